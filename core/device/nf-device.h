@@ -1,0 +1,94 @@
+/* normflow: OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+/**
+ * NfDeviceInfo:
+ * @id: "PLATFORM:DEVICE", the two indices, usable as a device specification
+ * @name: the device's own name
+ * @platform: the OpenCL platform's name
+ * @driver: platform and driver version
+ * @is_gpu: a GPU (else a CPU; accelerators and custom devices are never listed)
+ * @usable: FALSE if something we need is missing, see @reason
+ * @reason: (nullable): why the device is not usable
+ * @compute_units: cores or multiprocessors
+ * @clock_mhz: clock in MHz as the driver states it
+ * @global_memory: bytes
+ * @local_memory: bytes per work-group
+ * @max_alloc: bytes of the largest single buffer
+ * @vector_width: floats in a native vector
+ * @fp16: half precision arithmetic
+ * @fp64: double precision arithmetic
+ * @bf16: bfloat16 dot products (CPU instruction or matrix units)
+ *
+ * What can be known of a device without compiling anything on it.
+ */
+typedef struct
+{
+  char *id;
+  char *name;
+  char *platform;
+  char *driver;
+  gboolean is_gpu;
+  gboolean usable;
+  char *reason;
+  guint compute_units;
+  guint clock_mhz;
+  guint64 global_memory;
+  guint64 local_memory;
+  guint64 max_alloc;
+  guint vector_width;
+  gboolean fp16;
+  gboolean fp64;
+  gboolean bf16;
+} NfDeviceInfo;
+
+void nf_device_info_free (NfDeviceInfo *info);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfDeviceInfo, nf_device_info_free)
+
+/**
+ * NfDevice:
+ *
+ * One OpenCL device with a context. Immutable after opening, so it may be shared by threads; command queues belong to sessions.
+ */
+#define NF_TYPE_DEVICE (nf_device_get_type ())
+G_DECLARE_FINAL_TYPE (NfDevice, nf_device, NF, DEVICE, GObject)
+
+/**
+ * nf_device_list:
+ * @error: return location
+ *
+ * Returns: (transfer container) (element-type NfDeviceInfo): every CPU and GPU that an installed OpenCL driver offers, platform
+ * by platform; empty if there is none. NULL with %NF_ERROR_NO_DEVICE only if the OpenCL loader itself fails.
+ */
+GPtrArray *nf_device_list (GError **error);
+
+/**
+ * nf_device_open:
+ * @spec: (nullable): `auto` (a GPU, else a CPU), `cpu`, `gpu`, `PLATFORM:DEVICE`, or part of a device's name, any case.
+ *   NULL or "" means the environment variable `NORMFLOW_DEVICE`, else `auto`. A suffix `,kernels=cpu` or `,kernels=gpu`
+ *   forces a kernel variant (the GPU variant runs everywhere, slowly on a CPU: it is how it is tested); without it the
+ *   environment variable `NORMFLOW_KERNELS` is heard, else the device decides.
+ * @error: return location
+ *
+ * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists what there is and
+ * what to install), %NF_ERROR_ARGUMENT (malformed @spec).
+ */
+NfDevice *nf_device_open (const char *spec, GError **error);
+
+/** nf_device_get_info: Returns: (transfer none): what is known of the device. */
+const NfDeviceInfo *nf_device_get_info (NfDevice *self);
+
+/** nf_device_get_kernels: Returns: the kernel variant in use, "cpu" or "gpu". */
+const char *nf_device_get_kernels (NfDevice *self);
+
+/** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
+double nf_device_get_build_seconds (NfDevice *self);
+
+/** nf_device_get_allocated: Returns: bytes of device memory that buffers of this device hold now. */
+guint64 nf_device_get_allocated (NfDevice *self);
+
+G_END_DECLS

@@ -1,0 +1,100 @@
+/* normflow: a flow's weights on a device. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-config.h"
+#include "nf-device.h"
+#include "nf-tensor-file.h"
+
+G_BEGIN_DECLS
+
+/**
+ * NfModel:
+ *
+ * A configuration and its parameters on one device, packed for the kernels. Immutable but for training, so that any number of
+ * sessions on any threads may share it; a model that an #NfTrainer holds must not be used elsewhere meanwhile.
+ */
+#define NF_TYPE_MODEL (nf_model_get_type ())
+G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
+
+/**
+ * NfProgressFunc:
+ * @phase: "load", "build", "decode", ...; static string
+ * @fraction: done, 0 to 1
+ * @data: the caller's
+ *
+ * Called on the working thread, never more often than some ten times a second.
+ */
+typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer data);
+
+/**
+ * nf_model_find:
+ * @name: (nullable): a path, or a bare name; NULL or "" is the bundled default model
+ *
+ * A bare name (no '/') that is not a file is looked for as NAME.safetensors in `$NORMFLOW_MODEL_PATH` (colon-separated) and
+ * then where models are installed.
+ *
+ * Returns: (transfer full): a path, or NULL with %NF_ERROR_NOT_FOUND naming the places tried.
+ */
+char *nf_model_find (const char *name, GError **error);
+
+/**
+ * nf_model_load:
+ * @name: (nullable): as for nf_model_find()
+ * @device: where to keep the weights
+ * @progress: (nullable) (scope call): told of loading and building
+ * @data: for @progress
+ * @cancellable: (nullable): stops early with %NF_ERROR_CANCELLED
+ *
+ * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models with the same
+ * content on the same device are shared within the process: loading twice costs memory once. Any thread.
+ *
+ * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT, %NF_ERROR_CONFIG
+ * (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite weights), device errors.
+ */
+NfModel *nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data, GCancellable *cancellable,
+                        GError **error);
+
+/**
+ * nf_model_new:
+ * @config: configuration (copied)
+ * @device: where to keep the weights
+ * @seed: seed of the initial weights, drawn as the official code does (Linear: uniform ±1/sqrt(fan-in), proj_out.weight 0,
+ *   pos_embed and class_embed 0.01 × normal)
+ *
+ * Returns: (transfer full): a fresh, unshared model.
+ */
+NfModel *nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, GError **error);
+
+/**
+ * nf_model_save:
+ * @path: safetensors file, replaced atomically; parameters under the official names, `config` and @metadata in `__metadata__`
+ * @metadata: (nullable) (element-type utf8 utf8): more strings
+ */
+gboolean nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error);
+
+const NfConfig *nf_model_get_config (NfModel *self);
+NfDevice *nf_model_get_device (NfModel *self);
+
+/** nf_model_get_path: Returns: (nullable): file it was loaded from. */
+const char *nf_model_get_path (NfModel *self);
+
+/**
+ * nf_model_get_digest:
+ *
+ * Returns: 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal models in whatever file.
+ */
+const char *nf_model_get_digest (NfModel *self);
+
+/** nf_model_get_metadata: Returns: (nullable): a string of the file's `__metadata__`, e.g. "training". */
+const char *nf_model_get_metadata (NfModel *self, const char *key);
+
+/** nf_model_count_parameters: Returns: number of trainable values. */
+guint64 nf_model_count_parameters (NfModel *self);
+
+/** nf_model_get_flops: Returns: floating-point operations (multiply-adds × 2) of encoding one S×S image. */
+double nf_model_get_flops (NfModel *self);
+
+/** nf_model_get_load_seconds: Returns: seconds nf_model_load() took, without kernel builds. */
+double nf_model_get_load_seconds (NfModel *self);
+
+G_END_DECLS

@@ -1,0 +1,103 @@
+/* normflow: files of named tensors (safetensors). SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gio/gio.h>
+#include "nf-error.h"
+
+G_BEGIN_DECLS
+
+#define NF_TENSOR_MAX_DIMS 8
+
+/**
+ * NfDtype: element types. Conversions to float round to nearest.
+ */
+typedef enum
+{
+  NF_DTYPE_F32,
+  NF_DTYPE_F64,
+  NF_DTYPE_F16,
+  NF_DTYPE_BF16,
+  NF_DTYPE_I64,
+  NF_DTYPE_I32,
+  NF_DTYPE_U8,
+  NF_DTYPE_BOOL,
+} NfDtype;
+
+/** nf_dtype_size: Returns: bytes of one element. */
+gsize nf_dtype_size (NfDtype dtype);
+
+/** nf_dtype_name: Returns: safetensors' name, e.g. "F32". */
+const char *nf_dtype_name (NfDtype dtype);
+
+/**
+ * NfTensor:
+ * @name: name in the file
+ * @dtype: element type
+ * @n_dims: number of dimensions, 0 for a scalar
+ * @dims: sizes, outermost first
+ * @n_elements: product of @dims
+ * @data: little-endian elements, row-major; owned by the file (its mapping), may be unaligned
+ */
+typedef struct
+{
+  char *name;
+  NfDtype dtype;
+  guint n_dims;
+  guint64 dims[NF_TENSOR_MAX_DIMS];
+  guint64 n_elements;
+  const guint8 *data;
+} NfTensor;
+
+/**
+ * NfTensorFile:
+ *
+ * A memory-mapped, fully checked safetensors file. Immutable, may be shared by threads.
+ */
+#define NF_TYPE_TENSOR_FILE (nf_tensor_file_get_type ())
+G_DECLARE_FINAL_TYPE (NfTensorFile, nf_tensor_file, NF, TENSOR_FILE, GObject)
+
+/**
+ * nf_tensor_file_open:
+ * @path: file
+ * @error: return location
+ *
+ * Checks the header's length against the file, the JSON, each dtype, shape product, byte range, that ranges do not overlap and
+ * cover the data exactly; allocates nothing in proportion to claimed sizes.
+ *
+ * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ or %NF_ERROR_FORMAT.
+ */
+NfTensorFile *nf_tensor_file_open (const char *path, GError **error);
+
+const char *nf_tensor_file_get_path (NfTensorFile *self);
+
+/** nf_tensor_file_get_metadata: Returns: (nullable): the string under @key in `__metadata__`. */
+const char *nf_tensor_file_get_metadata (NfTensorFile *self, const char *key);
+
+/** nf_tensor_file_count: Returns: number of tensors. */
+guint nf_tensor_file_count (NfTensorFile *self);
+
+/** nf_tensor_file_get: Returns: (transfer none): tensor @i, in the order of the file's header. */
+const NfTensor *nf_tensor_file_get (NfTensorFile *self, guint i);
+
+/** nf_tensor_file_lookup: Returns: (transfer none) (nullable): the tensor called @name. */
+const NfTensor *nf_tensor_file_lookup (NfTensorFile *self, const char *name);
+
+/** nf_tensor_to_float: Writes all elements, converted, to @out (n_elements floats). */
+void nf_tensor_to_float (const NfTensor *tensor, float *out);
+
+/** nf_tensor_to_double: The same in double. */
+void nf_tensor_to_double (const NfTensor *tensor, double *out);
+
+/**
+ * nf_tensor_file_write:
+ * @path: file, replaced atomically (written beside it, flushed, renamed)
+ * @tensors: (array length=n): names, dtypes, dims and data
+ * @metadata: (nullable) (element-type utf8 utf8): strings for `__metadata__`
+ *
+ * Names are written sorted, so equal content gives equal bytes.
+ *
+ * Returns: FALSE with %NF_ERROR_WRITE.
+ */
+gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata, GError **error);
+
+G_END_DECLS

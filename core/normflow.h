@@ -1,0 +1,12 @@
+/* normflow: normalizing flows for video, on OpenCL. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <nf-error.h>
+#include <nf-config.h>
+#include <nf-device.h>
+#include <nf-frame.h>
+#include <nf-model.h>
+#include <nf-random.h>
+#include <nf-session.h>
+#include <nf-tensor-file.h>
+#include <nf-trainer.h>

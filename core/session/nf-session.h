@@ -1,0 +1,181 @@
+/* normflow: encode, decode, score, denoise. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-model.h"
+#include "nf-frame.h"
+
+G_BEGIN_DECLS
+
+/**
+ * NfSession:
+ *
+ * One user of a model: command queue, work memory and KV caches. A session is used by one thread at a time; sessions of one model
+ * are independent. Host arrays are float32, tokens as (B, N, D) in the model's layout and basis; images as (B, C, S, S).
+ */
+#define NF_TYPE_SESSION (nf_session_get_type ())
+G_DECLARE_FINAL_TYPE (NfSession, nf_session, NF, SESSION, GObject)
+
+/** nf_session_new: Returns: (transfer full): a session, or NULL with %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY. */
+NfSession *nf_session_new (NfModel *model, GError **error);
+
+NfModel *nf_session_get_model (NfSession *self);
+
+/**
+ * nf_session_set_cancellable:
+ * @cancellable: (nullable): polled between kernels of long work, which then fails with %NF_ERROR_CANCELLED
+ */
+void nf_session_set_cancellable (NfSession *self, GCancellable *cancellable);
+
+/** nf_session_set_progress: @progress is told of decoding ("decode"), about ten times a second. */
+void nf_session_set_progress (NfSession *self, NfProgressFunc progress, gpointer data);
+
+/**
+ * NfScore:
+ * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the real-valued one (Gaussian noise);
+ *   = log_prior + log_det + the constant of the 8-bit scale
+ * @log_prior: nats, log N(z; 0, I)
+ * @log_det: nats, log |det dz/dx| of the flow
+ * @num_dims: samples of the real frame (padding not counted)
+ * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any size
+ */
+typedef struct
+{
+  double log_likelihood;
+  double log_prior;
+  double log_det;
+  guint64 num_dims;
+  double bits_per_dim;
+} NfScore;
+
+/**
+ * NfGuide: what guidance acts on.
+ */
+typedef enum
+{
+  NF_GUIDE_SCALE = 1 << 0, /* "a": the log-scale alpha */
+  NF_GUIDE_SHIFT = 1 << 1, /* "b": the shift mu */
+} NfGuide;
+
+/**
+ * NfDecodeOptions:
+ * @guidance: weight w; 0 is none (arXiv 2412.06329, section 3.4)
+ * @guide: #NfGuide flags
+ * @annealed: w grows linearly along the sequence
+ * @attention_temperature: the unguided branch's attention logits are divided by it (1 is none); with w > 0 and no labels this is
+ *   the guidance of unconditional models
+ * @snap: decoded samples fall onto the lattice that encoding used, as they are made: 8-bit data come back exactly
+ *
+ * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1, guide 0 as both).
+ */
+typedef struct
+{
+  double guidance;
+  guint guide;
+  gboolean annealed;
+  double attention_temperature;
+  gboolean snap;
+} NfDecodeOptions;
+
+/**
+ * nf_session_encode:
+ * @x: (array): tokens (B, N, D)
+ * @labels: (nullable): B class indices, -1 for none; NULL for none
+ * @z: (out caller-allocates): latents (B, N, D)
+ * @blocks: (nullable) (out caller-allocates): values after each block, (T, B, N, D)
+ * @log_det: (nullable) (out caller-allocates): per token, (B, N), nats: sum over D and blocks of -alpha
+ *
+ * z = f(x), arXiv 2412.06329, eq. 4 to 6. The same bits whatever B.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@z is not finite), device errors.
+ */
+gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z, float *blocks, float *log_det,
+                            GError **error);
+
+/**
+ * nf_session_decode:
+ * @z: latents (B, N, D), from encoding or from the prior (standard normal; VP models scale by sqrt(var) inside)
+ * @x: (out caller-allocates): tokens (B, N, D)
+ *
+ * x = f⁻¹(z), token by token with keys and values kept.
+ */
+gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels, const NfDecodeOptions *options, float *x,
+                            GError **error);
+
+/**
+ * nf_session_gradients:
+ * @x: tokens (B, N, D)
+ * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
+ * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
+ * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats; nf_session_gradient_of() finds a name
+ */
+gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss, float *grad_x,
+                               float *grad_parameters, GError **error);
+
+/**
+ * nf_session_denoise:
+ * @y: noisy tokens (B, N, D)
+ * @sigma: the noise's standard deviation on the [-1, 1] scale
+ * @x: (out caller-allocates): y + sigma² ∇ log p(y) (Tweedie; arXiv 2412.06329, eq. 8)
+ */
+gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma, float *x, GError **error);
+
+/**
+ * nf_session_encode_frame:
+ * @frame: 8-bit frame, any size
+ * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says
+ * @score: (out) (optional): the frame's likelihood
+ * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (grid_height, grid_width)
+ *
+ * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its 8-bit bin, by a counter-based
+ * random function of its place: the likelihood is that of the real 8-bit data (in expectation over places), and decoding is exact.
+ */
+gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score, float *score_map,
+                                  GError **error);
+#define NF_LATTICE 32
+
+/**
+ * nf_session_decode_frame:
+ * @latents: (grid_height, grid_width, D) of a frame of @frame's size
+ * @label: class for all tiles, -1 for none
+ * @options: (nullable): NULL means plain with snap
+ * @frame: its samples are written; bytes between samples of one plane (alpha of RGBx) are set to 255, row padding is left alone
+ */
+gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
+                                  const NfFrame *frame, GError **error);
+
+/**
+ * nf_session_denoise_frame:
+ * @in: noisy frame
+ * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
+ * @out: same size; may be the same memory as @in
+ */
+gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out, GError **error);
+
+/**
+ * NfSessionStats: seconds spent since the session was made, by kind, and how often.
+ */
+typedef struct
+{
+  guint64 frames;
+  double upload_seconds;
+  double kernel_seconds;
+  double download_seconds;
+  double last_frame_seconds;
+  guint64 device_bytes;
+} NfSessionStats;
+
+void nf_session_get_stats (NfSession *self, NfSessionStats *stats);
+
+/**
+ * nf_patchify:
+ * @images: (B, C, S, S) floats
+ * @tokens: (out caller-allocates): (B, N, D), token row·(S/p)+col, feature c·p²+i·p+j, in the model's basis
+ *
+ * For rgb and gray layouts (yuv420 has no such images).
+ */
+void nf_patchify (const NfConfig *config, const float *images, guint B, float *tokens);
+
+/** nf_unpatchify: The inverse of nf_patchify(). */
+void nf_unpatchify (const NfConfig *config, const float *tokens, guint B, float *images);
+
+G_END_DECLS

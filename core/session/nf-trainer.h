@@ -1,0 +1,100 @@
+/* normflow: maximum-likelihood training. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-session.h"
+
+G_BEGIN_DECLS
+
+/**
+ * NfTrainOptions:
+ * @steps: total steps; the learning rate's cosine ends there
+ * @warmup: steps of linear warm-up
+ * @lr: peak learning rate; @lr_min: its floor
+ * @beta1, @beta2, @eps, @weight_decay: AdamW's
+ * @clip: gradient norm is clipped to it; 0 is never
+ * @ema: decay of the averaged weights; 0 is none
+ * @label_dropout: share of labels replaced by "none"
+ * @seed: of noise and dropout
+ *
+ * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight decay 1e-4.
+ */
+typedef struct
+{
+  guint64 steps;
+  guint64 warmup;
+  double lr;
+  double lr_min;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  double clip;
+  double ema;
+  double label_dropout;
+  guint64 seed;
+} NfTrainOptions;
+
+void nf_train_options_init (NfTrainOptions *options);
+
+/**
+ * NfTrainer:
+ *
+ * Trains one model in place. One thread at a time. Noise is drawn by (seed, step), so a resumed run continues bit for bit if it is
+ * given the same batches.
+ */
+#define NF_TYPE_TRAINER (nf_trainer_get_type ())
+G_DECLARE_FINAL_TYPE (NfTrainer, nf_trainer, NF, TRAINER, GObject)
+
+NfTrainer *nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error);
+
+/**
+ * NfTrainReport:
+ * @step: steps done, this one included
+ * @loss: L of the batch, nats per dimension
+ * @bits_per_dim: with the constants of 8-bit data (uniform noise; NAN for Gaussian)
+ * @grad_norm: before clipping
+ * @lr: learning rate used
+ * @skipped: loss or gradient was not finite, or the norm exploded (over 20 times its running mean): no parameter changed
+ */
+typedef struct
+{
+  guint64 step;
+  double loss;
+  double bits_per_dim;
+  double grad_norm;
+  double lr;
+  gboolean skipped;
+} NfTrainReport;
+
+/**
+ * nf_trainer_step:
+ * @tiles: (B, tile bytes) 8-bit samples, planes one after the other in the model's layout, each row-major
+ * @labels: (nullable): B class indices
+ */
+gboolean nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, NfTrainReport *report, GError **error);
+
+/**
+ * nf_trainer_evaluate:
+ * @tiles: as for nf_trainer_step()
+ * @loss: (out): mean L of these tiles, with noise drawn from (seed, tile)
+ * @use_ema: with the averaged weights, if there are any
+ */
+gboolean nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, gboolean use_ema, double *loss,
+                              GError **error);
+
+/** nf_trainer_get_step: Returns: steps done. */
+guint64 nf_trainer_get_step (NfTrainer *self);
+
+/** nf_trainer_save: Writes weights, both moments, the average and the step to a safetensors file, atomically. */
+gboolean nf_trainer_save (NfTrainer *self, const char *path, GError **error);
+
+/** nf_trainer_restore: Takes up a run where nf_trainer_save() left it; %NF_ERROR_CONFIG if it is of another model. */
+gboolean nf_trainer_restore (NfTrainer *self, const char *path, GError **error);
+
+/** nf_trainer_save_model: Writes the model (averaged weights if there are any) as nf_model_save() does. */
+gboolean nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error);
+
+/** nf_loss_to_bits_per_dim: Returns: (L + 0.5 log 2π)/log 2 + 7, bits per 8-bit sample under uniform dequantisation. */
+double nf_loss_to_bits_per_dim (double loss);
+
+G_END_DECLS
