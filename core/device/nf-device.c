@@ -1,0 +1,774 @@
+/* normflow: OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-device-private.h"
+#include "nf-program-cache.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <CL/cl_ext.h>
+
+#define MAX_SPEC_LENGTH 256
+#define INSTALL_HINT "install an OpenCL driver, on Debian: apt install pocl-opencl-icd"
+
+struct _NfDevice
+{
+  GObject parent_instance;
+
+  NfDeviceInfo *info;
+  cl_device_id id;
+  cl_context context;
+  gboolean gpu_kernels;
+  guint vector_width;
+  NfProgramCache *programs;
+
+  GMutex lock;
+  guint64 allocated;
+};
+
+G_DEFINE_FINAL_TYPE (NfDevice, nf_device, G_TYPE_OBJECT)
+
+/* Errors */
+
+#define MEMORY_HINT "use smaller frames, a smaller batch or a device with more memory"
+
+static const struct
+{
+  cl_int status;
+  const char *name;
+  const char *hint;
+  NfError code;
+} statuses[] = {
+  { CL_DEVICE_NOT_FOUND, "CL_DEVICE_NOT_FOUND", INSTALL_HINT, NF_ERROR_DEVICE },
+  { CL_DEVICE_NOT_AVAILABLE, "CL_DEVICE_NOT_AVAILABLE", "another program may be holding the device",
+    NF_ERROR_DEVICE },
+  { CL_COMPILER_NOT_AVAILABLE, "CL_COMPILER_NOT_AVAILABLE", "install a driver with a compiler",
+    NF_ERROR_DEVICE },
+  { CL_MEM_OBJECT_ALLOCATION_FAILURE, "CL_MEM_OBJECT_ALLOCATION_FAILURE", MEMORY_HINT, NF_ERROR_NO_MEMORY },
+  { CL_OUT_OF_RESOURCES, "CL_OUT_OF_RESOURCES",
+    "the device ran out of registers, memory or time; use smaller frames or a smaller batch",
+    NF_ERROR_DEVICE },
+  { CL_OUT_OF_HOST_MEMORY, "CL_OUT_OF_HOST_MEMORY", MEMORY_HINT, NF_ERROR_NO_MEMORY },
+  { CL_PROFILING_INFO_NOT_AVAILABLE, "CL_PROFILING_INFO_NOT_AVAILABLE", NULL, NF_ERROR_DEVICE },
+  { CL_MEM_COPY_OVERLAP, "CL_MEM_COPY_OVERLAP", NULL, NF_ERROR_DEVICE },
+  { CL_IMAGE_FORMAT_MISMATCH, "CL_IMAGE_FORMAT_MISMATCH", NULL, NF_ERROR_DEVICE },
+  { CL_IMAGE_FORMAT_NOT_SUPPORTED, "CL_IMAGE_FORMAT_NOT_SUPPORTED", NULL, NF_ERROR_DEVICE },
+  { CL_BUILD_PROGRAM_FAILURE, "CL_BUILD_PROGRAM_FAILURE", NULL, NF_ERROR_BUILD },
+  { CL_MAP_FAILURE, "CL_MAP_FAILURE", NULL, NF_ERROR_DEVICE },
+  { CL_MISALIGNED_SUB_BUFFER_OFFSET, "CL_MISALIGNED_SUB_BUFFER_OFFSET", NULL, NF_ERROR_DEVICE },
+  { CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST, "CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST",
+    "an earlier command failed", NF_ERROR_DEVICE },
+  { CL_COMPILE_PROGRAM_FAILURE, "CL_COMPILE_PROGRAM_FAILURE", NULL, NF_ERROR_BUILD },
+  { CL_LINKER_NOT_AVAILABLE, "CL_LINKER_NOT_AVAILABLE", NULL, NF_ERROR_DEVICE },
+  { CL_LINK_PROGRAM_FAILURE, "CL_LINK_PROGRAM_FAILURE", NULL, NF_ERROR_BUILD },
+  { CL_DEVICE_PARTITION_FAILED, "CL_DEVICE_PARTITION_FAILED", NULL, NF_ERROR_DEVICE },
+  { CL_KERNEL_ARG_INFO_NOT_AVAILABLE, "CL_KERNEL_ARG_INFO_NOT_AVAILABLE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_VALUE, "CL_INVALID_VALUE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_DEVICE_TYPE, "CL_INVALID_DEVICE_TYPE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_PLATFORM, "CL_INVALID_PLATFORM", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_DEVICE, "CL_INVALID_DEVICE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_CONTEXT, "CL_INVALID_CONTEXT", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_QUEUE_PROPERTIES, "CL_INVALID_QUEUE_PROPERTIES", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_COMMAND_QUEUE, "CL_INVALID_COMMAND_QUEUE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_HOST_PTR, "CL_INVALID_HOST_PTR", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_MEM_OBJECT, "CL_INVALID_MEM_OBJECT", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_IMAGE_FORMAT_DESCRIPTOR, "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_IMAGE_SIZE, "CL_INVALID_IMAGE_SIZE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_SAMPLER, "CL_INVALID_SAMPLER", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_BINARY, "CL_INVALID_BINARY", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_BUILD_OPTIONS, "CL_INVALID_BUILD_OPTIONS", NULL, NF_ERROR_BUILD },
+  { CL_INVALID_PROGRAM, "CL_INVALID_PROGRAM", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_PROGRAM_EXECUTABLE, "CL_INVALID_PROGRAM_EXECUTABLE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_KERNEL_NAME, "CL_INVALID_KERNEL_NAME", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_KERNEL_DEFINITION, "CL_INVALID_KERNEL_DEFINITION", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_KERNEL, "CL_INVALID_KERNEL", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_ARG_INDEX, "CL_INVALID_ARG_INDEX", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_ARG_VALUE, "CL_INVALID_ARG_VALUE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_ARG_SIZE, "CL_INVALID_ARG_SIZE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_KERNEL_ARGS, "CL_INVALID_KERNEL_ARGS", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_WORK_DIMENSION, "CL_INVALID_WORK_DIMENSION", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_WORK_GROUP_SIZE, "CL_INVALID_WORK_GROUP_SIZE",
+    "the device takes no work-groups of this size; try the suffix ,kernels=cpu to its name",
+    NF_ERROR_DEVICE },
+  { CL_INVALID_WORK_ITEM_SIZE, "CL_INVALID_WORK_ITEM_SIZE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_GLOBAL_OFFSET, "CL_INVALID_GLOBAL_OFFSET", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_EVENT_WAIT_LIST, "CL_INVALID_EVENT_WAIT_LIST", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_EVENT, "CL_INVALID_EVENT", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_OPERATION, "CL_INVALID_OPERATION", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_BUFFER_SIZE, "CL_INVALID_BUFFER_SIZE", MEMORY_HINT, NF_ERROR_DEVICE },
+  { CL_INVALID_GLOBAL_WORK_SIZE, "CL_INVALID_GLOBAL_WORK_SIZE", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_PROPERTY, "CL_INVALID_PROPERTY", NULL, NF_ERROR_DEVICE },
+  { CL_INVALID_COMPILER_OPTIONS, "CL_INVALID_COMPILER_OPTIONS", NULL, NF_ERROR_BUILD },
+  { CL_INVALID_LINKER_OPTIONS, "CL_INVALID_LINKER_OPTIONS", NULL, NF_ERROR_BUILD },
+  { CL_PLATFORM_NOT_FOUND_KHR, "CL_PLATFORM_NOT_FOUND_KHR", INSTALL_HINT, NF_ERROR_NO_DEVICE },
+};
+
+gboolean
+nf_cl_error (GError **error, cl_int status, const char *attempt, ...)
+{
+  va_list arguments;
+  va_start (arguments, attempt);
+  g_autofree char *what = g_strdup_vprintf (attempt, arguments);
+  va_end (arguments);
+
+  for (gsize i = 0; i < G_N_ELEMENTS (statuses); i++)
+    if (statuses[i].status == status)
+      {
+        const char *hint = statuses[i].hint;
+        g_set_error (error, NF_ERROR, (gint)statuses[i].code, "%s: %s (%d)%s%s", what, statuses[i].name,
+                     status, hint ? "; " : "", hint ? hint : "");
+        return FALSE;
+      }
+  g_set_error (error, NF_ERROR, NF_ERROR_DEVICE, "%s: OpenCL status %d", what, status);
+  return FALSE;
+}
+
+/* Listing */
+
+typedef struct
+{
+  NfDeviceInfo *info;
+  cl_platform_id platform;
+  cl_device_id id;
+} Candidate;
+
+static void
+candidate_free (gpointer data)
+{
+  Candidate *candidate = data;
+
+  g_clear_pointer (&candidate->info, nf_device_info_free);
+  g_free (candidate);
+}
+
+void
+nf_device_info_free (NfDeviceInfo *info)
+{
+  g_free (info->id);
+  g_free (info->name);
+  g_free (info->platform);
+  g_free (info->driver);
+  g_free (info->reason);
+  g_free (info);
+}
+
+/* Drivers pad their strings and need not keep to UTF-8. */
+static char *
+clean_string (const char *text)
+{
+  return g_strstrip (g_utf8_make_valid (text, -1));
+}
+
+static char *
+get_device_string (cl_device_id id, cl_device_info what)
+{
+  size_t size = 0;
+  if (clGetDeviceInfo (id, what, 0, NULL, &size) != CL_SUCCESS || size == 0)
+    return g_strdup ("");
+
+  g_autofree char *text = g_malloc0 (size + 1);
+  if (clGetDeviceInfo (id, what, size, text, NULL) != CL_SUCCESS)
+    return g_strdup ("");
+  return clean_string (text);
+}
+
+static char *
+get_platform_string (cl_platform_id platform, cl_platform_info what)
+{
+  size_t size = 0;
+  if (clGetPlatformInfo (platform, what, 0, NULL, &size) != CL_SUCCESS || size == 0)
+    return g_strdup ("");
+
+  g_autofree char *text = g_malloc0 (size + 1);
+  if (clGetPlatformInfo (platform, what, size, text, NULL) != CL_SUCCESS)
+    return g_strdup ("");
+  return clean_string (text);
+}
+
+static guint
+get_device_uint (cl_device_id id, cl_device_info what)
+{
+  cl_uint value = 0;
+  return clGetDeviceInfo (id, what, sizeof value, &value, NULL) == CL_SUCCESS ? value : 0;
+}
+
+static guint64
+get_device_ulong (cl_device_id id, cl_device_info what)
+{
+  cl_ulong value = 0;
+  return clGetDeviceInfo (id, what, sizeof value, &value, NULL) == CL_SUCCESS ? value : 0;
+}
+
+static gboolean
+get_device_bool (cl_device_id id, cl_device_info what)
+{
+  cl_bool value = CL_FALSE;
+  return clGetDeviceInfo (id, what, sizeof value, &value, NULL) == CL_SUCCESS && value;
+}
+
+/* TRUE if the space-separated list LIST contains WORD. */
+static gboolean
+has_word (const char *list, const char *word)
+{
+  g_auto (GStrv) words = g_strsplit_set (list, " \t", -1);
+  return g_strv_contains ((const char *const *)words, word);
+}
+
+/* The instruction sets of the first processor as Linux names them; "" where that is not known. */
+static char *
+get_cpu_flags (void)
+{
+  g_autofree char *text = NULL;
+  if (!g_file_get_contents ("/proc/cpuinfo", &text, NULL, NULL))
+    return g_strdup ("");
+
+  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
+  for (char **line = lines; *line; line++)
+    if (g_str_has_prefix (*line, "flags") || g_str_has_prefix (*line, "Features"))
+      {
+        const char *colon = strchr (*line, ':');
+        if (colon)
+          return g_strstrip (g_strdup (colon + 1));
+      }
+  return g_strdup ("");
+}
+
+static gboolean
+has_bf16 (cl_device_id id, gboolean is_gpu, const char *extensions)
+{
+  if (!is_gpu)
+    {
+      g_autofree char *flags = get_cpu_flags ();
+      return has_word (flags, "avx512_bf16");
+    }
+  /* NVIDIA's matrix units take bfloat16 from compute capability 8.0 on. */
+  return has_word (extensions, "cl_nv_device_attribute_query")
+         && get_device_uint (id, CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= 8;
+}
+
+/* NULL if everything we need is there. */
+static char *
+find_reason (cl_device_id id)
+{
+  if (!get_device_bool (id, CL_DEVICE_AVAILABLE))
+    return g_strdup ("the driver says the device is not available");
+  if (!get_device_bool (id, CL_DEVICE_COMPILER_AVAILABLE))
+    return g_strdup ("the driver has no compiler");
+  if (!get_device_bool (id, CL_DEVICE_ENDIAN_LITTLE))
+    return g_strdup ("the device is not little endian");
+
+  g_autofree char *version = get_device_string (id, CL_DEVICE_OPENCL_C_VERSION);
+  guint major, minor;
+  if (sscanf (version, "OpenCL C %u.%u", &major, &minor) != 2)
+    return g_strdup_printf ("the driver does not state its OpenCL C version (\"%s\")", version);
+  if (major < 1 || (major == 1 && minor < 2))
+    return g_strdup_printf ("OpenCL C 1.2 is needed, the driver has %u.%u", major, minor);
+  return NULL;
+}
+
+static Candidate *
+describe_device (cl_platform_id platform, guint platform_index, cl_device_id id, guint device_index)
+{
+  cl_device_type type = 0;
+  if (clGetDeviceInfo (id, CL_DEVICE_TYPE, sizeof type, &type, NULL) != CL_SUCCESS
+      || !(type & (CL_DEVICE_TYPE_CPU | CL_DEVICE_TYPE_GPU)))
+    return NULL;
+
+  g_autofree char *extensions = get_device_string (id, CL_DEVICE_EXTENSIONS);
+  g_autofree char *platform_version = get_platform_string (platform, CL_PLATFORM_VERSION);
+  g_autofree char *driver_version = get_device_string (id, CL_DRIVER_VERSION);
+  NfDeviceInfo *info = g_new0 (NfDeviceInfo, 1);
+  info->id = g_strdup_printf ("%u:%u", platform_index, device_index);
+  info->name = get_device_string (id, CL_DEVICE_NAME);
+  info->platform = get_platform_string (platform, CL_PLATFORM_NAME);
+  info->driver = g_strdup_printf ("%s, driver %s", platform_version, driver_version);
+  info->is_gpu = (type & CL_DEVICE_TYPE_GPU) != 0;
+  info->reason = find_reason (id);
+  info->usable = info->reason == NULL;
+  info->compute_units = get_device_uint (id, CL_DEVICE_MAX_COMPUTE_UNITS);
+  info->clock_mhz = get_device_uint (id, CL_DEVICE_MAX_CLOCK_FREQUENCY);
+  info->global_memory = get_device_ulong (id, CL_DEVICE_GLOBAL_MEM_SIZE);
+  info->local_memory = get_device_ulong (id, CL_DEVICE_LOCAL_MEM_SIZE);
+  info->max_alloc = get_device_ulong (id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
+  info->vector_width = get_device_uint (id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
+  info->fp16 = has_word (extensions, "cl_khr_fp16");
+  info->fp64 = has_word (extensions, "cl_khr_fp64");
+  info->bf16 = has_bf16 (id, info->is_gpu, extensions);
+
+  Candidate *candidate = g_new0 (Candidate, 1);
+  candidate->info = info;
+  candidate->platform = platform;
+  candidate->id = id;
+  return candidate;
+}
+
+/* Every CPU and GPU as a Candidate. The indices count all devices, so that they agree with what clinfo shows.
+ */
+static GPtrArray *
+enumerate (GError **error)
+{
+  g_autoptr (GPtrArray) candidates = g_ptr_array_new_with_free_func (candidate_free);
+  cl_uint n_platforms = 0;
+  cl_int status = clGetPlatformIDs (0, NULL, &n_platforms);
+  if (status == CL_PLATFORM_NOT_FOUND_KHR || (status == CL_SUCCESS && n_platforms == 0))
+    return g_steal_pointer (&candidates);
+
+  g_autofree cl_platform_id *platforms = g_new0 (cl_platform_id, MAX (n_platforms, 1));
+  if (status == CL_SUCCESS)
+    status = clGetPlatformIDs (n_platforms, platforms, NULL);
+  if (status != CL_SUCCESS)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                   "the OpenCL loader fails with status %d; check the drivers listed in /etc/OpenCL/vendors",
+                   status);
+      return NULL;
+    }
+
+  for (cl_uint p = 0; p < n_platforms; p++)
+    {
+      cl_uint n_devices = 0;
+      status = clGetDeviceIDs (platforms[p], CL_DEVICE_TYPE_ALL, 0, NULL, &n_devices);
+      if (status != CL_SUCCESS || n_devices == 0)
+        {
+          g_debug ("OpenCL platform %u has no devices (status %d)", p, status);
+          continue;
+        }
+
+      g_autofree cl_device_id *ids = g_new0 (cl_device_id, n_devices);
+      status = clGetDeviceIDs (platforms[p], CL_DEVICE_TYPE_ALL, n_devices, ids, NULL);
+      if (status != CL_SUCCESS)
+        {
+          g_debug ("OpenCL platform %u does not list its devices (status %d)", p, status);
+          continue;
+        }
+      for (cl_uint d = 0; d < n_devices; d++)
+        {
+          Candidate *candidate = describe_device (platforms[p], p, ids[d], d);
+          if (candidate)
+            g_ptr_array_add (candidates, candidate);
+        }
+    }
+  return g_steal_pointer (&candidates);
+}
+
+GPtrArray *
+nf_device_list (GError **error)
+{
+  g_autoptr (GPtrArray) candidates = enumerate (error);
+  if (!candidates)
+    return NULL;
+
+  GPtrArray *list = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_device_info_free);
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      Candidate *candidate = candidates->pdata[i];
+      g_ptr_array_add (list, g_steal_pointer (&candidate->info));
+    }
+  return list;
+}
+
+/* Choosing */
+
+typedef enum
+{
+  KERNELS_BY_DEVICE,
+  KERNELS_CPU,
+  KERNELS_GPU,
+} Kernels;
+
+static gboolean
+parse_kernels (const char *value, const char *where, Kernels *kernels, GError **error)
+{
+  if (g_ascii_strcasecmp (value, "cpu") == 0)
+    *kernels = KERNELS_CPU;
+  else if (g_ascii_strcasecmp (value, "gpu") == 0)
+    *kernels = KERNELS_GPU;
+  else
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: kernel variant \"%s\" is neither cpu nor gpu",
+                   where, value);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* TRUE if NAME is made of digits and colons only: meant as PLATFORM:DEVICE. */
+static gboolean
+is_index_like (const char *name)
+{
+  return strchr (name, ':') && strspn (name, "0123456789:") == strlen (name);
+}
+
+static gboolean
+is_index (const char *name)
+{
+  gsize before = strspn (name, "0123456789");
+  gsize after = name[before] == ':' ? strspn (name + before + 1, "0123456789") : 0;
+  return before > 0 && after > 0 && name[before + 1 + after] == '\0';
+}
+
+/* Splits SPEC into NAME ("" if it has none) and KERNELS (left alone if it has none). WHERE names its source
+ * in messages. */
+static gboolean
+parse_spec (const char *spec, const char *where, char **name, Kernels *kernels, GError **error)
+{
+  if (strlen (spec) > MAX_SPEC_LENGTH || !g_utf8_validate (spec, -1, NULL))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: a device specification is at most %d bytes of UTF-8", where, MAX_SPEC_LENGTH);
+      return FALSE;
+    }
+
+  g_auto (GStrv) parts = g_strsplit (spec, ",", -1);
+  for (guint i = 1; parts[0] && parts[i]; i++)
+    {
+      const char *part = g_strstrip (parts[i]);
+      if (i > 1 || !g_str_has_prefix (part, "kernels="))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "%s: \"%s\" in \"%s\" is not understood; after a device comes only ,kernels=cpu or "
+                       ",kernels=gpu",
+                       where, part, spec);
+          return FALSE;
+        }
+      if (!parse_kernels (part + strlen ("kernels="), where, kernels, error))
+        return FALSE;
+    }
+
+  g_autofree char *device = g_strstrip (g_strdup (parts[0] ? parts[0] : ""));
+  if (strchr (device, '=') || (is_index_like (device) && !is_index (device)))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          "%s: \"%s\" is not a device; give auto, cpu, gpu, PLATFORM:DEVICE (two numbers) or part of a "
+          "name",
+          where, device);
+      return FALSE;
+    }
+  *name = g_steal_pointer (&device);
+  return TRUE;
+}
+
+/* What to open: the caller's word, where it says nothing the environment's, else "auto". */
+static gboolean
+resolve_spec (const char *spec, char **name, Kernels *kernels, GError **error)
+{
+  g_autofree char *device = NULL;
+  Kernels variant = KERNELS_BY_DEVICE;
+  if (!parse_spec (spec ? spec : "", "device", &device, &variant, error))
+    return FALSE;
+
+  const char *environment = g_getenv ("NORMFLOW_DEVICE");
+  if (*device == '\0' && environment)
+    {
+      Kernels theirs = KERNELS_BY_DEVICE;
+      g_clear_pointer (&device, g_free);
+      if (!parse_spec (environment, "NORMFLOW_DEVICE", &device, &theirs, error))
+        return FALSE;
+      if (variant == KERNELS_BY_DEVICE)
+        variant = theirs;
+    }
+
+  environment = g_getenv ("NORMFLOW_KERNELS");
+  if (variant == KERNELS_BY_DEVICE && environment && *environment
+      && !parse_kernels (environment, "NORMFLOW_KERNELS", &variant, error))
+    return FALSE;
+
+  *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
+  *kernels = variant;
+  return TRUE;
+}
+
+static gboolean
+matches (const NfDeviceInfo *info, const char *name)
+{
+  if (g_ascii_strcasecmp (name, "auto") == 0)
+    return TRUE;
+  if (g_ascii_strcasecmp (name, "cpu") == 0)
+    return !info->is_gpu;
+  if (g_ascii_strcasecmp (name, "gpu") == 0)
+    return info->is_gpu;
+  if (is_index (name))
+    return strcmp (info->id, name) == 0;
+
+  g_autofree char *folded_info = g_utf8_casefold (info->name, -1);
+  g_autofree char *folded_name = g_utf8_casefold (name, -1);
+  return strstr (folded_info, folded_name) != NULL;
+}
+
+static char *
+describe_all (GPtrArray *candidates)
+{
+  g_autoptr (GString) text = g_string_new (NULL);
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      const NfDeviceInfo *info = ((Candidate *)candidates->pdata[i])->info;
+      g_string_append_printf (text, "%s%s %s (%s)", i ? ", " : "", info->id, info->name,
+                              info->is_gpu ? "GPU" : "CPU");
+      if (!info->usable)
+        g_string_append_printf (text, " not usable: %s", info->reason);
+    }
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+/* The first usable match, GPUs before CPUs if NAME leaves that open. */
+static Candidate *
+choose (GPtrArray *candidates, const char *name, GError **error)
+{
+  if (candidates->len == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);
+      return NULL;
+    }
+
+  Candidate *best = NULL;
+  const NfDeviceInfo *refused = NULL;
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      Candidate *candidate = candidates->pdata[i];
+      if (!matches (candidate->info, name))
+        continue;
+      if (!candidate->info->usable)
+        refused = candidate->info;
+      else if (!best || (candidate->info->is_gpu && !best->info->is_gpu))
+        best = candidate;
+    }
+  if (best)
+    return best;
+
+  g_autofree char *all = describe_all (candidates);
+  if (refused)
+    g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "device \"%s\" is not usable: %s; there is: %s", name,
+                 refused->reason, all);
+  else
+    g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                 "no OpenCL device fits \"%s\"; there is: %s; choose one of these or install a driver", name,
+                 all);
+  return NULL;
+}
+
+/* The device */
+
+static void
+nf_device_init (NfDevice *self)
+{
+  g_mutex_init (&self->lock);
+}
+
+static void
+nf_device_finalize (GObject *object)
+{
+  NfDevice *self = NF_DEVICE (object);
+
+  g_clear_pointer (&self->programs, nf_program_cache_free);
+  if (self->context)
+    clReleaseContext (self->context);
+  g_clear_pointer (&self->info, nf_device_info_free);
+  g_mutex_clear (&self->lock);
+  G_OBJECT_CLASS (nf_device_parent_class)->finalize (object);
+}
+
+static void
+nf_device_class_init (NfDeviceClass *class)
+{
+  G_OBJECT_CLASS (class)->finalize = nf_device_finalize;
+}
+
+/* Everything about device and driver that a compiled program may depend on. */
+static char *
+get_identity (const Candidate *candidate)
+{
+  g_autofree char *platform_vendor = get_platform_string (candidate->platform, CL_PLATFORM_VENDOR);
+  g_autofree char *vendor = get_device_string (candidate->id, CL_DEVICE_VENDOR);
+  g_autofree char *version = get_device_string (candidate->id, CL_DEVICE_VERSION);
+  /* PoCL compiles for the very processor it runs on, whose name says too little. */
+  g_autofree char *flags = candidate->info->is_gpu ? g_strdup ("") : get_cpu_flags ();
+  return g_strjoin ("\n", candidate->info->platform, platform_vendor, candidate->info->driver,
+                    candidate->info->name, vendor, version, flags, NULL);
+}
+
+NfDevice *
+nf_device_open (const char *spec, GError **error)
+{
+  g_autofree char *name = NULL;
+  Kernels kernels;
+  if (!resolve_spec (spec, &name, &kernels, error))
+    return NULL;
+  g_autoptr (GPtrArray) candidates = enumerate (error);
+  if (!candidates)
+    return NULL;
+  Candidate *candidate = choose (candidates, name, error);
+  if (!candidate)
+    return NULL;
+
+  cl_int status;
+  const cl_context_properties properties[]
+      = { CL_CONTEXT_PLATFORM, (cl_context_properties)candidate->platform, 0 };
+  cl_context context = clCreateContext (properties, 1, &candidate->id, NULL, NULL, &status);
+  if (status != CL_SUCCESS)
+    {
+      nf_cl_error (error, status, "cannot open device %s %s", candidate->info->id, candidate->info->name);
+      return NULL;
+    }
+
+  NfDevice *self = g_object_new (NF_TYPE_DEVICE, NULL);
+  g_autofree char *identity = get_identity (candidate);
+  self->info = g_steal_pointer (&candidate->info);
+  self->id = candidate->id;
+  self->context = context;
+  self->gpu_kernels = kernels == KERNELS_BY_DEVICE ? self->info->is_gpu : kernels == KERNELS_GPU;
+  guint width = self->info->vector_width;
+  self->vector_width = self->info->is_gpu || width >= 16 ? 16 : width >= 8 ? 8 : 4;
+  g_autofree char *defines
+      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d", self->vector_width, self->gpu_kernels ? 1 : 0);
+  self->programs = nf_program_cache_new (context, self->id, identity, defines);
+  g_debug ("device %s %s, %s kernels, vectors of %u", self->info->id, self->info->name,
+           nf_device_get_kernels (self), self->vector_width);
+  return self;
+}
+
+const NfDeviceInfo *
+nf_device_get_info (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->info;
+}
+
+const char *
+nf_device_get_kernels (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->gpu_kernels ? "gpu" : "cpu";
+}
+
+double
+nf_device_get_build_seconds (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), 0);
+  return nf_program_cache_get_seconds (self->programs);
+}
+
+guint64
+nf_device_get_allocated (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), 0);
+  g_mutex_lock (&self->lock);
+  guint64 allocated = self->allocated;
+  g_mutex_unlock (&self->lock);
+  return allocated;
+}
+
+cl_context
+nf_device_get_context (NfDevice *self)
+{
+  return self->context;
+}
+
+cl_device_id
+nf_device_get_id (NfDevice *self)
+{
+  return self->id;
+}
+
+gboolean
+nf_device_uses_gpu_kernels (NfDevice *self)
+{
+  return self->gpu_kernels;
+}
+
+guint
+nf_device_get_vector_width (NfDevice *self)
+{
+  return self->vector_width;
+}
+
+cl_command_queue
+nf_device_new_queue (NfDevice *self, GError **error)
+{
+  cl_int status;
+  cl_command_queue queue = clCreateCommandQueue (self->context, self->id, 0, &status);
+  if (status == CL_SUCCESS)
+    return queue;
+  nf_cl_error (error, status, "cannot create a command queue on %s", self->info->name);
+  return NULL;
+}
+
+cl_program
+nf_device_get_program (NfDevice *self, const char *const *files, const char *options, GError **error)
+{
+  return nf_program_cache_get (self->programs, files, options, error);
+}
+
+/* Buffers */
+
+/* Counts SIZE bytes as allocated if the device can have them. */
+static gboolean
+reserve (NfDevice *self, gsize size, GError **error)
+{
+  const NfDeviceInfo *info = self->info;
+  if (size == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a device buffer needs at least one byte");
+      return FALSE;
+    }
+  if (size > info->max_alloc)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                   "%s takes no buffer of %" G_GSIZE_FORMAT " bytes, at most %" G_GUINT64_FORMAT
+                   "; " MEMORY_HINT,
+                   info->name, size, info->max_alloc);
+      return FALSE;
+    }
+
+  g_mutex_lock (&self->lock);
+  guint64 allocated = self->allocated;
+  gboolean fits = allocated <= info->global_memory && size <= info->global_memory - allocated;
+  if (fits)
+    self->allocated += size;
+  g_mutex_unlock (&self->lock);
+  if (!fits)
+    g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                 "%s has no room for %" G_GSIZE_FORMAT " bytes: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+                 " are taken; " MEMORY_HINT,
+                 info->name, size, allocated, info->global_memory);
+  return fits;
+}
+
+static void
+unreserve (NfDevice *self, gsize size)
+{
+  g_mutex_lock (&self->lock);
+  self->allocated -= size;
+  g_mutex_unlock (&self->lock);
+}
+
+NfBuffer *
+nf_buffer_new (NfDevice *device, gsize size, GError **error)
+{
+  if (!reserve (device, size, error))
+    return NULL;
+
+  cl_int status;
+  cl_mem mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, &status);
+  if (status != CL_SUCCESS)
+    {
+      unreserve (device, size);
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                   "%s refuses a buffer of %" G_GSIZE_FORMAT " bytes (OpenCL status %d); " MEMORY_HINT,
+                   device->info->name, size, status);
+      return NULL;
+    }
+
+  NfBuffer *buffer = g_new (NfBuffer, 1);
+  buffer->mem = mem;
+  buffer->size = size;
+  buffer->device = g_object_ref (device);
+  return buffer;
+}
+
+void
+nf_buffer_free (NfBuffer *buffer)
+{
+  clReleaseMemObject (buffer->mem);
+  unreserve (buffer->device, buffer->size);
+  g_object_unref (buffer->device);
+  g_free (buffer);
+}
