@@ -1,0 +1,165 @@
+/* normflow: what every kernel file starts with. SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The host passes -DVW=16|8|4, the floats of a native vector, and -DNF_GPU_KERNELS=0|1.
+ * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
+ * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
+ * nothing is compiled with fast-math. */
+
+#pragma OPENCL FP_CONTRACT OFF
+
+#ifndef VW
+#define VW 16
+#endif
+
+#define NF_CAT_(a, b) a##b
+#define NF_CAT(a, b) NF_CAT_ (a, b)
+typedef NF_CAT (float, VW) floatv;
+typedef NF_CAT (int, VW) intv;
+#define nf_loadv(p) NF_CAT (vload, VW) (0, p)
+#define nf_storev(v, p) NF_CAT (vstore, VW) (v, 0, p)
+#define nf_as_floatv NF_CAT (as_float, VW)
+#define nf_as_intv NF_CAT (as_int, VW)
+
+/* Packed weights lie in panels of NR columns; a row of a panel is NR floats. */
+#define NR (2 * VW)
+
+#if VW == 16
+#define NF_LANES (intv) (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#elif VW == 8
+#define NF_LANES (intv) (0, 1, 2, 3, 4, 5, 6, 7)
+#else
+#define NF_LANES (intv) (0, 1, 2, 3)
+#endif
+
+/* Sum of the lanes, always in this order: halves onto each other. */
+static inline float
+nf_sum4 (float4 v)
+{
+  float2 h = v.lo + v.hi;
+  return h.x + h.y;
+}
+static inline float
+nf_sumv (floatv v)
+{
+#if VW == 16
+  float8 e = v.lo + v.hi;
+  return nf_sum4 (e.lo + e.hi);
+#elif VW == 8
+  return nf_sum4 (v.lo + v.hi);
+#else
+  return nf_sum4 (v);
+#endif
+}
+static inline float
+nf_maxv (floatv v)
+{
+#if VW == 16
+  float8 e = fmax (v.lo, v.hi);
+  float4 q = fmax (e.lo, e.hi);
+#elif VW == 8
+  float4 q = fmax (v.lo, v.hi);
+#else
+  float4 q = v;
+#endif
+  float2 h = fmax (q.lo, q.hi);
+  return fmax (h.x, h.y);
+}
+
+/* The first n lanes from p, zero in the others; n may be VW or more. */
+static inline floatv
+nf_load_head (__global const float *p, int n)
+{
+  if (n >= VW)
+    return nf_loadv (p);
+  float lane[VW];
+  for (int i = 0; i < VW; i++)
+    lane[i] = i < n ? p[i] : 0.0f;
+  return nf_loadv (lane);
+}
+static inline void
+nf_store_head (floatv v, __global float *p, int n)
+{
+  if (n >= VW)
+    {
+      nf_storev (v, p);
+      return;
+    }
+  float lane[VW];
+  nf_storev (v, lane);
+  for (int i = 0; i < n; i++)
+    p[i] = lane[i];
+}
+
+/* exp, erf and the two halves of GELU, written out so that a vector costs what its arithmetic costs and every device gets the same bits.
+ * exp: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor series of degree 7 (error below 1e-8); arguments are clamped to [-87, 88].
+ * erf: odd polynomial up to 1, beyond it 1 - exp(-q(|x|)), both fitted by least squares on Chebyshev nodes (relative error below 1e-7). */
+#define NF_MATH(T, I, AS_T, AS_I, S)                                                                                   \
+  static inline T nf_exp##S (T x)                                                                                      \
+  {                                                                                                                    \
+    const T magic = (T)(12582912.0f);                                                                                  \
+    x = fmin (fmax (x, (T)(-87.0f)), (T)(88.0f));                                                                      \
+    T t = fma (x, (T)(1.44269504f), magic);                                                                            \
+    I n = AS_I (t) - AS_I (magic);                                                                                     \
+    t -= magic;                                                                                                        \
+    T r = fma (t, (T)(-0.693145752f), x);                                                                              \
+    r = fma (t, (T)(-1.42860677e-6f), r);                                                                              \
+    T p = fma (r, (T)(1.98412698e-4f), (T)(1.38888889e-3f));                                                           \
+    p = fma (p, r, (T)(8.33333333e-3f));                                                                               \
+    p = fma (p, r, (T)(4.16666667e-2f));                                                                               \
+    p = fma (p, r, (T)(1.66666667e-1f));                                                                               \
+    p = fma (p, r, (T)(0.5f));                                                                                         \
+    p = fma (p, r, (T)(1.0f));                                                                                         \
+    p = fma (p, r, (T)(1.0f));                                                                                         \
+    return p * AS_T ((n + 127) << 23);                                                                                 \
+  }                                                                                                                    \
+  static inline T nf_erf##S (T x)                                                                                      \
+  {                                                                                                                    \
+    T s = x * x;                                                                                                       \
+    T a = fma (s, (T)(7.93348590e-5f), (T)(-8.03484407e-4f));                                                          \
+    a = fma (a, s, (T)(5.19121811e-3f));                                                                               \
+    a = fma (a, s, (T)(-2.68553998e-2f));                                                                              \
+    a = fma (a, s, (T)(1.12836257e-1f));                                                                               \
+    a = fma (a, s, (T)(-3.76126289e-1f));                                                                              \
+    a = fma (a, s, (T)(1.12837923f));                                                                                  \
+    a = a * x;                                                                                                         \
+    T u = fmin (fabs (x), (T)(4.0f)) - (T)(2.5f);                                                                      \
+    T q = fma (u, (T)(-1.34798358e-6f), (T)(1.40055445e-5f));                                                          \
+    q = fma (q, u, (T)(-7.78887406e-5f));                                                                              \
+    q = fma (q, u, (T)(4.17710864e-4f));                                                                               \
+    q = fma (q, u, (T)(-2.16589239e-3f));                                                                              \
+    q = fma (q, u, (T)(1.08606154e-2f));                                                                               \
+    q = fma (q, u, (T)(9.43894923e-1f));                                                                               \
+    q = fma (q, u, (T)(5.35268068f));                                                                                  \
+    q = fma (q, u, (T)(7.80681515f));                                                                                  \
+    T b = copysign ((T)(1.0f) - nf_exp##S (-q), x);                                                                    \
+    return select (a, b, isgreater (fabs (x), (T)(1.0f)));                                                             \
+  }                                                                                                                    \
+  /* Phi(x), the normal distribution function: GELU(x) = x Phi(x). */                                                  \
+  static inline T nf_normal_cdf##S (T x)                                                                               \
+  {                                                                                                                    \
+    return fma ((T)(0.5f), nf_erf##S (x * (T)(0.707106781f)), (T)(0.5f));                                              \
+  }                                                                                                                    \
+  static inline T nf_gelu##S (T x) { return x * nf_normal_cdf##S (x); }                                                \
+  static inline T nf_gelu_slope##S (T x)                                                                               \
+  {                                                                                                                    \
+    return fma (x * (T)(0.398942280f), nf_exp##S ((T)(-0.5f) * x * x), nf_normal_cdf##S (x));                          \
+  }
+
+NF_MATH (floatv, intv, nf_as_floatv, nf_as_intv, v)
+NF_MATH (float, int, as_float, as_int, )
+
+/* Philox4x32-10 (Salmon et al. 2011): four random words of (seed, stream, counter), as nf_random_u32x4() on the host. */
+static inline uint4
+nf_philox (uint2 seed, uint2 stream, uint2 counter)
+{
+  uint4 c = (uint4)(counter.x, counter.y, stream.x, stream.y);
+  uint2 k = seed;
+  for (int round = 0; round < 10; round++)
+    {
+      uint h0 = mul_hi (0xD2511F53u, c.x), l0 = 0xD2511F53u * c.x;
+      uint h1 = mul_hi (0xCD9E8D57u, c.z), l1 = 0xCD9E8D57u * c.z;
+      c = (uint4)(h1 ^ c.y ^ k.x, l1, h0 ^ c.w ^ k.y, l0);
+      k += (uint2)(0x9E3779B9u, 0xBB67AE85u);
+    }
+  return c;
+}

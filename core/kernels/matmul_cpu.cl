@@ -1,0 +1,174 @@
+/* Matrix products on a CPU. SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual
+ *   nf_matmul_tn   C (N, K) += Aᵀ (N, M) · X (M, K), the gradient of a weight
+ *
+ *          NR                     One work-item keeps a tile of MR rows × NR columns of C in registers (2 MR vectors) and walks down k:
+ *        ┌────┐ B, panel          two loads of B, MR broadcasts of A, 2 MR fused multiply-adds. B is packed so that a panel is read as
+ *      K │    │                   one stream; it stays in the second-level cache for the `tiles` row tiles of a work-item.
+ *        └────┘                   Each element of C is one chain of fma() over k, whatever M is: results do not depend on the batch.
+ *   ┌───┐┌────┐
+ * MR│ A ││ C  │
+ *   └───┘└────┘ */
+
+#if VW == 16
+#define MR 12 /* 24 accumulators of 32 registers */
+#else
+#define MR 6 /* 12 accumulators of 16 registers */
+#endif
+
+#define NF_BIAS 1
+#define NF_GELU 2
+#define NF_RESIDUAL 4
+#define NF_SAVE 8 /* keep the value before GELU in P */
+#define NF_ACCUMULATE 16
+#define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
+
+typedef struct
+{
+  __global const float *A, *B, *bias, *R;
+  __global float *C, *P;
+  int M, N, K, lda, ldc, ldr, rmod, flags;
+} NfMatmul;
+
+static inline floatv
+nf_finish (const NfMatmul *t, floatv v, int m, int n, int lanes)
+{
+  if (t->flags & NF_BIAS)
+    v += nf_load_head (t->bias + n, lanes);
+  if (t->flags & NF_SAVE)
+    nf_store_head (v, t->P + (size_t)m * t->N + n, lanes);
+  if (t->flags & NF_GELU)
+    v = nf_geluv (v);
+  if (t->flags & NF_GELU_SLOPE)
+    v *= nf_gelu_slopev (nf_load_head (t->P + (size_t)m * t->N + n, lanes));
+  if (t->flags & NF_RESIDUAL)
+    v += nf_load_head (t->R + (size_t)(m % t->rmod) * t->ldr + n, lanes);
+  if (t->flags & NF_ACCUMULATE)
+    v += nf_load_head (t->C + (size_t)m * t->ldc + n, lanes);
+  return v;
+}
+
+/* Rows m0 .. m0+rows-1, rows <= mr; rows past the last one repeat it and are not stored. */
+#define NF_TILE(mr)                                                                                                    \
+  static inline void nf_tile_##mr (const NfMatmul *t, __global const float *b, int m0, int rows, int n0)               \
+  {                                                                                                                    \
+    floatv acc[mr][2];                                                                                                 \
+    __global const float *a[mr];                                                                                       \
+    _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
+    {                                                                                                                  \
+      acc[i][0] = acc[i][1] = 0.0f;                                                                                    \
+      a[i] = t->A + (size_t)(m0 + min (i, rows - 1)) * t->lda;                                                         \
+    }                                                                                                                  \
+    const int K = t->K;                                                                                                \
+    for (int k = 0; k < K; k++)                                                                                        \
+      {                                                                                                                \
+        const floatv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
+        _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
+        {                                                                                                              \
+          const floatv av = (floatv)(a[i][k]);                                                                         \
+          acc[i][0] = fma (av, b0, acc[i][0]);                                                                         \
+          acc[i][1] = fma (av, b1, acc[i][1]);                                                                         \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
+    {                                                                                                                  \
+      if (i < rows)                                                                                                    \
+        for (int v = 0; v < 2; v++)                                                                                    \
+          {                                                                                                            \
+            const int n = n0 + v * VW, lanes = t->N - n;                                                               \
+            if (lanes > 0)                                                                                             \
+              nf_store_head (nf_finish (t, acc[i][v], m0 + i, n, lanes), t->C + (size_t)(m0 + i) * t->ldc + n, lanes); \
+          }                                                                                                            \
+    }                                                                                                                  \
+  }
+
+NF_TILE (1)
+NF_TILE (3)
+NF_TILE (6)
+#if MR > 6
+NF_TILE (12)
+#define nf_tile_max nf_tile_12
+#else
+#define nf_tile_max nf_tile_6
+#endif
+
+/* Global size (panels of N, groups of `tiles` row tiles). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B, ulong B_at, __global const float *bias,
+           ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
+           __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles)
+{
+  const int panel = get_global_id (0);
+  const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
+                       .M = M, .N = N, .K = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
+  __global const float *b = t.B + (size_t)panel * K * NR;
+  int m = get_global_id (1) * tiles * MR;
+  const int end = min (M, m + tiles * MR), n0 = panel * NR;
+  for (; m + MR <= end; m += MR)
+    nf_tile_max (&t, b, m, MR, n0);
+  while (m < end)
+    {
+      const int rows = end - m;
+      if (rows == 1)
+        nf_tile_1 (&t, b, m, 1, n0);
+      else if (rows <= 3)
+        nf_tile_3 (&t, b, m, rows, n0);
+      else if (rows <= 6)
+        nf_tile_6 (&t, b, m, rows, n0);
+      else
+        nf_tile_max (&t, b, m, min (rows, MR), n0);
+      m += rows <= 6 ? rows : min (rows, MR);
+    }
+}
+
+/* Global size (row tiles of N, panels of K). C (N, K) = or += sum over m of A[m, n] X[m, k]; X needs VW readable floats after its end. */
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_matmul_tn (__global const float *A, ulong A_at, int lda, __global const float *X, ulong X_at, int ldx, __global float *C,
+              ulong C_at, int M, int N, int K, int accumulate)
+{
+  const int n0 = min ((int)get_global_id (0) * MR, max (N - MR, 0)), k0 = get_global_id (1) * NR;
+  const int rows = min (MR, N - n0);
+  const int second = k0 + VW < K ? VW : 0; /* a panel of one vector reads it twice rather than past a row */
+  __global const float *a = A + A_at + n0, *x = X + X_at + k0;
+  floatv acc[MR][2];
+#pragma unroll
+  for (int i = 0; i < MR; i++)
+    acc[i][0] = acc[i][1] = 0.0f;
+  if (rows == MR)
+    for (int m = 0; m < M; m++, a += lda, x += ldx)
+      {
+        const floatv x0 = nf_loadv (x), x1 = nf_loadv (x + second);
+#pragma unroll
+        for (int i = 0; i < MR; i++)
+          {
+            acc[i][0] = fma ((floatv)(a[i]), x0, acc[i][0]);
+            acc[i][1] = fma ((floatv)(a[i]), x1, acc[i][1]);
+          }
+      }
+  else
+    for (int m = 0; m < M; m++, a += lda, x += ldx)
+      {
+        const floatv x0 = nf_loadv (x), x1 = nf_loadv (x + second);
+#pragma unroll
+        for (int i = 0; i < MR; i++)
+          {
+            const floatv ai = (floatv)(a[min (i, rows - 1)]);
+            acc[i][0] = fma (ai, x0, acc[i][0]);
+            acc[i][1] = fma (ai, x1, acc[i][1]);
+          }
+      }
+  /* The last row tile overlaps its neighbour; rows both own are written by the one where they come first. */
+  const int first = (int)get_global_id (0) * MR - n0;
+  __global float *c = C + C_at + (size_t)n0 * K + k0;
+#pragma unroll
+  for (int i = 0; i < MR; i++)
+    if (i >= first && i < rows)
+      for (int v = 0; v < 2; v++)
+        {
+          const int lanes = K - k0 - v * VW;
+          __global float *to = c + (size_t)i * K + v * VW;
+          if (lanes > 0)
+            nf_store_head (accumulate ? acc[i][v] + nf_load_head (to, lanes) : acc[i][v], to, lanes);
+        }
+}
