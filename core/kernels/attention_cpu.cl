@@ -12,30 +12,6 @@
 #define QT 3
 #endif
 
-/* Transposes rows [n0, n0+count) of keys (and of values, for the backward pass) into blocks. src rows are row apart, samples batch apart.
- * Global size (count, H, B). */
-__kernel void
-nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int blocks,
-           int H)
-{
-  const int n = n0 + get_global_id (0), h = get_global_id (1), b = get_global_id (2);
-  __global const float *k = src + src_at + b * batch + (size_t)get_global_id (0) * row + h * DH;
-  __global float *to = Kt + Kt_at + (((size_t)b * H + h) * blocks + n / VW) * DH * VW + n % VW;
-  for (int i = 0; i < DH; i++)
-    to[i * VW] = k[i];
-}
-
-/* Copies rows [n0, n0+count) of width d. Global size (count, B). */
-__kernel void
-nf_append_rows (__global const float *src, ulong src_at, int row, ulong batch, __global float *to, ulong to_at, int to_row,
-                ulong to_batch, int n0, int d)
-{
-  src += src_at + get_global_id (1) * batch + (size_t)get_global_id (0) * row;
-  to += to_at + get_global_id (1) * to_batch + (size_t)(n0 + get_global_id (0)) * to_row;
-  for (int i = 0; i < d; i++)
-    to[i] = src[i];
-}
-
 /* scale·q·k of QT queries with the NR keys of one block, -inf where a key comes after its query. */
 static inline void
 nf_scores (floatv s[QT][2], __global const float *const q[QT], __global const float *kt, int step, float scale, int key0,

@@ -141,11 +141,11 @@ nf_snap_token (__global float *t, __global const float *basis, int has_basis, in
  * token n-1, the unguided branch's rows after the guided ones. Guidance: alpha + w (alpha - alpha_u), the same for mu. n = 0 only snaps.
  * snap_steps < 0: no snapping. Global size (B). */
 __kernel void
-nf_affine_inverse (__global float *u, __global const float *o, int B, int N, int n, int D, int nvp, float w_scale, float w_shift,
+nf_affine_inverse (__global float *u, ulong u_at, __global const float *o, int B, int N, int n, int D, int nvp, float w_scale, float w_shift,
                    int guided, int snap_steps, __global const float *basis, int has_basis)
 {
   const int b = get_global_id (0), width = nvp ? 2 * D : D;
-  u += ((size_t)b * N + n) * D;
+  u += u_at + ((size_t)b * N + n) * D;
   __global const float *c = o + (size_t)b * width, *v = o + (size_t)(B + b) * width;
   for (int i = 0; n > 0 && i < D; i += VW)
     {
@@ -169,12 +169,12 @@ nf_affine_inverse (__global float *u, __global const float *o, int B, int N, int
 /* to[b, n] = from[b, N-1-n] (flip) or a copy, times scale[n] if scaled (the prior's standard deviations). Global size (B N). */
 __kernel void
 nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip,
-            __global const float *scale, int scaled)
+            __global const float *scale, ulong scale_at, int scaled)
 {
   const int m = get_global_id (0), b = m / N, n = m % N;
   from += from_at + ((size_t)b * N + (flip ? N - 1 - n : n)) * D;
   to += to_at + (size_t)m * D;
-  scale += (size_t)n * D;
+  scale += scale_at + (size_t)n * D;
   for (int i = 0; i < D; i += VW)
     {
       const floatv v = nf_load_head (from + i, D - i);
@@ -199,10 +199,10 @@ nf_grid (__global float *tokens, __global float *grid, int tile0, int tiles_x, i
 
 /* y + sigma² ∇ log p(y): x = y - k dL/dx. Global size (values / VW, rounded up; buffers are padded). */
 __kernel void
-nf_denoise (__global const float *y, __global const float *grad, __global float *x, float k)
+nf_denoise (__global const float *y, ulong y_at, __global const float *grad, ulong grad_at, __global float *x, ulong x_at, float k)
 {
   const size_t i = get_global_id (0) * VW;
-  nf_storev (fma ((floatv)(-k), nf_loadv (grad + i), nf_loadv (y + i)), x + i);
+  nf_storev (fma ((floatv)(-k), nf_loadv (grad + grad_at + i), nf_loadv (y + y_at + i)), x + x_at + i);
 }
 
 /* h[b, n, :] += the class's embedding, the mean of all for label -1. Global size (B N). */

@@ -1,24 +1,28 @@
 /* AdamW (Loshchilov & Hutter 2019) on flat arrays. SPDX-License-Identifier: LGPL-2.1-or-later */
 
+#define NF_ADAMW_VECTORS 64
+
 /* One step; every array is padded to whole vectors. clip multiplies the gradient; fix1, fix2 = 1/(1 - beta^t). ema < 0: no average.
- * Global size (values / VW). */
+ * Global size (n / (64 VW), rounded up). */
 __kernel void
-nf_adamw (__global float *theta, __global const float *grad, __global float *m, __global float *v, __global float *average,
+nf_adamw (__global float *theta, __global const float *grad, __global float *m, __global float *v, __global float *average, ulong n,
           float clip, float lr, float beta1, float beta2, float fix1, float fix2, float eps, float decay, float ema)
 {
-  const size_t i = get_global_id (0) * VW;
-  const floatv g = nf_loadv (grad + i) * clip;
-  const floatv m1 = fma ((floatv)(1.0f - beta1), g - nf_loadv (m + i), nf_loadv (m + i));
-  const floatv v1 = fma ((floatv)(1.0f - beta2), g * g - nf_loadv (v + i), nf_loadv (v + i));
-  floatv t = nf_loadv (theta + i) * (1.0f - lr * decay);
-  t -= lr * (m1 * fix1) / (sqrt (v1 * fix2) + eps);
-  nf_storev (m1, m + i);
-  nf_storev (v1, v + i);
-  nf_storev (t, theta + i);
-  if (ema >= 0.0f)
+  const size_t first = get_global_id (0) * (NF_ADAMW_VECTORS * VW), end = min ((ulong)first + NF_ADAMW_VECTORS * VW, n);
+  for (size_t i = first; i < end; i += VW)
     {
-      const floatv a = nf_loadv (average + i);
-      nf_storev (fma ((floatv)(1.0f - ema), t - a, a), average + i);
+      const floatv g = nf_loadv (grad + i) * clip;
+      const floatv m1 = fma ((floatv)(1.0f - beta1), g - nf_loadv (m + i), nf_loadv (m + i));
+      const floatv v1 = fma ((floatv)(1.0f - beta2), g * g - nf_loadv (v + i), nf_loadv (v + i));
+      const floatv t = nf_loadv (theta + i) * (1.0f - lr * decay) - lr * (m1 * fix1) / (sqrt (v1 * fix2) + eps);
+      nf_storev (m1, m + i);
+      nf_storev (v1, v + i);
+      nf_storev (t, theta + i);
+      if (ema >= 0.0f)
+        {
+          const floatv a = nf_loadv (average + i);
+          nf_storev (fma ((floatv)(1.0f - ema), t - a, a), average + i);
+        }
     }
 }
 
@@ -34,10 +38,4 @@ nf_sum_squares (__global const float *x, ulong n, ulong count, __global float *p
       sum = fma (v, v, sum);
     }
   partial[get_global_id (0)] = nf_sumv (sum);
-}
-
-__kernel void
-nf_fill (__global float *x, float value)
-{
-  x[get_global_id (0)] = value;
 }

@@ -1,0 +1,587 @@
+/* normflow: operations on device tensors. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-ops.h"
+
+#include <string.h>
+
+typedef enum
+{
+  KERNEL_MATMUL,
+  KERNEL_MATMUL_TN,
+  KERNEL_COLUMN_SUMS,
+  KERNEL_LAYERNORM,
+  KERNEL_LAYERNORM_BACKWARD,
+  KERNEL_APPEND,
+  KERNEL_ATTENTION,
+  KERNEL_ATTENTION_BACKWARD,
+  KERNEL_PACK,
+  KERNEL_AFFINE,
+  KERNEL_AFFINE_BACKWARD,
+  KERNEL_AFFINE_INVERSE,
+  KERNEL_PRIOR,
+  KERNEL_REORDER,
+  KERNEL_GRID,
+  KERNEL_DENOISE,
+  KERNEL_CLASS_EMBED,
+  KERNEL_CLASS_EMBED_BACKWARD,
+  KERNEL_POSITION_BACKWARD,
+  KERNEL_PIXELS_TO_TOKENS,
+  KERNEL_TOKENS_TO_PIXELS,
+  KERNEL_ADAMW,
+  KERNEL_SUM_SQUARES,
+  N_KERNELS,
+} Kernel;
+
+static const char *const kernel_names[N_KERNELS] = {
+  [KERNEL_MATMUL] = "nf_matmul",
+  [KERNEL_MATMUL_TN] = "nf_matmul_tn",
+  [KERNEL_COLUMN_SUMS] = "nf_column_sums",
+  [KERNEL_LAYERNORM] = "nf_layernorm",
+  [KERNEL_LAYERNORM_BACKWARD] = "nf_layernorm_backward",
+  [KERNEL_APPEND] = "nf_append",
+  [KERNEL_ATTENTION] = "nf_attention",
+  [KERNEL_ATTENTION_BACKWARD] = "nf_attention_backward",
+  [KERNEL_PACK] = "nf_pack",
+  [KERNEL_AFFINE] = "nf_affine",
+  [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
+  [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
+  [KERNEL_PRIOR] = "nf_prior",
+  [KERNEL_REORDER] = "nf_reorder",
+  [KERNEL_GRID] = "nf_grid",
+  [KERNEL_DENOISE] = "nf_denoise",
+  [KERNEL_CLASS_EMBED] = "nf_class_embed",
+  [KERNEL_CLASS_EMBED_BACKWARD] = "nf_class_embed_backward",
+  [KERNEL_POSITION_BACKWARD] = "nf_position_backward",
+  [KERNEL_PIXELS_TO_TOKENS] = "nf_pixels_to_tokens",
+  [KERNEL_TOKENS_TO_PIXELS] = "nf_tokens_to_pixels",
+  [KERNEL_ADAMW] = "nf_adamw",
+  [KERNEL_SUM_SQUARES] = "nf_sum_squares",
+};
+
+struct _NfOps
+{
+  NfDevice *device;
+  cl_command_queue queue;
+  cl_kernel kernels[N_KERNELS];
+  gboolean gpu;       /* the GPU variant of the kernels */
+  guint vector_width; /* VW of common.cl */
+  guint panel;        /* NR of common.cl */
+  guint row_tile;     /* MR of matmul_cpu.cl */
+  guint query_tile;   /* QT of attention_cpu.cl */
+  guint head_dim;
+  GError *failure;
+};
+
+/* Launching */
+
+typedef struct
+{
+  size_t size;
+  const void *value;
+} Argument;
+
+#define BUFFER(b)                                                                                            \
+  {                                                                                                          \
+    sizeof (cl_mem), (b) ? &(b)->mem : NULL                                                                  \
+  }
+#define VIEW(v)                                                                                              \
+  BUFFER ((v).buffer),                                                                                       \
+  {                                                                                                          \
+    sizeof (cl_ulong), &(cl_ulong) { (v).at }                                                                \
+  }
+#define LONG(x)                                                                                              \
+  {                                                                                                          \
+    sizeof (cl_ulong), &(cl_ulong) { (x) }                                                                   \
+  }
+#define INT(x)                                                                                               \
+  {                                                                                                          \
+    sizeof (cl_int), &(cl_int) { (cl_int) (x) }                                                              \
+  }
+#define FLOAT(x)                                                                                             \
+  {                                                                                                          \
+    sizeof (cl_float), &(cl_float) { (x) }                                                                   \
+  }
+#define VALUE(x)                                                                                             \
+  {                                                                                                          \
+    sizeof (x), &(x)                                                                                         \
+  }
+
+#define GROUP 64 /* work-items of a work-group that shares one row in the GPU variant */
+
+static void
+launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3], const Argument *arguments,
+        guint n)
+{
+  if (ops->failure || global[0] == 0 || global[1] == 0 || global[2] == 0)
+    return;
+
+  cl_int status = CL_SUCCESS;
+  for (guint i = 0; i < n && status == CL_SUCCESS; i++)
+    status = clSetKernelArg (ops->kernels[kernel], i, arguments[i].size, arguments[i].value);
+  if (status == CL_SUCCESS)
+    status = clEnqueueNDRangeKernel (ops->queue, ops->kernels[kernel], 3, NULL, global, local, 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot run the kernel %s", kernel_names[kernel]);
+}
+
+#define LAUNCH(ops, kernel, global, local, ...)                                                              \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    const Argument arguments_[] = { __VA_ARGS__ };                                                           \
+    launch (ops, kernel, global, local, arguments_, G_N_ELEMENTS (arguments_));                              \
+  }                                                                                                          \
+  G_STMT_END
+
+/* Kernels of independent work-items: groups of one on a CPU (another size would be another compilation), as
+ * many as divide evenly on a GPU. */
+#define LAUNCH_ITEMS(ops, kernel, x, y, ...)                                                                 \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    const size_t items_[3] = { (x), (y), 1 };                                                                \
+    const size_t group_[3] = { even_group (ops, items_[0]), 1, 1 };                                          \
+    LAUNCH (ops, kernel, items_, group_, __VA_ARGS__);                                                       \
+  }                                                                                                          \
+  G_STMT_END
+
+static size_t
+even_group (NfOps *ops, size_t items)
+{
+  size_t group = 1;
+
+  if (nf_device_get_info (ops->device)->is_gpu)
+    while (group < GROUP && items % (2 * group) == 0)
+      group *= 2;
+  return group;
+}
+
+static guint
+divide_up (guint a, guint b)
+{
+  return (a + b - 1) / b;
+}
+
+/* Making */
+
+NfOps *
+nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
+{
+  g_autoptr (NfOps) ops = g_new0 (NfOps, 1);
+  ops->device = g_object_ref (device);
+  ops->gpu = nf_device_uses_gpu_kernels (device);
+  ops->vector_width = nf_device_get_vector_width (device);
+  ops->panel = 2 * ops->vector_width;
+  ops->row_tile = ops->vector_width == 16 ? 12 : 6;
+  ops->query_tile = divide_up (head_dim, ops->vector_width) <= 4 ? 6 : 3;
+  ops->head_dim = head_dim;
+
+  const char *const files[] = { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
+                                "pack.cl",
+                                ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
+                                "append.cl",
+                                ops->gpu ? "attention_gpu.cl" : "attention_cpu.cl",
+                                "flow.cl",
+                                "pixels.cl",
+                                "optimizer.cl",
+                                NULL };
+  g_autofree char *options = g_strdup_printf ("-DDH=%u -DD_MAX=%u", head_dim, features);
+  cl_program program = nf_device_get_program (device, files, options, error);
+  if (!program)
+    return NULL;
+  ops->queue = nf_device_new_queue (device, error);
+  if (!ops->queue)
+    return NULL;
+  for (guint i = 0; i < N_KERNELS; i++)
+    {
+      cl_int status;
+      ops->kernels[i] = clCreateKernel (program, kernel_names[i], &status);
+      if (status != CL_SUCCESS)
+        {
+          nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[i]);
+          return NULL;
+        }
+    }
+  return g_steal_pointer (&ops);
+}
+
+void
+nf_ops_free (NfOps *ops)
+{
+  if (ops->queue)
+    {
+      clFinish (ops->queue);
+      clReleaseCommandQueue (ops->queue);
+    }
+  for (guint i = 0; i < N_KERNELS; i++)
+    if (ops->kernels[i])
+      clReleaseKernel (ops->kernels[i]);
+  g_clear_error (&ops->failure);
+  g_clear_object (&ops->device);
+  g_free (ops);
+}
+
+NfDevice *
+nf_ops_get_device (NfOps *ops)
+{
+  return ops->device;
+}
+
+/* Memory */
+
+NfBuffer *
+nf_ops_alloc (NfOps *ops, gsize floats)
+{
+  if (ops->failure)
+    return NULL;
+
+  g_autoptr (NfBuffer) buffer
+      = nf_buffer_new (ops->device, (floats + NF_PADDING) * sizeof (float), &ops->failure);
+  if (buffer)
+    nf_ops_fill (ops, nf_view (buffer, 0), 0.0f, floats + NF_PADDING);
+  return ops->failure ? NULL : g_steal_pointer (&buffer);
+}
+
+/* Moves the kept failure to ERROR. The queue is usable again afterwards. */
+static gboolean
+report (NfOps *ops, GError **error)
+{
+  if (!ops->failure)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&ops->failure));
+  return FALSE;
+}
+
+gboolean
+nf_ops_finish (NfOps *ops, GError **error)
+{
+  cl_int status = clFinish (ops->queue);
+  if (status != CL_SUCCESS && !ops->failure)
+    nf_cl_error (&ops->failure, status, "the device %s failed", nf_device_get_info (ops->device)->name);
+  return report (ops, error);
+}
+
+void
+nf_ops_write (NfOps *ops, NfView to, const void *from, gsize bytes)
+{
+  if (ops->failure || bytes == 0)
+    return;
+  cl_int status = clEnqueueWriteBuffer (ops->queue, to.buffer->mem, CL_TRUE, to.at * sizeof (float), bytes,
+                                        from, 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot upload %" G_GSIZE_FORMAT " bytes", bytes);
+}
+
+static void
+read_view (NfOps *ops, NfView from, void *to, gsize bytes, cl_bool wait)
+{
+  if (ops->failure || bytes == 0)
+    return;
+  cl_int status = clEnqueueReadBuffer (ops->queue, from.buffer->mem, wait, from.at * sizeof (float), bytes,
+                                       to, 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot download %" G_GSIZE_FORMAT " bytes", bytes);
+}
+
+gboolean
+nf_ops_read (NfOps *ops, NfView from, void *to, gsize bytes, GError **error)
+{
+  read_view (ops, from, to, bytes, CL_TRUE);
+  return report (ops, error);
+}
+
+void
+nf_ops_read_later (NfOps *ops, NfView from, void *to, gsize bytes)
+{
+  read_view (ops, from, to, bytes, CL_FALSE);
+}
+
+void
+nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats)
+{
+  if (ops->failure || floats == 0)
+    return;
+  cl_int status = clEnqueueCopyBuffer (ops->queue, from.buffer->mem, to.buffer->mem, from.at * sizeof (float),
+                                       to.at * sizeof (float), floats * sizeof (float), 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot copy %" G_GSIZE_FORMAT " floats on the device", floats);
+}
+
+void
+nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
+{
+  if (ops->failure || floats == 0)
+    return;
+  cl_int status = clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value, x.at * sizeof (float),
+                                       floats * sizeof (float), 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot fill %" G_GSIZE_FORMAT " floats on the device", floats);
+}
+
+/* Products */
+
+gsize
+nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed)
+{
+  const guint columns = transposed ? N : K, rows = transposed ? K : N;
+  return (gsize)divide_up (columns, ops->panel) * ops->panel * rows;
+}
+
+void
+nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed)
+{
+  const guint columns = transposed ? N : K, rows = transposed ? K : N;
+  LAUNCH_ITEMS (ops, KERNEL_PACK, rows, divide_up (columns, ops->panel), VIEW (W), VIEW (packed), INT (N),
+                INT (K), INT (transposed));
+}
+
+/* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
+static guint
+choose_tiles (NfOps *ops, guint row_tiles, guint panels)
+{
+  const guint units = MAX (nf_device_get_info (ops->device)->compute_units, 1);
+  return CLAMP (row_tiles * panels / (8 * units), 1, 8);
+}
+
+void
+nf_ops_matmul (NfOps *ops, const NfMatmul *t)
+{
+  const guint panels = divide_up (t->N, ops->panel);
+  const guint row_tiles = divide_up (t->M, ops->row_tile);
+  const guint tiles = choose_tiles (ops, row_tiles, panels);
+  const size_t cpu_global[3] = { panels, divide_up (row_tiles, tiles), 1 }, cpu_local[3] = { 1, 1, 1 };
+  const size_t gpu_global[3] = { (size_t)panels * ops->panel, (size_t)divide_up (t->M, 64) * 8, 1 },
+               gpu_local[3] = { ops->panel, 8, 1 };
+
+  LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
+          VIEW (t->A), INT (t->lda), VIEW (t->B), VIEW (t->bias), VIEW (t->R), INT (t->ldr),
+          INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N), INT (t->K),
+          INT (t->flags), INT (tiles));
+}
+
+void
+nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
+{
+  const size_t panels = divide_up (K, ops->panel);
+  const size_t cpu_global[3] = { divide_up (N, ops->row_tile), panels, 1 }, cpu_local[3] = { 1, 1, 1 };
+  const size_t gpu_global[3] = { panels * ops->panel, (size_t)divide_up (N, 64) * 8, 1 },
+               gpu_local[3] = { ops->panel, 8, 1 };
+
+  LAUNCH (ops, KERNEL_MATMUL_TN, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
+          VIEW (A), INT (lda), VIEW (X), INT (ldx), VIEW (C), INT (M), INT (N), INT (K), INT (1));
+}
+
+/* Rows */
+
+/* One row a work-item on a CPU, a work-group on a GPU. */
+#define LAUNCH_ROWS(ops, kernel, rows, ...)                                                                  \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    const size_t group_[3] = { (ops)->gpu ? GROUP : 1, 1, 1 };                                               \
+    const size_t global_[3] = { (size_t)(rows)*group_[0], 1, 1 };                                            \
+    LAUNCH (ops, kernel, global_, group_, __VA_ARGS__);                                                      \
+  }                                                                                                          \
+  G_STMT_END
+
+void
+nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N)
+{
+  LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->gpu ? GROUP : ops->vector_width), VIEW (x),
+               INT (ldx), VIEW (s), INT (M), INT (N), INT (1));
+}
+
+void
+nf_ops_layernorm (NfOps *ops, NfView x, NfView w, NfView b, NfView y, guint M, guint d)
+{
+  LAUNCH_ROWS (ops, KERNEL_LAYERNORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (y), INT (d));
+}
+
+void
+nf_ops_layernorm_backward (NfOps *ops, NfView x, NfView w, NfView dy, NfView dyc, NfView dx, guint M, guint d)
+{
+  LAUNCH_ROWS (ops, KERNEL_LAYERNORM_BACKWARD, M, VIEW (x), VIEW (w), VIEW (dy), VIEW (dyc), VIEW (dx),
+               INT (d));
+}
+
+/* Attention */
+
+guint
+nf_ops_key_blocks (NfOps *ops, guint N)
+{
+  return 2 * divide_up (N, ops->panel);
+}
+
+gsize
+nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
+{
+  return (gsize)B * H * nf_ops_key_blocks (ops, N) * ops->head_dim * ops->vector_width;
+}
+
+void
+nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
+               guint capacity, guint B, guint H)
+{
+  const size_t global[3] = { count, H, B }, local[3] = { 1, 1, 1 };
+  LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
+          INT (n0), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
+}
+
+void
+nf_ops_attention (NfOps *ops, const NfAttention *a)
+{
+  const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
+  const size_t global[3]
+      = { ops->gpu ? (size_t)a->Nq * GROUP : divide_up (a->Nq, ops->query_tile), a->H, a->B };
+  LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
+          VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->V),
+          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (a->out_row), LONG (a->out_batch),
+          BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
+          FLOAT (a->scale2), INT (a->split), INT (a->H));
+}
+
+void
+nf_ops_attention_backward (NfOps *ops, NfView qkv, NfBuffer *keys, NfBuffer *values, NfView out, NfView dout,
+                           NfBuffer *stats, NfView dqkv, guint N, guint B, guint H, float scale)
+{
+  const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
+  const size_t global[3] = { H * group[0], B, 1 };
+  LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (qkv), BUFFER (keys), BUFFER (values),
+          INT (nf_ops_key_blocks (ops, N)), VIEW (out), VIEW (dout), BUFFER (stats), VIEW (dqkv), INT (N),
+          INT (H), FLOAT (scale));
+}
+
+/* The flow */
+
+void
+nf_ops_affine (NfOps *ops, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det, guint B, guint N, guint D,
+               gboolean nvp, gboolean flip, gboolean out_flip, gboolean accumulate)
+{
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE, B * N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det), INT (N),
+                INT (D), INT (nvp), INT (flip), INT (out_flip), INT (accumulate));
+}
+
+void
+nf_ops_affine_backward (NfOps *ops, NfView u, NfBuffer *o, NfView dz, NfView du, NfBuffer *d_o, guint B,
+                        guint N, guint D, gboolean nvp, gboolean out_flip, float g)
+{
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE_BACKWARD, B * N, 1, VIEW (u), BUFFER (o), VIEW (dz), VIEW (du),
+                BUFFER (d_o), INT (N), INT (D), INT (nvp), INT (out_flip), FLOAT (g));
+}
+
+void
+nf_ops_prior (NfOps *ops, NfView z, NfBuffer *dz, NfBuffer *half_square, float g, guint M, guint D)
+{
+  LAUNCH_ITEMS (ops, KERNEL_PRIOR, M, 1, VIEW (z), BUFFER (dz), INT (dz != NULL), BUFFER (half_square),
+                FLOAT (g), INT (D));
+}
+
+void
+nf_ops_affine_inverse (NfOps *ops, NfView u, NfBuffer *o, guint B, guint N, guint n, gboolean nvp,
+                       const NfInverse *inverse, const NfTokens *tokens)
+{
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE_INVERSE, B, 1, VIEW (u), BUFFER (o), INT (B), INT (N), INT (n),
+                INT (tokens->D), INT (nvp), FLOAT (inverse->w_scale), FLOAT (inverse->w_shift),
+                INT (inverse->guided), INT (inverse->snap ? tokens->steps : -1), BUFFER (tokens->basis),
+                INT (tokens->basis != NULL));
+}
+
+void
+nf_ops_reorder (NfOps *ops, NfView from, NfView to, guint B, guint N, guint D, gboolean flip, NfView scale)
+{
+  LAUNCH_ITEMS (ops, KERNEL_REORDER, B * N, 1, VIEW (from), VIEW (to), INT (N), INT (D), INT (flip),
+                VIEW (scale), INT (scale.buffer != NULL));
+}
+
+void
+nf_ops_denoise (NfOps *ops, NfView y, NfView grad, NfView x, float k, gsize n)
+{
+  const gsize vectors = (n + ops->vector_width - 1) / ops->vector_width;
+  LAUNCH_ITEMS (ops, KERNEL_DENOISE, vectors, 1, VIEW (y), VIEW (grad), VIEW (x), FLOAT (k));
+}
+
+void
+nf_ops_class_embed (NfOps *ops, NfView h, NfView E, NfBuffer *labels, guint B, guint N, guint d,
+                    guint classes)
+{
+  LAUNCH_ITEMS (ops, KERNEL_CLASS_EMBED, B * N, 1, VIEW (h), VIEW (E), BUFFER (labels), INT (N), INT (d),
+                INT (classes));
+}
+
+void
+nf_ops_class_embed_backward (NfOps *ops, NfView dh, NfView dE, NfBuffer *labels, guint B, guint N, guint d,
+                             guint classes)
+{
+  LAUNCH_ITEMS (ops, KERNEL_CLASS_EMBED_BACKWARD, d, classes, VIEW (dh), VIEW (dE), BUFFER (labels), INT (B),
+                INT (N), INT (d), INT (classes));
+}
+
+void
+nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, guint d, gboolean flip)
+{
+  LAUNCH_ITEMS (ops, KERNEL_POSITION_BACKWARD, d, N, VIEW (dh), VIEW (dpos), INT (B), INT (N), INT (d),
+                INT (flip));
+}
+
+/* Pixels */
+
+void
+nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
+                         NfDequantise mode, float std, guint64 seed, guint64 stream, NfView x)
+{
+  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
+  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
+                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  const cl_uint2 seed2 = { { (cl_uint)seed, (cl_uint)(seed >> 32) } },
+                 stream2 = { { (cl_uint)stream, (cl_uint)(stream >> 32) } };
+  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->side * t->side, tiles, BUFFER (f->bytes), VALUE (at),
+                VALUE (stride), VALUE (step), INT (f->width), INT (f->height), LONG (f->tile_bytes),
+                INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->side), INT (t->yuv), INT (mode),
+                INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2), BUFFER (t->basis),
+                INT (t->basis != NULL), VIEW (x), INT (t->D));
+}
+
+void
+nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles)
+{
+  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
+  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
+                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->side * t->side, tiles, VIEW (x), BUFFER (f->bytes),
+                VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (tile0),
+                INT (f->tiles_x), INT (t->p), INT (t->side), INT (t->yuv), INT (t->steps), BUFFER (t->basis),
+                INT (t->basis != NULL), INT (t->D));
+}
+
+void
+nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles, guint tiles_x, guint side,
+             guint D, gboolean to_grid)
+{
+  LAUNCH_ITEMS (ops, KERNEL_GRID, side * side, tiles, VIEW (tokens), BUFFER (grid), INT (tile0),
+                INT (tiles_x), INT (side), INT (D), INT (to_grid));
+}
+
+/* Training */
+
+#define ADAMW_VECTORS 64 /* NF_ADAMW_VECTORS of optimizer.cl */
+
+void
+nf_ops_adamw (NfOps *ops, const NfAdamW *a)
+{
+  const gsize part = ADAMW_VECTORS * ops->vector_width;
+  LAUNCH_ITEMS (ops, KERNEL_ADAMW, (a->n + part - 1) / part, 1, BUFFER (a->theta), BUFFER (a->grad),
+                BUFFER (a->m), BUFFER (a->v), BUFFER (a->average), LONG (a->n), FLOAT (a->clip),
+                FLOAT (a->lr), FLOAT (a->beta1), FLOAT (a->beta2), FLOAT (a->fix1), FLOAT (a->fix2),
+                FLOAT (a->eps), FLOAT (a->decay), FLOAT (a->ema));
+}
+
+#define SUM_PART 16384
+
+guint
+nf_ops_sum_parts (gsize n)
+{
+  return (guint)((n + SUM_PART - 1) / SUM_PART);
+}
+
+void
+nf_ops_sum_squares (NfOps *ops, NfView x, gsize n, NfBuffer *partial)
+{
+  LAUNCH_ITEMS (ops, KERNEL_SUM_SQUARES, nf_ops_sum_parts (n), 1, VIEW (x), LONG (n), LONG (SUM_PART),
+                BUFFER (partial));
+}
