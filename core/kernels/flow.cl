@@ -207,10 +207,10 @@ nf_denoise (__global const float *y, ulong y_at, __global const float *grad, ulo
 
 /* h[b, n, :] += the class's embedding, the mean of all for label -1. Global size (B N). */
 __kernel void
-nf_class_embed (__global float *h, __global const float *E, ulong E_at, __global const int *labels, int N, int d, int classes)
+nf_class_embed (__global float *h, ulong h_at, __global const float *E, ulong E_at, __global const int *labels, int N, int d, int classes)
 {
   const int m = get_global_id (0), label = labels[m / N];
-  h += (size_t)m * d;
+  h += h_at + (size_t)m * d;
   E += E_at;
   for (int i = 0; i < d; i++)
     {
@@ -229,11 +229,12 @@ nf_class_embed (__global float *h, __global const float *E, ulong E_at, __global
 
 /* dE += from dh (B, N, d). Global size (d, classes). */
 __kernel void
-nf_class_embed_backward (__global const float *dh, __global float *dE, ulong dE_at, __global const int *labels, int B, int N,
+nf_class_embed_backward (__global const float *dh, ulong dh_at, __global float *dE, ulong dE_at, __global const int *labels, int B, int N,
                          int d, int classes)
 {
   const int i = get_global_id (0), c = get_global_id (1);
   float sum = 0.0f;
+  dh += dh_at;
   for (int b = 0; b < B; b++)
     if (labels[b] == c || labels[b] < 0)
       {
@@ -247,10 +248,11 @@ nf_class_embed_backward (__global const float *dh, __global float *dE, ulong dE_
 
 /* dpos[n] += sum over b of dh[b, n], n in natural order. Global size (d, N). */
 __kernel void
-nf_position_backward (__global const float *dh, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip)
+nf_position_backward (__global const float *dh, ulong dh_at, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip)
 {
   const int i = get_global_id (0), n = get_global_id (1);
   float sum = 0.0f;
+  dh += dh_at;
   for (int b = 0; b < B; b++)
     sum += dh[((size_t)b * N + (flip ? N - 1 - n : n)) * d + i];
   dpos[dpos_at + (size_t)n * d + i] += sum;

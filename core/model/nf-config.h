@@ -36,6 +36,9 @@ typedef enum
   NF_NOISE_GAUSSIAN,
 } NfNoise;
 
+/** NF_LATTICE: places inside an 8-bit bin that uniform dequantisation of frames uses; see nf_session_encode_frame(). */
+#define NF_LATTICE 32
+
 /**
  * NfBasis:
  * @NF_BASIS_PIXEL: a token's features are its samples (official)

@@ -85,11 +85,29 @@ const char *nf_model_get_path (NfModel *self);
  */
 const char *nf_model_get_digest (NfModel *self);
 
+/**
+ * nf_model_digest_of_file:
+ * @path: a model file
+ *
+ * Returns: (transfer full): the digest that the model would have once loaded, without any device; NULL with the errors of nf_model_load().
+ */
+char *nf_model_digest_of_file (const char *path, GError **error);
+
 /** nf_model_get_metadata: Returns: (nullable): a string of the file's `__metadata__`, e.g. "training". */
 const char *nf_model_get_metadata (NfModel *self, const char *key);
 
 /** nf_model_count_parameters: Returns: number of trainable values. */
 guint64 nf_model_count_parameters (NfModel *self);
+
+/**
+ * nf_model_get_parameter:
+ * @name: official name, e.g. `blocks.0.proj_in.weight`
+ * @offset: (out): where it starts in the flat array of nf_session_gradients()
+ * @n_elements: (out): its number of values
+ *
+ * Returns: FALSE if the model has no such parameter.
+ */
+gboolean nf_model_get_parameter (NfModel *self, const char *name, gsize *offset, gsize *n_elements);
 
 /** nf_model_get_flops: Returns: floating-point operations (multiply-adds × 2) of encoding one S×S image. */
 double nf_model_get_flops (NfModel *self);

@@ -106,7 +106,7 @@ gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint
  * @x: tokens (B, N, D)
  * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
  * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
- * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats; nf_session_gradient_of() finds a name
+ * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats; nf_model_get_parameter() finds a name
  */
 gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss, float *grad_x,
                                float *grad_parameters, GError **error);
@@ -131,7 +131,6 @@ gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gin
  */
 gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score, float *score_map,
                                   GError **error);
-#define NF_LATTICE 32
 
 /**
  * nf_session_decode_frame:

@@ -1,0 +1,46 @@
+/* normflow: what sessions know of a model. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-flow-block.h"
+#include "nf-model.h"
+#include "nf-parameters.h"
+
+/* Not installed. */
+
+const NfBlockShape *nf_model_get_shape (NfModel *self);
+
+/* Weights of block T. Packed for the backward pass only after nf_model_need_backward(). */
+const NfBlockWeights *nf_model_get_block (NfModel *self, guint t);
+
+/* How its tokens relate to 8-bit samples. */
+const NfTokens *nf_model_get_tokens (NfModel *self);
+
+/* The prior's standard deviations (N, D), or a NULL buffer if they are all 1. */
+NfView nf_model_get_deviations (NfModel *self);
+
+const NfParameters *nf_model_get_parameters (NfModel *self);
+
+/* All trainable values, nf_model_count_parameters() floats and the padding. */
+NfBuffer *nf_model_get_theta (NfModel *self);
+
+/* Operations for a user of this model. */
+NfOps *nf_model_new_ops (NfModel *self, GError **error);
+
+/* Packs weights for the backward pass if that was not yet done. Any thread. */
+gboolean nf_model_need_backward (NfModel *self, GError **error);
+
+/* For the trainer, which alone uses the model: */
+
+/* The model is not handed out by nf_model_load() any more. */
+void nf_model_make_private (NfModel *self);
+
+/* Packs theta again, on OPS's queue, after it has changed. */
+void nf_model_repack (NfModel *self, NfOps *ops);
+
+/* The prior's variances on the host, (N, D); nf_model_set_variance() takes new ones. */
+const float *nf_model_get_variance (NfModel *self);
+void nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance);
+
+/* Writes the model with THETA (host) in place of its own parameters. */
+gboolean nf_model_write (NfModel *self, const float *theta, const char *path, GHashTable *metadata,
+                         GError **error);

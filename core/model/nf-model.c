@@ -1,0 +1,663 @@
+/* normflow: a flow's weights on a device. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-model-private.h"
+
+#include <math.h>
+#include <string.h>
+
+struct _NfModel
+{
+  GObject parent_instance;
+
+  NfDevice *device;
+  NfTensorFile *file; /* what it was loaded from, or NULL */
+  char *digest;       /* NULL after training changed it */
+  char *key;          /* in the table of shared models, or NULL */
+  double load_seconds;
+
+  NfWeights *weights; /* theta of it is freed once it is on the device */
+  NfBlockShape shape;
+  NfBlockWeights *blocks; /* T */
+  NfTokens tokens;
+
+  NfOps *ops; /* of the model's own, under the lock */
+  NfBuffer *theta;
+  NfBuffer *forward;   /* packed */
+  NfBuffer *backward;  /* packed, NULL until needed */
+  NfBuffer *reversed;  /* (T/2, N, d): positions of the blocks that run backwards */
+  NfBuffer *deviation; /* (N, D) */
+  gboolean deviates;   /* it is not all 1 */
+  GMutex lock;
+};
+
+G_DEFINE_FINAL_TYPE (NfModel, nf_model, G_TYPE_OBJECT)
+
+/* Models that this process has loaded, so that elements share their memory: content and device -> weak
+ * reference. */
+static GMutex shared_lock;
+static GHashTable *shared_models;
+
+static void
+weak_free (gpointer data)
+{
+  g_weak_ref_clear (data);
+  g_free (data);
+}
+
+static NfModel *
+find_shared (const char *key)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
+  GWeakRef *weak = shared_models ? g_hash_table_lookup (shared_models, key) : NULL;
+  return weak ? g_weak_ref_get (weak) : NULL;
+}
+
+/* SELF, or the model of the same content that another thread was quicker with. Takes SELF. */
+static NfModel *
+share (NfModel *self, const char *key)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
+  if (!shared_models)
+    shared_models = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, weak_free);
+  GWeakRef *weak = g_hash_table_lookup (shared_models, key);
+  NfModel *other = weak ? g_weak_ref_get (weak) : NULL;
+  if (other)
+    {
+      g_clear_pointer (&locker, g_mutex_locker_free);
+      g_object_unref (self);
+      return other;
+    }
+  weak = g_new0 (GWeakRef, 1);
+  g_weak_ref_init (weak, self);
+  g_hash_table_insert (shared_models, g_strdup (key), weak);
+  self->key = g_strdup (key);
+  return self;
+}
+
+void
+nf_model_make_private (NfModel *self)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
+  if (!self->key)
+    return;
+  GWeakRef *weak = g_hash_table_lookup (shared_models, self->key);
+  g_autoptr (NfModel) listed = weak ? g_weak_ref_get (weak) : NULL;
+  if (listed == self)
+    g_hash_table_remove (shared_models, self->key);
+  g_clear_pointer (&self->key, g_free);
+}
+
+static void
+nf_model_dispose (GObject *object)
+{
+  NfModel *self = NF_MODEL (object);
+
+  if (self->key)
+    {
+      g_mutex_lock (&shared_lock);
+      GWeakRef *weak = g_hash_table_lookup (shared_models, self->key);
+      NfModel *listed = weak ? g_weak_ref_get (weak) : NULL;
+      /* dead already, or replaced by a later load */
+      if (weak && !listed)
+        g_hash_table_remove (shared_models, self->key);
+      g_mutex_unlock (&shared_lock);
+      g_clear_object (&listed);
+      g_clear_pointer (&self->key, g_free);
+    }
+  G_OBJECT_CLASS (nf_model_parent_class)->dispose (object);
+}
+
+static void
+nf_model_finalize (GObject *object)
+{
+  NfModel *self = NF_MODEL (object);
+
+  g_clear_pointer (&self->ops, nf_ops_free);
+  g_clear_pointer (&self->theta, nf_buffer_free);
+  g_clear_pointer (&self->forward, nf_buffer_free);
+  g_clear_pointer (&self->backward, nf_buffer_free);
+  g_clear_pointer (&self->reversed, nf_buffer_free);
+  g_clear_pointer (&self->deviation, nf_buffer_free);
+  g_clear_pointer (&self->tokens.basis, nf_buffer_free);
+  for (guint t = 0; self->blocks && t < self->weights->config->n_blocks; t++)
+    g_free (self->blocks[t].layers);
+  g_free (self->blocks);
+  g_clear_pointer (&self->weights, nf_weights_free);
+  g_clear_object (&self->file);
+  g_clear_object (&self->device);
+  g_free (self->digest);
+  g_mutex_clear (&self->lock);
+  G_OBJECT_CLASS (nf_model_parent_class)->finalize (object);
+}
+
+static void
+nf_model_class_init (NfModelClass *class)
+{
+  G_OBJECT_CLASS (class)->dispose = nf_model_dispose;
+  G_OBJECT_CLASS (class)->finalize = nf_model_finalize;
+}
+
+static void
+nf_model_init (NfModel *self)
+{
+  g_mutex_init (&self->lock);
+}
+
+/* Structure */
+
+static const NfConfig *
+get_config (NfModel *self)
+{
+  return self->weights->config;
+}
+
+/* Calls FUNC for every linear layer, block by block. */
+static void
+for_each_linear (NfModel *self, void (*func) (NfModel *self, NfLinear *layer, gpointer data), gpointer data)
+{
+  for (guint t = 0; t < get_config (self)->n_blocks; t++)
+    {
+      NfBlockWeights *block = &self->blocks[t];
+      func (self, &block->in, data);
+      for (guint l = 0; l < self->shape.K; l++)
+        {
+          NfLayerWeights *layer = &block->layers[l];
+          func (self, &layer->qkv, data);
+          func (self, &layer->proj, data);
+          func (self, &layer->fc1, data);
+          func (self, &layer->fc2, data);
+        }
+      func (self, &block->out, data);
+    }
+}
+
+static NfLinear
+find_linear (NfModel *self, const char *prefix, const char *name, guint n_out, guint n_in)
+{
+  const NfParameters *parameters = self->weights->parameters;
+  return (NfLinear){
+    .w = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.weight", prefix, name)),
+    .bias = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.bias", prefix, name)),
+    .n_out = n_out,
+    .n_in = n_in,
+  };
+}
+
+static NfNorm
+find_norm (NfModel *self, const char *prefix, const char *name)
+{
+  const NfParameters *parameters = self->weights->parameters;
+  return (NfNorm){
+    .w = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.weight", prefix, name)),
+    .b = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.bias", prefix, name)),
+  };
+}
+
+static void
+find_block (NfModel *self, guint t)
+{
+  const NfParameters *parameters = self->weights->parameters;
+  const NfBlockShape *shape = &self->shape;
+  const guint d = shape->d;
+  NfBlockWeights *block = &self->blocks[t];
+  g_autofree char *prefix = g_strdup_printf ("blocks.%u", t);
+
+  block->flip = t % 2 == 1;
+  block->in = find_linear (self, prefix, "proj_in", d, shape->D);
+  block->out = find_linear (self, prefix, "proj_out", shape->nvp ? 2 * shape->D : shape->D, d);
+  block->position = nf_view (self->theta, nf_parameters_at (parameters, "%s.pos_embed", prefix));
+  block->ordered_position
+      = block->flip ? nf_view (self->reversed, (gsize)(t / 2) * shape->N * d) : block->position;
+  if (shape->n_classes > 0)
+    block->classes = nf_view (self->theta, nf_parameters_at (parameters, "%s.class_embed", prefix));
+  block->layers = g_new0 (NfLayerWeights, shape->K);
+  for (guint l = 0; l < shape->K; l++)
+    {
+      NfLayerWeights *layer = &block->layers[l];
+      g_autofree char *inner = g_strdup_printf ("%s.attn_blocks.%u", prefix, l);
+      layer->attention_norm = find_norm (self, inner, "attention.norm");
+      layer->qkv = find_linear (self, inner, "attention.qkv", 3 * d, d);
+      layer->proj = find_linear (self, inner, "attention.proj", d, d);
+      layer->mlp_norm = find_norm (self, inner, "mlp.norm");
+      layer->fc1 = find_linear (self, inner, "mlp.main.0", shape->hidden, d);
+      layer->fc2 = find_linear (self, inner, "mlp.main.2", d, shape->hidden);
+    }
+}
+
+static void
+count_packed (NfModel *self, NfLinear *layer, gpointer data)
+{
+  gsize *sizes = data;
+  sizes[0] += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, TRUE);
+  sizes[1] += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, FALSE);
+}
+
+static void
+place_forward (NfModel *self, NfLinear *layer, gpointer data)
+{
+  gsize *at = data;
+  layer->forward = nf_view (self->forward, *at);
+  *at += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, TRUE);
+}
+
+static void
+place_backward (NfModel *self, NfLinear *layer, gpointer data)
+{
+  gsize *at = data;
+  layer->backward = nf_view (self->backward, *at);
+  *at += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, FALSE);
+}
+
+static void
+pack_layer (NfModel *self, NfLinear *layer, gpointer data)
+{
+  NfOps *ops = data;
+  nf_ops_pack (ops, layer->w, layer->forward, layer->n_out, layer->n_in, TRUE);
+  if (layer->backward.buffer)
+    nf_ops_pack (ops, layer->w, layer->backward, layer->n_out, layer->n_in, FALSE);
+}
+
+void
+nf_model_repack (NfModel *self, NfOps *ops)
+{
+  const NfBlockShape *shape = &self->shape;
+
+  for_each_linear (self, pack_layer, ops);
+  for (guint t = 1; t < get_config (self)->n_blocks; t += 2)
+    nf_ops_reorder (ops, self->blocks[t].position, self->blocks[t].ordered_position, 1, shape->N, shape->d,
+                    TRUE, nf_view (NULL, 0));
+  g_clear_pointer (&self->digest, g_free);
+}
+
+gboolean
+nf_model_need_backward (NfModel *self, GError **error)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
+  if (self->backward)
+    return TRUE;
+
+  gsize sizes[2] = { 0, 0 }, at = 0;
+  for_each_linear (self, count_packed, sizes);
+  self->backward = nf_ops_alloc (self->ops, sizes[1]);
+  if (!self->backward)
+    return nf_ops_finish (self->ops, error);
+  for_each_linear (self, place_backward, &at);
+  g_autofree char *digest = g_steal_pointer (&self->digest);
+  nf_model_repack (self, self->ops);
+  self->digest = g_steal_pointer (&digest);
+  return nf_ops_finish (self->ops, error);
+}
+
+/* Rows are the vectors of the orthonormal two-dimensional DCT-II of each plane's part of a token. */
+static void
+fill_dct (const NfConfig *config, float *basis)
+{
+  const guint D = nf_config_features (config);
+  for (guint at = 0; at < D;)
+    {
+      const guint side
+          = config->layout == NF_PIXELS_YUV420 && at > 0 ? config->patch_size / 2 : config->patch_size;
+      for (guint u = 0; u < side * side; u++)
+        for (guint i = 0; i < side * side; i++)
+          {
+            const guint frequency[2] = { u / side, u % side }, place[2] = { i / side, i % side };
+            double value = 1;
+            for (guint a = 0; a < 2; a++)
+              value *= sqrt ((frequency[a] ? 2.0 : 1.0) / side)
+                       * cos (G_PI * (2 * place[a] + 1) * frequency[a] / (2.0 * side));
+            basis[(gsize)(at + u) * D + at + i] = (float)value;
+          }
+      at += side * side;
+    }
+}
+
+void
+nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
+{
+  const gsize n = (gsize)self->shape.N * self->shape.D;
+  g_autofree float *deviation = g_new (float, n);
+
+  self->deviates = FALSE;
+  for (gsize i = 0; i < n; i++)
+    {
+      deviation[i] = sqrtf (variance[i]);
+      self->deviates = self->deviates || deviation[i] != 1.0f;
+    }
+  if (variance != self->weights->variance)
+    memcpy (self->weights->variance, variance, n * sizeof *variance);
+  nf_ops_write (ops, nf_view (self->deviation, 0), deviation, n * sizeof *deviation);
+}
+
+/* Puts WEIGHTS, which it takes, on DEVICE. */
+static NfModel *
+build (NfWeights *weights, NfDevice *device, GError **error)
+{
+  g_autoptr (NfModel) self = g_object_new (NF_TYPE_MODEL, NULL);
+  const NfConfig *config = weights->config;
+  const guint D = nf_config_features (config), N = nf_config_tokens (config), d = config->width;
+
+  self->weights = weights;
+  self->device = g_object_ref (device);
+  self->shape = (NfBlockShape){ .N = N,
+                                .D = D,
+                                .d = d,
+                                .H = d / config->head_dim,
+                                .head_dim = config->head_dim,
+                                .hidden = config->expansion * d,
+                                .K = config->n_layers,
+                                .n_classes = config->n_classes,
+                                .nvp = config->nvp };
+  self->tokens = (NfTokens){ .p = config->patch_size,
+                             .side = config->img_size / config->patch_size,
+                             .yuv = config->layout == NF_PIXELS_YUV420,
+                             .D = D,
+                             .steps = config->noise == NF_NOISE_UNIFORM ? NF_LATTICE : 0 };
+  self->ops = nf_ops_new (device, config->head_dim, D, error);
+  if (!self->ops)
+    return NULL;
+
+  const gsize n = weights->parameters->n;
+  self->theta = nf_ops_alloc (self->ops, n);
+  self->reversed = nf_ops_alloc (self->ops, (gsize)MAX (config->n_blocks / 2, 1) * N * d);
+  self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
+  if (config->basis == NF_BASIS_DCT)
+    {
+      g_autofree float *basis = g_new0 (float, (gsize)D *D);
+      fill_dct (config, basis);
+      self->tokens.basis = nf_ops_alloc (self->ops, (gsize)D * D);
+      if (self->tokens.basis)
+        nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
+    }
+  self->blocks = g_new0 (NfBlockWeights, config->n_blocks);
+  for (guint t = 0; t < config->n_blocks; t++)
+    find_block (self, t);
+  gsize sizes[2] = { 0, 0 }, at = 0;
+  for_each_linear (self, count_packed, sizes);
+  self->forward = nf_ops_alloc (self->ops, sizes[0]);
+  if (!self->theta || !self->reversed || !self->deviation || !self->forward)
+    {
+      nf_ops_finish (self->ops, error);
+      return NULL;
+    }
+  for_each_linear (self, place_forward, &at);
+  nf_ops_write (self->ops, nf_view (self->theta, 0), weights->theta, n * sizeof (float));
+  nf_model_set_variance (self, self->ops, weights->variance);
+  nf_model_repack (self, self->ops);
+  if (!nf_ops_finish (self->ops, error))
+    return NULL;
+  g_clear_pointer (&weights->theta, g_free);
+  return g_steal_pointer (&self);
+}
+
+/* Finding and loading */
+
+#define DEFAULT_MODEL "normflow-yuv420-32"
+
+char *
+nf_model_find (const char *name, GError **error)
+{
+  if (!name || !*name)
+    name = DEFAULT_MODEL;
+  if (strchr (name, G_DIR_SEPARATOR) || g_file_test (name, G_FILE_TEST_IS_REGULAR))
+    {
+      if (g_file_test (name, G_FILE_TEST_EXISTS))
+        return g_strdup (name);
+      g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND, "there is no model file %s", name);
+      return NULL;
+    }
+
+  const char *path = g_getenv ("NORMFLOW_MODEL_PATH");
+  g_autofree char *all = path && *path ? g_strconcat (path, G_SEARCHPATH_SEPARATOR_S, NF_MODELS_DIR, NULL)
+                                       : g_strdup (NF_MODELS_DIR);
+  g_auto (GStrv) folders = g_strsplit (all, G_SEARCHPATH_SEPARATOR_S, -1);
+  g_autofree char *base
+      = g_str_has_suffix (name, ".safetensors") ? g_strdup (name) : g_strconcat (name, ".safetensors", NULL);
+  for (char **folder = folders; *folder; folder++)
+    {
+      g_autofree char *file = **folder ? g_build_filename (*folder, base, NULL) : NULL;
+      if (file && g_file_test (file, G_FILE_TEST_IS_REGULAR))
+        return g_steal_pointer (&file);
+    }
+  g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+               "there is no model %s in %s; give a file, or add its folder to NORMFLOW_MODEL_PATH", base,
+               all);
+  return NULL;
+}
+
+static gboolean
+tell (NfProgressFunc progress, const char *phase, double fraction, gpointer data, GCancellable *cancellable,
+      GError **error)
+{
+  if (progress)
+    progress (phase, fraction, data);
+  if (!g_cancellable_is_cancelled (cancellable))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
+  return FALSE;
+}
+
+NfModel *
+nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
+               GCancellable *cancellable, GError **error)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
+  const gint64 start = g_get_monotonic_time ();
+  const double built = nf_device_get_build_seconds (device);
+
+  if (!tell (progress, "load", 0, data, cancellable, error))
+    return NULL;
+  g_autofree char *path = nf_model_find (name, error);
+  g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
+  g_autoptr (NfWeights) weights = file ? nf_weights_read (file, error) : NULL;
+  if (!weights || !tell (progress, "load", 0.5, data, cancellable, error))
+    return NULL;
+  g_autofree char *digest = nf_weights_digest (weights);
+  g_autofree char *key
+      = g_strdup_printf ("%s %s %s", digest, nf_device_get_info (device)->id, nf_device_get_kernels (device));
+  NfModel *other = find_shared (key);
+  if (other)
+    return other;
+  if (!tell (progress, "build", 0, data, cancellable, error))
+    return NULL;
+
+  g_autoptr (NfModel) self = build (g_steal_pointer (&weights), device, error);
+  if (!self || !tell (progress, "build", 1, data, cancellable, error))
+    return NULL;
+  self->file = g_steal_pointer (&file);
+  self->digest = g_steal_pointer (&digest);
+  self->load_seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC
+                       - (nf_device_get_build_seconds (device) - built);
+  return share (g_steal_pointer (&self), key);
+}
+
+NfModel *
+nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, GError **error)
+{
+  g_return_val_if_fail (config && NF_IS_DEVICE (device), NULL);
+  if (!nf_config_check (config, "new model", error))
+    return NULL;
+  g_autoptr (NfWeights) weights = nf_weights_new (config);
+  if (!weights->theta)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " parameters",
+                   weights->parameters->n);
+      return NULL;
+    }
+  nf_parameters_initialise (weights->parameters, seed, weights->theta);
+  return build (g_steal_pointer (&weights), device, error);
+}
+
+/* The parameters as they are on the device; free with g_free(). */
+static float *
+download (NfModel *self, GError **error)
+{
+  const gsize n = self->weights->parameters->n;
+  g_autofree float *theta = g_try_new (float, n);
+  if (!theta)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " parameters", n);
+      return NULL;
+    }
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
+  return nf_ops_read (self->ops, nf_view (self->theta, 0), theta, n * sizeof *theta, error)
+             ? g_steal_pointer (&theta)
+             : NULL;
+}
+
+gboolean
+nf_model_write (NfModel *self, const float *theta, const char *path, GHashTable *metadata, GError **error)
+{
+  NfWeights weights = *self->weights;
+  weights.theta = (float *)theta;
+  return nf_weights_write (&weights, path, metadata, error);
+}
+
+gboolean
+nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), FALSE);
+  g_autofree float *theta = download (self, error);
+  return theta && nf_model_write (self, theta, path, metadata, error);
+}
+
+/* Asking */
+
+const NfBlockShape *
+nf_model_get_shape (NfModel *self)
+{
+  return &self->shape;
+}
+
+const NfBlockWeights *
+nf_model_get_block (NfModel *self, guint t)
+{
+  return &self->blocks[t];
+}
+
+const NfTokens *
+nf_model_get_tokens (NfModel *self)
+{
+  return &self->tokens;
+}
+
+NfView
+nf_model_get_deviations (NfModel *self)
+{
+  return nf_view (self->deviates ? self->deviation : NULL, 0);
+}
+
+const NfParameters *
+nf_model_get_parameters (NfModel *self)
+{
+  return self->weights->parameters;
+}
+
+NfBuffer *
+nf_model_get_theta (NfModel *self)
+{
+  return self->theta;
+}
+
+const float *
+nf_model_get_variance (NfModel *self)
+{
+  return self->weights->variance;
+}
+
+NfOps *
+nf_model_new_ops (NfModel *self, GError **error)
+{
+  return nf_ops_new (self->device, self->shape.head_dim, self->shape.D, error);
+}
+
+const NfConfig *
+nf_model_get_config (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  return get_config (self);
+}
+
+NfDevice *
+nf_model_get_device (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  return self->device;
+}
+
+const char *
+nf_model_get_path (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  return self->file ? nf_tensor_file_get_path (self->file) : NULL;
+}
+
+const char *
+nf_model_get_metadata (NfModel *self, const char *key)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  return self->file ? nf_tensor_file_get_metadata (self->file, key) : NULL;
+}
+
+const char *
+nf_model_get_digest (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  if (!self->digest)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree float *theta = download (self, &error);
+      if (!theta)
+        {
+          g_warning ("cannot read the model's parameters back: %s", error->message);
+          return "";
+        }
+      NfWeights weights = *self->weights;
+      weights.theta = theta;
+      self->digest = nf_weights_digest (&weights);
+    }
+  return self->digest;
+}
+
+char *
+nf_model_digest_of_file (const char *path, GError **error)
+{
+  g_return_val_if_fail (path, NULL);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  g_autoptr (NfWeights) weights = file ? nf_weights_read (file, error) : NULL;
+  return weights ? nf_weights_digest (weights) : NULL;
+}
+
+guint64
+nf_model_count_parameters (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), 0);
+  return self->weights->parameters->n;
+}
+
+gboolean
+nf_model_get_parameter (NfModel *self, const char *name, gsize *offset, gsize *n_elements)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self) && name, FALSE);
+  const NfParameter *parameter = nf_parameters_lookup (self->weights->parameters, name);
+  if (!parameter)
+    return FALSE;
+  *offset = parameter->at;
+  *n_elements = parameter->n;
+  return TRUE;
+}
+
+double
+nf_model_get_flops (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), 0);
+  const NfBlockShape *shape = &self->shape;
+  const double N = shape->N, d = shape->d, out = shape->nvp ? 2.0 * shape->D : shape->D;
+  const double layer = N * (4 * d * d + 2 * d * shape->hidden) + d * N * (N + 1);
+  return 2 * get_config (self)->n_blocks * (N * d * (shape->D + out) + shape->K * layer);
+}
+
+double
+nf_model_get_load_seconds (NfModel *self)
+{
+  g_return_val_if_fail (NF_IS_MODEL (self), 0);
+  return self->load_seconds;
+}
