@@ -5,6 +5,7 @@
 #include <nf-config.h>
 #include <nf-device.h>
 #include <nf-frame.h>
+#include <nf-half.h>
 #include <nf-model.h>
 #include <nf-random.h>
 #include <nf-session.h>
