@@ -166,15 +166,15 @@ nf_affine_inverse (__global float *u, ulong u_at, __global const float *o, int B
     nf_snap_token (u, basis, has_basis, snap_steps, D);
 }
 
-/* to[b, n] = from[b, N-1-n] (flip) or a copy, times scale[n] if scaled (the prior's standard deviations). Global size (B N). */
+/* to[b, n] = from[b, m], m = N-1-n (flip) or n, times scale[m] if scaled (the prior's standard deviations). Global size (B N). */
 __kernel void
 nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip,
             __global const float *scale, ulong scale_at, int scaled)
 {
-  const int m = get_global_id (0), b = m / N, n = m % N;
-  from += from_at + ((size_t)b * N + (flip ? N - 1 - n : n)) * D;
-  to += to_at + (size_t)m * D;
-  scale += scale_at + (size_t)n * D;
+  const int row = get_global_id (0), b = row / N, n = row % N, m = flip ? N - 1 - n : n;
+  from += from_at + ((size_t)b * N + m) * D;
+  to += to_at + (size_t)row * D;
+  scale += scale_at + (size_t)m * D;
   for (int i = 0; i < D; i += VW)
     {
       const floatv v = nf_load_head (from + i, D - i);

@@ -287,11 +287,12 @@ nf_model_need_backward (NfModel *self, GError **error)
   return nf_ops_finish (self->ops, error);
 }
 
-/* Rows are the vectors of the orthonormal two-dimensional DCT-II of each plane's part of a token. */
-static void
-fill_dct (const NfConfig *config, float *basis)
+void
+nf_model_fill_basis (const NfConfig *config, float *basis)
 {
   const guint D = nf_config_features (config);
+
+  memset (basis, 0, (gsize)D * D * sizeof *basis);
   for (guint at = 0; at < D;)
     {
       const guint side
@@ -362,7 +363,7 @@ build (NfWeights *weights, NfDevice *device, GError **error)
   if (config->basis == NF_BASIS_DCT)
     {
       g_autofree float *basis = g_new0 (float, (gsize)D *D);
-      fill_dct (config, basis);
+      nf_model_fill_basis (config, basis);
       self->tokens.basis = nf_ops_alloc (self->ops, (gsize)D * D);
       if (self->tokens.basis)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);

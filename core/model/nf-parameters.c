@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The table */
@@ -357,8 +358,9 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
   g_array_append_val (tensors, variance);
 
   /* The official code's strict loading wants its masks. */
-  g_autofree float *mask = g_new0 (float, (gsize)N *N);
-  for (guint i = 0; i < N; i++)
+  const gboolean masks = N <= MAX_MASK;
+  g_autofree float *mask = g_new0 (float, masks ? (gsize)N *N : 1);
+  for (guint i = 0; masks && i < N; i++)
     for (guint j = 0; j <= i; j++)
       mask[(gsize)i * N + j] = 1.0f;
   for (guint t = 0; masks && t < self->config->n_blocks; t++)

@@ -168,7 +168,7 @@ typedef struct
 void nf_ops_affine_inverse (NfOps *ops, NfView u, NfBuffer *o, guint B, guint N, guint n, gboolean nvp,
                             const NfInverse *inverse, const NfTokens *tokens);
 
-/* to (B, N, D) = from, tokens reversed if FLIP, times SCALE (N, D) unless its buffer is NULL. */
+/* to (B, N, D) = from, times SCALE (N, D) unless its buffer is NULL, then tokens reversed if FLIP. */
 void nf_ops_reorder (NfOps *ops, NfView from, NfView to, guint B, guint N, guint D, gboolean flip,
                      NfView scale);
 

@@ -1,0 +1,597 @@
+/* normflow: maximum-likelihood training. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-flow.h"
+#include "nf-random.h"
+#include "nf-trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#define HALF_LOG_2PI 0.91893853320467274178
+#define EXPLOSION 20.0                    /* times the mean gradient norm: the step is skipped */
+#define NORM_MEMORY 0.98                  /* of the running mean of gradient norms */
+#define NORM_SETTLED 20                   /* steps before that mean is trusted */
+#define VARIANCE_RATE 0.1                 /* of the prior's variance in volume-preserving models */
+#define DROPOUT_STREAM ((guint64)1 << 62) /* random streams beside that of the noise, which is the step */
+#define EVALUATE_STREAM ((guint64)1 << 63)
+
+struct _NfTrainer
+{
+  GObject parent_instance;
+
+  NfModel *model;
+  NfFlow *flow;
+  NfTrainOptions options;
+  gsize n; /* parameters */
+
+  NfBuffer *gradients, *m, *v, *average, *saved;
+  NfBuffer *partial; /* of the gradient's norm */
+  NfBuffer *tiles;   /* 8-bit */
+  gsize tiles_size;
+
+  guint64 step;    /* seen */
+  guint64 updates; /* made: less those skipped */
+  double norm;     /* running mean */
+};
+
+G_DEFINE_FINAL_TYPE (NfTrainer, nf_trainer, G_TYPE_OBJECT)
+
+void
+nf_train_options_init (NfTrainOptions *options)
+{
+  *options = (NfTrainOptions){
+    .steps = 10000,
+    .warmup = 100,
+    .lr = 1e-4,
+    .lr_min = 1e-6,
+    .beta1 = 0.9,
+    .beta2 = 0.95,
+    .eps = 1e-8,
+    .weight_decay = 1e-4,
+  };
+}
+
+double
+nf_loss_to_bits_per_dim (double loss)
+{
+  return (loss + HALF_LOG_2PI) / G_LN2 + 7;
+}
+
+static void
+nf_trainer_finalize (GObject *object)
+{
+  NfTrainer *self = NF_TRAINER (object);
+  NfBuffer **buffers[]
+      = { &self->gradients, &self->m, &self->v, &self->average, &self->saved, &self->partial, &self->tiles };
+
+  for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
+    g_clear_pointer (buffers[i], nf_buffer_free);
+  g_clear_pointer (&self->flow, nf_flow_free);
+  g_clear_object (&self->model);
+  G_OBJECT_CLASS (nf_trainer_parent_class)->finalize (object);
+}
+
+static void
+nf_trainer_class_init (NfTrainerClass *class)
+{
+  G_OBJECT_CLASS (class)->finalize = nf_trainer_finalize;
+}
+
+static void
+nf_trainer_init (NfTrainer *self)
+{
+}
+
+static gboolean
+check_options (const NfTrainOptions *o, GError **error)
+{
+  const struct
+  {
+    const char *name;
+    double value, low, high;
+  } ranges[] = {
+    { "lr", o->lr, 0, 1 },
+    { "lr_min", o->lr_min, 0, 1 },
+    { "beta1", o->beta1, 0, 0.999999 },
+    { "beta2", o->beta2, 0, 0.999999 },
+    { "eps", o->eps, 1e-30, 1 },
+    { "weight_decay", o->weight_decay, 0, 1 },
+    { "clip", o->clip, 0, 1e30 },
+    { "ema", o->ema, 0, 0.9999999 },
+    { "label_dropout", o->label_dropout, 0, 1 },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (ranges); i++)
+    if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                     "training option %s is %g; it must lie between %g and %g", ranges[i].name,
+                     ranges[i].value, ranges[i].low, ranges[i].high);
+        return FALSE;
+      }
+  return TRUE;
+}
+
+NfTrainer *
+nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
+{
+  g_return_val_if_fail (NF_IS_MODEL (model) && options, NULL);
+  if (!check_options (options, error))
+    return NULL;
+  g_autoptr (NfTrainer) self = g_object_new (NF_TYPE_TRAINER, NULL);
+  self->model = g_object_ref (model);
+  self->options = *options;
+  self->n = nf_model_count_parameters (model);
+  self->flow = nf_flow_new (model, error);
+  if (!self->flow || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
+    return NULL;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  nf_model_make_private (model);
+  self->gradients = nf_ops_alloc (ops, self->n);
+  self->m = nf_ops_alloc (ops, self->n);
+  self->v = nf_ops_alloc (ops, self->n);
+  self->partial = nf_ops_alloc (ops, nf_ops_sum_parts (self->n));
+  if (options->ema > 0)
+    {
+      self->average = nf_ops_alloc (ops, self->n);
+      if (self->average)
+        nf_ops_copy (ops, nf_view (nf_model_get_theta (model), 0), nf_view (self->average, 0), self->n);
+    }
+  return nf_ops_finish (ops, error) ? g_steal_pointer (&self) : NULL;
+}
+
+guint64
+nf_trainer_get_step (NfTrainer *self)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self), 0);
+  return self->step;
+}
+
+/* Data */
+
+static gboolean
+upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const gsize bytes = nf_config_tile_bytes (config), S = config->img_size,
+              half = config->layout == NF_PIXELS_YUV420 ? S / 2 : S;
+
+  if (B * bytes > self->tiles_size)
+    {
+      g_clear_pointer (&self->tiles, nf_buffer_free);
+      self->tiles_size = B * bytes;
+      self->tiles = nf_ops_alloc (ops, (self->tiles_size + 3) / 4);
+      if (!self->tiles)
+        {
+          self->tiles_size = 0;
+          return nf_ops_finish (ops, error);
+        }
+    }
+  nf_ops_write (ops, nf_view (self->tiles, 0), tiles, B * bytes);
+  *planes = (NfPlanes){
+    .bytes = self->tiles,
+    .at = { 0, S * S, S * S + half * half },
+    .stride = { (gint)S, (gint)half, (gint)half },
+    .step = { 1, 1, 1 },
+    .width = (guint)S,
+    .height = (guint)S,
+    .tiles_x = 1,
+    .tile_bytes = bytes,
+  };
+  return TRUE;
+}
+
+/* Noisy tokens of tiles first .. first+count-1 into the flow's input. */
+static void
+add_noise (NfTrainer *self, const NfPlanes *planes, guint first, guint count, guint64 stream)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  nf_ops_pixels_to_tokens (
+      nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model), first, count,
+      config->noise == NF_NOISE_UNIFORM ? NF_DEQUANTISE_UNIFORM : NF_DEQUANTISE_GAUSSIAN,
+      (float)config->noise_std, self->options.seed, stream, nf_view (nf_flow_get_input (self->flow), 0));
+}
+
+/* Adds the sums of half squares and log-determinants of COUNT samples; waits. */
+static gboolean
+add_sums (NfTrainer *self, guint count, double sums[2], GError **error)
+{
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const gsize n = (gsize)count * nf_model_get_shape (self->model)->N;
+  g_autofree float *half_square = g_new (float, n), *log_det = g_new (float, n);
+
+  nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0), half_square,
+                     n * sizeof *half_square);
+  nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), log_det, n * sizeof *log_det);
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  for (gsize i = 0; i < n; i++)
+    {
+      sums[0] += (double)half_square[i];
+      sums[1] += (double)log_det[i];
+    }
+  return TRUE;
+}
+
+static gboolean
+check_labels (NfTrainer *self, const gint *labels, guint B, GError **error)
+{
+  const guint classes = nf_model_get_config (self->model)->n_classes;
+  for (guint i = 0; labels && i < B; i++)
+    if (labels[i] < -1 || labels[i] >= (gint)MAX (classes, 1))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                     "class %d is out of range: the model has %u classes (-1 is none)", labels[i], classes);
+        return FALSE;
+      }
+  return TRUE;
+}
+
+/* LABELS with some of them dropped; NULL if there are none. */
+static gint *
+drop_labels (NfTrainer *self, const gint *labels, guint B)
+{
+  if (!labels)
+    return NULL;
+  gint *kept = g_memdup2 (labels, B * sizeof *labels);
+  for (guint i = 0; i < B; i++)
+    if (nf_random_uniform (self->options.seed, DROPOUT_STREAM | self->step, i) < self->options.label_dropout)
+      kept[i] = -1;
+  return kept;
+}
+
+/* A step */
+
+static double
+learning_rate (NfTrainer *self)
+{
+  const NfTrainOptions *o = &self->options;
+  if (self->step < o->warmup)
+    return o->lr * (double)(self->step + 1) / (double)o->warmup;
+  const double done = (double)(self->step - o->warmup),
+               all = (double)MAX (o->steps - MIN (o->steps, o->warmup), 1);
+  return o->lr_min + 0.5 * (o->lr - o->lr_min) * (1 + cos (G_PI * MIN (done / all, 1)));
+}
+
+static gboolean
+gradient_norm (NfTrainer *self, double *norm, GError **error)
+{
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint parts = nf_ops_sum_parts (self->n);
+  g_autofree float *partial = g_new (float, parts);
+  double sum = 0;
+
+  nf_ops_sum_squares (ops, nf_view (self->gradients, 0), self->n, self->partial);
+  if (!nf_ops_read (ops, nf_view (self->partial, 0), partial, parts * sizeof *partial, error))
+    return FALSE;
+  for (guint i = 0; i < parts; i++)
+    sum += (double)partial[i];
+  *norm = sqrt (sum);
+  return TRUE;
+}
+
+static void
+update (NfTrainer *self, double norm, double lr)
+{
+  const NfTrainOptions *o = &self->options;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const double t = (double)++self->updates;
+  /* the average forgets its beginning */
+  const double ema = MIN (o->ema, (1 + t) / (10 + t));
+  const NfAdamW adamw = {
+    .theta = nf_model_get_theta (self->model),
+    .grad = self->gradients,
+    .m = self->m,
+    .v = self->v,
+    .average = self->average,
+    .n = self->n,
+    .clip = o->clip > 0 && norm > o->clip ? (float)(o->clip / norm) : 1.0f,
+    .lr = (float)lr,
+    .beta1 = (float)o->beta1,
+    .beta2 = (float)o->beta2,
+    .fix1 = (float)(1 / (1 - pow (o->beta1, t))),
+    .fix2 = (float)(1 / (1 - pow (o->beta2, t))),
+    .eps = (float)o->eps,
+    .decay = (float)o->weight_decay,
+    .ema = self->average ? (float)ema : -1.0f,
+  };
+  nf_ops_adamw (ops, &adamw);
+  nf_model_repack (self->model, ops);
+}
+
+/* The prior's variance of a volume-preserving model follows the mean square of z (Zhai et al., official code:
+ * lerp by 0.1). */
+static gboolean
+follow_variance (NfTrainer *self, const NfPlanes *planes, guint B, const gint *labels, GError **error)
+{
+  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const gsize n = (gsize)shape->N * shape->D;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
+  if (batch == 0)
+    return FALSE;
+
+  g_autofree double *square = g_new0 (double, n);
+  g_autofree float *z = g_new (float, batch *n), *variance = g_new (float, n);
+  for (guint first = 0; first < B; first += batch)
+    {
+      const guint count = MIN (batch, B - first);
+      add_noise (self, planes, first, count, self->step);
+      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
+      nf_flow_forward (self->flow, count, NULL, 0);
+      if (!nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), z, count * n * sizeof *z, error))
+        return FALSE;
+      for (gsize i = 0; i < count * n; i++)
+        square[i % n] += (double)z[i] * (double)z[i];
+    }
+  const float *old = nf_model_get_variance (self->model);
+  for (gsize i = 0; i < n; i++)
+    variance[i] = (float)((1 - VARIANCE_RATE) * (double)old[i] + VARIANCE_RATE * square[i] / B);
+  nf_model_set_variance (self->model, ops, variance);
+  return TRUE;
+}
+
+gboolean
+nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, NfTrainReport *report,
+                 GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && tiles && B > 0 && report, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const double dimensions = (double)B * shape->N * shape->D;
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
+  NfPlanes planes;
+  double sums[2] = { 0, 0 };
+  if (batch == 0 || !check_labels (self, labels, B, error) || !upload_tiles (self, tiles, B, &planes, error))
+    return FALSE;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  g_autofree gint *kept = drop_labels (self, labels, B);
+  nf_ops_fill (ops, nf_view (self->gradients, 0), 0.0f, self->n);
+  for (guint first = 0; first < B; first += batch)
+    {
+      const guint count = MIN (batch, B - first);
+      add_noise (self, &planes, first, count, self->step);
+      nf_flow_set_labels (self->flow, kept ? kept + first : NULL, count, 1);
+      nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->gradients);
+      if (!add_sums (self, count, sums, error))
+        return FALSE;
+    }
+  double norm;
+  if (!gradient_norm (self, &norm, error))
+    return FALSE;
+
+  const double loss = (sums[0] - sums[1]) / dimensions, lr = learning_rate (self);
+  const gboolean exploded = self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
+  report->skipped = !isfinite (loss) || !isfinite (norm) || exploded;
+  if (!report->skipped)
+    {
+      update (self, norm, lr);
+      self->norm = self->updates == 1 ? norm : NORM_MEMORY * self->norm + (1 - NORM_MEMORY) * norm;
+      if (!config->nvp && !follow_variance (self, &planes, B, kept, error))
+        return FALSE;
+    }
+  self->step++;
+  report->step = self->step;
+  report->loss = loss;
+  report->bits_per_dim = config->noise == NF_NOISE_UNIFORM ? nf_loss_to_bits_per_dim (loss) : (double)NAN;
+  report->grad_norm = norm;
+  report->lr = lr;
+  return nf_ops_finish (ops, error);
+}
+
+static gboolean
+evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, double *loss, GError **error)
+{
+  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
+  NfPlanes planes;
+  double sums[2] = { 0, 0 };
+  if (batch == 0 || !upload_tiles (self, tiles, B, &planes, error))
+    return FALSE;
+
+  for (guint first = 0; first < B; first += batch)
+    {
+      const guint count = MIN (batch, B - first);
+      add_noise (self, &planes, first, count, EVALUATE_STREAM);
+      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
+      nf_flow_forward (self->flow, count, NULL, 0);
+      if (!add_sums (self, count, sums, error))
+        return FALSE;
+    }
+  *loss = (sums[0] - sums[1]) / ((double)B * shape->N * shape->D);
+  return TRUE;
+}
+
+/* Puts FROM in the place of the model's parameters. */
+static void
+set_theta (NfTrainer *self, NfBuffer *from)
+{
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  nf_ops_copy (ops, nf_view (from, 0), nf_view (nf_model_get_theta (self->model), 0), self->n);
+  nf_model_repack (self->model, ops);
+}
+
+gboolean
+nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, gboolean use_ema,
+                     double *loss, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && tiles && B > 0 && loss, FALSE);
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  if (!check_labels (self, labels, B, error))
+    return FALSE;
+  if (!use_ema || !self->average)
+    return evaluate (self, tiles, B, labels, loss, error);
+
+  if (!self->saved)
+    self->saved = nf_ops_alloc (ops, self->n);
+  if (!self->saved)
+    return nf_ops_finish (ops, error);
+  nf_ops_copy (ops, nf_view (nf_model_get_theta (self->model), 0), nf_view (self->saved, 0), self->n);
+  set_theta (self, self->average);
+  const gboolean evaluated = evaluate (self, tiles, B, labels, loss, error);
+  set_theta (self, self->saved);
+  return nf_ops_finish (ops, evaluated ? error : NULL) && evaluated;
+}
+
+/* Checkpoints */
+
+#define N_STATE 3 /* step, updates, norm */
+
+static float *
+download (NfTrainer *self, NfBuffer *buffer, const char *what, GError **error)
+{
+  g_autofree float *values = g_try_new (float, self->n);
+  if (!values)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " values of %s",
+                   self->n, what);
+      return NULL;
+    }
+  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (buffer, 0), values, self->n * sizeof *values,
+                    error))
+    return NULL;
+  for (gsize i = 0; i < self->n; i++)
+    if (!isfinite (values[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                     "%s holds values that are not finite; nothing was written", what);
+        return NULL;
+      }
+  return g_steal_pointer (&values);
+}
+
+gboolean
+nf_trainer_save (NfTrainer *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
+  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const double state[N_STATE] = { (double)self->step, (double)self->updates, self->norm };
+  const struct
+  {
+    const char *name;
+    NfBuffer *buffer;
+  } parts[] = { { "parameters", nf_model_get_theta (self->model) },
+                { "moment1", self->m },
+                { "moment2", self->v },
+                { "average", self->average } };
+  g_autoptr (GPtrArray) owned = g_ptr_array_new_with_free_func (g_free);
+  NfTensor tensors[G_N_ELEMENTS (parts) + 2];
+  guint n = 0;
+
+  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
+    {
+      if (!parts[i].buffer)
+        continue;
+      float *values = download (self, parts[i].buffer, parts[i].name, error);
+      if (!values)
+        return FALSE;
+      g_ptr_array_add (owned, values);
+      tensors[n++] = (NfTensor){ .name = (char *)parts[i].name,
+                                 .dtype = NF_DTYPE_F32,
+                                 .n_dims = 1,
+                                 .dims = { self->n },
+                                 .n_elements = self->n,
+                                 .data = (const guint8 *)values };
+    }
+  tensors[n++] = (NfTensor){ .name = (char *)"state",
+                             .dtype = NF_DTYPE_F64,
+                             .n_dims = 1,
+                             .dims = { N_STATE },
+                             .n_elements = N_STATE,
+                             .data = (const guint8 *)state };
+  tensors[n++] = (NfTensor){ .name = (char *)"var",
+                             .dtype = NF_DTYPE_F32,
+                             .n_dims = 2,
+                             .dims = { shape->N, shape->D },
+                             .n_elements = (guint64)shape->N * shape->D,
+                             .data = (const guint8 *)nf_model_get_variance (self->model) };
+
+  g_autoptr (GHashTable) metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
+  g_hash_table_insert (metadata, g_strdup ("format"), g_strdup ("normflow checkpoint"));
+  g_hash_table_insert (metadata, g_strdup ("config"), nf_config_to_json (nf_model_get_config (self->model)));
+  return nf_tensor_file_write (path, tensors, n, metadata, error);
+}
+
+static gboolean
+read_part (NfTensorFile *file, const char *name, NfDtype dtype, guint64 n, gpointer out, GError **error)
+{
+  const NfTensor *tensor = nf_tensor_file_lookup (file, name);
+  if (!tensor || tensor->dtype != dtype || tensor->n_elements != n)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s is not a whole checkpoint: %s is %s",
+                   nf_tensor_file_get_path (file), name, tensor ? "of the wrong type or size" : "missing");
+      return FALSE;
+    }
+  if (dtype == NF_DTYPE_F64)
+    nf_tensor_to_double (tensor, out);
+  else
+    nf_tensor_to_float (tensor, out);
+  for (guint64 i = 0; i < n; i++)
+    if (!isfinite (dtype == NF_DTYPE_F64 ? ((double *)out)[i] : (double)((float *)out)[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s holds values that are not finite",
+                     nf_tensor_file_get_path (file), name);
+        return FALSE;
+      }
+  return TRUE;
+}
+
+gboolean
+nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
+  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const gsize latents = (gsize)shape->N * shape->D;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  if (!file)
+    return FALSE;
+  g_autofree char *ours = nf_config_to_json (nf_model_get_config (self->model));
+  const char *theirs = nf_tensor_file_get_metadata (file, "config");
+  if (g_strcmp0 (ours, theirs) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s is a checkpoint of another model: %s, not %s", path,
+                   theirs ? theirs : "without configuration", ours);
+      return FALSE;
+    }
+
+  /* all of it is read and checked before any of it is taken up */
+  double state[N_STATE];
+  g_autofree float *theta = g_new (float, self->n), *m = g_new (float, self->n), *v = g_new (float, self->n),
+                   *average = g_new (float, self->n), *variance = g_new (float, latents);
+  if (!read_part (file, "parameters", NF_DTYPE_F32, self->n, theta, error)
+      || !read_part (file, "moment1", NF_DTYPE_F32, self->n, m, error)
+      || !read_part (file, "moment2", NF_DTYPE_F32, self->n, v, error)
+      || (self->average && !read_part (file, "average", NF_DTYPE_F32, self->n, average, error))
+      || !read_part (file, "state", NF_DTYPE_F64, N_STATE, state, error)
+      || !read_part (file, "var", NF_DTYPE_F32, latents, variance, error))
+    return FALSE;
+  if (state[0] < 0 || state[1] < 0 || state[1] > state[0] || state[0] > 1e15)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims %g updates in %g steps", path, state[1],
+                   state[0]);
+      return FALSE;
+    }
+  const gsize bytes = self->n * sizeof (float);
+  nf_ops_write (ops, nf_view (nf_model_get_theta (self->model), 0), theta, bytes);
+  nf_ops_write (ops, nf_view (self->m, 0), m, bytes);
+  nf_ops_write (ops, nf_view (self->v, 0), v, bytes);
+  if (self->average)
+    nf_ops_write (ops, nf_view (self->average, 0), average, bytes);
+  nf_model_set_variance (self->model, ops, variance);
+  nf_model_repack (self->model, ops);
+  self->step = (guint64)state[0];
+  self->updates = (guint64)state[1];
+  self->norm = state[2];
+  return nf_ops_finish (ops, error);
+}
+
+gboolean
+nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
+  g_autofree float *theta
+      = download (self, self->average ? self->average : nf_model_get_theta (self->model), "the model", error);
+  return theta && nf_model_write (self->model, theta, path, metadata, error);
+}
