@@ -1,0 +1,73 @@
+/* normflow: training tiles from videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gio/gio.h>
+#include "nf-config.h"
+
+G_BEGIN_DECLS
+
+/*
+ * NfClipsOptions:
+ * layout, side: of the model; a tile is nf_config_tile_bytes() of it
+ * batch: B, tiles of a step
+ * seed: of everything random
+ * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
+ * scales, n_scales: factors by which frames are shrunk before cutting, each as likely as the others; none
+ * means 1 labels: the folder a file lies in is its class cache: bytes of decoded frames to keep
+ */
+typedef struct
+{
+  NfPixelLayout layout;
+  guint side;
+  guint batch;
+  guint64 seed;
+  double holdout;
+  const double *scales;
+  guint n_scales;
+  gboolean labels;
+  guint64 cache;
+} NfClipsOptions;
+
+/*
+ * Random tiles of videos and pictures. The batch of a step is a pure function of seed, step, options and
+ * files, so a resumed run sees the batches it would have seen; work goes in chunks of steps that a thread
+ * prepares ahead. Memory: two chunks of tiles and the cache.
+ */
+typedef struct _NfClips NfClips;
+
+NfClips *nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **error);
+void nf_clips_free (NfClips *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfClips, nf_clips_free)
+
+/* Number of files, frames to train on, classes (0 without labels); name of a class or file. */
+guint nf_clips_count (NfClips *self);
+guint64 nf_clips_get_frames (NfClips *self);
+guint nf_clips_get_classes (NfClips *self);
+const char *nf_clips_get_class (NfClips *self, guint i);
+const char *nf_clips_get_path (NfClips *self, guint i);
+
+/* Packets that could not be decoded so far; frames that could not be had and were replaced by others. */
+guint64 nf_clips_get_damaged (NfClips *self);
+
+/* The B tiles of step STEP, counted from 0, and their LABELS (NULL without classes); valid until the next
+ * call. Steps are usually asked for in order. */
+const guint8 *nf_clips_batch (NfClips *self, guint64 step, const gint **labels, GError **error);
+
+/* Fixed tiles that are not trained on, from one file. */
+typedef struct
+{
+  char *name;
+  gboolean unseen; /* a whole file kept away from training, not the end of one */
+  guint n_tiles;
+  guint8 *tiles;
+  gint *labels; /* NULL without classes */
+} NfClipsValidation;
+
+void nf_clips_validation_free (NfClipsValidation *set);
+
+/* About N_TILES tiles, spread over what is held out of the training files and over the EXTRA files
+ * (nullable). Call before the first nf_clips_batch(). (element-type NfClipsValidation), empty if there is
+ * nothing held out. */
+GPtrArray *nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GError **error);
+
+G_END_DECLS

@@ -1,0 +1,1304 @@
+/* normflow train: maximum likelihood on videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "clips.h"
+#include "command.h"
+#include "media.h"
+#include "progress.h"
+
+#include <errno.h>
+#include <json-glib/json-glib.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <glib/gstdio.h>
+#include <normflow.h>
+
+#define NAME "train"
+#define MEASURED_STEPS 20
+#define MAX_SKIPPED 100
+#define SHEET_TILES 8
+
+/* Everything that decides what a run computes; kept beside the checkpoint so that --resume needs no other
+ * option. */
+typedef struct
+{
+  NfConfig config;
+  NfTrainOptions train;
+  guint batch;
+  double holdout;
+  double scales[16];
+  guint n_scales;
+  gboolean labels;
+  guint64 validate_every;
+  guint validation_tiles;
+  char **files;
+  char **validation;
+  char *init;
+  char *command;
+  /* Where the run stands. */
+  double best;
+  guint64 best_step;
+  guint64 skipped;
+  double seconds;
+} Run;
+
+typedef struct
+{
+  char *output;
+  char *checkpoint;
+  char *log_path;
+  char *samples;
+  char *device;
+  double save_every;
+  guint64 sample_every;
+  guint64 log_every;
+  guint64 cache;
+  gboolean resume;
+  double minutes;
+} Places;
+
+static volatile sig_atomic_t interrupted;
+
+static void
+on_signal (int number)
+{
+  if (interrupted)
+    _exit (130);
+  interrupted = 1;
+}
+
+static void
+run_clear (Run *run)
+{
+  g_strfreev (run->files);
+  g_strfreev (run->validation);
+  g_free (run->init);
+  g_free (run->command);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+static void
+places_clear (Places *places)
+{
+  g_free (places->output);
+  g_free (places->checkpoint);
+  g_free (places->log_path);
+  g_free (places->samples);
+  g_free (places->device);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Places, places_clear)
+
+/* Settings beside the checkpoint */
+
+static void
+add_strings (JsonBuilder *builder, const char *name, char **strings)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_begin_array (builder);
+  for (gsize i = 0; strings && strings[i]; i++)
+    json_builder_add_string_value (builder, strings[i]);
+  json_builder_end_array (builder);
+}
+
+static void
+add_double (JsonBuilder *builder, const char *name, double value)
+{
+  json_builder_set_member_name (builder, name);
+  /* JSON has no infinity and no NaN. */
+  if (isfinite (value))
+    json_builder_add_double_value (builder, value);
+  else
+    json_builder_add_null_value (builder);
+}
+
+static void
+add_int (JsonBuilder *builder, const char *name, guint64 value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_int_value (builder, (gint64)value);
+}
+
+static char *
+builder_text (JsonBuilder *builder, gboolean pretty)
+{
+  g_autoptr (JsonGenerator) generator = json_generator_new ();
+  g_autoptr (JsonNode) root = json_builder_get_root (builder);
+
+  json_generator_set_root (generator, root);
+  json_generator_set_pretty (generator, pretty);
+  return json_generator_to_data (generator, NULL);
+}
+
+static char *
+settings_path (const char *checkpoint)
+{
+  return g_strconcat (checkpoint, ".json", NULL);
+}
+
+static gboolean
+save_settings (const Run *run, const char *checkpoint, GError **error)
+{
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autoptr (GError) local = NULL;
+  g_autofree char *config = nf_config_to_json (&run->config);
+  g_autofree char *path = settings_path (checkpoint);
+  g_autofree char *text = NULL;
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "config");
+  json_builder_add_string_value (builder, config);
+  add_int (builder, "steps", run->train.steps);
+  add_int (builder, "warmup", run->train.warmup);
+  add_double (builder, "lr", run->train.lr);
+  add_double (builder, "lr_min", run->train.lr_min);
+  add_double (builder, "beta1", run->train.beta1);
+  add_double (builder, "beta2", run->train.beta2);
+  add_double (builder, "eps", run->train.eps);
+  add_double (builder, "weight_decay", run->train.weight_decay);
+  add_double (builder, "clip", run->train.clip);
+  add_double (builder, "ema", run->train.ema);
+  add_double (builder, "label_dropout", run->train.label_dropout);
+  add_int (builder, "seed", run->train.seed);
+  add_int (builder, "batch", run->batch);
+  add_double (builder, "holdout", run->holdout);
+  json_builder_set_member_name (builder, "scales");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < run->n_scales; i++)
+    json_builder_add_double_value (builder, run->scales[i]);
+  json_builder_end_array (builder);
+  json_builder_set_member_name (builder, "labels");
+  json_builder_add_boolean_value (builder, run->labels);
+  add_int (builder, "validate_every", run->validate_every);
+  add_int (builder, "validation_tiles", run->validation_tiles);
+  add_strings (builder, "files", run->files);
+  add_strings (builder, "validation", run->validation);
+  json_builder_set_member_name (builder, "init");
+  json_builder_add_string_value (builder, run->init ? run->init : "");
+  json_builder_set_member_name (builder, "command");
+  json_builder_add_string_value (builder, run->command);
+  add_double (builder, "best", run->best);
+  add_int (builder, "best_step", run->best_step);
+  add_int (builder, "skipped", run->skipped);
+  add_double (builder, "seconds", run->seconds);
+  json_builder_end_object (builder);
+  text = builder_text (builder, TRUE);
+  if (!g_file_set_contents (path, text, -1, &local))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the settings of the run cannot be written: %s", path,
+                   local->message);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* Reads members of the settings, of the right type; the first wrong one is remembered. */
+typedef struct
+{
+  JsonObject *object;
+  const char *wrong;
+} Settings;
+
+static JsonNode *
+settings_node (Settings *settings, const char *name, JsonNodeType type)
+{
+  JsonNode *node = json_object_get_member (settings->object, name);
+
+  if (node && JSON_NODE_TYPE (node) == type)
+    return node;
+  if (!settings->wrong)
+    settings->wrong = name;
+  return NULL;
+}
+
+static double
+settings_double (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+
+  return node ? json_node_get_double (node) : 0;
+}
+
+static guint64
+settings_int (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+
+  if (node && json_node_get_int (node) < 0 && !settings->wrong)
+    settings->wrong = name;
+  return node ? (guint64)json_node_get_int (node) : 0;
+}
+
+static char *
+settings_string (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+  const char *text = node ? json_node_get_string (node) : NULL;
+
+  if (node && !text && !settings->wrong)
+    settings->wrong = name;
+  return g_strdup (text ? text : "");
+}
+
+static char **
+settings_strings (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_ARRAY);
+  g_autoptr (GPtrArray) strings = g_ptr_array_new ();
+
+  for (guint i = 0; node && i < json_array_get_length (json_node_get_array (node)); i++)
+    {
+      JsonNode *element = json_array_get_element (json_node_get_array (node), i);
+      const char *text = JSON_NODE_HOLDS_VALUE (element) ? json_node_get_string (element) : NULL;
+
+      if (text)
+        g_ptr_array_add (strings, g_strdup (text));
+      else if (!settings->wrong)
+        settings->wrong = name;
+    }
+  g_ptr_array_add (strings, NULL);
+  return (char **)g_ptr_array_steal (strings, NULL);
+}
+
+static gboolean
+load_settings (Run *run, const char *checkpoint, GError **error)
+{
+  g_autofree char *path = settings_path (checkpoint);
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autoptr (GError) local = NULL;
+  g_autoptr (NfConfig) config = NULL;
+  g_autofree char *config_text = NULL;
+  Settings settings = { NULL, NULL };
+  JsonNode *scales;
+
+  if (!g_file_test (path, G_FILE_TEST_EXISTS))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+                   "%s: there is no run to resume; leave out --resume to start one", path);
+      return FALSE;
+    }
+  if (!json_parser_load_from_file (parser, path, &local)
+      || !JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser)))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: is not the settings of a run: %s", path,
+                   local ? local->message : "not a JSON object");
+      return FALSE;
+    }
+  settings.object = json_node_get_object (json_parser_get_root (parser));
+  config_text = settings_string (&settings, "config");
+  if (*config_text)
+    {
+      config = nf_config_from_json (config_text, path, error);
+      if (!config)
+        return FALSE;
+      run->config = *config;
+    }
+  run->train.steps = settings_int (&settings, "steps");
+  run->train.warmup = settings_int (&settings, "warmup");
+  run->train.lr = settings_double (&settings, "lr");
+  run->train.lr_min = settings_double (&settings, "lr_min");
+  run->train.beta1 = settings_double (&settings, "beta1");
+  run->train.beta2 = settings_double (&settings, "beta2");
+  run->train.eps = settings_double (&settings, "eps");
+  run->train.weight_decay = settings_double (&settings, "weight_decay");
+  run->train.clip = settings_double (&settings, "clip");
+  run->train.ema = settings_double (&settings, "ema");
+  run->train.label_dropout = settings_double (&settings, "label_dropout");
+  run->train.seed = settings_int (&settings, "seed");
+  run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
+  run->holdout = settings_double (&settings, "holdout");
+  scales = settings_node (&settings, "scales", JSON_NODE_ARRAY);
+  run->n_scales
+      = scales ? MIN (json_array_get_length (json_node_get_array (scales)), G_N_ELEMENTS (run->scales)) : 0;
+  for (guint i = 0; i < run->n_scales; i++)
+    {
+      JsonNode *element = json_array_get_element (json_node_get_array (scales), i);
+
+      run->scales[i] = JSON_NODE_HOLDS_VALUE (element) ? json_node_get_double (element) : 0;
+    }
+  run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
+                && json_object_get_boolean_member (settings.object, "labels");
+  run->validate_every = settings_int (&settings, "validate_every");
+  run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
+  run->files = settings_strings (&settings, "files");
+  run->validation = settings_strings (&settings, "validation");
+  run->init = settings_string (&settings, "init");
+  run->command = settings_string (&settings, "command");
+  run->best_step = settings_int (&settings, "best_step");
+  run->skipped = settings_int (&settings, "skipped");
+  run->seconds = settings_double (&settings, "seconds");
+  /* null until there was a validation */
+  run->best = json_object_has_member (settings.object, "best")
+                      && !json_object_get_null_member (settings.object, "best")
+                  ? settings_double (&settings, "best")
+                  : INFINITY;
+  if (settings.wrong)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: member \"%s\" is missing or not what it should be",
+                   path, settings.wrong);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* Options */
+
+/* The command line without the directories of files: models tell how they were made, not where. */
+static char *
+plain_command (int argc, char **argv)
+{
+  g_autoptr (GString) text = g_string_new ("normflow");
+
+  for (int i = 0; i < argc; i++)
+    {
+      const char *slash = strchr (argv[i], '{') ? NULL : strrchr (argv[i], G_DIR_SEPARATOR);
+      const char *equals = g_str_has_prefix (argv[i], "--") ? strchr (argv[i], '=') : NULL;
+      g_autofree char *plain = NULL;
+      g_autofree char *quoted = NULL;
+
+      /* A folder given as "clips/" keeps its name. */
+      if (slash && !slash[1])
+        {
+          g_autofree char *base = g_path_get_basename (argv[i]);
+
+          plain = g_strdup (base);
+        }
+      else if (slash && equals && equals < slash)
+        plain = g_strdup_printf ("%.*s%s", (int)(equals - argv[i] + 1), argv[i], slash + 1);
+      else
+        plain = g_strdup (slash ? slash + 1 : argv[i]);
+      quoted = strpbrk (plain, " \"'\\$`*?{}[]();&|<>") || !*plain ? g_shell_quote (plain) : g_strdup (plain);
+      g_string_append_printf (text, " %s", quoted);
+    }
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+static void
+make_absolute (char **path)
+{
+  g_autofree char *given = *path;
+
+  *path = g_canonicalize_filename (given, NULL);
+}
+
+static gboolean
+parse_scales (Run *run, const char *text, GError **error)
+{
+  g_auto (GStrv) parts = g_strsplit (text, ",", -1);
+
+  for (gsize i = 0; parts[i]; i++)
+    {
+      char *end = NULL;
+      double scale = g_ascii_strtod (parts[i], &end);
+
+      if (end == parts[i] || *end || !(scale > 0 && scale <= 1) || i >= G_N_ELEMENTS (run->scales))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "--scales %s: up to %" G_GSIZE_FORMAT
+                       " numbers from 1/64 to 1 with commas between them, such as 1,0.5",
+                       text, G_N_ELEMENTS (run->scales));
+          return FALSE;
+        }
+      run->scales[i] = scale;
+      run->n_scales = (guint)i + 1;
+    }
+  return TRUE;
+}
+
+typedef struct
+{
+  char *config;
+  char *layout;
+  char *basis;
+  char *noise;
+  int size;
+  int patch;
+  int width;
+  int blocks;
+  int layers;
+  int head_dim;
+  gboolean vp;
+  double noise_std;
+} Shape;
+
+static void
+shape_clear (Shape *shape)
+{
+  g_free (shape->config);
+  g_free (shape->layout);
+  g_free (shape->basis);
+  g_free (shape->noise);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Shape, shape_clear)
+
+static gboolean
+wrong_choice (const char *option, const char *value, const char *choices, GError **error)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, value, choices);
+  return FALSE;
+}
+
+static gboolean
+set_size (guint *member, const char *option, int value, GError **error)
+{
+  if (value == -1)
+    return TRUE;
+  if (value < 1)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %d: must be 1 or more", option, value);
+      return FALSE;
+    }
+  *member = (guint)value;
+  return TRUE;
+}
+
+/* The configuration: a file or text, then single options over it. */
+static gboolean
+make_config (NfConfig *config, const Shape *shape, GError **error)
+{
+  *config = (NfConfig){ .channels = 3,
+                        .img_size = 32,
+                        .patch_size = 4,
+                        .width = 192,
+                        .n_blocks = 4,
+                        .n_layers = 2,
+                        .nvp = TRUE,
+                        .head_dim = 64,
+                        .expansion = 4,
+                        .layout = NF_PIXELS_YUV420,
+                        .basis = NF_BASIS_PIXEL,
+                        .noise = NF_NOISE_UNIFORM };
+  if (shape->config)
+    {
+      g_autoptr (NfConfig) parsed = NULL;
+      g_autoptr (GError) local = NULL;
+      g_autofree char *text = NULL;
+
+      if (shape->config[0] != '{' && !g_file_get_contents (shape->config, &text, NULL, &local))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config %s: %s", shape->config, local->message);
+          return FALSE;
+        }
+      parsed = nf_config_from_json (text ? text : shape->config, text ? shape->config : "--config", error);
+      if (!parsed)
+        return FALSE;
+      *config = *parsed;
+    }
+  if (shape->layout)
+    {
+      if (!nf_pixel_layout_from_name (shape->layout, &config->layout))
+        return wrong_choice ("--layout", shape->layout, "yuv420, rgb, gray", error);
+      config->channels = config->layout == NF_PIXELS_GRAY ? 1 : 3;
+    }
+  if (shape->basis)
+    {
+      if (strcmp (shape->basis, "pixel") && strcmp (shape->basis, "dct"))
+        return wrong_choice ("--basis", shape->basis, "pixel, dct", error);
+      config->basis = strcmp (shape->basis, "dct") ? NF_BASIS_PIXEL : NF_BASIS_DCT;
+    }
+  if (shape->noise)
+    {
+      if (strcmp (shape->noise, "uniform") && strcmp (shape->noise, "gaussian"))
+        return wrong_choice ("--noise", shape->noise, "uniform, gaussian", error);
+      config->noise = strcmp (shape->noise, "gaussian") ? NF_NOISE_UNIFORM : NF_NOISE_GAUSSIAN;
+      if (config->noise == NF_NOISE_GAUSSIAN && config->noise_std == 0)
+        config->noise_std = 0.05;
+    }
+  if (!isnan (shape->noise_std))
+    {
+      if (config->noise != NF_NOISE_GAUSSIAN || !(shape->noise_std > 0 && shape->noise_std <= 1))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "--noise-std %g: goes with --noise gaussian, from above 0 to 1", shape->noise_std);
+          return FALSE;
+        }
+      config->noise_std = shape->noise_std;
+    }
+  if (shape->vp)
+    config->nvp = FALSE;
+  return set_size (&config->img_size, "--size", shape->size, error)
+         && set_size (&config->patch_size, "--patch", shape->patch, error)
+         && set_size (&config->width, "--width", shape->width, error)
+         && set_size (&config->n_blocks, "--blocks", shape->blocks, error)
+         && set_size (&config->n_layers, "--layers", shape->layers, error)
+         && set_size (&config->head_dim, "--head-dim", shape->head_dim, error);
+}
+
+static gboolean
+shape_given (const Shape *shape)
+{
+  return shape->config || shape->layout || shape->basis || shape->noise || shape->size != -1
+         || shape->patch != -1 || shape->width != -1 || shape->blocks != -1 || shape->layers != -1
+         || shape->head_dim != -1 || shape->vp || !isnan (shape->noise_std);
+}
+
+static gboolean
+check_run (const Run *run, GError **error)
+{
+  const NfTrainOptions *train = &run->train;
+  const struct
+  {
+    const char *option;
+    double value;
+    double low;
+    double high;
+  } ranges[] = { { "--batch", run->batch, 1, 65536 },
+                 { "--steps", (double)train->steps, 1, 1e12 },
+                 { "--lr", train->lr, 0, 1 },
+                 { "--lr-min", train->lr_min, 0, train->lr },
+                 { "--weight-decay", train->weight_decay, 0, 1 },
+                 { "--clip", train->clip, 0, 1e9 },
+                 { "--ema", train->ema, 0, 0.999999 },
+                 { "--label-dropout", train->label_dropout, 0, 1 },
+                 { "--holdout", run->holdout, 0, 0.9 },
+                 { "--validation-tiles", run->validation_tiles, 0, 1 << 20 } };
+
+  for (gsize i = 0; i < G_N_ELEMENTS (ranges); i++)
+    if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %g: must be from %g to %g", ranges[i].option,
+                     ranges[i].value, ranges[i].low, ranges[i].high);
+        return FALSE;
+      }
+  return TRUE;
+}
+
+/* Training */
+
+typedef struct
+{
+  Run *run;
+  const Places *places;
+  NfDevice *device;
+  NfModel *model;
+  NfTrainer *trainer;
+  NfClips *clips;
+  GPtrArray *validation;
+  guint n_tiles; /* of validation */
+  NfProgress *progress;
+  FILE *log;
+  gint64 started; /* of this process */
+  double before;  /* seconds of earlier processes of the run */
+  double validation_loss;
+} Job;
+
+static void
+job_clear (Job *job)
+{
+  g_clear_object (&job->trainer);
+  g_clear_object (&job->model);
+  g_clear_object (&job->device);
+  g_clear_pointer (&job->clips, nf_clips_free);
+  g_clear_pointer (&job->validation, g_ptr_array_unref);
+  g_clear_pointer (&job->progress, nf_progress_free);
+  if (job->log)
+    fclose (job->log);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Job, job_clear)
+
+static double
+job_seconds (const Job *job)
+{
+  return job->before + (double)(g_get_monotonic_time () - job->started) / G_USEC_PER_SEC;
+}
+
+static gboolean
+is_uniform (const Job *job)
+{
+  return job->run->config.noise == NF_NOISE_UNIFORM;
+}
+
+/* What people are shown: bits per dimension if there are any, else the loss itself. */
+static double
+shown (const Job *job, double loss)
+{
+  return is_uniform (job) ? nf_loss_to_bits_per_dim (loss) : loss;
+}
+
+static const char *
+unit (const Job *job)
+{
+  return is_uniform (job) ? "bits/dim" : "nats/dim";
+}
+
+static gboolean
+write_log (Job *job, JsonBuilder *builder, GError **error)
+{
+  g_autofree char *text = NULL;
+
+  json_builder_end_object (builder);
+  if (!job->log)
+    return TRUE;
+  text = builder_text (builder, FALSE);
+  if (fprintf (job->log, "%s\n", text) < 0 || fflush (job->log) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s",
+                   job->places->log_path, g_strerror (errno));
+      return FALSE;
+    }
+  return TRUE;
+}
+
+static JsonBuilder *
+begin_log (const char *event, guint64 step)
+{
+  JsonBuilder *builder = json_builder_new ();
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "event");
+  json_builder_add_string_value (builder, event);
+  add_int (builder, "step", step);
+  return builder;
+}
+
+static gboolean
+make_model (Job *job, GError **error)
+{
+  Run *run = job->run;
+
+  g_clear_object (&job->trainer);
+  g_clear_object (&job->model);
+  job->model = run->init && *run->init
+                   ? nf_model_load (run->init, job->device, nf_progress_model, job->progress, NULL, error)
+                   : nf_model_new (&run->config, job->device, run->train.seed, error);
+  if (!job->model)
+    return FALSE;
+  job->trainer = nf_trainer_new (job->model, &run->train, error);
+  return job->trainer != NULL;
+}
+
+/* Fixes the number of steps once, from the speed of the first few, so that the schedule depends on nothing
+ * but a number that is recorded. */
+static gboolean
+measure_steps (Job *job, double minutes, GError **error)
+{
+  Run *run = job->run;
+  gint64 start = 0;
+  double per_step;
+
+  if (!make_model (job, error))
+    return FALSE;
+  /* The first steps build kernels, decode the first frames and warm up; only the rest is measured. */
+  for (guint64 i = 0; i < MEASURED_STEPS && !interrupted; i++)
+    {
+      const gint *labels = NULL;
+      const guint8 *tiles = nf_clips_batch (job->clips, i, &labels, error);
+      NfTrainReport report;
+
+      if (i == MEASURED_STEPS / 4)
+        start = g_get_monotonic_time ();
+      if (!tiles || !nf_trainer_step (job->trainer, tiles, run->batch, labels, &report, error))
+        return FALSE;
+      nf_progress_update (job->progress, "measuring the speed, step %u of %d", (guint)i + 1, MEASURED_STEPS);
+    }
+  per_step
+      = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC / (MEASURED_STEPS - MEASURED_STEPS / 4);
+  /* A twentieth for validation, checkpoints and samples. */
+  run->train.steps = (guint64)MAX (0.95 * minutes * 60 / MAX (per_step, 1e-6), 1);
+  nf_progress_note (job->progress, "%.3f s a step: --minutes %g is --steps %" G_GUINT64_FORMAT, per_step,
+                    minutes, run->train.steps);
+  return TRUE;
+}
+
+/* Mean loss over all validation tiles; each file's share goes to the log. */
+static gboolean
+validate (Job *job, GError **error)
+{
+  gsize tile = nf_config_tile_bytes (&job->run->config);
+  guint64 step = nf_trainer_get_step (job->trainer);
+  g_autoptr (JsonBuilder) builder = begin_log ("validation", step);
+  double total = 0;
+
+  json_builder_set_member_name (builder, "files");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < job->validation->len; i++)
+    {
+      const NfClipsValidation *set = job->validation->pdata[i];
+      double sum = 0;
+
+      for (guint t = 0; t < set->n_tiles; t += job->run->batch)
+        {
+          guint n = MIN (job->run->batch, set->n_tiles - t);
+          double loss;
+
+          if (!nf_trainer_evaluate (job->trainer, set->tiles + t * tile, n,
+                                    set->labels ? set->labels + t : NULL, TRUE, &loss, error))
+            return FALSE;
+          sum += n * loss;
+        }
+      total += sum;
+      json_builder_begin_object (builder);
+      json_builder_set_member_name (builder, "name");
+      json_builder_add_string_value (builder, set->name);
+      json_builder_set_member_name (builder, "unseen");
+      json_builder_add_boolean_value (builder, set->unseen);
+      add_double (builder, "loss", sum / set->n_tiles);
+      add_double (builder, "bits_per_dim",
+                  is_uniform (job) ? nf_loss_to_bits_per_dim (sum / set->n_tiles) : NAN);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
+  job->validation_loss = total / job->n_tiles;
+  add_double (builder, "loss", job->validation_loss);
+  add_double (builder, "bits_per_dim",
+              is_uniform (job) ? nf_loss_to_bits_per_dim (job->validation_loss) : NAN);
+  add_double (builder, "seconds", job_seconds (job));
+  return write_log (job, builder, error);
+}
+
+static gboolean
+save_model (Job *job, const char *path, GError **error)
+{
+  const Run *run = job->run;
+  g_autoptr (GHashTable) metadata = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, g_free);
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autoptr (GPtrArray) classes = g_ptr_array_new ();
+  guint64 step = nf_trainer_get_step (job->trainer);
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "command");
+  json_builder_add_string_value (builder, run->command);
+  add_int (builder, "seed", run->train.seed);
+  add_int (builder, "step", step);
+  add_int (builder, "steps", run->train.steps);
+  add_int (builder, "tiles", step * run->batch);
+  add_double (builder, "hours", round (job_seconds (job) / 36) / 100);
+  if (job->n_tiles)
+    {
+      add_double (builder, "validation_loss", job->validation_loss);
+      if (is_uniform (job))
+        add_double (builder, "validation_bits_per_dim", nf_loss_to_bits_per_dim (job->validation_loss));
+    }
+  json_builder_set_member_name (builder, "files");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < MIN (nf_clips_count (job->clips), 64); i++)
+    {
+      g_autofree char *name = g_path_get_basename (nf_clips_get_path (job->clips, i));
+
+      json_builder_add_string_value (builder, name);
+    }
+  json_builder_end_array (builder);
+  add_int (builder, "n_files", nf_clips_count (job->clips));
+  json_builder_end_object (builder);
+  g_hash_table_insert (metadata, (char *)"training", builder_text (builder, FALSE));
+
+  for (guint i = 0; i < nf_clips_get_classes (job->clips); i++)
+    g_ptr_array_add (classes, (char *)nf_clips_get_class (job->clips, i));
+  if (classes->len)
+    {
+      g_ptr_array_add (classes, NULL);
+      g_hash_table_insert (metadata, (char *)"classes", g_strjoinv ("\n", (char **)classes->pdata));
+    }
+  return nf_trainer_save_model (job->trainer, path, metadata, error);
+}
+
+/* Validates; the best model so far becomes the output. Without validation, the latest does. */
+static gboolean
+judge (Job *job, GError **error)
+{
+  if (!job->n_tiles)
+    return save_model (job, job->places->output, error);
+  if (!validate (job, error))
+    return FALSE;
+  if (job->validation_loss < job->run->best)
+    {
+      job->run->best = job->validation_loss;
+      job->run->best_step = nf_trainer_get_step (job->trainer);
+      return save_model (job, job->places->output, error);
+    }
+  return TRUE;
+}
+
+static gboolean
+save_checkpoint (Job *job, GError **error)
+{
+  job->run->seconds = job_seconds (job);
+  return nf_trainer_save (job->trainer, job->places->checkpoint, error)
+         && save_settings (job->run, job->places->checkpoint, error);
+}
+
+/* A sheet of samples from the prior, made with a copy of the weights, since the trainer's own are in use. */
+static gboolean
+write_samples (Job *job, GError **error)
+{
+  const NfConfig *config = &job->run->config;
+  guint side = SHEET_TILES * config->img_size;
+  guint64 step = nf_trainer_get_step (job->trainer);
+  g_autofree char *name = g_strdup_printf ("step-%08" G_GUINT64_FORMAT ".png", step);
+  g_autofree char *path = g_build_filename (job->places->samples, name, NULL);
+  g_autofree char *weights = g_strconcat (path, ".safetensors", NULL);
+  g_autoptr (NfModel) model = NULL;
+  g_autoptr (NfSession) session = NULL;
+  g_autoptr (NfPicture) sheet = NULL;
+  g_autofree float *latents = NULL;
+  NfGrid grid;
+  gsize n;
+
+  if (side > 4096)
+    side = config->img_size * MAX (4096 / config->img_size, 1);
+  if (!nf_grid_init (&grid, config, side, side, error) || !save_model (job, weights, error))
+    return FALSE;
+  model = nf_model_load (weights, job->device, NULL, NULL, NULL, error);
+  g_unlink (weights);
+  if (!model)
+    return FALSE;
+  session = nf_session_new (model, error);
+  if (!session)
+    return FALSE;
+  n = nf_grid_latents (&grid);
+  latents = g_new (float, n);
+  nf_random_normal (job->run->train.seed, 0, n, 1.0, latents);
+  sheet = nf_picture_new (config->layout, side, side);
+  return nf_session_decode_frame (session, latents, -1, NULL, &sheet->frame, error)
+         && nf_media_write_png (path, config->layout, &sheet->frame, error);
+}
+
+static gboolean
+log_step (Job *job, const NfTrainReport *report, GError **error)
+{
+  g_autoptr (JsonBuilder) builder = begin_log (report->skipped ? "skipped" : "step", report->step);
+
+  add_double (builder, "loss", report->loss);
+  add_double (builder, "bits_per_dim", report->bits_per_dim);
+  add_double (builder, "grad_norm", report->grad_norm);
+  add_double (builder, "lr", report->lr);
+  add_int (builder, "tiles", report->step * job->run->batch);
+  add_double (builder, "seconds", job_seconds (job));
+  return write_log (job, builder, error);
+}
+
+static void
+show_step (Job *job, const NfTrainReport *report, double smooth, double rate)
+{
+  guint64 steps = job->run->train.steps;
+  g_autofree char *left = nf_progress_duration (rate > 0 ? (double)(steps - report->step) / rate : NAN);
+  g_autofree char *held = job->n_tiles && isfinite (job->validation_loss)
+                              ? g_strdup_printf (" (held out %.4f)", shown (job, job->validation_loss))
+                              : g_strdup ("");
+
+  nf_progress_update (job->progress,
+                      "step %" G_GUINT64_FORMAT "/%" G_GUINT64_FORMAT
+                      "  %.4f %s%s  %.2f steps/s  %.0f tiles/s  |g| %.3g  lr %.2e  %s left",
+                      report->step, steps, smooth, unit (job), held, rate, rate * job->run->batch,
+                      report->grad_norm, report->lr, left);
+}
+
+static gboolean
+train (Job *job, GError **error)
+{
+  Run *run = job->run;
+  const Places *places = job->places;
+  guint64 first = nf_trainer_get_step (job->trainer), judged = G_MAXUINT64, saved = first;
+  gint64 last_save = g_get_monotonic_time (), last_step = last_save;
+  double smooth = NAN, seconds_per_step = NAN;
+  NfTrainReport report = { .step = first };
+  guint skipped_in_a_row = 0;
+
+  while (report.step < run->train.steps && !interrupted)
+    {
+      const gint *labels = NULL;
+      const guint8 *tiles = nf_clips_batch (job->clips, nf_trainer_get_step (job->trainer), &labels, error);
+      gint64 now;
+
+      if (!tiles || !nf_trainer_step (job->trainer, tiles, run->batch, labels, &report, error))
+        return FALSE;
+      now = g_get_monotonic_time ();
+      seconds_per_step = isnan (seconds_per_step)
+                             ? (double)(now - last_step) / G_USEC_PER_SEC
+                             : 0.95 * seconds_per_step + 0.05 * (double)(now - last_step) / G_USEC_PER_SEC;
+      if (report.skipped)
+        {
+          run->skipped++;
+          if (++skipped_in_a_row >= MAX_SKIPPED)
+            {
+              g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                           "%d steps in a row had no usable gradient: the run has diverged; use a lower --lr "
+                           "or a longer --warmup",
+                           MAX_SKIPPED);
+              return FALSE;
+            }
+          nf_progress_note (job->progress,
+                            "step %" G_GUINT64_FORMAT
+                            " skipped: loss %g, gradient norm %g (%" G_GUINT64_FORMAT " skipped so far)",
+                            report.step, report.loss, report.grad_norm, run->skipped);
+        }
+      else
+        {
+          double value = shown (job, report.loss);
+
+          skipped_in_a_row = 0;
+          smooth = isnan (smooth) ? value : 0.95 * smooth + 0.05 * value;
+        }
+      show_step (job, &report, smooth, 1 / seconds_per_step);
+      if ((report.skipped || report.step % places->log_every == 0) && !log_step (job, &report, error))
+        return FALSE;
+      if (run->validate_every && report.step % run->validate_every == 0)
+        {
+          if (!judge (job, error))
+            return FALSE;
+          judged = report.step;
+        }
+      if (places->samples && places->sample_every && report.step % places->sample_every == 0)
+        {
+          g_autoptr (GError) local = NULL;
+
+          /* A picture that cannot be written is no reason to lose a run. */
+          if (!write_samples (job, &local))
+            nf_progress_note (job->progress, "normflow " NAME ": %s", local->message);
+        }
+      now = g_get_monotonic_time ();
+      if ((double)(now - last_save) / G_USEC_PER_SEC >= places->save_every)
+        {
+          if (!save_checkpoint (job, error))
+            return FALSE;
+          last_save = g_get_monotonic_time ();
+          saved = report.step;
+        }
+      last_step = g_get_monotonic_time ();
+    }
+  if (report.step > 0 && judged != report.step && !judge (job, error))
+    return FALSE;
+  if (saved != report.step || report.step == first)
+    return save_checkpoint (job, error);
+  return TRUE;
+}
+
+static void
+describe (Job *job)
+{
+  const NfConfig *config = &job->run->config;
+  g_autofree char *text = nf_config_to_json (config);
+
+  nf_progress_note (job->progress, "model: %" G_GUINT64_FORMAT " parameters, %.3f GFLOP a tile, %s",
+                    nf_model_count_parameters (job->model), nf_model_get_flops (job->model) * 1e-9, text);
+  nf_progress_note (job->progress,
+                    "data: %u files, %" G_GUINT64_FORMAT " frames to train on, %u tiles held out",
+                    nf_clips_count (job->clips), nf_clips_get_frames (job->clips), job->n_tiles);
+  nf_progress_note (job->progress, "device: %s; %" G_GUINT64_FORMAT " steps of %u tiles",
+                    nf_device_get_info (job->device)->name, job->run->train.steps, job->run->batch);
+}
+
+static gboolean
+open_log (Job *job, GError **error)
+{
+  g_autoptr (JsonBuilder) builder = NULL;
+
+  if (!job->places->log_path)
+    return TRUE;
+  job->log = g_fopen (job->places->log_path, job->places->resume ? "a" : "w");
+  if (!job->log)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--log %s: %s", job->places->log_path,
+                   g_strerror (errno));
+      return FALSE;
+    }
+  builder = begin_log (job->places->resume ? "resume" : "start", nf_trainer_get_step (job->trainer));
+  json_builder_set_member_name (builder, "command");
+  json_builder_add_string_value (builder, job->run->command);
+  add_int (builder, "steps", job->run->train.steps);
+  add_int (builder, "batch", job->run->batch);
+  add_int (builder, "parameters", nf_model_count_parameters (job->model));
+  json_builder_set_member_name (builder, "device");
+  json_builder_add_string_value (builder, nf_device_get_info (job->device)->name);
+  return write_log (job, builder, error);
+}
+
+static gboolean
+run_job (Run *run, const Places *places, GError **error)
+{
+  g_auto (Job) job = { .run = run, .places = places, .validation_loss = NAN, .before = run->seconds };
+  g_autofree char *duration = NULL;
+  gboolean trained;
+
+  job.progress = nf_progress_new (FALSE);
+  job.started = g_get_monotonic_time ();
+  job.device = nf_device_open (places->device, error);
+  if (!job.device)
+    return FALSE;
+  /* With given weights, their configuration is the one. */
+  if (run->init && *run->init && !places->resume)
+    {
+      job.model = nf_model_load (run->init, job.device, nf_progress_model, job.progress, NULL, error);
+      if (!job.model)
+        return FALSE;
+      run->config = *nf_model_get_config (job.model);
+    }
+
+  {
+    NfClipsOptions options = { .layout = run->config.layout,
+                               .side = run->config.img_size,
+                               .batch = run->batch,
+                               .seed = run->train.seed,
+                               .holdout = run->holdout,
+                               .scales = run->scales,
+                               .n_scales = run->n_scales,
+                               .labels = run->labels,
+                               .cache = places->cache };
+
+    job.clips = nf_clips_new ((const char *const *)run->files, &options, error);
+    if (!job.clips)
+      return FALSE;
+    if (run->labels && !places->resume && !(run->init && *run->init))
+      run->config.n_classes = nf_clips_get_classes (job.clips);
+    if (run->labels && run->config.n_classes != nf_clips_get_classes (job.clips))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                     "the files lie in %u folders, but the model has %u classes",
+                     nf_clips_get_classes (job.clips), run->config.n_classes);
+        return FALSE;
+      }
+    job.validation = run->validation_tiles ? nf_clips_validation (
+                         job.clips, (const char *const *)run->validation, run->validation_tiles, error)
+                                           : g_ptr_array_new ();
+    if (!job.validation)
+      return FALSE;
+    for (guint i = 0; i < job.validation->len; i++)
+      job.n_tiles += ((NfClipsValidation *)job.validation->pdata[i])->n_tiles;
+  }
+  if (!nf_config_check (&run->config, "the options", error))
+    return FALSE;
+
+  if (places->minutes > 0 && !places->resume && !measure_steps (&job, places->minutes, error))
+    return FALSE;
+  if (run->train.warmup == G_MAXUINT64)
+    run->train.warmup = CLAMP (run->train.steps / 50, 1, 2000);
+  if (!run->validate_every)
+    run->validate_every = CLAMP (run->train.steps / 50, 25, 2000);
+  if (!make_model (&job, error))
+    return FALSE;
+  if (places->resume && !nf_trainer_restore (job.trainer, places->checkpoint, error))
+    return FALSE;
+  describe (&job);
+  if (places->resume)
+    nf_progress_note (job.progress, "resuming after step %" G_GUINT64_FORMAT,
+                      nf_trainer_get_step (job.trainer));
+  if (!open_log (&job, error))
+    return FALSE;
+
+  trained = train (&job, error);
+  if (!trained && nf_trainer_get_step (job.trainer) > 0)
+    {
+      g_autoptr (GError) local = NULL;
+
+      /* Whatever stopped it, what was learnt is kept. */
+      if (save_checkpoint (&job, &local))
+        nf_progress_note (job.progress, "checkpoint saved: %s", places->checkpoint);
+    }
+  if (!trained)
+    return FALSE;
+
+  duration = nf_progress_duration (job_seconds (&job));
+  nf_progress_note (job.progress, "%s after step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " and %s%s",
+                    interrupted ? "stopped" : "done", nf_trainer_get_step (job.trainer), run->train.steps,
+                    duration, interrupted ? "; --resume goes on" : "");
+  if (job.n_tiles && isfinite (run->best))
+    nf_progress_note (job.progress, "best held-out %s: %.4f at step %" G_GUINT64_FORMAT, unit (&job),
+                      shown (&job, run->best), run->best_step);
+  if (run->skipped)
+    nf_progress_note (job.progress, "steps skipped: %" G_GUINT64_FORMAT, run->skipped);
+  if (nf_clips_get_damaged (job.clips))
+    nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %" G_GUINT64_FORMAT,
+                      nf_clips_get_damaged (job.clips));
+  nf_progress_note (job.progress, "model: %s", places->output);
+  return TRUE;
+}
+
+int
+nf_cmd_train (int argc, char **argv)
+{
+  g_auto (Run) run = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512 };
+  g_auto (Places) places = { .save_every = 300, .log_every = 10 };
+  g_auto (Shape) shape = {
+    .size = -1, .patch = -1, .width = -1, .blocks = -1, .layers = -1, .head_dim = -1, .noise_std = NAN
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
+  g_autofree char *scales = NULL;
+  gint64 steps = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000, log_every = 10,
+         cache = 1024;
+  int batch = 64, validation_tiles = 512;
+  NfTrainOptions *t = &run.train;
+
+  nf_train_options_init (t);
+  t->clip = 1;
+  t->ema = 0.999;
+  {
+    const GOptionEntry files[] = {
+      { "output", 'o', 0, G_OPTION_ARG_FILENAME, &places.output, "The model: the best on held-out tiles",
+        "MODEL.safetensors" },
+      { "checkpoint", 0, 0, G_OPTION_ARG_FILENAME, &places.checkpoint,
+        "State of the run (default: OUTPUT.checkpoint)", "PATH" },
+      { "resume", 0, 0, G_OPTION_ARG_NONE, &places.resume,
+        "Go on where the checkpoint was saved, with its settings and files", NULL },
+      { "init", 0, 0, G_OPTION_ARG_FILENAME, &run.init, "Start from a model's weights", "MODEL" },
+      { "validation", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &run.validation,
+        "Whole file or folder to validate on besides (repeatable)", "FILE" },
+      { "log", 0, 0, G_OPTION_ARG_FILENAME, &places.log_path, "Losses as NDJSON", "FILE" },
+      { "log-every", 0, 0, G_OPTION_ARG_INT64, &log_every, "Steps between its lines (default: 10)", "STEPS" },
+      { "samples", 0, 0, G_OPTION_ARG_FILENAME, &places.samples, "Folder for pictures of samples", "FOLDER" },
+      { "sample-every", 0, 0, G_OPTION_ARG_INT64, &sample_every, "Steps between them (default: 1000)",
+        "STEPS" },
+      { "save-every", 0, 0, G_OPTION_ARG_DOUBLE, &places.save_every,
+        "Seconds between checkpoints (default: 300)", "SECONDS" },
+      { "cache", 0, 0, G_OPTION_ARG_INT64, &cache, "Decoded frames to keep in memory (default: 1024)",
+        "MIB" },
+      { "device", 0, 0, G_OPTION_ARG_STRING, &places.device,
+        "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
+      { NULL }
+    };
+    const GOptionEntry model[]
+        = { { "config", 0, 0, G_OPTION_ARG_STRING, &shape.config,
+              "Configuration: a JSON file or its text; single options go over it", "JSON" },
+            { "layout", 0, 0, G_OPTION_ARG_STRING, &shape.layout, "yuv420 (default), rgb or gray", "LAYOUT" },
+            { "size", 0, 0, G_OPTION_ARG_INT, &shape.size, "Side of a tile in pixels (default: 32)", "S" },
+            { "patch", 0, 0, G_OPTION_ARG_INT, &shape.patch, "Side of a patch (default: 4)", "P" },
+            { "width", 0, 0, G_OPTION_ARG_INT, &shape.width, "Width of the transformers (default: 192)",
+              "D" },
+            { "blocks", 0, 0, G_OPTION_ARG_INT, &shape.blocks, "Flow blocks (default: 4)", "T" },
+            { "layers", 0, 0, G_OPTION_ARG_INT, &shape.layers, "Layers of a block (default: 2)", "K" },
+            { "head-dim", 0, 0, G_OPTION_ARG_INT, &shape.head_dim, "Features of a head (default: 64)", "N" },
+            { "basis", 0, 0, G_OPTION_ARG_STRING, &shape.basis, "pixel (default) or dct", "BASIS" },
+            { "vp", 0, 0, G_OPTION_ARG_NONE, &shape.vp, "Volume-preserving blocks", NULL },
+            { "noise", 0, 0, G_OPTION_ARG_STRING, &shape.noise, "uniform (default) or gaussian", "NOISE" },
+            { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &shape.noise_std,
+              "Standard deviation of Gaussian noise, [-1, 1] scale (default: 0.05)", "STD" },
+            { NULL } };
+    const GOptionEntry recipe[] = {
+      { "steps", 0, 0, G_OPTION_ARG_INT64, &steps, "Steps of the whole run", "N" },
+      { "minutes", 0, 0, G_OPTION_ARG_DOUBLE, &places.minutes,
+        "Instead: as many steps as take about this long", "M" },
+      { "batch", 0, 0, G_OPTION_ARG_INT, &batch, "Tiles of a step (default: 64)", "B" },
+      { "lr", 0, 0, G_OPTION_ARG_DOUBLE, &t->lr, "Peak learning rate", "LR" },
+      { "lr-min", 0, 0, G_OPTION_ARG_DOUBLE, &t->lr_min, "Last learning rate", "LR" },
+      { "warmup", 0, 0, G_OPTION_ARG_INT64, &warmup,
+        "Steps of warm-up (default: a fiftieth of all, at most 2000)", "STEPS" },
+      { "weight-decay", 0, 0, G_OPTION_ARG_DOUBLE, &t->weight_decay, "AdamW's weight decay (default: 1e-4)",
+        "W" },
+      { "clip", 0, 0, G_OPTION_ARG_DOUBLE, &t->clip, "Largest gradient norm, 0 for any (default: 1)",
+        "NORM" },
+      { "ema", 0, 0, G_OPTION_ARG_DOUBLE, &t->ema,
+        "Decay of the averaged weights, 0 for none (default: 0.999)", "DECAY" },
+      { "labels", 0, 0, G_OPTION_ARG_NONE, &run.labels, "A class for each folder that files lie in", NULL },
+      { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->label_dropout, "Share of labels left out", "SHARE" },
+      { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of weights, tiles and noise (default: 0)", "SEED" },
+      { "scales", 0, 0, G_OPTION_ARG_STRING, &scales,
+        "Factors that frames are shrunk by at random (default: 1)", "1,0.5,…" },
+      { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &run.holdout,
+        "Last share of each video, or folder of pictures, kept for validation (default: 0.1)", "SHARE" },
+      { "validate-every", 0, 0, G_OPTION_ARG_INT64, &validate_every,
+        "Steps between validations (default: a fiftieth of all)", "STEPS" },
+      { "validation-tiles", 0, 0, G_OPTION_ARG_INT, &validation_tiles,
+        "Tiles of a validation, 0 for none (default: 512)", "N" },
+      { NULL }
+    };
+    GOptionGroup *model_group = g_option_group_new ("model", "Model:", "Options of the model", NULL, NULL);
+    GOptionGroup *recipe_group
+        = g_option_group_new ("recipe", "Recipe:", "Options of the training", NULL, NULL);
+
+    g_option_context_set_summary (
+        context, "Trains a flow by exact maximum likelihood on tiles of videos and pictures.");
+    g_option_context_set_description (context,
+                                      "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.");
+    g_option_context_add_main_entries (context, files, NULL);
+    g_option_group_add_entries (model_group, model);
+    g_option_group_add_entries (recipe_group, recipe);
+    g_option_context_add_group (context, model_group);
+    g_option_context_add_group (context, recipe_group);
+    run.command = plain_command (argc, argv);
+    if (!g_option_context_parse (context, &argc, &argv, &error))
+      {
+        fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+        return 2;
+      }
+  }
+
+  if (!places.output || (places.resume ? argc > 1 : argc < 2))
+    {
+      fprintf (stderr, "normflow " NAME ": %s\n",
+               !places.output  ? "--output MODEL.safetensors is missing"
+               : places.resume ? "--resume takes files and settings from the checkpoint: name none"
+                               : "name the videos, pictures or folders to train on");
+      return 2;
+    }
+  if (!places.resume && (steps > 0) == (places.minutes > 0))
+    {
+      fprintf (stderr, "normflow " NAME ": give either --steps N or --minutes M, more than 0\n");
+      return 2;
+    }
+  if (places.resume
+      && (steps != 0 || places.minutes != 0 || run.init || run.validation || shape_given (&shape)))
+    {
+      fprintf (stderr, "normflow " NAME ": --resume goes on with the settings of the run; only files to "
+                                        "write and the device can be given\n");
+      return 2;
+    }
+  if (run.init && shape_given (&shape))
+    {
+      fprintf (stderr,
+               "normflow " NAME
+               ": --init takes the configuration from the model: give no options of the model with it\n");
+      return 2;
+    }
+  if (log_every < 1 || sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0)
+      || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0 || steps < 0)
+    {
+      fprintf (stderr, "normflow " NAME
+                       ": --log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
+                       "--validation-tiles, --seed and --steps take no negative values\n");
+      return 2;
+    }
+  if (!places.checkpoint)
+    places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
+  places.log_every = (guint64)log_every;
+  places.sample_every = (guint64)sample_every;
+  places.cache = (guint64)cache << 20;
+  if (places.samples && g_mkdir_with_parents (places.samples, 0777) != 0)
+    {
+      fprintf (stderr, "normflow " NAME ": --samples %s: %s\n", places.samples, g_strerror (errno));
+      return 1;
+    }
+
+  if (places.resume)
+    {
+      g_autofree char *command = g_steal_pointer (&run.command);
+
+      if (!load_settings (&run, places.checkpoint, &error))
+        goto failed;
+    }
+  else
+    {
+      run.batch = (guint)batch;
+      run.validation_tiles = (guint)validation_tiles;
+      run.validate_every = (guint64)validate_every;
+      t->steps = steps ? (guint64)steps : 1;
+      t->seed = (guint64)seed;
+      t->warmup = warmup < 0 ? G_MAXUINT64 : (guint64)warmup;
+      if (t->lr_min > t->lr)
+        t->lr_min = t->lr;
+      /* Absolute, so that --resume works from any folder. */
+      run.files = g_strdupv (argv + 1);
+      for (gsize i = 0; run.files[i]; i++)
+        make_absolute (&run.files[i]);
+      for (gsize i = 0; run.validation && run.validation[i]; i++)
+        make_absolute (&run.validation[i]);
+      if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error))
+        goto failed;
+    }
+  if (!check_run (&run, &error))
+    goto failed;
+
+  {
+    struct sigaction action = { .sa_handler = on_signal };
+
+    sigaction (SIGINT, &action, NULL);
+    sigaction (SIGTERM, &action, NULL);
+  }
+  if (!run_job (&run, &places, &error))
+    goto failed;
+  return interrupted ? 130 : 0;
+
+failed:
+  fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+  return 1;
+}

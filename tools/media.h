@@ -1,0 +1,121 @@
+/* normflow: media files through libav. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gio/gio.h>
+#include "nf-frame.h"
+
+G_BEGIN_DECLS
+
+/* An owned, tightly packed, planar 8-bit picture; reference-counted, shared between threads as long as nobody
+ * writes. */
+typedef struct
+{
+  NfPixelLayout layout;
+  NfFrame frame;  /* view of the samples below */
+  guint64 index;  /* in its file */
+  double seconds; /* presentation time, NAN if unknown */
+  gsize size;     /* bytes */
+  guint8 *data;   /* planes one after the other */
+} NfPicture;
+
+NfPicture *nf_picture_new (NfPixelLayout layout, guint width, guint height);
+NfPicture *nf_picture_ref (NfPicture *picture);
+void nf_picture_unref (NfPicture *picture);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfPicture, nf_picture_unref)
+
+/* Number of planes of a layout; their extent for frames of WIDTH × HEIGHT. */
+guint nf_picture_planes (NfPixelLayout layout);
+void nf_picture_extent (NfPixelLayout layout, guint plane, guint width, guint height, guint *plane_width,
+                        guint *plane_height);
+
+/* A copy resampled to WIDTH × HEIGHT by area averaging, the same bits everywhere. */
+NfPicture *nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error);
+
+/* All files that PATHS name: files as they are, folders searched recursively (symbolic links to folders are
+ * not followed) for the usual names of videos and pictures, sorted. (element-type filename) NULL with
+ * NF_ERROR_NOT_FOUND if a path is missing or nothing was found. */
+GPtrArray *nf_media_list (const char *const *paths, GError **error);
+
+/* TRUE if a file's name says that it is a still picture. */
+gboolean nf_media_is_picture (const char *path);
+
+/* Width and height are those of the first frame; n_frames is 0 until nf_media_reader_index() if the container
+ * does not state it. */
+typedef struct
+{
+  guint width;
+  guint height;
+  guint64 n_frames;
+  int rate_n;
+  int rate_d;
+  double duration;
+  const char *codec;
+  const char *pixel_format;
+} NfMediaInfo;
+
+/* Reads the best video stream of a file, one decoder thread, in LAYOUT: samples of planar 4:2:0 files reach
+ * yuv420 unchanged, the luma of 8-bit YUV files reaches gray unchanged, the rest goes through swscale. Sample
+ * ranges are kept, not stretched, but for RGB. Rotation is not applied. */
+typedef struct _NfMediaReader NfMediaReader;
+
+NfMediaReader *nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error);
+void nf_media_reader_free (NfMediaReader *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfMediaReader, nf_media_reader_free)
+
+const NfMediaInfo *nf_media_reader_get_info (NfMediaReader *self);
+
+/* Reads all packets once, without decoding, for an exact number of frames and the time of each. */
+gboolean nf_media_reader_index (NfMediaReader *self, GError **error);
+
+/* The next nf_media_reader_next() returns frame INDEX, counted in order of presentation. */
+gboolean nf_media_reader_seek (NfMediaReader *self, guint64 index, GError **error);
+
+/* The next frame, in order of presentation; NULL without error at the end. Damaged packets are skipped and
+ * counted. */
+NfPicture *nf_media_reader_next (NfMediaReader *self, GError **error);
+
+/* Number of the frame that nf_media_reader_next() returns next. */
+guint64 nf_media_reader_get_position (NfMediaReader *self);
+
+/* Damaged packets skipped so far. */
+guint64 nf_media_reader_get_damaged (NfMediaReader *self);
+
+/* Writes frames to a file whose extension chooses the form: .mkv FFV1 (lossless), .mp4 and .mov H.264 if
+ * libav has an encoder, else MPEG-4; .y4m raw; .png one picture, or a sequence if the name has %d in it. */
+typedef struct _NfMediaWriter NfMediaWriter;
+
+NfMediaWriter *nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height,
+                                     int rate_n, int rate_d, GError **error);
+gboolean nf_media_writer_put (NfMediaWriter *self, const NfFrame *frame, GError **error);
+
+/* Flushes and closes; without it the file is incomplete. */
+gboolean nf_media_writer_close (NfMediaWriter *self, GError **error);
+void nf_media_writer_free (NfMediaWriter *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfMediaWriter, nf_media_writer_free)
+
+/* One picture to a PNG. */
+gboolean nf_media_write_png (const char *path, NfPixelLayout layout, const NfFrame *frame, GError **error);
+
+/* What lossless coders take for a frame, in bits. */
+typedef struct
+{
+  guint64 png;  /* yuv420: three grey PNGs; gray: one; rgb: one RGB PNG; level 9, filter chosen row by row */
+  guint64 ffv1; /* intra, version 3, range coder, the better of the small and the large context model */
+} NfMediaBits;
+
+typedef struct _NfMediaPeers NfMediaPeers;
+NfMediaPeers *nf_media_peers_new (NfPixelLayout layout);
+void nf_media_peers_free (NfMediaPeers *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfMediaPeers, nf_media_peers_free)
+gboolean nf_media_peers_measure (NfMediaPeers *self, const NfFrame *frame, NfMediaBits *bits, GError **error);
+
+/* Runs frames of one size through a chain of libavfilter filters ("hqdn3d=4:3:6:4.5"); each frame gives one
+ * frame. */
+typedef struct _NfMediaFilter NfMediaFilter;
+NfMediaFilter *nf_media_filter_new (const char *filters, NfPixelLayout layout, guint width, guint height,
+                                    GError **error);
+void nf_media_filter_free (NfMediaFilter *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfMediaFilter, nf_media_filter_free)
+NfPicture *nf_media_filter_run (NfMediaFilter *self, const NfFrame *frame, GError **error);
+
+G_END_DECLS
