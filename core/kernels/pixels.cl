@@ -38,13 +38,13 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int side, int yuv)
 __kernel void
 nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
                      int tile0, int tiles_x, int p, int side, int yuv, int mode, int steps, float std, uint2 seed, uint2 stream,
-                     __global const float *basis, int has_basis, __global float *x, int D)
+                     __global const float *basis, int has_basis, __global float *x, ulong x_at, int D)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   const ulong base = tile_bytes * tile;
   const int tile_x = tile_bytes ? 0 : tile % tiles_x, tile_y = tile_bytes ? 0 : tile / tiles_x;
   float y[D_MAX];
-  x += ((size_t)get_global_id (1) * side * side + n) * D;
+  x += x_at + ((size_t)get_global_id (1) * side * side + n) * D;
   for (int f = 0; f < D; f++)
     {
       const NfSample s = nf_locate (f, n, tile_x, tile_y, p, side, yuv);
@@ -87,13 +87,13 @@ nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 s
 
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise; samples outside the frame are dropped. Global size (N, tiles). */
 __kernel void
-nf_tokens_to_pixels (__global const float *x, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
+nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
                      int tile0, int tiles_x, int p, int side, int yuv, int steps, __global const float *basis, int has_basis,
                      int D)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   float y[D_MAX];
-  x += ((size_t)get_global_id (1) * side * side + n) * D;
+  x += x_at + ((size_t)get_global_id (1) * side * side + n) * D;
   if (has_basis)
     nf_from_basis (basis, x, y, D);
   else
