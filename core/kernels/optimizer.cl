@@ -28,10 +28,11 @@ nf_adamw (__global float *theta, __global const float *grad, __global float *m, 
 
 /* partial[i] = sum of squares of `count` values from i·count on; not finite if one of them is not. Global size (parts). */
 __kernel void
-nf_sum_squares (__global const float *x, ulong n, ulong count, __global float *partial)
+nf_sum_squares (__global const float *x, ulong x_at, ulong n, ulong count, __global float *partial)
 {
   const size_t first = get_global_id (0) * count, end = min ((ulong)(first + count), n);
   floatv sum = 0.0f;
+  x += x_at;
   for (size_t i = first; i < end; i += VW)
     {
       const floatv v = nf_load_head (x + i, (int)min ((ulong)(end - i), (ulong)VW));

@@ -62,6 +62,7 @@ struct _NfOps
   NfDevice *device;
   cl_command_queue queue;
   cl_kernel kernels[N_KERNELS];
+  cl_uint n_arguments[N_KERNELS];
   gboolean gpu;       /* the GPU variant of the kernels */
   guint vector_width; /* VW of common.cl */
   guint panel;        /* NR of common.cl */
@@ -114,6 +115,8 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
   if (ops->failure || global[0] == 0 || global[1] == 0 || global[2] == 0)
     return;
 
+  /* a driver may crash on arguments that do not fit */
+  g_assert (n == ops->n_arguments[kernel]);
   cl_int status = CL_SUCCESS;
   for (guint i = 0; i < n && status == CL_SUCCESS; i++)
     status = clSetKernelArg (ops->kernels[kernel], i, arguments[i].size, arguments[i].value);
@@ -193,6 +196,9 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     {
       cl_int status;
       ops->kernels[i] = clCreateKernel (program, kernel_names[i], &status);
+      if (status == CL_SUCCESS)
+        status = clGetKernelInfo (ops->kernels[i], CL_KERNEL_NUM_ARGS, sizeof (cl_uint), &ops->n_arguments[i],
+                                  NULL);
       if (status != CL_SUCCESS)
         {
           nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[i]);
