@@ -31,9 +31,12 @@ typedef struct
   int M, N, K, lda, ldc, ldr, rmod, flags;
 } NfMatmul;
 
-static inline floatv
-nf_finish (const NfMatmul *t, floatv v, int m, int n, int lanes)
+static inline __attribute__ ((always_inline)) void
+nf_finish (const NfMatmul *t, floatv v, int m, int n)
 {
+  const int lanes = t->N - n;
+  if (lanes <= 0)
+    return;
   if (t->flags & NF_BIAS)
     v += nf_load_head (t->bias + n, lanes);
   if (t->flags & NF_SAVE)
@@ -46,41 +49,34 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n, int lanes)
     v += nf_load_head (t->R + (size_t)(m % t->rmod) * t->ldr + n, lanes);
   if (t->flags & NF_ACCUMULATE)
     v += nf_load_head (t->C + (size_t)m * t->ldc + n, lanes);
-  return v;
+  nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
 
-/* Rows m0 .. m0+rows-1, rows <= mr; rows past the last one repeat it and are not stored. */
+/* Rows m0 .. m0+mr-1 of one panel. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
 #define NF_TILE(mr)                                                                                                    \
-  static inline void nf_tile_##mr (const NfMatmul *t, __global const float *b, int m0, int rows, int n0)               \
+  static inline void nf_tile_##mr (const NfMatmul *t, __global const float *restrict b, int m0, int n0)                \
   {                                                                                                                    \
-    floatv acc[mr][2];                                                                                                 \
-    __global const float *a[mr];                                                                                       \
-    _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
-    {                                                                                                                  \
-      acc[i][0] = acc[i][1] = 0.0f;                                                                                    \
-      a[i] = t->A + (size_t)(m0 + min (i, rows - 1)) * t->lda;                                                         \
-    }                                                                                                                  \
-    const int K = t->K;                                                                                                \
+    floatv acc[mr][2], out[2 * mr];                                                                                    \
+    const int K = t->K, lda = t->lda;                                                                                  \
+    __global const float *restrict a = t->A + (size_t)m0 * lda;                                                        \
+    _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
         const floatv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
-          const floatv av = (floatv)(a[i][k]);                                                                         \
+          const floatv av = (floatv)(a[i * lda + k]);                                                                  \
           acc[i][0] = fma (av, b0, acc[i][0]);                                                                         \
           acc[i][1] = fma (av, b1, acc[i][1]);                                                                         \
         }                                                                                                              \
       }                                                                                                                \
     _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
     {                                                                                                                  \
-      if (i < rows)                                                                                                    \
-        for (int v = 0; v < 2; v++)                                                                                    \
-          {                                                                                                            \
-            const int n = n0 + v * VW, lanes = t->N - n;                                                               \
-            if (lanes > 0)                                                                                             \
-              nf_store_head (nf_finish (t, acc[i][v], m0 + i, n, lanes), t->C + (size_t)(m0 + i) * t->ldc + n, lanes); \
-          }                                                                                                            \
+      out[2 * i] = acc[i][0];                                                                                          \
+      out[2 * i + 1] = acc[i][1];                                                                                      \
     }                                                                                                                  \
+    for (int i = 0; i < 2 * mr; i++)                                                                                   \
+      nf_finish (t, out[i], m0 + i / 2, n0 + i % 2 * VW);                                                              \
   }
 
 NF_TILE (1)
@@ -106,20 +102,13 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
   int m = get_global_id (1) * tiles * MR;
   const int end = min (M, m + tiles * MR), n0 = panel * NR;
   for (; m + MR <= end; m += MR)
-    nf_tile_max (&t, b, m, MR, n0);
-  while (m < end)
-    {
-      const int rows = end - m;
-      if (rows == 1)
-        nf_tile_1 (&t, b, m, 1, n0);
-      else if (rows <= 3)
-        nf_tile_3 (&t, b, m, rows, n0);
-      else if (rows <= 6)
-        nf_tile_6 (&t, b, m, rows, n0);
-      else
-        nf_tile_max (&t, b, m, min (rows, MR), n0);
-      m += rows <= 6 ? rows : min (rows, MR);
-    }
+    nf_tile_max (&t, b, m, n0);
+  for (; m + 6 <= end; m += 6)
+    nf_tile_6 (&t, b, m, n0);
+  for (; m + 3 <= end; m += 3)
+    nf_tile_3 (&t, b, m, n0);
+  for (; m < end; m++)
+    nf_tile_1 (&t, b, m, n0);
 }
 
 /* Global size (row tiles of N, panels of K). C (N, K) = or += sum over m of A[m, n] X[m, k]; X needs VW readable floats after its end. */
