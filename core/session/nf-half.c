@@ -1,7 +1,6 @@
 /* normflow: half precision for storage. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-half.h"
 
-#include <math.h>
 #include <string.h>
 
 static guint16
@@ -70,17 +69,4 @@ nf_half_to_float (const guint16 *in, float *out, gsize n)
   g_return_if_fail (n == 0 || (in && out));
   for (gsize i = 0; i < n; i++)
     out[i] = float_of (in[i]);
-}
-
-gboolean
-nf_latents_check (const float *latents, gsize n, gsize *at)
-{
-  g_return_val_if_fail (n == 0 || latents, FALSE);
-  for (gsize i = 0; i < n; i++)
-    if (!isfinite (latents[i]))
-      {
-        *at = i;
-        return FALSE;
-      }
-  return TRUE;
 }

@@ -26,14 +26,4 @@ void nf_half_from_float (const float *in, guint16 *out, gsize n);
  */
 void nf_half_to_float (const guint16 *in, float *out, gsize n);
 
-/**
- * nf_latents_check:
- * @latents: (array length=n): latents from outside
- * @n: how many
- * @at: (out): place of the first NaN or infinite value
- *
- * Returns: TRUE if all are finite.
- */
-gboolean nf_latents_check (const float *latents, gsize n, gsize *at);
-
 G_END_DECLS

@@ -1,0 +1,447 @@
+/* normflow: GStreamer element flowencode. SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/**
+ * SECTION:element-flowencode
+ * @title: flowencode
+ * @short_description: video to Gaussian latents and exact likelihoods
+ *
+ * Sends each frame through a normalizing flow. A buffer of latents leaves for each frame, with a
+ * #GstCustomMeta `GstFlowScoreMeta` that holds the frame's likelihood, and an element message `flow-score`
+ * goes to the bus. `threshold` turns scores into messages `flow-anomaly`. flowdecode makes the same bytes of
+ * video again from float32 latents; float16 latents take half the room and do not promise that. Latents are a
+ * representation, not compression: they take more room than the video.
+ *
+ * Sink caps are those of the model's pixel layout; put videoconvert before the element for anything else.
+ *
+ * |[
+ * gst-launch-1.0 -m videotestsrc num-buffers=25 ! video/x-raw,width=160,height=120 ! videoconvert !
+ * flowencode ! fakesink
+ * ]| prints the score of every frame.
+ * |[
+ * gst-launch-1.0 videotestsrc num-buffers=25 ! flowencode ! video/x-flow-latent,latent-format=F16LE ! gdppay
+ * ! filesink location=test.gdp
+ * ]| stores latents in half precision.
+ *
+ * Since: 0.1
+ */
+
+#include "gstflowencode.h"
+#include "gstflowengine.h"
+#include "gstflowlatent.h"
+#include "gstflowscore.h"
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+enum
+{
+  PROP_POST_MESSAGES = GST_FLOW_ENGINE_PROP_LAST,
+  PROP_MESSAGE_INTERVAL,
+  PROP_SCORE_MAP,
+  PROP_THRESHOLD,
+  PROP_THRESHOLD_HYSTERESIS,
+  PROP_SMOOTHING_WINDOW,
+};
+
+struct _GstFlowEncode
+{
+  GstVideoEncoder parent_instance;
+
+  GstFlowEngine engine;
+
+  /* under the object lock */
+  GstFlowScoreSettings settings;
+  gboolean score_map;
+
+  /* of the streaming thread */
+  GstVideoCodecState *input;
+  GstFlowLatentInfo info;
+  char *digest;
+  guint64 frame_index;
+  GstFlowScorer *scorer;
+  float *latents; /* one frame, where the buffer cannot be written directly */
+};
+
+static GstStaticPadTemplate sink_template
+    = GST_STATIC_PAD_TEMPLATE ("sink", GST_PAD_SINK, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_VIDEO_CAPS));
+static GstStaticPadTemplate src_template
+    = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
+
+G_DEFINE_FINAL_TYPE (GstFlowEncode, gst_flow_encode, GST_TYPE_VIDEO_ENCODER)
+GST_ELEMENT_REGISTER_DEFINE (flowencode, "flowencode", GST_RANK_NONE, GST_TYPE_FLOW_ENCODE)
+
+static gboolean
+gst_flow_encode_start (GstVideoEncoder *encoder)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  self->frame_index = 0;
+  gst_flow_scorer_reset (self->scorer);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_encode_stop (GstVideoEncoder *encoder)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  g_clear_pointer (&self->input, gst_video_codec_state_unref);
+  g_clear_pointer (&self->latents, g_free);
+  g_clear_pointer (&self->digest, g_free);
+  return TRUE;
+}
+
+static GstCaps *
+gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autoptr (GstCaps) caps = gst_flow_video_caps (config);
+  return gst_video_encoder_proxy_getcaps (encoder, caps, filter);
+}
+
+/* What downstream wants: which of the two names, and which precision. */
+static void
+choose_output (GstFlowEncode *self, GstFlowLatentInfo *info)
+{
+  g_autoptr (GstCaps) allowed = gst_pad_get_allowed_caps (GST_VIDEO_ENCODER_SRC_PAD (self));
+  if (!allowed || gst_caps_is_empty (allowed) || gst_caps_is_any (allowed))
+    return;
+  g_autoptr (GstCaps) first = gst_caps_fixate (gst_caps_copy_nth (allowed, 0));
+  const GstStructure *structure = gst_caps_get_structure (first, 0);
+  info->tensors = gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME);
+  info->half = info->tensors
+                   ? g_strcmp0 (gst_structure_get_string (structure, "types"), "float16") == 0
+                   : g_strcmp0 (gst_structure_get_string (structure, "latent-format"), "F16LE") == 0;
+}
+
+static gboolean
+gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  g_autoptr (GError) error = NULL;
+  const GstVideoInfo *video = &state->info;
+
+  if (gst_flow_engine_wait (&self->engine, NULL) != GST_FLOW_OK)
+    return FALSE;
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  GstFlowLatentInfo info = { .width = GST_VIDEO_INFO_WIDTH (video),
+                             .height = GST_VIDEO_INFO_HEIGHT (video),
+                             .fps_n = GST_VIDEO_INFO_FPS_N (video),
+                             .fps_d = GST_VIDEO_INFO_FPS_D (video),
+                             .pixel_format = GST_VIDEO_INFO_FORMAT (video) };
+  if (!nf_grid_init (&info.grid, config, info.width, info.height, &error))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
+  choose_output (self, &info);
+
+  g_free (self->digest);
+  self->digest = gst_flow_engine_dup_digest (&self->engine);
+  g_clear_pointer (&self->input, gst_video_codec_state_unref);
+  self->input = gst_video_codec_state_ref (state);
+  g_clear_pointer (&self->latents, g_free);
+  self->info = info;
+
+  GstCaps *caps = gst_flow_latent_info_to_caps (&info, config, self->digest);
+  gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, state));
+  return gst_video_encoder_negotiate (encoder);
+}
+
+static gboolean
+gst_flow_encode_propose_allocation (GstVideoEncoder *encoder, GstQuery *query)
+{
+  gst_query_add_allocation_meta (query, GST_VIDEO_META_API_TYPE, NULL);
+  return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->propose_allocation (encoder, query);
+}
+
+/* Latents of VIDEO into the bytes at DATA. */
+static gboolean
+encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, guint8 *data, NfScore *score,
+        float *score_map, GError **error)
+{
+  const gsize n = nf_grid_latents (&self->info.grid);
+  const gboolean direct = !self->info.half && GPOINTER_TO_SIZE (data) % sizeof (float) == 0;
+  NfFrame view;
+
+  if (!direct && !self->latents)
+    self->latents = g_try_new (float, n);
+  if (!direct && !self->latents)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                   "no memory for the latents of a frame of %u×%u pixels", self->info.width,
+                   self->info.height);
+      return FALSE;
+    }
+  gst_flow_frame_view (video, &view);
+  if (!nf_session_encode_frame (session, &view, direct ? (float *)(gpointer)data : self->latents, score,
+                                score_map, error))
+    return FALSE;
+  if (self->info.half)
+    nf_half_from_float (self->latents, (guint16 *)(gpointer)data, n);
+  else if (!direct)
+    memcpy (data, self->latents, n * sizeof (float));
+  return TRUE;
+}
+
+/* Maps FRAME's buffers and encodes one into the other. */
+static GstFlowReturn
+encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame, NfScore *score,
+              float *score_map)
+{
+  g_autoptr (GError) error = NULL;
+  GstVideoFrame video;
+  GstMapInfo out;
+
+  if (!gst_video_frame_map (&video, &self->input->info, frame->input_buffer, GST_MAP_READ))
+    {
+      GST_ELEMENT_ERROR (self, STREAM, ENCODE,
+                         ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %u×%u pixels",
+                          gst_buffer_get_size (frame->input_buffer), self->info.width, self->info.height),
+                         ("%" GST_PTR_FORMAT, frame->input_buffer));
+      return GST_FLOW_ERROR;
+    }
+  gboolean done = FALSE;
+  if (gst_buffer_map (frame->output_buffer, &out, GST_MAP_WRITE))
+    {
+      done = encode (self, session, &video, out.data, score, score_map, &error);
+      gst_buffer_unmap (frame->output_buffer, &out);
+    }
+  else
+    g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
+  gst_video_frame_unmap (&video);
+  return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
+}
+
+static GstFlowReturn
+gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *frame)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  const gint64 start = g_get_monotonic_time ();
+  const gsize n_tokens = (gsize)self->info.grid.grid_width * self->info.grid.grid_height;
+  NfSession *session;
+  NfScore score;
+  GstClockTime latency;
+
+  GST_OBJECT_LOCK (self);
+  const GstFlowScoreSettings settings = self->settings;
+  const gboolean wants_map = self->score_map;
+  GST_OBJECT_UNLOCK (self);
+
+  g_autofree float *map = wants_map ? g_new (float, n_tokens) : NULL;
+  GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  if (ret == GST_FLOW_OK)
+    ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
+  if (ret == GST_FLOW_OK)
+    ret = encode_frame (self, session, frame, &score, map);
+  if (ret != GST_FLOW_OK)
+    {
+      gst_clear_buffer (&frame->output_buffer);
+      gst_flow_engine_count_dropped (&self->engine);
+      gst_video_encoder_finish_frame (encoder, frame);
+      return ret;
+    }
+
+  GstBuffer *map_buffer
+      = map ? gst_buffer_new_wrapped (g_steal_pointer (&map), n_tokens * sizeof (float)) : NULL;
+  gst_flow_score_meta_attach (frame->output_buffer, &score, self->digest, self->frame_index, map_buffer,
+                              &self->info.grid);
+  gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
+                       frame->duration, self->frame_index, &score);
+  self->frame_index++;
+  GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
+  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
+    gst_video_encoder_set_latency (encoder, latency, latency);
+  return gst_video_encoder_finish_frame (encoder, frame);
+}
+
+static GstFlowReturn
+gst_flow_encode_finish (GstVideoEncoder *encoder)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));
+  return GST_FLOW_OK;
+}
+
+static gboolean
+gst_flow_encode_flush (GstVideoEncoder *encoder)
+{
+  gst_flow_scorer_reset (GST_FLOW_ENCODE (encoder)->scorer);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  if (GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_START)
+    gst_flow_engine_set_flushing (&self->engine, TRUE);
+  else if (GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_STOP)
+    gst_flow_engine_set_flushing (&self->engine, FALSE);
+  return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->sink_event (encoder, event);
+}
+
+/* A score that came with the video is of other latents than ours. */
+static gboolean
+gst_flow_encode_transform_meta (GstVideoEncoder *encoder, GstVideoCodecFrame *frame, GstMeta *meta)
+{
+  if (gst_flow_score_meta_is (meta))
+    return FALSE;
+  return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->transform_meta (encoder, frame, meta);
+}
+
+static GstStateChangeReturn
+gst_flow_encode_change_state (GstElement *element, GstStateChange transition)
+{
+  return gst_flow_engine_change_state (&GST_FLOW_ENCODE (element)->engine,
+                                       GST_ELEMENT_CLASS (gst_flow_encode_parent_class), transition);
+}
+
+static void
+gst_flow_encode_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (object);
+
+  if (gst_flow_engine_set_property (&self->engine, id, value))
+    return;
+  GST_OBJECT_LOCK (self);
+  switch (id)
+    {
+    case PROP_POST_MESSAGES:
+      self->settings.post_messages = g_value_get_boolean (value);
+      break;
+    case PROP_MESSAGE_INTERVAL:
+      self->settings.interval = g_value_get_uint64 (value);
+      break;
+    case PROP_SCORE_MAP:
+      self->score_map = g_value_get_boolean (value);
+      break;
+    case PROP_THRESHOLD:
+      self->settings.threshold = g_value_get_double (value);
+      break;
+    case PROP_THRESHOLD_HYSTERESIS:
+      self->settings.hysteresis = g_value_get_double (value);
+      break;
+    case PROP_SMOOTHING_WINDOW:
+      self->settings.window = g_value_get_uint (value);
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+  GST_OBJECT_UNLOCK (self);
+}
+
+static void
+gst_flow_encode_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (object);
+
+  if (gst_flow_engine_get_property (&self->engine, id, value))
+    return;
+  GST_OBJECT_LOCK (self);
+  switch (id)
+    {
+    case PROP_POST_MESSAGES:
+      g_value_set_boolean (value, self->settings.post_messages);
+      break;
+    case PROP_MESSAGE_INTERVAL:
+      g_value_set_uint64 (value, self->settings.interval);
+      break;
+    case PROP_SCORE_MAP:
+      g_value_set_boolean (value, self->score_map);
+      break;
+    case PROP_THRESHOLD:
+      g_value_set_double (value, self->settings.threshold);
+      break;
+    case PROP_THRESHOLD_HYSTERESIS:
+      g_value_set_double (value, self->settings.hysteresis);
+      break;
+    case PROP_SMOOTHING_WINDOW:
+      g_value_set_uint (value, self->settings.window);
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+  GST_OBJECT_UNLOCK (self);
+}
+
+static void
+gst_flow_encode_finalize (GObject *object)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (object);
+  gst_flow_engine_clear (&self->engine);
+  gst_flow_scorer_free (self->scorer);
+  G_OBJECT_CLASS (gst_flow_encode_parent_class)->finalize (object);
+}
+
+static void
+gst_flow_encode_class_init (GstFlowEncodeClass *class)
+{
+  GObjectClass *object_class = G_OBJECT_CLASS (class);
+  GstElementClass *element_class = GST_ELEMENT_CLASS (class);
+  GstVideoEncoderClass *encoder_class = GST_VIDEO_ENCODER_CLASS (class);
+  const GParamFlags flags = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_PLAYING;
+
+  object_class->set_property = gst_flow_encode_set_property;
+  object_class->get_property = gst_flow_encode_get_property;
+  object_class->finalize = gst_flow_encode_finalize;
+  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_encode_change_state);
+  encoder_class->start = GST_DEBUG_FUNCPTR (gst_flow_encode_start);
+  encoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_encode_stop);
+  encoder_class->getcaps = GST_DEBUG_FUNCPTR (gst_flow_encode_getcaps);
+  encoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_encode_set_format);
+  encoder_class->propose_allocation = GST_DEBUG_FUNCPTR (gst_flow_encode_propose_allocation);
+  encoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_encode_handle_frame);
+  encoder_class->finish = GST_DEBUG_FUNCPTR (gst_flow_encode_finish);
+  encoder_class->flush = GST_DEBUG_FUNCPTR (gst_flow_encode_flush);
+  encoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_encode_sink_event);
+  encoder_class->transform_meta = GST_DEBUG_FUNCPTR (gst_flow_encode_transform_meta);
+
+  gst_flow_engine_install_properties (object_class);
+  g_object_class_install_property (
+      object_class, PROP_POST_MESSAGES,
+      g_param_spec_boolean ("post-messages", "Post messages",
+                            "Post element messages flow-score with the frames' likelihoods", TRUE, flags));
+  g_object_class_install_property (
+      object_class, PROP_MESSAGE_INTERVAL,
+      g_param_spec_uint64 (
+          "message-interval", "Message interval",
+          "Nanoseconds of video whose mean score one flow-score message gives; 0 is a message per frame", 0,
+          G_MAXUINT64, 0, flags));
+  g_object_class_install_property (
+      object_class, PROP_SCORE_MAP,
+      g_param_spec_boolean ("score-map", "Score map",
+                            "Add a map of bits per dimension, one float32 per patch, to GstFlowScoreMeta",
+                            FALSE, flags));
+  g_object_class_install_property (
+      object_class, PROP_THRESHOLD,
+      g_param_spec_double (
+          "threshold", "Threshold",
+          "Bits per dimension above which flow-anomaly (state enter) is posted; the largest double is off",
+          -G_MAXDOUBLE, G_MAXDOUBLE, GST_FLOW_SCORE_OFF, flags));
+  g_object_class_install_property (
+      object_class, PROP_THRESHOLD_HYSTERESIS,
+      g_param_spec_double (
+          "threshold-hysteresis", "Threshold hysteresis",
+          "Bits per dimension that the score must fall under the threshold for flow-anomaly (state leave)", 0,
+          G_MAXDOUBLE, 0, flags));
+  g_object_class_install_property (
+      object_class, PROP_SMOOTHING_WINDOW,
+      g_param_spec_uint ("smoothing-window", "Smoothing window",
+                         "Frames whose mean score is compared with the threshold", 1,
+                         GST_FLOW_SCORE_MAX_WINDOW, 1, flags));
+
+  gst_element_class_add_static_pad_template (element_class, &sink_template);
+  gst_element_class_add_static_pad_template (element_class, &src_template);
+  gst_element_class_set_static_metadata (
+      element_class, "Flow encoder", "Codec/Encoder/Video",
+      "Turns video into Gaussian latents with exact likelihoods by a normalizing flow",
+      "the normflow authors");
+}
+
+static void
+gst_flow_encode_init (GstFlowEncode *self)
+{
+  gst_flow_engine_init (&self->engine, self, TRUE);
+  self->scorer = gst_flow_scorer_new ();
+  self->settings
+      = (GstFlowScoreSettings){ .post_messages = TRUE, .threshold = GST_FLOW_SCORE_OFF, .window = 1 };
+}

@@ -1,0 +1,539 @@
+/* normflow: GStreamer plugin, the model behind an element. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowengine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+#define RECENT 64              /* frames that latency and percentiles look back on */
+#define LATENCY_HEADROOM 1.05  /* reported over measured */
+#define LATENCY_TOLERANCE 0.25 /* a change that is worth reporting */
+
+/* Errors */
+
+static void
+find_code (const GError *error, GQuark *domain, gint *code)
+{
+  static const struct
+  {
+    NfError error;
+    GQuark (*domain) (void);
+    gint code;
+  } codes[] = {
+    { NF_ERROR_NO_DEVICE, gst_library_error_quark, GST_LIBRARY_ERROR_INIT },
+    { NF_ERROR_DEVICE, gst_library_error_quark, GST_LIBRARY_ERROR_FAILED },
+    { NF_ERROR_BUILD, gst_library_error_quark, GST_LIBRARY_ERROR_FAILED },
+    { NF_ERROR_NO_MEMORY, gst_resource_error_quark, GST_RESOURCE_ERROR_NO_SPACE_LEFT },
+    { NF_ERROR_NOT_FOUND, gst_resource_error_quark, GST_RESOURCE_ERROR_NOT_FOUND },
+    { NF_ERROR_READ, gst_resource_error_quark, GST_RESOURCE_ERROR_OPEN_READ },
+    { NF_ERROR_FORMAT, gst_stream_error_quark, GST_STREAM_ERROR_WRONG_TYPE },
+    { NF_ERROR_CONFIG, gst_stream_error_quark, GST_STREAM_ERROR_WRONG_TYPE },
+    { NF_ERROR_UNSUPPORTED, gst_stream_error_quark, GST_STREAM_ERROR_NOT_IMPLEMENTED },
+    { NF_ERROR_ARGUMENT, gst_resource_error_quark, GST_RESOURCE_ERROR_SETTINGS },
+    { NF_ERROR_DATA, gst_stream_error_quark, GST_STREAM_ERROR_DECODE },
+  };
+
+  *domain = GST_LIBRARY_ERROR;
+  *code = GST_LIBRARY_ERROR_FAILED;
+  for (guint i = 0; error->domain == NF_ERROR && i < G_N_ELEMENTS (codes); i++)
+    if ((gint)codes[i].error == error->code)
+      {
+        *domain = codes[i].domain ();
+        *code = codes[i].code;
+      }
+}
+
+GstFlowReturn
+gst_flow_post_error_at (GstElement *element, const GError *error, const char *file, const char *function,
+                        gint line)
+{
+  if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED))
+    return GST_FLOW_FLUSHING;
+
+  GQuark domain;
+  gint code;
+  find_code (error, &domain, &code);
+  /* A build log follows the first line: that is for the curious. */
+  const char *end = strchr (error->message, '\n');
+  char *text = end ? g_strndup (error->message, end - error->message) : g_strdup (error->message);
+  gst_element_message_full (element, GST_MESSAGE_ERROR, domain, code, text,
+                            end ? g_strdup (error->message) : NULL, file, function, line);
+  return GST_FLOW_ERROR;
+}
+
+/* Properties */
+
+void
+gst_flow_engine_install_properties (GObjectClass *class)
+{
+  g_object_class_install_property (
+      class, GST_FLOW_ENGINE_PROP_MODEL,
+      g_param_spec_string (
+          "model", "Model",
+          "Model: a file, or a name to look up in NORMFLOW_MODEL_PATH and among the installed ones; "
+          "unset is the bundled model",
+          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      class, GST_FLOW_ENGINE_PROP_DEVICE,
+      g_param_spec_string (
+          "device", "Device",
+          "OpenCL device: auto, cpu, gpu, PLATFORM:DEVICE or part of a name; unset is the environment "
+          "variable NORMFLOW_DEVICE, else auto",
+          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      class, GST_FLOW_ENGINE_PROP_STATS,
+      g_param_spec_boxed (
+          "stats", "Statistics",
+          "Frames, times in milliseconds, device memory in bytes since the state READY was reached",
+          GST_TYPE_STRUCTURE, G_PARAM_READABLE | G_PARAM_STATIC_STRINGS));
+}
+
+static int
+compare_doubles (const void *a, const void *b)
+{
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* Seconds that 95 % of the latest frames stayed under. */
+static double
+percentile_95 (GstFlowEngine *engine)
+{
+  const guint n = MIN (engine->frames, RECENT);
+  if (n == 0)
+    return 0;
+  double sorted[RECENT];
+  memcpy (sorted, engine->recent, n * sizeof *sorted);
+  qsort (sorted, n, sizeof *sorted, compare_doubles);
+  return sorted[(n * 95 + 99) / 100 - 1];
+}
+
+static GstStructure *
+get_stats (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  const NfSessionStats *session = &engine->session_stats;
+  const double span = (double)(engine->last_time - engine->first_time) / G_USEC_PER_SEC;
+  const guint64 n = engine->frames;
+
+  GstStructure *stats = gst_structure_new (
+      "flow-stats", "frames", G_TYPE_UINT64, n, "dropped", G_TYPE_UINT64, engine->dropped, "avg-ms",
+      G_TYPE_DOUBLE, n ? 1e3 * engine->total / n : 0, "last-ms", G_TYPE_DOUBLE,
+      n ? 1e3 * engine->recent[(n - 1) % RECENT] : 0, "p95-ms", G_TYPE_DOUBLE, 1e3 * percentile_95 (engine),
+      "fps", G_TYPE_DOUBLE, span > 0 ? n / span : 0, "upload-ms", G_TYPE_DOUBLE,
+      1e3 * session->upload_seconds, "kernel-ms", G_TYPE_DOUBLE, 1e3 * session->kernel_seconds, "download-ms",
+      G_TYPE_DOUBLE, 1e3 * session->download_seconds, "device-bytes", G_TYPE_UINT64, session->device_bytes,
+      NULL);
+  if (engine->path)
+    gst_structure_set (stats, "model-path", G_TYPE_STRING, engine->path, NULL);
+  if (engine->digest)
+    gst_structure_set (stats, "model-digest", G_TYPE_STRING, engine->digest, NULL);
+  if (engine->model)
+    {
+      NfDevice *device = nf_model_get_device (engine->model);
+      gst_structure_set (stats, "device-name", G_TYPE_STRING, nf_device_get_info (device)->name,
+                         "model-load-ms", G_TYPE_DOUBLE, 1e3 * nf_model_get_load_seconds (engine->model),
+                         "kernel-build-ms", G_TYPE_DOUBLE, 1e3 * nf_device_get_build_seconds (device), NULL);
+    }
+  return stats;
+}
+
+gboolean
+gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *value)
+{
+  if (id != GST_FLOW_ENGINE_PROP_MODEL && id != GST_FLOW_ENGINE_PROP_DEVICE)
+    return FALSE;
+  if (GST_STATE (engine->element) > GST_STATE_READY)
+    {
+      GST_ELEMENT_WARNING (engine->element, RESOURCE, SETTINGS,
+                           ("The model and its device can only change in the states NULL and READY"), (NULL));
+      return TRUE;
+    }
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  char **string = id == GST_FLOW_ENGINE_PROP_MODEL ? &engine->model_name : &engine->device_spec;
+  if (g_strcmp0 (*string, g_value_get_string (value)) != 0)
+    {
+      g_free (*string);
+      *string = g_value_dup_string (value);
+      engine->stale = TRUE;
+    }
+  return TRUE;
+}
+
+gboolean
+gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value)
+{
+  switch (id)
+    {
+    case GST_FLOW_ENGINE_PROP_MODEL:
+    case GST_FLOW_ENGINE_PROP_DEVICE:
+      g_mutex_lock (&engine->lock);
+      g_value_set_string (value, id == GST_FLOW_ENGINE_PROP_MODEL ? engine->model_name : engine->device_spec);
+      g_mutex_unlock (&engine->lock);
+      return TRUE;
+    case GST_FLOW_ENGINE_PROP_STATS:
+      g_value_take_boxed (value, get_stats (engine));
+      return TRUE;
+    default:
+      return FALSE;
+    }
+}
+
+/* Loading */
+
+static void
+post_progress (GstFlowEngine *engine, GstProgressType type, const char *phase, gint percent, const char *text)
+{
+  g_autofree char *code = g_strdup_printf ("flow-%s", phase);
+  GstMessage *message = gst_message_new_progress (GST_OBJECT (engine->element), type, code, text);
+  gst_structure_set (gst_message_writable_structure (message), "percent", G_TYPE_INT, percent, NULL);
+  gst_element_post_message (engine->element, message);
+}
+
+static const char *
+phase_text (const char *phase)
+{
+  return g_str_equal (phase, "build") ? "Compiling kernels" : "Loading the model";
+}
+
+/* On the loading thread. Phases arrive one after the other; the model has been read and checked once another
+ * than "load" begins. */
+static void
+on_progress (const char *phase, double fraction, gpointer data)
+{
+  GstFlowEngine *engine = data;
+  const gint percent = CLAMP (fraction, 0, 1) * 100;
+
+  if (g_strcmp0 (engine->phase, phase) == 0)
+    {
+      post_progress (engine, GST_PROGRESS_TYPE_CONTINUE, phase, percent, phase_text (phase));
+      return;
+    }
+  if (engine->phase)
+    {
+      post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, engine->phase, 100, phase_text (engine->phase));
+      g_mutex_lock (&engine->lock);
+      engine->checked = TRUE;
+      g_cond_broadcast (&engine->changed);
+      g_mutex_unlock (&engine->lock);
+    }
+  engine->phase = phase;
+  post_progress (engine, GST_PROGRESS_TYPE_START, phase, percent, phase_text (phase));
+}
+
+/* Ends the current phase and the loading itself. ERROR is NULL on success. */
+static void
+end_loading (GstFlowEngine *engine, const GError *error)
+{
+  const char *phase = engine->phase;
+  if (!error)
+    post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, phase, 100, phase_text (phase));
+  else if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED))
+    post_progress (engine, GST_PROGRESS_TYPE_CANCELED, phase, 0, "Loading was cancelled");
+  else
+    {
+      post_progress (engine, GST_PROGRESS_TYPE_ERROR, phase, 0, error->message);
+      gst_flow_post_error (engine->element, error);
+    }
+  g_mutex_lock (&engine->lock);
+  engine->loading = FALSE;
+  engine->failed = error != NULL;
+  g_cond_broadcast (&engine->changed);
+  g_mutex_unlock (&engine->lock);
+}
+
+static gpointer
+load_thread (gpointer data)
+{
+  GstFlowEngine *engine = data;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = NULL;
+  g_autoptr (NfSession) session = NULL;
+
+  g_mutex_lock (&engine->lock);
+  g_autofree char *path = g_strdup (engine->path);
+  g_autofree char *spec = g_strdup (engine->device_spec);
+  g_mutex_unlock (&engine->lock);
+
+  g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+  if (device)
+    model = nf_model_load (path, device, on_progress, engine, engine->load_cancellable, &error);
+  if (model)
+    session = nf_session_new (model, &error);
+  if (session && g_cancellable_is_cancelled (engine->load_cancellable))
+    {
+      g_clear_object (&session);
+      g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
+    }
+  if (session)
+    {
+      GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
+                       nf_device_get_info (nf_model_get_device (model))->name);
+      g_mutex_lock (&engine->lock);
+      engine->digest = g_strdup (nf_model_get_digest (model));
+      engine->model = g_steal_pointer (&model);
+      engine->session = g_steal_pointer (&session);
+      nf_session_get_stats (engine->session, &engine->session_stats);
+      g_mutex_unlock (&engine->lock);
+    }
+  end_loading (engine, error);
+  return NULL;
+}
+
+static NfConfig *
+read_config (const char *path, GError **error)
+{
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  if (!file)
+    return NULL;
+  const char *json = nf_tensor_file_get_metadata (file, "config");
+  if (json)
+    return nf_config_from_json (json, path, error);
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+               "%s has no configuration (\"config\" in its metadata): it is not a model", path);
+  return NULL;
+}
+
+/* What needs no device: where the model is, and what it is like. */
+static gboolean
+read_model (GstFlowEngine *engine, GError **error)
+{
+  g_autoptr (NfConfig) config = NULL;
+  g_autofree char *digest = NULL;
+
+  g_mutex_lock (&engine->lock);
+  g_autofree char *name = g_strdup (engine->model_name);
+  g_mutex_unlock (&engine->lock);
+
+  g_autofree char *path = nf_model_find (name, error);
+  if (path)
+    config = read_config (path, error);
+  if (!config)
+    return FALSE;
+  if (!engine->uses_device)
+    {
+      digest = nf_model_digest_of_file (path, error);
+      if (!digest)
+        return FALSE;
+    }
+  g_mutex_lock (&engine->lock);
+  engine->path = g_steal_pointer (&path);
+  engine->config = g_steal_pointer (&config);
+  engine->digest = g_steal_pointer (&digest);
+  g_mutex_unlock (&engine->lock);
+  return TRUE;
+}
+
+static void
+engine_close (GstFlowEngine *engine)
+{
+  g_mutex_lock (&engine->lock);
+  if (engine->load_cancellable)
+    g_cancellable_cancel (engine->load_cancellable);
+  g_mutex_unlock (&engine->lock);
+  if (engine->thread)
+    g_thread_join (g_steal_pointer (&engine->thread));
+
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  engine->open = FALSE;
+  g_clear_object (&engine->load_cancellable);
+  g_clear_object (&engine->session);
+  g_clear_object (&engine->model);
+  g_clear_pointer (&engine->config, nf_config_free);
+  g_clear_pointer (&engine->path, g_free);
+  g_clear_pointer (&engine->digest, g_free);
+}
+
+static gboolean
+engine_open (GstFlowEngine *engine)
+{
+  g_autoptr (GError) error = NULL;
+
+  g_mutex_lock (&engine->lock);
+  engine->open = TRUE;
+  engine->stale = FALSE;
+  engine->checked = FALSE;
+  engine->failed = FALSE;
+  engine->loading = TRUE;
+  engine->phase = NULL;
+  engine->load_cancellable = g_cancellable_new ();
+  engine->frames = engine->dropped = 0;
+  engine->first_time = engine->last_time = 0;
+  engine->total = 0;
+  engine->latency = 0;
+  memset (&engine->session_stats, 0, sizeof engine->session_stats);
+  g_mutex_unlock (&engine->lock);
+
+  on_progress ("load", 0, engine);
+  if (!read_model (engine, &error) || !engine->uses_device)
+    end_loading (engine, error);
+  else
+    engine->thread = g_thread_new ("flow-load", load_thread, engine);
+
+  g_mutex_lock (&engine->lock);
+  while (engine->loading && !engine->checked)
+    g_cond_wait (&engine->changed, &engine->lock);
+  const gboolean failed = engine->failed;
+  g_mutex_unlock (&engine->lock);
+  if (failed)
+    engine_close (engine);
+  return !failed;
+}
+
+GstStateChangeReturn
+gst_flow_engine_change_state (GstFlowEngine *engine, GstElementClass *parent_class, GstStateChange transition)
+{
+  switch (transition)
+    {
+    case GST_STATE_CHANGE_NULL_TO_READY:
+      if (!engine_open (engine))
+        return GST_STATE_CHANGE_FAILURE;
+      break;
+    case GST_STATE_CHANGE_READY_TO_PAUSED:
+      {
+        g_mutex_lock (&engine->lock);
+        const gboolean reopen = engine->stale || engine->failed || !engine->open;
+        g_mutex_unlock (&engine->lock);
+        if (reopen)
+          {
+            engine_close (engine);
+            if (!engine_open (engine))
+              return GST_STATE_CHANGE_FAILURE;
+          }
+        gst_flow_engine_set_flushing (engine, FALSE);
+        break;
+      }
+    case GST_STATE_CHANGE_PAUSED_TO_READY:
+      /* Pads cannot be stopped before the streaming threads leave the session. */
+      gst_flow_engine_set_flushing (engine, TRUE);
+      break;
+    default:
+      break;
+    }
+
+  GstStateChangeReturn result = parent_class->change_state (engine->element, transition);
+  if (transition == GST_STATE_CHANGE_READY_TO_NULL
+      || (transition == GST_STATE_CHANGE_NULL_TO_READY && result == GST_STATE_CHANGE_FAILURE))
+    engine_close (engine);
+  return result;
+}
+
+/* Use by streaming threads */
+
+void
+gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  engine->flushing = flushing;
+  if (flushing)
+    g_cancellable_cancel (engine->work_cancellable);
+  else
+    {
+      g_object_unref (engine->work_cancellable);
+      engine->work_cancellable = g_cancellable_new ();
+    }
+  g_cond_broadcast (&engine->changed);
+}
+
+GstFlowReturn
+gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  while (engine->loading && !engine->flushing)
+    g_cond_wait (&engine->changed, &engine->lock);
+  if (engine->flushing)
+    return GST_FLOW_FLUSHING;
+  if (engine->failed || !engine->open)
+    return GST_FLOW_ERROR;
+  if (engine->session)
+    nf_session_set_cancellable (engine->session, engine->work_cancellable);
+  if (session)
+    *session = engine->session;
+  return GST_FLOW_OK;
+}
+
+NfConfig *
+gst_flow_engine_dup_config (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return engine->config ? nf_config_copy (engine->config) : NULL;
+}
+
+char *
+gst_flow_engine_dup_digest (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return g_strdup (engine->digest);
+}
+
+char *
+gst_flow_engine_describe (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  if (!engine->config)
+    return g_strdup ("no model");
+  return g_strdup_printf ("%s (%.16s, %s, tiles of %u pixels, patches of %u)", engine->path,
+                          engine->digest ? engine->digest : "not loaded yet",
+                          nf_pixel_layout_name (engine->config->layout), engine->config->img_size,
+                          engine->config->patch_size);
+}
+
+gboolean
+gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  const gint64 now = g_get_monotonic_time ();
+  const double seconds = (double)(now - start) / G_USEC_PER_SEC;
+
+  if (engine->frames == 0)
+    engine->first_time = start;
+  engine->last_time = now;
+  engine->recent[engine->frames++ % RECENT] = seconds;
+  engine->total += seconds;
+  if (engine->session)
+    nf_session_get_stats (engine->session, &engine->session_stats);
+
+  const double wanted = LATENCY_HEADROOM * percentile_95 (engine) * GST_SECOND;
+  if (ABS (wanted - engine->latency) <= LATENCY_TOLERANCE * engine->latency)
+    return FALSE;
+  engine->latency = *latency = wanted;
+  return TRUE;
+}
+
+void
+gst_flow_engine_count_dropped (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  engine->dropped++;
+}
+
+GstClockTime
+gst_flow_engine_get_latency (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return engine->latency;
+}
+
+void
+gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gboolean uses_device)
+{
+  engine->element = element;
+  engine->uses_device = uses_device;
+  g_mutex_init (&engine->lock);
+  g_cond_init (&engine->changed);
+  engine->work_cancellable = g_cancellable_new ();
+  engine->recent = g_new0 (double, RECENT);
+}
+
+void
+gst_flow_engine_clear (GstFlowEngine *engine)
+{
+  engine_close (engine);
+  g_clear_object (&engine->work_cancellable);
+  g_clear_pointer (&engine->recent, g_free);
+  g_clear_pointer (&engine->model_name, g_free);
+  g_clear_pointer (&engine->device_spec, g_free);
+  g_cond_clear (&engine->changed);
+  g_mutex_clear (&engine->lock);
+}

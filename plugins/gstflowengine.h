@@ -1,0 +1,124 @@
+/* normflow: GStreamer plugin, the model behind an element. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gst/gst.h>
+#include <normflow.h>
+
+G_BEGIN_DECLS
+
+/**
+ * GstFlowEngine:
+ *
+ * What every element of the plugin has: the properties `model`, `device` and `stats`, a model loaded at
+ * NULL→READY with progress messages, and a session. A member of the element's own structure; the element
+ * calls it at the places named below.
+ *
+ * NULL→READY reads and checks the model and opens the device, so that a missing or broken model fails the
+ * state change. Kernels are compiled in the background from then on: going back to NULL cancels that, and the
+ * first caps or frame wait for it.
+ */
+typedef struct
+{
+  GstElement *element; /* which this is part of */
+  gboolean uses_device;
+
+  GMutex lock;
+  GCond changed;
+
+  /* the rest under the lock */
+  char *model_name;
+  char *device_spec;
+  gboolean stale; /* properties changed since opening */
+
+  gboolean open;
+  gboolean loading;
+  gboolean checked; /* the model is known to be sound */
+  gboolean failed;  /* an error was posted */
+  gboolean flushing;
+  GThread *thread;
+  GCancellable *load_cancellable;
+  GCancellable *work_cancellable; /* of frames; replaced after each flush */
+  const char *phase;              /* of loading; used by one thread */
+
+  char *path;
+  NfConfig *config;
+  char *digest;
+  NfModel *model;
+  NfSession *session;
+
+  guint64 frames;
+  guint64 dropped;
+  gint64 first_time, last_time; /* µs */
+  double total;                 /* seconds in frames */
+  double *recent;               /* seconds, ring of the latest frames */
+  NfSessionStats session_stats;
+  GstClockTime latency; /* as last reported */
+} GstFlowEngine;
+
+enum
+{
+  GST_FLOW_ENGINE_PROP_MODEL = 1,
+  GST_FLOW_ENGINE_PROP_DEVICE,
+  GST_FLOW_ENGINE_PROP_STATS,
+  GST_FLOW_ENGINE_PROP_LAST, /* the first of the element's own */
+};
+
+/* In class_init. */
+void gst_flow_engine_install_properties (GObjectClass *class);
+
+/* In init and finalize. USES_DEVICE: FALSE for an element that only needs the model's configuration and
+ * digest. */
+void gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gboolean uses_device);
+void gst_flow_engine_clear (GstFlowEngine *engine);
+
+/* In set_property and get_property; FALSE if the property is not the engine's. */
+gboolean gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *value);
+gboolean gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value);
+
+/* Instead of the parent class's change_state, which it calls. */
+GstStateChangeReturn gst_flow_engine_change_state (GstFlowEngine *engine, GstElementClass *parent_class,
+                                                   GstStateChange transition);
+
+/* Stops what a streaming thread does with the session, and allows it again: at FLUSH_START and FLUSH_STOP. */
+void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
+
+/**
+ * gst_flow_engine_wait:
+ *
+ * Waits for loading to end. For streaming threads.
+ *
+ * Returns: %GST_FLOW_OK: the model is there (and the session, not owned, may be used by this thread until the
+ * next state change); %GST_FLOW_FLUSHING; %GST_FLOW_ERROR: loading failed, an error was posted.
+ */
+GstFlowReturn gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session);
+
+/* Copies, NULL if the element is in the state NULL, or (digest) if loading has not ended. */
+NfConfig *gst_flow_engine_dup_config (GstFlowEngine *engine);
+char *gst_flow_engine_dup_digest (GstFlowEngine *engine);
+
+/* Text that names the model for messages. */
+char *gst_flow_engine_describe (GstFlowEngine *engine);
+
+/* Counts a frame that began at START (g_get_monotonic_time()). TRUE if the latency to report has changed by
+ * more than a quarter. */
+gboolean gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency);
+void gst_flow_engine_count_dropped (GstFlowEngine *engine);
+GstClockTime gst_flow_engine_get_latency (GstFlowEngine *engine);
+
+/**
+ * gst_flow_post_error:
+ * @error: of the library
+ *
+ * Posts an error message on the element's behalf, domain and code by the kind of @error.
+ *
+ * Returns: %GST_FLOW_FLUSHING if @error only says that work was cancelled (then nothing is posted), else
+ * %GST_FLOW_ERROR.
+ */
+#define gst_flow_post_error(element, error)                                                                  \
+  gst_flow_post_error_at (GST_ELEMENT (element), error, __FILE__, GST_FUNCTION, __LINE__)
+GstFlowReturn gst_flow_post_error_at (GstElement *element, const GError *error, const char *file,
+                                      const char *function, gint line);
+
+GST_DEBUG_CATEGORY_EXTERN (gst_flow_debug);
+
+G_END_DECLS

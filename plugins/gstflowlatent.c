@@ -1,0 +1,282 @@
+/* normflow: GStreamer plugin, caps of video and latents. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowlatent.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Buffers hold host floats, and the caps promise little-endian ones. */
+G_STATIC_ASSERT (G_BYTE_ORDER == G_LITTLE_ENDIAN);
+
+#define MAX_RANK 16 /* of NNStreamer's tensors */
+
+/* Video */
+
+const GstVideoFormat *
+gst_flow_video_formats (NfPixelLayout layout, guint *n)
+{
+  static const GstVideoFormat yuv420[]
+      = { GST_VIDEO_FORMAT_I420, GST_VIDEO_FORMAT_NV12, GST_VIDEO_FORMAT_YV12, GST_VIDEO_FORMAT_NV21 };
+  static const GstVideoFormat rgb[] = { GST_VIDEO_FORMAT_RGB,  GST_VIDEO_FORMAT_BGR,  GST_VIDEO_FORMAT_RGBx,
+                                        GST_VIDEO_FORMAT_BGRx, GST_VIDEO_FORMAT_xRGB, GST_VIDEO_FORMAT_xBGR,
+                                        GST_VIDEO_FORMAT_GBR,  GST_VIDEO_FORMAT_RGBP, GST_VIDEO_FORMAT_BGRP };
+  static const GstVideoFormat gray[] = { GST_VIDEO_FORMAT_GRAY8 };
+
+  switch (layout)
+    {
+    case NF_PIXELS_YUV420:
+      *n = G_N_ELEMENTS (yuv420);
+      return yuv420;
+    case NF_PIXELS_GRAY:
+      *n = G_N_ELEMENTS (gray);
+      return gray;
+    default:
+      *n = G_N_ELEMENTS (rgb);
+      return rgb;
+    }
+}
+
+GstCaps *
+gst_flow_video_caps (const NfConfig *config)
+{
+  GstCaps *caps = gst_caps_from_string (GST_FLOW_VIDEO_CAPS);
+  if (!config)
+    return caps;
+
+  guint n;
+  const GstVideoFormat *formats = gst_flow_video_formats (config->layout, &n);
+  if (n == 1)
+    {
+      gst_caps_set_simple (caps, "format", G_TYPE_STRING, gst_video_format_to_string (formats[0]), NULL);
+      return caps;
+    }
+  g_auto (GValue) list = G_VALUE_INIT;
+  gst_value_list_init (&list, n);
+  for (guint i = 0; i < n; i++)
+    {
+      GValue name = G_VALUE_INIT;
+      g_value_init (&name, G_TYPE_STRING);
+      g_value_set_static_string (&name, gst_video_format_to_string (formats[i]));
+      gst_value_list_append_and_take_value (&list, &name);
+    }
+  gst_caps_set_value (caps, "format", &list);
+  return caps;
+}
+
+void
+gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view)
+{
+  memset (view, 0, sizeof *view);
+  view->width = GST_VIDEO_FRAME_WIDTH (frame);
+  view->height = GST_VIDEO_FRAME_HEIGHT (frame);
+  /* Components are R G B or Y Cb Cr in this order, however the format lays them out. */
+  for (guint i = 0; i < MIN (GST_VIDEO_FRAME_N_COMPONENTS (frame), 3); i++)
+    view->planes[i] = (NfPlane){ .data = GST_VIDEO_FRAME_COMP_DATA (frame, i),
+                                 .stride = GST_VIDEO_FRAME_COMP_STRIDE (frame, i),
+                                 .step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, i) };
+}
+
+void
+gst_flow_frame_fill_padding (GstVideoFrame *frame)
+{
+  const GstVideoFormat format = GST_VIDEO_FRAME_FORMAT (frame);
+  if (format != GST_VIDEO_FORMAT_xRGB && format != GST_VIDEO_FORMAT_xBGR)
+    return;
+  guint8 *row = GST_VIDEO_FRAME_PLANE_DATA (frame, 0);
+  for (gint y = 0; y < GST_VIDEO_FRAME_HEIGHT (frame); y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (frame, 0))
+    *row = 255;
+}
+
+/* Latents */
+
+gsize
+gst_flow_latent_info_size (const GstFlowLatentInfo *info)
+{
+  return nf_grid_latents (&info->grid) * (info->half ? sizeof (guint16) : sizeof (float));
+}
+
+GstCaps *
+gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config, const char *digest)
+{
+  const NfGrid *grid = &info->grid;
+  GstCaps *caps;
+
+  if (info->tensors)
+    {
+      /* Four dimensions, always: NNStreamer compares the text. */
+      g_autofree char *dimensions
+          = g_strdup_printf ("%u:%u:%u:1", grid->features, grid->grid_width, grid->grid_height);
+      caps = gst_caps_new_simple (GST_FLOW_TENSORS_MIME, "format", G_TYPE_STRING, "static", "num_tensors",
+                                  G_TYPE_INT, 1, "framerate", GST_TYPE_FRACTION, info->fps_n, info->fps_d,
+                                  "dimensions", G_TYPE_STRING, dimensions, "types", G_TYPE_STRING,
+                                  info->half ? "float16" : "float32", NULL);
+    }
+  else
+    caps = gst_caps_new_simple (GST_FLOW_LATENT_MIME, "latent-format", G_TYPE_STRING,
+                                info->half ? "F16LE" : "F32LE", "framerate", GST_TYPE_FRACTION, info->fps_n,
+                                info->fps_d, NULL);
+
+  gst_caps_set_simple (caps, "width", G_TYPE_INT, (gint)info->width, "height", G_TYPE_INT, (gint)info->height,
+                       "pixel-layout", G_TYPE_STRING, nf_pixel_layout_name (config->layout), "tile-size",
+                       G_TYPE_INT, (gint)config->img_size, "patch-size", G_TYPE_INT, (gint)config->patch_size,
+                       "tiles-x", G_TYPE_INT, (gint)grid->tiles_x, "tiles-y", G_TYPE_INT, (gint)grid->tiles_y,
+                       "grid-width", G_TYPE_INT, (gint)grid->grid_width, "grid-height", G_TYPE_INT,
+                       (gint)grid->grid_height, "features", G_TYPE_INT, (gint)grid->features, "model-digest",
+                       G_TYPE_STRING, digest, NULL);
+  if (info->pixel_format != GST_VIDEO_FORMAT_UNKNOWN)
+    gst_caps_set_simple (caps, "pixel-format", G_TYPE_STRING, gst_video_format_to_string (info->pixel_format),
+                         NULL);
+  return caps;
+}
+
+gboolean
+gst_flow_parse_dimensions (const char *text, guint64 dims[3])
+{
+  g_auto (GStrv) parts = g_strsplit (text, ":", MAX_RANK + 1);
+  const guint rank = g_strv_length (parts);
+
+  dims[0] = dims[1] = dims[2] = 1;
+  if (rank == 0 || rank > MAX_RANK)
+    return FALSE;
+  for (guint i = 0; i < rank; i++)
+    {
+      guint64 value;
+      if (!g_ascii_string_to_unsigned (parts[i], 10, 1, G_MAXINT32, &value, NULL) || (i > 2 && value != 1))
+        return FALSE;
+      if (i < 3)
+        dims[i] = value;
+    }
+  return TRUE;
+}
+
+static gboolean
+read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLatentInfo *info,
+              const char *model, GError **error)
+{
+  const char *dimensions = gst_structure_get_string (structure, "dimensions");
+  const char *types = gst_structure_get_string (structure, "types");
+  const guint side = config->img_size / config->patch_size;
+  guint64 dims[3];
+  gint n;
+
+  if (!dimensions || !types || !gst_structure_get_int (structure, "num_tensors", &n) || n != 1)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "the tensors of %s need num_tensors=1, dimensions and types in their caps", model);
+      return FALSE;
+    }
+  if (!g_str_equal (types, "float32") && !g_str_equal (types, "float16"))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latents are tensors of float32 or float16, not %s",
+                   types);
+      return FALSE;
+    }
+  if (!gst_flow_parse_dimensions (dimensions, dims))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "\"%s\" are not the dimensions of latents, which are FEATURES:GRID-WIDTH:GRID-HEIGHT:1",
+                   dimensions);
+      return FALSE;
+    }
+  if (dims[0] != nf_config_features (config) || dims[1] % side != 0 || dims[2] % side != 0)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_FORMAT,
+          "tensors of %s do not fit the model %s, which needs %u features and a grid in multiples of %u",
+          dimensions, model, nf_config_features (config), side);
+      return FALSE;
+    }
+  info->half = g_str_equal (types, "float16");
+  info->width = (guint)MIN (dims[1] * config->patch_size, G_MAXINT);
+  info->height = (guint)MIN (dims[2] * config->patch_size, G_MAXINT);
+  return TRUE;
+}
+
+/* A field that is there must say what we would write ourselves. */
+static gboolean
+check_field (const GstStructure *stated, const GstStructure *ours, const char *field, const char *model,
+             GError **error)
+{
+  const GValue *a = gst_structure_get_value (stated, field), *b = gst_structure_get_value (ours, field);
+  if (!a || !b || gst_value_compare (a, b) == GST_VALUE_EQUAL)
+    return TRUE;
+  g_autofree char *was = gst_value_serialize (a);
+  g_autofree char *needed = gst_value_serialize (b);
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the latents have %s %s, but the model %s needs %s", field,
+               was ? was : "unreadable", model, needed);
+  return FALSE;
+}
+
+gboolean
+gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, const NfConfig *config,
+                                const char *digest, const char *model, GError **error)
+{
+  const GstStructure *structure = gst_caps_get_structure (caps, 0);
+  const char *latent_format = gst_structure_get_string (structure, "latent-format");
+  const char *stated = gst_structure_get_string (structure, "model-digest");
+
+  memset (info, 0, sizeof *info);
+  info->tensors = !latent_format && gst_structure_has_field (structure, "dimensions");
+
+  if (stated && !g_str_equal (stated, digest))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "the latents are of the model %.16s, but this element has the model %s; load the one that "
+                   "made them",
+                   stated, model);
+      return FALSE;
+    }
+  if (info->tensors)
+    {
+      if (!read_tensors (structure, config, info, model, error))
+        return FALSE;
+    }
+  else if (!latent_format || (!g_str_equal (latent_format, "F32LE") && !g_str_equal (latent_format, "F16LE")))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latent caps need latent-format F32LE or F16LE, not %s",
+                   latent_format ? latent_format : "none");
+      return FALSE;
+    }
+  else if (!stated)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "latent caps without model-digest: nothing says which model made them");
+      return FALSE;
+    }
+  else
+    info->half = g_str_equal (latent_format, "F16LE");
+
+  gint width = info->width, height = info->height;
+  gst_structure_get_int (structure, "width", &width);
+  gst_structure_get_int (structure, "height", &height);
+  info->width = MAX (width, 0);
+  info->height = MAX (height, 0);
+  if (!nf_grid_init (&info->grid, config, info->width, info->height, error))
+    return FALSE;
+  if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
+    info->fps_d = 1;
+  const char *format = gst_structure_get_string (structure, "pixel-format");
+  info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
+
+  static const char *const fields[] = { "pixel-layout", "tile-size",  "patch-size",  "tiles-x",
+                                        "tiles-y",      "grid-width", "grid-height", "features" };
+  g_autoptr (GstCaps) own = gst_flow_latent_info_to_caps (info, config, digest);
+  const GstStructure *ours = gst_caps_get_structure (own, 0);
+  for (guint i = 0; i < G_N_ELEMENTS (fields); i++)
+    if (!check_field (structure, ours, fields[i], model, error))
+      return FALSE;
+
+  if (info->tensors)
+    {
+      guint64 dims[3];
+      gst_flow_parse_dimensions (gst_structure_get_string (structure, "dimensions"), dims);
+      if (dims[1] != info->grid.grid_width || dims[2] != info->grid.grid_height)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                       "tensors of %s disagree with a video of %u×%u, whose grid is %u×%u for the model %s",
+                       gst_structure_get_string (structure, "dimensions"), info->width, info->height,
+                       info->grid.grid_width, info->grid.grid_height, model);
+          return FALSE;
+        }
+    }
+  return TRUE;
+}

@@ -1,0 +1,90 @@
+/* normflow: GStreamer plugin, caps of video and latents. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <gst/video/video.h>
+#include <normflow.h>
+
+G_BEGIN_DECLS
+
+#define GST_FLOW_LATENT_MIME "video/x-flow-latent"
+#define GST_FLOW_TENSORS_MIME "other/tensors"
+
+/* The same bytes under two names: ours, and NNStreamer's. width and height mean pixels, always. */
+#define GST_FLOW_LATENT_CAPS                                                                                 \
+  GST_FLOW_LATENT_MIME ", latent-format = (string) { F32LE, F16LE }, width = (int) [ 1, 16384 ], "           \
+                       "height = (int) [ 1, 16384 ], framerate = " GST_VIDEO_FPS_RANGE                       \
+                       "; " GST_FLOW_TENSORS_MIME                                                            \
+                       ", format = (string) static, num_tensors = (int) 1, framerate = " GST_VIDEO_FPS_RANGE \
+                       ", types = (string) { float32, float16 }"
+
+/* Every 8-bit format that is some model's own layout, with nothing interpolated or lost. */
+#define GST_FLOW_VIDEO_CAPS                                                                                  \
+  "video/x-raw, format = (string) { I420, NV12, YV12, NV21, RGB, BGR, RGBx, BGRx, xRGB, xBGR, GBR, RGBP, "   \
+  "BGRP, "                                                                                                   \
+  "GRAY8 }, width = (int) [ 1, 16384 ], height = (int) [ 1, 16384 ], framerate = " GST_VIDEO_FPS_RANGE
+
+/**
+ * GstFlowLatentInfo:
+ * @width: pixels of the video
+ * @height: pixels of the video
+ * @fps_n: numerator of the frame rate, 0 if variable
+ * @fps_d: its denominator
+ * @tensors: the caps are `other/tensors` rather than `video/x-flow-latent`
+ * @half: values are float16 rather than float32
+ * @pixel_format: format that the video had, or unknown
+ * @grid: how a frame lies on tiles and tokens
+ *
+ * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
+ * little-endian.
+ */
+typedef struct
+{
+  guint width;
+  guint height;
+  gint fps_n;
+  gint fps_d;
+  gboolean tensors;
+  gboolean half;
+  GstVideoFormat pixel_format;
+  NfGrid grid;
+} GstFlowLatentInfo;
+
+/* Bytes of a buffer. */
+gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
+
+/* Fixed caps with every stream constant as a field. */
+GstCaps *gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config,
+                                       const char *digest);
+
+/**
+ * gst_flow_latent_info_from_caps:
+ * @caps: fixed caps from outside
+ * @config: model that is to decode
+ * @digest: its digest
+ * @model: text that names it in messages
+ *
+ * Everything the caps state is checked against the model and against itself. `other/tensors` that lost our
+ * own fields on the way are taken by their dimensions alone; the video is then whole tiles.
+ *
+ * Returns: FALSE with %NF_ERROR_FORMAT naming what the latents are and what the model needs.
+ */
+gboolean gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, const NfConfig *config,
+                                         const char *digest, const char *model, GError **error);
+
+/* Innermost first, as NNStreamer writes them: features, grid width, grid height. Missing ones are 1. */
+gboolean gst_flow_parse_dimensions (const char *text, guint64 dims[3]);
+
+/* Video caps that CONFIG's layout takes without loss; NULL: all. */
+GstCaps *gst_flow_video_caps (const NfConfig *config);
+
+/* The formats of LAYOUT, best first. */
+const GstVideoFormat *gst_flow_video_formats (NfPixelLayout layout, guint *n);
+
+/* FRAME as the library sees it. */
+void gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view);
+
+/* Sets the byte before the first pixel's samples in each row of xRGB and xBGR to 255, which a view cannot
+ * reach. */
+void gst_flow_frame_fill_padding (GstVideoFrame *frame);
+
+G_END_DECLS

@@ -1,0 +1,445 @@
+/* normflow: GStreamer element flowsample. SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/**
+ * SECTION:element-flowsample
+ * @title: flowsample
+ * @short_description: latents drawn from the prior
+ *
+ * A source of Gaussian noise in the shape of a model's latents, so that flowdecode after it generates video.
+ * Caps decide the size in pixels and the frame rate. Frame number n depends on `seed`, n and `temperature`
+ * alone, so the same seed gives the same stream on every machine, and a seek to a frame gives that frame. No
+ * device is used: `device` is there so that one set of properties suits all elements.
+ *
+ * |[
+ * gst-launch-1.0 flowsample seed=7 num-buffers=25 ! video/x-flow-latent,width=128,height=96,framerate=5/1 !
+ * flowdecode ! videoconvert ! autovideosink
+ * ]| generates 25 frames.
+ *
+ * Since: 0.1
+ */
+
+#include "gstflowsample.h"
+#include "gstflowengine.h"
+#include "gstflowlatent.h"
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+enum
+{
+  PROP_SEED = GST_FLOW_ENGINE_PROP_LAST,
+  PROP_TEMPERATURE,
+  PROP_IS_LIVE,
+};
+
+struct _GstFlowSample
+{
+  GstPushSrc parent_instance;
+
+  GstFlowEngine engine;
+
+  /* under the object lock */
+  gint64 wanted_seed; /* -1: a random one */
+  gint64 seed;        /* in use, -1 if not started */
+  double temperature;
+  gboolean has_info;
+  GstFlowLatentInfo info;
+
+  /* of the streaming thread */
+  guint64 frame_index;    /* of the stream, which latents depend on */
+  GstClockTime base_time; /* of frame base_index, with the present frame rate */
+  guint64 base_index;
+  float *latents; /* one frame, for half precision */
+};
+
+static GstStaticPadTemplate src_template
+    = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
+
+G_DEFINE_FINAL_TYPE (GstFlowSample, gst_flow_sample, GST_TYPE_PUSH_SRC)
+GST_ELEMENT_REGISTER_DEFINE (flowsample, "flowsample", GST_RANK_NONE, GST_TYPE_FLOW_SAMPLE)
+
+static gboolean
+gst_flow_sample_start (GstBaseSrc *src)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+
+  GST_OBJECT_LOCK (self);
+  /* Non-negative, so that it can be asked for again. */
+  self->seed = self->wanted_seed >= 0
+                   ? self->wanted_seed
+                   : (gint64)((((guint64)g_random_int () << 32) | g_random_int ()) & G_MAXINT64);
+  self->has_info = FALSE;
+  GST_OBJECT_UNLOCK (self);
+  self->frame_index = self->base_index = 0;
+  self->base_time = 0;
+  g_object_notify (G_OBJECT (self), "seed");
+  return TRUE;
+}
+
+static gboolean
+gst_flow_sample_stop (GstBaseSrc *src)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+  GST_OBJECT_LOCK (self);
+  self->seed = -1;
+  self->has_info = FALSE;
+  GST_OBJECT_UNLOCK (self);
+  g_clear_pointer (&self->latents, g_free);
+  return TRUE;
+}
+
+/* With what the model decides, once there is one. */
+static GstCaps *
+gst_flow_sample_get_caps (GstBaseSrc *src, GstCaps *filter)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autoptr (GstCaps) caps = gst_pad_get_pad_template_caps (GST_BASE_SRC_PAD (src));
+
+  if (config && digest)
+    {
+      caps = gst_caps_make_writable (caps);
+      gst_caps_set_simple (caps, "pixel-layout", G_TYPE_STRING, nf_pixel_layout_name (config->layout),
+                           "tile-size", G_TYPE_INT, (gint)config->img_size, "patch-size", G_TYPE_INT,
+                           (gint)config->patch_size, "features", G_TYPE_INT,
+                           (gint)nf_config_features (config), "model-digest", G_TYPE_STRING, digest, NULL);
+    }
+  return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
+}
+
+/* A size in pixels that the dimensions of tensors mean, if they are given rather than the size. */
+static void
+size_from_dimensions (const GstStructure *structure, const NfConfig *config, gint *width, gint *height)
+{
+  const char *dimensions = gst_structure_get_string (structure, "dimensions");
+  guint64 dims[3];
+  if (!dimensions || !gst_flow_parse_dimensions (dimensions, dims))
+    return;
+  *width = (gint)CLAMP (dims[1] * config->patch_size, 1, 16384);
+  *height = (gint)CLAMP (dims[2] * config->patch_size, 1, 16384);
+}
+
+static GstCaps *
+gst_flow_sample_fixate (GstBaseSrc *src, GstCaps *caps)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  GstFlowLatentInfo info = { 0 };
+
+  caps = gst_caps_make_writable (gst_caps_truncate (caps));
+  if (!config || !digest)
+    return GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->fixate (src, caps);
+
+  GstStructure *structure = gst_caps_get_structure (caps, 0);
+  gint width = config->img_size, height = config->img_size;
+  if (gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME))
+    {
+      size_from_dimensions (structure, config, &width, &height);
+      if (!gst_structure_has_field (structure, "width"))
+        gst_structure_set (structure, "width", G_TYPE_INT, width, NULL);
+      if (!gst_structure_has_field (structure, "height"))
+        gst_structure_set (structure, "height", G_TYPE_INT, height, NULL);
+    }
+  gst_structure_fixate_field_nearest_int (structure, "width", width);
+  gst_structure_fixate_field_nearest_int (structure, "height", height);
+  gst_structure_fixate_field_nearest_fraction (structure, "framerate", 25, 1);
+  caps = GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->fixate (src, caps);
+
+  /* The constants that follow from the size. What downstream wants of them, and they are not, set_caps
+   * refuses. */
+  structure = gst_caps_get_structure (caps, 0);
+  info.tensors = gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME);
+  info.half = g_strcmp0 (gst_structure_get_string (structure, info.tensors ? "types" : "latent-format"),
+                         info.tensors ? "float16" : "F16LE")
+              == 0;
+  if (gst_structure_get_int (structure, "width", &width)
+      && gst_structure_get_int (structure, "height", &height)
+      && gst_structure_get_fraction (structure, "framerate", &info.fps_n, &info.fps_d)
+      && nf_grid_init (&info.grid, config, width, height, NULL))
+    {
+      info.width = width;
+      info.height = height;
+      g_autoptr (GstCaps) full = gst_flow_latent_info_to_caps (&info, config, digest);
+      const GstStructure *ours = gst_caps_get_structure (full, 0);
+      for (gint i = 0; i < gst_structure_n_fields (ours); i++)
+        {
+          const char *field = gst_structure_nth_field_name (ours, i);
+          if (!gst_structure_has_field (structure, field))
+            gst_structure_set_value (structure, field, gst_structure_get_value (ours, field));
+        }
+    }
+  return caps;
+}
+
+static gboolean
+gst_flow_sample_set_caps (GstBaseSrc *src, GstCaps *caps)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autofree char *model = gst_flow_engine_describe (&self->engine);
+  g_autoptr (GError) error = NULL;
+  GstFlowLatentInfo info;
+
+  if (!config || !digest)
+    return FALSE;
+  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
+  /* The new frame rate counts from the frame that comes next. */
+  if (self->has_info && self->info.fps_n > 0)
+    {
+      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index,
+                                                self->info.fps_d * GST_SECOND, self->info.fps_n);
+      self->base_index = self->frame_index;
+    }
+  GST_OBJECT_LOCK (self);
+  self->info = info;
+  self->has_info = TRUE;
+  GST_OBJECT_UNLOCK (self);
+  g_clear_pointer (&self->latents, g_free);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_sample_is_seekable (GstBaseSrc *src)
+{
+  return !gst_base_src_is_live (src);
+}
+
+static gboolean
+gst_flow_sample_do_seek (GstBaseSrc *src, GstSegment *segment)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+
+  if (segment->rate < 0)
+    return FALSE;
+  segment->time = segment->start;
+  self->base_time = 0;
+  self->base_index = 0;
+  self->frame_index
+      = self->has_info && self->info.fps_n > 0
+            ? gst_util_uint64_scale (segment->position, self->info.fps_n, self->info.fps_d * GST_SECOND)
+            : 0;
+  return TRUE;
+}
+
+static void
+gst_flow_sample_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
+{
+  *start = *end = GST_CLOCK_TIME_NONE;
+  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
+    return;
+  *start = GST_BUFFER_PTS (buffer);
+  if (GST_BUFFER_DURATION_IS_VALID (buffer))
+    *end = *start + GST_BUFFER_DURATION (buffer);
+}
+
+static gboolean
+gst_flow_sample_query (GstBaseSrc *src, GstQuery *query)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+
+  if (GST_QUERY_TYPE (query) == GST_QUERY_LATENCY)
+    {
+      /* A live frame is sent at its own time, but takes its time to be drawn. */
+      const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
+      gst_query_set_latency (query, gst_base_src_is_live (src), latency, GST_CLOCK_TIME_NONE);
+      return TRUE;
+    }
+  return GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->query (src, query);
+}
+
+/* Draws frame N into the bytes at DATA. */
+static void
+draw (GstFlowSample *self, guint64 n, guint8 *data)
+{
+  const gsize size = nf_grid_latents (&self->info.grid);
+
+  GST_OBJECT_LOCK (self);
+  const guint64 seed = self->seed;
+  const double temperature = self->temperature;
+  GST_OBJECT_UNLOCK (self);
+
+  if (!self->info.half)
+    {
+      nf_random_normal (seed, n, size, temperature, (float *)(gpointer)data);
+      return;
+    }
+  if (!self->latents)
+    self->latents = g_new (float, size);
+  nf_random_normal (seed, n, size, temperature, self->latents);
+  nf_half_from_float (self->latents, (guint16 *)(gpointer)data, size);
+}
+
+static GstFlowReturn
+gst_flow_sample_create (GstPushSrc *src, GstBuffer **out)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+  const gint64 start = g_get_monotonic_time ();
+  const GstFlowLatentInfo *info = &self->info;
+  const guint64 n = self->frame_index, since = n - self->base_index;
+  GstClockTime latency;
+  GstMapInfo map;
+
+  if (!self->has_info)
+    return GST_FLOW_NOT_NEGOTIATED;
+  if (info->fps_n == 0 && n > 0) /* a still */
+    return GST_FLOW_EOS;
+
+  const GstClockTime pts
+      = self->base_time
+        + (info->fps_n ? gst_util_uint64_scale (since, info->fps_d * GST_SECOND, info->fps_n) : 0);
+  gst_object_sync_values (GST_OBJECT (self), pts);
+
+  GstBuffer *buffer = gst_buffer_new_allocate (NULL, gst_flow_latent_info_size (info), NULL);
+  if (!buffer || !gst_buffer_map (buffer, &map, GST_MAP_WRITE))
+    {
+      gst_clear_buffer (&buffer);
+      GST_ELEMENT_ERROR (self, RESOURCE, NO_SPACE_LEFT,
+                         ("No memory for the latents of a frame of %u×%u pixels", info->width, info->height),
+                         (NULL));
+      return GST_FLOW_ERROR;
+    }
+  draw (self, n, map.data);
+  gst_buffer_unmap (buffer, &map);
+
+  GST_BUFFER_PTS (buffer) = pts;
+  if (info->fps_n)
+    GST_BUFFER_DURATION (buffer)
+        = self->base_time + gst_util_uint64_scale (since + 1, info->fps_d * GST_SECOND, info->fps_n) - pts;
+  GST_BUFFER_OFFSET (buffer) = n;
+  GST_BUFFER_OFFSET_END (buffer) = n + 1;
+  self->frame_index++;
+  *out = buffer;
+  if (gst_flow_engine_count_frame (&self->engine, start, &latency)
+      && gst_base_src_is_live (GST_BASE_SRC (src)))
+    gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
+  return GST_FLOW_OK;
+}
+
+static GstStateChangeReturn
+gst_flow_sample_change_state (GstElement *element, GstStateChange transition)
+{
+  return gst_flow_engine_change_state (&GST_FLOW_SAMPLE (element)->engine,
+                                       GST_ELEMENT_CLASS (gst_flow_sample_parent_class), transition);
+}
+
+static void
+gst_flow_sample_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (object);
+
+  if (gst_flow_engine_set_property (&self->engine, id, value))
+    return;
+  switch (id)
+    {
+    case PROP_SEED:
+      GST_OBJECT_LOCK (self);
+      self->wanted_seed = g_value_get_int64 (value);
+      GST_OBJECT_UNLOCK (self);
+      break;
+    case PROP_TEMPERATURE:
+      GST_OBJECT_LOCK (self);
+      self->temperature = g_value_get_double (value);
+      GST_OBJECT_UNLOCK (self);
+      break;
+    case PROP_IS_LIVE:
+      gst_base_src_set_live (GST_BASE_SRC (self), g_value_get_boolean (value));
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+}
+
+static void
+gst_flow_sample_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (object);
+
+  if (gst_flow_engine_get_property (&self->engine, id, value))
+    return;
+  switch (id)
+    {
+    case PROP_SEED:
+      GST_OBJECT_LOCK (self);
+      g_value_set_int64 (value, self->seed >= 0 ? self->seed : self->wanted_seed);
+      GST_OBJECT_UNLOCK (self);
+      break;
+    case PROP_TEMPERATURE:
+      GST_OBJECT_LOCK (self);
+      g_value_set_double (value, self->temperature);
+      GST_OBJECT_UNLOCK (self);
+      break;
+    case PROP_IS_LIVE:
+      g_value_set_boolean (value, gst_base_src_is_live (GST_BASE_SRC (self)));
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+}
+
+static void
+gst_flow_sample_finalize (GObject *object)
+{
+  gst_flow_engine_clear (&GST_FLOW_SAMPLE (object)->engine);
+  G_OBJECT_CLASS (gst_flow_sample_parent_class)->finalize (object);
+}
+
+static void
+gst_flow_sample_class_init (GstFlowSampleClass *class)
+{
+  GObjectClass *object_class = G_OBJECT_CLASS (class);
+  GstElementClass *element_class = GST_ELEMENT_CLASS (class);
+  GstBaseSrcClass *src_class = GST_BASE_SRC_CLASS (class);
+
+  object_class->set_property = gst_flow_sample_set_property;
+  object_class->get_property = gst_flow_sample_get_property;
+  object_class->finalize = gst_flow_sample_finalize;
+  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_sample_change_state);
+  src_class->start = GST_DEBUG_FUNCPTR (gst_flow_sample_start);
+  src_class->stop = GST_DEBUG_FUNCPTR (gst_flow_sample_stop);
+  src_class->get_caps = GST_DEBUG_FUNCPTR (gst_flow_sample_get_caps);
+  src_class->fixate = GST_DEBUG_FUNCPTR (gst_flow_sample_fixate);
+  src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_sample_set_caps);
+  src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_sample_is_seekable);
+  src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_sample_do_seek);
+  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_sample_get_times);
+  src_class->query = GST_DEBUG_FUNCPTR (gst_flow_sample_query);
+  GST_PUSH_SRC_CLASS (class)->create = GST_DEBUG_FUNCPTR (gst_flow_sample_create);
+
+  gst_flow_engine_install_properties (object_class);
+  g_object_class_install_property (
+      object_class, PROP_SEED,
+      g_param_spec_int64 ("seed", "Seed",
+                          "Seed of the random numbers, taken up at the state PAUSED; -1 is a random one, "
+                          "which can then be read here",
+                          -1, G_MAXINT64, -1,
+                          G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      object_class, PROP_TEMPERATURE,
+      g_param_spec_double ("temperature", "Temperature", "Standard deviation of the latents", 0, 100, 1,
+                           G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_PLAYING
+                               | GST_PARAM_CONTROLLABLE));
+  g_object_class_install_property (
+      object_class, PROP_IS_LIVE,
+      g_param_spec_boolean ("is-live", "Is live", "Send each frame at its time by the clock", FALSE,
+                            G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+
+  gst_element_class_add_static_pad_template (element_class, &src_template);
+  gst_element_class_set_static_metadata (element_class, "Flow sampler", "Source/Video",
+                                         "Draws latents of a normalizing flow from its prior",
+                                         "the normflow authors");
+}
+
+static void
+gst_flow_sample_init (GstFlowSample *self)
+{
+  gst_flow_engine_init (&self->engine, self, FALSE);
+  self->wanted_seed = self->seed = -1;
+  self->temperature = 1;
+  gst_base_src_set_format (GST_BASE_SRC (self), GST_FORMAT_TIME);
+}

@@ -1,0 +1,173 @@
+/* normflow: GStreamer plugin, scores on buffers and on the bus. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowscore.h"
+
+#include <string.h>
+
+/* The meta */
+
+gboolean
+gst_flow_score_meta_register (void)
+{
+  static const char *const no_tags[] = { NULL };
+  static gsize registered;
+
+  if (g_once_init_enter (&registered))
+    {
+      const GstMetaInfo *info
+          = gst_meta_register_custom (GST_FLOW_SCORE_META_NAME, (const char **)no_tags, NULL, NULL, NULL);
+      g_once_init_leave (&registered, info ? 1 : 2);
+    }
+  return registered == 1;
+}
+
+gboolean
+gst_flow_score_meta_is (const GstMeta *meta)
+{
+  return gst_meta_info_is_custom (meta->info)
+         && gst_custom_meta_has_name ((GstCustomMeta *)meta, GST_FLOW_SCORE_META_NAME);
+}
+
+void
+gst_flow_score_meta_attach (GstBuffer *buffer, const NfScore *score, const char *digest, guint64 frame_index,
+                            GstBuffer *map, const NfGrid *grid)
+{
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, GST_FLOW_SCORE_META_NAME);
+  if (meta)
+    {
+      GstStructure *fields = gst_custom_meta_get_structure (meta);
+      gst_structure_set (fields, "bits-per-dim", G_TYPE_DOUBLE, score->bits_per_dim, "log-likelihood",
+                         G_TYPE_DOUBLE, score->log_likelihood, "log-prior", G_TYPE_DOUBLE, score->log_prior,
+                         "log-det", G_TYPE_DOUBLE, score->log_det, "num-dims", G_TYPE_INT64,
+                         (gint64)score->num_dims, "model-digest", G_TYPE_STRING, digest, "frame-index",
+                         G_TYPE_UINT64, frame_index, NULL);
+      if (map)
+        gst_structure_set (fields, "score-map", GST_TYPE_BUFFER, map, "map-width", G_TYPE_INT,
+                           (gint)grid->grid_width, "map-height", G_TYPE_INT, (gint)grid->grid_height, NULL);
+    }
+  gst_clear_buffer (&map);
+}
+
+/* Messages */
+
+typedef struct
+{
+  GstClockTime timestamp, stream_time, running_time, end;
+  guint frames;
+  guint64 frame_index;
+  NfScore sum;
+} Interval;
+
+struct _GstFlowScorer
+{
+  Interval interval; /* frames is 0 if none is begun */
+  double *ring;      /* bits per dimension of the latest frames */
+  guint size, used, next;
+  gboolean anomaly;
+};
+
+GstFlowScorer *
+gst_flow_scorer_new (void)
+{
+  return g_new0 (GstFlowScorer, 1);
+}
+
+void
+gst_flow_scorer_free (GstFlowScorer *scorer)
+{
+  g_free (scorer->ring);
+  g_free (scorer);
+}
+
+void
+gst_flow_scorer_reset (GstFlowScorer *scorer)
+{
+  scorer->interval.frames = 0;
+  scorer->used = scorer->next = 0;
+  scorer->anomaly = FALSE;
+}
+
+void
+gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element)
+{
+  const Interval *interval = &scorer->interval;
+  const guint n = interval->frames;
+  if (n == 0)
+    return;
+  const GstClockTime duration
+      = GST_CLOCK_TIME_IS_VALID (interval->end) ? interval->end - interval->timestamp : GST_CLOCK_TIME_NONE;
+  GstStructure *structure = gst_structure_new (
+      "flow-score", "timestamp", G_TYPE_UINT64, interval->timestamp, "stream-time", G_TYPE_UINT64,
+      interval->stream_time, "running-time", G_TYPE_UINT64, interval->running_time, "duration", G_TYPE_UINT64,
+      duration, "frames", G_TYPE_UINT, n, "frame-index", G_TYPE_UINT64, interval->frame_index, "bits-per-dim",
+      G_TYPE_DOUBLE, interval->sum.bits_per_dim / n, "log-likelihood", G_TYPE_DOUBLE,
+      interval->sum.log_likelihood / n, "log-prior", G_TYPE_DOUBLE, interval->sum.log_prior / n, "log-det",
+      G_TYPE_DOUBLE, interval->sum.log_det / n, "num-dims", G_TYPE_INT64, (gint64)interval->sum.num_dims,
+      NULL);
+  gst_element_post_message (element, gst_message_new_element (GST_OBJECT (element), structure));
+  scorer->interval.frames = 0;
+}
+
+/* The mean of the latest WINDOW frames with this one. */
+static double
+smooth (GstFlowScorer *scorer, guint window, double value)
+{
+  if (scorer->size != window)
+    {
+      g_free (scorer->ring);
+      scorer->ring = g_new0 (double, window);
+      scorer->size = window;
+      scorer->used = scorer->next = 0;
+    }
+  scorer->ring[scorer->next] = value;
+  scorer->next = (scorer->next + 1) % window;
+  scorer->used = MIN (scorer->used + 1, window);
+  double sum = 0;
+  for (guint i = 0; i < scorer->used; i++)
+    sum += scorer->ring[i];
+  return sum / scorer->used;
+}
+
+void
+gst_flow_scorer_add (GstFlowScorer *scorer, GstElement *element, const GstFlowScoreSettings *settings,
+                     const GstSegment *segment, GstClockTime pts, GstClockTime duration, guint64 frame_index,
+                     const NfScore *score)
+{
+  const GstClockTime stream_time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts);
+  const GstClockTime running_time = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts);
+  Interval *interval = &scorer->interval;
+
+  if (settings->post_messages)
+    {
+      if (interval->frames == 0)
+        *interval = (Interval){ .timestamp = pts, .stream_time = stream_time, .running_time = running_time };
+      interval->frames++;
+      interval->frame_index = frame_index;
+      interval->end = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (duration)
+                              && GST_CLOCK_TIME_IS_VALID (interval->timestamp) && pts >= interval->timestamp
+                          ? pts + duration
+                          : GST_CLOCK_TIME_NONE;
+      interval->sum.bits_per_dim += score->bits_per_dim;
+      interval->sum.log_likelihood += score->log_likelihood;
+      interval->sum.log_prior += score->log_prior;
+      interval->sum.log_det += score->log_det;
+      interval->sum.num_dims = score->num_dims;
+      if (settings->interval == 0 || !GST_CLOCK_TIME_IS_VALID (interval->end)
+          || interval->end - interval->timestamp >= settings->interval)
+        gst_flow_scorer_finish (scorer, element);
+    }
+  else
+    interval->frames = 0;
+
+  const double smoothed = smooth (scorer, settings->window, score->bits_per_dim);
+  const gboolean anomaly = scorer->anomaly ? smoothed >= settings->threshold - settings->hysteresis
+                                           : smoothed > settings->threshold;
+  if (anomaly == scorer->anomaly)
+    return;
+  scorer->anomaly = anomaly;
+  GstStructure *structure = gst_structure_new (
+      "flow-anomaly", "state", G_TYPE_STRING, anomaly ? "enter" : "leave", "score", G_TYPE_DOUBLE, smoothed,
+      "threshold", G_TYPE_DOUBLE, settings->threshold, "timestamp", G_TYPE_UINT64, pts, "stream-time",
+      G_TYPE_UINT64, stream_time, "running-time", G_TYPE_UINT64, running_time, "frame-index", G_TYPE_UINT64,
+      frame_index, NULL);
+  gst_element_post_message (element, gst_message_new_element (GST_OBJECT (element), structure));
+}
