@@ -32,6 +32,7 @@ nf_scores (floatv s[QT][2], __global const float *const q[QT], __global const fl
     }
 #pragma unroll
   for (int i = 0; i < QT; i++)
+#pragma unroll
     for (int v = 0; v < 2; v++)
       s[i][v] = select ((floatv)(-INFINITY), s[i][v] * scale, NF_LANES + (key0 + v * VW) <= (intv)(last[i]));
 }
@@ -191,6 +192,7 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
             }
 #pragma unroll
           for (int i = 0; i < QT; i++)
+#pragma unroll
             for (int v = 0; v < 2; v++)
               {
                 const intv masked = s[i][v] == (floatv)(-INFINITY);

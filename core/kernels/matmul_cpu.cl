@@ -120,7 +120,7 @@ nf_matmul_tn (__global const float *A, ulong A_at, int lda, __global const float
   const int rows = min (MR, N - n0);
   const int second = k0 + VW < K ? VW : 0; /* a panel of one vector reads it twice rather than past a row */
   __global const float *a = A + A_at + n0, *x = X + X_at + k0;
-  floatv acc[MR][2];
+  floatv acc[MR][2], out[2 * MR];
 #pragma unroll
   for (int i = 0; i < MR; i++)
     acc[i][0] = acc[i][1] = 0.0f;
@@ -152,12 +152,15 @@ nf_matmul_tn (__global const float *A, ulong A_at, int lda, __global const float
   __global float *c = C + C_at + (size_t)n0 * K + k0;
 #pragma unroll
   for (int i = 0; i < MR; i++)
-    if (i >= first && i < rows)
-      for (int v = 0; v < 2; v++)
-        {
-          const int lanes = K - k0 - v * VW;
-          __global float *to = c + (size_t)i * K + v * VW;
-          if (lanes > 0)
-            nf_store_head (accumulate ? acc[i][v] + nf_load_head (to, lanes) : acc[i][v], to, lanes);
-        }
+    {
+      out[2 * i] = acc[i][0];
+      out[2 * i + 1] = acc[i][1];
+    }
+  for (int i = 2 * max (first, 0); i < 2 * rows; i++)
+    {
+      const int lanes = K - k0 - i % 2 * VW;
+      __global float *to = c + (size_t)(i / 2) * K + i % 2 * VW;
+      if (lanes > 0)
+        nf_store_head (accumulate ? out[i] + nf_load_head (to, lanes) : out[i], to, lanes);
+    }
 }
