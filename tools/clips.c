@@ -3,6 +3,7 @@
 #include "media.h"
 #include "nf-error.h"
 #include "nf-random.h"
+#include "scan.h"
 
 #include <math.h>
 #include <string.h>
@@ -433,12 +434,11 @@ check_options (const NfClipsOptions *options, GError **error)
   return TRUE;
 }
 
+/* How many of N are trained on: a single one is. */
 static guint64
-hold_out (double share, guint64 n)
+train_share (double holdout, guint64 n)
 {
-  guint64 held = (guint64)ceil (share * (double)n - 1e-9);
-
-  return n > 1 ? MIN (held, n - 1) : 0;
+  return n > 1 ? nf_scan_holdout_start (holdout, n) : n;
 }
 
 static int
@@ -521,7 +521,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
             return NULL;
           clip->n_frames = nf_media_reader_get_info (reader)->n_frames;
         }
-      clip->n_train = clip->n_frames - hold_out (options->holdout, clip->n_frames);
+      clip->n_train = train_share (options->holdout, clip->n_frames);
     }
 
   /* Of single pictures, the last of each folder are held out. */
@@ -539,7 +539,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
           if (next->n_frames != 1 || strcmp (folder, other))
             break;
         }
-      for (guint k = end - (guint)hold_out (options->holdout, end - i); k < end; k++)
+      for (guint k = i + (guint)train_share (options->holdout, end - i); k < end; k++)
         ((Clip *)self->clips->pdata[k])->n_train = 0;
       i = MAX (end, i + 1);
     }

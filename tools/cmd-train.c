@@ -1230,7 +1230,7 @@ nf_cmd_train (int argc, char **argv)
       && (steps != 0 || places.minutes != 0 || run.init || run.validation || shape_given (&shape)))
     {
       fprintf (stderr, "normflow " NAME ": --resume goes on with the settings of the run; only files to "
-                                        "write and the device can be given\n");
+                       "write and the device can be given\n");
       return 2;
     }
   if (run.init && shape_given (&shape))

@@ -205,6 +205,40 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   return g_steal_pointer (&scaled);
 }
 
+NfPicture *
+nf_picture_to_rgb (NfPicture *picture, GError **error)
+{
+  g_autoptr (NfPicture) rgb = NULL;
+  guint width = picture->frame.width, height = picture->frame.height;
+  struct SwsContext *sws;
+  guint8 *from[4], *to[4];
+  int from_stride[4], to_stride[4];
+
+  if (picture->layout == NF_PIXELS_RGB)
+    return nf_picture_ref (picture);
+  rgb = nf_picture_new (NF_PIXELS_RGB, width, height);
+  if (picture->layout == NF_PIXELS_GRAY)
+    {
+      for (guint i = 0; i < 3; i++)
+        memcpy (rgb->frame.planes[i].data, picture->data, picture->size);
+      return g_steal_pointer (&rgb);
+    }
+  media_init ();
+  sws = sws_getContext ((int)width, (int)height, layout_format (picture->layout), (int)width, (int)height,
+                        layout_format (NF_PIXELS_RGB), SWS_FLAGS, NULL, NULL, NULL);
+  if (!sws)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a picture of %ux%u cannot be converted to RGB",
+                   width, height);
+      return NULL;
+    }
+  frame_pointers (picture->layout, &picture->frame, from, from_stride);
+  frame_pointers (rgb->layout, &rgb->frame, to, to_stride);
+  sws_scale (sws, (const guint8 *const *)from, from_stride, 0, (int)height, to, to_stride);
+  sws_freeContext (sws);
+  return g_steal_pointer (&rgb);
+}
+
 /* Lists */
 
 static const char *const picture_extensions[]

@@ -31,6 +31,9 @@ void nf_picture_extent (NfPixelLayout layout, guint plane, guint width, guint he
 /* A copy resampled to WIDTH × HEIGHT by area averaging, the same bits everywhere. */
 NfPicture *nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error);
 
+/* The picture in RGB, for showing: itself, its grey three times, or YUV of standard range through swscale. */
+NfPicture *nf_picture_to_rgb (NfPicture *picture, GError **error);
+
 /* All files that PATHS name: files as they are, folders searched recursively (symbolic links to folders are
  * not followed) for the usual names of videos and pictures, sorted. (element-type filename) NULL with
  * NF_ERROR_NOT_FOUND if a path is missing or nothing was found. */

@@ -1,0 +1,231 @@
+/* normflow calibrate: a threshold from normal footage. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "scan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <json-glib/json-glib.h>
+
+#define NAME "calibrate"
+#define MAX_WINDOW 10000
+/* Quantile above which the tail is taken for exponential, and under which a raised score must fall to count
+ * as normal again. */
+#define TAIL 0.9
+#define NORMAL 0.95
+#define ENOUGH 10
+
+typedef struct
+{
+  GArray *smoothed; /* over all files */
+  double *ring;
+  guint window;
+  guint used;
+  guint next;
+} Calibration;
+
+static void
+calibration_clear (Calibration *calibration)
+{
+  g_clear_pointer (&calibration->smoothed, g_array_unref);
+  g_free (calibration->ring);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Calibration, calibration_clear)
+
+/* The mean of the latest WINDOW scores, as flowencode's smoothing-window has it: of fewer at a file's start.
+ */
+static gboolean
+add_frame (const NfScanFrame *frame, gpointer data, GError **error)
+{
+  Calibration *calibration = data;
+  double sum = 0, mean;
+
+  calibration->ring[calibration->next] = frame->score.bits_per_dim;
+  calibration->next = (calibration->next + 1) % calibration->window;
+  calibration->used = MIN (calibration->used + 1, calibration->window);
+  for (guint i = 0; i < calibration->used; i++)
+    sum += calibration->ring[i];
+  mean = sum / calibration->used;
+  g_array_append_val (calibration->smoothed, mean);
+  return TRUE;
+}
+
+/* The score that a share RATE of normal frames exceeds. With ENOUGH frames beyond it, the quantile itself;
+ * else the footage is too short to show it, and the tail above the 90 % quantile is carried on as an
+ * exponential with its mean excess (peaks over threshold). Never below the highest score seen then. */
+static double
+threshold_of (const double *sorted, guint n, double rate, gboolean *extrapolated)
+{
+  double tail = nf_scan_quantile (sorted, n, TAIL), excess = 0;
+  guint over = 0;
+
+  *extrapolated = n * rate < ENOUGH;
+  if (!*extrapolated)
+    return nf_scan_quantile (sorted, n, 1 - rate);
+  for (guint i = 0; i < n; i++)
+    if (sorted[i] > tail)
+      {
+        excess += sorted[i] - tail;
+        over++;
+      }
+  excess = over ? excess / over : 0;
+  return MAX (tail + excess * log ((1 - TAIL) / MIN (rate, 1 - TAIL)), sorted[n - 1]);
+}
+
+static char *
+quote (const char *text)
+{
+  return strpbrk (text, " \"'\\$`*?!{}[]();&|<>#~") ? g_shell_quote (text) : g_strdup (text);
+}
+
+int
+nf_cmd_calibrate (int argc, char **argv)
+{
+  g_auto (Calibration) calibration = { 0 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
+  g_autoptr (NfProgress) progress = nf_progress_new (FALSE);
+  g_autoptr (NfDevice) device = NULL;
+  g_autoptr (NfModel) model = NULL;
+  g_autoptr (NfSession) session = NULL;
+  g_autoptr (GPtrArray) files = NULL;
+  g_autofree char *model_name = NULL, *device_name = NULL, *quoted_model = NULL, *quoted_file = NULL;
+  g_autofree double *sorted = NULL;
+  gint64 frames = 0;
+  int window = 5;
+  double rate = 0.001, threshold, hysteresis, median;
+  char threshold_text[G_ASCII_DTOSTR_BUF_SIZE], hysteresis_text[G_ASCII_DTOSTR_BUF_SIZE];
+  gboolean json = FALSE, extrapolated = FALSE;
+  NfScan scan = { .every = 1, .score = TRUE };
+  guint n;
+  const GOptionEntry entries[]
+      = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &model_name,
+            "A path or name (default: the bundled model)", "MODEL" },
+          { "device", 0, 0, G_OPTION_ARG_STRING, &device_name,
+            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
+          { "smoothing-window", 0, 0, G_OPTION_ARG_INT, &window,
+            "Frames whose mean score is compared (default: 5)", "N" },
+          { "false-alarm-rate", 0, 0, G_OPTION_ARG_DOUBLE, &rate,
+            "Share of normal frames that may exceed the threshold (default: 0.001)", "SHARE" },
+          { "json", 0, 0, G_OPTION_ARG_NONE, &json, "The result as one line of JSON", NULL },
+          { NULL } };
+
+  g_option_context_set_summary (context, "Suggests flowencode's threshold and threshold-hysteresis from "
+                                         "footage in which nothing unusual happens.");
+  g_option_context_set_description (context, "threshold: the smoothed score that a share SHARE of normal "
+                                             "frames exceeds. Where the footage is too short to show it\n"
+                                             "(fewer than 10 frames beyond), the scores above the 90 % "
+                                             "quantile are carried on as an exponential tail.\n"
+                                             "threshold-hysteresis: down to the 95 % quantile, so that an "
+                                             "anomaly ends when scores are ordinary again.");
+  g_option_context_add_main_entries (context, entries, NULL);
+  if (!g_option_context_parse (context, &argc, &argv, &error))
+    {
+      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+      return 2;
+    }
+  if (argc < 2)
+    {
+      fprintf (stderr, "normflow " NAME ": name the videos of normal footage\n");
+      return 2;
+    }
+  if (frames < 0 || window < 1 || window > MAX_WINDOW || !(rate > 0 && rate < 0.1))
+    {
+      fprintf (
+          stderr,
+          "normflow " NAME
+          ": --frames takes 0 or more, --smoothing-window 1 to %d, --false-alarm-rate above 0, below 0.1\n",
+          MAX_WINDOW);
+      return 2;
+    }
+  scan.frames = (guint64)frames;
+  calibration.window = (guint)window;
+  calibration.ring = g_new0 (double, calibration.window);
+  calibration.smoothed = g_array_new (FALSE, FALSE, sizeof (double));
+
+  files = nf_media_list ((const char *const *)argv + 1, &error);
+  device = files ? nf_device_open (device_name, &error) : NULL;
+  model = device ? nf_model_load (model_name, device, nf_progress_model, progress, NULL, &error) : NULL;
+  session = model ? nf_session_new (model, &error) : NULL;
+  for (guint i = 0; session && i < files->len && !error; i++)
+    {
+      calibration.used = calibration.next = 0;
+      nf_scan_file (session, files->pdata[i], &scan, progress, add_frame, &calibration, &error);
+    }
+  nf_progress_clear (progress);
+  n = calibration.smoothed->len;
+  if (!error && n < 20)
+    g_set_error (&error, NF_ERROR, NF_ERROR_DATA,
+                 "%u frames tell too little: take footage of at least 20, better of some minutes", n);
+  if (error)
+    {
+      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+      return 1;
+    }
+
+  sorted = nf_scan_sorted ((const double *)(gpointer)calibration.smoothed->data, n);
+  median = nf_scan_quantile (sorted, n, 0.5);
+  threshold = threshold_of (sorted, n, rate, &extrapolated);
+  hysteresis = threshold - MIN (nf_scan_quantile (sorted, n, NORMAL), threshold);
+  g_ascii_formatd (threshold_text, sizeof threshold_text, "%.4f", threshold);
+  g_ascii_formatd (hysteresis_text, sizeof hysteresis_text, "%.4f", hysteresis);
+  if (json)
+    {
+      g_autoptr (JsonBuilder) builder = json_builder_new ();
+      g_autoptr (JsonGenerator) generator = json_generator_new ();
+      g_autoptr (JsonNode) root = NULL;
+      g_autofree char *text = NULL;
+      const struct
+      {
+        const char *name;
+        double value;
+      } members[] = { { "threshold", threshold },
+                      { "threshold_hysteresis", hysteresis },
+                      { "smoothing_window", window },
+                      { "false_alarm_rate", rate },
+                      { "frames", n },
+                      { "min", sorted[0] },
+                      { "median", median },
+                      { "p95", nf_scan_quantile (sorted, n, 0.95) },
+                      { "p99", nf_scan_quantile (sorted, n, 0.99) },
+                      { "max", sorted[n - 1] } };
+
+      json_builder_begin_object (builder);
+      for (gsize i = 0; i < G_N_ELEMENTS (members); i++)
+        {
+          json_builder_set_member_name (builder, members[i].name);
+          json_builder_add_double_value (builder, members[i].value);
+        }
+      json_builder_set_member_name (builder, "extrapolated");
+      json_builder_add_boolean_value (builder, extrapolated);
+      json_builder_set_member_name (builder, "model_digest");
+      json_builder_add_string_value (builder, nf_model_get_digest (model));
+      json_builder_end_object (builder);
+      root = json_builder_get_root (builder);
+      json_generator_set_root (generator, root);
+      text = json_generator_to_data (generator, NULL);
+      printf ("%s\n", text);
+      return 0;
+    }
+
+  printf ("%u frames of normal footage, mean of %d frames, bits/dim:\n"
+          "  lowest %.4f, 5 %% %.4f, median %.4f, 95 %% %.4f, 99 %% %.4f, highest %.4f\n",
+          n, window, sorted[0], nf_scan_quantile (sorted, n, 0.05), median,
+          nf_scan_quantile (sorted, n, 0.95), nf_scan_quantile (sorted, n, 0.99), sorted[n - 1]);
+  printf ("  threshold=%s: exceeded by a share of %g%s\n"
+          "  threshold-hysteresis=%s: down to the 95 %% quantile\n"
+          "Frames close in time are alike: what counts is how much different normal footage this was.\n",
+          threshold_text, rate,
+          extrapolated ? " if the tail goes on as it begins (more footage would show it)" : "",
+          hysteresis_text);
+  quoted_model = model_name ? quote (model_name) : NULL;
+  quoted_file = quote (files->pdata[0]);
+  printf ("\ngst-launch-1.0 -m filesrc location=%s ! decodebin ! videoconvert ! flowencode%s%s threshold=%s "
+          "threshold-hysteresis=%s "
+          "smoothing-window=%d ! fakesink\n",
+          quoted_file, quoted_model ? " model=" : "", quoted_model ? quoted_model : "", threshold_text,
+          hysteresis_text, window);
+  return 0;
+}

@@ -1,0 +1,685 @@
+/* normflow eval: bits per dimension of videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "plot.h"
+#include "scan.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <glib/gstdio.h>
+#include <json-glib/json-glib.h>
+
+#define NAME "eval"
+#define MAX_SIGMAS 8
+
+typedef struct
+{
+  NfSession *session;
+  NfProgress *progress;
+  NfMediaPeers *peers; /* NULL without --peers */
+  gboolean check;
+  FILE *json;
+  const char *path;
+
+  /* Of the file at work. */
+  GArray *seconds;
+  GArray *bits;
+  GArray *png;
+  GArray *ffv1;
+  double dims;
+  double model_bits;
+  double png_bits;
+  double ffv1_bits;
+  double encode_seconds;
+  double decode_seconds;
+  guint64 wrong_frames;
+  guint64 wrong_samples;
+
+  /* The map to draw: of frame MAP_FRAME, or of the worst one. */
+  gboolean wants_map;
+  gint64 map_frame;
+  double map_score;
+  NfPicture *map_picture;
+  NfGrid map_grid;
+  float *map;
+  char *map_name;
+} Eval;
+
+static void
+eval_clear (Eval *eval)
+{
+  g_clear_object (&eval->session);
+  g_clear_pointer (&eval->progress, nf_progress_free);
+  g_clear_pointer (&eval->peers, nf_media_peers_free);
+  g_clear_pointer (&eval->seconds, g_array_unref);
+  g_clear_pointer (&eval->bits, g_array_unref);
+  g_clear_pointer (&eval->png, g_array_unref);
+  g_clear_pointer (&eval->ffv1, g_array_unref);
+  g_clear_pointer (&eval->map_picture, nf_picture_unref);
+  g_free (eval->map);
+  g_free (eval->map_name);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Eval, eval_clear)
+
+static void
+add_number (JsonBuilder *builder, const char *name, double value)
+{
+  json_builder_set_member_name (builder, name);
+  if (isfinite (value))
+    json_builder_add_double_value (builder, value);
+  else
+    json_builder_add_null_value (builder);
+}
+
+static void
+add_count (JsonBuilder *builder, const char *name, guint64 value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_int_value (builder, (gint64)value);
+}
+
+static gboolean
+write_line (FILE *file, JsonBuilder *builder, GError **error)
+{
+  g_autoptr (JsonGenerator) generator = json_generator_new ();
+  g_autoptr (JsonNode) root = NULL;
+  g_autofree char *text = NULL;
+
+  json_builder_end_object (builder);
+  root = json_builder_get_root (builder);
+  json_generator_set_root (generator, root);
+  text = json_generator_to_data (generator, NULL);
+  if (fprintf (file, "%s\n", text) < 0 || fflush (file) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the lines of JSON cannot be written: %s",
+                   g_strerror (errno));
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* Samples in which two frames of one size differ. */
+static guint64
+count_wrong (const NfPicture *a, const NfPicture *b)
+{
+  guint64 wrong = 0;
+
+  if (!memcmp (a->data, b->data, a->size))
+    return 0;
+  for (gsize i = 0; i < a->size; i++)
+    wrong += a->data[i] != b->data[i];
+  return wrong;
+}
+
+static gboolean
+check_frame (Eval *eval, const NfScanFrame *frame, GError **error)
+{
+  const NfPicture *picture = frame->picture;
+  g_autoptr (NfPicture) decoded
+      = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  gint64 start = g_get_monotonic_time ();
+  guint64 wrong;
+
+  memset (decoded->data, 0, decoded->size);
+  if (!nf_session_decode_frame (eval->session, frame->latents, -1, NULL, &decoded->frame, error))
+    return FALSE;
+  eval->decode_seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+  wrong = count_wrong (picture, decoded);
+  eval->wrong_samples += wrong;
+  eval->wrong_frames += wrong > 0;
+  if (wrong)
+    nf_progress_note (eval->progress,
+                      "%s, frame %" G_GUINT64_FORMAT ": %" G_GUINT64_FORMAT " of %" G_GSIZE_FORMAT
+                      " samples came back changed",
+                      eval->path, picture->index, wrong, picture->size);
+  return TRUE;
+}
+
+static gboolean
+eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
+{
+  Eval *eval = data;
+  NfPicture *picture = frame->picture;
+  const NfScore *score = &frame->score;
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autofree char *name = g_path_get_basename (eval->path);
+  double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "file");
+  json_builder_add_string_value (builder, name);
+  add_count (builder, "frame", picture->index);
+  add_number (builder, "pts", picture->seconds);
+  add_number (builder, "bits_per_dim", score->bits_per_dim);
+  add_number (builder, "log_likelihood", score->log_likelihood);
+  add_number (builder, "log_prior", score->log_prior);
+  add_number (builder, "log_det", score->log_det);
+  add_count (builder, "dims", score->num_dims);
+  g_array_append_val (eval->seconds, seconds);
+  g_array_append_val (eval->bits, score->bits_per_dim);
+  eval->dims += (double)score->num_dims;
+  eval->model_bits += score->bits_per_dim * (double)score->num_dims;
+  eval->encode_seconds += frame->seconds;
+
+  if (eval->peers)
+    {
+      NfMediaBits bits;
+      double png, ffv1;
+
+      if (!nf_media_peers_measure (eval->peers, &picture->frame, &bits, error))
+        return FALSE;
+      png = (double)bits.png / (double)score->num_dims;
+      ffv1 = (double)bits.ffv1 / (double)score->num_dims;
+      g_array_append_val (eval->png, png);
+      g_array_append_val (eval->ffv1, ffv1);
+      eval->png_bits += (double)bits.png;
+      eval->ffv1_bits += (double)bits.ffv1;
+      add_count (builder, "png_bits", bits.png);
+      add_count (builder, "ffv1_bits", bits.ffv1);
+    }
+  if (eval->check && !check_frame (eval, frame, error))
+    return FALSE;
+
+  if (eval->wants_map
+      && (eval->map_frame < 0 ? score->bits_per_dim > eval->map_score
+                              : picture->index == (guint64)eval->map_frame))
+    {
+      g_clear_pointer (&eval->map_picture, nf_picture_unref);
+      g_free (eval->map);
+      g_free (eval->map_name);
+      eval->map_score = score->bits_per_dim;
+      eval->map_picture = nf_picture_ref (picture);
+      eval->map_grid = frame->grid;
+      eval->map
+          = g_memdup2 (frame->map, (gsize)frame->grid.grid_width * frame->grid.grid_height * sizeof (float));
+      eval->map_name = g_steal_pointer (&name);
+    }
+  return !eval->json || write_line (eval->json, builder, error);
+}
+
+static void
+print_summary (const Eval *eval, FILE *out)
+{
+  guint n = eval->bits->len;
+  g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)eval->bits->data, n);
+  g_autofree char *name = g_path_get_basename (eval->path);
+  double mean = eval->model_bits / eval->dims;
+
+  fprintf (out, "%s: %u frames, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
+           name, n, mean, nf_scan_quantile (sorted, n, 0.5), nf_scan_quantile (sorted, n, 0.05),
+           nf_scan_quantile (sorted, n, 0.95), n / MAX (eval->encode_seconds, 1e-9));
+  if (eval->peers)
+    fprintf (out, "  PNG %.4f bits/sample (flow %+.1f %%), FFV1 %.4f (flow %+.1f %%)\n",
+             eval->png_bits / eval->dims, 100 * (eval->model_bits / eval->png_bits - 1),
+             eval->ffv1_bits / eval->dims, 100 * (eval->model_bits / eval->ffv1_bits - 1));
+  if (eval->check)
+    fprintf (out,
+             "  decoded at %.2f frames/s: %s (%" G_GUINT64_FORMAT " frames, %" G_GUINT64_FORMAT
+             " samples differ)\n",
+             n / MAX (eval->decode_seconds, 1e-9),
+             eval->wrong_frames ? "NOT lossless" : "every byte came back", eval->wrong_frames,
+             eval->wrong_samples);
+}
+
+static void
+reset_file (Eval *eval, const char *path)
+{
+  eval->path = path;
+  g_array_set_size (eval->seconds, 0);
+  g_array_set_size (eval->bits, 0);
+  g_array_set_size (eval->png, 0);
+  g_array_set_size (eval->ffv1, 0);
+  eval->dims = eval->model_bits = eval->png_bits = eval->ffv1_bits = 0;
+  eval->encode_seconds = eval->decode_seconds = 0;
+  eval->wrong_frames = eval->wrong_samples = 0;
+}
+
+static gboolean
+plot_file (const Eval *eval, const char *path, GError **error)
+{
+  g_autofree char *name = g_path_get_basename (eval->path);
+  g_autofree char *title = g_strdup_printf ("Bits per dimension of %s", name);
+  const double *x = (const double *)(gpointer)eval->seconds->data;
+  NfPlotCurve curves[3]
+      = { { "flow", x, (const double *)(gpointer)eval->bits->data, eval->bits->len, TRUE },
+          { "FFV1, intra", x, (const double *)(gpointer)eval->ffv1->data, eval->ffv1->len, FALSE },
+          { "PNG", x, (const double *)(gpointer)eval->png->data, eval->png->len, FALSE } };
+
+  return nf_plot_curves (path, title, "time in s", "bits per sample", curves, eval->peers ? 3 : 1, error);
+}
+
+/* Denoising */
+
+typedef struct
+{
+  char *filters;
+  NfMediaFilter *filter;
+  double error; /* sum of squared differences */
+} Strength;
+
+typedef struct
+{
+  double sigma;
+  double noisy;
+  double flow;
+  double seconds;
+  GArray *hqdn3d; /* of Strength */
+  GArray *nlmeans;
+} Noise;
+
+typedef struct
+{
+  NfSession *session;
+  GPtrArray *noises; /* of Noise */
+  guint width;
+  guint height;
+  double samples;
+  guint frames;
+} Denoise;
+
+static void
+strength_clear (gpointer data)
+{
+  Strength *strength = data;
+
+  nf_media_filter_free (strength->filter);
+  g_free (strength->filters);
+}
+
+static void
+noise_free (gpointer data)
+{
+  Noise *noise = data;
+
+  g_array_unref (noise->hqdn3d);
+  g_array_unref (noise->nlmeans);
+  g_free (noise);
+}
+
+static void
+add_strength (GArray *strengths, char *filters)
+{
+  Strength strength = { .filters = filters };
+
+  g_array_append_val (strengths, strength);
+}
+
+/* Strengths around where each filter is best for noise of SIGMA; the best is picked afterwards by PSNR, which
+ * favours the peers. */
+static Noise *
+noise_new (double sigma)
+{
+  static const double hqdn3d[] = { 0.5, 1, 1.5, 2.5, 4 }, nlmeans[] = { 0.4, 0.6, 0.8, 1.1 };
+  double steps = sigma * 127.5;
+  Noise *noise = g_new0 (Noise, 1);
+
+  noise->sigma = sigma;
+  noise->hqdn3d = g_array_new (FALSE, TRUE, sizeof (Strength));
+  noise->nlmeans = g_array_new (FALSE, TRUE, sizeof (Strength));
+  g_array_set_clear_func (noise->hqdn3d, strength_clear);
+  g_array_set_clear_func (noise->nlmeans, strength_clear);
+  for (guint i = 0; i < G_N_ELEMENTS (hqdn3d); i++)
+    {
+      char s[G_ASCII_DTOSTR_BUF_SIZE];
+
+      g_ascii_formatd (s, sizeof s, "%.3f", hqdn3d[i] * steps);
+      /* Without and with its filter over time; it takes 0 for "not given". */
+      add_strength (noise->hqdn3d, g_strdup_printf ("hqdn3d=%s:%s:0.001:0.001", s, s));
+      add_strength (noise->hqdn3d, g_strdup_printf ("hqdn3d=%s:%s:%s:%s", s, s, s, s));
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (nlmeans); i++)
+    {
+      char s[G_ASCII_DTOSTR_BUF_SIZE];
+
+      g_ascii_formatd (s, sizeof s, "%.3f", CLAMP (nlmeans[i] * steps, 1, 30));
+      add_strength (noise->nlmeans, g_strdup_printf ("nlmeans=s=%s", s));
+    }
+  return noise;
+}
+
+static double
+squared_error (const NfPicture *a, const NfPicture *b)
+{
+  double sum = 0;
+
+  for (gsize i = 0; i < a->size; i++)
+    {
+      int d = a->data[i] - b->data[i];
+
+      sum += d * d;
+    }
+  return sum;
+}
+
+/* 8-bit frame with Gaussian noise of SIGMA on the [-1, 1] scale, rounded and clipped; a pure function of
+ * frame number and sigma. */
+static NfPicture *
+add_noise (const NfPicture *clean, double sigma)
+{
+  NfPicture *noisy = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
+  g_autofree float *noise = g_new (float, clean->size);
+
+  nf_random_normal (0, clean->index, clean->size, sigma * 127.5, noise);
+  for (gsize i = 0; i < clean->size; i++)
+    noisy->data[i] = (guint8)CLAMP (floor (clean->data[i] + (double)noise[i] + 0.5), 0, 255);
+  return noisy;
+}
+
+static gboolean
+run_strengths (GArray *strengths, const NfPicture *clean, const NfPicture *noisy, GError **error)
+{
+  for (guint i = 0; i < strengths->len; i++)
+    {
+      Strength *strength = &g_array_index (strengths, Strength, i);
+      g_autoptr (NfPicture) filtered = NULL;
+
+      if (!strength->filter)
+        strength->filter = nf_media_filter_new (strength->filters, clean->layout, clean->frame.width,
+                                                clean->frame.height, error);
+      filtered = strength->filter ? nf_media_filter_run (strength->filter, &noisy->frame, error) : NULL;
+      if (!filtered)
+        return FALSE;
+      strength->error += squared_error (clean, filtered);
+    }
+  return TRUE;
+}
+
+static gboolean
+denoise_frame (const NfScanFrame *frame, gpointer data, GError **error)
+{
+  Denoise *denoise = data;
+  const NfPicture *clean = frame->picture;
+
+  if (denoise->frames && (clean->frame.width != denoise->width || clean->frame.height != denoise->height))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "frames change size within the file");
+      return FALSE;
+    }
+  denoise->width = clean->frame.width;
+  denoise->height = clean->frame.height;
+  denoise->samples += (double)clean->size;
+  denoise->frames++;
+  for (guint i = 0; i < denoise->noises->len; i++)
+    {
+      Noise *noise = denoise->noises->pdata[i];
+      g_autoptr (NfPicture) noisy = add_noise (clean, noise->sigma);
+      g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
+      gint64 start = g_get_monotonic_time ();
+
+      noise->noisy += squared_error (clean, noisy);
+      if (!nf_session_denoise_frame (denoise->session, &noisy->frame, noise->sigma, &cleaned->frame, error))
+        return FALSE;
+      noise->seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+      noise->flow += squared_error (clean, cleaned);
+      if (!run_strengths (noise->hqdn3d, clean, noisy, error)
+          || !run_strengths (noise->nlmeans, clean, noisy, error))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+static double
+psnr (double squared, double samples)
+{
+  return 10 * log10 (255.0 * 255.0 * samples / MAX (squared, 1e-9));
+}
+
+static const Strength *
+best_strength (const GArray *strengths)
+{
+  const Strength *best = &g_array_index (strengths, Strength, 0);
+
+  for (guint i = 1; i < strengths->len; i++)
+    if (g_array_index (strengths, Strength, i).error < best->error)
+      best = &g_array_index (strengths, Strength, i);
+  return best;
+}
+
+static gboolean
+denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigmas, FILE *out, GError **error)
+{
+  Denoise denoise = { .session = eval->session };
+  g_autoptr (GPtrArray) noises = g_ptr_array_new_with_free_func (noise_free);
+  g_autofree char *name = g_path_get_basename (eval->path);
+  NfScan plain = *scan;
+
+  plain.score = FALSE;
+  denoise.noises = noises;
+  for (guint i = 0; i < n_sigmas; i++)
+    g_ptr_array_add (noises, noise_new (sigmas[i]));
+  if (!nf_scan_file (eval->session, eval->path, &plain, eval->progress, denoise_frame, &denoise, error))
+    return FALSE;
+  nf_progress_clear (eval->progress);
+  for (guint i = 0; i < noises->len; i++)
+    {
+      const Noise *noise = noises->pdata[i];
+      const Strength *hqdn3d = best_strength (noise->hqdn3d), *nlmeans = best_strength (noise->nlmeans);
+      double noisy = psnr (noise->noisy, denoise.samples), flow = psnr (noise->flow, denoise.samples);
+      double h = psnr (hqdn3d->error, denoise.samples), n = psnr (nlmeans->error, denoise.samples);
+
+      fprintf (out,
+               "%s: sigma %g, %u frames: noisy %.2f dB; flow %.2f (%+.2f, %.2f frames/s), %s %.2f (%+.2f), "
+               "%s %.2f (%+.2f)\n",
+               name, noise->sigma, denoise.frames, noisy, flow, flow - noisy,
+               denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, h, h - noisy, nlmeans->filters,
+               n, n - noisy);
+      if (eval->json)
+        {
+          g_autoptr (JsonBuilder) builder = json_builder_new ();
+
+          json_builder_begin_object (builder);
+          json_builder_set_member_name (builder, "file");
+          json_builder_add_string_value (builder, name);
+          add_number (builder, "sigma", noise->sigma);
+          add_count (builder, "frames", denoise.frames);
+          add_number (builder, "psnr_noisy", noisy);
+          add_number (builder, "psnr_flow", flow);
+          add_number (builder, "psnr_hqdn3d", h);
+          add_number (builder, "psnr_nlmeans", n);
+          if (!write_line (eval->json, builder, error))
+            return FALSE;
+        }
+    }
+  return TRUE;
+}
+
+static gboolean
+parse_sigmas (const char *text, double sigmas[MAX_SIGMAS], guint *n, GError **error)
+{
+  g_auto (GStrv) parts = g_strsplit (text, ",", -1);
+
+  for (*n = 0; parts[*n]; (*n)++)
+    {
+      char *end = NULL;
+      double sigma = g_ascii_strtod (parts[*n], &end);
+
+      if (end == parts[*n] || *end || !(sigma > 0 && sigma <= 1) || *n >= MAX_SIGMAS)
+        {
+          g_set_error (
+              error, NF_ERROR, NF_ERROR_ARGUMENT,
+              "--denoise %s: up to %d numbers above 0, up to 1, with commas between them, such as 0.02,0.05",
+              text, MAX_SIGMAS);
+          return FALSE;
+        }
+      sigmas[*n] = sigma;
+    }
+  return *n > 0;
+}
+
+/* Of several files, each has a plot and the name of the file in its name. */
+static char *
+plot_path (const char *path, const char *file, guint n_files)
+{
+  g_autofree char *name = g_path_get_basename (file);
+  const char *dot = strrchr (path, '.');
+  char *last;
+
+  if (n_files < 2)
+    return g_strdup (path);
+  last = strrchr (name, '.');
+  if (last)
+    *last = '\0';
+  return dot && !strchr (dot, G_DIR_SEPARATOR)
+             ? g_strdup_printf ("%.*s-%s%s", (int)(dot - path), path, name, dot)
+             : g_strdup_printf ("%s-%s", path, name);
+}
+
+int
+nf_cmd_eval (int argc, char **argv)
+{
+  g_auto (Eval) eval = { .map_frame = -1, .map_score = -INFINITY };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
+  g_autoptr (NfDevice) device = NULL;
+  g_autoptr (NfModel) model = NULL;
+  g_autoptr (GPtrArray) files = NULL;
+  g_autofree char *model_name = NULL, *device_name = NULL, *json_path = NULL, *plot = NULL, *map = NULL,
+                  *denoise = NULL;
+  gint64 frames = 0, every = 1, map_frame = -1;
+  double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
+  guint n_sigmas = 0;
+  guint64 wrong = 0;
+  gboolean peers = FALSE;
+  NfScan scan = { .score = TRUE };
+  FILE *out;
+  const GOptionEntry entries[]
+      = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &model_name,
+            "A path or name (default: the bundled model)", "MODEL" },
+          { "device", 0, 0, G_OPTION_ARG_STRING, &device_name,
+            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
+          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame", "K" },
+          { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
+            "Only the last share of each file, as train keeps it away", "SHARE" },
+          { "json", 0, 0, G_OPTION_ARG_FILENAME, &json_path,
+            "Lines of JSON to FILE; without it to standard output", "FILE" },
+          { "plot", 0, 0, G_OPTION_ARG_FILENAME, &plot, "Curve over time", "FILE.png" },
+          { "map", 0, 0, G_OPTION_ARG_FILENAME, &map,
+            "Bits of each patch over the frame with the highest score", "FILE.png" },
+          { "map-frame", 0, 0, G_OPTION_ARG_INT64, &map_frame, "Number of the frame to take instead", "N" },
+          { "peers", 0, 0, G_OPTION_ARG_NONE, &peers,
+            "Also what FFV1 (intra) and PNG take, in bits per sample", NULL },
+          { "check", 0, 0, G_OPTION_ARG_NONE, &eval.check, "Decode each frame and compare every byte", NULL },
+          { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
+            "Instead: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and nlmeans at their "
+            "best strength",
+            "SIGMA,…" },
+          { NULL } };
+
+  g_option_context_set_summary (
+      context, "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.");
+  g_option_context_add_main_entries (context, entries, NULL);
+  if (!g_option_context_parse (context, &argc, &argv, &error))
+    {
+      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+      return 2;
+    }
+  if (argc < 2)
+    {
+      fprintf (stderr, "normflow " NAME ": name the videos or pictures to score\n");
+      return 2;
+    }
+  if (frames < 0 || every < 1 || !(holdout >= 0 && holdout < 1))
+    {
+      fprintf (stderr, "normflow " NAME
+                       ": --frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1\n");
+      return 2;
+    }
+  if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
+    {
+      fprintf (stderr, "normflow " NAME ": %s\n", error ? error->message : "--denoise needs a number");
+      return 2;
+    }
+  scan.frames = (guint64)frames;
+  scan.every = (guint64)every;
+  scan.holdout = holdout;
+  eval.map_frame = map_frame;
+  eval.wants_map = map != NULL;
+  eval.progress = nf_progress_new (FALSE);
+  eval.seconds = g_array_new (FALSE, FALSE, sizeof (double));
+  eval.bits = g_array_new (FALSE, FALSE, sizeof (double));
+  eval.png = g_array_new (FALSE, FALSE, sizeof (double));
+  eval.ffv1 = g_array_new (FALSE, FALSE, sizeof (double));
+
+  files = nf_media_list ((const char *const *)argv + 1, &error);
+  if (!files)
+    goto failed;
+  device = nf_device_open (device_name, &error);
+  model = device ? nf_model_load (model_name, device, nf_progress_model, eval.progress, NULL, &error) : NULL;
+  eval.session = model ? nf_session_new (model, &error) : NULL;
+  if (!eval.session)
+    goto failed;
+  if (peers)
+    eval.peers = nf_media_peers_new (nf_model_get_config (model)->layout);
+  /* Lines of JSON and words never mix on one stream. */
+  out = json_path || n_sigmas ? stdout : stderr;
+  eval.json = json_path ? g_fopen (json_path, "w") : n_sigmas ? NULL : stdout;
+  if (json_path && !eval.json)
+    {
+      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
+      goto failed;
+    }
+
+  for (guint i = 0; i < files->len; i++)
+    {
+      reset_file (&eval, files->pdata[i]);
+      if (n_sigmas)
+        {
+          if (!denoise_file (&eval, &scan, sigmas, n_sigmas, out, &error))
+            goto failed;
+          continue;
+        }
+      if (!nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
+        goto failed;
+      nf_progress_clear (eval.progress);
+      print_summary (&eval, out);
+      dims += eval.dims;
+      bits += eval.model_bits;
+      png += eval.png_bits;
+      ffv1 += eval.ffv1_bits;
+      wrong += eval.wrong_frames;
+      if (plot)
+        {
+          g_autofree char *path = plot_path (plot, eval.path, files->len);
+
+          if (!plot_file (&eval, path, &error))
+            goto failed;
+        }
+    }
+  if (files->len > 1 && !n_sigmas)
+    {
+      fprintf (out, "all %u files: %.4f bits/dim", files->len, bits / dims);
+      if (peers)
+        fprintf (out, "; PNG %.4f, FFV1 %.4f bits/sample", png / dims, ffv1 / dims);
+      fprintf (out, "\n");
+    }
+  if (map && !n_sigmas)
+    {
+      g_autofree char *title = NULL;
+
+      if (!eval.map)
+        {
+          g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "--map-frame %" G_GINT64_FORMAT ": that frame was not scored", map_frame);
+          goto failed;
+        }
+      title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval.map_name,
+                               eval.map_picture->index, eval.map_score);
+      if (!nf_plot_map (map, title, "bits per sample", eval.map_picture, eval.map, eval.map_grid.grid_width,
+                        eval.map_grid.grid_height, nf_model_get_config (model)->patch_size, &error))
+        goto failed;
+    }
+  if (json_path && fclose (eval.json) != 0)
+    {
+      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
+      goto failed;
+    }
+  return wrong ? 1 : 0;
+
+failed:
+  nf_progress_clear (eval.progress);
+  fprintf (stderr, "normflow " NAME ": %s\n", error->message);
+  return 1;
+}

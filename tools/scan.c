@@ -1,0 +1,135 @@
+/* normflow: scoring the frames of a file. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "scan.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+guint64
+nf_scan_holdout_start (double holdout, guint64 n_frames)
+{
+  guint64 held = (guint64)ceil (holdout * (double)n_frames - 1e-9);
+
+  return n_frames > 1 ? n_frames - MIN (held, n_frames - 1) : 0;
+}
+
+static guint64
+frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
+{
+  guint64 n = nf_media_reader_get_info (reader)->n_frames;
+
+  n = n > first ? (n - first + scan->every - 1) / scan->every : 0;
+  return scan->frames && (n == 0 || n > scan->frames) ? scan->frames : n;
+}
+
+gboolean
+nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress, NfScanFunc func,
+              gpointer data, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, config->layout, error);
+  g_autofree char *name = g_path_get_basename (path);
+  g_autofree float *latents = NULL, *map = NULL;
+  NfScanFrame frame = { 0 };
+  guint64 first = 0, done = 0, total;
+  gint64 started = g_get_monotonic_time ();
+
+  if (!reader)
+    return FALSE;
+  if (scan->holdout > 0)
+    {
+      if (!nf_media_reader_index (reader, error))
+        return FALSE;
+      first = nf_scan_holdout_start (scan->holdout, nf_media_reader_get_info (reader)->n_frames);
+      if (!nf_media_reader_seek (reader, first, error))
+        return FALSE;
+    }
+  total = frames_of (reader, scan, first);
+
+  while (!scan->frames || done < scan->frames)
+    {
+      g_autoptr (GError) local = NULL;
+      g_autoptr (NfPicture) picture = nf_media_reader_next (reader, &local);
+
+      if (local)
+        {
+          g_propagate_error (error, g_steal_pointer (&local));
+          return FALSE;
+        }
+      if (!picture)
+        break;
+      if ((picture->index - first) % scan->every != 0)
+        continue;
+      if (scan->score)
+        {
+          gint64 start = g_get_monotonic_time ();
+
+          NfGrid grid;
+
+          if (!nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error))
+            return FALSE;
+          if (!map || nf_grid_latents (&grid) != nf_grid_latents (&frame.grid))
+            {
+              g_free (latents);
+              g_free (map);
+              latents = g_new (float, nf_grid_latents (&grid));
+              map = g_new (float, (gsize)grid.grid_width *grid.grid_height);
+            }
+          frame.grid = grid;
+          if (!nf_session_encode_frame (session, &picture->frame, latents, &frame.score, map, error))
+            {
+              g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", path, picture->index);
+              return FALSE;
+            }
+          frame.seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+          frame.latents = latents;
+          frame.map = map;
+        }
+      frame.picture = picture;
+      if (!func (&frame, data, error))
+        return FALSE;
+      done++;
+      if (nf_progress_due (progress))
+        {
+          g_autofree char *of = total ? g_strdup_printf (" of %" G_GUINT64_FORMAT, total) : g_strdup ("");
+
+          nf_progress_update (progress, "%s: frame %" G_GUINT64_FORMAT "%s, %.2f frames/s", name, done, of,
+                              (double)done * G_USEC_PER_SEC
+                                  / (double)MAX (g_get_monotonic_time () - started, 1));
+        }
+    }
+  if (!done)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: no frame to work on", path);
+      return FALSE;
+    }
+  if (nf_media_reader_get_damaged (reader))
+    nf_progress_note (progress, "%s: %" G_GUINT64_FORMAT " damaged packets skipped", path,
+                      nf_media_reader_get_damaged (reader));
+  return TRUE;
+}
+
+static int
+compare_doubles (gconstpointer a, gconstpointer b)
+{
+  double x = *(const double *)a, y = *(const double *)b;
+
+  return (x > y) - (x < y);
+}
+
+double *
+nf_scan_sorted (const double *values, guint n)
+{
+  double *sorted = g_memdup2 (values, n * sizeof *values);
+
+  qsort (sorted, n, sizeof *sorted, compare_doubles);
+  return sorted;
+}
+
+double
+nf_scan_quantile (const double *sorted, guint n, double q)
+{
+  double at = CLAMP (q, 0, 1) * (n - 1);
+  guint i = (guint)at;
+
+  return i + 1 < n ? sorted[i] + (at - i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
+}

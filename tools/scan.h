@@ -1,0 +1,53 @@
+/* normflow: scoring the frames of a file. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <normflow.h>
+
+#include "media.h"
+#include "progress.h"
+
+G_BEGIN_DECLS
+
+/*
+ * NfScan:
+ * frames: at most so many, 0 for all
+ * every: each so many-th
+ * holdout: only the last share of the file, as training keeps it away; 0 for the whole
+ * score: encode frames (else they are only read)
+ */
+typedef struct
+{
+  guint64 frames;
+  guint64 every;
+  double holdout;
+  gboolean score;
+} NfScan;
+
+/* One frame; latents, score and map are those of nf_session_encode_frame(), valid during the call. */
+typedef struct
+{
+  NfPicture *picture;
+  NfGrid grid;
+  const float *latents;
+  NfScore score;
+  const float *map;
+  double seconds; /* that encoding took */
+} NfScanFrame;
+
+typedef gboolean (*NfScanFunc) (const NfScanFrame *frame, gpointer data, GError **error);
+
+/* First frame of the last HOLDOUT of N_FRAMES. */
+guint64 nf_scan_holdout_start (double holdout, guint64 n_frames);
+
+/* Calls FUNC for the frames of PATH. Damaged packets are skipped, with a note. NF_ERROR_DATA if there was no
+ * frame. */
+gboolean nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress,
+                       NfScanFunc func, gpointer data, GError **error);
+
+/* The value that a share Q of N sorted values does not exceed, interpolated. */
+double nf_scan_quantile (const double *sorted, guint n, double q);
+
+/* Sorted copy. (transfer full) */
+double *nf_scan_sorted (const double *values, guint n);
+
+G_END_DECLS
