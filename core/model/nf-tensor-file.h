@@ -73,6 +73,9 @@ const char *nf_tensor_file_get_path (NfTensorFile *self);
 /** nf_tensor_file_get_metadata: Returns: (nullable): the string under @key in `__metadata__`. */
 const char *nf_tensor_file_get_metadata (NfTensorFile *self, const char *key);
 
+/** nf_tensor_file_get_all_metadata: Returns: (transfer none) (element-type utf8 utf8): `__metadata__`. */
+GHashTable *nf_tensor_file_get_all_metadata (NfTensorFile *self);
+
 /** nf_tensor_file_count: Returns: number of tensors. */
 guint nf_tensor_file_count (NfTensorFile *self);
 

@@ -1,0 +1,11 @@
+/* normflow: JSON from outside. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <json-glib/json-glib.h>
+#include "nf-error.h"
+
+/* Not installed. The object in the LENGTH bytes of TEXT (valid as long as PARSER), or NULL with
+ * %NF_ERROR_FORMAT; nesting is bounded, because parsers recurse. WHAT says in messages what it is, e.g.
+ * "model.safetensors: the header". */
+JsonObject *nf_json_parse_object (JsonParser *parser, const char *text, gsize length, const char *what,
+                                  GError **error);

@@ -1,0 +1,536 @@
+/* normflow: files of named tensors (safetensors). SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The format: eight bytes, the length of the header, little-endian; the header, a JSON object of name -> {
+ * dtype, shape, data_offsets } and
+ * "__metadata__" -> strings; then the data. */
+#include "nf-json.h"
+#include "nf-tensor-file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_HEADER ((guint64)64 << 20)
+#define METADATA "__metadata__"
+
+struct _NfTensorFile
+{
+  GObject parent_instance;
+
+  char *path;
+  GMappedFile *mapping;
+  GArray *tensors;      /* of NfTensor */
+  GHashTable *index;    /* name -> 1 + place */
+  GHashTable *metadata; /* string -> string */
+};
+
+G_DEFINE_FINAL_TYPE (NfTensorFile, nf_tensor_file, G_TYPE_OBJECT)
+
+static const struct
+{
+  const char *name;
+  gsize size;
+} dtypes[] = {
+  [NF_DTYPE_F32] = { "F32", 4 },   [NF_DTYPE_F64] = { "F64", 8 },   [NF_DTYPE_F16] = { "F16", 2 },
+  [NF_DTYPE_BF16] = { "BF16", 2 }, [NF_DTYPE_I64] = { "I64", 8 },   [NF_DTYPE_I32] = { "I32", 4 },
+  [NF_DTYPE_U8] = { "U8", 1 },     [NF_DTYPE_BOOL] = { "BOOL", 1 },
+};
+
+gsize
+nf_dtype_size (NfDtype dtype)
+{
+  g_return_val_if_fail ((guint)dtype < G_N_ELEMENTS (dtypes), 0);
+  return dtypes[dtype].size;
+}
+
+const char *
+nf_dtype_name (NfDtype dtype)
+{
+  g_return_val_if_fail ((guint)dtype < G_N_ELEMENTS (dtypes), NULL);
+  return dtypes[dtype].name;
+}
+
+static void
+tensor_clear (gpointer data)
+{
+  g_free (((NfTensor *)data)->name);
+}
+
+static void
+nf_tensor_file_finalize (GObject *object)
+{
+  NfTensorFile *self = NF_TENSOR_FILE (object);
+
+  g_clear_pointer (&self->mapping, g_mapped_file_unref);
+  g_hash_table_unref (self->index);
+  g_hash_table_unref (self->metadata);
+  g_array_unref (self->tensors);
+  g_free (self->path);
+  G_OBJECT_CLASS (nf_tensor_file_parent_class)->finalize (object);
+}
+
+static void
+nf_tensor_file_class_init (NfTensorFileClass *class)
+{
+  G_OBJECT_CLASS (class)->finalize = nf_tensor_file_finalize;
+}
+
+static void
+nf_tensor_file_init (NfTensorFile *self)
+{
+  self->tensors = g_array_new (FALSE, FALSE, sizeof (NfTensor));
+  g_array_set_clear_func (self->tensors, tensor_clear);
+  self->index = g_hash_table_new (g_str_hash, g_str_equal);
+  self->metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
+}
+
+/* Reading */
+
+static gboolean damaged (NfTensorFile *self, GError **error, const char *format, ...) G_GNUC_PRINTF (3, 4);
+
+static gboolean
+damaged (NfTensorFile *self, GError **error, const char *format, ...)
+{
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *text = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: %s", self->path, text);
+  return FALSE;
+}
+
+static gboolean
+read_metadata (NfTensorFile *self, JsonNode *node, GError **error)
+{
+  if (!JSON_NODE_HOLDS_OBJECT (node))
+    return damaged (self, error, METADATA " is not an object of strings");
+  JsonObjectIter iter;
+  const char *key;
+  JsonNode *value;
+  json_object_iter_init (&iter, json_node_get_object (node));
+  while (json_object_iter_next (&iter, &key, &value))
+    {
+      if (!JSON_NODE_HOLDS_VALUE (value) || json_node_get_value_type (value) != G_TYPE_STRING)
+        return damaged (self, error, METADATA " member \"%.64s\" is not a string", key);
+      g_hash_table_insert (self->metadata, g_strdup (key), json_node_dup_string (value));
+    }
+  return TRUE;
+}
+
+/* The whole number at place I of ARRAY, if it is one and not negative. */
+static gboolean
+read_number (JsonArray *array, guint i, guint64 *number)
+{
+  JsonNode *node = json_array_get_element (array, i);
+  if (!JSON_NODE_HOLDS_VALUE (node) || json_node_get_value_type (node) != G_TYPE_INT64
+      || json_node_get_int (node) < 0)
+    return FALSE;
+  *number = (guint64)json_node_get_int (node);
+  return TRUE;
+}
+
+static JsonArray *
+get_array (JsonObject *object, const char *member)
+{
+  JsonNode *node = json_object_get_member (object, member);
+  return node && JSON_NODE_HOLDS_ARRAY (node) ? json_node_get_array (node) : NULL;
+}
+
+static gboolean
+read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 *data, guint64 data_size,
+             GError **error)
+{
+  NfTensor tensor = { .n_elements = 1 };
+  if (!JSON_NODE_HOLDS_OBJECT (node))
+    return damaged (self, error, "tensor %.64s is not described by an object", name);
+  JsonObject *object = json_node_get_object (node);
+  JsonNode *dtype = json_object_get_member (object, "dtype");
+  JsonArray *shape = get_array (object, "shape"), *offsets = get_array (object, "data_offsets");
+  if (!dtype || !JSON_NODE_HOLDS_VALUE (dtype) || json_node_get_value_type (dtype) != G_TYPE_STRING || !shape
+      || !offsets || json_array_get_length (offsets) != 2)
+    return damaged (self, error, "tensor %.64s lacks a dtype, a shape or its data_offsets", name);
+
+  guint type = 0;
+  while (type < G_N_ELEMENTS (dtypes) && strcmp (dtypes[type].name, json_node_get_string (dtype)) != 0)
+    type++;
+  if (type == G_N_ELEMENTS (dtypes))
+    return damaged (self, error, "tensor %.64s has the unknown dtype %.16s", name,
+                    json_node_get_string (dtype));
+  tensor.dtype = (NfDtype)type;
+  tensor.n_dims = json_array_get_length (shape);
+  if (tensor.n_dims > NF_TENSOR_MAX_DIMS)
+    return damaged (self, error, "tensor %.64s has %u dimensions, at most %d are possible", name,
+                    tensor.n_dims, NF_TENSOR_MAX_DIMS);
+  for (guint i = 0; i < tensor.n_dims; i++)
+    if (!read_number (shape, i, &tensor.dims[i])
+        || !g_uint64_checked_mul (&tensor.n_elements, tensor.n_elements, tensor.dims[i]))
+      return damaged (self, error, "tensor %.64s has an impossible shape", name);
+
+  guint64 begin, end, bytes;
+  if (!read_number (offsets, 0, &begin) || !read_number (offsets, 1, &end) || begin > end || end > data_size)
+    return damaged (self, error,
+                    "tensor %.64s claims bytes outside the %" G_GUINT64_FORMAT
+                    " that the file holds; is it truncated?",
+                    name, data_size);
+  if (!g_uint64_checked_mul (&bytes, tensor.n_elements, dtypes[type].size) || bytes != end - begin)
+    return damaged (self, error, "tensor %.64s has a shape that does not fit its %" G_GUINT64_FORMAT " bytes",
+                    name, end - begin);
+  tensor.data = data + begin;
+  tensor.name = g_strdup (name);
+  g_array_append_val (self->tensors, tensor);
+  g_hash_table_insert (self->index, tensor.name, GUINT_TO_POINTER (self->tensors->len));
+  return TRUE;
+}
+
+static int
+compare_places (gconstpointer a, gconstpointer b)
+{
+  const NfTensor *x = *(const NfTensor *const *)a, *y = *(const NfTensor *const *)b;
+  if (x->data != y->data)
+    return x->data < y->data ? -1 : 1;
+  return (x->n_elements > y->n_elements) - (x->n_elements < y->n_elements);
+}
+
+/* Tensors must cover the data without holes or overlaps: nothing hides in a file, and no byte serves twice.
+ */
+static gboolean
+check_cover (NfTensorFile *self, const guint8 *data, guint64 size, GError **error)
+{
+  g_autoptr (GPtrArray) order = g_ptr_array_new ();
+  const guint8 *at = data;
+
+  for (guint i = 0; i < self->tensors->len; i++)
+    g_ptr_array_add (order, &g_array_index (self->tensors, NfTensor, i));
+  g_ptr_array_sort (order, compare_places);
+  for (guint i = 0; i < order->len; i++)
+    {
+      const NfTensor *tensor = order->pdata[i];
+      if (tensor->data != at)
+        return damaged (self, error, "the bytes of tensor %.64s %s", tensor->name,
+                        tensor->data < at ? "overlap with another's" : "come after a hole");
+      at += tensor->n_elements * dtypes[tensor->dtype].size;
+    }
+  if (at != data + size)
+    return damaged (self, error, "%" G_GUINT64_FORMAT " bytes at its end belong to no tensor",
+                    (guint64)(data + size - at));
+  return TRUE;
+}
+
+static gboolean
+parse (NfTensorFile *self, GError **error)
+{
+  const guint8 *contents = (const guint8 *)g_mapped_file_get_contents (self->mapping);
+  const guint64 size = g_mapped_file_get_length (self->mapping);
+  guint64 header;
+
+  if (size < sizeof header)
+    return damaged (self, error, "it has %" G_GUINT64_FORMAT " bytes and is no safetensors file", size);
+  memcpy (&header, contents, sizeof header);
+  header = GUINT64_FROM_LE (header);
+  if (header < 2 || header > MAX_HEADER || header > size - sizeof header)
+    return damaged (
+        self, error,
+        "it claims a header of %" G_GUINT64_FORMAT " bytes; it is no safetensors file, or truncated", header);
+
+  const guint8 *data = contents + sizeof header + header;
+  const guint64 data_size = size - sizeof header - header;
+  g_autofree char *what = g_strdup_printf ("%s: the header", self->path);
+  g_autoptr (JsonParser) parser = json_parser_new_immutable ();
+  JsonObject *object
+      = nf_json_parse_object (parser, (const char *)contents + sizeof header, header, what, error);
+  if (!object)
+    return FALSE;
+
+  JsonObjectIter iter;
+  const char *name;
+  JsonNode *node;
+  json_object_iter_init_ordered (&iter, object);
+  while (json_object_iter_next_ordered (&iter, &name, &node))
+    if (strcmp (name, METADATA) == 0 ? !read_metadata (self, node, error)
+                                     : !read_tensor (self, name, node, data, data_size, error))
+      return FALSE;
+  return check_cover (self, data, data_size, error);
+}
+
+NfTensorFile *
+nf_tensor_file_open (const char *path, GError **error)
+{
+  g_return_val_if_fail (path, NULL);
+  GStatBuf status;
+  if (g_stat (path, &status) != 0)
+    {
+      g_set_error (error, NF_ERROR, errno == ENOENT || errno == ENOTDIR ? NF_ERROR_NOT_FOUND : NF_ERROR_READ,
+                   "cannot open %s: %s", path, g_strerror (errno));
+      return NULL;
+    }
+  if (!S_ISREG (status.st_mode))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: it is not a regular file", path);
+      return NULL;
+    }
+
+  g_autoptr (GError) problem = NULL;
+  g_autoptr (NfTensorFile) self = g_object_new (NF_TYPE_TENSOR_FILE, NULL);
+  self->path = g_strdup (path);
+  self->mapping = g_mapped_file_new (path, FALSE, &problem);
+  if (!self->mapping)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: %s", path, problem->message);
+      return NULL;
+    }
+  return parse (self, error) ? g_steal_pointer (&self) : NULL;
+}
+
+const char *
+nf_tensor_file_get_path (NfTensorFile *self)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self), NULL);
+  return self->path;
+}
+
+const char *
+nf_tensor_file_get_metadata (NfTensorFile *self, const char *key)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self) && key, NULL);
+  return g_hash_table_lookup (self->metadata, key);
+}
+
+GHashTable *
+nf_tensor_file_get_all_metadata (NfTensorFile *self)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self), NULL);
+  return self->metadata;
+}
+
+guint
+nf_tensor_file_count (NfTensorFile *self)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self), 0);
+  return self->tensors->len;
+}
+
+const NfTensor *
+nf_tensor_file_get (NfTensorFile *self, guint i)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self) && i < self->tensors->len, NULL);
+  return &g_array_index (self->tensors, NfTensor, i);
+}
+
+const NfTensor *
+nf_tensor_file_lookup (NfTensorFile *self, const char *name)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self) && name, NULL);
+  const guint place = GPOINTER_TO_UINT (g_hash_table_lookup (self->index, name));
+  return place ? nf_tensor_file_get (self, place - 1) : NULL;
+}
+
+/* Converting */
+
+static double
+half_to_double (guint16 bits)
+{
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const double sign = bits & 0x8000 ? -1 : 1;
+  if (exponent == 31)
+    return fraction ? (double)NAN : sign * (double)INFINITY;
+  return sign * (exponent ? ldexp (1024 + fraction, exponent - 25) : ldexp (fraction, -24));
+}
+
+static double
+get_element (const NfTensor *tensor, guint64 i)
+{
+  const guint8 *at = tensor->data + i * dtypes[tensor->dtype].size;
+  guint64 u64 = 0;
+  guint32 u32 = 0;
+  guint16 u16 = 0;
+  double f64;
+  float f32;
+
+  switch (tensor->dtype)
+    {
+    case NF_DTYPE_F32:
+      memcpy (&u32, at, sizeof u32);
+      u32 = GUINT32_FROM_LE (u32);
+      memcpy (&f32, &u32, sizeof f32);
+      return (double)f32;
+    case NF_DTYPE_F64:
+      memcpy (&u64, at, sizeof u64);
+      u64 = GUINT64_FROM_LE (u64);
+      memcpy (&f64, &u64, sizeof f64);
+      return f64;
+    case NF_DTYPE_F16:
+      memcpy (&u16, at, sizeof u16);
+      return half_to_double (GUINT16_FROM_LE (u16));
+    case NF_DTYPE_BF16:
+      memcpy (&u16, at, sizeof u16);
+      u32 = (guint32)GUINT16_FROM_LE (u16) << 16;
+      memcpy (&f32, &u32, sizeof f32);
+      return (double)f32;
+    case NF_DTYPE_I64:
+      memcpy (&u64, at, sizeof u64);
+      return (double)(gint64)GUINT64_FROM_LE (u64);
+    case NF_DTYPE_I32:
+      memcpy (&u32, at, sizeof u32);
+      return (double)(gint32)GUINT32_FROM_LE (u32);
+    case NF_DTYPE_U8:
+      return *at;
+    case NF_DTYPE_BOOL:
+      return *at != 0;
+    }
+  g_return_val_if_reached (0);
+}
+
+void
+nf_tensor_to_float (const NfTensor *tensor, float *out)
+{
+  g_return_if_fail (tensor && (out || tensor->n_elements == 0));
+  if (tensor->dtype == NF_DTYPE_F32 && G_BYTE_ORDER == G_LITTLE_ENDIAN)
+    memcpy (out, tensor->data, tensor->n_elements * sizeof *out);
+  else
+    for (guint64 i = 0; i < tensor->n_elements; i++)
+      out[i] = (float)get_element (tensor, i);
+}
+
+void
+nf_tensor_to_double (const NfTensor *tensor, double *out)
+{
+  g_return_if_fail (tensor && (out || tensor->n_elements == 0));
+  for (guint64 i = 0; i < tensor->n_elements; i++)
+    out[i] = get_element (tensor, i);
+}
+
+/* Writing */
+
+static int
+compare_names (gconstpointer a, gconstpointer b)
+{
+  return strcmp ((*(const NfTensor *const *)a)->name, (*(const NfTensor *const *)b)->name);
+}
+
+static void
+add_metadata (JsonBuilder *builder, GHashTable *metadata)
+{
+  g_autoptr (GList) keys = g_list_sort (g_hash_table_get_keys (metadata), (GCompareFunc)strcmp);
+
+  json_builder_set_member_name (builder, METADATA);
+  json_builder_begin_object (builder);
+  for (GList *i = keys; i; i = i->next)
+    {
+      json_builder_set_member_name (builder, i->data);
+      json_builder_add_string_value (builder, g_hash_table_lookup (metadata, i->data));
+    }
+  json_builder_end_object (builder);
+}
+
+/* Header of the tensors in ORDER, padded so that the data are aligned. */
+static GString *
+make_header (GPtrArray *order, GHashTable *metadata)
+{
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  guint64 at = 0;
+
+  json_builder_begin_object (builder);
+  if (metadata && g_hash_table_size (metadata) > 0)
+    add_metadata (builder, metadata);
+  for (guint i = 0; i < order->len; i++)
+    {
+      const NfTensor *tensor = order->pdata[i];
+      json_builder_set_member_name (builder, tensor->name);
+      json_builder_begin_object (builder);
+      json_builder_set_member_name (builder, "dtype");
+      json_builder_add_string_value (builder, dtypes[tensor->dtype].name);
+      json_builder_set_member_name (builder, "shape");
+      json_builder_begin_array (builder);
+      for (guint j = 0; j < tensor->n_dims; j++)
+        json_builder_add_int_value (builder, (gint64)tensor->dims[j]);
+      json_builder_end_array (builder);
+      json_builder_set_member_name (builder, "data_offsets");
+      json_builder_begin_array (builder);
+      json_builder_add_int_value (builder, (gint64)at);
+      at += tensor->n_elements * dtypes[tensor->dtype].size;
+      json_builder_add_int_value (builder, (gint64)at);
+      json_builder_end_array (builder);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_object (builder);
+
+  g_autoptr (JsonNode) root = json_builder_get_root (builder);
+  g_autofree char *json = json_to_string (root, FALSE);
+  GString *header = g_string_new (json);
+  while (header->len % 8 != 0)
+    g_string_append_c (header, ' ');
+  return header;
+}
+
+static gboolean
+write_all (int fd, const void *data, gsize size)
+{
+  const guint8 *at = data;
+  while (size > 0)
+    {
+      const gssize written = write (fd, at, MIN (size, (gsize)1 << 30));
+      if (written < 0 && errno == EINTR)
+        continue;
+      if (written <= 0)
+        return FALSE;
+      at += written;
+      size -= (gsize)written;
+    }
+  return TRUE;
+}
+
+static gboolean
+write_contents (int fd, const GString *header, GPtrArray *order)
+{
+  const guint64 length = GUINT64_TO_LE ((guint64)header->len);
+
+  if (!write_all (fd, &length, sizeof length) || !write_all (fd, header->str, header->len))
+    return FALSE;
+  for (guint i = 0; i < order->len; i++)
+    {
+      const NfTensor *tensor = order->pdata[i];
+      if (!write_all (fd, tensor->data, tensor->n_elements * dtypes[tensor->dtype].size))
+        return FALSE;
+    }
+  return fsync (fd) == 0;
+}
+
+gboolean
+nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
+                      GError **error)
+{
+  g_return_val_if_fail (path && (tensors || n == 0), FALSE);
+  g_autoptr (GPtrArray) order = g_ptr_array_new ();
+  for (guint i = 0; i < n; i++)
+    g_ptr_array_add (order, (gpointer)&tensors[i]);
+  g_ptr_array_sort (order, compare_names);
+  g_autoptr (GString) header = make_header (order, metadata);
+
+  g_autofree char *temporary = g_strconcat (path, ".XXXXXX", NULL);
+  const int fd = g_mkstemp_full (temporary, O_WRONLY | O_CLOEXEC, 0666);
+  if (fd < 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "cannot write %s: %s", path, g_strerror (errno));
+      return FALSE;
+    }
+  gboolean written = write_contents (fd, header, order);
+  int problem = errno;
+  if (close (fd) != 0 && written)
+    {
+      written = FALSE;
+      problem = errno;
+    }
+  if (written && g_rename (temporary, path) != 0)
+    {
+      written = FALSE;
+      problem = errno;
+    }
+  if (written)
+    return TRUE;
+  g_unlink (temporary);
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "cannot write %s: %s", path, g_strerror (problem));
+  return FALSE;
+}

@@ -1,0 +1,47 @@
+/* normflow: 8-bit frames as sessions see them. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-frame.h"
+
+#define MAX_SIDE 16384
+
+gboolean
+nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, GError **error)
+{
+  g_return_val_if_fail (grid && config, FALSE);
+  if (width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "a frame of %ux%u is not possible; sides are 1 to %d pixels", width, height, MAX_SIDE);
+      return FALSE;
+    }
+  const guint S = config->img_size, side = S / config->patch_size;
+  grid->tiles_x = (width + S - 1) / S;
+  grid->tiles_y = (height + S - 1) / S;
+  grid->grid_width = grid->tiles_x * side;
+  grid->grid_height = grid->tiles_y * side;
+  grid->features = nf_config_features (config);
+  return TRUE;
+}
+
+gsize
+nf_grid_latents (const NfGrid *grid)
+{
+  return (gsize)grid->grid_height * grid->grid_width * grid->features;
+}
+
+guint64
+nf_frame_samples (NfPixelLayout layout, guint width, guint height)
+{
+  const guint64 pixels = (guint64)width * height,
+                chroma = ((guint64)width + 1) / 2 * (((guint64)height + 1) / 2);
+
+  switch (layout)
+    {
+    case NF_PIXELS_RGB:
+      return 3 * pixels;
+    case NF_PIXELS_GRAY:
+      return pixels;
+    case NF_PIXELS_YUV420:
+      return pixels + 2 * chroma;
+    }
+  g_return_val_if_reached (0);
+}
