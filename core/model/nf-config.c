@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define MAX_JSON 65536
+#define MAX_DEPTH 16
 #define MAX_FEATURES 4096
 #define MAX_TOKENS 65536
 #define MAX_PARAMETERS ((guint64)1 << 34)
@@ -218,6 +219,10 @@ read_name (JsonObject *object, const char *origin, const char *member, const cha
   return wrong_type (origin, member, wanted->str, error);
 }
 
+/* Members of official STARFlow models, some of which name no family. */
+static const char *const starflow_members[]
+    = { "txt_size", "txt_dim", "rope", "sos", "use_softplus", "seq_order", "temporal_causal", NULL };
+
 static gboolean
 check_members (JsonObject *object, const char *origin, GError **error)
 {
@@ -225,6 +230,14 @@ check_members (JsonObject *object, const char *origin, GError **error)
                                        "channels",    "num_blocks",  "layers_per_block", "nvp",
                                        "num_classes", "head_dim",    "expansion",        "pixel_layout",
                                        "basis",       "noise_type",  "noise_std",        NULL };
+  for (guint i = 0; starflow_members[i]; i++)
+    if (json_object_has_member (object, starflow_members[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                     "%s: configuration member \"%s\" is one of STARFlow; only TARFlow models are supported",
+                     origin, starflow_members[i]);
+        return FALSE;
+      }
   g_autoptr (GList) members = json_object_get_members (object);
   for (GList *i = members; i; i = i->next)
     if (!g_strv_contains (known, i->data))
@@ -298,6 +311,48 @@ read_members (JsonObject *object, const char *origin, NfConfig *config, GError *
       config->noise_std = json_node_get_double (node);
     }
   return TRUE;
+}
+
+/* The parser recurses, so what would exhaust the stack must not reach it. Also it would take JavaScript
+ * assignments and comments. */
+static gboolean
+check_outline (const char *json, const char *origin, GError **error)
+{
+  guint depth = 0;
+  gboolean quoted = FALSE;
+  const char *problem = NULL;
+
+  while (g_ascii_isspace (*json))
+    json++;
+  if (*json != '{')
+    problem = "it does not start with '{'";
+  for (const char *c = json; *c && !problem; c++)
+    if (quoted)
+      {
+        if (*c == '\\' && c[1])
+          c++;
+        else if (*c == '"')
+          quoted = FALSE;
+      }
+    else if (*c == '"')
+      quoted = TRUE;
+    else if (*c == '{' || *c == '[')
+      {
+        if (++depth > MAX_DEPTH)
+          problem = "it is nested too deeply";
+      }
+    else if (*c == '}' || *c == ']')
+      {
+        if (depth-- == 0)
+          problem = "its brackets do not match";
+      }
+    else if (*c == '/' || *c == '#' || *c == '\'')
+      problem = "it has comments or other things outside of strings that JSON does not know";
+  if (!problem)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: the configuration is not a JSON object: %s", origin,
+               problem);
+  return FALSE;
 }
 
 NfConfig *
