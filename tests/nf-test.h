@@ -1,0 +1,131 @@
+/* normflow: what tests of the core share. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <glib/gstdio.h>
+
+#include "normflow.h"
+#include "reference/nf-reference.h"
+
+/* Both kernel variants run on any device. */
+static const char *const nf_test_kernels[] G_GNUC_UNUSED = { "cpu", "gpu" };
+
+#define nf_test_ok(condition, error)                                                                         \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    if (!(condition))                                                                                        \
+      fail_msg ("%s: %s", #condition, (error) ? (error)->message : "no error was given");                    \
+  }                                                                                                          \
+  G_STMT_END
+
+/* A file beside the tests' sources. */
+static inline char *
+nf_test_file (const char *directory, const char *name)
+{
+  const char *source = g_getenv ("G_TEST_SRCDIR");
+  g_autofree char *here = source ? g_strdup (source) : g_path_get_dirname (__FILE__);
+  return g_build_filename (here, directory, name, NULL);
+}
+
+/* The device that NORMFLOW_DEVICE names, else a CPU, with the given kernel variant. Opened once a process. */
+static inline NfDevice *
+nf_test_device (const char *kernels)
+{
+  static NfDevice *devices[G_N_ELEMENTS (nf_test_kernels)];
+  g_autoptr (GError) error = NULL;
+  for (guint i = 0; i < G_N_ELEMENTS (nf_test_kernels); i++)
+    if (strcmp (nf_test_kernels[i], kernels) == 0)
+      {
+        const char *named = g_getenv ("NORMFLOW_DEVICE");
+        g_autofree char *device = g_strndup (named ? named : "cpu", strcspn (named ? named : "cpu", ","));
+        g_autofree char *spec = g_strdup_printf ("%s,kernels=%s", device, kernels);
+        if (!devices[i])
+          devices[i] = nf_device_open (spec, &error);
+        nf_test_ok (devices[i], error);
+        return devices[i];
+      }
+  fail_msg ("there are no kernels called %s", kernels);
+  return NULL;
+}
+
+/* A name of its own in the directory for temporary files; the test removes the file. */
+static inline char *
+nf_test_temporary (const char *suffix)
+{
+  static guint n;
+  g_autofree char *name = g_strdup_printf ("normflow-test-%08x-%u%s", g_random_int (), n++, suffix);
+  return g_build_filename (g_get_tmp_dir (), name, NULL);
+}
+
+/* The reference's model on a device, through a file. */
+static inline NfModel *
+nf_test_model (NfReference *reference, const char *kernels)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  nf_test_ok (nf_reference_write (reference, path, &error), error);
+  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  return model;
+}
+
+static inline NfSession *
+nf_test_session (NfModel *model)
+{
+  g_autoptr (GError) error = NULL;
+  NfSession *session = nf_session_new (model, &error);
+  nf_test_ok (session, error);
+  return session;
+}
+
+static inline float *
+nf_test_to_float (const double *in, gsize n)
+{
+  float *out = g_new (float, n);
+  for (gsize i = 0; i < n; i++)
+    out[i] = (float)in[i];
+  return out;
+}
+
+static inline double *
+nf_test_to_double (const float *in, gsize n)
+{
+  double *out = g_new (double, n);
+  for (gsize i = 0; i < n; i++)
+    out[i] = (double)in[i];
+  return out;
+}
+
+/* N numbers in [-1, 1), exact in single precision. */
+static inline double *
+nf_test_random (guint32 seed, gsize n)
+{
+  g_autoptr (GRand) rand = g_rand_new_with_seed (seed);
+  double *out = g_new (double, n);
+  for (gsize i = 0; i < n; i++)
+    out[i] = (double)(float)g_rand_double_range (rand, -1, 1);
+  return out;
+}
+
+/* Fails unless ‖a-b‖/‖b‖ is at most TOLERANCE. */
+static inline void
+nf_test_close (const char *what, const double *a, const double *b, gsize n, double tolerance)
+{
+  const double error = nf_reference_error (a, b, n);
+  if (!(error <= tolerance))
+    fail_msg ("%s: the relative error is %.3g, more than %.3g", what, error, tolerance);
+}
+
+static inline void
+nf_test_close_float (const char *what, const float *a, const double *b, gsize n, double tolerance)
+{
+  g_autofree double *exact = nf_test_to_double (a, n);
+  nf_test_close (what, exact, b, n, tolerance);
+}
