@@ -736,13 +736,20 @@ convert_frame (NfMediaReader *self, GError **error)
       return NULL;
     }
   {
-    const int *matrix = sws_getCoefficients (
-        frame->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : (int)frame->colorspace);
-
-    /* The range of YUV stays what it is. Where swscale refuses (packed to packed), there is nothing to set.
+    const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (format);
+    const int *matrix = sws_getCoefficients (frame->colorspace == AVCOL_SPC_UNSPECIFIED
+                                                     || frame->colorspace == AVCOL_SPC_RGB
+                                                 ? SWS_CS_DEFAULT
+                                                 : (int)frame->colorspace);
+    gboolean source_rgb = d && (d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL));
+    gboolean grey = d && d->nb_components <= 2 && !source_rgb;
+    /* The range of YUV and the values of grey stay what they are; from RGB, YUV gets the usual video range.
      */
-    (void)sws_setColorspaceDetails (self->sws, matrix, full, matrix,
-                                    self->layout == NF_PIXELS_YUV420 ? full : 1, 0, 1 << 16, 1 << 16);
+    int from = full || source_rgb || grey,
+        to = self->layout == NF_PIXELS_YUV420 && !grey ? full && !source_rgb : 1;
+
+    /* Where swscale refuses (packed to packed), there is nothing to set. */
+    (void)sws_setColorspaceDetails (self->sws, matrix, from, matrix, to, 0, 1 << 16, 1 << 16);
   }
   frame_pointers (self->layout, &picture->frame, data, stride);
   if (sws_scale (self->sws, (const guint8 *const *)frame->data, frame->linesize, 0, frame->height, data,

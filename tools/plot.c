@@ -195,6 +195,7 @@ curve_mean (const NfPlotCurve *curve)
 static void
 draw_curve (cairo_t *cr, const Axes *axes, const NfPlotCurve *curve, Colour colour)
 {
+  cairo_new_path (cr); /* text leaves a current point */
   cairo_set_line_join (cr, CAIRO_LINE_JOIN_ROUND);
   cairo_set_line_width (cr, 1.8);
   set_colour (cr, colour);
@@ -445,7 +446,7 @@ nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *p
               {
                 Colour colour = heat ((map[(gsize)r * columns + c] - low) / (high - low));
 
-                cairo_set_source_rgba (cr, colour.r, colour.g, colour.b, 0.82);
+                cairo_set_source_rgba (cr, colour.r, colour.g, colour.b, 0.88);
                 cairo_rectangle (cr, (double)c * patch, (double)r * patch, patch, patch);
                 cairo_fill (cr);
               }

@@ -1,0 +1,662 @@
+/* normflow: tests of the tools' media files and training tiles. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <glib/gstdio.h>
+
+#include "clips.h"
+#include "media.h"
+#include "nf-error.h"
+#include "nf-random.h"
+#include "scan.h"
+
+static char *folder;
+
+static char *
+in_folder (const char *name)
+{
+  return g_build_filename (folder, name, NULL);
+}
+
+static int
+remove_tree (const char *path)
+{
+  GDir *dir = g_dir_open (path, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *child = g_build_filename (path, name, NULL);
+
+      remove_tree (child);
+    }
+  if (dir)
+    g_dir_close (dir);
+  return g_remove (path);
+}
+
+static int
+set_up (void **state)
+{
+  folder = g_dir_make_tmp ("normflow-media-XXXXXX", NULL);
+  return folder ? 0 : -1;
+}
+
+static int
+tear_down (void **state)
+{
+  remove_tree (folder);
+  g_free (folder);
+  return 0;
+}
+
+/* Smooth in space, moving in time, with a little noise: like video, and no two frames alike. */
+static NfPicture *
+make_picture (NfPixelLayout layout, guint width, guint height, guint number)
+{
+  NfPicture *picture = nf_picture_new (layout, width, height);
+
+  for (gsize i = 0; i < picture->size; i++)
+    picture->data[i]
+        = (guint8)(128 + 90 * sin ((double)i * 0.013 + number * 0.4) + 8 * nf_random_uniform (number, 0, i));
+  return picture;
+}
+
+static char *
+make_video (const char *name, NfPixelLayout layout, guint width, guint height, guint n)
+{
+  g_autofree char *path = in_folder (name);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, layout, width, height, 30, 1, &error);
+
+  assert_null (error);
+  for (guint i = 0; i < n; i++)
+    {
+      g_autoptr (NfPicture) picture = make_picture (layout, width, height, i);
+
+      assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+    }
+  assert_true (nf_media_writer_close (writer, &error));
+  return g_steal_pointer (&path);
+}
+
+static void
+assert_error (GError *error, int code, const char *part)
+{
+  assert_non_null (error);
+  assert_int_equal (error->domain, NF_ERROR);
+  assert_int_equal (error->code, code);
+  assert_non_null (strstr (error->message, part));
+}
+
+static void
+test_round_trip (void **state)
+{
+  static const NfPixelLayout layouts[] = { NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420 };
+
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    for (guint odd = 0; odd < 2; odd++)
+      {
+        guint width = odd ? 75 : 64, height = odd ? 43 : 48, n = 0;
+        g_autofree char *path = make_video ("round.mkv", layouts[l], width, height, 7);
+        g_autoptr (GError) error = NULL;
+        g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, layouts[l], &error);
+        NfPicture *picture;
+
+        assert_null (error);
+        assert_int_equal (nf_media_reader_get_info (reader)->width, width);
+        assert_int_equal (nf_media_reader_get_info (reader)->height, height);
+        while ((picture = nf_media_reader_next (reader, &error)))
+          {
+            g_autoptr (NfPicture) expected = make_picture (layouts[l], width, height, n);
+
+            assert_int_equal (picture->index, n);
+            assert_int_equal (picture->size, nf_frame_samples (layouts[l], width, height));
+            assert_memory_equal (picture->data, expected->data, expected->size);
+            assert_true (fabs (picture->seconds - n / 30.0) < 2e-3);
+            nf_picture_unref (picture);
+            n++;
+          }
+        assert_null (error);
+        assert_int_equal (n, 7);
+        assert_int_equal (nf_media_reader_get_damaged (reader), 0);
+      }
+}
+
+/* NV12-like chroma and RGBx, as elements hand them over. */
+static void
+test_interleaved_planes (void **state)
+{
+  static const NfPixelLayout layouts[] = { NF_PIXELS_RGB, NF_PIXELS_YUV420 };
+
+  for (guint l = 0; l < 2; l++)
+    {
+      g_autoptr (NfPicture) picture = make_picture (layouts[l], 30, 20, 1);
+      g_autofree guint8 *bytes = g_malloc0 (4 * 32 * 20);
+      g_autofree char *path = in_folder ("interleaved.mkv");
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfMediaWriter) writer = NULL;
+      g_autoptr (NfMediaReader) reader = NULL;
+      g_autoptr (NfPicture) back = NULL;
+      NfFrame frame = { 30, 20, { { 0 } } };
+
+      for (guint i = 0; i < 3; i++)
+        {
+          guint w, h, step = l == 0 ? 4 : i ? 2 : 1;
+          guint8 *data = l == 0 ? bytes + i : i ? bytes + 32 * 20 + i - 1 : bytes;
+          gint stride = l == 0 ? 4 * 32 : 32;
+
+          nf_picture_extent (layouts[l], i, 30, 20, &w, &h);
+          frame.planes[i] = (NfPlane){ data, stride, (gint)step };
+          for (guint y = 0; y < h; y++)
+            for (guint x = 0; x < w; x++)
+              data[y * (guint)stride + x * step] = picture->frame.planes[i].data[y * w + x];
+        }
+      writer = nf_media_writer_open (path, layouts[l], 30, 20, 25, 1, &error);
+      assert_non_null (writer);
+      assert_true (nf_media_writer_put (writer, &frame, &error));
+      assert_true (nf_media_writer_close (writer, &error));
+      reader = nf_media_reader_open (path, layouts[l], &error);
+      assert_non_null (reader);
+      back = nf_media_reader_next (reader, &error);
+      assert_memory_equal (back->data, picture->data, picture->size);
+    }
+}
+
+static void
+check_seeking (const char *path, guint n)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, NF_PIXELS_YUV420, &error);
+  g_autoptr (GPtrArray) frames = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
+  NfPicture *picture;
+
+  assert_non_null (reader);
+  while ((picture = nf_media_reader_next (reader, &error)))
+    g_ptr_array_add (frames, picture);
+  assert_int_equal (frames->len, n);
+  assert_true (nf_media_reader_index (reader, &error));
+  assert_int_equal (nf_media_reader_get_info (reader)->n_frames, n);
+  for (guint i = 0; i < 40; i++)
+    {
+      guint frame = (guint)(nf_random_uniform (5, 0, i) * n);
+      g_autoptr (NfPicture) found = NULL;
+      const NfPicture *expected = frames->pdata[frame];
+
+      assert_true (nf_media_reader_seek (reader, frame, &error));
+      assert_int_equal (nf_media_reader_get_position (reader), frame);
+      found = nf_media_reader_next (reader, &error);
+      assert_non_null (found);
+      assert_int_equal (found->index, frame);
+      assert_memory_equal (found->data, expected->data, expected->size);
+    }
+  assert_false (nf_media_reader_seek (reader, n, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, path);
+}
+
+static void
+test_seek (void **state)
+{
+  g_autofree char *mkv = make_video ("seek.mkv", NF_PIXELS_YUV420, 64, 48, 40);
+  /* Frames that refer forwards and backwards, a key frame only now and then. */
+  g_autofree char *mp4 = make_video ("seek.mp4", NF_PIXELS_YUV420, 64, 48, 300);
+  g_autofree char *y4m = make_video ("seek.y4m", NF_PIXELS_YUV420, 64, 48, 20);
+
+  check_seeking (mkv, 40);
+  check_seeking (mp4, 300);
+  check_seeking (y4m, 20);
+}
+
+static void
+test_pictures (void **state)
+{
+  g_autofree char *path = make_video ("one.png", NF_PIXELS_GRAY, 33, 17, 1);
+  g_autofree char *odd = in_folder ("a:b %20.png");
+  g_autofree char *sequence = make_video ("many-%02d.png", NF_PIXELS_RGB, 16, 16, 3);
+  g_autofree char *second = in_folder ("many-02.png");
+  g_autoptr (NfPicture) expected = make_picture (NF_PIXELS_GRAY, 33, 17, 0);
+  g_autoptr (GError) error = NULL;
+
+  assert_true (nf_media_is_picture (path));
+  assert_false (nf_media_is_picture ("x.mkv"));
+  assert_true (g_file_test (second, G_FILE_TEST_EXISTS));
+  assert_int_equal (g_rename (path, odd), 0);
+  {
+    g_autoptr (NfMediaReader) reader = nf_media_reader_open (odd, NF_PIXELS_GRAY, &error);
+    g_autoptr (NfPicture) first = NULL, again = NULL, none = NULL, luma = NULL;
+
+    assert_null (error);
+    first = nf_media_reader_next (reader, &error);
+    none = nf_media_reader_next (reader, &error);
+    assert_null (none);
+    assert_null (error);
+    assert_true (nf_media_reader_seek (reader, 0, &error));
+    again = nf_media_reader_next (reader, &error);
+    assert_int_equal (nf_media_reader_get_info (reader)->n_frames, 1);
+    assert_memory_equal (first->data, expected->data, expected->size);
+    assert_memory_equal (again->data, expected->data, expected->size);
+  }
+  {
+    /* Grey keeps its values in 4:2:0 too, without colour. */
+    g_autoptr (NfMediaReader) reader = nf_media_reader_open (odd, NF_PIXELS_YUV420, &error);
+    g_autoptr (NfPicture) yuv = nf_media_reader_next (reader, &error);
+
+    assert_memory_equal (yuv->data, expected->data, expected->size);
+    for (gsize i = expected->size; i < yuv->size; i++)
+      assert_int_equal (yuv->data[i], 128);
+  }
+}
+
+static void
+test_list (void **state)
+{
+  g_autofree char *root = in_folder ("list"), *deep = g_build_filename (root, "b", NULL);
+  g_autofree char *first = g_build_filename (root, "a.mp4", NULL),
+                  *second = g_build_filename (deep, "z.PNG", NULL);
+  g_autofree char *text = g_build_filename (root, "notes.txt", NULL),
+                  *hidden = g_build_filename (root, ".a.mp4", NULL);
+  g_autofree char *loop = g_build_filename (deep, "loop", NULL),
+                  *empty = g_build_filename (root, "empty", NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) files = NULL;
+
+  assert_int_equal (g_mkdir_with_parents (deep, 0700), 0);
+  assert_int_equal (g_mkdir_with_parents (empty, 0700), 0);
+  assert_true (g_file_set_contents (first, "x", 1, NULL) && g_file_set_contents (second, "x", 1, NULL));
+  assert_true (g_file_set_contents (text, "x", 1, NULL) && g_file_set_contents (hidden, "x", 1, NULL));
+  assert_int_equal (symlink (root, loop), 0);
+
+  files = nf_media_list ((const char *const[]){ root, text, NULL }, &error);
+  assert_null (error);
+  assert_int_equal (files->len, 3);
+  assert_string_equal (files->pdata[0], first);
+  assert_string_equal (files->pdata[1], second);
+  assert_string_equal (files->pdata[2], text);
+  assert_null (nf_media_list ((const char *const[]){ empty, NULL }, &error));
+  assert_error (error, NF_ERROR_NOT_FOUND, empty);
+  g_clear_error (&error);
+  assert_null (nf_media_list ((const char *const[]){ "/nowhere/at/all", NULL }, &error));
+  assert_error (error, NF_ERROR_NOT_FOUND, "/nowhere/at/all");
+}
+
+static void
+test_bad_files (void **state)
+{
+  g_autofree char *good = make_video ("good.mkv", NF_PIXELS_YUV420, 64, 48, 30);
+  g_autofree char *bad = in_folder ("bad.mkv");
+  g_autofree char *bytes = NULL;
+  gsize length = 0;
+  g_autoptr (GError) error = NULL;
+
+  assert_null (nf_media_reader_open ("/nowhere/at/all.mp4", NF_PIXELS_RGB, &error));
+  assert_error (error, NF_ERROR_NOT_FOUND, "/nowhere/at/all.mp4");
+  g_clear_error (&error);
+  assert_null (nf_media_reader_open (folder, NF_PIXELS_RGB, &error));
+  assert_error (error, NF_ERROR_READ, folder);
+  g_clear_error (&error);
+  assert_true (g_file_set_contents (bad, "this is no video, whatever its name says", -1, NULL));
+  assert_null (nf_media_reader_open (bad, NF_PIXELS_RGB, &error));
+  assert_error (error, NF_ERROR_FORMAT, bad);
+  g_clear_error (&error);
+
+  /* A playlist must not lead anywhere. */
+  assert_true (g_file_set_contents (
+      bad, "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", -1, NULL));
+  assert_null (nf_media_reader_open (bad, NF_PIXELS_RGB, &error));
+  g_clear_error (&error);
+
+  /* Cut off anywhere, or with bytes turned over: an error or fewer frames, nothing worse. */
+  assert_true (g_file_get_contents (good, &bytes, &length, NULL));
+  for (guint i = 0; i < 24; i++)
+    {
+      gsize cut = length * i / 24;
+      g_autoptr (NfMediaReader) reader = NULL;
+      guint n = 0;
+
+      assert_true (g_file_set_contents (bad, bytes, (gssize)cut, NULL));
+      reader = nf_media_reader_open (bad, NF_PIXELS_YUV420, &error);
+      assert_true (reader || error);
+      while (reader)
+        {
+          g_autoptr (NfPicture) picture = nf_media_reader_next (reader, &error);
+
+          if (!picture)
+            break;
+          n++;
+        }
+      assert_true (n <= 30);
+      g_clear_error (&error);
+    }
+  for (guint i = 0; i < 24; i++)
+    {
+      g_autofree char *broken = g_memdup2 (bytes, length);
+      g_autoptr (NfMediaReader) reader = NULL;
+
+      for (guint k = 0; k < 40; k++)
+        broken[(gsize)(nf_random_uniform (i, 1, k) * (double)length)]
+            ^= (char)(1 + 254 * nf_random_uniform (i, 2, k));
+      assert_true (g_file_set_contents (bad, broken, (gssize)length, NULL));
+      reader = nf_media_reader_open (bad, NF_PIXELS_YUV420, &error);
+      for (guint n = 0; reader && n < 200; n++)
+        {
+          g_autoptr (NfPicture) picture = nf_media_reader_next (reader, &error);
+
+          if (!picture)
+            break;
+        }
+      g_clear_error (&error);
+    }
+}
+
+static void
+test_writer_errors (void **state)
+{
+  g_autofree char *unknown = in_folder ("x.docx"), *mkv = in_folder ("x.mkv");
+  g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_GRAY, 20, 10, 0);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaWriter) writer = NULL;
+
+  assert_null (nf_media_writer_open (unknown, NF_PIXELS_RGB, 16, 16, 25, 1, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, ".mkv");
+  g_clear_error (&error);
+  assert_null (nf_media_writer_open ("/nowhere/at/all.mkv", NF_PIXELS_RGB, 16, 16, 25, 1, &error));
+  assert_error (error, NF_ERROR_WRITE, "/nowhere/at/all.mkv");
+  g_clear_error (&error);
+  assert_null (nf_media_writer_open (mkv, NF_PIXELS_RGB, 0, 16, 25, 1, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "0×16");
+  g_clear_error (&error);
+  writer = nf_media_writer_open (mkv, NF_PIXELS_GRAY, 16, 16, 25, 1, &error);
+  assert_non_null (writer);
+  assert_false (nf_media_writer_put (writer, &picture->frame, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "20×10");
+}
+
+static void
+test_peers (void **state)
+{
+  static const NfPixelLayout layouts[] = { NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420 };
+
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    {
+      g_autoptr (NfMediaPeers) peers = nf_media_peers_new (layouts[l]);
+      g_autoptr (NfPicture) picture = nf_picture_new (layouts[l], 96, 64);
+      g_autoptr (GError) error = NULL;
+      NfMediaBits flat, noise, again;
+
+      memset (picture->data, 77, picture->size);
+      assert_true (nf_media_peers_measure (peers, &picture->frame, &flat, &error));
+      for (gsize i = 0; i < picture->size; i++)
+        picture->data[i] = (guint8)(256 * nf_random_uniform (1, 0, i));
+      assert_true (nf_media_peers_measure (peers, &picture->frame, &noise, &error));
+      assert_true (nf_media_peers_measure (peers, &picture->frame, &again, &error));
+      /* White noise cannot be made smaller, a flat picture nearly vanishes; frames do not depend on those
+       * before. */
+      assert_true (noise.png > 8 * picture->size && noise.png < 10 * picture->size);
+      assert_true (noise.ffv1 > 8 * picture->size && noise.ffv1 < 10 * picture->size);
+      assert_true (flat.png < picture->size && flat.ffv1 < picture->size && flat.ffv1 > 0);
+      assert_int_equal (again.png, noise.png);
+      assert_int_equal (again.ffv1, noise.ffv1);
+    }
+}
+
+static void
+test_scale_and_filter (void **state)
+{
+  g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_YUV420, 64, 48, 0);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfPicture) half = nf_picture_scale (picture, 32, 24, &error), filtered = NULL, rgb = NULL;
+  g_autoptr (NfMediaFilter) filter = NULL;
+  double sum = 0;
+
+  assert_non_null (half);
+  assert_int_equal (half->size, 32 * 24 * 3 / 2);
+  /* Area averaging by two is the mean of four. */
+  for (guint y = 0; y < 24; y++)
+    for (guint x = 0; x < 32; x++)
+      {
+        const guint8 *p = picture->data + 128 * y + 2 * x;
+
+        sum += fabs ((p[0] + p[1] + p[64] + p[65]) / 4.0 - half->data[32 * y + x]);
+      }
+  assert_true (sum / (32 * 24) < 1);
+  assert_null (nf_picture_scale (picture, 0, 24, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "0×24");
+  g_clear_error (&error);
+
+  rgb = nf_picture_to_rgb (half, &error);
+  assert_non_null (rgb);
+  assert_int_equal (rgb->size, 32 * 24 * 3);
+
+  filter = nf_media_filter_new ("negate", NF_PIXELS_YUV420, 64, 48, &error);
+  assert_non_null (filter);
+  filtered = nf_media_filter_run (filter, &picture->frame, &error);
+  assert_non_null (filtered);
+  assert_int_equal (filtered->size, picture->size);
+  assert_false (nf_media_filter_run (filter, &half->frame, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "32×24");
+  g_clear_error (&error);
+  assert_null (nf_media_filter_new ("nonsense=1", NF_PIXELS_YUV420, 64, 48, &error));
+  assert_error (error, NF_ERROR_UNSUPPORTED, "nonsense");
+}
+
+/* Clips: frames of one grey value tell by a tile which frame it was cut from. */
+
+static void
+make_flat_video (const char *path, guint first, guint n)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, NF_PIXELS_GRAY, 40, 36, 25, 1, &error);
+
+  assert_null (error);
+  for (guint i = 0; i < n; i++)
+    {
+      g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_GRAY, 40, 36);
+
+      memset (picture->data, (int)(first + i), picture->size);
+      assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+    }
+  assert_true (nf_media_writer_close (writer, &error));
+}
+
+static void
+test_clips_pure (void **state)
+{
+  g_autofree char *a = make_video ("a.mkv", NF_PIXELS_YUV420, 70, 50, 30);
+  g_autofree char *b = make_video ("b.mp4", NF_PIXELS_YUV420, 64, 64, 50);
+  const char *const paths[] = { a, b, NULL };
+  const double scales[] = { 1, 0.5 };
+  NfClipsOptions options = { .layout = NF_PIXELS_YUV420,
+                             .side = 16,
+                             .batch = 64,
+                             .seed = 3,
+                             .holdout = 0.1,
+                             .scales = scales,
+                             .n_scales = 2,
+                             .cache = 1 << 24 };
+  gsize bytes = 64 * 16 * 16 * 3 / 2;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) seen = g_ptr_array_new_with_free_func (g_free);
+
+  {
+    g_autoptr (NfClips) clips = nf_clips_new (paths, &options, &error);
+
+    assert_null (error);
+    assert_int_equal (nf_clips_count (clips), 2);
+    assert_int_equal (nf_clips_get_frames (clips), 27 + 45);
+    for (guint64 step = 0; step < 140; step++)
+      {
+        const gint *labels = (const gint *)&options;
+        const guint8 *tiles = nf_clips_batch (clips, step, &labels, &error);
+
+        assert_non_null (tiles);
+        assert_null (labels);
+        g_ptr_array_add (seen, g_memdup2 (tiles, bytes));
+      }
+    assert_int_equal (nf_clips_get_damaged (clips), 0);
+    assert_memory_not_equal (seen->pdata[0], seen->pdata[64], bytes);
+  }
+  {
+    /* Without a cache, from the middle, and back: the same batches. */
+    g_autoptr (NfClips) clips = NULL;
+
+    options.cache = 0;
+    clips = nf_clips_new (paths, &options, &error);
+    assert_memory_equal (nf_clips_batch (clips, 100, NULL, &error), seen->pdata[100], bytes);
+    assert_memory_equal (nf_clips_batch (clips, 139, NULL, &error), seen->pdata[139], bytes);
+    assert_memory_equal (nf_clips_batch (clips, 5, NULL, &error), seen->pdata[5], bytes);
+  }
+  {
+    g_autoptr (NfClips) clips = NULL;
+
+    options.seed = 4;
+    clips = nf_clips_new (paths, &options, &error);
+    assert_memory_not_equal (nf_clips_batch (clips, 100, NULL, &error), seen->pdata[100], bytes);
+  }
+}
+
+static void
+test_clips_holdout (void **state)
+{
+  g_autofree char *path = in_folder ("flat.mkv"), *other = in_folder ("other.mkv");
+  const char *const paths[] = { path, NULL }, *const extra[] = { other, NULL };
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 128, .seed = 1, .holdout = 0.2 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfClips) clips = NULL;
+  g_autoptr (GPtrArray) validation = NULL;
+  guint seen[256] = { 0 };
+
+  make_flat_video (path, 10, 100);
+  make_flat_video (other, 200, 12);
+  clips = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  validation = nf_clips_validation (clips, extra, 64, &error);
+  assert_null (error);
+  assert_int_equal (validation->len, 2);
+  for (guint s = 0; s < 2; s++)
+    {
+      const NfClipsValidation *set = validation->pdata[s];
+
+      assert_int_equal (set->n_tiles, 32);
+      assert_int_equal (set->unseen, s);
+      assert_string_equal (set->name, s ? "other.mkv" : "flat.mkv");
+      for (gsize i = 0; i < 32 * 256; i++)
+        assert_true (s ? set->tiles[i] >= 200 && set->tiles[i] < 212
+                       : set->tiles[i] >= 90 && set->tiles[i] < 110);
+    }
+  for (guint64 step = 0; step < 300; step++)
+    {
+      const guint8 *tiles = nf_clips_batch (clips, step, NULL, &error);
+
+      for (guint t = 0; t < 128; t++)
+        {
+          for (guint i = 1; i < 256; i++)
+            assert_int_equal (tiles[256 * t + i], tiles[256 * t]);
+          seen[tiles[256 * t]]++;
+        }
+    }
+  /* Every frame to train on was seen, none of the others. */
+  for (guint i = 0; i < 256; i++)
+    assert_true ((seen[i] > 0) == (i >= 10 && i < 90));
+}
+
+static void
+test_clips_classes (void **state)
+{
+  g_autofree char *root = in_folder ("classes");
+  NfClipsOptions options
+      = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64, .seed = 1, .holdout = 0.25, .labels = TRUE };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfClips) clips = NULL;
+  g_autoptr (GPtrArray) validation = NULL;
+  const char *const paths[] = { root, NULL };
+
+  for (guint k = 0; k < 2; k++)
+    {
+      g_autofree char *class_folder = g_build_filename (root, k ? "dogs" : "cats", NULL);
+
+      assert_int_equal (g_mkdir_with_parents (class_folder, 0700), 0);
+      for (guint i = 0; i < 4; i++)
+        {
+          g_autofree char *name = g_strdup_printf ("%u.png", i);
+          g_autofree char *path = g_build_filename (class_folder, name, NULL);
+
+          make_flat_video (path, 100 * k + 10 * i, 1);
+        }
+    }
+  clips = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_get_classes (clips), 2);
+  assert_string_equal (nf_clips_get_class (clips, 0), "cats");
+  assert_string_equal (nf_clips_get_class (clips, 1), "dogs");
+  assert_int_equal (nf_clips_get_frames (clips), 6);
+  validation = nf_clips_validation (clips, NULL, 8, &error);
+  assert_int_equal (validation->len, 2);
+  for (guint64 step = 0; step < 4; step++)
+    {
+      const gint *labels = NULL;
+      const guint8 *tiles = nf_clips_batch (clips, step, &labels, &error);
+
+      assert_non_null (labels);
+      for (guint t = 0; t < 64; t++)
+        {
+          assert_int_equal (labels[t], tiles[256 * t] >= 100);
+          assert_true (tiles[256 * t] % 100 <= 20);
+        }
+    }
+}
+
+static void
+test_clips_errors (void **state)
+{
+  g_autofree char *bad = in_folder ("broken.mp4"), *png = in_folder ("broken.png");
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfClips) clips = NULL;
+
+  assert_true (g_file_set_contents (bad, "no video", -1, NULL)
+               && g_file_set_contents (png, "no picture", -1, NULL));
+  assert_null (nf_clips_new ((const char *const[]){ bad, NULL }, &options, &error));
+  assert_error (error, NF_ERROR_FORMAT, "broken.mp4");
+  g_clear_error (&error);
+  assert_null (nf_clips_new ((const char *const[]){ NULL }, &options, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "no file");
+  g_clear_error (&error);
+  options.holdout = 1;
+  assert_null (nf_clips_new ((const char *const[]){ bad, NULL }, &options, &error));
+  assert_error (error, NF_ERROR_ARGUMENT, "held-out");
+  g_clear_error (&error);
+  options.holdout = 0;
+  /* Pictures are opened when they are needed; one that cannot be read at all is an error then. */
+  clips = nf_clips_new ((const char *const[]){ png, NULL }, &options, &error);
+  assert_non_null (clips);
+  assert_null (nf_clips_batch (clips, 0, NULL, &error));
+  assert_error (error, NF_ERROR_FORMAT, "broken.png");
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_round_trip),
+    cmocka_unit_test (test_interleaved_planes),
+    cmocka_unit_test (test_seek),
+    cmocka_unit_test (test_pictures),
+    cmocka_unit_test (test_list),
+    cmocka_unit_test (test_bad_files),
+    cmocka_unit_test (test_writer_errors),
+    cmocka_unit_test (test_peers),
+    cmocka_unit_test (test_scale_and_filter),
+    cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_clips_holdout),
+    cmocka_unit_test (test_clips_classes),
+    cmocka_unit_test (test_clips_errors),
+  };
+
+  return cmocka_run_group_tests_name ("media", tests, set_up, tear_down);
+}
