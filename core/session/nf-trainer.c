@@ -362,15 +362,19 @@ nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labe
     return FALSE;
 
   const double loss = (sums[0] - sums[1]) / dimensions, lr = learning_rate (self);
-  const gboolean exploded = self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
+  const gboolean exploded = isfinite (norm) && self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
   report->skipped = !isfinite (loss) || !isfinite (norm) || exploded;
   if (!report->skipped)
     {
       update (self, norm, lr);
-      self->norm = self->updates == 1 ? norm : NORM_MEMORY * self->norm + (1 - NORM_MEMORY) * norm;
       if (!config->nvp && !follow_variance (self, &planes, B, kept, error))
         return FALSE;
     }
+  /* an exploded norm counts as the limit: what stays large is soon not an explosion any more */
+  if (!report->skipped || exploded)
+    self->norm = self->norm == 0
+                     ? norm
+                     : NORM_MEMORY * self->norm + (1 - NORM_MEMORY) * MIN (norm, EXPLOSION * self->norm);
   self->step++;
   report->step = self->step;
   report->loss = loss;
