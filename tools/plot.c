@@ -13,6 +13,9 @@
 #define BOTTOM 66
 #define PANEL_WIDTH 800
 #define SIZE_LIMIT 8192
+#define SHEET_PANEL 320
+#define SHEET_GAP 12
+#define SHEET_NOTE 30
 
 typedef struct
 {
@@ -455,6 +458,56 @@ nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *p
     }
   cairo_surface_destroy (frame);
   draw_scale (cr, 2 * width + 58, 56, MAX (height, 120), low, high, unit);
+  written = write_surface (cr, path, error);
+  cairo_destroy (cr);
+  return written;
+}
+
+gboolean
+nf_plot_sheet (const char *path, const char *title, const char *const *captions, guint n_columns,
+               NfPicture *const *pictures, const char *const *notes, guint n_rows, GError **error)
+{
+  const double pitch = SHEET_PANEL + SHEET_GAP;
+  double height = 0;
+  cairo_t *cr;
+  gboolean written;
+
+  g_return_val_if_fail (n_columns > 0 && n_rows > 0, FALSE);
+  for (guint i = 0; i < n_columns * n_rows; i++)
+    height = MAX (height, ceil ((double)SHEET_PANEL * pictures[i]->frame.height / pictures[i]->frame.width));
+  height = MIN (height, SIZE_LIMIT / n_rows);
+
+  cr = new_canvas ((int)(n_columns * pitch + SHEET_GAP), (int)(80 + n_rows * (height + SHEET_NOTE)));
+  cairo_set_source_rgb (cr, 0.10, 0.10, 0.10);
+  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_BOLD);
+  draw_text (cr, title, SHEET_GAP, 14, 0, 0, 18);
+  for (guint c = 0; c < n_columns; c++)
+    draw_text (cr, captions[c], SHEET_GAP + c * pitch, 50, 0, 0, 15);
+  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+
+  for (guint i = 0; i < n_columns * n_rows; i++)
+    {
+      const double x = SHEET_GAP + i % n_columns * pitch, y = 74 + i / n_columns * (height + SHEET_NOTE);
+      g_autoptr (NfPicture) rgb = nf_picture_to_rgb (pictures[i], error);
+      if (!rgb)
+        {
+          cairo_destroy (cr);
+          return FALSE;
+        }
+      const double scale = MIN ((double)SHEET_PANEL / rgb->frame.width, height / rgb->frame.height);
+      cairo_surface_t *frame = picture_surface (rgb);
+
+      cairo_save (cr);
+      cairo_translate (cr, x, y);
+      cairo_scale (cr, scale, scale);
+      cairo_set_source_surface (cr, frame, 0, 0);
+      cairo_pattern_set_filter (cairo_get_source (cr), scale < 1 ? CAIRO_FILTER_GOOD : CAIRO_FILTER_NEAREST);
+      cairo_paint (cr);
+      cairo_restore (cr);
+      cairo_surface_destroy (frame);
+      cairo_set_source_rgb (cr, 0.30, 0.30, 0.30);
+      draw_text (cr, notes[i], x, y + height + 5, 0, 0, 13);
+    }
   written = write_surface (cr, path, error);
   cairo_destroy (cr);
   return written;

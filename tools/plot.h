@@ -24,4 +24,9 @@ gboolean nf_plot_curves (const char *path, const char *title, const char *x_labe
 gboolean nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *picture,
                       const float *map, guint columns, guint rows, guint patch, GError **error);
 
+/* Writes a PNG with N_ROWS rows of N_COLUMNS pictures, row after row, each with a note under it, and a
+ * caption over each column. Pictures are shown in colour, all of one column as wide. */
+gboolean nf_plot_sheet (const char *path, const char *title, const char *const *captions, guint n_columns,
+                        NfPicture *const *pictures, const char *const *notes, guint n_rows, GError **error);
+
 G_END_DECLS

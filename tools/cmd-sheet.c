@@ -1,0 +1,221 @@
+/* normflow sheet: what a model does to a video, on one page. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "common.h"
+#include "plot.h"
+#include "scan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAME "sheet"
+#define COLUMNS 5
+#define MAX_ROWS 12
+/* 8-bit steps that one standard deviation of a latent is shown as: ±3 of them fill the range. */
+#define LATENT_STEPS 42
+
+typedef struct
+{
+  NfSession *session;
+  double sigma;
+  GPtrArray *pictures; /* of NfPicture, COLUMNS a row */
+  GPtrArray *notes;    /* of strings, one a picture */
+  guint64 wrong;       /* samples that did not come back */
+} Sheet;
+
+static void
+sheet_clear (Sheet *sheet)
+{
+  g_clear_object (&sheet->session);
+  g_clear_pointer (&sheet->pictures, g_ptr_array_unref);
+  g_clear_pointer (&sheet->notes, g_ptr_array_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Sheet, sheet_clear)
+
+static void
+add_panel (Sheet *sheet, NfPicture *picture, char *note)
+{
+  g_ptr_array_add (sheet->pictures, picture);
+  g_ptr_array_add (sheet->notes, note);
+}
+
+/* Where feature I of a token lies: plane, and column and row inside the token's part of that plane. */
+static void
+locate (const NfConfig *config, guint i, guint *plane, guint *x, guint *y, guint *side)
+{
+  const guint p = config->patch_size;
+
+  *plane = 0;
+  *side = p;
+  if (config->layout == NF_PIXELS_YUV420 && i >= p * p)
+    {
+      i -= p * p;
+      *side = p / 2;
+      *plane = 1;
+    }
+  *plane += i / (*side * *side);
+  i %= *side * *side;
+  *x = i % *side;
+  *y = i / *side;
+}
+
+/* Every latent at the place of the sample it stands for, mid-grey for 0; what belongs to padding is left out.
+ */
+static NfPicture *
+paint_latents (const NfConfig *config, const NfScanFrame *frame)
+{
+  const NfFrame *original = &frame->picture->frame;
+  NfPicture *picture = nf_picture_new (config->layout, original->width, original->height);
+
+  for (guint i = 0; i < frame->grid.features; i++)
+    {
+      guint plane, x, y, side, width, height;
+
+      locate (config, i, &plane, &x, &y, &side);
+      nf_picture_extent (config->layout, plane, original->width, original->height, &width, &height);
+      for (guint row = y, gy = 0; row < height; row += side, gy++)
+        for (guint column = x, gx = 0; column < width; column += side, gx++)
+          {
+            double z = frame->latents[((gsize)gy * frame->grid.grid_width + gx) * frame->grid.features + i];
+
+            picture->frame.planes[plane].data[(gsize)row * picture->frame.planes[plane].stride + column]
+                = (guint8)CLAMP (floor (128.5 + LATENT_STEPS * z), 0, 255);
+          }
+    }
+  return picture;
+}
+
+static char *
+describe_latents (const NfScanFrame *frame)
+{
+  const gsize n = nf_grid_latents (&frame->grid);
+  double sum = 0, squares = 0;
+
+  for (gsize i = 0; i < n; i++)
+    {
+      sum += frame->latents[i];
+      squares += (double)frame->latents[i] * frame->latents[i];
+    }
+  sum /= (double)n;
+  return g_strdup_printf ("mean %.2f, deviation %.2f", sum, sqrt (MAX (squares / (double)n - sum * sum, 0)));
+}
+
+static double
+psnr (const NfPicture *a, const NfPicture *b)
+{
+  double sum = 0;
+
+  for (gsize i = 0; i < a->size; i++)
+    {
+      int d = a->data[i] - b->data[i];
+
+      sum += d * d;
+    }
+  return 10 * log10 (255.0 * 255.0 * (double)a->size / MAX (sum, 1e-9));
+}
+
+/* Rounded and clipped as a camera does it; a pure function of frame number and sigma. */
+static NfPicture *
+add_noise (const NfPicture *clean, double sigma)
+{
+  NfPicture *noisy = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
+  g_autofree float *noise = g_new (float, clean->size);
+
+  nf_random_normal (0, clean->index, clean->size, sigma * 127.5, noise);
+  for (gsize i = 0; i < clean->size; i++)
+    noisy->data[i] = (guint8)CLAMP (floor (clean->data[i] + (double)noise[i] + 0.5), 0, 255);
+  return noisy;
+}
+
+static gboolean
+add_row (const NfScanFrame *frame, gpointer data, GError **error)
+{
+  Sheet *sheet = data;
+  NfPicture *clean = frame->picture;
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (sheet->session));
+  const guint width = clean->frame.width, height = clean->frame.height;
+  guint64 wrong = 0;
+
+  add_panel (sheet, nf_picture_ref (clean),
+             g_strdup_printf ("frame %" G_GUINT64_FORMAT ", %.3f bits/dim", clean->index,
+                              frame->score.bits_per_dim));
+  add_panel (sheet, paint_latents (config, frame), describe_latents (frame));
+
+  g_autoptr (NfPicture) decoded = nf_picture_new (clean->layout, width, height);
+  memset (decoded->data, 0, decoded->size);
+  if (!nf_session_decode_frame (sheet->session, frame->latents, -1, NULL, &decoded->frame, error))
+    return FALSE;
+  for (gsize i = 0; i < clean->size; i++)
+    wrong += clean->data[i] != decoded->data[i];
+  sheet->wrong += wrong;
+  add_panel (sheet, g_steal_pointer (&decoded),
+             wrong ? g_strdup_printf ("%" G_GUINT64_FORMAT " bytes differ", wrong)
+                   : g_strdup ("every byte is back"));
+
+  NfPicture *noisy = add_noise (clean, sheet->sigma);
+  add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
+
+  g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, width, height);
+  if (!nf_session_denoise_frame (sheet->session, &noisy->frame, sheet->sigma, &cleaned->frame, error))
+    return FALSE;
+  const double gained = psnr (clean, cleaned) - psnr (clean, noisy);
+  add_panel (sheet, cleaned, g_strdup_printf ("PSNR %.2f dB (%+.2f)", psnr (clean, cleaned), gained));
+  g_steal_pointer (&cleaned);
+  return TRUE;
+}
+
+int
+nf_cmd_sheet (int argc, char **argv)
+{
+  g_auto (NfCommand) command = { .name = NAME };
+  g_auto (Sheet) sheet = { .sigma = 0.05 };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *title = NULL, *name = NULL, *noisy = NULL;
+  gint64 rows = 3, every = 1;
+  NfScan scan = { .score = TRUE };
+  const GOptionEntry entries[]
+      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &rows, "Rows of the sheet, a frame each (default: 3)",
+            "N" },
+          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame (default: 1)", "K" },
+          { "sigma", 0, 0, G_OPTION_ARG_DOUBLE, &sheet.sigma,
+            "Noise that is added and removed again, on the [-1, 1] scale (default: 0.05)", "SIGMA" },
+          { NULL } };
+
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "VIDEO OUT.png",
+          "Draws frames of a video in rows: original, latents as a picture, decoded again, with "
+          "noise, and denoised.",
+          NULL, 2, 2))
+    return NF_EXIT_USAGE;
+  if (rows < 1 || rows > MAX_ROWS || every < 1 || !(sheet.sigma > 0 && sheet.sigma <= 1))
+    return nf_command_usage (&command, "--frames takes 1 to %d, --every 1 or more, --sigma above 0, up to 1",
+                             MAX_ROWS);
+  if (!nf_check_output (argv[2], argv[1], &error))
+    return nf_command_fail (&command, error);
+  scan.frames = (guint64)rows;
+  scan.every = (guint64)every;
+  sheet.pictures = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
+  sheet.notes = g_ptr_array_new_with_free_func (g_free);
+
+  nf_command_catch_signals (&command);
+  sheet.session = nf_command_open (&command, &error);
+  gboolean done = sheet.session
+                  && nf_scan_file (sheet.session, argv[1], &scan, command.progress, add_row, &sheet, &error);
+  nf_progress_clear (command.progress);
+  if (done)
+    {
+      noisy = g_strdup_printf ("with noise, sigma %g", sheet.sigma);
+      const char *const captions[COLUMNS] = { "original", "latents", "decoded", noisy, "denoised" };
+
+      name = g_path_get_basename (argv[1]);
+      title = g_strdup_printf ("%s through the flow", name);
+      done = nf_plot_sheet (argv[2], title, captions, COLUMNS, (NfPicture *const *)sheet.pictures->pdata,
+                            (const char *const *)sheet.notes->pdata, sheet.pictures->len / COLUMNS, &error);
+    }
+  if (!done)
+    return nf_command_fail (&command, error);
+  if (sheet.wrong)
+    fprintf (stderr, "normflow " NAME ": %" G_GUINT64_FORMAT " bytes of the decoded frames differ\n",
+             sheet.wrong);
+  return sheet.wrong ? NF_EXIT_FAILED : 0;
+}
