@@ -184,11 +184,11 @@ nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong
 
 /* Tokens of tiles [tile0, tile0 + tiles) <-> the grid of a frame, (grid_height, grid_width, D). Global size (tokens of a tile, tiles). */
 __kernel void
-nf_grid (__global float *tokens, __global float *grid, int tile0, int tiles_x, int side, int D, int to_grid)
+nf_grid (__global float *tokens, ulong tokens_at, __global float *grid, int tile0, int tiles_x, int side, int D, int to_grid)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   const int row = tile / tiles_x * side + n / side, column = tile % tiles_x * side + n % side;
-  __global float *t = tokens + ((size_t)get_global_id (1) * side * side + n) * D;
+  __global float *t = tokens + tokens_at + ((size_t)get_global_id (1) * side * side + n) * D;
   __global float *g = grid + ((size_t)row * tiles_x * side + column) * D;
   for (int i = 0; i < D; i++)
     if (to_grid)
