@@ -1,0 +1,626 @@
+/* normflow verify: a model's numbers against expected ones. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "common.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define FORWARD_TOLERANCE 1e-5
+#define OTHER_TOLERANCE 1e-4
+#define DEFAULT_SIGMA 0.05
+#define SIGMA_KEY "denoise_noise_std"
+#define MAX_BATCH 65536
+
+/* Everything expected, and what was computed so far: quantities come in groups that one call computes. */
+typedef struct
+{
+  NfSession *session;
+  const NfConfig *config;
+  NfTensorFile *file;
+  double tolerance; /* 0: each quantity's own */
+
+  gsize N, D;
+  guint B;      /* samples of input.x */
+  float *x;     /* tokens; NULL if there is no input.x */
+  gint *labels; /* NULL if there is no input.y */
+  guint n_labels;
+  float *noise; /* tokens of sample.noise; NULL if there is none */
+  guint n_noise;
+  double sigma;
+
+  float *z, *blocks, *log_det;
+  float *grad_x, *gradients;
+  double loss;
+
+  guint passed, failed;
+} Verify;
+
+static void
+verify_clear (Verify *self)
+{
+  g_clear_object (&self->session);
+  g_clear_object (&self->file);
+  g_free (self->x);
+  g_free (self->labels);
+  g_free (self->noise);
+  g_free (self->z);
+  g_free (self->blocks);
+  g_free (self->log_det);
+  g_free (self->grad_x);
+  g_free (self->gradients);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Verify, verify_clear)
+
+/* Tensors of the file */
+
+static char *
+shape_text (const NfTensor *tensor)
+{
+  g_autoptr (GString) text = g_string_new (nf_dtype_name (tensor->dtype));
+  g_string_append (text, " (");
+  for (guint i = 0; i < tensor->n_dims; i++)
+    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", tensor->dims[i]);
+  g_string_append_c (text, ')');
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+static gboolean
+has_shape (const NfTensor *tensor, guint n_dims, const guint64 *dims)
+{
+  return tensor->n_dims == n_dims && memcmp (tensor->dims, dims, n_dims * sizeof *dims) == 0;
+}
+
+/* TRUE if it is of COUNT tokens' images. */
+static gboolean
+is_tokens (const Verify *self, const NfTensor *tensor, guint64 count)
+{
+  return has_shape (tensor, 3, (const guint64[]){ count, self->N, self->D });
+}
+
+/* Chroma planes that are smaller than luma have no such form. */
+static gboolean
+is_images (const Verify *self, const NfTensor *tensor, guint64 count)
+{
+  const guint64 S = self->config->img_size;
+  return self->config->layout != NF_PIXELS_YUV420
+         && has_shape (tensor, 4, (const guint64[]){ count, self->config->channels, S, S });
+}
+
+static gboolean
+is_float (const NfTensor *tensor)
+{
+  return tensor->dtype == NF_DTYPE_F32 || tensor->dtype == NF_DTYPE_F64;
+}
+
+/* Samples as tokens, from a tensor of tokens or images. */
+static float *
+read_samples (const Verify *self, const NfTensor *tensor, guint *count, GError **error)
+{
+  const guint64 B = tensor->n_dims ? tensor->dims[0] : 0;
+  const gboolean images = is_images (self, tensor, B);
+  if (!is_float (tensor) || B < 1 || B > MAX_BATCH || (!images && !is_tokens (self, tensor, B)))
+    {
+      g_autofree char *is = shape_text (tensor);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                   "%s: %s is %s; this model needs F32 or F64 (B, %" G_GSIZE_FORMAT ", %" G_GSIZE_FORMAT
+                   ")%s",
+                   nf_tensor_file_get_path (self->file), tensor->name, is, self->N, self->D,
+                   self->config->layout == NF_PIXELS_YUV420 ? "" : " or images of its size");
+      return NULL;
+    }
+  float *tokens = g_new (float, tensor->n_elements);
+  nf_tensor_to_float (tensor, tokens);
+  for (guint64 i = 0; i < tensor->n_elements; i++)
+    if (!isfinite (tokens[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s holds %g at element %" G_GUINT64_FORMAT,
+                     nf_tensor_file_get_path (self->file), tensor->name, (double)tokens[i], i);
+        g_free (tokens);
+        return NULL;
+      }
+  if (images)
+    {
+      g_autofree float *pixels = g_steal_pointer (&tokens);
+      tokens = g_new (float, tensor->n_elements);
+      nf_patchify (self->config, pixels, (guint)B, tokens);
+    }
+  *count = (guint)B;
+  return tokens;
+}
+
+static gboolean
+read_labels (Verify *self, GError **error)
+{
+  const NfTensor *tensor = nf_tensor_file_lookup (self->file, "input.y");
+  if (!tensor)
+    return TRUE;
+  const char *path = nf_tensor_file_get_path (self->file);
+  if ((tensor->dtype != NF_DTYPE_I64 && tensor->dtype != NF_DTYPE_I32) || tensor->n_dims != 1
+      || tensor->n_elements < 1 || tensor->n_elements > MAX_BATCH)
+    {
+      g_autofree char *is = shape_text (tensor);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: input.y is %s; classes are I64 (B)", path, is);
+      return FALSE;
+    }
+  self->n_labels = (guint)tensor->n_elements;
+  self->labels = g_new (gint, self->n_labels);
+  g_autofree double *values = g_new (double, self->n_labels);
+  nf_tensor_to_double (tensor, values);
+  for (guint i = 0; i < self->n_labels; i++)
+    {
+      if (values[i] < -1 || values[i] >= self->config->n_classes)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                       "%s: input.y holds class %.0f, the model has %u classes (-1 is none)", path, values[i],
+                       self->config->n_classes);
+          return FALSE;
+        }
+      self->labels[i] = (gint)values[i];
+    }
+  return TRUE;
+}
+
+/* As many labels as samples. */
+static gboolean
+check_count (const Verify *self, const char *name, guint count, GError **error)
+{
+  if (!self->labels || self->n_labels == count)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: input.y names classes of %u samples, but %s holds %u",
+               nf_tensor_file_get_path (self->file), self->n_labels, name, count);
+  return FALSE;
+}
+
+/* A number without sign, infinity or hexadecimal digits; END is behind it. */
+static gboolean
+parse_number (const char *text, const char **end, double *value)
+{
+  char *stop;
+  if (!g_ascii_isdigit (*text) && *text != '.')
+    return FALSE;
+  if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X'))
+    return FALSE;
+  *value = g_ascii_strtod (text, &stop);
+  *end = stop;
+  return stop > text && isfinite (*value);
+}
+
+static gboolean
+read_inputs (Verify *self, GError **error)
+{
+  const NfTensor *x = nf_tensor_file_lookup (self->file, "input.x"),
+                 *noise = nf_tensor_file_lookup (self->file, "sample.noise");
+  const char *sigma = nf_tensor_file_get_metadata (self->file, SIGMA_KEY), *end;
+
+  self->N = nf_config_tokens (self->config);
+  self->D = nf_config_features (self->config);
+  self->sigma = DEFAULT_SIGMA;
+  if (sigma && (!parse_number (sigma, &end, &self->sigma) || *end))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: " SIGMA_KEY " \"%s\" in __metadata__ is not a number",
+                   nf_tensor_file_get_path (self->file), sigma);
+      return FALSE;
+    }
+  if (!read_labels (self, error))
+    return FALSE;
+  if (x)
+    {
+      self->x = read_samples (self, x, &self->B, error);
+      if (!self->x || !check_count (self, "input.x", self->B, error))
+        return FALSE;
+    }
+  if (noise)
+    {
+      self->noise = read_samples (self, noise, &self->n_noise, error);
+      if (!self->noise || !check_count (self, "sample.noise", self->n_noise, error))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+/* What a name asks for */
+
+typedef enum
+{
+  WHAT_UNKNOWN,
+  WHAT_INPUT,
+  WHAT_Z,
+  WHAT_BLOCK,
+  WHAT_LOG_DET,
+  WHAT_LOSS,
+  WHAT_GRADIENT_X,
+  WHAT_GRADIENT,
+  WHAT_DENOISE,
+  WHAT_SAMPLE,
+} What;
+
+typedef struct
+{
+  What what;
+  guint block;
+  gsize offset, n; /* of a parameter */
+  double sigma;
+  NfDecodeOptions options;
+} Quantity;
+
+/* Parts of a sample's name in any order, each at most once: cfgW or guidW, tempT, what is guided (a, b, ab),
+ * annealed. */
+static gboolean
+parse_sample (const char *name, NfDecodeOptions *options)
+{
+  g_auto (GStrv) parts = g_strsplit (name, "_", -1);
+  gboolean guidance = FALSE, temperature = FALSE;
+
+  *options = (NfDecodeOptions){ 0 };
+  if (strcmp (name, "plain") == 0 || strcmp (name, "sequential") == 0)
+    return TRUE;
+  for (guint i = 0; parts[i]; i++)
+    {
+      const char *part = parts[i], *end = part;
+      if (g_str_has_prefix (part, "cfg") || g_str_has_prefix (part, "guid"))
+        {
+          part += *part == 'c' ? strlen ("cfg") : strlen ("guid");
+          if (guidance || !parse_number (part, &end, &options->guidance) || *end)
+            return FALSE;
+          guidance = TRUE;
+        }
+      else if (g_str_has_prefix (part, "temp"))
+        {
+          part += strlen ("temp");
+          if (temperature || !parse_number (part, &end, &options->attention_temperature) || *end
+              || options->attention_temperature <= 0)
+            return FALSE;
+          temperature = TRUE;
+        }
+      else if (strcmp (part, "annealed") == 0 && !options->annealed)
+        options->annealed = TRUE;
+      else if (*part && strlen (part) == strspn (part, "ab") && !options->guide)
+        options->guide
+            = (strchr (part, 'a') ? NF_GUIDE_SCALE : 0) | (strchr (part, 'b') ? NF_GUIDE_SHIFT : 0);
+      else
+        return FALSE;
+    }
+  return guidance || temperature;
+}
+
+static Quantity
+identify (const Verify *self, const char *name)
+{
+  static const struct
+  {
+    const char *name;
+    What what;
+  } plain[] = {
+    { "input.x", WHAT_INPUT },      { "input.y", WHAT_INPUT },
+    { "sample.noise", WHAT_INPUT }, { "forward.z", WHAT_Z },
+    { "forward.loss", WHAT_LOSS },  { "forward.logdet_mean", WHAT_LOG_DET },
+    { "grad.x", WHAT_GRADIENT_X },  { "denoise.score.x", WHAT_DENOISE },
+  };
+  Quantity quantity = { .sigma = self->sigma };
+  const char *end;
+
+  for (guint i = 0; i < G_N_ELEMENTS (plain); i++)
+    if (strcmp (name, plain[i].name) == 0)
+      quantity.what = plain[i].what;
+  if (quantity.what != WHAT_UNKNOWN)
+    return quantity;
+
+  if (g_str_has_prefix (name, "forward.block"))
+    {
+      guint64 block;
+      if (g_ascii_string_to_unsigned (name + strlen ("forward.block"), 10, 0, self->config->n_blocks - 1,
+                                      &block, NULL))
+        quantity = (Quantity){ .what = WHAT_BLOCK, .block = (guint)block };
+    }
+  else if (g_str_has_prefix (name, "denoise.score.sigma"))
+    {
+      if (parse_number (name + strlen ("denoise.score.sigma"), &end, &quantity.sigma) && !*end)
+        quantity.what = WHAT_DENOISE;
+    }
+  else if (g_str_has_prefix (name, "grad."))
+    {
+      if (nf_model_get_parameter (nf_session_get_model (self->session), name + strlen ("grad."),
+                                  &quantity.offset, &quantity.n))
+        quantity.what = WHAT_GRADIENT;
+    }
+  else if (g_str_has_prefix (name, "sample."))
+    {
+      if (parse_sample (name + strlen ("sample."), &quantity.options))
+        quantity.what = WHAT_SAMPLE;
+    }
+  return quantity;
+}
+
+/* Computing */
+
+static gboolean
+compute_forward (Verify *self, GError **error)
+{
+  const gsize n = (gsize)self->B * self->N * self->D;
+  if (self->z)
+    return TRUE;
+  g_autofree float *z = g_try_new (float, n), *blocks = g_try_new (float, n * self->config->n_blocks),
+                   *log_det = g_try_new (float, self->B * self->N);
+  if (!z || !blocks || !log_det)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " latents", n);
+      return FALSE;
+    }
+  if (!nf_session_encode (self->session, self->x, self->B, self->labels, z, blocks, log_det, error))
+    return FALSE;
+  self->z = g_steal_pointer (&z);
+  self->blocks = g_steal_pointer (&blocks);
+  self->log_det = g_steal_pointer (&log_det);
+  return TRUE;
+}
+
+static gboolean
+compute_gradients (Verify *self, GError **error)
+{
+  const gsize n = (gsize)self->B * self->N * self->D;
+  const guint64 parameters = nf_model_count_parameters (nf_session_get_model (self->session));
+  if (self->grad_x)
+    return TRUE;
+  g_autofree float *grad_x = g_try_new (float, n), *gradients = g_try_new (float, parameters);
+  if (!grad_x || !gradients)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GUINT64_FORMAT " gradients",
+                   parameters);
+      return FALSE;
+    }
+  if (!nf_session_gradients (self->session, self->x, self->B, self->labels, &self->loss, grad_x, gradients,
+                             error))
+    return FALSE;
+  self->grad_x = g_steal_pointer (&grad_x);
+  self->gradients = g_steal_pointer (&gradients);
+  return TRUE;
+}
+
+/* ‖a-b‖/‖b‖; infinite if a number is not finite. */
+static double
+relative_error (const double *a, const double *b, gsize n)
+{
+  double difference = 0, size = 0;
+  for (gsize i = 0; i < n; i++)
+    {
+      difference += (a[i] - b[i]) * (a[i] - b[i]);
+      size += b[i] * b[i];
+    }
+  const double error = difference == 0 ? 0 : sqrt (difference / size);
+  return isnan (error) ? (double)INFINITY : error;
+}
+
+static gboolean
+refuse_shape (const Verify *self, const NfTensor *tensor, const char *wanted, GError **error)
+{
+  g_autofree char *is = shape_text (tensor);
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s, not F32 or F64 %s",
+               nf_tensor_file_get_path (self->file), tensor->name, is, wanted);
+  return FALSE;
+}
+
+static gboolean
+compare (const Verify *self, const NfTensor *tensor, const double *values, gsize n, double *relative,
+         GError **error)
+{
+  if (!is_float (tensor) || tensor->n_elements != n)
+    {
+      g_autofree char *wanted = g_strdup_printf ("of %" G_GSIZE_FORMAT " elements", n);
+      return refuse_shape (self, tensor, wanted, error);
+    }
+  g_autofree double *expected = g_try_new (double, n);
+  if (!expected)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " numbers", n);
+      return FALSE;
+    }
+  nf_tensor_to_double (tensor, expected);
+  *relative = relative_error (values, expected, n);
+  return TRUE;
+}
+
+static gboolean
+compare_floats (const Verify *self, const NfTensor *tensor, const float *values, gsize n, double *relative,
+                GError **error)
+{
+  g_autofree double *wide = g_try_new (double, n);
+  if (!wide)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " numbers", n);
+      return FALSE;
+    }
+  for (gsize i = 0; i < n; i++)
+    wide[i] = (double)values[i];
+  return compare (self, tensor, wide, n, relative, error);
+}
+
+/* TOKENS of COUNT samples, where images may be expected. */
+static gboolean
+compare_samples (const Verify *self, const NfTensor *tensor, const float *tokens, guint count,
+                 double *relative, GError **error)
+{
+  const gsize n = (gsize)count * self->N * self->D;
+  if (is_tokens (self, tensor, count))
+    return compare_floats (self, tensor, tokens, n, relative, error);
+  if (!is_images (self, tensor, count))
+    return refuse_shape (self, tensor, "tokens or images of its samples", error);
+  g_autofree float *images = g_new (float, n);
+  nf_unpatchify (self->config, tokens, count, images);
+  return compare_floats (self, tensor, images, n, relative, error);
+}
+
+static gboolean
+compare_tokens (const Verify *self, const NfTensor *tensor, const float *tokens, double *relative,
+                GError **error)
+{
+  if (!is_tokens (self, tensor, self->B))
+    return refuse_shape (self, tensor, "(B, N, D) of input.x", error);
+  return compare_floats (self, tensor, tokens, tensor->n_elements, relative, error);
+}
+
+static gboolean
+compare_log_det (const Verify *self, const NfTensor *tensor, double *relative, GError **error)
+{
+  if (!has_shape (tensor, 1, (const guint64[]){ self->B }))
+    return refuse_shape (self, tensor, "(B) of input.x", error);
+  g_autofree double *means = g_new0 (double, self->B);
+  for (gsize i = 0; i < self->B * self->N; i++)
+    means[i / self->N] += (double)self->log_det[i] / (double)(self->N * self->D);
+  return compare (self, tensor, means, self->B, relative, error);
+}
+
+static gboolean
+check_denoise (Verify *self, const NfTensor *tensor, double sigma, double *relative, GError **error)
+{
+  g_autofree float *x = g_new (float, (gsize)self->B * self->N * self->D);
+  return nf_session_denoise (self->session, self->x, self->B, self->labels, sigma, x, error)
+         && compare_samples (self, tensor, x, self->B, relative, error);
+}
+
+static gboolean
+check_sample (Verify *self, const NfTensor *tensor, const NfDecodeOptions *options, double *relative,
+              GError **error)
+{
+  g_autofree float *x = g_new (float, (gsize)self->n_noise * self->N * self->D);
+  return nf_session_decode (self->session, self->noise, self->n_noise, self->labels, options, x, error)
+         && compare_samples (self, tensor, x, self->n_noise, relative, error);
+}
+
+static gboolean
+check_quantity (Verify *self, const NfTensor *tensor, const Quantity *quantity, double *relative,
+                GError **error)
+{
+  const char *needs = quantity->what == WHAT_SAMPLE ? "sample.noise" : "input.x";
+  if (quantity->what == WHAT_SAMPLE ? !self->noise : !self->x)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s cannot be computed without %s, which is missing",
+                   nf_tensor_file_get_path (self->file), tensor->name, needs);
+      return FALSE;
+    }
+  switch (quantity->what)
+    {
+    case WHAT_Z:
+      return compute_forward (self, error) && compare_tokens (self, tensor, self->z, relative, error);
+    case WHAT_BLOCK:
+      return compute_forward (self, error)
+             && compare_tokens (self, tensor, self->blocks + quantity->block * self->B * self->N * self->D,
+                                relative, error);
+    case WHAT_LOG_DET:
+      return compute_forward (self, error) && compare_log_det (self, tensor, relative, error);
+    case WHAT_LOSS:
+      return compute_gradients (self, error) && compare (self, tensor, &self->loss, 1, relative, error);
+    case WHAT_GRADIENT_X:
+      return compute_gradients (self, error)
+             && compare_samples (self, tensor, self->grad_x, self->B, relative, error);
+    case WHAT_GRADIENT:
+      return compute_gradients (self, error)
+             && compare_floats (self, tensor, self->gradients + quantity->offset, quantity->n, relative,
+                                error);
+    case WHAT_DENOISE:
+      return check_denoise (self, tensor, quantity->sigma, relative, error);
+    case WHAT_SAMPLE:
+      return check_sample (self, tensor, &quantity->options, relative, error);
+    case WHAT_UNKNOWN:
+    case WHAT_INPUT:
+    default:
+      g_assert_not_reached ();
+    }
+}
+
+/* A line for each tensor of the file. */
+static gboolean
+check_all (Verify *self, NfCommand *command, GError **error)
+{
+  for (guint i = 0; i < nf_tensor_file_count (self->file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (self->file, i);
+      const Quantity quantity = identify (self, tensor->name);
+      g_autofree char *name = g_strescape (tensor->name, NULL);
+      g_autoptr (GError) reason = NULL;
+      const gboolean forward = quantity.what == WHAT_Z || quantity.what == WHAT_BLOCK
+                               || quantity.what == WHAT_LOG_DET || quantity.what == WHAT_LOSS;
+      const double tolerance = self->tolerance > 0 ? self->tolerance
+                               : forward           ? FORWARD_TOLERANCE
+                                                   : OTHER_TOLERANCE;
+      double relative = (double)INFINITY;
+
+      if (quantity.what == WHAT_INPUT)
+        continue;
+      if (!nf_command_go_on (command, error))
+        return FALSE;
+      nf_progress_update (command->progress, "%s", name);
+      if (quantity.what == WHAT_UNKNOWN)
+        {
+          nf_progress_clear (command->progress);
+          printf ("unknown %s\n", name);
+          continue;
+        }
+      if (!check_quantity (self, tensor, &quantity, &relative, &reason))
+        {
+          /* What is wrong with one quantity does not hinder the others; a device that fails does. */
+          if (!g_error_matches (reason, NF_ERROR, NF_ERROR_DATA)
+              && !g_error_matches (reason, NF_ERROR, NF_ERROR_ARGUMENT))
+            {
+              g_propagate_error (error, g_steal_pointer (&reason));
+              return FALSE;
+            }
+          nf_progress_note (command->progress, "normflow verify: %s", reason->message);
+        }
+      const gboolean pass = relative <= tolerance;
+      nf_progress_clear (command->progress);
+      printf ("%s %s %.3g\n", pass ? "pass" : "FAIL", name, relative);
+      fflush (stdout);
+      self->passed += pass;
+      self->failed += !pass;
+    }
+  return TRUE;
+}
+
+int
+nf_cmd_verify (int argc, char **argv)
+{
+  g_auto (NfCommand) command = { 0 };
+  g_auto (Verify) verify = { 0 };
+  g_autofree char *tolerance = NULL;
+  g_autoptr (GError) error = NULL;
+  const char *end = "";
+  const GOptionEntry entries[]
+      = { { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
+            "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others)",
+            "T" },
+          { NULL } };
+
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "WEIGHTS.safetensors EXPECTED.safetensors",
+          "Recomputes every quantity of EXPECTED with the model WEIGHTS and compares.",
+          "A line for each: pass or FAIL, its name, its relative error; \"unknown\" and its name if "
+          "normflow does not\nknow how to compute it. Exits with 0 only if none failed and at least "
+          "one passed.",
+          2, 2))
+    return NF_EXIT_USAGE;
+  if (tolerance && (!parse_number (tolerance, &end, &verify.tolerance) || *end || verify.tolerance <= 0))
+    return nf_command_usage (&command, "tolerance \"%s\" is not a number above 0", tolerance);
+
+  verify.file = nf_tensor_file_open (argv[2], &error);
+  if (!verify.file)
+    return nf_command_fail (&command, error);
+  command.model = g_strdup (argv[1]);
+  verify.session = nf_command_open (&command, &error);
+  if (!verify.session)
+    return nf_command_fail (&command, error);
+  verify.config = nf_model_get_config (nf_session_get_model (verify.session));
+  if (!read_inputs (&verify, &error) || !check_all (&verify, &command, &error))
+    return nf_command_fail (&command, error);
+
+  nf_progress_clear (command.progress);
+  printf ("%u passed, %u failed\n", verify.passed, verify.failed);
+  if (fflush (stdout) != 0 || ferror (stdout))
+    {
+      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "the lines cannot be written to the standard output");
+      return nf_command_fail (&command, error);
+    }
+  if (verify.passed == 0 && verify.failed == 0)
+    fprintf (stderr, "normflow verify: %s holds nothing that normflow can compute\n", argv[2]);
+  return verify.failed == 0 && verify.passed > 0 ? 0 : NF_EXIT_FAILED;
+}
