@@ -221,8 +221,9 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
   NfSession *session;
   GstClockTime latency;
 
-  gst_object_sync_values (GST_OBJECT (self),
-                          gst_segment_to_stream_time (&decoder->input_segment, GST_FORMAT_TIME, frame->pts));
+  const GstClockTime time = gst_segment_to_stream_time (&decoder->input_segment, GST_FORMAT_TIME, frame->pts);
+  if (GST_CLOCK_TIME_IS_VALID (time))
+    gst_object_sync_values (GST_OBJECT (self), time);
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   if (ret == GST_FLOW_OK)
     ret = gst_video_decoder_allocate_output_frame (decoder, frame);

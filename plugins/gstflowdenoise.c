@@ -86,8 +86,10 @@ static void
 gst_flow_denoise_before_transform (GstBaseTransform *transform, GstBuffer *buffer)
 {
   GstFlowDenoise *self = GST_FLOW_DENOISE (transform);
-  gst_object_sync_values (GST_OBJECT (self), gst_segment_to_stream_time (&transform->segment, GST_FORMAT_TIME,
-                                                                         GST_BUFFER_PTS (buffer)));
+  const GstClockTime time
+      = gst_segment_to_stream_time (&transform->segment, GST_FORMAT_TIME, GST_BUFFER_PTS (buffer));
+  if (GST_CLOCK_TIME_IS_VALID (time))
+    gst_object_sync_values (GST_OBJECT (self), time);
   gst_base_transform_set_passthrough (transform, get_sigma (self) == 0);
 }
 

@@ -57,6 +57,7 @@ struct _GstFlowEncode
   GstFlowLatentInfo info;
   char *digest;
   guint64 frame_index;
+  gboolean segment_sent; /* a frame has left since the segment, so the segment has, too */
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
 };
@@ -74,6 +75,7 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   self->frame_index = 0;
+  self->segment_sent = FALSE;
   gst_flow_scorer_reset (self->scorer);
   return TRUE;
 }
@@ -250,6 +252,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
     gst_video_encoder_set_latency (encoder, latency, latency);
+  self->segment_sent = TRUE;
   return gst_video_encoder_finish_frame (encoder, frame);
 }
 
@@ -272,10 +275,25 @@ static gboolean
 gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
-  if (GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_START)
-    gst_flow_engine_set_flushing (&self->engine, TRUE);
-  else if (GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_STOP)
-    gst_flow_engine_set_flushing (&self->engine, FALSE);
+  switch (GST_EVENT_TYPE (event))
+    {
+    case GST_EVENT_FLUSH_START:
+      gst_flow_engine_set_flushing (&self->engine, TRUE);
+      break;
+    case GST_EVENT_FLUSH_STOP:
+      gst_flow_engine_set_flushing (&self->engine, FALSE);
+      break;
+    case GST_EVENT_SEGMENT:
+      self->segment_sent = FALSE;
+      break;
+    case GST_EVENT_GAP:
+      /* GstVideoEncoder would keep it until the next frame; but no frame waits in here. */
+      if (self->segment_sent)
+        return gst_pad_push_event (GST_VIDEO_ENCODER_SRC_PAD (encoder), event);
+      break;
+    default:
+      break;
+    }
   return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->sink_event (encoder, event);
 }
 

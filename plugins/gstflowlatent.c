@@ -78,12 +78,12 @@ gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view)
 void
 gst_flow_frame_fill_padding (GstVideoFrame *frame)
 {
-  const GstVideoFormat format = GST_VIDEO_FRAME_FORMAT (frame);
-  if (format != GST_VIDEO_FORMAT_xRGB && format != GST_VIDEO_FORMAT_xBGR)
+  const gint step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, 0);
+  if (step != 4)
     return;
   guint8 *row = GST_VIDEO_FRAME_PLANE_DATA (frame, 0);
   for (gint y = 0; y < GST_VIDEO_FRAME_HEIGHT (frame); y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (frame, 0))
-    *row = 255;
+    memset (row, 255, (gsize)GST_VIDEO_FRAME_WIDTH (frame) * step);
 }
 
 /* Latents */
@@ -250,8 +250,13 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   gst_structure_get_int (structure, "height", &height);
   info->width = MAX (width, 0);
   info->height = MAX (height, 0);
-  if (!nf_grid_init (&info->grid, config, info->width, info->height, error))
-    return FALSE;
+  g_autoptr (GError) size_error = NULL;
+  if (!nf_grid_init (&info->grid, config, info->width, info->height, &size_error))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the caps of the latents are wrong: %s",
+                   size_error->message);
+      return FALSE;
+    }
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
   const char *format = gst_structure_get_string (structure, "pixel-format");

@@ -83,8 +83,8 @@ const GstVideoFormat *gst_flow_video_formats (NfPixelLayout layout, guint *n);
 /* FRAME as the library sees it. */
 void gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view);
 
-/* Sets the byte before the first pixel's samples in each row of xRGB and xBGR to 255, which a view cannot
- * reach. */
+/* Before writing samples: fills the pixels of formats like RGBx with 255, so that no byte is left undefined.
+ */
 void gst_flow_frame_fill_padding (GstVideoFrame *frame);
 
 G_END_DECLS

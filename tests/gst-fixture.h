@@ -1,0 +1,262 @@
+/* normflow: what the element tests share. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <glib/gstdio.h>
+#include <gst/check/gstharness.h>
+#include <gst/gst.h>
+#include <gst/video/video.h>
+#include <normflow.h>
+#include <string.h>
+
+#define assert_no_error(error) assert_string_equal ((error) ? (error)->message : "", "")
+
+/* Tiny models with random weights, made once. Initial weights have output projections of zero, which would
+ * make the flow trivial. */
+enum
+{
+  MODEL_YUV,
+  MODEL_RGB,
+  MODEL_GRAY,
+  MODEL_OTHER, /* like MODEL_YUV, other weights */
+  N_MODELS
+};
+
+static char *fixture_dir;
+static char *fixture_model[N_MODELS];
+
+static const NfPixelLayout fixture_layout[N_MODELS]
+    = { NF_PIXELS_YUV420, NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420 };
+
+#define FIXTURE_SIDE 8
+#define FIXTURE_PATCH 4
+
+static char *
+fixture_path (const char *name)
+{
+  return g_build_filename (fixture_dir, name, NULL);
+}
+
+static void
+fixture_write_model (const char *path, const NfConfig *config, NfDevice *device, guint64 seed)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = nf_model_new (config, device, seed, &error);
+  assert_no_error (error);
+  g_autofree char *plain = g_strconcat (path, ".initial", NULL);
+  nf_model_save (model, plain, NULL, &error);
+  assert_no_error (error);
+
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (plain, &error);
+  assert_no_error (error);
+  const guint n = nf_tensor_file_count (file);
+  g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
+  g_autofree NfTensor *tensors = g_new0 (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      if (!strstr (tensors[i].name, "proj_out"))
+        continue;
+      float *values = g_new (float, tensors[i].n_elements);
+      nf_random_normal (seed, i, tensors[i].n_elements, 0.05, values);
+      g_ptr_array_add (data, values);
+      tensors[i].dtype = NF_DTYPE_F32;
+      tensors[i].data = (const guint8 *)values;
+    }
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
+  nf_tensor_file_write (path, tensors, n, metadata, &error);
+  assert_no_error (error);
+  g_remove (plain);
+}
+
+static void
+fixture_make_models (NfDevice *device)
+{
+  static const char *const names[N_MODELS]
+      = { "yuv.safetensors", "rgb.safetensors", "gray.safetensors", "other.safetensors" };
+  for (guint i = 0; i < N_MODELS; i++)
+    {
+      const NfPixelLayout layout = fixture_layout[i];
+      const NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
+                                .img_size = FIXTURE_SIDE,
+                                .patch_size = FIXTURE_PATCH,
+                                .width = 32,
+                                .n_blocks = 2,
+                                .n_layers = 1,
+                                .nvp = TRUE,
+                                .head_dim = 16,
+                                .expansion = 2,
+                                .layout = layout,
+                                .noise = NF_NOISE_UNIFORM };
+      fixture_model[i] = fixture_path (names[i]);
+      fixture_write_model (fixture_model[i], &config, device, 1 + i);
+    }
+}
+
+/* Before the tests: GStreamer, the plugin, a device, models. Returns an exit status, or -1 to go on. */
+static int
+fixture_open (int *argc, char ***argv)
+{
+  g_autoptr (GError) error = NULL;
+  gst_init (argc, argv);
+  g_autoptr (GstPluginFeature) feature
+      = gst_registry_find_feature (gst_registry_get (), "flowencode", GST_TYPE_ELEMENT_FACTORY);
+  if (!feature)
+    {
+      g_printerr ("there is no element flowencode: run this by meson test, or with GST_PLUGIN_PATH set\n");
+      return 1;
+    }
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  if (!device)
+    {
+      g_printerr ("skipped: %s\n", error->message);
+      return 77;
+    }
+  fixture_dir = g_dir_make_tmp ("normflow-test-XXXXXX", &error);
+  assert_no_error (error);
+  fixture_make_models (device);
+  return -1;
+}
+
+static void
+fixture_close (void)
+{
+  g_autoptr (GDir) dir = g_dir_open (fixture_dir, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *path = fixture_path (name);
+      g_remove (path);
+    }
+  g_rmdir (fixture_dir);
+  g_free (fixture_dir);
+  for (guint i = 0; i < N_MODELS; i++)
+    g_free (fixture_model[i]);
+}
+
+/* Video */
+
+/* A frame with the contents number N, somewhat like a picture: slopes with noise on them. PADDED: odd strides
+ * and gaps between planes. */
+static GstBuffer *
+fixture_frame (const GstVideoInfo *info, guint n, gboolean padded)
+{
+  GstBuffer *buffer;
+  if (padded)
+    {
+      gsize offset[GST_VIDEO_MAX_PLANES] = { 0 }, at = 5;
+      gint stride[GST_VIDEO_MAX_PLANES] = { 0 };
+      for (guint i = 0; i < GST_VIDEO_INFO_N_PLANES (info); i++)
+        {
+          offset[i] = at;
+          stride[i] = GST_VIDEO_INFO_PLANE_STRIDE (info, i) + 7;
+          at += (gsize)stride[i] * GST_VIDEO_INFO_HEIGHT (info) + 11;
+        }
+      buffer = gst_buffer_new_allocate (NULL, at, NULL);
+      gst_buffer_memset (buffer, 0, 0xa5, at);
+      gst_buffer_add_video_meta_full (buffer, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_INFO_FORMAT (info),
+                                      GST_VIDEO_INFO_WIDTH (info), GST_VIDEO_INFO_HEIGHT (info),
+                                      GST_VIDEO_INFO_N_PLANES (info), offset, stride);
+    }
+  else
+    {
+      buffer = gst_buffer_new_allocate (NULL, GST_VIDEO_INFO_SIZE (info), NULL);
+      gst_buffer_memset (buffer, 0, 0xff, GST_VIDEO_INFO_SIZE (info));
+    }
+
+  GstVideoFrame frame;
+  assert_true (gst_video_frame_map (&frame, info, buffer, GST_MAP_WRITE));
+  for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (&frame); c++)
+    for (gint y = 0; y < GST_VIDEO_FRAME_COMP_HEIGHT (&frame, c); y++)
+      for (gint x = 0; x < GST_VIDEO_FRAME_COMP_WIDTH (&frame, c); x++)
+        {
+          guint32 r[4];
+          nf_random_u32x4 (n, c, (guint64)y << 32 | x, r);
+          guint8 *sample = (guint8 *)GST_VIDEO_FRAME_COMP_DATA (&frame, c)
+                           + y * GST_VIDEO_FRAME_COMP_STRIDE (&frame, c)
+                           + x * GST_VIDEO_FRAME_COMP_PSTRIDE (&frame, c);
+          *sample = (40 * c + 3 * x + 5 * y + 17 * n + r[0] % 32) & 0xff;
+        }
+  gst_video_frame_unmap (&frame);
+  GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+  GST_BUFFER_DURATION (buffer) = 40 * GST_MSECOND;
+  return buffer;
+}
+
+/* Every sample of both is the same, whatever lies between them. */
+static void
+assert_same_video (const GstVideoInfo *info, GstBuffer *a, GstBuffer *b)
+{
+  GstVideoFrame fa, fb;
+  assert_true (gst_video_frame_map (&fa, info, a, GST_MAP_READ));
+  assert_true (gst_video_frame_map (&fb, info, b, GST_MAP_READ));
+  for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (&fa); c++)
+    for (gint y = 0; y < GST_VIDEO_FRAME_COMP_HEIGHT (&fa, c); y++)
+      for (gint x = 0; x < GST_VIDEO_FRAME_COMP_WIDTH (&fa, c); x++)
+        {
+          const guint8 *sa = (guint8 *)GST_VIDEO_FRAME_COMP_DATA (&fa, c)
+                             + y * GST_VIDEO_FRAME_COMP_STRIDE (&fa, c)
+                             + x * GST_VIDEO_FRAME_COMP_PSTRIDE (&fa, c);
+          const guint8 *sb = (guint8 *)GST_VIDEO_FRAME_COMP_DATA (&fb, c)
+                             + y * GST_VIDEO_FRAME_COMP_STRIDE (&fb, c)
+                             + x * GST_VIDEO_FRAME_COMP_PSTRIDE (&fb, c);
+          if (*sa != *sb)
+            fail_msg ("%s %dx%d: component %u at (%d, %d) was %u and became %u", GST_VIDEO_INFO_NAME (info),
+                      GST_VIDEO_INFO_WIDTH (info), GST_VIDEO_INFO_HEIGHT (info), c, x, y, *sa, *sb);
+        }
+  gst_video_frame_unmap (&fa);
+  gst_video_frame_unmap (&fb);
+}
+
+static void
+fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint height)
+{
+  gst_video_info_set_format (info, format, width, height);
+  GST_VIDEO_INFO_FPS_N (info) = 25;
+  GST_VIDEO_INFO_FPS_D (info) = 1;
+}
+
+/* Reading the bus */
+
+/* The next message of TYPE, NULL after five seconds. */
+static GstMessage *
+fixture_wait (GstBus *bus, GstMessageType type)
+{
+  return gst_bus_timed_pop_filtered (bus, 5 * GST_SECOND, type);
+}
+
+static void
+assert_error_message (GstBus *bus, GQuark domain, gint code, const char *part, const char *other_part)
+{
+  g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_ERROR);
+  g_autoptr (GError) error = NULL;
+  assert_non_null (message);
+  gst_message_parse_error (message, &error, NULL);
+  if (error->domain != domain || error->code != code || (part && !strstr (error->message, part))
+      || (other_part && !strstr (error->message, other_part)))
+    fail_msg ("wanted %s %d with \"%s\" and \"%s\", got %s %d: %s", g_quark_to_string (domain), code,
+              part ? part : "", other_part ? other_part : "", g_quark_to_string (error->domain), error->code,
+              error->message);
+}
+
+/* The next element message called NAME within what is there. */
+static GstStructure *
+fixture_pop_element_message (GstBus *bus, const char *name)
+{
+  GstMessage *message;
+  while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_ELEMENT)))
+    {
+      const GstStructure *structure = gst_message_get_structure (message);
+      GstStructure *copy = gst_structure_has_name (structure, name) ? gst_structure_copy (structure) : NULL;
+      gst_message_unref (message);
+      if (copy)
+        return copy;
+    }
+  return NULL;
+}

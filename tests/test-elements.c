@@ -1,0 +1,1194 @@
+/* normflow: the elements, each on its own. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gst-fixture.h"
+
+#include <math.h>
+
+/* An element with MODEL and a bus of its own. PROPERTIES: as in a launch line, or NULL. */
+static GstElement *
+make_element (const char *factory, guint model, const char *properties, GstBus **bus)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *line
+      = g_strdup_printf ("%s model=\"%s\" %s", factory, fixture_model[model], properties ? properties : "");
+  GstElement *element = gst_parse_launch_full (line, NULL, GST_PARSE_FLAG_NO_SINGLE_ELEMENT_BINS, &error);
+  assert_no_error (error);
+  if (bus)
+    {
+      *bus = gst_bus_new ();
+      gst_element_set_bus (element, *bus);
+    }
+  return element;
+}
+
+static GstHarness *
+make_harness (const char *factory, guint model, const char *properties, GstBus **bus)
+{
+  g_autoptr (GstElement) element = make_element (factory, model, properties, bus);
+  gst_object_ref_sink (element);
+  const gboolean source = g_str_equal (factory, "flowsample");
+  return gst_harness_new_with_element (element, source ? NULL : "sink", "src");
+}
+
+static void
+end_harness (GstHarness *harness, GstBus *bus)
+{
+  if (bus)
+    {
+      gst_element_set_bus (harness->element, NULL);
+      gst_object_unref (bus);
+    }
+  gst_harness_teardown (harness);
+}
+
+static void
+set_video (GstHarness *harness, const GstVideoInfo *info)
+{
+  gst_harness_set_src_caps (harness, gst_video_info_to_caps (info));
+}
+
+static NfSession *
+open_session (guint model)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  g_autoptr (NfModel) loaded = nf_model_load (fixture_model[model], device, NULL, NULL, NULL, &error);
+  assert_no_error (error);
+  NfSession *session = nf_session_new (loaded, &error);
+  assert_no_error (error);
+  return session;
+}
+
+static void
+view_frame (const GstVideoFrame *frame, NfFrame *view)
+{
+  *view = (NfFrame){ .width = GST_VIDEO_FRAME_WIDTH (frame), .height = GST_VIDEO_FRAME_HEIGHT (frame) };
+  for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (frame); c++)
+    view->planes[c] = (NfPlane){ GST_VIDEO_FRAME_COMP_DATA (frame, c), GST_VIDEO_FRAME_COMP_STRIDE (frame, c),
+                                 GST_VIDEO_FRAME_COMP_PSTRIDE (frame, c) };
+}
+
+/* What the library itself makes of a frame. */
+static float *
+encode_directly (NfSession *session, const GstVideoInfo *info, GstBuffer *buffer, NfScore *score, gsize *n)
+{
+  g_autoptr (GError) error = NULL;
+  GstVideoFrame frame;
+  NfFrame view;
+  NfGrid grid;
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
+  assert_true (
+      nf_grid_init (&grid, config, GST_VIDEO_INFO_WIDTH (info), GST_VIDEO_INFO_HEIGHT (info), &error));
+  *n = nf_grid_latents (&grid);
+  float *latents = g_new (float, *n);
+  assert_true (gst_video_frame_map (&frame, info, buffer, GST_MAP_READ));
+  view_frame (&frame, &view);
+  nf_session_encode_frame (session, &view, latents, score, NULL, &error);
+  assert_no_error (error);
+  gst_video_frame_unmap (&frame);
+  return latents;
+}
+
+/* Latent caps and one buffer of a flowencode fed with frame 0 of INFO. */
+static GstBuffer *
+encode_one (guint model, const GstVideoInfo *info, const char *filter, GstCaps **caps)
+{
+  GstHarness *harness = make_harness ("flowencode", model, NULL, NULL);
+  if (filter)
+    gst_harness_set_sink_caps_str (harness, filter);
+  set_video (harness, info);
+  GstBuffer *latents = gst_harness_push_and_pull (harness, fixture_frame (info, 0, FALSE));
+  assert_non_null (latents);
+  *caps = gst_pad_get_current_caps (harness->sinkpad);
+  end_harness (harness, NULL);
+  return latents;
+}
+
+/* Formats */
+
+static void
+check_round_trip (guint model, GstVideoFormat format, guint width, guint height, gboolean padded)
+{
+  GstVideoInfo info;
+  fixture_video (&info, format, width, height);
+  g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\" ! flowdecode model=\"%s\"",
+                                           fixture_model[model], fixture_model[model]);
+  GstHarness *harness = gst_harness_new_parse (line);
+  set_video (harness, &info);
+  for (guint n = 0; n < 2; n++)
+    {
+      g_autoptr (GstBuffer) in = fixture_frame (&info, n, padded);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+      assert_non_null (out);
+      assert_int_equal (GST_BUFFER_PTS (out), GST_BUFFER_PTS (in));
+      assert_int_equal (GST_BUFFER_DURATION (out), GST_BUFFER_DURATION (in));
+      assert_same_video (&info, in, out);
+      if (GST_VIDEO_INFO_N_PLANES (&info) == 1 && !padded)
+        {
+          /* padding bytes of RGBx and so on were 255, and are again */
+          g_autoptr (GstBuffer) same = gst_buffer_copy_deep (out);
+          GstMapInfo a, b;
+          assert_int_equal (gst_buffer_get_size (in), gst_buffer_get_size (same));
+          gst_buffer_map (in, &a, GST_MAP_READ);
+          gst_buffer_map (same, &b, GST_MAP_READ);
+          const gint stride = GST_VIDEO_INFO_PLANE_STRIDE (&info, 0);
+          const gint row = GST_VIDEO_INFO_COMP_PSTRIDE (&info, 0) * (gint)width;
+          for (guint y = 0; y < height; y++)
+            assert_memory_equal (a.data + y * stride, b.data + y * stride, row);
+          gst_buffer_unmap (in, &a);
+          gst_buffer_unmap (same, &b);
+        }
+    }
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (harness->sinkpad);
+  GstVideoInfo got;
+  assert_true (gst_video_info_from_caps (&got, caps));
+  assert_int_equal (GST_VIDEO_INFO_FORMAT (&got), format);
+  assert_int_equal (GST_VIDEO_INFO_WIDTH (&got), width);
+  assert_int_equal (GST_VIDEO_INFO_HEIGHT (&got), height);
+  assert_int_equal (GST_VIDEO_INFO_FPS_N (&got), 25);
+  gst_harness_teardown (harness);
+}
+
+static void
+test_every_format (void **state)
+{
+  static const struct
+  {
+    guint model;
+    GstVideoFormat format;
+  } formats[] = {
+    { MODEL_YUV, GST_VIDEO_FORMAT_I420 }, { MODEL_YUV, GST_VIDEO_FORMAT_YV12 },
+    { MODEL_YUV, GST_VIDEO_FORMAT_NV12 }, { MODEL_YUV, GST_VIDEO_FORMAT_NV21 },
+    { MODEL_RGB, GST_VIDEO_FORMAT_RGB },  { MODEL_RGB, GST_VIDEO_FORMAT_BGR },
+    { MODEL_RGB, GST_VIDEO_FORMAT_RGBx }, { MODEL_RGB, GST_VIDEO_FORMAT_BGRx },
+    { MODEL_RGB, GST_VIDEO_FORMAT_xRGB }, { MODEL_RGB, GST_VIDEO_FORMAT_xBGR },
+    { MODEL_RGB, GST_VIDEO_FORMAT_GBR },  { MODEL_RGB, GST_VIDEO_FORMAT_RGBP },
+    { MODEL_RGB, GST_VIDEO_FORMAT_BGRP }, { MODEL_GRAY, GST_VIDEO_FORMAT_GRAY8 },
+  };
+  static const guint sizes[][2] = { { FIXTURE_SIDE, FIXTURE_SIDE }, { 33, 17 }, { 1, 1 } };
+
+  for (guint f = 0; f < G_N_ELEMENTS (formats); f++)
+    for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
+      check_round_trip (formats[f].model, formats[f].format, sizes[s][0], sizes[s][1], s == 1);
+}
+
+static void
+test_sink_caps_are_the_models (void **state)
+{
+  static const char *const elements[] = { "flowencode", "flowdenoise" };
+  for (guint i = 0; i < G_N_ELEMENTS (elements); i++)
+    {
+      g_autoptr (GstElement) element
+          = gst_object_ref_sink (make_element (elements[i], MODEL_YUV, NULL, NULL));
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (element, "sink");
+      g_autoptr (GstCaps) rgb
+          = gst_caps_from_string ("video/x-raw,format=RGB,width=16,height=16,framerate=25/1");
+      g_autoptr (GstCaps) i420
+          = gst_caps_from_string ("video/x-raw,format=I420,width=16,height=16,framerate=25/1");
+      g_autoptr (GstCaps) before = gst_pad_query_caps (pad, NULL);
+      assert_true (gst_caps_can_intersect (before, rgb));
+      assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_SUCCESS);
+      g_autoptr (GstCaps) after = gst_pad_query_caps (pad, NULL);
+      assert_false (gst_caps_can_intersect (after, rgb));
+      assert_true (gst_caps_can_intersect (after, i420));
+      gst_element_set_state (element, GST_STATE_NULL);
+    }
+}
+
+static void
+test_allocation_offers_video_meta (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  set_video (harness, &info);
+  g_autoptr (GstCaps) caps = gst_video_info_to_caps (&info);
+  GstQuery *query = gst_query_new_allocation (caps, TRUE);
+  assert_true (gst_pad_peer_query (harness->srcpad, query));
+  assert_true (gst_query_find_allocation_meta (query, GST_VIDEO_META_API_TYPE, NULL));
+  gst_query_unref (query);
+  end_harness (harness, NULL);
+}
+
+/* Latents and scores */
+
+static void
+test_latents_are_the_sessions (void **state)
+{
+  g_autoptr (NfSession) session = open_session (MODEL_YUV);
+  GstVideoInfo info;
+  NfScore score;
+  gsize n;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 20, 12);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, "score-map=true", NULL);
+  set_video (harness, &info);
+  const char *digest = nf_model_get_digest (nf_session_get_model (session));
+
+  for (guint i = 0; i < 3; i++)
+    {
+      g_autoptr (GstBuffer) in = fixture_frame (&info, i, FALSE);
+      g_autofree float *wanted = encode_directly (session, &info, in, &score, &n);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+      assert_int_equal (gst_buffer_get_size (out), n * sizeof (float));
+      assert_int_equal (gst_buffer_memcmp (out, 0, wanted, n * sizeof (float)), 0);
+      assert_false (GST_BUFFER_FLAG_IS_SET (out, GST_BUFFER_FLAG_DELTA_UNIT));
+
+      GstCustomMeta *meta = gst_buffer_get_custom_meta (out, "GstFlowScoreMeta");
+      assert_non_null (meta);
+      const GstStructure *fields = gst_custom_meta_get_structure (meta);
+      double bits, likelihood, prior, det;
+      gint64 dims;
+      guint64 index;
+      g_autoptr (GstBuffer) map = NULL;
+      gint width, height;
+      assert_true (gst_structure_get (
+          fields, "bits-per-dim", G_TYPE_DOUBLE, &bits, "log-likelihood", G_TYPE_DOUBLE, &likelihood,
+          "log-prior", G_TYPE_DOUBLE, &prior, "log-det", G_TYPE_DOUBLE, &det, "num-dims", G_TYPE_INT64, &dims,
+          "frame-index", G_TYPE_UINT64, &index, "score-map", GST_TYPE_BUFFER, &map, "map-width", G_TYPE_INT,
+          &width, "map-height", G_TYPE_INT, &height, NULL));
+      assert_true (bits == score.bits_per_dim && likelihood == score.log_likelihood
+                   && prior == score.log_prior && det == score.log_det);
+      assert_int_equal (dims, 20 * 12 * 3 / 2);
+      assert_int_equal (index, i);
+      assert_string_equal (gst_structure_get_string (fields, "model-digest"), digest);
+      assert_int_equal (width, 6);
+      assert_int_equal (height, 4);
+      assert_int_equal (gst_buffer_get_size (map), 6 * 4 * sizeof (float));
+    }
+  end_harness (harness, NULL);
+}
+
+static void
+test_score_messages (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, &bus);
+  set_video (harness, &info);
+  double sum = 0;
+  for (guint n = 0; n < 5; n++)
+    {
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, fixture_frame (&info, n, FALSE));
+      g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-score");
+      assert_non_null (message);
+      guint64 timestamp, stream_time, running_time, duration, index;
+      double bits, meta_bits;
+      assert_true (gst_structure_get (message, "timestamp", G_TYPE_UINT64, &timestamp, "stream-time",
+                                      G_TYPE_UINT64, &stream_time, "running-time", G_TYPE_UINT64,
+                                      &running_time, "duration", G_TYPE_UINT64, &duration, "bits-per-dim",
+                                      G_TYPE_DOUBLE, &bits, "frame-index", G_TYPE_UINT64, &index, NULL));
+      assert_int_equal (timestamp, n * 40 * GST_MSECOND);
+      assert_int_equal (stream_time, timestamp);
+      assert_int_equal (running_time, timestamp);
+      assert_int_equal (duration, 40 * GST_MSECOND);
+      assert_int_equal (index, n);
+      gst_structure_get_double (
+          gst_custom_meta_get_structure (gst_buffer_get_custom_meta (out, "GstFlowScoreMeta")),
+          "bits-per-dim", &meta_bits);
+      assert_true (bits == meta_bits);
+      sum += bits;
+    }
+
+  /* one message for two frames, and one at the end for what is left */
+  g_object_set (harness->element, "message-interval", (guint64)80 * GST_MSECOND, NULL);
+  for (guint n = 0; n < 5; n++)
+    gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, n, FALSE)));
+  gst_harness_push_event (harness, gst_event_new_eos ());
+  const guint frames[] = { 2, 2, 1 };
+  double mean = 0;
+  for (guint i = 0; i < G_N_ELEMENTS (frames); i++)
+    {
+      g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-score");
+      assert_non_null (message);
+      guint count;
+      guint64 duration;
+      double bits;
+      gst_structure_get (message, "frames", G_TYPE_UINT, &count, "duration", G_TYPE_UINT64, &duration,
+                         "bits-per-dim", G_TYPE_DOUBLE, &bits, NULL);
+      assert_int_equal (count, frames[i]);
+      assert_int_equal (duration, frames[i] * 40 * GST_MSECOND);
+      mean += bits * count;
+    }
+  assert_float_equal (mean, sum, 1e-9);
+  assert_null (fixture_pop_element_message (bus, "flow-score"));
+  end_harness (harness, bus);
+}
+
+static void
+test_no_score_messages (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, "post-messages=false", &bus);
+  set_video (harness, &info);
+  gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, 0, FALSE)));
+  assert_null (fixture_pop_element_message (bus, "flow-score"));
+  end_harness (harness, bus);
+}
+
+/* A flat grey frame, or noise. */
+static GstBuffer *
+flat_or_noise (const GstVideoInfo *info, guint n, gboolean noise)
+{
+  GstBuffer *buffer = fixture_frame (info, n, FALSE);
+  GstMapInfo map;
+  gst_buffer_map (buffer, &map, GST_MAP_WRITE);
+  for (gsize i = 0; i < map.size; i++)
+    {
+      guint32 r[4];
+      nf_random_u32x4 (99, n, i, r);
+      map.data[i] = noise ? r[0] % 2 * 255 : 128;
+    }
+  gst_buffer_unmap (buffer, &map);
+  return buffer;
+}
+
+static void
+test_anomalies (void **state)
+{
+  static const gboolean noise[] = { 0, 0, 1, 1, 1, 0, 0, 0, 1, 1 };
+  g_autoptr (NfSession) session = open_session (MODEL_YUV);
+  GstVideoInfo info;
+  GstBus *bus;
+  NfScore low, high;
+  gsize n;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
+  g_autoptr (GstBuffer) flat = flat_or_noise (&info, 0, FALSE);
+  g_autoptr (GstBuffer) noisy = flat_or_noise (&info, 2, TRUE);
+  g_free (encode_directly (session, &info, flat, &low, &n));
+  g_free (encode_directly (session, &info, noisy, &high, &n));
+  const double step = high.bits_per_dim - low.bits_per_dim;
+  assert_true (step > 0.1);
+
+  /* Means of two frames go 0 0 ½ 1 1 ½ 0 0 ½ 1 between low and high. Over 0.75: enter at frame 3; half way is
+   * not under 0.75 - 0.5: leave at frame 6; enter again at 9. */
+  GstHarness *harness
+      = make_harness ("flowencode", MODEL_YUV, "smoothing-window=2 post-messages=false", &bus);
+  g_object_set (harness->element, "threshold", low.bits_per_dim + 0.75 * step, "threshold-hysteresis",
+                0.5 * step, NULL);
+  set_video (harness, &info);
+  for (guint i = 0; i < G_N_ELEMENTS (noise); i++)
+    gst_buffer_unref (gst_harness_push_and_pull (harness, flat_or_noise (&info, i, noise[i])));
+  const struct
+  {
+    const char *state;
+    guint64 frame;
+  } wanted[] = { { "enter", 3 }, { "leave", 6 }, { "enter", 9 } };
+  for (guint i = 0; i < G_N_ELEMENTS (wanted); i++)
+    {
+      g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-anomaly");
+      assert_non_null (message);
+      guint64 frame, running_time;
+      double score, threshold;
+      assert_true (gst_structure_get (message, "frame-index", G_TYPE_UINT64, &frame, "running-time",
+                                      G_TYPE_UINT64, &running_time, "score", G_TYPE_DOUBLE, &score,
+                                      "threshold", G_TYPE_DOUBLE, &threshold, NULL));
+      assert_string_equal (gst_structure_get_string (message, "state"), wanted[i].state);
+      assert_int_equal (frame, wanted[i].frame);
+      assert_int_equal (running_time, frame * 40 * GST_MSECOND);
+      assert_true (g_str_equal (wanted[i].state, "enter") == (score > threshold));
+    }
+  assert_null (fixture_pop_element_message (bus, "flow-anomaly"));
+  end_harness (harness, bus);
+}
+
+/* Latent caps */
+
+static void
+test_latent_caps (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_NV12, 20, 12);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  static const struct
+  {
+    const char *field;
+    gint value;
+  } numbers[]
+      = { { "width", 20 },  { "height", 12 },    { "tile-size", 8 },   { "patch-size", 4 }, { "tiles-x", 3 },
+          { "tiles-y", 2 }, { "grid-width", 6 }, { "grid-height", 4 }, { "features", 24 } };
+  const GstStructure *structure = gst_caps_get_structure (caps, 0);
+  assert_string_equal (gst_structure_get_name (structure), "video/x-flow-latent");
+  assert_string_equal (gst_structure_get_string (structure, "latent-format"), "F32LE");
+  assert_string_equal (gst_structure_get_string (structure, "pixel-layout"), "yuv420");
+  assert_string_equal (gst_structure_get_string (structure, "pixel-format"), "NV12");
+  assert_int_equal (strlen (gst_structure_get_string (structure, "model-digest")), 64);
+  for (guint i = 0; i < G_N_ELEMENTS (numbers); i++)
+    {
+      gint value = -1;
+      gst_structure_get_int (structure, numbers[i].field, &value);
+      assert_int_equal (value, numbers[i].value);
+    }
+}
+
+static void
+test_tensors (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL, plain_caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, "other/tensors", &caps);
+  g_autoptr (GstBuffer) plain = encode_one (MODEL_YUV, &info, NULL, &plain_caps);
+  const GstStructure *structure = gst_caps_get_structure (caps, 0);
+  assert_string_equal (gst_structure_get_name (structure), "other/tensors");
+  assert_string_equal (gst_structure_get_string (structure, "format"), "static");
+  assert_string_equal (gst_structure_get_string (structure, "dimensions"), "24:4:2:1");
+  assert_string_equal (gst_structure_get_string (structure, "types"), "float32");
+
+  /* the same bytes under both names */
+  GstMapInfo map;
+  gst_buffer_map (latents, &map, GST_MAP_READ);
+  assert_int_equal (gst_buffer_get_size (plain), map.size);
+  assert_int_equal (gst_buffer_memcmp (plain, 0, map.data, map.size), 0);
+  gst_buffer_unmap (latents, &map);
+
+  /* back, with our fields and as NNStreamer would hand them on */
+  g_autofree char *full = gst_caps_to_string (caps);
+  const char *const forms[] = {
+    full,
+    "other/tensors,format=(string)static,num_tensors=(int)1,framerate=(fraction)25/"
+    "1,dimensions=(string)24:4:2:1,types=(string)float32",
+    "other/tensors,format=(string)static,num_tensors=(int)1,framerate=(fraction)25/"
+    "1,dimensions=(string)24:4:2,types=(string)float32",
+    "other/tensors,format=(string)static,num_tensors=(int)1,framerate=(fraction)0/"
+    "1,dimensions=(string)24:4:2:1:1:1,types=(string)float32",
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (forms); i++)
+    {
+      GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, NULL);
+      gst_harness_set_src_caps_str (harness, forms[i]);
+      g_autoptr (GstBuffer) video = gst_harness_push_and_pull (harness, gst_buffer_ref (latents));
+      assert_non_null (video);
+      g_autoptr (GstBuffer) wanted = fixture_frame (&info, 0, FALSE);
+      assert_same_video (&info, wanted, video);
+      end_harness (harness, NULL);
+    }
+}
+
+static void
+test_half_precision (void **state)
+{
+  static const char *const filters[]
+      = { "video/x-flow-latent,latent-format=F16LE", "other/tensors,types=float16" };
+  g_autoptr (NfSession) session = open_session (MODEL_RGB);
+  GstVideoInfo info;
+  NfScore score;
+  gsize n;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, 13, 9);
+  g_autoptr (GstBuffer) frame = fixture_frame (&info, 0, FALSE);
+  g_autofree float *wanted = encode_directly (session, &info, frame, &score, &n);
+  g_autofree guint16 *halves = g_new (guint16, n);
+  nf_half_from_float (wanted, halves, n);
+
+  for (guint i = 0; i < G_N_ELEMENTS (filters); i++)
+    {
+      g_autoptr (GstCaps) caps = NULL;
+      g_autoptr (GstBuffer) latents = encode_one (MODEL_RGB, &info, filters[i], &caps);
+      assert_int_equal (gst_buffer_get_size (latents), n * sizeof (guint16));
+      assert_int_equal (gst_buffer_memcmp (latents, 0, halves, n * sizeof (guint16)), 0);
+
+      /* at an odd address, as in a file's middle */
+      GstBuffer *shifted = gst_buffer_new_allocate (NULL, n * sizeof (guint16) + 1, NULL);
+      gst_buffer_fill (shifted, 1, halves, n * sizeof (guint16));
+      gst_buffer_resize (shifted, 1, n * sizeof (guint16));
+      GstHarness *harness = make_harness ("flowdecode", MODEL_RGB, NULL, NULL);
+      gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+      g_autoptr (GstBuffer) video = gst_harness_push_and_pull (harness, gst_buffer_ref (latents));
+      g_autoptr (GstBuffer) again = gst_harness_push_and_pull (harness, shifted);
+      assert_non_null (video);
+      assert_non_null (again);
+      assert_same_video (&info, video, again);
+      GstMapInfo a, b;
+      double error = 0;
+      gst_buffer_map (frame, &a, GST_MAP_READ);
+      gst_buffer_map (video, &b, GST_MAP_READ);
+      for (guint y = 0; y < 9; y++)
+        for (guint x = 0; x < 13 * 3; x++)
+          error += pow (a.data[y * GST_VIDEO_INFO_PLANE_STRIDE (&info, 0) + x]
+                            - (double)b.data[y * GST_VIDEO_INFO_PLANE_STRIDE (&info, 0) + x],
+                        2);
+      gst_buffer_unmap (frame, &a);
+      gst_buffer_unmap (video, &b);
+      assert_true (error / (9 * 13 * 3) < 1);
+      end_harness (harness, NULL);
+    }
+}
+
+/* Flow of data */
+
+static void
+test_end_gap_discontinuity (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\" ! flowdecode model=\"%s\"",
+                                           fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstHarness *harness = gst_harness_new_parse (line);
+  set_video (harness, &info);
+  g_autoptr (GstBuffer) first = fixture_frame (&info, 0, FALSE);
+  g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (first));
+  assert_same_video (&info, first, out);
+
+  assert_true (gst_harness_push_event (harness, gst_event_new_gap (40 * GST_MSECOND, 40 * GST_MSECOND)));
+  gboolean gap = FALSE;
+  GstEvent *event;
+  while ((event = gst_harness_try_pull_event (harness)))
+    {
+      gap |= GST_EVENT_TYPE (event) == GST_EVENT_GAP;
+      gst_event_unref (event);
+    }
+  assert_true (gap);
+
+  GstBuffer *later = fixture_frame (&info, 2, FALSE);
+  GST_BUFFER_FLAG_SET (later, GST_BUFFER_FLAG_DISCONT);
+  g_autoptr (GstBuffer) kept = gst_buffer_ref (later);
+  g_autoptr (GstBuffer) after = gst_harness_push_and_pull (harness, later);
+  assert_same_video (&info, kept, after);
+  assert_int_equal (GST_BUFFER_PTS (after), 80 * GST_MSECOND);
+
+  assert_int_equal (gst_harness_push (harness, fixture_frame (&info, 3, FALSE)), GST_FLOW_OK);
+  assert_true (gst_harness_push_event (harness, gst_event_new_eos ()));
+  gst_buffer_unref (gst_harness_pull (harness));
+  gboolean eos = FALSE;
+  while ((event = gst_harness_try_pull_event (harness)))
+    {
+      eos |= GST_EVENT_TYPE (event) == GST_EVENT_EOS;
+      gst_event_unref (event);
+    }
+  assert_true (eos);
+  gst_harness_teardown (harness);
+}
+
+static void
+test_flush (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\" ! flowdecode model=\"%s\"",
+                                           fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstHarness *harness = gst_harness_new_parse (line);
+  set_video (harness, &info);
+  for (guint round = 0; round < 3; round++)
+    {
+      g_autoptr (GstBuffer) in = fixture_frame (&info, round, FALSE);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+      assert_same_video (&info, in, out);
+      GstSegment segment;
+      gst_segment_init (&segment, GST_FORMAT_TIME);
+      assert_true (gst_harness_push_event (harness, gst_event_new_flush_start ()));
+      assert_int_equal (gst_harness_push (harness, fixture_frame (&info, 9, FALSE)), GST_FLOW_FLUSHING);
+      assert_true (gst_harness_push_event (harness, gst_event_new_flush_stop (TRUE)));
+      assert_true (gst_harness_push_event (harness, gst_event_new_segment (&segment)));
+    }
+  gst_harness_teardown (harness);
+}
+
+static void
+test_renegotiation (void **state)
+{
+  static const struct
+  {
+    GstVideoFormat format;
+    guint width, height;
+  } forms[] = {
+    { GST_VIDEO_FORMAT_I420, 16, 8 }, { GST_VIDEO_FORMAT_I420, 31, 20 }, { GST_VIDEO_FORMAT_NV12, 31, 20 },
+    { GST_VIDEO_FORMAT_YV12, 8, 24 }, { GST_VIDEO_FORMAT_I420, 16, 8 },
+  };
+  g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\" ! flowdecode model=\"%s\"",
+                                           fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstHarness *harness = gst_harness_new_parse (line);
+  for (guint i = 0; i < G_N_ELEMENTS (forms); i++)
+    {
+      GstVideoInfo info;
+      fixture_video (&info, forms[i].format, forms[i].width, forms[i].height);
+      set_video (harness, &info);
+      g_autoptr (GstBuffer) in = fixture_frame (&info, i, FALSE);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+      assert_non_null (out);
+      assert_same_video (&info, in, out);
+      g_autoptr (GstCaps) caps = gst_pad_get_current_caps (harness->sinkpad);
+      GstVideoInfo got;
+      assert_true (gst_video_info_from_caps (&got, caps));
+      assert_int_equal (GST_VIDEO_INFO_FORMAT (&got), forms[i].format);
+      assert_int_equal (GST_VIDEO_INFO_WIDTH (&got), forms[i].width);
+    }
+  gst_harness_teardown (harness);
+}
+
+static void
+test_latency (void **state)
+{
+  static const char *const elements[] = { "flowencode", "flowdenoise sigma=0.05" };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  for (guint i = 0; i < G_N_ELEMENTS (elements); i++)
+    {
+      GstHarness *harness = make_harness (i == 0 ? "flowencode" : "flowdenoise", MODEL_YUV,
+                                          i == 0 ? NULL : "sigma=0.05", NULL);
+      gst_harness_set_upstream_latency (harness, 10 * GST_MSECOND);
+      set_video (harness, &info);
+      assert_int_equal (gst_harness_query_latency (harness), 10 * GST_MSECOND);
+      gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, 0, FALSE)));
+      assert_true (gst_harness_query_latency (harness) > 10 * GST_MSECOND);
+      end_harness (harness, NULL);
+    }
+  g_autoptr (GstCaps) caps = NULL;
+  GstBuffer *latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, NULL);
+  gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+  gst_buffer_unref (gst_harness_push_and_pull (harness, latents));
+  assert_true (gst_harness_query_latency (harness) > 0);
+  end_harness (harness, NULL);
+}
+
+static void
+test_stats (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  set_video (harness, &info);
+  for (guint n = 0; n < 3; n++)
+    gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, n, FALSE)));
+  g_autoptr (GstStructure) stats = NULL;
+  guint64 frames, bytes;
+  double average, p95, kernels;
+  g_object_get (harness->element, "stats", &stats, NULL);
+  assert_true (gst_structure_has_name (stats, "flow-stats"));
+  assert_true (gst_structure_get (stats, "frames", G_TYPE_UINT64, &frames, "device-bytes", G_TYPE_UINT64,
+                                  &bytes, "avg-ms", G_TYPE_DOUBLE, &average, "p95-ms", G_TYPE_DOUBLE, &p95,
+                                  "kernel-ms", G_TYPE_DOUBLE, &kernels, NULL));
+  assert_int_equal (frames, 3);
+  assert_true (bytes > 0 && average > 0 && p95 > 0 && kernels > 0);
+  assert_non_null (gst_structure_get_string (stats, "device-name"));
+  end_harness (harness, NULL);
+}
+
+/* Denoising */
+
+static void
+test_denoise (void **state)
+{
+  g_autoptr (NfSession) session = open_session (MODEL_YUV);
+  g_autoptr (GError) error = NULL;
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 21, 13);
+  GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, NULL, NULL);
+  set_video (harness, &info);
+
+  GstBuffer *untouched = fixture_frame (&info, 0, FALSE);
+  g_autoptr (GstBuffer) same = gst_harness_push_and_pull (harness, untouched);
+  assert_ptr_equal (same, untouched);
+
+  g_object_set (harness->element, "sigma", 0.1, NULL);
+  for (guint n = 0; n < 2; n++)
+    {
+      g_autoptr (GstBuffer) in = fixture_frame (&info, n, n == 1);
+      g_autoptr (GstBuffer) wanted = gst_buffer_copy_deep (in);
+      GstVideoFrame frame;
+      NfFrame view;
+      assert_true (gst_video_frame_map (&frame, &info, wanted, GST_MAP_READWRITE));
+      view_frame (&frame, &view);
+      nf_session_denoise_frame (session, &view, 0.1, &view, &error);
+      assert_no_error (error);
+      gst_video_frame_unmap (&frame);
+      g_autoptr (GstBuffer) before = gst_buffer_copy_deep (in);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+      assert_same_video (&info, wanted, out);
+      assert_same_video (&info, before, in); /* somebody else's buffer is not written to */
+    }
+
+  g_object_set (harness->element, "sigma", 0.0, NULL);
+  GstBuffer *again = fixture_frame (&info, 3, FALSE);
+  g_autoptr (GstBuffer) passed = gst_harness_push_and_pull (harness, again);
+  assert_ptr_equal (passed, again);
+  end_harness (harness, NULL);
+}
+
+/* Sampling */
+
+static GstBuffer *
+pull_sample (GstHarness *harness, guint n)
+{
+  for (guint i = 0; i < n; i++)
+    gst_buffer_unref (gst_harness_pull (harness));
+  return gst_harness_pull (harness);
+}
+
+static GstHarness *
+make_sampler (guint model, const char *properties, const char *filter)
+{
+  GstHarness *harness = make_harness ("flowsample", model, properties, NULL);
+  if (filter)
+    gst_harness_set_sink_caps_str (harness, filter);
+  gst_harness_play (harness);
+  return harness;
+}
+
+static void
+test_sample_latents (void **state)
+{
+  const gsize n = 24 * 6 * 4;
+  g_autofree float *wanted = g_new (float, n);
+  for (guint i = 0; i < 2; i++)
+    {
+      GstHarness *harness = make_sampler (MODEL_YUV, "seed=1234 temperature=0.5",
+                                          "video/x-flow-latent,width=20,height=12,framerate=10/1");
+      g_autoptr (GstBuffer) buffer = pull_sample (harness, 2);
+      assert_int_equal (gst_buffer_get_size (buffer), n * sizeof (float));
+      nf_random_normal (1234, 2, n, 0.5, wanted);
+      assert_int_equal (gst_buffer_memcmp (buffer, 0, wanted, n * sizeof (float)), 0);
+      assert_int_equal (GST_BUFFER_PTS (buffer), 200 * GST_MSECOND);
+      assert_int_equal (GST_BUFFER_DURATION (buffer), 100 * GST_MSECOND);
+      end_harness (harness, NULL);
+    }
+}
+
+static void
+test_sample_caps (void **state)
+{
+  static const struct
+  {
+    const char *filter;
+    gint width, height;
+    const char *dimensions;
+    gsize bytes;
+  } cases[] = {
+    { "video/x-flow-latent", 8, 8, NULL, 24 * 2 * 2 * 4 },
+    { "video/x-flow-latent,width=17,height=9", 17, 9, NULL, 24 * 6 * 4 * 4 },
+    { "video/x-flow-latent,latent-format=F16LE,width=17,height=9", 17, 9, NULL, 24 * 6 * 4 * 2 },
+    { "other/tensors,width=16,height=8", 16, 8, "24:4:2:1", 24 * 4 * 2 * 4 },
+    { "other/tensors,dimensions=(string)24:6:4:1,types=float16", 24, 16, "24:6:4:1", 24 * 6 * 4 * 2 },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      GstHarness *harness = make_sampler (MODEL_YUV, NULL, cases[i].filter);
+      g_autoptr (GstBuffer) buffer = gst_harness_pull (harness);
+      g_autoptr (GstCaps) caps = gst_pad_get_current_caps (harness->sinkpad);
+      const GstStructure *structure = gst_caps_get_structure (caps, 0);
+      gint width, height;
+      assert_true (
+          gst_structure_get (structure, "width", G_TYPE_INT, &width, "height", G_TYPE_INT, &height, NULL));
+      assert_int_equal (width, cases[i].width);
+      assert_int_equal (height, cases[i].height);
+      assert_int_equal (gst_buffer_get_size (buffer), cases[i].bytes);
+      if (cases[i].dimensions)
+        assert_string_equal (gst_structure_get_string (structure, "dimensions"), cases[i].dimensions);
+      end_harness (harness, NULL);
+    }
+}
+
+static void
+test_sample_seeds (void **state)
+{
+  GstHarness *harness = make_sampler (MODEL_YUV, NULL, NULL);
+  g_autoptr (GstBuffer) first = gst_harness_pull (harness);
+  gint64 seed = -1;
+  g_object_get (harness->element, "seed", &seed, NULL);
+  assert_true (seed >= 0);
+  end_harness (harness, NULL);
+
+  g_autofree char *properties = g_strdup_printf ("seed=%" G_GINT64_FORMAT, seed);
+  harness = make_sampler (MODEL_YUV, properties, NULL);
+  g_autoptr (GstBuffer) again = gst_harness_pull (harness);
+  GstMapInfo map;
+  gst_buffer_map (first, &map, GST_MAP_READ);
+  assert_int_equal (gst_buffer_memcmp (again, 0, map.data, map.size), 0);
+  gst_buffer_unmap (first, &map);
+  end_harness (harness, NULL);
+}
+
+/* What is wrong */
+
+static void
+check_refusal (guint model, const char *caps, gsize bytes, gboolean nan, GQuark domain, gint code,
+               const char *part, const char *other_part)
+{
+  GstBus *bus;
+  GstHarness *harness = make_harness ("flowdecode", model, NULL, &bus);
+  gst_harness_set_src_caps_str (harness, caps);
+  GstBuffer *buffer = gst_buffer_new_allocate (NULL, bytes, NULL);
+  gst_buffer_memset (buffer, 0, nan ? 0xff : 0, bytes);
+  GST_BUFFER_PTS (buffer) = 0;
+  assert_int_not_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+  assert_error_message (bus, domain, code, part, other_part);
+  end_harness (harness, bus);
+}
+
+static void
+test_bad_latents (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL, bad = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  const gsize size = gst_buffer_get_size (latents);
+  g_autofree char *good = gst_caps_to_string (caps);
+  g_autoptr (GError) error = NULL;
+  g_autofree char *own = nf_model_digest_of_file (fixture_model[MODEL_YUV], &error);
+  g_autofree char *other = nf_model_digest_of_file (fixture_model[MODEL_OTHER], &error);
+  assert_no_error (error);
+  own[16] = other[16] = 0;
+
+  check_refusal (MODEL_OTHER, good, size, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, own, other);
+  check_refusal (MODEL_RGB, good, size, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, own, NULL);
+  check_refusal (MODEL_YUV, good, size - 4, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, "764", "768");
+  check_refusal (MODEL_YUV, good, size + 1, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, "769", "768");
+  check_refusal (MODEL_YUV, good, 0, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, NULL, "768");
+  check_refusal (MODEL_YUV, good, size, TRUE, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, "finite", NULL);
+
+  static const struct
+  {
+    const char *field;
+    gint value;
+  } changes[] = { { "width", 32 },  { "height", 9 },     { "tile-size", 4 },   { "patch-size", 8 },
+                  { "tiles-x", 3 }, { "grid-width", 2 }, { "grid-height", 8 }, { "features", 48 } };
+  for (guint i = 0; i < G_N_ELEMENTS (changes); i++)
+    {
+      bad = gst_caps_copy (caps);
+      gst_caps_set_simple (bad, changes[i].field, G_TYPE_INT, changes[i].value, NULL);
+      g_autofree char *text = gst_caps_to_string (bad);
+      check_refusal (MODEL_YUV, text, size, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, "needs",
+                     NULL);
+      gst_clear_caps (&bad);
+    }
+
+  static const char *const tensors[]
+      = { "48:4:2:1", "24:3:2:1",  "24:4:2:2",           "24:4:2:1:1:1:1:1:1:1:1:1:1:1:1:1:1",
+          "24:x:2:1", "24:-4:2:1", "24:99999999999:2:1", "24:2000000000:2000000000:1",
+          "",         ":::" };
+  for (guint i = 0; i < G_N_ELEMENTS (tensors); i++)
+    {
+      g_autofree char *text
+          = g_strdup_printf ("other/tensors,format=(string)static,num_tensors=(int)1,framerate=(fraction)"
+                             "25/1,dimensions=(string)\"%s\",types=(string)float32",
+                             tensors[i]);
+      check_refusal (MODEL_YUV, text, size, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, NULL, NULL);
+    }
+}
+
+static void
+test_bad_class (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstBuffer *latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, "class=3", &bus);
+  gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+  assert_int_equal (gst_harness_push (harness, latents), GST_FLOW_ERROR);
+  assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, "3", NULL);
+  end_harness (harness, bus);
+}
+
+static void
+test_short_video_buffer (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, &bus);
+  set_video (harness, &info);
+  GstBuffer *buffer = gst_buffer_new_allocate (NULL, 100, NULL);
+  GST_BUFFER_PTS (buffer) = 0;
+  assert_int_not_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_ENCODE, "100", NULL);
+  end_harness (harness, bus);
+}
+
+static const char *const all_elements[] = { "flowencode", "flowdecode", "flowsample", "flowdenoise" };
+
+/* Every element refuses the model at PATH when it is to become READY, with one error. */
+static void
+check_bad_model (const char *path, GQuark domain, gint code, const char *part)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (all_elements); i++)
+    {
+      g_autoptr (GstElement) element = gst_object_ref_sink (gst_element_factory_make (all_elements[i], NULL));
+      g_autoptr (GstBus) bus = gst_bus_new ();
+      gst_element_set_bus (element, bus);
+      g_object_set (element, "model", path, NULL);
+      assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_FAILURE);
+      assert_error_message (bus, domain, code, part, NULL);
+      assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
+
+      /* and works once the model is right */
+      g_object_set (element, "model", fixture_model[MODEL_YUV], NULL);
+      assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_SUCCESS);
+      gst_element_set_state (element, GST_STATE_NULL);
+      gst_element_set_bus (element, NULL);
+    }
+}
+
+static void
+test_bad_models (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *bytes = NULL;
+  gsize size;
+  g_file_get_contents (fixture_model[MODEL_YUV], &bytes, &size, &error);
+  assert_no_error (error);
+
+  g_autofree char *missing = fixture_path ("missing.safetensors");
+  check_bad_model (missing, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, missing);
+  check_bad_model ("no-such-model", GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "no-such-model");
+
+  g_autofree char *truncated = fixture_path ("truncated.safetensors");
+  g_file_set_contents (truncated, bytes, size / 2, NULL);
+  check_bad_model (truncated, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, truncated);
+
+  g_autofree char *garbage = fixture_path ("garbage.safetensors");
+  g_file_set_contents (garbage, "this is not a model at all", -1, NULL);
+  check_bad_model (garbage, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, garbage);
+
+  g_autofree char *empty = fixture_path ("empty.safetensors");
+  g_file_set_contents (empty, "", 0, NULL);
+  check_bad_model (empty, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, empty);
+
+  /* the last value of all is not a number */
+  g_autofree char *nan = fixture_path ("nan.safetensors");
+  memset (bytes + size - 4, 0xff, 4);
+  g_file_set_contents (nan, bytes, size, NULL);
+  check_bad_model (nan, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, nan);
+}
+
+static void
+test_bad_device (void **state)
+{
+  GstBus *bus;
+  g_autoptr (GstElement) element
+      = gst_object_ref_sink (make_element ("flowencode", MODEL_YUV, "device=no-such-device", &bus));
+  assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_FAILURE);
+  assert_error_message (bus, GST_LIBRARY_ERROR, GST_LIBRARY_ERROR_INIT, "no-such-device", NULL);
+  gst_element_set_bus (element, NULL);
+  gst_object_unref (bus);
+}
+
+/* States */
+
+static void
+test_progress (void **state)
+{
+  GstBus *bus;
+  g_autoptr (GstElement) element = gst_object_ref_sink (make_element ("flowencode", MODEL_YUV, NULL, &bus));
+  assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_SUCCESS);
+  g_autofree char *open = NULL;
+  guint completed = 0;
+  g_autoptr (GstMessage) message = NULL;
+  do
+    {
+      GstProgressType type;
+      g_autofree char *code = NULL;
+      g_clear_pointer (&message, gst_message_unref);
+      message = gst_bus_timed_pop_filtered (bus, open ? 20 * GST_SECOND : 200 * GST_MSECOND,
+                                            GST_MESSAGE_PROGRESS);
+      if (!message)
+        break;
+      gst_message_parse_progress (message, &type, &code, NULL);
+      switch (type)
+        {
+        case GST_PROGRESS_TYPE_START:
+          assert_null (open);
+          open = g_steal_pointer (&code);
+          break;
+        case GST_PROGRESS_TYPE_CONTINUE:
+          assert_string_equal (open, code);
+          break;
+        case GST_PROGRESS_TYPE_COMPLETE:
+          assert_string_equal (open, code);
+          g_clear_pointer (&open, g_free);
+          completed++;
+          break;
+        default:
+          fail_msg ("progress of type %d", type);
+        }
+    }
+  while (TRUE);
+  assert_null (open);
+  assert_true (completed >= 1);
+  gst_element_set_state (element, GST_STATE_NULL);
+  gst_element_set_bus (element, NULL);
+  gst_object_unref (bus);
+}
+
+/* Going back at once, wherever loading is: it ends, without an error. */
+static void
+test_cancelled_loading (void **state)
+{
+  GstBus *bus;
+  g_autoptr (GstElement) element = gst_object_ref_sink (make_element ("flowdecode", MODEL_RGB, NULL, &bus));
+  for (guint i = 0; i < 3; i++)
+    {
+      assert_int_equal (gst_element_set_state (element, GST_STATE_READY), GST_STATE_CHANGE_SUCCESS);
+      assert_int_equal (gst_element_set_state (element, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
+      gint open = 0;
+      g_autoptr (GstMessage) message = NULL;
+      while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_PROGRESS | GST_MESSAGE_ERROR)))
+        {
+          GstProgressType type;
+          assert_int_not_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_ERROR);
+          gst_message_parse_progress (message, &type, NULL, NULL);
+          open += type == GST_PROGRESS_TYPE_START;
+          open -= type == GST_PROGRESS_TYPE_COMPLETE || type == GST_PROGRESS_TYPE_CANCELED;
+          g_clear_pointer (&message, gst_message_unref);
+        }
+      assert_int_equal (open, 0);
+    }
+  gst_element_set_bus (element, NULL);
+  gst_object_unref (bus);
+}
+
+static void
+test_model_of_a_running_element (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, &bus);
+  set_video (harness, &info);
+  gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, 0, FALSE)));
+  g_object_set (harness->element, "model", fixture_model[MODEL_OTHER], NULL);
+  g_autoptr (GstMessage) warning = fixture_wait (bus, GST_MESSAGE_WARNING);
+  assert_non_null (warning);
+  g_autofree char *model = NULL;
+  g_object_get (harness->element, "model", &model, NULL);
+  assert_string_equal (model, fixture_model[MODEL_YUV]);
+  end_harness (harness, bus);
+
+  /* in READY it may change, and is the new one from PAUSED on */
+  g_autoptr (GstElement) element = gst_object_ref_sink (make_element ("flowsample", MODEL_YUV, NULL, NULL));
+  g_autoptr (GError) error = NULL;
+  g_autofree char *digest = nf_model_digest_of_file (fixture_model[MODEL_OTHER], &error);
+  gst_element_set_state (element, GST_STATE_READY);
+  g_object_set (element, "model", fixture_model[MODEL_OTHER], NULL);
+  gst_element_set_state (element, GST_STATE_PAUSED);
+  g_autoptr (GstStructure) stats = NULL;
+  g_object_get (element, "stats", &stats, NULL);
+  assert_string_equal (gst_structure_get_string (stats, "model-digest"), digest);
+  gst_element_set_state (element, GST_STATE_NULL);
+}
+
+static void
+test_weights_are_shared (void **state)
+{
+  g_autoptr (NfSession) session = open_session (MODEL_YUV);
+  NfDevice *device = nf_model_get_device (nf_session_get_model (session));
+  GstVideoInfo info;
+  guint64 bytes[3];
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness[2];
+  bytes[0] = nf_device_get_allocated (device);
+  for (guint i = 0; i < 2; i++)
+    {
+      harness[i] = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+      set_video (harness[i], &info);
+      gst_buffer_unref (gst_harness_push_and_pull (harness[i], fixture_frame (&info, 0, FALSE)));
+      bytes[i + 1] = nf_device_get_allocated (device);
+    }
+  /* both on the same device as our own session, and each with the same small state of its own */
+  assert_true (bytes[1] > bytes[0]);
+  assert_int_equal (bytes[2] - bytes[1], bytes[1] - bytes[0]);
+  for (guint i = 0; i < 2; i++)
+    end_harness (harness[i], NULL);
+  assert_int_equal (nf_device_get_allocated (device), bytes[0]);
+}
+
+static void
+test_state_cycles (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstCaps) caps = gst_video_info_to_caps (&info);
+  /* the model stays loaded in between, so that this counts sessions */
+  g_autoptr (NfSession) session = open_session (MODEL_YUV);
+  NfDevice *device = nf_model_get_device (nf_session_get_model (session));
+  const guint64 bytes = nf_device_get_allocated (device);
+
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  GstElement *element = gst_object_ref (harness->element);
+  for (guint i = 0; i < 100; i++)
+    {
+      gst_element_set_state (element, GST_STATE_NULL);
+      assert_int_equal (nf_device_get_allocated (device), bytes);
+      assert_int_equal (gst_element_set_state (element, GST_STATE_PLAYING), GST_STATE_CHANGE_SUCCESS);
+      set_video (harness, &info);
+      gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, i, FALSE)));
+    }
+  end_harness (harness, NULL);
+  gst_object_unref (element);
+  assert_int_equal (nf_device_get_allocated (device), bytes);
+}
+
+/* Making and asking elements must not look for a device. */
+static void
+test_no_device_before_ready (void **state)
+{
+  g_autofree char *device = g_strdup (g_getenv ("NORMFLOW_DEVICE"));
+  g_setenv ("NORMFLOW_DEVICE", "no-such-device", TRUE);
+  for (guint i = 0; i < G_N_ELEMENTS (all_elements); i++)
+    {
+      GstBus *bus;
+      g_autoptr (GstElement) element
+          = gst_object_ref_sink (make_element (all_elements[i], MODEL_YUV, NULL, &bus));
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (element, "src");
+      g_autoptr (GstCaps) caps = gst_pad_query_caps (pad, NULL);
+      g_autoptr (GstStructure) stats = NULL;
+      g_object_get (element, "stats", &stats, NULL);
+      assert_non_null (stats);
+      assert_false (gst_caps_is_empty (caps));
+      assert_false (gst_bus_have_pending (bus));
+      gst_element_set_bus (element, NULL);
+      gst_object_unref (bus);
+    }
+  if (device)
+    g_setenv ("NORMFLOW_DEVICE", device, TRUE);
+  else
+    g_unsetenv ("NORMFLOW_DEVICE");
+}
+
+int
+main (int argc, char **argv)
+{
+  const int status = fixture_open (&argc, &argv);
+  if (status >= 0)
+    return status;
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_no_device_before_ready),
+    cmocka_unit_test (test_every_format),
+    cmocka_unit_test (test_sink_caps_are_the_models),
+    cmocka_unit_test (test_allocation_offers_video_meta),
+    cmocka_unit_test (test_latents_are_the_sessions),
+    cmocka_unit_test (test_score_messages),
+    cmocka_unit_test (test_no_score_messages),
+    cmocka_unit_test (test_anomalies),
+    cmocka_unit_test (test_latent_caps),
+    cmocka_unit_test (test_tensors),
+    cmocka_unit_test (test_half_precision),
+    cmocka_unit_test (test_end_gap_discontinuity),
+    cmocka_unit_test (test_flush),
+    cmocka_unit_test (test_renegotiation),
+    cmocka_unit_test (test_latency),
+    cmocka_unit_test (test_stats),
+    cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_sample_latents),
+    cmocka_unit_test (test_sample_caps),
+    cmocka_unit_test (test_sample_seeds),
+    cmocka_unit_test (test_bad_latents),
+    cmocka_unit_test (test_bad_class),
+    cmocka_unit_test (test_short_video_buffer),
+    cmocka_unit_test (test_bad_models),
+    cmocka_unit_test (test_bad_device),
+    cmocka_unit_test (test_progress),
+    cmocka_unit_test (test_cancelled_loading),
+    cmocka_unit_test (test_model_of_a_running_element),
+    cmocka_unit_test (test_weights_are_shared),
+    cmocka_unit_test (test_state_cycles),
+  };
+  const int failed = cmocka_run_group_tests (tests, NULL, NULL);
+  fixture_close ();
+  return failed ? 1 : 0;
+}
