@@ -1,0 +1,428 @@
+/* normflow info: what a file is. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "common.h"
+#include "latents.h"
+
+#include <json-glib/json-glib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <glib/gstdio.h>
+
+#define NAME_WIDTH 18
+
+typedef struct
+{
+  const char *path;
+  NfTensorFile *file;
+  guint64 size;
+  gboolean tensors;
+} Info;
+
+static char *
+shape_text (const NfTensor *tensor)
+{
+  g_autoptr (GString) text = g_string_new ("(");
+
+  for (guint i = 0; i < tensor->n_dims; i++)
+    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", tensor->dims[i]);
+  g_string_append_c (text, ')');
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+/* Trainable values: everything but the prior's variance and the causal masks. */
+static guint64
+count_parameters (NfTensorFile *file)
+{
+  guint64 n = 0;
+
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (file, i);
+
+      if (strcmp (tensor->name, "var") != 0 && !g_str_has_suffix (tensor->name, ".attn_mask"))
+        n += tensor->n_elements;
+    }
+  return n;
+}
+
+/* Keys of the metadata, sorted, but those in SHOWN. (transfer container) */
+static GList *
+other_keys (NfTensorFile *file, const char *const *shown)
+{
+  GHashTable *metadata = nf_tensor_file_get_all_metadata (file);
+  GList *keys = g_list_sort (g_hash_table_get_keys (metadata), (GCompareFunc)strcmp);
+
+  for (GList *i = keys; i;)
+    {
+      GList *next = i->next;
+
+      if (g_strv_contains (shown, i->data))
+        keys = g_list_delete_link (keys, i);
+      i = next;
+    }
+  return keys;
+}
+
+/* Text */
+
+static void print_row (const char *name, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+static void
+print_row (const char *name, const char *format, ...)
+{
+  va_list args;
+
+  printf ("%-*s ", NAME_WIDTH, name);
+  va_start (args, format);
+  vprintf (format, args);
+  va_end (args);
+  putchar ('\n');
+}
+
+/* Metadata come from outside: control characters stay off the terminal. */
+static void
+print_value (const char *value)
+{
+  for (const char *c = value; *c; c = g_utf8_next_char (c))
+    {
+      gunichar letter = g_utf8_get_char (c);
+
+      if (g_unichar_iscntrl (letter))
+        putchar (' ');
+      else
+        fwrite (c, 1, (gsize)(g_utf8_next_char (c) - c), stdout);
+    }
+  putchar ('\n');
+}
+
+static char *
+scalar_text (JsonNode *node)
+{
+  if (JSON_NODE_HOLDS_VALUE (node) && json_node_get_value_type (node) == G_TYPE_STRING)
+    return json_node_dup_string (node);
+  return json_to_string (node, FALSE);
+}
+
+/* A record such as the one of training is shown member by member, everything else as it is. */
+static void
+print_metadata (const char *key, const char *value)
+{
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  JsonNode *root;
+  JsonObjectIter iter;
+  const char *member;
+  JsonNode *node;
+
+  if (!json_parser_load_from_data (parser, value, -1, NULL) || !(root = json_parser_get_root (parser))
+      || !JSON_NODE_HOLDS_OBJECT (root))
+    {
+      printf ("%-*s ", NAME_WIDTH, key);
+      print_value (value);
+      return;
+    }
+  printf ("%s\n", key);
+  json_object_iter_init_ordered (&iter, json_node_get_object (root));
+  while (json_object_iter_next_ordered (&iter, &member, &node))
+    {
+      g_autofree char *text = scalar_text (node);
+
+      printf ("  %-*s ", NAME_WIDTH - 2, member);
+      print_value (text);
+    }
+}
+
+static void
+print_tensors (NfTensorFile *file)
+{
+  puts ("\ntensors");
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (file, i);
+      g_autofree char *shape = shape_text (tensor);
+
+      printf ("  %-4s %-20s ", nf_dtype_name (tensor->dtype), shape);
+      print_value (tensor->name);
+    }
+}
+
+static void
+print_file (const Info *info, const char *what)
+{
+  g_autofree char *name = g_filename_display_name (info->path);
+  g_autofree char *size = g_format_size_full (info->size, G_FORMAT_SIZE_IEC_UNITS);
+
+  print_row ("file", "%s", name);
+  print_row ("kind", "%s", what);
+  print_row ("size", "%s (%" G_GUINT64_FORMAT " bytes)", size, info->size);
+}
+
+static const char *const model_keys[] = { "config", NULL };
+
+static void
+print_model (const Info *info, const NfConfig *config, const char *digest)
+{
+  static const char *const noises[] = { [NF_NOISE_UNIFORM] = "uniform", [NF_NOISE_GAUSSIAN] = "Gaussian" };
+  g_autoptr (GList) keys = other_keys (info->file, model_keys);
+
+  print_file (info, "TARFlow model");
+  print_row ("digest", "%s", digest);
+  print_row ("parameters", "%" G_GUINT64_FORMAT, count_parameters (info->file));
+  print_row ("image", "%ux%u pixels, %s", config->img_size, config->img_size,
+             nf_pixel_layout_name (config->layout));
+  print_row ("tokens", "%u of %u features (patches of %ux%u, %s basis)", nf_config_tokens (config),
+             nf_config_features (config), config->patch_size, config->patch_size,
+             config->basis == NF_BASIS_DCT ? "DCT" : "pixel");
+  print_row ("flow", "%u blocks of %u layers, %s", config->n_blocks, config->n_layers,
+             config->nvp ? "shift and scale (NVP)" : "shift only (volume-preserving)");
+  print_row ("transformers", "width %u, %u heads of %u, MLP of %u", config->width,
+             config->width / config->head_dim, config->head_dim, config->expansion * config->width);
+  if (config->n_classes)
+    print_row ("classes", "%u", config->n_classes);
+  else
+    print_row ("classes", "none");
+  if (config->noise == NF_NOISE_GAUSSIAN)
+    print_row ("noise", "%s, standard deviation %g on the [-1, 1] scale", noises[config->noise],
+               config->noise_std);
+  else
+    print_row ("noise", "%s (dequantisation of 8-bit samples)", noises[config->noise]);
+  for (GList *i = keys; i; i = i->next)
+    print_metadata (i->data, nf_tensor_file_get_metadata (info->file, i->data));
+  if (info->tensors)
+    print_tensors (info->file);
+}
+
+typedef struct
+{
+  double mean;
+  double least;
+  double most;
+} Bits;
+
+static Bits
+summarise_bits (NfLatentsReader *reader)
+{
+  const guint64 n = nf_latents_reader_get_info (reader)->n_frames;
+  Bits bits = { 0, G_MAXDOUBLE, -G_MAXDOUBLE };
+
+  for (guint64 i = 0; i < n; i++)
+    {
+      double value = (double)nf_latents_reader_get_bits_per_dim (reader, i);
+
+      bits.mean += value / (double)n;
+      bits.least = MIN (bits.least, value);
+      bits.most = MAX (bits.most, value);
+    }
+  return bits;
+}
+
+static void
+print_latents (const Info *info, NfLatentsReader *reader)
+{
+  const NfLatentsInfo *latents = nf_latents_reader_get_info (reader);
+  Bits bits = summarise_bits (reader);
+
+  print_file (info, "latents of a video");
+  print_row ("frames", "%" G_GUINT64_FORMAT " of %ux%u pixels, %s, %d/%d a second", latents->n_frames,
+             latents->width, latents->height, nf_pixel_layout_name (latents->layout), latents->rate_n,
+             latents->rate_d);
+  print_row ("latents", "%u rows of %u tokens of %u features, %s", latents->grid_height, latents->grid_width,
+             latents->features, latents->half ? "float16" : "float32");
+  print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
+  printf ("%-*s ", NAME_WIDTH, "model");
+  print_value (latents->model);
+  print_row ("model digest", "%s", latents->digest);
+  if (info->tensors)
+    print_tensors (info->file);
+}
+
+/* JSON */
+
+static void
+add_string (JsonBuilder *builder, const char *name, const char *value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_string_value (builder, value);
+}
+
+static void
+add_int (JsonBuilder *builder, const char *name, guint64 value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_int_value (builder, (gint64)value);
+}
+
+static void
+add_double (JsonBuilder *builder, const char *name, double value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_double_value (builder, value);
+}
+
+static void
+add_tensors (JsonBuilder *builder, NfTensorFile *file)
+{
+  json_builder_set_member_name (builder, "tensors");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (file, i);
+
+      json_builder_begin_object (builder);
+      add_string (builder, "name", tensor->name);
+      add_string (builder, "dtype", nf_dtype_name (tensor->dtype));
+      json_builder_set_member_name (builder, "shape");
+      json_builder_begin_array (builder);
+      for (guint j = 0; j < tensor->n_dims; j++)
+        json_builder_add_int_value (builder, (gint64)tensor->dims[j]);
+      json_builder_end_array (builder);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
+}
+
+static void
+add_metadata (JsonBuilder *builder, NfTensorFile *file)
+{
+  g_autoptr (GList) keys = other_keys (file, model_keys);
+
+  json_builder_set_member_name (builder, "metadata");
+  json_builder_begin_object (builder);
+  for (GList *i = keys; i; i = i->next)
+    {
+      const char *value = nf_tensor_file_get_metadata (file, i->data);
+      JsonNode *node = json_from_string (value, NULL);
+
+      json_builder_set_member_name (builder, i->data);
+      if (node && !JSON_NODE_HOLDS_VALUE (node) && !JSON_NODE_HOLDS_NULL (node))
+        json_builder_add_value (builder, node);
+      else
+        {
+          if (node)
+            json_node_unref (node);
+          json_builder_add_string_value (builder, value);
+        }
+    }
+  json_builder_end_object (builder);
+}
+
+/* NfConfig for models, NULL for latents. */
+static void
+print_json (const Info *info, const NfConfig *config, const char *digest, NfLatentsReader *reader)
+{
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autoptr (JsonNode) root = NULL;
+  g_autofree char *name = g_filename_display_name (info->path);
+  g_autofree char *text = NULL;
+
+  json_builder_begin_object (builder);
+  add_string (builder, "file", name);
+  add_string (builder, "kind", config ? "model" : "latents");
+  add_int (builder, "size", info->size);
+  if (config)
+    {
+      g_autofree char *json = nf_config_to_json (config);
+
+      add_string (builder, "digest", digest);
+      add_int (builder, "parameters", count_parameters (info->file));
+      add_int (builder, "tokens", nf_config_tokens (config));
+      add_int (builder, "features", nf_config_features (config));
+      json_builder_set_member_name (builder, "config");
+      json_builder_add_value (builder, json_from_string (json, NULL));
+      add_metadata (builder, info->file);
+    }
+  else
+    {
+      const NfLatentsInfo *latents = nf_latents_reader_get_info (reader);
+      Bits bits = summarise_bits (reader);
+      g_autofree char *rate = g_strdup_printf ("%d/%d", latents->rate_n, latents->rate_d);
+
+      add_int (builder, "frames", latents->n_frames);
+      add_int (builder, "width", latents->width);
+      add_int (builder, "height", latents->height);
+      add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
+      add_string (builder, "frame_rate", rate);
+      add_int (builder, "grid_height", latents->grid_height);
+      add_int (builder, "grid_width", latents->grid_width);
+      add_int (builder, "features", latents->features);
+      add_string (builder, "dtype", latents->half ? "F16" : "F32");
+      add_double (builder, "bits_per_dim", bits.mean);
+      add_double (builder, "bits_per_dim_min", bits.least);
+      add_double (builder, "bits_per_dim_max", bits.most);
+      add_string (builder, "model", latents->model);
+      add_string (builder, "model_digest", latents->digest);
+    }
+  if (info->tensors)
+    add_tensors (builder, info->file);
+  json_builder_end_object (builder);
+  root = json_builder_get_root (builder);
+  text = json_to_string (root, TRUE);
+  puts (text);
+}
+
+static gboolean
+show_latents (const Info *info, gboolean json, GError **error)
+{
+  g_autoptr (NfLatentsReader) reader = nf_latents_reader_open (info->file, error);
+
+  if (!reader)
+    return FALSE;
+  if (json)
+    print_json (info, NULL, NULL, reader);
+  else
+    print_latents (info, reader);
+  return TRUE;
+}
+
+/* Reads all weights, so that what it shows can be loaded. */
+static gboolean
+show_model (const Info *info, gboolean json, GError **error)
+{
+  g_autofree char *digest = nf_model_digest_of_file (info->path, error);
+  g_autoptr (NfConfig) config = NULL;
+
+  if (!digest)
+    return FALSE;
+  config = nf_config_from_json (nf_tensor_file_get_metadata (info->file, "config"), info->path, error);
+  if (!config)
+    return FALSE;
+  if (json)
+    print_json (info, config, digest, NULL);
+  else
+    print_model (info, config, digest);
+  return TRUE;
+}
+
+int
+nf_cmd_info (int argc, char **argv)
+{
+  g_auto (NfCommand) command = { 0 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = NULL;
+  g_autofree char *path = NULL;
+  Info info = { 0 };
+  GStatBuf status;
+  gboolean json = FALSE;
+  const GOptionEntry entries[]
+      = { { "tensors", 't', 0, G_OPTION_ARG_NONE, &info.tensors, "Also list every tensor", NULL },
+          { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
+          { NULL } };
+
+  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_MODEL, "[MODEL|LATENTS]",
+                         "Checks a model, or a file of latents, and says what it is. Needs no OpenCL device.",
+                         "Without a file it speaks of the bundled model.", 0, 1))
+    return NF_EXIT_USAGE;
+  if (argc > 1 && command.model)
+    return nf_command_usage (&command, "name the model once: \"%s\" or --model \"%s\"", argv[1],
+                             command.model);
+  path = nf_model_find (argc > 1 ? argv[1] : command.model, &error);
+  file = path ? nf_tensor_file_open (path, &error) : NULL;
+  if (!file)
+    return nf_command_fail (&command, error);
+  info.path = path;
+  info.file = file;
+  info.size = g_stat (path, &status) == 0 ? (guint64)status.st_size : 0;
+  if (!(nf_latents_is_file (file) ? show_latents (&info, json, &error) : show_model (&info, json, &error)))
+    return nf_command_fail (&command, error);
+  return 0;
+}

@@ -1,0 +1,304 @@
+/* normflow: what the sub-commands share. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <glib/gstdio.h>
+
+#define MAX_SIDE 16384
+
+void
+nf_command_clear (NfCommand *self)
+{
+  g_clear_pointer (&self->progress, nf_progress_free);
+  g_clear_object (&self->cancellable);
+  g_clear_pointer (&self->model, g_free);
+  g_clear_pointer (&self->device, g_free);
+}
+
+gboolean
+nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
+                  NfCommandOptions options, const char *usage, const char *summary, const char *description,
+                  int min_args, int max_args)
+{
+  const GOptionEntry model[] = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &self->model,
+                                   "A model file or name (default: the bundled one)", "MODEL" },
+                                 { NULL } };
+  const GOptionEntry device[]
+      = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
+            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+          { NULL } };
+  const GOptionEntry quiet[]
+      = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };
+  g_autoptr (GOptionContext) context = g_option_context_new (usage);
+  g_autoptr (GError) error = NULL;
+  g_autofree char *program = NULL;
+  int n;
+
+  self->name = (*argv)[0];
+  program = g_strdup_printf ("normflow %s", self->name);
+  g_set_prgname (program);
+  g_option_context_set_summary (context, summary);
+  g_option_context_set_description (context, description);
+  if (entries)
+    g_option_context_add_main_entries (context, entries, NULL);
+  if (options & NF_COMMAND_MODEL)
+    g_option_context_add_main_entries (context, model, NULL);
+  if (options & NF_COMMAND_DEVICE)
+    g_option_context_add_main_entries (context, device, NULL);
+  g_option_context_add_main_entries (context, quiet, NULL);
+  if (!g_option_context_parse (context, argc, argv, &error))
+    {
+      nf_command_usage (self, "%s", error->message);
+      return FALSE;
+    }
+  /* A "--" that ended the options stays where a name followed it. */
+  if (*argc > 1 && strcmp ((*argv)[1], "--") == 0)
+    {
+      memmove (*argv + 1, *argv + 2, (gsize)(*argc - 1) * sizeof **argv);
+      --*argc;
+    }
+  n = *argc - 1;
+  if (n < min_args || n > max_args)
+    {
+      if (n > max_args)
+        nf_command_usage (self, "too many arguments: \"%s\"; the arguments are: %s", (*argv)[max_args + 1],
+                          max_args ? usage : "none");
+      else
+        nf_command_usage (self, "arguments are missing; they are: %s", usage);
+      return FALSE;
+    }
+  self->progress = nf_progress_new (self->quiet);
+  self->cancellable = g_cancellable_new ();
+  return TRUE;
+}
+
+int
+nf_command_usage (NfCommand *self, const char *format, ...)
+{
+  g_autofree char *message = NULL;
+  va_list args;
+
+  va_start (args, format);
+  message = g_strdup_vprintf (format, args);
+  va_end (args);
+  fprintf (stderr, "normflow %s: %s\n(normflow %s --help lists the options)\n", self->name, message,
+           self->name);
+  return NF_EXIT_USAGE;
+}
+
+int
+nf_command_fail (NfCommand *self, const GError *error)
+{
+  nf_progress_clear (self->progress);
+  if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED) && g_cancellable_is_cancelled (self->cancellable))
+    {
+      fprintf (stderr, "normflow %s: interrupted\n", self->name);
+      return NF_EXIT_INTERRUPTED;
+    }
+  fprintf (stderr, "normflow %s: %s\n", self->name, error->message);
+  return NF_EXIT_FAILED;
+}
+
+/* A thread may do what a signal handler must not. */
+static gpointer
+wait_for_signals (gpointer data)
+{
+  g_autoptr (GCancellable) cancellable = data;
+  sigset_t set;
+  int number;
+
+  sigemptyset (&set);
+  sigaddset (&set, SIGINT);
+  sigaddset (&set, SIGTERM);
+  for (;;)
+    if (sigwait (&set, &number) == 0)
+      {
+        if (g_cancellable_is_cancelled (cancellable))
+          _exit (NF_EXIT_INTERRUPTED);
+        g_cancellable_cancel (cancellable);
+      }
+  return NULL;
+}
+
+void
+nf_command_catch_signals (NfCommand *self)
+{
+  sigset_t set;
+
+  if (self->catching)
+    return;
+  self->catching = TRUE;
+  /* Threads that OpenCL drivers start inherit the mask, so that only ours hears the signals. */
+  sigemptyset (&set);
+  sigaddset (&set, SIGINT);
+  sigaddset (&set, SIGTERM);
+  pthread_sigmask (SIG_BLOCK, &set, NULL);
+  g_thread_unref (g_thread_new ("signals", wait_for_signals, g_object_ref (self->cancellable)));
+}
+
+gboolean
+nf_command_go_on (NfCommand *self, GError **error)
+{
+  if (!g_cancellable_is_cancelled (self->cancellable))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "interrupted");
+  return FALSE;
+}
+
+NfSession *
+nf_command_open (NfCommand *self, GError **error)
+{
+  g_autoptr (NfDevice) device = NULL;
+  g_autoptr (NfModel) model = NULL;
+  NfSession *session;
+
+  nf_command_catch_signals (self);
+  device = nf_device_open (self->device, error);
+  if (!device)
+    return NULL;
+  model = nf_model_load (self->model, device, nf_progress_model, self->progress, self->cancellable, error);
+  if (!model)
+    return NULL;
+  session = nf_session_new (model, error);
+  if (session)
+    nf_session_set_cancellable (session, self->cancellable);
+  return session;
+}
+
+/* A decimal number of 1 to MAX at *TEXT, which moves behind it. */
+static gboolean
+parse_number (const char **text, guint64 max, guint64 *value)
+{
+  const char *start = *text;
+
+  *value = 0;
+  while (g_ascii_isdigit (**text) && *value <= max)
+    *value = *value * 10 + (guint64)(*(*text)++ - '0');
+  return *text > start && *value >= 1 && *value <= max;
+}
+
+gboolean
+nf_parse_size (const char *text, guint *width, guint *height)
+{
+  guint64 w, h;
+
+  if (!parse_number (&text, MAX_SIDE, &w) || (*text != 'x' && *text != 'X'))
+    return FALSE;
+  text++;
+  if (!parse_number (&text, MAX_SIDE, &h) || *text)
+    return FALSE;
+  *width = (guint)w;
+  *height = (guint)h;
+  return TRUE;
+}
+
+gboolean
+nf_parse_rate (const char *text, int *rate_n, int *rate_d)
+{
+  guint64 n, d = 1;
+
+  if (!parse_number (&text, G_MAXINT32, &n))
+    return FALSE;
+  if (*text == '/')
+    {
+      text++;
+      if (!parse_number (&text, G_MAXINT32, &d))
+        return FALSE;
+    }
+  if (*text)
+    return FALSE;
+  *rate_n = (int)n;
+  *rate_d = (int)d;
+  return TRUE;
+}
+
+/* Files */
+
+static gboolean
+write_error (GError **error, const char *path, int number, const char *what)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: %s: %s", path, what, g_strerror (number));
+  return FALSE;
+}
+
+char *
+nf_temporary_name (const char *path, GError **error)
+{
+  g_autofree char *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
+  const char *dot = strrchr (base, '.');
+  int number = EEXIST;
+
+  for (guint i = 0; number == EEXIST && i < 100; i++)
+    {
+      g_autofree char *name = g_strdup_printf (".%.*s.%08x%s", dot ? (int)(dot - base) : (int)strlen (base),
+                                               base, g_random_int (), dot ? dot : "");
+      g_autofree char *temporary = g_build_filename (folder, name, NULL);
+      int fd = g_open (temporary, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+
+      if (fd >= 0)
+        {
+          close (fd);
+          return g_steal_pointer (&temporary);
+        }
+      number = errno;
+    }
+  write_error (error, path, number, "cannot be written");
+  return NULL;
+}
+
+gboolean
+nf_check_output (const char *path, const char *input, GError **error)
+{
+  GStatBuf out, in;
+
+  if (g_stat (path, &out) != 0)
+    return TRUE;
+  if (!S_ISREG (out.st_mode))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
+      return FALSE;
+    }
+  if (input && g_stat (input, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output", path);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+gboolean
+nf_publish (const char *temporary, const char *path, GError **error)
+{
+  int fd = g_open (temporary, O_RDONLY | O_CLOEXEC, 0);
+  gboolean flushed;
+
+  if (fd < 0)
+    return write_error (error, path, errno, "cannot be completed");
+  flushed = fsync (fd) == 0;
+  if (!flushed)
+    write_error (error, path, errno, "cannot be completed");
+  close (fd);
+  if (flushed && g_rename (temporary, path) != 0)
+    return write_error (error, path, errno, "cannot be given its name");
+  return flushed;
+}
+
+void
+nf_error_rename (GError *error, const char *name, const char *wanted)
+{
+  g_autoptr (GString) text = NULL;
+
+  if (!error)
+    return;
+  text = g_string_new (error->message);
+  g_string_replace (text, name, wanted, 0);
+  g_free (error->message);
+  error->message = g_string_free (g_steal_pointer (&text), FALSE);
+}

@@ -1,0 +1,86 @@
+/* normflow: what the sub-commands share. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <normflow.h>
+
+#include "progress.h"
+
+G_BEGIN_DECLS
+
+#define NF_EXIT_FAILED 1
+#define NF_EXIT_USAGE 2
+#define NF_EXIT_INTERRUPTED 130
+
+/*
+ * NfCommand:
+ * name: of the sub-command, for messages
+ * model, device, quiet: options of the same names
+ * progress: line on stderr
+ * cancellable: cancelled by SIGINT and SIGTERM
+ * catching: signals are caught
+ *
+ * One run of a sub-command that works with a model.
+ */
+typedef struct
+{
+  const char *name;
+  char *model;
+  char *device;
+  gboolean quiet;
+  NfProgress *progress;
+  GCancellable *cancellable;
+  gboolean catching;
+} NfCommand;
+
+void nf_command_clear (NfCommand *self);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NfCommand, nf_command_clear)
+
+typedef enum
+{
+  NF_COMMAND_MODEL = 1 << 0,
+  NF_COMMAND_DEVICE = 1 << 1,
+} NfCommandOptions;
+
+/* Parses ENTRIES and --quiet, with OPTIONS also --model and --device; USAGE names the arguments, of which
+ * there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the help text. Prints what
+ * is wrong; FALSE means NF_EXIT_USAGE. */
+gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
+                           NfCommandOptions options, const char *usage, const char *summary,
+                           const char *description, int min_args, int max_args);
+
+/* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
+int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+/* The same of ERROR. Returns NF_EXIT_INTERRUPTED if it is that the work was cancelled, else NF_EXIT_FAILED.
+ */
+int nf_command_fail (NfCommand *self, const GError *error);
+
+/* From here on SIGINT and SIGTERM cancel; a second one ends the process at once. */
+void nf_command_catch_signals (NfCommand *self);
+
+/* NF_ERROR_CANCELLED once that happened. */
+gboolean nf_command_go_on (NfCommand *self, GError **error);
+
+/* Opens the device, loads the model and makes a session that hears signals. */
+NfSession *nf_command_open (NfCommand *self, GError **error);
+
+/* "WxH" to sides of 1 to 16384. */
+gboolean nf_parse_size (const char *text, guint *width, guint *height);
+
+/* "N/D" or "N" to a rate; each 1 to 2^31-1. */
+gboolean nf_parse_rate (const char *text, int *rate_n, int *rate_d);
+
+/* A name beside PATH, hidden and unused, with the same extension: to write to before renaming. (transfer
+ * full) */
+char *nf_temporary_name (const char *path, GError **error);
+
+/* Refuses an output that is an input or not a plain file. */
+gboolean nf_check_output (const char *path, const char *input, GError **error);
+
+/* Flushes TEMPORARY to the disk and gives it its name. */
+gboolean nf_publish (const char *temporary, const char *path, GError **error);
+
+/* Says WANTED instead of NAME in the error's message. */
+void nf_error_rename (GError *error, const char *name, const char *wanted);
+
+G_END_DECLS

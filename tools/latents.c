@@ -1,0 +1,416 @@
+/* normflow: files of latents. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "latents.h"
+#include "common.h"
+
+#include <errno.h>
+#include <json-glib/json-glib.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <glib/gstdio.h>
+
+#define DIGEST_LENGTH 64
+
+static void
+info_clear (NfLatentsInfo *info)
+{
+  g_clear_pointer (&info->digest, g_free);
+  g_clear_pointer (&info->model, g_free);
+}
+
+static guint64
+frame_values (const NfLatentsInfo *info)
+{
+  return (guint64)info->grid_height * info->grid_width * info->features;
+}
+
+/* Writer */
+
+struct _NfLatentsWriter
+{
+  char *path;
+  char *temporary;
+  FILE *file;
+  NfLatentsInfo info;
+  GArray *bits;  /* of float */
+  guint8 *frame; /* as in the file */
+  gsize header;  /* bytes that the header takes, its length included */
+};
+
+void
+nf_latents_writer_free (NfLatentsWriter *self)
+{
+  if (self->file)
+    fclose (self->file);
+  if (self->temporary)
+    g_unlink (self->temporary);
+  g_array_unref (self->bits);
+  info_clear (&self->info);
+  g_free (self->frame);
+  g_free (self->temporary);
+  g_free (self->path);
+  g_free (self);
+}
+
+static void
+add_tensor (JsonBuilder *builder, const char *name, const char *dtype, const guint64 *dims, guint n_dims,
+            guint64 begin, guint64 end)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "dtype");
+  json_builder_add_string_value (builder, dtype);
+  json_builder_set_member_name (builder, "shape");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < n_dims; i++)
+    json_builder_add_int_value (builder, (gint64)dims[i]);
+  json_builder_end_array (builder);
+  json_builder_set_member_name (builder, "data_offsets");
+  json_builder_begin_array (builder);
+  json_builder_add_int_value (builder, (gint64)begin);
+  json_builder_add_int_value (builder, (gint64)end);
+  json_builder_end_array (builder);
+  json_builder_end_object (builder);
+}
+
+static void
+add_string (JsonBuilder *builder, const char *name, const char *value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_string_value (builder, value);
+}
+
+static char *
+make_header (const NfLatentsInfo *info, guint64 n_frames)
+{
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autoptr (JsonNode) root = NULL;
+  const guint64 dims[] = { n_frames, info->grid_height, info->grid_width, info->features };
+  const guint64 latents = n_frames * frame_values (info) * (info->half ? 2 : 4);
+  g_autofree char *width = g_strdup_printf ("%u", info->width);
+  g_autofree char *height = g_strdup_printf ("%u", info->height);
+  g_autofree char *rate = g_strdup_printf ("%d/%d", info->rate_n, info->rate_d);
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "__metadata__");
+  json_builder_begin_object (builder);
+  add_string (builder, "format", NF_LATENTS_FORMAT);
+  add_string (builder, "model_digest", info->digest);
+  add_string (builder, "model", info->model);
+  add_string (builder, "width", width);
+  add_string (builder, "height", height);
+  add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
+  add_string (builder, "frame_rate", rate);
+  json_builder_end_object (builder);
+  add_tensor (builder, "latents", info->half ? "F16" : "F32", dims, 4, 0, latents);
+  add_tensor (builder, "bits_per_dim", "F32", dims, 1, latents, latents + n_frames * 4);
+  json_builder_end_object (builder);
+  root = json_builder_get_root (builder);
+  return json_to_string (root, FALSE);
+}
+
+static gboolean
+fail (NfLatentsWriter *self, GError **error)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: cannot be written: %s", self->path, g_strerror (errno));
+  return FALSE;
+}
+
+/* The header for N_FRAMES at the beginning of the file. */
+static gboolean
+write_header (NfLatentsWriter *self, guint64 n_frames, GError **error)
+{
+  g_autofree char *json = make_header (&self->info, n_frames);
+  g_autofree char *padded = g_malloc (self->header);
+  const guint64 length = GUINT64_TO_LE (self->header - 8);
+
+  memset (padded, ' ', self->header);
+  memcpy (padded, &length, 8);
+  memcpy (padded + 8, json, strlen (json));
+  if (fseeko (self->file, 0, SEEK_SET) != 0 || fwrite (padded, 1, self->header, self->file) != self->header)
+    return fail (self, error);
+  return TRUE;
+}
+
+NfLatentsWriter *
+nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *info, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (model);
+  g_autoptr (NfLatentsWriter) self = g_new0 (NfLatentsWriter, 1);
+  g_autofree char *longest = NULL;
+  g_autofree char *base = NULL;
+  NfGrid grid;
+
+  self->bits = g_array_new (FALSE, FALSE, sizeof (float));
+  self->path = g_strdup (path);
+  if (!nf_grid_init (&grid, config, info->width, info->height, error))
+    return NULL;
+  base = nf_model_get_path (model) ? g_path_get_basename (nf_model_get_path (model)) : g_strdup ("");
+  self->info = *info;
+  self->info.layout = config->layout;
+  self->info.grid_width = grid.grid_width;
+  self->info.grid_height = grid.grid_height;
+  self->info.features = grid.features;
+  self->info.digest = g_strdup (nf_model_get_digest (model));
+  self->info.model = g_filename_display_name (base);
+  self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
+
+  /* Room for as many frames as a file offset can count; rounded so that data are aligned. */
+  longest = make_header (&self->info, G_MAXINT64 / (frame_values (&self->info) * 4 + 4));
+  self->header = (8 + strlen (longest) + 63) / 64 * 64;
+  self->temporary = nf_temporary_name (path, error);
+  if (!self->temporary)
+    return NULL;
+  self->file = g_fopen (self->temporary, "wbe");
+  if (!self->file)
+    {
+      fail (self, error);
+      return NULL;
+    }
+  return write_header (self, 0, error) ? g_steal_pointer (&self) : NULL;
+}
+
+static void
+to_little_endian (guint8 *data, gsize n, gsize size)
+{
+  if (G_BYTE_ORDER == G_LITTLE_ENDIAN)
+    return;
+  for (gsize i = 0; i < n; i++)
+    for (gsize j = 0; j < size / 2; j++)
+      {
+        guint8 byte = data[i * size + j];
+
+        data[i * size + j] = data[i * size + size - 1 - j];
+        data[i * size + size - 1 - j] = byte;
+      }
+}
+
+gboolean
+nf_latents_writer_put (NfLatentsWriter *self, const float *latents, double bits_per_dim, GError **error)
+{
+  const gsize n = frame_values (&self->info), size = self->info.half ? 2 : 4;
+  const float bits = (float)bits_per_dim;
+
+  if (self->info.half)
+    {
+      nf_half_from_float (latents, (guint16 *)(gpointer)self->frame, n);
+      for (gsize i = 0; i < n; i++)
+        if ((((const guint16 *)(gconstpointer)self->frame)[i] & 0x7c00) == 0x7c00)
+          {
+            g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                         "frame %u: the latent %g does not fit half precision; write single precision",
+                         self->bits->len, (double)latents[i]);
+            return FALSE;
+          }
+    }
+  else
+    memcpy (self->frame, latents, n * size);
+  to_little_endian (self->frame, n, size);
+  if (fwrite (self->frame, size, n, self->file) != n)
+    return fail (self, error);
+  g_array_append_val (self->bits, bits);
+  return TRUE;
+}
+
+guint64
+nf_latents_writer_get_bytes (NfLatentsWriter *self)
+{
+  const guint64 frame = frame_values (&self->info) * (self->info.half ? 2 : 4) + 4;
+
+  return self->header + self->bits->len * frame;
+}
+
+gboolean
+nf_latents_writer_close (NfLatentsWriter *self, GError **error)
+{
+  FILE *file = self->file;
+  const guint n_frames = self->bits->len;
+  gboolean closed;
+
+  if (!n_frames)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: there is no frame to write", self->path);
+      return FALSE;
+    }
+  to_little_endian ((guint8 *)self->bits->data, n_frames, 4);
+  if (fwrite (self->bits->data, 4, n_frames, file) != n_frames)
+    return fail (self, error);
+  if (!write_header (self, n_frames, error))
+    return FALSE;
+  self->file = NULL;
+  closed = fclose (file) == 0;
+  if (!closed)
+    return fail (self, error);
+  if (!nf_publish (self->temporary, self->path, error))
+    return FALSE;
+  g_clear_pointer (&self->temporary, g_free);
+  return TRUE;
+}
+
+/* Reader */
+
+struct _NfLatentsReader
+{
+  NfTensorFile *file;
+  const NfTensor *latents;
+  const NfTensor *bits;
+  NfLatentsInfo info;
+};
+
+void
+nf_latents_reader_free (NfLatentsReader *self)
+{
+  g_clear_object (&self->file);
+  info_clear (&self->info);
+  g_free (self);
+}
+
+gboolean
+nf_latents_is_file (NfTensorFile *file)
+{
+  return g_strcmp0 (nf_tensor_file_get_metadata (file, "format"), NF_LATENTS_FORMAT) == 0;
+}
+
+static gboolean
+wrong (NfLatentsReader *self, GError **error, const char *what, const char *value)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: %s is %s%s%s; normflow encode writes it anew",
+               nf_tensor_file_get_path (self->file), what, value ? "\"" : "missing", value ? value : "",
+               value ? "\", which is not possible" : "");
+  return FALSE;
+}
+
+static gboolean
+read_strings (NfLatentsReader *self, GError **error)
+{
+  const char *digest = nf_tensor_file_get_metadata (self->file, "model_digest");
+  const char *model = nf_tensor_file_get_metadata (self->file, "model");
+  const char *width = nf_tensor_file_get_metadata (self->file, "width");
+  const char *height = nf_tensor_file_get_metadata (self->file, "height");
+  const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
+  const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
+  g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
+
+  if (!digest || strlen (digest) != DIGEST_LENGTH || strspn (digest, "0123456789abcdef") != DIGEST_LENGTH)
+    return wrong (self, error, "model_digest", digest);
+  if (!nf_parse_size (size, &self->info.width, &self->info.height))
+    return wrong (self, error, "the size (width and height)", size);
+  if (!layout || !nf_pixel_layout_from_name (layout, &self->info.layout))
+    return wrong (self, error, "pixel_layout", layout);
+  if (!rate || !nf_parse_rate (rate, &self->info.rate_n, &self->info.rate_d))
+    return wrong (self, error, "frame_rate", rate);
+  self->info.digest = g_strdup (digest);
+  self->info.model = g_strdup (model ? model : "");
+  return TRUE;
+}
+
+NfLatentsReader *
+nf_latents_reader_open (NfTensorFile *file, GError **error)
+{
+  g_autoptr (NfLatentsReader) self = g_new0 (NfLatentsReader, 1);
+  const char *path = nf_tensor_file_get_path (file);
+
+  self->file = g_object_ref (file);
+  if (!nf_latents_is_file (file))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: is not a file of latents; normflow encode makes them%s", path,
+                   nf_tensor_file_get_metadata (file, "config") ? " (this looks like a model)" : "");
+      return NULL;
+    }
+  self->latents = nf_tensor_file_lookup (file, "latents");
+  self->bits = nf_tensor_file_lookup (file, "bits_per_dim");
+  if (!self->latents || self->latents->n_dims != 4 || !self->latents->n_elements
+      || (self->latents->dtype != NF_DTYPE_F32 && self->latents->dtype != NF_DTYPE_F16))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: needs a tensor latents of (frames, rows, columns, features), F32 or F16", path);
+      return NULL;
+    }
+  if (!self->bits || self->bits->n_dims != 1 || self->bits->dims[0] != self->latents->dims[0]
+      || self->bits->dtype != NF_DTYPE_F32)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: needs a tensor bits_per_dim of (%" G_GUINT64_FORMAT "), F32, as many as frames", path,
+                   self->latents->dims[0]);
+      return NULL;
+    }
+  for (guint i = 1; i < 4; i++)
+    if (self->latents->dims[i] > G_MAXINT32)
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: dimension %u of latents is %" G_GUINT64_FORMAT,
+                     path, i, self->latents->dims[i]);
+        return NULL;
+      }
+  self->info.n_frames = self->latents->dims[0];
+  self->info.grid_height = (guint)self->latents->dims[1];
+  self->info.grid_width = (guint)self->latents->dims[2];
+  self->info.features = (guint)self->latents->dims[3];
+  self->info.half = self->latents->dtype == NF_DTYPE_F16;
+  return read_strings (self, error) ? g_steal_pointer (&self) : NULL;
+}
+
+const NfLatentsInfo *
+nf_latents_reader_get_info (NfLatentsReader *self)
+{
+  return &self->info;
+}
+
+gboolean
+nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **error)
+{
+  const NfLatentsInfo *info = &self->info;
+  const NfConfig *config = nf_model_get_config (model);
+  const char *path = nf_tensor_file_get_path (self->file);
+  NfGrid grid;
+
+  if (strcmp (info->digest, nf_model_get_digest (model)) != 0)
+    {
+      const char *name = nf_model_get_path (model);
+
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_DATA,
+          "%s: these latents are of model %s%swith digest %s, but %s has digest %s; give their model "
+          "with --model",
+          path, info->model, *info->model ? " " : "", info->digest, name ? name : "the model",
+          nf_model_get_digest (model));
+      return FALSE;
+    }
+  if (!nf_grid_init (&grid, config, info->width, info->height, error))
+    return FALSE;
+  if (info->layout != config->layout || info->grid_width != grid.grid_width
+      || info->grid_height != grid.grid_height || info->features != grid.features)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: latents of (%u, %u, %u) in %s, but the model makes (%u, %u, %u) in %s of a frame of "
+                   "%u×%u",
+                   path, info->grid_height, info->grid_width, info->features,
+                   nf_pixel_layout_name (info->layout), grid.grid_height, grid.grid_width, grid.features,
+                   nf_pixel_layout_name (config->layout), info->width, info->height);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+void
+nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents)
+{
+  NfTensor frame = *self->latents;
+
+  frame.n_elements = frame_values (&self->info);
+  frame.data += index * frame.n_elements * nf_dtype_size (frame.dtype);
+  nf_tensor_to_float (&frame, latents);
+}
+
+float
+nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index)
+{
+  NfTensor value = *self->bits;
+  float bits;
+
+  value.n_elements = 1;
+  value.data += index * sizeof (float);
+  nf_tensor_to_float (&value, &bits);
+  return bits;
+}

@@ -1,0 +1,87 @@
+/* normflow: files of latents. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <normflow.h>
+
+G_BEGIN_DECLS
+
+/*
+ * A latents file is a safetensors file of two tensors,
+ *
+ *   latents       F32 or F16 (frames, grid_height, grid_width, D), as nf_session_encode_frame() gives them
+ *   bits_per_dim  F32 (frames), the score of each frame
+ *
+ * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
+ * width and height in pixels, pixel_layout, frame_rate "N/D". The header ends in spaces, because the number
+ * of frames is only known, and filled in, at the end.
+ */
+#define NF_LATENTS_FORMAT "normflow-latents"
+
+/*
+ * NfLatentsInfo:
+ * width, height: of the video, pixels
+ * layout: of the model
+ * rate_n, rate_d: frames a second
+ * grid_width, grid_height, features: of the latents of a frame
+ * half: F16
+ * n_frames: in the file
+ * digest: of the model
+ * model: its name
+ */
+typedef struct
+{
+  guint width;
+  guint height;
+  NfPixelLayout layout;
+  int rate_n;
+  int rate_d;
+  guint grid_width;
+  guint grid_height;
+  guint features;
+  gboolean half;
+  guint64 n_frames;
+  char *digest;
+  char *model;
+} NfLatentsInfo;
+
+typedef struct _NfLatentsWriter NfLatentsWriter;
+
+/* A file for MODEL's latents of frames of INFO's size, rate and type; the rest of INFO is not read. Written
+ * under another name until it is closed, so that PATH never holds half a file. */
+NfLatentsWriter *nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *info,
+                                         GError **error);
+
+/* One frame. NF_ERROR_DATA if a value is too large for F16. */
+gboolean nf_latents_writer_put (NfLatentsWriter *self, const float *latents, double bits_per_dim,
+                                GError **error);
+
+guint64 nf_latents_writer_get_bytes (NfLatentsWriter *self);
+
+/* Completes the file and gives it its name. */
+gboolean nf_latents_writer_close (NfLatentsWriter *self, GError **error);
+
+/* Nothing stays of a file that was not closed. */
+void nf_latents_writer_free (NfLatentsWriter *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfLatentsWriter, nf_latents_writer_free)
+
+typedef struct _NfLatentsReader NfLatentsReader;
+
+/* TRUE if the file says that it is one of latents. */
+gboolean nf_latents_is_file (NfTensorFile *file);
+
+/* Checks everything that the file states. */
+NfLatentsReader *nf_latents_reader_open (NfTensorFile *file, GError **error);
+void nf_latents_reader_free (NfLatentsReader *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfLatentsReader, nf_latents_reader_free)
+
+const NfLatentsInfo *nf_latents_reader_get_info (NfLatentsReader *self);
+
+/* Whether MODEL made these latents; the error names both. */
+gboolean nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **error);
+
+/* Latents of frame INDEX. */
+void nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents);
+
+float nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index);
+
+G_END_DECLS

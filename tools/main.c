@@ -1,0 +1,174 @@
+/* normflow: the command. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct
+{
+  const char *name;
+  int (*run) (int argc, char **argv);
+  const char *summary;
+} SubCommand;
+
+static const SubCommand commands[] = {
+  { "devices", nf_cmd_devices, "list the OpenCL devices and what they can do" },
+  { "info", nf_cmd_info, "what a model or a latents file is" },
+#ifdef HAVE_CMD_ENCODE
+  { "encode", nf_cmd_encode, "video to Gaussian latents and exact scores" },
+#endif
+#ifdef HAVE_CMD_DECODE
+  { "decode", nf_cmd_decode, "latents back to the same video, byte for byte" },
+#endif
+#ifdef HAVE_CMD_EVAL
+  { "eval", nf_cmd_eval, "bits per dimension of each frame of a video, curve and map" },
+#endif
+#ifdef HAVE_CMD_CALIBRATE
+  { "calibrate", nf_cmd_calibrate, "suggest an anomaly threshold from normal footage" },
+#endif
+#ifdef HAVE_CMD_SAMPLE
+  { "sample", nf_cmd_sample, "draw pictures or video from the model" },
+#endif
+#ifdef HAVE_CMD_DENOISE
+  { "denoise", nf_cmd_denoise, "one exact score step for noisy video or pictures" },
+#endif
+#ifdef HAVE_CMD_SHEET
+  { "sheet", nf_cmd_sheet, "frames of a video beside their latents, decoded, noisy, denoised" },
+#endif
+#ifdef HAVE_CMD_TRAIN
+  { "train", nf_cmd_train, "train a model on videos and pictures" },
+#endif
+#ifdef HAVE_CMD_CONVERT
+  { "convert", nf_cmd_convert, "check a model file and write it anew: type, configuration" },
+#endif
+#ifdef HAVE_CMD_VERIFY
+  { "verify", nf_cmd_verify, "compare with what the official implementation computes" },
+#endif
+#ifdef HAVE_CMD_BENCH
+  { "bench", nf_cmd_bench, "this machine's limits, and how near the flow comes to them" },
+#endif
+};
+
+static const SubCommand *
+find_command (const char *name)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
+    if (strcmp (commands[i].name, name) == 0)
+      return &commands[i];
+  return NULL;
+}
+
+static void
+print_overview (FILE *file)
+{
+  fputs (
+      "Usage: normflow COMMAND [OPTION…] [ARGUMENT…]\n\n"
+      "Normalizing flows for video, on OpenCL: takes video to Gaussian latents and back without loss, says\n"
+      "how likely each frame is, draws new pictures, removes noise, and trains such models.\n\nCommands:\n",
+      file);
+  for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
+    fprintf (file, "  %-10s %s\n", commands[i].name, commands[i].summary);
+  fputs ("\nnormflow COMMAND --help explains a command; normflow --version says which version this is.\n"
+         "Models are files or names; without --model the bundled one is used.\n\nExamples:\n"
+         "  A video through the flow and back, without losing a byte:\n"
+         "    normflow encode clip.mp4 clip.safetensors && normflow decode clip.safetensors clip.mkv\n"
+         "  Sixteen pictures drawn from the model, on one sheet:\n"
+         "    normflow sample --count 16 --seed 1 samples.png\n",
+         file);
+}
+
+/* Levenshtein's distance. */
+static gsize
+distance (const char *a, const char *b)
+{
+  gsize n = strlen (b);
+  g_autofree gsize *row = g_new (gsize, n + 1);
+
+  for (gsize j = 0; j <= n; j++)
+    row[j] = j;
+  for (gsize i = 0; a[i]; i++)
+    {
+      gsize diagonal = row[0];
+
+      row[0] = i + 1;
+      for (gsize j = 0; j < n; j++)
+        {
+          gsize changed = diagonal + (a[i] != b[j]);
+
+          diagonal = row[j + 1];
+          row[j + 1] = MIN (changed, 1 + MIN (row[j], row[j + 1]));
+        }
+    }
+  return row[n];
+}
+
+static int
+unknown_command (const char *name)
+{
+  const char *nearest = NULL;
+  gsize least = G_MAXSIZE;
+
+  fprintf (stderr, "normflow: there is no command \"%s\"", name);
+  for (gsize i = 0; strlen (name) < 64 && i < G_N_ELEMENTS (commands); i++)
+    {
+      gsize d = g_str_has_prefix (commands[i].name, name) ? 1 : distance (name, commands[i].name);
+
+      if (d < least)
+        {
+          least = d;
+          nearest = commands[i].name;
+        }
+    }
+  if (nearest && least <= MAX (2, strlen (nearest) / 3))
+    fprintf (stderr, "; did you mean %s?", nearest);
+  fputs ("\n(normflow --help lists the commands)\n", stderr);
+  return 2;
+}
+
+/* What stays in the buffer until the end must reach its file too. */
+static int
+flush (int status)
+{
+  if ((fflush (stdout) != 0 || ferror (stdout)) && status == 0)
+    {
+      fputs ("normflow: standard output cannot be written\n", stderr);
+      return 1;
+    }
+  return status;
+}
+
+int
+main (int argc, char **argv)
+{
+  const SubCommand *command;
+  const char *name = argc > 1 ? argv[1] : "--help";
+  gboolean help = strcmp (name, "help") == 0;
+  char *help_argv[] = { NULL, (char *)"--help", NULL };
+
+  setlocale (LC_ALL, "");
+  /* Numbers are read and written alike everywhere. */
+  setlocale (LC_NUMERIC, "C");
+
+  if (argc < 2 || strcmp (name, "--help") == 0 || strcmp (name, "-h") == 0 || (help && argc < 3))
+    {
+      print_overview (stdout);
+      return flush (0);
+    }
+  if (strcmp (name, "--version") == 0)
+    {
+      puts ("normflow " NF_VERSION);
+      return flush (0);
+    }
+  if (help)
+    name = argv[2];
+  command = find_command (name);
+  if (!command)
+    return unknown_command (name);
+  if (help)
+    {
+      help_argv[0] = (char *)command->name;
+      return flush (command->run (2, help_argv));
+    }
+  return flush (command->run (argc - 1, argv + 1));
+}

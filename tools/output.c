@@ -1,0 +1,104 @@
+/* normflow: video that a sub-command writes. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "output.h"
+#include "common.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <glib/gstdio.h>
+
+struct _NfOutput
+{
+  char *path;
+  char *temporary; /* NULL for sequences, and once it has its name */
+  NfMediaWriter *writer;
+  guint64 n_frames;
+};
+
+void
+nf_output_free (NfOutput *self)
+{
+  g_clear_pointer (&self->writer, nf_media_writer_free);
+  if (self->temporary)
+    g_unlink (self->temporary);
+  g_free (self->temporary);
+  g_free (self->path);
+  g_free (self);
+}
+
+/* Errors speak of the file that was asked for. */
+static gboolean
+result (NfOutput *self, gboolean done, GError *local, GError **error)
+{
+  if (done)
+    return TRUE;
+  if (self->temporary)
+    nf_error_rename (local, self->temporary, self->path);
+  g_propagate_error (error, local);
+  return FALSE;
+}
+
+NfOutput *
+nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width, guint height,
+                int rate_n, int rate_d, GError **error)
+{
+  g_autoptr (NfOutput) self = g_new0 (NfOutput, 1);
+  GError *local = NULL;
+
+  self->path = g_strdup (path);
+  if (!nf_check_output (path, input, error))
+    return NULL;
+  if (!(nf_media_is_picture (path) && strchr (path, '%')))
+    {
+      self->temporary = nf_temporary_name (path, error);
+      if (!self->temporary)
+        return NULL;
+    }
+  self->writer = nf_media_writer_open (self->temporary ? self->temporary : path, layout, width, height,
+                                       rate_n, rate_d, &local);
+  return result (self, self->writer != NULL, local, error) ? g_steal_pointer (&self) : NULL;
+}
+
+gboolean
+nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
+{
+  GError *local = NULL;
+  gboolean done = nf_media_writer_put (self->writer, frame, &local);
+
+  self->n_frames += done;
+  return result (self, done, local, error);
+}
+
+guint64
+nf_output_get_frames (NfOutput *self)
+{
+  return self->n_frames;
+}
+
+gboolean
+nf_output_close (NfOutput *self, GError **error)
+{
+  GError *local = NULL;
+  gboolean done = nf_media_writer_close (self->writer, &local);
+
+  if (done && self->temporary)
+    done = nf_publish (self->temporary, self->path, &local);
+  if (!result (self, done, local, error))
+    return FALSE;
+  g_clear_pointer (&self->temporary, g_free);
+  return TRUE;
+}
+
+void
+nf_output_keep (NfOutput *self, const char *command)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (!self->n_frames)
+    return;
+  if (nf_output_close (self, &error))
+    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frame%s\n", command, self->path,
+             self->n_frames, self->n_frames == 1 ? "" : "s");
+  else
+    fprintf (stderr, "normflow %s: %s\n", command, error->message);
+}

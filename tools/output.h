@@ -1,0 +1,25 @@
+/* normflow: video that a sub-command writes. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "media.h"
+
+G_BEGIN_DECLS
+
+/* An nf_media_writer that gives the file its name only once it is complete, so that nothing is overwritten by
+ * what fails at once. A sequence of pictures (%d in the name) is written in place. */
+typedef struct _NfOutput NfOutput;
+
+/* INPUT (nullable) must be another file. */
+NfOutput *nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width,
+                          guint height, int rate_n, int rate_d, GError **error);
+gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
+guint64 nf_output_get_frames (NfOutput *self);
+gboolean nf_output_close (NfOutput *self, GError **error);
+
+/* After a failure or interruption: the frames that were written are kept, and a line on stderr says so. */
+void nf_output_keep (NfOutput *self, const char *command);
+
+void nf_output_free (NfOutput *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfOutput, nf_output_free)
+
+G_END_DECLS
