@@ -1,0 +1,93 @@
+/* Work on whole rows, one work-group a row. SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#define GROUP 64
+
+/* The sum over a work-group, known to all of it; always added up in the same order. */
+static inline float
+nf_group_sum (__local float *part, float v)
+{
+  const int i = get_local_id (0);
+  part[i] = v;
+  barrier (CLK_LOCAL_MEM_FENCE);
+  for (int half_size = GROUP / 2; half_size > 0; half_size /= 2)
+    {
+      if (i < half_size)
+        part[i] += part[i + half_size];
+      barrier (CLK_LOCAL_MEM_FENCE);
+    }
+  const float sum = part[0];
+  barrier (CLK_LOCAL_MEM_FENCE);
+  return sum;
+}
+
+/* Mean and 1/deviation of a row, eps 1e-5. */
+static inline float2
+nf_moments (__global const float *x, int d, __local float *part)
+{
+  float sum = 0.0f, square = 0.0f;
+  for (int i = get_local_id (0); i < d; i += GROUP)
+    sum += x[i];
+  const float mean = nf_group_sum (part, sum) / d;
+  for (int i = get_local_id (0); i < d; i += GROUP)
+    square = fma (x[i] - mean, x[i] - mean, square);
+  return (float2)(mean, 1.0f / sqrt (nf_group_sum (part, square) / d + 1e-5f));
+}
+
+/* y[r,:] = (x[r,:] - mean) rstd w + b, eps 1e-5 (Ba et al. 2016). x, y (M, d). Global size (M GROUP). */
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_layernorm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global float *y,
+              ulong y_at, int d)
+{
+  __local float part[GROUP];
+  const size_t row = (size_t)get_group_id (0) * d;
+  x += x_at + row;
+  y += y_at + row;
+  const float2 moments = nf_moments (x, d, part);
+  for (int i = get_local_id (0); i < d; i += GROUP)
+    y[i] = fma ((x[i] - moments.x) * moments.y, w[w_at + i], w[b_at + i]);
+}
+
+/* Backward of the above: dx += rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; what dw needs is written to dyc = dy c.
+ * All (M, d). Global size (M GROUP). */
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_layernorm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy,
+                       ulong dy_at, __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int d)
+{
+  __local float part[GROUP];
+  const size_t row = (size_t)get_group_id (0) * d;
+  x += x_at + row;
+  w += w_at;
+  dy += dy_at + row;
+  dyc += dyc_at + row;
+  dx += dx_at + row;
+  const float2 moments = nf_moments (x, d, part);
+  float sum_g = 0.0f, sum_gc = 0.0f;
+  for (int i = get_local_id (0); i < d; i += GROUP)
+    {
+      const float c = (x[i] - moments.x) * moments.y, g = dy[i] * w[i];
+      sum_g += g;
+      sum_gc = fma (g, c, sum_gc);
+      dyc[i] = dy[i] * c;
+    }
+  const float mean_g = nf_group_sum (part, sum_g) / d, mean_gc = nf_group_sum (part, sum_gc) / d;
+  for (int i = get_local_id (0); i < d; i += GROUP)
+    {
+      const float c = (x[i] - moments.x) * moments.y;
+      dx[i] += moments.y * (dy[i] * w[i] - mean_g - c * mean_gc);
+    }
+}
+
+/* s[n] (+)= sum over m of x[m, n]. x (M, N). One work-item a column; global size ceil(N / GROUP) GROUP. */
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_column_sums (__global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate)
+{
+  const int n = get_global_id (0);
+  if (n >= N)
+    return;
+  float sum = 0.0f;
+  x += x_at + n;
+  for (int m = 0; m < M; m++, x += ldx)
+    sum += *x;
+  s += s_at + n;
+  *s = accumulate ? sum + *s : sum;
+}
