@@ -458,10 +458,13 @@ add_classes (NfClips *self)
       g_autofree char *folder = g_path_get_dirname (clip->path);
       char *name = g_path_get_basename (folder);
 
-      if (g_hash_table_add (seen, name))
-        g_ptr_array_add (self->classes, name);
-      else
+      if (g_hash_table_contains (seen, name))
         g_free (name);
+      else
+        {
+          g_hash_table_add (seen, name);
+          g_ptr_array_add (self->classes, name);
+        }
     }
   g_ptr_array_sort (self->classes, compare_names);
   for (guint i = 0; i < self->clips->len; i++)

@@ -398,17 +398,26 @@ nf_media_reader_get_damaged (NfMediaReader *self)
   return self->damaged;
 }
 
+/* What files may be, by demuxer: forms that hold their pictures themselves. Playlists and scripts, which lead
+ * to other files or hosts or wait for more to come, are not among them. */
+static const char containers[]
+    = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,gxf,nut,ivf,dv,rm,swf,"
+      "wtv,yuv4mpegpipe,"
+      "h264,hevc,m4v,obu,av1,apng,gif,ico,image2,png_pipe,jpeg_pipe,jpegls_pipe,j2k_pipe,bmp_pipe,ppm_pipe,"
+      "pgm_pipe,pam_pipe,"
+      "pbm_pipe,pgmyuv_pipe,tiff_pipe,webp_pipe,exr_pipe,dpx_pipe,psd_pipe,sgi_pipe,sunrast_pipe,qoi_pipe";
+
 static gboolean
 open_format (NfMediaReader *self, GError **error)
 {
-  /* "file:" keeps names with a colon from being taken for protocols; the white list keeps playlists from
-   * reaching the network. */
+  /* "file:" keeps names with a colon from being taken for protocols. */
   g_autofree char *url = g_strconcat ("file:", self->path, NULL);
   AVDictionary *options = NULL;
   const AVCodec *codec = NULL;
   int status;
 
   av_dict_set (&options, "protocol_whitelist", "file", 0);
+  av_dict_set (&options, "format_whitelist", containers, 0);
   status = avformat_open_input (&self->format, url, NULL, &options);
   av_dict_free (&options);
   if (status < 0)
@@ -498,27 +507,15 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
   return g_steal_pointer (&self);
 }
 
-/* Back to the first frame, decoder emptied. */
+/* Back to the first frame, by opening the file again: seeking to the start loses frames in some containers.
+ */
 static gboolean
 rewind_stream (NfMediaReader *self, GError **error)
 {
-  gint64 start = self->format->streams[self->stream]->start_time;
-  int status;
-
-  status
-      = av_seek_frame (self->format, self->stream, start != AV_NOPTS_VALUE ? start : 0, AVSEEK_FLAG_BACKWARD);
-  if (status < 0)
-    status = av_seek_frame (self->format, -1, 0, AVSEEK_FLAG_BYTE);
-  if (status < 0)
-    {
-      /* Some demuxers cannot seek at all (single pictures): open again. */
-      avcodec_free_context (&self->codec);
-      avformat_close_input (&self->format);
-      if (!open_format (self, error))
-        return FALSE;
-    }
-  else
-    avcodec_flush_buffers (self->codec);
+  avcodec_free_context (&self->codec);
+  avformat_close_input (&self->format);
+  if (!open_format (self, error))
+    return FALSE;
   self->draining = FALSE;
   self->wanted = AV_NOPTS_VALUE;
   self->position = 0;
@@ -628,14 +625,15 @@ nf_media_reader_seek (NfMediaReader *self, guint64 index, GError **error)
             }
           avcodec_flush_buffers (self->codec);
           self->draining = FALSE;
-          /* Decode one frame to see where we landed; it is read again if it is the one. */
+          /* See at which key frame decoding can begin; it is read again if it is early enough. */
           self->wanted = AV_NOPTS_VALUE;
           {
             gint64 landed = AV_NOPTS_VALUE;
 
             while (av_read_frame (self->format, self->packet) >= 0)
               {
-                gboolean ours = self->packet->stream_index == self->stream;
+                gboolean ours
+                    = self->packet->stream_index == self->stream && (self->packet->flags & AV_PKT_FLAG_KEY);
 
                 landed = ours ? self->packet->pts : AV_NOPTS_VALUE;
                 av_packet_unref (self->packet);
