@@ -21,6 +21,10 @@ void nf_model_fill_basis (const NfConfig *config, float *basis);
 /* The prior's standard deviations (N, D), or a NULL buffer if they are all 1. */
 NfView nf_model_get_deviations (NfModel *self);
 
+/* One over them, or a NULL buffer; and the sums over D of their logarithms (N). */
+NfView nf_model_get_precisions (NfModel *self);
+const float *nf_model_get_log_deviations (NfModel *self);
+
 const NfParameters *nf_model_get_parameters (NfModel *self);
 
 /* All trainable values, nf_model_count_parameters() floats and the padding. */

@@ -21,11 +21,13 @@ struct _NfModel
 
   NfOps *ops; /* of the model's own, under the lock */
   NfBuffer *theta;
-  NfBuffer *forward;   /* packed */
-  NfBuffer *backward;  /* packed, NULL until needed */
-  NfBuffer *reversed;  /* (T/2, N, d): positions of the blocks that run backwards */
-  NfBuffer *deviation; /* (N, D) */
-  gboolean deviates;   /* it is not all 1 */
+  NfBuffer *forward;    /* packed */
+  NfBuffer *backward;   /* packed, NULL until needed */
+  NfBuffer *reversed;   /* (T/2, N, d): positions of the blocks that run backwards */
+  NfBuffer *deviation;  /* (N, D) */
+  NfBuffer *precision;  /* (N, D): one over it */
+  float *log_deviation; /* (N): sums over D of its logarithm */
+  gboolean deviates;    /* it is not all 1 */
   GMutex lock;
 };
 
@@ -117,6 +119,8 @@ nf_model_finalize (GObject *object)
   g_clear_pointer (&self->backward, nf_buffer_free);
   g_clear_pointer (&self->reversed, nf_buffer_free);
   g_clear_pointer (&self->deviation, nf_buffer_free);
+  g_clear_pointer (&self->precision, nf_buffer_free);
+  g_free (self->log_deviation);
   g_clear_pointer (&self->tokens.basis, nf_buffer_free);
   for (guint t = 0; self->blocks && t < self->weights->config->n_blocks; t++)
     g_free (self->blocks[t].layers);
@@ -311,21 +315,27 @@ nf_model_fill_basis (const NfConfig *config, float *basis)
     }
 }
 
+#define MIN_DEVIATION 1e-6f /* a variance of 0 would lose what it multiplies */
+
 void
 nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
 {
-  const gsize n = (gsize)self->shape.N * self->shape.D;
-  g_autofree float *deviation = g_new (float, n);
+  const gsize D = self->shape.D, n = self->shape.N * D;
+  g_autofree float *deviation = g_new (float, n), *precision = g_new (float, n);
 
   self->deviates = FALSE;
+  memset (self->log_deviation, 0, self->shape.N * sizeof *self->log_deviation);
   for (gsize i = 0; i < n; i++)
     {
-      deviation[i] = sqrtf (variance[i]);
+      deviation[i] = MAX (sqrtf (variance[i]), MIN_DEVIATION);
+      precision[i] = 1.0f / deviation[i];
+      self->log_deviation[i / D] += logf (deviation[i]);
       self->deviates = self->deviates || deviation[i] != 1.0f;
     }
   if (variance != self->weights->variance)
     memcpy (self->weights->variance, variance, n * sizeof *variance);
   nf_ops_write (ops, nf_view (self->deviation, 0), deviation, n * sizeof *deviation);
+  nf_ops_write (ops, nf_view (self->precision, 0), precision, n * sizeof *precision);
 }
 
 /* Puts WEIGHTS, which it takes, on DEVICE. */
@@ -360,6 +370,8 @@ build (NfWeights *weights, NfDevice *device, GError **error)
   self->theta = nf_ops_alloc (self->ops, n);
   self->reversed = nf_ops_alloc (self->ops, (gsize)MAX (config->n_blocks / 2, 1) * N * d);
   self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
+  self->precision = nf_ops_alloc (self->ops, (gsize)N * D);
+  self->log_deviation = g_new0 (float, N);
   if (config->basis == NF_BASIS_DCT)
     {
       g_autofree float *basis = g_new0 (float, (gsize)D *D);
@@ -374,7 +386,7 @@ build (NfWeights *weights, NfDevice *device, GError **error)
   gsize sizes[2] = { 0, 0 }, at = 0;
   for_each_linear (self, count_packed, sizes);
   self->forward = nf_ops_alloc (self->ops, sizes[0]);
-  if (!self->theta || !self->reversed || !self->deviation || !self->forward)
+  if (!self->theta || !self->reversed || !self->deviation || !self->precision || !self->forward)
     {
       nf_ops_finish (self->ops, error);
       return NULL;
@@ -544,6 +556,18 @@ NfView
 nf_model_get_deviations (NfModel *self)
 {
   return nf_view (self->deviates ? self->deviation : NULL, 0);
+}
+
+NfView
+nf_model_get_precisions (NfModel *self)
+{
+  return nf_view (self->deviates ? self->precision : NULL, 0);
+}
+
+const float *
+nf_model_get_log_deviations (NfModel *self)
+{
+  return self->log_deviation;
 }
 
 const NfParameters *

@@ -5,8 +5,9 @@
 
 #define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing */
 #define GRADIENT_ROWS 1024 /* and when training */
-#define DECODE_SAMPLES 48  /* side by side when decoding: whole row tiles, and their keys stay in the cache  \
-                            */
+#define DECODE_SAMPLES                                                                                       \
+  48 /* side by side when decoding: whole row tiles, and their keys stay in the cache                        \
+      */
 #define TAPE_BYTES                                                                                           \
   (1024u << 20) /* memory for what the backward pass needs; above it blocks are computed again */
 #define DECODE_BYTES (1024u << 20) /* memory for keys and values */
@@ -255,6 +256,21 @@ nf_flow_forward (NfFlow *flow, guint B, float *blocks, gsize blocks_stride)
         }
       from = to;
     }
+  nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * shape->N, shape->D);
+}
+
+void
+nf_flow_standardise (NfFlow *flow, guint B)
+{
+  const NfBlockShape *shape = nf_model_get_shape (flow->model);
+  const NfView precisions = nf_model_get_precisions (flow->model);
+  NfBuffer *z = flow->output;
+  if (!precisions.buffer)
+    return;
+  nf_ops_reorder (flow->ops, nf_view (z, 0), nf_view (flow->spare, 0), B, shape->N, shape->D, FALSE,
+                  precisions);
+  flow->output = flow->spare;
+  flow->spare = z;
   nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * shape->N, shape->D);
 }
 

@@ -567,6 +567,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0,
                                nf_view (nf_flow_get_input (self->flow), 0));
       nf_flow_forward (self->flow, count, NULL, 0);
+      nf_flow_standardise (self->flow, count);
       nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0),
                          self->half_square + first * N, count * N * sizeof (float));
       nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
@@ -576,6 +577,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;
+  for (gsize i = 0; i < self->n_tokens; i++)
+    self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
   const double kernels = lap (&time);
   if (!nf_ops_read (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents, error)
       || !check_finite ("latents", latents, self->grid_size, error))

@@ -34,7 +34,7 @@ void nf_session_set_progress (NfSession *self, NfProgressFunc progress, gpointer
  * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the real-valued one (Gaussian noise);
  *   = log_prior + log_det + the constant of the 8-bit scale
  * @log_prior: nats, log N(z; 0, I)
- * @log_det: nats, log |det dz/dx| of the flow
+ * @log_det: nats, log |det dz/dx| of the flow (volume-preserving models: of the flow and the division by the prior's deviations)
  * @num_dims: samples of the real frame (padding not counted)
  * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any size
  */
@@ -93,7 +93,8 @@ gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint
 
 /**
  * nf_session_decode:
- * @z: latents (B, N, D), from encoding or from the prior (standard normal; VP models scale by sqrt(var) inside)
+ * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for volume-preserving models with
+ *   a variance: their official latents have it still, decoding multiplies by sqrt(var)
  * @x: (out caller-allocates): tokens (B, N, D)
  *
  * x = f⁻¹(z), token by token with keys and values kept.
@@ -122,7 +123,7 @@ gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gin
 /**
  * nf_session_encode_frame:
  * @frame: 8-bit frame, any size
- * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says
+ * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says, standard normal under the prior
  * @score: (out) (optional): the frame's likelihood
  * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (grid_height, grid_width)
  *
