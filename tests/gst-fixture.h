@@ -36,13 +36,13 @@ static const NfPixelLayout fixture_layout[N_MODELS]
 #define FIXTURE_SIDE 8
 #define FIXTURE_PATCH 4
 
-static char *
+static inline char *
 fixture_path (const char *name)
 {
   return g_build_filename (fixture_dir, name, NULL);
 }
 
-static void
+static inline void
 fixture_write_model (const char *path, const NfConfig *config, NfDevice *device, guint64 seed)
 {
   g_autoptr (GError) error = NULL;
@@ -75,7 +75,7 @@ fixture_write_model (const char *path, const NfConfig *config, NfDevice *device,
   g_remove (plain);
 }
 
-static void
+static inline void
 fixture_make_models (NfDevice *device)
 {
   static const char *const names[N_MODELS]
@@ -100,7 +100,7 @@ fixture_make_models (NfDevice *device)
 }
 
 /* Before the tests: GStreamer, the plugin, a device, models. Returns an exit status, or -1 to go on. */
-static int
+static inline int
 fixture_open (int *argc, char ***argv)
 {
   g_autoptr (GError) error = NULL;
@@ -124,7 +124,7 @@ fixture_open (int *argc, char ***argv)
   return -1;
 }
 
-static void
+static inline void
 fixture_close (void)
 {
   g_autoptr (GDir) dir = g_dir_open (fixture_dir, 0, NULL);
@@ -144,7 +144,7 @@ fixture_close (void)
 
 /* A frame with the contents number N, somewhat like a picture: slopes with noise on them. PADDED: odd strides
  * and gaps between planes. */
-static GstBuffer *
+static inline GstBuffer *
 fixture_frame (const GstVideoInfo *info, guint n, gboolean padded)
 {
   GstBuffer *buffer;
@@ -190,7 +190,7 @@ fixture_frame (const GstVideoInfo *info, guint n, gboolean padded)
 }
 
 /* Every sample of both is the same, whatever lies between them. */
-static void
+static inline void
 assert_same_video (const GstVideoInfo *info, GstBuffer *a, GstBuffer *b)
 {
   GstVideoFrame fa, fb;
@@ -214,7 +214,7 @@ assert_same_video (const GstVideoInfo *info, GstBuffer *a, GstBuffer *b)
   gst_video_frame_unmap (&fb);
 }
 
-static void
+static inline void
 fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint height)
 {
   gst_video_info_set_format (info, format, width, height);
@@ -225,13 +225,13 @@ fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint hei
 /* Reading the bus */
 
 /* The next message of TYPE, NULL after five seconds. */
-static GstMessage *
+static inline GstMessage *
 fixture_wait (GstBus *bus, GstMessageType type)
 {
   return gst_bus_timed_pop_filtered (bus, 5 * GST_SECOND, type);
 }
 
-static void
+static inline void
 assert_error_message (GstBus *bus, GQuark domain, gint code, const char *part, const char *other_part)
 {
   g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_ERROR);
@@ -246,7 +246,7 @@ assert_error_message (GstBus *bus, GQuark domain, gint code, const char *part, c
 }
 
 /* The next element message called NAME within what is there. */
-static GstStructure *
+static inline GstStructure *
 fixture_pop_element_message (GstBus *bus, const char *name)
 {
   GstMessage *message;

@@ -1,0 +1,575 @@
+/* normflow: the elements in real pipelines. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gst-fixture.h"
+
+#define VIDEO "video/x-raw,format=I420,width=45,height=35,framerate=25/1"
+
+static GstElement *
+launch (const char *format, ...)
+{
+  g_autoptr (GError) error = NULL;
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *line = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  return gst_object_ref_sink (pipeline);
+}
+
+static void
+stop (GstElement *pipeline)
+{
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
+  gst_object_unref (pipeline);
+}
+
+/* What is wrong with PIPELINE, if anything. */
+static void
+assert_running (GstElement *pipeline)
+{
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+  if (message)
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_error (message, &error, NULL);
+      fail_msg ("%s", error->message);
+    }
+}
+
+/* The next sample of the appsink called NAME, NULL at the end. */
+static GstSample *
+pull (GstElement *pipeline, const char *name)
+{
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), name);
+  GstSample *sample = NULL;
+  g_signal_emit_by_name (sink, "try-pull-sample", (guint64)20 * GST_SECOND, &sample);
+  assert_running (pipeline);
+  return sample;
+}
+
+static GPtrArray *
+pull_all (GstElement *pipeline, const char *name)
+{
+  GPtrArray *samples = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_sample_unref);
+  GstSample *sample;
+  while ((sample = pull (pipeline, name)))
+    g_ptr_array_add (samples, sample);
+  return samples;
+}
+
+/* Everything that comes out of the appsink "out" of a pipeline. */
+static GPtrArray *
+run (GstElement *pipeline)
+{
+  assert_int_not_equal (gst_element_set_state (pipeline, GST_STATE_PLAYING), GST_STATE_CHANGE_FAILURE);
+  GPtrArray *samples = pull_all (pipeline, "out");
+  stop (pipeline);
+  return samples;
+}
+
+static void
+sample_video (GstSample *sample, GstVideoInfo *info)
+{
+  assert_true (gst_video_info_from_caps (info, gst_sample_get_caps (sample)));
+}
+
+/* The same frames at the same times. */
+static void
+assert_same_samples (GPtrArray *a, GPtrArray *b)
+{
+  assert_int_equal (a->len, b->len);
+  for (guint i = 0; i < a->len; i++)
+    {
+      GstVideoInfo info, other;
+      GstBuffer *first = gst_sample_get_buffer (a->pdata[i]), *second = gst_sample_get_buffer (b->pdata[i]);
+      sample_video (a->pdata[i], &info);
+      sample_video (b->pdata[i], &other);
+      assert_true (gst_video_info_is_equal (&info, &other));
+      assert_int_equal (GST_BUFFER_PTS (first), GST_BUFFER_PTS (second));
+      assert_int_equal (GST_BUFFER_DURATION (first), GST_BUFFER_DURATION (second));
+      assert_same_video (&info, first, second);
+    }
+}
+
+static GPtrArray *
+reference (guint n)
+{
+  return run (
+      launch ("videotestsrc num-buffers=%u pattern=ball ! " VIDEO " ! appsink name=out sync=false", n));
+}
+
+static void
+wait_for_eos (GstElement *pipeline)
+{
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 20 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_non_null (message);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+}
+
+/* Files and networks */
+
+static void
+write_latents (const char *path, guint model, const char *filter, guint n)
+{
+  GstElement *pipeline = launch ("videotestsrc num-buffers=%u pattern=ball ! " VIDEO
+                                 " ! flowencode model=\"%s\" ! %s ! gdppay ! filesink location=\"%s\"",
+                                 n, fixture_model[model], filter, path);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  wait_for_eos (pipeline);
+  stop (pipeline);
+}
+
+static void
+test_file (void **state)
+{
+  static const char *const filters[] = { "video/x-flow-latent", "other/tensors" };
+  g_autoptr (GPtrArray) wanted = reference (6);
+  g_autofree char *path = fixture_path ("latents.gdp");
+  for (guint i = 0; i < G_N_ELEMENTS (filters); i++)
+    {
+      write_latents (path, MODEL_YUV, filters[i], 6);
+      g_autoptr (GPtrArray) got = run (launch (
+          "filesrc location=\"%s\" ! gdpdepay ! flowdecode model=\"%s\" ! appsink name=out sync=false", path,
+          fixture_model[MODEL_YUV]));
+      assert_same_samples (wanted, got);
+    }
+}
+
+static void
+test_file_of_another_model (void **state)
+{
+  g_autofree char *path = fixture_path ("other.gdp");
+  g_autoptr (GError) error = NULL;
+  write_latents (path, MODEL_OTHER, "video/x-flow-latent", 1);
+  g_autofree char *own = nf_model_digest_of_file (fixture_model[MODEL_YUV], &error);
+  g_autofree char *other = nf_model_digest_of_file (fixture_model[MODEL_OTHER], &error);
+  assert_no_error (error);
+  own[16] = other[16] = 0;
+  GstElement *pipeline = launch ("filesrc location=\"%s\" ! gdpdepay ! flowdecode model=\"%s\" ! fakesink",
+                                 path, fixture_model[MODEL_YUV]);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, own, other);
+  stop (pipeline);
+}
+
+/* A file that was cut off gives the frames that it has. */
+static void
+test_truncated_file (void **state)
+{
+  g_autofree char *path = fixture_path ("cut.gdp");
+  g_autofree char *bytes = NULL;
+  gsize size;
+  write_latents (path, MODEL_YUV, "video/x-flow-latent", 4);
+  assert_true (g_file_get_contents (path, &bytes, &size, NULL));
+  assert_true (g_file_set_contents (path, bytes, size * 5 / 8, NULL));
+  g_autoptr (GPtrArray) wanted = reference (4);
+  g_autoptr (GPtrArray) got = run (
+      launch ("filesrc location=\"%s\" ! gdpdepay ! flowdecode model=\"%s\" ! appsink name=out sync=false",
+              path, fixture_model[MODEL_YUV]));
+  assert_true (got->len >= 1 && got->len < 4);
+  g_ptr_array_set_size (wanted, (gint)got->len);
+  assert_same_samples (wanted, got);
+}
+
+static void
+test_network (void **state)
+{
+  g_autoptr (GPtrArray) wanted = reference (5);
+  GstElement *sender = launch ("videotestsrc num-buffers=5 pattern=ball ! " VIDEO
+                               " ! flowencode model=\"%s\" ! gdppay ! tcpserversink name=server "
+                               "host=127.0.0.1 port=0 sync=false",
+                               fixture_model[MODEL_YUV]);
+  assert_int_not_equal (gst_element_set_state (sender, GST_STATE_PAUSED), GST_STATE_CHANGE_FAILURE);
+  g_autoptr (GstElement) server = gst_bin_get_by_name (GST_BIN (sender), "server");
+  gint port = 0;
+  g_object_get (server, "current-port", &port, NULL);
+
+  GstElement *receiver = launch ("tcpclientsrc host=127.0.0.1 port=%d ! gdpdepay ! flowdecode model=\"%s\" ! "
+                                 "appsink name=out sync=false",
+                                 port, fixture_model[MODEL_YUV]);
+  gst_element_set_state (receiver, GST_STATE_PLAYING);
+  for (guint handles = 0, tries = 0; handles == 0 && tries < 500; tries++, g_usleep (10000))
+    g_object_get (server, "num-handles", &handles, NULL);
+  gst_element_set_state (sender, GST_STATE_PLAYING);
+  g_autoptr (GPtrArray) got = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_sample_unref);
+  for (guint i = 0; i < 5; i++)
+    {
+      GstSample *sample = pull (receiver, "out");
+      assert_non_null (sample);
+      g_ptr_array_add (got, sample);
+    }
+  assert_same_samples (wanted, got);
+  stop (receiver);
+  stop (sender);
+}
+
+/* Time */
+
+static GPtrArray *
+play_from (GstElement *pipeline, GstClockTime from, GstClockTime to)
+{
+  assert_int_not_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_FAILURE);
+  assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  assert_true (gst_element_seek (pipeline, 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH | GST_SEEK_FLAG_ACCURATE,
+                                 GST_SEEK_TYPE_SET, from, GST_SEEK_TYPE_SET, to));
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  GPtrArray *samples = pull_all (pipeline, "out");
+  stop (pipeline);
+  return samples;
+}
+
+static void
+test_seek (void **state)
+{
+  const GstClockTime from = 2 * GST_SECOND, to = 2200 * GST_MSECOND;
+  g_autoptr (GPtrArray) wanted = play_from (
+      launch ("videotestsrc pattern=ball ! " VIDEO " ! appsink name=out sync=false max-buffers=2"), from, to);
+  g_autoptr (GPtrArray) got = play_from (launch ("videotestsrc pattern=ball ! " VIDEO
+                                                 " ! flowencode model=\"%s\" ! flowdecode model=\"%s\" ! "
+                                                 "appsink name=out sync=false max-buffers=2",
+                                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]),
+                                         from, to);
+  assert_int_equal (got->len, 5);
+  assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (got->pdata[0])), from);
+  assert_same_samples (wanted, got);
+}
+
+static void
+test_seek_samples (void **state)
+{
+  const char *line = "flowsample seed=3 model=\"%s\" num-buffers=%d ! "
+                     "video/x-flow-latent,width=16,height=8,framerate=10/1 ! flowdecode model=\"%s\" ! "
+                     "appsink name=out sync=false max-buffers=2";
+  g_autoptr (GPtrArray) all = run (launch (line, fixture_model[MODEL_YUV], 12, fixture_model[MODEL_YUV]));
+  assert_int_equal (all->len, 12);
+  g_autoptr (GPtrArray) part
+      = play_from (launch (line, fixture_model[MODEL_YUV], -1, fixture_model[MODEL_YUV]), 900 * GST_MSECOND,
+                   1200 * GST_MSECOND);
+  assert_int_equal (part->len, 3);
+  g_ptr_array_remove_range (all, 0, 9);
+  assert_same_samples (all, part);
+}
+
+static void
+test_live_latency (void **state)
+{
+  GstElement *pipeline
+      = launch ("videotestsrc is-live=true num-buffers=12 ! " VIDEO
+                " ! flowencode model=\"%s\" name=e ! flowdecode model=\"%s\" ! "
+                "flowdenoise model=\"%s\" sigma=0.02 ! fakesink sync=true",
+                fixture_model[MODEL_YUV], fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  wait_for_eos (pipeline);
+  g_autoptr (GstQuery) query = gst_query_new_latency ();
+  gboolean live;
+  GstClockTime min, max;
+  assert_true (gst_element_query (pipeline, query));
+  gst_query_parse_latency (query, &live, &min, &max);
+  assert_true (live);
+  assert_true (min > 0 && min < GST_SECOND);
+  assert_true (max >= min);
+  stop (pipeline);
+
+  pipeline = launch (
+      "flowsample is-live=true num-buffers=4 model=\"%s\" ! flowdecode model=\"%s\" ! fakesink sync=true",
+      fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_NO_PREROLL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  wait_for_eos (pipeline);
+  stop (pipeline);
+}
+
+/* Caps */
+
+static void
+test_renegotiation (void **state)
+{
+  GstElement *pipeline = launch ("videotestsrc pattern=ball ! capsfilter name=filter caps=" VIDEO
+                                 " ! flowencode model=\"%s\" ! "
+                                 "flowdecode model=\"%s\" ! appsink name=out sync=false max-buffers=1",
+                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (pipeline), "filter");
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  static const gint widths[] = { 45, 24, 70 };
+  for (guint i = 0; i < G_N_ELEMENTS (widths); i++)
+    {
+      g_autoptr (GstCaps) caps = gst_caps_from_string (VIDEO);
+      gst_caps_set_simple (caps, "width", G_TYPE_INT, widths[i], NULL);
+      g_object_set (filter, "caps", caps, NULL);
+      gint width = 0;
+      for (guint n = 0; n < 50 && width != widths[i]; n++)
+        {
+          g_autoptr (GstSample) sample = pull (pipeline, "out");
+          GstVideoInfo info;
+          assert_non_null (sample);
+          sample_video (sample, &info);
+          width = GST_VIDEO_INFO_WIDTH (&info);
+        }
+      assert_int_equal (width, widths[i]);
+    }
+  stop (pipeline);
+}
+
+static void
+test_conversion_is_negotiated (void **state)
+{
+  GstElement *pipeline = launch (
+      "videotestsrc num-buffers=2 ! video/x-raw,format=BGRA,width=20,height=12 ! videoconvert ! flowencode "
+      "model=\"%s\" ! "
+      "flowdecode model=\"%s\" ! videoconvert ! video/x-raw,format=RGB ! appsink name=out sync=false",
+      fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  g_autoptr (GPtrArray) samples = run (pipeline);
+  assert_int_equal (samples->len, 2);
+}
+
+static void
+test_downstream_decides (void **state)
+{
+  /* the size of generated video, and the format of decoded video */
+  GstElement *pipeline = launch ("flowsample num-buffers=1 model=\"%s\" ! flowdecode model=\"%s\" ! "
+                                 "video/x-raw,format=NV12,width=30,height=22 ! "
+                                 "appsink name=out sync=false",
+                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  g_autoptr (GPtrArray) samples = run (pipeline);
+  assert_int_equal (samples->len, 1);
+  GstVideoInfo info;
+  sample_video (samples->pdata[0], &info);
+  assert_int_equal (GST_VIDEO_INFO_WIDTH (&info), 30);
+  assert_int_equal (GST_VIDEO_INFO_HEIGHT (&info), 22);
+  assert_int_equal (GST_VIDEO_INFO_FORMAT (&info), GST_VIDEO_FORMAT_NV12);
+}
+
+/* Sampling */
+
+static GPtrArray *
+generate (const char *model, gint64 seed, const char *decode_properties)
+{
+  return run (launch ("flowsample seed=%" G_GINT64_FORMAT
+                      " num-buffers=3 model=\"%s\" ! video/x-flow-latent,width=24,height=20 ! "
+                      "flowdecode model=\"%s\" %s ! appsink name=out sync=false",
+                      seed, model, model, decode_properties));
+}
+
+static gboolean
+same_bytes (GPtrArray *a, GPtrArray *b)
+{
+  for (guint i = 0; i < a->len; i++)
+    {
+      GstMapInfo map;
+      GstBuffer *other = gst_sample_get_buffer (b->pdata[i]);
+      gst_buffer_map (gst_sample_get_buffer (a->pdata[i]), &map, GST_MAP_READ);
+      const gboolean same = gst_buffer_memcmp (other, 0, map.data, map.size) == 0;
+      gst_buffer_unmap (gst_sample_get_buffer (a->pdata[i]), &map);
+      if (!same)
+        return FALSE;
+    }
+  return TRUE;
+}
+
+static void
+test_seeds (void **state)
+{
+  g_autoptr (GPtrArray) first = generate (fixture_model[MODEL_RGB], 7, "");
+  g_autoptr (GPtrArray) again = generate (fixture_model[MODEL_RGB], 7, "");
+  g_autoptr (GPtrArray) other = generate (fixture_model[MODEL_RGB], 8, "");
+  assert_int_equal (first->len, 3);
+  assert_true (same_bytes (first, again));
+  assert_false (same_bytes (first, other));
+}
+
+static void
+test_guidance (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  g_autofree char *path = fixture_path ("classes.safetensors");
+  const NfConfig config = { .channels = 1,
+                            .img_size = FIXTURE_SIDE,
+                            .patch_size = FIXTURE_PATCH,
+                            .width = 32,
+                            .n_blocks = 2,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .n_classes = 3,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = NF_PIXELS_GRAY,
+                            .noise = NF_NOISE_UNIFORM };
+  fixture_write_model (path, &config, device, 5);
+
+  static const char *const properties[]
+      = { "class=1", "class=1 guidance=9", "class=1 guidance=9 guide=scale",
+          "class=1 guidance=9 annealed=true", "guidance=9 attention-temperature=0.2" };
+  g_autoptr (GPtrArray) plain = generate (path, 7, "");
+  g_autoptr (GPtrArray) seen = g_ptr_array_new_with_free_func ((GDestroyNotify)g_ptr_array_unref);
+  g_ptr_array_add (seen, g_ptr_array_ref (plain));
+  for (guint i = 0; i < G_N_ELEMENTS (properties); i++)
+    {
+      GPtrArray *samples = generate (path, 7, properties[i]);
+      assert_int_equal (samples->len, 3);
+      for (guint k = 0; k < seen->len; k++)
+        if (same_bytes (seen->pdata[k], samples))
+          fail_msg ("\"%s\" changes nothing", properties[i]);
+      g_ptr_array_add (seen, samples);
+    }
+}
+
+/* Life */
+
+static void
+test_two_branches (void **state)
+{
+  g_autoptr (GPtrArray) wanted = reference (4);
+  const char *model = fixture_model[MODEL_YUV];
+  GstElement *pipeline = launch (
+      "videotestsrc num-buffers=4 pattern=ball ! " VIDEO " ! tee name=t "
+      "t. ! queue ! flowencode model=\"%s\" ! flowdecode model=\"%s\" ! appsink name=out sync=false "
+      "t. ! queue ! flowencode model=\"%s\" ! queue ! flowdecode model=\"%s\" ! appsink name=second "
+      "sync=false",
+      model, model, model, model);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GPtrArray) first = pull_all (pipeline, "out");
+  g_autoptr (GPtrArray) second = pull_all (pipeline, "second");
+  stop (pipeline);
+  assert_same_samples (wanted, first);
+  assert_same_samples (wanted, second);
+}
+
+static void
+test_score_travels_with_video (void **state)
+{
+  GstElement *pipeline
+      = launch ("videotestsrc num-buffers=1 ! " VIDEO
+                " ! flowencode model=\"%s\" ! flowdecode model=\"%s\" ! videoconvert ! "
+                "video/x-raw,format=RGB ! flowencode model=\"%s\" ! appsink name=out sync=false",
+                fixture_model[MODEL_YUV], fixture_model[MODEL_YUV], fixture_model[MODEL_RGB]);
+  g_autoptr (GPtrArray) samples = run (pipeline);
+  /* the second encoder's own score alone */
+  guint count = 0;
+  gpointer at = NULL;
+  GstMeta *meta;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *digest = nf_model_digest_of_file (fixture_model[MODEL_RGB], &error);
+  assert_int_equal (samples->len, 1);
+  while ((meta = gst_buffer_iterate_meta (gst_sample_get_buffer (samples->pdata[0]), &at)))
+    if (gst_meta_info_is_custom (meta->info)
+        && gst_custom_meta_has_name ((GstCustomMeta *)meta, "GstFlowScoreMeta"))
+      {
+        count++;
+        assert_string_equal (
+            gst_structure_get_string (gst_custom_meta_get_structure ((GstCustomMeta *)meta), "model-digest"),
+            digest);
+      }
+  assert_int_equal (count, 1);
+
+  pipeline = launch ("videotestsrc num-buffers=1 ! " VIDEO
+                     " ! flowencode model=\"%s\" ! flowdecode model=\"%s\" ! appsink name=out sync=false",
+                     fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  g_autoptr (GPtrArray) decoded = run (pipeline);
+  assert_non_null (
+      gst_buffer_get_custom_meta (gst_sample_get_buffer (decoded->pdata[0]), "GstFlowScoreMeta"));
+}
+
+/* The model is loaded and let go each time. */
+static void
+test_state_cycles (void **state)
+{
+  GstElement *pipeline
+      = launch ("videotestsrc ! video/x-raw,format=I420,width=16,height=8 ! flowencode model=\"%s\" ! "
+                "flowdecode model=\"%s\" ! "
+                "flowdenoise model=\"%s\" sigma=0.05 ! fakesink",
+                fixture_model[MODEL_YUV], fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  for (guint i = 0; i < 100; i++)
+    {
+      assert_int_not_equal (gst_element_set_state (pipeline, i % 2 ? GST_STATE_PLAYING : GST_STATE_PAUSED),
+                            GST_STATE_CHANGE_FAILURE);
+      assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND),
+                        GST_STATE_CHANGE_SUCCESS);
+      assert_running (pipeline);
+      if (i % 3 == 0)
+        gst_element_set_state (pipeline, GST_STATE_READY);
+      else
+        gst_element_set_state (pipeline, GST_STATE_NULL);
+    }
+  stop (pipeline);
+}
+
+/* Leaving in the middle of a frame that takes long. */
+static void
+test_stop_is_quick (void **state)
+{
+  GstElement *pipeline = launch ("flowsample model=\"%s\" ! video/x-flow-latent,width=2048,height=2048 ! "
+                                 "flowdecode model=\"%s\" ! fakesink",
+                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_usleep (700000);
+  const gint64 start = g_get_monotonic_time ();
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
+  assert_running (pipeline);
+  assert_true (g_get_monotonic_time () - start < 3 * G_USEC_PER_SEC);
+  gst_object_unref (pipeline);
+}
+
+static void
+test_missing_model (void **state)
+{
+  GstElement *pipeline = launch ("videotestsrc ! flowencode model=/nowhere/at-all.safetensors ! fakesink");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PLAYING), GST_STATE_CHANGE_FAILURE);
+  assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "/nowhere/at-all.safetensors",
+                        NULL);
+  stop (pipeline);
+}
+
+/* The bundled model */
+
+static void
+test_bundled_model (void **state)
+{
+  g_autofree char *path = nf_model_find (NULL, NULL);
+  if (!path)
+    {
+      print_message ("the bundled model is not there: not tested\n");
+      return;
+    }
+  g_autoptr (GPtrArray) wanted = reference (3);
+  g_autoptr (GPtrArray) got = run (launch ("videotestsrc num-buffers=3 pattern=ball ! " VIDEO
+                                           " ! flowencode ! flowdecode ! appsink name=out sync=false"));
+  assert_same_samples (wanted, got);
+}
+
+int
+main (int argc, char **argv)
+{
+  const int status = fixture_open (&argc, &argv);
+  if (status >= 0)
+    return status;
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_file),
+    cmocka_unit_test (test_file_of_another_model),
+    cmocka_unit_test (test_truncated_file),
+    cmocka_unit_test (test_network),
+    cmocka_unit_test (test_seek),
+    cmocka_unit_test (test_seek_samples),
+    cmocka_unit_test (test_live_latency),
+    cmocka_unit_test (test_renegotiation),
+    cmocka_unit_test (test_conversion_is_negotiated),
+    cmocka_unit_test (test_downstream_decides),
+    cmocka_unit_test (test_seeds),
+    cmocka_unit_test (test_guidance),
+    cmocka_unit_test (test_two_branches),
+    cmocka_unit_test (test_score_travels_with_video),
+    cmocka_unit_test (test_state_cycles),
+    cmocka_unit_test (test_stop_is_quick),
+    cmocka_unit_test (test_missing_model),
+    cmocka_unit_test (test_bundled_model),
+  };
+  const int failed = cmocka_run_group_tests (tests, NULL, NULL);
+  fixture_close ();
+  return failed ? 1 : 0;
+}
