@@ -693,6 +693,36 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   return TRUE;
 }
 
+gboolean
+nf_session_prepare (NfSession *self, NfSessionWork work, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gint S = (gint)config->img_size;
+  const NfSessionStats stats = self->stats;
+  g_autofree guint8 *samples = g_malloc0 ((gsize)S * S);
+  g_autofree float *latents = g_new0 (float, nf_config_tile_bytes (config));
+  NfFrame frame = { .width = (guint)S, .height = (guint)S };
+  gboolean done = FALSE;
+
+  for (guint i = 0; i < G_N_ELEMENTS (frame.planes); i++)
+    frame.planes[i] = (NfPlane){ samples, S, 1 };
+  switch (work)
+    {
+    case NF_SESSION_ENCODE:
+      done = nf_session_encode_frame (self, &frame, latents, NULL, NULL, error);
+      break;
+    case NF_SESSION_DECODE:
+      done = nf_session_decode_frame (self, latents, -1, NULL, &frame, error);
+      break;
+    case NF_SESSION_DENOISE:
+      done = nf_session_denoise_frame (self, &frame, 0.1, &frame, error);
+      break;
+    }
+  self->stats = stats;
+  return done;
+}
+
 /* Images of floats */
 
 /* Moves images to tokens or back, in the order of features that the official unfold has. */

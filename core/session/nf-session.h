@@ -30,6 +30,30 @@ void nf_session_set_cancellable (NfSession *self, GCancellable *cancellable);
 void nf_session_set_progress (NfSession *self, NfProgressFunc progress, gpointer data);
 
 /**
+ * NfSessionWork:
+ * @NF_SESSION_ENCODE: nf_session_encode_frame()
+ * @NF_SESSION_DECODE: nf_session_decode_frame()
+ * @NF_SESSION_DENOISE: nf_session_denoise_frame()
+ */
+typedef enum
+{
+  NF_SESSION_ENCODE,
+  NF_SESSION_DECODE,
+  NF_SESSION_DENOISE,
+} NfSessionWork;
+
+/**
+ * nf_session_prepare:
+ * @work: what is going to be asked of the session
+ *
+ * Takes the memory that the work needs and runs it once on a single empty tile, so that drivers that compile kernels when they first run have
+ * done so: the first real frame then takes as long as the others.
+ *
+ * Returns: FALSE with device errors or %NF_ERROR_CANCELLED.
+ */
+gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error);
+
+/**
  * NfScore:
  * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the real-valued one (Gaussian noise);
  *   = log_prior + log_det + the constant of the 8-bit scale
