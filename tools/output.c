@@ -63,8 +63,18 @@ gboolean
 nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
 {
   GError *local = NULL;
-  gboolean done = nf_media_writer_put (self->writer, frame, &local);
+  gboolean done;
 
+  if (self->n_frames == 1 && nf_media_is_picture (self->path) && !strchr (self->path, '%'))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          "%s: is one picture, but there are more frames; put %%04d into its name for a sequence, or "
+          "ask for one frame",
+          self->path);
+      return FALSE;
+    }
+  done = nf_media_writer_put (self->writer, frame, &local);
   self->n_frames += done;
   return result (self, done, local, error);
 }

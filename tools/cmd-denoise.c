@@ -1,0 +1,233 @@
+/* normflow denoise: one score step for each frame. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "command.h"
+#include "common.h"
+#include "noise.h"
+#include "output.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_SIGMA 1.0
+
+typedef struct
+{
+  NfCommand command;
+  const char *input;
+  const char *output_path;
+  char *noisy_path;
+  double sigma;
+  double noise; /* to add first, 0 for none */
+  guint64 seed;
+  guint64 limit; /* frames, 0 for all */
+
+  NfSession *session;
+  NfMediaReader *reader;
+  NfOutput *output;
+  NfOutput *noisy; /* NULL unless wanted */
+  guint64 n_frames;
+  gint64 start;
+  double before, after; /* squared errors */
+  double samples;
+} Denoise;
+
+static void
+denoise_clear (Denoise *denoise)
+{
+  nf_command_clear (&denoise->command);
+  g_clear_object (&denoise->session);
+  g_clear_pointer (&denoise->reader, nf_media_reader_free);
+  g_clear_pointer (&denoise->output, nf_output_free);
+  g_clear_pointer (&denoise->noisy, nf_output_free);
+  g_free (denoise->noisy_path);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Denoise, denoise_clear)
+
+static double
+frames_per_second (const Denoise *denoise)
+{
+  return (double)denoise->n_frames * G_USEC_PER_SEC
+         / (double)MAX (g_get_monotonic_time () - denoise->start, 1);
+}
+
+static void
+tell (Denoise *denoise)
+{
+  guint64 total = nf_media_reader_get_info (denoise->reader)->n_frames;
+  g_autofree char *of = NULL;
+  g_autofree char *gain = NULL;
+
+  if (!nf_progress_due (denoise->command.progress))
+    return;
+  if (denoise->limit && (!total || denoise->limit < total))
+    total = denoise->limit;
+  of = total >= denoise->n_frames ? g_strdup_printf (" of %" G_GUINT64_FORMAT, total) : g_strdup ("");
+  gain = denoise->noise > 0
+             ? g_strdup_printf (", %+.2f dB", nf_psnr (denoise->after, denoise->samples)
+                                                  - nf_psnr (denoise->before, denoise->samples))
+             : g_strdup ("");
+  nf_progress_update (denoise->command.progress, "frame %" G_GUINT64_FORMAT "%s%s, %.2f frames/s",
+                      denoise->n_frames, of, gain, frames_per_second (denoise));
+}
+
+static gboolean
+denoise_picture (Denoise *denoise, NfPicture *picture, GError **error)
+{
+  g_autoptr (NfPicture) noisy = denoise->noise > 0
+                                    ? nf_picture_add_noise (picture, denoise->noise, denoise->seed)
+                                    : nf_picture_ref (picture);
+  g_autoptr (NfPicture) clean = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+
+  if (!nf_session_denoise_frame (denoise->session, &noisy->frame, denoise->sigma, &clean->frame, error)
+      || (denoise->noisy && !nf_output_put (denoise->noisy, &noisy->frame, error))
+      || !nf_output_put (denoise->output, &clean->frame, error))
+    {
+      g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", picture->index);
+      return FALSE;
+    }
+  denoise->n_frames++;
+  denoise->before += nf_picture_squared_error (picture, noisy);
+  denoise->after += nf_picture_squared_error (picture, clean);
+  denoise->samples += (double)picture->size;
+  return TRUE;
+}
+
+static gboolean
+denoise_frames (Denoise *denoise, GError **error)
+{
+  for (denoise->start = g_get_monotonic_time (); !denoise->limit || denoise->n_frames < denoise->limit;)
+    {
+      g_autoptr (GError) local = NULL;
+      g_autoptr (NfPicture) picture = NULL;
+
+      if (!nf_command_go_on (&denoise->command, error))
+        return FALSE;
+      picture = nf_media_reader_next (denoise->reader, &local);
+      if (local)
+        {
+          g_propagate_error (error, g_steal_pointer (&local));
+          return FALSE;
+        }
+      if (!picture)
+        break;
+      if (!denoise_picture (denoise, picture, error))
+        return FALSE;
+      tell (denoise);
+    }
+  return TRUE;
+}
+
+static NfOutput *
+open_output (const Denoise *denoise, const char *path, GError **error)
+{
+  const NfMediaInfo *info = nf_media_reader_get_info (denoise->reader);
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (denoise->session));
+
+  return nf_output_open (path, denoise->input, config->layout, info->width, info->height, info->rate_n,
+                         info->rate_d, error);
+}
+
+static gboolean
+denoise_file (Denoise *denoise, GError **error)
+{
+  denoise->session = nf_command_open (&denoise->command, error);
+  if (!denoise->session)
+    return FALSE;
+  denoise->reader = nf_media_reader_open (
+      denoise->input, nf_model_get_config (nf_session_get_model (denoise->session))->layout, error);
+  denoise->output = denoise->reader ? open_output (denoise, denoise->output_path, error) : NULL;
+  if (!denoise->output)
+    return FALSE;
+  if (denoise->noisy_path)
+    {
+      denoise->noisy = open_output (denoise, denoise->noisy_path, error);
+      if (!denoise->noisy)
+        return FALSE;
+    }
+  if (!denoise_frames (denoise, error))
+    {
+      nf_progress_clear (denoise->command.progress);
+      nf_output_keep (denoise->output, denoise->command.name);
+      if (denoise->noisy)
+        nf_output_keep (denoise->noisy, denoise->command.name);
+      return FALSE;
+    }
+  return nf_output_close (denoise->output, error)
+         && (!denoise->noisy || nf_output_close (denoise->noisy, error));
+}
+
+static void
+print_result (const Denoise *denoise)
+{
+  if (nf_media_reader_get_damaged (denoise->reader))
+    fprintf (stderr, "normflow denoise: %s: %" G_GUINT64_FORMAT " damaged packets skipped\n", denoise->input,
+             nf_media_reader_get_damaged (denoise->reader));
+  if (denoise->noise > 0)
+    {
+      const double before = nf_psnr (denoise->before, denoise->samples),
+                   after = nf_psnr (denoise->after, denoise->samples);
+
+      printf ("PSNR with noise of %g: %.2f dB, denoised: %.2f dB (%+.2f)\n", denoise->noise, before, after,
+              after - before);
+    }
+  if (!denoise->command.quiet)
+    printf ("%" G_GUINT64_FORMAT " frame%s, %.2f frames/s, in %s\n", denoise->n_frames,
+            denoise->n_frames == 1 ? "" : "s", frames_per_second (denoise), denoise->output_path);
+}
+
+int
+nf_cmd_denoise (int argc, char **argv)
+{
+  g_auto (Denoise) denoise = { .sigma = NAN };
+  g_autoptr (GError) error = NULL;
+  gint64 frames = 0, seed = 0;
+  const GOptionEntry entries[]
+      = { { "sigma", 's', 0, G_OPTION_ARG_DOUBLE, &denoise.sigma,
+            "Standard deviation of the noise, on the scale where samples go from -1 to 1 (default: that of "
+            "--noise)",
+            "SIGMA" },
+          { "noise", 0, 0, G_OPTION_ARG_DOUBLE, &denoise.noise,
+            "For a demonstration: first add Gaussian noise of this SIGMA, at last say what was gained",
+            "SIGMA" },
+          { "noisy", 0, 0, G_OPTION_ARG_FILENAME, &denoise.noisy_path,
+            "With --noise: also write what it made", "FILE" },
+          { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of --noise (default: 0)", "SEED" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
+          { NULL } };
+
+  if (!nf_command_parse (
+          &denoise.command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "IN OUT",
+          "Removes Gaussian noise from a video or picture by one exact step along the score.",
+          "Sigma 0.05 is a standard deviation of 6.4 of 255. The name of the output says how it is written:\n"
+          ".mkv (FFV1, lossless), .y4m (raw), .mp4, .mov, .png (one picture, or a sequence with %d in its "
+          "name).",
+          2, 2))
+    return NF_EXIT_USAGE;
+  if (!(denoise.noise >= 0 && denoise.noise <= MAX_SIGMA))
+    return nf_command_usage (&denoise.command, "--noise %g is out of range: above 0, up to %g", denoise.noise,
+                             MAX_SIGMA);
+  if (isnan (denoise.sigma) && denoise.noise > 0)
+    denoise.sigma = denoise.noise;
+  if (isnan (denoise.sigma))
+    return nf_command_usage (&denoise.command, "--sigma is missing: how strong is the noise? 0.02 is little, "
+                                               "0.1 much");
+  if (!(denoise.sigma >= 0 && denoise.sigma <= MAX_SIGMA))
+    return nf_command_usage (&denoise.command, "--sigma %g is out of range: 0 to %g", denoise.sigma,
+                             MAX_SIGMA);
+  if (denoise.noisy_path && denoise.noise == 0)
+    return nf_command_usage (&denoise.command, "--noisy writes what --noise makes: give both");
+  if (denoise.noisy_path && strcmp (denoise.noisy_path, argv[2]) == 0)
+    return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
+  if (frames < 0 || seed < 0)
+    return nf_command_usage (&denoise.command, "--frames and --seed take no negative numbers");
+
+  denoise.input = argv[1];
+  denoise.output_path = argv[2];
+  denoise.limit = (guint64)frames;
+  denoise.seed = (guint64)seed;
+  if (!denoise_file (&denoise, &error))
+    return nf_command_fail (&denoise.command, error);
+  nf_progress_clear (denoise.command.progress);
+  print_result (&denoise);
+  return 0;
+}
