@@ -311,7 +311,7 @@ add_strength (GArray *strengths, char *filters)
 static Noise *
 noise_new (double sigma)
 {
-  static const double hqdn3d[] = { 0.5, 1, 1.5, 2.5, 4 }, nlmeans[] = { 0.4, 0.6, 0.8, 1.1 };
+  static const double hqdn3d[] = { 1, 2, 3, 4.5, 7 }, nlmeans[] = { 0.4, 0.6, 0.8, 1.1 };
   double steps = sigma * 127.5;
   Noise *noise = g_new0 (Noise, 1);
 

@@ -137,6 +137,18 @@ settings_path (const char *checkpoint)
   return g_strconcat (checkpoint, ".json", NULL);
 }
 
+/* As text: it comes back bit for bit, and json-glib's scanner cannot read all the numbers its generator
+ * writes. */
+static void
+add_exact (JsonBuilder *builder, const char *name, double value)
+{
+  char text[G_ASCII_DTOSTR_BUF_SIZE];
+
+  if (name)
+    json_builder_set_member_name (builder, name);
+  json_builder_add_string_value (builder, g_ascii_dtostr (text, sizeof text, value));
+}
+
 static gboolean
 save_settings (const Run *run, const char *checkpoint, GError **error)
 {
@@ -151,22 +163,22 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_add_string_value (builder, config);
   add_int (builder, "steps", run->train.steps);
   add_int (builder, "warmup", run->train.warmup);
-  add_double (builder, "lr", run->train.lr);
-  add_double (builder, "lr_min", run->train.lr_min);
-  add_double (builder, "beta1", run->train.beta1);
-  add_double (builder, "beta2", run->train.beta2);
-  add_double (builder, "eps", run->train.eps);
-  add_double (builder, "weight_decay", run->train.weight_decay);
-  add_double (builder, "clip", run->train.clip);
-  add_double (builder, "ema", run->train.ema);
-  add_double (builder, "label_dropout", run->train.label_dropout);
+  add_exact (builder, "lr", run->train.lr);
+  add_exact (builder, "lr_min", run->train.lr_min);
+  add_exact (builder, "beta1", run->train.beta1);
+  add_exact (builder, "beta2", run->train.beta2);
+  add_exact (builder, "eps", run->train.eps);
+  add_exact (builder, "weight_decay", run->train.weight_decay);
+  add_exact (builder, "clip", run->train.clip);
+  add_exact (builder, "ema", run->train.ema);
+  add_exact (builder, "label_dropout", run->train.label_dropout);
   add_int (builder, "seed", run->train.seed);
   add_int (builder, "batch", run->batch);
-  add_double (builder, "holdout", run->holdout);
+  add_exact (builder, "holdout", run->holdout);
   json_builder_set_member_name (builder, "scales");
   json_builder_begin_array (builder);
   for (guint i = 0; i < run->n_scales; i++)
-    json_builder_add_double_value (builder, run->scales[i]);
+    add_exact (builder, NULL, run->scales[i]);
   json_builder_end_array (builder);
   json_builder_set_member_name (builder, "labels");
   json_builder_add_boolean_value (builder, run->labels);
@@ -178,10 +190,10 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_add_string_value (builder, run->init ? run->init : "");
   json_builder_set_member_name (builder, "command");
   json_builder_add_string_value (builder, run->command);
-  add_double (builder, "best", run->best);
+  add_exact (builder, "best", run->best);
   add_int (builder, "best_step", run->best_step);
   add_int (builder, "skipped", run->skipped);
-  add_double (builder, "seconds", run->seconds);
+  add_exact (builder, "seconds", run->seconds);
   json_builder_end_object (builder);
   text = builder_text (builder, TRUE);
   if (!g_file_set_contents (path, text, -1, &local))
@@ -213,11 +225,21 @@ settings_node (Settings *settings, const char *name, JsonNodeType type)
 }
 
 static double
+node_double (Settings *settings, const char *name, JsonNode *node)
+{
+  const char *text = node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_string (node) : NULL;
+  char *end = NULL;
+  double value = text ? g_ascii_strtod (text, &end) : 0;
+
+  if ((!text || end == text || *end) && !settings->wrong)
+    settings->wrong = name;
+  return value;
+}
+
+static double
 settings_double (Settings *settings, const char *name)
 {
-  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
-
-  return node ? json_node_get_double (node) : 0;
+  return node_double (settings, name, settings_node (settings, name, JSON_NODE_VALUE));
 }
 
 static guint64
@@ -312,11 +334,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->n_scales
       = scales ? MIN (json_array_get_length (json_node_get_array (scales)), G_N_ELEMENTS (run->scales)) : 0;
   for (guint i = 0; i < run->n_scales; i++)
-    {
-      JsonNode *element = json_array_get_element (json_node_get_array (scales), i);
-
-      run->scales[i] = JSON_NODE_HOLDS_VALUE (element) ? json_node_get_double (element) : 0;
-    }
+    run->scales[i]
+        = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
   run->validate_every = settings_int (&settings, "validate_every");
@@ -328,11 +347,7 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->best_step = settings_int (&settings, "best_step");
   run->skipped = settings_int (&settings, "skipped");
   run->seconds = settings_double (&settings, "seconds");
-  /* null until there was a validation */
-  run->best = json_object_has_member (settings.object, "best")
-                      && !json_object_get_null_member (settings.object, "best")
-                  ? settings_double (&settings, "best")
-                  : INFINITY;
+  run->best = settings_double (&settings, "best");
   if (settings.wrong)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: member \"%s\" is missing or not what it should be",
@@ -763,7 +778,6 @@ save_model (Job *job, const char *path, GError **error)
   add_int (builder, "step", step);
   add_int (builder, "steps", run->train.steps);
   add_int (builder, "tiles", step * run->batch);
-  add_double (builder, "hours", round (job_seconds (job) / 36) / 100);
   if (job->n_tiles)
     {
       add_double (builder, "validation_loss", job->validation_loss);
@@ -918,10 +932,12 @@ train (Job *job, GError **error)
                            MAX_SKIPPED);
               return FALSE;
             }
-          nf_progress_note (job->progress,
-                            "step %" G_GUINT64_FORMAT
-                            " skipped: loss %g, gradient norm %g (%" G_GUINT64_FORMAT " skipped so far)",
-                            report.step, report.loss, report.grad_norm, run->skipped);
+          /* A long row of them is told now and then. */
+          if (skipped_in_a_row <= 3 || skipped_in_a_row % 25 == 0)
+            nf_progress_note (job->progress,
+                              "step %" G_GUINT64_FORMAT
+                              " skipped: loss %g, gradient norm %g (%" G_GUINT64_FORMAT " skipped so far)",
+                              report.step, report.loss, report.grad_norm, run->skipped);
         }
       else
         {
@@ -1088,6 +1104,14 @@ run_job (Run *run, const Places *places, GError **error)
   if (!trained)
     return FALSE;
 
+  if (job.n_tiles && !isfinite (run->best))
+    {
+      g_set_error_literal (error, NF_ERROR, NF_ERROR_DATA,
+                           "no finite loss on the held-out tiles, so no model was written: the run has "
+                           "diverged; use a lower --lr "
+                           "or a longer --warmup");
+      return FALSE;
+    }
   duration = nf_progress_duration (job_seconds (&job));
   nf_progress_note (job.progress, "%s after step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " and %s%s",
                     interrupted ? "stopped" : "done", nf_trainer_get_step (job.trainer), run->train.steps,
