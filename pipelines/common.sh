@@ -1,0 +1,58 @@
+# normflow: what the pipelines here share; sourced, not run. SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
+
+set -euo pipefail
+# Not CDPATH's business.
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+  echo "${0##*/}: $*" >&2
+  exit 1
+}
+
+# The comment at the head of the script is its help text.
+usage() {
+  sed -n '3,/^$/s/^# \{0,1\}//p' "$0"
+  exit "${1:-0}"
+}
+
+# Elements and command: the installed ones, else those of build/.
+use_build() {
+  if [[ -e $root/build/plugins/libgstnormflow.so ]]; then
+    export GST_PLUGIN_PATH=$root/build/plugins${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}
+    export GST_REGISTRY=$root/build/plugins/registry.bin
+    export NORMFLOW_MODEL_PATH=${NORMFLOW_MODEL_PATH:+$NORMFLOW_MODEL_PATH:}$root/models
+    export PATH=$root/build/tools:$root/build/pipelines:$PATH
+  fi
+}
+
+# gst-inspect-1.0 --exists would want plugins of GStreamer's own version.
+has_element() {
+  gst-inspect-1.0 "$1" >/dev/null 2>&1
+}
+
+need_elements() {
+  local element
+  has_element flowencode || use_build
+  for element in flowencode "$@"; do
+    has_element "$element" \
+      || fail "GStreamer has no element $element: ./pipelines/demo.sh installs and builds what is needed"
+  done
+}
+
+# The words of a pipeline that reads and decodes $1, a file or a URI, into the array source.
+set_source() {
+  case $1 in
+    *://*) source=(uridecodebin "uri=$1") ;;
+    *)
+      [[ -f $1 ]] || fail "there is no file $1"
+      source=(filesrc "location=$1" ! decodebin)
+      ;;
+  esac
+}
+
+# WIDTHxHEIGHT as caps fields.
+as_size() {
+  [[ $1 =~ ^([0-9]+)x([0-9]+)$ ]] || fail "$1 is not a size such as 640x360"
+  printf 'width=%s,height=%s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+}

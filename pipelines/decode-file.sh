@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# decode-file.sh LATENTS.gdp [VIDEO.mkv]
+#
+# Makes video from latents that encode-to-file.sh stored: into a lossless file (FFV1 in Matroska), or, without
+# a second name, onto the screen. The model must be the one that made the latents.
+
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+[[ $# -ge 1 && $# -le 2 ]] || usage 2
+[[ -f $1 ]] || fail "there is no file $1"
+need_elements gdpdepay
+if [[ $# == 2 ]]; then
+  need_elements avenc_ffv1
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$2")
+else
+  sink=(videoconvert ! autovideosink)
+fi
+
+gst-launch-1.0 -e filesrc "location=$1" ! gdpdepay ! flowdecode ! queue ! "${sink[@]}"
