@@ -891,11 +891,12 @@ show_step (Job *job, const NfTrainReport *report, double smooth, double rate)
                               ? g_strdup_printf (" (held out %.4f)", shown (job, job->validation_loss))
                               : g_strdup ("");
 
+  /* What matters most stands first: narrow terminals cut the rest off. */
   nf_progress_update (job->progress,
                       "step %" G_GUINT64_FORMAT "/%" G_GUINT64_FORMAT
-                      "  %.4f %s%s  %.2f steps/s  %.0f tiles/s  |g| %.3g  lr %.2e  %s left",
-                      report->step, steps, smooth, unit (job), held, rate, rate * job->run->batch,
-                      report->grad_norm, report->lr, left);
+                      "  %.4f %s%s  %s left  %.2f steps/s  %.0f tiles/s  |g| %.3g  lr %.2e",
+                      report->step, steps, smooth, unit (job), held, left, rate, rate * job->run->batch,
+                      report->grad_norm, report->lr);
 }
 
 static gboolean
@@ -918,9 +919,13 @@ train (Job *job, GError **error)
       if (!tiles || !nf_trainer_step (job->trainer, tiles, run->batch, labels, &report, error))
         return FALSE;
       now = g_get_monotonic_time ();
-      seconds_per_step = isnan (seconds_per_step)
-                             ? (double)(now - last_step) / G_USEC_PER_SEC
-                             : 0.95 * seconds_per_step + 0.05 * (double)(now - last_step) / G_USEC_PER_SEC;
+      /* The first step also waits for kernels and frames. */
+      if (report.step > first + 1)
+        {
+          double seconds = (double)(now - last_step) / G_USEC_PER_SEC;
+
+          seconds_per_step = isnan (seconds_per_step) ? seconds : 0.95 * seconds_per_step + 0.05 * seconds;
+        }
       if (report.skipped)
         {
           run->skipped++;
