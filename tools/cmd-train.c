@@ -951,7 +951,8 @@ train (Job *job, GError **error)
           skipped_in_a_row = 0;
           smooth = isnan (smooth) ? value : 0.95 * smooth + 0.05 * value;
         }
-      show_step (job, &report, smooth, 1 / seconds_per_step);
+      if (isfinite (seconds_per_step))
+        show_step (job, &report, smooth, 1 / seconds_per_step);
       if ((report.skipped || report.step % places->log_every == 0) && !log_step (job, &report, error))
         return FALSE;
       if (run->validate_every && report.step % run->validate_every == 0)
