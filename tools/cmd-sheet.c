@@ -1,6 +1,7 @@
 /* normflow sheet: what a model does to a video, on one page. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "noise.h"
 #include "plot.h"
 #include "scan.h"
 
@@ -103,28 +104,7 @@ describe_latents (const NfScanFrame *frame)
 static double
 psnr (const NfPicture *a, const NfPicture *b)
 {
-  double sum = 0;
-
-  for (gsize i = 0; i < a->size; i++)
-    {
-      int d = a->data[i] - b->data[i];
-
-      sum += d * d;
-    }
-  return 10 * log10 (255.0 * 255.0 * (double)a->size / MAX (sum, 1e-9));
-}
-
-/* Rounded and clipped as a camera does it; a pure function of frame number and sigma. */
-static NfPicture *
-add_noise (const NfPicture *clean, double sigma)
-{
-  NfPicture *noisy = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
-  g_autofree float *noise = g_new (float, clean->size);
-
-  nf_random_normal (0, clean->index, clean->size, sigma * 127.5, noise);
-  for (gsize i = 0; i < clean->size; i++)
-    noisy->data[i] = (guint8)CLAMP (floor (clean->data[i] + (double)noise[i] + 0.5), 0, 255);
-  return noisy;
+  return nf_psnr (nf_picture_squared_error (a, b), (double)a->size);
 }
 
 static gboolean
@@ -152,7 +132,7 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
              wrong ? g_strdup_printf ("%" G_GUINT64_FORMAT " bytes differ", wrong)
                    : g_strdup ("every byte is back"));
 
-  NfPicture *noisy = add_noise (clean, sheet->sigma);
+  NfPicture *noisy = nf_picture_add_noise (clean, sheet->sigma, 0);
   add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
 
   g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, width, height);
