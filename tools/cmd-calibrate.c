@@ -1,5 +1,6 @@
 /* normflow calibrate: a threshold from normal footage. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
+#include "common.h"
 #include "scan.h"
 
 #include <math.h>
@@ -79,18 +80,22 @@ quote (const char *text)
   return strpbrk (text, " \"'\\$`*?!{}[]();&|<>#~") ? g_shell_quote (text) : g_strdup (text);
 }
 
+static const char rule[] = "threshold: the smoothed score that a share SHARE of normal frames exceeds. Where "
+                           "the footage is too short to show it\n"
+                           "(fewer than 10 frames beyond), the scores above the 90 % quantile are carried on "
+                           "as an exponential tail.\n"
+                           "threshold-hysteresis: down to the 95 % quantile, so that an anomaly ends when "
+                           "scores are ordinary again.";
+
 int
 nf_cmd_calibrate (int argc, char **argv)
 {
+  g_auto (NfCommand) command = { .name = NAME };
   g_auto (Calibration) calibration = { 0 };
   g_autoptr (GError) error = NULL;
-  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
-  g_autoptr (NfProgress) progress = nf_progress_new (FALSE);
-  g_autoptr (NfDevice) device = NULL;
-  g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
   g_autoptr (GPtrArray) files = NULL;
-  g_autofree char *model_name = NULL, *device_name = NULL, *quoted_model = NULL, *quoted_file = NULL;
+  g_autofree char *quoted_model = NULL, *quoted_file = NULL;
   g_autofree double *sorted = NULL;
   gint64 frames = 0;
   int window = 5;
@@ -100,11 +105,7 @@ nf_cmd_calibrate (int argc, char **argv)
   NfScan scan = { .every = 1, .score = TRUE };
   guint n;
   const GOptionEntry entries[]
-      = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &model_name,
-            "A path or name (default: the bundled model)", "MODEL" },
-          { "device", 0, 0, G_OPTION_ARG_STRING, &device_name,
-            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
-          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
+      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
           { "smoothing-window", 0, 0, G_OPTION_ARG_INT, &window,
             "Frames whose mean score is compared (default: 5)", "N" },
           { "false-alarm-rate", 0, 0, G_OPTION_ARG_DOUBLE, &rate,
@@ -112,58 +113,36 @@ nf_cmd_calibrate (int argc, char **argv)
           { "json", 0, 0, G_OPTION_ARG_NONE, &json, "The result as one line of JSON", NULL },
           { NULL } };
 
-  g_option_context_set_summary (context, "Suggests flowencode's threshold and threshold-hysteresis from "
-                                         "footage in which nothing unusual happens.");
-  g_option_context_set_description (context, "threshold: the smoothed score that a share SHARE of normal "
-                                             "frames exceeds. Where the footage is too short to show it\n"
-                                             "(fewer than 10 frames beyond), the scores above the 90 % "
-                                             "quantile are carried on as an exponential tail.\n"
-                                             "threshold-hysteresis: down to the 95 % quantile, so that an "
-                                             "anomaly ends when scores are ordinary again.");
-  g_option_context_add_main_entries (context, entries, NULL);
-  if (!g_option_context_parse (context, &argc, &argv, &error))
-    {
-      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-      return 2;
-    }
-  if (argc < 2)
-    {
-      fprintf (stderr, "normflow " NAME ": name the videos of normal footage\n");
-      return 2;
-    }
+  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE,
+                         "FILE|FOLDER…",
+                         "Suggests flowencode's threshold and threshold-hysteresis from footage in which "
+                         "nothing unusual happens.",
+                         rule, 1, G_MAXINT))
+    return NF_EXIT_USAGE;
   if (frames < 0 || window < 1 || window > MAX_WINDOW || !(rate > 0 && rate < 0.1))
-    {
-      fprintf (
-          stderr,
-          "normflow " NAME
-          ": --frames takes 0 or more, --smoothing-window 1 to %d, --false-alarm-rate above 0, below 0.1\n",
-          MAX_WINDOW);
-      return 2;
-    }
+    return nf_command_usage (
+        &command,
+        "--frames takes 0 or more, --smoothing-window 1 to %d, --false-alarm-rate above 0, below 0.1",
+        MAX_WINDOW);
   scan.frames = (guint64)frames;
   calibration.window = (guint)window;
   calibration.ring = g_new0 (double, calibration.window);
   calibration.smoothed = g_array_new (FALSE, FALSE, sizeof (double));
 
   files = nf_media_list ((const char *const *)argv + 1, &error);
-  device = files ? nf_device_open (device_name, &error) : NULL;
-  model = device ? nf_model_load (model_name, device, nf_progress_model, progress, NULL, &error) : NULL;
-  session = model ? nf_session_new (model, &error) : NULL;
+  session = files ? nf_command_open (&command, &error) : NULL;
   for (guint i = 0; session && i < files->len && !error; i++)
     {
       calibration.used = calibration.next = 0;
-      nf_scan_file (session, files->pdata[i], &scan, progress, add_frame, &calibration, &error);
+      nf_scan_file (session, files->pdata[i], &scan, command.progress, add_frame, &calibration, &error);
     }
-  nf_progress_clear (progress);
+  nf_progress_clear (command.progress);
   n = calibration.smoothed->len;
   if (!error && n < 20)
     g_set_error (&error, NF_ERROR, NF_ERROR_DATA,
                  "%u frames tell too little: take footage of at least 20, better of some minutes", n);
   if (error)
-    {
-      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-      return 1;
-    }
+    return nf_command_fail (&command, error);
 
   sorted = nf_scan_sorted ((const double *)(gpointer)calibration.smoothed->data, n);
   median = nf_scan_quantile (sorted, n, 0.5);
@@ -201,7 +180,7 @@ nf_cmd_calibrate (int argc, char **argv)
       json_builder_set_member_name (builder, "extrapolated");
       json_builder_add_boolean_value (builder, extrapolated);
       json_builder_set_member_name (builder, "model_digest");
-      json_builder_add_string_value (builder, nf_model_get_digest (model));
+      json_builder_add_string_value (builder, nf_model_get_digest (nf_session_get_model (session)));
       json_builder_end_object (builder);
       root = json_builder_get_root (builder);
       json_generator_set_root (generator, root);
@@ -220,7 +199,7 @@ nf_cmd_calibrate (int argc, char **argv)
           threshold_text, rate,
           extrapolated ? " if the tail goes on as it begins (more footage would show it)" : "",
           hysteresis_text);
-  quoted_model = model_name ? quote (model_name) : NULL;
+  quoted_model = command.model ? quote (command.model) : NULL;
   quoted_file = quote (files->pdata[0]);
   printf ("\ngst-launch-1.0 -m filesrc location=%s ! decodebin ! videoconvert ! flowencode%s%s threshold=%s "
           "threshold-hysteresis=%s "

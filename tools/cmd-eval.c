@@ -1,5 +1,7 @@
 /* normflow eval: bits per dimension of videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
+#include "common.h"
+#include "noise.h"
 #include "plot.h"
 #include "scan.h"
 
@@ -17,8 +19,8 @@
 typedef struct
 {
   NfSession *session;
-  NfProgress *progress;
-  NfMediaPeers *peers; /* NULL without --peers */
+  NfProgress *progress; /* not owned */
+  NfMediaPeers *peers;  /* NULL without --peers */
   gboolean check;
   FILE *json;
   const char *path;
@@ -51,7 +53,6 @@ static void
 eval_clear (Eval *eval)
 {
   g_clear_object (&eval->session);
-  g_clear_pointer (&eval->progress, nf_progress_free);
   g_clear_pointer (&eval->peers, nf_media_peers_free);
   g_clear_pointer (&eval->seconds, g_array_unref);
   g_clear_pointer (&eval->bits, g_array_unref);
@@ -339,34 +340,6 @@ noise_new (double sigma)
   return noise;
 }
 
-static double
-squared_error (const NfPicture *a, const NfPicture *b)
-{
-  double sum = 0;
-
-  for (gsize i = 0; i < a->size; i++)
-    {
-      int d = a->data[i] - b->data[i];
-
-      sum += d * d;
-    }
-  return sum;
-}
-
-/* 8-bit frame with Gaussian noise of SIGMA on the [-1, 1] scale, rounded and clipped; a pure function of
- * frame number and sigma. */
-static NfPicture *
-add_noise (const NfPicture *clean, double sigma)
-{
-  NfPicture *noisy = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
-  g_autofree float *noise = g_new (float, clean->size);
-
-  nf_random_normal (0, clean->index, clean->size, sigma * 127.5, noise);
-  for (gsize i = 0; i < clean->size; i++)
-    noisy->data[i] = (guint8)CLAMP (floor (clean->data[i] + (double)noise[i] + 0.5), 0, 255);
-  return noisy;
-}
-
 static gboolean
 run_strengths (GArray *strengths, const NfPicture *clean, const NfPicture *noisy, GError **error)
 {
@@ -381,7 +354,7 @@ run_strengths (GArray *strengths, const NfPicture *clean, const NfPicture *noisy
       filtered = strength->filter ? nf_media_filter_run (strength->filter, &noisy->frame, error) : NULL;
       if (!filtered)
         return FALSE;
-      strength->error += squared_error (clean, filtered);
+      strength->error += nf_picture_squared_error (clean, filtered);
     }
   return TRUE;
 }
@@ -404,26 +377,20 @@ denoise_frame (const NfScanFrame *frame, gpointer data, GError **error)
   for (guint i = 0; i < denoise->noises->len; i++)
     {
       Noise *noise = denoise->noises->pdata[i];
-      g_autoptr (NfPicture) noisy = add_noise (clean, noise->sigma);
+      g_autoptr (NfPicture) noisy = nf_picture_add_noise (clean, noise->sigma, 0);
       g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
       gint64 start = g_get_monotonic_time ();
 
-      noise->noisy += squared_error (clean, noisy);
+      noise->noisy += nf_picture_squared_error (clean, noisy);
       if (!nf_session_denoise_frame (denoise->session, &noisy->frame, noise->sigma, &cleaned->frame, error))
         return FALSE;
       noise->seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
-      noise->flow += squared_error (clean, cleaned);
+      noise->flow += nf_picture_squared_error (clean, cleaned);
       if (!run_strengths (noise->hqdn3d, clean, noisy, error)
           || !run_strengths (noise->nlmeans, clean, noisy, error))
         return FALSE;
     }
   return TRUE;
-}
-
-static double
-psnr (double squared, double samples)
-{
-  return 10 * log10 (255.0 * 255.0 * samples / MAX (squared, 1e-9));
 }
 
 static const Strength *
@@ -456,8 +423,8 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
     {
       const Noise *noise = noises->pdata[i];
       const Strength *hqdn3d = best_strength (noise->hqdn3d), *nlmeans = best_strength (noise->nlmeans);
-      double noisy = psnr (noise->noisy, denoise.samples), flow = psnr (noise->flow, denoise.samples);
-      double h = psnr (hqdn3d->error, denoise.samples), n = psnr (nlmeans->error, denoise.samples);
+      double noisy = nf_psnr (noise->noisy, denoise.samples), flow = nf_psnr (noise->flow, denoise.samples);
+      double h = nf_psnr (hqdn3d->error, denoise.samples), n = nf_psnr (nlmeans->error, denoise.samples);
 
       fprintf (out,
                "%s: sigma %g, %u frames: noisy %.2f dB; flow %.2f (%+.2f, %.2f frames/s), %s %.2f (%+.2f), "
@@ -505,7 +472,10 @@ parse_sigmas (const char *text, double sigmas[MAX_SIGMAS], guint *n, GError **er
         }
       sigmas[*n] = sigma;
     }
-  return *n > 0;
+  if (*n)
+    return TRUE;
+  g_set_error_literal (error, NF_ERROR, NF_ERROR_ARGUMENT, "--denoise needs a number such as 0.05");
+  return FALSE;
 }
 
 /* Of several files, each has a plot and the name of the file in its name. */
@@ -529,27 +499,21 @@ plot_path (const char *path, const char *file, guint n_files)
 int
 nf_cmd_eval (int argc, char **argv)
 {
+  g_auto (NfCommand) command = { .name = NAME };
   g_auto (Eval) eval = { .map_frame = -1, .map_score = -INFINITY };
   g_autoptr (GError) error = NULL;
-  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
-  g_autoptr (NfDevice) device = NULL;
-  g_autoptr (NfModel) model = NULL;
   g_autoptr (GPtrArray) files = NULL;
-  g_autofree char *model_name = NULL, *device_name = NULL, *json_path = NULL, *plot = NULL, *map = NULL,
-                  *denoise = NULL;
+  g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
   gint64 frames = 0, every = 1, map_frame = -1;
   double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
   guint n_sigmas = 0;
   guint64 wrong = 0;
   gboolean peers = FALSE;
+  const NfConfig *config;
   NfScan scan = { .score = TRUE };
   FILE *out;
   const GOptionEntry entries[]
-      = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &model_name,
-            "A path or name (default: the bundled model)", "MODEL" },
-          { "device", 0, 0, G_OPTION_ARG_STRING, &device_name,
-            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
-          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
+      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
           { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame", "K" },
           { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
             "Only the last share of each file, as train keeps it away", "SHARE" },
@@ -568,36 +532,22 @@ nf_cmd_eval (int argc, char **argv)
             "SIGMA,…" },
           { NULL } };
 
-  g_option_context_set_summary (
-      context, "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.");
-  g_option_context_add_main_entries (context, entries, NULL);
-  if (!g_option_context_parse (context, &argc, &argv, &error))
-    {
-      fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-      return 2;
-    }
-  if (argc < 2)
-    {
-      fprintf (stderr, "normflow " NAME ": name the videos or pictures to score\n");
-      return 2;
-    }
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "FILE|FOLDER…",
+          "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.", NULL, 1,
+          G_MAXINT))
+    return NF_EXIT_USAGE;
   if (frames < 0 || every < 1 || !(holdout >= 0 && holdout < 1))
-    {
-      fprintf (stderr, "normflow " NAME
-                       ": --frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1\n");
-      return 2;
-    }
+    return nf_command_usage (&command,
+                             "--frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1");
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
-    {
-      fprintf (stderr, "normflow " NAME ": %s\n", error ? error->message : "--denoise needs a number");
-      return 2;
-    }
+    return nf_command_usage (&command, "%s", error->message);
   scan.frames = (guint64)frames;
   scan.every = (guint64)every;
   scan.holdout = holdout;
   eval.map_frame = map_frame;
   eval.wants_map = map != NULL;
-  eval.progress = nf_progress_new (FALSE);
+  eval.progress = command.progress;
   eval.seconds = g_array_new (FALSE, FALSE, sizeof (double));
   eval.bits = g_array_new (FALSE, FALSE, sizeof (double));
   eval.png = g_array_new (FALSE, FALSE, sizeof (double));
@@ -606,13 +556,12 @@ nf_cmd_eval (int argc, char **argv)
   files = nf_media_list ((const char *const *)argv + 1, &error);
   if (!files)
     goto failed;
-  device = nf_device_open (device_name, &error);
-  model = device ? nf_model_load (model_name, device, nf_progress_model, eval.progress, NULL, &error) : NULL;
-  eval.session = model ? nf_session_new (model, &error) : NULL;
+  eval.session = nf_command_open (&command, &error);
   if (!eval.session)
     goto failed;
+  config = nf_model_get_config (nf_session_get_model (eval.session));
   if (peers)
-    eval.peers = nf_media_peers_new (nf_model_get_config (model)->layout);
+    eval.peers = nf_media_peers_new (config->layout);
   /* Lines of JSON and words never mix on one stream. */
   out = json_path || n_sigmas ? stdout : stderr;
   eval.json = json_path ? g_fopen (json_path, "w") : n_sigmas ? NULL : stdout;
@@ -668,7 +617,7 @@ nf_cmd_eval (int argc, char **argv)
       title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval.map_name,
                                eval.map_picture->index, eval.map_score);
       if (!nf_plot_map (map, title, "bits per sample", eval.map_picture, eval.map, eval.map_grid.grid_width,
-                        eval.map_grid.grid_height, nf_model_get_config (model)->patch_size, &error))
+                        eval.map_grid.grid_height, config->patch_size, &error))
         goto failed;
     }
   if (json_path && fclose (eval.json) != 0)
@@ -676,10 +625,8 @@ nf_cmd_eval (int argc, char **argv)
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
       goto failed;
     }
-  return wrong ? 1 : 0;
+  return wrong ? NF_EXIT_FAILED : 0;
 
 failed:
-  nf_progress_clear (eval.progress);
-  fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-  return 1;
+  return nf_command_fail (&command, error);
 }

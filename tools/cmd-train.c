@@ -1,16 +1,15 @@
 /* normflow train: maximum likelihood on videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "clips.h"
 #include "command.h"
+#include "common.h"
 #include "media.h"
 #include "progress.h"
 
 #include <errno.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <glib/gstdio.h>
 #include <normflow.h>
@@ -50,7 +49,6 @@ typedef struct
   char *checkpoint;
   char *log_path;
   char *samples;
-  char *device;
   double save_every;
   guint64 sample_every;
   guint64 log_every;
@@ -58,16 +56,6 @@ typedef struct
   gboolean resume;
   double minutes;
 } Places;
-
-static volatile sig_atomic_t interrupted;
-
-static void
-on_signal (int number)
-{
-  if (interrupted)
-    _exit (130);
-  interrupted = 1;
-}
 
 static void
 run_clear (Run *run)
@@ -86,7 +74,6 @@ places_clear (Places *places)
   g_free (places->checkpoint);
   g_free (places->log_path);
   g_free (places->samples);
-  g_free (places->device);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Places, places_clear)
 
@@ -585,13 +572,14 @@ typedef struct
 {
   Run *run;
   const Places *places;
+  NfCommand *command;
   NfDevice *device;
   NfModel *model;
   NfTrainer *trainer;
   NfClips *clips;
   GPtrArray *validation;
-  guint n_tiles; /* of validation */
-  NfProgress *progress;
+  guint n_tiles;        /* of validation */
+  NfProgress *progress; /* the command's */
   FILE *log;
   gint64 started; /* of this process */
   double before;  /* seconds of earlier processes of the run */
@@ -606,11 +594,16 @@ job_clear (Job *job)
   g_clear_object (&job->device);
   g_clear_pointer (&job->clips, nf_clips_free);
   g_clear_pointer (&job->validation, g_ptr_array_unref);
-  g_clear_pointer (&job->progress, nf_progress_free);
   if (job->log)
     fclose (job->log);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Job, job_clear)
+
+static gboolean
+interrupted (const Job *job)
+{
+  return g_cancellable_is_cancelled (job->command->cancellable);
+}
 
 static double
 job_seconds (const Job *job)
@@ -695,7 +688,7 @@ measure_steps (Job *job, double minutes, GError **error)
   if (!make_model (job, error))
     return FALSE;
   /* The first steps build kernels, decode the first frames and warm up; only the rest is measured. */
-  for (guint64 i = 0; i < MEASURED_STEPS && !interrupted; i++)
+  for (guint64 i = 0; i < MEASURED_STEPS && !interrupted (job); i++)
     {
       const gint *labels = NULL;
       const guint8 *tiles = nf_clips_batch (job->clips, i, &labels, error);
@@ -910,7 +903,7 @@ train (Job *job, GError **error)
   NfTrainReport report = { .step = first };
   guint skipped_in_a_row = 0;
 
-  while (report.step < run->train.steps && !interrupted)
+  while (report.step < run->train.steps && !interrupted (job))
     {
       const gint *labels = NULL;
       const guint8 *tiles = nf_clips_batch (job->clips, nf_trainer_get_step (job->trainer), &labels, error);
@@ -1027,15 +1020,19 @@ open_log (Job *job, GError **error)
 }
 
 static gboolean
-run_job (Run *run, const Places *places, GError **error)
+run_job (NfCommand *command, Run *run, const Places *places, GError **error)
 {
-  g_auto (Job) job = { .run = run, .places = places, .validation_loss = NAN, .before = run->seconds };
+  g_auto (Job) job = { .command = command,
+                       .progress = command->progress,
+                       .run = run,
+                       .places = places,
+                       .validation_loss = NAN,
+                       .before = run->seconds };
   g_autofree char *duration = NULL;
   gboolean trained;
 
-  job.progress = nf_progress_new (FALSE);
   job.started = g_get_monotonic_time ();
-  job.device = nf_device_open (places->device, error);
+  job.device = nf_device_open (command->device, error);
   if (!job.device)
     return FALSE;
   /* With given weights, their configuration is the one. */
@@ -1120,8 +1117,8 @@ run_job (Run *run, const Places *places, GError **error)
     }
   duration = nf_progress_duration (job_seconds (&job));
   nf_progress_note (job.progress, "%s after step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " and %s%s",
-                    interrupted ? "stopped" : "done", nf_trainer_get_step (job.trainer), run->train.steps,
-                    duration, interrupted ? "; --resume goes on" : "");
+                    interrupted (&job) ? "stopped" : "done", nf_trainer_get_step (job.trainer),
+                    run->train.steps, duration, interrupted (&job) ? "; --resume goes on" : "");
   if (job.n_tiles && isfinite (run->best))
     nf_progress_note (job.progress, "best held-out %s: %.4f at step %" G_GUINT64_FORMAT, unit (&job),
                       shown (&job, run->best), run->best_step);
@@ -1137,13 +1134,13 @@ run_job (Run *run, const Places *places, GError **error)
 int
 nf_cmd_train (int argc, char **argv)
 {
+  g_auto (NfCommand) command = { .name = NAME };
   g_auto (Run) run = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512 };
   g_auto (Places) places = { .save_every = 300, .log_every = 10 };
   g_auto (Shape) shape = {
     .size = -1, .patch = -1, .width = -1, .blocks = -1, .layers = -1, .head_dim = -1, .noise_std = NAN
   };
   g_autoptr (GError) error = NULL;
-  g_autoptr (GOptionContext) context = g_option_context_new ("FILE|FOLDER…");
   g_autofree char *scales = NULL;
   gint64 steps = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000, log_every = 10,
          cache = 1024;
@@ -1154,7 +1151,7 @@ nf_cmd_train (int argc, char **argv)
   t->clip = 1;
   t->ema = 0.999;
   {
-    const GOptionEntry files[] = {
+    const GOptionEntry entries[] = {
       { "output", 'o', 0, G_OPTION_ARG_FILENAME, &places.output, "The model: the best on held-out tiles",
         "MODEL.safetensors" },
       { "checkpoint", 0, 0, G_OPTION_ARG_FILENAME, &places.checkpoint,
@@ -1173,28 +1170,21 @@ nf_cmd_train (int argc, char **argv)
         "Seconds between checkpoints (default: 300)", "SECONDS" },
       { "cache", 0, 0, G_OPTION_ARG_INT64, &cache, "Decoded frames to keep in memory (default: 1024)",
         "MIB" },
-      { "device", 0, 0, G_OPTION_ARG_STRING, &places.device,
-        "auto, cpu, gpu, PLATFORM:DEVICE or part of a name", "DEVICE" },
-      { NULL }
-    };
-    const GOptionEntry model[]
-        = { { "config", 0, 0, G_OPTION_ARG_STRING, &shape.config,
-              "Configuration: a JSON file or its text; single options go over it", "JSON" },
-            { "layout", 0, 0, G_OPTION_ARG_STRING, &shape.layout, "yuv420 (default), rgb or gray", "LAYOUT" },
-            { "size", 0, 0, G_OPTION_ARG_INT, &shape.size, "Side of a tile in pixels (default: 32)", "S" },
-            { "patch", 0, 0, G_OPTION_ARG_INT, &shape.patch, "Side of a patch (default: 4)", "P" },
-            { "width", 0, 0, G_OPTION_ARG_INT, &shape.width, "Width of the transformers (default: 192)",
-              "D" },
-            { "blocks", 0, 0, G_OPTION_ARG_INT, &shape.blocks, "Flow blocks (default: 4)", "T" },
-            { "layers", 0, 0, G_OPTION_ARG_INT, &shape.layers, "Layers of a block (default: 2)", "K" },
-            { "head-dim", 0, 0, G_OPTION_ARG_INT, &shape.head_dim, "Features of a head (default: 64)", "N" },
-            { "basis", 0, 0, G_OPTION_ARG_STRING, &shape.basis, "pixel (default) or dct", "BASIS" },
-            { "vp", 0, 0, G_OPTION_ARG_NONE, &shape.vp, "Volume-preserving blocks", NULL },
-            { "noise", 0, 0, G_OPTION_ARG_STRING, &shape.noise, "uniform (default) or gaussian", "NOISE" },
-            { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &shape.noise_std,
-              "Standard deviation of Gaussian noise, [-1, 1] scale (default: 0.05)", "STD" },
-            { NULL } };
-    const GOptionEntry recipe[] = {
+      { "config", 0, 0, G_OPTION_ARG_STRING, &shape.config,
+        "Configuration: a JSON file or its text; single options go over it", "JSON" },
+      { "layout", 0, 0, G_OPTION_ARG_STRING, &shape.layout, "yuv420 (default), rgb or gray", "LAYOUT" },
+      { "size", 0, 0, G_OPTION_ARG_INT, &shape.size, "Side of a tile in pixels (default: 32)", "S" },
+      { "patch", 0, 0, G_OPTION_ARG_INT, &shape.patch, "Side of a patch (default: 4)", "P" },
+      { "width", 0, 0, G_OPTION_ARG_INT, &shape.width, "Width of the transformers (default: 192)", "D" },
+      { "blocks", 0, 0, G_OPTION_ARG_INT, &shape.blocks, "Flow blocks (default: 4)", "T" },
+      { "layers", 0, 0, G_OPTION_ARG_INT, &shape.layers, "Layers of a block (default: 2)", "K" },
+      { "head-dim", 0, 0, G_OPTION_ARG_INT, &shape.head_dim, "Features of a head (default: 64)", "N" },
+      { "basis", 0, 0, G_OPTION_ARG_STRING, &shape.basis, "pixel (default) or dct", "BASIS" },
+      { "vp", 0, 0, G_OPTION_ARG_NONE, &shape.vp, "Volume-preserving blocks", NULL },
+      { "noise", 0, 0, G_OPTION_ARG_STRING, &shape.noise, "uniform (default) or gaussian", "NOISE" },
+      { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &shape.noise_std,
+        "Standard deviation of Gaussian noise, [-1, 1] scale (default: 0.05)", "STD" },
+
       { "steps", 0, 0, G_OPTION_ARG_INT64, &steps, "Steps of the whole run", "N" },
       { "minutes", 0, 0, G_OPTION_ARG_DOUBLE, &places.minutes,
         "Instead: as many steps as take about this long", "M" },
@@ -1222,62 +1212,33 @@ nf_cmd_train (int argc, char **argv)
         "Tiles of a validation, 0 for none (default: 512)", "N" },
       { NULL }
     };
-    GOptionGroup *model_group = g_option_group_new ("model", "Model:", "Options of the model", NULL, NULL);
-    GOptionGroup *recipe_group
-        = g_option_group_new ("recipe", "Recipe:", "Options of the training", NULL, NULL);
 
-    g_option_context_set_summary (
-        context, "Trains a flow by exact maximum likelihood on tiles of videos and pictures.");
-    g_option_context_set_description (context,
-                                      "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.");
-    g_option_context_add_main_entries (context, files, NULL);
-    g_option_group_add_entries (model_group, model);
-    g_option_group_add_entries (recipe_group, recipe);
-    g_option_context_add_group (context, model_group);
-    g_option_context_add_group (context, recipe_group);
     run.command = plain_command (argc, argv);
-    if (!g_option_context_parse (context, &argc, &argv, &error))
-      {
-        fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-        return 2;
-      }
+    if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE, "FILE|FOLDER…",
+                           "Trains a flow by exact maximum likelihood on tiles of videos and pictures.",
+                           "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.", 0, G_MAXINT))
+      return NF_EXIT_USAGE;
   }
-
   if (!places.output || (places.resume ? argc > 1 : argc < 2))
-    {
-      fprintf (stderr, "normflow " NAME ": %s\n",
-               !places.output  ? "--output MODEL.safetensors is missing"
-               : places.resume ? "--resume takes files and settings from the checkpoint: name none"
-                               : "name the videos, pictures or folders to train on");
-      return 2;
-    }
+    return nf_command_usage (&command, "%s",
+                             !places.output ? "--output MODEL.safetensors is missing"
+                             : places.resume
+                                 ? "--resume takes files and settings from the checkpoint: name none"
+                                 : "name the videos, pictures or folders to train on");
   if (!places.resume && (steps > 0) == (places.minutes > 0))
-    {
-      fprintf (stderr, "normflow " NAME ": give either --steps N or --minutes M, more than 0\n");
-      return 2;
-    }
+    return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume
       && (steps != 0 || places.minutes != 0 || run.init || run.validation || shape_given (&shape)))
-    {
-      fprintf (stderr, "normflow " NAME ": --resume goes on with the settings of the run; only files to "
-                       "write and the device can be given\n");
-      return 2;
-    }
+    return nf_command_usage (&command, "--resume goes on with the settings of the run; only files to "
+                                       "write and the device can be given");
   if (run.init && shape_given (&shape))
-    {
-      fprintf (stderr,
-               "normflow " NAME
-               ": --init takes the configuration from the model: give no options of the model with it\n");
-      return 2;
-    }
+    return nf_command_usage (
+        &command, "--init takes the configuration from the model: give no options of the model with it");
   if (log_every < 1 || sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0)
       || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0 || steps < 0)
-    {
-      fprintf (stderr, "normflow " NAME
-                       ": --log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
-                       "--validation-tiles, --seed and --steps take no negative values\n");
-      return 2;
-    }
+    return nf_command_usage (&command,
+                             "--log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
+                             "--validation-tiles, --seed and --steps take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
   places.log_every = (guint64)log_every;
@@ -1285,14 +1246,13 @@ nf_cmd_train (int argc, char **argv)
   places.cache = (guint64)cache << 20;
   if (places.samples && g_mkdir_with_parents (places.samples, 0777) != 0)
     {
-      fprintf (stderr, "normflow " NAME ": --samples %s: %s\n", places.samples, g_strerror (errno));
-      return 1;
+      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", places.samples, g_strerror (errno));
+      goto failed;
     }
 
   if (places.resume)
     {
-      g_autofree char *command = g_steal_pointer (&run.command);
-
+      g_clear_pointer (&run.command, g_free);
       if (!load_settings (&run, places.checkpoint, &error))
         goto failed;
     }
@@ -1318,17 +1278,11 @@ nf_cmd_train (int argc, char **argv)
   if (!check_run (&run, &error))
     goto failed;
 
-  {
-    struct sigaction action = { .sa_handler = on_signal };
-
-    sigaction (SIGINT, &action, NULL);
-    sigaction (SIGTERM, &action, NULL);
-  }
-  if (!run_job (&run, &places, &error))
+  nf_command_catch_signals (&command);
+  if (!run_job (&command, &run, &places, &error))
     goto failed;
-  return interrupted ? 130 : 0;
+  return g_cancellable_is_cancelled (command.cancellable) ? NF_EXIT_INTERRUPTED : 0;
 
 failed:
-  fprintf (stderr, "normflow " NAME ": %s\n", error->message);
-  return 1;
+  return nf_command_fail (&command, error);
 }
