@@ -1,0 +1,853 @@
+/* normflow bench: this machine's limits, and how near the flow comes to them. SPDX-License-Identifier:
+ * LGPL-2.1-or-later */
+#include "command.h"
+#include "common.h"
+
+#include "nf-ops.h"
+
+#include <dlfcn.h>
+#include <json-glib/json-glib.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_REPETITIONS 31
+#define DEFAULT_BATCH 8
+#define MAX_BATCH 4096
+/* of a measurement of a limit: long enough to hide the launch, short enough to repeat before each sample */
+#define BURST_SECONDS 0.01
+#define READ_BYTES (256u << 20) /* more than a processor's caches hold */
+#define QUICK_READ_BYTES (32u << 20)
+
+/* Limits are properties of the machine, so their kernels live with the tool. R independent accumulators hide
+ * the latency of the fused multiply-add; nothing is read while they run. Reading adds up every value once:
+ * work-item i reads vectors i·first, i·first + step, ... so that a CPU's core walks through its own part and
+ * a GPU's neighbours read neighbours. */
+static const char limit_source[]
+    = "#define CAT_(a, b) a##b\n"
+      "#define CAT(a, b) CAT_ (a, b)\n"
+      "#if VW == 1\n"
+      "typedef float T;\n"
+      "#else\n"
+      "typedef CAT (float, VW) T;\n"
+      "#endif\n"
+      "__kernel void multiply_add (__global T *out, int n)\n"
+      "{\n"
+      "  const int at = get_global_id (0);\n"
+      "  const T x = out[at], y = x * 0.5f;\n"
+      "  T a[R], sum = 0.0f;\n"
+      "#pragma unroll\n"
+      "  for (int i = 0; i < R; i++)\n"
+      "    a[i] = (T)(i);\n"
+      "  for (int k = 0; k < n; k++)\n"
+      "#pragma unroll\n"
+      "    for (int i = 0; i < R; i++)\n"
+      "      a[i] = fma (a[i], x, y);\n"
+      "#pragma unroll\n"
+      "  for (int i = 0; i < R; i++)\n"
+      "    sum += a[i];\n"
+      "  out[at] = sum * 0.0f;\n"
+      "}\n"
+      "__kernel void read_all (__global const T *in, __global T *out, ulong first, ulong step, ulong count)\n"
+      "{\n"
+      "  T sum[4] = { 0.0f, 0.0f, 0.0f, 0.0f };\n"
+      "  in += get_global_id (0) * first;\n"
+      "  for (ulong i = 0; i < count; i += 4, in += 4 * step)\n"
+      "    {\n"
+      "      sum[0] += in[0];\n"
+      "      sum[1] += in[step];\n"
+      "      sum[2] += in[2 * step];\n"
+      "      sum[3] += in[3 * step];\n"
+      "    }\n"
+      "  out[get_global_id (0)] = sum[0] + sum[1] + sum[2] + sum[3];\n"
+      "}\n";
+
+typedef struct
+{
+  NfDevice *device;
+  cl_command_queue queue;
+  cl_program program;
+  cl_kernel multiply_add, read_all;
+  NfBuffer *out;
+  guint width, accumulators; /* VW and R */
+  size_t items, group;
+  cl_int iterations; /* of a burst */
+} Limits;
+
+typedef struct
+{
+  char *what, *size;
+  double seconds, gflops; /* medians */
+  double share;           /* of the arithmetic limit, NAN if none */
+} Result;
+
+typedef struct
+{
+  NfCommand *command;
+  char **selected;
+  gboolean quick;
+  guint batch;
+  NfDevice *device;
+  Limits limits;
+  double multiply_add_gflops, read_gbps;
+  GPtrArray *results;
+} Bench;
+
+static const char *const kinds[]
+    = { "matmul", "attention", "layernorm", "encode", "decode", "train", "openblas", NULL };
+
+static void
+result_free (Result *result)
+{
+  g_free (result->what);
+  g_free (result->size);
+  g_free (result);
+}
+
+static void
+limits_clear (Limits *limits)
+{
+  if (limits->queue)
+    clFinish (limits->queue);
+  g_clear_pointer (&limits->out, nf_buffer_free);
+  g_clear_pointer (&limits->multiply_add, clReleaseKernel);
+  g_clear_pointer (&limits->read_all, clReleaseKernel);
+  g_clear_pointer (&limits->program, clReleaseProgram);
+  g_clear_pointer (&limits->queue, clReleaseCommandQueue);
+}
+
+static void
+bench_clear (Bench *bench)
+{
+  limits_clear (&bench->limits);
+  g_clear_object (&bench->device);
+  g_clear_pointer (&bench->results, g_ptr_array_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Bench, bench_clear)
+
+static double
+now (void)
+{
+  return (double)g_get_monotonic_time () / G_USEC_PER_SEC;
+}
+
+static int
+compare_doubles (const void *a, const void *b)
+{
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double
+median (double *values, guint n)
+{
+  qsort (values, n, sizeof *values, compare_doubles);
+  return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+/* Limits */
+
+static gboolean
+limits_init (Limits *limits, NfDevice *device, GError **error)
+{
+  const NfDeviceInfo *info = nf_device_get_info (device);
+  const gboolean gpu = info->is_gpu;
+  const char *source = limit_source;
+  const cl_device_id id = nf_device_get_id (device);
+  cl_int status;
+
+  limits->device = device;
+  limits->width = gpu ? 1 : nf_device_get_vector_width (device);
+  limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
+  limits->group = gpu ? 256 : 1;
+  limits->items = gpu ? (size_t)info->compute_units * 2048 : (size_t)MAX (info->compute_units, 1) * 4;
+  limits->queue = nf_device_new_queue (device, error);
+  if (!limits->queue)
+    return FALSE;
+  limits->program = clCreateProgramWithSource (nf_device_get_context (device), 1, &source, NULL, &status);
+  if (status != CL_SUCCESS)
+    return nf_cl_error (error, status, "cannot create the kernels that measure limits");
+  g_autofree char *options
+      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u", limits->width, limits->accumulators);
+  status = clBuildProgram (limits->program, 1, &id, options, NULL, NULL);
+  if (status == CL_SUCCESS)
+    limits->multiply_add = clCreateKernel (limits->program, "multiply_add", &status);
+  if (status == CL_SUCCESS)
+    limits->read_all = clCreateKernel (limits->program, "read_all", &status);
+  if (status != CL_SUCCESS)
+    return nf_cl_error (error, status, "cannot build the kernels that measure limits");
+  limits->out = nf_buffer_new (device, limits->items * limits->width * sizeof (float), error);
+  if (!limits->out)
+    return FALSE;
+  const float zero = 0;
+  status = clEnqueueFillBuffer (limits->queue, limits->out->mem, &zero, sizeof zero, 0, limits->out->size, 0,
+                                NULL, NULL);
+  return status == CL_SUCCESS || nf_cl_error (error, status, "cannot fill a buffer");
+}
+
+static gboolean
+run_kernel (Limits *limits, cl_kernel kernel, double *seconds, GError **error)
+{
+  const double start = now ();
+  cl_int status = clEnqueueNDRangeKernel (limits->queue, kernel, 1, NULL, &limits->items, &limits->group, 0,
+                                          NULL, NULL);
+  if (status == CL_SUCCESS)
+    status = clFinish (limits->queue);
+  *seconds = now () - start;
+  return status == CL_SUCCESS || nf_cl_error (error, status, "cannot run a kernel that measures limits");
+}
+
+/* GFLOP/s of fused multiply-adds, from one short run. */
+static gboolean
+burst (Limits *limits, double *gflops, GError **error)
+{
+  double seconds;
+  cl_int status = clSetKernelArg (limits->multiply_add, 0, sizeof limits->out->mem, &limits->out->mem)
+                  | clSetKernelArg (limits->multiply_add, 1, sizeof limits->iterations, &limits->iterations);
+  if (status != CL_SUCCESS)
+    return nf_cl_error (error, status, "cannot set the arguments of a kernel that measures limits");
+  if (!run_kernel (limits, limits->multiply_add, &seconds, error))
+    return FALSE;
+  *gflops = 2e-9 * (double)limits->items * limits->iterations * limits->accumulators * limits->width
+            / MAX (seconds, 1e-9);
+  return TRUE;
+}
+
+static gboolean
+measure_multiply_add (Bench *bench, GError **error)
+{
+  Limits *limits = &bench->limits;
+  double samples[MAX_REPETITIONS];
+  const guint n = bench->quick ? 5 : 25;
+
+  /* the first run compiles, the second says how long a burst must be */
+  limits->iterations = 20000;
+  for (guint i = 0; i < 2; i++)
+    if (!burst (limits, &samples[0], error))
+      return FALSE;
+  const double per_iteration = 2e-9 * (double)limits->items * limits->accumulators * limits->width;
+  limits->iterations = (cl_int)CLAMP (samples[0] * BURST_SECONDS / per_iteration, 1000, 1e8);
+  for (guint i = 0; i < n; i++)
+    if (!burst (limits, &samples[i], error) || !nf_command_go_on (bench->command, error))
+      return FALSE;
+  bench->multiply_add_gflops = median (samples, n);
+  return TRUE;
+}
+
+static gboolean
+measure_reading (Bench *bench, GError **error)
+{
+  Limits *limits = &bench->limits;
+  const NfDeviceInfo *info = nf_device_get_info (bench->device);
+  const gsize vector = limits->width * sizeof (float);
+  const gsize wanted = MIN (bench->quick ? QUICK_READ_BYTES : READ_BYTES, info->max_alloc / 2);
+  const cl_ulong count = wanted / vector / limits->items / 4 * 4;
+  const cl_ulong first = info->is_gpu ? 1 : count, step = info->is_gpu ? limits->items : 1;
+  const gsize bytes = count * limits->items * vector;
+  double samples[MAX_REPETITIONS];
+  const guint n = bench->quick ? 3 : 15;
+  if (count == 0)
+    {
+      bench->read_gbps = NAN;
+      return TRUE;
+    }
+
+  g_autoptr (NfBuffer) in = nf_buffer_new (bench->device, bytes, error);
+  if (!in)
+    return FALSE;
+  const float zero = 0;
+  cl_int status = clEnqueueFillBuffer (limits->queue, in->mem, &zero, sizeof zero, 0, bytes, 0, NULL, NULL)
+                  | clSetKernelArg (limits->read_all, 0, sizeof in->mem, &in->mem)
+                  | clSetKernelArg (limits->read_all, 1, sizeof limits->out->mem, &limits->out->mem)
+                  | clSetKernelArg (limits->read_all, 2, sizeof first, &first)
+                  | clSetKernelArg (limits->read_all, 3, sizeof step, &step)
+                  | clSetKernelArg (limits->read_all, 4, sizeof count, &count);
+  if (status != CL_SUCCESS)
+    return nf_cl_error (error, status, "cannot prepare the kernel that reads memory");
+  for (guint i = 0; i <= n; i++)
+    {
+      double seconds;
+      if (!run_kernel (limits, limits->read_all, &seconds, error)
+          || !nf_command_go_on (bench->command, error))
+        return FALSE;
+      if (i > 0)
+        samples[i - 1] = 1e-9 * (double)bytes / MAX (seconds, 1e-9);
+    }
+  bench->read_gbps = median (samples, n);
+  return TRUE;
+}
+
+/* Measurements */
+
+typedef gboolean (*Work) (gpointer data, GError **error);
+
+/* Medians of WORK, each time right after a burst of fused multiply-adds: other programs slow both, so that
+ * their ratio says more than either. */
+static gboolean
+measure (Bench *bench, const char *what, const char *size, double flops, Work work, gpointer data,
+         GError **error)
+{
+  double seconds[MAX_REPETITIONS], shares[MAX_REPETITIONS];
+  const double budget = bench->quick ? 0.3 : 8;
+  const guint least = bench->quick ? 1 : 3;
+  guint n = 0;
+
+  nf_progress_update (bench->command->progress, "%s %s", what, size);
+  /* the first run compiles and allocates */
+  if (!work (data, error))
+    return FALSE;
+  const double end = now () + budget;
+  while (n < least || (n < MAX_REPETITIONS && now () < end))
+    {
+      double limit;
+      if (!nf_command_go_on (bench->command, error) || !burst (&bench->limits, &limit, error))
+        return FALSE;
+      const double start = now ();
+      if (!work (data, error))
+        return FALSE;
+      seconds[n] = MAX (now () - start, 1e-9);
+      shares[n] = 1e-9 * flops / seconds[n] / limit;
+      n++;
+    }
+  Result *result = g_new0 (Result, 1);
+  result->what = g_strdup (what);
+  result->size = g_strdup (size);
+  result->seconds = median (seconds, n);
+  result->gflops = 1e-9 * flops / result->seconds;
+  result->share = median (shares, n);
+  g_ptr_array_add (bench->results, result);
+  return TRUE;
+}
+
+static gboolean
+is_selected (const Bench *bench, const char *kind)
+{
+  return !bench->selected[0] || g_strv_contains ((const char *const *)bench->selected, kind);
+}
+
+static void
+fill_random (float *values, gsize n)
+{
+  nf_random_normal (1, 0, n, 1, values);
+}
+
+/* Small parts are repeated within a sample, as launches follow each other in real work. */
+#define LAUNCHES 4
+
+typedef struct
+{
+  NfOps *ops;
+  NfMatmul product;
+  NfAttention attention;
+  NfView x, y, w, b;
+  guint M, d;
+} Part;
+
+static gboolean
+run_matmul (gpointer data, GError **error)
+{
+  Part *part = data;
+  for (guint i = 0; i < LAUNCHES; i++)
+    nf_ops_matmul (part->ops, &part->product);
+  return nf_ops_finish (part->ops, error);
+}
+
+static gboolean
+run_attention (gpointer data, GError **error)
+{
+  Part *part = data;
+  for (guint i = 0; i < LAUNCHES; i++)
+    nf_ops_attention (part->ops, &part->attention);
+  return nf_ops_finish (part->ops, error);
+}
+
+static gboolean
+run_layernorm (gpointer data, GError **error)
+{
+  Part *part = data;
+  for (guint i = 0; i < LAUNCHES; i++)
+    nf_ops_layernorm (part->ops, part->x, part->w, part->b, part->y, part->M, part->d);
+  return nf_ops_finish (part->ops, error);
+}
+
+/* Divides what measure() noted for a sample among its launches. */
+static void
+divide_last (Bench *bench)
+{
+  Result *result = bench->results->pdata[bench->results->len - 1];
+  result->seconds /= LAUNCHES;
+}
+
+/* N random floats on the device; NULL is reported by nf_ops_finish(). */
+static NfBuffer *
+random_buffer (NfOps *ops, gsize n)
+{
+  NfBuffer *buffer = nf_ops_alloc (ops, n);
+  if (!buffer)
+    return NULL;
+  g_autofree float *values = g_new (float, n);
+  fill_random (values, n);
+  nf_ops_write (ops, nf_view (buffer, 0), values, n * sizeof (float));
+  return buffer;
+}
+
+static gboolean
+bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
+{
+  g_autoptr (NfOps) ops = nf_ops_new (bench->device, 64, 48, error);
+  if (!ops)
+    return FALSE;
+  const gsize packed = nf_ops_packed_size (ops, N, K, TRUE);
+  g_autoptr (NfBuffer) A = random_buffer (ops, (gsize)M * K);
+  g_autoptr (NfBuffer) B = random_buffer (ops, packed);
+  g_autoptr (NfBuffer) bias = random_buffer (ops, N);
+  g_autoptr (NfBuffer) C = random_buffer (ops, (gsize)M * N);
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  Part part = { .ops = ops,
+                .product = { .A = nf_view (A, 0),
+                             .lda = K,
+                             .B = nf_view (B, 0),
+                             .bias = nf_view (bias, 0),
+                             .C = nf_view (C, 0),
+                             .ldc = N,
+                             .M = M,
+                             .N = N,
+                             .K = K,
+                             .flags = NF_MATMUL_BIAS } };
+  g_autofree char *size = g_strdup_printf ("%u×%u×%u", M, N, K);
+  if (!measure (bench, "matmul", size, LAUNCHES * 2.0 * M * N * K, run_matmul, &part, error))
+    return FALSE;
+  divide_last (bench);
+  return TRUE;
+}
+
+/* B samples of N tokens, H heads of 64 features. */
+static gboolean
+bench_attention (Bench *bench, guint B, guint N, guint H, GError **error)
+{
+  const guint DH = 64, d = H * DH;
+  g_autoptr (NfOps) ops = nf_ops_new (bench->device, DH, 48, error);
+  if (!ops)
+    return FALSE;
+  g_autoptr (NfBuffer) qkv = random_buffer (ops, (gsize)B * N * 3 * d);
+  g_autoptr (NfBuffer) keys = nf_ops_alloc (ops, nf_ops_keys_size (ops, B, H, N));
+  g_autoptr (NfBuffer) out = nf_ops_alloc (ops, (gsize)B * N * d);
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  const gsize batch = (gsize)N * 3 * d;
+  nf_ops_append (ops, nf_view (qkv, d), 3 * d, batch, keys, 0, N, N, B, H);
+  Part part = { .ops = ops,
+                .attention = { .Q = nf_view (qkv, 0),
+                               .q_row = 3 * d,
+                               .q_batch = batch,
+                               .V = nf_view (qkv, 2 * d),
+                               .v_row = 3 * d,
+                               .v_batch = batch,
+                               .out = nf_view (out, 0),
+                               .out_row = d,
+                               .out_batch = (gsize)N * d,
+                               .keys = keys,
+                               .capacity = N,
+                               .Nq = N,
+                               .B = B,
+                               .H = H,
+                               .split = B,
+                               .scale = 0.125f,
+                               .scale2 = 0.125f } };
+  g_autofree char *size = g_strdup_printf ("B %u, N %u, H %u, DH %u", B, N, H, DH);
+  if (!measure (bench, "attention", size, LAUNCHES * 2.0 * B * H * DH * N * (N + 1), run_attention, &part,
+                error))
+    return FALSE;
+  divide_last (bench);
+  return TRUE;
+}
+
+static gboolean
+bench_layernorm (Bench *bench, guint M, guint d, GError **error)
+{
+  g_autoptr (NfOps) ops = nf_ops_new (bench->device, 64, 48, error);
+  if (!ops)
+    return FALSE;
+  g_autoptr (NfBuffer) x = random_buffer (ops, (gsize)M * d);
+  g_autoptr (NfBuffer) y = nf_ops_alloc (ops, (gsize)M * d);
+  g_autoptr (NfBuffer) wb = random_buffer (ops, 2 * (gsize)d);
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  Part part = { .ops = ops,
+                .x = nf_view (x, 0),
+                .y = nf_view (y, 0),
+                .w = nf_view (wb, 0),
+                .b = nf_view (wb, d),
+                .M = M,
+                .d = d };
+  g_autofree char *size = g_strdup_printf ("%u×%u", M, d);
+  /* sum, centred square, normalise: about 8 operations a value */
+  if (!measure (bench, "layernorm", size, LAUNCHES * 8.0 * M * d, run_layernorm, &part, error))
+    return FALSE;
+  divide_last (bench);
+  return TRUE;
+}
+
+/* OpenBLAS, beside our products: found by name so that nothing depends on it. */
+
+enum
+{
+  CBLAS_ROW_MAJOR = 101,
+  CBLAS_NO_TRANSPOSE = 111,
+};
+
+typedef void (*Sgemm) (int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
+                       int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+typedef struct
+{
+  Sgemm sgemm;
+  int M, N, K;
+  float *A, *B, *C;
+} Blas;
+
+static gboolean
+run_sgemm (gpointer data, GError **error)
+{
+  Blas *blas = data;
+  for (guint i = 0; i < LAUNCHES; i++)
+    blas->sgemm (CBLAS_ROW_MAJOR, CBLAS_NO_TRANSPOSE, CBLAS_NO_TRANSPOSE, blas->M, blas->N, blas->K, 1,
+                 blas->A, blas->K, blas->B, blas->N, 0, blas->C, blas->N);
+  return TRUE;
+}
+
+static gboolean
+bench_openblas (Bench *bench, guint M, guint N, guint K, GError **error)
+{
+  void *library = dlopen ("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+  Blas blas = { .M = (int)M, .N = (int)N, .K = (int)K };
+
+  if (library)
+    blas.sgemm = (Sgemm)dlsym (library, "cblas_sgemm");
+  if (!blas.sgemm)
+    {
+      /* its threads may outlive us, so the library stays loaded where it was used */
+      if (library)
+        dlclose (library);
+      return TRUE;
+    }
+  g_autofree float *A = g_new (float, (gsize)M *K), *B = g_new (float, (gsize)K *N),
+                   *C = g_new (float, (gsize)M *N);
+  fill_random (A, (gsize)M * K);
+  fill_random (B, (gsize)K * N);
+  blas.A = A;
+  blas.B = B;
+  blas.C = C;
+  g_autofree char *size = g_strdup_printf ("%u×%u×%u", M, N, K);
+  if (!measure (bench, "openblas", size, LAUNCHES * 2.0 * M * N * K, run_sgemm, &blas, error))
+    return FALSE;
+  divide_last (bench);
+  return TRUE;
+}
+
+/* Models */
+
+typedef struct
+{
+  NfSession *session;
+  NfTrainer *trainer;
+  guint B;
+  float *x, *z;
+  guint8 *tiles;
+} Run;
+
+static gboolean
+run_encode (gpointer data, GError **error)
+{
+  Run *run = data;
+  return nf_session_encode (run->session, run->x, run->B, NULL, run->z, NULL, NULL, error);
+}
+
+static gboolean
+run_decode (gpointer data, GError **error)
+{
+  Run *run = data;
+  return nf_session_decode (run->session, run->z, run->B, NULL, NULL, run->x, error);
+}
+
+static gboolean
+run_train (gpointer data, GError **error)
+{
+  Run *run = data;
+  NfTrainReport report;
+  return nf_trainer_step (run->trainer, run->tiles, run->B, NULL, &report, error);
+}
+
+typedef struct
+{
+  const char *name;
+  gboolean bundled;
+  NfConfig config;
+} Size;
+
+static const Size sizes[] = { { .name = "tiny",
+                                .config = { .channels = 3,
+                                            .img_size = 16,
+                                            .patch_size = 4,
+                                            .width = 64,
+                                            .n_blocks = 2,
+                                            .n_layers = 2,
+                                            .nvp = TRUE,
+                                            .head_dim = 64,
+                                            .expansion = 4,
+                                            .layout = NF_PIXELS_RGB } },
+                              { .name = "bundled", .bundled = TRUE },
+                              { .name = "64x64p4-512",
+                                .config = { .channels = 3,
+                                            .img_size = 64,
+                                            .patch_size = 4,
+                                            .width = 512,
+                                            .n_blocks = 4,
+                                            .n_layers = 4,
+                                            .nvp = TRUE,
+                                            .head_dim = 64,
+                                            .expansion = 4,
+                                            .layout = NF_PIXELS_RGB } } };
+
+static const Size *
+find_size (const char *name)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    if (strcmp (sizes[i].name, name) == 0)
+      return &sizes[i];
+  return NULL;
+}
+
+static gboolean
+bench_train (Bench *bench, const NfConfig *config, const char *size, double flops, GError **error)
+{
+  const gsize bytes = (gsize)bench->batch * nf_config_tile_bytes (config);
+  g_autoptr (GRand) random = g_rand_new_with_seed (1);
+  g_autofree guint8 *tiles = g_malloc (bytes);
+  NfTrainOptions options;
+
+  for (gsize i = 0; i < bytes; i++)
+    tiles[i] = (guint8)g_rand_int (random);
+  nf_train_options_init (&options);
+  options.steps = MAX_REPETITIONS + 1;
+  /* a model of its own: training changes it */
+  g_autoptr (NfModel) model = nf_model_new (config, bench->device, 1, error);
+  if (!model)
+    return FALSE;
+  g_autoptr (NfTrainer) trainer = nf_trainer_new (model, &options, error);
+  if (!trainer)
+    return FALSE;
+  Run run = { .trainer = trainer, .B = bench->batch, .tiles = tiles };
+  /* forward, and backward with respect to inputs and to parameters */
+  return measure (bench, "train", size, 3 * flops, run_train, &run, error);
+}
+
+static gboolean
+bench_model (Bench *bench, const Size *size, GError **error)
+{
+  if (!is_selected (bench, "encode") && !is_selected (bench, "decode") && !is_selected (bench, "train"))
+    return TRUE;
+
+  g_autoptr (NfModel) model = NULL;
+  if (size->bundled)
+    {
+      g_autoptr (GError) missing = NULL;
+      model = nf_model_load (NULL, bench->device, NULL, NULL, bench->command->cancellable, &missing);
+      if (g_error_matches (missing, NF_ERROR, NF_ERROR_NOT_FOUND))
+        {
+          nf_progress_note (bench->command->progress, "bundled model left out: %s", missing->message);
+          return TRUE;
+        }
+      if (!model)
+        {
+          g_propagate_error (error, g_steal_pointer (&missing));
+          return FALSE;
+        }
+    }
+  else
+    model = nf_model_new (&size->config, bench->device, 1, error);
+  if (!model)
+    return FALSE;
+
+  const NfConfig *config = nf_model_get_config (model);
+  const gsize n = (gsize)bench->batch * nf_config_tokens (config) * nf_config_features (config);
+  const double flops = bench->batch * nf_model_get_flops (model);
+  g_autofree char *label = g_strdup_printf ("%s, batch %u", size->name, bench->batch);
+  if (is_selected (bench, "encode") || is_selected (bench, "decode"))
+    {
+      g_autofree float *x = g_new (float, n), *z = g_new (float, n);
+      g_autoptr (NfSession) session = nf_session_new (model, error);
+      if (!session)
+        return FALSE;
+      nf_session_set_cancellable (session, bench->command->cancellable);
+      fill_random (x, n);
+      fill_random (z, n);
+      Run run = { .session = session, .B = bench->batch, .x = x, .z = z };
+      if (is_selected (bench, "encode") && !measure (bench, "encode", label, flops, run_encode, &run, error))
+        return FALSE;
+      if (is_selected (bench, "decode") && !measure (bench, "decode", label, flops, run_decode, &run, error))
+        return FALSE;
+    }
+  return !is_selected (bench, "train") || bench_train (bench, config, label, flops, error);
+}
+
+static gboolean
+run_all (Bench *bench, char **names, GError **error)
+{
+  static const guint products[][3] = {
+    { 256, 2304, 768 }, { 1024, 1024, 1024 }, { 256, 2048, 512 }, { 2048, 2048, 512 }, { 12, 2304, 768 }
+  };
+
+  if (!limits_init (&bench->limits, bench->device, error) || !measure_multiply_add (bench, error)
+      || !measure_reading (bench, error))
+    return FALSE;
+  for (guint i = 0; is_selected (bench, "matmul") && i < G_N_ELEMENTS (products); i++)
+    if ((!bench->quick || i == 0)
+        && !bench_matmul (bench, products[i][0], products[i][1], products[i][2], error))
+      return FALSE;
+  if (is_selected (bench, "openblas")
+      && !bench_openblas (bench, products[0][0], products[0][1], products[0][2], error))
+    return FALSE;
+  if (is_selected (bench, "attention") && !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, error))
+    return FALSE;
+  if (is_selected (bench, "layernorm") && !bench_layernorm (bench, bench->quick ? 256 : 2048, 512, error))
+    return FALSE;
+  for (guint i = 0; names[i]; i++)
+    if (!bench_model (bench, find_size (names[i]), error))
+      return FALSE;
+  return TRUE;
+}
+
+/* Reports */
+
+static void
+print_table (const Bench *bench)
+{
+  const NfDeviceInfo *info = nf_device_get_info (bench->device);
+
+  printf ("%s %s, %u compute units, %s kernels\n", info->id, info->name, info->compute_units,
+          nf_device_get_kernels (bench->device));
+  printf ("limits: %.1f GFLOP/s fused multiply-add, single precision", bench->multiply_add_gflops);
+  if (!isnan (bench->read_gbps))
+    printf ("; %.1f GB/s reading memory", bench->read_gbps);
+  printf ("\n\n%-10s %-28s %12s %12s %8s\n", "", "SIZE", "TIME", "GFLOP/s", "SHARE");
+  for (guint i = 0; i < bench->results->len; i++)
+    {
+      const Result *r = bench->results->pdata[i];
+      printf ("%-10s %s%*s %9.3f ms %12.1f %6.1f %%\n", r->what, r->size,
+              MAX (28 - (int)g_utf8_strlen (r->size, -1), 0), "", 1e3 * r->seconds, r->gflops,
+              100 * r->share);
+    }
+}
+
+static void
+add_number (JsonBuilder *builder, const char *name, double value)
+{
+  json_builder_set_member_name (builder, name);
+  if (isfinite (value))
+    json_builder_add_double_value (builder, value);
+  else
+    json_builder_add_null_value (builder);
+}
+
+static void
+add_string (JsonBuilder *builder, const char *name, const char *value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_string_value (builder, value);
+}
+
+static void
+print_json (const Bench *bench)
+{
+  const NfDeviceInfo *info = nf_device_get_info (bench->device);
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "device");
+  json_builder_begin_object (builder);
+  add_string (builder, "id", info->id);
+  add_string (builder, "name", info->name);
+  add_string (builder, "driver", info->driver);
+  add_string (builder, "kernels", nf_device_get_kernels (bench->device));
+  json_builder_set_member_name (builder, "compute_units");
+  json_builder_add_int_value (builder, info->compute_units);
+  json_builder_end_object (builder);
+  json_builder_set_member_name (builder, "limits");
+  json_builder_begin_object (builder);
+  add_number (builder, "multiply_add_gflops", bench->multiply_add_gflops);
+  add_number (builder, "read_gbps", bench->read_gbps);
+  json_builder_end_object (builder);
+  json_builder_set_member_name (builder, "results");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < bench->results->len; i++)
+    {
+      const Result *r = bench->results->pdata[i];
+      json_builder_begin_object (builder);
+      add_string (builder, "what", r->what);
+      add_string (builder, "size", r->size);
+      add_number (builder, "seconds", r->seconds);
+      add_number (builder, "gflops", r->gflops);
+      add_number (builder, "share", r->share);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
+  json_builder_end_object (builder);
+  g_autoptr (JsonNode) root = json_builder_get_root (builder);
+  g_autofree char *text = json_to_string (root, TRUE);
+  puts (text);
+}
+
+int
+nf_cmd_bench (int argc, char **argv)
+{
+  g_auto (NfCommand) command = { 0 };
+  g_auto (Bench) bench = { .command = &command };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *chosen = NULL;
+  g_auto (GStrv) names = NULL;
+  gboolean json = FALSE;
+  gint batch = DEFAULT_BATCH;
+  const GOptionEntry entries[]
+      = { { "sizes", 's', 0, G_OPTION_ARG_STRING, &chosen,
+            "Models, comma-separated: tiny, bundled, 64x64p4-512 (default: all; with --quick: tiny)",
+            "NAMES" },
+          { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
+          { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
+            NULL },
+          { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
+          { NULL } };
+  g_autofree char *list = g_strjoinv (", ", (char **)kinds);
+
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
+          "Measures what this machine can do at most, then how much of it the flow gets.",
+          "WHAT is any of matmul, attention, layernorm, encode, decode, train, openblas. Times are "
+          "medians. SHARE is of the fused multiply-adds measured right before each sample.",
+          0, (int)g_strv_length ((char **)kinds)))
+    return NF_EXIT_USAGE;
+  for (int i = 1; i < argc; i++)
+    if (!g_strv_contains (kinds, argv[i]))
+      return nf_command_usage (&command, "\"%s\" cannot be measured; what can: %s", argv[i], list);
+  if (batch < 1 || batch > MAX_BATCH)
+    return nf_command_usage (&command, "--batch takes 1 to %d", MAX_BATCH);
+  names = g_strsplit (chosen ? chosen : bench.quick ? "tiny" : "tiny,bundled,64x64p4-512", ",", -1);
+  for (guint i = 0; names[i]; i++)
+    if (!find_size (names[i]))
+      return nf_command_usage (&command, "--sizes knows tiny, bundled and 64x64p4-512, not \"%s\"", names[i]);
+
+  bench.selected = argv + 1;
+  bench.batch = (guint)batch;
+  bench.results = g_ptr_array_new_with_free_func ((GDestroyNotify)result_free);
+  nf_command_catch_signals (&command);
+  bench.device = nf_device_open (command.device, &error);
+  if (!bench.device || !run_all (&bench, names, &error))
+    return nf_command_fail (&command, error);
+  nf_progress_clear (command.progress);
+  if (json)
+    print_json (&bench);
+  else
+    print_table (&bench);
+  return 0;
+}
