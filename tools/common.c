@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,19 +105,29 @@ nf_command_fail (NfCommand *self, const GError *error)
   return NF_EXIT_FAILED;
 }
 
+static int signal_pipe[2] = { -1, -1 };
+
+/* Only what a signal handler may: wakes the thread below. */
+static void
+on_signal (int number)
+{
+  const int saved = errno;
+  const char byte = (char)number;
+
+  if (write (signal_pipe[1], &byte, 1) != 1)
+    _exit (NF_EXIT_INTERRUPTED);
+  errno = saved;
+}
+
 /* A thread may do what a signal handler must not. */
 static gpointer
 wait_for_signals (gpointer data)
 {
   g_autoptr (GCancellable) cancellable = data;
-  sigset_t set;
-  int number;
+  char byte;
 
-  sigemptyset (&set);
-  sigaddset (&set, SIGINT);
-  sigaddset (&set, SIGTERM);
   for (;;)
-    if (sigwait (&set, &number) == 0)
+    if (read (signal_pipe[0], &byte, 1) == 1)
       {
         if (g_cancellable_is_cancelled (cancellable))
           _exit (NF_EXIT_INTERRUPTED);
@@ -130,26 +139,16 @@ wait_for_signals (gpointer data)
 void
 nf_command_catch_signals (NfCommand *self)
 {
-  sigset_t set;
+  const struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 
-  if (self->catching)
+  /* Not by blocking signals and waiting for them: libraries start threads before main(), whose masks are
+   * open. */
+  if (self->catching || pipe (signal_pipe) != 0)
     return;
   self->catching = TRUE;
-  /* Threads that OpenCL drivers start inherit the mask, so that only ours hears the signals. */
-  sigemptyset (&set);
-  sigaddset (&set, SIGINT);
-  sigaddset (&set, SIGTERM);
-  pthread_sigmask (SIG_BLOCK, &set, NULL);
   g_thread_unref (g_thread_new ("signals", wait_for_signals, g_object_ref (self->cancellable)));
-}
-
-gboolean
-nf_command_go_on (NfCommand *self, GError **error)
-{
-  if (!g_cancellable_is_cancelled (self->cancellable))
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "interrupted");
-  return FALSE;
+  sigaction (SIGINT, &action, NULL);
+  sigaction (SIGTERM, &action, NULL);
 }
 
 NfSession *
