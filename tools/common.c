@@ -151,6 +151,15 @@ nf_command_catch_signals (NfCommand *self)
   sigaction (SIGTERM, &action, NULL);
 }
 
+gboolean
+nf_command_go_on (NfCommand *self, GError **error)
+{
+  if (!g_cancellable_is_cancelled (self->cancellable))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "interrupted");
+  return FALSE;
+}
+
 NfSession *
 nf_command_open (NfCommand *self, GError **error)
 {
