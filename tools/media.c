@@ -407,6 +407,7 @@ static const char containers[]
       "pgm_pipe,pam_pipe,"
       "pbm_pipe,pgmyuv_pipe,tiff_pipe,webp_pipe,exr_pipe,dpx_pipe,psd_pipe,sgi_pipe,sunrast_pipe,qoi_pipe";
 
+/* Opens the file and, the first time, its decoder. */
 static gboolean
 open_format (NfMediaReader *self, GError **error)
 {
@@ -440,6 +441,17 @@ open_format (NfMediaReader *self, GError **error)
     if ((int)i != self->stream)
       self->format->streams[i]->discard = AVDISCARD_ALL;
 
+  if (self->codec)
+    {
+      if (codec != self->codec->codec)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: the file was replaced while it was read",
+                       self->path);
+          return FALSE;
+        }
+      avcodec_flush_buffers (self->codec);
+      return TRUE;
+    }
   self->codec = avcodec_alloc_context3 (codec);
   if (!self->codec)
     return av_fail (error, NF_ERROR_NO_MEMORY, AVERROR (ENOMEM), self->path, "decoder");
@@ -508,11 +520,11 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
 }
 
 /* Back to the first frame, by opening the file again: seeking to the start loses frames in some containers.
- */
+ * The decoder is kept: some streams say only once, at their start, how they must be decoded (x264's build
+ * number, which 4:4:4 depends on). */
 static gboolean
 rewind_stream (NfMediaReader *self, GError **error)
 {
-  avcodec_free_context (&self->codec);
   avformat_close_input (&self->format);
   if (!open_format (self, error))
     return FALSE;
