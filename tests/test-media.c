@@ -213,6 +213,47 @@ test_seek (void **state)
   check_seeking (y4m, 20);
 }
 
+/* With NORMFLOW_TEST_MEDIA, a file or folder: every frame sought in real videos is the one that reading
+ * gives. */
+static void
+test_seek_real (void **state)
+{
+  const char *media = g_getenv ("NORMFLOW_TEST_MEDIA");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) files = NULL;
+
+  if (!media || !*media)
+    skip ();
+  files = nf_media_list ((const char *const[]){ media, NULL }, &error);
+  assert_null (error);
+  for (guint i = 0; i < files->len; i++)
+    {
+      g_autoptr (NfMediaReader) reader = nf_media_reader_open (files->pdata[i], NF_PIXELS_YUV420, &error);
+      g_autoptr (GPtrArray) sums = g_ptr_array_new_with_free_func (g_free);
+      NfPicture *picture;
+
+      assert_non_null (reader);
+      while ((picture = nf_media_reader_next (reader, &error)))
+        {
+          g_ptr_array_add (sums, g_compute_checksum_for_data (G_CHECKSUM_MD5, picture->data, picture->size));
+          nf_picture_unref (picture);
+        }
+      assert_null (error);
+      for (guint k = 0; k < 40; k++)
+        {
+          guint frame = (guint)(nf_random_uniform (7, i, k) * sums->len);
+          g_autoptr (NfPicture) found = NULL;
+          g_autofree char *sum = NULL;
+
+          assert_true (nf_media_reader_seek (reader, frame, &error));
+          found = nf_media_reader_next (reader, &error);
+          assert_non_null (found);
+          sum = g_compute_checksum_for_data (G_CHECKSUM_MD5, found->data, found->size);
+          assert_string_equal (sum, sums->pdata[frame]);
+        }
+    }
+}
+
 static void
 test_pictures (void **state)
 {
@@ -643,19 +684,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_round_trip),
-    cmocka_unit_test (test_interleaved_planes),
-    cmocka_unit_test (test_seek),
-    cmocka_unit_test (test_pictures),
-    cmocka_unit_test (test_list),
-    cmocka_unit_test (test_bad_files),
-    cmocka_unit_test (test_writer_errors),
-    cmocka_unit_test (test_peers),
-    cmocka_unit_test (test_scale_and_filter),
-    cmocka_unit_test (test_clips_pure),
-    cmocka_unit_test (test_clips_holdout),
-    cmocka_unit_test (test_clips_classes),
-    cmocka_unit_test (test_clips_errors),
+    cmocka_unit_test (test_round_trip),    cmocka_unit_test (test_interleaved_planes),
+    cmocka_unit_test (test_seek),          cmocka_unit_test (test_seek_real),
+    cmocka_unit_test (test_pictures),      cmocka_unit_test (test_list),
+    cmocka_unit_test (test_bad_files),     cmocka_unit_test (test_writer_errors),
+    cmocka_unit_test (test_peers),         cmocka_unit_test (test_scale_and_filter),
+    cmocka_unit_test (test_clips_pure),    cmocka_unit_test (test_clips_holdout),
+    cmocka_unit_test (test_clips_classes), cmocka_unit_test (test_clips_errors),
   };
 
   return cmocka_run_group_tests_name ("media", tests, set_up, tear_down);
