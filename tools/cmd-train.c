@@ -709,7 +709,9 @@ measure_steps (Job *job, double minutes, GError **error)
   return TRUE;
 }
 
-/* Mean loss over all validation tiles; each file's share goes to the log. */
+/* Mean loss over the validation tiles; each file's share goes to the log. A file whose loss is not finite
+ * (nothing like what was trained on) is told of and left out: one such file must not hide how the others
+ * fare. */
 static gboolean
 validate (Job *job, GError **error)
 {
@@ -717,6 +719,7 @@ validate (Job *job, GError **error)
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autoptr (JsonBuilder) builder = begin_log ("validation", step);
   double total = 0;
+  guint n_finite = 0;
 
   json_builder_set_member_name (builder, "files");
   json_builder_begin_array (builder);
@@ -735,7 +738,15 @@ validate (Job *job, GError **error)
             return FALSE;
           sum += n * loss;
         }
-      total += sum;
+      if (isfinite (sum))
+        {
+          total += sum;
+          n_finite += set->n_tiles;
+        }
+      else
+        nf_progress_note (job->progress,
+                          "step %" G_GUINT64_FORMAT ": the loss of %s is not finite; it is left out", step,
+                          set->name);
       json_builder_begin_object (builder);
       json_builder_set_member_name (builder, "name");
       json_builder_add_string_value (builder, set->name);
@@ -747,7 +758,7 @@ validate (Job *job, GError **error)
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
-  job->validation_loss = total / job->n_tiles;
+  job->validation_loss = n_finite ? total / n_finite : NAN;
   add_double (builder, "loss", job->validation_loss);
   add_double (builder, "bits_per_dim",
               is_uniform (job) ? nf_loss_to_bits_per_dim (job->validation_loss) : NAN);
