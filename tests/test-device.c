@@ -1,0 +1,439 @@
+/* normflow: choosing devices, the kernel cache, memory. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+#include "nf-device-private.h"
+
+#include <gio/gio.h>
+#include <stdio.h>
+
+static const char *program_name;
+
+static void
+assert_contains (const char *text, const char *part)
+{
+  if (!strstr (text, part))
+    fail_msg ("\"%s\" does not mention \"%s\"", text, part);
+}
+
+static NfDevice *
+open_device (const char *spec)
+{
+  g_autoptr (GError) error = NULL;
+  NfDevice *device = nf_device_open (spec, &error);
+  nf_test_ok (device, error);
+  return device;
+}
+
+static void
+check_refused (const char *spec, NfError code, const char *mentions)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+  assert_null (device);
+  if (!g_error_matches (error, NF_ERROR, (gint)code))
+    fail_msg ("\"%s\": wrong kind of error: %s", spec, error->message);
+  assert_contains (error->message, mentions);
+}
+
+static int
+clear_environment (void **state)
+{
+  g_unsetenv ("NORMFLOW_DEVICE");
+  g_unsetenv ("NORMFLOW_KERNELS");
+  return 0;
+}
+
+/* Listing and choosing */
+
+static void
+test_list (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) list = nf_device_list (&error);
+  nf_test_ok (list, error);
+  assert_true (list->len > 0);
+  for (guint i = 0; i < list->len; i++)
+    {
+      const NfDeviceInfo *info = list->pdata[i];
+      guint platform, number;
+      assert_int_equal (sscanf (info->id, "%u:%u", &platform, &number), 2);
+      assert_true (info->name[0] != '\0' && g_utf8_validate (info->name, -1, NULL));
+      assert_true (info->usable == (info->reason == NULL));
+      assert_true (info->compute_units > 0 && info->vector_width > 0);
+      assert_true (info->max_alloc > 0 && info->max_alloc <= info->global_memory);
+    }
+}
+
+static void
+test_specifications (void **state)
+{
+  g_autoptr (NfDevice) any = open_device ("auto");
+  g_autoptr (NfDevice) cpu = open_device ("cpu");
+  const NfDeviceInfo *info = nf_device_get_info (cpu);
+  assert_false (info->is_gpu);
+  assert_string_equal (nf_device_get_kernels (cpu), "cpu");
+  const guint width = nf_device_get_vector_width (cpu);
+  assert_true (width == 4 || width == 8 || width == 16);
+
+  g_autoptr (NfDevice) nothing = open_device (NULL);
+  g_autoptr (NfDevice) empty = open_device ("");
+  assert_string_equal (nf_device_get_info (nothing)->id, nf_device_get_info (any)->id);
+  assert_string_equal (nf_device_get_info (empty)->id, nf_device_get_info (any)->id);
+
+  g_autoptr (NfDevice) by_number = open_device (info->id);
+  assert_string_equal (nf_device_get_info (by_number)->id, info->id);
+  g_autofree char *part = g_utf8_substring (info->name, 1, MAX (g_utf8_strlen (info->name, -1) - 1, 2));
+  g_autofree char *shouted = g_utf8_strup (part, -1);
+  g_autoptr (NfDevice) by_name = open_device (shouted);
+  assert_non_null (strstr (nf_device_get_info (by_name)->name, part));
+  g_autofree char *spaced = g_strdup_printf ("  %s , kernels=GPU", info->id);
+  g_autoptr (NfDevice) other_kernels = open_device (spaced);
+  assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
+}
+
+static void
+test_refusals (void **state)
+{
+  g_autofree char *endless = g_strnfill (1000, 'x');
+  g_autoptr (NfDevice) any = open_device ("auto");
+
+  check_refused ("a device that nobody made", NF_ERROR_NO_DEVICE, nf_device_get_info (any)->name);
+  check_refused ("7:9", NF_ERROR_NO_DEVICE, "7:9");
+  check_refused ("99999999999999999999:0", NF_ERROR_NO_DEVICE, "there is");
+  check_refused ("1:2:3", NF_ERROR_ARGUMENT, "1:2:3");
+  check_refused (":1", NF_ERROR_ARGUMENT, "PLATFORM:DEVICE");
+  check_refused ("1:", NF_ERROR_ARGUMENT, "PLATFORM:DEVICE");
+  check_refused ("kernels=cpu", NF_ERROR_ARGUMENT, "kernels=cpu");
+  check_refused ("cpu,kernels=tpu", NF_ERROR_ARGUMENT, "tpu");
+  check_refused ("cpu,fast", NF_ERROR_ARGUMENT, "fast");
+  check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
+  check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");
+  check_refused (endless, NF_ERROR_ARGUMENT, "at most");
+  check_refused ("\xff\xfe", NF_ERROR_ARGUMENT, "UTF-8");
+
+  g_autoptr (GPtrArray) list = nf_device_list (NULL);
+  assert_non_null (list);
+  for (guint i = 0; i < list->len; i++)
+    if (((const NfDeviceInfo *)list->pdata[i])->is_gpu)
+      return;
+  check_refused ("gpu", NF_ERROR_NO_DEVICE, "install a driver");
+}
+
+static void
+test_environment (void **state)
+{
+  g_setenv ("NORMFLOW_DEVICE", "cpu,kernels=gpu", TRUE);
+  g_autoptr (NfDevice) theirs = open_device (NULL);
+  assert_string_equal (nf_device_get_kernels (theirs), "gpu");
+  assert_false (nf_device_get_info (theirs)->is_gpu);
+  /* what the caller says comes first */
+  g_autoptr (NfDevice) ours = open_device ("cpu,kernels=cpu");
+  assert_string_equal (nf_device_get_kernels (ours), "cpu");
+  g_autoptr (NfDevice) part = open_device (",kernels=cpu");
+  assert_string_equal (nf_device_get_kernels (part), "cpu");
+
+  g_setenv ("NORMFLOW_KERNELS", "gpu", TRUE);
+  g_autoptr (NfDevice) variant = open_device ("cpu");
+  assert_string_equal (nf_device_get_kernels (variant), "gpu");
+  g_setenv ("NORMFLOW_KERNELS", "tpu", TRUE);
+  check_refused ("cpu", NF_ERROR_ARGUMENT, "NORMFLOW_KERNELS");
+  g_unsetenv ("NORMFLOW_KERNELS");
+  g_setenv ("NORMFLOW_DEVICE", "1:2:3", TRUE);
+  check_refused (NULL, NF_ERROR_ARGUMENT, "NORMFLOW_DEVICE");
+}
+
+/* Other processes. This program, run with "--child", opens a CPU, builds a program, uses it, and says how it
+ * came by it. */
+
+static gboolean
+use_program (NfDevice *device, GError **error)
+{
+  static const char *const files[] = { "pack.cl", NULL };
+  const float W[4] = { 1, 2, 3, 4 };
+  float first[2];
+  const cl_ulong zero = 0;
+  const cl_int two = 2;
+  const size_t global[] = { 2, 1 };
+  const guint panel = 2 * nf_device_get_vector_width (device);
+
+  cl_program program = nf_device_get_program (device, files, NULL, error);
+  if (!program)
+    return FALSE;
+  /* asked again, it is the same */
+  assert_ptr_equal (program, nf_device_get_program (device, files, NULL, error));
+  assert_true (nf_device_get_build_seconds (device) > 0);
+  cl_command_queue queue = nf_device_new_queue (device, error);
+  g_autoptr (NfBuffer) in = nf_buffer_new (device, sizeof W, error);
+  g_autoptr (NfBuffer) out = nf_buffer_new (device, 2 * panel * sizeof (float), error);
+  if (!queue || !in || !out)
+    return FALSE;
+  cl_kernel kernel = clCreateKernel (program, "nf_pack", NULL);
+  cl_int status = clEnqueueWriteBuffer (queue, in->mem, CL_TRUE, 0, sizeof W, W, 0, NULL, NULL);
+  status |= clSetKernelArg (kernel, 0, sizeof in->mem, &in->mem);
+  status |= clSetKernelArg (kernel, 1, sizeof zero, &zero);
+  status |= clSetKernelArg (kernel, 2, sizeof out->mem, &out->mem);
+  status |= clSetKernelArg (kernel, 3, sizeof zero, &zero);
+  status |= clSetKernelArg (kernel, 4, sizeof two, &two);
+  status |= clSetKernelArg (kernel, 5, sizeof two, &two);
+  status |= clSetKernelArg (kernel, 6, sizeof two, &two);
+  status |= clEnqueueNDRangeKernel (queue, kernel, 2, NULL, global, NULL, 0, NULL, NULL);
+  status |= clEnqueueReadBuffer (queue, out->mem, CL_TRUE, 0, sizeof first, first, 0, NULL, NULL);
+  clReleaseKernel (kernel);
+  clReleaseCommandQueue (queue);
+  if (status != CL_SUCCESS || first[0] != W[0] || first[1] != W[2])
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "the kernel does not do its work");
+      return FALSE;
+    }
+  return TRUE;
+}
+
+static int
+run_child (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
+  if (device && use_program (device, &error))
+    return 0;
+  printf ("%s\n", error->message);
+  return 1;
+}
+
+/* What the child printed. VARIABLE=VALUE is added to its environment. */
+static char *
+ask_child (const char *variable, const char *value, gboolean succeeds)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GSubprocessLauncher) launcher
+      = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_MERGE);
+  char *text = NULL;
+  g_subprocess_launcher_setenv (launcher, "G_MESSAGES_DEBUG", "normflow", TRUE);
+  g_subprocess_launcher_setenv (launcher, variable, value, TRUE);
+  g_autoptr (GSubprocess) child
+      = g_subprocess_launcher_spawn (launcher, &error, program_name, "--child", NULL);
+  nf_test_ok (child, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (child, NULL, NULL, &text, NULL, &error), error);
+  if (!g_subprocess_get_if_exited (child) || (g_subprocess_get_exit_status (child) == 0) != succeeds)
+    fail_msg ("the child with %s=%s ended in another way than expected: %s", variable, value, text);
+  return text;
+}
+
+static void
+test_no_driver (void **state)
+{
+  g_autofree char *nowhere = nf_test_temporary ("");
+  assert_int_equal (g_mkdir (nowhere, 0700), 0);
+  g_autofree char *text = ask_child ("OCL_ICD_VENDORS", nowhere, FALSE);
+  g_rmdir (nowhere);
+  assert_contains (text, "there is no OpenCL device");
+  assert_contains (text, "apt install pocl-opencl-icd");
+}
+
+/* The only file in a directory. */
+static char *
+only_file (const char *directory)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GDir) dir = g_dir_open (directory, 0, &error);
+  nf_test_ok (dir, error);
+  g_autofree char *name = g_strdup (g_dir_read_name (dir));
+  assert_non_null (name);
+  assert_null (g_dir_read_name (dir));
+  return g_build_filename (directory, name, NULL);
+}
+
+typedef enum
+{
+  DAMAGE_FLIP,
+  DAMAGE_TRUNCATE,
+  DAMAGE_EMPTY,
+  DAMAGE_GROW,
+  DAMAGE_LENGTH,
+  DAMAGE_FOREIGN, /* well-formed, but not what the driver wrote */
+  N_DAMAGES,
+} Damage;
+
+#define HEADER 52
+#define DIGEST_AT 20
+
+static void
+damage_file (const char *path, Damage damage)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *contents = NULL;
+  gsize size;
+  nf_test_ok (g_file_get_contents (path, &contents, &size, &error), error);
+  assert_true (size > HEADER + 100);
+  switch (damage)
+    {
+    case DAMAGE_FLIP:
+      contents[size / 2] ^= 1;
+      break;
+    case DAMAGE_TRUNCATE:
+      size /= 2;
+      break;
+    case DAMAGE_EMPTY:
+      size = 0;
+      break;
+    case DAMAGE_GROW:
+      contents = g_realloc (contents, size + 1);
+      contents[size++] = 0;
+      break;
+    case DAMAGE_LENGTH:
+      memset (contents + 12, 0xff, 8);
+      break;
+    case DAMAGE_FOREIGN:
+      {
+        g_autoptr (GChecksum) checksum = g_checksum_new (G_CHECKSUM_SHA256);
+        gsize digest_size = 32;
+        memset (contents + HEADER, 'x', size - HEADER);
+        g_checksum_update (checksum, (const guchar *)contents + HEADER, (gssize)(size - HEADER));
+        g_checksum_get_digest (checksum, (guint8 *)contents + DIGEST_AT, &digest_size);
+        break;
+      }
+    case N_DAMAGES:
+      g_assert_not_reached ();
+    }
+  nf_test_ok (g_file_set_contents (path, contents, (gssize)size, &error), error);
+}
+
+static void
+test_cache (void **state)
+{
+  g_autofree char *directory = nf_test_temporary ("");
+  g_autofree char *first = ask_child ("NORMFLOW_CACHE", directory, TRUE);
+  assert_contains (first, "compiled in");
+  g_autofree char *path = only_file (directory);
+  g_autofree char *second = ask_child ("NORMFLOW_CACHE", directory, TRUE);
+  assert_contains (second, "loaded in");
+  for (Damage damage = 0; damage < N_DAMAGES; damage++)
+    {
+      damage_file (path, damage);
+      g_autofree char *again = ask_child ("NORMFLOW_CACHE", directory, TRUE);
+      assert_contains (again, "compiled in");
+      g_autofree char *repaired = ask_child ("NORMFLOW_CACHE", directory, TRUE);
+      assert_contains (repaired, "loaded in");
+    }
+  g_unlink (path);
+  g_rmdir (directory);
+}
+
+static void
+test_cache_that_cannot_be (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *file = nf_test_temporary (""), *below = g_build_filename (file, "cache", NULL);
+  nf_test_ok (g_file_set_contents (file, "x", 1, &error), error);
+  for (guint i = 0; i < 2; i++)
+    {
+      g_autofree char *text = ask_child ("NORMFLOW_CACHE", i ? file : below, TRUE);
+      assert_contains (text, "compiled in");
+    }
+  g_unlink (file);
+  /* "0" keeps nothing */
+  g_autofree char *off = ask_child ("NORMFLOW_CACHE", "0", TRUE);
+  assert_contains (off, "compiled in");
+  assert_false (g_file_test ("0", G_FILE_TEST_EXISTS));
+}
+
+/* Programs */
+
+static void
+test_build_errors (void **state)
+{
+  static const char *const missing[] = { "no-such-file.cl", NULL };
+  static const char *const heads[] = { "append.cl", NULL };
+  g_autoptr (GError) not_found = NULL, log = NULL;
+  g_autoptr (NfDevice) device = open_device ("cpu");
+  assert_null (nf_device_get_program (device, missing, NULL, &not_found));
+  assert_true (g_error_matches (not_found, NF_ERROR, NF_ERROR_NOT_FOUND));
+  assert_contains (not_found->message, "no-such-file.cl");
+  /* the head's size must be given */
+  assert_null (nf_device_get_program (device, heads, NULL, &log));
+  assert_true (g_error_matches (log, NF_ERROR, NF_ERROR_BUILD));
+  assert_contains (log->message, "append.cl");
+  assert_contains (log->message, "DH");
+}
+
+/* Memory */
+
+static void
+test_memory (void **state)
+{
+  g_autoptr (NfDevice) device = open_device ("cpu");
+  const NfDeviceInfo *info = nf_device_get_info (device);
+  g_autoptr (GPtrArray) buffers = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
+  assert_int_equal (nf_device_get_allocated (device), 0);
+  const struct
+  {
+    gsize size;
+    NfError code;
+  } wrong[] = { { 0, NF_ERROR_ARGUMENT },
+                { (gsize)info->max_alloc + 1, NF_ERROR_NO_MEMORY },
+                { G_MAXSIZE, NF_ERROR_NO_MEMORY } };
+  for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      assert_null (nf_buffer_new (device, wrong[i].size, &error));
+      assert_true (g_error_matches (error, NF_ERROR, (gint)wrong[i].code));
+      if (wrong[i].size)
+        assert_contains (error->message, info->name);
+    }
+  assert_int_equal (nf_device_get_allocated (device), 0);
+
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfBuffer) small = nf_buffer_new (device, 1000, &error);
+  nf_test_ok (small, error);
+  assert_int_equal (nf_device_get_allocated (device), 1000);
+  /* all of it at once: the last is refused, whoever notices first */
+  g_autoptr (GError) full = NULL;
+  for (guint i = 0; !full; i++)
+    {
+      NfBuffer *buffer = nf_buffer_new (device, info->max_alloc, &full);
+      if (buffer)
+        g_ptr_array_add (buffers, buffer);
+      assert_true (nf_device_get_allocated (device) <= info->global_memory);
+      assert_true ((guint64)i <= info->global_memory / info->max_alloc);
+    }
+  assert_true (g_error_matches (full, NF_ERROR, NF_ERROR_NO_MEMORY));
+  assert_contains (full->message, "smaller");
+  g_clear_pointer (&buffers, g_ptr_array_unref);
+  assert_int_equal (nf_device_get_allocated (device), 1000);
+  g_clear_pointer (&small, nf_buffer_free);
+  assert_int_equal (nf_device_get_allocated (device), 0);
+}
+
+/* A buffer keeps its device. */
+static void
+test_lifetime (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfDevice *device = open_device ("cpu");
+  NfBuffer *buffer = nf_buffer_new (device, 64, &error);
+  nf_test_ok (buffer, error);
+  g_object_add_weak_pointer (G_OBJECT (device), (gpointer *)&device);
+  g_object_unref (device);
+  assert_non_null (device);
+  nf_buffer_free (buffer);
+  assert_null (device);
+}
+
+int
+main (int argc, char **argv)
+{
+  static const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_list),
+    cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_refusals, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_environment, clear_environment, clear_environment),
+    cmocka_unit_test (test_no_driver),
+    cmocka_unit_test (test_cache),
+    cmocka_unit_test (test_cache_that_cannot_be),
+    cmocka_unit_test (test_build_errors),
+    cmocka_unit_test (test_memory),
+    cmocka_unit_test (test_lifetime),
+  };
+  if (argc == 2 && strcmp (argv[1], "--child") == 0)
+    return run_child ();
+  program_name = argv[0];
+  return cmocka_run_group_tests_name ("device", tests, NULL, NULL);
+}
