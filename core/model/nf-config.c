@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define MAX_JSON 65536
-#define MAX_DEPTH 16
 #define MAX_FEATURES 4096
 #define MAX_TOKENS 65536
 #define MAX_PARAMETERS ((guint64)1 << 34)
@@ -242,9 +241,9 @@ check_members (JsonObject *object, const char *origin, GError **error)
   for (GList *i = members; i; i = i->next)
     if (!g_strv_contains (known, i->data))
       {
+        g_autofree char *name = nf_json_shorten (i->data);
         g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                     "%s: configuration member \"%.64s\" is not one of a TARFlow that we know", origin,
-                     (const char *)i->data);
+                     "%s: configuration member \"%s\" is not one of a TARFlow that we know", origin, name);
         return FALSE;
       }
   return TRUE;
@@ -260,9 +259,9 @@ check_family (JsonObject *object, const char *origin, GError **error)
     return wrong_type (origin, "family", "\"tarflow\"", error);
   if (strcmp (json_node_get_string (node), "tarflow") == 0)
     return TRUE;
+  g_autofree char *family = nf_json_shorten (json_node_get_string (node));
   g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-               "%s: models of the family \"%.64s\" are not supported, only \"tarflow\"", origin,
-               json_node_get_string (node));
+               "%s: models of the family \"%s\" are not supported, only \"tarflow\"", origin, family);
   return FALSE;
 }
 
@@ -311,48 +310,6 @@ read_members (JsonObject *object, const char *origin, NfConfig *config, GError *
       config->noise_std = json_node_get_double (node);
     }
   return TRUE;
-}
-
-/* The parser recurses, so what would exhaust the stack must not reach it. Also it would take JavaScript
- * assignments and comments. */
-static gboolean
-check_outline (const char *json, const char *origin, GError **error)
-{
-  guint depth = 0;
-  gboolean quoted = FALSE;
-  const char *problem = NULL;
-
-  while (g_ascii_isspace (*json))
-    json++;
-  if (*json != '{')
-    problem = "it does not start with '{'";
-  for (const char *c = json; *c && !problem; c++)
-    if (quoted)
-      {
-        if (*c == '\\' && c[1])
-          c++;
-        else if (*c == '"')
-          quoted = FALSE;
-      }
-    else if (*c == '"')
-      quoted = TRUE;
-    else if (*c == '{' || *c == '[')
-      {
-        if (++depth > MAX_DEPTH)
-          problem = "it is nested too deeply";
-      }
-    else if (*c == '}' || *c == ']')
-      {
-        if (depth-- == 0)
-          problem = "its brackets do not match";
-      }
-    else if (*c == '/' || *c == '#' || *c == '\'')
-      problem = "it has comments or other things outside of strings that JSON does not know";
-  if (!problem)
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: the configuration is not a JSON object: %s", origin,
-               problem);
-  return FALSE;
 }
 
 NfConfig *

@@ -1,48 +1,183 @@
 /* normflow: JSON from outside. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-json.h"
 
+#include <string.h>
+
 #define MAX_DEPTH 16
+#define MAX_DIGITS 18 /* what fits into 63 bits whatever the digits are */
+#define MAX_SHOWN 64
 
-static gboolean
-is_shallow (const char *text, gsize length)
+char *
+nf_json_shorten (const char *text)
 {
-  guint depth = 0;
-  gboolean in_string = FALSE;
+  char *shown = g_utf8_make_valid (text, (gssize)strnlen (text, MAX_SHOWN));
+  for (char *c = shown; *c; c++)
+    if (g_ascii_iscntrl (*c))
+      *c = '?';
+  return shown;
+}
 
-  for (gsize i = 0; i < length; i++)
-    if (in_string)
-      {
-        if (text[i] == '\\')
-          i++;
-        else if (text[i] == '"')
-          in_string = FALSE;
-      }
-    else if (text[i] == '"')
-      in_string = TRUE;
-    else if ((text[i] == '{' || text[i] == '[') && ++depth > MAX_DEPTH)
-      return FALSE;
-    else if ((text[i] == '}' || text[i] == ']') && depth > 0)
-      depth--;
-  return TRUE;
+/* Each skips what it is named after and returns the place behind it, or NULL if there is none. */
+
+static const char *
+skip_string (const char *at, const char *end)
+{
+  for (at++; at < end; at++)
+    if (*at == '"')
+      return at + 1;
+    else if ((guchar)*at < 0x20 || (*at == '\\' && ++at == end))
+      return NULL;
+  return NULL;
+}
+
+static const char *
+skip_digits (const char *at, const char *end)
+{
+  const char *start = at;
+  while (at < end && g_ascii_isdigit (*at))
+    at++;
+  return at > start ? at : NULL;
+}
+
+static const char *
+skip_number (const char *at, const char *end)
+{
+  if (*at == '-')
+    at++;
+  const char *digits = at;
+  if (!(at = skip_digits (at, end)) || (*digits == '0' && at - digits > 1))
+    return NULL;
+  const gboolean whole = at == end || (*at != '.' && *at != 'e' && *at != 'E');
+  if (whole)
+    return at - digits <= MAX_DIGITS ? at : NULL;
+  if (*at == '.' && !(at = skip_digits (at + 1, end)))
+    return NULL;
+  if (at < end && (*at == 'e' || *at == 'E'))
+    {
+      at++;
+      if (at < end && (*at == '+' || *at == '-'))
+        at++;
+      at = skip_digits (at, end);
+    }
+  return at;
+}
+
+static const char *
+skip_literal (const char *at, const char *end)
+{
+  static const char *const literals[] = { "true", "false", "null" };
+  for (guint i = 0; i < G_N_ELEMENTS (literals); i++)
+    {
+      const gsize length = strlen (literals[i]);
+      if ((gsize)(end - at) >= length && strncmp (at, literals[i], length) == 0)
+        return at + length;
+    }
+  return NULL;
+}
+
+/* What the parser would take or do though it should not: endless nesting, comments, assignments, other
+ * number bases, numbers that wrap around, several values. Returns NULL if there is nothing of it. */
+static const char *
+find_problem (const char *text, gsize length)
+{
+  const char *at = text, *end = text + length;
+  guint depth = 0;
+  gboolean started = FALSE;
+
+  while (at && at < end)
+    {
+      const char c = *at;
+      if (c == ' ' || c == '\t' || c == '\n' || c == '\r')
+        {
+          at++;
+          continue;
+        }
+      if (started ? depth == 0 : c != '{')
+        return started ? "something follows after its end" : "it is not an object";
+      started = TRUE;
+      if (c == '{' || c == '[')
+        {
+          if (++depth > MAX_DEPTH)
+            return "it is nested too deeply";
+          at++;
+        }
+      else if (c == '}' || c == ']')
+        {
+          depth--;
+          at++;
+        }
+      else if (c == ',' || c == ':')
+        at++;
+      else if (c == '"')
+        at = skip_string (at, end);
+      else if (c == '-' || g_ascii_isdigit (c))
+        at = skip_number (at, end);
+      else
+        at = skip_literal (at, end);
+    }
+  if (!at)
+    return "it has a number, a string or a word that JSON does not know";
+  return depth > 0 || !started ? "it has no end" : NULL;
+}
+
+typedef struct
+{
+  GHashTable *sizes; /* object that is being read -> its number of members */
+  char *name;        /* the first that came twice */
+} Twins;
+
+static void
+on_member (JsonParser *parser, JsonObject *object, const char *name, gpointer data)
+{
+  Twins *twins = data;
+  const guint size = json_object_get_size (object);
+  if (GPOINTER_TO_UINT (g_hash_table_lookup (twins->sizes, object)) == size && !twins->name)
+    twins->name = nf_json_shorten (name);
+  g_hash_table_insert (twins->sizes, object, GUINT_TO_POINTER (size));
+}
+
+static void
+on_object_end (JsonParser *parser, JsonObject *object, gpointer data)
+{
+  g_hash_table_remove (((Twins *)data)->sizes, object);
+}
+
+/* Parses, and tells the first member that its object has already, which the parser would replace. */
+static gboolean
+parse (JsonParser *parser, const char *text, gsize length, char **twin, GError **error)
+{
+  g_autoptr (GHashTable) sizes = g_hash_table_new (NULL, NULL);
+  Twins twins = { .sizes = sizes };
+  const gulong member = g_signal_connect (parser, "object-member", G_CALLBACK (on_member), &twins);
+  const gulong object_end = g_signal_connect (parser, "object-end", G_CALLBACK (on_object_end), &twins);
+  const gboolean parsed = json_parser_load_from_data (parser, text, (gssize)length, error);
+  g_signal_handler_disconnect (parser, member);
+  g_signal_handler_disconnect (parser, object_end);
+  *twin = twins.name;
+  return parsed;
 }
 
 JsonObject *
 nf_json_parse_object (JsonParser *parser, const char *text, gsize length, const char *what, GError **error)
 {
-  g_autoptr (GError) problem = NULL;
+  g_autoptr (GError) wrong = NULL;
+  g_autofree char *twin = NULL;
   if (!g_utf8_validate_len (text, length, NULL))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s is not UTF-8 text", what);
       return NULL;
     }
-  if (!is_shallow (text, length))
+  const char *problem = find_problem (text, length);
+  if (!problem && !parse (parser, text, length, &twin, &wrong))
+    problem = wrong->message;
+  if (problem)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s is nested deeper than %d levels", what, MAX_DEPTH);
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s is not a JSON object: %s", what, problem);
       return NULL;
     }
-  if (!json_parser_load_from_data (parser, text, (gssize)length, &problem))
+  if (twin)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s is not JSON: %s", what, problem->message);
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has \"%s\" twice", what, twin);
       return NULL;
     }
   JsonNode *root = json_parser_get_root (parser);

@@ -5,7 +5,11 @@
 #include "nf-error.h"
 
 /* Not installed. The object in the LENGTH bytes of TEXT (valid as long as PARSER), or NULL with
- * %NF_ERROR_FORMAT; nesting is bounded, because parsers recurse. WHAT says in messages what it is, e.g.
+ * %NF_ERROR_FORMAT. Stricter than json-glib alone: nesting is bounded, because parsers recurse; nothing but
+ * JSON passes; no object has two members of one name. WHAT says in messages what it is, e.g.
  * "model.safetensors: the header". */
 JsonObject *nf_json_parse_object (JsonParser *parser, const char *text, gsize length, const char *what,
                                   GError **error);
+
+/* The beginning of TEXT, fit for a line of a message. */
+char *nf_json_shorten (const char *text);

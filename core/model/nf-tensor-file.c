@@ -1,8 +1,7 @@
 /* normflow: files of named tensors (safetensors). SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The format: eight bytes, the length of the header, little-endian; the header, a JSON object of name -> {
- * dtype, shape, data_offsets } and
- * "__metadata__" -> strings; then the data. */
+ * The format: eight bytes, the length of the header, little-endian; the header, a JSON object of
+ * name -> { dtype, shape, data_offsets } and "__metadata__" -> strings; then the data. */
 #include "nf-json.h"
 #include "nf-tensor-file.h"
 
@@ -13,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_HEADER ((guint64)64 << 20)
+/* Some 80000 tensors. JSON takes a hundred times its length in memory. */
+#define MAX_HEADER ((guint64)8 << 20)
 #define METADATA "__metadata__"
 
 struct _NfTensorFile
@@ -114,7 +114,10 @@ read_metadata (NfTensorFile *self, JsonNode *node, GError **error)
   while (json_object_iter_next (&iter, &key, &value))
     {
       if (!JSON_NODE_HOLDS_VALUE (value) || json_node_get_value_type (value) != G_TYPE_STRING)
-        return damaged (self, error, METADATA " member \"%.64s\" is not a string", key);
+        {
+          g_autofree char *shown = nf_json_shorten (key);
+          return damaged (self, error, METADATA " member \"%s\" is not a string", shown);
+        }
       g_hash_table_insert (self->metadata, g_strdup (key), json_node_dup_string (value));
     }
   return TRUE;
@@ -144,40 +147,43 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
              GError **error)
 {
   NfTensor tensor = { .n_elements = 1 };
+  g_autofree char *shown = nf_json_shorten (name);
   if (!JSON_NODE_HOLDS_OBJECT (node))
-    return damaged (self, error, "tensor %.64s is not described by an object", name);
+    return damaged (self, error, "tensor %s is not described by an object", shown);
   JsonObject *object = json_node_get_object (node);
   JsonNode *dtype = json_object_get_member (object, "dtype");
   JsonArray *shape = get_array (object, "shape"), *offsets = get_array (object, "data_offsets");
   if (!dtype || !JSON_NODE_HOLDS_VALUE (dtype) || json_node_get_value_type (dtype) != G_TYPE_STRING || !shape
       || !offsets || json_array_get_length (offsets) != 2)
-    return damaged (self, error, "tensor %.64s lacks a dtype, a shape or its data_offsets", name);
+    return damaged (self, error, "tensor %s lacks a dtype, a shape or its data_offsets", shown);
 
   guint type = 0;
   while (type < G_N_ELEMENTS (dtypes) && strcmp (dtypes[type].name, json_node_get_string (dtype)) != 0)
     type++;
   if (type == G_N_ELEMENTS (dtypes))
-    return damaged (self, error, "tensor %.64s has the unknown dtype %.16s", name,
-                    json_node_get_string (dtype));
+    {
+      g_autofree char *unknown = nf_json_shorten (json_node_get_string (dtype));
+      return damaged (self, error, "tensor %s has the unknown dtype %s", shown, unknown);
+    }
   tensor.dtype = (NfDtype)type;
   tensor.n_dims = json_array_get_length (shape);
   if (tensor.n_dims > NF_TENSOR_MAX_DIMS)
-    return damaged (self, error, "tensor %.64s has %u dimensions, at most %d are possible", name,
-                    tensor.n_dims, NF_TENSOR_MAX_DIMS);
+    return damaged (self, error, "tensor %s has %u dimensions, at most %d are possible", shown, tensor.n_dims,
+                    NF_TENSOR_MAX_DIMS);
   for (guint i = 0; i < tensor.n_dims; i++)
     if (!read_number (shape, i, &tensor.dims[i])
         || !g_uint64_checked_mul (&tensor.n_elements, tensor.n_elements, tensor.dims[i]))
-      return damaged (self, error, "tensor %.64s has an impossible shape", name);
+      return damaged (self, error, "tensor %s has an impossible shape", shown);
 
   guint64 begin, end, bytes;
   if (!read_number (offsets, 0, &begin) || !read_number (offsets, 1, &end) || begin > end || end > data_size)
     return damaged (self, error,
-                    "tensor %.64s claims bytes outside the %" G_GUINT64_FORMAT
+                    "tensor %s claims bytes outside the %" G_GUINT64_FORMAT
                     " that the file holds; is it truncated?",
-                    name, data_size);
+                    shown, data_size);
   if (!g_uint64_checked_mul (&bytes, tensor.n_elements, dtypes[type].size) || bytes != end - begin)
-    return damaged (self, error, "tensor %.64s has a shape that does not fit its %" G_GUINT64_FORMAT " bytes",
-                    name, end - begin);
+    return damaged (self, error, "tensor %s has a shape that does not fit its %" G_GUINT64_FORMAT " bytes",
+                    shown, end - begin);
   tensor.data = data + begin;
   tensor.name = g_strdup (name);
   g_array_append_val (self->tensors, tensor);
@@ -209,8 +215,11 @@ check_cover (NfTensorFile *self, const guint8 *data, guint64 size, GError **erro
     {
       const NfTensor *tensor = order->pdata[i];
       if (tensor->data != at)
-        return damaged (self, error, "the bytes of tensor %.64s %s", tensor->name,
-                        tensor->data < at ? "overlap with another's" : "come after a hole");
+        {
+          g_autofree char *shown = nf_json_shorten (tensor->name);
+          return damaged (self, error, "the bytes of tensor %s %s", shown,
+                          tensor->data < at ? "overlap with another's" : "come after a hole");
+        }
       at += tensor->n_elements * dtypes[tensor->dtype].size;
     }
   if (at != data + size)
