@@ -1,0 +1,309 @@
+/* normflow: configurations, good and hostile. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include <math.h>
+
+#define GOOD                                                                                                 \
+  "\"in_channels\": 3, \"img_size\": 16, \"patch_size\": 4, \"channels\": 64, \"num_blocks\": 3, "           \
+  "\"layers_per_block\": 2"
+
+static NfConfig *
+read_config (const char *json)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig *config = nf_config_from_json (json, "a.file", &error);
+  nf_test_ok (config, error);
+  assert_null (error);
+  return config;
+}
+
+/* A refusal says where the configuration came from and mentions what is wrong. */
+static void
+check_refused (const char *json, NfError code, const char *mentions)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfConfig) config = nf_config_from_json (json, "a.file", &error);
+  if (config)
+    fail_msg ("%.200s: was accepted", json);
+  if (!g_error_matches (error, NF_ERROR, (gint)code))
+    fail_msg ("%.200s: wrong kind of error: %s", json, error->message);
+  if (!strstr (error->message, "a.file") || !strstr (error->message, mentions))
+    fail_msg ("%.200s: \"%s\" does not mention a.file and %s", json, error->message, mentions);
+  assert_true (g_utf8_validate (error->message, -1, NULL));
+}
+
+static void
+test_defaults (void **state)
+{
+  g_autoptr (NfConfig) config = read_config ("{" GOOD "}");
+  assert_int_equal (config->channels, 3);
+  assert_int_equal (config->img_size, 16);
+  assert_int_equal (config->patch_size, 4);
+  assert_int_equal (config->width, 64);
+  assert_int_equal (config->n_blocks, 3);
+  assert_int_equal (config->n_layers, 2);
+  assert_true (config->nvp);
+  assert_int_equal (config->n_classes, 0);
+  assert_int_equal (config->head_dim, 64);
+  assert_int_equal (config->expansion, 4);
+  assert_int_equal (config->layout, NF_PIXELS_RGB);
+  assert_int_equal (config->basis, NF_BASIS_PIXEL);
+  assert_int_equal (config->noise, NF_NOISE_UNIFORM);
+  assert_true (config->noise_std == 0);
+  assert_int_equal (nf_config_tokens (config), 16);
+  assert_int_equal (nf_config_features (config), 48);
+  assert_int_equal (nf_config_tile_bytes (config), 3 * 16 * 16);
+}
+
+static void
+test_layouts (void **state)
+{
+  g_autoptr (NfConfig) gray = read_config ("{\"in_channels\": 1, \"img_size\": 15, \"patch_size\": 5, "
+                                           "\"channels\": 64, \"num_blocks\": 1, \"layers_per_block\": 1}");
+  assert_int_equal (gray->layout, NF_PIXELS_GRAY);
+  assert_int_equal (nf_config_features (gray), 25);
+
+  g_autoptr (NfConfig) yuv = read_config ("{" GOOD ", \"pixel_layout\": \"yuv420\", \"basis\": \"dct\"}");
+  assert_int_equal (yuv->layout, NF_PIXELS_YUV420);
+  assert_int_equal (yuv->basis, NF_BASIS_DCT);
+  assert_int_equal (nf_config_features (yuv), 24);
+  assert_int_equal (nf_config_tile_bytes (yuv), 16 * 16 * 3 / 2);
+
+  NfPixelLayout layout;
+  for (guint i = NF_PIXELS_RGB; i <= NF_PIXELS_YUV420; i++)
+    {
+      assert_true (nf_pixel_layout_from_name (nf_pixel_layout_name ((NfPixelLayout)i), &layout));
+      assert_int_equal (layout, i);
+    }
+  assert_false (nf_pixel_layout_from_name ("RGB", &layout));
+  assert_false (nf_pixel_layout_from_name ("", &layout));
+}
+
+static void
+assert_same (const NfConfig *a, const NfConfig *b)
+{
+  assert_int_equal (a->channels, b->channels);
+  assert_int_equal (a->img_size, b->img_size);
+  assert_int_equal (a->patch_size, b->patch_size);
+  assert_int_equal (a->width, b->width);
+  assert_int_equal (a->n_blocks, b->n_blocks);
+  assert_int_equal (a->n_layers, b->n_layers);
+  assert_int_equal (a->nvp, b->nvp);
+  assert_int_equal (a->n_classes, b->n_classes);
+  assert_int_equal (a->head_dim, b->head_dim);
+  assert_int_equal (a->expansion, b->expansion);
+  assert_int_equal (a->layout, b->layout);
+  assert_int_equal (a->basis, b->basis);
+  assert_int_equal (a->noise, b->noise);
+  assert_true (a->noise_std == b->noise_std);
+}
+
+static void
+test_round_trip (void **state)
+{
+  const NfConfig configs[] = {
+    { 3, 16, 4, 64, 3, 2, TRUE, 0, 64, 4, NF_PIXELS_RGB, NF_BASIS_PIXEL, NF_NOISE_UNIFORM, 0 },
+    { 1, 8, 2, 48, 1, 1, FALSE, 7, 16, 2, NF_PIXELS_GRAY, NF_BASIS_DCT, NF_NOISE_GAUSSIAN, 0.1 },
+    { 3, 4096, 16, 768, 8, 8, TRUE, 1000, 64, 4, NF_PIXELS_YUV420, NF_BASIS_DCT, NF_NOISE_GAUSSIAN, 1.0 / 3 },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (configs); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      nf_test_ok (nf_config_check (&configs[i], "here", &error), error);
+      g_autofree char *json = nf_config_to_json (&configs[i]);
+      assert_null (strchr (json, '\n'));
+      g_autoptr (NfConfig) again = read_config (json);
+      assert_same (again, &configs[i]);
+      g_autoptr (NfConfig) copy = nf_config_copy (again);
+      assert_same (copy, &configs[i]);
+    }
+}
+
+static void
+test_golden_files (void **state)
+{
+  static const char *const names[] = { "tarflow_uncond", "tarflow_class", "tarflow_vp" };
+  const guint classes[] = { 0, 5, 0 }, tokens[] = { 16, 16, 16 }, features[] = { 48, 16, 12 };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *name = g_strconcat (names[i], ".weights.safetensors", NULL);
+      g_autofree char *path = nf_test_file ("golden", name);
+      g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+      nf_test_ok (file, error);
+      g_autoptr (NfConfig) config = read_config (nf_tensor_file_get_metadata (file, "config"));
+      assert_int_equal (config->n_classes, classes[i]);
+      assert_int_equal (nf_config_tokens (config), tokens[i]);
+      assert_int_equal (nf_config_features (config), features[i]);
+      assert_int_equal (config->nvp, i != 2);
+    }
+}
+
+static void
+test_other_families (void **state)
+{
+  check_refused ("{" GOOD ", \"family\": \"starflow\"}", NF_ERROR_UNSUPPORTED, "starflow");
+  check_refused (
+      "{\"in_channels\": 4, \"img_size\": 8, \"patch_size\": 1, \"channels\": 64, \"num_blocks\": 3, "
+      "\"layers_per_block\": [1, 1, 3], \"txt_size\": 6, \"rope\": true, \"family\": \"starflow\"}",
+      NF_ERROR_UNSUPPORTED, "starflow");
+  check_refused (
+      "{\"in_channels\": 4, \"img_size\": 8, \"patch_size\": 1, \"channels\": 64, \"num_blocks\": 3, "
+      "\"layers_per_block\": [1, 1, 3], \"txt_size\": 6, \"rope\": true}",
+      NF_ERROR_UNSUPPORTED, "STARFlow");
+  check_refused ("{" GOOD ", \"family\": 1}", NF_ERROR_CONFIG, "family");
+  check_refused ("{" GOOD ", \"family\": \"\\u001b[31m\\nline\"}", NF_ERROR_UNSUPPORTED, "?[31m?line");
+  check_refused ("{" GOOD ", \"rotary\": true}", NF_ERROR_UNSUPPORTED, "rotary");
+}
+
+static void
+test_members (void **state)
+{
+  static const char *const members[]
+      = { "img_size", "patch_size", "channels", "num_blocks", "layers_per_block" };
+  /* numbers that are none, too small, too large, or would wrap around in some width */
+  static const char *const bad[] = { "0",   "-1",     "-16",        "1.5",        "16.0",
+                                     "1e1", "\"16\"", "true",       "null",       "[16]",
+                                     "{}",  "65537",  "2147483648", "4294967312", "999999999999999999" };
+  for (guint i = 0; i < G_N_ELEMENTS (members); i++)
+    {
+      g_autofree char *quoted = g_strdup_printf ("\"%s\":", members[i]);
+      const char *at = strstr ("{" GOOD "}", quoted);
+      const gsize before = (gsize)(at - "{" GOOD "}");
+      const char *after = at + strcspn (at, ",}");
+      for (guint j = 0; j < G_N_ELEMENTS (bad); j++)
+        {
+          g_autofree char *json
+              = g_strdup_printf ("%.*s%s %s%s", (int)before, "{" GOOD "}", quoted, bad[j], after);
+          check_refused (json, NF_ERROR_CONFIG, members[i]);
+        }
+      g_autofree char *json = g_strdup_printf ("%.*s\"nvp\": true%s", (int)before, "{" GOOD "}", after);
+      check_refused (json, NF_ERROR_CONFIG, members[i]);
+    }
+  for (guint j = 2; j < G_N_ELEMENTS (bad); j++)
+    {
+      static const char *const more[] = { "head_dim", "expansion" };
+      for (guint i = 0; i < G_N_ELEMENTS (more); i++)
+        {
+          g_autofree char *json = g_strdup_printf ("{" GOOD ", \"%s\": %s}", more[i], bad[j]);
+          check_refused (json, NF_ERROR_CONFIG, more[i]);
+        }
+    }
+  check_refused ("{" GOOD ", \"num_classes\": -1}", NF_ERROR_CONFIG, "num_classes");
+  check_refused ("{" GOOD ", \"num_classes\": 1000001}", NF_ERROR_CONFIG, "num_classes");
+  check_refused ("{" GOOD ", \"nvp\": 2}", NF_ERROR_CONFIG, "nvp");
+  check_refused ("{" GOOD ", \"nvp\": \"yes\"}", NF_ERROR_CONFIG, "nvp");
+  check_refused ("{" GOOD ", \"pixel_layout\": \"yuv444\"}", NF_ERROR_CONFIG, "yuv420");
+  check_refused ("{" GOOD ", \"pixel_layout\": 1}", NF_ERROR_CONFIG, "pixel_layout");
+  check_refused ("{" GOOD ", \"basis\": \"wavelet\"}", NF_ERROR_CONFIG, "dct");
+  check_refused ("{" GOOD ", \"noise_type\": null}", NF_ERROR_CONFIG, "noise_type");
+  check_refused ("{" GOOD ", \"noise_std\": -0.1}", NF_ERROR_CONFIG, "noise_std");
+  check_refused ("{" GOOD ", \"noise_std\": 1e999}", NF_ERROR_CONFIG, "noise_std");
+  check_refused ("{" GOOD ", \"noise_std\": \"0.1\"}", NF_ERROR_CONFIG, "noise_std");
+  check_refused ("{" GOOD ", \"in_channels\": 3}", NF_ERROR_FORMAT, "in_channels");
+}
+
+static void
+test_relations (void **state)
+{
+  const NfConfig good
+      = { 3, 16, 4, 64, 3, 2, TRUE, 0, 64, 4, NF_PIXELS_RGB, NF_BASIS_PIXEL, NF_NOISE_UNIFORM, 0 };
+  NfConfig c[12];
+  const char *const mentions[G_N_ELEMENTS (c)]
+      = { "patch_size 5", "head_dim 48", "odd",        "features",  "tokens",    "tokens",
+          "in_channels",  "in_channels", "parameters", "noise_std", "noise_std", "pixel_layout" };
+  for (guint i = 0; i < G_N_ELEMENTS (c); i++)
+    c[i] = good;
+  c[0].patch_size = 5;
+  c[1].head_dim = 48;
+  c[2].img_size = 15, c[2].patch_size = 5, c[2].layout = NF_PIXELS_YUV420;
+  c[3].img_size = 128, c[3].patch_size = 64;
+  c[5].img_size = 16, c[5].patch_size = 16;
+  c[6].channels = 1;
+  c[7].channels = 3, c[7].layout = NF_PIXELS_GRAY;
+  c[8].width = 16384, c[8].n_blocks = 256, c[8].n_layers = 256, c[8].expansion = 64;
+  c[9].noise_std = (double)NAN;
+  c[10].noise_std = (double)INFINITY;
+  c[11].layout = (NfPixelLayout)17;
+  c[4].img_size = 4096, c[4].patch_size = 4;
+  for (guint i = 0; i < G_N_ELEMENTS (c); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      if (nf_config_check (&c[i], "--option", &error))
+        fail_msg ("case %u, about %s, was accepted", i, mentions[i]);
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_CONFIG));
+      if (!strstr (error->message, mentions[i]) || !strstr (error->message, "--option"))
+        fail_msg ("\"%s\" does not mention %s", error->message, mentions[i]);
+    }
+}
+
+static void
+test_not_json (void **state)
+{
+  static const char *const texts[] = {
+    "",
+    " ",
+    "{",
+    "{" GOOD,
+    "{" GOOD "}}",
+    "{" GOOD "} {}",
+    "{" GOOD "} x",
+    "[" GOOD "]",
+    "[]",
+    "null",
+    "17",
+    "\"text\"",
+    "var a = {" GOOD "}",
+    "{" GOOD "} // remark",
+    "{ /* remark */ " GOOD "}",
+    "{" GOOD ",}",
+    "{" GOOD ", \"noise_std\": NaN}",
+    "{" GOOD ", \"noise_std\": Infinity}",
+    "{" GOOD ", \"noise_std\": .5}",
+    "{" GOOD ", \"noise_std\": 1.}",
+    "{" GOOD ", \"noise_std\": 1e}",
+    "{" GOOD ", \"noise_std\": +1}",
+    "{" GOOD ", \"num_classes\": 010}",
+    "{" GOOD ", \"num_classes\": 0x10}",
+    "{" GOOD ", \"num_classes\": -18446744073709551600}",
+    "{" GOOD ", \"num_classes\": 18446744073709551632}",
+    "{" GOOD ", 'basis': \"dct\"}",
+    "{" GOOD ", \"basis\": \"dct}",
+    "{" GOOD ", \"basis\": \"dct\n\"}",
+    "{" GOOD ", \"basis\": \"\xff\xfe\"}",
+    "{" GOOD ", \"nvp\": truely}",
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+    check_refused (texts[i], NF_ERROR_FORMAT, "the configuration");
+}
+
+/* A parser that recurses would run out of stack, one that collects would fill memory. */
+static void
+test_deep_and_long (void **state)
+{
+  for (guint i = 0; i < 2; i++)
+    {
+      g_autofree char *inner = g_strnfill (60000, "[{"[i]);
+      g_autofree char *json = g_strconcat ("{\"img_size\": ", inner, NULL);
+      check_refused (json, NF_ERROR_FORMAT, "nested");
+    }
+  g_autofree char *spaces = g_strnfill (70000, ' ');
+  g_autofree char *json = g_strconcat ("{" GOOD, spaces, "}", NULL);
+  check_refused (json, NF_ERROR_FORMAT, "too long");
+  g_autofree char *name = g_strnfill (60000, 'x');
+  g_autofree char *odd = g_strconcat ("{" GOOD ", \"", name, "\": 1}", NULL);
+  check_refused (odd, NF_ERROR_UNSUPPORTED, "xxx");
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_defaults),       cmocka_unit_test (test_layouts),
+    cmocka_unit_test (test_round_trip),     cmocka_unit_test (test_golden_files),
+    cmocka_unit_test (test_other_families), cmocka_unit_test (test_members),
+    cmocka_unit_test (test_relations),      cmocka_unit_test (test_not_json),
+    cmocka_unit_test (test_deep_and_long),
+  };
+  return cmocka_run_group_tests_name ("config", tests, NULL, NULL);
+}
