@@ -295,6 +295,48 @@ test_deep_and_long (void **state)
   check_refused (odd, NF_ERROR_UNSUPPORTED, "xxx");
 }
 
+/* How frames of any size lie on a model's tiles. */
+static void
+test_grid (void **state)
+{
+  static const struct
+  {
+    guint width, height, tiles_x, tiles_y;
+    guint64 rgb, gray, yuv420;
+  } frames[] = {
+    { 1, 1, 1, 1, 3, 1, 3 },
+    { 16, 32, 1, 2, 1536, 512, 768 },
+    { 17, 31, 2, 2, 1581, 527, 527 + 2 * 9 * 16 },
+    { 16384, 16384, 1024, 1024, 805306368, 268435456, 402653184 },
+  };
+  g_autoptr (NfConfig) config = read_config ("{" GOOD ", \"pixel_layout\": \"yuv420\"}");
+  for (guint i = 0; i < G_N_ELEMENTS (frames); i++)
+    {
+      const guint width = frames[i].width, height = frames[i].height;
+      g_autoptr (GError) error = NULL;
+      NfGrid grid;
+      nf_test_ok (nf_grid_init (&grid, config, width, height, &error), error);
+      assert_int_equal (grid.tiles_x, frames[i].tiles_x);
+      assert_int_equal (grid.tiles_y, frames[i].tiles_y);
+      assert_int_equal (grid.grid_width, 4 * frames[i].tiles_x);
+      assert_int_equal (grid.grid_height, 4 * frames[i].tiles_y);
+      assert_int_equal (grid.features, 24);
+      assert_int_equal (nf_grid_latents (&grid), 384 * (gsize)frames[i].tiles_x * frames[i].tiles_y);
+      assert_int_equal (nf_frame_samples (NF_PIXELS_RGB, width, height), frames[i].rgb);
+      assert_int_equal (nf_frame_samples (NF_PIXELS_GRAY, width, height), frames[i].gray);
+      assert_int_equal (nf_frame_samples (NF_PIXELS_YUV420, width, height), frames[i].yuv420);
+    }
+  static const guint bad[][2]
+      = { { 0, 16 }, { 16, 0 }, { 16385, 16 }, { 16, 16385 }, { G_MAXUINT, G_MAXUINT } };
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfGrid grid;
+      assert_false (nf_grid_init (&grid, config, bad[i][0], bad[i][1], &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+    }
+}
+
 int
 main (void)
 {
@@ -303,7 +345,7 @@ main (void)
     cmocka_unit_test (test_round_trip),     cmocka_unit_test (test_golden_files),
     cmocka_unit_test (test_other_families), cmocka_unit_test (test_members),
     cmocka_unit_test (test_relations),      cmocka_unit_test (test_not_json),
-    cmocka_unit_test (test_deep_and_long),
+    cmocka_unit_test (test_deep_and_long),  cmocka_unit_test (test_grid),
   };
   return cmocka_run_group_tests_name ("config", tests, NULL, NULL);
 }
