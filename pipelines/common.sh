@@ -16,6 +16,10 @@ usage() {
   exit "${1:-0}"
 }
 
+case ${1:-} in
+  -h | --help) usage ;;
+esac
+
 # Elements and command: the installed ones, else those of build/.
 use_build() {
   if [[ -e $root/build/plugins/libgstnormflow.so ]]; then

@@ -15,7 +15,6 @@ play=yes
 video=
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help) usage ;;
     --frames) frames=${2:-} && shift ;;
     --model) model=${2:-} && shift ;;
     --output) output=${2:-} && shift ;;

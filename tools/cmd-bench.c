@@ -94,7 +94,7 @@ typedef struct
 } Bench;
 
 static const char *const kinds[]
-    = { "matmul", "attention", "layernorm", "encode", "decode", "train", "openblas", NULL };
+    = { "matmul", "gradient", "attention", "layernorm", "encode", "decode", "train", "openblas", NULL };
 
 static void
 result_free (Result *result)
@@ -340,6 +340,7 @@ typedef struct
   NfMatmul product;
   NfAttention attention;
   NfView x, y, w, b;
+  NfBuffer *values;
   guint M, d;
 } Part;
 
@@ -358,6 +359,27 @@ run_attention (gpointer data, GError **error)
   Part *part = data;
   for (guint i = 0; i < LAUNCHES; i++)
     nf_ops_attention (part->ops, &part->attention);
+  return nf_ops_finish (part->ops, error);
+}
+
+static gboolean
+run_matmul_tn (gpointer data, GError **error)
+{
+  Part *part = data;
+  const NfMatmul *p = &part->product;
+  for (guint i = 0; i < LAUNCHES; i++)
+    nf_ops_matmul_tn (part->ops, p->A, p->lda, p->R, p->ldr, p->C, p->M, p->N, p->K);
+  return nf_ops_finish (part->ops, error);
+}
+
+static gboolean
+run_attention_backward (gpointer data, GError **error)
+{
+  Part *part = data;
+  const NfAttention *a = &part->attention;
+  for (guint i = 0; i < LAUNCHES; i++)
+    nf_ops_attention_backward (part->ops, a->Q, a->keys, part->values, a->out, part->x, a->stats, part->y,
+                               a->Nq, a->B, a->H, a->scale);
   return nf_ops_finish (part->ops, error);
 }
 
@@ -422,9 +444,37 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
   return TRUE;
 }
 
+/* The gradient of a weight (N, K) from M rows. */
+static gboolean
+bench_matmul_tn (Bench *bench, guint M, guint N, guint K, GError **error)
+{
+  g_autoptr (NfOps) ops = nf_ops_new (bench->device, 64, 48, error);
+  if (!ops)
+    return FALSE;
+  g_autoptr (NfBuffer) A = random_buffer (ops, (gsize)M * N);
+  g_autoptr (NfBuffer) X = random_buffer (ops, (gsize)M * K);
+  g_autoptr (NfBuffer) C = nf_ops_alloc (ops, (gsize)N * K);
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  Part part = { .ops = ops,
+                .product = { .A = nf_view (A, 0),
+                             .lda = N,
+                             .R = nf_view (X, 0),
+                             .ldr = K,
+                             .C = nf_view (C, 0),
+                             .M = M,
+                             .N = N,
+                             .K = K } };
+  g_autofree char *size = g_strdup_printf ("weight, %u×%u×%u", M, N, K);
+  if (!measure (bench, "gradient", size, LAUNCHES * 2.0 * M * N * K, run_matmul_tn, &part, error))
+    return FALSE;
+  divide_last (bench);
+  return TRUE;
+}
+
 /* B samples of N tokens, H heads of 64 features. */
 static gboolean
-bench_attention (Bench *bench, guint B, guint N, guint H, GError **error)
+bench_attention (Bench *bench, guint B, guint N, guint H, gboolean backward, GError **error)
 {
   const guint DH = 64, d = H * DH;
   g_autoptr (NfOps) ops = nf_ops_new (bench->device, DH, 48, error);
@@ -432,11 +482,16 @@ bench_attention (Bench *bench, guint B, guint N, guint H, GError **error)
     return FALSE;
   g_autoptr (NfBuffer) qkv = random_buffer (ops, (gsize)B * N * 3 * d);
   g_autoptr (NfBuffer) keys = nf_ops_alloc (ops, nf_ops_keys_size (ops, B, H, N));
+  g_autoptr (NfBuffer) values = nf_ops_alloc (ops, nf_ops_keys_size (ops, B, H, N));
   g_autoptr (NfBuffer) out = nf_ops_alloc (ops, (gsize)B * N * d);
+  g_autoptr (NfBuffer) stats = nf_ops_alloc (ops, 2 * (gsize)B * N * H);
+  g_autoptr (NfBuffer) dout = random_buffer (ops, (gsize)B * N * d);
+  g_autoptr (NfBuffer) dqkv = nf_ops_alloc (ops, (gsize)B * N * 3 * d);
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const gsize batch = (gsize)N * 3 * d;
   nf_ops_append (ops, nf_view (qkv, d), 3 * d, batch, keys, 0, N, N, B, H);
+  nf_ops_append (ops, nf_view (qkv, 2 * d), 3 * d, batch, values, 0, N, N, B, H);
   Part part = { .ops = ops,
                 .attention = { .Q = nf_view (qkv, 0),
                                .q_row = 3 * d,
@@ -449,16 +504,31 @@ bench_attention (Bench *bench, guint B, guint N, guint H, GError **error)
                                .out_batch = (gsize)N * d,
                                .keys = keys,
                                .capacity = N,
+                               .stats = backward ? stats : NULL,
                                .Nq = N,
                                .B = B,
                                .H = H,
                                .split = B,
                                .scale = 0.125f,
-                               .scale2 = 0.125f } };
-  g_autofree char *size = g_strdup_printf ("B %u, N %u, H %u, DH %u", B, N, H, DH);
-  if (!measure (bench, "attention", size, LAUNCHES * 2.0 * B * H * DH * N * (N + 1), run_attention, &part,
-                error))
-    return FALSE;
+                               .scale2 = 0.125f },
+                .values = values,
+                .x = nf_view (dout, 0),
+                .y = nf_view (dqkv, 0) };
+  g_autofree char *size
+      = g_strdup_printf ("%sB %u, N %u, H %u, DH %u", backward ? "attention, " : "", B, N, H, DH);
+  const double flops = LAUNCHES * 2.0 * B * H * DH * N * (N + 1);
+  if (!backward)
+    {
+      if (!measure (bench, "attention", size, flops, run_attention, &part, error))
+        return FALSE;
+    }
+  else
+    {
+      /* scores again, then the gradients of P, V, Q and K: five products where forward has two */
+      nf_ops_attention (ops, &part.attention);
+      if (!measure (bench, "gradient", size, 2.5 * flops, run_attention_backward, &part, error))
+        return FALSE;
+    }
   divide_last (bench);
   return TRUE;
 }
@@ -695,9 +765,9 @@ bench_model (Bench *bench, const Size *size, GError **error)
 static gboolean
 run_all (Bench *bench, char **names, GError **error)
 {
-  static const guint products[][3] = {
-    { 256, 2304, 768 }, { 1024, 1024, 1024 }, { 256, 2048, 512 }, { 2048, 2048, 512 }, { 12, 2304, 768 }
-  };
+  static const guint products[][3]
+      = { { 256, 2304, 768 }, { 1024, 1024, 1024 }, { 256, 2048, 512 }, { 2048, 2048, 512 },
+          { 12, 2304, 768 },  { 8, 2048, 512 },     { 1, 2048, 512 } };
 
   if (!limits_init (&bench->limits, bench->device, error) || !measure_multiply_add (bench, error)
       || !measure_reading (bench, error))
@@ -709,7 +779,12 @@ run_all (Bench *bench, char **names, GError **error)
   if (is_selected (bench, "openblas")
       && !bench_openblas (bench, products[0][0], products[0][1], products[0][2], error))
     return FALSE;
-  if (is_selected (bench, "attention") && !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, error))
+  if (is_selected (bench, "attention")
+      && !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, FALSE, error))
+    return FALSE;
+  if (is_selected (bench, "gradient")
+      && (!bench_matmul_tn (bench, bench->quick ? 256 : 1024, 2048, 512, error)
+          || !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, TRUE, error)))
     return FALSE;
   if (is_selected (bench, "layernorm") && !bench_layernorm (bench, bench->quick ? 256 : 2048, 512, error))
     return FALSE;
@@ -820,12 +895,12 @@ nf_cmd_bench (int argc, char **argv)
           { NULL } };
   g_autofree char *list = g_strjoinv (", ", (char **)kinds);
 
-  if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
-          "Measures what this machine can do at most, then how much of it the flow gets.",
-          "WHAT is any of matmul, attention, layernorm, encode, decode, train, openblas. Times are "
-          "medians. SHARE is of the fused multiply-adds measured right before each sample.",
-          0, (int)g_strv_length ((char **)kinds)))
+  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
+                         "Measures what this machine can do at most, then how much of it the flow gets.",
+                         "WHAT is any of matmul, gradient (of weights and of attention), attention, "
+                         "layernorm, encode, decode, train, openblas. Times are "
+                         "medians. SHARE is of the fused multiply-adds measured right before each sample.",
+                         0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)
     if (!g_strv_contains (kinds, argv[i]))

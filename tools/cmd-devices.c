@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define MAX_NAME 40
+#define MAX_LINE 100
 
 /* Kernel variant that the device gets, NULL if it cannot be opened; REASON then says why. */
 static char *
@@ -94,6 +95,17 @@ print_json (GPtrArray *devices, const char *chosen)
   puts (text);
 }
 
+/* Drivers may state every option they were built with. */
+static void
+print_cut (const char *platform, const char *driver)
+{
+  g_autofree char *line = g_strdup_printf ("%s, %s", platform, driver);
+
+  if (g_utf8_strlen (line, -1) > MAX_LINE)
+    strcpy (g_utf8_offset_to_pointer (line, MAX_LINE - 3), "...");
+  printf ("       %s\n", line);
+}
+
 static void
 print_table (GPtrArray *devices, const char *chosen)
 {
@@ -122,7 +134,7 @@ print_table (GPtrArray *devices, const char *chosen)
               info->is_gpu ? "GPU" : "CPU", info->compute_units, info->clock_mhz,
               (double)info->global_memory / (1 << 30), info->vector_width, info->fp16 ? "yes" : "no",
               info->fp64 ? "yes" : "no", info->bf16 ? "yes" : "no", kernels ? kernels : "-");
-      printf ("       %s, %s\n", info->platform, info->driver);
+      print_cut (info->platform, info->driver);
       if (reason)
         printf ("       not usable: %s\n", reason);
     }

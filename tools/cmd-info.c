@@ -175,7 +175,7 @@ print_model (const Info *info, const NfConfig *config, const char *digest)
              config->basis == NF_BASIS_DCT ? "DCT" : "pixel");
   print_row ("flow", "%u blocks of %u layers, %s", config->n_blocks, config->n_layers,
              config->nvp ? "shift and scale (NVP)" : "shift only (volume-preserving)");
-  print_row ("transformers", "width %u, %u heads of %u, MLP of %u", config->width,
+  print_row ("transformers", "width %u (heads: %u, of %u each), MLP of %u", config->width,
              config->width / config->head_dim, config->head_dim, config->expansion * config->width);
   if (config->n_classes)
     print_row ("classes", "%u", config->n_classes);

@@ -80,9 +80,11 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   }
 
 NF_TILE (1)
+NF_TILE (2)
 NF_TILE (3)
 NF_TILE (6)
 #if MR > 6
+NF_TILE (8)
 NF_TILE (12)
 #define nf_tile_max nf_tile_12
 #else
@@ -103,11 +105,29 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
   const int end = min (M, m + tiles * MR), n0 = panel * NR;
   for (; m + MR <= end; m += MR)
     nf_tile_max (&t, b, m, n0);
-  for (; m + 6 <= end; m += 6)
-    nf_tile_6 (&t, b, m, n0);
-  for (; m + 3 <= end; m += 3)
-    nf_tile_3 (&t, b, m, n0);
-  for (; m < end; m++)
+#if MR > 6
+  if (m + 8 <= end)
+    {
+      nf_tile_8 (&t, b, m, n0);
+      m += 8;
+    }
+#endif
+  if (m + 6 <= end)
+    {
+      nf_tile_6 (&t, b, m, n0);
+      m += 6;
+    }
+  if (m + 3 <= end)
+    {
+      nf_tile_3 (&t, b, m, n0);
+      m += 3;
+    }
+  if (m + 2 <= end)
+    {
+      nf_tile_2 (&t, b, m, n0);
+      m += 2;
+    }
+  if (m < end)
     nf_tile_1 (&t, b, m, n0);
 }
 
