@@ -96,28 +96,14 @@ nf_tape_free (NfTape *tape)
   g_free (tape);
 }
 
-/* y = x Wᵀ + b, then what FLAGS say: rows of x and y are dense. */
+/* Dense rows of whole buffers. */
 static void
 linear (NfOps *ops, const NfLinear *layer, NfBuffer *x, NfBuffer *y, guint M, guint flags, NfBuffer *residual,
         NfBuffer *before)
 {
-  const NfMatmul product = {
-    .A = nf_view (x, 0),
-    .lda = layer->n_in,
-    .B = layer->forward,
-    .bias = layer->bias,
-    .C = nf_view (y, 0),
-    .ldc = layer->n_out,
-    .R = nf_view (residual, 0),
-    .ldr = layer->n_out,
-    .r_mod = M,
-    .P = nf_view (before, 0),
-    .M = M,
-    .N = layer->n_out,
-    .K = layer->n_in,
-    .flags = NF_MATMUL_BIAS | flags | (residual ? NF_MATMUL_RESIDUAL : 0) | (before ? NF_MATMUL_SAVE : 0),
-  };
-  nf_ops_matmul (ops, &product);
+  const NfLinearExtra extra
+      = { .flags = flags, .residual = nf_view (residual, 0), .before = nf_view (before, 0) };
+  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (y, 0), M, &extra);
 }
 
 static float
@@ -167,25 +153,11 @@ forward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weig
 
 /* h = u W_in + b + position, for rows whose positions are (r_mod, d) from POSITION on. */
 static void
-project_in (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, NfView u, guint u_row,
-            NfView position, guint r_mod, NfView h, guint M)
+project_in (NfOps *ops, const NfBlockWeights *weights, NfView u, guint u_row, NfView position, guint r_mod,
+            NfView h, guint M)
 {
-  const NfMatmul product = {
-    .A = u,
-    .lda = u_row,
-    .B = weights->in.forward,
-    .bias = weights->in.bias,
-    .R = position,
-    .ldr = shape->d,
-    .r_mod = r_mod,
-    .C = h,
-    .ldc = shape->d,
-    .M = M,
-    .N = shape->d,
-    .K = shape->D,
-    .flags = NF_MATMUL_BIAS | NF_MATMUL_RESIDUAL,
-  };
-  nf_ops_matmul (ops, &product);
+  const NfLinearExtra extra = { .x_row = u_row, .residual = position, .r_mod = r_mod };
+  nf_linear_forward (ops, &weights->in, u, h, M, &extra);
 }
 
 void
@@ -195,7 +167,7 @@ nf_block_forward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *w
 {
   const guint N = shape->N, M = B * N;
 
-  project_in (ops, shape, weights, u, shape->D, weights->ordered_position, N, nf_view (tape->h[0], 0), M);
+  project_in (ops, weights, u, shape->D, weights->ordered_position, N, nf_view (tape->h[0], 0), M);
   if (shape->n_classes > 0)
     nf_ops_class_embed (ops, nf_view (tape->h[0], 0), weights->classes, labels, B, N, shape->d,
                         shape->n_classes);
@@ -234,33 +206,6 @@ nf_block_scratch_free (NfBlockScratch *scratch)
   g_free (scratch);
 }
 
-/* dx = dy W (or += ), times GELU'(before) if that is given; dW += dyᵀ x and db += the sum of dy's rows. */
-static void
-linear_backward (NfOps *ops, const NfLinear *layer, NfView x, NfBuffer *dy, NfView dx, guint M, guint flags,
-                 NfBuffer *before, NfBuffer *gradients)
-{
-  if (gradients)
-    {
-      nf_ops_matmul_tn (ops, nf_view (dy, 0), layer->n_out, x, layer->n_in, nf_view (gradients, layer->w.at),
-                        M, layer->n_out, layer->n_in);
-      nf_ops_column_sums (ops, nf_view (dy, 0), layer->n_out, nf_view (gradients, layer->bias.at), M,
-                          layer->n_out);
-    }
-  const NfMatmul product = {
-    .A = nf_view (dy, 0),
-    .lda = layer->n_out,
-    .B = layer->backward,
-    .C = dx,
-    .ldc = layer->n_in,
-    .P = nf_view (before, 0),
-    .M = M,
-    .N = layer->n_in,
-    .K = layer->n_out,
-    .flags = flags | (before ? NF_MATMUL_GELU_SLOPE : 0),
-  };
-  nf_ops_matmul (ops, &product);
-}
-
 /* dx += the gradient through a norm whose output has gradient dy. */
 static void
 norm_backward (NfOps *ops, const NfNorm *norm, NfBuffer *x, NfBuffer *dy, NfBuffer *dyc, NfBuffer *dx,
@@ -282,21 +227,21 @@ backward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *wei
   const guint N = shape->N, M = B * N, d = shape->d;
   const gsize batch = (gsize)N * 3 * d;
 
-  linear_backward (ops, &weights->fc2, nf_view (tape->hidden[l], 0), s->dh, nf_view (s->dhidden, 0), M, 0,
-                   tape->before[l], gradients);
-  linear_backward (ops, &weights->fc1, nf_view (tape->a2[l], 0), s->dhidden, nf_view (s->da, 0), M, 0, NULL,
-                   gradients);
+  nf_linear_backward (ops, &weights->fc2, nf_view (tape->hidden[l], 0), nf_view (s->dh, 0),
+                      nf_view (s->dhidden, 0), M, 0, nf_view (tape->before[l], 0), gradients);
+  nf_linear_backward (ops, &weights->fc1, nf_view (tape->a2[l], 0), nf_view (s->dhidden, 0),
+                      nf_view (s->da, 0), M, 0, nf_view (NULL, 0), gradients);
   norm_backward (ops, &weights->mlp_norm, tape->middle[l], s->da, s->dyc, s->dh, M, d, gradients);
 
-  linear_backward (ops, &weights->proj, nf_view (tape->attention[l], 0), s->dh, nf_view (s->dout, 0), M, 0,
-                   NULL, gradients);
+  nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], 0), nf_view (s->dh, 0),
+                      nf_view (s->dout, 0), M, 0, nf_view (NULL, 0), gradients);
   nf_ops_append (ops, nf_view (tape->qkv[l], d), 3 * d, batch, s->keys, 0, N, N, B, shape->H);
   nf_ops_append (ops, nf_view (tape->qkv[l], 2 * d), 3 * d, batch, s->values, 0, N, N, B, shape->H);
   nf_ops_attention_backward (ops, nf_view (tape->qkv[l], 0), s->keys, s->values,
                              nf_view (tape->attention[l], 0), nf_view (s->dout, 0), tape->stats[l],
                              nf_view (s->dqkv, 0), N, B, shape->H, attention_scale (shape));
-  linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), s->dqkv, nf_view (s->da, 0), M, 0, NULL,
-                   gradients);
+  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (s->dqkv, 0), nf_view (s->da, 0),
+                      M, 0, nf_view (NULL, 0), gradients);
   norm_backward (ops, &weights->attention_norm, tape->h[l], s->da, s->dyc, s->dh, M, d, gradients);
 }
 
@@ -308,8 +253,8 @@ nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *
   const guint N = shape->N, M = B * N, d = shape->d;
 
   nf_ops_affine_backward (ops, u, tape->o, dz, du, s->d_o, B, N, shape->D, shape->nvp, out_flip, g);
-  linear_backward (ops, &weights->out, nf_view (tape->h[shape->K], 0), s->d_o, nf_view (s->dh, 0), M, 0, NULL,
-                   gradients);
+  nf_linear_backward (ops, &weights->out, nf_view (tape->h[shape->K], 0), nf_view (s->d_o, 0),
+                      nf_view (s->dh, 0), M, 0, nf_view (NULL, 0), gradients);
   for (guint l = shape->K; l-- > 0;)
     backward_layer (ops, shape, &weights->layers[l], tape, s, l, B, gradients);
   if (gradients)
@@ -320,7 +265,8 @@ nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *
         nf_ops_class_embed_backward (ops, nf_view (s->dh, 0), nf_view (gradients, weights->classes.at),
                                      labels, B, N, d, shape->n_classes);
     }
-  linear_backward (ops, &weights->in, u, s->dh, du, M, NF_MATMUL_ACCUMULATE, NULL, gradients);
+  nf_linear_backward (ops, &weights->in, u, nf_view (s->dh, 0), du, M, NF_MATMUL_ACCUMULATE,
+                      nf_view (NULL, 0), gradients);
 }
 
 /* Decoding */
@@ -369,19 +315,8 @@ step_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights
 
   nf_ops_layernorm (ops, nf_view (cache->h, 0), weights->attention_norm.w, weights->attention_norm.b,
                     nf_view (cache->a, 0), rows, d);
-  const NfMatmul qkv = {
-    .A = nf_view (cache->a, 0),
-    .lda = d,
-    .B = weights->qkv.forward,
-    .bias = weights->qkv.bias,
-    .C = nf_view (cache->qkv[l], at),
-    .ldc = batch,
-    .M = rows,
-    .N = 3 * d,
-    .K = d,
-    .flags = NF_MATMUL_BIAS,
-  };
-  nf_ops_matmul (ops, &qkv);
+  const NfLinearExtra qkv = { .y_row = (guint)batch };
+  nf_linear_forward (ops, &weights->qkv, nf_view (cache->a, 0), nf_view (cache->qkv[l], at), rows, &qkv);
   nf_ops_append (ops, nf_view (cache->qkv[l], at + d), 3 * d, batch, cache->keys[l], n, 1, shape->N, rows,
                  shape->H);
   const NfAttention attention = {
@@ -420,7 +355,7 @@ nf_block_step (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weig
   const NfView position = nf_view_add (weights->ordered_position, (gsize)n * shape->d);
 
   for (guint branch = 0; branch < branches; branch++)
-    project_in (ops, shape, weights, nf_view_add (u, (gsize)n * shape->D), shape->N * shape->D, position, 1,
+    project_in (ops, weights, nf_view_add (u, (gsize)n * shape->D), shape->N * shape->D, position, 1,
                 nf_view (cache->h, (gsize)branch * B * shape->d), B);
   if (shape->n_classes > 0)
     nf_ops_class_embed (ops, nf_view (cache->h, 0), weights->classes, labels, rows, 1, shape->d,

@@ -1,7 +1,7 @@
 /* normflow: an autoregressive flow block. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "nf-ops.h"
+#include "nf-linear.h"
 
 /* Not installed. One block of TARFlow (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6): a causal pre-norm
  * transformer reads tokens u and says log-scale and shift of the next one. Tokens are in block order: the
@@ -16,15 +16,6 @@ typedef struct
   guint N, D, d, H, head_dim, hidden, K, n_classes;
   gboolean nvp;
 } NfBlockShape;
-
-/* A linear layer: w (n_out, n_in) and bias among the parameters, and w packed for both directions. BACKWARD
- * may be missing (no gradients). */
-typedef struct
-{
-  NfView w, bias;
-  NfView forward, backward;
-  guint n_out, n_in;
-} NfLinear;
 
 typedef struct
 {
