@@ -11,3 +11,5 @@
 #include <nf-session.h>
 #include <nf-tensor-file.h>
 #include <nf-trainer.h>
+#include <nf-actions.h>
+#include <nf-world.h>
