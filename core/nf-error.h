@@ -21,7 +21,8 @@ G_BEGIN_DECLS
  * @NF_ERROR_DATA: numbers are not finite, or data disagrees with its description
  * @NF_ERROR_CANCELLED: the caller's #GCancellable was cancelled
  *
- * What went wrong, for programs; the message is for people and names the file, option or value and what to do.
+ * What went wrong, for programs; the message is for people and names the file, option or value and what to
+ * do.
  */
 typedef enum
 {

@@ -14,16 +14,19 @@ cl_device_id nf_device_get_id (NfDevice *self);
 /* TRUE if the GPU variant of the kernels is used (work-groups, local memory). */
 gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 
-/* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes packed weights. */
+/* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
+ * packed weights. */
 guint nf_device_get_vector_width (NfDevice *self);
 
 /* A new in-order queue; release with clReleaseCommandQueue(). */
 cl_command_queue nf_device_new_queue (NfDevice *self, GError **error);
 
-/* The program made of the embedded kernel files FILES (names in core/kernels, NULL-terminated, concatenated in this order, each after a
- * #line directive), compiled with OPTIONS: from this process, else from the disk cache, else compiled and cached. "common.cl" is always put
- * first. Nobody owns it but the device. NULL with NF_ERROR_BUILD and the build log. */
-cl_program nf_device_get_program (NfDevice *self, const char *const *files, const char *options, GError **error);
+/* The program made of the embedded kernel files FILES (names in core/kernels, NULL-terminated, concatenated
+ * in this order, each after a #line directive), compiled with OPTIONS: from this process, else from the disk
+ * cache, else compiled and cached. "common.cl" is always put first. Nobody owns it but the device. NULL with
+ * NF_ERROR_BUILD and the build log. */
+cl_program nf_device_get_program (NfDevice *self, const char *const *files, const char *options,
+                                  GError **error);
 
 /* A device buffer that counts towards nf_device_get_allocated() and keeps the device alive. */
 typedef struct _NfBuffer NfBuffer;
@@ -34,10 +37,12 @@ struct _NfBuffer
   NfDevice *device;
 };
 
-/* SIZE bytes, uninitialised. NULL with NF_ERROR_NO_MEMORY naming size and device; checked against the device's limits first. */
+/* SIZE bytes, uninitialised. NULL with NF_ERROR_NO_MEMORY naming size and device; checked against the
+ * device's limits first. */
 NfBuffer *nf_buffer_new (NfDevice *device, gsize size, GError **error);
 void nf_buffer_free (NfBuffer *buffer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBuffer, nf_buffer_free)
 
-/* Sets ERROR from an OpenCL status: what was attempted (printf style), the status by name and, where there is one, what to do. Returns FALSE. */
+/* Sets ERROR from an OpenCL status: what was attempted (printf style), the status by name and, where there is
+ * one, what to do. Returns FALSE. */
 gboolean nf_cl_error (GError **error, cl_int status, const char *attempt, ...) G_GNUC_PRINTF (3, 4);

@@ -52,7 +52,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfDeviceInfo, nf_device_info_free)
 /**
  * NfDevice:
  *
- * One OpenCL device with a context. Immutable after opening, so it may be shared by threads; command queues belong to sessions.
+ * One OpenCL device with a context. Immutable after opening, so it may be shared by threads; command queues
+ * belong to sessions.
  */
 #define NF_TYPE_DEVICE (nf_device_get_type ())
 G_DECLARE_FINAL_TYPE (NfDevice, nf_device, NF, DEVICE, GObject)
@@ -61,21 +62,22 @@ G_DECLARE_FINAL_TYPE (NfDevice, nf_device, NF, DEVICE, GObject)
  * nf_device_list:
  * @error: return location
  *
- * Returns: (transfer container) (element-type NfDeviceInfo): every CPU and GPU that an installed OpenCL driver offers, platform
- * by platform; empty if there is none. NULL with %NF_ERROR_NO_DEVICE only if the OpenCL loader itself fails.
+ * Returns: (transfer container) (element-type NfDeviceInfo): every CPU and GPU that an installed OpenCL
+ * driver offers, platform by platform; empty if there is none. NULL with %NF_ERROR_NO_DEVICE only if the
+ * OpenCL loader itself fails.
  */
 GPtrArray *nf_device_list (GError **error);
 
 /**
  * nf_device_open:
- * @spec: (nullable): `auto` (a GPU, else a CPU), `cpu`, `gpu`, `PLATFORM:DEVICE`, or part of a device's name, any case.
- *   NULL or "" means the environment variable `NORMFLOW_DEVICE`, else `auto`. A suffix `,kernels=cpu` or `,kernels=gpu`
- *   forces a kernel variant (the GPU variant runs everywhere, slowly on a CPU: it is how it is tested); without it the
- *   environment variable `NORMFLOW_KERNELS` is heard, else the device decides.
+ * @spec: (nullable): `auto` (a GPU, else a CPU), `cpu`, `gpu`, `PLATFORM:DEVICE`, or part of a device's name,
+ * any case. NULL or "" means the environment variable `NORMFLOW_DEVICE`, else `auto`. A suffix `,kernels=cpu`
+ * or `,kernels=gpu` forces a kernel variant (the GPU variant runs everywhere, slowly on a CPU: it is how it
+ * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides.
  * @error: return location
  *
- * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists what there is and
- * what to install), %NF_ERROR_ARGUMENT (malformed @spec).
+ * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
+ * what there is and what to install), %NF_ERROR_ARGUMENT (malformed @spec).
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 

@@ -7,14 +7,16 @@
 G_BEGIN_DECLS
 
 /* Letters for sizes, here, in kernels and in the documents:
- *   B batch (images or tiles), N tokens of one image, D features of a token, d width of a transformer, H heads, K layers of a
- *   block, T blocks, S side of the model's image in pixels, p side of a patch in pixels, C colour planes. */
+ *   B batch (images or tiles), N tokens of one image, D features of a token, d width of a transformer, H
+ * heads, K layers of a block, T blocks, S side of the model's image in pixels, p side of a patch in pixels, C
+ * colour planes. */
 
 /**
  * NfPixelLayout:
  * @NF_PIXELS_RGB: three planes of S×S (official checkpoints)
  * @NF_PIXELS_GRAY: one plane of S×S
- * @NF_PIXELS_YUV420: luma S×S, two chroma planes of S/2×S/2; a token is p² luma, then (p/2)² Cb, then (p/2)² Cr
+ * @NF_PIXELS_YUV420: luma S×S, two chroma planes of S/2×S/2; a token is p² luma, then (p/2)² Cb, then (p/2)²
+ * Cr
  */
 typedef enum
 {
@@ -25,10 +27,13 @@ typedef enum
 
 /**
  * NfNoise:
- * @NF_NOISE_UNIFORM: 8-bit value k becomes 2 (k + u)/256 - 1, u uniform in [0, 1): likelihoods of 8-bit data are true bounds
- * @NF_NOISE_GAUSSIAN: k becomes 2 k/255 - 1 plus Gaussian noise of standard deviation noise_std in training; none in encoding
+ * @NF_NOISE_UNIFORM: 8-bit value k becomes 2 (k + u)/256 - 1, u uniform in [0, 1): likelihoods of 8-bit data
+ * are true bounds
+ * @NF_NOISE_GAUSSIAN: k becomes 2 k/255 - 1 plus Gaussian noise of standard deviation noise_std in training;
+ * none in encoding
  *
- * How 8-bit samples become real numbers (Ho et al. 2019, arXiv 1902.00275; Zhai et al. 2024, arXiv 2412.06329, section 3).
+ * How 8-bit samples become real numbers (Ho et al. 2019, arXiv 1902.00275; Zhai et al. 2024, arXiv
+ * 2412.06329, section 3).
  */
 typedef enum
 {
@@ -36,13 +41,15 @@ typedef enum
   NF_NOISE_GAUSSIAN,
 } NfNoise;
 
-/** NF_LATTICE: places inside an 8-bit bin that uniform dequantisation of frames uses; see nf_session_encode_frame(). */
+/** NF_LATTICE: places inside an 8-bit bin that uniform dequantisation of frames uses; see
+ * nf_session_encode_frame(). */
 #define NF_LATTICE 32
 
 /**
  * NfBasis:
  * @NF_BASIS_PIXEL: a token's features are its samples (official)
- * @NF_BASIS_DCT: each plane's part of a token goes through the orthonormal two-dimensional DCT-II first; log-determinant 0
+ * @NF_BASIS_DCT: each plane's part of a token goes through the orthonormal two-dimensional DCT-II first;
+ * log-determinant 0
  */
 typedef enum
 {
@@ -67,7 +74,8 @@ typedef enum
  * @noise: noise the model was trained with ("noise_type", ours)
  * @noise_std: its standard deviation if Gaussian ("noise_std", ours), on the [-1, 1] scale
  *
- * What a TARFlow is (Zhai et al. 2024, arXiv 2412.06329). Names in quotes are the JSON members of `__metadata__.config`.
+ * What a TARFlow is (Zhai et al. 2024, arXiv 2412.06329). Names in quotes are the JSON members of
+ * `__metadata__.config`.
  */
 typedef struct
 {
@@ -101,8 +109,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfConfig, nf_config_free)
  *
  * Unknown members are refused by name, missing ones get the official default where there is one.
  *
- * Returns: (transfer full): the checked configuration, or NULL with %NF_ERROR_FORMAT (not JSON), %NF_ERROR_CONFIG (impossible
- * values or missing members), %NF_ERROR_UNSUPPORTED (another family, or a member we do not know).
+ * Returns: (transfer full): the checked configuration, or NULL with %NF_ERROR_FORMAT (not JSON),
+ * %NF_ERROR_CONFIG (impossible values or missing members), %NF_ERROR_UNSUPPORTED (another family, or a member
+ * we do not know).
  */
 NfConfig *nf_config_from_json (const char *json, const char *origin, GError **error);
 

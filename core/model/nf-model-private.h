@@ -15,7 +15,8 @@ const NfBlockWeights *nf_model_get_block (NfModel *self, guint t);
 /* How its tokens relate to 8-bit samples. */
 const NfTokens *nf_model_get_tokens (NfModel *self);
 
-/* The rows of BASIS (D, D) become the vectors of the orthonormal two-dimensional DCT-II of each plane's part of a token. */
+/* The rows of BASIS (D, D) become the vectors of the orthonormal two-dimensional DCT-II of each plane's part
+ * of a token. */
 void nf_model_fill_basis (const NfConfig *config, float *basis);
 
 /* The prior's standard deviations (N, D), or a NULL buffer if they are all 1. */

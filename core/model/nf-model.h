@@ -10,8 +10,9 @@ G_BEGIN_DECLS
 /**
  * NfModel:
  *
- * A configuration and its parameters on one device, packed for the kernels. Immutable but for training, so that any number of
- * sessions on any threads may share it; a model that an #NfTrainer holds must not be used elsewhere meanwhile.
+ * A configuration and its parameters on one device, packed for the kernels. Immutable but for training, so
+ * that any number of sessions on any threads may share it; a model that an #NfTrainer holds must not be used
+ * elsewhere meanwhile.
  */
 #define NF_TYPE_MODEL (nf_model_get_type ())
 G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
@@ -30,8 +31,8 @@ typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer dat
  * nf_model_find:
  * @name: (nullable): a path, or a bare name; NULL or "" is the bundled default model
  *
- * A bare name (no '/') that is not a file is looked for as NAME.safetensors in `$NORMFLOW_MODEL_PATH` (colon-separated) and
- * then where models are installed.
+ * A bare name (no '/') that is not a file is looked for as NAME.safetensors in `$NORMFLOW_MODEL_PATH`
+ * (colon-separated) and then where models are installed.
  *
  * Returns: (transfer full): a path, or NULL with %NF_ERROR_NOT_FOUND naming the places tried.
  */
@@ -45,21 +46,23 @@ char *nf_model_find (const char *name, GError **error);
  * @data: for @progress
  * @cancellable: (nullable): stops early with %NF_ERROR_CANCELLED
  *
- * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models with the same
- * content on the same device are shared within the process: loading twice costs memory once. Any thread.
+ * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models
+ * with the same content on the same device are shared within the process: loading twice costs memory once.
+ * Any thread.
  *
- * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT, %NF_ERROR_CONFIG
- * (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite weights), device errors.
+ * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT,
+ * %NF_ERROR_CONFIG (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite
+ * weights), device errors.
  */
-NfModel *nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data, GCancellable *cancellable,
-                        GError **error);
+NfModel *nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
+                        GCancellable *cancellable, GError **error);
 
 /**
  * nf_model_new:
  * @config: configuration (copied)
  * @device: where to keep the weights
- * @seed: seed of the initial weights, drawn as the official code does (Linear: uniform ±1/sqrt(fan-in), proj_out.weight 0,
- *   pos_embed and class_embed 0.01 × normal)
+ * @seed: seed of the initial weights, drawn as the official code does (Linear: uniform ±1/sqrt(fan-in),
+ * proj_out.weight 0, pos_embed and class_embed 0.01 × normal)
  *
  * Returns: (transfer full): a fresh, unshared model.
  */
@@ -67,7 +70,8 @@ NfModel *nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, G
 
 /**
  * nf_model_save:
- * @path: safetensors file, replaced atomically; parameters under the official names, `config` and @metadata in `__metadata__`
+ * @path: safetensors file, replaced atomically; parameters under the official names, `config` and @metadata
+ * in `__metadata__`
  * @metadata: (nullable) (element-type utf8 utf8): more strings
  */
 gboolean nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error);
@@ -81,7 +85,8 @@ const char *nf_model_get_path (NfModel *self);
 /**
  * nf_model_get_digest:
  *
- * Returns: 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal models in whatever file.
+ * Returns: 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal models in
+ * whatever file.
  */
 const char *nf_model_get_digest (NfModel *self);
 
@@ -89,7 +94,8 @@ const char *nf_model_get_digest (NfModel *self);
  * nf_model_digest_of_file:
  * @path: a model file
  *
- * Returns: (transfer full): the digest that the model would have once loaded, without any device; NULL with the errors of nf_model_load().
+ * Returns: (transfer full): the digest that the model would have once loaded, without any device; NULL with
+ * the errors of nf_model_load().
  */
 char *nf_model_digest_of_file (const char *path, GError **error);
 

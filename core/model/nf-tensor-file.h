@@ -61,8 +61,8 @@ G_DECLARE_FINAL_TYPE (NfTensorFile, nf_tensor_file, NF, TENSOR_FILE, GObject)
  * @path: file
  * @error: return location
  *
- * Checks the header's length against the file, the JSON, each dtype, shape product, byte range, that ranges do not overlap and
- * cover the data exactly; allocates nothing in proportion to claimed sizes.
+ * Checks the header's length against the file, the JSON, each dtype, shape product, byte range, that ranges
+ * do not overlap and cover the data exactly; allocates nothing in proportion to claimed sizes.
  *
  * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ or %NF_ERROR_FORMAT.
  */
@@ -101,6 +101,7 @@ void nf_tensor_to_double (const NfTensor *tensor, double *out);
  *
  * Returns: FALSE with %NF_ERROR_WRITE.
  */
-gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata, GError **error);
+gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
+                               GError **error);
 
 G_END_DECLS

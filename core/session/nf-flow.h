@@ -43,8 +43,9 @@ void nf_flow_set_labels (NfFlow *flow, const gint *labels, guint B, guint branch
  * value after block t of these samples goes, blocks + t blocks_stride, on the host, valid once finished. */
 void nf_flow_forward (NfFlow *flow, guint B, float *blocks, gsize blocks_stride);
 
-/* Divides the output by the prior's standard deviations, so that it is standard normal also in volume-preserving models, as nf_flow_inverse() wants
- * it; half squares follow, the log-determinant misses - nf_model_get_log_deviations(). */
+/* Divides the output by the prior's standard deviations, so that it is standard normal also in
+ * volume-preserving models, as nf_flow_inverse() wants it; half squares follow, the log-determinant misses -
+ * nf_model_get_log_deviations(). */
 void nf_flow_standardise (NfFlow *flow, guint B);
 
 /* Output dL/dx of L = g (sum of z²/2 - sum of the log-determinant); gradients of parameters are added to

@@ -23,7 +23,8 @@ typedef struct
  * NfFrame:
  * @width: pixels
  * @height: pixels
- * @planes: R G B (rgb), Y (gray), Y Cb Cr (yuv420; chroma is (width+1)/2 × (height+1)/2); planes may interleave
+ * @planes: R G B (rgb), Y (gray), Y Cb Cr (yuv420; chroma is (width+1)/2 × (height+1)/2); planes may
+ * interleave
  *
  * A view of somebody's 8-bit video frame in a model's pixel layout; nothing is owned.
  */
@@ -42,8 +43,8 @@ typedef struct
  * @grid_height: rows of tokens, tiles_y S/p
  * @features: D
  *
- * How a frame of any size lies on a model's tiles. Latents of a frame are float (grid_height, grid_width, D), row-major; the frame
- * is padded to whole tiles by repeating its last row and column.
+ * How a frame of any size lies on a model's tiles. Latents of a frame are float (grid_height, grid_width, D),
+ * row-major; the frame is padded to whole tiles by repeating its last row and column.
  */
 typedef struct
 {
@@ -54,13 +55,15 @@ typedef struct
   guint features;
 } NfGrid;
 
-/** nf_grid_init: Fills @grid for frames of @width × @height; FALSE with %NF_ERROR_ARGUMENT if a size is 0 or above 16384. */
+/** nf_grid_init: Fills @grid for frames of @width × @height; FALSE with %NF_ERROR_ARGUMENT if a size is 0 or
+ * above 16384. */
 gboolean nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, GError **error);
 
 /** nf_grid_latents: Returns: number of latent values of a frame, grid_height × grid_width × D. */
 gsize nf_grid_latents (const NfGrid *grid);
 
-/** nf_frame_samples: Returns: 8-bit samples of a frame in @layout: the dimensions that bits per dimension divide by. */
+/** nf_frame_samples: Returns: 8-bit samples of a frame in @layout: the dimensions that bits per dimension
+ * divide by. */
 guint64 nf_frame_samples (NfPixelLayout layout, guint width, guint height);
 
 G_END_DECLS

@@ -12,7 +12,8 @@ G_BEGIN_DECLS
  * @counter: place in the sequence
  * @out: four independent 32-bit values
  *
- * Philox4x32-10 (Salmon et al. 2011): a pure function in integers, the same on every machine and in every order.
+ * Philox4x32-10 (Salmon et al. 2011): a pure function in integers, the same on every machine and in every
+ * order.
  */
 void nf_random_u32x4 (guint64 seed, guint64 stream, guint64 counter, guint32 out[4]);
 
@@ -21,10 +22,12 @@ double nf_random_uniform (guint64 seed, guint64 stream, guint64 counter);
 
 /**
  * nf_random_normal:
- * @out: @n values of a normal distribution with standard deviation @temperature: element i depends on (seed, stream, i) alone
+ * @out: @n values of a normal distribution with standard deviation @temperature: element i depends on (seed,
+ * stream, i) alone
  *
- * The integers go through a table-free inverse of the normal distribution function in double precision with basic arithmetic only
- * (no libm), so that the floats too are the same on every machine. Used for latents of the prior.
+ * The integers go through a table-free inverse of the normal distribution function in double precision with
+ * basic arithmetic only (no libm), so that the floats too are the same on every machine. Used for latents of
+ * the prior.
  */
 void nf_random_normal (guint64 seed, guint64 stream, gsize n, double temperature, float *out);
 

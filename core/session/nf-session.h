@@ -9,13 +9,15 @@ G_BEGIN_DECLS
 /**
  * NfSession:
  *
- * One user of a model: command queue, work memory and KV caches. A session is used by one thread at a time; sessions of one model
- * are independent. Host arrays are float32, tokens as (B, N, D) in the model's layout and basis; images as (B, C, S, S).
+ * One user of a model: command queue, work memory and KV caches. A session is used by one thread at a time;
+ * sessions of one model are independent. Host arrays are float32, tokens as (B, N, D) in the model's layout
+ * and basis; images as (B, C, S, S).
  */
 #define NF_TYPE_SESSION (nf_session_get_type ())
 G_DECLARE_FINAL_TYPE (NfSession, nf_session, NF, SESSION, GObject)
 
-/** nf_session_new: Returns: (transfer full): a session, or NULL with %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY. */
+/** nf_session_new: Returns: (transfer full): a session, or NULL with %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY.
+ */
 NfSession *nf_session_new (NfModel *model, GError **error);
 
 NfModel *nf_session_get_model (NfSession *self);
@@ -46,8 +48,8 @@ typedef enum
  * nf_session_prepare:
  * @work: what is going to be asked of the session
  *
- * Takes the memory that the work needs and runs it once on a single empty tile, so that drivers that compile kernels when they first run have
- * done so: the first real frame then takes as long as the others.
+ * Takes the memory that the work needs and runs it once on a single empty tile, so that drivers that compile
+ * kernels when they first run have done so: the first real frame then takes as long as the others.
  *
  * Returns: FALSE with device errors or %NF_ERROR_CANCELLED.
  */
@@ -55,12 +57,14 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
 
 /**
  * NfScore:
- * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the real-valued one (Gaussian noise);
- *   = log_prior + log_det + the constant of the 8-bit scale
+ * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the
+ * real-valued one (Gaussian noise); = log_prior + log_det + the constant of the 8-bit scale
  * @log_prior: nats, log N(z; 0, I)
- * @log_det: nats, log |det dz/dx| of the flow (volume-preserving models: of the flow and the division by the prior's deviations)
+ * @log_det: nats, log |det dz/dx| of the flow (volume-preserving models: of the flow and the division by the
+ * prior's deviations)
  * @num_dims: samples of the real frame (padding not counted)
- * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any size
+ * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any
+ * size
  */
 typedef struct
 {
@@ -85,11 +89,13 @@ typedef enum
  * @guidance: weight w; 0 is none (arXiv 2412.06329, section 3.4)
  * @guide: #NfGuide flags
  * @annealed: w grows linearly along the sequence
- * @attention_temperature: the unguided branch's attention logits are divided by it (1 is none); with w > 0 and no labels this is
- *   the guidance of unconditional models
- * @snap: decoded samples fall onto the lattice that encoding used, as they are made: 8-bit data come back exactly
+ * @attention_temperature: the unguided branch's attention logits are divided by it (1 is none); with w > 0
+ * and no labels this is the guidance of unconditional models
+ * @snap: decoded samples fall onto the lattice that encoding used, as they are made: 8-bit data come back
+ * exactly
  *
- * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1, guide 0 as both).
+ * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
+ * guide 0 as both).
  */
 typedef struct
 {
@@ -110,31 +116,34 @@ typedef struct
  *
  * z = f(x), arXiv 2412.06329, eq. 4 to 6. The same bits whatever B.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@z is not finite), device errors.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@z is not finite), device
+ * errors.
  */
-gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z, float *blocks, float *log_det,
-                            GError **error);
+gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z,
+                            float *blocks, float *log_det, GError **error);
 
 /**
  * nf_session_decode:
- * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for volume-preserving models with
- *   a variance: their official latents have it still, decoding multiplies by sqrt(var)
+ * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for
+ * volume-preserving models with a variance: their official latents have it still, decoding multiplies by
+ * sqrt(var)
  * @x: (out caller-allocates): tokens (B, N, D)
  *
  * x = f⁻¹(z), token by token with keys and values kept.
  */
-gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels, const NfDecodeOptions *options, float *x,
-                            GError **error);
+gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
+                            const NfDecodeOptions *options, float *x, GError **error);
 
 /**
  * nf_session_gradients:
  * @x: tokens (B, N, D)
  * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
  * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
- * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats; nf_model_get_parameter() finds a name
+ * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats;
+ * nf_model_get_parameter() finds a name
  */
-gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss, float *grad_x,
-                               float *grad_parameters, GError **error);
+gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss,
+                               float *grad_x, float *grad_parameters, GError **error);
 
 /**
  * nf_session_denoise:
@@ -142,30 +151,34 @@ gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const g
  * @sigma: the noise's standard deviation on the [-1, 1] scale
  * @x: (out caller-allocates): y + sigma² ∇ log p(y) (Tweedie; arXiv 2412.06329, eq. 8)
  */
-gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma, float *x, GError **error);
+gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma,
+                             float *x, GError **error);
 
 /**
  * nf_session_encode_frame:
  * @frame: 8-bit frame, any size
- * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says, standard normal under the prior
+ * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says, standard normal
+ * under the prior
  * @score: (out) (optional): the frame's likelihood
  * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (grid_height, grid_width)
  *
- * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its 8-bit bin, by a counter-based
- * random function of its place: the likelihood is that of the real 8-bit data (in expectation over places), and decoding is exact.
+ * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its
+ * 8-bit bin, by a counter-based random function of its place: the likelihood is that of the real 8-bit data
+ * (in expectation over places), and decoding is exact.
  */
-gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score, float *score_map,
-                                  GError **error);
+gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
+                                  float *score_map, GError **error);
 
 /**
  * nf_session_decode_frame:
  * @latents: (grid_height, grid_width, D) of a frame of @frame's size
  * @label: class for all tiles, -1 for none
  * @options: (nullable): NULL means plain with snap
- * @frame: its samples are written; bytes between samples of one plane (alpha of RGBx) are set to 255, row padding is left alone
+ * @frame: its samples are written; bytes between samples of one plane (alpha of RGBx) are set to 255, row
+ * padding is left alone
  */
-gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
-                                  const NfFrame *frame, GError **error);
+gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
+                                  const NfDecodeOptions *options, const NfFrame *frame, GError **error);
 
 /**
  * nf_session_denoise_frame:
@@ -173,7 +186,8 @@ gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint la
  * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
  * @out: same size; may be the same memory as @in
  */
-gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out, GError **error);
+gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
+                                   GError **error);
 
 /**
  * NfSessionStats: seconds spent since the session was made, by kind, and how often.

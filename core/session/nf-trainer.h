@@ -16,7 +16,8 @@ G_BEGIN_DECLS
  * @label_dropout: share of labels replaced by "none"
  * @seed: of noise and dropout
  *
- * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight decay 1e-4.
+ * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight
+ * decay 1e-4.
  */
 typedef struct
 {
@@ -39,8 +40,8 @@ void nf_train_options_init (NfTrainOptions *options);
 /**
  * NfTrainer:
  *
- * Trains one model in place. One thread at a time. Noise is drawn by (seed, step), so a resumed run continues bit for bit if it is
- * given the same batches.
+ * Trains one model in place. One thread at a time. Noise is drawn by (seed, step), so a resumed run continues
+ * bit for bit if it is given the same batches.
  */
 #define NF_TYPE_TRAINER (nf_trainer_get_type ())
 G_DECLARE_FINAL_TYPE (NfTrainer, nf_trainer, NF, TRAINER, GObject)
@@ -54,7 +55,8 @@ NfTrainer *nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError
  * @bits_per_dim: with the constants of 8-bit data (uniform noise; NAN for Gaussian)
  * @grad_norm: before clipping
  * @lr: learning rate used
- * @skipped: loss or gradient was not finite, or the norm exploded (over 20 times its running mean): no parameter changed
+ * @skipped: loss or gradient was not finite, or the norm exploded (over 20 times its running mean): no
+ * parameter changed
  */
 typedef struct
 {
@@ -71,7 +73,8 @@ typedef struct
  * @tiles: (B, tile bytes) 8-bit samples, planes one after the other in the model's layout, each row-major
  * @labels: (nullable): B class indices
  */
-gboolean nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, NfTrainReport *report, GError **error);
+gboolean nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels,
+                          NfTrainReport *report, GError **error);
 
 /**
  * nf_trainer_evaluate:
@@ -79,22 +82,25 @@ gboolean nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const g
  * @loss: (out): mean L of these tiles, with noise drawn from (seed, tile)
  * @use_ema: with the averaged weights, if there are any
  */
-gboolean nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, gboolean use_ema, double *loss,
-                              GError **error);
+gboolean nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels,
+                              gboolean use_ema, double *loss, GError **error);
 
 /** nf_trainer_get_step: Returns: steps done. */
 guint64 nf_trainer_get_step (NfTrainer *self);
 
-/** nf_trainer_save: Writes weights, both moments, the average and the step to a safetensors file, atomically. */
+/** nf_trainer_save: Writes weights, both moments, the average and the step to a safetensors file, atomically.
+ */
 gboolean nf_trainer_save (NfTrainer *self, const char *path, GError **error);
 
-/** nf_trainer_restore: Takes up a run where nf_trainer_save() left it; %NF_ERROR_CONFIG if it is of another model. */
+/** nf_trainer_restore: Takes up a run where nf_trainer_save() left it; %NF_ERROR_CONFIG if it is of another
+ * model. */
 gboolean nf_trainer_restore (NfTrainer *self, const char *path, GError **error);
 
 /** nf_trainer_save_model: Writes the model (averaged weights if there are any) as nf_model_save() does. */
 gboolean nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error);
 
-/** nf_loss_to_bits_per_dim: Returns: (L + 0.5 log 2π)/log 2 + 7, bits per 8-bit sample under uniform dequantisation. */
+/** nf_loss_to_bits_per_dim: Returns: (L + 0.5 log 2π)/log 2 + 7, bits per 8-bit sample under uniform
+ * dequantisation. */
 double nf_loss_to_bits_per_dim (double loss);
 
 G_END_DECLS
