@@ -217,7 +217,6 @@ static GstFlowReturn
 gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *frame)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
-  const gint64 start = g_get_monotonic_time ();
   NfSession *session;
   GstClockTime latency;
 
@@ -225,6 +224,7 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
   if (GST_CLOCK_TIME_IS_VALID (time))
     gst_object_sync_values (GST_OBJECT (self), time);
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  const gint64 start = g_get_monotonic_time ();
   if (ret == GST_FLOW_OK)
     ret = gst_video_decoder_allocate_output_frame (decoder, frame);
   if (ret == GST_FLOW_OK)
@@ -402,7 +402,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
 static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
-  gst_flow_engine_init (&self->engine, self, TRUE);
+  gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
   self->label = -1;
   self->options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
                                      .attention_temperature = 1,

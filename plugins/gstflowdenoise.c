@@ -97,13 +97,13 @@ static GstFlowReturn
 gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *frame)
 {
   GstFlowDenoise *self = GST_FLOW_DENOISE (filter);
-  const gint64 start = g_get_monotonic_time ();
   g_autoptr (GError) error = NULL;
   NfSession *session;
   NfFrame view;
   GstClockTime latency;
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  const gint64 start = g_get_monotonic_time ();
   if (ret != GST_FLOW_OK)
     return ret;
   gst_flow_frame_view (frame, &view);
@@ -247,5 +247,5 @@ gst_flow_denoise_class_init (GstFlowDenoiseClass *class)
 static void
 gst_flow_denoise_init (GstFlowDenoise *self)
 {
-  gst_flow_engine_init (&self->engine, self, TRUE);
+  gst_flow_engine_init (&self->engine, self, NF_SESSION_DENOISE);
 }

@@ -217,7 +217,6 @@ static GstFlowReturn
 gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *frame)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
-  const gint64 start = g_get_monotonic_time ();
   const gsize n_tokens = (gsize)self->info.grid.grid_width * self->info.grid.grid_height;
   NfSession *session;
   NfScore score;
@@ -230,6 +229,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
 
   g_autofree float *map = wants_map ? g_new (float, n_tokens) : NULL;
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  const gint64 start = g_get_monotonic_time ();
   if (ret == GST_FLOW_OK)
     ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
   if (ret == GST_FLOW_OK)
@@ -458,7 +458,7 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
 static void
 gst_flow_encode_init (GstFlowEncode *self)
 {
-  gst_flow_engine_init (&self->engine, self, TRUE);
+  gst_flow_engine_init (&self->engine, self, NF_SESSION_ENCODE);
   self->scorer = gst_flow_scorer_new ();
   self->settings
       = (GstFlowScoreSettings){ .post_messages = TRUE, .threshold = GST_FLOW_SCORE_OFF, .window = 1 };

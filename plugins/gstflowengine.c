@@ -268,6 +268,12 @@ load_thread (gpointer data)
     }
   if (session)
     {
+      nf_session_set_cancellable (session, engine->load_cancellable);
+      if (!nf_session_prepare (session, engine->work, &error))
+        g_clear_object (&session);
+    }
+  if (session)
+    {
       GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
                        nf_device_get_info (nf_model_get_device (model))->name);
       g_mutex_lock (&engine->lock);
@@ -311,7 +317,7 @@ read_model (GstFlowEngine *engine, GError **error)
     config = read_config (path, error);
   if (!config)
     return FALSE;
-  if (!engine->uses_device)
+  if (engine->work == GST_FLOW_ENGINE_NO_WORK)
     {
       digest = nf_model_digest_of_file (path, error);
       if (!digest)
@@ -366,7 +372,7 @@ engine_open (GstFlowEngine *engine)
   g_mutex_unlock (&engine->lock);
 
   on_progress ("load", 0, engine);
-  if (!read_model (engine, &error) || !engine->uses_device)
+  if (!read_model (engine, &error) || engine->work == GST_FLOW_ENGINE_NO_WORK)
     end_loading (engine, error);
   else
     engine->thread = g_thread_new ("flow-load", load_thread, engine);
@@ -516,10 +522,10 @@ gst_flow_engine_get_latency (GstFlowEngine *engine)
 }
 
 void
-gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gboolean uses_device)
+gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gint work)
 {
   engine->element = element;
-  engine->uses_device = uses_device;
+  engine->work = work;
   g_mutex_init (&engine->lock);
   g_cond_init (&engine->changed);
   engine->work_cancellable = g_cancellable_new ();

@@ -20,7 +20,7 @@ G_BEGIN_DECLS
 typedef struct
 {
   GstElement *element; /* which this is part of */
-  gboolean uses_device;
+  gint work;           /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
 
   GMutex lock;
   GCond changed;
@@ -66,9 +66,11 @@ enum
 /* In class_init. */
 void gst_flow_engine_install_properties (GObjectClass *class);
 
-/* In init and finalize. USES_DEVICE: FALSE for an element that only needs the model's configuration and
- * digest. */
-void gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gboolean uses_device);
+#define GST_FLOW_ENGINE_NO_WORK -1
+
+/* In init and finalize. WORK: the NfSessionWork that the element does, or GST_FLOW_ENGINE_NO_WORK for one
+ * that only needs the model's configuration and digest and no device. */
+void gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gint work);
 void gst_flow_engine_clear (GstFlowEngine *engine);
 
 /* In set_property and get_property; FALSE if the property is not the engine's. */

@@ -438,7 +438,7 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
 static void
 gst_flow_sample_init (GstFlowSample *self)
 {
-  gst_flow_engine_init (&self->engine, self, FALSE);
+  gst_flow_engine_init (&self->engine, self, GST_FLOW_ENGINE_NO_WORK);
   self->wanted_seed = self->seed = -1;
   self->temperature = 1;
   gst_base_src_set_format (GST_BASE_SRC (self), GST_FORMAT_TIME);
