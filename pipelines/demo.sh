@@ -20,7 +20,10 @@ while [[ $# -gt 0 ]]; do
     --output) output=${2:-} && shift ;;
     --no-play) play=no ;;
     -*) usage 2 ;;
-    *) [[ -z $video ]] && video=$1 || usage 2 ;;
+    *)
+      [[ -z $video ]] || usage 2
+      video=$1
+      ;;
   esac
   shift
 done

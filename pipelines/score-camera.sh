@@ -8,6 +8,7 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -le 3 ]] || usage 2
+# shellcheck disable=SC2119 # none besides
 need_elements
 input=${1:-/dev/video0}
 options=()
