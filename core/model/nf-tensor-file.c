@@ -1,9 +1,12 @@
-/* normflow: files of named tensors (safetensors). SPDX-License-Identifier: LGPL-2.1-or-later
+/* normflow: files of named tensors. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The format: eight bytes, the length of the header, little-endian; the header, a JSON object of
- * name -> { dtype, shape, data_offsets } and "__metadata__" -> strings; then the data. */
-#include "nf-json.h"
+ * What begins like a PyTorch checkpoint is read as one, everything else as safetensors. That format: eight
+ * bytes, the length of the header, little-endian; the header, a JSON object of name -> { dtype, shape,
+ * data_offsets } and "__metadata__" -> strings; then the data. */
 #include "nf-tensor-file.h"
+#include "nf-error-private.h"
+#include "nf-json.h"
+#include "nf-torch-file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +26,7 @@ struct _NfTensorFile
   char *path;
   GMappedFile *mapping;
   GArray *tensors;      /* of NfTensor */
+  GPtrArray *copies;    /* bytes of tensors that do not lie in the mapping */
   GHashTable *index;    /* name -> 1 + place */
   GHashTable *metadata; /* string -> string */
 };
@@ -68,6 +72,7 @@ nf_tensor_file_finalize (GObject *object)
   g_hash_table_unref (self->index);
   g_hash_table_unref (self->metadata);
   g_array_unref (self->tensors);
+  g_ptr_array_unref (self->copies);
   g_free (self->path);
   G_OBJECT_CLASS (nf_tensor_file_parent_class)->finalize (object);
 }
@@ -83,24 +88,14 @@ nf_tensor_file_init (NfTensorFile *self)
 {
   self->tensors = g_array_new (FALSE, FALSE, sizeof (NfTensor));
   g_array_set_clear_func (self->tensors, tensor_clear);
+  self->copies = g_ptr_array_new_with_free_func (g_free);
   self->index = g_hash_table_new (g_str_hash, g_str_equal);
   self->metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
 }
 
 /* Reading */
 
-static gboolean damaged (NfTensorFile *self, GError **error, const char *format, ...) G_GNUC_PRINTF (3, 4);
-
-static gboolean
-damaged (NfTensorFile *self, GError **error, const char *format, ...)
-{
-  va_list arguments;
-  va_start (arguments, format);
-  g_autofree char *text = g_strdup_vprintf (format, arguments);
-  va_end (arguments);
-  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: %s", self->path, text);
-  return FALSE;
-}
+#define damaged(self, error, ...) nf_error_malformed (error, (self)->path, __VA_ARGS__)
 
 static gboolean
 read_metadata (NfTensorFile *self, JsonNode *node, GError **error)
@@ -187,7 +182,6 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
   tensor.data = data + begin;
   tensor.name = g_strdup (name);
   g_array_append_val (self->tensors, tensor);
-  g_hash_table_insert (self->index, tensor.name, GUINT_TO_POINTER (self->tensors->len));
   return TRUE;
 }
 
@@ -229,10 +223,8 @@ check_cover (NfTensorFile *self, const guint8 *data, guint64 size, GError **erro
 }
 
 static gboolean
-parse (NfTensorFile *self, GError **error)
+parse_safetensors (NfTensorFile *self, const guint8 *contents, guint64 size, GError **error)
 {
-  const guint8 *contents = (const guint8 *)g_mapped_file_get_contents (self->mapping);
-  const guint64 size = g_mapped_file_get_length (self->mapping);
   guint64 header;
 
   if (size < sizeof header)
@@ -264,8 +256,36 @@ parse (NfTensorFile *self, GError **error)
   return check_cover (self, data, data_size, error);
 }
 
+static gboolean
+parse (NfTensorFile *self, const char *state, GError **error)
+{
+  const guint8 *contents = (const guint8 *)g_mapped_file_get_contents (self->mapping);
+  const gsize size = g_mapped_file_get_length (self->mapping);
+  const gboolean torch = nf_torch_file_is (contents, size);
+
+  if (torch ? !nf_torch_file_read (contents, size, self->path, state, self->tensors, self->copies, error)
+            : !parse_safetensors (self, contents, size, error))
+    return FALSE;
+  if (state && !torch)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: it is no PyTorch checkpoint, there is no \"%s\" to choose", self->path, state);
+      return FALSE;
+    }
+  for (guint i = 0; i < self->tensors->len; i++)
+    g_hash_table_insert (self->index, g_array_index (self->tensors, NfTensor, i).name,
+                         GUINT_TO_POINTER (i + 1));
+  return TRUE;
+}
+
 NfTensorFile *
 nf_tensor_file_open (const char *path, GError **error)
+{
+  return nf_tensor_file_open_state (path, NULL, error);
+}
+
+NfTensorFile *
+nf_tensor_file_open_state (const char *path, const char *state, GError **error)
 {
   g_return_val_if_fail (path, NULL);
   GStatBuf status;
@@ -290,7 +310,7 @@ nf_tensor_file_open (const char *path, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: %s", path, problem->message);
       return NULL;
     }
-  return parse (self, error) ? g_steal_pointer (&self) : NULL;
+  return parse (self, state, error) ? g_steal_pointer (&self) : NULL;
 }
 
 const char *

@@ -1,4 +1,4 @@
-/* normflow: files of named tensors (safetensors). SPDX-License-Identifier: LGPL-2.1-or-later */
+/* normflow: files of named tensors. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
 #include <gio/gio.h>
@@ -51,7 +51,8 @@ typedef struct
 /**
  * NfTensorFile:
  *
- * A memory-mapped, fully checked safetensors file. Immutable, may be shared by threads.
+ * A memory-mapped, fully checked file of tensors: safetensors, or a PyTorch checkpoint. Immutable, may be
+ * shared by threads.
  */
 #define NF_TYPE_TENSOR_FILE (nf_tensor_file_get_type ())
 G_DECLARE_FINAL_TYPE (NfTensorFile, nf_tensor_file, NF, TENSOR_FILE, GObject)
@@ -61,12 +62,33 @@ G_DECLARE_FINAL_TYPE (NfTensorFile, nf_tensor_file, NF, TENSOR_FILE, GObject)
  * @path: file
  * @error: return location
  *
- * Checks the header's length against the file, the JSON, each dtype, shape product, byte range, that ranges
- * do not overlap and cover the data exactly; allocates nothing in proportion to claimed sizes.
+ * Of a safetensors file it checks the header's length against the file, the JSON, each dtype, shape product,
+ * byte range, that ranges do not overlap and cover the data exactly.
  *
- * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ or %NF_ERROR_FORMAT.
+ * Of a checkpoint that torch.save() wrote (either container) it reads the pickle without running anything of
+ * it: what is not needed to build tensors, dictionaries, lists, numbers and strings is an error that names
+ * it. Every storage must be in the file with the size it claims, every tensor inside of its storage. The
+ * weights are the checkpoint itself or the only dictionary of tensors inside of it; what DataParallel, FSDP
+ * and compiling add to names is taken away.
+ *
+ * Nothing is allocated in proportion to claimed sizes.
+ *
+ * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT, or
+ * %NF_ERROR_ARGUMENT if a checkpoint holds several sets of weights, by name.
  */
 NfTensorFile *nf_tensor_file_open (const char *path, GError **error);
+
+/**
+ * nf_tensor_file_open_state:
+ * @path: file
+ * @state: (nullable): which of a PyTorch checkpoint's sets of weights, such as "model" or "trainer.ema"; "."
+ * is the checkpoint itself
+ * @error: return location
+ *
+ * Returns: (transfer full): the file as from nf_tensor_file_open(), or NULL; %NF_ERROR_ARGUMENT if there is
+ * no such set.
+ */
+NfTensorFile *nf_tensor_file_open_state (const char *path, const char *state, GError **error);
 
 const char *nf_tensor_file_get_path (NfTensorFile *self);
 

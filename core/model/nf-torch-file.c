@@ -1,0 +1,429 @@
+/* normflow: PyTorch's checkpoints. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-torch-file.h"
+#include "nf-archive.h"
+#include "nf-error-private.h"
+#include "nf-json.h"
+#include "nf-pickle.h"
+
+#include <string.h>
+
+#define MAX_STATE_DEPTH 3 /* dictionaries in dictionaries that weights may be in */
+#define ITSELF "."        /* the name of the checkpoint among its own states */
+
+/* In the legacy form, what its second pickle holds. */
+#define LEGACY_PROTOCOL 1001
+static const guint8 legacy_magic[] = { 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19 };
+
+typedef struct
+{
+  const guint8 *data;
+  gsize size;
+  const char *path;
+  NfPickle *pickle;
+  GHashTable *storages; /* NfPickleStorage -> its bytes */
+  GArray *tensors;
+  GPtrArray *copies;
+  guint64 copied; /* bytes */
+  GError **error;
+} Reader;
+
+#define FAIL(reader, ...) nf_error_malformed ((reader)->error, (reader)->path, __VA_ARGS__)
+
+gboolean
+nf_torch_file_is (const guint8 *data, gsize size)
+{
+  /* No safetensors file: as the length of its header these bytes would be too large. */
+  return size >= 4
+         && (memcmp (data, "PK\3\4", 4) == 0
+             || (data[0] == 0x80 && data[1] >= 2 && data[1] <= 5 && (data[2] == 0x8a || data[2] == 0x95)));
+}
+
+static gboolean
+claim_storage (Reader *r, NfPickleStorage *storage, const guint8 *at, guint64 bytes)
+{
+  if (storage->n * nf_dtype_size (storage->dtype) != bytes)
+    {
+      g_autofree char *key = nf_json_shorten (storage->key);
+      return FAIL (r,
+                   "storage %s claims %" G_GUINT64_FORMAT " elements of type %s, but has %" G_GUINT64_FORMAT
+                   " bytes",
+                   key, storage->n, nf_dtype_name (storage->dtype), bytes);
+    }
+  g_hash_table_insert (r->storages, storage, (gpointer)at);
+  return TRUE;
+}
+
+/* ZIP */
+
+/* The folder that everything is in: the one of data.pkl. */
+static char *
+find_folder (const Reader *r, const NfArchive *archive)
+{
+  g_autofree char *folder = NULL;
+  for (guint i = 0; i < archive->members->len; i++)
+    {
+      const char *name = g_array_index (archive->members, NfArchiveMember, i).name,
+                 *slash = strchr (name, '/');
+      if (!slash || strcmp (slash, "/data.pkl") != 0)
+        continue;
+      if (folder)
+        {
+          FAIL (r, "it is a ZIP archive with several data.pkl");
+          return NULL;
+        }
+      folder = g_strndup (name, (gsize)(slash - name));
+    }
+  if (!folder)
+    FAIL (r, "it is a ZIP archive without data.pkl, no PyTorch checkpoint");
+  return g_steal_pointer (&folder);
+}
+
+static const NfArchiveMember *
+find_member (const NfArchive *archive, const char *folder, const char *name)
+{
+  g_autofree char *full = g_strconcat (folder, "/", name, NULL);
+  return nf_archive_lookup (archive, full);
+}
+
+static gboolean
+read_zip (Reader *r)
+{
+  g_autoptr (NfArchive) archive = nf_archive_read (r->data, r->size, r->path, r->error);
+  g_autofree char *folder = archive ? find_folder (r, archive) : NULL;
+  if (!folder)
+    return FALSE;
+  if (find_member (archive, folder, "constants.pkl"))
+    return FAIL (r, "it is a TorchScript program; of one, save the state_dict() with torch.save()");
+  const NfArchiveMember *order = find_member (archive, folder, "byteorder");
+  if (order && (order->size != 6 || memcmp (r->data + order->at, "little", 6) != 0))
+    return FAIL (r, "its byte order is not little-endian");
+
+  const NfArchiveMember *member = find_member (archive, folder, "data.pkl");
+  r->pickle = nf_pickle_read (r->data + member->at, member->size, r->path, r->error);
+  if (!r->pickle)
+    return FALSE;
+  if (r->pickle->length != member->size)
+    return FAIL (r, "something follows after the end of its pickle");
+  for (guint i = 0; i < r->pickle->storages->len; i++)
+    {
+      NfPickleStorage *storage = r->pickle->storages->pdata[i];
+      g_autofree char *name = g_strconcat ("data/", storage->key, NULL),
+                      *shown = nf_json_shorten (storage->key);
+      member = find_member (archive, folder, name);
+      if (!member)
+        return FAIL (r, "it lacks its storage %s", shown);
+      if (!claim_storage (r, storage, r->data + member->at, member->size))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+/* Legacy: the pickles of a magic number, the version, facts of the machine, the object, and the list of its
+ * storages' keys; then for each of these its number of elements in eight bytes, and the elements */
+
+static NfPickle *
+next_pickle (Reader *r, gsize *at)
+{
+  NfPickle *pickle = nf_pickle_read (r->data + *at, r->size - *at, r->path, r->error);
+  if (pickle)
+    *at += pickle->length;
+  return pickle;
+}
+
+static gboolean
+read_legacy_head (Reader *r, gsize *at)
+{
+  g_autoptr (NfPickle) magic = next_pickle (r, at);
+  g_autoptr (NfPickle) version = magic ? next_pickle (r, at) : NULL;
+  g_autoptr (NfPickle) machine = version ? next_pickle (r, at) : NULL;
+  if (!machine)
+    return FALSE;
+  gsize n = 0;
+  const guint8 *digits
+      = magic->root->type == NF_PICKLE_LONG ? g_bytes_get_data (magic->root->digits, &n) : (const guint8 *)"";
+  if (n != sizeof legacy_magic || memcmp (digits, legacy_magic, n) != 0)
+    return FAIL (r, "it is a pickle, but no PyTorch checkpoint");
+  if (version->root->type != NF_PICKLE_INT || version->root->integer != LEGACY_PROTOCOL)
+    return FAIL (r, "it is a PyTorch checkpoint of another version than %d", LEGACY_PROTOCOL);
+  const NfPickleValue *little = nf_pickle_lookup (machine->root, "little_endian");
+  if (!little || little->type != NF_PICKLE_BOOL || !little->integer)
+    return FAIL (r, "its byte order is not little-endian");
+  return TRUE;
+}
+
+static gboolean
+read_legacy_storages (Reader *r, const NfPickleValue *keys, gsize at)
+{
+  if (keys->type != NF_PICKLE_LIST)
+    return FAIL (r, "the list of its storages is missing");
+  g_autoptr (GHashTable) named = g_hash_table_new (g_str_hash, g_str_equal);
+  for (guint i = 0; i < r->pickle->storages->len; i++)
+    {
+      NfPickleStorage *storage = r->pickle->storages->pdata[i];
+      g_hash_table_insert (named, (gpointer)storage->key, storage);
+    }
+  for (guint i = 0; i < keys->items->len; i++)
+    {
+      const NfPickleValue *key = keys->items->pdata[i];
+      NfPickleStorage *storage
+          = key->type == NF_PICKLE_STRING ? g_hash_table_lookup (named, key->text) : NULL;
+      if (!storage)
+        return FAIL (r, "it lists a storage that it does not use, or lists one twice");
+      g_hash_table_remove (named, key->text);
+
+      g_autofree char *shown = nf_json_shorten (key->text);
+      guint64 n;
+      if (r->size - at < sizeof n)
+        return FAIL (r, "storage %s is missing; is it truncated?", shown);
+      memcpy (&n, r->data + at, sizeof n);
+      at += sizeof n;
+      const guint64 left = r->size - at, bytes = storage->n * nf_dtype_size (storage->dtype);
+      if (GUINT64_FROM_LE (n) != storage->n || bytes > left)
+        return FAIL (r,
+                     "storage %s claims %" G_GUINT64_FORMAT " elements of type %s, but %" G_GUINT64_FORMAT
+                     " bytes are left",
+                     shown, GUINT64_FROM_LE (n), nf_dtype_name (storage->dtype), left);
+      if (!claim_storage (r, storage, r->data + at, bytes))
+        return FALSE;
+      at += bytes;
+    }
+  if (g_hash_table_size (named) > 0)
+    return FAIL (r, "it lacks %u of its storages", g_hash_table_size (named));
+  return at == r->size || FAIL (r, "%" G_GSIZE_FORMAT " bytes at its end belong to no storage", r->size - at);
+}
+
+static gboolean
+read_legacy (Reader *r)
+{
+  gsize at = 0;
+  if (!read_legacy_head (r, &at))
+    return FALSE;
+  r->pickle = next_pickle (r, &at);
+  g_autoptr (NfPickle) keys = r->pickle ? next_pickle (r, &at) : NULL;
+  return keys && read_legacy_storages (r, keys->root, at);
+}
+
+/* Weights */
+
+typedef struct
+{
+  char *name;
+  const NfPickleValue *dict;
+  gboolean dotted; /* it has names like those of a module's parameters */
+} State;
+
+static void
+state_clear (gpointer data)
+{
+  g_free (((State *)data)->name);
+}
+
+/* Adds to STATES every dictionary of tensors from DICT on. SEEN bounds the work where dictionaries are
+ * shared. */
+static void
+find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTable *seen, GArray *states)
+{
+  if (dict->type != NF_PICKLE_DICT || !g_hash_table_add (seen, (gpointer)dict))
+    return;
+  State state = { .dict = dict };
+  gboolean any = FALSE;
+  for (guint i = 0; i < dict->items->len; i += 2)
+    {
+      const NfPickleValue *key = dict->items->pdata[i], *value = dict->items->pdata[i + 1];
+      if (key->type != NF_PICKLE_STRING)
+        continue;
+      if (value->type == NF_PICKLE_TENSOR)
+        {
+          any = TRUE;
+          state.dotted = state.dotted || strchr (key->text, '.');
+        }
+      else if (value->type == NF_PICKLE_DICT && depth < MAX_STATE_DEPTH)
+        {
+          g_autofree char *inner
+              = depth == 0 ? g_strdup (key->text) : g_strconcat (name, ".", key->text, NULL);
+          find_states (value, inner, depth + 1, seen, states);
+        }
+    }
+  if (!any)
+    return;
+  state.name = g_strdup (name);
+  g_array_append_val (states, state);
+}
+
+/* The dictionary of weights that STATE names, or the only one. */
+static const NfPickleValue *
+choose_state (const Reader *r, const char *state)
+{
+  g_autoptr (GHashTable) seen = g_hash_table_new (NULL, NULL);
+  g_autoptr (GArray) states = g_array_new (FALSE, FALSE, sizeof (State));
+  g_array_set_clear_func (states, state_clear);
+  find_states (r->pickle->root, ITSELF, 0, seen, states);
+  if (states->len == 0)
+    {
+      FAIL (r, "it holds no weights, which are a dictionary of names and tensors");
+      return NULL;
+    }
+
+  /* A trainer's step counters and random states are tensors too, but have no names like
+   * "blocks.0.proj_in.weight". */
+  gboolean dotted = FALSE;
+  for (guint i = 0; i < states->len; i++)
+    dotted = dotted || g_array_index (states, State, i).dotted;
+  const NfPickleValue *found = NULL;
+  guint n = 0;
+  g_autoptr (GString) names = g_string_new (NULL);
+  for (guint i = 0; i < states->len; i++)
+    {
+      const State *one = &g_array_index (states, State, i);
+      if (state ? strcmp (one->name, state) == 0 : one->dotted == dotted)
+        {
+          found = one->dict;
+          n++;
+        }
+      g_autofree char *shown = nf_json_shorten (one->name);
+      if (one->dotted == dotted && names->len < 512)
+        g_string_append_printf (names, "%s\"%s\"", names->len ? ", " : "", shown);
+    }
+  if (n == 1)
+    return found;
+  if (state)
+    g_set_error (r->error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: it holds no weights called \"%s\", only %s",
+                 r->path, state, names->str);
+  else
+    g_set_error (r->error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "%s: it holds several sets of weights, %s; take one with: normflow convert --state NAME",
+                 r->path, names->str);
+  return NULL;
+}
+
+/* The name that the parameter has in a bare module. */
+static char *
+strip_name (const char *name)
+{
+  static const char *const wrappers[]
+      = { "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module." };
+  g_autoptr (GString) text = g_string_new (NULL);
+  gboolean start = TRUE; /* of a component */
+  for (const char *at = name; *at;)
+    {
+      gsize skip = 0;
+      for (guint i = 0; start && i < G_N_ELEMENTS (wrappers); i++)
+        if (g_str_has_prefix (at, wrappers[i]))
+          skip = strlen (wrappers[i]);
+      if (text->len == 0 && g_str_has_prefix (at, "module."))
+        skip = strlen ("module.");
+      if (skip == 0)
+        {
+          start = *at == '.';
+          g_string_append_c (text, *at++);
+        }
+      at += skip;
+    }
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+static gboolean
+is_contiguous (const NfPickleTensor *tensor)
+{
+  guint64 stride = 1;
+  for (guint i = tensor->n_dims; i > 0; i--)
+    {
+      if (tensor->dims[i - 1] != 1 && tensor->strides[i - 1] != stride)
+        return FALSE;
+      stride *= tensor->dims[i - 1];
+    }
+  return TRUE;
+}
+
+/* The elements row by row. */
+static const guint8 *
+gather (Reader *r, const NfPickleTensor *tensor, const guint8 *from, const char *name)
+{
+  const gsize size = nf_dtype_size (tensor->storage->dtype);
+  guint64 index[NF_TENSOR_MAX_DIMS] = { 0 };
+
+  /* Each byte of the file may be copied once: any number of tensors can share a storage. */
+  r->copied += tensor->n_elements * size;
+  if (r->copied > r->size)
+    {
+      FAIL (r, "its tensors that are not row by row have more bytes than it has");
+      return NULL;
+    }
+  guint8 *to = g_try_malloc (tensor->n_elements * size), *out = to;
+  if (!to)
+    {
+      g_set_error (r->error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for tensor %s", r->path, name);
+      return NULL;
+    }
+  g_ptr_array_add (r->copies, to);
+  for (guint64 n = tensor->n_elements, at = 0; n > 0; n--)
+    {
+      memcpy (out, from + at * size, size);
+      out += size;
+      for (guint i = tensor->n_dims; i > 0; i--)
+        {
+          at += tensor->strides[i - 1];
+          if (++index[i - 1] < tensor->dims[i - 1])
+            break;
+          at -= tensor->strides[i - 1] * tensor->dims[i - 1];
+          index[i - 1] = 0;
+        }
+    }
+  return to;
+}
+
+static gboolean
+add_tensor (Reader *r, const char *key, const NfPickleTensor *from, GHashTable *names)
+{
+  g_autofree char *name = strip_name (key), *shown = nf_json_shorten (name);
+  const guint8 *storage = g_hash_table_lookup (r->storages, from->storage);
+  NfTensor tensor = { .dtype = from->storage->dtype,
+                      .n_dims = from->n_dims,
+                      .n_elements = from->n_elements,
+                      .data = storage + from->offset * nf_dtype_size (from->storage->dtype) };
+
+  if (strcmp (name, shown) != 0 || !*name)
+    return FAIL (r, "a tensor has an impossible name, \"%s\"", shown);
+  if (!g_hash_table_add (names, g_strdup (name)))
+    return FAIL (r, "it holds tensor %s twice", name);
+  memcpy (tensor.dims, from->dims, sizeof tensor.dims);
+  if (from->n_elements > 0 && !is_contiguous (from))
+    tensor.data = gather (r, from, tensor.data, name);
+  if (!tensor.data)
+    return FALSE;
+  tensor.name = g_steal_pointer (&name);
+  g_array_append_val (r->tensors, tensor);
+  return TRUE;
+}
+
+static gboolean
+add_state (Reader *r, const NfPickleValue *state)
+{
+  g_autoptr (GHashTable) names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  for (guint i = 0; i < state->items->len; i += 2)
+    {
+      const NfPickleValue *key = state->items->pdata[i], *value = state->items->pdata[i + 1];
+      if (key->type == NF_PICKLE_STRING && value->type == NF_PICKLE_TENSOR
+          && !add_tensor (r, key->text, value->tensor, names))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+gboolean
+nf_torch_file_read (const guint8 *data, gsize size, const char *path, const char *state, GArray *tensors,
+                    GPtrArray *copies, GError **error)
+{
+  g_autoptr (GHashTable) storages = g_hash_table_new (NULL, NULL);
+  Reader reader = { .data = data,
+                    .size = size,
+                    .path = path,
+                    .storages = storages,
+                    .tensors = tensors,
+                    .copies = copies,
+                    .error = error };
+  const gboolean read = data[0] == 'P' ? read_zip (&reader) : read_legacy (&reader);
+  g_autoptr (NfPickle) pickle = reader.pickle;
+  const NfPickleValue *weights = read ? choose_state (&reader, state) : NULL;
+  return weights && add_state (&reader, weights);
+}
