@@ -383,12 +383,14 @@ pack (const double *W, int rows, int columns, gsize row_step, gsize column_step,
   return packed;
 }
 
+#define PACK_ROWS 64 /* of a work-item */
+
 static void
 test_pack (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  static const int sizes[][2] = { { 1, 1 }, { 5, 40 }, { 33, 7 }, { 64, 65 } };
+  static const int sizes[][2] = { { 1, 1 }, { 5, 40 }, { 33, 7 }, { 64, 65 }, { 130, 32 } };
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     for (int transposed = 0; transposed < 2; transposed++)
       {
@@ -397,8 +399,8 @@ test_pack (void **state)
         const gsize panels = divide_up (columns, rig.NR), n = panels * rows * rig.NR;
         g_autofree double *W = numbers (i, (gsize)N * K, 1);
         Memory *in = give_at (&rig, 3, W, (gsize)N * K), *out = room (&rig, 5 + n);
-        RUN (&rig, "nf_pack", SIZES (rows, panels, 1), ONE_EACH, BUFFER (in), LONG (3), BUFFER (out),
-             LONG (5), INT (N), INT (K), INT (transposed));
+        RUN (&rig, "nf_pack", SIZES (divide_up (rows, PACK_ROWS), panels, 1), ONE_EACH, BUFFER (in), LONG (3),
+             INT (K), BUFFER (out), LONG (5), INT (rows), INT (columns), INT (rig.NR), INT (transposed));
         g_autofree float *got = take_at (&rig, out, 5);
         g_autofree double *want
             = pack (W, rows, columns, transposed ? 1 : (gsize)K, transposed ? (gsize)K : 1, rig.NR);
@@ -415,6 +417,7 @@ enum
   SAVE = 8,
   ACCUMULATE = 16,
   GELU_SLOPE = 32,
+  PANELS = 64,
 };
 
 /* C (rows ldc apart) of one launch; every optional operand is there whether FLAGS use it or not. */
@@ -579,12 +582,19 @@ test_matmul_tn (void **state)
                           *C = numbers (3, n, 1);
         Memory *a = give_at (&rig, 5, A, (gsize)M * lda - 2), *x = give_at (&rig, 2, X, (gsize)M * ldx - 1),
                *c = accumulate ? give_at (&rig, 9, C, n) : room (&rig, 9 + n);
-        const size_t panels = divide_up (K, rig.NR);
-        const size_t cpu[3] = { divide_up (N, rig.MR), panels, 1 };
-        const size_t gpu[3] = { panels * rig.NR, divide_up (N, 64) * 8, 1 };
-        RUN (&rig, "nf_matmul_tn", rig.gpu ? gpu : cpu, SIZES (rig.gpu ? rig.NR : 1, rig.gpu ? 8 : 1, 1),
-             BUFFER (a), LONG (5), INT (lda), BUFFER (x), LONG (2), INT (ldx), BUFFER (c), LONG (9), INT (M),
-             INT (N), INT (K), INT (accumulate));
+        const size_t left = divide_up (N, rig.MR), right = divide_up (K, rig.NR), tiles = 2;
+        Memory *a_panels = room (&rig, left * rig.MR * (size_t)M),
+               *x_panels = room (&rig, right * rig.NR * (size_t)M);
+        RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), left, 1), ONE_EACH, BUFFER (a), LONG (5),
+             INT (lda), BUFFER (a_panels), LONG (0), INT (M), INT (N), INT (rig.MR), INT (0));
+        RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), right, 1), ONE_EACH, BUFFER (x), LONG (2),
+             INT (ldx), BUFFER (x_panels), LONG (0), INT (M), INT (K), INT (rig.NR), INT (0));
+        const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
+        const size_t gpu[3] = { right * rig.NR, divide_up (N, 64) * 8, 1 };
+        RUN (&rig, "nf_matmul", rig.gpu ? gpu : cpu, SIZES (rig.gpu ? rig.NR : 1, rig.gpu ? 8 : 1, 1),
+             BUFFER (a_panels), LONG (0), INT (0), BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0),
+             BUFFER (c), LONG (0), INT (0), INT (1), BUFFER (c), LONG (9), INT (K), BUFFER (c), LONG (0),
+             INT (N), INT (K), INT (M), INT (PANELS | (accumulate ? ACCUMULATE : 0)), INT (tiles));
         for (int r = 0; r < N; r++)
           for (int k = 0; k < K; k++)
             {

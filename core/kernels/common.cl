@@ -20,8 +20,14 @@ typedef NF_CAT (int, VW) intv;
 #define nf_as_floatv NF_CAT (as_float, VW)
 #define nf_as_intv NF_CAT (as_int, VW)
 
-/* Packed weights lie in panels of NR columns; a row of a panel is NR floats. */
+/* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16. Packed matrices lie in panels of so many rows or
+ * columns, see pack.cl. */
 #define NR (2 * VW)
+#if VW == 16
+#define MR 12
+#else
+#define MR 6
+#endif
 
 #if VW == 16
 #define NF_LANES (intv) (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)

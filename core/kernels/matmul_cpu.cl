@@ -1,7 +1,6 @@
 /* Matrix products on a CPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual
- *   nf_matmul_tn   C (N, K) += Aᵀ (N, M) · X (M, K), the gradient of a weight
  *
  *          NR                     One work-item keeps a tile of MR rows × NR columns of C in registers (2 MR vectors) and walks down k:
  *        ┌────┐ B, panel          two loads of B, MR broadcasts of A, 2 MR fused multiply-adds. B is packed so that a panel is read as
@@ -11,18 +10,13 @@
  * MR│ A ││ C  │
  *   └───┘└────┘ */
 
-#if VW == 16
-#define MR 12 /* 24 accumulators of 32 registers */
-#else
-#define MR 6 /* 12 accumulators of 16 registers */
-#endif
-
 #define NF_BIAS 1
 #define NF_GELU 2
 #define NF_RESIDUAL 4
 #define NF_SAVE 8 /* keep the value before GELU in P */
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
+#define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack): rows of a large power of two apart would fight for the same cache lines */
 
 typedef struct
 {
@@ -30,6 +24,26 @@ typedef struct
   __global float *C, *P;
   int M, N, K, lda, ldc, ldr, rmod, flags;
 } NfMatmul;
+
+/* What a tile will need after its product, and where it goes, is on its way to the cache meanwhile. */
+static inline void
+nf_expect (const NfMatmul *t, int m0, int n0, int rows)
+{
+#ifdef __clang__
+  for (int i = 0; i < rows; i++)
+    {
+      const int m = m0 + i;
+      for (int e = n0; e < min (n0 + NR, t->N); e += VW)
+        {
+          __builtin_prefetch (t->C + (size_t)m * t->ldc + e, 1);
+          if (t->flags & NF_RESIDUAL)
+            __builtin_prefetch (t->R + (size_t)(m % t->rmod) * t->ldr + e);
+          if (t->flags & (NF_SAVE | NF_GELU_SLOPE))
+            __builtin_prefetch (t->P + (size_t)m * t->N + e);
+        }
+    }
+#endif
+}
 
 static inline __attribute__ ((always_inline)) void
 nf_finish (const NfMatmul *t, floatv v, int m, int n)
@@ -52,20 +66,22 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
 
-/* Rows m0 .. m0+mr-1 of one panel. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
-#define NF_TILE(mr)                                                                                                    \
-  static inline void nf_tile_##mr (const NfMatmul *t, __global const float *restrict b, int m0, int n0)                \
+/* Rows m0 .. m0+mr-1 of one panel; row i at inner index k is a[AT]. The accumulators leave through memory, so that what follows the product is
+ * one loop and not 2 mr copies. */
+#define NF_TILE(name, mr, lda, AT)                                                                                     \
+  static inline void name (const NfMatmul *t, __global const float *restrict b, int m0, int n0)                        \
   {                                                                                                                    \
     floatv acc[mr][2], out[2 * mr];                                                                                    \
-    const int K = t->K, lda = t->lda;                                                                                  \
-    __global const float *restrict a = t->A + (size_t)m0 * lda;                                                        \
+    const int K = t->K, ld = lda, rows = min (mr, t->M - m0);                                                          \
+    __global const float *restrict a = t->A + (size_t)m0 * ld;                                                         \
+    nf_expect (t, m0, n0, rows);                                                                                       \
     _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
         const floatv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
-          const floatv av = (floatv)(a[i * lda + k]);                                                                  \
+          const floatv av = (floatv)(a[AT]);                                                                           \
           acc[i][0] = fma (av, b0, acc[i][0]);                                                                         \
           acc[i][1] = fma (av, b1, acc[i][1]);                                                                         \
         }                                                                                                              \
@@ -75,17 +91,19 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
       out[2 * i] = acc[i][0];                                                                                          \
       out[2 * i + 1] = acc[i][1];                                                                                      \
     }                                                                                                                  \
-    for (int i = 0; i < 2 * mr; i++)                                                                                   \
+    for (int i = 0; i < 2 * rows; i++)                                                                                 \
       nf_finish (t, out[i], m0 + i / 2, n0 + i % 2 * VW);                                                              \
   }
 
-NF_TILE (1)
-NF_TILE (2)
-NF_TILE (3)
-NF_TILE (6)
+#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, t->lda, i *ld + k)
+NF_TILE (nf_tile_panel, MR, K, k *MR + i)
+NF_ROW_TILE (1)
+NF_ROW_TILE (2)
+NF_ROW_TILE (3)
+NF_ROW_TILE (6)
 #if MR > 6
-NF_TILE (8)
-NF_TILE (12)
+NF_ROW_TILE (8)
+NF_ROW_TILE (12)
 #define nf_tile_max nf_tile_12
 #else
 #define nf_tile_max nf_tile_6
@@ -103,6 +121,12 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
   __global const float *b = t.B + (size_t)panel * K * NR;
   int m = get_global_id (1) * tiles * MR;
   const int end = min (M, m + tiles * MR), n0 = panel * NR;
+  if (flags & NF_PANELS)
+    {
+      for (; m < end; m += MR)
+        nf_tile_panel (&t, b, m, n0);
+      return;
+    }
   for (; m + MR <= end; m += MR)
     nf_tile_max (&t, b, m, n0);
 #if MR > 6
@@ -129,58 +153,4 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
     }
   if (m < end)
     nf_tile_1 (&t, b, m, n0);
-}
-
-/* Global size (row tiles of N, panels of K). C (N, K) = or += sum over m of A[m, n] X[m, k]; X needs VW readable floats after its end. */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_matmul_tn (__global const float *A, ulong A_at, int lda, __global const float *X, ulong X_at, int ldx, __global float *C,
-              ulong C_at, int M, int N, int K, int accumulate)
-{
-  const int n0 = min ((int)get_global_id (0) * MR, max (N - MR, 0)), k0 = get_global_id (1) * NR;
-  const int rows = min (MR, N - n0);
-  const int second = k0 + VW < K ? VW : 0; /* a panel of one vector reads it twice rather than past a row */
-  __global const float *a = A + A_at + n0, *x = X + X_at + k0;
-  floatv acc[MR][2], out[2 * MR];
-#pragma unroll
-  for (int i = 0; i < MR; i++)
-    acc[i][0] = acc[i][1] = 0.0f;
-  if (rows == MR)
-    for (int m = 0; m < M; m++, a += lda, x += ldx)
-      {
-        const floatv x0 = nf_loadv (x), x1 = nf_loadv (x + second);
-#pragma unroll
-        for (int i = 0; i < MR; i++)
-          {
-            acc[i][0] = fma ((floatv)(a[i]), x0, acc[i][0]);
-            acc[i][1] = fma ((floatv)(a[i]), x1, acc[i][1]);
-          }
-      }
-  else
-    for (int m = 0; m < M; m++, a += lda, x += ldx)
-      {
-        const floatv x0 = nf_loadv (x), x1 = nf_loadv (x + second);
-#pragma unroll
-        for (int i = 0; i < MR; i++)
-          {
-            const floatv ai = (floatv)(a[min (i, rows - 1)]);
-            acc[i][0] = fma (ai, x0, acc[i][0]);
-            acc[i][1] = fma (ai, x1, acc[i][1]);
-          }
-      }
-  /* The last row tile overlaps its neighbour; rows both own are written by the one where they come first. */
-  const int first = (int)get_global_id (0) * MR - n0;
-  __global float *c = C + C_at + (size_t)n0 * K + k0;
-#pragma unroll
-  for (int i = 0; i < MR; i++)
-    {
-      out[2 * i] = acc[i][0];
-      out[2 * i + 1] = acc[i][1];
-    }
-  for (int i = 2 * max (first, 0); i < 2 * rows; i++)
-    {
-      const int lanes = K - k0 - i % 2 * VW;
-      __global float *to = c + (size_t)(i / 2) * K + i % 2 * VW;
-      if (lanes > 0)
-        nf_store_head (accumulate ? out[i] + nf_load_head (to, lanes) : out[i], to, lanes);
-    }
 }

@@ -1,6 +1,6 @@
 /* Matrix products on a GPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The same kernels as in matmul_cpu.cl. A work-group of (NR, 8) computes a tile of 64 rows × NR columns of C: slices of A and B of TILE_K are brought
+ * The same kernel as in matmul_cpu.cl. A work-group of (NR, 8) computes a tile of 64 rows × NR columns of C: slices of A and B of TILE_K are brought
  * to local memory by all, then each work-item adds them to its column of 8 rows. Each element is one chain of fma() over k, as on a CPU. */
 
 #define TILE_M 64
@@ -15,6 +15,7 @@
 #define NF_SAVE 8 /* keep the value before GELU in P */
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
+#define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack) */
 
 static inline void
 nf_add_slice (float acc[ROWS], __local float a[TILE_K][TILE_M], __local float b[TILE_K][NR], int count)
@@ -50,7 +51,9 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
       for (int i = item; i < TILE_M * TILE_K; i += GROUP_ITEMS)
         {
           const int m = i / TILE_K, k = i % TILE_K;
-          a[k][m] = m0 + m < M && k < count ? A[(size_t)(m0 + m) * lda + k0 + k] : 0.0f;
+          const size_t at = flags & NF_PANELS ? ((size_t)((m0 + m) / MR) * K + k0 + k) * MR + (m0 + m) % MR
+                                              : (size_t)(m0 + m) * lda + k0 + k;
+          a[k][m] = m0 + m < M && k < count ? A[at] : 0.0f;
         }
       for (int i = item; i < count * NR; i += GROUP_ITEMS)
         b[i / NR][i % NR] = B[(size_t)k0 * NR + i];
@@ -76,43 +79,5 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
         v += R[R_at + (size_t)(m % rmod) * ldr + n];
       __global float *c = C + C_at + (size_t)m * ldc + n;
       *c = flags & NF_ACCUMULATE ? v + *c : v;
-    }
-}
-
-/* Global size (panels of K × NR, ceil(N/64) 8). C (N, K) = or += sum over m of A[m, n] X[m, k]. */
-__kernel __attribute__ ((reqd_work_group_size (NR, GROUP_Y, 1))) void
-nf_matmul_tn (__global const float *A, ulong A_at, int lda, __global const float *X, ulong X_at, int ldx, __global float *C,
-              ulong C_at, int M, int N, int K, int accumulate)
-{
-  __local float a[TILE_K][TILE_M], x[TILE_K][NR];
-  const int item = get_local_id (1) * NR + get_local_id (0);
-  const int n0 = get_group_id (1) * TILE_M, k0 = get_group_id (0) * NR, k = get_global_id (0);
-  float acc[ROWS];
-#pragma unroll
-  for (int i = 0; i < ROWS; i++)
-    acc[i] = 0.0f;
-  A += A_at + n0;
-  X += X_at + k0;
-  for (int m0 = 0; m0 < M; m0 += TILE_K)
-    {
-      const int count = min (TILE_K, M - m0);
-      for (int i = item; i < count * TILE_M; i += GROUP_ITEMS)
-        {
-          const int m = i / TILE_M, n = i % TILE_M;
-          a[m][n] = n0 + n < N ? A[(size_t)(m0 + m) * lda + n] : 0.0f;
-        }
-      for (int i = item; i < count * NR; i += GROUP_ITEMS)
-        x[i / NR][i % NR] = k0 + i % NR < K ? X[(size_t)(m0 + i / NR) * ldx + i % NR] : 0.0f;
-      barrier (CLK_LOCAL_MEM_FENCE);
-      nf_add_slice (acc, a, x, count);
-      barrier (CLK_LOCAL_MEM_FENCE);
-    }
-  for (int i = 0; i < ROWS; i++)
-    {
-      const int n = n0 + get_local_id (1) * ROWS + i;
-      if (n >= N || k >= K)
-        continue;
-      __global float *c = C + C_at + (size_t)n * K + k;
-      *c = accumulate ? acc[i] + *c : acc[i];
     }
 }

@@ -1,19 +1,33 @@
-/* Weights into panels. SPDX-License-Identifier: LGPL-2.1-or-later
+/* Matrices into panels, the order in which products read them. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * W is (N, K), row-major, as in a state_dict (out features, in features).
- *   transposed 1: panels over N for y = x Wᵀ:   P[n / NR][k][n % NR] = W[n][k]
- *   transposed 0: panels over K for dx = dy W:  P[k / NR][n][k % NR] = W[n][k]
- * Columns past the last one are zero. Global size (rows of a panel, panels). */
+ * A panel holds `width` columns of a matrix, NR on the right of a product and MR (transposed) on its left, row after row:
+ *   P[c / width][r][c % width] = X[r, c]
+ * Columns past the last one are zero. X is W (rows ld apart), or Wᵀ if transposed: W (N, K) as in a state_dict, (out features, in features), is
+ * packed transposed for y = x Wᵀ and as it is for dx = dy W. */
+
+#define NF_PACK_ROWS 64 /* of a work-item */
+
+/* Global size (rows / NF_PACK_ROWS, panels). */
 __kernel void
-nf_pack (__global const float *W, ulong W_at, __global float *P, ulong P_at, int N, int K, int transposed)
+nf_pack (__global const float *W, ulong W_at, int ld, __global float *P, ulong P_at, int rows, int columns, int width,
+         int transposed)
 {
-  const int row = get_global_id (0), panel = get_global_id (1);
-  const int columns = transposed ? N : K, rows = transposed ? K : N;
-  __global float *p = P + P_at + ((size_t)panel * rows + row) * NR;
-  for (int i = 0; i < NR; i++)
-    {
-      const int column = panel * NR + i;
-      const size_t at = transposed ? (size_t)column * K + row : (size_t)row * K + column;
-      p[i] = column < columns ? W[W_at + at] : 0.0f;
-    }
+  const int first = get_global_id (0) * NF_PACK_ROWS, count = min (NF_PACK_ROWS, rows - first);
+  const int column = get_global_id (1) * width, inside = min (width, columns - column);
+  __global float *p = P + P_at + ((size_t)get_global_id (1) * rows + first) * width;
+  W += W_at + (transposed ? (size_t)column * ld + first : (size_t)first * ld + column);
+  if (transposed || inside < width)
+    for (int r = 0; r < count; r++, p += width)
+      for (int i = 0; i < width; i++)
+        p[i] = i >= inside ? 0.0f : transposed ? W[(size_t)i * ld + r] : W[(size_t)r * ld + i];
+  else if (width == NR)
+    for (int r = 0; r < count; r++, p += NR, W += ld)
+      {
+        nf_storev (nf_loadv (W), p);
+        nf_storev (nf_loadv (W + VW), p + VW);
+      }
+  else
+    for (int r = 0; r < count; r++, p += MR, W += ld)
+      for (int i = 0; i < MR; i += 2)
+        vstore2 (vload2 (0, W + i), 0, p + i);
 }

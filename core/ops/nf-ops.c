@@ -6,7 +6,6 @@
 typedef enum
 {
   KERNEL_MATMUL,
-  KERNEL_MATMUL_TN,
   KERNEL_COLUMN_SUMS,
   KERNEL_LAYERNORM,
   KERNEL_LAYERNORM_BACKWARD,
@@ -33,7 +32,6 @@ typedef enum
 
 static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_MATMUL] = "nf_matmul",
-  [KERNEL_MATMUL_TN] = "nf_matmul_tn",
   [KERNEL_COLUMN_SUMS] = "nf_column_sums",
   [KERNEL_LAYERNORM] = "nf_layernorm",
   [KERNEL_LAYERNORM_BACKWARD] = "nf_layernorm_backward",
@@ -66,9 +64,10 @@ struct _NfOps
   gboolean gpu;       /* the GPU variant of the kernels */
   guint vector_width; /* VW of common.cl */
   guint panel;        /* NR of common.cl */
-  guint row_tile;     /* MR of matmul_cpu.cl */
+  guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl */
   guint head_dim;
+  NfBuffer *panels; /* of nf_ops_matmul_tn() */
   GError *failure;
 };
 
@@ -219,6 +218,7 @@ nf_ops_free (NfOps *ops)
   for (guint i = 0; i < N_KERNELS; i++)
     if (ops->kernels[i])
       clReleaseKernel (ops->kernels[i]);
+  g_clear_pointer (&ops->panels, nf_buffer_free);
   g_clear_error (&ops->failure);
   g_clear_object (&ops->device);
   g_free (ops);
@@ -330,12 +330,20 @@ nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed)
   return (gsize)divide_up (columns, ops->panel) * ops->panel * rows;
 }
 
+#define PACK_ROWS 64 /* NF_PACK_ROWS of pack.cl */
+
+static void
+pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
+      gboolean transposed)
+{
+  LAUNCH_ITEMS (ops, KERNEL_PACK, divide_up (rows, PACK_ROWS), divide_up (columns, width), VIEW (X), INT (ld),
+                VIEW (panels), INT (rows), INT (columns), INT (width), INT (transposed));
+}
+
 void
 nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed)
 {
-  const guint columns = transposed ? N : K, rows = transposed ? K : N;
-  LAUNCH_ITEMS (ops, KERNEL_PACK, rows, divide_up (columns, ops->panel), VIEW (W), VIEW (packed), INT (N),
-                INT (K), INT (transposed));
+  pack (ops, W, K, packed, transposed ? K : N, transposed ? N : K, ops->panel, transposed);
 }
 
 /* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
@@ -365,13 +373,32 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
-  const size_t panels = divide_up (K, ops->panel);
-  const size_t cpu_global[3] = { divide_up (N, ops->row_tile), panels, 1 }, cpu_local[3] = { 1, 1, 1 };
-  const size_t gpu_global[3] = { panels * ops->panel, (size_t)divide_up (N, 64) * 8, 1 },
-               gpu_local[3] = { ops->panel, 8, 1 };
+  const gsize left = (gsize)M * divide_up (N, ops->row_tile) * ops->row_tile,
+              right = (gsize)M * divide_up (K, ops->panel) * ops->panel;
 
-  LAUNCH (ops, KERNEL_MATMUL_TN, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
-          VIEW (A), INT (lda), VIEW (X), INT (ldx), VIEW (C), INT (M), INT (N), INT (K), INT (1));
+  if (!ops->panels || ops->panels->size < (left + right) * sizeof (float))
+    {
+      /* what is enqueued may still use it */
+      if (ops->panels && !ops->failure)
+        clFinish (ops->queue);
+      g_clear_pointer (&ops->panels, nf_buffer_free);
+      ops->panels = nf_ops_alloc (ops, left + right);
+      if (!ops->panels)
+        return;
+    }
+  pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
+  pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
+  const NfMatmul product = {
+    .A = nf_view (ops->panels, 0),
+    .B = nf_view (ops->panels, left),
+    .C = C,
+    .ldc = K,
+    .M = N,
+    .N = K,
+    .K = M,
+    .flags = NF_MATMUL_PANELS | NF_MATMUL_ACCUMULATE,
+  };
+  nf_ops_matmul (ops, &product);
 }
 
 /* Rows */

@@ -71,6 +71,7 @@ typedef enum
   NF_MATMUL_SAVE = 8,
   NF_MATMUL_ACCUMULATE = 16,
   NF_MATMUL_GELU_SLOPE = 32,
+  NF_MATMUL_PANELS = 64, /* A is in panels of rows: of nf_ops_matmul_tn() */
 } NfMatmulFlags;
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
@@ -86,7 +87,8 @@ typedef struct
 
 void nf_ops_matmul (NfOps *ops, const NfMatmul *product);
 
-/* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. */
+/* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. Both are packed
+ * into memory of OPS first, which costs little beside the product and makes it an ordinary one. */
 void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N,
                        guint K);
 
