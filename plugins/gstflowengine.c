@@ -27,6 +27,7 @@ find_code (const GError *error, GQuark *domain, gint *code)
     { NF_ERROR_NO_MEMORY, gst_resource_error_quark, GST_RESOURCE_ERROR_NO_SPACE_LEFT },
     { NF_ERROR_NOT_FOUND, gst_resource_error_quark, GST_RESOURCE_ERROR_NOT_FOUND },
     { NF_ERROR_READ, gst_resource_error_quark, GST_RESOURCE_ERROR_OPEN_READ },
+    { NF_ERROR_WRITE, gst_resource_error_quark, GST_RESOURCE_ERROR_OPEN_WRITE },
     { NF_ERROR_FORMAT, gst_stream_error_quark, GST_STREAM_ERROR_WRONG_TYPE },
     { NF_ERROR_CONFIG, gst_stream_error_quark, GST_STREAM_ERROR_WRONG_TYPE },
     { NF_ERROR_UNSUPPORTED, gst_stream_error_quark, GST_STREAM_ERROR_NOT_IMPLEMENTED },

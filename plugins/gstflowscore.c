@@ -6,21 +6,6 @@
 /* The meta */
 
 gboolean
-gst_flow_score_meta_register (void)
-{
-  static const char *const no_tags[] = { NULL };
-  static gsize registered;
-
-  if (g_once_init_enter (&registered))
-    {
-      const GstMetaInfo *info
-          = gst_meta_register_custom (GST_FLOW_SCORE_META_NAME, (const char **)no_tags, NULL, NULL, NULL);
-      g_once_init_leave (&registered, info ? 1 : 2);
-    }
-  return registered == 1;
-}
-
-gboolean
 gst_flow_score_meta_is (const GstMeta *meta)
 {
   return gst_meta_info_is_custom (meta->info)

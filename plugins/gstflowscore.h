@@ -12,9 +12,6 @@ G_BEGIN_DECLS
  * map-width, map-height (int). A reader takes the first one of a buffer. */
 #define GST_FLOW_SCORE_META_NAME "GstFlowScoreMeta"
 
-/* Once in plugin_init. */
-gboolean gst_flow_score_meta_register (void);
-
 /* MAP is taken; NULL for none. */
 void gst_flow_score_meta_attach (GstBuffer *buffer, const NfScore *score, const char *digest,
                                  guint64 frame_index, GstBuffer *map, const NfGrid *grid);

@@ -1,0 +1,317 @@
+/* normflow: GStreamer plugin, actions: from keys and the mouse, and on buffers. SPDX-License-Identifier:
+ * LGPL-2.1-or-later */
+#include "gstflowaction.h"
+
+#include <gst/video/navigation.h>
+#include <string.h>
+
+#include "gstflowengine.h"
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+#define MAX_ACTION 65535
+#define MAX_ENTRIES 256
+
+/* The meta */
+
+void
+gst_flow_action_meta_attach (GstBuffer *buffer, guint action, guint64 frame_index)
+{
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, GST_FLOW_ACTION_META_NAME);
+  if (meta)
+    gst_structure_set (gst_custom_meta_get_structure (meta), "action", G_TYPE_INT, (gint)action,
+                       "frame-index", G_TYPE_UINT64, frame_index, NULL);
+}
+
+/* The map */
+
+typedef struct
+{
+  char **names;
+  guint n_names;
+  guint action;
+} Entry;
+
+struct _GstFlowActionMap
+{
+  GArray *entries;
+};
+
+static void
+entry_clear (gpointer data)
+{
+  g_strfreev (((Entry *)data)->names);
+}
+
+static gboolean
+parse_entry (const char *text, guint n_actions, Entry *entry, GError **error)
+{
+  const guint most = n_actions > 0 ? n_actions - 1 : MAX_ACTION;
+  const char *equals = strrchr (text, '=');
+  guint64 action;
+  if (!equals)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "\"%s\" is not a key and its action, such as Up=1",
+                   text);
+      return FALSE;
+    }
+  g_autofree char *number = g_strstrip (g_strdup (equals + 1));
+  if (!g_ascii_string_to_unsigned (number, 10, 0, most, &action, NULL))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "\"%s\": the action must be a number of 0 to %u", text,
+                   most);
+      return FALSE;
+    }
+  g_autofree char *keys = g_strndup (text, equals - text);
+  g_auto (GStrv) names = g_strsplit (keys, "+", -1);
+  for (guint i = 0; names[i]; i++)
+    if (!*g_strstrip (names[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "\"%s\" lacks the name of a key", text);
+        return FALSE;
+      }
+  entry->n_names = g_strv_length (names);
+  if (entry->n_names == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "\"%s\" lacks the name of a key", text);
+      return FALSE;
+    }
+  entry->names = g_steal_pointer (&names);
+  entry->action = (guint)action;
+  return TRUE;
+}
+
+GstFlowActionMap *
+gst_flow_action_map_parse (const char *text, guint n_actions, GError **error)
+{
+  g_autoptr (GstFlowActionMap) map = g_new0 (GstFlowActionMap, 1);
+  g_auto (GStrv) parts = g_strsplit (text, ",", MAX_ENTRIES + 1);
+  map->entries = g_array_new (FALSE, FALSE, sizeof (Entry));
+  g_array_set_clear_func (map->entries, entry_clear);
+  if (g_strv_length (parts) > MAX_ENTRIES)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an action map of more than %d keys", MAX_ENTRIES);
+      return NULL;
+    }
+  for (guint i = 0; parts[i]; i++)
+    {
+      Entry entry;
+      g_strstrip (parts[i]);
+      /* An empty map is a map; a comma may stand at the end. */
+      if (!*parts[i] && !parts[i + 1])
+        break;
+      if (!parse_entry (parts[i], n_actions, &entry, error))
+        {
+          g_prefix_error (error, "the action map \"%s\": ", text);
+          return NULL;
+        }
+      g_array_append_val (map->entries, entry);
+    }
+  return g_steal_pointer (&map);
+}
+
+void
+gst_flow_action_map_free (GstFlowActionMap *map)
+{
+  if (!map)
+    return;
+  g_array_unref (map->entries);
+  g_free (map);
+}
+
+static gboolean
+map_has (const GstFlowActionMap *map, const char *name)
+{
+  for (guint i = 0; map && i < map->entries->len; i++)
+    {
+      const Entry *entry = &g_array_index (map->entries, Entry, i);
+      for (guint j = 0; j < entry->n_names; j++)
+        if (g_ascii_strcasecmp (entry->names[j], name) == 0)
+          return TRUE;
+    }
+  return FALSE;
+}
+
+/* The input */
+
+typedef struct
+{
+  char *name;
+  gboolean released;
+} Held;
+
+static void
+held_free (gpointer data)
+{
+  g_free (((Held *)data)->name);
+  g_free (data);
+}
+
+void
+gst_flow_action_input_init (GstFlowActionInput *input)
+{
+  *input = (GstFlowActionInput){ .held = g_ptr_array_new_with_free_func (held_free) };
+  g_mutex_init (&input->lock);
+}
+
+void
+gst_flow_action_input_clear (GstFlowActionInput *input)
+{
+  g_clear_pointer (&input->map, gst_flow_action_map_free);
+  g_clear_pointer (&input->held, g_ptr_array_unref);
+  g_mutex_clear (&input->lock);
+}
+
+void
+gst_flow_action_input_set_map (GstFlowActionInput *input, GstFlowActionMap *map)
+{
+  g_mutex_lock (&input->lock);
+  g_clear_pointer (&input->map, gst_flow_action_map_free);
+  input->map = map;
+  g_ptr_array_set_size (input->held, 0);
+  input->has_pointer = FALSE;
+  g_mutex_unlock (&input->lock);
+}
+
+/* The place of NAME among what is down, -1 if it is not. */
+static gint
+find_held (const GstFlowActionInput *input, const char *name)
+{
+  for (guint i = 0; i < input->held->len; i++)
+    if (g_ascii_strcasecmp (((Held *)g_ptr_array_index (input->held, i))->name, name) == 0)
+      return (gint)i;
+  return -1;
+}
+
+static gboolean
+press (GstFlowActionInput *input, GstObject *object, const char *name, gboolean released)
+{
+  if (!map_has (input->map, name))
+    {
+      GST_DEBUG_OBJECT (object, "no action for %s", name);
+      return FALSE;
+    }
+  const gint at = find_held (input, name);
+  /* A key that repeats by itself is pressed once. */
+  if (at >= 0 && !((Held *)g_ptr_array_index (input->held, at))->released && !released)
+    return TRUE;
+  if (at >= 0)
+    g_ptr_array_remove_index (input->held, at);
+  Held *held = g_new0 (Held, 1);
+  held->name = g_strdup (name);
+  held->released = released;
+  g_ptr_array_add (input->held, held);
+  return TRUE;
+}
+
+static gboolean
+release (GstFlowActionInput *input, const char *name)
+{
+  const gint at = find_held (input, name);
+  if (at < 0)
+    return FALSE;
+  ((Held *)g_ptr_array_index (input->held, at))->released = TRUE;
+  return TRUE;
+}
+
+static gboolean
+move (GstFlowActionInput *input, GstObject *object, double x, double y)
+{
+  gboolean wanted = FALSE;
+  if (input->has_pointer)
+    {
+      const double dx = x - input->pointer_x, dy = y - input->pointer_y;
+      if (dx != 0)
+        wanted |= press (input, object, dx < 0 ? "MoveLeft" : "MoveRight", TRUE);
+      if (dy != 0)
+        wanted |= press (input, object, dy < 0 ? "MoveUp" : "MoveDown", TRUE);
+    }
+  input->has_pointer = TRUE;
+  input->pointer_x = x;
+  input->pointer_y = y;
+  return wanted;
+}
+
+static gboolean
+handle (GstFlowActionInput *input, GstObject *object, GstEvent *event)
+{
+  const char *key;
+  double x, y, dx, dy;
+  gint button;
+  switch (gst_navigation_event_get_type (event))
+    {
+    case GST_NAVIGATION_EVENT_KEY_PRESS:
+      return gst_navigation_event_parse_key_event (event, &key) && key && press (input, object, key, FALSE);
+    case GST_NAVIGATION_EVENT_KEY_RELEASE:
+      return gst_navigation_event_parse_key_event (event, &key) && key && release (input, key);
+    case GST_NAVIGATION_EVENT_MOUSE_BUTTON_PRESS:
+    case GST_NAVIGATION_EVENT_MOUSE_BUTTON_RELEASE:
+      {
+        if (!gst_navigation_event_parse_mouse_button_event (event, &button, &x, &y))
+          return FALSE;
+        g_autofree char *name = g_strdup_printf ("Button%d", button);
+        return gst_navigation_event_get_type (event) == GST_NAVIGATION_EVENT_MOUSE_BUTTON_PRESS
+                   ? press (input, object, name, FALSE)
+                   : release (input, name);
+      }
+    case GST_NAVIGATION_EVENT_MOUSE_MOVE:
+      return gst_navigation_event_parse_mouse_move_event (event, &x, &y) && move (input, object, x, y);
+    case GST_NAVIGATION_EVENT_MOUSE_SCROLL:
+      if (!gst_navigation_event_parse_mouse_scroll_event (event, &x, &y, &dx, &dy))
+        return FALSE;
+      if (dy != 0)
+        return press (input, object, dy > 0 ? "ScrollUp" : "ScrollDown", TRUE);
+      return dx != 0 && press (input, object, dx < 0 ? "ScrollLeft" : "ScrollRight", TRUE);
+    default:
+      return FALSE;
+    }
+}
+
+gboolean
+gst_flow_action_input_event (GstFlowActionInput *input, GstObject *object, GstEvent *event)
+{
+  g_mutex_lock (&input->lock);
+  const gboolean wanted = handle (input, object, event);
+  g_mutex_unlock (&input->lock);
+  return wanted;
+}
+
+/* If all keys of ENTRY are down, the place of the one that was pressed last, else -1. */
+static gint
+match (const GstFlowActionInput *input, const Entry *entry)
+{
+  gint last = -1;
+  for (guint i = 0; i < entry->n_names; i++)
+    {
+      const gint at = find_held (input, entry->names[i]);
+      if (at < 0)
+        return -1;
+      last = MAX (last, at);
+    }
+  return last;
+}
+
+gint
+gst_flow_action_input_take (GstFlowActionInput *input)
+{
+  const Entry *best = NULL;
+  gint best_last = -1;
+
+  g_mutex_lock (&input->lock);
+  for (guint i = 0; input->map && i < input->map->entries->len; i++)
+    {
+      const Entry *entry = &g_array_index (input->map->entries, Entry, i);
+      const gint last = match (input, entry);
+      if (last < 0 || (best && entry->n_names < best->n_names)
+          || (best && entry->n_names == best->n_names && last <= best_last))
+        continue;
+      best = entry;
+      best_last = last;
+    }
+  const gint action = best ? (gint)best->action : -1;
+  for (guint i = input->held->len; i-- > 0;)
+    if (((Held *)g_ptr_array_index (input->held, i))->released)
+      g_ptr_array_remove_index (input->held, i);
+  g_mutex_unlock (&input->lock);
+  return action;
+}
