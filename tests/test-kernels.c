@@ -31,11 +31,11 @@ typedef struct
   gsize map_size;
 } Memory;
 
-/* A program of all kernels, a queue, and the memory of one test. */
+/* Programs as nf-ops.c has them, a queue, and the memory of one test. */
 typedef struct
 {
   NfDevice *device;
-  cl_program program;
+  cl_program programs[3];
   cl_command_queue queue;
   gboolean gpu;
   int VW, NR, MR, QT;
@@ -64,25 +64,26 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
 {
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
-  const char *const files[] = { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
-                                "pack.cl",
-                                gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-                                "append.cl",
-                                gpu ? "attention_gpu.cl" : "attention_cpu.cl",
-                                "flow.cl",
-                                "pixels.cl",
-                                "optimizer.cl",
-                                NULL };
+  const char *const files[][5] = {
+    { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl",
+      "optimizer.cl" },
+    { "append.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
+    { "flow.cl", "pixels.cl" },
+  };
 
   *rig = (Rig){ .device = nf_test_device (setting->variant), .gpu = gpu, .VW = setting->vector_width };
   rig->NR = 2 * rig->VW;
   rig->MR = rig->VW == 16 ? 12 : 6;
   rig->QT = (head_dim + rig->VW - 1) / rig->VW <= 4 ? 6 : 3;
   /* the last definition of VW counts, without a warning */
-  g_autofree char *options
-      = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d", rig->VW, head_dim, MAX (FEATURES, 48));
-  rig->program = nf_device_get_program (rig->device, files, options, &error);
-  nf_test_ok (rig->program, error);
+  for (guint i = 0; i < G_N_ELEMENTS (files); i++)
+    {
+      /* only attention is compiled for one size of heads */
+      g_autofree char *options = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d", rig->VW,
+                                                  i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48));
+      rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
+      nf_test_ok (rig->programs[i], error);
+    }
   rig->queue = nf_device_new_queue (rig->device, &error);
   nf_test_ok (rig->queue, error);
   rig->memory = g_ptr_array_new_with_free_func ((GDestroyNotify)memory_free);
@@ -202,12 +203,14 @@ typedef struct
 #define NONE ((const Memory *)NULL)
 
 static void
-launch (Rig *rig, cl_program program, const char *name, const size_t global[3], const size_t local[3],
-        const Argument *arguments, guint n)
+launch (Rig *rig, const cl_program *programs, guint n_programs, const char *name, const size_t global[3],
+        const size_t local[3], const Argument *arguments, guint n)
 {
-  cl_int status;
+  cl_int status = CL_INVALID_KERNEL_NAME;
   cl_uint wanted = 0;
-  cl_kernel kernel = clCreateKernel (program, name, &status);
+  cl_kernel kernel = NULL;
+  for (guint i = 0; i < n_programs && status == CL_INVALID_KERNEL_NAME; i++)
+    kernel = clCreateKernel (programs[i], name, &status);
   if (status != CL_SUCCESS)
     fail_msg ("there is no kernel %s (%d)", name, status);
   assert_int_equal (clGetKernelInfo (kernel, CL_KERNEL_NUM_ARGS, sizeof wanted, &wanted, NULL), CL_SUCCESS);
@@ -225,7 +228,8 @@ launch (Rig *rig, cl_program program, const char *name, const size_t global[3], 
   G_STMT_START                                                                                               \
   {                                                                                                          \
     const Argument arguments_[] = { __VA_ARGS__ };                                                           \
-    launch (rig, (rig)->program, name, global, local, arguments_, G_N_ELEMENTS (arguments_));                \
+    launch (rig, (rig)->programs, G_N_ELEMENTS ((rig)->programs), name, global, local, arguments_,           \
+            G_N_ELEMENTS (arguments_));                                                                      \
   }                                                                                                          \
   G_STMT_END
 #define ONE_EACH SIZES (1, 1, 1)
@@ -322,7 +326,7 @@ check_math (Rig *rig, cl_program program, double low, double high, gboolean erf_
     x[i] = (double)(float)(low + (high - low) * (double)i / (POINTS - 1));
   Memory *in = give (rig, x, POINTS), *out = room (rig, 8 * POINTS);
   const Argument arguments[] = { BUFFER (in), BUFFER (out), INT (POINTS) };
-  launch (rig, program, "test_math", SIZES (POINTS / rig->VW, 1, 1), ONE_EACH, arguments, 3);
+  launch (rig, &program, 1, "test_math", SIZES (POINTS / rig->VW, 1, 1), ONE_EACH, arguments, 3);
   g_autofree float *y = take (rig, out);
   assert_memory_equal (y, y + 4 * POINTS, 4 * POINTS * sizeof (float));
   assert_true (worst (x, y, exp, 0) < 2e-7);
@@ -353,7 +357,7 @@ test_math (void **state)
   memcpy (x, single, 16 * sizeof (float));
   put (&rig, in, 0, x, POINTS);
   const Argument arguments[] = { BUFFER (in), BUFFER (out), INT (POINTS) };
-  launch (&rig, program, "test_math", SIZES (POINTS / rig.VW, 1, 1), ONE_EACH, arguments, 3);
+  launch (&rig, &program, 1, "test_math", SIZES (POINTS / rig.VW, 1, 1), ONE_EACH, arguments, 3);
   g_autofree float *y = take (&rig, out);
   for (guint i = 0; i < 10; i++)
     {

@@ -175,26 +175,35 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->query_tile = divide_up (head_dim, ops->vector_width) <= 4 ? 6 : 3;
   ops->head_dim = head_dim;
 
-  const char *const files[] = { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
-                                "pack.cl",
-                                ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-                                "append.cl",
-                                ops->gpu ? "attention_gpu.cl" : "attention_cpu.cl",
-                                "flow.cl",
-                                "pixels.cl",
-                                "optimizer.cl",
-                                NULL };
-  g_autofree char *options = g_strdup_printf ("-DDH=%u -DD_MAX=%u", head_dim, features);
-  cl_program program = nf_device_get_program (device, files, options, error);
-  if (!program)
-    return NULL;
+  /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
+  g_autofree char *head = g_strdup_printf ("-DDH=%u", head_dim),
+                  *token = g_strdup_printf ("-DD_MAX=%u", divide_up (features, 64) * 64);
+  const struct
+  {
+    const char *files[5], *options;
+  } parts[] = {
+    { { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
+        "optimizer.cl" },
+      "" },
+    { { "append.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl", ops->gpu ? "attention_gpu.cl" : NULL },
+      head },
+    { { "flow.cl", "pixels.cl" }, token },
+  };
+  cl_program programs[G_N_ELEMENTS (parts)];
+  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
+    {
+      programs[i] = nf_device_get_program (device, parts[i].files, parts[i].options, error);
+      if (!programs[i])
+        return NULL;
+    }
   ops->queue = nf_device_new_queue (device, error);
   if (!ops->queue)
     return NULL;
   for (guint i = 0; i < N_KERNELS; i++)
     {
-      cl_int status;
-      ops->kernels[i] = clCreateKernel (program, kernel_names[i], &status);
+      cl_int status = CL_INVALID_KERNEL_NAME;
+      for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
+        ops->kernels[i] = clCreateKernel (programs[p], kernel_names[i], &status);
       if (status == CL_SUCCESS)
         status = clGetKernelInfo (ops->kernels[i], CL_KERNEL_NUM_ARGS, sizeof (cl_uint), &ops->n_arguments[i],
                                   NULL);
