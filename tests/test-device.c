@@ -105,6 +105,8 @@ test_refusals (void **state)
   check_refused ("kernels=cpu", NF_ERROR_ARGUMENT, "kernels=cpu");
   check_refused ("cpu,kernels=tpu", NF_ERROR_ARGUMENT, "tpu");
   check_refused ("cpu,fast", NF_ERROR_ARGUMENT, "fast");
+  check_refused ("cpu,vectors=5", NF_ERROR_ARGUMENT, "\"5\"");
+  check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
   check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");
   check_refused (endless, NF_ERROR_ARGUMENT, "at most");
@@ -130,6 +132,8 @@ test_environment (void **state)
   assert_string_equal (nf_device_get_kernels (ours), "cpu");
   g_autoptr (NfDevice) part = open_device (",kernels=cpu");
   assert_string_equal (nf_device_get_kernels (part), "cpu");
+  g_autoptr (NfDevice) narrow = open_device ("cpu,vectors=4,kernels=cpu");
+  assert_int_equal (nf_device_get_vector_width (narrow), 4);
 
   g_setenv ("NORMFLOW_KERNELS", "gpu", TRUE);
   g_autoptr (NfDevice) variant = open_device ("cpu");
@@ -151,9 +155,8 @@ use_program (NfDevice *device, GError **error)
   const float W[4] = { 1, 2, 3, 4 };
   float first[2];
   const cl_ulong zero = 0;
-  const cl_int two = 2;
-  const size_t global[] = { 2, 1 };
-  const guint panel = 2 * nf_device_get_vector_width (device);
+  const cl_int one = 1, two = 2;
+  const size_t global[] = { 1, 1 };
 
   cl_program program = nf_device_get_program (device, files, NULL, error);
   if (!program)
@@ -163,18 +166,19 @@ use_program (NfDevice *device, GError **error)
   assert_true (nf_device_get_build_seconds (device) > 0);
   cl_command_queue queue = nf_device_new_queue (device, error);
   g_autoptr (NfBuffer) in = nf_buffer_new (device, sizeof W, error);
-  g_autoptr (NfBuffer) out = nf_buffer_new (device, 2 * panel * sizeof (float), error);
+  g_autoptr (NfBuffer) out = nf_buffer_new (device, sizeof W, error);
   if (!queue || !in || !out)
     return FALSE;
   cl_kernel kernel = clCreateKernel (program, "nf_pack", NULL);
   cl_int status = clEnqueueWriteBuffer (queue, in->mem, CL_TRUE, 0, sizeof W, W, 0, NULL, NULL);
   status |= clSetKernelArg (kernel, 0, sizeof in->mem, &in->mem);
   status |= clSetKernelArg (kernel, 1, sizeof zero, &zero);
-  status |= clSetKernelArg (kernel, 2, sizeof out->mem, &out->mem);
-  status |= clSetKernelArg (kernel, 3, sizeof zero, &zero);
-  status |= clSetKernelArg (kernel, 4, sizeof two, &two);
-  status |= clSetKernelArg (kernel, 5, sizeof two, &two);
-  status |= clSetKernelArg (kernel, 6, sizeof two, &two);
+  status |= clSetKernelArg (kernel, 2, sizeof two, &two);
+  status |= clSetKernelArg (kernel, 3, sizeof out->mem, &out->mem);
+  status |= clSetKernelArg (kernel, 4, sizeof zero, &zero);
+  for (cl_uint i = 5; i <= 7; i++) /* rows, columns, width */
+    status |= clSetKernelArg (kernel, i, sizeof two, &two);
+  status |= clSetKernelArg (kernel, 8, sizeof one, &one); /* transposed */
   status |= clEnqueueNDRangeKernel (queue, kernel, 2, NULL, global, NULL, 0, NULL, NULL);
   status |= clEnqueueReadBuffer (queue, out->mem, CL_TRUE, 0, sizeof first, first, 0, NULL, NULL);
   clReleaseKernel (kernel);

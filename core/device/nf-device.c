@@ -374,6 +374,13 @@ typedef enum
   KERNELS_GPU,
 } Kernels;
 
+/* How kernels are compiled, as far as it was said. */
+typedef struct
+{
+  Kernels kernels;
+  guint vectors; /* 0: the device decides */
+} Form;
+
 static gboolean
 parse_kernels (const char *value, const char *where, Kernels *kernels, GError **error)
 {
@@ -388,6 +395,36 @@ parse_kernels (const char *value, const char *where, Kernels *kernels, GError **
       return FALSE;
     }
   return TRUE;
+}
+
+static gboolean
+parse_vectors (const char *value, const char *where, guint *vectors, GError **error)
+{
+  static const char *const widths[] = { "4", "8", "16", NULL };
+  if (!g_strv_contains (widths, value))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: vectors of \"%s\" floats: only 4, 8 and 16 exist",
+                   where, value);
+      return FALSE;
+    }
+  *vectors = (guint)g_ascii_strtoull (value, NULL, 10);
+  return TRUE;
+}
+
+/* One KEY=VALUE after the device's name; each at most once. */
+static gboolean
+parse_form (const char *part, const char *spec, const char *where, Form *form, GError **error)
+{
+  if (g_str_has_prefix (part, "kernels=") && form->kernels == KERNELS_BY_DEVICE)
+    return parse_kernels (part + strlen ("kernels="), where, &form->kernels, error);
+  if (g_str_has_prefix (part, "vectors=") && form->vectors == 0)
+    return parse_vectors (part + strlen ("vectors="), where, &form->vectors, error);
+  g_set_error (
+      error, NF_ERROR, NF_ERROR_ARGUMENT,
+      "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu "
+      "and ,vectors=4, 8 or 16, each once",
+      where, part, spec);
+  return FALSE;
 }
 
 /* TRUE if NAME is made of digits and colons only: meant as PLATFORM:DEVICE. */
@@ -405,10 +442,9 @@ is_index (const char *name)
   return before > 0 && after > 0 && name[before + 1 + after] == '\0';
 }
 
-/* Splits SPEC into NAME ("" if it has none) and KERNELS (left alone if it has none). WHERE names its source
- * in messages. */
+/* Splits SPEC into NAME ("" if it has none) and FORM. WHERE names its source in messages. */
 static gboolean
-parse_spec (const char *spec, const char *where, char **name, Kernels *kernels, GError **error)
+parse_spec (const char *spec, const char *where, char **name, Form *form, GError **error)
 {
   if (strlen (spec) > MAX_SPEC_LENGTH || !g_utf8_validate (spec, -1, NULL))
     {
@@ -418,20 +454,10 @@ parse_spec (const char *spec, const char *where, char **name, Kernels *kernels, 
     }
 
   g_auto (GStrv) parts = g_strsplit (spec, ",", -1);
+  *form = (Form){ 0 };
   for (guint i = 1; parts[0] && parts[i]; i++)
-    {
-      const char *part = g_strstrip (parts[i]);
-      if (i > 1 || !g_str_has_prefix (part, "kernels="))
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "%s: \"%s\" in \"%s\" is not understood; after a device comes only ,kernels=cpu or "
-                       ",kernels=gpu",
-                       where, part, spec);
-          return FALSE;
-        }
-      if (!parse_kernels (part + strlen ("kernels="), where, kernels, error))
-        return FALSE;
-    }
+    if (!parse_form (g_strstrip (parts[i]), spec, where, form, error))
+      return FALSE;
 
   g_autofree char *device = g_strstrip (g_strdup (parts[0] ? parts[0] : ""));
   if (strchr (device, '=') || (is_index_like (device) && !is_index (device)))
@@ -449,31 +475,31 @@ parse_spec (const char *spec, const char *where, char **name, Kernels *kernels, 
 
 /* What to open: the caller's word, where it says nothing the environment's, else "auto". */
 static gboolean
-resolve_spec (const char *spec, char **name, Kernels *kernels, GError **error)
+resolve_spec (const char *spec, char **name, Form *form, GError **error)
 {
   g_autofree char *device = NULL;
-  Kernels variant = KERNELS_BY_DEVICE;
-  if (!parse_spec (spec ? spec : "", "device", &device, &variant, error))
+  if (!parse_spec (spec ? spec : "", "device", &device, form, error))
     return FALSE;
 
   const char *environment = g_getenv ("NORMFLOW_DEVICE");
   if (*device == '\0' && environment)
     {
-      Kernels theirs = KERNELS_BY_DEVICE;
+      Form theirs;
       g_clear_pointer (&device, g_free);
       if (!parse_spec (environment, "NORMFLOW_DEVICE", &device, &theirs, error))
         return FALSE;
-      if (variant == KERNELS_BY_DEVICE)
-        variant = theirs;
+      if (form->kernels == KERNELS_BY_DEVICE)
+        form->kernels = theirs.kernels;
+      if (form->vectors == 0)
+        form->vectors = theirs.vectors;
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
-  if (variant == KERNELS_BY_DEVICE && environment && *environment
-      && !parse_kernels (environment, "NORMFLOW_KERNELS", &variant, error))
+  if (form->kernels == KERNELS_BY_DEVICE && environment && *environment
+      && !parse_kernels (environment, "NORMFLOW_KERNELS", &form->kernels, error))
     return FALSE;
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
-  *kernels = variant;
   return TRUE;
 }
 
@@ -589,8 +615,8 @@ NfDevice *
 nf_device_open (const char *spec, GError **error)
 {
   g_autofree char *name = NULL;
-  Kernels kernels;
-  if (!resolve_spec (spec, &name, &kernels, error))
+  Form form;
+  if (!resolve_spec (spec, &name, &form, error))
     return NULL;
   g_autoptr (GPtrArray) candidates = enumerate (error);
   if (!candidates)
@@ -614,9 +640,12 @@ nf_device_open (const char *spec, GError **error)
   self->info = g_steal_pointer (&candidate->info);
   self->id = candidate->id;
   self->context = context;
-  self->gpu_kernels = kernels == KERNELS_BY_DEVICE ? self->info->is_gpu : kernels == KERNELS_GPU;
-  guint width = self->info->vector_width;
-  self->vector_width = self->info->is_gpu || width >= 16 ? 16 : width >= 8 ? 8 : 4;
+  self->gpu_kernels = form.kernels == KERNELS_BY_DEVICE ? self->info->is_gpu : form.kernels == KERNELS_GPU;
+  const guint native = self->info->vector_width;
+  self->vector_width = form.vectors                         ? form.vectors
+                       : self->info->is_gpu || native >= 16 ? 16
+                       : native >= 8                        ? 8
+                                                            : 4;
   g_autofree char *defines
       = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d", self->vector_width, self->gpu_kernels ? 1 : 0);
   self->programs = nf_program_cache_new (context, self->id, identity, defines);

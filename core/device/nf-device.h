@@ -73,7 +73,8 @@ GPtrArray *nf_device_list (GError **error);
  * @spec: (nullable): `auto` (a GPU, else a CPU), `cpu`, `gpu`, `PLATFORM:DEVICE`, or part of a device's name,
  * any case. NULL or "" means the environment variable `NORMFLOW_DEVICE`, else `auto`. A suffix `,kernels=cpu`
  * or `,kernels=gpu` forces a kernel variant (the GPU variant runs everywhere, slowly on a CPU: it is how it
- * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides.
+ * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides. A
+ * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
