@@ -64,10 +64,10 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
 {
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
-  const char *const files[][5] = {
+  const char *const files[][6] = {
     { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-      "optimizer.cl" },
-    { "append.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
+      "gate.cl", "optimizer.cl" },
+    { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
 
@@ -642,71 +642,293 @@ test_column_sums (void **state)
       }
 }
 
-/* Forward and backward on rows around OFFSET. */
+/* Forward and backward on rows around OFFSET. In the second way of use y is x, R is y, dx is dy. */
 static void
-check_layernorm (Rig *rig, int M, int d, double offset, double tolerance)
+check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double tolerance)
 {
   const gsize n = (gsize)M * d;
   g_autofree double *x = numbers (1, n, 1), *wb = numbers (2, 2 * (gsize)d, 1), *dy = numbers (3, n, 1),
-                    *dx = numbers (4, n, 1), *y = g_new (double, n), *dyc = g_new (double, n);
+                    *dx = numbers (4, n, 1), *R = numbers (5, n, 1), *y = g_new (double, n),
+                    *dyc = g_new (double, n);
   for (gsize i = 0; i < n; i++)
     x[i] = (double)(float)(x[i] + offset);
   const size_t global[3] = { (size_t)M * (rig->gpu ? GROUP : 1), 1, 1 },
                local[3] = { rig->gpu ? GROUP : 1, 1, 1 };
   Memory *in = give_at (rig, 1, x, n), *weights = give_at (rig, 3, wb, 2 * (gsize)d),
-         *out = room (rig, 2 + n), *dys = give_at (rig, 4, dy, n), *dycs = room (rig, 5 + n),
-         *dxs = give_at (rig, 6, dx, n);
-  RUN (rig, "nf_layernorm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
-       BUFFER (out), LONG (2), INT (d));
-  RUN (rig, "nf_layernorm_backward", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
-       BUFFER (dys), LONG (4), BUFFER (dycs), LONG (5), BUFFER (dxs), LONG (6), INT (d));
+         *out = in_place ? give_at (rig, 2, R, n) : room (rig, 2 + n), *dys = give_at (rig, 4, dy, n),
+         *dycs = room (rig, 5 + n), *dxs = in_place ? dys : give_at (rig, 6, dx, n);
+  RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
+       BUFFER (in_place ? out : NONE), LONG (in_place ? 2 : 0), INT (in_place), BUFFER (out), LONG (2),
+       INT (rms), INT (d));
+  RUN (rig, "nf_norm_backward", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
+       BUFFER (dys), LONG (4), BUFFER (dycs), LONG (5), BUFFER (dxs), LONG (in_place ? 4 : 6),
+       INT (!in_place), INT (rms), INT (d));
+  RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
+       BUFFER (NONE), LONG (0), INT (0), BUFFER (in), LONG (1), INT (rms), INT (d));
   for (int m = 0; m < M; m++)
     {
       const double *row = x + (gsize)m * d, *g = dy + (gsize)m * d;
       double mean = 0, square = 0, mean_g = 0, mean_gc = 0;
-      for (int i = 0; i < d; i++)
+      for (int i = 0; i < d && !rms; i++)
         mean += row[i] / d;
       for (int i = 0; i < d; i++)
         square += (row[i] - mean) * (row[i] - mean) / d;
-      const double rstd = 1 / sqrt (square + 1e-5);
+      const double rstd = 1 / sqrt (square + (rms ? 1e-6 : 1e-5));
       for (int i = 0; i < d; i++)
         {
-          const double c = (row[i] - mean) * rstd;
-          y[(gsize)m * d + i] = c * wb[i] + wb[d + i];
+          const double c = (row[i] - mean) * rstd, w = wb[i] + rms;
+          y[(gsize)m * d + i] = c * w + (rms ? 0 : wb[d + i]);
           dyc[(gsize)m * d + i] = g[i] * c;
-          mean_g += g[i] * wb[i] / d;
-          mean_gc += g[i] * wb[i] * c / d;
+          mean_g += rms ? 0 : g[i] * w / d;
+          mean_gc += g[i] * w * c / d;
         }
       for (int i = 0; i < d; i++)
-        dx[(gsize)m * d + i] += rstd * (g[i] * wb[i] - mean_g - (row[i] - mean) * rstd * mean_gc);
+        {
+          double *to = dx + (gsize)m * d + i;
+          *to = (in_place ? 0 : *to)
+                + rstd * (g[i] * (wb[i] + rms) - mean_g - (row[i] - mean) * rstd * mean_gc);
+        }
     }
-  g_autofree float *got_y = take_at (rig, out, 2), *got_dyc = take_at (rig, dycs, 5),
-                   *got_dx = take_at (rig, dxs, 6);
-  nf_test_close_float ("layer norm", got_y, y, n, tolerance);
-  nf_test_close_float ("layer norm, dyc", got_dyc, dyc, n, tolerance);
-  nf_test_close_float ("layer norm, dx", got_dx, dx, n, tolerance);
+  g_autofree float *got_alone = take_at (rig, in, 1), *got_y = take_at (rig, out, 2),
+                   *got_dyc = take_at (rig, dycs, 5), *got_dx = take_at (rig, dxs, in_place ? 4 : 6);
+  nf_test_close_float ("norm in place", got_alone, y, n, tolerance);
+  for (gsize i = 0; i < n && in_place; i++)
+    y[i] += R[i];
+  nf_test_close_float ("norm", got_y, y, n, tolerance);
+  nf_test_close_float ("norm, dyc", got_dyc, dyc, n, tolerance);
+  nf_test_close_float ("norm, dx", got_dx, dx, n, tolerance);
 }
 
 static void
-test_layernorm (void **state)
+test_norm (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  /* of two values the gradient is a difference of nearly equal numbers */
-  check_layernorm (&rig, 3, 2, 0, 1e-4);
-  check_layernorm (&rig, 5, 20, 0, TOLERANCE);
-  check_layernorm (&rig, 4, 64, 0, TOLERANCE);
-  check_layernorm (&rig, 7, 131, 0, TOLERANCE);
-  /* two passes: a mean far from 0 costs the digits of the mean and no more */
-  check_layernorm (&rig, 3, 100, 1000, 1e-4);
+  for (int way = 0; way < 4; way++)
+    {
+      const int rms = way & 1, in_place = way >> 1;
+      /* of two values the gradient of a layer norm is a difference of nearly equal numbers */
+      if (rms || !in_place)
+        check_norm (&rig, 3, 2, rms, in_place, 0, 1e-4);
+      check_norm (&rig, 5, 20, rms, in_place, 0, TOLERANCE);
+      check_norm (&rig, 4, 64, rms, in_place, 0, TOLERANCE);
+      check_norm (&rig, 7, 131, rms, in_place, 0, TOLERANCE);
+      /* two passes: a mean far from 0 costs the digits of the mean and no more */
+      check_norm (&rig, 3, 100, rms, in_place, 1000, 1e-4);
+    }
+}
+
+/* Heads */
+
+/* nf_heads and nf_heads_backward on one layout of rows. */
+typedef struct
+{
+  int B, count, H, Hkv, DH, normed, rotated, half_split, in_place, row, batch, position0, positions;
+} HeadsCase;
+
+/* y of x, one head, by w (1 + offset) and the angles of a position. */
+static void
+turn_head (const HeadsCase *c, const double *x, const double *w, const double *angles, double *y)
+{
+  double square = 0;
+  for (int i = 0; i < c->DH; i++)
+    square += x[i] * x[i] / c->DH;
+  for (int i = 0; i < c->DH; i++)
+    y[i] = c->normed ? x[i] / sqrt (square + 1e-6) * (1 + w[i]) : x[i];
+  for (int i = 0; i < c->DH / 2 && c->rotated; i++)
+    {
+      double *a = y + (c->half_split ? i : 2 * i), *b = c->half_split ? a + c->DH / 2 : a + 1;
+      const double cosine = angles[2 * i], sine = angles[2 * i + 1], was = *a;
+      *a = was * cosine - *b * sine;
+      *b = *b * cosine + was * sine;
+    }
+}
+
+/* dx from dy of the same, dw += . */
+static void
+turn_head_back (const HeadsCase *c, const double *x, const double *w, const double *angles, double *dy,
+                double *dw)
+{
+  for (int i = 0; i < c->DH / 2 && c->rotated; i++)
+    {
+      double *a = dy + (c->half_split ? i : 2 * i), *b = c->half_split ? a + c->DH / 2 : a + 1;
+      const double cosine = angles[2 * i], sine = angles[2 * i + 1], was = *a;
+      *a = was * cosine + *b * sine;
+      *b = *b * cosine - was * sine;
+    }
+  if (!c->normed)
+    return;
+  double square = 0, mean = 0;
+  for (int i = 0; i < c->DH; i++)
+    square += x[i] * x[i] / c->DH;
+  const double r = 1 / sqrt (square + 1e-6);
+  for (int i = 0; i < c->DH; i++)
+    {
+      dw[i] += dy[i] * x[i] * r;
+      mean += dy[i] * (1 + w[i]) * x[i] * r / c->DH;
+    }
+  for (int i = 0; i < c->DH; i++)
+    dy[i] = r * (dy[i] * (1 + w[i]) - x[i] * r * mean);
+}
+
+static void
+check_heads (Rig *rig, const HeadsCase *c)
+{
+  const int heads = c->H + 2 * c->Hkv, turned = c->H + c->Hkv, DH = c->DH;
+  const gsize n = (gsize)(c->B - 1) * c->batch + (gsize)(c->count - 1) * c->row + heads * DH,
+              n_table = (gsize)c->positions * DH, n_sums = (gsize)c->B * c->count * turned * DH;
+  g_autofree double *x = numbers (1, n, 1), *w = numbers (2, 2 * DH, 0.5), *angles = numbers (3, n_table, 3),
+                    *dy = numbers (4, n, 1), *want = g_memdup2 (x, n * sizeof (double)),
+                    *want_d = g_memdup2 (dy, n * sizeof (double)), *want_sums = g_new0 (double, n_sums);
+  for (gsize i = 0; i < n_table; i += 2)
+    {
+      angles[i + 1] = (double)(float)sin (angles[i]);
+      angles[i] = (double)(float)cos (angles[i]);
+    }
+  Memory *from = give_at (rig, 1, x, n), *to = c->in_place ? from : give_at (rig, 1, x, n),
+         *ws = give_at (rig, 3, w, 2 * DH), *table = give_at (rig, 2, angles, n_table),
+         *d = give_at (rig, 4, dy, n), *sums = room (rig, n_sums);
+  if (!c->in_place)
+    {
+      /* rows are written whole, what lies between them is not */
+      g_autofree float *nothing = g_new0 (float, heads *DH);
+      for (int m = 0; m < c->B * c->count; m++)
+        put (rig, to, 1 + (gsize)(m / c->count) * c->batch + (gsize)(m % c->count) * c->row, nothing,
+             heads * DH);
+    }
+  const int shared = rig->gpu ? turned : 1;
+  /* before what it reads is overwritten */
+  RUN (rig, "nf_heads_backward", SIZES (c->B * c->count, shared, 1), ONE_EACH, BUFFER (from), LONG (1),
+       BUFFER (d), LONG (4), BUFFER (ws), LONG (3), BUFFER (ws), LONG (3 + DH), INT (c->normed),
+       BUFFER (table), LONG (2), INT (c->rotated), INT (c->half_split), LONG (c->row), LONG (c->batch),
+       INT (c->position0), INT (c->count), INT (c->H), INT (c->Hkv), BUFFER (sums));
+  RUN (rig, "nf_heads", SIZES (c->B * c->count, shared, 1), ONE_EACH, BUFFER (from), LONG (1), BUFFER (to),
+       LONG (1), BUFFER (ws), LONG (3), BUFFER (ws), LONG (3 + DH), INT (c->normed), BUFFER (table), LONG (2),
+       INT (c->rotated), INT (c->half_split), LONG (c->row), LONG (c->batch), INT (c->position0),
+       INT (c->count), INT (c->H), INT (c->Hkv), INT (c->in_place ? turned : heads));
+  for (int m = 0; m < c->B * c->count; m++)
+    for (int h = 0; h < turned; h++)
+      {
+        const int r = m % c->count;
+        const gsize at = (gsize)(m / c->count) * c->batch + (gsize)r * c->row + h * DH;
+        const double *weight = w + (h < c->H ? 0 : DH), *angle = angles + (gsize)(c->position0 + r) * DH;
+        turn_head (c, x + at, weight, angle, want + at);
+        turn_head_back (c, x + at, weight, angle, want_d + at, want_sums + ((gsize)m * turned + h) * DH);
+      }
+  g_autofree float *got = take_at (rig, to, 1), *got_d = take_at (rig, d, 4), *got_sums = take (rig, sums);
+  nf_test_close_float ("heads", got, want, n, TOLERANCE);
+  nf_test_close_float ("heads, backward", got_d, want_d, n, TOLERANCE);
+  if (c->normed)
+    nf_test_close_float ("heads, what dw is the sum of", got_sums, want_sums, n_sums, TOLERANCE);
+  else
+    check_untouched ("what dw is the sum of", got_sums, n_sums);
+}
+
+static void
+test_heads (void **state)
+{
+  static const int sizes[] = { HEAD_DIM, 6, 64 };
+  for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
+    {
+      g_auto (Rig) rig;
+      rig_init (&rig, *state, sizes[s]);
+      for (int bits = 0; bits < 16; bits++)
+        {
+          HeadsCase c = { .B = 2,
+                          .count = 3,
+                          .H = 4,
+                          .Hkv = 2,
+                          .DH = sizes[s],
+                          .normed = bits & 1,
+                          .rotated = bits >> 1 & 1,
+                          .half_split = bits >> 2 & 1,
+                          .in_place = bits >> 3,
+                          .row = 8 * sizes[s] + 5,
+                          .batch = 4 * (8 * sizes[s] + 5),
+                          .position0 = 2,
+                          .positions = 5 };
+          check_heads (&rig, &c);
+        }
+    }
+}
+
+/* The gate */
+
+static double
+gelu_tanh (double x)
+{
+  return x / 2 * (1 + tanh (sqrt (2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static double
+gelu_tanh_slope (double x)
+{
+  const double t = tanh (sqrt (2 / M_PI) * (x + 0.044715 * x * x * x));
+  return (1 + t) / 2 + x / 2 * (1 - t * t) * sqrt (2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+}
+
+static void
+test_gate (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  static const int sizes[] = { 1, 37, 64, 1003 };
+  for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
+    for (int vectors = 1; vectors < 6; vectors += 4)
+      {
+        const int n = sizes[s];
+        const size_t items = divide_up (n, (size_t)vectors * rig.VW);
+        g_autofree double *gate = numbers (1, n, 6), *up = numbers (2, n, 1), *dh = numbers (3, n, 1),
+                          *hidden = g_new (double, n), *dgate = g_new (double, n), *dup = g_new (double, n);
+        if (n > 1)
+          {
+            gate[0] = 1e20;
+            gate[1] = -1e20;
+            up[0] = up[1] = 1e-20;
+          }
+        for (int i = 0; i < n; i++)
+          {
+            const double slope = fabs (gate[i]) < 100 ? gelu_tanh_slope (gate[i]) : gate[i] > 0;
+            hidden[i] = (fabs (gate[i]) < 100 ? gelu_tanh (gate[i]) : MAX (gate[i], 0)) * up[i];
+            dgate[i] = dh[i] * up[i] * slope;
+            dup[i] = dh[i] * (fabs (gate[i]) < 100 ? gelu_tanh (gate[i]) : MAX (gate[i], 0) * 0);
+          }
+        Memory *gates = give_at (&rig, 1, gate, n), *ups = give_at (&rig, 2, up, n),
+               *out = room (&rig, 3 + n), *d = give_at (&rig, 4, dh, n), *dgates = room (&rig, 5 + n);
+        RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups), LONG (2),
+             BUFFER (out), LONG (3), LONG (n), INT (vectors));
+        RUN (&rig, "nf_gate_backward", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
+             LONG (2), BUFFER (d), LONG (4), BUFFER (dgates), LONG (5), BUFFER (d), LONG (4), LONG (n),
+             INT (vectors));
+        g_autofree float *got = take_at (&rig, out, 3), *got_gate = take_at (&rig, dgates, 5),
+                         *got_up = take_at (&rig, d, 4);
+        if (n > 1)
+          {
+            /* far out: the identity, and nothing */
+            assert_true (fabs ((double)got_up[0] / (1e20 * dh[0]) - 1) < 1e-6);
+            assert_true (fabs ((double)got_up[1]) < 1e-6);
+            got_up[0] = got_up[1] = 0;
+            dup[0] = dup[1] = 0;
+          }
+        nf_test_close_float ("gate", got, hidden, n, TOLERANCE);
+        nf_test_close_float ("gate, dgate", got_gate, dgate, n, TOLERANCE);
+        nf_test_close_float ("gate, dup", got_up, dup, n, TOLERANCE);
+      }
 }
 
 /* Attention */
 
-/* qkv (B, N, 3d) of B samples, the keys as nf_append left them. */
+/* Which keys queries meet: NfMask of nf-ops.h. */
 typedef struct
 {
-  int B, H, N, DH, d, blocks;
+  int frames, prefix, frame, ahead, window;
+} Mask;
+
+/* qkv (B, N, (H + 2 Hkv) DH) of B samples, the keys as nf_append left them. */
+typedef struct
+{
+  int B, H, Hkv, N, DH, d, row, blocks;
+  Mask mask;
   double *qkv;
   Memory *in, *keys, *values;
 } Heads;
@@ -718,38 +940,56 @@ heads_clear (Heads *h)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Heads, heads_clear)
 
+/* Where the query, key or value heads begin in a row. */
+static int
+head_part (const Heads *h, int part)
+{
+  return part == 0 ? 0 : h->d + (part - 1) * h->Hkv * h->DH;
+}
+
 static Memory *
 append (Rig *rig, const Heads *h, int part)
 {
-  Memory *keys = room (rig, (gsize)h->B * h->H * h->blocks * h->DH * rig->VW);
+  Memory *keys = room (rig, (gsize)h->B * h->Hkv * h->blocks * h->DH * rig->VW);
   /* in two goes: as decoding does it */
   const int first = h->N / 2;
   for (int go = 0; go < 2; go++)
     {
       const int n0 = go ? first : 0, count = go ? h->N - first : first;
       if (count > 0)
-        RUN (rig, "nf_append", SIZES (count, h->H, h->B), ONE_EACH, BUFFER (h->in),
-             LONG ((gsize)n0 * 3 * h->d + (gsize)part * h->d), INT (3 * h->d), LONG ((gsize)h->N * 3 * h->d),
-             BUFFER (keys), LONG (0), INT (n0), INT (h->blocks), INT (h->H));
+        RUN (rig, "nf_append", SIZES (count, h->Hkv, h->B), ONE_EACH, BUFFER (h->in),
+             LONG ((gsize)n0 * h->row + head_part (h, part)), INT (h->row), LONG ((gsize)h->N * h->row),
+             BUFFER (keys), LONG (0), INT (n0), INT (h->blocks), INT (h->Hkv));
     }
   return keys;
 }
 
 static void
-heads_init (Rig *rig, Heads *h, int B, int H, int N, int DH, double spread)
+heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask *mask, double spread)
 {
-  *h = (Heads){ .B = B, .H = H, .N = N, .DH = DH, .d = H * DH, .blocks = 2 * (int)divide_up (N, rig->NR) };
-  const gsize n = (gsize)B * N * 3 * h->d;
+  *h = (Heads){ .B = B,
+                .H = H,
+                .Hkv = Hkv,
+                .N = N,
+                .DH = DH,
+                .d = H * DH,
+                .row = (H + 2 * Hkv) * DH,
+                .blocks = 2 * (int)divide_up (N, rig->NR) };
+  const gsize n = (gsize)B * N * h->row;
+  if (mask)
+    h->mask = *mask;
   h->qkv = numbers (11, n, spread);
   h->in = give (rig, h->qkv, n);
   h->keys = append (rig, h, 1);
   h->values = append (rig, h, 2);
 }
 
+/* HEAD is a query head; its keys and values are those that it shares with others. */
 static const double *
 head_row (const Heads *h, int part, int b, int n, int head)
 {
-  return h->qkv + ((gsize)b * h->N + n) * 3 * h->d + part * h->d + head * h->DH;
+  const int of_part = part ? head / (h->H / h->Hkv) : head;
+  return h->qkv + ((gsize)b * h->N + n) * h->row + head_part (h, part) + of_part * h->DH;
 }
 
 static double
@@ -761,21 +1001,51 @@ dot (const double *a, const double *b, int n)
   return sum;
 }
 
+static gboolean
+meets (const Mask *m, int query, int key)
+{
+  const int of_query = query < m->prefix ? -1
+                       : m->frame        ? (query - m->prefix) / m->frame
+                                         : 0,
+            of_key = key < m->prefix ? -1
+                     : m->frame      ? (key - m->prefix) / m->frame
+                                     : 0;
+  if (!m->frames)
+    return key <= query && (!m->window || of_query < 0 || of_key < 0 || of_key >= of_query - m->window);
+  if (of_key < 0)
+    return TRUE;
+  if (of_query < 0)
+    return of_key <= m->ahead - 1;
+  return of_key >= of_query + m->ahead - 1 - m->window && of_key <= of_query + m->ahead - 1;
+}
+
+static cl_int8
+kernel_mask (const Heads *h)
+{
+  const Mask *m = &h->mask;
+  const gboolean framed = m->frames || m->window;
+  return (cl_int8){ { !m->frames, m->prefix, framed ? m->frame : 0, m->frames ? m->ahead - 1 : 0, m->window,
+                      h->N } };
+}
+
 /* P (N) of one query, its maximum and its sum. */
 static void
 softmax (const Heads *h, int b, int n, int head, double scale, double *P, double *m, double *l)
 {
   *m = -INFINITY;
   *l = 0;
-  for (int j = 0; j <= n; j++)
+  for (int j = 0; j < h->N; j++)
     {
       P[j] = scale * dot (head_row (h, 0, b, n, head), head_row (h, 1, b, j, head), h->DH);
-      *m = MAX (*m, P[j]);
+      *m = meets (&h->mask, n, j) ? MAX (*m, P[j]) : *m;
     }
-  for (int j = 0; j <= n; j++)
-    *l += exp (P[j] - *m);
-  for (int j = 0; j <= n; j++)
-    P[j] = exp (P[j] - *m) / *l;
+  for (int j = 0; j < h->N; j++)
+    {
+      P[j] = meets (&h->mask, n, j) ? exp (P[j] - *m) : 0;
+      *l += P[j];
+    }
+  for (int j = 0; j < h->N; j++)
+    P[j] /= *l > 0 ? *l : 1;
 }
 
 /* Queries q0 .. q0+Nq-1 of samples b0 .. b0+B-1; out (B, Nq, d), stats (B, H, Nq, 2). */
@@ -783,16 +1053,17 @@ static float *
 run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double scale, double scale2,
                int split, Memory **stats, Memory **out_memory)
 {
-  const gsize sample = (gsize)h->N * 3 * h->d;
+  const gsize sample = (gsize)h->N * h->row;
   const size_t group = rig->gpu ? GROUP : 1;
-  const gsize keys_at = (gsize)b0 * h->H * h->blocks * h->DH * rig->VW;
+  const gsize keys_at = (gsize)b0 * h->Hkv * h->blocks * h->DH * rig->VW;
+  const cl_int8 mask = kernel_mask (h);
   Memory *out = room (rig, 3 + (gsize)B * Nq * h->d), *kept = room (rig, (gsize)B * h->H * Nq * 2);
   RUN (rig, "nf_attention", SIZES (rig->gpu ? Nq * group : divide_up (Nq, rig->QT), h->H, B),
-       SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * 3 * h->d), INT (3 * h->d),
+       SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
        LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (h->in),
-       LONG (b0 * sample + 2 * h->d), INT (3 * h->d), LONG (sample), BUFFER (out), LONG (3), INT (h->d),
+       LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (h->d),
        LONG ((gsize)Nq * h->d), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq), FLOAT (scale),
-       FLOAT (scale2), INT (split), INT (h->H));
+       FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
   if (stats)
     *stats = kept;
   if (out_memory)
@@ -801,10 +1072,10 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
 }
 
 static void
-check_attention (Rig *rig, int B, int H, int N, int DH, double spread)
+check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mask, double spread)
 {
   g_auto (Heads) h;
-  heads_init (rig, &h, B, H, N, DH, spread);
+  heads_init (rig, &h, B, H, Hkv, N, DH, mask, spread);
   /* scales exact in single precision */
   const double scale = (double)(float)(1 / sqrt (DH)), scale2 = (double)(float)(0.7 / sqrt (DH));
   const int split = B - 1;
@@ -817,9 +1088,16 @@ check_attention (Rig *rig, int B, int H, int N, int DH, double spread)
     for (int head = 0; head < H; head++)
       for (int n = 0; n < N; n++)
         {
-          double *s = want_stats + (((gsize)b * H + head) * N + n) * 2;
+          const gsize at = (((gsize)b * H + head) * N + n) * 2;
+          double *s = want_stats + at;
           softmax (&h, b, n, head, b < split ? scale : scale2, P, &s[0], &s[1]);
-          for (int j = 0; j <= n; j++)
+          if (!(s[1] > 0))
+            {
+              assert_true (isinf (got_stats[at]) && got_stats[at + 1] <= 0);
+              s[0] = 0;
+              got_stats[at] = 0;
+            }
+          for (int j = 0; j < N; j++)
             for (int e = 0; e < DH; e++)
               want[((gsize)b * N + n) * h.d + head * DH + e] += P[j] * head_row (&h, 2, b, j, head)[e];
         }
@@ -844,29 +1122,33 @@ test_attention (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  check_attention (&rig, 1, 1, 1, HEAD_DIM, 1);
-  check_attention (&rig, 3, 2, 37, HEAD_DIM, 1);
-  check_attention (&rig, 2, 1, 70, HEAD_DIM, 1);
+  check_attention (&rig, 1, 1, 1, 1, HEAD_DIM, NULL, 1);
+  check_attention (&rig, 3, 2, 2, 37, HEAD_DIM, NULL, 1);
+  check_attention (&rig, 2, 1, 1, 70, HEAD_DIM, NULL, 1);
+  /* query heads that share keys */
+  check_attention (&rig, 2, 6, 2, 37, HEAD_DIM, NULL, 1);
+  check_attention (&rig, 2, 3, 1, 33, HEAD_DIM, NULL, 1);
   /* scores of hundreds: one key takes all */
-  check_attention (&rig, 2, 1, 40, HEAD_DIM, 12);
+  check_attention (&rig, 2, 1, 1, 40, HEAD_DIM, NULL, 12);
 }
 
 static void
-check_attention_backward (Rig *rig, int B, int H, int N, int DH)
+check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mask)
 {
   g_auto (Heads) h;
-  heads_init (rig, &h, B, H, N, DH, 1.5);
+  heads_init (rig, &h, B, H, Hkv, N, DH, mask, 1.5);
   const double scale = (double)(float)(1 / sqrt (DH));
-  const gsize n_out = (gsize)B * N * h.d, n_qkv = 3 * n_out;
+  const gsize n_out = (gsize)B * N * h.d, n_qkv = (gsize)B * N * h.row;
+  const cl_int8 passed = kernel_mask (&h);
   Memory *stats, *out;
   g_autofree float *values = run_attention (rig, &h, 0, B, 0, N, scale, scale, B, &stats, &out);
   g_autofree double *O = nf_test_to_double (values, n_out), *dO = numbers (12, n_out, 1),
                     *want = g_new0 (double, n_qkv), *P = g_new (double, N);
   Memory *dout = give_at (rig, 5, dO, n_out), *dqkv = room (rig, 7 + n_qkv);
   const size_t group = rig->gpu ? GROUP : 1;
-  RUN (rig, "nf_attention_backward", SIZES (H * group, B, 1), SIZES (group, 1, 1), BUFFER (h.in), LONG (0),
+  RUN (rig, "nf_attention_backward", SIZES (Hkv * group, B, 1), SIZES (group, 1, 1), BUFFER (h.in), LONG (0),
        BUFFER (h.keys), BUFFER (h.values), INT (h.blocks), BUFFER (out), LONG (3), BUFFER (dout), LONG (5),
-       BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N), INT (H), FLOAT (scale));
+       BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N), INT (H), INT (Hkv), VALUE (passed), FLOAT (scale));
   for (int b = 0; b < B; b++)
     for (int head = 0; head < H; head++)
       for (int n = 0; n < N; n++)
@@ -875,13 +1157,13 @@ check_attention_backward (Rig *rig, int B, int H, int N, int DH)
           const gsize at = ((gsize)b * N + n) * h.d + head * DH;
           const double *g = dO + at, *q = head_row (&h, 0, b, n, head);
           const double own = dot (g, O + at, DH);
-          double *dq = want + ((gsize)b * N + n) * 3 * h.d + head * DH;
+          double *dq = want + (q - h.qkv);
           softmax (&h, b, n, head, scale, P, &m, &l);
-          for (int j = 0; j <= n; j++)
+          for (int j = 0; j < N; j++)
             {
               const double *k = head_row (&h, 1, b, j, head), *v = head_row (&h, 2, b, j, head);
               const double dS = scale * P[j] * (dot (g, v, DH) - own);
-              double *dk = want + ((gsize)b * N + j) * 3 * h.d + h.d + head * DH, *dv = dk + h.d;
+              double *dk = want + (k - h.qkv), *dv = want + (v - h.qkv);
               for (int e = 0; e < DH; e++)
                 {
                   dq[e] += dS * k[e];
@@ -899,9 +1181,38 @@ test_attention_backward (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  check_attention_backward (&rig, 1, 1, 1, HEAD_DIM);
-  check_attention_backward (&rig, 2, 3, 37, HEAD_DIM);
-  check_attention_backward (&rig, 1, 2, 70, HEAD_DIM);
+  check_attention_backward (&rig, 1, 1, 1, 1, HEAD_DIM, NULL);
+  check_attention_backward (&rig, 2, 3, 3, 37, HEAD_DIM, NULL);
+  check_attention_backward (&rig, 1, 2, 2, 70, HEAD_DIM, NULL);
+  check_attention_backward (&rig, 2, 6, 2, 37, HEAD_DIM, NULL);
+}
+
+/* Prefixes, frames and windows, with gaps of many blocks between what a query sees. */
+static void
+test_attention_masks (void **state)
+{
+  static const struct
+  {
+    int N;
+    Mask mask;
+  } cases[] = {
+    { 47, { 0, 5, 6, 0, 2 } },     /* causal, a window of two frames back */
+    { 150, { 0, 3, 7, 0, 1 } },    /* the same, far from the prefix */
+    { 100, { 0, 0, 4, 0, 3 } },    /* no prefix */
+    { 47, { 1, 5, 6, 2, 3 } },     /* a denoiser's: one frame ahead */
+    { 130, { 1, 5, 5, 2, 2 } },    /* the same, far from the prefix */
+    { 24, { 1, 0, 24, 1, 0 } },    /* all meet all */
+    { 42, { 1, 2, 8, 1, 100 } },   /* frames up to one's own */
+    { 41, { 1, 0, 8, 2, 0 } },     /* the next frame only: the last meets nothing */
+    { 141, { 1, 40, 101, 0, 1 } }, /* the frame before only: the first meets the prefix */
+  };
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      check_attention (&rig, 2, 2, 1, cases[i].N, HEAD_DIM, &cases[i].mask, 1);
+      check_attention_backward (&rig, 2, 2, 1, cases[i].N, HEAD_DIM, &cases[i].mask);
+    }
 }
 
 /* Heads of other sizes are other programs. */
@@ -913,8 +1224,8 @@ test_head_sizes (void **state)
     {
       g_auto (Rig) rig;
       rig_init (&rig, *state, sizes[i]);
-      check_attention (&rig, 2, 2, 41, sizes[i], 1);
-      check_attention_backward (&rig, 2, 2, 41, sizes[i]);
+      check_attention (&rig, 2, 2, 1, 41, sizes[i], NULL, 1);
+      check_attention_backward (&rig, 2, 2, 1, 41, sizes[i], NULL);
     }
 }
 
@@ -922,45 +1233,91 @@ test_head_sizes (void **state)
 
 static const int flow_features[] = { 1, 12, FEATURES };
 
-static void
-check_affine (Rig *rig, int D, int nvp, int flip, int out_flip)
+enum
 {
-  const int B = 2, N = 5, M = B * N, width = nvp ? 2 * D : D;
+  SCALE_NONE,
+  SCALE_EXP,
+  SCALE_SOFTPLUS,
+};
+
+static double
+soft_clipped (double x, double a)
+{
+  return a > 0 ? a * tanh (x / a) : x;
+}
+
+static double
+sigma_of (int scale, double raw)
+{
+  const double y = raw + log (M_E - 1);
+  return scale == SCALE_NONE ? 1 : scale == SCALE_EXP ? exp (raw) : MAX (y, 0) + log1p (exp (-fabs (y)));
+}
+
+static int
+flipped (int n, int frame, int flip)
+{
+  return flip ? n / frame * frame + frame - 1 - n % frame : n;
+}
+
+/* ROWS_MORE: rows of o beyond those that say something. */
+static void
+check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, double clip, int prefix,
+              int rows_more, double spread)
+{
+  const int B = 2, N = 6, frame = 3, M = B * N, width = scale ? 2 * D : D, S = prefix + N - shift + rows_more;
   const double g = 0.125;
-  g_autofree double *u = numbers (1, (gsize)M * D, 1), *o = numbers (2, (gsize)M * width, 1),
+  g_autofree double *u = numbers (1, (gsize)M * D, 1), *o = numbers (2, (gsize)B * S * width, spread),
                     *dz = numbers (3, (gsize)M * D, 1), *log_det = numbers (4, M, 1);
-  g_autofree double *z = g_new (double, M *D), *du = g_new (double, M *D), *d_o = g_new0 (double, M *width);
+  g_autofree double *z = g_new (double, M *D), *du = g_new (double, M *D),
+                    *d_o = g_new0 (double, B *S *width), *logs = g_new0 (double, M *D);
   for (int b = 0; b < B; b++)
     for (int n = 0; n < N; n++)
       for (int i = 0; i < D; i++)
         {
-          const gsize m = (gsize)b * N + n, out = (gsize)b * N + (out_flip ? N - 1 - n : n), at = m * D + i;
-          const double *before = o + (m - 1) * width;
-          const double mu = n ? before[width - D + i] : 0, alpha = n && nvp ? before[i] : 0;
-          z[out * D + i] = (u[at] - mu) * exp (-alpha);
-          log_det[(gsize)b * N + (flip ? N - 1 - n : n)] -= alpha;
-          du[at] = dz[out * D + i] * exp (-alpha);
-          if (n)
-            d_o[(m - 1) * width + width - D + i] = -du[at];
-          if (n && nvp)
-            d_o[(m - 1) * width + i] = g - dz[out * D + i] * z[out * D + i];
+          const gsize m = (gsize)b * N + n, out = ((gsize)b * N + flipped (n, frame, out_flip)) * D + i,
+                      at = m * D + i;
+          if (shift && !n)
+            {
+              z[out] = u[at];
+              du[at] = dz[out];
+              continue;
+            }
+          const gsize row = ((gsize)b * S + prefix + n - shift) * width;
+          const double mu = soft_clipped (o[row + width - D + i], clip),
+                       raw = scale ? soft_clipped (o[row + i], clip) : 0, sigma = sigma_of (scale, raw);
+          const double y = raw + log (M_E - 1),
+                       slope = scale == SCALE_SOFTPLUS ? 1 / ((1 + exp (-y)) * sigma) : 1;
+          z[out] = (u[at] - mu) / sigma;
+          logs[at] = -log (sigma);
+          log_det[(gsize)b * N + flipped (n, frame, flip)] -= log (sigma);
+          du[at] = dz[out] / sigma;
+          d_o[row + width - D + i] = -du[at] * (clip > 0 ? 1 - mu * mu / (clip * clip) : 1);
+          if (scale)
+            d_o[row + i] = (g - dz[out] * z[out]) * slope * (clip > 0 ? 1 - raw * raw / (clip * clip) : 1);
         }
   g_autofree double *before = numbers (4, M, 1);
-  Memory *us = give_at (rig, 1, u, (gsize)M * D), *os = give (rig, o, (gsize)M * width),
-         *zs = room (rig, 2 + (gsize)M * D), *logs = give (rig, before, M),
+  Memory *us = give_at (rig, 1, u, (gsize)M * D), *os = give (rig, o, (gsize)B * S * width),
+         *zs = room (rig, 2 + (gsize)M * D), *dets = give (rig, before, M),
          *dzs = give_at (rig, 3, dz, (gsize)M * D), *dus = room (rig, 4 + (gsize)M * D),
-         *d_os = room (rig, (gsize)M * width);
+         *d_os = room (rig, (gsize)B * S * width), *scales = room (rig, 5 + (gsize)M * D);
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
-       BUFFER (logs), INT (N), INT (D), INT (nvp), INT (flip), INT (out_flip), INT (1));
-  RUN (rig, "nf_affine_backward", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (dzs),
-       LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (nvp), INT (out_flip),
-       FLOAT (g));
-  g_autofree float *got_z = take_at (rig, zs, 2), *got_log = take (rig, logs),
-                   *got_du = take_at (rig, dus, 4), *got_do = take (rig, d_os);
+       BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
+       INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (1));
+  RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
+       BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
+       INT (prefix), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (out_flip), FLOAT (g));
+  g_autofree float *got_z = take_at (rig, zs, 2), *got_log = take (rig, dets),
+                   *got_du = take_at (rig, dus, 4), *got_do = take (rig, d_os),
+                   *got_scales = take_at (rig, scales, 5);
   nf_test_close_float ("affine step", got_z, z, (gsize)M * D, TOLERANCE);
   nf_test_close_float ("log-determinant", got_log, log_det, M, TOLERANCE);
+  nf_test_close_float ("-log sigma", got_scales, logs, (gsize)M * D, TOLERANCE);
   nf_test_close_float ("affine step, du", got_du, du, (gsize)M * D, TOLERANCE);
-  nf_test_close_float ("affine step, do", got_do, d_o, (gsize)M * width, TOLERANCE);
+  nf_test_close_float ("affine step, do", got_do, d_o, (gsize)B * S * width, TOLERANCE);
+  /* without log_scales */
+  RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
+       BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (frame),
+       INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (0));
 }
 
 static void
@@ -969,8 +1326,14 @@ test_affine (void **state)
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   for (guint i = 0; i < G_N_ELEMENTS (flow_features); i++)
-    for (int bits = 0; bits < 8; bits++)
-      check_affine (&rig, flow_features[i], bits & 1, bits >> 1 & 1, bits >> 2);
+    for (int scale = 0; scale < 3; scale++)
+      for (int bits = 0; bits < 8; bits++)
+        {
+          const int shift = bits & 1, flip = bits >> 1 & 1, out_flip = bits >> 2;
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0, 0, shift, 1);
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0.75, 2, flip, 2);
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 4, 1, 0, 3);
+        }
 }
 
 /* An orthonormal matrix (D, D): a reflection. */
@@ -986,52 +1349,81 @@ reflection (int D)
   return W;
 }
 
+/* Tokens n0 .. n0+count-1 of N; the unguided rows come after all others. */
 static void
-check_affine_inverse (Rig *rig, int D, int nvp, int guided, int has_basis)
+check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int keep_first, int has_basis)
 {
-  const int B = 3, N = 4, n = 2, width = nvp ? 2 * D : D, steps = 32;
-  const double w_scale = 0.5, w_shift = 0.25;
-  g_autofree double *u = numbers (1, (gsize)B * N * D, 0.5), *o = numbers (2, 2 * (gsize)B * width, 0.4),
-                    *basis = reflection (D), *want = g_memdup2 (u, sizeof (double) * B * N * D);
+  const int B = 3, N = 5, n0 = 1, count = 3, o_rows = 4, o_first = 1, width = scale ? 2 * D : D, steps = 32;
+  const cl_float4 weights = { { 0.5f, 0.125f, 0.25f, -0.0625f } };
+  const gsize n_u = (gsize)B * N * D, n_o = 2 * (gsize)B * o_rows * width;
+  g_autofree double *z = numbers (1, n_u, 0.5), *x = numbers (3, n_u, 0.5), *o = numbers (2, n_o, 0.4),
+                    *basis = reflection (D), *want = g_memdup2 (x, sizeof (double) * n_u);
   for (int b = 0; b < B; b++)
-    for (int i = 0; i < D; i++)
-      {
-        const double *c = o + b * width, *v = o + (B + b) * width;
-        double mu = c[width - D + i], alpha = nvp ? c[i] : 0;
-        if (guided)
-          {
-            mu += w_shift * (mu - v[width - D + i]);
-            alpha += nvp ? w_scale * (alpha - v[i]) : 0;
-          }
-        want[((gsize)b * N + n) * D + i] = u[((gsize)b * N + n) * D + i] * exp (alpha) + mu;
-      }
+    for (int r = 0; r < count; r++)
+      for (int i = 0; i < D; i++)
+        {
+          const gsize at = ((gsize)b * N + n0 + r) * D + i, row = ((gsize)b * o_rows + o_first + r) * width;
+          const double *c = o + row, *f = c + (gsize)B * o_rows * width;
+          double mu = soft_clipped (c[width - D + i], clip), raw = scale ? soft_clipped (c[i], clip) : 0;
+          const double mu_f = soft_clipped (f[width - D + i], clip),
+                       raw_f = scale ? soft_clipped (f[i], clip) : 0;
+          const double w = (double)(weights.s[0] + (float)r * weights.s[1]),
+                       w_shift = (double)(weights.s[2] + (float)r * weights.s[3]);
+          if (guidance == 1)
+            {
+              mu += w_shift * (mu - mu_f);
+              raw += w * (raw - raw_f);
+            }
+          double sigma = sigma_of (scale, raw);
+          if (guidance == 2)
+            {
+              const double ratio = MIN (sigma / sigma_of (scale, raw_f), 1), s = ratio * ratio,
+                           k = 1 + w - w * s;
+              sigma /= sqrt (k);
+              mu = ((1 + w) * mu - w * s * mu_f) / k;
+            }
+          want[at] = keep_first && !r ? z[at] : z[at] * sigma + mu;
+        }
   for (int snap = 0; snap < 2; snap++)
     {
-      Memory *us = give_at (rig, 3, u, (gsize)B * N * D), *os = give (rig, o, 2 * (gsize)B * width),
-             *W = give (rig, basis, D * D);
-      RUN (rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (us), LONG (3), BUFFER (os), INT (B),
-           INT (N), INT (n), INT (D), INT (nvp), FLOAT (w_scale), FLOAT (w_shift), INT (guided),
-           INT (snap ? steps : -1), BUFFER (W), INT (has_basis));
-      g_autofree float *got = take_at (rig, us, 3);
-      if (!snap)
-        nf_test_close_float ("inverse step", got, want, (gsize)B * N * D, TOLERANCE);
-      else
-        for (int b = 0; b < B; b++)
-          for (int j = 0; j < D; j++)
+      Memory *zs = give_at (rig, 3, z, n_u), *xs = give_at (rig, 2, x, n_u), *os = give (rig, o, n_o),
+             *W = give (rig, basis, D * D), *changes = room (rig, B * count);
+      RUN (rig, "nf_affine_inverse", SIZES (B * count, 1, 1), ONE_EACH, BUFFER (zs), LONG (3), BUFFER (xs),
+           LONG (2), BUFFER (os), INT (B), INT (N), INT (D), INT (n0), INT (count), INT (o_rows),
+           INT (o_first), INT (scale), FLOAT (clip), INT (guidance), VALUE (weights), INT (keep_first),
+           INT (snap ? steps : -1), BUFFER (W), INT (has_basis), BUFFER (changes), INT (1));
+      g_autofree float *got = take_at (rig, xs, 2), *got_changes = take (rig, changes);
+      for (int m = 0; m < B * count; m++)
+        {
+          double most = 0;
+          for (int i = 0; i < D; i++)
             {
-              /* in the samples' own basis: at a point of the lattice, the nearest or nearly so */
-              double y = 0, target = 0;
-              for (int i = 0; i < D; i++)
-                {
-                  const gsize at = ((gsize)b * N + n) * D + i;
-                  const double w = has_basis ? basis[i * D + j] : (i == j);
-                  y += w * (double)got[at];
-                  target += w * want[at];
-                }
-              const double place = (y + 1) * 128 * steps - 0.5;
-              assert_true (fabs (place - round (place)) < 0.02);
-              assert_true (fabs (y - target) < 0.51 / (128 * steps) + 1e-5 || fabs (target) > 0.99);
+              const gsize at = ((gsize)(m / count) * N + n0 + m % count) * D + i;
+              most = MAX (most, fabs ((double)got[at] - x[at]));
             }
+          assert_true (fabs ((double)got_changes[m] - most) <= 1e-6);
+        }
+      if (!snap)
+        {
+          nf_test_close_float ("inverse step", got, want, n_u, TOLERANCE);
+          continue;
+        }
+      for (int m = 0; m < B * count; m++)
+        for (int j = 0; j < D; j++)
+          {
+            /* in the samples' own basis: at a point of the lattice, the nearest or nearly so */
+            double y = 0, target = 0;
+            for (int i = 0; i < D; i++)
+              {
+                const gsize at = ((gsize)(m / count) * N + n0 + m % count) * D + i;
+                const double w = has_basis ? basis[i * D + j] : (i == j);
+                y += w * (double)got[at];
+                target += w * want[at];
+              }
+            const double place = (y + 1) * 128 * steps - 0.5;
+            assert_true (fabs (place - round (place)) < 0.02);
+            assert_true (fabs (y - target) < 0.51 / (128 * steps) + 1e-5 || fabs (target) > 0.99);
+          }
     }
 }
 
@@ -1041,8 +1433,103 @@ test_affine_inverse (void **state)
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   for (guint i = 0; i < G_N_ELEMENTS (flow_features); i++)
-    for (int bits = 0; bits < 8; bits++)
-      check_affine_inverse (&rig, flow_features[i], bits & 1, bits >> 1 & 1, bits >> 2);
+    for (int scale = 0; scale < 3; scale++)
+      for (int guidance = 0; guidance < 3; guidance++)
+        for (int bits = 0; bits < 8; bits++)
+          check_affine_inverse (&rig, flow_features[i], scale, guidance, bits & 1 ? 0.5 : 0, bits >> 1 & 1,
+                                bits >> 2);
+
+  /* in place, and a value that is no number is a change that is none */
+  const int B = 2, D = FEATURES;
+  const cl_float4 weights = { { 0 } };
+  g_autofree double *x = numbers (1, B * D, 1), *o = numbers (2, B * D, 1);
+  x[4] = NAN;
+  Memory *xs = give (&rig, x, B * D), *os = give (&rig, o, B * D), *changes = room (&rig, B);
+  RUN (&rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (xs), LONG (0), BUFFER (xs), LONG (0),
+       BUFFER (os), INT (B), INT (1), INT (D), INT (0), INT (1), INT (1), INT (0), INT (SCALE_NONE),
+       FLOAT (0), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0), BUFFER (changes),
+       INT (1));
+  g_autofree float *got = take (&rig, xs), *got_changes = take (&rig, changes);
+  assert_true (isnan (got_changes[0]));
+  double most = 0;
+  for (int i = D; i < 2 * D; i++)
+    {
+      most = MAX (most, fabs (o[i]));
+      assert_true (fabs ((double)got[i] - x[i] - o[i]) < 1e-6);
+    }
+  assert_true (fabs ((double)got_changes[1] - most) < 1e-6);
+}
+
+/* u through the affine step and back, all tokens known: what encoding and decoding do. */
+static void
+test_affine_there_and_back (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  for (int scale = 0; scale < 3; scale++)
+    for (int clipped = 0; clipped < 2; clipped++)
+      {
+        const int B = 2, N = 6, D = FEATURES, width = scale ? 2 * D : D;
+        const double clip = clipped ? 4 : 0;
+        const cl_float4 weights = { { 0 } };
+        const gsize n = (gsize)B * N * D;
+        g_autofree double *u = numbers (1, n, 1), *o = numbers (2, (gsize)B * N * width, 6);
+        Memory *us = give (&rig, u, n), *os = give (&rig, o, (gsize)B * N * width), *z = room (&rig, n),
+               *back = room (&rig, n), *dets = room (&rig, B * N);
+        RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
+             LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
+             INT (N), INT (0), INT (scale), FLOAT (clip), INT (0), INT (0), INT (0));
+        RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
+             LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0),
+             INT (scale), FLOAT (clip), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
+             BUFFER (NONE), INT (0));
+        g_autofree float *got = take (&rig, back);
+        nf_test_close_float ("there and back", got, u, n, 2e-6);
+      }
+}
+
+static void
+test_shift_in (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  for (guint f = 0; f < G_N_ELEMENTS (flow_features); f++)
+    {
+      const int B = 3, N = 5, D = flow_features[f];
+      const gsize n = (gsize)B * N * D;
+      g_autofree double *u = numbers (1, n, 1), *sos = numbers (2, D, 1), *dto = numbers (3, n, 1),
+                        *du = numbers (4, n, 1), *dsos = numbers (5, D, 1);
+      Memory *us = give_at (&rig, 1, u, n), *soss = give_at (&rig, 2, sos, D), *d = give_at (&rig, 3, dto, n),
+             *dus = give_at (&rig, 4, du, n), *dsoss = give_at (&rig, 5, dsos, D);
+      for (int n0 = 0; n0 < 3; n0++)
+        {
+          const int count = n0 ? 2 : N;
+          Memory *to = room (&rig, 6 + (gsize)B * count * D);
+          RUN (&rig, "nf_shift_in", SIZES (B * count, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (soss),
+               LONG (2), BUFFER (to), LONG (6), INT (n0), INT (count), INT (N), INT (D));
+          g_autofree float *got = take_at (&rig, to, 6);
+          for (int m = 0; m < B * count; m++)
+            for (int i = 0; i < D; i++)
+              {
+                const int before = n0 + m % count - 1;
+                const double want = before < 0 ? sos[i] : u[((gsize)(m / count) * N + before) * D + i];
+                assert_true ((double)got[(gsize)m * D + i] == want);
+              }
+        }
+      for (int wanted = 0; wanted < 2; wanted++)
+        RUN (&rig, "nf_shift_in_backward", SIZES (divide_up (D, rig.VW), N, 1), ONE_EACH, BUFFER (d),
+             LONG (3), BUFFER (dus), LONG (4), BUFFER (wanted ? dsoss : NONE), LONG (wanted ? 5 : 0),
+             INT (wanted), INT (B), INT (N), INT (D));
+      for (int m = 0; m < B * N; m++)
+        for (int i = 0; i < D; i++)
+          if (m % N)
+            du[(gsize)(m - 1) * D + i] += 2 * dto[(gsize)m * D + i];
+          else
+            dsos[i] += dto[(gsize)m * D + i];
+      g_autofree float *got = take_at (&rig, dus, 4), *got_sos = take_at (&rig, dsoss, 5);
+      nf_test_close_float ("shift, du", got, du, n, TOLERANCE);
+      nf_test_close_float ("shift, dsos", got_sos, dsos, D, TOLERANCE);
+    }
 }
 
 static void
@@ -1079,23 +1566,24 @@ test_reorder (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  const int B = 2, N = 4, D = FEATURES;
+  const int B = 2, N = 6, D = FEATURES;
   g_autofree double *x = numbers (1, (gsize)B * N * D, 1), *scale = numbers (2, (gsize)N * D, 1),
                     *want = g_new (double, B *N *D);
-  for (int flip = 0; flip < 2; flip++)
+  for (int way = 0; way < 3; way++)
     for (int scaled = 0; scaled < 2; scaled++)
       {
+        const int flip = way > 0, frame = way == 1 ? N : 3;
         for (int b = 0; b < B; b++)
           for (int n = 0; n < N; n++)
             for (int i = 0; i < D; i++)
               {
-                const int m = flip ? N - 1 - n : n;
+                const int m = flipped (n, frame, flip);
                 want[(b * N + n) * D + i] = x[(b * N + m) * D + i] * (scaled ? scale[m * D + i] : 1);
               }
         Memory *in = give_at (&rig, 1, x, (gsize)B * N * D), *out = room (&rig, 2 + (gsize)B * N * D),
                *s = give_at (&rig, 3, scale, (gsize)N * D);
         RUN (&rig, "nf_reorder", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (in), LONG (1), BUFFER (out), LONG (2),
-             INT (N), INT (D), INT (flip), BUFFER (s), LONG (3), INT (scaled));
+             INT (N), INT (D), INT (flip), INT (frame), BUFFER (s), LONG (3), INT (scaled));
         g_autofree float *got = take_at (&rig, out, 2);
         nf_test_close_float ("order", got, want, (gsize)B * N * D, 1e-7);
       }
@@ -1148,7 +1636,7 @@ test_class_and_position (void **state)
   RUN (&rig, "nf_class_embed_backward", SIZES (d, classes, 1), ONE_EACH, BUFFER (dh), LONG (1), BUFFER (dEs),
        LONG (3), BUFFER (label), INT (B), INT (N), INT (d), INT (classes));
   RUN (&rig, "nf_position_backward", SIZES (d, N, 1), ONE_EACH, BUFFER (dh), LONG (1), BUFFER (dposs),
-       LONG (4), INT (B), INT (N), INT (d), INT (1));
+       LONG (4), INT (B), INT (N), INT (d), INT (1), INT (2));
   g_autofree double *want = g_memdup2 (h, n * sizeof (double));
   for (int b = 0; b < B; b++)
     for (int t = 0; t < N; t++)
@@ -1162,7 +1650,7 @@ test_class_and_position (void **state)
                 want[at] += share * E[(gsize)c * d + i];
                 dE[(gsize)c * d + i] += share * h[at];
               }
-          dpos[(gsize)(N - 1 - t) * d + i] += h[at];
+          dpos[(gsize)flipped (t, 2, 1) * d + i] += h[at];
         }
   g_autofree float *got = take_at (&rig, hs, 1), *got_E = take_at (&rig, dEs, 3),
                    *got_pos = take_at (&rig, dposs, 4);
@@ -1386,8 +1874,9 @@ test_sums_and_denoise (void **state)
   nf_test_close_float ("score step", denoised, y, whole, TOLERANCE);
 }
 
+/* An argument is a pattern of the cases to run: test-kernels 'attention*gpu*'. */
 int
-main (void)
+main (int argc, char **argv)
 {
   static Setting settings[] = { { "cpu", 16 }, { "cpu", 8 }, { "cpu", 4 }, { "gpu", 16 } };
   static const struct
@@ -1401,12 +1890,17 @@ main (void)
     { "matmul in batches", test_matmul_batches },
     { "matmul transposed", test_matmul_tn },
     { "column sums", test_column_sums },
-    { "layer norm", test_layernorm },
+    { "norms", test_norm },
+    { "heads", test_heads },
+    { "gate", test_gate },
     { "attention", test_attention },
     { "attention backward", test_attention_backward },
+    { "attention masks", test_attention_masks },
     { "head sizes", test_head_sizes },
     { "affine", test_affine },
     { "affine inverse", test_affine_inverse },
+    { "there and back", test_affine_there_and_back },
+    { "shift in", test_shift_in },
     { "prior", test_prior },
     { "reorder", test_reorder },
     { "grid", test_grid },
@@ -1426,5 +1920,7 @@ main (void)
         g_ptr_array_add (names, name);
         all[n++] = (struct CMUnitTest){ name, tests[t].run, NULL, NULL, &settings[s] };
       }
+  if (argc > 1)
+    cmocka_set_test_filter (argv[1]);
   return cmocka_run_group_tests_name ("kernels", all, NULL, NULL);
 }

@@ -377,9 +377,19 @@ run_attention_backward (gpointer data, GError **error)
 {
   Part *part = data;
   const NfAttention *a = &part->attention;
+  const NfAttentionBackward backward = { .qkv = a->Q,
+                                         .out = a->out,
+                                         .dout = part->x,
+                                         .dqkv = part->y,
+                                         .keys = a->keys,
+                                         .values = part->values,
+                                         .stats = a->stats,
+                                         .N = a->Nq,
+                                         .B = a->B,
+                                         .H = a->H,
+                                         .scale = a->scale };
   for (guint i = 0; i < LAUNCHES; i++)
-    nf_ops_attention_backward (part->ops, a->Q, a->keys, part->values, a->out, part->x, a->stats, part->y,
-                               a->Nq, a->B, a->H, a->scale);
+    nf_ops_attention_backward (part->ops, &backward);
   return nf_ops_finish (part->ops, error);
 }
 
@@ -388,7 +398,8 @@ run_layernorm (gpointer data, GError **error)
 {
   Part *part = data;
   for (guint i = 0; i < LAUNCHES; i++)
-    nf_ops_layernorm (part->ops, part->x, part->w, part->b, part->y, part->M, part->d);
+    nf_ops_norm (part->ops, NF_NORM_LAYER, part->x, part->w, part->b, nf_view (NULL, 0), part->y, part->M,
+                 part->d);
   return nf_ops_finish (part->ops, error);
 }
 

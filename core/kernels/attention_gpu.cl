@@ -1,7 +1,7 @@
-/* Causal attention on a GPU with online softmax (Dao et al. 2022): no N×N matrix. SPDX-License-Identifier: LGPL-2.1-or-later
+/* Attention on a GPU with online softmax (Dao et al. 2022): no N×N matrix. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * The same kernels as in attention_cpu.cl, on the same keys (append.cl) and values. A query meets keys in blocks of KEYS from key 0 on, whatever the
- * number of queries and samples. rows_gpu.cl comes before this file: GROUP, nf_group_sum(). */
+ * number of queries and samples. rows_gpu.cl and append.cl come before this file: GROUP, nf_group_sum(), nf_sight(). */
 
 #define KEYS GROUP
 #define FEATURES ((DH + GROUP - 1) / GROUP) /* of a work-item */
@@ -23,34 +23,37 @@ nf_group_max (__local float *part, float v)
   return top;
 }
 
-/* Queries q0 .. q0+Nq-1 of each sample against keys 0 .. their own. Samples from `split` on use scale2 (the unguided branch's attention
+/* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
  * temperature). out rows are out_row apart; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
  * A work-group has one query: a work-item has one key of a block, then some features of the output. Global size (Nq GROUP, H, B). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
               ulong out_batch, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
-              int H)
+              int H, int Hkv, int8 mask)
 {
   __local float part[GROUP], q[DH], p[KEYS];
-  const int n = get_group_id (0), h = get_global_id (1), b = get_global_id (2), item = get_local_id (0);
-  const int keys = q0 + n + 1;
+  const int n = get_group_id (0), h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2), item = get_local_id (0);
+  const int prefix = NF_PREFIX (mask);
+  const int2 sight = nf_sight (mask, q0 + n);
   const float sc = b < split ? scale : scale2;
   float acc[FEATURES], m = -INFINITY, l = 0.0f;
   Q += Q_at + b * q_batch + (size_t)n * q_row + h * DH;
-  Kt += Kt_at + ((size_t)b * H + h) * blocks * DH * VW;
-  V += V_at + b * v_batch + h * DH;
+  Kt += Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW;
+  V += V_at + b * v_batch + hkv * DH;
   for (int e = item; e < DH; e += GROUP)
     q[e] = Q[e];
 #pragma unroll
   for (int i = 0; i < FEATURES; i++)
     acc[i] = 0.0f;
   barrier (CLK_LOCAL_MEM_FENCE);
-  for (int key0 = 0; key0 < keys; key0 += KEYS)
+  /* blocks between the prefix and what the query sees are passed over */
+  const int from = sight.x / KEYS * KEYS;
+  for (int key0 = prefix > 0 ? 0 : from; key0 < sight.y; key0 = key0 + KEYS < prefix ? key0 + KEYS : max (key0 + KEYS, from))
     {
-      const int key = key0 + item, count = min (KEYS, keys - key0);
+      const int key = key0 + item, count = min (KEYS, sight.y - key0), seen = nf_sees (sight, prefix, key);
       float s = -INFINITY;
-      if (key < keys)
+      if (seen)
         {
           __global const float *k = Kt + (size_t)(key / VW) * DH * VW + key % VW;
           s = 0.0f;
@@ -60,7 +63,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
         }
       const float top = fmax (m, nf_group_max (part, s));
       const float shrink = m == top ? 1.0f : nf_exp (m - top);
-      const float pk = key < keys ? nf_exp (s - top) : 0.0f;
+      const float pk = seen ? nf_exp (s - top) : 0.0f;
       p[item] = pk;
       l = fma (l, shrink, nf_group_sum (part, pk));
       m = top;
@@ -75,7 +78,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
         }
       barrier (CLK_LOCAL_MEM_FENCE);
     }
-  const float r = 1.0f / l;
+  const float r = l > 0.0f ? 1.0f / l : 0.0f; /* a query that sees nothing gets nothing */
   out += out_at + b * out_batch + (size_t)n * out_row + h * DH;
 #pragma unroll
   for (int i = 0; i < FEATURES; i++)
@@ -89,52 +92,57 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
     }
 }
 
-/* Backward of one head over a whole sequence. qkv, dqkv (B, N, 3d); out, dout (B, N, d); Kt, Vt from nf_append; stats from nf_attention.
+/* Backward of a key head, and of the query heads that share it, over a whole sequence. qkv, dqkv (B, N, (H + 2 Hkv) DH); out, dout (B, N, H DH);
+ * Kt, Vt from nf_append; stats from nf_attention.
  * P = exp(S - m)/l, dP = dout·V, dS = scale P (dP - dout·out), dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dout.
- * A work-item has a query and meets all keys up to it, then has a key and meets all queries from it on: nothing is written by two.
- * Global size (H GROUP, B). */
+ * A work-item has a query and meets the keys that it sees, then has a key and meets the queries that see it: nothing is written by two.
+ * Global size (Hkv GROUP, B). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
                        __global const float *out, ulong out_at, __global const float *dout, ulong dout_at,
-                       __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, float scale)
+                       __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, int Hkv, int8 mask, float scale)
 {
   __local float m[GROUP], rl[GROUP], dot[GROUP];
-  const int h = get_group_id (0), b = get_global_id (1), item = get_local_id (0), d = H * DH, row = 3 * d;
-  const size_t head = (size_t)b * N * row + h * DH;
-  __global const float *Q = qkv + qkv_at + head, *K = Q + d, *V = K + d;
-  __global float *dQ = dqkv + dqkv_at + head, *dK = dQ + d, *dV = dK + d;
-  out += out_at + (size_t)b * N * d + h * DH;
-  dout += dout_at + (size_t)b * N * d + h * DH;
-  stats += ((size_t)b * H + h) * N * 2;
-  Kt += ((size_t)b * H + h) * blocks * DH * VW;
-  Vt += ((size_t)b * H + h) * blocks * DH * VW;
+  const int hkv = get_group_id (0), b = get_global_id (1), item = get_local_id (0), d = H * DH, row = d + 2 * Hkv * DH, share = H / Hkv;
+  const int prefix = NF_PREFIX (mask), causal = mask.s0;
+  const size_t sample = (size_t)b * N * row, key_head = sample + d + hkv * DH;
+  __global const float *Q = qkv + qkv_at + sample, *K = qkv + qkv_at + key_head, *V = K + Hkv * DH;
+  __global float *dQ = dqkv + dqkv_at + sample, *dK = dqkv + dqkv_at + key_head, *dV = dK + Hkv * DH;
+  out += out_at + (size_t)b * N * d;
+  dout += dout_at + (size_t)b * N * d;
+  stats += (size_t)b * H * N * 2;
+  Kt += ((size_t)b * Hkv + hkv) * blocks * DH * VW;
+  Vt += ((size_t)b * Hkv + hkv) * blocks * DH * VW;
 
-  for (int n = item; n < N; n += GROUP)
-    {
-      __global const float *q = Q + (size_t)n * row, *g = dout + (size_t)n * d, *o = out + (size_t)n * d;
-      const float top = stats[2 * n], r = 1.0f / stats[2 * n + 1];
-      float dq[DH], go = 0.0f;
-      for (int e = 0; e < DH; e++)
-        {
-          go = fma (g[e], o[e], go);
-          dq[e] = 0.0f;
-        }
-      for (int j = 0; j <= n; j++)
-        {
-          __global const float *k = K + (size_t)j * row, *v = V + (size_t)j * row;
-          float s = 0.0f, dp = 0.0f;
-          for (int e = 0; e < DH; e++)
-            {
-              s = fma (q[e], k[e], s);
-              dp = fma (g[e], v[e], dp);
-            }
-          const float ds = nf_exp (s * scale - top) * r * (dp - go) * scale;
-          for (int e = 0; e < DH; e++)
-            dq[e] = fma (ds, k[e], dq[e]);
-        }
-      for (int e = 0; e < DH; e++)
-        dQ[(size_t)n * row + e] = dq[e];
-    }
+  for (int h = hkv * share; h < (hkv + 1) * share; h++)
+    for (int n = item; n < N; n += GROUP)
+      {
+        const int2 sight = nf_sight (mask, n);
+        const size_t at = (size_t)n * d + h * DH;
+        __global const float *q = Q + (size_t)n * row + h * DH, *g = dout + at, *o = out + at, *stat = stats + ((size_t)h * N + n) * 2;
+        const float top = stat[0], r = 1.0f / stat[1];
+        float dq[DH], go = 0.0f;
+        for (int e = 0; e < DH; e++)
+          {
+            go = fma (g[e], o[e], go);
+            dq[e] = 0.0f;
+          }
+        for (int j = prefix > 0 ? 0 : sight.x; j < sight.y; j = j + 1 < prefix ? j + 1 : max (j + 1, sight.x))
+          {
+            __global const float *k = K + (size_t)j * row, *v = V + (size_t)j * row;
+            float s = 0.0f, dp = 0.0f;
+            for (int e = 0; e < DH; e++)
+              {
+                s = fma (q[e], k[e], s);
+                dp = fma (g[e], v[e], dp);
+              }
+            const float ds = nf_exp (s * scale - top) * r * (dp - go) * scale;
+            for (int e = 0; e < DH; e++)
+              dq[e] = fma (ds, k[e], dq[e]);
+          }
+        for (int e = 0; e < DH; e++)
+          dQ[(size_t)n * row + h * DH + e] = dq[e];
+      }
 
   for (int key0 = 0; key0 < N; key0 += GROUP)
     {
@@ -147,38 +155,41 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
           v[e] = Vt[at];
           dk[e] = dv[e] = 0.0f;
         }
-      for (int n0 = key0; n0 < N; n0 += GROUP)
-        {
-          const int count = min (GROUP, N - n0);
-          if (item < count)
-            {
-              const int n = n0 + item;
-              float go = 0.0f;
-              for (int e = 0; e < DH; e++)
-                go = fma (dout[(size_t)n * d + e], out[(size_t)n * d + e], go);
-              m[item] = stats[2 * n];
-              rl[item] = 1.0f / stats[2 * n + 1];
-              dot[item] = go;
-            }
-          barrier (CLK_LOCAL_MEM_FENCE);
-          for (int i = max (key - n0, 0); i < count; i++)
-            {
-              __global const float *q = Q + (size_t)(n0 + i) * row, *g = dout + (size_t)(n0 + i) * d;
-              float s = 0.0f, dp = 0.0f;
-              for (int e = 0; e < DH; e++)
-                {
-                  s = fma (q[e], k[e], s);
-                  dp = fma (g[e], v[e], dp);
-                }
-              const float pk = nf_exp (s * scale - m[i]) * rl[i], ds = pk * (dp - dot[i]) * scale;
-              for (int e = 0; e < DH; e++)
-                {
-                  dk[e] = fma (ds, q[e], dk[e]);
-                  dv[e] = fma (pk, g[e], dv[e]);
-                }
-            }
-          barrier (CLK_LOCAL_MEM_FENCE);
-        }
+      for (int h = hkv * share; h < (hkv + 1) * share; h++)
+        for (int n0 = causal ? key0 : 0; n0 < N; n0 += GROUP)
+          {
+            const int count = min (GROUP, N - n0);
+            if (item < count)
+              {
+                const size_t at = (size_t)(n0 + item) * d + h * DH, stat = ((size_t)h * N + n0 + item) * 2;
+                float go = 0.0f;
+                for (int e = 0; e < DH; e++)
+                  go = fma (dout[at + e], out[at + e], go);
+                m[item] = stats[stat];
+                rl[item] = 1.0f / stats[stat + 1];
+                dot[item] = go;
+              }
+            barrier (CLK_LOCAL_MEM_FENCE);
+            for (int i = causal ? max (key - n0, 0) : 0; i < count; i++)
+              {
+                if (!nf_sees (nf_sight (mask, n0 + i), prefix, key))
+                  continue;
+                __global const float *q = Q + (size_t)(n0 + i) * row + h * DH, *g = dout + (size_t)(n0 + i) * d + h * DH;
+                float s = 0.0f, dp = 0.0f;
+                for (int e = 0; e < DH; e++)
+                  {
+                    s = fma (q[e], k[e], s);
+                    dp = fma (g[e], v[e], dp);
+                  }
+                const float pk = nf_exp (s * scale - m[i]) * rl[i], ds = pk * (dp - dot[i]) * scale;
+                for (int e = 0; e < DH; e++)
+                  {
+                    dk[e] = fma (ds, q[e], dk[e]);
+                    dv[e] = fma (pk, g[e], dv[e]);
+                  }
+              }
+            barrier (CLK_LOCAL_MEM_FENCE);
+          }
       if (key0 + item < N)
         for (int e = 0; e < DH; e++)
           {

@@ -1,73 +1,182 @@
 /* The affine step of a flow block, forward, backward and inverse. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Block order is the order in which a block's own sequence runs. u (B, N, D) is the block's input in that order, o (B, N, 2D) what the network says
- * (log-scale alpha, then shift mu; only mu, (B, N, D), if the model is volume-preserving). Token n uses row n-1 of o; token 0 stays as it is.
- *   z = (u - mu) exp(-alpha),  log |dz/du| = -sum alpha                      (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6) */
+ * Block order is the order in which a block's own sequence runs. u (B, N, D) is the block's input in that order, o (B, S, 2D) what the network says
+ * (raw scale, then shift mu; only mu, (B, S, D), if the model is volume-preserving), of which the first `prefix` rows say nothing. Token n uses row
+ * prefix + n, or, with `shift`, row prefix + n-1 and token 0 stays as it is.
+ *   z = (u - mu)/sigma,  log |dz/du| = -sum log sigma                      (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6)
+ * A flip reverses the tokens of each frame. */
 
-/* z goes to row N-1-n if out_flip (the next block runs the other way). log_det (B, N) in natural order, reversed to the block's if flip;
- * added to what is there if accumulate. Global size (B N). */
+enum
+{
+  NF_SCALE_NONE,
+  NF_SCALE_EXP,     /* log sigma = raw */
+  NF_SCALE_SOFTPLUS /* sigma = log(1 + exp(raw + log(e - 1))): 1 for raw 0 (Gu et al. 2025, arXiv 2506.06276) */
+};
+
+static inline int
+nf_flipped (int n, int frame, int flip)
+{
+  return flip ? n - n % frame + frame - 1 - n % frame : n;
+}
+
+/* ln x of a normal x > 0: x = 2^n m with m in [sqrt(1/2), sqrt 2), log(1 + f) = f - f²/2 + f³ P(f), P by interpolation at Chebyshev nodes (relative error
+ * below 1e-8). */
+static inline floatv
+nf_logv (floatv x)
+{
+  const intv n = (nf_as_intv (x) - 0x3f3504f3) >> 23;
+  const floatv f = nf_as_floatv (nf_as_intv (x) - (n << 23)) - 1.0f, t = NF_CAT (convert_float, VW) (n);
+  floatv p = fma (f, (floatv)(0.0697161108f), (floatv)(-0.114797339f));
+  p = fma (p, f, (floatv)(0.116854198f));
+  p = fma (p, f, (floatv)(-0.124256872f));
+  p = fma (p, f, (floatv)(0.142490581f));
+  p = fma (p, f, (floatv)(-0.166678026f));
+  p = fma (p, f, (floatv)(0.200007156f));
+  p = fma (p, f, (floatv)(-0.24999997f));
+  p = fma (p, f, (floatv)(0.333333313f));
+  p = fma (t, (floatv)(1.42860677e-6f), fma (p * f, f * f, -0.5f * f * f));
+  return fma (t, (floatv)(0.693145752f), p + f);
+}
+
+/* tanh x: an odd polynomial up to 5/8 (relative error below 1e-8), beyond it 1 - 2/(1 + exp 2x). */
+static inline floatv
+nf_tanhv (floatv x)
+{
+  const floatv s = x * x;
+  floatv p = fma (s, (floatv)(0.00229274505f), (floatv)(-0.00834394526f));
+  p = fma (p, s, (floatv)(0.0217689183f));
+  p = fma (p, s, (floatv)(-0.0539592579f));
+  p = fma (p, s, (floatv)(0.133333042f));
+  p = fma (p, s, (floatv)(-0.333333343f));
+  p = fma (p * s, x, x);
+  const floatv far = copysign (1.0f - 2.0f / (1.0f + nf_expv (2.0f * fabs (x))), x);
+  return select (p, far, isgreater (fabs (x), (floatv)(0.625f)));
+}
+
+/* a tanh(x/a); a = 0 leaves x as it is. */
+static inline floatv
+nf_soft_clip (floatv x, float a)
+{
+  return a > 0.0f ? a * nf_tanhv (x / a) : x;
+}
+
+#define NF_SOFTPLUS_AT_0 0.541324854612918f /* log(e - 1) */
+
+/* sigma of a clipped raw scale under softplus: log(1 + e^y) = max(y, 0) + log(1 + e^-|y|), the latter with what rounding 1 + t lost. */
+static inline floatv
+nf_softplus_sigma (floatv raw)
+{
+  const floatv y = raw + NF_SOFTPLUS_AT_0, t = nf_expv (-fabs (y)), one_t = 1.0f + t;
+  return fmax (y, 0.0f) + (nf_logv (one_t) + (t - (one_t - 1.0f)) / one_t);
+}
+
+/* d log sigma/d raw under softplus. */
+static inline floatv
+nf_softplus_slope (floatv raw, floatv sigma)
+{
+  return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
+}
+
+/* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
+ * what is there if accumulate. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
 __kernel void
 nf_affine (__global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
-           int N, int D, int nvp, int flip, int out_flip, int accumulate)
+           __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int frame, int shift, int scale,
+           float soft_clip, int flip, int out_flip, int accumulate)
 {
-  const int m = get_global_id (0), b = m / N, n = m % N;
-  const int width = nvp ? 2 * D : D;
+  const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
+  const int width = scale == NF_SCALE_NONE ? D : 2 * D;
   u += u_at + (size_t)m * D;
-  z += z_at + ((size_t)b * N + (out_flip ? N - 1 - n : n)) * D;
-  o += (size_t)(m - 1) * width;
+  z += z_at + ((size_t)b * N + nf_flipped (n, frame, out_flip)) * D;
+  log_scales += log_scales_at + (size_t)m * D;
+  o += ((size_t)b * S + prefix + (moves ? n - shift : 0)) * width;
   floatv sum = 0.0f;
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
-      floatv v = nf_load_head (u + i, lanes);
-      if (n > 0)
+      floatv v = nf_load_head (u + i, lanes), log_sigma = 0.0f;
+      if (moves)
         {
-          v -= nf_load_head (o + width - D + i, lanes);
-          if (nvp)
+          v -= nf_soft_clip (nf_load_head (o + width - D + i, lanes), soft_clip);
+          const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
+          if (scale == NF_SCALE_EXP)
             {
-              const floatv alpha = nf_load_head (o + i, lanes);
-              sum += alpha;
-              v *= nf_expv (-alpha);
+              log_sigma = raw;
+              v *= nf_expv (-raw);
             }
+          else if (scale == NF_SCALE_SOFTPLUS)
+            {
+              const floatv sigma = nf_softplus_sigma (raw);
+              log_sigma = select ((floatv)(0.0f), nf_logv (sigma), NF_LANES < (intv)(lanes));
+              v /= sigma;
+            }
+          sum += log_sigma;
         }
       nf_store_head (v, z + i, lanes);
+      if (keep_scales)
+        nf_store_head (-log_sigma, log_scales + i, lanes);
     }
-  __global float *l = log_det + (size_t)b * N + (flip ? N - 1 - n : n);
+  __global float *l = log_det + (size_t)b * N + nf_flipped (n, frame, flip);
   *l = (accumulate ? *l : 0.0f) - nf_sumv (sum);
 }
 
-/* dz (rows as nf_affine wrote z), dL/dlog-determinant = -g per value: du (B, N, D), d_o like o. Global size (B N). */
+/* dz (rows as nf_affine wrote z), dL/dlog-determinant = -g per value: du (B, N, D), d_o like o; rows of o that say nothing of a token get 0.
+ * Global size (B max(S, prefix + N)). */
 __kernel void
-nf_affine_backward (__global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at,
-                    __global float *du, ulong du_at, __global float *d_o, int N, int D, int nvp, int out_flip, float g)
+nf_affine_backward (__global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at, __global float *du,
+                    ulong du_at, __global float *d_o, int N, int D, int S, int prefix, int frame, int shift, int scale, float soft_clip,
+                    int out_flip, float g)
 {
-  const int m = get_global_id (0), b = m / N, n = m % N;
-  const int width = nvp ? 2 * D : D;
-  u += u_at + (size_t)m * D;
-  du += du_at + (size_t)m * D;
-  dz += dz_at + ((size_t)b * N + (out_flip ? N - 1 - n : n)) * D;
-  /* token n owns row n-1; token 0 clears the last row, which nobody uses */
-  __global float *d_row = d_o + ((size_t)b * N + (n > 0 ? n - 1 : N - 1)) * width;
-  o += (size_t)(m - 1) * width;
+  const int rows = max (S, prefix + N), b = get_global_id (0) / rows, row = get_global_id (0) % rows, n = row - prefix;
+  const int width = scale == NF_SCALE_NONE ? D : 2 * D, moves = !shift || n > 0;
+  d_o += (size_t)b * S * width;
+  o += (size_t)b * S * width;
+  if (row < S && (n < 0 || n + shift >= N))
+    for (int i = 0; i < width; i++)
+      d_o[(size_t)row * width + i] = 0.0f;
+  if (n < 0 || n >= N)
+    return;
+  u += u_at + ((size_t)b * N + n) * D;
+  du += du_at + ((size_t)b * N + n) * D;
+  dz += dz_at + ((size_t)b * N + nf_flipped (n, frame, out_flip)) * D;
+  o += (size_t)(row - (moves ? shift : 0)) * width;
+  d_o += (size_t)(row - (moves ? shift : 0)) * width;
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
-      floatv v = nf_load_head (dz + i, lanes), d_shift = 0.0f, d_scale = 0.0f;
-      if (n > 0)
+      const floatv v = nf_load_head (dz + i, lanes);
+      if (!moves)
         {
-          if (nvp)
-            {
-              const floatv e = nf_expv (-nf_load_head (o + i, lanes));
-              const floatv z = (nf_load_head (u + i, lanes) - nf_load_head (o + D + i, lanes)) * e;
-              d_scale = g - v * z;
-              v *= e;
-            }
-          d_shift = -v;
+          nf_store_head (v, du + i, lanes);
+          continue;
         }
-      nf_store_head (v, du + i, lanes);
-      nf_store_head (d_shift, d_row + width - D + i, lanes);
-      if (nvp)
-        nf_store_head (d_scale, d_row + i, lanes);
+      const floatv mu = nf_soft_clip (nf_load_head (o + width - D + i, lanes), soft_clip);
+      floatv slope_mu = 1.0f, before = v;
+      if (soft_clip > 0.0f)
+        slope_mu = fma (-mu / soft_clip, mu / soft_clip, (floatv)(1.0f));
+      if (scale != NF_SCALE_NONE)
+        {
+          const floatv raw = nf_soft_clip (nf_load_head (o + i, lanes), soft_clip), c = nf_load_head (u + i, lanes) - mu;
+          floatv z, slope = 1.0f;
+          if (scale == NF_SCALE_EXP)
+            {
+              const floatv e = nf_expv (-raw);
+              z = c * e;
+              before = v * e;
+            }
+          else
+            {
+              const floatv sigma = nf_softplus_sigma (raw);
+              z = c / sigma;
+              before = v / sigma;
+              slope = nf_softplus_slope (raw, sigma);
+            }
+          if (soft_clip > 0.0f)
+            slope *= fma (-raw / soft_clip, raw / soft_clip, (floatv)(1.0f));
+          nf_store_head ((g - v * z) * slope, d_o + i, lanes);
+        }
+      nf_store_head (before, du + i, lanes);
+      nf_store_head (-before * slope_mu, d_o + width - D + i, lanes);
     }
 }
 
@@ -137,41 +246,125 @@ nf_snap_token (__global float *t, __global const float *basis, int has_basis, in
   nf_to_basis (basis, y, t, D);
 }
 
-/* One step of decoding: token n of u (B, N, D), in block order, becomes u exp(alpha) + mu; o (B or 2B, 2D or D) is what the network said after
- * token n-1, the unguided branch's rows after the guided ones. Guidance: alpha + w (alpha - alpha_u), the same for mu. n = 0 only snaps.
- * snap_steps < 0: no snapping. Global size (B). */
-__kernel void
-nf_affine_inverse (__global float *u, ulong u_at, __global const float *o, int B, int N, int n, int D, int nvp, float w_scale, float w_shift,
-                   int guided, int snap_steps, __global const float *basis, int has_basis)
+enum
 {
-  const int b = get_global_id (0), width = nvp ? 2 * D : D;
-  u += u_at + ((size_t)b * N + n) * D;
-  __global const float *c = o + (size_t)b * width, *v = o + (size_t)(B + b) * width;
-  for (int i = 0; n > 0 && i < D; i += VW)
+  NF_GUIDANCE_NONE,
+  NF_GUIDANCE_EXTRAPOLATE, /* raw and mu go on beyond the guided branch's */
+  NF_GUIDANCE_PRODUCT      /* the density p_c^(1+w) / p_u^w, sigma_u no less than sigma_c (Gu et al. 2025, arXiv 2506.06276, proposition 2) */
+};
+
+/* Tokens n0 .. n0+count-1 of x (B, N, D) become z sigma + mu of the same tokens of z, in block order; row r of the guided branch for sample b is
+ * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
+ * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps < 0: no snapping. changes (B, count), if wanted, gets the largest
+ * change of a value. Global size (B count). */
+__kernel void
+nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
+                   int o_rows, int o_first, int scale, float soft_clip, int guidance, float4 weights, int keep_first, int snap_steps,
+                   __global const float *basis, int has_basis, __global float *changes, int keep_changes)
+{
+  const int b = get_global_id (0) / count, r = get_global_id (0) % count, width = scale == NF_SCALE_NONE ? D : 2 * D;
+  const int moves = !keep_first || r > 0;
+  const float w_scale = fma (weights.y, (float)r, weights.x), w_shift = fma (weights.w, (float)r, weights.z);
+  float before[D_MAX];
+  z += z_at + ((size_t)b * N + n0 + r) * D;
+  x += x_at + ((size_t)b * N + n0 + r) * D;
+  __global const float *c = o + ((size_t)b * o_rows + o_first + r) * width, *f = c + (size_t)B * o_rows * width;
+  if (keep_changes)
+    for (int i = 0; i < D; i++)
+      before[i] = x[i];
+  for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
-      floatv mu = nf_load_head (c + width - D + i, lanes), x = nf_load_head (u + i, lanes);
-      if (guided)
-        mu = fma ((floatv)(w_shift), mu - nf_load_head (v + width - D + i, lanes), mu);
-      if (nvp)
+      floatv v = nf_load_head (z + i, lanes);
+      if (moves)
         {
-          floatv alpha = nf_load_head (c + i, lanes);
-          if (guided)
-            alpha = fma ((floatv)(w_scale), alpha - nf_load_head (v + i, lanes), alpha);
-          x *= nf_expv (alpha);
+          floatv mu = nf_soft_clip (nf_load_head (c + width - D + i, lanes), soft_clip), mu_f = 0.0f, raw = 0.0f, raw_f = 0.0f, sigma = 1.0f;
+          if (guidance)
+            mu_f = nf_soft_clip (nf_load_head (f + width - D + i, lanes), soft_clip);
+          if (scale != NF_SCALE_NONE)
+            {
+              raw = nf_soft_clip (nf_load_head (c + i, lanes), soft_clip);
+              if (guidance)
+                raw_f = nf_soft_clip (nf_load_head (f + i, lanes), soft_clip);
+            }
+          if (guidance == NF_GUIDANCE_EXTRAPOLATE)
+            {
+              mu = fma ((floatv)(w_shift), mu - mu_f, mu);
+              raw = fma ((floatv)(w_scale), raw - raw_f, raw);
+            }
+          if (scale == NF_SCALE_EXP)
+            sigma = nf_expv (raw);
+          else if (scale == NF_SCALE_SOFTPLUS)
+            sigma = nf_softplus_sigma (raw);
+          if (guidance == NF_GUIDANCE_PRODUCT)
+            {
+              floatv sigma_f = 1.0f;
+              if (scale != NF_SCALE_NONE)
+                sigma_f = scale == NF_SCALE_EXP ? nf_expv (raw_f) : nf_softplus_sigma (raw_f);
+              const floatv ratio = fmin (sigma / sigma_f, 1.0f), s = ratio * ratio, k = fma (-w_scale, s, (floatv)(1.0f + w_scale));
+              /* mu_c + (w s/k) (mu_c - mu_u) */
+              mu = fma (w_scale * s / k, mu - mu_f, mu);
+              sigma /= sqrt (k);
+            }
+          v = v * sigma + mu;
         }
-      nf_store_head (x + mu, u + i, lanes);
+      nf_store_head (v, x + i, lanes);
     }
   if (snap_steps >= 0)
-    nf_snap_token (u, basis, has_basis, snap_steps, D);
+    nf_snap_token (x, basis, has_basis, snap_steps, D);
+  if (keep_changes)
+    {
+      /* what is no number stays so: an iteration that went astray has not settled */
+      float most = 0.0f;
+      for (int i = 0; i < D; i++)
+        {
+          const float change = fabs (x[i] - before[i]);
+          most = isnan (most) || change <= most ? most : change;
+        }
+      changes[get_global_id (0)] = most;
+    }
 }
 
-/* to[b, n] = from[b, m], m = N-1-n (flip) or n, times scale[m] if scaled (the prior's standard deviations). Global size (B N). */
+/* to (B, count, D) = tokens n0-1 .. n0+count-2 of u (B, N, D), token -1 is sos (D). Global size (B count). */
 __kernel void
-nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip,
+nf_shift_in (__global const float *u, ulong u_at, __global const float *sos, ulong sos_at, __global float *to, ulong to_at, int n0, int count, int N,
+             int D)
+{
+  const int b = get_global_id (0) / count, n = n0 + get_global_id (0) % count - 1;
+  __global const float *from = n < 0 ? sos + sos_at : u + u_at + ((size_t)b * N + n) * D;
+  to += to_at + get_global_id (0) * D;
+  for (int i = 0; i < D; i += VW)
+    nf_store_head (nf_load_head (from + i, D - i), to + i, D - i);
+}
+
+/* Of the whole sequence: du[b, n] += dto[b, n+1]; dsos += sum over b of dto[b, 0] if wanted. Global size (D / VW, rounded up, N). */
+__kernel void
+nf_shift_in_backward (__global const float *dto, ulong dto_at, __global float *du, ulong du_at, __global float *dsos, ulong dsos_at, int want_sos, int B,
+                      int N, int D)
+{
+  const int i = get_global_id (0) * VW, n = get_global_id (1), lanes = D - i;
+  dto += dto_at + (size_t)n * D + i;
+  if (n == 0 && want_sos)
+    {
+      floatv sum = 0.0f;
+      for (int b = 0; b < B; b++)
+        sum += nf_load_head (dto + (size_t)b * N * D, lanes);
+      dsos += dsos_at + i;
+      nf_store_head (nf_load_head (dsos, lanes) + sum, dsos, lanes);
+    }
+  if (n == 0)
+    return;
+  du += du_at + (size_t)(n - 1) * D + i;
+  for (size_t at = 0; at < (size_t)B * N * D; at += (size_t)N * D)
+    nf_store_head (nf_load_head (du + at, lanes) + nf_load_head (dto + at, lanes), du + at, lanes);
+}
+
+/* to[b, n] = from[b, m], m = n, or n reversed within its frame (flip), times scale[m] if scaled (the prior's standard deviations). Global size (B N). */
+__kernel void
+nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip, int frame,
             __global const float *scale, ulong scale_at, int scaled)
 {
-  const int row = get_global_id (0), b = row / N, n = row % N, m = flip ? N - 1 - n : n;
+  const int row = get_global_id (0), b = row / N, n = row % N, m = nf_flipped (n, frame, flip);
   from += from_at + ((size_t)b * N + m) * D;
   to += to_at + (size_t)row * D;
   scale += scale_at + (size_t)m * D;
@@ -248,12 +441,12 @@ nf_class_embed_backward (__global const float *dh, ulong dh_at, __global float *
 
 /* dpos[n] += sum over b of dh[b, n], n in natural order. Global size (d, N). */
 __kernel void
-nf_position_backward (__global const float *dh, ulong dh_at, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip)
+nf_position_backward (__global const float *dh, ulong dh_at, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip, int frame)
 {
   const int i = get_global_id (0), n = get_global_id (1);
   float sum = 0.0f;
   dh += dh_at;
   for (int b = 0; b < B; b++)
-    sum += dh[((size_t)b * N + (flip ? N - 1 - n : n)) * d + i];
+    sum += dh[((size_t)b * N + nf_flipped (n, frame, flip)) * d + i];
   dpos[dpos_at + (size_t)n * d + i] += sum;
 }

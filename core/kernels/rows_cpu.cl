@@ -1,75 +1,80 @@
 /* Work on whole rows, one work-item a row. SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* y[r,:] = (x[r,:] - mean) rstd w + b, eps 1e-5 (Ba et al. 2016). x, y (M, d). Global size (M). */
+/* Mean (0 if rms) and 1/deviation of a row; eps 1e-5, or 1e-6 of the mean square alone. */
+static inline float2
+nf_moments (__global const float *x, int d, int rms)
+{
+  floatv sum = 0.0f, square = 0.0f;
+  float mean = 0.0f;
+  if (!rms)
+    {
+      for (int i = 0; i < d; i += VW)
+        sum += nf_load_head (x + i, d - i);
+      mean = nf_sumv (sum) / d;
+    }
+  for (int i = 0; i < d; i += VW)
+    {
+      floatv c = nf_load_head (x + i, d - i) - mean;
+      if (d - i < VW)
+        c = select ((floatv)(0.0f), c, NF_LANES < (intv)(d - i));
+      square = fma (c, c, square);
+    }
+  return (float2)(mean, 1.0f / sqrt (nf_sumv (square) / d + (rms ? 1e-6f : 1e-5f)));
+}
+
+/* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
+ * x, R, y (M, d); y may be x, R may be y. Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_layernorm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global float *y,
-              ulong y_at, int d)
+nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
+         __global float *y, ulong y_at, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
   x += x_at + row;
   y += y_at + row;
-  floatv sum = 0.0f;
-  for (int i = 0; i < d; i += VW)
-    sum += nf_load_head (x + i, d - i);
-  const float mean = nf_sumv (sum) / d;
-  floatv square = 0.0f;
-  for (int i = 0; i < d; i += VW)
-    {
-      floatv c = nf_load_head (x + i, d - i) - mean;
-      if (d - i < VW)
-        c = select ((floatv)(0.0f), c, NF_LANES < (intv)(d - i));
-      square = fma (c, c, square);
-    }
-  const float rstd = 1.0f / sqrt (nf_sumv (square) / d + 1e-5f);
+  R += R_at + row;
+  const float2 moments = nf_moments (x, d, rms);
   for (int i = 0; i < d; i += VW)
     {
       const int lanes = d - i;
-      const floatv c = (nf_load_head (x + i, lanes) - mean) * rstd;
-      nf_store_head (fma (c, nf_load_head (w + w_at + i, lanes), nf_load_head (w + b_at + i, lanes)), y + i, lanes);
+      const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + w_at + i, lanes);
+      floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (w + b_at + i, lanes));
+      if (add)
+        v += nf_load_head (R + i, lanes);
+      nf_store_head (v, y + i, lanes);
     }
 }
 
-/* Backward of the above: dx += rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; what dw needs is written to dyc = dy c.
- * All (M, d). Global size (M). */
+/* Backward of the above: dx (+)= rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; with rms g = dy (1 + w) and mean(g) falls out.
+ * What dw needs is written to dyc = dy c. dx may be dy unless it accumulates. All (M, d). Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_layernorm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy,
-                       ulong dy_at, __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int d)
+nf_norm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy, ulong dy_at,
+                  __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int accumulate, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
+  const float offset = rms ? 1.0f : 0.0f;
   x += x_at + row;
   dy += dy_at + row;
   dyc += dyc_at + row;
   dx += dx_at + row;
-  floatv sum = 0.0f;
-  for (int i = 0; i < d; i += VW)
-    sum += nf_load_head (x + i, d - i);
-  const float mean = nf_sumv (sum) / d;
-  floatv square = 0.0f;
-  for (int i = 0; i < d; i += VW)
-    {
-      floatv c = nf_load_head (x + i, d - i) - mean;
-      if (d - i < VW)
-        c = select ((floatv)(0.0f), c, NF_LANES < (intv)(d - i));
-      square = fma (c, c, square);
-    }
-  const float rstd = 1.0f / sqrt (nf_sumv (square) / d + 1e-5f);
+  const float2 moments = nf_moments (x, d, rms);
   floatv sum_g = 0.0f, sum_gc = 0.0f;
   for (int i = 0; i < d; i += VW)
     {
       const int lanes = d - i;
-      const floatv c = (nf_load_head (x + i, lanes) - mean) * rstd, dyi = nf_load_head (dy + i, lanes);
-      const floatv g = dyi * nf_load_head (w + w_at + i, lanes);
+      const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, dyi = nf_load_head (dy + i, lanes);
+      const floatv g = dyi * (nf_load_head (w + w_at + i, lanes) + offset);
       sum_g += g;
       sum_gc = fma (g, c, sum_gc);
       nf_store_head (dyi * c, dyc + i, lanes);
     }
-  const float mean_g = nf_sumv (sum_g) / d, mean_gc = nf_sumv (sum_gc) / d;
+  const float mean_g = rms ? 0.0f : nf_sumv (sum_g) / d, mean_gc = nf_sumv (sum_gc) / d;
   for (int i = 0; i < d; i += VW)
     {
       const int lanes = d - i;
-      const floatv c = (nf_load_head (x + i, lanes) - mean) * rstd;
-      const floatv g = nf_load_head (dy + i, lanes) * nf_load_head (w + w_at + i, lanes);
-      nf_store_head (nf_load_head (dx + i, lanes) + rstd * (g - mean_g - c * mean_gc), dx + i, lanes);
+      const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y;
+      const floatv g = nf_load_head (dy + i, lanes) * (nf_load_head (w + w_at + i, lanes) + offset);
+      const floatv v = moments.y * (g - mean_g - c * mean_gc);
+      nf_store_head (accumulate ? nf_load_head (dx + i, lanes) + v : v, dx + i, lanes);
     }
 }
 

@@ -20,60 +20,69 @@ nf_group_sum (__local float *part, float v)
   return sum;
 }
 
-/* Mean and 1/deviation of a row, eps 1e-5. */
+/* Mean (0 if rms) and 1/deviation of a row; eps 1e-5, or 1e-6 of the mean square alone. */
 static inline float2
-nf_moments (__global const float *x, int d, __local float *part)
+nf_moments (__global const float *x, int d, int rms, __local float *part)
 {
-  float sum = 0.0f, square = 0.0f;
-  for (int i = get_local_id (0); i < d; i += GROUP)
-    sum += x[i];
-  const float mean = nf_group_sum (part, sum) / d;
+  float sum = 0.0f, square = 0.0f, mean = 0.0f;
+  if (!rms)
+    {
+      for (int i = get_local_id (0); i < d; i += GROUP)
+        sum += x[i];
+      mean = nf_group_sum (part, sum) / d;
+    }
   for (int i = get_local_id (0); i < d; i += GROUP)
     square = fma (x[i] - mean, x[i] - mean, square);
-  return (float2)(mean, 1.0f / sqrt (nf_group_sum (part, square) / d + 1e-5f));
+  return (float2)(mean, 1.0f / sqrt (nf_group_sum (part, square) / d + (rms ? 1e-6f : 1e-5f)));
 }
 
-/* y[r,:] = (x[r,:] - mean) rstd w + b, eps 1e-5 (Ba et al. 2016). x, y (M, d). Global size (M GROUP). */
+/* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
+ * x, R, y (M, d); y may be x, R may be y. Global size (M GROUP). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
-nf_layernorm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global float *y,
-              ulong y_at, int d)
+nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
+         __global float *y, ulong y_at, int rms, int d)
 {
   __local float part[GROUP];
   const size_t row = (size_t)get_group_id (0) * d;
   x += x_at + row;
   y += y_at + row;
-  const float2 moments = nf_moments (x, d, part);
+  R += R_at + row;
+  const float2 moments = nf_moments (x, d, rms, part);
   for (int i = get_local_id (0); i < d; i += GROUP)
-    y[i] = fma ((x[i] - moments.x) * moments.y, w[w_at + i], w[b_at + i]);
+    {
+      const float c = (x[i] - moments.x) * moments.y, v = rms ? c * (w[w_at + i] + 1.0f) : fma (c, w[w_at + i], w[b_at + i]);
+      y[i] = add ? v + R[i] : v;
+    }
 }
 
-/* Backward of the above: dx += rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; what dw needs is written to dyc = dy c.
- * All (M, d). Global size (M GROUP). */
+/* Backward of the above: dx (+)= rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; with rms g = dy (1 + w) and mean(g) falls out.
+ * What dw needs is written to dyc = dy c. dx may be dy unless it accumulates. All (M, d). Global size (M GROUP). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
-nf_layernorm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy,
-                       ulong dy_at, __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int d)
+nf_norm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy, ulong dy_at,
+                  __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int accumulate, int rms, int d)
 {
   __local float part[GROUP];
   const size_t row = (size_t)get_group_id (0) * d;
+  const float offset = rms ? 1.0f : 0.0f;
   x += x_at + row;
   w += w_at;
   dy += dy_at + row;
   dyc += dyc_at + row;
   dx += dx_at + row;
-  const float2 moments = nf_moments (x, d, part);
+  const float2 moments = nf_moments (x, d, rms, part);
   float sum_g = 0.0f, sum_gc = 0.0f;
   for (int i = get_local_id (0); i < d; i += GROUP)
     {
-      const float c = (x[i] - moments.x) * moments.y, g = dy[i] * w[i];
+      const float c = (x[i] - moments.x) * moments.y, g = dy[i] * (w[i] + offset);
       sum_g += g;
       sum_gc = fma (g, c, sum_gc);
       dyc[i] = dy[i] * c;
     }
-  const float mean_g = nf_group_sum (part, sum_g) / d, mean_gc = nf_group_sum (part, sum_gc) / d;
+  const float mean_g = rms ? 0.0f : nf_group_sum (part, sum_g) / d, mean_gc = nf_group_sum (part, sum_gc) / d;
   for (int i = get_local_id (0); i < d; i += GROUP)
     {
-      const float c = (x[i] - moments.x) * moments.y;
-      dx[i] += moments.y * (dy[i] * w[i] - mean_g - c * mean_gc);
+      const float c = (x[i] - moments.x) * moments.y, v = moments.y * (dy[i] * (w[i] + offset) - mean_g - c * mean_gc);
+      dx[i] = accumulate ? dx[i] + v : v;
     }
 }
 

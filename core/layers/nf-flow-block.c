@@ -9,6 +9,20 @@ output_width (const NfBlockShape *shape)
   return shape->nvp ? 2 * shape->D : shape->D;
 }
 
+NfAffine
+nf_block_affine (const NfBlockShape *shape, guint B)
+{
+  return (NfAffine){
+    .B = B,
+    .N = shape->N,
+    .D = shape->D,
+    .S = shape->N,
+    .frame = shape->N,
+    .shift = TRUE,
+    .scale = shape->nvp ? NF_SCALE_EXP : NF_SCALE_NONE,
+  };
+}
+
 /* Buffers that a list owns */
 
 static GPtrArray *
@@ -119,8 +133,8 @@ forward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weig
   const guint N = shape->N, M = B * N, d = shape->d;
   const gsize batch = (gsize)N * 3 * d;
 
-  nf_ops_layernorm (ops, nf_view (tape->h[l], 0), weights->attention_norm.w, weights->attention_norm.b,
-                    nf_view (tape->a1[l], 0), M, d);
+  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (tape->h[l], 0), weights->attention_norm.w,
+               weights->attention_norm.b, nf_view (NULL, 0), nf_view (tape->a1[l], 0), M, d);
   linear (ops, &weights->qkv, tape->a1[l], tape->qkv[l], M, 0, NULL, NULL);
   nf_ops_append (ops, nf_view (tape->qkv[l], d), 3 * d, batch, tape->keys, 0, N, N, B, shape->H);
   const NfAttention attention = {
@@ -145,8 +159,8 @@ forward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weig
   };
   nf_ops_attention (ops, &attention);
   linear (ops, &weights->proj, tape->attention[l], tape->middle[l], M, 0, tape->h[l], NULL);
-  nf_ops_layernorm (ops, nf_view (tape->middle[l], 0), weights->mlp_norm.w, weights->mlp_norm.b,
-                    nf_view (tape->a2[l], 0), M, d);
+  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (tape->middle[l], 0), weights->mlp_norm.w, weights->mlp_norm.b,
+               nf_view (NULL, 0), nf_view (tape->a2[l], 0), M, d);
   linear (ops, &weights->fc1, tape->a2[l], tape->hidden[l], M, NF_MATMUL_GELU, NULL, tape->before[l]);
   linear (ops, &weights->fc2, tape->hidden[l], tape->h[l + 1], M, 0, tape->middle[l], NULL);
 }
@@ -174,7 +188,8 @@ nf_block_forward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *w
   for (guint l = 0; l < shape->K; l++)
     forward_layer (ops, shape, &weights->layers[l], tape, l, B);
   linear (ops, &weights->out, tape->h[shape->K], tape->o, M, 0, NULL, NULL);
-  nf_ops_affine (ops, u, tape->o, z, log_det, B, N, shape->D, shape->nvp, weights->flip, out_flip,
+  const NfAffine affine = nf_block_affine (shape, B);
+  nf_ops_affine (ops, &affine, u, tape->o, z, log_det, nf_view (NULL, 0), weights->flip, out_flip,
                  accumulate);
 }
 
@@ -211,8 +226,8 @@ static void
 norm_backward (NfOps *ops, const NfNorm *norm, NfBuffer *x, NfBuffer *dy, NfBuffer *dyc, NfBuffer *dx,
                guint M, guint d, NfBuffer *gradients)
 {
-  nf_ops_layernorm_backward (ops, nf_view (x, 0), norm->w, nf_view (dy, 0), nf_view (dyc, 0), nf_view (dx, 0),
-                             M, d);
+  nf_ops_norm_backward (ops, NF_NORM_LAYER, nf_view (x, 0), norm->w, nf_view (dy, 0), nf_view (dyc, 0),
+                        nf_view (dx, 0), TRUE, M, d);
   if (!gradients)
     return;
   nf_ops_column_sums (ops, nf_view (dyc, 0), d, nf_view (gradients, norm->w.at), M, d);
@@ -237,9 +252,20 @@ backward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *wei
                       nf_view (s->dout, 0), M, 0, nf_view (NULL, 0), gradients);
   nf_ops_append (ops, nf_view (tape->qkv[l], d), 3 * d, batch, s->keys, 0, N, N, B, shape->H);
   nf_ops_append (ops, nf_view (tape->qkv[l], 2 * d), 3 * d, batch, s->values, 0, N, N, B, shape->H);
-  nf_ops_attention_backward (ops, nf_view (tape->qkv[l], 0), s->keys, s->values,
-                             nf_view (tape->attention[l], 0), nf_view (s->dout, 0), tape->stats[l],
-                             nf_view (s->dqkv, 0), N, B, shape->H, attention_scale (shape));
+  const NfAttentionBackward attention = {
+    .qkv = nf_view (tape->qkv[l], 0),
+    .out = nf_view (tape->attention[l], 0),
+    .dout = nf_view (s->dout, 0),
+    .dqkv = nf_view (s->dqkv, 0),
+    .keys = s->keys,
+    .values = s->values,
+    .stats = tape->stats[l],
+    .N = N,
+    .B = B,
+    .H = shape->H,
+    .scale = attention_scale (shape),
+  };
+  nf_ops_attention_backward (ops, &attention);
   nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (s->dqkv, 0), nf_view (s->da, 0),
                       M, 0, nf_view (NULL, 0), gradients);
   norm_backward (ops, &weights->attention_norm, tape->h[l], s->da, s->dyc, s->dh, M, d, gradients);
@@ -252,7 +278,8 @@ nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *
 {
   const guint N = shape->N, M = B * N, d = shape->d;
 
-  nf_ops_affine_backward (ops, u, tape->o, dz, du, s->d_o, B, N, shape->D, shape->nvp, out_flip, g);
+  const NfAffine affine = nf_block_affine (shape, B);
+  nf_ops_affine_backward (ops, &affine, u, tape->o, dz, du, s->d_o, out_flip, g);
   nf_linear_backward (ops, &weights->out, nf_view (tape->h[shape->K], 0), nf_view (s->d_o, 0),
                       nf_view (s->dh, 0), M, 0, nf_view (NULL, 0), gradients);
   for (guint l = shape->K; l-- > 0;)
@@ -260,7 +287,7 @@ nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *
   if (gradients)
     {
       nf_ops_position_backward (ops, nf_view (s->dh, 0), nf_view (gradients, weights->position.at), B, N, d,
-                                weights->flip);
+                                weights->flip, N);
       if (shape->n_classes > 0)
         nf_ops_class_embed_backward (ops, nf_view (s->dh, 0), nf_view (gradients, weights->classes.at),
                                      labels, B, N, d, shape->n_classes);
@@ -313,8 +340,8 @@ step_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights
   const guint d = shape->d;
   const gsize batch = (gsize)shape->N * 3 * d, at = (gsize)n * 3 * d;
 
-  nf_ops_layernorm (ops, nf_view (cache->h, 0), weights->attention_norm.w, weights->attention_norm.b,
-                    nf_view (cache->a, 0), rows, d);
+  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (cache->h, 0), weights->attention_norm.w,
+               weights->attention_norm.b, nf_view (NULL, 0), nf_view (cache->a, 0), rows, d);
   const NfLinearExtra qkv = { .y_row = (guint)batch };
   nf_linear_forward (ops, &weights->qkv, nf_view (cache->a, 0), nf_view (cache->qkv[l], at), rows, &qkv);
   nf_ops_append (ops, nf_view (cache->qkv[l], at + d), 3 * d, batch, cache->keys[l], n, 1, shape->N, rows,
@@ -341,8 +368,8 @@ step_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights
   };
   nf_ops_attention (ops, &attention);
   linear (ops, &weights->proj, cache->attention, cache->h, rows, 0, cache->h, NULL);
-  nf_ops_layernorm (ops, nf_view (cache->h, 0), weights->mlp_norm.w, weights->mlp_norm.b,
-                    nf_view (cache->a, 0), rows, d);
+  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (cache->h, 0), weights->mlp_norm.w, weights->mlp_norm.b,
+               nf_view (NULL, 0), nf_view (cache->a, 0), rows, d);
   linear (ops, &weights->fc1, cache->a, cache->hidden, rows, NF_MATMUL_GELU, NULL, NULL);
   linear (ops, &weights->fc2, cache->hidden, cache->h, rows, 0, cache->h, NULL);
 }

@@ -17,6 +17,9 @@ typedef struct
   gboolean nvp;
 } NfBlockShape;
 
+/* The affine step of B samples. */
+NfAffine nf_block_affine (const NfBlockShape *shape, guint B);
+
 typedef struct
 {
   NfView w, b;

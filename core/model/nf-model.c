@@ -268,7 +268,7 @@ nf_model_repack (NfModel *self, NfOps *ops)
   for_each_linear (self, pack_layer, ops);
   for (guint t = 1; t < get_config (self)->n_blocks; t += 2)
     nf_ops_reorder (ops, self->blocks[t].position, self->blocks[t].ordered_position, 1, shape->N, shape->d,
-                    TRUE, nf_view (NULL, 0));
+                    TRUE, shape->N, nf_view (NULL, 0));
   g_clear_pointer (&self->digest, g_free);
 }
 

@@ -7,15 +7,21 @@ typedef enum
 {
   KERNEL_MATMUL,
   KERNEL_COLUMN_SUMS,
-  KERNEL_LAYERNORM,
-  KERNEL_LAYERNORM_BACKWARD,
+  KERNEL_NORM,
+  KERNEL_NORM_BACKWARD,
+  KERNEL_HEADS,
+  KERNEL_HEADS_BACKWARD,
   KERNEL_APPEND,
   KERNEL_ATTENTION,
   KERNEL_ATTENTION_BACKWARD,
+  KERNEL_GATE,
+  KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
+  KERNEL_SHIFT_IN,
+  KERNEL_SHIFT_IN_BACKWARD,
   KERNEL_PRIOR,
   KERNEL_REORDER,
   KERNEL_GRID,
@@ -33,15 +39,21 @@ typedef enum
 static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_MATMUL] = "nf_matmul",
   [KERNEL_COLUMN_SUMS] = "nf_column_sums",
-  [KERNEL_LAYERNORM] = "nf_layernorm",
-  [KERNEL_LAYERNORM_BACKWARD] = "nf_layernorm_backward",
+  [KERNEL_NORM] = "nf_norm",
+  [KERNEL_NORM_BACKWARD] = "nf_norm_backward",
+  [KERNEL_HEADS] = "nf_heads",
+  [KERNEL_HEADS_BACKWARD] = "nf_heads_backward",
   [KERNEL_APPEND] = "nf_append",
   [KERNEL_ATTENTION] = "nf_attention",
   [KERNEL_ATTENTION_BACKWARD] = "nf_attention_backward",
+  [KERNEL_GATE] = "nf_gate",
+  [KERNEL_GATE_BACKWARD] = "nf_gate_backward",
   [KERNEL_PACK] = "nf_pack",
   [KERNEL_AFFINE] = "nf_affine",
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
+  [KERNEL_SHIFT_IN] = "nf_shift_in",
+  [KERNEL_SHIFT_IN_BACKWARD] = "nf_shift_in_backward",
   [KERNEL_PRIOR] = "nf_prior",
   [KERNEL_REORDER] = "nf_reorder",
   [KERNEL_GRID] = "nf_grid",
@@ -180,12 +192,12 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
                   *token = g_strdup_printf ("-DD_MAX=%u", divide_up (features, 64) * 64);
   const struct
   {
-    const char *files[5], *options;
+    const char *files[6], *options;
   } parts[] = {
     { { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-        "optimizer.cl" },
+        "gate.cl", "optimizer.cl" },
       "" },
-    { { "append.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl", ops->gpu ? "attention_gpu.cl" : NULL },
+    { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl", ops->gpu ? "attention_gpu.cl" : NULL },
       head },
     { { "flow.cl", "pixels.cl" }, token },
   };
@@ -422,24 +434,75 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
   }                                                                                                          \
   G_STMT_END
 
+static void
+column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate)
+{
+  LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->gpu ? GROUP : ops->vector_width), VIEW (x),
+               INT (ldx), VIEW (s), INT (M), INT (N), INT (accumulate));
+}
+
 void
 nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N)
 {
-  LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->gpu ? GROUP : ops->vector_width), VIEW (x),
-               INT (ldx), VIEW (s), INT (M), INT (N), INT (1));
+  column_sums (ops, x, ldx, s, M, N, TRUE);
 }
 
 void
-nf_ops_layernorm (NfOps *ops, NfView x, NfView w, NfView b, NfView y, guint M, guint d)
+nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, guint M, guint d)
 {
-  LAUNCH_ROWS (ops, KERNEL_LAYERNORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (y), INT (d));
+  LAUNCH_ROWS (ops, KERNEL_NORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (R), INT (R.buffer != NULL),
+               VIEW (y), INT (kind == NF_NORM_RMS), INT (d));
 }
 
 void
-nf_ops_layernorm_backward (NfOps *ops, NfView x, NfView w, NfView dy, NfView dyc, NfView dx, guint M, guint d)
+nf_ops_norm_backward (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView dy, NfView dyc, NfView dx,
+                      gboolean accumulate, guint M, guint d)
 {
-  LAUNCH_ROWS (ops, KERNEL_LAYERNORM_BACKWARD, M, VIEW (x), VIEW (w), VIEW (dy), VIEW (dyc), VIEW (dx),
-               INT (d));
+  LAUNCH_ROWS (ops, KERNEL_NORM_BACKWARD, M, VIEW (x), VIEW (w), VIEW (dy), VIEW (dyc), VIEW (dx),
+               INT (accumulate), INT (kind == NF_NORM_RMS), INT (d));
+}
+
+/* Heads */
+
+void
+nf_ops_heads (NfOps *ops, const NfHeads *h)
+{
+  const gboolean normed = h->q_norm.buffer != NULL, rotated = h->table.buffer != NULL;
+  const gboolean in_place = h->from.buffer == h->to.buffer && h->from.at == h->to.at;
+  const guint heads = h->H + (in_place ? 1 : 2) * h->Hkv;
+
+  g_assert (normed == (h->k_norm.buffer != NULL) && (!rotated || ops->head_dim % 2 == 0));
+  if (in_place && !normed && !rotated)
+    return;
+  LAUNCH_ITEMS (ops, KERNEL_HEADS, h->B * h->count, ops->gpu ? heads : 1, VIEW (h->from), VIEW (h->to),
+                VIEW (h->q_norm), VIEW (h->k_norm), INT (normed), VIEW (h->table), INT (rotated),
+                INT (h->half_split), LONG (h->row), LONG (h->batch), INT (h->position0), INT (h->count),
+                INT (h->H), INT (h->Hkv), INT (heads));
+}
+
+void
+nf_ops_heads_backward (NfOps *ops, const NfHeads *h, NfView dqkv, NfBuffer *scratch, NfView dq_norm,
+                       NfView dk_norm)
+{
+  const gboolean normed = h->q_norm.buffer != NULL, rotated = h->table.buffer != NULL;
+  const guint DH = ops->head_dim, heads = h->H + h->Hkv;
+
+  g_assert (normed == (h->k_norm.buffer != NULL) && (!rotated || DH % 2 == 0));
+  if (!normed && !rotated)
+    return;
+  LAUNCH_ITEMS (ops, KERNEL_HEADS_BACKWARD, h->B * h->count, ops->gpu ? heads : 1, VIEW (h->from),
+                VIEW (dqkv), VIEW (h->q_norm), VIEW (h->k_norm), INT (normed), VIEW (h->table), INT (rotated),
+                INT (h->half_split), LONG (h->row), LONG (h->batch), INT (h->position0), INT (h->count),
+                INT (h->H), INT (h->Hkv), BUFFER (scratch));
+  if (!normed || !(dq_norm.buffer || dk_norm.buffer))
+    return;
+  /* over rows into the first of them, then over heads */
+  const NfView sums = nf_view (scratch, 0);
+  column_sums (ops, sums, heads * DH, sums, h->B * h->count, heads * DH, FALSE);
+  if (dq_norm.buffer)
+    column_sums (ops, sums, DH, dq_norm, h->H, DH, TRUE);
+  if (dk_norm.buffer)
+    column_sums (ops, nf_view_add (sums, (gsize)h->H * DH), DH, dk_norm, h->Hkv, DH, TRUE);
 }
 
 /* Attention */
@@ -465,46 +528,98 @@ nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, g
           INT (n0), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
 }
 
+/* MASK as nf_sight() of append.cl reads it. */
+static cl_int8
+kernel_mask (const NfMask *mask, guint n_keys)
+{
+  const gboolean causal = mask->kind == NF_MASK_CAUSAL, framed = !causal || mask->window > 0;
+
+  g_assert (!framed || mask->frame > 0);
+  g_assert (causal || mask->ahead > 0);
+  return (cl_int8){ { causal, (cl_int)mask->prefix, framed ? (cl_int)mask->frame : 0,
+                      causal ? 0 : (cl_int)mask->ahead - 1, (cl_int)mask->window, (cl_int)n_keys } };
+}
+
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {
+  const guint Hkv = a->Hkv ? a->Hkv : a->H, n_keys = a->n_keys ? a->n_keys : a->q0 + a->Nq;
+  const cl_int8 mask = kernel_mask (&a->mask, n_keys);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
   const size_t global[3]
       = { ops->gpu ? (size_t)a->Nq * GROUP : divide_up (a->Nq, ops->query_tile), a->H, a->B };
+
+  g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->V),
           INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (a->out_row), LONG (a->out_batch),
           BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
-          FLOAT (a->scale2), INT (a->split), INT (a->H));
+          FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
 
 void
-nf_ops_attention_backward (NfOps *ops, NfView qkv, NfBuffer *keys, NfBuffer *values, NfView out, NfView dout,
-                           NfBuffer *stats, NfView dqkv, guint N, guint B, guint H, float scale)
+nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
 {
+  const guint Hkv = a->Hkv ? a->Hkv : a->H;
+  const cl_int8 mask = kernel_mask (&a->mask, a->N);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
-  const size_t global[3] = { H * group[0], B, 1 };
-  LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (qkv), BUFFER (keys), BUFFER (values),
-          INT (nf_ops_key_blocks (ops, N)), VIEW (out), VIEW (dout), BUFFER (stats), VIEW (dqkv), INT (N),
-          INT (H), FLOAT (scale));
+  const size_t global[3] = { Hkv * group[0], a->B, 1 };
+
+  g_assert (a->H % Hkv == 0);
+  LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
+          INT (nf_ops_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),
+          VIEW (a->dqkv), INT (a->N), INT (a->H), INT (Hkv), VALUE (mask), FLOAT (a->scale));
+}
+
+/* The gate */
+
+#define GATE_VECTORS 64 /* of a work-item on a CPU */
+
+void
+nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gsize n)
+{
+  const gsize vectors = ops->gpu ? 1 : GATE_VECTORS, part = vectors * ops->vector_width;
+  LAUNCH_ITEMS (ops, KERNEL_GATE, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (hidden), LONG (n),
+                INT (vectors));
+}
+
+void
+nf_ops_gate_backward (NfOps *ops, NfView gate, NfView up, NfView dhidden, NfView dgate, NfView dup, gsize n)
+{
+  const gsize vectors = ops->gpu ? 1 : GATE_VECTORS, part = vectors * ops->vector_width;
+  LAUNCH_ITEMS (ops, KERNEL_GATE_BACKWARD, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (dhidden),
+                VIEW (dgate), VIEW (dup), LONG (n), INT (vectors));
 }
 
 /* The flow */
 
-void
-nf_ops_affine (NfOps *ops, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det, guint B, guint N, guint D,
-               gboolean nvp, gboolean flip, gboolean out_flip, gboolean accumulate)
+static void
+check_affine (const NfAffine *a)
 {
-  LAUNCH_ITEMS (ops, KERNEL_AFFINE, B * N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det), INT (N),
-                INT (D), INT (nvp), INT (flip), INT (out_flip), INT (accumulate));
+  g_assert (a->frame > 0 && a->N % a->frame == 0);
+  g_assert (a->S + (a->shift ? 1 : 0) >= a->prefix + a->N);
 }
 
 void
-nf_ops_affine_backward (NfOps *ops, NfView u, NfBuffer *o, NfView dz, NfView du, NfBuffer *d_o, guint B,
-                        guint N, guint D, gboolean nvp, gboolean out_flip, float g)
+nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det,
+               NfView log_scales, gboolean flip, gboolean out_flip, gboolean accumulate)
 {
-  LAUNCH_ITEMS (ops, KERNEL_AFFINE_BACKWARD, B * N, 1, VIEW (u), BUFFER (o), VIEW (dz), VIEW (du),
-                BUFFER (d_o), INT (N), INT (D), INT (nvp), INT (out_flip), FLOAT (g));
+  check_affine (a);
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
+                VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
+                INT (a->prefix), INT (a->frame), INT (a->shift), INT (a->scale), FLOAT (a->soft_clip),
+                INT (flip), INT (out_flip), INT (accumulate));
+}
+
+void
+nf_ops_affine_backward (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView dz, NfView du,
+                        NfBuffer *d_o, gboolean out_flip, float g)
+{
+  check_affine (a);
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE_BACKWARD, (size_t)a->B * MAX (a->S, a->prefix + a->N), 1, VIEW (u),
+                BUFFER (o), VIEW (dz), VIEW (du), BUFFER (d_o), INT (a->N), INT (a->D), INT (a->S),
+                INT (a->prefix), INT (a->frame), INT (a->shift), INT (a->scale), FLOAT (a->soft_clip),
+                INT (out_flip), FLOAT (g));
 }
 
 void
@@ -515,20 +630,42 @@ nf_ops_prior (NfOps *ops, NfView z, NfBuffer *dz, NfBuffer *half_square, float g
 }
 
 void
-nf_ops_affine_inverse (NfOps *ops, NfView u, NfBuffer *o, guint B, guint N, guint n, gboolean nvp,
-                       const NfInverse *inverse, const NfTokens *tokens)
+nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView z, NfView x, NfBuffer *o,
+                       const NfTokens *tokens)
 {
-  LAUNCH_ITEMS (ops, KERNEL_AFFINE_INVERSE, B, 1, VIEW (u), BUFFER (o), INT (B), INT (N), INT (n),
-                INT (tokens->D), INT (nvp), FLOAT (inverse->w_scale), FLOAT (inverse->w_shift),
-                INT (inverse->guided), INT (inverse->snap ? tokens->steps : -1), BUFFER (tokens->basis),
-                INT (tokens->basis != NULL));
+  const cl_float4 weights = { { i->w_scale0, i->w_scale_step, i->w_shift0, i->w_shift_step } };
+
+  g_assert (i->n0 + i->count <= a->N && a->D == tokens->D);
+  LAUNCH_ITEMS (ops, KERNEL_AFFINE_INVERSE, a->B * i->count, 1, VIEW (z), VIEW (x), BUFFER (o), INT (a->B),
+                INT (a->N), INT (a->D), INT (i->n0), INT (i->count), INT (i->o_rows), INT (i->o_first),
+                INT (a->scale), FLOAT (a->soft_clip), INT (i->guidance), VALUE (weights), INT (i->keep_first),
+                INT (i->snap ? tokens->steps : -1), BUFFER (tokens->basis), INT (tokens->basis != NULL),
+                BUFFER (i->changes), INT (i->changes != NULL));
 }
 
 void
-nf_ops_reorder (NfOps *ops, NfView from, NfView to, guint B, guint N, guint D, gboolean flip, NfView scale)
+nf_ops_shift_in (NfOps *ops, NfView u, NfView sos, NfView to, guint n0, guint count, guint B, guint N,
+                 guint D)
 {
+  g_assert (n0 + count <= N);
+  LAUNCH_ITEMS (ops, KERNEL_SHIFT_IN, B * count, 1, VIEW (u), VIEW (sos), VIEW (to), INT (n0), INT (count),
+                INT (N), INT (D));
+}
+
+void
+nf_ops_shift_in_backward (NfOps *ops, NfView dto, NfView du, NfView dsos, guint B, guint N, guint D)
+{
+  LAUNCH_ITEMS (ops, KERNEL_SHIFT_IN_BACKWARD, divide_up (D, ops->vector_width), N, VIEW (dto), VIEW (du),
+                VIEW (dsos), INT (dsos.buffer != NULL), INT (B), INT (N), INT (D));
+}
+
+void
+nf_ops_reorder (NfOps *ops, NfView from, NfView to, guint B, guint N, guint D, gboolean flip, guint frame,
+                NfView scale)
+{
+  g_assert (frame > 0 && N % frame == 0);
   LAUNCH_ITEMS (ops, KERNEL_REORDER, B * N, 1, VIEW (from), VIEW (to), INT (N), INT (D), INT (flip),
-                VIEW (scale), INT (scale.buffer != NULL));
+                INT (frame), VIEW (scale), INT (scale.buffer != NULL));
 }
 
 void
@@ -555,10 +692,12 @@ nf_ops_class_embed_backward (NfOps *ops, NfView dh, NfView dE, NfBuffer *labels,
 }
 
 void
-nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, guint d, gboolean flip)
+nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, guint d, gboolean flip,
+                          guint frame)
 {
+  g_assert (frame > 0 && N % frame == 0);
   LAUNCH_ITEMS (ops, KERNEL_POSITION_BACKWARD, d, N, VIEW (dh), VIEW (dpos), INT (B), INT (N), INT (d),
-                INT (flip));
+                INT (flip), INT (frame));
 }
 
 /* Pixels */

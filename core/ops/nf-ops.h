@@ -95,17 +95,50 @@ void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfV
 /* s (N) += the sums of the columns of x (M, N), rows ldx apart. */
 void nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N);
 
-/* y = (x - mean) rstd w + b, eps 1e-5, x and y (M, d). w and b lie in one buffer. */
-void nf_ops_layernorm (NfOps *ops, NfView x, NfView w, NfView b, NfView y, guint M, guint d);
+/* LAYER: (x - mean) rstd w + b, eps 1e-5. RMS: x (1 + w) / sqrt (mean of x² + 1e-6), b is not read. */
+typedef enum
+{
+  NF_NORM_LAYER,
+  NF_NORM_RMS,
+} NfNormKind;
 
-/* dx += dL/dx; dyc = dy × normalised x, whose column sums are dw. */
-void nf_ops_layernorm_backward (NfOps *ops, NfView x, NfView w, NfView dy, NfView dyc, NfView dx, guint M,
-                                guint d);
+/* y = norm (x) + R; x, R, y (M, d) dense. y may be x and R may be y; with a NULL buffer there is no R. w and
+ * b lie in one buffer. */
+void nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, guint M,
+                  guint d);
+
+/* dx = dL/dx, or += if ACCUMULATE; dyc = dy × normalised x, whose column sums are dw. dx may be dy unless it
+ * accumulates, dyc must be another buffer. */
+void nf_ops_norm_backward (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView dy, NfView dyc, NfView dx,
+                           gboolean accumulate, guint M, guint d);
+
+/* Queries and keys between product and attention. Rows are [H query heads | HKV key heads | HKV value heads]
+ * of DH features, ROW floats apart, samples BATCH apart, COUNT rows a sample; row r has position POSITION0 +
+ * r. First RMS norm of each query and key head (q_norm, k_norm (DH)) unless those are NULL buffers, then
+ * rotation of pairs of features by TABLE (positions, DH/2, 2: cos, sin) unless that is: y_a = x_a cos - x_b
+ * sin, y_b = x_b cos + x_a sin. Pairs are (2i, 2i+1), or (i, i + DH/2) if HALF_SPLIT. Values are copied; TO
+ * may be FROM.
+ */
+typedef struct
+{
+  NfView from, to, q_norm, k_norm, table;
+  gsize row, batch;
+  guint position0, count, B, H, Hkv;
+  gboolean half_split;
+} NfHeads;
+
+void nf_ops_heads (NfOps *ops, const NfHeads *heads);
+
+/* dqkv, in rows like those of FROM, goes from the gradient after nf_ops_heads() to that before. With norms
+ * only: heads->from must hold what nf_ops_heads() read, scratch (B count, (H + Hkv) DH) is work memory, and
+ * dq_norm, dk_norm (DH) are added to unless their buffers are NULL. */
+void nf_ops_heads_backward (NfOps *ops, const NfHeads *heads, NfView dqkv, NfBuffer *scratch, NfView dq_norm,
+                            NfView dk_norm);
 
 /* The keys of an attention, in blocks that attention reads as vectors. */
 typedef struct
 {
-  guint B, H, N;  /* samples, heads, capacity in tokens */
+  guint B, H, N;  /* samples, key heads, capacity in tokens */
   guint blocks;   /* blocks of a head, even */
   NfBuffer *keys; /* (B, H, blocks, DH, VW) */
 } NfKeys;
@@ -113,37 +146,94 @@ typedef struct
 gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
-/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS; src rows are row apart, samples batch apart.
- */
+/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys; src rows are row apart,
+ * samples batch apart. */
 void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                     guint capacity, guint B, guint H);
 
-/* Causal attention of Nq queries per sample, the first at place q0, on the keys up to each query's own place.
- * Samples from SPLIT on use SCALE2. */
+/* Which keys a query meets; all zero: those up to its own place. Tokens after the first PREFIX ones lie in
+ * frames of FRAME.
+ *
+ * CAUSAL with a window: a query of frame f meets the prefix and, up to its own place, frames f-window .. f.
+ * FRAMES: a query of frame f meets the prefix and frames f+ahead-1-window .. f+ahead-1, as far as they exist;
+ * a query of the prefix meets the prefix and frames .. ahead-1. */
+typedef enum
+{
+  NF_MASK_CAUSAL,
+  NF_MASK_FRAMES,
+} NfMaskKind;
+
+typedef struct
+{
+  NfMaskKind kind;
+  guint prefix, frame, ahead, window;
+} NfMask;
+
+/* Attention of Nq queries per sample, the first at place q0, on those of n_keys keys (0: q0 + Nq) that MASK
+ * lets them meet. Query head h uses key head h / (H / Hkv); Hkv 0 means H. Samples from SPLIT on use SCALE2.
+ * A query that meets no key gets 0. */
 typedef struct
 {
   NfView Q, V, out;
   guint q_row, v_row, out_row;
   gsize q_batch, v_batch, out_batch;
-  NfBuffer *keys;
+  NfBuffer *keys; /* (B, Hkv, blocks, DH, VW) */
   guint capacity;
   NfBuffer *stats; /* NULL, or (B, H, Nq, 2) for the backward pass */
-  guint q0, Nq, B, H, split;
+  guint q0, Nq, n_keys, B, H, Hkv, split;
+  NfMask mask;
   float scale, scale2;
 } NfAttention;
 
 void nf_ops_attention (NfOps *ops, const NfAttention *attention);
 
-/* dqkv (B, N, 3d) of qkv (B, N, 3d), given out and dout (B, N, d). values are V in the form of keys. */
-void nf_ops_attention_backward (NfOps *ops, NfView qkv, NfBuffer *keys, NfBuffer *values, NfView out,
-                                NfView dout, NfBuffer *stats, NfView dqkv, guint N, guint B, guint H,
-                                float scale);
+/* dqkv (B, N, (H + 2 Hkv) DH) of qkv, given out and dout (B, N, H DH). values are V in the form of keys. */
+typedef struct
+{
+  NfView qkv, out, dout, dqkv;
+  NfBuffer *keys, *values, *stats;
+  guint N, B, H, Hkv;
+  NfMask mask;
+  float scale;
+} NfAttentionBackward;
 
-/* The affine step; see kernels/flow.cl. u, z (B, N, D), o (B, N, 2D or D), log_det (B, N). */
-void nf_ops_affine (NfOps *ops, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det, guint B, guint N, guint D,
-                    gboolean nvp, gboolean flip, gboolean out_flip, gboolean accumulate);
-void nf_ops_affine_backward (NfOps *ops, NfView u, NfBuffer *o, NfView dz, NfView du, NfBuffer *d_o, guint B,
-                             guint N, guint D, gboolean nvp, gboolean out_flip, float g);
+void nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *attention);
+
+/* hidden = gelu_tanh (gate) × up, n values, gelu_tanh (x) = x/2 (1 + tanh (sqrt (2/pi) (x + 0.044715 x³))).
+ * And its gradient; dup may be dhidden. */
+void nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gsize n);
+void nf_ops_gate_backward (NfOps *ops, NfView gate, NfView up, NfView dhidden, NfView dgate, NfView dup,
+                           gsize n);
+
+/* log sigma of a raw scale: none (sigma 1), itself, or log softplus (raw + log (e - 1)). */
+typedef enum
+{
+  NF_SCALE_NONE,
+  NF_SCALE_EXP,
+  NF_SCALE_SOFTPLUS,
+} NfScale;
+
+/* How a block's output becomes an affine step, z = (u - mu)/sigma; see kernels/flow.cl. o has S rows a
+ * sample, the first PREFIX of which say nothing, of 2D values, [raw scale | mu], or of D (NONE). With SHIFT
+ * row prefix + n-1 speaks of token n, and token 0 stays as it is; without, row prefix + n. SOFT_CLIP a > 0
+ * makes a tanh (o/a) of all of o first. Flips reverse the tokens within each frame of FRAME. */
+typedef struct
+{
+  guint B, N, D, S, prefix, frame;
+  gboolean shift;
+  NfScale scale;
+  float soft_clip;
+} NfAffine;
+
+/* u, z (B, N, D); log_det (B, N) in natural order, flipped to the block's if FLIP; log_scales (B, N, D),
+ * unless its buffer is NULL, gets -log sigma in the block's order, 0 for a token that stays. z goes to
+ * flipped rows if OUT_FLIP. */
+void nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det,
+                    NfView log_scales, gboolean flip, gboolean out_flip, gboolean accumulate);
+
+/* d_o gets all S rows, 0 in those that say nothing. The loss holds -g times the log-determinant. */
+void nf_ops_affine_backward (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView dz, NfView du,
+                             NfBuffer *d_o, gboolean out_flip, float g);
 
 /* z²/2 of each token, (B N); dz = g z if DZ is not NULL. */
 void nf_ops_prior (NfOps *ops, NfView z, NfBuffer *dz, NfBuffer *half_square, float g, guint M, guint D);
@@ -159,20 +249,43 @@ typedef struct
   NfBuffer *basis; /* NULL, or (D, D) orthonormal */
 } NfTokens;
 
+/* EXTRAPOLATE: raw + w_scale (raw - raw_u), mu + w_shift (mu - mu_u), after the soft clip. PRODUCT, with w =
+ * w_scale: s = min (sigma/sigma_u, 1)², k = 1 + w - w s, sigma/sqrt (k), ((1 + w) mu - w s mu_u)/k. */
+typedef enum
+{
+  NF_GUIDANCE_NONE,
+  NF_GUIDANCE_EXTRAPOLATE,
+  NF_GUIDANCE_PRODUCT,
+} NfGuidanceKind;
+
+/* Which tokens are decoded, n0 .. n0+count-1, and from where: row r of sample b is row b o_rows + o_first + r
+ * of o; the unguided branch's samples come after all of these. Weights of token n0+r are w0 + r w_step.
+ * KEEP_FIRST: token n0 stays as it is, but is snapped if SNAP says so. CHANGES: NULL, or (B, count) gets the
+ * largest |new - old| of each token, no number if there is one that is none. */
 typedef struct
 {
-  float w_scale, w_shift;
-  gboolean guided;
-  gboolean snap;
+  guint n0, count, o_rows, o_first;
+  NfGuidanceKind guidance;
+  float w_scale0, w_scale_step, w_shift0, w_shift_step;
+  gboolean keep_first, snap;
+  NfBuffer *changes;
 } NfInverse;
 
-/* Token n of u (B, N, D) becomes u exp(alpha) + mu, guided and snapped. */
-void nf_ops_affine_inverse (NfOps *ops, NfView u, NfBuffer *o, guint B, guint N, guint n, gboolean nvp,
-                            const NfInverse *inverse, const NfTokens *tokens);
+/* Those tokens of x (B, N, D) become z sigma + mu of z (B, N, D), both in block order. z may be x. Of A it
+ * uses B, N, D, scale and soft_clip. */
+void nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *inverse, NfView z, NfView x,
+                            NfBuffer *o, const NfTokens *tokens);
 
-/* to (B, N, D) = from, times SCALE (N, D) unless its buffer is NULL, then tokens reversed if FLIP. */
+/* to (B, count, D) = tokens n0-1 .. n0+count-2 of u (B, N, D), where token -1 is sos (D). And for the whole
+ * sequence its gradient: du[n] += dto[n+1], dsos += the sum over B of dto[0] unless its buffer is NULL. */
+void nf_ops_shift_in (NfOps *ops, NfView u, NfView sos, NfView to, guint n0, guint count, guint B, guint N,
+                      guint D);
+void nf_ops_shift_in_backward (NfOps *ops, NfView dto, NfView du, NfView dsos, guint B, guint N, guint D);
+
+/* to (B, N, D) = from, times SCALE (N, D) unless its buffer is NULL, then tokens reversed within frames of
+ * FRAME if FLIP. */
 void nf_ops_reorder (NfOps *ops, NfView from, NfView to, guint B, guint N, guint D, gboolean flip,
-                     NfView scale);
+                     guint frame, NfView scale);
 
 /* x = y - k grad. */
 void nf_ops_denoise (NfOps *ops, NfView y, NfView grad, NfView x, float k, gsize n);
@@ -184,8 +297,9 @@ void nf_ops_class_embed (NfOps *ops, NfView h, NfView E, NfBuffer *labels, guint
 void nf_ops_class_embed_backward (NfOps *ops, NfView dh, NfView dE, NfBuffer *labels, guint B, guint N,
                                   guint d, guint classes);
 
-/* dpos (N, d) += the sum over B of dh (B, N, d), rows reversed if FLIP. */
-void nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, guint d, gboolean flip);
+/* dpos (N, d) += the sum over B of dh (B, N, d), rows reversed within frames of FRAME if FLIP. */
+void nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, guint d, gboolean flip,
+                               guint frame);
 
 typedef enum
 {

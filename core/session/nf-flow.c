@@ -250,7 +250,7 @@ nf_flow_forward (NfFlow *flow, guint B, float *blocks, gsize blocks_stride)
             {
               natural = flow->input; /* free by now: block 0 has read it */
               nf_ops_reorder (flow->ops, nf_view (to, 0), nf_view (natural, 0), B, shape->N, shape->D, TRUE,
-                              nf_view (NULL, 0));
+                              shape->N, nf_view (NULL, 0));
             }
           nf_ops_read_later (flow->ops, nf_view (natural, 0), blocks + t * blocks_stride, n * sizeof (float));
         }
@@ -267,7 +267,7 @@ nf_flow_standardise (NfFlow *flow, guint B)
   NfBuffer *z = flow->output;
   if (!precisions.buffer)
     return;
-  nf_ops_reorder (flow->ops, nf_view (z, 0), nf_view (flow->spare, 0), B, shape->N, shape->D, FALSE,
+  nf_ops_reorder (flow->ops, nf_view (z, 0), nf_view (flow->spare, 0), B, shape->N, shape->D, FALSE, shape->N,
                   precisions);
   flow->output = flow->spare;
   flow->spare = z;
@@ -324,18 +324,24 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options,
     {
       const NfBlockWeights *weights = nf_model_get_block (flow->model, t);
       const gboolean last = t + 1 == flow->T;
-      NfInverse inverse = { .guided = guided, .snap = options->snap && t == 0 };
+      const NfAffine affine = nf_block_affine (shape, B);
+      NfInverse inverse = { .count = 1,
+                            .o_rows = 1,
+                            .guidance = guided ? NF_GUIDANCE_EXTRAPOLATE : NF_GUIDANCE_NONE,
+                            .snap = options->snap && t == 0 };
 
       nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (to, 0), B, N, shape->D, !last || weights->flip,
-                      last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
+                      N, last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
       for (guint n = 0; n < N; n++)
         {
           const double w = options->guidance * (options->annealed ? (double)n / (N - 1) : 1);
-          inverse.w_scale = guide & NF_GUIDE_SCALE ? (float)w : 0.0f;
-          inverse.w_shift = guide & NF_GUIDE_SHIFT ? (float)w : 0.0f;
+          inverse.n0 = n;
+          inverse.keep_first = n == 0;
+          inverse.w_scale0 = guide & NF_GUIDE_SCALE ? (float)w : 0.0f;
+          inverse.w_shift0 = guide & NF_GUIDE_SHIFT ? (float)w : 0.0f;
           if (n > 0 || inverse.snap)
-            nf_ops_affine_inverse (flow->ops, nf_view (to, 0), flow->cache->o, B, N, n, shape->nvp, &inverse,
-                                   nf_model_get_tokens (flow->model));
+            nf_ops_affine_inverse (flow->ops, &affine, &inverse, nf_view (to, 0), nf_view (to, 0),
+                                   flow->cache->o, nf_model_get_tokens (flow->model));
           if (n + 1 < N)
             nf_block_step (flow->ops, shape, weights, flow->cache, nf_view (to, 0), B, guided ? 2 : 1, n,
                            flow->labels, temperature);
