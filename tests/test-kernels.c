@@ -65,8 +65,8 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const char *const files[][6] = {
-    { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-      "gate.cl", "optimizer.cl" },
+    { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl", "gate.cl",
+      "optimizer.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
@@ -1262,9 +1262,10 @@ flipped (int n, int frame, int flip)
 /* ROWS_MORE: rows of o beyond those that say something. */
 static void
 check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, double clip, int prefix,
-              int rows_more, double spread)
+              int extra, int rows_more, double spread)
 {
-  const int B = 2, N = 6, frame = 3, M = B * N, width = scale ? 2 * D : D, S = prefix + N - shift + rows_more;
+  const int B = 2, N = 6, frame = 3, M = B * N, width = scale ? 2 * D : D,
+            S = prefix + N + N / frame * extra - shift + rows_more;
   const double g = 0.125;
   g_autofree double *u = numbers (1, (gsize)M * D, 1), *o = numbers (2, (gsize)B * S * width, spread),
                     *dz = numbers (3, (gsize)M * D, 1), *log_det = numbers (4, M, 1);
@@ -1282,7 +1283,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
               du[at] = dz[out];
               continue;
             }
-          const gsize row = ((gsize)b * S + prefix + n - shift) * width;
+          const gsize row = ((gsize)b * S + prefix + n + (n / frame + 1) * extra - shift) * width;
           const double mu = soft_clipped (o[row + width - D + i], clip),
                        raw = scale ? soft_clipped (o[row + i], clip) : 0, sigma = sigma_of (scale, raw);
           const double y = raw + log (M_E - 1),
@@ -1302,10 +1303,11 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
          *d_os = room (rig, (gsize)B * S * width), *scales = room (rig, 5 + (gsize)M * D);
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
-       INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (1));
+       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (1));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
-       INT (prefix), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (out_flip), FLOAT (g));
+       INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (out_flip),
+       FLOAT (g));
   g_autofree float *got_z = take_at (rig, zs, 2), *got_log = take (rig, dets),
                    *got_du = take_at (rig, dus, 4), *got_do = take (rig, d_os),
                    *got_scales = take_at (rig, scales, 5);
@@ -1316,8 +1318,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   nf_test_close_float ("affine step, do", got_do, d_o, (gsize)B * S * width, TOLERANCE);
   /* without log_scales */
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
-       BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (frame),
-       INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (0));
+       BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
+       INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (0));
 }
 
 static void
@@ -1330,9 +1332,10 @@ test_affine (void **state)
       for (int bits = 0; bits < 8; bits++)
         {
           const int shift = bits & 1, flip = bits >> 1 & 1, out_flip = bits >> 2;
-          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0, 0, shift, 1);
-          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0.75, 2, flip, 2);
-          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 4, 1, 0, 3);
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0, 0, !shift, shift, 1);
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0.75, 2, !shift && flip, flip,
+                        2);
+          check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 4, 1, 0, 0, 3);
         }
 }
 
@@ -1478,7 +1481,7 @@ test_affine_there_and_back (void **state)
                *back = room (&rig, n), *dets = room (&rig, B * N);
         RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
              LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
-             INT (N), INT (0), INT (scale), FLOAT (clip), INT (0), INT (0), INT (0));
+             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), INT (0), INT (0), INT (0));
         RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
              LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0),
              INT (scale), FLOAT (clip), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
@@ -1600,9 +1603,9 @@ test_grid (void **state)
   Memory *in = give_at (&rig, 2, tokens, n_tokens), *grid = room (&rig, n_grid),
          *back = room (&rig, 3 + n_tokens);
   RUN (&rig, "nf_grid", SIZES (side * side, tiles, 1), ONE_EACH, BUFFER (in), LONG (2), BUFFER (grid),
-       INT (tile0), INT (tiles_x), INT (side), INT (D), INT (1));
+       INT (tile0), INT (tiles_x), INT (side), INT (side), INT (D), INT (1));
   RUN (&rig, "nf_grid", SIZES (side * side, tiles, 1), ONE_EACH, BUFFER (back), LONG (3), BUFFER (grid),
-       INT (tile0), INT (tiles_x), INT (side), INT (D), INT (0));
+       INT (tile0), INT (tiles_x), INT (side), INT (side), INT (D), INT (0));
   g_autofree float *got = take (&rig, grid), *again = take_at (&rig, back, 3);
   for (int t = 0; t < tiles; t++)
     for (int n = 0; n < side * side; n++)
@@ -1731,8 +1734,8 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   put (rig, bytes, 0, raw, words);
   RUN (rig, "nf_pixels_to_tokens", SIZES (N, tiles, 1), ONE_EACH, BUFFER (bytes), VALUE (l.at),
        VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), LONG (0), INT (0), INT (tiles_x),
-       INT (l.p), INT (l.side), INT (yuv), INT (mode), INT (steps), FLOAT (std), VALUE (seed), VALUE (stream),
-       BUFFER (W), INT (has_basis), BUFFER (x), LONG (3), INT (D));
+       INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (mode), INT (steps), FLOAT (std),
+       VALUE (seed), VALUE (stream), BUFFER (W), INT (has_basis), BUFFER (x), LONG (3), INT (D));
   g_autofree float *tokens = take_at (rig, x, 3);
   double sum = 0, squares = 0;
   for (int t = 0; t < tiles * N; t++)
@@ -1769,7 +1772,8 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
     return;
   RUN (rig, "nf_tokens_to_pixels", SIZES (N, tiles, 1), ONE_EACH, BUFFER (x), LONG (3), BUFFER (back),
        VALUE (l.at), VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (0), INT (tiles_x),
-       INT (l.p), INT (l.side), INT (yuv), INT (steps), BUFFER (W), INT (has_basis), INT (D));
+       INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (steps), BUFFER (W), INT (has_basis),
+       INT (D));
   g_autofree float *returned = take (rig, back);
   g_autofree guint8 *written = g_malloc0 (words * 4), *known = g_memdup2 (returned, words * 4);
   for (int t = 0; t < tiles * N; t++)

@@ -16,22 +16,29 @@
 typedef struct
 {
   NfSession *session;
-  const NfConfig *config;
+  NfConfig *config; /* of the model, for samples of the size of input.x */
   NfTensorFile *file;
   double tolerance; /* 0: each quantity's own */
+  NfDecodeMethod method;
 
-  gsize N, D;
+  gsize N, D; /* tokens of a sample, all frames of it */
+  guint frames;
   guint B;      /* samples of input.x */
   float *x;     /* tokens; NULL if there is no input.x */
   gint *labels; /* NULL if there is no input.y */
   guint n_labels;
   float *noise; /* tokens of sample.noise; NULL if there is none */
   guint n_noise;
+  float *text, *null_text; /* NULL if there is none */
+  guint n_text, n_null_text;
   double sigma;
 
-  float *z, *blocks, *log_det;
+  float *z, *blocks, *log_det, *log_scales;
   float *grad_x, *gradients;
   double loss;
+  float *learned; /* the denoiser's output */
+  float *target, *denoiser_gradients;
+  double trained_sigma, denoiser_loss; /* what these two are of */
 
   guint passed, failed;
 } Verify;
@@ -41,6 +48,13 @@ verify_clear (Verify *self)
 {
   g_clear_object (&self->session);
   g_clear_object (&self->file);
+  g_clear_pointer (&self->config, nf_config_free);
+  g_free (self->text);
+  g_free (self->null_text);
+  g_free (self->log_scales);
+  g_free (self->learned);
+  g_free (self->target);
+  g_free (self->denoiser_gradients);
   g_free (self->x);
   g_free (self->labels);
   g_free (self->noise);
@@ -71,20 +85,29 @@ has_shape (const NfTensor *tensor, guint n_dims, const guint64 *dims)
   return tensor->n_dims == n_dims && memcmp (tensor->dims, dims, n_dims * sizeof *dims) == 0;
 }
 
-/* TRUE if it is of COUNT tokens' images. */
+/* TRUE if it is of tokens of COUNT samples: (count, N, D), or with rows and columns, and frames, spelt out.
+ */
 static gboolean
 is_tokens (const Verify *self, const NfTensor *tensor, guint64 count)
 {
-  return has_shape (tensor, 3, (const guint64[]){ count, self->N, self->D });
+  const guint64 h = nf_config_rows (self->config) / self->config->patch_size,
+                w = nf_config_columns (self->config) / self->config->patch_size, T = self->frames;
+  return has_shape (tensor, 3, (const guint64[]){ count, self->N, self->D })
+         || (self->config->frames ? has_shape (tensor, 4, (const guint64[]){ count, T, h * w, self->D })
+                                        || has_shape (tensor, 5, (const guint64[]){ count, T, h, w, self->D })
+                                  : has_shape (tensor, 4, (const guint64[]){ count, h, w, self->D }));
 }
 
 /* Chroma planes that are smaller than luma have no such form. */
 static gboolean
 is_images (const Verify *self, const NfTensor *tensor, guint64 count)
 {
-  const guint64 S = self->config->img_size;
-  return self->config->layout != NF_PIXELS_YUV420
-         && has_shape (tensor, 4, (const guint64[]){ count, self->config->channels, S, S });
+  const guint64 C = self->config->channels, h = nf_config_rows (self->config),
+                w = nf_config_columns (self->config);
+  if (self->config->layout == NF_PIXELS_YUV420)
+    return FALSE;
+  return self->config->frames ? has_shape (tensor, 5, (const guint64[]){ count, self->frames, C, h, w })
+                              : has_shape (tensor, 4, (const guint64[]){ count, C, h, w });
 }
 
 static gboolean
@@ -123,7 +146,7 @@ read_samples (const Verify *self, const NfTensor *tensor, guint *count, GError *
     {
       g_autofree float *pixels = g_steal_pointer (&tokens);
       tokens = g_new (float, tensor->n_elements);
-      nf_patchify (self->config, pixels, (guint)B, tokens);
+      nf_patchify (self->config, pixels, (guint)B * self->frames, tokens);
     }
   *count = (guint)B;
   return tokens;
@@ -186,6 +209,54 @@ parse_number (const char *text, const char **end, double *value)
   return stop > text && isfinite (*value);
 }
 
+/* Samples may have another size than the configuration's: that of input.x, or else of sample.noise. */
+static gboolean
+read_size (Verify *self, const NfTensor *like, GError **error)
+{
+  const guint frames = self->config->frames ? 1 : 0;
+  self->frames = nf_config_frames (self->config);
+  if (self->config->family == NF_FAMILY_TARFLOW || !like || like->n_dims != 4 + frames)
+    return TRUE;
+  const guint64 *size = like->dims + like->n_dims - 2;
+  if (size[0] < 1 || size[0] > 4096 || size[1] < 1 || size[1] > 4096 || like->dims[1] < 1
+      || like->dims[1] > 65536)
+    {
+      g_autofree char *is = shape_text (like);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s, which is no size of samples",
+                   nf_tensor_file_get_path (self->file), like->name, is);
+      return FALSE;
+    }
+  self->config->rows = (guint)size[0];
+  self->config->columns = (guint)size[1];
+  if (frames)
+    self->config->frames = self->frames = (guint)like->dims[1];
+  return nf_session_set_size (self->session, self->config->rows, self->config->columns, self->config->frames,
+                              error);
+}
+
+/* Text features NAME, (n, txt_size, txt_dim). */
+static gboolean
+read_text (Verify *self, const char *name, float **text, guint *n, GError **error)
+{
+  const NfTensor *tensor = nf_tensor_file_lookup (self->file, name);
+  if (!tensor)
+    return TRUE;
+  const guint64 rows = tensor->n_dims ? tensor->dims[0] : 0;
+  if (!is_float (tensor) || rows < 1 || rows > MAX_BATCH
+      || !has_shape (tensor, 3, (const guint64[]){ rows, self->config->txt_size, self->config->txt_dim }))
+    {
+      g_autofree char *is = shape_text (tensor);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s; this model needs F32 or F64 (B, %u, %u)",
+                   nf_tensor_file_get_path (self->file), name, is, self->config->txt_size,
+                   self->config->txt_dim);
+      return FALSE;
+    }
+  *text = g_new (float, tensor->n_elements);
+  nf_tensor_to_float (tensor, *text);
+  *n = (guint)rows;
+  return TRUE;
+}
+
 static gboolean
 read_inputs (Verify *self, GError **error)
 {
@@ -193,7 +264,11 @@ read_inputs (Verify *self, GError **error)
                  *noise = nf_tensor_file_lookup (self->file, "sample.noise");
   const char *sigma = nf_tensor_file_get_metadata (self->file, SIGMA_KEY), *end;
 
-  self->N = nf_config_tokens (self->config);
+  if (!read_size (self, x ? x : noise, error)
+      || !read_text (self, "input.text", &self->text, &self->n_text, error)
+      || !read_text (self, "sample.text_with_null", &self->null_text, &self->n_null_text, error))
+    return FALSE;
+  self->N = (gsize)nf_config_tokens (self->config) * self->frames;
   self->D = nf_config_features (self->config);
   self->sigma = DEFAULT_SIGMA;
   if (sigma && (!parse_number (sigma, &end, &self->sigma) || *end))
@@ -226,13 +301,23 @@ typedef enum
   WHAT_UNKNOWN,
   WHAT_INPUT,
   WHAT_Z,
+  WHAT_PATCHES,
   WHAT_BLOCK,
   WHAT_LOG_DET,
+  WHAT_LOG_SCALES,
   WHAT_LOSS,
+  WHAT_LOSS_Z,
+  WHAT_LOSS_LOG_DET,
   WHAT_GRADIENT_X,
   WHAT_GRADIENT,
   WHAT_DENOISE,
+  WHAT_LEARNED,
+  WHAT_LEARNED_STEP,
+  WHAT_TARGET,
+  WHAT_DENOISER_LOSS,
+  WHAT_DENOISER_GRADIENT,
   WHAT_SAMPLE,
+  WHAT_CONTINUE,
 } What;
 
 typedef struct
@@ -240,7 +325,7 @@ typedef struct
   What what;
   guint block;
   gsize offset, n; /* of a parameter */
-  double sigma;
+  double sigma, sigma_next;
   NfDecodeOptions options;
 } Quantity;
 
@@ -255,7 +340,7 @@ parse_sample (const char *name, NfDecodeOptions *options)
   *options = (NfDecodeOptions){ 0 };
   if (strcmp (name, "plain") == 0 || strcmp (name, "sequential") == 0)
     return TRUE;
-  for (guint i = 0; parts[i]; i++)
+  for (guint i = strcmp (parts[0], "sequential") == 0 ? 1 : 0; parts[i]; i++)
     {
       const char *part = parts[i], *end = part;
       if (g_str_has_prefix (part, "cfg") || g_str_has_prefix (part, "guid"))
@@ -284,6 +369,54 @@ parse_sample (const char *name, NfDecodeOptions *options)
   return guidance || temperature;
 }
 
+/* What follows "denoise.": of the learned denoiser. */
+static gboolean
+identify_learned (const Verify *self, const char *name, Quantity *quantity)
+{
+  static const char *const learned = "learned.x_sigma", *const train = "train.sigma";
+  const char *end;
+  if (strcmp (name, "learned.output") == 0)
+    {
+      quantity->what = WHAT_LEARNED;
+      return TRUE;
+    }
+  if (g_str_has_prefix (name, learned))
+    {
+      quantity->what = WHAT_LEARNED_STEP;
+      return parse_number (name + strlen (learned), &end, &quantity->sigma) && g_str_has_prefix (end, "_to")
+             && parse_number (end + strlen ("_to"), &end, &quantity->sigma_next) && !*end;
+    }
+  if (!g_str_has_prefix (name, train))
+    return FALSE;
+  /* the number ends at the last dot that leaves one */
+  const char *const tails[] = { ".target", ".loss", ".grad." };
+  for (guint i = 0; i < G_N_ELEMENTS (tails); i++)
+    {
+      const char *tail = strstr (name, tails[i]);
+      if (!tail)
+        continue;
+      g_autofree char *number = g_strndup (name + strlen (train), (gsize)(tail - name) - strlen (train));
+      if (!parse_number (number, &end, &quantity->sigma) || *end)
+        continue;
+      tail += strlen (tails[i]);
+      quantity->what = i == 0 ? WHAT_TARGET : i == 1 ? WHAT_DENOISER_LOSS : WHAT_DENOISER_GRADIENT;
+      return i < 2 ? !*tail
+                   : nf_model_get_parameter (nf_session_get_model (self->session), tail, &quantity->offset,
+                                             &quantity->n);
+    }
+  return FALSE;
+}
+
+static gboolean
+parse_block (const char *text, guint low, guint high, guint *block)
+{
+  guint64 value;
+  if (!g_ascii_string_to_unsigned (text, 10, low, high, &value, NULL))
+    return FALSE;
+  *block = (guint)value;
+  return TRUE;
+}
+
 static Quantity
 identify (const Verify *self, const char *name)
 {
@@ -292,10 +425,20 @@ identify (const Verify *self, const char *name)
     const char *name;
     What what;
   } plain[] = {
-    { "input.x", WHAT_INPUT },      { "input.y", WHAT_INPUT },
-    { "sample.noise", WHAT_INPUT }, { "forward.z", WHAT_Z },
-    { "forward.loss", WHAT_LOSS },  { "forward.logdet_mean", WHAT_LOG_DET },
-    { "grad.x", WHAT_GRADIENT_X },  { "denoise.score.x", WHAT_DENOISE },
+    { "input.x", WHAT_INPUT },
+    { "input.y", WHAT_INPUT },
+    { "input.text", WHAT_INPUT },
+    { "sample.noise", WHAT_INPUT },
+    { "sample.text_with_null", WHAT_INPUT },
+    { "forward.z", WHAT_Z },
+    { "forward.output0", WHAT_PATCHES },
+    { "forward.loss", WHAT_LOSS },
+    { "forward.loss_z", WHAT_LOSS_Z },
+    { "forward.loss_logdet", WHAT_LOSS_LOG_DET },
+    { "forward.logdet_mean", WHAT_LOG_DET },
+    { "grad.x", WHAT_GRADIENT_X },
+    { "denoise.score.x", WHAT_DENOISE },
+    { "continue.from_first_frame", WHAT_CONTINUE },
   };
   Quantity quantity = { .sigma = self->sigma };
   const char *end;
@@ -306,17 +449,34 @@ identify (const Verify *self, const char *name)
   if (quantity.what != WHAT_UNKNOWN)
     return quantity;
 
+  const guint last = self->config->n_blocks - 1;
   if (g_str_has_prefix (name, "forward.block"))
     {
-      guint64 block;
-      if (g_ascii_string_to_unsigned (name + strlen ("forward.block"), 10, 0, self->config->n_blocks - 1,
-                                      &block, NULL))
-        quantity = (Quantity){ .what = WHAT_BLOCK, .block = (guint)block };
+      if (parse_block (name + strlen ("forward.block"), 0, last, &quantity.block))
+        quantity.what = WHAT_BLOCK;
+    }
+  else if (g_str_has_prefix (name, "forward.output"))
+    {
+      if (parse_block (name + strlen ("forward.output"), 1, last + 1, &quantity.block))
+        {
+          quantity.what = WHAT_BLOCK;
+          quantity.block--;
+        }
+    }
+  else if (g_str_has_prefix (name, "forward.logdet"))
+    {
+      if (parse_block (name + strlen ("forward.logdet"), 0, last, &quantity.block))
+        quantity.what = WHAT_LOG_SCALES;
     }
   else if (g_str_has_prefix (name, "denoise.score.sigma"))
     {
       if (parse_number (name + strlen ("denoise.score.sigma"), &end, &quantity.sigma) && !*end)
         quantity.what = WHAT_DENOISE;
+    }
+  else if (g_str_has_prefix (name, "denoise."))
+    {
+      if (!identify_learned (self, name + strlen ("denoise."), &quantity))
+        quantity.what = WHAT_UNKNOWN;
     }
   else if (g_str_has_prefix (name, "grad."))
     {
@@ -334,24 +494,81 @@ identify (const Verify *self, const char *name)
 
 /* Computing */
 
+/* The text of the samples, and what guidance sets against it. */
+static gboolean
+set_text (Verify *self, gboolean guided, GError **error)
+{
+  if (!self->config->txt_size)
+    return TRUE;
+  if (!guided || !self->null_text)
+    return nf_session_set_text (self->session, self->text, NULL, self->n_text, error);
+  if (self->n_null_text % 2 != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                   "%s: sample.text_with_null has %u rows; half of them are without caption",
+                   nf_tensor_file_get_path (self->file), self->n_null_text);
+      return FALSE;
+    }
+  const guint B = self->n_null_text / 2;
+  return nf_session_set_text (self->session, self->null_text,
+                              self->null_text + (gsize)B * self->config->txt_size * self->config->txt_dim, B,
+                              error);
+}
+
 static gboolean
 compute_forward (Verify *self, GError **error)
 {
-  const gsize n = (gsize)self->B * self->N * self->D;
+  const gsize n = (gsize)self->B * self->N * self->D, T = self->config->n_blocks;
   if (self->z)
     return TRUE;
-  g_autofree float *z = g_try_new (float, n), *blocks = g_try_new (float, n * self->config->n_blocks),
-                   *log_det = g_try_new (float, self->B * self->N);
-  if (!z || !blocks || !log_det)
+  g_autofree float *z = g_try_new (float, n), *blocks = g_try_new (float, n *T),
+                   *scales = g_try_new (float, n *T), *log_det = g_try_new (float, self->B * self->N);
+  if (!z || !blocks || !scales || !log_det)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " latents", n);
       return FALSE;
     }
-  if (!nf_session_encode (self->session, self->x, self->B, self->labels, z, blocks, log_det, error))
+  const NfTrace trace = { .blocks = blocks, .log_scales = scales, .log_det = log_det };
+  if (!set_text (self, FALSE, error)
+      || !nf_session_encode_traced (self->session, self->x, self->B, self->labels, z, &trace, error))
     return FALSE;
   self->z = g_steal_pointer (&z);
   self->blocks = g_steal_pointer (&blocks);
+  self->log_scales = g_steal_pointer (&scales);
   self->log_det = g_steal_pointer (&log_det);
+  return TRUE;
+}
+
+static gboolean
+compute_learned (Verify *self, GError **error)
+{
+  if (self->learned)
+    return TRUE;
+  g_autofree float *said = g_new (float, self->B * self->N * self->D);
+  if (!set_text (self, FALSE, error)
+      || !nf_session_predict_noise (self->session, self->x, self->B, said, error))
+    return FALSE;
+  self->learned = g_steal_pointer (&said);
+  return TRUE;
+}
+
+static gboolean
+compute_denoiser_gradients (Verify *self, double sigma, GError **error)
+{
+  if (self->target && self->trained_sigma == sigma)
+    return TRUE;
+  g_autofree float *target = g_new (float, self->B * self->N * self->D),
+                   *gradients
+                   = g_new (float, nf_model_count_parameters (nf_session_get_model (self->session)));
+  if (!set_text (self, FALSE, error)
+      || !nf_session_denoiser_gradients (self->session, self->x, self->B, sigma, target, &self->denoiser_loss,
+                                         gradients, error))
+    return FALSE;
+  g_free (self->target);
+  g_free (self->denoiser_gradients);
+  self->target = g_steal_pointer (&target);
+  self->denoiser_gradients = g_steal_pointer (&gradients);
+  self->trained_sigma = sigma;
   return TRUE;
 }
 
@@ -369,6 +586,8 @@ compute_gradients (Verify *self, GError **error)
                    parameters);
       return FALSE;
     }
+  if (!set_text (self, FALSE, error))
+    return FALSE;
   if (!nf_session_gradients (self->session, self->x, self->B, self->labels, &self->loss, grad_x, gradients,
                              error))
     return FALSE;
@@ -446,7 +665,7 @@ compare_samples (const Verify *self, const NfTensor *tensor, const float *tokens
   if (!is_images (self, tensor, count))
     return refuse_shape (self, tensor, "tokens or images of its samples", error);
   g_autofree float *images = g_new (float, n);
-  nf_unpatchify (self->config, tokens, count, images);
+  nf_unpatchify (self->config, tokens, count * self->frames, images);
   return compare_floats (self, tensor, images, n, relative, error);
 }
 
@@ -474,25 +693,74 @@ static gboolean
 check_denoise (Verify *self, const NfTensor *tensor, double sigma, double *relative, GError **error)
 {
   g_autofree float *x = g_new (float, (gsize)self->B * self->N * self->D);
-  return nf_session_denoise (self->session, self->x, self->B, self->labels, sigma, x, error)
+  return set_text (self, FALSE, error)
+         && nf_session_denoise (self->session, self->x, self->B, self->labels, sigma, x, error)
          && compare_samples (self, tensor, x, self->B, relative, error);
 }
 
 static gboolean
-check_sample (Verify *self, const NfTensor *tensor, const NfDecodeOptions *options, double *relative,
+check_learned_step (Verify *self, const NfTensor *tensor, const Quantity *quantity, double *relative,
+                    GError **error)
+{
+  g_autofree float *y = g_new (float, (gsize)self->B * self->N * self->D);
+  return set_text (self, FALSE, error)
+         && nf_session_denoise_learned (self->session, self->x, self->B, quantity->sigma,
+                                        quantity->sigma_next, y, error)
+         && compare_samples (self, tensor, y, self->B, relative, error);
+}
+
+static gboolean
+check_sample (Verify *self, const NfTensor *tensor, const NfDecodeOptions *wanted, double *relative,
               GError **error)
 {
   g_autofree float *x = g_new (float, (gsize)self->n_noise * self->N * self->D);
-  return nf_session_decode (self->session, self->noise, self->n_noise, self->labels, options, x, error)
+  NfDecodeOptions options = *wanted;
+  options.method = self->method;
+  return set_text (self, options.guidance != 0, error)
+         && nf_session_decode (self->session, self->noise, self->n_noise, self->labels, &options, x, error)
          && compare_samples (self, tensor, x, self->n_noise, relative, error);
+}
+
+static gboolean
+check_continue (Verify *self, const NfTensor *tensor, double *relative, GError **error)
+{
+  g_autofree float *y = g_new (float, (gsize)self->n_noise * self->N * self->D);
+  const NfDecodeOptions options = { .method = self->method };
+  if (self->B != self->n_noise)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: input.x holds %u samples, sample.noise %u",
+                   nf_tensor_file_get_path (self->file), self->B, self->n_noise);
+      return FALSE;
+    }
+  return set_text (self, FALSE, error)
+         && nf_session_continue (self->session, self->x, self->B, 1, self->noise, &options, y, error)
+         && compare_samples (self, tensor, y, self->B, relative, error);
+}
+
+/* The loss in its parts: half the mean square of z, and minus the mean log-determinant. */
+static gboolean
+check_loss_part (Verify *self, const NfTensor *tensor, gboolean of_z, double *relative, GError **error)
+{
+  const gsize n = (gsize)self->B * self->N;
+  double sum = 0;
+  if (!compute_forward (self, error))
+    return FALSE;
+  for (gsize i = 0; of_z && i < n * self->D; i++)
+    sum += 0.5 * (double)self->z[i] * (double)self->z[i];
+  for (gsize i = 0; !of_z && i < n; i++)
+    sum -= (double)self->log_det[i];
+  sum /= (double)(n * self->D);
+  return compare (self, tensor, &sum, 1, relative, error);
 }
 
 static gboolean
 check_quantity (Verify *self, const NfTensor *tensor, const Quantity *quantity, double *relative,
                 GError **error)
 {
-  const char *needs = quantity->what == WHAT_SAMPLE ? "sample.noise" : "input.x";
-  if (quantity->what == WHAT_SAMPLE ? !self->noise : !self->x)
+  const gboolean samples = quantity->what == WHAT_SAMPLE || quantity->what == WHAT_CONTINUE;
+  const char *needs = samples && !self->noise ? "sample.noise" : "input.x";
+  const gsize all = (gsize)self->B * self->N * self->D;
+  if ((samples && !self->noise) || (quantity->what != WHAT_SAMPLE && !self->x))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s cannot be computed without %s, which is missing",
                    nf_tensor_file_get_path (self->file), tensor->name, needs);
@@ -501,11 +769,36 @@ check_quantity (Verify *self, const NfTensor *tensor, const Quantity *quantity, 
   switch (quantity->what)
     {
     case WHAT_Z:
-      return compute_forward (self, error) && compare_tokens (self, tensor, self->z, relative, error);
+      return compute_forward (self, error)
+             && compare_samples (self, tensor, self->z, self->B, relative, error);
+    case WHAT_PATCHES:
+      return compare_tokens (self, tensor, self->x, relative, error);
+    case WHAT_LOG_SCALES:
+      return compute_forward (self, error)
+             && compare_tokens (self, tensor, self->log_scales + quantity->block * all, relative, error);
+    case WHAT_LOSS_Z:
+    case WHAT_LOSS_LOG_DET:
+      return check_loss_part (self, tensor, quantity->what == WHAT_LOSS_Z, relative, error);
+    case WHAT_LEARNED:
+      return compute_learned (self, error)
+             && compare_samples (self, tensor, self->learned, self->B, relative, error);
+    case WHAT_LEARNED_STEP:
+      return check_learned_step (self, tensor, quantity, relative, error);
+    case WHAT_TARGET:
+      return compute_denoiser_gradients (self, quantity->sigma, error)
+             && compare_samples (self, tensor, self->target, self->B, relative, error);
+    case WHAT_DENOISER_LOSS:
+      return compute_denoiser_gradients (self, quantity->sigma, error)
+             && compare (self, tensor, &self->denoiser_loss, 1, relative, error);
+    case WHAT_DENOISER_GRADIENT:
+      return compute_denoiser_gradients (self, quantity->sigma, error)
+             && compare_floats (self, tensor, self->denoiser_gradients + quantity->offset, quantity->n,
+                                relative, error);
+    case WHAT_CONTINUE:
+      return check_continue (self, tensor, relative, error);
     case WHAT_BLOCK:
       return compute_forward (self, error)
-             && compare_tokens (self, tensor, self->blocks + quantity->block * self->B * self->N * self->D,
-                                relative, error);
+             && compare_tokens (self, tensor, self->blocks + quantity->block * all, relative, error);
     case WHAT_LOG_DET:
       return compute_forward (self, error) && compare_log_det (self, tensor, relative, error);
     case WHAT_LOSS:
@@ -538,8 +831,7 @@ check_all (Verify *self, NfCommand *command, GError **error)
       const Quantity quantity = identify (self, tensor->name);
       g_autofree char *name = g_strescape (tensor->name, NULL);
       g_autoptr (GError) reason = NULL;
-      const gboolean forward = quantity.what == WHAT_Z || quantity.what == WHAT_BLOCK
-                               || quantity.what == WHAT_LOG_DET || quantity.what == WHAT_LOSS;
+      const gboolean forward = g_str_has_prefix (tensor->name, "forward.");
       const double tolerance = self->tolerance > 0 ? self->tolerance
                                : forward           ? FORWARD_TOLERANCE
                                                    : OTHER_TOLERANCE;
@@ -560,7 +852,8 @@ check_all (Verify *self, NfCommand *command, GError **error)
         {
           /* What is wrong with one quantity does not hinder the others; a device that fails does. */
           if (!g_error_matches (reason, NF_ERROR, NF_ERROR_DATA)
-              && !g_error_matches (reason, NF_ERROR, NF_ERROR_ARGUMENT))
+              && !g_error_matches (reason, NF_ERROR, NF_ERROR_ARGUMENT)
+              && !g_error_matches (reason, NF_ERROR, NF_ERROR_UNSUPPORTED))
             {
               g_propagate_error (error, g_steal_pointer (&reason));
               return FALSE;
@@ -582,13 +875,15 @@ nf_cmd_verify (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
   g_auto (Verify) verify = { 0 };
-  g_autofree char *tolerance = NULL;
+  g_autofree char *tolerance = NULL, *method = NULL;
   g_autoptr (GError) error = NULL;
   const char *end = "";
   const GOptionEntry entries[]
       = { { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
             "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others)",
             "T" },
+          { "method", 0, 0, G_OPTION_ARG_STRING, &method,
+            "How samples are decoded: auto (default), sequential or jacobi", "METHOD" },
           { NULL } };
 
   if (!nf_command_parse (
@@ -602,6 +897,9 @@ nf_cmd_verify (int argc, char **argv)
   if (tolerance && (!parse_number (tolerance, &end, &verify.tolerance) || *end || verify.tolerance <= 0))
     return nf_command_usage (&command, "tolerance \"%s\" is not a number above 0", tolerance);
 
+  if (!nf_decode_method_from_name (method ? method : "auto", &verify.method))
+    return nf_command_usage (&command, "method \"%s\" is none of auto, sequential, jacobi", method);
+
   verify.file = nf_tensor_file_open (argv[2], &error);
   if (!verify.file)
     return nf_command_fail (&command, error);
@@ -609,7 +907,7 @@ nf_cmd_verify (int argc, char **argv)
   verify.session = nf_command_open (&command, &error);
   if (!verify.session)
     return nf_command_fail (&command, error);
-  verify.config = nf_model_get_config (nf_session_get_model (verify.session));
+  verify.config = nf_config_copy (nf_model_get_config (nf_session_get_model (verify.session)));
   if (!read_inputs (&verify, &error) || !check_all (&verify, &command, &error))
     return nf_command_fail (&command, error);
 

@@ -2,7 +2,8 @@
  *
  * Block order is the order in which a block's own sequence runs. u (B, N, D) is the block's input in that order, o (B, S, 2D) what the network says
  * (raw scale, then shift mu; only mu, (B, S, D), if the model is volume-preserving), of which the first `prefix` rows say nothing. Token n uses row
- * prefix + n, or, with `shift`, row prefix + n-1 and token 0 stays as it is.
+ * prefix + n, or, with `shift`, row prefix + n-1 and token 0 stays as it is. If `extra` is 1, without shift, a row that says nothing comes before those of
+ * each frame.
  *   z = (u - mu)/sigma,  log |dz/du| = -sum log sigma                      (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6)
  * A flip reverses the tokens of each frame. */
 
@@ -81,15 +82,15 @@ nf_softplus_slope (floatv raw, floatv sigma)
  * what is there if accumulate. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
 __kernel void
 nf_affine (__global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
-           __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int frame, int shift, int scale,
-           float soft_clip, int flip, int out_flip, int accumulate)
+           __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
+           int scale, float soft_clip, int flip, int out_flip, int accumulate)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
   u += u_at + (size_t)m * D;
   z += z_at + ((size_t)b * N + nf_flipped (n, frame, out_flip)) * D;
   log_scales += log_scales_at + (size_t)m * D;
-  o += ((size_t)b * S + prefix + (moves ? n - shift : 0)) * width;
+  o += ((size_t)b * S + prefix + (n / frame + 1) * extra + (moves ? n - shift : 0)) * width;
   floatv sum = 0.0f;
   for (int i = 0; i < D; i += VW)
     {
@@ -124,10 +125,12 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
  * Global size (B max(S, prefix + N)). */
 __kernel void
 nf_affine_backward (__global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at, __global float *du,
-                    ulong du_at, __global float *d_o, int N, int D, int S, int prefix, int frame, int shift, int scale, float soft_clip,
-                    int out_flip, float g)
+                    ulong du_at, __global float *d_o, int N, int D, int S, int prefix, int extra, int frame, int shift, int scale,
+                    float soft_clip, int out_flip, float g)
 {
-  const int rows = max (S, prefix + N), b = get_global_id (0) / rows, row = get_global_id (0) % rows, n = row - prefix;
+  const int rows = max (S, prefix + N), b = get_global_id (0) / rows, row = get_global_id (0) % rows, after = row - prefix;
+  /* -1 where the row is one of the prefix or comes before a frame */
+  const int n = after < 0 || after % (frame + extra) < extra ? -1 : after - (after / (frame + extra) + 1) * extra;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D, moves = !shift || n > 0;
   d_o += (size_t)b * S * width;
   o += (size_t)b * S * width;
@@ -377,12 +380,13 @@ nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong
 
 /* Tokens of tiles [tile0, tile0 + tiles) <-> the grid of a frame, (grid_height, grid_width, D). Global size (tokens of a tile, tiles). */
 __kernel void
-nf_grid (__global float *tokens, ulong tokens_at, __global float *grid, int tile0, int tiles_x, int side, int D, int to_grid)
+nf_grid (__global float *tokens, ulong tokens_at, __global float *grid, int tile0, int tiles_x, int columns, int rows, int D,
+         int to_grid)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
-  const int row = tile / tiles_x * side + n / side, column = tile % tiles_x * side + n % side;
-  __global float *t = tokens + tokens_at + ((size_t)get_global_id (1) * side * side + n) * D;
-  __global float *g = grid + ((size_t)row * tiles_x * side + column) * D;
+  const int row = tile / tiles_x * rows + n / columns, column = tile % tiles_x * columns + n % columns;
+  __global float *t = tokens + tokens_at + ((size_t)get_global_id (1) * rows * columns + n) * D;
+  __global float *g = grid + ((size_t)row * tiles_x * columns + column) * D;
   for (int i = 0; i < D; i++)
     if (to_grid)
       g[i] = t[i];

@@ -1,16 +1,17 @@
 /* 8-bit frames into tokens and back. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * A frame is up to three planes in one buffer, each with an offset, bytes between rows and bytes between samples; so I420, NV12, RGB, BGRx and
- * GBR are one case. Feature order of a token: planes one after the other, each row-major, (p, p) or, chroma of yuv420, (p/2, p/2). */
+ * GBR are one case. Feature order of a token: planes one after the other, each row-major, (p, p) or, chroma of yuv420, (p/2, p/2); interleaved, the
+ * planes' samples of one place are neighbours. A tile has rows × columns patches. */
 
 typedef struct
 {
   int plane, x, y; /* in the plane's own samples */
 } NfSample;
 
-/* Where feature f of token n of the tile at (tile_x, tile_y) lies. p patch side, side patches in a tile's row. */
+/* Where feature f of token n of the tile at (tile_x, tile_y) lies. planes: how many are interleaved, 0 for one after the other. */
 static inline NfSample
-nf_locate (int f, int n, int tile_x, int tile_y, int p, int side, int yuv)
+nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes)
 {
   NfSample s = { 0, 0, 0 };
   int ps = p;
@@ -20,11 +21,16 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int side, int yuv)
       f -= p * p;
       s.plane = 1 + f / (ps * ps);
     }
+  else if (planes)
+    {
+      s.plane = f % planes;
+      f /= planes;
+    }
   else if (!yuv)
     s.plane = f / (p * p);
   f %= ps * ps;
-  s.x = (tile_x * side + n % side) * ps + f % ps;
-  s.y = (tile_y * side + n / side) * ps + f / ps;
+  s.x = (tile_x * columns + n % columns) * ps + f % ps;
+  s.y = (tile_y * rows + n / columns) * ps + f / ps;
   return s;
 }
 
@@ -37,17 +43,17 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int side, int yuv)
  * are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
 __kernel void
 nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
-                     int tile0, int tiles_x, int p, int side, int yuv, int mode, int steps, float std, uint2 seed, uint2 stream,
+                     int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int mode, int steps, float std, uint2 seed, uint2 stream,
                      __global const float *basis, int has_basis, __global float *x, ulong x_at, int D)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   const ulong base = tile_bytes * tile;
   const int tile_x = tile_bytes ? 0 : tile % tiles_x, tile_y = tile_bytes ? 0 : tile / tiles_x;
   float y[D_MAX];
-  x += x_at + ((size_t)get_global_id (1) * side * side + n) * D;
+  x += x_at + ((size_t)get_global_id (1) * rows * columns + n) * D;
   for (int f = 0; f < D; f++)
     {
-      const NfSample s = nf_locate (f, n, tile_x, tile_y, p, side, yuv);
+      const NfSample s = nf_locate (f, n, tile_x, tile_y, p, columns, rows, yuv, planes);
       const int chroma = yuv && s.plane > 0;
       const int sx = min (s.x, (chroma ? (width + 1) / 2 : width) - 1);
       const int sy = min (s.y, (chroma ? (height + 1) / 2 : height) - 1);
@@ -88,12 +94,12 @@ nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 s
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise; samples outside the frame are dropped. Global size (N, tiles). */
 __kernel void
 nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
-                     int tile0, int tiles_x, int p, int side, int yuv, int steps, __global const float *basis, int has_basis,
+                     int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int steps, __global const float *basis, int has_basis,
                      int D)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   float y[D_MAX];
-  x += x_at + ((size_t)get_global_id (1) * side * side + n) * D;
+  x += x_at + ((size_t)get_global_id (1) * rows * columns + n) * D;
   if (has_basis)
     nf_from_basis (basis, x, y, D);
   else
@@ -101,7 +107,7 @@ nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame,
       y[f] = x[f];
   for (int f = 0; f < D; f++)
     {
-      const NfSample s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, side, yuv);
+      const NfSample s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, columns, rows, yuv, planes);
       const int chroma = yuv && s.plane > 0;
       if (s.x >= (chroma ? (width + 1) / 2 : width) || s.y >= (chroma ? (height + 1) / 2 : height))
         continue;

@@ -1,37 +1,41 @@
 /* normflow: an autoregressive flow block. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-flow-block.h"
 
-#include <math.h>
-
-static guint
-output_width (const NfBlockShape *shape)
+guint
+nf_block_rows (const NfBlockSequence *sequence)
 {
-  return shape->nvp ? 2 * shape->D : shape->D;
+  return sequence->prefix + sequence->N + sequence->N / sequence->frame * sequence->extra;
+}
+
+guint
+nf_block_row (const NfBlockSequence *sequence, guint n)
+{
+  return sequence->prefix + n + (n / sequence->frame + 1) * sequence->extra;
+}
+
+static gboolean
+has_gaps (const NfBlockSequence *sequence)
+{
+  return sequence->prefix || sequence->extra;
 }
 
 NfAffine
-nf_block_affine (const NfBlockShape *shape, guint B)
+nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guint B)
 {
   return (NfAffine){
     .B = B,
-    .N = shape->N,
-    .D = shape->D,
-    .S = shape->N,
-    .frame = shape->N,
-    .shift = TRUE,
-    .scale = shape->nvp ? NF_SCALE_EXP : NF_SCALE_NONE,
+    .N = sequence->N,
+    .D = block->D,
+    .S = nf_block_rows (sequence),
+    .prefix = sequence->prefix,
+    .extra = sequence->extra,
+    .frame = sequence->frame,
+    .shift = !block->sos.buffer,
+    .scale = block->scale,
+    .soft_clip = block->soft_clip,
   };
 }
 
-/* Buffers that a list owns */
-
-static GPtrArray *
-new_owner (void)
-{
-  return g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
-}
-
-/* NULL after a failure, which OPS keeps; operations then do nothing, so that callers need not look. */
 static NfBuffer *
 own (NfOps *ops, GPtrArray *owner, gsize floats)
 {
@@ -41,353 +45,349 @@ own (NfOps *ops, GPtrArray *owner, gsize floats)
   return buffer;
 }
 
-/* N buffers of their own if KEEP, else one, N times. */
-static NfBuffer **
-own_each (NfOps *ops, GPtrArray *owner, gboolean keep, guint n, gsize floats)
+static GPtrArray *
+new_owner (void)
 {
-  NfBuffer **list = g_new0 (NfBuffer *, n);
-  for (guint i = 0; i < n; i++)
-    list[i] = i == 0 || keep ? own (ops, owner, floats) : list[0];
-  return list;
+  return g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
+}
+
+/* Between dense rows and their places among the others in a sequence */
+
+void
+nf_block_move_tokens (NfOps *ops, const NfBlockSequence *sequence, guint B, guint d, NfView dense, NfView all,
+                      gboolean out)
+{
+  const gsize frame = (gsize)sequence->frame * d, S = (gsize)nf_block_rows (sequence) * d;
+  const guint frames = sequence->N / sequence->frame;
+  for (guint b = 0; b < B; b++)
+    {
+      const NfView packed = nf_view_add (dense, (gsize)b * sequence->N * d),
+                   spread = nf_view_add (all, b * S + (gsize)nf_block_row (sequence, 0) * d);
+      const gsize step = frame + (gsize)sequence->extra * d;
+      if (out)
+        nf_ops_copy_rows (ops, spread, step, packed, frame, frame, frames);
+      else
+        nf_ops_copy_rows (ops, packed, frame, spread, step, frame, frames);
+    }
+}
+
+/* The rows of the text. DENSE (B, prefix, d). */
+static void
+move_text (NfOps *ops, const NfBlockSequence *sequence, guint B, guint d, NfView dense, NfView all,
+           gboolean out)
+{
+  const gsize text = (gsize)sequence->prefix * d, S = (gsize)nf_block_rows (sequence) * d;
+  if (out)
+    nf_ops_copy_rows (ops, all, S, dense, text, text, B);
+  else
+    nf_ops_copy_rows (ops, dense, text, all, S, text, B);
+}
+
+/* The rows of the actions. DENSE (B, frames, d). */
+static void
+move_actions (NfOps *ops, const NfBlockSequence *sequence, guint B, guint d, NfView dense, NfView all,
+              gboolean out)
+{
+  const gsize step = (gsize)(sequence->frame + 1) * d, S = (gsize)nf_block_rows (sequence) * d;
+  const guint frames = sequence->N / sequence->frame;
+  for (guint b = 0; b < B; b++)
+    {
+      const NfView packed = nf_view_add (dense, (gsize)b * frames * d),
+                   spread = nf_view_add (all, b * S + (gsize)sequence->prefix * d);
+      if (out)
+        nf_ops_copy_rows (ops, spread, step, packed, d, d, frames);
+      else
+        nf_ops_copy_rows (ops, packed, d, spread, step, d, frames);
+    }
 }
 
 /* Forward */
 
 gsize
-nf_tape_floats (const NfBlockShape *shape, gboolean keep)
+nf_block_tape_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, gboolean keep)
 {
-  const gsize layer = 8 * (gsize)shape->d + (keep ? 2 : 1) * (gsize)shape->hidden + 2 * shape->H;
-  return shape->N * ((keep ? shape->K : 1) * layer + 2 * (gsize)shape->d + output_width (shape));
+  const gsize S = nf_block_rows (sequence);
+  return nf_tape_floats (&block->transformer.shape, (guint)S, keep) + S * block->out.n_out
+         + (block->final_norm.w.buffer ? S * block->transformer.shape.d : 0)
+         + (block->sos.buffer ? (gsize)sequence->N * block->D : 0);
 }
 
-NfTape *
-nf_tape_new (NfOps *ops, const NfBlockShape *shape, guint B, gboolean keep)
+NfBlockTape *
+nf_block_tape_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, guint B,
+                   gboolean keep)
 {
-  NfTape *tape = g_new0 (NfTape, 1);
-  const gsize M = (gsize)B * shape->N, d = shape->d;
-  GPtrArray *owner = tape->buffers = new_owner ();
+  NfBlockTape *tape = g_new0 (NfBlockTape, 1);
+  const NfTransformerShape *shape = &block->transformer.shape;
+  const guint S = nf_block_rows (sequence);
+  const gsize M = (gsize)B * S;
 
-  tape->keep = keep;
-  tape->B = B;
-  tape->h = own_each (ops, owner, keep, shape->K + 1, M * d);
-  tape->a1 = own_each (ops, owner, keep, shape->K, M * d);
-  tape->qkv = own_each (ops, owner, keep, shape->K, M * 3 * d);
-  tape->attention = own_each (ops, owner, keep, shape->K, M * d);
-  tape->hidden = own_each (ops, owner, keep, shape->K, M * shape->hidden);
-  if (keep)
-    {
-      tape->a2 = own_each (ops, owner, TRUE, shape->K, M * d);
-      tape->middle = own_each (ops, owner, TRUE, shape->K, M * d);
-      tape->stats = own_each (ops, owner, TRUE, shape->K, 2 * M * shape->H);
-      tape->before = own_each (ops, owner, TRUE, shape->K, M * shape->hidden);
-    }
-  else
-    {
-      /* the residual stream is updated in place */
-      tape->a2 = g_memdup2 (tape->a1, shape->K * sizeof (NfBuffer *));
-      tape->middle = g_memdup2 (tape->h, shape->K * sizeof (NfBuffer *));
-      tape->stats = g_new0 (NfBuffer *, shape->K);
-      tape->before = g_new0 (NfBuffer *, shape->K);
-    }
-  tape->o = own (ops, owner, M * output_width (shape));
-  tape->keys = own (ops, owner, nf_ops_keys_size (ops, B, shape->H, shape->N));
+  tape->buffers = new_owner ();
+  tape->layers = nf_tape_new (ops, shape, S, B, keep);
+  tape->o = own (ops, tape->buffers, M * block->out.n_out);
+  if (block->sos.buffer)
+    tape->shifted = own (ops, tape->buffers, (gsize)B * sequence->N * block->D);
+  tape->last
+      = block->final_norm.w.buffer ? own (ops, tape->buffers, M * shape->d) : tape->layers->h[shape->K];
   return tape;
 }
 
 void
-nf_tape_free (NfTape *tape)
+nf_block_tape_free (NfBlockTape *tape)
 {
+  nf_tape_free (tape->layers);
   g_ptr_array_unref (tape->buffers);
-  g_free (tape->h);
-  g_free (tape->a1);
-  g_free (tape->a2);
-  g_free (tape->qkv);
-  g_free (tape->attention);
-  g_free (tape->stats);
-  g_free (tape->middle);
-  g_free (tape->before);
-  g_free (tape->hidden);
   g_free (tape);
 }
 
-/* Dense rows of whole buffers. */
+/* The first rows of the residual stream: tokens, text and actions. */
 static void
-linear (NfOps *ops, const NfLinear *layer, NfBuffer *x, NfBuffer *y, guint M, guint flags, NfBuffer *residual,
-        NfBuffer *before)
+enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape, NfView u,
+       guint B, const NfCondition *condition)
 {
-  const NfLinearExtra extra
-      = { .flags = flags, .residual = nf_view (residual, 0), .before = nf_view (before, 0) };
-  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (y, 0), M, &extra);
-}
+  const guint N = sequence->N, d = block->transformer.shape.d;
+  const gboolean gaps = has_gaps (sequence);
+  const NfView h = nf_view (tape->layers->h[0], 0),
+               /* not yet in use when the first layer begins */
+      dense = gaps ? nf_view (tape->layers->a1[0], 0) : h;
+  const NfLinearExtra position = { .residual = block->ordered_position, .r_mod = N };
 
-static float
-attention_scale (const NfBlockShape *shape)
-{
-  return (float)(1.0 / sqrt (shape->head_dim));
-}
-
-static void
-forward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights, NfTape *tape, guint l,
-               guint B)
-{
-  const guint N = shape->N, M = B * N, d = shape->d;
-  const gsize batch = (gsize)N * 3 * d;
-
-  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (tape->h[l], 0), weights->attention_norm.w,
-               weights->attention_norm.b, nf_view (NULL, 0), nf_view (tape->a1[l], 0), M, d);
-  linear (ops, &weights->qkv, tape->a1[l], tape->qkv[l], M, 0, NULL, NULL);
-  nf_ops_append (ops, nf_view (tape->qkv[l], d), 3 * d, batch, tape->keys, 0, N, N, B, shape->H);
-  const NfAttention attention = {
-    .Q = nf_view (tape->qkv[l], 0),
-    .q_row = 3 * d,
-    .q_batch = batch,
-    .V = nf_view (tape->qkv[l], 2 * d),
-    .v_row = 3 * d,
-    .v_batch = batch,
-    .out = nf_view (tape->attention[l], 0),
-    .out_row = d,
-    .out_batch = (gsize)N * d,
-    .keys = tape->keys,
-    .capacity = N,
-    .stats = tape->stats[l],
-    .Nq = N,
-    .B = B,
-    .H = shape->H,
-    .split = B,
-    .scale = attention_scale (shape),
-    .scale2 = attention_scale (shape),
-  };
-  nf_ops_attention (ops, &attention);
-  linear (ops, &weights->proj, tape->attention[l], tape->middle[l], M, 0, tape->h[l], NULL);
-  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (tape->middle[l], 0), weights->mlp_norm.w, weights->mlp_norm.b,
-               nf_view (NULL, 0), nf_view (tape->a2[l], 0), M, d);
-  linear (ops, &weights->fc1, tape->a2[l], tape->hidden[l], M, NF_MATMUL_GELU, NULL, tape->before[l]);
-  linear (ops, &weights->fc2, tape->hidden[l], tape->h[l + 1], M, 0, tape->middle[l], NULL);
-}
-
-/* h = u W_in + b + position, for rows whose positions are (r_mod, d) from POSITION on. */
-static void
-project_in (NfOps *ops, const NfBlockWeights *weights, NfView u, guint u_row, NfView position, guint r_mod,
-            NfView h, guint M)
-{
-  const NfLinearExtra extra = { .x_row = u_row, .residual = position, .r_mod = r_mod };
-  nf_linear_forward (ops, &weights->in, u, h, M, &extra);
+  if (block->sos.buffer)
+    nf_ops_shift_in (ops, u, block->sos, nf_view (tape->shifted, 0), 0, N, B, N, block->D);
+  nf_linear_forward (ops, &block->in, block->sos.buffer ? nf_view (tape->shifted, 0) : u, dense, B * N,
+                     &position);
+  if (gaps)
+    nf_block_move_tokens (ops, sequence, B, d, dense, h, FALSE);
+  if (sequence->prefix)
+    {
+      nf_linear_forward (ops, &block->text, condition->text, dense, B * sequence->prefix, NULL);
+      move_text (ops, sequence, B, d, dense, h, FALSE);
+    }
+  if (sequence->extra)
+    {
+      nf_linear_forward (ops, &block->action, condition->actions, dense, B * (N / sequence->frame), NULL);
+      move_actions (ops, sequence, B, d, dense, h, FALSE);
+    }
+  if (block->n_classes > 0)
+    nf_ops_class_embed (ops, h, block->classes, condition->labels, B, N, d, block->n_classes);
 }
 
 void
-nf_block_forward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, NfTape *tape,
-                  NfView u, guint B, NfBuffer *labels, NfView z, NfBuffer *log_det, gboolean out_flip,
-                  gboolean accumulate)
+nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
+                  NfView u, guint B, const NfCondition *condition)
 {
-  const guint N = shape->N, M = B * N;
+  const NfTransformerShape *shape = &block->transformer.shape;
+  const guint M = B * nf_block_rows (sequence);
 
-  project_in (ops, weights, u, shape->D, weights->ordered_position, N, nf_view (tape->h[0], 0), M);
-  if (shape->n_classes > 0)
-    nf_ops_class_embed (ops, nf_view (tape->h[0], 0), weights->classes, labels, B, N, shape->d,
-                        shape->n_classes);
-  for (guint l = 0; l < shape->K; l++)
-    forward_layer (ops, shape, &weights->layers[l], tape, l, B);
-  linear (ops, &weights->out, tape->h[shape->K], tape->o, M, 0, NULL, NULL);
-  const NfAffine affine = nf_block_affine (shape, B);
-  nf_ops_affine (ops, &affine, u, tape->o, z, log_det, nf_view (NULL, 0), weights->flip, out_flip,
-                 accumulate);
+  enter (ops, block, sequence, tape, u, B, condition);
+  nf_transformer_forward (ops, &block->transformer, &sequence->rows, tape->layers, B);
+  if (block->final_norm.w.buffer)
+    nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], 0), block->final_norm.w,
+                 block->final_norm.b, nf_view (NULL, 0), nf_view (tape->last, 0), M, shape->d);
+  nf_linear_forward (ops, &block->out, nf_view (tape->last, 0), nf_view (tape->o, 0), M, NULL);
+}
+
+void
+nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
+                  NfView u, guint B, const NfCondition *condition, NfView z, NfBuffer *log_det,
+                  NfView log_scales, gboolean out_flip, gboolean accumulate)
+{
+  const NfAffine affine = nf_block_affine (block, sequence, B);
+
+  nf_block_predict (ops, block, sequence, tape, u, B, condition);
+  nf_ops_affine (ops, &affine, u, tape->o, z, log_det, log_scales, block->flip, out_flip, accumulate);
 }
 
 /* Backward */
 
 NfBlockScratch *
-nf_block_scratch_new (NfOps *ops, const NfBlockShape *shape, guint B)
+nf_block_scratch_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, guint B)
 {
   NfBlockScratch *scratch = g_new0 (NfBlockScratch, 1);
-  const gsize M = (gsize)B * shape->N, d = shape->d, keys = nf_ops_keys_size (ops, B, shape->H, shape->N);
-  GPtrArray *owner = scratch->buffers = new_owner ();
+  const guint S = nf_block_rows (sequence);
 
-  scratch->dh = own (ops, owner, M * d);
-  scratch->da = own (ops, owner, M * d);
-  scratch->dyc = own (ops, owner, M * d);
-  scratch->dout = own (ops, owner, M * d);
-  scratch->dqkv = own (ops, owner, M * 3 * d);
-  scratch->dhidden = own (ops, owner, M * shape->hidden);
-  scratch->d_o = own (ops, owner, M * output_width (shape));
-  scratch->keys = own (ops, owner, keys);
-  scratch->values = own (ops, owner, keys);
+  scratch->buffers = new_owner ();
+  scratch->layers = nf_tape_scratch_new (ops, &block->transformer.shape, S, B);
+  scratch->d_o = own (ops, scratch->buffers, (gsize)B * S * block->out.n_out);
+  if (block->sos.buffer)
+    scratch->dshifted = own (ops, scratch->buffers, (gsize)B * sequence->N * block->D);
   return scratch;
 }
 
 void
 nf_block_scratch_free (NfBlockScratch *scratch)
 {
+  nf_tape_scratch_free (scratch->layers);
   g_ptr_array_unref (scratch->buffers);
   g_free (scratch);
 }
 
-/* dx += the gradient through a norm whose output has gradient dy. */
+/* From the gradient of the first rows to those of tokens, text, actions and what embeds them. du is added to.
+ */
 static void
-norm_backward (NfOps *ops, const NfNorm *norm, NfBuffer *x, NfBuffer *dy, NfBuffer *dyc, NfBuffer *dx,
-               guint M, guint d, NfBuffer *gradients)
+leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, const NfBlockTape *tape,
+       NfBlockScratch *scratch, NfView u, guint B, const NfCondition *condition, NfView du,
+       NfBuffer *gradients)
 {
-  nf_ops_norm_backward (ops, NF_NORM_LAYER, nf_view (x, 0), norm->w, nf_view (dy, 0), nf_view (dyc, 0),
-                        nf_view (dx, 0), TRUE, M, d);
-  if (!gradients)
-    return;
-  nf_ops_column_sums (ops, nf_view (dyc, 0), d, nf_view (gradients, norm->w.at), M, d);
-  nf_ops_column_sums (ops, nf_view (dy, 0), d, nf_view (gradients, norm->b.at), M, d);
-}
+  const guint N = sequence->N, d = block->transformer.shape.d;
+  const NfView dh = nf_view (scratch->layers->dh, 0), none = nf_view (NULL, 0),
+               gathered = nf_view (scratch->layers->da, 0);
+  const NfView dense = has_gaps (sequence) ? gathered : dh;
 
-/* scratch->dh goes from the gradient of the layer's output to that of its input. */
-static void
-backward_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights, const NfTape *tape,
-                NfBlockScratch *s, guint l, guint B, NfBuffer *gradients)
-{
-  const guint N = shape->N, M = B * N, d = shape->d;
-  const gsize batch = (gsize)N * 3 * d;
-
-  nf_linear_backward (ops, &weights->fc2, nf_view (tape->hidden[l], 0), nf_view (s->dh, 0),
-                      nf_view (s->dhidden, 0), M, 0, nf_view (tape->before[l], 0), gradients);
-  nf_linear_backward (ops, &weights->fc1, nf_view (tape->a2[l], 0), nf_view (s->dhidden, 0),
-                      nf_view (s->da, 0), M, 0, nf_view (NULL, 0), gradients);
-  norm_backward (ops, &weights->mlp_norm, tape->middle[l], s->da, s->dyc, s->dh, M, d, gradients);
-
-  nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], 0), nf_view (s->dh, 0),
-                      nf_view (s->dout, 0), M, 0, nf_view (NULL, 0), gradients);
-  nf_ops_append (ops, nf_view (tape->qkv[l], d), 3 * d, batch, s->keys, 0, N, N, B, shape->H);
-  nf_ops_append (ops, nf_view (tape->qkv[l], 2 * d), 3 * d, batch, s->values, 0, N, N, B, shape->H);
-  const NfAttentionBackward attention = {
-    .qkv = nf_view (tape->qkv[l], 0),
-    .out = nf_view (tape->attention[l], 0),
-    .dout = nf_view (s->dout, 0),
-    .dqkv = nf_view (s->dqkv, 0),
-    .keys = s->keys,
-    .values = s->values,
-    .stats = tape->stats[l],
-    .N = N,
-    .B = B,
-    .H = shape->H,
-    .scale = attention_scale (shape),
-  };
-  nf_ops_attention_backward (ops, &attention);
-  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (s->dqkv, 0), nf_view (s->da, 0),
-                      M, 0, nf_view (NULL, 0), gradients);
-  norm_backward (ops, &weights->attention_norm, tape->h[l], s->da, s->dyc, s->dh, M, d, gradients);
+  if (gradients && sequence->prefix)
+    {
+      move_text (ops, sequence, B, d, gathered, dh, TRUE);
+      nf_linear_backward (ops, &block->text, condition->text, gathered, none, B * sequence->prefix, 0, none,
+                          gradients);
+    }
+  if (gradients && sequence->extra)
+    {
+      move_actions (ops, sequence, B, d, gathered, dh, TRUE);
+      nf_linear_backward (ops, &block->action, condition->actions, gathered, none, B * (N / sequence->frame),
+                          0, none, gradients);
+    }
+  if (has_gaps (sequence))
+    nf_block_move_tokens (ops, sequence, B, d, gathered, dh, TRUE);
+  if (gradients && block->position.buffer)
+    nf_ops_position_backward (ops, dense, nf_view (gradients, block->position.at), B, N, d, block->flip,
+                              sequence->frame);
+  if (gradients && block->n_classes > 0)
+    nf_ops_class_embed_backward (ops, dense, nf_view (gradients, block->classes.at), condition->labels, B, N,
+                                 d, block->n_classes);
+  if (!block->sos.buffer)
+    {
+      nf_linear_backward (ops, &block->in, u, dense, du, B * N, NF_MATMUL_ACCUMULATE, none, gradients);
+      return;
+    }
+  const NfView dshifted = nf_view (scratch->dshifted, 0);
+  nf_linear_backward (ops, &block->in, nf_view (tape->shifted, 0), dense, dshifted, B * N, 0, none,
+                      gradients);
+  nf_ops_shift_in_backward (ops, dshifted, du, gradients ? nf_view (gradients, block->sos.at) : none, B, N,
+                            block->D);
 }
 
 void
-nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, const NfTape *tape,
-                   NfBlockScratch *s, NfView u, guint B, NfBuffer *labels, NfView dz, NfView du,
-                   gboolean out_flip, float g, NfBuffer *gradients)
+nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                           const NfBlockTape *tape, NfBlockScratch *scratch, NfView u, guint B,
+                           const NfCondition *condition, NfView du, NfBuffer *gradients)
 {
-  const guint N = shape->N, M = B * N, d = shape->d;
+  const NfTransformerShape *shape = &block->transformer.shape;
+  const guint M = B * nf_block_rows (sequence);
+  const NfView dh = nf_view (scratch->layers->dh, 0);
 
-  const NfAffine affine = nf_block_affine (shape, B);
-  nf_ops_affine_backward (ops, &affine, u, tape->o, dz, du, s->d_o, out_flip, g);
-  nf_linear_backward (ops, &weights->out, nf_view (tape->h[shape->K], 0), nf_view (s->d_o, 0),
-                      nf_view (s->dh, 0), M, 0, nf_view (NULL, 0), gradients);
-  for (guint l = shape->K; l-- > 0;)
-    backward_layer (ops, shape, &weights->layers[l], tape, s, l, B, gradients);
-  if (gradients)
-    {
-      nf_ops_position_backward (ops, nf_view (s->dh, 0), nf_view (gradients, weights->position.at), B, N, d,
-                                weights->flip, N);
-      if (shape->n_classes > 0)
-        nf_ops_class_embed_backward (ops, nf_view (s->dh, 0), nf_view (gradients, weights->classes.at),
-                                     labels, B, N, d, shape->n_classes);
-    }
-  nf_linear_backward (ops, &weights->in, u, nf_view (s->dh, 0), du, M, NF_MATMUL_ACCUMULATE,
+  nf_linear_backward (ops, &block->out, nf_view (tape->last, 0), nf_view (scratch->d_o, 0), dh, M, 0,
                       nf_view (NULL, 0), gradients);
+  if (block->final_norm.w.buffer)
+    nf_norm_backward (ops, NF_NORM_RMS, &block->final_norm, nf_view (tape->layers->h[shape->K], 0), dh,
+                      nf_view (scratch->layers->dyc, 0), dh, FALSE, M, shape->d, gradients);
+  nf_transformer_backward (ops, &block->transformer, &sequence->rows, tape->layers, scratch->layers, B,
+                           gradients);
+  leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
+}
+
+void
+nf_block_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                   const NfBlockTape *tape, NfBlockScratch *scratch, NfView u, guint B,
+                   const NfCondition *condition, NfView dz, NfView du, gboolean out_flip, float g,
+                   NfBuffer *gradients)
+{
+  const NfAffine affine = nf_block_affine (block, sequence, B);
+
+  nf_ops_affine_backward (ops, &affine, u, tape->o, dz, du, scratch->d_o, out_flip, g);
+  nf_block_predict_backward (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
 }
 
 /* Decoding */
 
 gsize
-nf_block_cache_floats (const NfBlockShape *shape)
+nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, guint count)
 {
-  const gsize N = shape->N, d = shape->d;
-  /* keys are padded to whole blocks, at most 32 tokens */
-  return shape->K * (N * 3 * d + (N + 32) * d) + 3 * d + shape->hidden + output_width (shape);
+  return nf_cache_floats (&block->transformer.shape, nf_block_rows (sequence), count)
+         + (gsize)count * (block->D + block->out.n_out);
 }
 
 NfBlockCache *
-nf_block_cache_new (NfOps *ops, const NfBlockShape *shape, guint rows)
+nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, guint rows,
+                    guint count)
 {
   NfBlockCache *cache = g_new0 (NfBlockCache, 1);
-  const gsize R = rows, d = shape->d;
-  GPtrArray *owner = cache->buffers = new_owner ();
 
-  cache->rows = rows;
-  cache->keys = own_each (ops, owner, TRUE, shape->K, nf_ops_keys_size (ops, rows, shape->H, shape->N));
-  cache->qkv = own_each (ops, owner, TRUE, shape->K, R * shape->N * 3 * d);
-  cache->h = own (ops, owner, R * d);
-  cache->a = own (ops, owner, R * d);
-  cache->attention = own (ops, owner, R * d);
-  cache->hidden = own (ops, owner, R * shape->hidden);
-  cache->o = own (ops, owner, R * output_width (shape));
+  cache->buffers = new_owner ();
+  /* the text goes through at once */
+  cache->layers = nf_cache_new (ops, &block->transformer.shape, rows, nf_block_rows (sequence),
+                                MAX (count, sequence->prefix));
+  cache->shifted = own (ops, cache->buffers, (gsize)rows * count * block->D);
+  cache->o = own (ops, cache->buffers, (gsize)rows * count * block->out.n_out);
   return cache;
 }
 
 void
 nf_block_cache_free (NfBlockCache *cache)
 {
+  nf_cache_free (cache->layers);
   g_ptr_array_unref (cache->buffers);
-  g_free (cache->keys);
-  g_free (cache->qkv);
   g_free (cache);
 }
 
-static void
-step_layer (NfOps *ops, const NfBlockShape *shape, const NfLayerWeights *weights, NfBlockCache *cache,
-            guint l, guint rows, guint split, guint n, float temperature)
+void
+nf_block_begin (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockCache *cache,
+                guint B, guint branches, const NfCondition *condition)
 {
-  const guint d = shape->d;
-  const gsize batch = (gsize)shape->N * 3 * d, at = (gsize)n * 3 * d;
-
-  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (cache->h, 0), weights->attention_norm.w,
-               weights->attention_norm.b, nf_view (NULL, 0), nf_view (cache->a, 0), rows, d);
-  const NfLinearExtra qkv = { .y_row = (guint)batch };
-  nf_linear_forward (ops, &weights->qkv, nf_view (cache->a, 0), nf_view (cache->qkv[l], at), rows, &qkv);
-  nf_ops_append (ops, nf_view (cache->qkv[l], at + d), 3 * d, batch, cache->keys[l], n, 1, shape->N, rows,
-                 shape->H);
-  const NfAttention attention = {
-    .Q = nf_view (cache->qkv[l], at),
-    .q_row = 3 * d,
-    .q_batch = batch,
-    .V = nf_view (cache->qkv[l], 2 * d),
-    .v_row = 3 * d,
-    .v_batch = batch,
-    .out = nf_view (cache->attention, 0),
-    .out_row = d,
-    .out_batch = d,
-    .keys = cache->keys[l],
-    .capacity = shape->N,
-    .q0 = n,
-    .Nq = 1,
-    .B = rows,
-    .H = shape->H,
-    .split = split,
-    .scale = attention_scale (shape),
-    .scale2 = attention_scale (shape) / temperature,
-  };
-  nf_ops_attention (ops, &attention);
-  linear (ops, &weights->proj, cache->attention, cache->h, rows, 0, cache->h, NULL);
-  nf_ops_norm (ops, NF_NORM_LAYER, nf_view (cache->h, 0), weights->mlp_norm.w, weights->mlp_norm.b,
-               nf_view (NULL, 0), nf_view (cache->a, 0), rows, d);
-  linear (ops, &weights->fc1, cache->a, cache->hidden, rows, NF_MATMUL_GELU, NULL, NULL);
-  linear (ops, &weights->fc2, cache->hidden, cache->h, rows, 0, cache->h, NULL);
+  const guint rows = B * branches;
+  if (sequence->prefix == 0)
+    return;
+  nf_linear_forward (ops, &block->text, condition->text, nf_view (cache->layers->h, 0),
+                     rows * sequence->prefix, NULL);
+  nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, rows, 0, sequence->prefix,
+                         rows, 1.0f);
 }
 
 void
-nf_block_step (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, NfBlockCache *cache,
-               NfView u, guint B, guint branches, guint n, NfBuffer *labels, float temperature)
+nf_block_begin_frame (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                      NfBlockCache *cache, guint B, guint branches, const NfCondition *condition, guint f)
 {
-  const guint rows = B * branches;
-  const NfView position = nf_view_add (weights->ordered_position, (gsize)n * shape->d);
+  const guint rows = B * branches, frames = sequence->N / sequence->frame, width = block->action.n_in;
+  if (sequence->extra == 0)
+    return;
+  const NfLinearExtra extra = { .x_row = frames * width };
+  nf_linear_forward (ops, &block->action, nf_view_add (condition->actions, (gsize)f * width),
+                     nf_view (cache->layers->h, 0), rows, &extra);
+  nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, rows,
+                         sequence->prefix + f * (sequence->frame + 1), 1, rows, 1.0f);
+}
 
-  for (guint branch = 0; branch < branches; branch++)
-    project_in (ops, weights, nf_view_add (u, (gsize)n * shape->D), shape->N * shape->D, position, 1,
-                nf_view (cache->h, (gsize)branch * B * shape->d), B);
-  if (shape->n_classes > 0)
-    nf_ops_class_embed (ops, nf_view (cache->h, 0), weights->classes, labels, rows, 1, shape->d,
-                        shape->n_classes);
-  for (guint l = 0; l < shape->K; l++)
-    step_layer (ops, shape, &weights->layers[l], cache, l, rows, B, n, temperature);
-  linear (ops, &weights->out, cache->h, cache->o, rows, 0, NULL, NULL);
+void
+nf_block_extend (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockCache *cache,
+                 NfView u, guint B, guint branches, const NfCondition *condition, guint n0, guint count,
+                 float temperature)
+{
+  const guint rows = B * branches, N = sequence->N, D = block->D, d = block->transformer.shape.d,
+              M = rows * count;
+  const gsize sample = (gsize)count * d;
+  const NfView h = nf_view (cache->layers->h, 0),
+               position = nf_view_add (block->ordered_position, (gsize)n0 * d);
+
+  if (block->sos.buffer)
+    {
+      const NfLinearExtra extra = { .residual = position, .r_mod = count };
+      nf_ops_shift_in (ops, u, block->sos, nf_view (cache->shifted, 0), n0, count, B, N, D);
+      nf_linear_forward (ops, &block->in, nf_view (cache->shifted, 0), h, B * count, &extra);
+    }
+  else
+    {
+      /* a row of each of many samples, or many rows of one */
+      const guint launches = count > 1 ? B : 1;
+      const NfLinearExtra extra = { .x_row = count > 1 ? D : N * D, .residual = position, .r_mod = count };
+      for (guint b = 0; b < launches; b++)
+        nf_linear_forward (ops, &block->in, nf_view_add (u, ((gsize)b * N + n0) * D),
+                           nf_view_add (h, b * sample), B * count / launches, &extra);
+    }
+  for (guint branch = 1; branch < branches; branch++)
+    nf_ops_copy (ops, h, nf_view_add (h, branch * B * sample), B * sample);
+  if (block->n_classes > 0)
+    nf_ops_class_embed (ops, h, block->classes, condition->labels, rows, count, d, block->n_classes);
+  nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, rows,
+                         nf_block_row (sequence, n0), count, B, temperature);
+  if (block->final_norm.w.buffer)
+    nf_ops_norm (ops, NF_NORM_RMS, h, block->final_norm.w, block->final_norm.b, nf_view (NULL, 0), h, M, d);
+  nf_linear_forward (ops, &block->out, h, nf_view (cache->o, 0), M, NULL);
 }

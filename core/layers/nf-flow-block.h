@@ -1,114 +1,147 @@
 /* normflow: an autoregressive flow block. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "nf-linear.h"
+#include "nf-transformer.h"
 
-/* Not installed. One block of TARFlow (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6): a causal pre-norm
- * transformer reads tokens u and says log-scale and shift of the next one. Tokens are in block order: the
- * block's own sequence, which for odd blocks runs from the last token of the image to the first.
+/* Not installed. One block of TARFlow (Zhai et al. 2024, arXiv 2412.06329, eq. 4 to 6), STARFlow (Gu et al.
+ * 2025, arXiv 2506.06276) or STARFlow-V (arXiv 2511.20462): a causal transformer reads tokens u and says
+ * scale and shift of the next one. Tokens are in block order: the block's own sequence, which for every other
+ * block runs backwards within each frame.
  *
- *   h = u W_in + b + position (+ class)      K times:  h += proj(attention(norm(h)));  h +=
- * fc2(gelu(fc1(norm(h)))) o = h W_out + b                          z[n] = (u[n] - mu[n-1]) exp(-alpha[n-1]),
- * z[0] = u[0] */
+ *   h = in(u) + position (+ class)         the transformer        o = out(final_norm(h))        z[n] = (u[n]
+ * - mu) / sigma
+ *
+ * Before the tokens may come a prefix of text; before each frame's tokens a row of the action that leads to
+ * the frame. With a start token (SOS) the row of token n reads token n-1 and speaks of n; without it reads n,
+ * speaks of n+1, and token 0 stays. */
 
 typedef struct
 {
-  guint N, D, d, H, head_dim, hidden, K, n_classes;
-  gboolean nvp;
-} NfBlockShape;
-
-/* The affine step of B samples. */
-NfAffine nf_block_affine (const NfBlockShape *shape, guint B);
-
-typedef struct
-{
-  NfView w, b;
-} NfNorm;
-
-typedef struct
-{
-  NfNorm attention_norm;
-  NfLinear qkv, proj;
-  NfNorm mlp_norm;
-  NfLinear fc1, fc2;
-} NfLayerWeights;
-
-typedef struct
-{
+  NfTransformer transformer;
+  guint D, n_classes;
   NfLinear in, out;
-  NfView position;         /* (N, d) as stored, natural order */
+  NfLinear text, action;   /* text, action features to rows; w.buffer NULL for none */
+  NfNorm final_norm;       /* w.buffer NULL for none */
+  NfView sos;              /* (D), or a NULL buffer */
+  NfView position;         /* (N, d) learned, as stored, natural order; or a NULL buffer */
   NfView ordered_position; /* (N, d) in block order */
   NfView classes;          /* (n_classes, d), or a NULL buffer */
-  gboolean flip;           /* block order is reversed */
-  NfLayerWeights *layers;  /* K */
-} NfBlockWeights;
+  gboolean flip;           /* block order is reversed within frames */
+  NfScale scale;
+  float soft_clip;
+  NfGuidanceKind guidance; /* what guidance of this block means */
+} NfFlowBlock;
 
-/* What a forward pass computes, for up to B samples. A tape that keeps has buffers of its own for every
- * layer, so that the backward pass finds them; one that does not uses the same buffers again and again. */
+/* The sequence of a block on samples of a size. */
 typedef struct
 {
-  GPtrArray *buffers; /* owns them all */
-  gboolean keep;
-  guint B;
-  NfBuffer **h;         /* K + 1: input of each layer, output of the last (M, d) */
-  NfBuffer **a1, **a2;  /* K: after the norms (M, d) */
-  NfBuffer **qkv;       /* K: (M, 3d) */
-  NfBuffer **attention; /* K: (M, d) */
-  NfBuffer **stats;     /* K: softmax statistics, NULL unless kept */
-  NfBuffer **middle;    /* K: between attention and MLP (M, d) */
-  NfBuffer **before;    /* K: before GELU (M, hidden), NULL unless kept */
-  NfBuffer **hidden;    /* K: after it */
-  NfBuffer *o;          /* (M, 2D) or (M, D) */
-  NfBuffer *keys;
-} NfTape;
+  guint N;      /* tokens of a sample */
+  guint frame;  /* tokens of a frame: reversal is within */
+  guint prefix; /* rows of text */
+  guint extra;  /* rows before the tokens of each frame: 1 for its action, else 0 */
+  NfSequence rows;
+} NfBlockSequence;
 
-NfTape *nf_tape_new (NfOps *ops, const NfBlockShape *shape, guint B, gboolean keep);
-void nf_tape_free (NfTape *tape);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfTape, nf_tape_free)
+/* What samples are conditioned by, on the device; NULL buffers where the block has no use for it. With
+ * guidance the second branch's B entries follow the first's. */
+typedef struct
+{
+  NfView text;      /* (B, prefix, n_in of text) */
+  NfView actions;   /* (B, N/frame, n_in of action) */
+  NfBuffer *labels; /* (B) ints, -1 for none */
+} NfCondition;
 
-/* Floats that a tape takes for one sample. */
-gsize nf_tape_floats (const NfBlockShape *shape, gboolean keep);
+/* Rows of a whole sequence, and where the row that belongs to token n is. */
+guint nf_block_rows (const NfBlockSequence *sequence);
+guint nf_block_row (const NfBlockSequence *sequence, guint n);
 
-/* z (B, N, D) and log_det (B, N, natural order) of u; z is written in the order of the next block if
- * OUT_FLIP. log_det is added to if ACCUMULATE. labels: (B) ints on the device if the model has classes. */
-void nf_block_forward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, NfTape *tape,
-                       NfView u, guint B, NfBuffer *labels, NfView z, NfBuffer *log_det, gboolean out_flip,
-                       gboolean accumulate);
-
-/* Work memory of the backward pass, for up to B samples. */
 typedef struct
 {
   GPtrArray *buffers;
-  NfBuffer *dh, *da, *dyc, *dqkv, *dhidden, *dout, *d_o, *keys, *values;
+  NfTape *layers;
+  NfBuffer *shifted; /* (B, N, D): the tokens that rows read, if there is a start token */
+  NfBuffer
+      *last;   /* (M, d): what the last product reads; the transformer's output itself without a final norm */
+  NfBuffer *o; /* (M, 2D) or (M, D) */
+} NfBlockTape;
+
+NfBlockTape *nf_block_tape_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                                guint B, gboolean keep);
+void nf_block_tape_free (NfBlockTape *tape);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlockTape, nf_block_tape_free)
+gsize nf_block_tape_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, gboolean keep);
+
+/* Between dense rows (B, N, width) of tokens and their places among all (B, rows, width); OUT takes them out.
+ */
+void nf_block_move_tokens (NfOps *ops, const NfBlockSequence *sequence, guint B, guint width, NfView dense,
+                           NfView all, gboolean out);
+
+/* tape->o: what the network says of u (B, N, D). */
+void nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                       NfBlockTape *tape, NfView u, guint B, const NfCondition *condition);
+
+/* z (B, N, D) and log_det (B, N, natural order) of u; z is written in the reverse order if OUT_FLIP. log_det
+ * is added to if ACCUMULATE. log_scales: NULL buffer, or gets -log sigma (B, N, D) in block order. */
+void nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                       NfBlockTape *tape, NfView u, guint B, const NfCondition *condition, NfView z,
+                       NfBuffer *log_det, NfView log_scales, gboolean out_flip, gboolean accumulate);
+
+typedef struct
+{
+  GPtrArray *buffers;
+  NfTapeScratch *layers;
+  NfBuffer *d_o, *dshifted;
 } NfBlockScratch;
 
-NfBlockScratch *nf_block_scratch_new (NfOps *ops, const NfBlockShape *shape, guint B);
+NfBlockScratch *nf_block_scratch_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                                      guint B);
 void nf_block_scratch_free (NfBlockScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlockScratch, nf_block_scratch_free)
 
 /* du of dz, given the kept tape of the same u. The loss holds -g times the log-determinant. Gradients of
  * parameters are added to GRADIENTS at the places that the parameters have in theirs, unless it is NULL. */
-void nf_block_backward (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights,
-                        const NfTape *tape, NfBlockScratch *scratch, NfView u, guint B, NfBuffer *labels,
-                        NfView dz, NfView du, gboolean out_flip, float g, NfBuffer *gradients);
+void nf_block_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                        const NfBlockTape *tape, NfBlockScratch *scratch, NfView u, guint B,
+                        const NfCondition *condition, NfView dz, NfView du, gboolean out_flip, float g,
+                        NfBuffer *gradients);
 
-/* Keys, values and work memory of token-by-token decoding, for up to R rows (samples × branches). */
+/* The part of it up to o: from scratch->d_o, du is added to; a NULL buffer for du if there is no start token:
+ * not wanted. */
+void nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                                const NfBlockTape *tape, NfBlockScratch *scratch, NfView u, guint B,
+                                const NfCondition *condition, NfView du, NfBuffer *gradients);
+
+/* Keys, values and work memory of decoding, for up to R sequences (samples × branches) and COUNT rows at a
+ * time. */
 typedef struct
 {
   GPtrArray *buffers;
-  guint rows;
-  NfBuffer **keys; /* K */
-  NfBuffer **qkv;  /* K: (R, N, 3d): the values stay where the product wrote them */
-  NfBuffer *h, *a, *attention, *hidden, *o;
+  NfCache *layers;
+  NfBuffer *shifted; /* (R, COUNT, D) */
+  NfBuffer *o;       /* (R, COUNT, 2D or D) */
 } NfBlockCache;
 
-NfBlockCache *nf_block_cache_new (NfOps *ops, const NfBlockShape *shape, guint rows);
+NfBlockCache *nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                                  guint rows, guint count);
 void nf_block_cache_free (NfBlockCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlockCache, nf_block_cache_free)
-gsize nf_block_cache_floats (const NfBlockShape *shape);
+gsize nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, guint count);
 
-/* Token n of u (B, N, D) goes through the network; cache->o gets what it says of token n+1. With BRANCHES 2
- * rows B .. 2B-1 are the unguided branch: their attention logits are divided by TEMPERATURE and labels holds
- * 2B entries. */
-void nf_block_step (NfOps *ops, const NfBlockShape *shape, const NfBlockWeights *weights, NfBlockCache *cache,
-                    NfView u, guint B, guint branches, guint n, NfBuffer *labels, float temperature);
+/* The text goes first. BRANCHES 2: guided and unguided rows, B each. */
+void nf_block_begin (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                     NfBlockCache *cache, guint B, guint branches, const NfCondition *condition);
+
+/* The action of frame f goes before its tokens; does nothing if there are none. */
+void nf_block_begin_frame (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                           NfBlockCache *cache, guint B, guint branches, const NfCondition *condition,
+                           guint f);
+
+/* The rows of tokens n0 .. n0+count-1 go through the network, reading u (B, N, D); cache->o (rows, count, ·)
+ * gets what they say. With actions they must lie in one frame. The unguided branch's attention logits are
+ * divided by TEMPERATURE. */
+void nf_block_extend (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                      NfBlockCache *cache, NfView u, guint B, guint branches, const NfCondition *condition,
+                      guint n0, guint count, float temperature);
+
+/* The affine step of this block on these samples. */
+NfAffine nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guint B);

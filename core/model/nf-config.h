@@ -17,12 +17,14 @@ G_BEGIN_DECLS
  * @NF_PIXELS_GRAY: one plane of S×S
  * @NF_PIXELS_YUV420: luma S×S, two chroma planes of S/2×S/2; a token is p² luma, then (p/2)² Cb, then (p/2)²
  * Cr
+ * @NF_PIXELS_LATENT: no pixels: C planes of another model's latents, as float images only
  */
 typedef enum
 {
   NF_PIXELS_RGB,
   NF_PIXELS_GRAY,
   NF_PIXELS_YUV420,
+  NF_PIXELS_LATENT,
 } NfPixelLayout;
 
 /**
@@ -58,13 +60,28 @@ typedef enum
 } NfBasis;
 
 /**
+ * NfFamily:
+ * @NF_FAMILY_TARFLOW: Zhai et al. 2024, arXiv 2412.06329
+ * @NF_FAMILY_STARFLOW: Gu et al. 2025, arXiv 2506.06276 (images), and STARFlow-V, arXiv 2511.20462 (video)
+ */
+typedef enum
+{
+  NF_FAMILY_TARFLOW,
+  NF_FAMILY_STARFLOW,
+} NfFamily;
+
+/** NF_MAX_BLOCKS: most blocks of a flow. */
+#define NF_MAX_BLOCKS 64
+
+/**
  * NfConfig:
  * @channels: C, planes of float images ("in_channels"); for yuv420 it is 3
  * @img_size: S ("img_size")
  * @patch_size: p ("patch_size")
  * @width: d ("channels")
  * @n_blocks: T ("num_blocks")
- * @n_layers: K, layers of each block ("layers_per_block")
+ * @n_layers: K, layers of each block ("layers_per_block" as a number)
+ * @layers: layers of block t where they differ from @n_layers, else 0 ("layers_per_block" as a list)
  * @nvp: non-volume-preserving: blocks scale as well as shift
  * @n_classes: number of classes, 0 for an unconditional model ("num_classes")
  * @head_dim: features of a head
@@ -73,9 +90,44 @@ typedef enum
  * @basis: basis of a token ("basis", ours)
  * @noise: noise the model was trained with ("noise_type", ours)
  * @noise_std: its standard deviation if Gaussian ("noise_std", ours), on the [-1, 1] scale
+ * @family: which of the two; what follows is of STARFlow alone and zero in a TARFlow
+ * @top_width: width of the deep block, the last one, 0 if it is that of the others ("top_block_channels")
+ * @n_heads: query heads, 0 for width/head_dim ("num_heads")
+ * @n_kv_heads: key and value heads, 0 for as many ("num_kv_heads")
+ * @txt_size: L, text tokens ("txt_size"); 0 for none
+ * @txt_dim: features of a text token ("txt_dim")
+ * @pt_seq_len: side that image positions are scaled to, 0 for S/p ("pt_seq_len")
+ * @rope: rotary positions, else learned ones
+ * @half_split_rope: pairs are (i, i + DH/2), not (2i, 2i+1) ("hf_style_rope")
+ * @rope_1d: the deep block counts positions along its sequence ("rope_1d", ours; in the official code a
+ * property of deep blocks that were language models)
+ * @sos: a learned start token; without, a block's output is shifted and token 0 stays
+ * @softplus: sigma = softplus(raw + ln(e-1)), else exp(raw) ("use_softplus")
+ * @soft_clip: a of raw <- a tanh(raw/a), 0 for none
+ * @final_norm: RMSNorm before a block's output ("use_final_norm")
+ * @rms_norm: RMSNorm in the layers, else LayerNorm ("norm_type")
+ * @qk_norm: RMSNorm of queries and keys ("use_qk_norm")
+ * @post_norm: RMSNorm of a sub-layer's output ("use_post_norm")
+ * @no_bias: the layers' products have none ("use_bias": false)
+ * @gated: MLP down(gelu_tanh(gate x) up x) ("use_swiglu")
+ * @cond_top_only: only the deep block sees the text
+ * @left_to_right: the deep block of a flow with an even number of blocks runs forward ("seq_order" L2R, else
+ * R2L)
+ * @temporal_causal: video: tokens are only reversed within a frame; the denoiser looks this many frames less
+ * one ahead
+ * @shallow_local: video: all blocks but the deep one see one frame each ("shallow_block_local")
+ * @denoiser_layers: layers of the learned denoiser ("learnable_self_denoiser": 8), 0 if there is none
+ * @denoiser_window: frames that it sees behind its look-ahead, 0 for all ("denoiser_window")
+ * @denoiser_text: it sees the text ("conditional_denoiser")
+ * @rows: height of an image in pixels, 0 for S ("hw")
+ * @columns: width, 0 for S ("hw")
+ * @frames: of a video, 0 for images ("frames")
+ * @action_dim: width of the condition vector that each next frame is predicted with, 0 for none: one-hot
+ * actions or continuous controls
+ *   ("action_dim", ours)
  *
- * What a TARFlow is (Zhai et al. 2024, arXiv 2412.06329). Names in quotes are the JSON members of
- * `__metadata__.config`.
+ * What a flow is. Names in quotes are the JSON members of `__metadata__.config` where they differ; "ours" are
+ * not in official ones.
  */
 typedef struct
 {
@@ -93,6 +145,38 @@ typedef struct
   NfBasis basis;
   NfNoise noise;
   double noise_std;
+
+  NfFamily family;
+  guint layers[NF_MAX_BLOCKS];
+  guint top_width;
+  guint n_heads;
+  guint n_kv_heads;
+  guint txt_size;
+  guint txt_dim;
+  guint pt_seq_len;
+  gboolean rope;
+  gboolean half_split_rope;
+  gboolean rope_1d;
+  gboolean sos;
+  gboolean softplus;
+  double soft_clip;
+  gboolean final_norm;
+  gboolean rms_norm;
+  gboolean qk_norm;
+  gboolean post_norm;
+  gboolean no_bias;
+  gboolean gated;
+  gboolean cond_top_only;
+  gboolean left_to_right;
+  guint temporal_causal;
+  gboolean shallow_local;
+  guint denoiser_layers;
+  guint denoiser_window;
+  gboolean denoiser_text;
+  guint rows;
+  guint columns;
+  guint frames;
+  guint action_dim;
 } NfConfig;
 
 #define NF_TYPE_CONFIG (nf_config_get_type ())
@@ -125,19 +209,37 @@ char *nf_config_to_json (const NfConfig *config);
  */
 gboolean nf_config_check (const NfConfig *config, const char *origin, GError **error);
 
-/** nf_config_tokens: Returns: N = (S/p)². */
+/** nf_config_rows: Returns: height of an image, or of a frame of a video, in pixels. */
+guint nf_config_rows (const NfConfig *config);
+
+/** nf_config_columns: Returns: width of an image, or of a frame of a video, in pixels. */
+guint nf_config_columns (const NfConfig *config);
+
+/** nf_config_tokens: Returns: N, tokens of one image or of one frame of a video, (rows/p) (columns/p). */
 guint nf_config_tokens (const NfConfig *config);
+
+/** nf_config_frames: Returns: frames of a sample: those of a video, 1 for images. */
+guint nf_config_frames (const NfConfig *config);
+
+/** nf_config_layers: Returns: layers of block @t. */
+guint nf_config_layers (const NfConfig *config, guint t);
+
+/** nf_config_width: Returns: width of block @t. */
+guint nf_config_width (const NfConfig *config, guint t);
+
+/** nf_config_has_text: Returns: whether block @t sees the text. */
+gboolean nf_config_has_text (const NfConfig *config, guint t);
 
 /** nf_config_features: Returns: D = C p² (rgb, gray), 3 p²/2 (yuv420). */
 guint nf_config_features (const NfConfig *config);
 
-/** nf_config_tile_bytes: Returns: 8-bit samples of one S×S image in the model's layout, N D. */
+/** nf_config_tile_bytes: Returns: 8-bit samples of one image in the model's layout, N D. */
 guint nf_config_tile_bytes (const NfConfig *config);
 
-/** nf_pixel_layout_name: Returns: "rgb", "gray" or "yuv420". */
+/** nf_pixel_layout_name: Returns: "rgb", "gray", "yuv420" or "latent". */
 const char *nf_pixel_layout_name (NfPixelLayout layout);
 
-/** nf_pixel_layout_from_name: Returns: FALSE if @name is none of the three. */
+/** nf_pixel_layout_from_name: Returns: FALSE if @name is none of these. */
 gboolean nf_pixel_layout_from_name (const char *name, NfPixelLayout *layout);
 
 G_END_DECLS

@@ -1,16 +1,28 @@
 /* normflow: what sessions know of a model. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "nf-flow-block.h"
+#include "nf-blocks.h"
 #include "nf-model.h"
 #include "nf-parameters.h"
 
 /* Not installed. */
 
-const NfBlockShape *nf_model_get_shape (NfModel *self);
+/* Sizes of a sample: an image, or a video of frames. */
+typedef struct
+{
+  guint N;     /* tokens of a sample */
+  guint frame; /* tokens of one of its frames, N of an image */
+  guint D, n_classes;
+} NfSampleShape;
 
-/* Weights of block T. Packed for the backward pass only after nf_model_need_backward(). */
-const NfBlockWeights *nf_model_get_block (NfModel *self, guint t);
+/* As the configuration has them. */
+const NfSampleShape *nf_model_get_shape (NfModel *self);
+
+/* Block T. Packed for the backward pass only after nf_model_need_backward(). */
+const NfFlowBlock *nf_model_get_block (NfModel *self, guint t);
+
+/* The learned denoiser: a network that says D values of each token; NULL if the model has none. */
+const NfFlowBlock *nf_model_get_denoiser (NfModel *self);
 
 /* How its tokens relate to 8-bit samples. */
 const NfTokens *nf_model_get_tokens (NfModel *self);

@@ -15,15 +15,15 @@ struct _NfModel
   double load_seconds;
 
   NfWeights *weights; /* theta of it is freed once it is on the device */
-  NfBlockShape shape;
-  NfBlockWeights *blocks; /* T */
+  NfSampleShape shape;
+  NfBlocks *blocks;
   NfTokens tokens;
 
   NfOps *ops; /* of the model's own, under the lock */
   NfBuffer *theta;
   NfBuffer *forward;    /* packed */
   NfBuffer *backward;   /* packed, NULL until needed */
-  NfBuffer *reversed;   /* (T/2, N, d): positions of the blocks that run backwards */
+  NfBuffer *reversed;   /* positions of the blocks that run backwards */
   NfBuffer *deviation;  /* (N, D) */
   NfBuffer *precision;  /* (N, D): one over it */
   float *log_deviation; /* (N): sums over D of its logarithm */
@@ -122,9 +122,7 @@ nf_model_finalize (GObject *object)
   g_clear_pointer (&self->precision, nf_buffer_free);
   g_free (self->log_deviation);
   g_clear_pointer (&self->tokens.basis, nf_buffer_free);
-  for (guint t = 0; self->blocks && t < self->weights->config->n_blocks; t++)
-    g_free (self->blocks[t].layers);
-  g_free (self->blocks);
+  g_clear_pointer (&self->blocks, nf_blocks_free);
   g_clear_pointer (&self->weights, nf_weights_free);
   g_clear_object (&self->file);
   g_clear_object (&self->device);
@@ -154,121 +152,10 @@ get_config (NfModel *self)
   return self->weights->config;
 }
 
-/* Calls FUNC for every linear layer, block by block. */
-static void
-for_each_linear (NfModel *self, void (*func) (NfModel *self, NfLinear *layer, gpointer data), gpointer data)
-{
-  for (guint t = 0; t < get_config (self)->n_blocks; t++)
-    {
-      NfBlockWeights *block = &self->blocks[t];
-      func (self, &block->in, data);
-      for (guint l = 0; l < self->shape.K; l++)
-        {
-          NfLayerWeights *layer = &block->layers[l];
-          func (self, &layer->qkv, data);
-          func (self, &layer->proj, data);
-          func (self, &layer->fc1, data);
-          func (self, &layer->fc2, data);
-        }
-      func (self, &block->out, data);
-    }
-}
-
-static NfLinear
-find_linear (NfModel *self, const char *prefix, const char *name, guint n_out, guint n_in)
-{
-  const NfParameters *parameters = self->weights->parameters;
-  return (NfLinear){
-    .w = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.weight", prefix, name)),
-    .bias = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.bias", prefix, name)),
-    .n_out = n_out,
-    .n_in = n_in,
-  };
-}
-
-static NfNorm
-find_norm (NfModel *self, const char *prefix, const char *name)
-{
-  const NfParameters *parameters = self->weights->parameters;
-  return (NfNorm){
-    .w = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.weight", prefix, name)),
-    .b = nf_view (self->theta, nf_parameters_at (parameters, "%s.%s.bias", prefix, name)),
-  };
-}
-
-static void
-find_block (NfModel *self, guint t)
-{
-  const NfParameters *parameters = self->weights->parameters;
-  const NfBlockShape *shape = &self->shape;
-  const guint d = shape->d;
-  NfBlockWeights *block = &self->blocks[t];
-  g_autofree char *prefix = g_strdup_printf ("blocks.%u", t);
-
-  block->flip = t % 2 == 1;
-  block->in = find_linear (self, prefix, "proj_in", d, shape->D);
-  block->out = find_linear (self, prefix, "proj_out", shape->nvp ? 2 * shape->D : shape->D, d);
-  block->position = nf_view (self->theta, nf_parameters_at (parameters, "%s.pos_embed", prefix));
-  block->ordered_position
-      = block->flip ? nf_view (self->reversed, (gsize)(t / 2) * shape->N * d) : block->position;
-  if (shape->n_classes > 0)
-    block->classes = nf_view (self->theta, nf_parameters_at (parameters, "%s.class_embed", prefix));
-  block->layers = g_new0 (NfLayerWeights, shape->K);
-  for (guint l = 0; l < shape->K; l++)
-    {
-      NfLayerWeights *layer = &block->layers[l];
-      g_autofree char *inner = g_strdup_printf ("%s.attn_blocks.%u", prefix, l);
-      layer->attention_norm = find_norm (self, inner, "attention.norm");
-      layer->qkv = find_linear (self, inner, "attention.qkv", 3 * d, d);
-      layer->proj = find_linear (self, inner, "attention.proj", d, d);
-      layer->mlp_norm = find_norm (self, inner, "mlp.norm");
-      layer->fc1 = find_linear (self, inner, "mlp.main.0", shape->hidden, d);
-      layer->fc2 = find_linear (self, inner, "mlp.main.2", d, shape->hidden);
-    }
-}
-
-static void
-count_packed (NfModel *self, NfLinear *layer, gpointer data)
-{
-  gsize *sizes = data;
-  sizes[0] += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, TRUE);
-  sizes[1] += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, FALSE);
-}
-
-static void
-place_forward (NfModel *self, NfLinear *layer, gpointer data)
-{
-  gsize *at = data;
-  layer->forward = nf_view (self->forward, *at);
-  *at += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, TRUE);
-}
-
-static void
-place_backward (NfModel *self, NfLinear *layer, gpointer data)
-{
-  gsize *at = data;
-  layer->backward = nf_view (self->backward, *at);
-  *at += nf_ops_packed_size (self->ops, layer->n_out, layer->n_in, FALSE);
-}
-
-static void
-pack_layer (NfModel *self, NfLinear *layer, gpointer data)
-{
-  NfOps *ops = data;
-  nf_ops_pack (ops, layer->w, layer->forward, layer->n_out, layer->n_in, TRUE);
-  if (layer->backward.buffer)
-    nf_ops_pack (ops, layer->w, layer->backward, layer->n_out, layer->n_in, FALSE);
-}
-
 void
 nf_model_repack (NfModel *self, NfOps *ops)
 {
-  const NfBlockShape *shape = &self->shape;
-
-  for_each_linear (self, pack_layer, ops);
-  for (guint t = 1; t < get_config (self)->n_blocks; t += 2)
-    nf_ops_reorder (ops, self->blocks[t].position, self->blocks[t].ordered_position, 1, shape->N, shape->d,
-                    TRUE, shape->N, nf_view (NULL, 0));
+  nf_blocks_pack (self->blocks, ops, get_config (self));
   g_clear_pointer (&self->digest, g_free);
 }
 
@@ -279,15 +166,11 @@ nf_model_need_backward (NfModel *self, GError **error)
   if (self->backward)
     return TRUE;
 
-  gsize sizes[2] = { 0, 0 }, at = 0;
-  for_each_linear (self, count_packed, sizes);
-  self->backward = nf_ops_alloc (self->ops, sizes[1]);
+  self->backward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, TRUE));
   if (!self->backward)
     return nf_ops_finish (self->ops, error);
-  for_each_linear (self, place_backward, &at);
-  g_autofree char *digest = g_steal_pointer (&self->digest);
-  nf_model_repack (self, self->ops);
-  self->digest = g_steal_pointer (&digest);
+  nf_blocks_place (self->blocks, self->ops, self->backward, TRUE);
+  nf_blocks_pack (self->blocks, self->ops, get_config (self));
   return nf_ops_finish (self->ops, error);
 }
 
@@ -320,11 +203,11 @@ nf_model_fill_basis (const NfConfig *config, float *basis)
 void
 nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
 {
-  const gsize D = self->shape.D, n = self->shape.N * D;
+  const gsize D = self->shape.D, N = self->shape.frame, n = N * D;
   g_autofree float *deviation = g_new (float, n), *precision = g_new (float, n);
 
   self->deviates = FALSE;
-  memset (self->log_deviation, 0, self->shape.N * sizeof *self->log_deviation);
+  memset (self->log_deviation, 0, N * sizeof *self->log_deviation);
   for (gsize i = 0; i < n; i++)
     {
       deviation[i] = MAX (sqrtf (variance[i]), MIN_DEVIATION);
@@ -344,31 +227,30 @@ build (NfWeights *weights, NfDevice *device, GError **error)
 {
   g_autoptr (NfModel) self = g_object_new (NF_TYPE_MODEL, NULL);
   const NfConfig *config = weights->config;
-  const guint D = nf_config_features (config), N = nf_config_tokens (config), d = config->width;
+  const guint D = nf_config_features (config), N = nf_config_tokens (config);
 
   self->weights = weights;
   self->device = g_object_ref (device);
-  self->shape = (NfBlockShape){ .N = N,
-                                .D = D,
-                                .d = d,
-                                .H = d / config->head_dim,
-                                .head_dim = config->head_dim,
-                                .hidden = config->expansion * d,
-                                .K = config->n_layers,
-                                .n_classes = config->n_classes,
-                                .nvp = config->nvp };
-  self->tokens = (NfTokens){ .p = config->patch_size,
-                             .side = config->img_size / config->patch_size,
-                             .yuv = config->layout == NF_PIXELS_YUV420,
-                             .D = D,
-                             .steps = config->noise == NF_NOISE_UNIFORM ? NF_LATTICE : 0 };
+  self->shape = (NfSampleShape){
+    .N = N * nf_config_frames (config), .frame = N, .D = D, .n_classes = config->n_classes
+  };
+  self->tokens
+      = (NfTokens){ .p = config->patch_size,
+                    .columns = nf_config_columns (config) / config->patch_size,
+                    .rows = nf_config_rows (config) / config->patch_size,
+                    .interleaved = config->family == NF_FAMILY_STARFLOW && config->layout != NF_PIXELS_YUV420
+                                       ? config->channels
+                                       : 0,
+                    .yuv = config->layout == NF_PIXELS_YUV420,
+                    .D = D,
+                    .steps = config->noise == NF_NOISE_UNIFORM ? NF_LATTICE : 0 };
   self->ops = nf_ops_new (device, config->head_dim, D, error);
   if (!self->ops)
     return NULL;
 
   const gsize n = weights->parameters->n;
   self->theta = nf_ops_alloc (self->ops, n);
-  self->reversed = nf_ops_alloc (self->ops, (gsize)MAX (config->n_blocks / 2, 1) * N * d);
+  self->reversed = nf_ops_alloc (self->ops, nf_blocks_reversed_floats (config));
   self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
   self->precision = nf_ops_alloc (self->ops, (gsize)N * D);
   self->log_deviation = g_new0 (float, N);
@@ -380,18 +262,14 @@ build (NfWeights *weights, NfDevice *device, GError **error)
       if (self->tokens.basis)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
     }
-  self->blocks = g_new0 (NfBlockWeights, config->n_blocks);
-  for (guint t = 0; t < config->n_blocks; t++)
-    find_block (self, t);
-  gsize sizes[2] = { 0, 0 }, at = 0;
-  for_each_linear (self, count_packed, sizes);
-  self->forward = nf_ops_alloc (self->ops, sizes[0]);
+  self->blocks = nf_blocks_new (config, weights->parameters, self->theta, self->reversed);
+  self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
   if (!self->theta || !self->reversed || !self->deviation || !self->precision || !self->forward)
     {
       nf_ops_finish (self->ops, error);
       return NULL;
     }
-  for_each_linear (self, place_forward, &at);
+  nf_blocks_place (self->blocks, self->ops, self->forward, FALSE);
   nf_ops_write (self->ops, nf_view (self->theta, 0), weights->theta, n * sizeof (float));
   nf_model_set_variance (self, self->ops, weights->variance);
   nf_model_repack (self, self->ops);
@@ -534,16 +412,22 @@ nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **e
 
 /* Asking */
 
-const NfBlockShape *
+const NfSampleShape *
 nf_model_get_shape (NfModel *self)
 {
   return &self->shape;
 }
 
-const NfBlockWeights *
+const NfFlowBlock *
 nf_model_get_block (NfModel *self, guint t)
 {
-  return &self->blocks[t];
+  return &self->blocks->flow[t];
+}
+
+const NfFlowBlock *
+nf_model_get_denoiser (NfModel *self)
+{
+  return self->blocks->denoiser;
 }
 
 const NfTokens *
@@ -591,7 +475,7 @@ nf_model_get_variance (NfModel *self)
 NfOps *
 nf_model_new_ops (NfModel *self, GError **error)
 {
-  return nf_ops_new (self->device, self->shape.head_dim, self->shape.D, error);
+  return nf_ops_new (self->device, get_config (self)->head_dim, self->shape.D, error);
 }
 
 const NfConfig *
@@ -674,10 +558,20 @@ double
 nf_model_get_flops (NfModel *self)
 {
   g_return_val_if_fail (NF_IS_MODEL (self), 0);
-  const NfBlockShape *shape = &self->shape;
-  const double N = shape->N, d = shape->d, out = shape->nvp ? 2.0 * shape->D : shape->D;
-  const double layer = N * (4 * d * d + 2 * d * shape->hidden) + d * N * (N + 1);
-  return 2 * get_config (self)->n_blocks * (N * d * (shape->D + out) + shape->K * layer);
+  const NfConfig *config = get_config (self);
+  const double all = self->shape.N, frame = self->shape.frame;
+  double flops = 0;
+  for (guint t = 0; t < self->blocks->T; t++)
+    {
+      const NfFlowBlock *block = &self->blocks->flow[t];
+      const NfTransformerShape *shape = &block->transformer.shape;
+      const double N = config->shallow_local && t + 1 < self->blocks->T ? frame : all, d = shape->d,
+                   inner = (double)shape->H * shape->head_dim, keys = (double)shape->Hkv * shape->head_dim;
+      const double layer
+          = N * d * (2 * inner + 2 * keys + (shape->gated ? 3.0 : 2.0) * shape->hidden) + inner * N * (N + 1);
+      flops += 2 * (all / N) * (N * d * (block->in.n_in + block->out.n_out) + shape->K * layer);
+    }
+  return flops;
 }
 
 double

@@ -39,59 +39,115 @@ add (NfParameters *self, NfParameterKind kind, guint fan_in, guint64 d0, guint64
   g_hash_table_insert (self->index, parameter.name, GUINT_TO_POINTER (self->list->len));
 }
 
+static void add_linear (NfParameters *self, gboolean bias, guint n_out, guint n_in, const char *format, ...)
+    G_GNUC_PRINTF (5, 6);
+
 static void
-add_linear (NfParameters *self, const char *name, guint n_out, guint n_in)
+add_linear (NfParameters *self, gboolean bias, guint n_out, guint n_in, const char *format, ...)
 {
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *name = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+
   add (self, NF_PARAMETER_WEIGHT, n_in, n_out, n_in, 0, "%s.weight", name);
-  add (self, NF_PARAMETER_BIAS, n_in, n_out, 0, 0, "%s.bias", name);
+  if (bias)
+    add (self, NF_PARAMETER_BIAS, n_in, n_out, 0, 0, "%s.bias", name);
+}
+
+/* LayerNorm has weight 1 and bias 0; RMSNorm scales by 1 + weight. */
+static void
+add_norm (NfParameters *self, gboolean rms, guint d, const char *prefix, const char *name)
+{
+  add (self, rms ? NF_PARAMETER_ZERO : NF_PARAMETER_ONE, 0, d, 0, 0, "%s.%s.weight", prefix, name);
+  if (!rms)
+    add (self, NF_PARAMETER_ZERO, 0, d, 0, 0, "%s.%s.bias", prefix, name);
 }
 
 static void
-add_norm (NfParameters *self, const char *name, guint d)
+add_layer (NfParameters *self, const NfConfig *config, const char *block, guint l, guint d)
 {
-  add (self, NF_PARAMETER_ONE, 0, d, 0, 0, "%s.weight", name);
-  add (self, NF_PARAMETER_ZERO, 0, d, 0, 0, "%s.bias", name);
-}
+  g_autofree char *prefix = g_strdup_printf ("%s.attn_blocks.%u", block, l);
+  const gboolean bias = !config->no_bias;
+  const guint dh = config->head_dim, H = config->n_heads ? config->n_heads : d / dh,
+              Hkv = config->n_kv_heads ? config->n_kv_heads : H, hidden = config->expansion * d;
 
-static void
-add_layer (NfParameters *self, const NfConfig *config, guint t, guint l)
-{
-  static const char *const parts[]
-      = { "attention.norm", "attention.qkv", "attention.proj", "mlp.norm", "mlp.main.0", "mlp.main.2" };
-  const guint d = config->width, hidden = config->expansion * d;
-  const guint sizes[][2] = { { d, 0 }, { 3 * d, d }, { d, d }, { d, 0 }, { hidden, d }, { d, hidden } };
-
-  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
+  add_norm (self, config->rms_norm, d, prefix, "attention.norm");
+  add_linear (self, bias, (H + 2 * Hkv) * dh, d, "%s.attention.qkv", prefix);
+  add_linear (self, bias, d, H * dh, "%s.attention.proj", prefix);
+  if (config->qk_norm)
     {
-      g_autofree char *name = g_strdup_printf ("blocks.%u.attn_blocks.%u.%s", t, l, parts[i]);
-      if (sizes[i][1])
-        add_linear (self, name, sizes[i][0], sizes[i][1]);
-      else
-        add_norm (self, name, sizes[i][0]);
+      add_norm (self, TRUE, dh, prefix, "attention.query_norm");
+      add_norm (self, TRUE, dh, prefix, "attention.key_norm");
     }
+  if (config->post_norm)
+    add_norm (self, TRUE, d, prefix, "attention.post_norm");
+  add_norm (self, config->rms_norm, d, prefix, "mlp.norm");
+  if (config->post_norm)
+    add_norm (self, TRUE, d, prefix, "mlp.post_norm");
+  if (config->gated)
+    {
+      add_linear (self, bias, hidden, d, "%s.mlp.gate_proj", prefix);
+      add_linear (self, bias, hidden, d, "%s.mlp.up_proj", prefix);
+      add_linear (self, bias, d, hidden, "%s.mlp.down_proj", prefix);
+    }
+  else
+    {
+      add_linear (self, bias, hidden, d, "%s.mlp.main.0", prefix);
+      add_linear (self, bias, d, hidden, "%s.mlp.main.2", prefix);
+    }
+}
+
+/* The layers, and the product that begins as 0 so that a flow starts as the identity but for its shift. */
+static void
+add_transformer (NfParameters *self, const NfConfig *config, const char *block, guint K, guint d, guint n_out)
+{
+  for (guint l = 0; l < K; l++)
+    add_layer (self, config, block, l, d);
+  if (config->final_norm)
+    add_norm (self, TRUE, d, block, "final_norm");
+  add (self, NF_PARAMETER_ZERO, 0, n_out, d, 0, "%s.proj_out.weight", block);
+  add (self, NF_PARAMETER_BIAS, d, n_out, 0, 0, "%s.proj_out.bias", block);
+}
+
+static void
+add_block (NfParameters *self, const NfConfig *config, guint t)
+{
+  g_autofree char *block = g_strdup_printf ("blocks.%u", t);
+  const guint D = nf_config_features (config), d = nf_config_width (config, t);
+
+  if (config->sos)
+    add (self, NF_PARAMETER_NORMAL, 0, 1, 1, D, "%s.sos_embed", block);
+  add_linear (self, TRUE, d, D, "%s.proj_in", block);
+  if (!config->rope)
+    add (self, NF_PARAMETER_EMBEDDING, 0, nf_config_tokens (config), d, 0, "%s.pos_embed", block);
+  if (config->n_classes > 0)
+    add (self, NF_PARAMETER_EMBEDDING, 0, config->n_classes, 1, d, "%s.class_embed", block);
+  if (nf_config_has_text (config, t))
+    add_linear (self, TRUE, d, config->txt_dim, "%s.proj_txt", block);
+  if (config->action_dim && t + 1 == config->n_blocks)
+    add_linear (self, TRUE, d, config->action_dim, "%s.proj_action", block);
+  add_transformer (self, config, block, nf_config_layers (config, t), d, config->nvp ? 2 * D : D);
 }
 
 NfParameters *
 nf_parameters_new (const NfConfig *config)
 {
   NfParameters *self = g_new0 (NfParameters, 1);
-  const guint D = nf_config_features (config), d = config->width, out = config->nvp ? 2 * D : D;
+  const guint D = nf_config_features (config), d = config->width;
 
   self->list = g_array_new (FALSE, FALSE, sizeof (NfParameter));
   g_array_set_clear_func (self->list, parameter_clear);
   self->index = g_hash_table_new (g_str_hash, g_str_equal);
   for (guint t = 0; t < config->n_blocks; t++)
+    add_block (self, config, t);
+  self->n_flow = self->n;
+  if (config->denoiser_layers)
     {
-      g_autofree char *in = g_strdup_printf ("blocks.%u.proj_in", t);
-      add_linear (self, in, d, D);
-      add (self, NF_PARAMETER_EMBEDDING, 0, nf_config_tokens (config), d, 0, "blocks.%u.pos_embed", t);
-      if (config->n_classes > 0)
-        add (self, NF_PARAMETER_EMBEDDING, 0, config->n_classes, 1, d, "blocks.%u.class_embed", t);
-      for (guint l = 0; l < config->n_layers; l++)
-        add_layer (self, config, t, l);
-      /* a flow starts as the identity but for its shift */
-      add (self, NF_PARAMETER_ZERO, 0, out, d, 0, "blocks.%u.proj_out.weight", t);
-      add (self, NF_PARAMETER_BIAS, d, out, 0, 0, "blocks.%u.proj_out.bias", t);
+      add_linear (self, TRUE, d, D, NF_DENOISER ".proj_in");
+      if (config->denoiser_text && config->txt_size)
+        add_linear (self, TRUE, d, config->txt_dim, NF_DENOISER ".proj_txt");
+      add_transformer (self, config, NF_DENOISER, config->denoiser_layers, d, D);
     }
   return self;
 }
@@ -140,7 +196,8 @@ nf_parameters_initialise (const NfParameters *self, guint64 seed, float *theta)
             out[j] = (float)(bound * (2 * nf_random_uniform (seed, i, j) - 1));
           break;
         case NF_PARAMETER_EMBEDDING:
-          nf_random_normal (seed, i, parameter->n, 0.01, out);
+        case NF_PARAMETER_NORMAL:
+          nf_random_normal (seed, i, parameter->n, parameter->kind == NF_PARAMETER_NORMAL ? 1 : 0.01, out);
           break;
         case NF_PARAMETER_ZERO:
         case NF_PARAMETER_ONE:
@@ -236,14 +293,18 @@ read_tensor (NfTensorFile *file, const char *name, guint n_dims, const guint64 *
   return TRUE;
 }
 
-/* The causal masks of the official state_dict, which say nothing. */
+/* Buffers of the official state_dict that say nothing: causal masks, and in STARFlow zeros where rotations
+ * once were. */
 static gboolean
-is_mask (const NfConfig *config, const NfTensor *tensor)
+is_idle_buffer (const NfConfig *config, const NfTensor *tensor)
 {
   guint t;
   int end = 0;
-  return sscanf (tensor->name, "blocks.%u.attn_mask%n", &t, &end) == 1 && end > 0 && tensor->name[end] == '\0'
-         && t < config->n_blocks;
+  if (sscanf (tensor->name, "blocks.%u.attn_mask%n", &t, &end) == 1 && end > 0 && tensor->name[end] == '\0')
+    return t < config->n_blocks;
+  return config->family == NF_FAMILY_STARFLOW
+         && (strcmp (tensor->name, "feat_rope.freqs_cos") == 0
+             || strcmp (tensor->name, "feat_rope.freqs_sin") == 0);
 }
 
 static gboolean
@@ -253,7 +314,7 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
     {
       const NfTensor *tensor = nf_tensor_file_get (file, i);
       if (nf_parameters_lookup (self->parameters, tensor->name) || strcmp (tensor->name, "var") == 0
-          || is_mask (self->config, tensor))
+          || is_idle_buffer (self->config, tensor))
         continue;
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
                    "%s holds a tensor %s that its configuration has no place for",
@@ -263,21 +324,56 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
   return TRUE;
 }
 
+/* Shape of the buffer "var", where it is written. */
+static void
+get_variance_dims (const NfConfig *config, guint64 dims[2])
+{
+  const guint side = config->img_size / config->patch_size;
+  dims[0] = config->family == NF_FAMILY_STARFLOW ? side * side : nf_config_tokens (config);
+  dims[1] = nf_config_features (config);
+}
+
+/* STARFlow has the buffer for the image size of its training, whatever the size of its samples. */
 static gboolean
 read_variance (NfTensorFile *file, NfWeights *self, GError **error)
 {
-  const guint64 dims[2] = { nf_config_tokens (self->config), nf_config_features (self->config) };
-  if (!nf_tensor_file_lookup (file, "var"))
+  const gboolean starflow = self->config->family == NF_FAMILY_STARFLOW;
+  const char *path = nf_tensor_file_get_path (file);
+  const NfTensor *tensor = nf_tensor_file_lookup (file, "var");
+  guint64 dims[2];
+  if (!tensor)
     return TRUE;
-  if (!read_tensor (file, "var", 2, dims, self->variance, error))
+  get_variance_dims (self->config, dims);
+  if (starflow && tensor->n_dims == 2)
+    dims[0] = tensor->dims[0];
+  if (!find_tensor (file, "var", 2, dims, error))
     return FALSE;
-  for (guint64 i = 0; i < dims[0] * dims[1]; i++)
-    if (self->variance[i] < 0)
-      {
-        g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: tensor var holds the negative variance %g",
-                     nf_tensor_file_get_path (file), (double)self->variance[i]);
-        return FALSE;
-      }
+  g_autofree float *variance = g_try_new (float, tensor->n_elements);
+  if (!variance)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: tensor var does not fit into memory", path);
+      return FALSE;
+    }
+  if (!read_tensor (file, "var", 2, dims, variance, error))
+    return FALSE;
+  for (guint64 i = 0; i < tensor->n_elements; i++)
+    {
+      if (variance[i] < 0)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: tensor var holds the negative variance %g", path,
+                       (double)variance[i]);
+          return FALSE;
+        }
+      if (starflow && variance[i] != 1)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                       "%s: tensor var holds %g; the prior of a STARFlow has variance 1 everywhere", path,
+                       (double)variance[i]);
+          return FALSE;
+        }
+    }
+  if (!starflow)
+    memcpy (self->variance, variance, tensor->n_elements * sizeof *variance);
   return TRUE;
 }
 
@@ -342,8 +438,11 @@ describe (char *name, guint n_dims, const guint64 *dims, const float *data)
 gboolean
 nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata, GError **error)
 {
-  const guint N = nf_config_tokens (self->config);
-  const guint64 variance_dims[2] = { N, nf_config_features (self->config) }, mask_dims[2] = { N, N };
+  const gboolean starflow = self->config->family == NF_FAMILY_STARFLOW;
+  guint64 variance_dims[2];
+  get_variance_dims (self->config, variance_dims);
+  const guint64 N = variance_dims[0] + (starflow ? self->config->txt_size : 0), mask_dims[2] = { N, N };
+  g_autofree float *ones = g_new (float, variance_dims[0] * variance_dims[1]);
   g_autoptr (GArray) tensors = g_array_new (FALSE, FALSE, sizeof (NfTensor));
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
 
@@ -354,19 +453,29 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
           = describe (parameter->name, parameter->n_dims, parameter->dims, self->theta + parameter->at);
       g_array_append_val (tensors, tensor);
     }
-  NfTensor variance = describe ((char *)"var", 2, variance_dims, self->variance);
+  for (guint64 i = 0; i < variance_dims[0] * variance_dims[1]; i++)
+    ones[i] = 1.0f;
+  NfTensor variance = describe ((char *)"var", 2, variance_dims, starflow ? ones : self->variance);
   g_array_append_val (tensors, variance);
 
   /* The official code's strict loading wants its masks. */
   const gboolean masks = N <= MAX_MASK;
   g_autofree float *mask = g_new0 (float, masks ? (gsize)N *N : 1);
-  for (guint i = 0; masks && i < N; i++)
-    for (guint j = 0; j <= i; j++)
-      mask[(gsize)i * N + j] = 1.0f;
+  for (guint64 i = 0; masks && i < N; i++)
+    for (guint64 j = 0; j <= i; j++)
+      mask[i * N + j] = 1.0f;
   for (guint t = 0; masks && t < self->config->n_blocks; t++)
     {
       g_ptr_array_add (names, g_strdup_printf ("blocks.%u.attn_mask", t));
       NfTensor tensor = describe (names->pdata[t], 2, mask_dims, mask);
+      g_array_append_val (tensors, tensor);
+    }
+  const guint64 rope_dims[2] = { N, self->config->head_dim };
+  g_autofree float *zeros = g_new0 (float, rope_dims[0] * rope_dims[1]);
+  static const char *const rope_names[] = { "feat_rope.freqs_cos", "feat_rope.freqs_sin" };
+  for (guint i = 0; starflow && self->config->rope && i < G_N_ELEMENTS (rope_names); i++)
+    {
+      NfTensor tensor = describe ((char *)rope_names[i], 2, rope_dims, zeros);
       g_array_append_val (tensors, tensor);
     }
 

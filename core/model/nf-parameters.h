@@ -15,6 +15,7 @@ typedef enum
   NF_PARAMETER_ZERO,      /* initially 0 */
   NF_PARAMETER_ONE,       /* initially 1 */
   NF_PARAMETER_EMBEDDING, /* initially 0.01 × normal */
+  NF_PARAMETER_NORMAL,    /* initially normal */
 } NfParameterKind;
 
 typedef struct
@@ -33,7 +34,11 @@ typedef struct
   GArray *list;      /* of NfParameter */
   GHashTable *index; /* name -> 1 + place in the list */
   gsize n;           /* values of all */
+  gsize n_flow;      /* values of the flow; those of a learned denoiser follow */
 } NfParameters;
+
+/* Prefix of the denoiser's names. */
+#define NF_DENOISER "learnable_self_denoiser"
 
 NfParameters *nf_parameters_new (const NfConfig *config);
 void nf_parameters_free (NfParameters *parameters);

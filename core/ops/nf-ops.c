@@ -197,7 +197,8 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     { { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
         "gate.cl", "optimizer.cl" },
       "" },
-    { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl", ops->gpu ? "attention_gpu.cl" : NULL },
+    { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
+        ops->gpu ? "attention_gpu.cl" : NULL },
       head },
     { { "flow.cl", "pixels.cl" }, token },
   };
@@ -329,6 +330,22 @@ nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats)
                                        to.at * sizeof (float), floats * sizeof (float), 0, NULL, NULL);
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %" G_GSIZE_FORMAT " floats on the device", floats);
+}
+
+void
+nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsize to_step, gsize floats,
+                  guint count)
+{
+  if (ops->failure || floats == 0 || count == 0)
+    return;
+  const size_t size = sizeof (float), from_origin[3] = { from.at * size, 0, 0 },
+               to_origin[3] = { to.at * size, 0, 0 }, region[3] = { floats * size, count, 1 };
+  cl_int status
+      = clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem, from_origin, to_origin, region,
+                                 from_step * size, 0, to_step * size, 0, 0, NULL, NULL);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot copy %u rows of %" G_GSIZE_FORMAT " floats on the device",
+                 count, floats);
 }
 
 void
@@ -597,7 +614,8 @@ static void
 check_affine (const NfAffine *a)
 {
   g_assert (a->frame > 0 && a->N % a->frame == 0);
-  g_assert (a->S + (a->shift ? 1 : 0) >= a->prefix + a->N);
+  g_assert (a->S + (a->shift ? 1 : 0) >= a->prefix + a->N + a->N / a->frame * a->extra);
+  g_assert (!a->shift || !a->extra);
 }
 
 void
@@ -607,8 +625,8 @@ nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, N
   check_affine (a);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
-                INT (a->prefix), INT (a->frame), INT (a->shift), INT (a->scale), FLOAT (a->soft_clip),
-                INT (flip), INT (out_flip), INT (accumulate));
+                INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
+                FLOAT (a->soft_clip), INT (flip), INT (out_flip), INT (accumulate));
 }
 
 void
@@ -618,8 +636,8 @@ nf_ops_affine_backward (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, Nf
   check_affine (a);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE_BACKWARD, (size_t)a->B * MAX (a->S, a->prefix + a->N), 1, VIEW (u),
                 BUFFER (o), VIEW (dz), VIEW (du), BUFFER (d_o), INT (a->N), INT (a->D), INT (a->S),
-                INT (a->prefix), INT (a->frame), INT (a->shift), INT (a->scale), FLOAT (a->soft_clip),
-                INT (out_flip), FLOAT (g));
+                INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
+                FLOAT (a->soft_clip), INT (out_flip), FLOAT (g));
 }
 
 void
@@ -711,11 +729,11 @@ nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint
                 step = { { f->step[0], f->step[1], f->step[2], 0 } };
   const cl_uint2 seed2 = { { (cl_uint)seed, (cl_uint)(seed >> 32) } },
                  stream2 = { { (cl_uint)stream, (cl_uint)(stream >> 32) } };
-  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->side * t->side, tiles, BUFFER (f->bytes), VALUE (at),
+  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes), VALUE (at),
                 VALUE (stride), VALUE (step), INT (f->width), INT (f->height), LONG (f->tile_bytes),
-                INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->side), INT (t->yuv), INT (mode),
-                INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2), BUFFER (t->basis),
-                INT (t->basis != NULL), VIEW (x), INT (t->D));
+                INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
+                INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2),
+                BUFFER (t->basis), INT (t->basis != NULL), VIEW (x), INT (t->D));
 }
 
 void
@@ -724,18 +742,18 @@ nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens
   const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
   const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
                 step = { { f->step[0], f->step[1], f->step[2], 0 } };
-  LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->side * t->side, tiles, VIEW (x), BUFFER (f->bytes),
+  LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->rows * t->columns, tiles, VIEW (x), BUFFER (f->bytes),
                 VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (tile0),
-                INT (f->tiles_x), INT (t->p), INT (t->side), INT (t->yuv), INT (t->steps), BUFFER (t->basis),
-                INT (t->basis != NULL), INT (t->D));
+                INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
+                INT (t->interleaved), INT (t->steps), BUFFER (t->basis), INT (t->basis != NULL), INT (t->D));
 }
 
 void
-nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles, guint tiles_x, guint side,
-             guint D, gboolean to_grid)
+nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles, guint tiles_x,
+             const NfTokens *t, gboolean to_grid)
 {
-  LAUNCH_ITEMS (ops, KERNEL_GRID, side * side, tiles, VIEW (tokens), BUFFER (grid), INT (tile0),
-                INT (tiles_x), INT (side), INT (D), INT (to_grid));
+  LAUNCH_ITEMS (ops, KERNEL_GRID, t->rows * t->columns, tiles, VIEW (tokens), BUFFER (grid), INT (tile0),
+                INT (tiles_x), INT (t->columns), INT (t->rows), INT (t->D), INT (to_grid));
 }
 
 /* Training */

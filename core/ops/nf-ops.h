@@ -56,6 +56,11 @@ gboolean nf_ops_read (NfOps *ops, NfView from, void *to, gsize bytes, GError **e
 void nf_ops_read_later (NfOps *ops, NfView from, void *to, gsize bytes);
 
 void nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats);
+
+/* COUNT rows of FLOATS floats, FROM_STEP and TO_STEP floats apart. */
+void nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsize to_step, gsize floats,
+                       guint count);
+
 void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 
 /* Packed weights. W is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx
@@ -219,7 +224,7 @@ typedef enum
  * makes a tanh (o/a) of all of o first. Flips reverse the tokens within each frame of FRAME. */
 typedef struct
 {
-  guint B, N, D, S, prefix, frame;
+  guint B, N, D, S, prefix, extra, frame;
   gboolean shift;
   NfScale scale;
   float soft_clip;
@@ -241,9 +246,11 @@ void nf_ops_prior (NfOps *ops, NfView z, NfBuffer *dz, NfBuffer *half_square, fl
 /* How 8-bit samples and tokens meet. */
 typedef struct
 {
-  guint p;      /* patch side */
-  guint side;   /* tokens in a tile's row */
-  gboolean yuv; /* two chroma planes of half the size */
+  guint p;             /* patch side */
+  guint columns, rows; /* tokens in a tile's row and column */
+  gboolean yuv;        /* two chroma planes of half the size */
+  guint interleaved;   /* planes whose samples of one place are neighbours in a token, 0: one plane after the
+                          other */
   guint D;
   gint steps;      /* lattice steps in a bin; 0: 8-bit values themselves */
   NfBuffer *basis; /* NULL, or (D, D) orthonormal */
@@ -331,7 +338,7 @@ void nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *planes, cons
 
 /* Tokens of tiles <-> the latents of a whole frame, (grid_height, grid_width, D). */
 void nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles, guint tiles_x,
-                  guint side, guint D, gboolean to_grid);
+                  const NfTokens *t, gboolean to_grid);
 
 /* AdamW on N values; average is kept if ema >= 0. */
 typedef struct

@@ -1,36 +1,18 @@
 /* normflow: the whole flow on a device. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-flow.h"
+#include "nf-flow-private.h"
 
+#include <math.h>
 #include <string.h>
 
 #define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing */
 #define GRADIENT_ROWS 1024 /* and when training */
-#define DECODE_SAMPLES                                                                                       \
-  48 /* side by side when decoding: whole row tiles, and their keys stay in the cache                        \
-      */
+#define DECODE_SAMPLES 48  /* side by side when decoding: whole row tiles, and their keys stay in the cache  \
+                            */
 #define TAPE_BYTES                                                                                           \
   (1024u << 20) /* memory for what the backward pass needs; above it blocks are computed again */
 #define DECODE_BYTES (1024u << 20) /* memory for keys and values */
-#define STEPS_AHEAD 16 /* token steps enqueued before waiting: bounds the queue, and tells progress */
-
-struct _NfFlow
-{
-  NfModel *model;
-  NfOps *ops;
-  guint T;
-
-  guint batch[NF_FLOW_GRADIENTS + 1]; /* samples at a time, 0 before the memory is there */
-  guint capacity;                     /* samples that the buffers below hold */
-  NfBuffer *input, *output, *spare;   /* (B, N, D) */
-  NfBuffer *half_square, *log_det;    /* (B, N) */
-  NfBuffer *labels;                   /* (2B) ints */
-
-  NfTape *tape;      /* for encoding */
-  GPtrArray *tapes;  /* for gradients: one a block, or a single one */
-  GPtrArray *inputs; /* for gradients: input of each block but the first */
-  NfBlockScratch *scratch;
-  NfBlockCache *cache; /* for decoding */
-};
+#define ROPE_BASE 10000.0
+#define THIRD_AXIS 8 /* angles of frames and text */
 
 static void
 clear_buffers (NfFlow *flow)
@@ -38,30 +20,248 @@ clear_buffers (NfFlow *flow)
   g_clear_pointer (&flow->input, nf_buffer_free);
   g_clear_pointer (&flow->output, nf_buffer_free);
   g_clear_pointer (&flow->spare, nf_buffer_free);
+  g_clear_pointer (&flow->given, nf_buffer_free);
+  g_clear_pointer (&flow->log_scales, nf_buffer_free);
   g_clear_pointer (&flow->half_square, nf_buffer_free);
   g_clear_pointer (&flow->log_det, nf_buffer_free);
   g_clear_pointer (&flow->labels, nf_buffer_free);
+  g_clear_pointer (&flow->text, nf_buffer_free);
+  g_clear_pointer (&flow->actions, nf_buffer_free);
+  g_clear_pointer (&flow->changes, nf_buffer_free);
+  flow->capacity = 0;
 }
+
+static void
+release (NfFlow *flow, NfFlowWork work)
+{
+  switch (work)
+    {
+    case NF_FLOW_ENCODE:
+      g_clear_pointer (&flow->tapes, g_ptr_array_unref);
+      break;
+    case NF_FLOW_GRADIENTS:
+      g_clear_pointer (&flow->kept, g_ptr_array_unref);
+      g_clear_pointer (&flow->inputs, g_ptr_array_unref);
+      g_clear_pointer (&flow->scratches, g_ptr_array_unref);
+      break;
+    case NF_FLOW_DECODE:
+    case NF_FLOW_DECODE_GUIDED:
+      g_clear_pointer (&flow->caches, g_ptr_array_unref);
+      flow->batch[NF_FLOW_DECODE] = flow->batch[NF_FLOW_DECODE_GUIDED] = 0;
+      break;
+    case NF_FLOW_DENOISER:
+      g_clear_pointer (&flow->denoiser, nf_block_tape_free);
+      g_clear_pointer (&flow->denoiser_scratch, nf_block_scratch_free);
+      break;
+    case NF_FLOW_N_WORKS:
+      g_assert_not_reached ();
+    }
+  flow->batch[work] = 0;
+}
+
+static void
+release_all (NfFlow *flow)
+{
+  for (NfFlowWork work = 0; work < NF_FLOW_N_WORKS; work++)
+    release (flow, work);
+  clear_buffers (flow);
+}
+
+/* Positions and sequences */
+
+/* Angles of a position: rows and columns share half of them (2 axes), or all but THIRD_AXIS, which are of
+ * text and frames (3). */
+static void
+fill_angles (double *angles, guint half, gboolean third, double row, double column, double depth)
+{
+  const guint side = third ? half - THIRD_AXIS : half, n = side / 2;
+  for (guint i = 0; i < n; i++)
+    {
+      const double frequency = pow (ROPE_BASE, -2.0 * i / side);
+      angles[i] = row * frequency;
+      angles[n + i] = column * frequency;
+    }
+  for (guint i = 0; third && i < THIRD_AXIS; i++)
+    angles[side + i] = depth * pow (ROPE_BASE, -(double)i / THIRD_AXIS);
+}
+
+/* Cosines and sines of the rows of a sequence of FRAMES frames; see the official get_positions (arXiv
+ * 2506.06276, 2511.20462): rows and columns are scaled by the side of a square of the same area, text fills
+ * the third axis up to pt_seq_len. */
+static NfView
+make_table (NfFlow *flow, const NfBlockSequence *sequence, guint grid_rows, guint grid_columns,
+            gboolean one_axis)
+{
+  const NfConfig *config = nf_model_get_config (flow->model);
+  const guint half = config->head_dim / 2, S = nf_block_rows (sequence), F = sequence->frame,
+              extra = sequence->extra;
+  const gboolean third = config->txt_size || config->frames;
+  const double side = config->pt_seq_len ? config->pt_seq_len : config->img_size / config->patch_size,
+               unit = side / sqrt ((double)grid_rows * grid_columns);
+  g_autofree float *table = g_new (float, (gsize)S *half * 2);
+  g_autofree double *angles = g_new (double, half);
+
+  for (guint r = 0; r < S; r++)
+    {
+      const guint after = r - sequence->prefix, f = after / (F + extra), n = after % (F + extra);
+      if (one_axis)
+        for (guint i = 0; i < half; i++)
+          angles[i] = r * pow (ROPE_BASE, -(double)i / half);
+      else if (r < sequence->prefix)
+        fill_angles (angles, half, third, 0, 0, r * side / sequence->prefix);
+      else if (n < extra)
+        fill_angles (angles, half, third, 0, 0, f);
+      else
+        fill_angles (angles, half, third, (n - extra) / grid_columns * unit,
+                     (n - extra) % grid_columns * unit, f);
+      for (guint i = 0; i < half; i++)
+        {
+          table[((gsize)r * half + i) * 2] = (float)cos (angles[i]);
+          table[((gsize)r * half + i) * 2 + 1] = (float)sin (angles[i]);
+        }
+    }
+  NfBuffer *buffer = nf_ops_alloc (flow->ops, (gsize)S * half * 2);
+  if (buffer)
+    {
+      g_ptr_array_add (flow->tables, buffer);
+      nf_ops_write (flow->ops, nf_view (buffer, 0), table, (gsize)S * half * 2 * sizeof *table);
+    }
+  return nf_view (buffer, 0);
+}
+
+static gboolean
+same_sequence (const NfBlockSequence *a, const NfBlockSequence *b)
+{
+  return a->N == b->N && a->frame == b->frame && a->prefix == b->prefix && a->extra == b->extra;
+}
+
+static gboolean
+is_local (NfFlow *flow, guint t)
+{
+  return nf_model_get_config (flow->model)->shallow_local && t + 1 < flow->T;
+}
+
+guint
+nf_flow_samples (NfFlow *flow, guint t, guint B)
+{
+  return is_local (flow, t) ? B * flow->frames : B;
+}
+
+static void
+make_sequences (NfFlow *flow, guint rows, guint columns)
+{
+  const NfConfig *config = nf_model_get_config (flow->model);
+  const guint frame = flow->shape.frame;
+
+  g_ptr_array_set_size (flow->tables, 0);
+  for (guint t = 0; t <= flow->T; t++)
+    {
+      NfBlockSequence *sequence = &flow->sequences[t];
+      const gboolean denoiser = t == flow->T, deep = t + 1 == flow->T,
+                     local = !denoiser && is_local (flow, t);
+      if (denoiser && !nf_model_get_denoiser (flow->model))
+        break;
+      *sequence = (NfBlockSequence){
+        .N = local ? frame : flow->shape.N,
+        .frame = frame,
+        .prefix = (denoiser ? config->denoiser_text && config->txt_size : nf_config_has_text (config, t))
+                      ? config->txt_size
+                      : 0,
+        .extra = deep && config->action_dim ? 1 : 0,
+      };
+      sequence->rows.S = nf_block_rows (sequence);
+      if (denoiser)
+        sequence->rows.mask
+            = (NfMask){ .kind = NF_MASK_FRAMES,
+                        .prefix = sequence->prefix,
+                        .frame = frame,
+                        .ahead = config->temporal_causal,
+                        .window = config->denoiser_window ? config->denoiser_window : 1u << 20 };
+      if (!config->rope)
+        continue;
+      const gboolean one_axis = deep && config->rope_1d;
+      for (guint i = 0; i < t && !sequence->rows.table.buffer && !one_axis; i++)
+        if (same_sequence (sequence, &flow->sequences[i]) && !(i + 1 == flow->T && config->rope_1d))
+          sequence->rows.table = flow->sequences[i].rows.table;
+      if (!sequence->rows.table.buffer)
+        sequence->rows.table
+            = make_table (flow, sequence, rows / config->patch_size, columns / config->patch_size, one_axis);
+    }
+}
+
+const NfSampleShape *
+nf_flow_get_shape (NfFlow *flow)
+{
+  return &flow->shape;
+}
+
+gboolean
+nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error)
+{
+  g_autoptr (NfConfig) config = nf_config_copy (nf_model_get_config (flow->model));
+  const gboolean same = rows == nf_config_rows (config) && columns == nf_config_columns (config);
+  if (!config->rope && (!same || frames != config->frames))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "samples of %ux%u and %u frames are not possible: positions of this model are learned for "
+                   "%ux%u and %u frames",
+                   columns, rows, frames, nf_config_columns (config), nf_config_rows (config),
+                   config->frames);
+      return FALSE;
+    }
+  if ((frames > 0) != (config->frames > 0))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   config->frames ? "this is a model of videos, a sample of 0 frames is none"
+                                  : "this is a model of images, videos are not possible");
+      return FALSE;
+    }
+  config->rows = rows;
+  config->columns = columns;
+  config->frames = frames;
+  if (!nf_config_check (config, "size of a sample", error))
+    return FALSE;
+  release_all (flow);
+  flow->frames = nf_config_frames (config);
+  flow->shape = *nf_model_get_shape (flow->model);
+  flow->shape.frame = nf_config_tokens (config);
+  flow->shape.N = flow->shape.frame * flow->frames;
+  make_sequences (flow, rows, columns);
+  return nf_ops_finish (flow->ops, error);
+}
+
+/* Making */
 
 NfFlow *
 nf_flow_new (NfModel *model, GError **error)
 {
+  const NfConfig *config = nf_model_get_config (model);
   g_autoptr (NfFlow) flow = g_new0 (NfFlow, 1);
   flow->model = g_object_ref (model);
-  flow->T = nf_model_get_config (model)->n_blocks;
+  flow->T = config->n_blocks;
+  flow->tables = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
+  flow->sequences = g_new0 (NfBlockSequence, flow->T + 1);
+  flow->encoding = g_new0 (NfBlockTape *, flow->T);
+  flow->learning = g_new0 (NfBlockTape *, flow->T);
+  flow->scratch = g_new0 (NfBlockScratch *, flow->T);
+  flow->cache = g_new0 (NfBlockCache *, flow->T);
   flow->ops = nf_model_new_ops (model, error);
-  return flow->ops ? g_steal_pointer (&flow) : NULL;
+  if (!flow->ops
+      || !nf_flow_set_size (flow, nf_config_rows (config), nf_config_columns (config), config->frames, error))
+    return NULL;
+  return g_steal_pointer (&flow);
 }
 
 void
 nf_flow_free (NfFlow *flow)
 {
-  clear_buffers (flow);
-  g_clear_pointer (&flow->tape, nf_tape_free);
-  g_clear_pointer (&flow->tapes, g_ptr_array_unref);
-  g_clear_pointer (&flow->inputs, g_ptr_array_unref);
-  g_clear_pointer (&flow->scratch, nf_block_scratch_free);
-  g_clear_pointer (&flow->cache, nf_block_cache_free);
+  release_all (flow);
+  g_ptr_array_unref (flow->tables);
+  g_free (flow->sequences);
+  g_free (flow->encoding);
+  g_free (flow->learning);
+  g_free (flow->scratch);
+  g_free (flow->cache);
   g_clear_pointer (&flow->ops, nf_ops_free);
   g_clear_object (&flow->model);
   g_free (flow);
@@ -86,6 +286,12 @@ nf_flow_get_output (NfFlow *flow)
 }
 
 NfBuffer *
+nf_flow_get_given (NfFlow *flow)
+{
+  return flow->given;
+}
+
+NfBuffer *
 nf_flow_get_half_square (NfFlow *flow)
 {
   return flow->half_square;
@@ -102,19 +308,26 @@ nf_flow_get_log_det (NfFlow *flow)
 static guint
 choose_batch (NfFlow *flow, NfFlowWork work)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  gsize batch;
+  gsize floats = 0, batch;
   switch (work)
     {
     case NF_FLOW_ENCODE:
-      return MAX (ENCODE_ROWS / shape->N, 1);
+      return MAX (ENCODE_ROWS / flow->shape.N, 1);
     case NF_FLOW_GRADIENTS:
-      return MAX (GRADIENT_ROWS / shape->N, 1);
+    case NF_FLOW_DENOISER:
+      return MAX (GRADIENT_ROWS / flow->shape.N, 1);
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:
-      batch = DECODE_BYTES / (nf_block_cache_floats (shape) * sizeof (float))
-              / (work == NF_FLOW_DECODE ? 1 : 2);
-      return CLAMP (batch, 1, DECODE_SAMPLES);
+      for (guint t = 0; t < flow->T; t++)
+        {
+          const gsize block = nf_block_cache_floats (nf_model_get_block (flow->model, t), &flow->sequences[t],
+                                                     NF_FLOW_WINDOW)
+                              * nf_flow_samples (flow, t, 1);
+          floats = MAX (floats, block);
+        }
+      batch = DECODE_BYTES / (floats * sizeof (float)) / (work == NF_FLOW_DECODE ? 1 : 2);
+      return (guint)CLAMP (batch, 1, DECODE_SAMPLES);
+    case NF_FLOW_N_WORKS:
     default:
       g_assert_not_reached ();
     }
@@ -123,241 +336,363 @@ choose_batch (NfFlow *flow, NfFlowWork work)
 static void
 reserve_samples (NfFlow *flow, guint B)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  const gsize tokens = (gsize)B * shape->N;
+  const NfConfig *config = nf_model_get_config (flow->model);
+  const gsize tokens = (gsize)B * flow->shape.N, D = flow->shape.D;
   if (B <= flow->capacity)
     return;
 
   clear_buffers (flow);
-  flow->input = nf_ops_alloc (flow->ops, tokens * shape->D);
-  flow->output = nf_ops_alloc (flow->ops, tokens * shape->D);
-  flow->spare = nf_ops_alloc (flow->ops, tokens * shape->D);
+  flow->input = nf_ops_alloc (flow->ops, tokens * D);
+  flow->output = nf_ops_alloc (flow->ops, tokens * D);
+  flow->spare = nf_ops_alloc (flow->ops, tokens * D);
+  flow->given = nf_ops_alloc (flow->ops, tokens * D);
   flow->half_square = nf_ops_alloc (flow->ops, tokens);
   flow->log_det = nf_ops_alloc (flow->ops, tokens);
   flow->labels = nf_ops_alloc (flow->ops, 2 * (gsize)B);
+  flow->changes = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * NF_FLOW_WINDOW);
+  if (config->txt_size)
+    flow->text = nf_ops_alloc (flow->ops, 2 * (gsize)B * config->txt_size * config->txt_dim);
+  if (config->action_dim)
+    flow->actions = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * config->action_dim);
   flow->capacity = B;
+}
+
+/* The block before t whose network and sequence have the same sizes, or t. */
+static guint
+find_alike (NfFlow *flow, guint t)
+{
+  const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+  for (guint i = 0; i < t; i++)
+    {
+      const NfFlowBlock *other = nf_model_get_block (flow->model, i);
+      if (memcmp (&block->transformer.shape, &other->transformer.shape, sizeof block->transformer.shape) == 0
+          && same_sequence (&flow->sequences[t], &flow->sequences[i]))
+        return i;
+    }
+  return t;
 }
 
 static void
 reserve_gradients (NfFlow *flow, guint B)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  const gsize bytes = nf_tape_floats (shape, TRUE) * B * sizeof (float);
-  const guint n_tapes = bytes <= TAPE_BYTES / flow->T ? flow->T : 1;
+  gsize floats = 0;
+  for (guint t = 0; t < flow->T; t++)
+    floats += nf_block_tape_floats (nf_model_get_block (flow->model, t), &flow->sequences[t], TRUE)
+              * nf_flow_samples (flow, t, B);
+  flow->recompute = floats * sizeof (float) > TAPE_BYTES;
 
-  flow->tapes = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_tape_free);
-  for (guint i = 0; i < n_tapes; i++)
-    g_ptr_array_add (flow->tapes, nf_tape_new (flow->ops, shape, B, TRUE));
+  flow->kept = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_tape_free);
+  flow->scratches = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_scratch_free);
   flow->inputs = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
-  for (guint t = 1; t < flow->T; t++)
+  for (guint t = 0; t < flow->T; t++)
     {
-      NfBuffer *buffer = nf_ops_alloc (flow->ops, (gsize)B * shape->N * shape->D);
+      const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+      const NfBlockSequence *sequence = &flow->sequences[t];
+      const guint samples = nf_flow_samples (flow, t, B), alike = find_alike (flow, t);
+      if (!flow->recompute || alike == t)
+        g_ptr_array_add (flow->kept,
+                         flow->learning[t] = nf_block_tape_new (flow->ops, block, sequence, samples, TRUE));
+      else
+        flow->learning[t] = flow->learning[alike];
+      if (alike == t)
+        g_ptr_array_add (flow->scratches,
+                         flow->scratch[t] = nf_block_scratch_new (flow->ops, block, sequence, samples));
+      else
+        flow->scratch[t] = flow->scratch[alike];
+      NfBuffer *buffer = nf_ops_alloc (flow->ops, (gsize)B * flow->shape.N * flow->shape.D);
       if (buffer)
         g_ptr_array_add (flow->inputs, buffer);
     }
-  flow->scratch = nf_block_scratch_new (flow->ops, shape, B);
 }
 
 static void
-release (NfFlow *flow, NfFlowWork work)
+reserve_encoding (NfFlow *flow, guint B)
 {
-  switch (work)
+  flow->tapes = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_tape_free);
+  for (guint t = 0; t < flow->T; t++)
     {
-    case NF_FLOW_ENCODE:
-      g_clear_pointer (&flow->tape, nf_tape_free);
-      break;
-    case NF_FLOW_GRADIENTS:
-      g_clear_pointer (&flow->tapes, g_ptr_array_unref);
-      g_clear_pointer (&flow->inputs, g_ptr_array_unref);
-      g_clear_pointer (&flow->scratch, nf_block_scratch_free);
-      break;
-    case NF_FLOW_DECODE:
-    case NF_FLOW_DECODE_GUIDED:
-      g_clear_pointer (&flow->cache, nf_block_cache_free);
-      break;
+      const guint alike = find_alike (flow, t);
+      if (alike < t)
+        flow->encoding[t] = flow->encoding[alike];
+      else
+        g_ptr_array_add (flow->tapes, flow->encoding[t] = nf_block_tape_new (
+                                          flow->ops, nf_model_get_block (flow->model, t), &flow->sequences[t],
+                                          nf_flow_samples (flow, t, B), FALSE));
     }
+}
+
+static void
+reserve_decoding (NfFlow *flow, guint rows)
+{
+  flow->caches = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_cache_free);
+  for (guint t = 0; t < flow->T; t++)
+    {
+      const guint alike = find_alike (flow, t);
+      if (alike < t)
+        flow->cache[t] = flow->cache[alike];
+      else
+        g_ptr_array_add (flow->caches,
+                         flow->cache[t] = nf_block_cache_new (
+                             flow->ops, nf_model_get_block (flow->model, t), &flow->sequences[t],
+                             nf_flow_samples (flow, t, rows), MIN (NF_FLOW_WINDOW, flow->sequences[t].N)));
+    }
+}
+
+static void
+reserve_denoiser (NfFlow *flow, guint B)
+{
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
+  flow->denoiser = nf_block_tape_new (flow->ops, denoiser, &flow->sequences[flow->T], B, TRUE);
+  flow->denoiser_scratch = nf_block_scratch_new (flow->ops, denoiser, &flow->sequences[flow->T], B);
 }
 
 guint
 nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
   if (flow->batch[work] > 0)
     return flow->batch[work];
-  if (work == NF_FLOW_GRADIENTS && !nf_model_need_backward (flow->model, error))
+  if (work == NF_FLOW_DENOISER && !nf_model_get_denoiser (flow->model))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "the model has no learned denoiser");
+      return 0;
+    }
+  if ((work == NF_FLOW_GRADIENTS || work == NF_FLOW_DENOISER) && !nf_model_need_backward (flow->model, error))
     return 0;
 
   const guint B = choose_batch (flow, work), rows = work == NF_FLOW_DECODE_GUIDED ? 2 * B : B;
   reserve_samples (flow, B);
-  if (work == NF_FLOW_ENCODE)
-    flow->tape = nf_tape_new (flow->ops, shape, B, FALSE);
-  else if (work == NF_FLOW_GRADIENTS)
-    reserve_gradients (flow, B);
-  else if (!flow->cache || flow->cache->rows < rows)
+  switch (work)
     {
-      g_clear_pointer (&flow->cache, nf_block_cache_free);
-      flow->cache = nf_block_cache_new (flow->ops, shape, rows);
+    case NF_FLOW_ENCODE:
+      reserve_encoding (flow, B);
+      break;
+    case NF_FLOW_GRADIENTS:
+      reserve_gradients (flow, B);
+      break;
+    case NF_FLOW_DENOISER:
+      reserve_denoiser (flow, B);
+      break;
+    case NF_FLOW_DECODE:
+    case NF_FLOW_DECODE_GUIDED:
+      if (!flow->caches || flow->cache[0]->layers->rows < nf_flow_samples (flow, 0, rows))
+        {
+          g_clear_pointer (&flow->caches, g_ptr_array_unref);
+          reserve_decoding (flow, rows);
+        }
+      break;
+    case NF_FLOW_N_WORKS:
+      g_assert_not_reached ();
     }
   if (!nf_ops_finish (flow->ops, error))
     {
-      release (flow, work);
-      clear_buffers (flow);
-      flow->capacity = 0;
-      memset (flow->batch, 0, sizeof flow->batch);
+      release_all (flow);
       return 0;
     }
   return flow->batch[work] = B;
 }
 
-void
-nf_flow_set_labels (NfFlow *flow, const gint *labels, guint B, guint branches)
+/* Conditions */
+
+/* VALUES (n), or zeros, into BUFFER at AT. */
+static void
+write_or_clear (NfOps *ops, NfBuffer *buffer, gsize at, const float *values, gsize n)
 {
-  if (nf_model_get_shape (flow->model)->n_classes == 0)
-    return;
-  g_autofree cl_int *all = g_new (cl_int, 2 * (gsize)B);
-  for (guint i = 0; i < 2 * B; i++)
-    all[i] = labels && i < B ? labels[i] : -1;
-  nf_ops_write (flow->ops, nf_view (flow->labels, 0), all, (gsize)branches * B * sizeof *all);
+  if (values)
+    nf_ops_write (ops, nf_view (buffer, at), values, n * sizeof *values);
+  else
+    nf_ops_fill (ops, nf_view (buffer, at), 0.0f, n);
+}
+
+void
+nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches)
+{
+  const NfConfig *config = nf_model_get_config (flow->model);
+  if (config->n_classes > 0)
+    {
+      g_autofree cl_int *all = g_new (cl_int, 2 * (gsize)B);
+      for (guint i = 0; i < 2 * B; i++)
+        all[i] = condition->labels && i < B ? condition->labels[i] : -1;
+      nf_ops_write (flow->ops, nf_view (flow->labels, 0), all, (gsize)branches * B * sizeof *all);
+    }
+  const gsize text = (gsize)B * config->txt_size * config->txt_dim,
+              actions = (gsize)B * flow->frames * config->action_dim;
+  for (guint branch = 0; branch < branches; branch++)
+    {
+      if (config->txt_size)
+        write_or_clear (flow->ops, flow->text, branch * text, branch ? condition->null_text : condition->text,
+                        text);
+      if (config->action_dim)
+        write_or_clear (flow->ops, flow->actions, branch * actions, branch ? NULL : condition->actions,
+                        actions);
+    }
+}
+
+NfCondition
+nf_flow_condition (NfFlow *flow)
+{
+  return (NfCondition){ .text = nf_view (flow->text, 0),
+                        .actions = nf_view (flow->actions, 0),
+                        .labels = flow->labels };
 }
 
 /* Forward and backward */
 
-/* Block t's output is written in the order of the block after it, the last one's in natural order. */
+/* Whether the values between block t-1 and t run backwards: block t wants them so; the input and the output
+ * do not. */
 static gboolean
-flips_output (NfFlow *flow, guint t)
+order (NfFlow *flow, guint t)
 {
-  return t + 1 < flow->T || nf_model_get_block (flow->model, t)->flip;
+  return t > 0 && t < flow->T && nf_model_get_block (flow->model, t)->flip;
+}
+
+static void
+reorder (NfFlow *flow, NfBuffer *from, NfBuffer *to, guint B, gboolean flip, NfView scale)
+{
+  nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (to, 0), B, flow->shape.N, flow->shape.D, flip,
+                  flow->shape.frame, scale);
+}
+
+/* FROM as block 0 wants it: itself, or ORDERED. */
+static NfBuffer *
+order_input (NfFlow *flow, NfBuffer *from, NfBuffer *ordered, guint B)
+{
+  if (!nf_model_get_block (flow->model, 0)->flip)
+    return from;
+  reorder (flow, from, ordered, B, TRUE, nf_view (NULL, 0));
+  return ordered;
+}
+
+static void
+forward_block (NfFlow *flow, guint t, NfBlockTape *tape, NfBuffer *from, NfBuffer *to, guint B,
+               NfBuffer *log_det, NfView log_scales, gboolean accumulate)
+{
+  const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+  const NfCondition condition = nf_flow_condition (flow);
+  nf_block_forward (flow->ops, block, &flow->sequences[t], tape, nf_view (from, 0),
+                    nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, log_scales,
+                    block->flip != order (flow, t + 1), accumulate);
 }
 
 void
-nf_flow_forward (NfFlow *flow, guint B, float *blocks, gsize blocks_stride)
+nf_flow_forward (NfFlow *flow, guint B, const NfFlowTrace *trace)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  const gsize n = (gsize)B * shape->N * shape->D;
-  NfBuffer *from = flow->input, *between[2] = { flow->spare, flow->output };
+  const gsize n = (gsize)B * flow->shape.N * flow->shape.D;
+  NfBuffer *const between[2] = { flow->spare, flow->output };
+  const NfView none = nf_view (NULL, 0);
+  /* alternate so that the last block writes the output; the first reads what nothing writes before it has */
+  NfBuffer *from = order_input (flow, flow->input, flow->given, B);
 
+  if (trace && trace->log_scales && !flow->log_scales)
+    flow->log_scales = nf_ops_alloc (flow->ops, (gsize)flow->capacity * flow->shape.N * flow->shape.D);
   for (guint t = 0; t < flow->T; t++)
     {
-      const gboolean last = t + 1 == flow->T;
-      /* alternate so that the last block writes the output */
       NfBuffer *to = between[(flow->T - t) % 2];
-      nf_block_forward (flow->ops, shape, nf_model_get_block (flow->model, t), flow->tape, nf_view (from, 0),
-                        B, flow->labels, nf_view (to, 0), flow->log_det, flips_output (flow, t), t > 0);
-      if (blocks)
+      const NfView log_scales = trace && trace->log_scales ? nf_view (flow->log_scales, 0) : none;
+      forward_block (flow, t, flow->encoding[t], from, to, B, flow->log_det, log_scales, t > 0);
+      if (trace && trace->blocks)
         {
           NfBuffer *natural = to;
-          if (!last && t % 2 == 0)
-            {
-              natural = flow->input; /* free by now: block 0 has read it */
-              nf_ops_reorder (flow->ops, nf_view (to, 0), nf_view (natural, 0), B, shape->N, shape->D, TRUE,
-                              shape->N, nf_view (NULL, 0));
-            }
-          nf_ops_read_later (flow->ops, nf_view (natural, 0), blocks + t * blocks_stride, n * sizeof (float));
+          if (order (flow, t + 1))
+            reorder (flow, to, natural = flow->input, B, TRUE, none); /* free by now: block 0 has read it */
+          nf_ops_read_later (flow->ops, nf_view (natural, 0), trace->blocks + t * trace->stride,
+                             n * sizeof (float));
         }
+      if (trace && trace->log_scales)
+        nf_ops_read_later (flow->ops, log_scales, trace->log_scales + t * trace->stride, n * sizeof (float));
       from = to;
     }
-  nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * shape->N, shape->D);
+  nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * flow->shape.N,
+                flow->shape.D);
+}
+
+void
+nf_flow_forward_shallow (NfFlow *flow, guint B)
+{
+  NfBuffer *const between[2] = { flow->spare, flow->output };
+  NfBuffer *from = order_input (flow, flow->input, flow->given, B);
+  for (guint t = 0; t + 1 < flow->T; t++)
+    {
+      forward_block (flow, t, flow->encoding[t], from, between[t % 2], B, flow->log_det, nf_view (NULL, 0),
+                     t > 0);
+      from = between[t % 2];
+    }
+  /* natural order again: nf_flow_inverse() orders what is given as the deep block wants it */
+  reorder (flow, from, flow->given, B, order (flow, flow->T - 1), nf_view (NULL, 0));
 }
 
 void
 nf_flow_standardise (NfFlow *flow, guint B)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
   const NfView precisions = nf_model_get_precisions (flow->model);
   NfBuffer *z = flow->output;
   if (!precisions.buffer)
     return;
-  nf_ops_reorder (flow->ops, nf_view (z, 0), nf_view (flow->spare, 0), B, shape->N, shape->D, FALSE, shape->N,
-                  precisions);
+  reorder (flow, z, flow->spare, B, FALSE, precisions);
   flow->output = flow->spare;
   flow->spare = z;
-  nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * shape->N, shape->D);
+  nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * flow->shape.N,
+                flow->shape.D);
 }
 
 void
 nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  const gboolean recompute = flow->tapes->len < flow->T;
-  NfBuffer *d[2] = { flow->spare, flow->output };
+  const NfCondition condition = nf_flow_condition (flow);
+  const NfView none = nf_view (NULL, 0);
+  NfBuffer **inputs = (NfBuffer **)flow->inputs->pdata, *d[2] = { flow->spare, flow->output };
+  if (flow->inputs->len < flow->T)
+    return; /* memory failed, which the operations have kept */
 
+  /* inputs[0] holds the input only if its order changes */
+  NfBuffer *first = order_input (flow, flow->input, inputs[0], B);
   for (guint t = 0; t < flow->T; t++)
-    {
-      NfBuffer *from = t ? flow->inputs->pdata[t - 1] : flow->input;
-      NfBuffer *to = t + 1 < flow->T ? flow->inputs->pdata[t] : flow->spare;
-      nf_block_forward (flow->ops, shape, nf_model_get_block (flow->model, t),
-                        flow->tapes->pdata[recompute ? 0 : t], nf_view (from, 0), B, flow->labels,
-                        nf_view (to, 0), flow->log_det, flips_output (flow, t), t > 0);
-    }
+    forward_block (flow, t, flow->learning[t], t ? inputs[t] : first,
+                   t + 1 < flow->T ? inputs[t + 1] : flow->spare, B, flow->log_det, none, t > 0);
   /* alternate so that block 0 writes the output */
   guint into = (flow->T + 1) % 2;
-  nf_ops_prior (flow->ops, nf_view (flow->spare, 0), d[into], flow->half_square, g, B * shape->N, shape->D);
+  nf_ops_prior (flow->ops, nf_view (flow->spare, 0), d[into], flow->half_square, g, B * flow->shape.N,
+                flow->shape.D);
   for (guint t = flow->T; t-- > 0; into = !into)
     {
-      const NfBlockWeights *weights = nf_model_get_block (flow->model, t);
-      NfBuffer *u = t ? flow->inputs->pdata[t - 1] : flow->input;
-      NfTape *tape = flow->tapes->pdata[recompute ? 0 : t];
-      if (recompute && t + 1 < flow->T)
+      const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+      NfBuffer *u = t ? inputs[t] : first;
+      if (flow->recompute && t + 1 < flow->T)
         /* only the tape is wanted: z goes to where the next input was, the log-determinant to where it cannot
          * be seen */
-        nf_block_forward (flow->ops, shape, weights, tape, nf_view (u, 0), B, flow->labels,
-                          nf_view (flow->inputs->pdata[t], 0), flow->scratch->da, flips_output (flow, t),
-                          FALSE);
-      nf_block_backward (flow->ops, shape, weights, tape, flow->scratch, nf_view (u, 0), B, flow->labels,
-                         nf_view (d[into], 0), nf_view (d[!into], 0), flips_output (flow, t), g, gradients);
+        forward_block (flow, t, flow->learning[t], u, inputs[t + 1], B, flow->scratch[t]->d_o, none, FALSE);
+      nf_block_backward (flow->ops, block, &flow->sequences[t], flow->learning[t], flow->scratch[t],
+                         nf_view (u, 0), nf_flow_samples (flow, t, B), &condition, nf_view (d[into], 0),
+                         nf_view (d[!into], 0), block->flip != order (flow, t + 1), g, gradients);
     }
+  if (!nf_model_get_block (flow->model, 0)->flip)
+    return;
+  reorder (flow, flow->output, flow->spare, B, TRUE, none);
+  flow->output = d[0];
+  flow->spare = d[1];
 }
 
-/* Inverse */
+/* The learned denoiser */
 
-gboolean
-nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options,
-                 gboolean (*step) (gpointer data, guint done, guint all), gpointer data, GError **error)
+void
+nf_flow_denoiser (NfFlow *flow, guint B)
 {
-  const NfBlockShape *shape = nf_model_get_shape (flow->model);
-  const guint N = shape->N, guide = options->guide ? options->guide : NF_GUIDE_SCALE | NF_GUIDE_SHIFT;
-  const gboolean guided = options->guidance != 0;
-  const float temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f;
-  NfBuffer *from = flow->input, *to = flow->T % 2 ? flow->output : flow->spare;
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
+  const NfBlockSequence *sequence = &flow->sequences[flow->T];
+  const NfCondition condition = nf_flow_condition (flow);
+  nf_block_predict (flow->ops, denoiser, sequence, flow->denoiser, nf_view (flow->input, 0), B, &condition);
+  nf_block_move_tokens (flow->ops, sequence, B, flow->shape.D, nf_view (flow->output, 0),
+                        nf_view (flow->denoiser->o, 0), TRUE);
+}
 
-  for (guint t = flow->T; t-- > 0;)
-    {
-      const NfBlockWeights *weights = nf_model_get_block (flow->model, t);
-      const gboolean last = t + 1 == flow->T;
-      const NfAffine affine = nf_block_affine (shape, B);
-      NfInverse inverse = { .count = 1,
-                            .o_rows = 1,
-                            .guidance = guided ? NF_GUIDANCE_EXTRAPOLATE : NF_GUIDANCE_NONE,
-                            .snap = options->snap && t == 0 };
-
-      nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (to, 0), B, N, shape->D, !last || weights->flip,
-                      N, last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
-      for (guint n = 0; n < N; n++)
-        {
-          const double w = options->guidance * (options->annealed ? (double)n / (N - 1) : 1);
-          inverse.n0 = n;
-          inverse.keep_first = n == 0;
-          inverse.w_scale0 = guide & NF_GUIDE_SCALE ? (float)w : 0.0f;
-          inverse.w_shift0 = guide & NF_GUIDE_SHIFT ? (float)w : 0.0f;
-          if (n > 0 || inverse.snap)
-            nf_ops_affine_inverse (flow->ops, &affine, &inverse, nf_view (to, 0), nf_view (to, 0),
-                                   flow->cache->o, nf_model_get_tokens (flow->model));
-          if (n + 1 < N)
-            nf_block_step (flow->ops, shape, weights, flow->cache, nf_view (to, 0), B, guided ? 2 : 1, n,
-                           flow->labels, temperature);
-          if (n % STEPS_AHEAD == 0 || n + 1 == N)
-            {
-              if (!nf_ops_finish (flow->ops, error))
-                return FALSE;
-              if (step && !step (data, (flow->T - 1 - t) * N + n + 1, flow->T * N))
-                {
-                  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
-                  return FALSE;
-                }
-            }
-        }
-      from = to;
-      to = from == flow->output ? flow->spare : flow->output;
-    }
-  return TRUE;
+void
+nf_flow_denoiser_backward (NfFlow *flow, guint B, NfBuffer *gradients)
+{
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
+  const NfBlockSequence *sequence = &flow->sequences[flow->T];
+  const NfCondition condition = nf_flow_condition (flow);
+  const NfView d_o = nf_view (flow->denoiser_scratch->d_o, 0);
+  nf_ops_fill (flow->ops, d_o, 0.0f, (gsize)B * nf_block_rows (sequence) * flow->shape.D);
+  nf_block_move_tokens (flow->ops, sequence, B, flow->shape.D, nf_view (flow->output, 0), d_o, FALSE);
+  nf_block_predict_backward (flow->ops, denoiser, sequence, flow->denoiser, flow->denoiser_scratch,
+                             nf_view (flow->input, 0), B, &condition, nf_view (flow->spare, 0), gradients);
 }

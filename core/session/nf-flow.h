@@ -5,8 +5,8 @@
 #include "nf-session.h"
 
 /* Not installed. A chain of blocks with a queue and work memory: what sessions and trainers share. One thread
- * at a time. Data are on the device, in natural token order, at most nf_flow_get_batch() samples at a time;
- * like all operations these only enqueue. */
+ * at a time. Data are on the device, in natural token order (frames one after the other, each in raster
+ * order), at most nf_flow_prepare() samples at a time; like all operations these only enqueue. */
 
 typedef struct _NfFlow NfFlow;
 
@@ -16,12 +16,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfFlow, nf_flow_free)
 
 NfOps *nf_flow_get_ops (NfFlow *flow);
 
+/* Sizes of a sample: at first those of the model. Models with rotary positions take others: rows and columns
+ * in pixels, frames 0 for an image. */
+const NfSampleShape *nf_flow_get_shape (NfFlow *flow);
+gboolean nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error);
+
 typedef enum
 {
   NF_FLOW_ENCODE,
   NF_FLOW_DECODE,
   NF_FLOW_DECODE_GUIDED, /* two branches a sample */
   NF_FLOW_GRADIENTS,
+  NF_FLOW_DENOISER, /* the learned denoiser, with gradients */
+  NF_FLOW_N_WORKS,
 } NfFlowWork;
 
 /* Samples that go through at a time: as many as keep the arithmetic busy and the memory small. Takes the
@@ -36,12 +43,31 @@ NfBuffer *nf_flow_get_output (NfFlow *flow);
 NfBuffer *nf_flow_get_half_square (NfFlow *flow);
 NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 
-/* LABELS (B) or NULL for none; kept by value. */
-void nf_flow_set_labels (NfFlow *flow, const gint *labels, guint B, guint branches);
+/* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":
+ * class -1, text and actions of zeros. With two branches the second has no class, NULL_TEXT and no action. */
+typedef struct
+{
+  const gint *labels;
+  const float *text, *null_text; /* (B, txt_size, txt_dim) */
+  const float *actions;          /* (B, frames, action_dim) */
+} NfFlowCondition;
 
-/* Output z of the input x, and what the prior and the log-determinant are made of. blocks: NULL, or where the
- * value after block t of these samples goes, blocks + t blocks_stride, on the host, valid once finished. */
-void nf_flow_forward (NfFlow *flow, guint B, float *blocks, gsize blocks_stride);
+void nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches);
+
+/* What a forward pass hands to the host besides, (T, B, N, D) each with T apart by STRIDE floats, valid once
+ * finished; members may be NULL: values after each block in natural order, and -log sigma in the block's own
+ * order. */
+typedef struct
+{
+  float *blocks, *log_scales;
+  gsize stride;
+} NfFlowTrace;
+
+/* Output z of the input x, and what the prior and the log-determinant are made of. TRACE may be NULL. */
+void nf_flow_forward (NfFlow *flow, guint B, const NfFlowTrace *trace);
+
+/* nf_flow_get_given() becomes what the deep block reads of the input x: for nf_flow_inverse() to continue. */
+void nf_flow_forward_shallow (NfFlow *flow, guint B);
 
 /* Divides the output by the prior's standard deviations, so that it is standard normal also in
  * volume-preserving models, as nf_flow_inverse() wants it; half squares follow, the log-determinant misses -
@@ -52,8 +78,26 @@ void nf_flow_standardise (NfFlow *flow, guint B);
  * GRADIENTS unless it is NULL. */
 void nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients);
 
-/* Output x of the input z. STEP is told how many of the (T N) token steps are done; FALSE from it ends early.
- */
-gboolean nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options,
+/* How an inversion went. */
+typedef struct
+{
+  guint64 passes;  /* of any rows through a block's network */
+  guint64 rows;    /* that went through in all */
+  double residual; /* largest change of a value that was accepted nevertheless */
+} NfInverseReport;
+
+/* Output x of the input z. The first GIVEN frames of x are in nf_flow_get_given() and stay. STEP is told how
+ * many of the token steps are done; FALSE from it ends early. */
+gboolean nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint given,
                           gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
-                          GError **error);
+                          NfInverseReport *report, GError **error);
+
+/* (B, N, D), for nf_flow_inverse(). */
+NfBuffer *nf_flow_get_given (NfFlow *flow);
+
+/* Output (B, N, D): what the learned denoiser says of the input. */
+void nf_flow_denoiser (NfFlow *flow, guint B);
+
+/* Given dL/doutput in the output after nf_flow_denoiser() of the same input: adds its parameters' gradients.
+ */
+void nf_flow_denoiser_backward (NfFlow *flow, guint B, NfBuffer *gradients);

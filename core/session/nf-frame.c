@@ -13,11 +13,11 @@ nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, G
                    "a frame of %ux%u is not possible; sides are 1 to %d pixels", width, height, MAX_SIDE);
       return FALSE;
     }
-  const guint S = config->img_size, side = S / config->patch_size;
-  grid->tiles_x = (width + S - 1) / S;
-  grid->tiles_y = (height + S - 1) / S;
-  grid->grid_width = grid->tiles_x * side;
-  grid->grid_height = grid->tiles_y * side;
+  const guint columns = nf_config_columns (config), rows = nf_config_rows (config);
+  grid->tiles_x = (width + columns - 1) / columns;
+  grid->tiles_y = (height + rows - 1) / rows;
+  grid->grid_width = grid->tiles_x * (columns / config->patch_size);
+  grid->grid_height = grid->tiles_y * (rows / config->patch_size);
   grid->features = nf_config_features (config);
   return TRUE;
 }
@@ -42,6 +42,8 @@ nf_frame_samples (NfPixelLayout layout, guint width, guint height)
       return pixels;
     case NF_PIXELS_YUV420:
       return pixels + 2 * chroma;
+    case NF_PIXELS_LATENT:
+      return 0;
     }
   g_return_val_if_reached (0);
 }

@@ -1,34 +1,10 @@
 /* normflow: encode, decode, score, denoise. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-flow.h"
+#include "nf-session-private.h"
 
 #include <math.h>
 #include <string.h>
 
-#define HALF_LOG_2PI 0.91893853320467274178
 #define PROGRESS_INTERVAL (G_USEC_PER_SEC / 10)
-
-struct _NfSession
-{
-  GObject parent_instance;
-
-  NfModel *model;
-  NfFlow *flow;
-  GCancellable *cancellable;
-  NfProgressFunc progress;
-  gpointer progress_data;
-  gint64 last_progress;
-
-  /* of the last frame's size */
-  guint8 *staging; /* samples, planes one after the other without gaps */
-  gsize staging_size;
-  NfBuffer *bytes; /* the same on the device */
-  NfBuffer *grid;  /* latents of the frame */
-  gsize grid_size;
-  float *half_square, *log_det; /* per token, tile by tile */
-  gsize n_tokens;
-
-  NfSessionStats stats;
-};
 
 G_DEFINE_FINAL_TYPE (NfSession, nf_session, G_TYPE_OBJECT)
 
@@ -43,6 +19,9 @@ nf_session_finalize (GObject *object)
   g_free (self->staging);
   g_free (self->half_square);
   g_free (self->log_det);
+  g_free (self->text);
+  g_free (self->null_text);
+  g_free (self->actions);
   g_clear_object (&self->cancellable);
   g_clear_object (&self->model);
   G_OBJECT_CLASS (nf_session_parent_class)->finalize (object);
@@ -103,8 +82,8 @@ nf_session_get_stats (NfSession *self, NfSessionStats *stats)
   stats->device_bytes = nf_device_get_allocated (nf_model_get_device (self->model));
 }
 
-static gboolean
-go_on (NfSession *self, GError **error)
+gboolean
+nf_session_go_on (NfSession *self, GError **error)
 {
   if (!g_cancellable_is_cancelled (self->cancellable))
     return TRUE;
@@ -112,17 +91,10 @@ go_on (NfSession *self, GError **error)
   return FALSE;
 }
 
-/* Progress of decoding, for nf_flow_inverse(): samples before this batch, in it, and in all. */
-typedef struct
+gboolean
+nf_session_tell_decode (gpointer data, guint done, guint all)
 {
-  NfSession *session;
-  guint before, batch, all;
-} DecodeProgress;
-
-static gboolean
-tell_decode (gpointer data, guint done, guint all)
-{
-  DecodeProgress *progress = data;
+  NfDecodeProgress *progress = data;
   NfSession *self = progress->session;
   const gint64 now = g_get_monotonic_time ();
   const double fraction = (progress->before + progress->batch * (double)done / all) / progress->all;
@@ -135,8 +107,8 @@ tell_decode (gpointer data, guint done, guint all)
   return !g_cancellable_is_cancelled (self->cancellable);
 }
 
-static gboolean
-check_labels (NfSession *self, const gint *labels, guint B, GError **error)
+gboolean
+nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error)
 {
   const gint classes = (gint)nf_model_get_config (self->model)->n_classes;
   for (guint i = 0; labels && i < B; i++)
@@ -149,22 +121,183 @@ check_labels (NfSession *self, const gint *labels, guint B, GError **error)
   return TRUE;
 }
 
-static gboolean
-check_options (const NfDecodeOptions *options, GError **error)
+gboolean
+nf_session_check_condition (NfSession *self, const gint *labels, guint B, GError **error)
 {
-  if (!isfinite (options->guidance) || !isfinite (options->attention_temperature)
-      || options->attention_temperature < 0)
+  const struct
+  {
+    const char *what;
+    guint n;
+  } set[] = { { "text features", self->n_text }, { "actions", self->n_actions } };
+  for (guint i = 0; i < G_N_ELEMENTS (set); i++)
+    if (set[i].n > 1 && set[i].n != B)
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s are of %u samples, but %u samples are given",
+                     set[i].what, set[i].n, B);
+        return FALSE;
+      }
+  return nf_session_check_labels (self, labels, B, error);
+}
+
+/* Rows of VALUES (n rows of WIDTH) of samples first .. first+count-1: themselves, or copies of a single one
+ * in COPY. */
+static const float *
+select_rows (const float *values, guint n, gsize width, guint first, guint count, float **copy)
+{
+  if (!values || n == 0)
+    return NULL;
+  if (n > 1)
+    return values + first * width;
+  *copy = g_new (float, count *width);
+  for (guint i = 0; i < count; i++)
+    memcpy (*copy + i * width, values, width * sizeof *values);
+  return *copy;
+}
+
+void
+nf_session_condition (NfSession *self, const gint *labels, guint first, guint count, guint branches)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  const gsize text = (gsize)config->txt_size * config->txt_dim,
+              actions = (gsize)shape->N / shape->frame * config->action_dim;
+  g_autofree float *copies[3] = { NULL, NULL, NULL };
+  const NfFlowCondition condition = {
+    .labels = labels ? labels + first : NULL,
+    .text = select_rows (self->text, self->n_text, text, first, count, &copies[0]),
+    .null_text = select_rows (self->null_text, self->n_text, text, first, count, &copies[1]),
+    .actions = select_rows (self->actions, self->n_actions, actions, first, count, &copies[2]),
+  };
+  nf_flow_set_condition (self->flow, &condition, count, branches);
+  g_free (copies[0]);
+  g_free (copies[1]);
+  g_free (copies[2]);
+  copies[0] = copies[1] = copies[2] = NULL;
+}
+
+static gboolean
+keep_floats (const char *what, const float *values, gsize n, float **to, GError **error)
+{
+  g_clear_pointer (to, g_free);
+  if (!values)
+    return TRUE;
+  if (!nf_session_check_finite (what, values, n, error))
+    return FALSE;
+  *to = g_memdup2 (values, n * sizeof *values);
+  return TRUE;
+}
+
+gboolean
+nf_session_set_text (NfSession *self, const float *text, const float *null_text, guint B, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && (B > 0 || !text), FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize n = (gsize)B * config->txt_size * config->txt_dim;
+  if (text && !config->txt_size)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "text features are given, but the model sees no text");
+      return FALSE;
+    }
+  self->n_text = text ? B : 0;
+  return keep_floats ("text features", text, n, &self->text, error)
+         && keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error);
+}
+
+gboolean
+nf_session_set_actions (NfSession *self, const float *actions, guint B, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && (B > 0 || !actions), FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  if (actions && !config->action_dim)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "actions are given, but the model takes none");
+      return FALSE;
+    }
+  self->n_actions = actions ? B : 0;
+  return keep_floats ("actions", actions, (gsize)B * shape->N / shape->frame * config->action_dim,
+                      &self->actions, error);
+}
+
+gboolean
+nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
+  self->n_actions = 0;
+  return nf_flow_set_size (self->flow, rows, columns, frames, error);
+}
+
+static const char *const method_names[]
+    = { [NF_DECODE_AUTO] = "auto", [NF_DECODE_SEQUENTIAL] = "sequential", [NF_DECODE_JACOBI] = "jacobi" };
+
+const char *
+nf_decode_method_name (NfDecodeMethod method)
+{
+  g_return_val_if_fail ((guint)method < G_N_ELEMENTS (method_names), NULL);
+  return method_names[method];
+}
+
+gboolean
+nf_decode_method_from_name (const char *name, NfDecodeMethod *method)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (method_names); i++)
+    if (g_strcmp0 (method_names[i], name) == 0)
+      {
+        *method = (NfDecodeMethod)i;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+void
+nf_session_get_decode_report (NfSession *self, NfDecodeReport *report)
+{
+  g_return_if_fail (NF_IS_SESSION (self) && report);
+  *report = (NfDecodeReport){ self->report.passes, self->report.rows, self->report.residual };
+}
+
+gboolean
+nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const struct
+  {
+    const char *name;
+    double value, least;
+  } numbers[] = { { "guidance", options->guidance, -1e6 },
+                  { "attention temperature", options->attention_temperature, 0 },
+                  { "tolerance", options->tolerance, 0 },
+                  { "budget", options->budget_ms, 0 } };
+  for (guint i = 0; i < G_N_ELEMENTS (numbers); i++)
+    if (!(numbers[i].value >= numbers[i].least && numbers[i].value <= 1e6))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %g is out of range: %g to 1e6", numbers[i].name,
+                     numbers[i].value, numbers[i].least);
+        return FALSE;
+      }
+  if (config->family == NF_FAMILY_TARFLOW || options->guidance == 0)
+    return TRUE;
+  if (options->annealed || (options->guide && options->guide != (NF_GUIDE_SCALE | NF_GUIDE_SHIFT))
+      || (options->attention_temperature != 0 && options->attention_temperature != 1)
+      || options->guidance < 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "guidance of a STARFlow is positive and acts on scale and shift together, without "
+                   "annealing or attention "
+                   "temperature");
+      return FALSE;
+    }
+  if (config->txt_size && !self->null_text)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "guidance %g and attention temperature %g must be finite, the latter not negative",
-                   options->guidance, options->attention_temperature);
+                   "guidance needs the text features of no caption, none are set");
       return FALSE;
     }
   return TRUE;
 }
 
-static gboolean
-check_finite (const char *what, const float *x, gsize n, GError **error)
+gboolean
+nf_session_check_finite (const char *what, const float *x, gsize n, GError **error)
 {
   for (gsize i = 0; i < n; i++)
     if (!isfinite (x[i]))
@@ -179,33 +312,46 @@ check_finite (const char *what, const float *x, gsize n, GError **error)
 /* Tokens */
 
 gboolean
-nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z, float *blocks,
-                   float *log_det, GError **error)
+nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *labels, float *z,
+                          const NfTrace *trace, GError **error)
 {
+  static const NfTrace nothing = { 0 };
   g_return_val_if_fail (NF_IS_SESSION (self) && x && z, FALSE);
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const gsize N = shape->N, n = N * shape->D;
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
-  if (batch == 0 || !check_labels (self, labels, B, error))
+  trace = trace ? trace : &nothing;
+  if (batch == 0 || !nf_session_check_condition (self, labels, B, error))
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   for (guint first = 0; first < B; first += batch)
     {
       const guint count = MIN (batch, B - first);
-      if (!go_on (self, error))
+      const NfFlowTrace part = { .blocks = trace->blocks ? trace->blocks + first * n : NULL,
+                                 .log_scales = trace->log_scales ? trace->log_scales + first * n : NULL,
+                                 .stride = B * n };
+      if (!nf_session_go_on (self, error))
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), x + first * n, count * n * sizeof *x);
-      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
-      nf_flow_forward (self->flow, count, blocks ? blocks + first * n : NULL, B * n);
-      if (log_det)
-        nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), log_det + first * N,
-                           count * N * sizeof *log_det);
+      nf_session_condition (self, labels, first, count, 1);
+      nf_flow_forward (self->flow, count, &part);
+      if (trace->log_det)
+        nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), trace->log_det + first * N,
+                           count * N * sizeof (float));
       if (!nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), z + first * n,
                         count * n * sizeof *z, error))
         return FALSE;
     }
-  return check_finite ("latents", z, B * n, error);
+  return nf_session_check_finite ("latents", z, B * n, error);
+}
+
+gboolean
+nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z, float *blocks,
+                   float *log_det, GError **error)
+{
+  const NfTrace trace = { .blocks = blocks, .log_det = log_det };
+  return nf_session_encode_traced (self, x, B, labels, z, &trace, error);
 }
 
 gboolean
@@ -215,24 +361,27 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   static const NfDecodeOptions plain = { 0 };
   g_return_val_if_fail (NF_IS_SESSION (self) && x && z, FALSE);
   options = options ? options : &plain;
-  const gsize n = (gsize)nf_model_get_shape (self->model)->N * nf_model_get_shape (self->model)->D;
+  const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   const gboolean guided = options->guidance != 0;
-  if (!check_labels (self, labels, B, error) || !check_options (options, error))
+  if (!nf_session_check_condition (self, labels, B, error)
+      || !nf_session_check_options (self, options, error))
     return FALSE;
   const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
   if (batch == 0)
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
+  self->report = (NfInverseReport){ 0 };
   for (guint first = 0; first < B; first += batch)
     {
       const guint count = MIN (batch, B - first);
-      DecodeProgress progress = { self, first, count, B };
-      if (!go_on (self, error))
+      NfDecodeProgress progress = { self, first, count, B };
+      if (!nf_session_go_on (self, error))
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), z + first * n, count * n * sizeof *z);
-      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, guided ? 2 : 1);
-      if (!nf_flow_inverse (self->flow, count, options, tell_decode, &progress, error)
+      nf_session_condition (self, labels, first, count, guided ? 2 : 1);
+      if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, &progress, &self->report,
+                            error)
           || !nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), x + first * n,
                            count * n * sizeof *x, error))
         return FALSE;
@@ -240,13 +389,11 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   return TRUE;
 }
 
-/* dL/dx into GRAD_X for L = g (half squares - log-determinants); adds these sums to SUMS and parameters'
- * gradients to GRADIENTS. */
-static gboolean
-add_gradients (NfSession *self, const float *x, guint B, const gint *labels, float g, double sums[2],
-               float *grad_x, NfBuffer *gradients, GError **error)
+gboolean
+nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *labels, float g,
+                          double sums[2], float *grad_x, NfBuffer *gradients, GError **error)
 {
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const gsize N = shape->N, n = N * shape->D;
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
   if (batch == 0)
@@ -257,10 +404,10 @@ add_gradients (NfSession *self, const float *x, guint B, const gint *labels, flo
   for (guint first = 0; first < B; first += batch)
     {
       const guint count = MIN (batch, B - first);
-      if (!go_on (self, error))
+      if (!nf_session_go_on (self, error))
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), x + first * n, count * n * sizeof *x);
-      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
+      nf_session_condition (self, labels, first, count, 1);
       nf_flow_backward (self->flow, count, g, gradients);
       if (grad_x)
         nf_ops_read_later (ops, nf_view (nf_flow_get_output (self->flow), 0), grad_x + first * n,
@@ -284,13 +431,13 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
                       float *grad_x, float *grad_parameters, GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self) && x && loss && B > 0, FALSE);
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const gsize dimensions = (gsize)B * shape->N * shape->D, n = nf_model_count_parameters (self->model);
   NfOps *ops = nf_flow_get_ops (self->flow);
   double sums[2] = { 0, 0 };
   g_autoptr (NfBuffer) gradients = NULL;
 
-  if (!check_labels (self, labels, B, error))
+  if (!nf_session_check_condition (self, labels, B, error))
     return FALSE;
   if (grad_parameters)
     {
@@ -298,15 +445,16 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
       if (!gradients)
         return nf_ops_finish (ops, error);
     }
-  if (!add_gradients (self, x, B, labels, (float)(1.0 / (double)dimensions), sums, grad_x, gradients, error))
+  if (!nf_session_add_gradients (self, x, B, labels, (float)(1.0 / (double)dimensions), sums, grad_x,
+                                 gradients, error))
     return FALSE;
   *loss = (sums[0] - sums[1]) / (double)dimensions;
   return !gradients
          || nf_ops_read (ops, nf_view (gradients, 0), grad_parameters, n * sizeof *grad_parameters, error);
 }
 
-static gboolean
-check_sigma (double sigma, GError **error)
+gboolean
+nf_session_check_sigma (double sigma, GError **error)
 {
   if (sigma >= 0 && sigma <= 2)
     return TRUE;
@@ -320,7 +468,7 @@ nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels
                     GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self) && y && x, FALSE);
-  const gsize n = (gsize)B * nf_model_get_shape (self->model)->N * nf_model_get_shape (self->model)->D;
+  const gsize n = (gsize)B * nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   double sums[2] = { 0, 0 };
   g_autofree float *gradient = g_try_new (float, n);
   if (!gradient)
@@ -329,416 +477,33 @@ nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels
       return FALSE;
     }
   /* g = 1: the gradient of the summed negative log-likelihood, so that samples do not depend on each other */
-  if (!check_sigma (sigma, error) || !check_labels (self, labels, B, error)
-      || !add_gradients (self, y, B, labels, 1.0f, sums, gradient, NULL, error))
+  if (!nf_session_check_sigma (sigma, error) || !nf_session_check_condition (self, labels, B, error)
+      || !nf_session_add_gradients (self, y, B, labels, 1.0f, sums, gradient, NULL, error))
     return FALSE;
   for (gsize i = 0; i < n; i++)
     x[i] = (float)((double)y[i] - sigma * sigma * (double)gradient[i]);
-  return check_finite ("denoised tokens", x, n, error);
-}
-
-/* Frames */
-
-/* Size of plane I of a frame. */
-static void
-plane_size (const NfFrame *frame, NfPixelLayout layout, guint i, guint *width, guint *height)
-{
-  const gboolean half = layout == NF_PIXELS_YUV420 && i > 0;
-  *width = half ? (frame->width + 1) / 2 : frame->width;
-  *height = half ? (frame->height + 1) / 2 : frame->height;
-}
-
-static guint
-count_planes (NfPixelLayout layout)
-{
-  return layout == NF_PIXELS_GRAY ? 1 : 3;
-}
-
-/* Reserves what a frame of this size needs, and says how it lies on the tiles and in device memory. */
-static gboolean
-prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *planes, GError **error)
-{
-  const NfConfig *config = nf_model_get_config (self->model);
-  if (!nf_grid_init (grid, config, frame->width, frame->height, error))
-    return FALSE;
-
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  gsize at = 0;
-  *planes = (NfPlanes){ .width = frame->width, .height = frame->height, .tiles_x = grid->tiles_x };
-  for (guint i = 0; i < count_planes (config->layout); i++)
-    {
-      guint width, height;
-      plane_size (frame, config->layout, i, &width, &height);
-      const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
-      if (!frame->planes[i].data || frame->planes[i].step < 1
-          || ABS ((gint64)frame->planes[i].stride) < extent)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "plane %u of a %ux%u frame has a stride of %d bytes and a step of %d; a row takes "
-                       "%" G_GINT64_FORMAT,
-                       i, frame->width, frame->height, frame->planes[i].stride, frame->planes[i].step,
-                       extent);
-          return FALSE;
-        }
-      planes->at[i] = at;
-      planes->stride[i] = (gint)width;
-      planes->step[i] = 1;
-      at += (gsize)width * height;
-    }
-
-  const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
-  if (at != self->staging_size || !self->bytes)
-    {
-      g_clear_pointer (&self->bytes, nf_buffer_free);
-      g_free (self->staging);
-      self->staging = g_malloc (at);
-      self->staging_size = at;
-      self->bytes = nf_ops_alloc (ops, (at + 3) / 4);
-    }
-  if (latents != self->grid_size || !self->grid)
-    {
-      g_clear_pointer (&self->grid, nf_buffer_free);
-      self->grid_size = latents;
-      self->grid = nf_ops_alloc (ops, latents);
-    }
-  if (tokens != self->n_tokens)
-    {
-      self->n_tokens = tokens;
-      self->half_square = g_renew (float, self->half_square, tokens);
-      self->log_det = g_renew (float, self->log_det, tokens);
-    }
-  planes->bytes = self->bytes;
-  return (self->bytes && self->grid) || nf_ops_finish (ops, error);
-}
-
-/* Samples of the frame to the staging memory and the device. */
-static void
-upload_frame (NfSession *self, const NfFrame *frame)
-{
-  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
-  guint8 *to = self->staging;
-
-  for (guint i = 0; i < count_planes (layout); i++)
-    {
-      const NfPlane *plane = &frame->planes[i];
-      guint width, height;
-      plane_size (frame, layout, i, &width, &height);
-      for (guint y = 0; y < height; y++, to += width)
-        {
-          const guint8 *from = plane->data + (gssize)y * plane->stride;
-          if (plane->step == 1)
-            memcpy (to, from, width);
-          else
-            for (guint x = 0; x < width; x++)
-              to[x] = from[(gsize)x * plane->step];
-        }
-    }
-  nf_ops_write (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size);
-}
-
-/* And back. */
-static gboolean
-download_frame (NfSession *self, const NfFrame *frame, GError **error)
-{
-  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
-  const guint8 *from = self->staging;
-
-  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size,
-                    error))
-    return FALSE;
-  /* what lies between the samples of one plane and belongs to none */
-  if (layout == NF_PIXELS_RGB && frame->planes[0].step > 3)
-    {
-      const guint8 *first = MIN (MIN (frame->planes[0].data, frame->planes[1].data), frame->planes[2].data);
-      for (guint y = 0; y < frame->height; y++)
-        memset ((guint8 *)first + (gssize)y * frame->planes[0].stride, 255,
-                (gsize)(frame->width - 1) * frame->planes[0].step + 3);
-    }
-  for (guint i = 0; i < count_planes (layout); i++)
-    {
-      const NfPlane *plane = &frame->planes[i];
-      guint width, height;
-      plane_size (frame, layout, i, &width, &height);
-      for (guint y = 0; y < height; y++, from += width)
-        {
-          guint8 *to = plane->data + (gssize)y * plane->stride;
-          if (plane->step == 1)
-            memcpy (to, from, width);
-          else
-            for (guint x = 0; x < width; x++)
-              to[(gsize)x * plane->step] = from[x];
-        }
-    }
-  return TRUE;
-}
-
-/* Seconds since *LAST, which becomes now. */
-static double
-lap (gint64 *last)
-{
-  const gint64 now = g_get_monotonic_time ();
-  const double seconds = (double)(now - *last) / G_USEC_PER_SEC;
-  *last = now;
-  return seconds;
-}
-
-static void
-count_frame (NfSession *self, double upload, double kernels, double download)
-{
-  self->stats.frames++;
-  self->stats.upload_seconds += upload;
-  self->stats.kernel_seconds += kernels;
-  self->stats.download_seconds += download;
-  self->stats.last_frame_seconds = upload + kernels + download;
-}
-
-/* The constant of the 8-bit scale, nats per sample: a bin is 1/128 wide on the scale of [-1, 1]. */
-static double
-sample_constant (const NfConfig *config)
-{
-  return config->noise == NF_NOISE_UNIFORM ? -7 * G_LN2 : 0;
-}
-
-static void
-fill_score (NfSession *self, const NfFrame *frame, NfScore *score)
-{
-  const NfConfig *config = nf_model_get_config (self->model);
-  const double n = (double)self->grid_size;
-  double half_square = 0, log_det = 0;
-
-  for (gsize i = 0; i < self->n_tokens; i++)
-    {
-      half_square += (double)self->half_square[i];
-      log_det += (double)self->log_det[i];
-    }
-  score->log_prior = -half_square - n * HALF_LOG_2PI;
-  score->log_det = log_det;
-  score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
-  score->num_dims = nf_frame_samples (config->layout, frame->width, frame->height);
-  score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
-}
-
-/* Bits per dimension of each token, from tile by tile to the grid. */
-static void
-fill_score_map (NfSession *self, const NfGrid *grid, float *map)
-{
-  const NfConfig *config = nf_model_get_config (self->model);
-  const guint side = config->img_size / config->patch_size, N = side * side;
-
-  for (gsize i = 0; i < self->n_tokens; i++)
-    {
-      const gsize tile = i / N, n = i % N;
-      const gsize row = tile / grid->tiles_x * side + n / side,
-                  column = tile % grid->tiles_x * side + n % side;
-      const double nats = ((double)self->half_square[i] - (double)self->log_det[i]) / grid->features
-                          + HALF_LOG_2PI - sample_constant (config);
-      map[row * grid->grid_width + column] = (float)(nats / G_LN2);
-    }
-}
-
-gboolean
-nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
-                         float *score_map, GError **error)
-{
-  g_return_val_if_fail (NF_IS_SESSION (self) && frame && latents, FALSE);
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
-  const gsize N = nf_model_get_shape (self->model)->N;
-  const NfDequantise mode = tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
-  NfGrid grid;
-  NfPlanes planes;
-  gint64 time = g_get_monotonic_time ();
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
-  if (batch == 0 || !prepare_frame (self, frame, &grid, &planes, error))
-    return FALSE;
-
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint tiles = grid.tiles_x * grid.tiles_y;
-  upload_frame (self, frame);
-  const double upload = lap (&time);
-  nf_flow_set_labels (self->flow, NULL, batch, 1);
-  for (guint first = 0; first < tiles; first += batch)
-    {
-      const guint count = MIN (batch, tiles - first);
-      if (!go_on (self, error))
-        {
-          nf_ops_finish (ops, NULL);
-          return FALSE;
-        }
-      nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0,
-                               nf_view (nf_flow_get_input (self->flow), 0));
-      nf_flow_forward (self->flow, count, NULL, 0);
-      nf_flow_standardise (self->flow, count);
-      nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0),
-                         self->half_square + first * N, count * N * sizeof (float));
-      nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
-                         count * N * sizeof (float));
-      nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
-                   tokens->side, tokens->D, TRUE);
-    }
-  if (!nf_ops_finish (ops, error))
-    return FALSE;
-  for (gsize i = 0; i < self->n_tokens; i++)
-    self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
-  const double kernels = lap (&time);
-  if (!nf_ops_read (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents, error)
-      || !check_finite ("latents", latents, self->grid_size, error))
-    return FALSE;
-  if (score)
-    fill_score (self, frame, score);
-  if (score_map)
-    fill_score_map (self, &grid, score_map);
-  count_frame (self, upload, kernels, lap (&time));
-  return TRUE;
-}
-
-gboolean
-nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
-                         const NfFrame *frame, GError **error)
-{
-  static const NfDecodeOptions lossless = { .snap = TRUE };
-  g_return_val_if_fail (NF_IS_SESSION (self) && latents && frame, FALSE);
-  options = options ? options : &lossless;
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
-  const gboolean guided = options->guidance != 0;
-  NfGrid grid;
-  NfPlanes planes;
-  gint64 time = g_get_monotonic_time ();
-  if (!check_labels (self, &label, 1, error) || !check_options (options, error))
-    return FALSE;
-  const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (batch == 0 || !prepare_frame (self, frame, &grid, &planes, error)
-      || !check_finite ("latents", latents, self->grid_size, error))
-    return FALSE;
-
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint tiles = grid.tiles_x * grid.tiles_y;
-  g_autofree gint *labels = g_new (gint, batch);
-  for (guint i = 0; i < batch; i++)
-    labels[i] = label;
-  nf_ops_write (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents);
-  const double upload = lap (&time);
-  for (guint first = 0; first < tiles; first += batch)
-    {
-      const guint count = MIN (batch, tiles - first);
-      DecodeProgress progress = { self, first, count, tiles };
-      nf_ops_grid (ops, nf_view (nf_flow_get_input (self->flow), 0), self->grid, first, count, grid.tiles_x,
-                   tokens->side, tokens->D, FALSE);
-      nf_flow_set_labels (self->flow, labels, count, guided ? 2 : 1);
-      if (!nf_flow_inverse (self->flow, count, options, tell_decode, &progress, error))
-        return FALSE;
-      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), 0), &planes, tokens, first,
-                               count);
-    }
-  if (!nf_ops_finish (ops, error))
-    return FALSE;
-  const double kernels = lap (&time);
-  if (!download_frame (self, frame, error))
-    return FALSE;
-  count_frame (self, upload, kernels, lap (&time));
-  return TRUE;
-}
-
-gboolean
-nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
-                          GError **error)
-{
-  g_return_val_if_fail (NF_IS_SESSION (self) && in && out, FALSE);
-  const gsize n = (gsize)nf_model_get_shape (self->model)->N * nf_model_get_shape (self->model)->D;
-  /* A noisy sample says nothing finer than its bin: it stands for the middle. */
-  NfTokens tokens = *nf_model_get_tokens (self->model);
-  const NfDequantise mode = tokens.steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
-  NfGrid grid;
-  NfPlanes planes;
-  gint64 time = g_get_monotonic_time ();
-  if (in->width != out->width || in->height != out->height)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a %ux%u frame cannot be denoised into one of %ux%u",
-                   in->width, in->height, out->width, out->height);
-      return FALSE;
-    }
-  if (!check_sigma (sigma, error))
-    return FALSE;
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
-  if (batch == 0 || !prepare_frame (self, out, &grid, &planes, error)
-      || !prepare_frame (self, in, &grid, &planes, error))
-    return FALSE;
-
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint tiles = grid.tiles_x * grid.tiles_y;
-  tokens.steps = MIN (tokens.steps, 1);
-  upload_frame (self, in);
-  const double upload = lap (&time);
-  nf_flow_set_labels (self->flow, NULL, batch, 1);
-  for (guint first = 0; first < tiles; first += batch)
-    {
-      const guint count = MIN (batch, tiles - first);
-      const NfView y = nf_view (nf_flow_get_input (self->flow), 0),
-                   gradient = nf_view (nf_flow_get_output (self->flow), 0);
-      if (!go_on (self, error))
-        {
-          nf_ops_finish (ops, NULL);
-          return FALSE;
-        }
-      nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, y);
-      nf_flow_backward (self->flow, count, 1.0f, NULL);
-      nf_ops_denoise (ops, y, gradient, gradient, (float)(sigma * sigma), count * n);
-      nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count);
-    }
-  if (!nf_ops_finish (ops, error))
-    return FALSE;
-  const double kernels = lap (&time);
-  if (!download_frame (self, out, error))
-    return FALSE;
-  count_frame (self, upload, kernels, lap (&time));
-  return TRUE;
-}
-
-gboolean
-nf_session_prepare (NfSession *self, NfSessionWork work, GError **error)
-{
-  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
-  const NfConfig *config = nf_model_get_config (self->model);
-  const gint S = (gint)config->img_size;
-  const NfSessionStats stats = self->stats;
-  g_autofree guint8 *samples = g_malloc0 ((gsize)S * S);
-  g_autofree float *latents = g_new0 (float, nf_config_tile_bytes (config));
-  NfFrame frame = { .width = (guint)S, .height = (guint)S };
-  gboolean done = FALSE;
-
-  for (guint i = 0; i < G_N_ELEMENTS (frame.planes); i++)
-    frame.planes[i] = (NfPlane){ samples, S, 1 };
-  switch (work)
-    {
-    case NF_SESSION_ENCODE:
-      done = nf_session_encode_frame (self, &frame, latents, NULL, NULL, error);
-      break;
-    case NF_SESSION_DECODE:
-      done = nf_session_decode_frame (self, latents, -1, NULL, &frame, error);
-      break;
-    case NF_SESSION_DENOISE:
-      done = nf_session_denoise_frame (self, &frame, 0.1, &frame, error);
-      break;
-    }
-  self->stats = stats;
-  return done;
+  return nf_session_check_finite ("denoised tokens", x, n, error);
 }
 
 /* Images of floats */
 
-/* Moves images to tokens or back, in the order of features that the official unfold has. */
+/* Moves images to tokens or back, in the order of features that the official code of the family has. */
 static void
 move_patches (const NfConfig *config, float *images, guint B, float *tokens, gboolean to_tokens)
 {
-  const gsize S = config->img_size, p = config->patch_size, C = config->channels, side = S / p,
+  const gsize width = nf_config_columns (config), height = nf_config_rows (config), p = config->patch_size,
+              C = config->channels, columns = width / p, N = nf_config_tokens (config),
               D = nf_config_features (config);
+  const gboolean interleaved = config->family == NF_FAMILY_STARFLOW;
 
   for (gsize b = 0; b < B; b++)
-    for (gsize n = 0; n < side * side; n++)
+    for (gsize n = 0; n < N; n++)
       for (gsize f = 0; f < D; f++)
         {
-          const gsize c = f / (p * p), y = n / side * p + f % (p * p) / p, x = n % side * p + f % p;
-          float *pixel = images + ((b * C + c) * S + y) * S + x,
-                *value = tokens + (b * side * side + n) * D + f;
+          const gsize c = interleaved ? f % C : f / (p * p), place = interleaved ? f / C : f % (p * p),
+                      y = n / columns * p + place / p, x = n % columns * p + place % p;
+          float *pixel = images + ((b * C + c) * height + y) * width + x,
+                *value = tokens + (b * N + n) * D + f;
           if (to_tokens)
             *value = *pixel;
           else

@@ -85,14 +85,55 @@ typedef enum
 } NfGuide;
 
 /**
+ * NfDecodeMethod:
+ * @NF_DECODE_AUTO: in parallel where few samples are decoded, token by token where many are: then each step
+ * is bound by arithmetic
+ * @NF_DECODE_SEQUENTIAL: token by token
+ * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
+ * 2511.20462)
+ */
+typedef enum
+{
+  NF_DECODE_AUTO,
+  NF_DECODE_SEQUENTIAL,
+  NF_DECODE_JACOBI,
+} NfDecodeMethod;
+
+/** nf_decode_method_name: Returns: "auto", "sequential" or "jacobi". */
+const char *nf_decode_method_name (NfDecodeMethod method);
+
+/** nf_decode_method_from_name: Returns: FALSE if @name is none of the three. */
+gboolean nf_decode_method_from_name (const char *name, NfDecodeMethod *method);
+
+/**
+ * NfGuess: where Jacobi's iteration starts.
+ * @NF_GUESS_LATENT: the latents themselves
+ * @NF_GUESS_ZEROS: zeros
+ * @NF_GUESS_FRAME: the frame before, in videos from the second one on
+ */
+typedef enum
+{
+  NF_GUESS_LATENT,
+  NF_GUESS_ZEROS,
+  NF_GUESS_FRAME,
+} NfGuess;
+
+/**
  * NfDecodeOptions:
- * @guidance: weight w; 0 is none (arXiv 2412.06329, section 3.4)
+ * @guidance: weight w; 0 is none (arXiv 2412.06329, section 3.4; STARFlow: arXiv 2506.06276, proposition 2)
  * @guide: #NfGuide flags
  * @annealed: w grows linearly along the sequence
  * @attention_temperature: the unguided branch's attention logits are divided by it (1 is none); with w > 0
  * and no labels this is the guidance of unconditional models
  * @snap: decoded samples fall onto the lattice that encoding used, as they are made: 8-bit data come back
  * exactly
+ * @method: how tokens are found
+ * @window: tokens of a Jacobi sweep, 0 for the most that memory was taken for
+ * @guess: where the iteration starts
+ * @tolerance: a token that changes less is taken to have settled; 0 iterates until nothing changes: the same
+ * bits as token by token
+ * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
+ * @budget_ms: time after which each window is swept once only, 0 for no limit
  *
  * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
  * guide 0 as both).
@@ -104,7 +145,129 @@ typedef struct
   gboolean annealed;
   double attention_temperature;
   gboolean snap;
+  NfDecodeMethod method;
+  guint window;
+  NfGuess guess;
+  double tolerance;
+  guint max_sweeps;
+  double budget_ms;
 } NfDecodeOptions;
+
+/**
+ * NfDecodeReport:
+ * @passes: of any number of rows through the network of a block
+ * @rows: rows that went through in all; token by token it is one a token and block
+ * @residual: largest change of a value in the last sweep that it was accepted after; 0 if everything settled
+ *
+ * What the last decoding took.
+ */
+typedef struct
+{
+  guint64 passes;
+  guint64 rows;
+  double residual;
+} NfDecodeReport;
+
+/** nf_session_get_decode_report: @report: (out): of the last nf_session_decode() or
+ * nf_session_decode_frame(). */
+void nf_session_get_decode_report (NfSession *self, NfDecodeReport *report);
+
+/**
+ * nf_session_set_size:
+ * @rows: height of an image in pixels, a multiple of p
+ * @columns: width
+ * @frames: of a video, 0 for an image
+ *
+ * Samples get this size instead of the configuration's: models with rotary positions take any aspect ratio
+ * and length.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT or %NF_ERROR_CONFIG if the model cannot.
+ */
+gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error);
+
+/**
+ * nf_session_set_text:
+ * @text: (nullable) (array): text features (B, txt_size, txt_dim) of the samples of calls to come; NULL for
+ * zeros
+ * @null_text: (nullable) (array): the same of the caption that says nothing, for guidance
+ * @B: samples of both; 1 serves any number of samples
+ *
+ * Kept by value until it is set again.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if the model sees no text, or a value is not finite.
+ */
+gboolean nf_session_set_text (NfSession *self, const float *text, const float *null_text, guint B,
+                              GError **error);
+
+/**
+ * nf_session_set_actions:
+ * @actions: (nullable) (array): condition vectors (B, frames, action_dim): that of frame t leads to frame t.
+ * NULL for none (zeros)
+ * @B: samples; 1 serves any number of samples
+ */
+gboolean nf_session_set_actions (NfSession *self, const float *actions, guint B, GError **error);
+
+/**
+ * NfTrace:
+ * @blocks: (nullable): values after each block, (T, B, N, D), in natural order
+ * @log_scales: (nullable): -log sigma of each value, (T, B, N, D), in the block's own order
+ * @log_det: (nullable): per token, (B, N), nats: sum over D and blocks of -log sigma
+ *
+ * What nf_session_encode_traced() says besides the latents.
+ */
+typedef struct
+{
+  float *blocks;
+  float *log_scales;
+  float *log_det;
+} NfTrace;
+
+/** nf_session_encode_traced: nf_session_encode() that also fills the arrays of @trace that are not NULL. */
+gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *labels, float *z,
+                                   const NfTrace *trace, GError **error);
+
+/**
+ * nf_session_continue:
+ * @x: (B, N, D): videos whose first @given frames are known
+ * @given: 1 or more, less than the frames of a sample
+ * @z: latents (B, N, D); those of the known frames are not read
+ * @y: (out caller-allocates): (B, N, D): the known frames of @x, then frames decoded from @z that continue
+ * them
+ *
+ * The known frames go through the shallow blocks and fill the deep block's keys and values (arXiv 2511.20462,
+ * section on image-to-video). For video models whose shallow blocks are local to a frame.
+ */
+gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
+                              const NfDecodeOptions *options, float *y, GError **error);
+
+/**
+ * nf_session_predict_noise:
+ * @x: noisy tokens (B, N, D)
+ * @y: (out caller-allocates): (B, N, D): what the learned denoiser says: about sigma²/0.3 times the gradient
+ * of the negative log-likelihood (arXiv 2511.20462, flow-score matching)
+ */
+gboolean nf_session_predict_noise (NfSession *self, const float *x, guint B, float *y, GError **error);
+
+/**
+ * nf_session_denoise_learned:
+ * @sigma: noise that @x has
+ * @sigma_next: noise that may be left, 0 for none
+ * @y: (out caller-allocates): x - 0.3 (sigma - sigma_next)/sigma × what the learned denoiser says
+ */
+gboolean nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sigma,
+                                     double sigma_next, float *y, GError **error);
+
+/**
+ * nf_session_denoiser_gradients:
+ * @sigma: noise that @x has
+ * @target: (nullable) (out caller-allocates): (B, N, D): sigma²/0.3 times the gradient of the negative
+ * log-likelihood
+ * @loss: (out): mean squared difference of what the denoiser says and the target
+ * @grad_parameters: (nullable) (out caller-allocates): dloss/dθ, nf_model_count_parameters() floats; those of
+ * the flow are 0
+ */
+gboolean nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double sigma, float *target,
+                                        double *loss, float *grad_parameters, GError **error);
 
 /**
  * nf_session_encode:
@@ -206,10 +369,11 @@ void nf_session_get_stats (NfSession *self, NfSessionStats *stats);
 
 /**
  * nf_patchify:
- * @images: (B, C, S, S) floats
- * @tokens: (out caller-allocates): (B, N, D), token row·(S/p)+col, feature c·p²+i·p+j, in the model's basis
+ * @images: (B, C, rows, columns) floats; of videos (B, frames, C, rows, columns)
+ * @tokens: (out caller-allocates): (B, N, D), frame by frame, token row·(columns/p)+col, in the model's
+ * basis; feature c·p²+i·p+j in a TARFlow, (i·p+j)·C+c in a STARFlow
  *
- * For rgb and gray layouts (yuv420 has no such images).
+ * For layouts other than yuv420, which has no such images. B may be any number of images: samples × frames.
  */
 void nf_patchify (const NfConfig *config, const float *images, guint B, float *tokens);
 

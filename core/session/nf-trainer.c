@@ -153,8 +153,10 @@ upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, G
 {
   const NfConfig *config = nf_model_get_config (self->model);
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const gsize bytes = nf_config_tile_bytes (config), S = config->img_size,
-              half = config->layout == NF_PIXELS_YUV420 ? S / 2 : S;
+  const guint width = nf_config_columns (config), height = nf_config_rows (config),
+              halves = config->layout == NF_PIXELS_YUV420 ? 2 : 1;
+  const gsize bytes = nf_config_tile_bytes (config), luma = (gsize)width * height,
+              chroma = luma / (halves * halves);
 
   if (B * bytes > self->tiles_size)
     {
@@ -170,11 +172,11 @@ upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, G
   nf_ops_write (ops, nf_view (self->tiles, 0), tiles, B * bytes);
   *planes = (NfPlanes){
     .bytes = self->tiles,
-    .at = { 0, S * S, S * S + half * half },
-    .stride = { (gint)S, (gint)half, (gint)half },
+    .at = { 0, luma, luma + chroma },
+    .stride = { (gint)width, (gint)(width / halves), (gint)(width / halves) },
     .step = { 1, 1, 1 },
-    .width = (guint)S,
-    .height = (guint)S,
+    .width = width,
+    .height = height,
     .tiles_x = 1,
     .tile_bytes = bytes,
   };
@@ -190,6 +192,13 @@ add_noise (NfTrainer *self, const NfPlanes *planes, guint first, guint count, gu
       nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model), first, count,
       config->noise == NF_NOISE_UNIFORM ? NF_DEQUANTISE_UNIFORM : NF_DEQUANTISE_GAUSSIAN,
       (float)config->noise_std, self->options.seed, stream, nf_view (nf_flow_get_input (self->flow), 0));
+}
+
+static void
+set_labels (NfTrainer *self, const gint *labels, guint first, guint count)
+{
+  const NfFlowCondition condition = { .labels = labels ? labels + first : NULL };
+  nf_flow_set_condition (self->flow, &condition, count, 1);
 }
 
 /* Adds the sums of half squares and log-determinants of COUNT samples; waits. */
@@ -304,7 +313,7 @@ update (NfTrainer *self, double norm, double lr)
 static gboolean
 follow_variance (NfTrainer *self, const NfPlanes *planes, guint B, const gint *labels, GError **error)
 {
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
   const gsize n = (gsize)shape->N * shape->D;
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
@@ -317,8 +326,8 @@ follow_variance (NfTrainer *self, const NfPlanes *planes, guint B, const gint *l
     {
       const guint count = MIN (batch, B - first);
       add_noise (self, planes, first, count, self->step);
-      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
-      nf_flow_forward (self->flow, count, NULL, 0);
+      set_labels (self, labels, first, count);
+      nf_flow_forward (self->flow, count, NULL);
       if (!nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), z, count * n * sizeof *z, error))
         return FALSE;
       for (gsize i = 0; i < count * n; i++)
@@ -337,7 +346,7 @@ nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labe
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && tiles && B > 0 && report, FALSE);
   const NfConfig *config = nf_model_get_config (self->model);
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
   const double dimensions = (double)B * shape->N * shape->D;
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
   NfPlanes planes;
@@ -352,7 +361,7 @@ nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labe
     {
       const guint count = MIN (batch, B - first);
       add_noise (self, &planes, first, count, self->step);
-      nf_flow_set_labels (self->flow, kept ? kept + first : NULL, count, 1);
+      set_labels (self, kept, first, count);
       nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->gradients);
       if (!add_sums (self, count, sums, error))
         return FALSE;
@@ -387,7 +396,7 @@ nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labe
 static gboolean
 evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, double *loss, GError **error)
 {
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
   NfPlanes planes;
   double sums[2] = { 0, 0 };
@@ -398,8 +407,8 @@ evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, dou
     {
       const guint count = MIN (batch, B - first);
       add_noise (self, &planes, first, count, EVALUATE_STREAM);
-      nf_flow_set_labels (self->flow, labels ? labels + first : NULL, count, 1);
-      nf_flow_forward (self->flow, count, NULL, 0);
+      set_labels (self, labels, first, count);
+      nf_flow_forward (self->flow, count, NULL);
       if (!add_sums (self, count, sums, error))
         return FALSE;
     }
@@ -469,7 +478,7 @@ gboolean
 nf_trainer_save (NfTrainer *self, const char *path, GError **error)
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
   const double state[N_STATE] = { (double)self->step, (double)self->updates, self->norm };
   const struct
   {
@@ -545,7 +554,7 @@ gboolean
 nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
-  const NfBlockShape *shape = nf_model_get_shape (self->model);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
   const gsize latents = (gsize)shape->N * shape->D;
   NfOps *ops = nf_flow_get_ops (self->flow);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);

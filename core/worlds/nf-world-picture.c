@@ -213,6 +213,8 @@ nf_world_render (NfWorld *self, NfPixelLayout layout, NfFrame *frame)
             if (x % 2 == 0 && y % 2 == 0)
               put_chroma (self, frame, x / 2, y / 2);
             break;
+          case NF_PIXELS_LATENT:
+            g_return_if_reached ();
           }
       }
 }

@@ -1,0 +1,526 @@
+/* normflow: a transformer. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-transformer.h"
+
+#include <math.h>
+
+/* Floats of a row of queries, keys and values. */
+static guint
+row_floats (const NfTransformerShape *shape)
+{
+  return (shape->H + 2 * shape->Hkv) * shape->head_dim;
+}
+
+static float
+attention_scale (const NfTransformerShape *shape)
+{
+  return (float)(1.0 / sqrt (shape->head_dim));
+}
+
+static gboolean
+has_heads (const NfTransformerShape *shape, const NfSequence *sequence)
+{
+  return shape->qk_norm || sequence->table.buffer;
+}
+
+/* Buffers that a list owns */
+
+static GPtrArray *
+new_owner (void)
+{
+  return g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
+}
+
+/* NULL after a failure, which OPS keeps; operations then do nothing, so that callers need not look. */
+static NfBuffer *
+own (NfOps *ops, GPtrArray *owner, gsize floats)
+{
+  NfBuffer *buffer = nf_ops_alloc (ops, floats);
+  if (buffer)
+    g_ptr_array_add (owner, buffer);
+  return buffer;
+}
+
+/* N buffers of their own if KEEP, else one, N times. */
+static NfBuffer **
+own_each (NfOps *ops, GPtrArray *owner, gboolean keep, guint n, gsize floats)
+{
+  NfBuffer **list = g_new0 (NfBuffer *, n);
+  for (guint i = 0; i < n; i++)
+    list[i] = i == 0 || keep ? own (ops, owner, floats) : list[0];
+  return list;
+}
+
+/* The same buffers under another name. */
+static NfBuffer **
+alias (NfBuffer **list, guint n)
+{
+  return g_memdup2 (list, n * sizeof (NfBuffer *));
+}
+
+/* Forward */
+
+gsize
+nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
+{
+  const gsize d = shape->d, row = row_floats (shape), inner = (gsize)shape->H * shape->head_dim;
+  gsize layer = 2 * d + row + inner + shape->hidden;
+  if (shape->post_norm)
+    layer += 2 * d;
+  if (shape->gated)
+    layer += 2 * (gsize)shape->hidden;
+  if (keep)
+    layer += 2 * d + 2 * shape->H + (shape->gated ? 0 : shape->hidden) + (shape->qk_norm ? row : 0);
+  return S * ((keep ? shape->K : 1) * layer + d + (gsize)shape->Hkv * shape->head_dim);
+}
+
+NfTape *
+nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboolean keep)
+{
+  NfTape *tape = g_new0 (NfTape, 1);
+  const gsize M = (gsize)B * S, d = shape->d, row = row_floats (shape);
+  const guint K = shape->K;
+  GPtrArray *owner = tape->buffers = new_owner ();
+
+  tape->keep = keep;
+  tape->h = own_each (ops, owner, keep, K + 1, M * d);
+  tape->a1 = own_each (ops, owner, keep, K, M * d);
+  tape->raw = own_each (ops, owner, keep, K, M * row);
+  tape->attention = own_each (ops, owner, keep, K, M * shape->H * shape->head_dim);
+  tape->hidden = own_each (ops, owner, keep, K, M * shape->hidden);
+  tape->qkv = keep && shape->qk_norm ? own_each (ops, owner, TRUE, K, M * row) : alias (tape->raw, K);
+  if (shape->post_norm)
+    {
+      tape->sub1 = own_each (ops, owner, keep, K, M * d);
+      tape->sub2 = own_each (ops, owner, keep, K, M * d);
+    }
+  if (shape->gated)
+    {
+      tape->gate = own_each (ops, owner, keep, K, M * shape->hidden);
+      tape->before = own_each (ops, owner, keep, K, M * shape->hidden);
+    }
+  if (keep)
+    {
+      tape->a2 = own_each (ops, owner, TRUE, K, M * d);
+      tape->middle = own_each (ops, owner, TRUE, K, M * d);
+      tape->stats = own_each (ops, owner, TRUE, K, 2 * M * shape->H);
+      if (!shape->gated)
+        tape->before = own_each (ops, owner, TRUE, K, M * shape->hidden);
+    }
+  else
+    {
+      /* the residual stream is updated in place */
+      tape->a2 = alias (tape->a1, K);
+      tape->middle = alias (tape->h, K);
+      tape->stats = g_new0 (NfBuffer *, K);
+      if (!shape->gated)
+        tape->before = g_new0 (NfBuffer *, K);
+    }
+  tape->keys = own (ops, owner, nf_ops_keys_size (ops, B, shape->Hkv, S));
+  return tape;
+}
+
+void
+nf_tape_free (NfTape *tape)
+{
+  g_ptr_array_unref (tape->buffers);
+  g_free (tape->h);
+  g_free (tape->a1);
+  g_free (tape->a2);
+  g_free (tape->raw);
+  g_free (tape->qkv);
+  g_free (tape->attention);
+  g_free (tape->stats);
+  g_free (tape->sub1);
+  g_free (tape->middle);
+  g_free (tape->gate);
+  g_free (tape->before);
+  g_free (tape->hidden);
+  g_free (tape->sub2);
+  g_free (tape);
+}
+
+static void
+norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y, guint M)
+{
+  nf_ops_norm (ops, shape->norm, nf_view (x, 0), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, 0), M,
+               shape->d);
+}
+
+/* h_out = h + LAYER(x), by way of SUB and the norm POST if there is one. */
+static void
+add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer, const NfNorm *post,
+              NfBuffer *x, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint M)
+{
+  if (!shape->post_norm)
+    {
+      const NfLinearExtra extra = { .residual = nf_view (h, 0) };
+      nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (h_out, 0), M, &extra);
+      return;
+    }
+  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (sub, 0), M, NULL);
+  nf_ops_norm (ops, NF_NORM_RMS, nf_view (sub, 0), post->w, post->b, nf_view (h, 0), nf_view (h_out, 0), M,
+               shape->d);
+}
+
+/* hidden = activation of a. BEFORE, what the activation gets, has no buffer if nobody asks for it; GATE is
+ * there if gated. */
+static void
+activate (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, NfView a, NfView gate,
+          NfView before, NfBuffer *hidden, guint M)
+{
+  if (!shape->gated)
+    {
+      const NfLinearExtra extra = { .flags = NF_MATMUL_GELU, .before = before };
+      nf_linear_forward (ops, &weights->fc1, a, nf_view (hidden, 0), M, &extra);
+      return;
+    }
+  nf_linear_forward (ops, &weights->gate, a, gate, M, NULL);
+  nf_linear_forward (ops, &weights->fc1, a, before, M, NULL);
+  nf_ops_gate (ops, gate, before, nf_view (hidden, 0), (gsize)M * shape->hidden);
+}
+
+/* COUNT rows of each of B samples, rows of samples BATCH apart, at positions from Q0 on. */
+static NfHeads
+describe_heads (const NfTransformerShape *shape, const NfSequence *sequence, const NfLayerWeights *weights,
+                NfView from, NfView to, gsize batch, guint q0, guint count, guint B)
+{
+  return (NfHeads){
+    .from = from,
+    .to = to,
+    .q_norm = weights->query_norm,
+    .k_norm = weights->key_norm,
+    .table = sequence->table,
+    .row = row_floats (shape),
+    .batch = batch,
+    .position0 = q0,
+    .count = count,
+    .B = B,
+    .H = shape->H,
+    .Hkv = shape->Hkv,
+    .half_split = shape->half_split,
+  };
+}
+
+static void
+forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence, NfTape *tape,
+               guint l, guint B)
+{
+  const NfTransformerShape *shape = &transformer->shape;
+  const NfLayerWeights *weights = &transformer->layers[l];
+  const guint S = sequence->S, M = B * S, row = row_floats (shape), dh = shape->head_dim, H = shape->H,
+              Hkv = shape->Hkv;
+  const gsize batch = (gsize)S * row;
+  const NfView qkv = nf_view (tape->qkv[l], 0);
+
+  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], M);
+  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (tape->raw[l], 0), M, NULL);
+  if (has_heads (shape, sequence))
+    {
+      const NfHeads heads
+          = describe_heads (shape, sequence, weights, nf_view (tape->raw[l], 0), qkv, batch, 0, S, B);
+      nf_ops_heads (ops, &heads);
+    }
+  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, tape->keys, 0, S, S, B, Hkv);
+  const NfAttention attention = {
+    .Q = qkv,
+    .q_row = row,
+    .q_batch = batch,
+    .V = nf_view_add (qkv, (H + Hkv) * dh),
+    .v_row = row,
+    .v_batch = batch,
+    .out = nf_view (tape->attention[l], 0),
+    .out_row = H * dh,
+    .out_batch = (gsize)S * H * dh,
+    .keys = tape->keys,
+    .capacity = S,
+    .stats = tape->stats[l],
+    .Nq = S,
+    .B = B,
+    .H = H,
+    .Hkv = Hkv,
+    .split = B,
+    .scale = attention_scale (shape),
+    .scale2 = attention_scale (shape),
+    .mask = sequence->mask,
+  };
+  nf_ops_attention (ops, &attention);
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l],
+                tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], M);
+  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], M);
+  activate (ops, shape, weights, nf_view (tape->a2[l], 0), nf_view (tape->gate ? tape->gate[l] : NULL, 0),
+            nf_view (tape->before[l], 0), tape->hidden[l], M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l],
+                tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], M);
+}
+
+void
+nf_transformer_forward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
+                        NfTape *tape, guint B)
+{
+  for (guint l = 0; l < transformer->shape.K; l++)
+    forward_layer (ops, transformer, sequence, tape, l, B);
+}
+
+/* Backward */
+
+gsize
+nf_tape_scratch_floats (const NfTransformerShape *shape, guint S)
+{
+  const gsize dh = shape->head_dim;
+  return S
+         * (4 * (gsize)shape->d + row_floats (shape) + shape->H * dh
+            + (shape->gated ? 2 : 1) * (gsize)shape->hidden
+            + (shape->qk_norm ? (shape->H + shape->Hkv) * dh : 0) + 2 * shape->Hkv * dh);
+}
+
+NfTapeScratch *
+nf_tape_scratch_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B)
+{
+  NfTapeScratch *scratch = g_new0 (NfTapeScratch, 1);
+  const gsize M = (gsize)B * S, d = shape->d, dh = shape->head_dim,
+              keys = nf_ops_keys_size (ops, B, shape->Hkv, S);
+  GPtrArray *owner = scratch->buffers = new_owner ();
+
+  scratch->dh = own (ops, owner, M * d);
+  scratch->da = own (ops, owner, M * d);
+  scratch->dyc = own (ops, owner, M * d);
+  scratch->dqkv = own (ops, owner, M * row_floats (shape));
+  scratch->dout = own (ops, owner, M * shape->H * dh);
+  scratch->dhidden = own (ops, owner, M * shape->hidden);
+  scratch->keys = own (ops, owner, keys);
+  scratch->values = own (ops, owner, keys);
+  if (shape->post_norm)
+    scratch->dsub = own (ops, owner, M * d);
+  if (shape->gated)
+    scratch->dgate = own (ops, owner, M * shape->hidden);
+  if (shape->qk_norm)
+    scratch->dheads = own (ops, owner, M * (shape->H + shape->Hkv) * dh);
+  return scratch;
+}
+
+void
+nf_tape_scratch_free (NfTapeScratch *scratch)
+{
+  g_ptr_array_unref (scratch->buffers);
+  g_free (scratch);
+}
+
+void
+nf_norm_backward (NfOps *ops, NfNormKind kind, const NfNorm *weights, NfView x, NfView dy, NfView dyc,
+                  NfView dx, gboolean accumulate, guint M, guint d, NfBuffer *gradients)
+{
+  if (gradients && kind == NF_NORM_LAYER)
+    nf_ops_column_sums (ops, dy, d, nf_view (gradients, weights->b.at), M, d);
+  nf_ops_norm_backward (ops, kind, x, weights->w, dy, dyc, dx, accumulate, M, d);
+  if (gradients)
+    nf_ops_column_sums (ops, dyc, d, nf_view (gradients, weights->w.at), M, d);
+}
+
+/* The gradient of a sub-layer's last product, dh or what its post-norm makes of it. */
+static NfView
+through_post (NfOps *ops, const NfTransformerShape *shape, const NfNorm *post, NfBuffer *sub,
+              NfTapeScratch *s, guint M, NfBuffer *gradients)
+{
+  if (!shape->post_norm)
+    return nf_view (s->dh, 0);
+  nf_norm_backward (ops, NF_NORM_RMS, post, nf_view (sub, 0), nf_view (s->dh, 0), nf_view (s->dyc, 0),
+                    nf_view (s->dsub, 0), FALSE, M, shape->d, gradients);
+  return nf_view (s->dsub, 0);
+}
+
+static void
+backward_mlp (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, const NfTape *tape,
+              NfTapeScratch *s, guint l, guint M, NfBuffer *gradients)
+{
+  const NfView dy
+      = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, M, gradients),
+      hidden = nf_view (tape->hidden[l], 0), before = nf_view (tape->before[l], 0), none = nf_view (NULL, 0),
+      a = nf_view (tape->a2[l], 0), da = nf_view (s->da, 0), dhidden = nf_view (s->dhidden, 0);
+
+  if (!shape->gated)
+    nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, before, gradients);
+  else
+    {
+      const NfView dgate = nf_view (s->dgate, 0);
+      nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, none, gradients);
+      nf_ops_gate_backward (ops, nf_view (tape->gate[l], 0), before, dhidden, dgate, dhidden,
+                            (gsize)M * shape->hidden);
+    }
+  nf_linear_backward (ops, &weights->fc1, a, dhidden, da, M, 0, none, gradients);
+  if (shape->gated)
+    nf_linear_backward (ops, &weights->gate, a, nf_view (s->dgate, 0), da, M, NF_MATMUL_ACCUMULATE, none,
+                        gradients);
+  nf_norm_backward (ops, shape->norm, &weights->mlp_norm, nf_view (tape->middle[l], 0), da,
+                    nf_view (s->dyc, 0), nf_view (s->dh, 0), TRUE, M, shape->d, gradients);
+}
+
+static void
+backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequence *sequence,
+                    const NfLayerWeights *weights, const NfTape *tape, NfTapeScratch *s, guint l, guint B,
+                    NfBuffer *gradients)
+{
+  const guint S = sequence->S, M = B * S, row = row_floats (shape), dh = shape->head_dim, H = shape->H,
+              Hkv = shape->Hkv;
+  const gsize batch = (gsize)S * row;
+  const NfView dy = through_post (ops, shape, &weights->attention_post, tape->sub1 ? tape->sub1[l] : NULL, s,
+                                  M, gradients),
+               qkv = nf_view (tape->qkv[l], 0), da = nf_view (s->da, 0), none = nf_view (NULL, 0),
+               dqkv = nf_view (s->dqkv, 0);
+
+  nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], 0), dy, nf_view (s->dout, 0), M, 0,
+                      none, gradients);
+  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, s->keys, 0, S, S, B, Hkv);
+  nf_ops_append (ops, nf_view_add (qkv, (H + Hkv) * dh), row, batch, s->values, 0, S, S, B, Hkv);
+  const NfAttentionBackward attention = {
+    .qkv = qkv,
+    .out = nf_view (tape->attention[l], 0),
+    .dout = nf_view (s->dout, 0),
+    .dqkv = dqkv,
+    .keys = s->keys,
+    .values = s->values,
+    .stats = tape->stats[l],
+    .N = S,
+    .B = B,
+    .H = H,
+    .Hkv = Hkv,
+    .mask = sequence->mask,
+    .scale = attention_scale (shape),
+  };
+  nf_ops_attention_backward (ops, &attention);
+  if (has_heads (shape, sequence))
+    {
+      const NfHeads heads
+          = describe_heads (shape, sequence, weights, nf_view (tape->raw[l], 0), qkv, batch, 0, S, B);
+      const gboolean wanted = gradients && shape->qk_norm;
+      nf_ops_heads_backward (ops, &heads, dqkv, s->dheads,
+                             wanted ? nf_view (gradients, weights->query_norm.at) : none,
+                             wanted ? nf_view (gradients, weights->key_norm.at) : none);
+    }
+  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), dqkv, da, M, 0, none, gradients);
+  nf_norm_backward (ops, shape->norm, &weights->attention_norm, nf_view (tape->h[l], 0), da,
+                    nf_view (s->dyc, 0), nf_view (s->dh, 0), TRUE, M, shape->d, gradients);
+}
+
+void
+nf_transformer_backward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
+                         const NfTape *tape, NfTapeScratch *scratch, guint B, NfBuffer *gradients)
+{
+  for (guint l = transformer->shape.K; l-- > 0;)
+    {
+      const NfLayerWeights *weights = &transformer->layers[l];
+      backward_mlp (ops, &transformer->shape, weights, tape, scratch, l, B * sequence->S, gradients);
+      backward_attention (ops, &transformer->shape, sequence, weights, tape, scratch, l, B, gradients);
+    }
+}
+
+/* Decoding */
+
+gsize
+nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
+{
+  const gsize d = shape->d, inner = (gsize)shape->H * shape->head_dim;
+  /* keys are padded to whole blocks, at most 32 rows */
+  return shape->K * (S * (gsize)row_floats (shape) + (S + 32) * (gsize)shape->Hkv * shape->head_dim)
+         + count
+               * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden + (shape->post_norm ? d : 0));
+}
+
+NfCache *
+nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count)
+{
+  NfCache *cache = g_new0 (NfCache, 1);
+  const gsize M = (gsize)rows * count, d = shape->d;
+  GPtrArray *owner = cache->buffers = new_owner ();
+
+  cache->rows = rows;
+  cache->S = S;
+  cache->count = count;
+  cache->keys = own_each (ops, owner, TRUE, shape->K, nf_ops_keys_size (ops, rows, shape->Hkv, S));
+  cache->qkv = own_each (ops, owner, TRUE, shape->K, (gsize)rows * S * row_floats (shape));
+  cache->h = own (ops, owner, M * d);
+  cache->a = own (ops, owner, M * d);
+  cache->attention = own (ops, owner, M * shape->H * shape->head_dim);
+  cache->hidden = own (ops, owner, M * shape->hidden);
+  if (shape->gated)
+    cache->gate = own (ops, owner, 2 * M * shape->hidden);
+  if (shape->post_norm)
+    cache->sub = own (ops, owner, M * d);
+  return cache;
+}
+
+void
+nf_cache_free (NfCache *cache)
+{
+  g_ptr_array_unref (cache->buffers);
+  g_free (cache->keys);
+  g_free (cache->qkv);
+  g_free (cache);
+}
+
+static void
+extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence, NfCache *cache,
+              guint l, guint R, guint q0, guint count, guint split, float temperature)
+{
+  const NfTransformerShape *shape = &transformer->shape;
+  const NfLayerWeights *weights = &transformer->layers[l];
+  const guint M = R * count, row = row_floats (shape), dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv,
+              d = shape->d;
+  const gsize batch = (gsize)cache->S * row;
+  const NfView qkv = nf_view (cache->qkv[l], (gsize)q0 * row), a = nf_view (cache->a, 0);
+
+  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, M);
+  /* rows of one sequence lie together, single rows of many sequences evenly apart; else sequence by sequence
+   */
+  const guint launches = count > 1 ? R : 1;
+  for (guint i = 0; i < launches; i++)
+    {
+      const NfLinearExtra extra = { .y_row = count > 1 ? row : (guint)batch };
+      nf_linear_forward (ops, &weights->qkv, nf_view_add (a, (gsize)i * count * d),
+                         nf_view_add (qkv, i * batch), M / launches, &extra);
+    }
+  if (has_heads (shape, sequence))
+    {
+      const NfHeads heads = describe_heads (shape, sequence, weights, qkv, qkv, batch, q0, count, R);
+      nf_ops_heads (ops, &heads);
+    }
+  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, cache->keys[l], q0, count, cache->S, R, Hkv);
+  const NfAttention attention = {
+    .Q = qkv,
+    .q_row = row,
+    .q_batch = batch,
+    .V = nf_view (cache->qkv[l], (H + Hkv) * dh),
+    .v_row = row,
+    .v_batch = batch,
+    .out = nf_view (cache->attention, 0),
+    .out_row = H * dh,
+    .out_batch = (gsize)count * H * dh,
+    .keys = cache->keys[l],
+    .capacity = cache->S,
+    .q0 = q0,
+    .Nq = count,
+    .B = R,
+    .H = H,
+    .Hkv = Hkv,
+    .split = split,
+    .scale = attention_scale (shape),
+    .scale2 = attention_scale (shape) / temperature,
+    .mask = sequence->mask,
+  };
+  nf_ops_attention (ops, &attention);
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, cache->sub, cache->h,
+                cache->h, M);
+  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, M);
+  const NfView gate = nf_view (cache->gate, 0),
+               before = nf_view (cache->gate, cache->gate ? (gsize)M * shape->hidden : 0);
+  activate (ops, shape, weights, a, gate, before, cache->hidden, M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, cache->sub, cache->h, cache->h,
+                M);
+}
+
+void
+nf_transformer_extend (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
+                       NfCache *cache, guint R, guint q0, guint count, guint split, float temperature)
+{
+  for (guint l = 0; l < transformer->shape.K; l++)
+    extend_layer (ops, transformer, sequence, cache, l, R, q0, count, split, temperature);
+}

@@ -1,0 +1,259 @@
+/* normflow: where the weights of blocks lie. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-blocks.h"
+
+/* Finding */
+
+typedef struct
+{
+  const NfConfig *config;
+  const NfParameters *parameters;
+  NfBuffer *theta;
+} Finder;
+
+static NfView find (const Finder *finder, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+/* The parameter of this name, or a NULL buffer. */
+static NfView
+find (const Finder *finder, const char *format, ...)
+{
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *name = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+
+  const NfParameter *parameter = nf_parameters_lookup (finder->parameters, name);
+  return parameter ? nf_view (finder->theta, parameter->at) : nf_view (NULL, 0);
+}
+
+static NfNorm
+find_norm (const Finder *finder, const char *prefix, const char *name)
+{
+  return (NfNorm){ .w = find (finder, "%s.%s.weight", prefix, name),
+                   .b = find (finder, "%s.%s.bias", prefix, name) };
+}
+
+static NfLinear
+find_linear (const Finder *finder, const char *prefix, const char *name)
+{
+  g_autofree char *weight = g_strdup_printf ("%s.%s.weight", prefix, name);
+  const NfParameter *parameter = nf_parameters_lookup (finder->parameters, weight);
+  if (!parameter)
+    return (NfLinear){ 0 };
+  return (NfLinear){
+    .w = nf_view (finder->theta, parameter->at),
+    .bias = find (finder, "%s.%s.bias", prefix, name),
+    .n_out = (guint)parameter->dims[0],
+    .n_in = (guint)parameter->dims[1],
+  };
+}
+
+static void
+find_layer (const Finder *finder, const char *prefix, NfLayerWeights *layer)
+{
+  const gboolean gated = finder->config->gated;
+  layer->attention_norm = find_norm (finder, prefix, "attention.norm");
+  layer->attention_post = find_norm (finder, prefix, "attention.post_norm");
+  layer->query_norm = find (finder, "%s.attention.query_norm.weight", prefix);
+  layer->key_norm = find (finder, "%s.attention.key_norm.weight", prefix);
+  layer->qkv = find_linear (finder, prefix, "attention.qkv");
+  layer->proj = find_linear (finder, prefix, "attention.proj");
+  layer->mlp_norm = find_norm (finder, prefix, "mlp.norm");
+  layer->mlp_post = find_norm (finder, prefix, "mlp.post_norm");
+  layer->gate = find_linear (finder, prefix, "mlp.gate_proj");
+  layer->fc1 = find_linear (finder, prefix, gated ? "mlp.up_proj" : "mlp.main.0");
+  layer->fc2 = find_linear (finder, prefix, gated ? "mlp.down_proj" : "mlp.main.2");
+}
+
+static void
+find_network (const Finder *finder, const char *prefix, guint K, guint d, NfFlowBlock *block)
+{
+  const NfConfig *config = finder->config;
+  const guint H = config->n_heads ? config->n_heads : d / config->head_dim;
+
+  block->transformer.shape = (NfTransformerShape){
+    .d = d,
+    .hidden = config->expansion * d,
+    .K = K,
+    .H = H,
+    .Hkv = config->n_kv_heads ? config->n_kv_heads : H,
+    .head_dim = config->head_dim,
+    .norm = config->rms_norm ? NF_NORM_RMS : NF_NORM_LAYER,
+    .qk_norm = config->qk_norm,
+    .post_norm = config->post_norm,
+    .gated = config->gated,
+    .half_split = config->half_split_rope,
+  };
+  block->D = nf_config_features (config);
+  block->in = find_linear (finder, prefix, "proj_in");
+  block->out = find_linear (finder, prefix, "proj_out");
+  block->text = find_linear (finder, prefix, "proj_txt");
+  block->action = find_linear (finder, prefix, "proj_action");
+  block->final_norm = find_norm (finder, prefix, "final_norm");
+  block->transformer.layers = g_new0 (NfLayerWeights, K);
+  for (guint l = 0; l < K; l++)
+    {
+      g_autofree char *inner = g_strdup_printf ("%s.attn_blocks.%u", prefix, l);
+      find_layer (finder, inner, &block->transformer.layers[l]);
+    }
+}
+
+/* TARFlow and right-to-left STARFlows begin forwards, left-to-right ones backwards. */
+static gboolean
+runs_backwards (const NfConfig *config, guint t)
+{
+  return (t + (config->left_to_right ? 1 : 0)) % 2 == 1;
+}
+
+static void
+find_block (const Finder *finder, guint t, NfBuffer *reversed, gsize *at, NfFlowBlock *block)
+{
+  const NfConfig *config = finder->config;
+  const gboolean starflow = config->family == NF_FAMILY_STARFLOW;
+  g_autofree char *prefix = g_strdup_printf ("blocks.%u", t);
+
+  find_network (finder, prefix, nf_config_layers (config, t), nf_config_width (config, t), block);
+  block->flip = runs_backwards (config, t);
+  block->sos = find (finder, "%s.sos_embed", prefix);
+  block->position = block->ordered_position = find (finder, "%s.pos_embed", prefix);
+  block->classes = find (finder, "%s.class_embed", prefix);
+  block->n_classes = config->n_classes;
+  block->scale = !config->nvp ? NF_SCALE_NONE : config->softplus ? NF_SCALE_SOFTPLUS : NF_SCALE_EXP;
+  block->soft_clip = (float)config->soft_clip;
+  block->guidance = starflow ? NF_GUIDANCE_PRODUCT : NF_GUIDANCE_EXTRAPOLATE;
+  if (block->flip && block->position.buffer)
+    {
+      block->ordered_position = nf_view (reversed, *at);
+      *at += (gsize)nf_config_tokens (config) * block->transformer.shape.d;
+    }
+}
+
+NfBlocks *
+nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta, NfBuffer *reversed)
+{
+  NfBlocks *blocks = g_new0 (NfBlocks, 1);
+  const Finder finder = { config, parameters, theta };
+  gsize at = 0;
+
+  blocks->T = config->n_blocks;
+  blocks->flow = g_new0 (NfFlowBlock, blocks->T);
+  for (guint t = 0; t < blocks->T; t++)
+    find_block (&finder, t, reversed, &at, &blocks->flow[t]);
+  if (config->denoiser_layers)
+    {
+      blocks->denoiser = g_new0 (NfFlowBlock, 1);
+      find_network (&finder, NF_DENOISER, config->denoiser_layers, config->width, blocks->denoiser);
+    }
+  return blocks;
+}
+
+void
+nf_blocks_free (NfBlocks *blocks)
+{
+  for (guint t = 0; t < blocks->T; t++)
+    g_free (blocks->flow[t].transformer.layers);
+  if (blocks->denoiser)
+    g_free (blocks->denoiser->transformer.layers);
+  g_free (blocks->denoiser);
+  g_free (blocks->flow);
+  g_free (blocks);
+}
+
+gsize
+nf_blocks_reversed_floats (const NfConfig *config)
+{
+  gsize floats = 0;
+  for (guint t = 0; t < config->n_blocks && !config->rope; t++)
+    if (runs_backwards (config, t))
+      floats += (gsize)nf_config_tokens (config) * nf_config_width (config, t);
+  return floats;
+}
+
+/* Packing */
+
+typedef void (*LinearFunc) (NfLinear *layer, NfOps *ops, gpointer data);
+
+static void
+for_each_linear_of (NfFlowBlock *block, NfOps *ops, LinearFunc func, gpointer data)
+{
+  NfLinear *const outer[] = { &block->in, &block->text, &block->action, &block->out };
+  for (guint i = 0; i < G_N_ELEMENTS (outer); i++)
+    if (outer[i]->w.buffer)
+      func (outer[i], ops, data);
+  for (guint l = 0; l < block->transformer.shape.K; l++)
+    {
+      NfLayerWeights *weights = &block->transformer.layers[l];
+      NfLinear *const inner[]
+          = { &weights->qkv, &weights->proj, &weights->gate, &weights->fc1, &weights->fc2 };
+      for (guint i = 0; i < G_N_ELEMENTS (inner); i++)
+        if (inner[i]->w.buffer)
+          func (inner[i], ops, data);
+    }
+}
+
+static void
+for_each_linear (NfBlocks *blocks, NfOps *ops, LinearFunc func, gpointer data)
+{
+  for (guint t = 0; t < blocks->T; t++)
+    for_each_linear_of (&blocks->flow[t], ops, func, data);
+  if (blocks->denoiser)
+    for_each_linear_of (blocks->denoiser, ops, func, data);
+}
+
+typedef struct
+{
+  NfBuffer *packed;
+  gboolean backward;
+  gsize at;
+} Place;
+
+static void
+count (NfLinear *layer, NfOps *ops, gpointer data)
+{
+  Place *place = data;
+  place->at += nf_ops_packed_size (ops, layer->n_out, layer->n_in, !place->backward);
+}
+
+static void
+put (NfLinear *layer, NfOps *ops, gpointer data)
+{
+  Place *place = data;
+  *(place->backward ? &layer->backward : &layer->forward) = nf_view (place->packed, place->at);
+  count (layer, ops, data);
+}
+
+static void
+pack (NfLinear *layer, NfOps *ops, gpointer data)
+{
+  nf_ops_pack (ops, layer->w, layer->forward, layer->n_out, layer->n_in, TRUE);
+  if (layer->backward.buffer)
+    nf_ops_pack (ops, layer->w, layer->backward, layer->n_out, layer->n_in, FALSE);
+}
+
+gsize
+nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward)
+{
+  Place place = { .backward = backward };
+  for_each_linear (blocks, ops, count, &place);
+  return place.at;
+}
+
+void
+nf_blocks_place (NfBlocks *blocks, NfOps *ops, NfBuffer *packed, gboolean backward)
+{
+  Place place = { .packed = packed, .backward = backward };
+  for_each_linear (blocks, ops, put, &place);
+}
+
+void
+nf_blocks_pack (NfBlocks *blocks, NfOps *ops, const NfConfig *config)
+{
+  const guint N = nf_config_tokens (config);
+  for_each_linear (blocks, ops, pack, NULL);
+  for (guint t = 0; t < blocks->T; t++)
+    {
+      const NfFlowBlock *block = &blocks->flow[t];
+      if (block->flip && block->position.buffer)
+        nf_ops_reorder (ops, block->position, block->ordered_position, 1, N, block->transformer.shape.d, TRUE,
+                        N, nf_view (NULL, 0));
+    }
+}

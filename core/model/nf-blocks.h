@@ -1,0 +1,30 @@
+/* normflow: where the weights of blocks lie. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-flow-block.h"
+#include "nf-parameters.h"
+
+/* Not installed. The blocks of a flow as layers want them: shapes from the configuration, views of the
+ * parameters on a device, and places among the packed weights. */
+typedef struct
+{
+  guint T;
+  NfFlowBlock *flow;     /* T */
+  NfFlowBlock *denoiser; /* a network that says D values of each token, or NULL */
+} NfBlocks;
+
+/* THETA holds the parameters. Positions of blocks that run backwards go to REVERSED, one after the other. */
+NfBlocks *nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta,
+                         NfBuffer *reversed);
+void nf_blocks_free (NfBlocks *blocks);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlocks, nf_blocks_free)
+
+/* Floats that REVERSED needs. */
+gsize nf_blocks_reversed_floats (const NfConfig *config);
+
+/* Floats of all packed weights for one direction, and giving each its place in PACKED. */
+gsize nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward);
+void nf_blocks_place (NfBlocks *blocks, NfOps *ops, NfBuffer *packed, gboolean backward);
+
+/* Packs every weight that has a place, and reorders the positions. */
+void nf_blocks_pack (NfBlocks *blocks, NfOps *ops, const NfConfig *config);

@@ -1,0 +1,305 @@
+/* normflow: a flow backwards. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-flow-private.h"
+
+#include <math.h>
+#include <string.h>
+
+/* One primitive serves all: nf_block_extend() takes a window of candidate tokens through the network, meeting
+ * what lies before them in the cache, and nf_ops_affine_inverse() makes new candidates of what it says.
+ *
+ * Sequentially the window is one token. In parallel (Jacobi within the window, Gauss-Seidel across; Song et
+ * al. 2021, arXiv 2002.03629; Liu et al. 2025, arXiv 2505.12849) the window slides: token n of a sweep is
+ * exact if every token before it already had its final value, so the sweep settles its first token and each
+ * one after a run of tokens that did not change, and the next sweep begins behind them. Rows of settled
+ * tokens have read settled tokens only: their keys and values are those of the accepted values, bit for bit
+ * what one token at a time gives. */
+
+#define STEPS_AHEAD 16 /* token steps enqueued before waiting: bounds the queue, and tells progress */
+#define MANY_SAMPLES                                                                                         \
+  8 /* from here on a step of one token of each is bound by arithmetic: sweeps would only add some */
+
+typedef struct
+{
+  NfFlow *flow;
+  const NfDecodeOptions *options;
+  NfInverseReport *report;
+  gboolean (*step) (gpointer data, guint done, guint all);
+  gpointer data;
+  GError **error;
+  gint64 deadline; /* monotonic time, 0 for none */
+  guint done, all; /* tokens of the sequences of all blocks */
+
+  /* the block that is being inverted */
+  guint t, B; /* samples: frames count where the block is local */
+  const NfFlowBlock *block;
+  const NfBlockSequence *sequence;
+  NfCondition condition;
+  NfAffine affine;
+  gboolean guided, snap;
+  float temperature;
+  NfBuffer *z, *x; /* in the block's order */
+} Inversion;
+
+static gboolean
+reach (Inversion *self, guint tokens, gboolean wait)
+{
+  if (wait && !nf_ops_finish (self->flow->ops, self->error))
+    return FALSE;
+  self->done += tokens;
+  if (!wait || !self->step || self->step (self->data, self->done, self->all))
+    return TRUE;
+  g_set_error (self->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
+  return FALSE;
+}
+
+/* What the network says of tokens n0 .. n0+count-1. */
+static void
+predict (Inversion *self, guint n0, guint count)
+{
+  const guint first = self->block->sos.buffer ? n0 : n0 - 1, branches = self->guided ? 2 : 1;
+  if (self->sequence->extra && n0 % self->sequence->frame == 0)
+    nf_block_begin_frame (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t], self->B,
+                          branches, &self->condition, n0 / self->sequence->frame);
+  nf_block_extend (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t],
+                   nf_view (self->x, 0), self->B, branches, &self->condition, first, count,
+                   self->temperature);
+  self->report->passes++;
+  self->report->rows += (guint64)self->B * branches * count;
+}
+
+/* New values of these tokens, and by how much they changed if CHANGES is not NULL. */
+static void
+apply (Inversion *self, guint n0, guint count, NfBuffer *changes)
+{
+  const NfDecodeOptions *options = self->options;
+  const guint guide = options->guide ? options->guide : NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
+              last = self->sequence->N - 1;
+  const double step = options->annealed && last > 0 ? options->guidance / last : 0,
+               w = options->annealed ? step * n0 : options->guidance;
+  const NfInverse inverse = {
+    .n0 = n0,
+    .count = count,
+    .o_rows = count,
+    .guidance = self->guided ? self->block->guidance : NF_GUIDANCE_NONE,
+    .w_scale0 = guide & NF_GUIDE_SCALE ? (float)w : 0.0f,
+    .w_scale_step = guide & NF_GUIDE_SCALE ? (float)step : 0.0f,
+    .w_shift0 = guide & NF_GUIDE_SHIFT ? (float)w : 0.0f,
+    .w_shift_step = guide & NF_GUIDE_SHIFT ? (float)step : 0.0f,
+    .keep_first = n0 == 0 && !self->block->sos.buffer,
+    .snap = self->snap,
+    .changes = changes,
+  };
+  nf_ops_affine_inverse (self->flow->ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
+                         self->flow->cache[self->t]->o, nf_model_get_tokens (self->flow->model));
+}
+
+/* Tokens 0 .. given-1 of x are known: their keys and values come of them. Returns the first token to find. */
+static guint
+pass_given (Inversion *self, guint given)
+{
+  const guint window = self->flow->cache[self->t]->layers->count, frame = self->sequence->frame;
+  /* without a start token the row of the last known token is the next one's to read */
+  for (guint n = self->block->sos.buffer ? 0 : 1; n < given;)
+    {
+      const guint count = MIN (MIN (window, given - n), frame - n % frame);
+      predict (self, n, count);
+      n += count;
+    }
+  self->done += given;
+  return given;
+}
+
+static gboolean
+run_sequential (Inversion *self, guint first)
+{
+  const guint N = self->sequence->N;
+  for (guint n = first; n < N; n++)
+    {
+      if (n > 0 || self->block->sos.buffer)
+        predict (self, n, 1);
+      apply (self, n, 1, NULL);
+      if (!reach (self, 1, n % STEPS_AHEAD == 0 || n + 1 == N))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+/* Candidates before the first sweep: the latents themselves, or zeros, or for later frames of a video the
+ * frame before. */
+static void
+guess (Inversion *self, guint first)
+{
+  const gsize N = self->sequence->N, D = self->block->D;
+  for (guint b = 0; b < self->B && first < N; b++)
+    {
+      const gsize at = (b * N + first) * D, n = (N - first) * D;
+      if (self->options->guess == NF_GUESS_ZEROS)
+        nf_ops_fill (self->flow->ops, nf_view (self->x, at), 0.0f, n);
+      else
+        nf_ops_copy (self->flow->ops, nf_view (self->z, at), nf_view (self->x, at), n);
+    }
+}
+
+static void
+guess_frame (Inversion *self, guint n)
+{
+  const gsize N = self->sequence->N, F = self->sequence->frame, D = self->block->D;
+  for (guint b = 0; b < self->B; b++)
+    nf_ops_copy (self->flow->ops, nf_view (self->x, (b * N + n - F) * D), nf_view (self->x, (b * N + n) * D),
+                 F * D);
+}
+
+/* How many leading tokens of a window have settled, and the largest change among those that are accepted
+ * without having. */
+static guint
+count_settled (const float *changes, guint B, guint count, double tolerance, gboolean accept,
+               double *residual)
+{
+  guint settled = count;
+  for (guint b = 0; b < B; b++)
+    for (guint i = 0; i < settled; i++)
+      if (!((double)changes[(gsize)b * count + i] <= tolerance))
+        {
+          /* this one has read settled tokens only; those behind it have not */
+          settled = i + 1;
+          break;
+        }
+  const guint taken = accept ? count : settled;
+  for (guint b = 0; b < B; b++)
+    for (guint i = 0; i < taken; i++)
+      if (i >= settled || (double)changes[(gsize)b * count + i] <= tolerance)
+        *residual = MAX (*residual, (double)changes[(gsize)b * count + i]);
+  return taken;
+}
+
+static gboolean
+run_parallel (Inversion *self, guint first)
+{
+  const NfDecodeOptions *options = self->options;
+  const guint N = self->sequence->N, frame = self->sequence->frame,
+              capacity = self->flow->cache[self->t]->layers->count,
+              window = options->window ? MIN (options->window, capacity) : capacity;
+  g_autofree float *changes = g_new (float, (gsize)self->B *window);
+  guint sweeps = 0;
+
+  guess (self, first);
+  for (guint n = first; n < N;)
+    {
+      const guint end = self->sequence->extra ? n - n % frame + frame : N, count = MIN (window, end - n);
+      if (n == 0 && !self->block->sos.buffer)
+        {
+          apply (self, n++, 1, NULL);
+          self->done++;
+          continue;
+        }
+      if (options->guess == NF_GUESS_FRAME && n >= frame && n % frame == 0)
+        guess_frame (self, n);
+      predict (self, n, count);
+      apply (self, n, count, self->flow->changes);
+      if (!nf_ops_read (self->flow->ops, nf_view (self->flow->changes, 0), changes,
+                        (gsize)self->B * count * sizeof *changes, self->error))
+        return FALSE;
+      sweeps++;
+      const gboolean late = (options->max_sweeps && sweeps >= options->max_sweeps)
+                            || (self->deadline && g_get_monotonic_time () >= self->deadline);
+      const guint taken
+          = count_settled (changes, self->B, count, options->tolerance, late, &self->report->residual);
+      /* values that were accepted although they moved were not what their rows have read */
+      if (taken > 1 && (late || options->tolerance > 0))
+        predict (self, n, taken);
+      n += taken;
+      if (taken == count || late)
+        sweeps = 0;
+      if (!reach (self, taken, FALSE) || (self->step && !self->step (self->data, self->done, self->all)))
+        {
+          g_clear_error (self->error);
+          g_set_error (self->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
+          return FALSE;
+        }
+    }
+  return TRUE;
+}
+
+static gboolean
+is_parallel (const Inversion *self)
+{
+  switch (self->options->method)
+    {
+    case NF_DECODE_SEQUENTIAL:
+      return FALSE;
+    case NF_DECODE_JACOBI:
+      return TRUE;
+    case NF_DECODE_AUTO:
+    default:
+      return self->B < MANY_SAMPLES;
+    }
+}
+
+/* x of block t from z, both in its order. GIVEN leading tokens of x are known. */
+static gboolean
+invert_block (Inversion *self, guint given)
+{
+  nf_block_begin (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t], self->B,
+                  self->guided ? 2 : 1, &self->condition);
+  const guint first = pass_given (self, given);
+  return is_parallel (self) ? run_parallel (self, first) : run_sequential (self, first);
+}
+
+gboolean
+nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint given,
+                 gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
+                 NfInverseReport *report, GError **error)
+{
+  const guint N = flow->shape.N, D = flow->shape.D, frame = flow->shape.frame;
+  NfInverseReport unread = { 0 };
+  Inversion self = {
+    .flow = flow,
+    .options = options,
+    .report = report ? report : &unread,
+    .step = step,
+    .data = data,
+    .error = error,
+    .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
+    .condition = nf_flow_condition (flow),
+    .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
+  };
+  for (guint t = 0; t < flow->T; t++)
+    self.all += flow->sequences[t].N;
+
+  NfBuffer *from = flow->input;
+  for (guint t = flow->T; t-- > 0;)
+    {
+      const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+      const gboolean last = t + 1 == flow->T,
+                     was = last ? FALSE : nf_model_get_block (flow->model, t + 1)->flip;
+      self.t = t;
+      self.B = nf_flow_samples (flow, t, B);
+      self.block = block;
+      self.sequence = &flow->sequences[t];
+      self.affine = nf_block_affine (block, self.sequence, self.B);
+      /* guidance of STARFlow needs a condition; TARFlow's second branch may differ by its attention alone */
+      self.guided
+          = options->guidance != 0
+            && (block->guidance == NF_GUIDANCE_EXTRAPOLATE || self.sequence->prefix || self.sequence->extra);
+      self.snap = options->snap && t == 0;
+      self.z = flow->spare;
+      self.x = flow->output;
+      nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (self.z, 0), B, N, D, block->flip != was, frame,
+                      last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
+      if (given && last)
+        nf_ops_reorder (flow->ops, nf_view (flow->given, 0), nf_view (self.x, 0), B, N, D, block->flip, frame,
+                        nf_view (NULL, 0));
+      if (!invert_block (&self, last ? given * frame : 0))
+        return FALSE;
+      from = self.x;
+    }
+  if (nf_model_get_block (flow->model, 0)->flip)
+    {
+      NfBuffer *x = flow->output;
+      nf_ops_reorder (flow->ops, nf_view (x, 0), nf_view (flow->spare, 0), B, N, D, TRUE, frame,
+                      nf_view (NULL, 0));
+      flow->output = flow->spare;
+      flow->spare = x;
+    }
+  return nf_ops_finish (flow->ops, error);
+}

@@ -1,0 +1,46 @@
+/* normflow: a flow's insides, for its two directions. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-flow.h"
+
+struct _NfFlow
+{
+  NfModel *model;
+  NfOps *ops;
+  guint T;
+
+  NfSampleShape shape;
+  guint frames;
+  NfBlockSequence *sequences; /* T, and the denoiser's */
+  GPtrArray *tables;          /* of positions, owned */
+
+  guint batch[NF_FLOW_N_WORKS];             /* samples at a time, 0 before the memory is there */
+  guint capacity;                           /* samples that the buffers below hold */
+  NfBuffer *input, *output, *spare, *given; /* (B, N, D) */
+  NfBuffer *log_scales;                     /* (B, N, D), taken when asked for */
+  NfBuffer *half_square, *log_det;          /* (B, N) */
+  NfBuffer *labels;                         /* (2B) ints */
+  NfBuffer *text, *actions;                 /* (2B, ...) */
+  NfBuffer *changes;                        /* (2B, rows of a window) */
+
+  GPtrArray *tapes;       /* for encoding: what block_tapes has */
+  NfBlockTape **encoding; /* T, those of equal blocks are one */
+  GPtrArray *kept;        /* for gradients: one a block, or one for all of equal shape */
+  NfBlockTape **learning; /* T */
+  gboolean recompute;     /* tapes are shared: each block's is computed again before its backward pass */
+  GPtrArray *inputs;      /* for gradients: input of each block, in its order */
+  GPtrArray *scratches;
+  NfBlockScratch **scratch; /* T */
+  GPtrArray *caches;
+  NfBlockCache **cache; /* T, for decoding */
+  NfBlockTape *denoiser;
+  NfBlockScratch *denoiser_scratch;
+};
+
+/* Rows that go through at a time when decoding in parallel. */
+#define NF_FLOW_WINDOW 32
+
+/* Samples of block t's own sequences. */
+guint nf_flow_samples (NfFlow *flow, guint t, guint B);
+
+NfCondition nf_flow_condition (NfFlow *flow);

@@ -1,0 +1,402 @@
+/* normflow: 8-bit frames through a session. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-session-private.h"
+
+#include <math.h>
+#include <string.h>
+
+#define HALF_LOG_2PI 0.91893853320467274178
+
+/* Size of plane I of a frame. */
+static void
+plane_size (const NfFrame *frame, NfPixelLayout layout, guint i, guint *width, guint *height)
+{
+  const gboolean half = layout == NF_PIXELS_YUV420 && i > 0;
+  *width = half ? (frame->width + 1) / 2 : frame->width;
+  *height = half ? (frame->height + 1) / 2 : frame->height;
+}
+
+static guint
+count_planes (NfPixelLayout layout)
+{
+  return layout == NF_PIXELS_GRAY ? 1 : 3;
+}
+
+/* Reserves what a frame of this size needs, and says how it lies on the tiles and in device memory. */
+static gboolean
+prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *planes, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  if (config->frames || config->layout == NF_PIXELS_LATENT)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          config->frames
+              ? "a model of videos takes frames as a stream only"
+              : "the model is one of another model's latents (pixel_layout latent), not of pictures");
+      return FALSE;
+    }
+  if (!nf_grid_init (grid, config, frame->width, frame->height, error))
+    return FALSE;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  gsize at = 0;
+  *planes = (NfPlanes){ .width = frame->width, .height = frame->height, .tiles_x = grid->tiles_x };
+  for (guint i = 0; i < count_planes (config->layout); i++)
+    {
+      guint width, height;
+      plane_size (frame, config->layout, i, &width, &height);
+      const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
+      if (!frame->planes[i].data || frame->planes[i].step < 1
+          || ABS ((gint64)frame->planes[i].stride) < extent)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "plane %u of a %ux%u frame has a stride of %d bytes and a step of %d; a row takes "
+                       "%" G_GINT64_FORMAT,
+                       i, frame->width, frame->height, frame->planes[i].stride, frame->planes[i].step,
+                       extent);
+          return FALSE;
+        }
+      planes->at[i] = at;
+      planes->stride[i] = (gint)width;
+      planes->step[i] = 1;
+      at += (gsize)width * height;
+    }
+
+  const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
+  if (at != self->staging_size || !self->bytes)
+    {
+      g_clear_pointer (&self->bytes, nf_buffer_free);
+      g_free (self->staging);
+      self->staging = g_malloc (at);
+      self->staging_size = at;
+      self->bytes = nf_ops_alloc (ops, (at + 3) / 4);
+    }
+  if (latents != self->grid_size || !self->grid)
+    {
+      g_clear_pointer (&self->grid, nf_buffer_free);
+      self->grid_size = latents;
+      self->grid = nf_ops_alloc (ops, latents);
+    }
+  if (tokens != self->n_tokens)
+    {
+      self->n_tokens = tokens;
+      self->half_square = g_renew (float, self->half_square, tokens);
+      self->log_det = g_renew (float, self->log_det, tokens);
+    }
+  planes->bytes = self->bytes;
+  return (self->bytes && self->grid) || nf_ops_finish (ops, error);
+}
+
+/* Samples of the frame to the staging memory and the device. */
+static void
+upload_frame (NfSession *self, const NfFrame *frame)
+{
+  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
+  guint8 *to = self->staging;
+
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      const NfPlane *plane = &frame->planes[i];
+      guint width, height;
+      plane_size (frame, layout, i, &width, &height);
+      for (guint y = 0; y < height; y++, to += width)
+        {
+          const guint8 *from = plane->data + (gssize)y * plane->stride;
+          if (plane->step == 1)
+            memcpy (to, from, width);
+          else
+            for (guint x = 0; x < width; x++)
+              to[x] = from[(gsize)x * plane->step];
+        }
+    }
+  nf_ops_write (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size);
+}
+
+/* And back. */
+static gboolean
+download_frame (NfSession *self, const NfFrame *frame, GError **error)
+{
+  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
+  const guint8 *from = self->staging;
+
+  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size,
+                    error))
+    return FALSE;
+  /* what lies between the samples of one plane and belongs to none */
+  if (layout == NF_PIXELS_RGB && frame->planes[0].step > 3)
+    {
+      const guint8 *first = MIN (MIN (frame->planes[0].data, frame->planes[1].data), frame->planes[2].data);
+      for (guint y = 0; y < frame->height; y++)
+        memset ((guint8 *)first + (gssize)y * frame->planes[0].stride, 255,
+                (gsize)(frame->width - 1) * frame->planes[0].step + 3);
+    }
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      const NfPlane *plane = &frame->planes[i];
+      guint width, height;
+      plane_size (frame, layout, i, &width, &height);
+      for (guint y = 0; y < height; y++, from += width)
+        {
+          guint8 *to = plane->data + (gssize)y * plane->stride;
+          if (plane->step == 1)
+            memcpy (to, from, width);
+          else
+            for (guint x = 0; x < width; x++)
+              to[(gsize)x * plane->step] = from[x];
+        }
+    }
+  return TRUE;
+}
+
+/* Seconds since *LAST, which becomes now. */
+static double
+lap (gint64 *last)
+{
+  const gint64 now = g_get_monotonic_time ();
+  const double seconds = (double)(now - *last) / G_USEC_PER_SEC;
+  *last = now;
+  return seconds;
+}
+
+static void
+count_frame (NfSession *self, double upload, double kernels, double download)
+{
+  self->stats.frames++;
+  self->stats.upload_seconds += upload;
+  self->stats.kernel_seconds += kernels;
+  self->stats.download_seconds += download;
+  self->stats.last_frame_seconds = upload + kernels + download;
+}
+
+/* The constant of the 8-bit scale, nats per sample: a bin is 1/128 wide on the scale of [-1, 1]. */
+static double
+sample_constant (const NfConfig *config)
+{
+  return config->noise == NF_NOISE_UNIFORM ? -7 * G_LN2 : 0;
+}
+
+static void
+fill_score (NfSession *self, const NfFrame *frame, NfScore *score)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const double n = (double)self->grid_size;
+  double half_square = 0, log_det = 0;
+
+  for (gsize i = 0; i < self->n_tokens; i++)
+    {
+      half_square += (double)self->half_square[i];
+      log_det += (double)self->log_det[i];
+    }
+  score->log_prior = -half_square - n * HALF_LOG_2PI;
+  score->log_det = log_det;
+  score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
+  score->num_dims = nf_frame_samples (config->layout, frame->width, frame->height);
+  score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
+}
+
+/* Bits per dimension of each token, from tile by tile to the grid. */
+static void
+fill_score_map (NfSession *self, const NfGrid *grid, float *map)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const guint columns = nf_config_columns (config) / config->patch_size,
+              rows = nf_config_rows (config) / config->patch_size, N = rows * columns;
+
+  for (gsize i = 0; i < self->n_tokens; i++)
+    {
+      const gsize tile = i / N, n = i % N;
+      const gsize row = tile / grid->tiles_x * rows + n / columns,
+                  column = tile % grid->tiles_x * columns + n % columns;
+      const double nats = ((double)self->half_square[i] - (double)self->log_det[i]) / grid->features
+                          + HALF_LOG_2PI - sample_constant (config);
+      map[row * grid->grid_width + column] = (float)(nats / G_LN2);
+    }
+}
+
+gboolean
+nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
+                         float *score_map, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && frame && latents, FALSE);
+  const NfTokens *tokens = nf_model_get_tokens (self->model);
+  const gsize N = nf_flow_get_shape (self->flow)->N;
+  const NfDequantise mode = tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
+  NfGrid grid;
+  NfPlanes planes;
+  gint64 time = g_get_monotonic_time ();
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
+  if (batch == 0 || !prepare_frame (self, frame, &grid, &planes, error))
+    return FALSE;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint tiles = grid.tiles_x * grid.tiles_y;
+  upload_frame (self, frame);
+  const double upload = lap (&time);
+  nf_session_condition (self, NULL, 0, batch, 1);
+  for (guint first = 0; first < tiles; first += batch)
+    {
+      const guint count = MIN (batch, tiles - first);
+      if (!nf_session_go_on (self, error))
+        {
+          nf_ops_finish (ops, NULL);
+          return FALSE;
+        }
+      nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0,
+                               nf_view (nf_flow_get_input (self->flow), 0));
+      nf_flow_forward (self->flow, count, NULL);
+      nf_flow_standardise (self->flow, count);
+      nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0),
+                         self->half_square + first * N, count * N * sizeof (float));
+      nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
+                         count * N * sizeof (float));
+      nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
+                   tokens, TRUE);
+    }
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  for (gsize i = 0; i < self->n_tokens; i++)
+    self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
+  const double kernels = lap (&time);
+  if (!nf_ops_read (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents, error)
+      || !nf_session_check_finite ("latents", latents, self->grid_size, error))
+    return FALSE;
+  if (score)
+    fill_score (self, frame, score);
+  if (score_map)
+    fill_score_map (self, &grid, score_map);
+  count_frame (self, upload, kernels, lap (&time));
+  return TRUE;
+}
+
+gboolean
+nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
+                         const NfFrame *frame, GError **error)
+{
+  static const NfDecodeOptions lossless = { .snap = TRUE };
+  g_return_val_if_fail (NF_IS_SESSION (self) && latents && frame, FALSE);
+  options = options ? options : &lossless;
+  const NfTokens *tokens = nf_model_get_tokens (self->model);
+  const gboolean guided = options->guidance != 0;
+  NfGrid grid;
+  NfPlanes planes;
+  gint64 time = g_get_monotonic_time ();
+  if (!nf_session_check_labels (self, &label, 1, error) || !nf_session_check_options (self, options, error))
+    return FALSE;
+  const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
+  if (batch == 0 || !prepare_frame (self, frame, &grid, &planes, error)
+      || !nf_session_check_finite ("latents", latents, self->grid_size, error))
+    return FALSE;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint tiles = grid.tiles_x * grid.tiles_y;
+  g_autofree gint *labels = g_new (gint, batch);
+  for (guint i = 0; i < batch; i++)
+    labels[i] = label;
+  nf_ops_write (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents);
+  const double upload = lap (&time);
+  for (guint first = 0; first < tiles; first += batch)
+    {
+      const guint count = MIN (batch, tiles - first);
+      NfDecodeProgress progress = { self, first, count, tiles };
+      nf_ops_grid (ops, nf_view (nf_flow_get_input (self->flow), 0), self->grid, first, count, grid.tiles_x,
+                   tokens, FALSE);
+      nf_session_condition (self, labels, 0, count, guided ? 2 : 1);
+      if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, &progress, &self->report,
+                            error))
+        return FALSE;
+      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), 0), &planes, tokens, first,
+                               count);
+    }
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  const double kernels = lap (&time);
+  if (!download_frame (self, frame, error))
+    return FALSE;
+  count_frame (self, upload, kernels, lap (&time));
+  return TRUE;
+}
+
+gboolean
+nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
+                          GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && in && out, FALSE);
+  const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
+  /* A noisy sample says nothing finer than its bin: it stands for the middle. */
+  NfTokens tokens = *nf_model_get_tokens (self->model);
+  const NfDequantise mode = tokens.steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
+  NfGrid grid;
+  NfPlanes planes;
+  gint64 time = g_get_monotonic_time ();
+  if (in->width != out->width || in->height != out->height)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a %ux%u frame cannot be denoised into one of %ux%u",
+                   in->width, in->height, out->width, out->height);
+      return FALSE;
+    }
+  if (!nf_session_check_sigma (sigma, error))
+    return FALSE;
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
+  if (batch == 0 || !prepare_frame (self, out, &grid, &planes, error)
+      || !prepare_frame (self, in, &grid, &planes, error))
+    return FALSE;
+
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint tiles = grid.tiles_x * grid.tiles_y;
+  tokens.steps = MIN (tokens.steps, 1);
+  upload_frame (self, in);
+  const double upload = lap (&time);
+  nf_session_condition (self, NULL, 0, batch, 1);
+  for (guint first = 0; first < tiles; first += batch)
+    {
+      const guint count = MIN (batch, tiles - first);
+      const NfView y = nf_view (nf_flow_get_input (self->flow), 0),
+                   gradient = nf_view (nf_flow_get_output (self->flow), 0);
+      if (!nf_session_go_on (self, error))
+        {
+          nf_ops_finish (ops, NULL);
+          return FALSE;
+        }
+      nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, y);
+      nf_flow_backward (self->flow, count, 1.0f, NULL);
+      nf_ops_denoise (ops, y, gradient, gradient, (float)(sigma * sigma), count * n);
+      nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count);
+    }
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  const double kernels = lap (&time);
+  if (!download_frame (self, out, error))
+    return FALSE;
+  count_frame (self, upload, kernels, lap (&time));
+  return TRUE;
+}
+
+gboolean
+nf_session_prepare (NfSession *self, NfSessionWork work, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const guint width = nf_config_columns (config), height = nf_config_rows (config);
+  const NfSessionStats stats = self->stats;
+  g_autofree guint8 *samples = g_malloc0 ((gsize)width * height);
+  g_autofree float *latents = g_new0 (float, nf_config_tile_bytes (config));
+  NfFrame frame = { .width = width, .height = height };
+  gboolean done = FALSE;
+
+  for (guint i = 0; i < G_N_ELEMENTS (frame.planes); i++)
+    frame.planes[i] = (NfPlane){ samples, (gint)width, 1 };
+  switch (work)
+    {
+    case NF_SESSION_ENCODE:
+      done = nf_session_encode_frame (self, &frame, latents, NULL, NULL, error);
+      break;
+    case NF_SESSION_DECODE:
+      done = nf_session_decode_frame (self, latents, -1, NULL, &frame, error);
+      break;
+    case NF_SESSION_DENOISE:
+      done = nf_session_denoise_frame (self, &frame, 0.1, &frame, error);
+      break;
+    }
+  self->stats = stats;
+  return done;
+}

@@ -1,0 +1,61 @@
+/* normflow: a session's insides. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-flow.h"
+
+struct _NfSession
+{
+  GObject parent_instance;
+
+  NfModel *model;
+  NfFlow *flow;
+  GCancellable *cancellable;
+  NfProgressFunc progress;
+  gpointer progress_data;
+  gint64 last_progress;
+
+  /* of the last frame's size */
+  guint8 *staging; /* samples, planes one after the other without gaps */
+  gsize staging_size;
+  NfBuffer *bytes; /* the same on the device */
+  NfBuffer *grid;  /* latents of the frame */
+  gsize grid_size;
+  float *half_square, *log_det; /* per token, tile by tile */
+  gsize n_tokens;
+
+  float *text, *null_text, *actions; /* of samples to come */
+  guint n_text, n_actions;           /* how many of them, 0 for none */
+
+  NfInverseReport report;
+  NfSessionStats stats;
+};
+
+/* FALSE with %NF_ERROR_CANCELLED once the session is. */
+gboolean nf_session_go_on (NfSession *self, GError **error);
+
+gboolean nf_session_check_finite (const char *what, const float *x, gsize n, GError **error);
+
+gboolean nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error);
+gboolean nf_session_check_sigma (double sigma, GError **error);
+
+/* Refuses calls of B samples if text or actions were set for another number. */
+gboolean nf_session_check_condition (NfSession *self, const gint *labels, guint B, GError **error);
+
+/* Conditions samples first .. first+count-1 of a call. */
+void nf_session_condition (NfSession *self, const gint *labels, guint first, guint count, guint branches);
+
+gboolean nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error);
+
+/* Progress of decoding, for nf_flow_inverse(): samples before this batch, in it, and in all. */
+typedef struct
+{
+  NfSession *session;
+  guint before, batch, all;
+} NfDecodeProgress;
+
+gboolean nf_session_tell_decode (gpointer data, guint done, guint all);
+
+/* dL/dx into GRAD_X for L = g (half squares - log-determinants), unless that is NULL; adds these sums to SUMS
+ * and parameters' gradients to GRADIENTS. */
+gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *labels, float g,
+                                   double sums[2], float *grad_x, NfBuffer *gradients, GError **error);
