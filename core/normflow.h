@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nf-error.h>
+#include <nf-checkpoint.h>
 #include <nf-config.h>
 #include <nf-device.h>
 #include <nf-frame.h>

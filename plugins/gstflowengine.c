@@ -292,14 +292,7 @@ static NfConfig *
 read_config (const char *path, GError **error)
 {
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
-  if (!file)
-    return NULL;
-  const char *json = nf_tensor_file_get_metadata (file, "config");
-  if (json)
-    return nf_config_from_json (json, path, error);
-  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-               "%s has no configuration (\"config\" in its metadata): it is not a model", path);
-  return NULL;
+  return file ? nf_checkpoint_config (file, NULL, NULL, error) : NULL;
 }
 
 /* What needs no device: where the model is, and what it is like. */

@@ -1,6 +1,7 @@
 /* normflow: the names, shapes and places of a model's parameters. SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "nf-parameters.h"
+#include "nf-checkpoint.h"
 #include "nf-random.h"
 
 #include <math.h>
@@ -381,16 +382,7 @@ NfWeights *
 nf_weights_read (NfTensorFile *file, GError **error)
 {
   const char *path = nf_tensor_file_get_path (file);
-  const char *json = nf_tensor_file_get_metadata (file, "config");
-  if (!json)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "%s has no configuration (\"config\" in its __metadata__); add one with: normflow convert "
-                   "--config FILE",
-                   path);
-      return NULL;
-    }
-  g_autoptr (NfConfig) config = nf_config_from_json (json, path, error);
+  g_autoptr (NfConfig) config = nf_checkpoint_config (file, NULL, NULL, error);
   if (!config)
     return NULL;
 

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#define MAX_NAME 255      /* of a tensor */
 #define MAX_STATE_DEPTH 3 /* dictionaries in dictionaries that weights may be in */
 #define ITSELF "."        /* the name of the checkpoint among its own states */
 
@@ -247,8 +248,7 @@ find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTabl
   if (!any)
     return;
   state.name = g_strdup (name);
-  g_array_append_val (states, state); /* which takes the name */
-  // cppcheck-suppress memleak
+  g_array_append_val (states, state);
 }
 
 /* The dictionary of weights that STATE names, or the only one. */
@@ -373,6 +373,16 @@ gather (Reader *r, const NfPickleTensor *tensor, const guint8 *from, const char 
   return to;
 }
 
+/* Names are attributes of modules with dots between them. */
+static gboolean
+is_name (const char *text)
+{
+  gsize n = 0;
+  while (g_ascii_isprint (text[n]))
+    n++;
+  return n > 0 && n <= MAX_NAME && !text[n];
+}
+
 static gboolean
 add_tensor (Reader *r, const char *key, const NfPickleTensor *from, GHashTable *names)
 {
@@ -383,7 +393,7 @@ add_tensor (Reader *r, const char *key, const NfPickleTensor *from, GHashTable *
                       .n_elements = from->n_elements,
                       .data = storage + from->offset * nf_dtype_size (from->storage->dtype) };
 
-  if (strcmp (name, shown) != 0 || !*name)
+  if (!is_name (name))
     return FAIL (r, "a tensor has an impossible name, \"%s\"", shown);
   if (!g_hash_table_add (names, g_strdup (name)))
     return FAIL (r, "it holds tensor %s twice", name);

@@ -1,0 +1,558 @@
+/* normflow: the configuration that weights belong to. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-checkpoint.h"
+#include "nf-json.h"
+#include "nf-recipe.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_FILE (1 << 20)
+#define OFFICIAL_HEAD_DIM 64
+#define DENOISER "learnable_self_denoiser"
+
+/* Members found so far, and the names of those that nothing says. */
+typedef struct
+{
+  NfTensorFile *file;
+  JsonObject *members;
+  GPtrArray *open; /* of static strings */
+  gboolean told;   /* somebody wrote a configuration, in which what is left out has its official default */
+} Config;
+
+/* Tensors */
+
+static const NfTensor *find (const Config *c, const char *format, ...) G_GNUC_PRINTF (2, 3);
+
+static const NfTensor *
+find (const Config *c, const char *format, ...)
+{
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *name = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  return nf_tensor_file_lookup (c->file, name);
+}
+
+/* Size I of the tensor, 0 if there is none. Larger ones than a configuration can hold are as impossible as
+ * the largest. */
+static guint
+size_of (const NfTensor *tensor, guint i)
+{
+  return tensor && i < tensor->n_dims ? (guint)MIN (tensor->dims[i], G_MAXINT32) : 0;
+}
+
+/* How many of the tensors FORMAT there are, counted from 0; FORMAT has one %u. */
+static guint
+count (const Config *c, const char *prefix, const char *suffix)
+{
+  guint n = 0;
+  while (find (c, "%s%u%s", prefix, n, suffix))
+    n++;
+  return n;
+}
+
+/* The whole square root, or 0. */
+static guint
+root_of (guint square)
+{
+  guint root = 0;
+  while ((guint64)(root + 1) * (root + 1) <= square)
+    root++;
+  return root * root == square ? root : 0;
+}
+
+/* Members */
+
+static gboolean
+has (const Config *c, const char *name)
+{
+  return json_object_has_member (c->members, name);
+}
+
+/* The member if it is a number that can be a size, else 0. */
+static guint
+get (const Config *c, const char *name)
+{
+  JsonNode *node = json_object_get_member (c->members, name);
+  const gint64 value = node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_value_type (node) == G_TYPE_INT64
+                           ? json_node_get_int (node)
+                           : 0;
+  return (guint)CLAMP (value, 0, G_MAXINT32);
+}
+
+/* What shapes say counts where nobody said anything. */
+static void
+say (Config *c, const char *name, guint value)
+{
+  if (!has (c, name))
+    json_object_set_int_member (c->members, name, value);
+}
+
+static void
+say_if (Config *c, const char *name, gboolean value)
+{
+  if (!has (c, name))
+    json_object_set_boolean_member (c->members, name, value);
+}
+
+static void
+say_text (Config *c, const char *name, const char *value)
+{
+  if (!has (c, name))
+    json_object_set_string_member (c->members, name, value);
+}
+
+/* A value of 0 is not known. */
+static void
+say_or_ask (Config *c, const char *name, guint value)
+{
+  if (value)
+    say (c, name, value);
+  else if (!has (c, name))
+    g_ptr_array_add (c->open, (gpointer)name);
+}
+
+/* Shapes say nothing of it; who wrote a configuration without it meant the default. */
+static void
+ask (Config *c, const char *name)
+{
+  if (!has (c, name) && !c->told)
+    g_ptr_array_add (c->open, (gpointer)name);
+}
+
+/* What both families share. */
+
+static void
+say_head_dim (Config *c, guint width)
+{
+  const NfTensor *norm = find (c, "blocks.0.attn_blocks.0.attention.query_norm.weight"),
+                 *rope = find (c, "feat_rope.freqs_cos");
+  say_or_ask (c, "head_dim",
+              norm                                                       ? size_of (norm, 0)
+              : rope && size_of (rope, 1)                                ? size_of (rope, 1)
+              : c->told || (width > 0 && width % OFFICIAL_HEAD_DIM == 0) ? OFFICIAL_HEAD_DIM
+                                                                         : 0);
+}
+
+static void
+say_expansion (Config *c, guint width)
+{
+  const NfTensor *plain = find (c, "blocks.0.attn_blocks.0.mlp.main.0.weight"),
+                 *gate = find (c, "blocks.0.attn_blocks.0.mlp.gate_proj.weight");
+  const guint hidden = size_of (plain ? plain : gate, 0);
+  say_or_ask (c, "expansion", width && hidden % width == 0 ? hidden / width : 0);
+}
+
+/* TARFlow */
+
+/* A token has C p² features: p² (gray), 3 p² (rgb) or 3 p²/2 (yuv420). No number is two of these, since
+ * neither 3 nor 3/2 is the square of a fraction. */
+static void
+say_patch (Config *c, guint D)
+{
+  const guint p = get (c, "patch_size"), C = get (c, "in_channels");
+  if (p || C)
+    {
+      say (c, "in_channels", p && D % (p * p) == 0 ? D / (p * p) : 3);
+      say_or_ask (c, "patch_size", C && D % C == 0 ? root_of (D / C) : 0);
+    }
+  else if (D % 3 == 0 && root_of (D / 3))
+    {
+      say (c, "in_channels", 3);
+      say (c, "patch_size", root_of (D / 3));
+    }
+  else if (root_of (D))
+    {
+      say (c, "in_channels", 1);
+      say (c, "patch_size", root_of (D));
+    }
+  else if (2 * D % 3 == 0 && root_of (2 * D / 3))
+    {
+      say_text (c, "pixel_layout", "yuv420");
+      say (c, "in_channels", 3);
+      say (c, "patch_size", root_of (2 * D / 3));
+    }
+  else
+    say_or_ask (c, "patch_size", 0);
+}
+
+/* Official training calls its files DATA_model_p_d_T_K_NOISE.pth, NOISE being "uniform" or a standard
+ * deviation. */
+static void
+say_noise (Config *c)
+{
+  g_autofree char *base = g_path_get_basename (nf_tensor_file_get_path (c->file));
+  const char *numbers = strstr (base, "_model_");
+  guint sizes[4];
+  int end = 0;
+  if (has (c, "noise_type") || !numbers
+      || sscanf (numbers, "_model_%u_%u_%u_%u_%n", &sizes[0], &sizes[1], &sizes[2], &sizes[3], &end) != 4
+      || end == 0 || sizes[0] != get (c, "patch_size") || sizes[1] != get (c, "channels")
+      || sizes[2] != get (c, "num_blocks") || sizes[3] != get (c, "layers_per_block"))
+    return;
+  char *behind = NULL;
+  const double std = g_ascii_strtod (numbers + end, &behind);
+  if (g_str_has_prefix (numbers + end, "uniform"))
+    say_text (c, "noise_type", "uniform");
+  else if (g_ascii_isdigit (numbers[end]) && std <= 2
+           && (strcmp (behind, ".pth") == 0 || strcmp (behind, ".safetensors") == 0))
+    {
+      say_text (c, "noise_type", "gaussian");
+      if (!has (c, "noise_std"))
+        json_object_set_double_member (c->members, "noise_std", std);
+    }
+}
+
+static void
+say_tarflow (Config *c)
+{
+  const NfTensor *in = find (c, "blocks.0.proj_in.weight");
+  const guint d = size_of (in, 0), D = size_of (in, 1),
+              side = root_of (size_of (find (c, "blocks.0.pos_embed"), 0));
+
+  say_text (c, "family", "tarflow");
+  say_patch (c, D);
+  say_or_ask (c, "img_size", MIN (side, 4096) * MIN (get (c, "patch_size"), 4096));
+  say (c, "channels", d);
+  say (c, "num_blocks", count (c, "blocks.", ".proj_in.weight"));
+  say (c, "layers_per_block", count (c, "blocks.0.attn_blocks.", ".attention.qkv.weight"));
+  say (c, "num_classes", size_of (find (c, "blocks.0.class_embed"), 0));
+  say_if (c, "nvp", size_of (find (c, "blocks.0.proj_out.weight"), 0) != D);
+  say_head_dim (c, d);
+  say_expansion (c, d);
+  say_noise (c);
+}
+
+/* STARFlow */
+
+static void
+say_layers (Config *c, guint T)
+{
+  if (has (c, "layers_per_block"))
+    return;
+  JsonArray *array = json_array_new ();
+  for (guint t = 0; t < T; t++)
+    {
+      g_autofree char *prefix = g_strdup_printf ("blocks.%u.attn_blocks.", t);
+      json_array_add_int_element (array, count (c, prefix, ".attention.qkv.weight"));
+    }
+  json_object_set_array_member (c->members, "layers_per_block", array);
+}
+
+/* The buffer "var" has a row for each image token of training; masks and rotations one for each text token
+ * more. */
+static void
+say_positions (Config *c, gboolean text)
+{
+  const guint p = MIN (get (c, "patch_size"), 4096), var = size_of (find (c, "var"), 0),
+              learned = size_of (find (c, "blocks.0.pos_embed"), 0), side = root_of (learned ? learned : var);
+  const NfTensor *mask = find (c, "blocks.0.attn_mask"), *rope = find (c, "feat_rope.freqs_cos");
+  const guint all = size_of (mask ? mask : rope, 0);
+
+  say_or_ask (c, "img_size", MIN (side, 4096) * p);
+  if (root_of (var) && p && get (c, "img_size") / p != root_of (var))
+    say (c, "pt_seq_len", root_of (var));
+  if (!text)
+    say (c, "txt_size", 0);
+  else
+    say_or_ask (c, "txt_size", var && all > var ? all - var : 0);
+}
+
+static void
+say_heads (Config *c, guint d)
+{
+  const guint dh = get (c, "head_dim"),
+              inner = size_of (find (c, "blocks.0.attn_blocks.0.attention.proj.weight"), 1),
+              rows = size_of (find (c, "blocks.0.attn_blocks.0.attention.qkv.weight"), 0);
+  if (dh == 0 || inner % dh != 0 || rows < inner)
+    return;
+  if (inner != d)
+    say (c, "num_heads", inner / dh);
+  if (rows != 3 * inner && (rows - inner) % (2 * dh) == 0)
+    say (c, "num_kv_heads", (rows - inner) / (2 * dh));
+}
+
+static void
+say_denoiser (Config *c)
+{
+  const guint layers = count (c, DENOISER ".attn_blocks.", ".attention.qkv.weight");
+  say_if (c, DENOISER, layers > 0);
+  if (layers == 0)
+    return;
+  say (c, "denoiser_layers", layers);
+  say_if (c, "conditional_denoiser", find (c, DENOISER ".proj_txt.weight") != NULL);
+  ask (c, "denoiser_window");
+}
+
+static void
+say_starflow (Config *c)
+{
+  const guint T = count (c, "blocks.", ".proj_in.weight");
+  const NfTensor *in = find (c, "blocks.0.proj_in.weight"),
+                 *top = find (c, "blocks.%u.proj_in.weight", T - 1),
+                 *text = find (c, "blocks.%u.proj_txt.weight", T - 1);
+  const guint d = size_of (in, 0), D = size_of (in, 1), C = get (c, "in_channels");
+  const char *layer = "blocks.0.attn_blocks.0";
+
+  say_text (c, "family", "starflow");
+  say_or_ask (c, "patch_size", C && D % C == 0 ? root_of (D / C) : 0);
+  const guint64 square = (guint64)get (c, "patch_size") * get (c, "patch_size");
+  if (square && D % square == 0)
+    say (c, "in_channels", (guint)(D / square));
+  say (c, "channels", d);
+  say (c, "num_blocks", T);
+  say_layers (c, T);
+  if (size_of (top, 0) != d)
+    say (c, "top_block_channels", size_of (top, 0));
+  say_positions (c, text != NULL);
+  say (c, "txt_dim", size_of (text, 1));
+  say_if (c, "cond_top_only", text && T > 1 && !find (c, "blocks.0.proj_txt.weight"));
+
+  say_head_dim (c, d);
+  say_heads (c, d);
+  say_expansion (c, d);
+  say_if (c, "rope", !find (c, "blocks.0.pos_embed"));
+  say_if (c, "sos", find (c, "blocks.0.sos_embed") != NULL);
+  say_if (c, "use_final_norm", find (c, "blocks.0.final_norm.weight") != NULL);
+  say_if (c, "use_qk_norm", find (c, "%s.attention.query_norm.weight", layer) != NULL);
+  say_if (c, "use_post_norm", find (c, "%s.attention.post_norm.weight", layer) != NULL);
+  say_if (c, "use_bias", find (c, "%s.attention.qkv.bias", layer) != NULL);
+  say_if (c, "use_swiglu", find (c, "%s.mlp.gate_proj.weight", layer) != NULL);
+  say_text (c, "norm_type",
+            find (c, "%s.attention.norm.bias", layer)     ? "layer_norm"
+            : find (c, "%s.attention.norm.weight", layer) ? "rms_norm"
+                                                          : "none");
+  say_denoiser (c);
+
+  ask (c, "use_softplus");
+  ask (c, "soft_clip");
+  ask (c, "seq_order");
+  if (!find (c, "blocks.0.pos_embed"))
+    ask (c, "hf_style_rope");
+  ask (c, "temporal_causal");
+  if (get (c, "temporal_causal"))
+    {
+      ask (c, "shallow_block_local");
+      say_or_ask (c, "frames", 0);
+    }
+}
+
+/* Tensors that no TARFlow has. */
+static gboolean
+is_starflow (const Config *c)
+{
+  static const char *const names[] = { "blocks.0.sos_embed",
+                                       "blocks.0.final_norm.weight",
+                                       "blocks.0.attn_blocks.0.attention.query_norm.weight",
+                                       "blocks.0.attn_blocks.0.attention.post_norm.weight",
+                                       "blocks.0.attn_blocks.0.mlp.gate_proj.weight",
+                                       "feat_rope.freqs_cos",
+                                       DENOISER ".proj_in.weight" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    if (find (c, "%s", names[i]))
+      return TRUE;
+  return !find (c, "blocks.0.pos_embed")
+         || find (c, "blocks.%u.proj_txt.weight", count (c, "blocks.", ".proj_in.weight") - 1);
+}
+
+/* Sources */
+
+/* Adds members that are not yet there. */
+static void
+add_members (Config *c, JsonObject *object)
+{
+  JsonObjectIter iter;
+  const char *name;
+  JsonNode *node;
+  json_object_iter_init (&iter, object);
+  while (json_object_iter_next (&iter, &name, &node))
+    if (!has (c, name))
+      json_object_set_member (c->members, name, json_node_copy (node));
+  c->told = TRUE;
+}
+
+static gboolean
+add_json (Config *c, const char *json, gsize length, const char *origin, GError **error)
+{
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autofree char *what = g_strdup_printf ("%s: the configuration", origin);
+  JsonObject *object = nf_json_parse_object (parser, json, length, what, error);
+  if (object)
+    add_members (c, object);
+  return object != NULL;
+}
+
+static gboolean
+add_metadata (Config *c, NfTensorFile *file, GError **error)
+{
+  const char *json = nf_tensor_file_get_metadata (file, "config");
+  return json && add_json (c, json, strlen (json), nf_tensor_file_get_path (file), error);
+}
+
+/* JSON, YAML, or a file of tensors with a configuration */
+static gboolean
+add_file (Config *c, const char *path, GError **error)
+{
+  g_autoptr (GError) local = NULL;
+  g_autofree char *text = NULL;
+  gsize length;
+  GStatBuf status;
+
+  if (g_str_has_suffix (path, ".safetensors"))
+    {
+      g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+      if (!file)
+        return FALSE;
+      if (nf_tensor_file_get_metadata (file, "config"))
+        return add_metadata (c, file, error);
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: it has no \"config\" in its __metadata__", path);
+      return FALSE;
+    }
+  if (g_stat (path, &status) == 0 && (!S_ISREG (status.st_mode) || status.st_size > MAX_FILE))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: it is no configuration, which is a small JSON or YAML file", path);
+      return FALSE;
+    }
+  if (!g_file_get_contents (path, &text, &length, &local))
+    {
+      g_set_error (error, NF_ERROR,
+                   g_error_matches (local, G_FILE_ERROR, G_FILE_ERROR_NOENT) ? NF_ERROR_NOT_FOUND
+                                                                             : NF_ERROR_READ,
+                   "%s", local->message);
+      return FALSE;
+    }
+  gsize at = 0;
+  while (at < length && g_ascii_isspace (text[at]))
+    at++;
+  if (at < length && text[at] == '{')
+    return add_json (c, text, length, path, error);
+  g_autoptr (JsonObject) object = nf_recipe_read (text, length, path, error);
+  if (object)
+    add_members (c, object);
+  return object != NULL;
+}
+
+/* A file of the same name beside the weights, NULL if there is none. */
+static char *
+find_beside (NfTensorFile *file)
+{
+  static const char *const endings[] = { ".yaml", ".yml", ".json" };
+  const char *path = nf_tensor_file_get_path (file), *dot = strrchr (path, '.');
+  for (guint i = 0; dot && !strchr (dot, G_DIR_SEPARATOR) && i < G_N_ELEMENTS (endings); i++)
+    {
+      g_autofree char *beside = g_strdup_printf ("%.*s%s", (int)(dot - path), path, endings[i]);
+      if (g_file_test (beside, G_FILE_TEST_IS_REGULAR))
+        return g_steal_pointer (&beside);
+    }
+  return NULL;
+}
+
+static gboolean
+add_setting (Config *c, const char *setting, GError **error)
+{
+  const char *equals = strchr (setting, '=');
+  if (!equals || equals == setting)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "\"%s\" is not NAME=VALUE", setting);
+      return FALSE;
+    }
+  g_autofree char *name = g_strndup (setting, (gsize)(equals - setting));
+  g_autofree char *object = g_strdup_printf ("{\"value\": %s}", equals + 1);
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  JsonObject *parsed = nf_json_parse_object (parser, object, strlen (object), setting, NULL);
+  if (parsed && json_object_has_member (parsed, "value"))
+    json_object_set_member (c->members, name, json_node_copy (json_object_get_member (parsed, "value")));
+  else
+    json_object_set_string_member (c->members, name, equals + 1);
+  return TRUE;
+}
+
+/* All that somebody said. ORIGIN is where most of it is from. */
+static gboolean
+add_sources (Config *c, const char *path, const char *const *settings, char **origin, GError **error)
+{
+  for (guint i = 0; settings && settings[i]; i++)
+    if (!add_setting (c, settings[i], error))
+      return FALSE;
+  *origin = g_strdup (path);
+  if (path)
+    return add_file (c, path, error);
+  *origin = g_strdup (nf_tensor_file_get_path (c->file));
+  if (nf_tensor_file_get_metadata (c->file, "config"))
+    return add_metadata (c, c->file, error);
+  g_autofree char *beside = find_beside (c->file);
+  if (!beside)
+    return TRUE;
+  g_free (*origin);
+  *origin = g_steal_pointer (&beside);
+  return add_file (c, *origin, error);
+}
+
+/* Official STARFlow arguments have "nvp" without any effect but to be on. */
+static void
+drop_nvp (Config *c)
+{
+  JsonNode *nvp = json_object_get_member (c->members, "nvp");
+  if (nvp && JSON_NODE_HOLDS_VALUE (nvp)
+      && (json_node_get_value_type (nvp) == G_TYPE_INT64 ? json_node_get_int (nvp) == 1
+                                                         : json_node_get_boolean (nvp)))
+    json_object_remove_member (c->members, "nvp");
+}
+
+static gboolean
+complete (Config *c, GError **error)
+{
+  JsonNode *family = json_object_get_member (c->members, "family");
+  const gboolean said
+      = family && JSON_NODE_HOLDS_VALUE (family) && json_node_get_value_type (family) == G_TYPE_STRING;
+  if (!find (c, "blocks.0.proj_in.weight"))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "%s: it holds no weights of a flow: tensor blocks.0.proj_in.weight is missing",
+                   nf_tensor_file_get_path (c->file));
+      return FALSE;
+    }
+  if (said ? strcmp (json_node_get_string (family), "starflow") == 0 : is_starflow (c))
+    {
+      drop_nvp (c);
+      say_starflow (c);
+    }
+  else
+    say_tarflow (c);
+  if (c->open->len == 0)
+    return TRUE;
+  g_autoptr (GString) names = g_string_new (NULL);
+  for (guint i = 0; i < c->open->len; i++)
+    g_string_append_printf (names, "%s%s",
+                            i == 0                 ? ""
+                            : i + 1 < c->open->len ? ", "
+                                                   : " and ",
+                            (const char *)c->open->pdata[i]);
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+               "%s: its weights do not say %s; tell them by normflow convert, with --config FILE (the YAML "
+               "that it was trained with, or "
+               "JSON) or --set NAME=VALUE, or put that file beside it under the same name with the ending "
+               ".yaml or .json",
+               nf_tensor_file_get_path (c->file), names->str);
+  return FALSE;
+}
+
+NfConfig *
+nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *settings, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (file), NULL);
+  g_autoptr (JsonObject) members = json_object_new ();
+  g_autoptr (GPtrArray) open = g_ptr_array_new ();
+  Config config = { .file = file, .members = members, .open = open };
+  g_autofree char *origin = NULL;
+  if (!add_sources (&config, path, settings, &origin, error) || !complete (&config, error))
+    return NULL;
+  g_autoptr (JsonNode) root = json_node_new (JSON_NODE_OBJECT);
+  json_node_set_object (root, members);
+  g_autofree char *json = json_to_string (root, FALSE);
+  return nf_config_from_json (json, origin, error);
+}

@@ -1,0 +1,30 @@
+/* normflow: the configuration that weights belong to. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-config.h"
+#include "nf-tensor-file.h"
+
+G_BEGIN_DECLS
+
+/**
+ * nf_checkpoint_config:
+ * @file: a model's weights
+ * @path: (nullable): a file that says their configuration: JSON, the YAML of an official training run, or a
+ * safetensors file with "config" in its `__metadata__`
+ * @settings: (nullable) (array zero-terminated=1): members in addition, each "NAME=VALUE", VALUE as in JSON
+ * or a bare word
+ * @error: return location
+ *
+ * Puts a configuration together: @settings come first, then @path, or without it the file's own metadata, or
+ * without these a file beside it of its name but with the ending ".yaml" or ".json"; what all of them leave
+ * open the tensors' shapes say, and the names that official training gives its files (the noise of a
+ * TARFlow). What then is still open is asked for by name. That the configuration and the weights agree is
+ * checked where the weights are read.
+ *
+ * Returns: (transfer full): the configuration, or NULL with %NF_ERROR_CONFIG (what is missing, or
+ * impossible), %NF_ERROR_FORMAT, %NF_ERROR_READ, %NF_ERROR_UNSUPPORTED.
+ */
+NfConfig *nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *settings,
+                                GError **error);
+
+G_END_DECLS
