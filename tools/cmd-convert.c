@@ -9,13 +9,13 @@
 
 #include <glib/gstdio.h>
 
-#define MAX_CONFIG (1 << 20)
-
 typedef struct
 {
   const char *input;
   const char *output;
   char *config;
+  char *state;
+  char **settings;
   char *layout;
   char *noise;
   double noise_std;
@@ -26,102 +26,53 @@ static void
 convert_clear (Convert *convert)
 {
   g_free (convert->config);
+  g_free (convert->state);
+  g_strfreev (convert->settings);
   g_free (convert->layout);
   g_free (convert->noise);
   g_free (convert->dtype);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Convert, convert_clear)
 
-/* torch.save writes a zip archive of pickles, older versions a bare pickle. */
-static gboolean
-is_pytorch (const char *path)
-{
-  guint8 start[4] = { 0 };
-  FILE *file = g_fopen (path, "rbe");
-  gsize n;
-
-  if (!file)
-    return FALSE;
-  n = fread (start, 1, sizeof start, file);
-  fclose (file);
-  return n == sizeof start
-         && (memcmp (start, "PK\3\4", 4) == 0 || (start[0] == 0x80 && start[1] >= 2 && start[1] <= 5));
-}
-
 static NfTensorFile *
-open_input (const char *path, GError **error)
+open_input (const Convert *convert, GError **error)
 {
-  g_autoptr (NfTensorFile) file = NULL;
-
-  if (is_pytorch (path))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "%s: is a PyTorch checkpoint, which this version does not read; in Python, "
-                   "safetensors.torch.save_file (torch.load (\"IN.pth\", weights_only=True), "
-                   "\"IN.safetensors\") makes a file that normflow convert --config takes",
-                   path);
-      return NULL;
-    }
-  file = nf_tensor_file_open (path, error);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open_state (convert->input, convert->state, error);
   if (file && nf_latents_is_file (file))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: holds latents of a video, not a model", path);
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: holds latents of a video, not a model",
+                   convert->input);
       return NULL;
     }
   return g_steal_pointer (&file);
 }
 
-/* The file's configuration, or --config's, with what other options say. */
-static NfConfig *
-make_config (const Convert *convert, NfTensorFile *file, GError **error)
+/* What options say, as members of the configuration. (transfer full) */
+static char **
+get_settings (const Convert *convert)
 {
-  const char *json = nf_tensor_file_get_metadata (file, "config");
-  const char *origin = convert->input;
-  g_autofree char *text = NULL;
-  g_autoptr (NfConfig) config = NULL;
-
-  if (convert->config)
-    {
-      g_autoptr (GError) local = NULL;
-      GStatBuf status;
-
-      origin = convert->config;
-      if (g_stat (convert->config, &status) == 0
-          && (!S_ISREG (status.st_mode) || status.st_size > MAX_CONFIG))
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "--config %s: is not a small JSON file",
-                       convert->config);
-          return NULL;
-        }
-      if (!g_file_get_contents (convert->config, &text, NULL, &local))
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config: %s", local->message);
-          return NULL;
-        }
-      json = text;
-    }
-  if (!json)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "%s: says nothing of its configuration; give it with --config FILE, a JSON object such as "
-                   "{\"in_channels\": 3, \"img_size\": 64, \"patch_size\": 2, \"channels\": 512, "
-                   "\"num_blocks\": 8, \"layers_per_block\": 4}",
-                   convert->input);
-      return NULL;
-    }
-  config = nf_config_from_json (json, origin, error);
-  if (!config)
-    return NULL;
+  g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
+  char number[G_ASCII_DTOSTR_BUF_SIZE];
+  if (convert->settings)
+    g_strv_builder_addv (builder, (const char **)convert->settings);
   if (convert->layout)
     {
-      nf_pixel_layout_from_name (convert->layout, &config->layout);
-      config->channels = config->layout == NF_PIXELS_GRAY ? 1 : 3;
+      g_autofree char *layout = g_strconcat ("pixel_layout=", convert->layout, NULL);
+      g_strv_builder_add (builder, layout);
+      g_strv_builder_add (builder, strcmp (convert->layout, "gray") == 0 ? "in_channels=1" : "in_channels=3");
     }
   if (convert->noise)
-    config->noise = strcmp (convert->noise, "uniform") == 0 ? NF_NOISE_UNIFORM : NF_NOISE_GAUSSIAN;
+    {
+      g_autofree char *noise = g_strconcat ("noise_type=", convert->noise, NULL);
+      g_strv_builder_add (builder, noise);
+    }
   if (!isnan (convert->noise_std))
-    config->noise_std = convert->noise_std;
-  return nf_config_check (config, origin, error) ? g_steal_pointer (&config) : NULL;
+    {
+      g_autofree char *std
+          = g_strconcat ("noise_std=", g_ascii_dtostr (number, sizeof number, convert->noise_std), NULL);
+      g_strv_builder_add (builder, std);
+    }
+  return g_strv_builder_end (builder);
 }
 
 /* Casting */
@@ -228,12 +179,13 @@ convert_file (const Convert *convert, char **digest, GError **error)
   g_autoptr (NfTensorFile) file = NULL;
   g_autoptr (NfConfig) config = NULL;
   g_autofree char *temporary = NULL;
+  g_auto (GStrv) settings = get_settings (convert);
   GError *local = NULL;
 
   if (!nf_check_output (convert->output, convert->input, error))
     return FALSE;
-  file = open_input (convert->input, error);
-  config = file ? make_config (convert, file, error) : NULL;
+  file = open_input (convert, error);
+  config = file ? nf_checkpoint_config (file, convert->config, (const char *const *)settings, error) : NULL;
   temporary = config ? nf_temporary_name (convert->output, error) : NULL;
   if (!temporary)
     return FALSE;
@@ -255,24 +207,33 @@ nf_cmd_convert (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *digest = NULL;
   NfPixelLayout layout;
-  const GOptionEntry entries[]
-      = { { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
-            "Configuration of the model (default: the one in IN)", "FILE.json" },
-          { "pixel-layout", 0, 0, G_OPTION_ARG_STRING, &convert.layout, "Instead of the configuration's",
-            "rgb|gray|yuv420" },
-          { "noise", 0, 0, G_OPTION_ARG_STRING, &convert.noise,
-            "Noise that the model was trained with, instead of the configuration's", "uniform|gaussian" },
-          { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &convert.noise_std,
-            "Its standard deviation if Gaussian, on the [-1, 1] scale", "STD" },
-          { "dtype", 't', 0, G_OPTION_ARG_STRING, &convert.dtype,
-            "Type of the weights in OUT (default: as they are)", "f32|f16|bf16" },
-          { NULL } };
+  const GOptionEntry entries[] = {
+    { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
+      "Configuration: the YAML of the training, JSON, or a model file that has one (default: the one in IN)",
+      "FILE" },
+    { "set", 's', 0, G_OPTION_ARG_STRING_ARRAY, &convert.settings,
+      "A member of the configuration, before what --config and IN say", "NAME=VALUE" },
+    { "state", 0, 0, G_OPTION_ARG_STRING, &convert.state,
+      "Which of the checkpoint's sets of weights, if it has several, such as model or ema", "NAME" },
+    { "pixel-layout", 0, 0, G_OPTION_ARG_STRING, &convert.layout, "Instead of the configuration's",
+      "rgb|gray|yuv420" },
+    { "noise", 0, 0, G_OPTION_ARG_STRING, &convert.noise,
+      "Noise that the model was trained with, instead of the configuration's", "uniform|gaussian" },
+    { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &convert.noise_std,
+      "Its standard deviation if Gaussian, on the [-1, 1] scale", "STD" },
+    { "dtype", 't', 0, G_OPTION_ARG_STRING, &convert.dtype,
+      "Type of the weights in OUT (default: as they are)", "f32|f16|bf16" },
+    { NULL }
+  };
 
   if (!nf_command_parse (
-          &command, &argc, &argv, entries, 0, "IN.safetensors OUT.safetensors",
+          &command, &argc, &argv, entries, 0, "IN OUT.safetensors",
           "Checks a model's weights against its configuration and writes both to one file.",
-          "Weights under the official names become a model that every command loads. Rounding\n"
-          "to f16 or bf16 makes another model, with another digest.",
+          "IN is a model, or a PyTorch checkpoint of TARFlow, STARFlow or STARFlow-V. The configuration is\n"
+          "what --set, --config (else IN, else IN with the ending .yaml or .json) and the weights' shapes "
+          "say;\n"
+          "what then is open is asked for by name. Rounding to f16 or bf16 makes another model, with\n"
+          "another digest.",
           2, 2))
     return NF_EXIT_USAGE;
   if (convert.layout && !nf_pixel_layout_from_name (convert.layout, &layout))

@@ -30,7 +30,7 @@ shape_text (const NfTensor *tensor)
   return g_string_free (g_steal_pointer (&text), FALSE);
 }
 
-/* Trainable values: everything but the prior's variance and the causal masks. */
+/* Trainable values: everything but the prior's variance, causal masks and rotations. */
 static guint64
 count_parameters (NfTensorFile *file)
 {
@@ -40,7 +40,8 @@ count_parameters (NfTensorFile *file)
     {
       const NfTensor *tensor = nf_tensor_file_get (file, i);
 
-      if (strcmp (tensor->name, "var") != 0 && !g_str_has_suffix (tensor->name, ".attn_mask"))
+      if (strcmp (tensor->name, "var") != 0 && !g_str_has_suffix (tensor->name, ".attn_mask")
+          && !g_str_has_prefix (tensor->name, "feat_rope."))
         n += tensor->n_elements;
     }
   return n;
@@ -160,31 +161,91 @@ print_file (const Info *info, const char *what)
 static const char *const model_keys[] = { "config", NULL };
 
 static void
+print_blocks (const NfConfig *config)
+{
+  g_autoptr (GString) layers = g_string_new (NULL);
+  const guint heads = config->n_heads ? config->n_heads : config->width / config->head_dim;
+  if (config->layers[0])
+    for (guint t = 0; t < config->n_blocks; t++)
+      g_string_append_printf (layers, "%s%u", t ? "-" : "", config->layers[t]);
+  else
+    g_string_printf (layers, "%u", config->n_layers);
+  print_row ("flow", "%u blocks of %s layers, %s", config->n_blocks, layers->str,
+             config->nvp ? "shift and scale (NVP)" : "shift only (volume-preserving)");
+  print_row ("transformers", "width %u (heads: %u, of %u each), MLP of %u", config->width, heads,
+             config->head_dim, config->expansion * config->width);
+  if (config->top_width)
+    print_row ("deep block", "width %u", config->top_width);
+}
+
+static void
+print_starflow (const NfConfig *config)
+{
+  const struct
+  {
+    gboolean set;
+    const char *name;
+  } switches[] = {
+    { config->rope, config->half_split_rope ? "rotary positions (halves)" : "rotary positions" },
+    { !config->rope, "learned positions" },
+    { config->sos, "start token" },
+    { config->softplus, "softplus scale" },
+    { !config->softplus, "exp scale" },
+    { config->soft_clip > 0, "soft clip" },
+    { config->rms_norm, "RMSNorm" },
+    { config->final_norm, "final norm" },
+    { config->qk_norm, "norm of queries and keys" },
+    { config->post_norm, "norm behind layers" },
+    { config->no_bias, "no bias" },
+    { config->gated, "gated MLP" },
+    { config->n_kv_heads > 0, "shared keys" },
+    { config->shallow_local, "shallow blocks see one frame" },
+  };
+  g_autoptr (GString) text = g_string_new (NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (switches); i++)
+    if (switches[i].set)
+      g_string_append_printf (text, "%s%s", text->len ? ", " : "", switches[i].name);
+  print_row ("switches", "%s", text->str);
+  if (config->txt_size)
+    print_row ("text", "%u tokens of %u features, on %s", config->txt_size, config->txt_dim,
+               config->cond_top_only ? "the deep block" : "all blocks");
+  if (config->denoiser_layers)
+    print_row ("denoiser", "%u layers, window of %u frames%s", config->denoiser_layers,
+               config->denoiser_window, config->denoiser_text ? ", sees the text" : "");
+  if (config->action_dim)
+    print_row ("actions", "%u numbers", config->action_dim);
+}
+
+static void
 print_model (const Info *info, const NfConfig *config, const char *digest)
 {
   static const char *const noises[] = { [NF_NOISE_UNIFORM] = "uniform", [NF_NOISE_GAUSSIAN] = "Gaussian" };
   g_autoptr (GList) keys = other_keys (info->file, model_keys);
 
-  print_file (info, "TARFlow model");
+  print_file (info, config->family == NF_FAMILY_TARFLOW ? "TARFlow model"
+                    : config->frames                    ? "STARFlow-V model"
+                                                        : "STARFlow model");
   print_row ("digest", "%s", digest);
   print_row ("parameters", "%" G_GUINT64_FORMAT, count_parameters (info->file));
-  print_row ("image", "%ux%u pixels, %s", config->img_size, config->img_size,
+  print_row (config->frames ? "frame" : "image", "%ux%u %s, %s", nf_config_columns (config),
+             nf_config_rows (config), config->layout == NF_PIXELS_LATENT ? "places" : "pixels",
              nf_pixel_layout_name (config->layout));
+  if (config->frames)
+    print_row ("frames", "%u", config->frames);
   print_row ("tokens", "%u of %u features (patches of %ux%u, %s basis)", nf_config_tokens (config),
              nf_config_features (config), config->patch_size, config->patch_size,
              config->basis == NF_BASIS_DCT ? "DCT" : "pixel");
-  print_row ("flow", "%u blocks of %u layers, %s", config->n_blocks, config->n_layers,
-             config->nvp ? "shift and scale (NVP)" : "shift only (volume-preserving)");
-  print_row ("transformers", "width %u (heads: %u, of %u each), MLP of %u", config->width,
-             config->width / config->head_dim, config->head_dim, config->expansion * config->width);
-  if (config->n_classes)
+  print_blocks (config);
+  if (config->family == NF_FAMILY_STARFLOW)
+    print_starflow (config);
+  else if (config->n_classes)
     print_row ("classes", "%u", config->n_classes);
   else
     print_row ("classes", "none");
   if (config->noise == NF_NOISE_GAUSSIAN)
     print_row ("noise", "%s, standard deviation %g on the [-1, 1] scale", noises[config->noise],
                config->noise_std);
-  else
+  else if (config->layout != NF_PIXELS_LATENT)
     print_row ("noise", "%s (dequantisation of 8-bit samples)", noises[config->noise]);
   for (GList *i = keys; i; i = i->next)
     print_metadata (i->data, nf_tensor_file_get_metadata (info->file, i->data));
@@ -383,7 +444,7 @@ show_model (const Info *info, gboolean json, GError **error)
 
   if (!digest)
     return FALSE;
-  config = nf_config_from_json (nf_tensor_file_get_metadata (info->file, "config"), info->path, error);
+  config = nf_checkpoint_config (info->file, NULL, NULL, error);
   if (!config)
     return FALSE;
   if (json)
