@@ -13,9 +13,6 @@
 #include "normflow.h"
 #include "reference/nf-reference.h"
 
-/* Both kernel variants run on any device. */
-static const char *const nf_test_kernels[] G_GNUC_UNUSED = { "cpu", "gpu" };
-
 #define nf_test_ok(condition, error)                                                                         \
   G_STMT_START                                                                                               \
   {                                                                                                          \
@@ -33,25 +30,25 @@ nf_test_file (const char *directory, const char *name)
   return g_build_filename (here, directory, name, NULL);
 }
 
-/* The device that NORMFLOW_DEVICE names, else a CPU, with the given kernel variant. Opened once a process. */
+/* The device that NORMFLOW_DEVICE names, else a CPU, with kernels in this FORM: "cpu", "gpu", perhaps with
+ * ",vectors=4". Opened once a process. */
 static inline NfDevice *
-nf_test_device (const char *kernels)
+nf_test_device (const char *form)
 {
-  static NfDevice *devices[G_N_ELEMENTS (nf_test_kernels)];
+  static GHashTable *devices;
   g_autoptr (GError) error = NULL;
-  for (guint i = 0; i < G_N_ELEMENTS (nf_test_kernels); i++)
-    if (strcmp (nf_test_kernels[i], kernels) == 0)
-      {
-        const char *named = g_getenv ("NORMFLOW_DEVICE");
-        g_autofree char *device = g_strndup (named ? named : "cpu", strcspn (named ? named : "cpu", ","));
-        g_autofree char *spec = g_strdup_printf ("%s,kernels=%s", device, kernels);
-        if (!devices[i])
-          devices[i] = nf_device_open (spec, &error);
-        nf_test_ok (devices[i], error);
-        return devices[i];
-      }
-  fail_msg ("there are no kernels called %s", kernels);
-  return NULL;
+  if (!devices)
+    devices = g_hash_table_new (g_str_hash, g_str_equal);
+  NfDevice *device = g_hash_table_lookup (devices, form);
+  if (device)
+    return device;
+  const char *named = g_getenv ("NORMFLOW_DEVICE");
+  g_autofree char *name = g_strndup (named ? named : "cpu", strcspn (named ? named : "cpu", ","));
+  g_autofree char *spec = g_strdup_printf ("%s,kernels=%s", name, form);
+  device = nf_device_open (spec, &error);
+  nf_test_ok (device, error);
+  g_hash_table_insert (devices, g_strdup (form), device);
+  return device;
 }
 
 /* A name of its own in the directory for temporary files; the test removes the file. */

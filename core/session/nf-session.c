@@ -363,8 +363,8 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   options = options ? options : &plain;
   const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   const gboolean guided = options->guidance != 0;
-  if (!nf_session_check_condition (self, labels, B, error)
-      || !nf_session_check_options (self, options, error))
+  if (!nf_session_check_condition (self, labels, B, error) || !nf_session_check_options (self, options, error)
+      || !nf_session_check_finite ("latents", z, B * n, error))
     return FALSE;
   const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
   if (batch == 0)
