@@ -53,6 +53,7 @@ typedef struct
   guint64 sample_every;
   guint64 log_every;
   guint64 cache;
+  guint64 stop_after;
   gboolean resume;
   double minutes;
 } Places;
@@ -908,13 +909,14 @@ train (Job *job, GError **error)
 {
   Run *run = job->run;
   const Places *places = job->places;
+  const guint64 last = places->stop_after ? MIN (places->stop_after, run->train.steps) : run->train.steps;
   guint64 first = nf_trainer_get_step (job->trainer), judged = G_MAXUINT64, saved = first;
   gint64 last_save = g_get_monotonic_time (), last_step = last_save;
   double smooth = NAN, seconds_per_step = NAN;
   NfTrainReport report = { .step = first };
   guint skipped_in_a_row = 0;
 
-  while (report.step < run->train.steps && !interrupted (job))
+  while (report.step < last && !interrupted (job))
     {
       const gint *labels = NULL;
       const guint8 *tiles = nf_clips_batch (job->clips, nf_trainer_get_step (job->trainer), &labels, error);
@@ -1040,7 +1042,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
                        .validation_loss = NAN,
                        .before = run->seconds };
   g_autofree char *duration = NULL;
-  gboolean trained;
+  gboolean trained, whole;
 
   job.started = g_get_monotonic_time ();
   job.device = nf_device_open (command->device, error);
@@ -1127,9 +1129,10 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
       return FALSE;
     }
   duration = nf_progress_duration (job_seconds (&job));
+  whole = nf_trainer_get_step (job.trainer) >= run->train.steps;
   nf_progress_note (job.progress, "%s after step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " and %s%s",
-                    interrupted (&job) ? "stopped" : "done", nf_trainer_get_step (job.trainer),
-                    run->train.steps, duration, interrupted (&job) ? "; --resume goes on" : "");
+                    whole ? "done" : "stopped", nf_trainer_get_step (job.trainer), run->train.steps, duration,
+                    whole ? "" : "; --resume goes on");
   if (job.n_tiles && isfinite (run->best))
     nf_progress_note (job.progress, "best held-out %s: %.4f at step %" G_GUINT64_FORMAT, unit (&job),
                       shown (&job, run->best), run->best_step);
@@ -1153,8 +1156,8 @@ nf_cmd_train (int argc, char **argv)
   };
   g_autoptr (GError) error = NULL;
   g_autofree char *scales = NULL;
-  gint64 steps = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000, log_every = 10,
-         cache = 1024;
+  gint64 steps = 0, stop_after = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000,
+         log_every = 10, cache = 1024;
   int batch = 64, validation_tiles = 512;
   NfTrainOptions *t = &run.train;
 
@@ -1197,6 +1200,8 @@ nf_cmd_train (int argc, char **argv)
         "Standard deviation of Gaussian noise, [-1, 1] scale (default: 0.05)", "STD" },
 
       { "steps", 0, 0, G_OPTION_ARG_INT64, &steps, "Steps of the whole run", "N" },
+      { "stop-after", 0, 0, G_OPTION_ARG_INT64, &stop_after,
+        "Stop after this step as Ctrl-C does; --resume goes on", "STEP" },
       { "minutes", 0, 0, G_OPTION_ARG_DOUBLE, &places.minutes,
         "Instead: as many steps as take about this long", "M" },
       { "batch", 0, 0, G_OPTION_ARG_INT, &batch, "Tiles of a step (default: 64)", "B" },
@@ -1246,15 +1251,16 @@ nf_cmd_train (int argc, char **argv)
     return nf_command_usage (
         &command, "--init takes the configuration from the model: give no options of the model with it");
   if (log_every < 1 || sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0)
-      || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0 || steps < 0)
+      || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0 || steps < 0 || stop_after < 0)
     return nf_command_usage (&command,
                              "--log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
-                             "--validation-tiles, --seed and --steps take no negative values");
+                             "--validation-tiles, --seed, --steps and --stop-after take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
   places.log_every = (guint64)log_every;
   places.sample_every = (guint64)sample_every;
   places.cache = (guint64)cache << 20;
+  places.stop_after = (guint64)stop_after;
   if (places.samples && g_mkdir_with_parents (places.samples, 0777) != 0)
     {
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", places.samples, g_strerror (errno));
