@@ -1,9 +1,9 @@
-/* normflow: `normflow verify` against the official implementation's numbers, in each form of the kernels and with
- * each method of decoding. SPDX-License-Identifier: LGPL-2.1-or-later */
+/* normflow: `normflow verify` against the official numbers, in each form of the kernels and with each method
+ * of decoding. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
 static const char *const cases[]
-    = { "tarflow_uncond", "tarflow_class",       "tarflow_vp", "starflow_text",    "starflow_wide",
+    = { "tarflow_uncond",   "tarflow_class",       "tarflow_vp", "starflow_text",    "starflow_wide",
         "starflow_r2l_exp", "starflow_gqa_swiglu", "starflow_v", "starflow_v_square" };
 
 /* Tensors of EXPECTED that are not inputs. */
@@ -31,8 +31,8 @@ verify (const char *name, const char *kernels, const char *method)
                   *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
                   *weights = nf_test_file ("golden", weights_name),
                   *expected = nf_test_file ("golden", expected_name), *output = NULL, *errors = NULL;
-  const char *const command[] = { g_getenv ("NORMFLOW_TOOL"), "verify", "--quiet", "--method", method, weights,
-                                  expected,                   NULL };
+  const char *const command[]
+      = { g_getenv ("NORMFLOW_TOOL"), "verify", "--quiet", "--method", method, weights, expected, NULL };
   g_autoptr (GSubprocessLauncher) launcher
       = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
   assert_non_null (command[0]);

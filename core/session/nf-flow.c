@@ -6,10 +6,10 @@
 
 #define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing */
 #define GRADIENT_ROWS 1024 /* and when training */
-#define DECODE_SAMPLES 48  /* side by side when decoding: whole row tiles, and their keys stay in the cache  \
-                            */
-#define TAPE_BYTES                                                                                           \
-  (1024u << 20) /* memory for what the backward pass needs; above it blocks are computed again */
+/* Side by side when decoding: whole row tiles, and their keys stay in the cache. */
+#define DECODE_SAMPLES 48
+/* Memory for what the backward pass needs; above it blocks are computed again. */
+#define TAPE_BYTES (1024u << 20)
 #define DECODE_BYTES (1024u << 20) /* memory for keys and values */
 #define ROPE_BASE 10000.0
 #define THIRD_AXIS 8 /* angles of frames and text */
