@@ -1,0 +1,537 @@
+/* normflow: 8-bit frames through a session. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include <math.h>
+
+#define S 8
+#define P 4
+#define GUARD 0xa5
+
+static const NfPixelLayout layouts[] = { NF_PIXELS_YUV420, NF_PIXELS_RGB, NF_PIXELS_GRAY };
+static const guint sizes[][2] = { { 1, 1 }, { 8, 8 }, { 13, 7 }, { 2, 37 }, { 40, 3 }, { 33, 26 } };
+
+static NfReference *
+make_reference (NfPixelLayout layout, NfBasis basis, guint n_classes)
+{
+  const NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
+                            .img_size = S,
+                            .patch_size = P,
+                            .width = 32,
+                            .n_blocks = 3,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .n_classes = n_classes,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = layout,
+                            .basis = basis };
+  NfReference *reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 31 + layout, 0.1);
+  return reference;
+}
+
+static NfSession *
+open_session (NfPixelLayout layout, NfBasis basis, const char *form)
+{
+  g_autoptr (NfReference) reference = make_reference (layout, basis, 0);
+  g_autoptr (NfModel) model = nf_test_model (reference, form);
+  return nf_test_session (model);
+}
+
+/* A frame in memory of its own, with room around every row that nobody may touch. */
+typedef struct
+{
+  NfFrame frame;
+  NfPixelLayout layout;
+  gsize size;
+  guint8 *memory;
+} Picture;
+
+static void
+picture_clear (Picture *picture)
+{
+  g_free (picture->memory);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Picture, picture_clear)
+
+static guint
+count_planes (NfPixelLayout layout)
+{
+  return layout == NF_PIXELS_GRAY ? 1 : 3;
+}
+
+static void
+extent (const Picture *picture, guint plane, guint *width, guint *height)
+{
+  const guint halves = picture->layout == NF_PIXELS_YUV420 && plane > 0 ? 2 : 1;
+  *width = (picture->frame.width + halves - 1) / halves;
+  *height = (picture->frame.height + halves - 1) / halves;
+}
+
+/* PACKED: chroma of yuv420 interleaved as in NV12, rgb with a fourth byte as in RGBx. */
+static void
+picture_init (Picture *picture, NfPixelLayout layout, guint width, guint height, gboolean packed)
+{
+  const gsize stride = 4 * (gsize)width + 24, plane = stride * (height + 2);
+  *picture = (Picture){ .frame = { .width = width, .height = height }, .layout = layout, .size = 3 * plane };
+  picture->memory = g_malloc (picture->size);
+  memset (picture->memory, GUARD, picture->size);
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      const gboolean together = packed && (layout == NF_PIXELS_RGB || (layout == NF_PIXELS_YUV420 && i > 0));
+      const guint room = together ? (layout == NF_PIXELS_RGB ? 0 : 1) : i, within = !together ? 0
+                                                                                    : layout == NF_PIXELS_RGB
+                                                                                        ? i
+                                                                                        : i - 1;
+      picture->frame.planes[i] = (NfPlane){ .data = picture->memory + room * plane + stride + 8 + within,
+                                            .stride = (gint)stride,
+                                            .step = !together                 ? 1
+                                                    : layout == NF_PIXELS_RGB ? 4
+                                                                              : 2 };
+    }
+}
+
+static guint8 *
+sample (const Picture *picture, guint plane, guint x, guint y)
+{
+  const NfPlane *p = &picture->frame.planes[plane];
+  return p->data + (gsize)y * (gsize)p->stride + (gsize)x * (gsize)p->step;
+}
+
+/* Extremes, edges, slopes and noise. */
+static void
+picture_draw (Picture *picture, guint seed)
+{
+  for (guint i = 0; i < count_planes (picture->layout); i++)
+    {
+      guint width, height;
+      extent (picture, i, &width, &height);
+      for (guint y = 0; y < height; y++)
+        for (guint x = 0; x < width; x++)
+          {
+            const double noise = nf_random_uniform (seed, i, (guint64)y * 16384 + x);
+            const guint kind = (x / 5 + y / 7 + seed) % 4;
+            *sample (picture, i, x, y) = kind == 0   ? 0
+                                         : kind == 1 ? 255
+                                         : kind == 2 ? (guint8)(256 * noise)
+                                                     : (guint8)(3 * x + 2 * y + 8 * noise);
+          }
+    }
+}
+
+static void
+assert_same_picture (const Picture *a, const Picture *b)
+{
+  for (guint i = 0; i < count_planes (a->layout); i++)
+    {
+      guint width, height;
+      extent (a, i, &width, &height);
+      for (guint y = 0; y < height; y++)
+        for (guint x = 0; x < width; x++)
+          if (*sample (a, i, x, y) != *sample (b, i, x, y))
+            fail_msg ("plane %u of %ux%u at %u,%u: %u and %u", i, a->frame.width, a->frame.height, x, y,
+                      *sample (a, i, x, y), *sample (b, i, x, y));
+    }
+}
+
+/* Nothing was written but samples, and fourth bytes, which are 255. */
+static void
+assert_guarded (Picture *picture)
+{
+  const gboolean fourth = picture->frame.planes[0].step == 4;
+  for (guint i = 0; i < count_planes (picture->layout); i++)
+    {
+      guint width, height;
+      extent (picture, i, &width, &height);
+      for (guint y = 0; y < height; y++)
+        for (guint x = 0; x < width; x++)
+          *sample (picture, i, x, y) = GUARD;
+    }
+  for (guint y = 0; fourth && y < picture->frame.height; y++)
+    for (guint x = 0; x + 1 < picture->frame.width; x++)
+      {
+        assert_int_equal (*(sample (picture, 0, x, y) + 3), 255);
+        *(sample (picture, 0, x, y) + 3) = GUARD;
+      }
+  for (gsize i = 0; i < picture->size; i++)
+    if (picture->memory[i] != GUARD)
+      fail_msg ("byte %zu of %zu around a frame of %ux%u was written", i, picture->size, picture->frame.width,
+                picture->frame.height);
+}
+
+static float *
+encode (NfSession *session, const Picture *picture, NfGrid *grid, NfScore *score, float *map)
+{
+  g_autoptr (GError) error = NULL;
+  nf_test_ok (nf_grid_init (grid, nf_model_get_config (nf_session_get_model (session)), picture->frame.width,
+                            picture->frame.height, &error),
+              error);
+  float *latents = g_new (float, nf_grid_latents (grid));
+  nf_test_ok (nf_session_encode_frame (session, &picture->frame, latents, score, map, &error), error);
+  return latents;
+}
+
+static void
+check_round_trip (NfSession *session, NfPixelLayout layout, const guint size[2], gboolean packed)
+{
+  g_autoptr (GError) error = NULL;
+  g_auto (Picture) in = { 0 }, plain = { 0 }, out = { 0 };
+  NfGrid grid;
+  picture_init (&in, layout, size[0], size[1], packed);
+  picture_init (&plain, layout, size[0], size[1], FALSE);
+  picture_init (&out, layout, size[0], size[1], packed);
+  picture_draw (&in, size[0]);
+  picture_draw (&plain, size[0]);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL),
+                   *same = encode (session, &plain, &grid, NULL, NULL);
+  assert_int_equal (grid.tiles_x, (size[0] + S - 1) / S);
+  assert_int_equal (grid.tiles_y, (size[1] + S - 1) / S);
+  assert_int_equal (grid.grid_width, grid.tiles_x * S / P);
+  assert_int_equal (grid.grid_height, grid.tiles_y * S / P);
+  assert_memory_equal (latents, same, nf_grid_latents (&grid) * sizeof *latents);
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+  assert_same_picture (&in, &out);
+  assert_guarded (&out);
+}
+
+static void
+test_round_trip (void **state)
+{
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    {
+      g_autoptr (NfSession) session
+          = open_session (layouts[l], l == 0 ? NF_BASIS_DCT : NF_BASIS_PIXEL, *state);
+      for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
+        {
+          check_round_trip (session, layouts[l], sizes[s], FALSE);
+          if (layouts[l] != NF_PIXELS_GRAY)
+            check_round_trip (session, layouts[l], sizes[s], TRUE);
+        }
+    }
+}
+
+/* A frame's rows from bottom to top. */
+static void
+test_upside_down (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_GRAY, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) in = { 0 }, out = { 0 }, flipped = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_GRAY, 13, 11, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 13, 11, FALSE);
+  picture_init (&flipped, NF_PIXELS_GRAY, 13, 11, FALSE);
+  picture_draw (&in, 4);
+  for (guint y = 0; y < 11; y++)
+    for (guint x = 0; x < 13; x++)
+      *sample (&flipped, 0, x, 10 - y) = *sample (&in, 0, x, y);
+  flipped.frame.planes[0].data = sample (&flipped, 0, 0, 10);
+  flipped.frame.planes[0].stride = -flipped.frame.planes[0].stride;
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL),
+                   *same = encode (session, &flipped, &grid, NULL, NULL);
+  assert_memory_equal (latents, same, nf_grid_latents (&grid) * sizeof *latents);
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+  assert_same_picture (&in, &out);
+}
+
+/* A tile's latents depend on no other tile, and the first of two is the only one of a frame of one. */
+static void
+test_tiles (void **state)
+{
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) both = { 0 };
+  NfGrid grid, half;
+  picture_init (&both, NF_PIXELS_RGB, 2 * S, S, FALSE);
+  picture_draw (&both, 4);
+  Picture first = both; /* a view */
+  first.frame.width = S;
+  g_autofree float *before = encode (session, &both, &grid, NULL, NULL),
+                   *own = encode (session, &first, &half, NULL, NULL);
+  *sample (&both, 1, S + 3, 5) ^= 0x10;
+  g_autofree float *after = encode (session, &both, &grid, NULL, NULL);
+  const guint side = S / P, row_size = side * grid.features;
+  guint changed = 0;
+  for (guint row = 0; row < side; row++)
+    {
+      const float *a = before + 2 * row * row_size, *b = after + 2 * row * row_size;
+      assert_memory_equal (a, own + row * row_size, row_size * sizeof *a);
+      assert_memory_equal (a, b, row_size * sizeof *a);
+      changed += memcmp (a + row_size, b + row_size, row_size * sizeof *a) != 0;
+    }
+  assert_true (changed > 0);
+}
+
+/* Scores, from the latents and by the reference. */
+static void
+test_scores (void **state)
+{
+  g_autoptr (NfReference) reference = make_reference (NF_PIXELS_GRAY, NF_BASIS_PIXEL, 0);
+  g_autoptr (NfModel) model = nf_test_model (reference, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint size[] = { 3 * S, 2 * S }, tokens = size[0] * size[1] / (P * P), samples = size[0] * size[1];
+  g_auto (Picture) picture = { 0 };
+  NfGrid grid;
+  NfScore score;
+  picture_init (&picture, NF_PIXELS_GRAY, size[0], size[1], FALSE);
+  picture_draw (&picture, 9);
+  g_autofree float *map = g_new (float, tokens), *latents = encode (session, &picture, &grid, &score, map);
+
+  double prior = 0, bits = 0;
+  for (guint i = 0; i < samples; i++)
+    prior -= ((double)latents[i] * (double)latents[i] + log (2 * G_PI)) / 2;
+  for (guint i = 0; i < tokens; i++)
+    bits += (double)map[i] * P * P;
+  assert_int_equal (score.num_dims, samples);
+  assert_true (fabs (score.log_prior - prior) < 1e-5 * fabs (prior));
+  assert_true (fabs (score.log_likelihood - (score.log_prior + score.log_det - 7 * G_LN2 * samples))
+               < 1e-9 * fabs (score.log_likelihood));
+  assert_true (fabs (score.bits_per_dim + score.log_likelihood / samples / G_LN2) < 1e-9);
+  assert_true (fabs (score.bits_per_dim - bits / samples) < 1e-5 * score.bits_per_dim);
+
+  /* the same tiles by the reference; samples are in the middles of 32 steps of their bins */
+  g_autofree float *decoded = g_new (float, samples), *z = g_new (float, samples);
+  g_autofree double *x = g_new (double, samples), *log_det = g_new (double, tokens),
+                    *wanted = g_new (double, samples);
+  g_autoptr (GError) error = NULL;
+  const guint side = S / P, N = side * side, D = P * P, tiles = grid.tiles_x * grid.tiles_y;
+  for (guint t = 0; t < tiles; t++)
+    for (guint n = 0; n < N; n++)
+      memcpy (
+          z + (t * N + n) * D,
+          latents
+              + ((t / grid.tiles_x * side + n / side) * grid.grid_width + t % grid.tiles_x * side + n % side)
+                    * D,
+          D * sizeof *z);
+  const NfDecodeOptions snap = { .snap = TRUE };
+  nf_test_ok (nf_session_decode (session, z, tiles, NULL, &snap, decoded, &error), error);
+  double sum = 0;
+  for (guint i = 0; i < samples; i++)
+    {
+      const guint t = i / (N * D), n = i / D % N, f = i % D,
+                  at_x = t % grid.tiles_x * S + n % side * P + f % P,
+                  at_y = t / grid.tiles_x * S + n / side * P + f / P;
+      const double value = ((double)decoded[i] + 1) * 128, inside = value - floor (value);
+      x[i] = (double)decoded[i];
+      assert_int_equal ((int)floor (value), *sample (&picture, 0, at_x, at_y));
+      assert_true (fabs (inside * 32 - floor (inside * 32) - 0.5) < 1e-3);
+    }
+  nf_reference_encode (reference, x, tiles, NULL, wanted, NULL, log_det);
+  nf_test_close_float ("latents", z, wanted, samples, 1e-5);
+  for (guint i = 0; i < tokens; i++)
+    sum += log_det[i];
+  assert_true (fabs (score.log_det - sum) < 1e-5 * (1 + fabs (sum)));
+}
+
+/* Padding costs bits, which are divided by real samples only. */
+static void
+test_padding_costs (void **state)
+{
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_YUV420, NF_BASIS_DCT, "cpu");
+  g_auto (Picture) small = { 0 };
+  NfGrid grid;
+  NfScore score;
+  picture_init (&small, NF_PIXELS_YUV420, 5, 3, FALSE);
+  picture_draw (&small, 2);
+  g_autofree float *latents = encode (session, &small, &grid, &score, NULL);
+  assert_int_equal (score.num_dims, 5 * 3 + 2 * 3 * 2);
+  assert_int_equal (nf_grid_latents (&grid), S * S * 3 / 2);
+  assert_true (fabs (score.log_likelihood - (score.log_prior + score.log_det - 7 * G_LN2 * S * S * 1.5))
+               < 1e-9 * fabs (score.log_likelihood));
+}
+
+/* Denoising */
+
+static void
+test_denoise (void **state)
+{
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfSession) session = open_session (layouts[l], NF_BASIS_PIXEL, *state);
+      g_auto (Picture) in = { 0 }, out = { 0 }, place = { 0 };
+      picture_init (&in, layouts[l], 21, 14, FALSE);
+      picture_init (&out, layouts[l], 21, 14, TRUE);
+      picture_init (&place, layouts[l], 21, 14, FALSE);
+      picture_draw (&in, 6);
+      picture_draw (&place, 6);
+      nf_test_ok (nf_session_denoise_frame (session, &in.frame, 0, &out.frame, &error), error);
+      assert_same_picture (&in, &out);
+      nf_test_ok (nf_session_denoise_frame (session, &in.frame, 0.1, &out.frame, &error), error);
+      nf_test_ok (nf_session_denoise_frame (session, &place.frame, 0.1, &place.frame, &error), error);
+      assert_same_picture (&place, &out);
+      guint changed = 0;
+      for (guint y = 0; y < 14; y++)
+        for (guint x = 0; x < 21; x++)
+          changed += *sample (&in, 0, x, y) != *sample (&out, 0, x, y);
+      assert_true (changed > 20);
+      assert_guarded (&out);
+    }
+}
+
+/* What is refused */
+
+static void
+assert_refused (gboolean done, GError **error, int code, const char *part)
+{
+  assert_false (done);
+  if (!g_error_matches (*error, NF_ERROR, code) || !strstr ((*error)->message, part))
+    fail_msg ("\"%s\" (%d) does not speak of %s", (*error)->message, (*error)->code, part);
+  g_clear_error (error);
+}
+
+static void
+test_refused (void **state)
+{
+  g_autoptr (NfReference) reference = make_reference (NF_PIXELS_GRAY, NF_BASIS_PIXEL, 2);
+  g_autoptr (NfModel) model = nf_test_model (reference, "cpu");
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_autoptr (GError) error = NULL;
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  NfGrid grid;
+  const NfDecodeOptions bad = { .guidance = (double)NAN };
+  picture_init (&in, NF_PIXELS_GRAY, 9, 9, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 9, 9, FALSE);
+  picture_draw (&in, 6);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+  const float kept = latents[5];
+
+  assert_refused (nf_session_decode_frame (session, latents, 2, NULL, &out.frame, &error), &error,
+                  NF_ERROR_ARGUMENT, "class 2");
+  assert_refused (nf_session_decode_frame (session, latents, -1, &bad, &out.frame, &error), &error,
+                  NF_ERROR_ARGUMENT, "guidance");
+  latents[5] = (float)-INFINITY;
+  assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
+                  NF_ERROR_DATA, "latents");
+  latents[5] = kept;
+  assert_refused (nf_session_denoise_frame (session, &in.frame, -1, &out.frame, &error), &error,
+                  NF_ERROR_ARGUMENT, "sigma");
+  assert_refused (nf_session_denoise_frame (session, &in.frame, (double)NAN, &out.frame, &error), &error,
+                  NF_ERROR_ARGUMENT, "sigma");
+  assert_refused (nf_grid_init (&grid, nf_model_get_config (model), 0, 9, &error), &error, NF_ERROR_ARGUMENT,
+                  "0");
+  assert_refused (nf_grid_init (&grid, nf_model_get_config (model), 9, 16385, &error), &error,
+                  NF_ERROR_ARGUMENT, "16385");
+  assert_refused (nf_grid_init (&grid, nf_model_get_config (model), G_MAXUINT, G_MAXUINT, &error), &error,
+                  NF_ERROR_ARGUMENT, "16384");
+
+  /* none of it spoilt the session */
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+  assert_same_picture (&in, &out);
+}
+
+static void
+test_cancel (void **state)
+{
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_GRAY, NF_BASIS_PIXEL, "cpu");
+  g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+  g_autoptr (GError) error = NULL;
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_GRAY, 9, 9, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 9, 9, FALSE);
+  picture_draw (&in, 6);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+  nf_session_set_cancellable (session, cancellable);
+  g_cancellable_cancel (cancellable);
+  assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
+                  NF_ERROR_CANCELLED, "");
+  assert_refused (nf_session_encode_frame (session, &in.frame, latents, NULL, NULL, &error), &error,
+                  NF_ERROR_CANCELLED, "");
+  g_cancellable_reset (cancellable);
+  nf_test_ok (nf_session_encode_frame (session, &in.frame, latents, NULL, NULL, &error), error);
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+  assert_same_picture (&in, &out);
+}
+
+typedef struct
+{
+  NfModel *model;
+  Picture *in;
+  gboolean same;
+} Job;
+
+static gpointer
+work (gpointer data)
+{
+  Job *job = data;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = nf_session_new (job->model, &error);
+  g_auto (Picture) out = { 0 };
+  NfGrid grid;
+  picture_init (&out, job->in->layout, job->in->frame.width, job->in->frame.height, FALSE);
+  job->same
+      = session
+        && nf_grid_init (&grid, nf_model_get_config (job->model), out.frame.width, out.frame.height, NULL);
+  g_autofree float *latents = job->same ? g_new (float, nf_grid_latents (&grid)) : NULL;
+  for (guint i = 0; i < 5 && job->same; i++)
+    {
+      job->same = nf_session_encode_frame (session, &job->in->frame, latents, NULL, NULL, NULL)
+                  && nf_session_decode_frame (session, latents, -1, NULL, &out.frame, NULL);
+      for (guint y = 0; y < out.frame.height && job->same; y++)
+        job->same = memcmp (sample (&out, 0, 0, y), sample (job->in, 0, 0, y), out.frame.width) == 0;
+    }
+  return NULL;
+}
+
+/* Sessions of one model at the same time. */
+static void
+test_threads (void **state)
+{
+  g_autoptr (NfReference) reference = make_reference (NF_PIXELS_GRAY, NF_BASIS_PIXEL, 0);
+  g_autoptr (NfModel) model = nf_test_model (reference, "cpu");
+  Picture pictures[4];
+  Job jobs[4];
+  GThread *threads[4];
+  for (guint i = 0; i < 4; i++)
+    {
+      picture_init (&pictures[i], NF_PIXELS_GRAY, 30 + i, 20, FALSE);
+      picture_draw (&pictures[i], i);
+      jobs[i] = (Job){ model, &pictures[i], FALSE };
+      threads[i] = g_thread_new ("session", work, &jobs[i]);
+    }
+  for (guint i = 0; i < 4; i++)
+    {
+      g_thread_join (threads[i]);
+      assert_true (jobs[i].same);
+      picture_clear (&pictures[i]);
+    }
+}
+
+static void
+test_stats (void **state)
+{
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_GRAY, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) in = { 0 };
+  NfGrid grid;
+  NfSessionStats stats;
+  picture_init (&in, NF_PIXELS_GRAY, 9, 9, FALSE);
+  picture_draw (&in, 6);
+  for (guint i = 0; i < 3; i++)
+    {
+      g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+    }
+  nf_session_get_stats (session, &stats);
+  assert_int_equal (stats.frames, 3);
+  assert_true (stats.kernel_seconds > 0 && stats.last_frame_seconds > 0 && stats.device_bytes > 0);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    { "there and back, kernels=cpu", test_round_trip, NULL, NULL, (void *)"cpu" },
+    { "there and back, kernels=gpu", test_round_trip, NULL, NULL, (void *)"gpu" },
+    { "scores, kernels=cpu", test_scores, NULL, NULL, (void *)"cpu" },
+    { "scores, kernels=gpu", test_scores, NULL, NULL, (void *)"gpu" },
+    { "denoise, kernels=cpu", test_denoise, NULL, NULL, (void *)"cpu" },
+    { "denoise, kernels=gpu", test_denoise, NULL, NULL, (void *)"gpu" },
+    cmocka_unit_test (test_upside_down),
+    cmocka_unit_test (test_tiles),
+    cmocka_unit_test (test_padding_costs),
+    cmocka_unit_test (test_refused),
+    cmocka_unit_test (test_cancel),
+    cmocka_unit_test (test_threads),
+    cmocka_unit_test (test_stats),
+  };
+  return cmocka_run_group_tests_name ("session", tests, NULL, NULL);
+}
