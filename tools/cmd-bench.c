@@ -888,6 +888,13 @@ print_json (const Bench *bench)
 int
 nf_cmd_bench (int argc, char **argv)
 {
+  /* it has options and a table of its own */
+  if (argc > 1 && strcmp (argv[1], "decode") == 0)
+    {
+      argv[1] = (char *)"bench decode";
+      return nf_cmd_bench_decode (argc - 1, argv + 1);
+    }
+
   g_auto (NfCommand) command = { 0 };
   g_auto (Bench) bench = { .command = &command };
   g_autoptr (GError) error = NULL;
@@ -909,7 +916,8 @@ nf_cmd_bench (int argc, char **argv)
   if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
                          "Measures what this machine can do at most, then how much of it the flow gets.",
                          "WHAT is any of matmul, gradient (of weights and of attention), attention, "
-                         "layernorm, encode, decode, train, openblas. Times are "
+                         "layernorm, encode, decode, train, openblas; \"normflow bench decode\" alone "
+                         "compares methods of decoding and has options of its own. Times are "
                          "medians. SHARE is of the fused multiply-adds measured right before each sample.",
                          0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;

@@ -16,6 +16,7 @@ typedef struct
   guint64 n_frames;
   guint64 total;
   gint64 start;
+  double residual; /* largest of all frames */
 } Decode;
 
 /* Of one frame, as sessions tell it. */
@@ -39,18 +40,24 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
   g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
   g_autofree float *latents = g_new (float, (gsize)info->grid_height * info->grid_width * info->features);
 
+  NfDecodeOptions options = decode->command->decoding;
+  NfDecodeReport report = { 0 };
+
+  options.snap = TRUE;
   nf_session_set_progress (session, tell, decode);
   for (decode->start = g_get_monotonic_time (); decode->n_frames < decode->total; decode->n_frames++)
     {
       if (!nf_command_go_on (decode->command, error))
         return FALSE;
       nf_latents_reader_get (reader, decode->first + decode->n_frames, latents);
-      if (!nf_session_decode_frame (session, latents, -1, NULL, &picture->frame, error)
+      if (!nf_session_decode_frame (session, latents, -1, &options, &picture->frame, error)
           || !nf_output_put (output, &picture->frame, error))
         {
           g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", decode->first + decode->n_frames);
           return FALSE;
         }
+      nf_session_get_decode_report (session, &report);
+      decode->residual = MAX (decode->residual, report.residual);
     }
   return TRUE;
 }
@@ -101,6 +108,10 @@ decode_file (Decode *decode, GError **error)
             (double)decode->n_frames * G_USEC_PER_SEC
                 / (double)MAX (g_get_monotonic_time () - decode->start, 1),
             decode->output);
+  if (decode->residual > 0)
+    fprintf (stderr,
+             "normflow decode: values that were taken before they had settled were off by up to %.3g\n",
+             decode->residual);
   return TRUE;
 }
 
@@ -117,15 +128,15 @@ nf_cmd_decode (int argc, char **argv)
           { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
           { NULL } };
 
-  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE,
-                         "LATENTS.safetensors VIDEO",
-                         "Takes latents of normflow encode back to the video they came from.",
-                         "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw), "
-                         ".mp4, .mov, .png\n"
-                         "(one picture, or a sequence if the name has %d in it). It takes the model that "
-                         "encoded, and gives\n"
-                         "back the very bytes that were encoded, unless the latents are of half precision.",
-                         2, 2))
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
+          "LATENTS.safetensors VIDEO", "Takes latents of normflow encode back to the video they came from.",
+          "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw), "
+          ".mp4, .mov, .png\n"
+          "(one picture, or a sequence if the name has %d in it). It takes the model that "
+          "encoded, and gives\n"
+          "back the very bytes that were encoded, unless the latents are of half precision.",
+          2, 2))
     return NF_EXIT_USAGE;
   if (first < 0 || frames < 0)
     return nf_command_usage (&command, "--first and --frames take no negative numbers");

@@ -228,7 +228,8 @@ nf_cmd_sample (int argc, char **argv)
     { NULL }
   };
 
-  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "OUT",
+  if (!nf_command_parse (&command, &argc, &argv, entries,
+                         NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
                          "Draws pictures from the model: Gaussian latents through the inverse flow.",
                          "OUT.png is a sheet of all pictures; OUT-%03d.png is a picture each; OUT.mkv (FFV1, "
                          "lossless), .y4m,\n"
@@ -264,6 +265,12 @@ nf_cmd_sample (int argc, char **argv)
   if (!nf_parse_rate (rate ? rate : "25", &sample.rate_n, &sample.rate_d))
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
 
+  sample.options.method = command.decoding.method;
+  sample.options.window = command.decoding.window;
+  sample.options.guess = command.decoding.guess;
+  sample.options.tolerance = command.decoding.tolerance;
+  sample.options.max_sweeps = command.decoding.max_sweeps;
+  sample.options.budget_ms = command.decoding.budget_ms;
   sample.output = argv[1];
   sample.count = (guint)count;
   sample.seed = (guint64)seed;

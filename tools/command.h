@@ -8,6 +8,7 @@ G_BEGIN_DECLS
 /* argv[0] is the sub-command's name. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Errors go
  * to stderr as "normflow NAME: message". */
 int nf_cmd_bench (int argc, char **argv);
+int nf_cmd_bench_decode (int argc, char **argv); /* by nf_cmd_bench() */
 int nf_cmd_calibrate (int argc, char **argv);
 int nf_cmd_convert (int argc, char **argv);
 int nf_cmd_decode (int argc, char **argv);

@@ -21,6 +21,44 @@ nf_command_clear (NfCommand *self)
   g_clear_pointer (&self->device, g_free);
 }
 
+/* What options of decoding say, before it is checked. */
+typedef struct
+{
+  char *method, *guess;
+  gint window, max_sweeps;
+} Decoding;
+
+static void
+decoding_clear (Decoding *self)
+{
+  g_free (self->method);
+  g_free (self->guess);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Decoding, decoding_clear)
+
+static gboolean
+check_decoding (NfCommand *self, const Decoding *decoding)
+{
+  NfDecodeOptions *options = &self->decoding;
+  if (decoding->method && !nf_decode_method_from_name (decoding->method, &options->method))
+    nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi", decoding->method);
+  else if (decoding->guess && !nf_guess_from_name (decoding->guess, &options->guess))
+    nf_command_usage (self, "--guess \"%s\" is none of latent, zeros, frame", decoding->guess);
+  else if (decoding->window < 0 || decoding->max_sweeps < 0)
+    nf_command_usage (self, "--window and --max-sweeps take no negative numbers");
+  else if (!(options->tolerance >= 0 && options->tolerance <= 1))
+    nf_command_usage (self, "--tolerance %g is out of range: 0 to 1", options->tolerance);
+  else if (!(options->budget_ms >= 0 && options->budget_ms <= 1e6))
+    nf_command_usage (self, "--budget-ms %g is out of range: 0 to 1e6", options->budget_ms);
+  else
+    {
+      options->window = (guint)decoding->window;
+      options->max_sweeps = (guint)decoding->max_sweeps;
+      return TRUE;
+    }
+  return FALSE;
+}
+
 gboolean
 nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                   NfCommandOptions options, const char *usage, const char *summary, const char *description,
@@ -32,6 +70,21 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry device[]
       = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
             "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+          { NULL } };
+  g_auto (Decoding) decoding = { 0 };
+  const GOptionEntry of_decoding[]
+      = { { "method", 0, 0, G_OPTION_ARG_STRING, &decoding.method,
+            "How latents are decoded: auto (default), sequential or jacobi", "METHOD" },
+          { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window, "Tokens of a Jacobi sweep (default: chosen)",
+            "N" },
+          { "guess", 0, 0, G_OPTION_ARG_STRING, &decoding.guess,
+            "Where sweeps start: latent (default), zeros or, in videos, the frame before", "GUESS" },
+          { "tolerance", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.tolerance,
+            "Change of a value that counts as none (default: 0, the same bits as sequential)", "T" },
+          { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
+            "Sweeps after which a window is taken as it is (default: no limit)", "N" },
+          { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
+            "Time for a frame, after which windows are swept once (default: no limit)", "MS" },
           { NULL } };
   const GOptionEntry quiet[]
       = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };
@@ -51,6 +104,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
     g_option_context_add_main_entries (context, model, NULL);
   if (options & NF_COMMAND_DEVICE)
     g_option_context_add_main_entries (context, device, NULL);
+  if (options & NF_COMMAND_DECODING)
+    g_option_context_add_main_entries (context, of_decoding, NULL);
   g_option_context_add_main_entries (context, quiet, NULL);
   if (!g_option_context_parse (context, argc, argv, &error))
     {
@@ -73,6 +128,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
         nf_command_usage (self, "arguments are missing; they are: %s", usage);
       return FALSE;
     }
+  if ((options & NF_COMMAND_DECODING) && !check_decoding (self, &decoding))
+    return FALSE;
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
   return TRUE;

@@ -18,6 +18,7 @@ G_BEGIN_DECLS
  * progress: line on stderr
  * cancellable: cancelled by SIGINT and SIGTERM
  * catching: signals are caught
+ * decoding: how latents are decoded (--method, --window, --guess, --tolerance, --max-sweeps, --budget-ms)
  *
  * One run of a sub-command that works with a model.
  */
@@ -30,6 +31,7 @@ typedef struct
   NfProgress *progress;
   GCancellable *cancellable;
   gboolean catching;
+  NfDecodeOptions decoding;
 } NfCommand;
 
 void nf_command_clear (NfCommand *self);
@@ -39,11 +41,12 @@ typedef enum
 {
   NF_COMMAND_MODEL = 1 << 0,
   NF_COMMAND_DEVICE = 1 << 1,
+  NF_COMMAND_DECODING = 1 << 2,
 } NfCommandOptions;
 
-/* Parses ENTRIES and --quiet, with OPTIONS also --model and --device; USAGE names the arguments, of which
- * there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the help text. Prints what
- * is wrong; FALSE means NF_EXIT_USAGE. */
+/* Parses ENTRIES and --quiet, with OPTIONS also --model, --device and those of decoding; USAGE names the
+ * arguments, of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the
+ * help text. Prints what is wrong; FALSE means NF_EXIT_USAGE. */
 gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);

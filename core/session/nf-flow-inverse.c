@@ -15,8 +15,13 @@
  * what one token at a time gives. */
 
 #define STEPS_AHEAD 16 /* token steps enqueued before waiting: bounds the queue, and tells progress */
-#define MANY_SAMPLES                                                                                         \
-  8 /* from here on a step of one token of each is bound by arithmetic: sweeps would only add some */
+/* From here on a step of one token of each is bound by arithmetic: sweeps would only add some. */
+#define MANY_SAMPLES 8
+#define TRIAL 16     /* least tokens that say how fast a window is */
+#define TRY_AGAIN 64 /* decodings after which the windows are tried again: machines and videos change */
+#define CLEARLY 1.1  /* faster by this much is faster */
+
+static const guint paces[NF_FLOW_N_PACES] = { 1, 8, 16, NF_FLOW_WINDOW };
 
 typedef struct
 {
@@ -109,16 +114,16 @@ pass_given (Inversion *self, guint given)
   return given;
 }
 
+/* Tokens first .. end-1, one by one. */
 static gboolean
-run_sequential (Inversion *self, guint first)
+run_sequential (Inversion *self, guint first, guint end)
 {
-  const guint N = self->sequence->N;
-  for (guint n = first; n < N; n++)
+  for (guint n = first; n < end; n++)
     {
       if (n > 0 || self->block->sos.buffer)
         predict (self, n, 1);
       apply (self, n, 1, NULL);
-      if (!reach (self, 1, n % STEPS_AHEAD == 0 || n + 1 == N))
+      if (!reach (self, 1, n % STEPS_AHEAD == 0 || n + 1 == end))
         return FALSE;
     }
   return TRUE;
@@ -172,27 +177,27 @@ count_settled (const float *changes, guint B, guint count, double tolerance, gbo
   return taken;
 }
 
+/* Tokens *first .. end-1, and perhaps some beyond, in windows; *first becomes the next one. Candidates are
+ * there. */
 static gboolean
-run_parallel (Inversion *self, guint first)
+run_parallel (Inversion *self, guint *first, guint end, guint window)
 {
   const NfDecodeOptions *options = self->options;
-  const guint N = self->sequence->N, frame = self->sequence->frame,
-              capacity = self->flow->cache[self->t]->layers->count,
-              window = options->window ? MIN (options->window, capacity) : capacity;
+  const guint N = self->sequence->N, frame = self->sequence->frame;
   g_autofree float *changes = g_new (float, (gsize)self->B *window);
   guint sweeps = 0;
 
-  guess (self, first);
-  for (guint n = first; n < N;)
+  for (guint n = *first; n < end; *first = n)
     {
-      const guint end = self->sequence->extra ? n - n % frame + frame : N, count = MIN (window, end - n);
+      const guint behind = self->sequence->extra ? n - n % frame + frame : N,
+                  count = MIN (window, behind - n);
       if (n == 0 && !self->block->sos.buffer)
         {
           apply (self, n++, 1, NULL);
           self->done++;
           continue;
         }
-      if (options->guess == NF_GUESS_FRAME && n >= frame && n % frame == 0)
+      if (options->guess == NF_GUESS_FRAME && n >= frame && n % frame == 0 && sweeps == 0)
         guess_frame (self, n);
       predict (self, n, count);
       apply (self, n, count, self->flow->changes);
@@ -210,39 +215,69 @@ run_parallel (Inversion *self, guint first)
       n += taken;
       if (taken == count || late)
         sweeps = 0;
-      if (!reach (self, taken, FALSE) || (self->step && !self->step (self->data, self->done, self->all)))
-        {
-          g_clear_error (self->error);
-          g_set_error (self->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
-          return FALSE;
-        }
+      if (!reach (self, taken, TRUE))
+        return FALSE;
     }
   return TRUE;
 }
 
+/* Tokens first .. N-1, each stretch of them with the window that was fastest for this block so far; windows
+ * that were not tried yet are, on a stretch. What comes out is the same. */
 static gboolean
-is_parallel (const Inversion *self)
+run_fastest (Inversion *self, guint first)
 {
-  switch (self->options->method)
+  NfPaces *known = &self->flow->paces[self->t];
+  const guint N = self->sequence->N, capacity = self->flow->cache[self->t]->layers->count;
+
+  if (known->B != self->B || known->guided != self->guided || ++known->decodings > TRY_AGAIN)
+    *known = (NfPaces){ .B = self->B, .guided = self->guided };
+  for (guint n = first, tried = 0; n < N;)
     {
-    case NF_DECODE_SEQUENTIAL:
-      return FALSE;
-    case NF_DECODE_JACOBI:
-      return TRUE;
-    case NF_DECODE_AUTO:
-    default:
-      return self->B < MANY_SAMPLES;
+      guint pace = 0;
+      gboolean trial = FALSE;
+      for (guint i = 0; i < NF_FLOW_N_PACES && !trial; i++)
+        if (paces[i] > capacity)
+          break;
+        else if (known->rate[i] == 0 && tried < N / 2 && N - n >= MAX (paces[i], TRIAL))
+          {
+            pace = i;
+            trial = TRUE;
+          }
+        else if (known->rate[i] > CLEARLY * known->rate[pace])
+          pace = i;
+
+      const guint window = paces[pace], begin = n, end = trial ? n + MAX (window, TRIAL) : N;
+      const gint64 start = g_get_monotonic_time ();
+      if (window > 1 ? !run_parallel (self, &n, end, window) : !run_sequential (self, n, end))
+        return FALSE;
+      n = MAX (n, end);
+      if (trial)
+        {
+          tried += n - begin;
+          known->rate[pace] = 1e6 * (n - begin) / (double)MAX (g_get_monotonic_time () - start, 1);
+        }
     }
+  return TRUE;
 }
 
 /* x of block t from z, both in its order. GIVEN leading tokens of x are known. */
 static gboolean
 invert_block (Inversion *self, guint given)
 {
+  const guint N = self->sequence->N, capacity = self->flow->cache[self->t]->layers->count;
+  const NfDecodeOptions *options = self->options;
+
   nf_block_begin (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t], self->B,
                   self->guided ? 2 : 1, &self->condition);
-  const guint first = pass_given (self, given);
-  return is_parallel (self) ? run_parallel (self, first) : run_sequential (self, first);
+  guint first = pass_given (self, given);
+  if (options->method == NF_DECODE_SEQUENTIAL
+      || (options->method == NF_DECODE_AUTO && self->B >= MANY_SAMPLES && !self->deadline
+          && !options->max_sweeps))
+    return run_sequential (self, first, N);
+  guess (self, first);
+  if (options->method == NF_DECODE_AUTO && !self->deadline && !options->max_sweeps && !options->window)
+    return run_fastest (self, first);
+  return run_parallel (self, &first, N, options->window ? MIN (options->window, capacity) : capacity);
 }
 
 gboolean

@@ -3,6 +3,18 @@
 
 #include "nf-flow.h"
 
+/* Windows that decoding chooses from, the first is token by token. */
+#define NF_FLOW_N_PACES 4
+
+/* How fast a block was decoded with each of them, tokens a second; 0 before it was tried. */
+typedef struct
+{
+  guint B;
+  gboolean guided;
+  double rate[NF_FLOW_N_PACES];
+  guint decodings; /* since a pace was tried again */
+} NfPaces;
+
 struct _NfFlow
 {
   NfModel *model;
@@ -33,6 +45,7 @@ struct _NfFlow
   NfBlockScratch **scratch; /* T */
   GPtrArray *caches;
   NfBlockCache **cache; /* T, for decoding */
+  NfPaces paces[NF_MAX_BLOCKS];
   NfBlockTape *denoiser;
   NfBlockScratch *denoiser_scratch;
 };

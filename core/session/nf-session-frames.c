@@ -289,6 +289,7 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
+  self->report = (NfInverseReport){ 0 };
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;

@@ -229,6 +229,18 @@ nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, G
 
 static const char *const method_names[]
     = { [NF_DECODE_AUTO] = "auto", [NF_DECODE_SEQUENTIAL] = "sequential", [NF_DECODE_JACOBI] = "jacobi" };
+static const char *const guess_names[]
+    = { [NF_GUESS_LATENT] = "latent", [NF_GUESS_ZEROS] = "zeros", [NF_GUESS_FRAME] = "frame" };
+
+/* Place of NAME among N, or -1. */
+static gint
+find_name (const char *name, const char *const *names, guint n)
+{
+  for (guint i = 0; i < n; i++)
+    if (g_strcmp0 (names[i], name) == 0)
+      return (gint)i;
+  return -1;
+}
 
 const char *
 nf_decode_method_name (NfDecodeMethod method)
@@ -240,13 +252,26 @@ nf_decode_method_name (NfDecodeMethod method)
 gboolean
 nf_decode_method_from_name (const char *name, NfDecodeMethod *method)
 {
-  for (guint i = 0; i < G_N_ELEMENTS (method_names); i++)
-    if (g_strcmp0 (method_names[i], name) == 0)
-      {
-        *method = (NfDecodeMethod)i;
-        return TRUE;
-      }
-  return FALSE;
+  const gint i = find_name (name, method_names, G_N_ELEMENTS (method_names));
+  if (i >= 0)
+    *method = (NfDecodeMethod)i;
+  return i >= 0;
+}
+
+const char *
+nf_guess_name (NfGuess guess)
+{
+  g_return_val_if_fail ((guint)guess < G_N_ELEMENTS (guess_names), NULL);
+  return guess_names[guess];
+}
+
+gboolean
+nf_guess_from_name (const char *name, NfGuess *guess)
+{
+  const gint i = find_name (name, guess_names, G_N_ELEMENTS (guess_names));
+  if (i >= 0)
+    *guess = (NfGuess)i;
+  return i >= 0;
 }
 
 void

@@ -86,8 +86,9 @@ typedef enum
 
 /**
  * NfDecodeMethod:
- * @NF_DECODE_AUTO: in parallel where few samples are decoded, token by token where many are: then each step
- * is bound by arithmetic
+ * @NF_DECODE_AUTO: token by token where many samples are decoded, for then each step is bound by arithmetic;
+ * else each block of the flow in the way that proved fastest for it, measured as it goes and again now and
+ * then. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
  * @NF_DECODE_SEQUENTIAL: token by token
  * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
  * 2511.20462)
@@ -117,6 +118,12 @@ typedef enum
   NF_GUESS_ZEROS,
   NF_GUESS_FRAME,
 } NfGuess;
+
+/** nf_guess_name: Returns: "latent", "zeros" or "frame". */
+const char *nf_guess_name (NfGuess guess);
+
+/** nf_guess_from_name: Returns: FALSE if @name is none of the three. */
+gboolean nf_guess_from_name (const char *name, NfGuess *guess);
 
 /**
  * NfDecodeOptions:
