@@ -34,7 +34,16 @@ enum
   PROP_GUIDE,
   PROP_ANNEALED,
   PROP_ATTENTION_TEMPERATURE,
+  PROP_METHOD,
+  PROP_WINDOW,
+  PROP_GUESS,
+  PROP_TOLERANCE,
+  PROP_MAX_SWEEPS,
+  PROP_BUDGET_MS,
 };
+
+/* A frame that takes longer tells how far it is. */
+#define LONG_FRAME G_USEC_PER_SEC
 
 struct _GstFlowDecode
 {
@@ -50,6 +59,8 @@ struct _GstFlowDecode
   GstVideoCodecState *output;
   GstFlowLatentInfo info;
   float *latents; /* one frame, where the buffer cannot be read directly */
+  gint64 begun;   /* when the frame in work was */
+  gboolean told;  /* and whether its progress was posted */
 };
 
 static GstStaticPadTemplate sink_template
@@ -72,6 +83,38 @@ gst_flow_guide_get_type (void)
 
   if (g_once_init_enter (&type))
     g_once_init_leave (&type, g_flags_register_static ("GstFlowGuide", values));
+  return type;
+}
+
+GType
+gst_flow_decode_method_get_type (void)
+{
+  static gsize type;
+  static const GEnumValue values[] = {
+    { NF_DECODE_AUTO, "Whichever proves fastest", "auto" },
+    { NF_DECODE_SEQUENTIAL, "Token by token", "sequential" },
+    { NF_DECODE_JACOBI, "Windows of tokens, iterated to their fixed point", "jacobi" },
+    { 0, NULL, NULL },
+  };
+
+  if (g_once_init_enter (&type))
+    g_once_init_leave (&type, g_enum_register_static ("GstFlowDecodeMethod", values));
+  return type;
+}
+
+GType
+gst_flow_guess_get_type (void)
+{
+  static gsize type;
+  static const GEnumValue values[] = {
+    { NF_GUESS_LATENT, "The latents", "latent" },
+    { NF_GUESS_ZEROS, "Zeros", "zeros" },
+    { NF_GUESS_FRAME, "The frame before, in videos", "frame" },
+    { 0, NULL, NULL },
+  };
+
+  if (g_once_init_enter (&type))
+    g_once_init_leave (&type, g_enum_register_static ("GstFlowGuess", values));
   return type;
 }
 
@@ -180,6 +223,39 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, GError **erro
   return latents;
 }
 
+/* Of a frame, in the thread that decodes it. */
+static void
+on_progress (const char *phase, double fraction, gpointer data)
+{
+  GstFlowDecode *self = data;
+
+  if (!self->told && g_get_monotonic_time () - self->begun < LONG_FRAME)
+    return;
+  gst_flow_engine_post_progress (&self->engine,
+                                 fraction >= 1 ? GST_PROGRESS_TYPE_COMPLETE
+                                 : self->told  ? GST_PROGRESS_TYPE_CONTINUE
+                                               : GST_PROGRESS_TYPE_START,
+                                 phase, (gint)(100 * CLAMP (fraction, 0, 1)), "Decoding a frame");
+  self->told = fraction < 1;
+}
+
+/* Says that a budget or a limit of sweeps ended before everything had settled. */
+static void
+post_residual (GstFlowDecode *self, NfSession *session, const GstVideoCodecFrame *frame,
+               const NfDecodeOptions *options)
+{
+  NfDecodeReport report;
+
+  nf_session_get_decode_report (session, &report);
+  if (report.residual <= options->tolerance)
+    return;
+  GstStructure *structure
+      = gst_structure_new ("flow-residual", "timestamp", G_TYPE_UINT64, frame->pts, "frame-index",
+                           G_TYPE_UINT64, (guint64)frame->system_frame_number, "residual", G_TYPE_DOUBLE,
+                           report.residual, "passes", G_TYPE_UINT64, report.passes, NULL);
+  gst_element_post_message (GST_ELEMENT (self), gst_message_new_element (GST_OBJECT (self), structure));
+}
+
 static GstFlowReturn
 decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame)
 {
@@ -206,7 +282,17 @@ decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame
     {
       gst_flow_frame_view (&video, &view);
       gst_flow_frame_fill_padding (&video);
+      self->begun = g_get_monotonic_time ();
+      self->told = FALSE;
+      nf_session_set_progress (session, on_progress, self);
       done = nf_session_decode_frame (session, latents, label, &options, &view, &error);
+      nf_session_set_progress (session, NULL, NULL);
+      if (self->told)
+        gst_flow_engine_post_progress (&self->engine,
+                                       done ? GST_PROGRESS_TYPE_COMPLETE : GST_PROGRESS_TYPE_CANCELED,
+                                       "decode", done ? 100 : 0, "Decoding a frame");
+      if (done)
+        post_residual (self, session, frame, &options);
       gst_video_frame_unmap (&video);
     }
   gst_buffer_unmap (frame->input_buffer, &in);
@@ -305,6 +391,24 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_ATTENTION_TEMPERATURE:
       self->options.attention_temperature = g_value_get_double (value);
       break;
+    case PROP_METHOD:
+      self->options.method = g_value_get_enum (value);
+      break;
+    case PROP_WINDOW:
+      self->options.window = g_value_get_uint (value);
+      break;
+    case PROP_GUESS:
+      self->options.guess = g_value_get_enum (value);
+      break;
+    case PROP_TOLERANCE:
+      self->options.tolerance = g_value_get_double (value);
+      break;
+    case PROP_MAX_SWEEPS:
+      self->options.max_sweeps = g_value_get_uint (value);
+      break;
+    case PROP_BUDGET_MS:
+      self->options.budget_ms = g_value_get_double (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -335,6 +439,24 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
       break;
     case PROP_ATTENTION_TEMPERATURE:
       g_value_set_double (value, self->options.attention_temperature);
+      break;
+    case PROP_METHOD:
+      g_value_set_enum (value, self->options.method);
+      break;
+    case PROP_WINDOW:
+      g_value_set_uint (value, self->options.window);
+      break;
+    case PROP_GUESS:
+      g_value_set_enum (value, self->options.guess);
+      break;
+    case PROP_TOLERANCE:
+      g_value_set_double (value, self->options.tolerance);
+      break;
+    case PROP_MAX_SWEEPS:
+      g_value_set_uint (value, self->options.max_sweeps);
+      break;
+    case PROP_BUDGET_MS:
+      g_value_set_double (value, self->options.budget_ms);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -390,6 +512,35 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
           "What the unguided branch divides its attention logits by; with guidance and no class this "
           "guides unconditional models",
           1e-3, 1e6, 1, flags));
+  g_object_class_install_property (object_class, PROP_METHOD,
+                                   g_param_spec_enum ("method", "Method",
+                                                      "How latents become pixels; the result is the same",
+                                                      GST_TYPE_FLOW_DECODE_METHOD, NF_DECODE_AUTO, flags));
+  g_object_class_install_property (
+      object_class, PROP_WINDOW,
+      g_param_spec_uint ("window", "Window",
+                         "Tokens of a sweep of method jacobi; 0 is the most there is "
+                         "memory for",
+                         0, 65536, 0, flags));
+  g_object_class_install_property (object_class, PROP_GUESS,
+                                   g_param_spec_enum ("guess", "Guess", "Where sweeps start",
+                                                      GST_TYPE_FLOW_GUESS, NF_GUESS_LATENT, flags));
+  g_object_class_install_property (
+      object_class, PROP_TOLERANCE,
+      g_param_spec_double ("tolerance", "Tolerance",
+                           "Change of a value between sweeps that counts as none; 0 gives the same bits as "
+                           "token by token",
+                           0, 1, 0, flags));
+  g_object_class_install_property (
+      object_class, PROP_MAX_SWEEPS,
+      g_param_spec_uint ("max-sweeps", "Most sweeps",
+                         "Sweeps after which a window is taken as it is; 0 is no limit", 0, G_MAXINT, 0,
+                         flags));
+  g_object_class_install_property (
+      object_class, PROP_BUDGET_MS,
+      g_param_spec_double ("budget-ms", "Budget",
+                           "Milliseconds for a frame, after which windows are swept once only; 0 is no limit",
+                           0, 1e6, 0, flags));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);
@@ -397,6 +548,8 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                                          "Turns Gaussian latents into video by a normalizing flow",
                                          "the normflow authors");
   gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUIDE, 0);
+  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_DECODE_METHOD, 0);
+  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUESS, 0);
 }
 
 static void

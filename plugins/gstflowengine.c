@@ -183,8 +183,9 @@ gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value)
 
 /* Loading */
 
-static void
-post_progress (GstFlowEngine *engine, GstProgressType type, const char *phase, gint percent, const char *text)
+void
+gst_flow_engine_post_progress (GstFlowEngine *engine, GstProgressType type, const char *phase, gint percent,
+                               const char *text)
 {
   g_autofree char *code = g_strdup_printf ("flow-%s", phase);
   GstMessage *message = gst_message_new_progress (GST_OBJECT (engine->element), type, code, text);
@@ -208,19 +209,20 @@ on_progress (const char *phase, double fraction, gpointer data)
 
   if (g_strcmp0 (engine->phase, phase) == 0)
     {
-      post_progress (engine, GST_PROGRESS_TYPE_CONTINUE, phase, percent, phase_text (phase));
+      gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_CONTINUE, phase, percent, phase_text (phase));
       return;
     }
   if (engine->phase)
     {
-      post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, engine->phase, 100, phase_text (engine->phase));
+      gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, engine->phase, 100,
+                                     phase_text (engine->phase));
       g_mutex_lock (&engine->lock);
       engine->checked = TRUE;
       g_cond_broadcast (&engine->changed);
       g_mutex_unlock (&engine->lock);
     }
   engine->phase = phase;
-  post_progress (engine, GST_PROGRESS_TYPE_START, phase, percent, phase_text (phase));
+  gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_START, phase, percent, phase_text (phase));
 }
 
 /* Ends the current phase and the loading itself. ERROR is NULL on success. */
@@ -229,12 +231,12 @@ end_loading (GstFlowEngine *engine, const GError *error)
 {
   const char *phase = engine->phase;
   if (!error)
-    post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, phase, 100, phase_text (phase));
+    gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_COMPLETE, phase, 100, phase_text (phase));
   else if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED))
-    post_progress (engine, GST_PROGRESS_TYPE_CANCELED, phase, 0, "Loading was cancelled");
+    gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_CANCELED, phase, 0, "Loading was cancelled");
   else
     {
-      post_progress (engine, GST_PROGRESS_TYPE_ERROR, phase, 0, error->message);
+      gst_flow_engine_post_progress (engine, GST_PROGRESS_TYPE_ERROR, phase, 0, error->message);
       gst_flow_post_error (engine->element, error);
     }
   g_mutex_lock (&engine->lock);

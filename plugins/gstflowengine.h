@@ -77,6 +77,10 @@ void gst_flow_engine_clear (GstFlowEngine *engine);
 gboolean gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *value);
 gboolean gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value);
 
+/* Posts progress of PHASE, whose code is "flow-PHASE", with a field percent. */
+void gst_flow_engine_post_progress (GstFlowEngine *engine, GstProgressType type, const char *phase,
+                                    gint percent, const char *text);
+
 /* Instead of the parent class's change_state, which it calls. */
 GstStateChangeReturn gst_flow_engine_change_state (GstFlowEngine *engine, GstElementClass *parent_class,
                                                    GstStateChange transition);

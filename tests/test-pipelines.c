@@ -419,6 +419,51 @@ test_guidance (void **state)
     }
 }
 
+/* Every method gives the same bytes; what was not waited for is told. */
+static void
+test_decode_methods (void **state)
+{
+  static const char *const exact[] = { "method=sequential", "method=jacobi",
+                                       "method=jacobi window=3 guess=zeros", "method=jacobi window=5" };
+  g_autoptr (GPtrArray) wanted = reference (4);
+  const char *model = fixture_model[MODEL_YUV];
+
+  for (guint i = 0; i < G_N_ELEMENTS (exact); i++)
+    {
+      GstElement *pipeline = launch ("videotestsrc num-buffers=4 pattern=ball ! " VIDEO
+                                     " ! flowencode model=\"%s\" ! flowdecode model=\"%s\" %s ! "
+                                     "appsink name=out sync=false",
+                                     model, model, exact[i]);
+      g_autoptr (GPtrArray) samples = run (pipeline);
+      assert_same_samples (wanted, samples);
+    }
+
+  GstElement *pipeline
+      = launch ("videotestsrc num-buffers=4 pattern=snow ! " VIDEO
+                " ! flowencode model=\"%s\" ! flowdecode model=\"%s\" method=jacobi max-sweeps=1 "
+                "! fakesink",
+                model, model);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gboolean told = FALSE;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (;;)
+    {
+      g_autoptr (GstMessage) message = gst_bus_timed_pop_filtered (
+          bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR | GST_MESSAGE_ELEMENT);
+      assert_non_null (message);
+      assert_int_not_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_ERROR);
+      if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_EOS)
+        break;
+      const GstStructure *structure = gst_message_get_structure (message);
+      double residual = 0;
+      if (gst_structure_has_name (structure, "flow-residual")
+          && gst_structure_get_double (structure, "residual", &residual) && residual > 0)
+        told = TRUE;
+    }
+  stop (pipeline);
+  assert_true (told);
+}
+
 /* Life */
 
 static void
@@ -562,6 +607,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_decides),
     cmocka_unit_test (test_seeds),
     cmocka_unit_test (test_guidance),
+    cmocka_unit_test (test_decode_methods),
     cmocka_unit_test (test_two_branches),
     cmocka_unit_test (test_score_travels_with_video),
     cmocka_unit_test (test_state_cycles),
