@@ -609,7 +609,7 @@ void
 nf_flow_forward_shallow (NfFlow *flow, guint B)
 {
   NfBuffer *const between[2] = { flow->spare, flow->output };
-  NfBuffer *from = order_input (flow, flow->input, flow->given, B);
+  NfBuffer *from = flow->T > 1 ? order_input (flow, flow->input, flow->given, B) : flow->input;
   for (guint t = 0; t + 1 < flow->T; t++)
     {
       forward_block (flow, t, flow->encoding[t], from, between[t % 2], B, flow->log_det, nf_view (NULL, 0),
