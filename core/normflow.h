@@ -10,6 +10,7 @@
 #include <nf-model.h>
 #include <nf-random.h>
 #include <nf-session.h>
+#include <nf-stream.h>
 #include <nf-tensor-file.h>
 #include <nf-trainer.h>
 #include <nf-actions.h>

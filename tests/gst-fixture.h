@@ -14,10 +14,11 @@
 #include <normflow.h>
 #include <string.h>
 
+#include "random-model.h"
+
 #define assert_no_error(error) assert_string_equal ((error) ? (error)->message : "", "")
 
-/* Tiny models with random weights, made once. Initial weights have output projections of zero, which would
- * make the flow trivial. */
+/* Tiny models with random weights, made once. */
 enum
 {
   MODEL_YUV,
@@ -43,39 +44,6 @@ fixture_path (const char *name)
 }
 
 static inline void
-fixture_write_model (const char *path, const NfConfig *config, NfDevice *device, guint64 seed)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (NfModel) model = nf_model_new (config, device, seed, &error);
-  assert_no_error (error);
-  g_autofree char *plain = g_strconcat (path, ".initial", NULL);
-  nf_model_save (model, plain, NULL, &error);
-  assert_no_error (error);
-
-  g_autoptr (NfTensorFile) file = nf_tensor_file_open (plain, &error);
-  assert_no_error (error);
-  const guint n = nf_tensor_file_count (file);
-  g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
-  g_autofree NfTensor *tensors = g_new0 (NfTensor, n);
-  for (guint i = 0; i < n; i++)
-    {
-      tensors[i] = *nf_tensor_file_get (file, i);
-      if (!strstr (tensors[i].name, "proj_out"))
-        continue;
-      float *values = g_new (float, tensors[i].n_elements);
-      nf_random_normal (seed, i, tensors[i].n_elements, 0.05, values);
-      g_ptr_array_add (data, values);
-      tensors[i].dtype = NF_DTYPE_F32;
-      tensors[i].data = (const guint8 *)values;
-    }
-  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
-  g_hash_table_insert (metadata, "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
-  nf_tensor_file_write (path, tensors, n, metadata, &error);
-  assert_no_error (error);
-  g_remove (plain);
-}
-
-static inline void
 fixture_make_models (NfDevice *device)
 {
   static const char *const names[N_MODELS]
@@ -95,7 +63,7 @@ fixture_make_models (NfDevice *device)
                                 .layout = layout,
                                 .noise = NF_NOISE_UNIFORM };
       fixture_model[i] = fixture_path (names[i]);
-      fixture_write_model (fixture_model[i], &config, device, 1 + i);
+      random_model_write (fixture_model[i], &config, device, 1 + i);
     }
 }
 

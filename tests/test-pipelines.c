@@ -400,7 +400,7 @@ test_guidance (void **state)
                             .expansion = 2,
                             .layout = NF_PIXELS_GRAY,
                             .noise = NF_NOISE_UNIFORM };
-  fixture_write_model (path, &config, device, 5);
+  random_model_write (path, &config, device, 5);
 
   static const char *const properties[]
       = { "class=1", "class=1 guidance=9", "class=1 guidance=9 guide=scale",

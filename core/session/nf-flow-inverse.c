@@ -38,6 +38,9 @@ typedef struct
   guint t, B; /* samples: frames count where the block is local */
   const NfFlowBlock *block;
   const NfBlockSequence *sequence;
+  NfBlockCache *cache;
+  NfBuffer *changes; /* work memory of parallel decoding */
+  guint end;         /* behind the last token that is wanted of the sequence */
   NfCondition condition;
   NfAffine affine;
   gboolean guided, snap;
@@ -63,11 +66,10 @@ predict (Inversion *self, guint n0, guint count)
 {
   const guint first = self->block->sos.buffer ? n0 : n0 - 1, branches = self->guided ? 2 : 1;
   if (self->sequence->extra && n0 % self->sequence->frame == 0)
-    nf_block_begin_frame (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t], self->B,
-                          branches, &self->condition, n0 / self->sequence->frame);
-  nf_block_extend (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t],
-                   nf_view (self->x, 0), self->B, branches, &self->condition, first, count,
-                   self->temperature);
+    nf_block_begin_frame (self->flow->ops, self->block, self->sequence, self->cache, self->B, branches,
+                          &self->condition, n0 / self->sequence->frame);
+  nf_block_extend (self->flow->ops, self->block, self->sequence, self->cache, nf_view (self->x, 0), self->B,
+                   branches, &self->condition, first, count, self->temperature);
   self->report->passes++;
   self->report->rows += (guint64)self->B * branches * count;
 }
@@ -95,14 +97,14 @@ apply (Inversion *self, guint n0, guint count, NfBuffer *changes)
     .changes = changes,
   };
   nf_ops_affine_inverse (self->flow->ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
-                         self->flow->cache[self->t]->o, nf_model_get_tokens (self->flow->model));
+                         self->cache->o, nf_model_get_tokens (self->flow->model));
 }
 
 /* Tokens 0 .. given-1 of x are known: their keys and values come of them. Returns the first token to find. */
 static guint
 pass_given (Inversion *self, guint given)
 {
-  const guint window = self->flow->cache[self->t]->layers->count, frame = self->sequence->frame;
+  const guint window = self->cache->layers->count, frame = self->sequence->frame;
   /* without a start token the row of the last known token is the next one's to read */
   for (guint n = self->block->sos.buffer ? 0 : 1; n < given;)
     {
@@ -135,9 +137,9 @@ static void
 guess (Inversion *self, guint first)
 {
   const gsize N = self->sequence->N, D = self->block->D;
-  for (guint b = 0; b < self->B && first < N; b++)
+  for (guint b = 0; b < self->B && first < self->end; b++)
     {
-      const gsize at = (b * N + first) * D, n = (N - first) * D;
+      const gsize at = (b * N + first) * D, n = (self->end - first) * D;
       if (self->options->guess == NF_GUESS_ZEROS)
         nf_ops_fill (self->flow->ops, nf_view (self->x, at), 0.0f, n);
       else
@@ -183,13 +185,13 @@ static gboolean
 run_parallel (Inversion *self, guint *first, guint end, guint window)
 {
   const NfDecodeOptions *options = self->options;
-  const guint N = self->sequence->N, frame = self->sequence->frame;
+  const guint frame = self->sequence->frame;
   g_autofree float *changes = g_new (float, (gsize)self->B *window);
   guint sweeps = 0;
 
   for (guint n = *first; n < end; *first = n)
     {
-      const guint behind = self->sequence->extra ? n - n % frame + frame : N,
+      const guint behind = self->sequence->extra ? n - n % frame + frame : self->end,
                   count = MIN (window, behind - n);
       if (n == 0 && !self->block->sos.buffer)
         {
@@ -200,8 +202,8 @@ run_parallel (Inversion *self, guint *first, guint end, guint window)
       if (options->guess == NF_GUESS_FRAME && n >= frame && n % frame == 0 && sweeps == 0)
         guess_frame (self, n);
       predict (self, n, count);
-      apply (self, n, count, self->flow->changes);
-      if (!nf_ops_read (self->flow->ops, nf_view (self->flow->changes, 0), changes,
+      apply (self, n, count, self->changes);
+      if (!nf_ops_read (self->flow->ops, nf_view (self->changes, 0), changes,
                         (gsize)self->B * count * sizeof *changes, self->error))
         return FALSE;
       sweeps++;
@@ -221,13 +223,14 @@ run_parallel (Inversion *self, guint *first, guint end, guint window)
   return TRUE;
 }
 
-/* Tokens first .. N-1, each stretch of them with the window that was fastest for this block so far; windows
+/* Tokens from first on, each stretch of them with the window that was fastest for this block so far; windows
  * that were not tried yet are, on a stretch. What comes out is the same. */
 static gboolean
 run_fastest (Inversion *self, guint first)
 {
   NfPaces *known = &self->flow->paces[self->t];
-  const guint N = self->sequence->N, capacity = self->flow->cache[self->t]->layers->count;
+  const guint N = self->end, half = (N - first) / 2,
+              capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
 
   if (known->B != self->B || known->guided != self->guided || ++known->decodings > TRY_AGAIN)
     *known = (NfPaces){ .B = self->B, .guided = self->guided };
@@ -238,7 +241,7 @@ run_fastest (Inversion *self, guint first)
       for (guint i = 0; i < NF_FLOW_N_PACES && !trial; i++)
         if (paces[i] > capacity)
           break;
-        else if (known->rate[i] == 0 && tried < N / 2 && N - n >= MAX (paces[i], TRIAL))
+        else if (known->rate[i] == 0 && tried < half && N - n >= MAX (paces[i], TRIAL))
           {
             pace = i;
             trial = TRUE;
@@ -260,24 +263,60 @@ run_fastest (Inversion *self, guint first)
   return TRUE;
 }
 
+/* Tokens from first on. */
+static gboolean
+find_tokens (Inversion *self, guint first)
+{
+  const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
+  const NfDecodeOptions *options = self->options;
+
+  if (options->method == NF_DECODE_SEQUENTIAL
+      || (options->method == NF_DECODE_AUTO && self->B >= MANY_SAMPLES && !self->deadline
+          && !options->max_sweeps))
+    return run_sequential (self, first, self->end);
+  guess (self, first);
+  if (options->method == NF_DECODE_AUTO && !self->deadline && !options->max_sweeps && !options->window)
+    return run_fastest (self, first);
+  return run_parallel (self, &first, self->end, options->window ? MIN (options->window, capacity) : capacity);
+}
+
 /* x of block t from z, both in its order. GIVEN leading tokens of x are known. */
 static gboolean
 invert_block (Inversion *self, guint given)
 {
-  const guint N = self->sequence->N, capacity = self->flow->cache[self->t]->layers->count;
-  const NfDecodeOptions *options = self->options;
+  nf_block_begin (self->flow->ops, self->block, self->sequence, self->cache, self->B, self->guided ? 2 : 1,
+                  &self->condition);
+  return find_tokens (self, pass_given (self, given));
+}
 
-  nf_block_begin (self->flow->ops, self->block, self->sequence, self->flow->cache[self->t], self->B,
-                  self->guided ? 2 : 1, &self->condition);
-  guint first = pass_given (self, given);
-  if (options->method == NF_DECODE_SEQUENTIAL
-      || (options->method == NF_DECODE_AUTO && self->B >= MANY_SAMPLES && !self->deadline
-          && !options->max_sweeps))
-    return run_sequential (self, first, N);
-  guess (self, first);
-  if (options->method == NF_DECODE_AUTO && !self->deadline && !options->max_sweeps && !options->window)
-    return run_fastest (self, first);
-  return run_parallel (self, &first, N, options->window ? MIN (options->window, capacity) : capacity);
+/* Block t is the next to be inverted, on B samples. */
+static void
+set_block (Inversion *self, guint t, guint B)
+{
+  self->t = t;
+  self->B = B;
+  self->block = nf_model_get_block (self->flow->model, t);
+  self->sequence = &self->flow->sequences[t];
+  self->end = self->sequence->N;
+  self->affine = nf_block_affine (self->block, self->sequence, B);
+  self->snap = self->options->snap && t == 0;
+}
+
+static Inversion
+inversion (NfFlow *flow, const NfDecodeOptions *options,
+           gboolean (*step) (gpointer data, guint done, guint all), gpointer data, NfInverseReport *report,
+           GError **error)
+{
+  return (Inversion){
+    .flow = flow,
+    .options = options,
+    .report = report,
+    .step = step,
+    .data = data,
+    .error = error,
+    .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
+    .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
+  };
 }
 
 gboolean
@@ -287,17 +326,9 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
 {
   const guint N = flow->shape.N, D = flow->shape.D, frame = flow->shape.frame;
   NfInverseReport unread = { 0 };
-  Inversion self = {
-    .flow = flow,
-    .options = options,
-    .report = report ? report : &unread,
-    .step = step,
-    .data = data,
-    .error = error,
-    .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
-    .condition = nf_flow_condition (flow),
-    .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
-  };
+  Inversion self = inversion (flow, options, step, data, report ? report : &unread, error);
+  self.condition = nf_flow_condition (flow);
+  self.changes = flow->changes;
   for (guint t = 0; t < flow->T; t++)
     self.all += flow->sequences[t].N;
 
@@ -307,16 +338,12 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const gboolean last = t + 1 == flow->T,
                      was = last ? FALSE : nf_model_get_block (flow->model, t + 1)->flip;
-      self.t = t;
-      self.B = nf_flow_samples (flow, t, B);
-      self.block = block;
-      self.sequence = &flow->sequences[t];
-      self.affine = nf_block_affine (block, self.sequence, self.B);
+      set_block (&self, t, nf_flow_samples (flow, t, B));
+      self.cache = flow->cache[t];
       /* guidance of STARFlow needs a condition; TARFlow's second branch may differ by its attention alone */
       self.guided
           = options->guidance != 0
             && (block->guidance == NF_GUIDANCE_EXTRAPOLATE || self.sequence->prefix || self.sequence->extra);
-      self.snap = options->snap && t == 0;
       self.z = flow->spare;
       self.x = flow->output;
       nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (self.z, 0), B, N, D, block->flip != was, frame,
@@ -337,4 +364,39 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
       flow->spare = x;
     }
   return nf_ops_finish (flow->ops, error);
+}
+
+NfBuffer *
+nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOptions *options,
+                       gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
+                       NfInverseReport *report, GError **error)
+{
+  const guint F = flow->shape.frame, D = flow->shape.D, first = frame->f * F;
+  const NfView none = nf_view (NULL, 0);
+  Inversion self = inversion (flow, options, step, data, report, error);
+  NfView from = nf_view (frame->latents, 0);
+  gboolean was = FALSE;
+
+  self.condition = frame->condition;
+  self.changes = frame->changes;
+  self.z = frame->z;
+  self.all = flow->T * F;
+  for (guint t = flow->T; t-- > 0;)
+    {
+      const gboolean deep = t + 1 == flow->T;
+      const guint at = deep ? first : 0;
+      set_block (&self, t, 1);
+      self.cache = frame->caches[t];
+      self.x = deep ? frame->u : frame->x;
+      self.end = at + F;
+      nf_ops_reorder (flow->ops, from, nf_view (self.z, (gsize)at * D), 1, F, D, self.block->flip != was, F,
+                      none);
+      if (!find_tokens (&self, at))
+        return NULL;
+      from = nf_view (self.x, (gsize)at * D);
+      was = self.block->flip;
+    }
+  /* in natural order, and not where the next frame would be guessed */
+  nf_ops_reorder (flow->ops, from, nf_view (frame->latents, 0), 1, F, D, was, F, none);
+  return nf_ops_finish (flow->ops, error) ? frame->latents : NULL;
 }

@@ -57,3 +57,24 @@ struct _NfFlow
 guint nf_flow_samples (NfFlow *flow, guint t, guint B);
 
 NfCondition nf_flow_condition (NfFlow *flow);
+
+/* The first block whose network and sequence have the same sizes as those of block t. */
+guint nf_flow_find_alike (NfFlow *flow, guint t);
+
+/* A frame of a stream: what nf_flow_inverse_frame() works on. Shallow blocks must be local to frames. */
+typedef struct
+{
+  guint f;               /* its number in the deep block's sequence */
+  NfBlockCache **caches; /* T, of one sample; the deep block's holds the frames before f */
+  NfCondition condition;
+  NfBuffer *u;       /* (N, D): what the deep block reads, in its order; frame f is found */
+  NfBuffer *z;       /* (N, D): work memory */
+  NfBuffer *x;       /* (frame, D): work memory */
+  NfBuffer *changes; /* (NF_FLOW_WINDOW): work memory */
+  NfBuffer *latents; /* (frame, D): z in natural order, then x */
+} NfFlowFrame;
+
+/* frame->latents, with the tokens of the frame; NULL on failure. */
+NfBuffer *nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOptions *options,
+                                 gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
+                                 NfInverseReport *report, GError **error);

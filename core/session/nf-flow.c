@@ -357,9 +357,8 @@ reserve_samples (NfFlow *flow, guint B)
   flow->capacity = B;
 }
 
-/* The block before t whose network and sequence have the same sizes, or t. */
-static guint
-find_alike (NfFlow *flow, guint t)
+guint
+nf_flow_find_alike (NfFlow *flow, guint t)
 {
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
   for (guint i = 0; i < t; i++)
@@ -388,7 +387,7 @@ reserve_gradients (NfFlow *flow, guint B)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const NfBlockSequence *sequence = &flow->sequences[t];
-      const guint samples = nf_flow_samples (flow, t, B), alike = find_alike (flow, t);
+      const guint samples = nf_flow_samples (flow, t, B), alike = nf_flow_find_alike (flow, t);
       if (!flow->recompute || alike == t)
         g_ptr_array_add (flow->kept,
                          flow->learning[t] = nf_block_tape_new (flow->ops, block, sequence, samples, TRUE));
@@ -411,7 +410,7 @@ reserve_encoding (NfFlow *flow, guint B)
   flow->tapes = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_tape_free);
   for (guint t = 0; t < flow->T; t++)
     {
-      const guint alike = find_alike (flow, t);
+      const guint alike = nf_flow_find_alike (flow, t);
       if (alike < t)
         flow->encoding[t] = flow->encoding[alike];
       else
@@ -427,7 +426,7 @@ reserve_decoding (NfFlow *flow, guint rows)
   flow->caches = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_block_cache_free);
   for (guint t = 0; t < flow->T; t++)
     {
-      const guint alike = find_alike (flow, t);
+      const guint alike = nf_flow_find_alike (flow, t);
       if (alike < t)
         flow->cache[t] = flow->cache[alike];
       else

@@ -6,21 +6,6 @@
 
 #define HALF_LOG_2PI 0.91893853320467274178
 
-/* Size of plane I of a frame. */
-static void
-plane_size (const NfFrame *frame, NfPixelLayout layout, guint i, guint *width, guint *height)
-{
-  const gboolean half = layout == NF_PIXELS_YUV420 && i > 0;
-  *width = half ? (frame->width + 1) / 2 : frame->width;
-  *height = half ? (frame->height + 1) / 2 : frame->height;
-}
-
-static guint
-count_planes (NfPixelLayout layout)
-{
-  return layout == NF_PIXELS_GRAY ? 1 : 3;
-}
-
 /* Reserves what a frame of this size needs, and says how it lies on the tiles and in device memory. */
 static gboolean
 prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *planes, GError **error)
@@ -39,38 +24,11 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
-  gsize at = 0;
-  *planes = (NfPlanes){ .width = frame->width, .height = frame->height, .tiles_x = grid->tiles_x };
-  for (guint i = 0; i < count_planes (config->layout); i++)
-    {
-      guint width, height;
-      plane_size (frame, config->layout, i, &width, &height);
-      const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
-      if (!frame->planes[i].data || frame->planes[i].step < 1
-          || ABS ((gint64)frame->planes[i].stride) < extent)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "plane %u of a %ux%u frame has a stride of %d bytes and a step of %d; a row takes "
-                       "%" G_GINT64_FORMAT,
-                       i, frame->width, frame->height, frame->planes[i].stride, frame->planes[i].step,
-                       extent);
-          return FALSE;
-        }
-      planes->at[i] = at;
-      planes->stride[i] = (gint)width;
-      planes->step[i] = 1;
-      at += (gsize)width * height;
-    }
+  if (!nf_staging_prepare (&self->staging, ops, config->layout, frame, planes, error))
+    return FALSE;
+  planes->tiles_x = grid->tiles_x;
 
   const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
-  if (at != self->staging_size || !self->bytes)
-    {
-      g_clear_pointer (&self->bytes, nf_buffer_free);
-      g_free (self->staging);
-      self->staging = g_malloc (at);
-      self->staging_size = at;
-      self->bytes = nf_ops_alloc (ops, (at + 3) / 4);
-    }
   if (latents != self->grid_size || !self->grid)
     {
       g_clear_pointer (&self->grid, nf_buffer_free);
@@ -83,69 +41,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
       self->half_square = g_renew (float, self->half_square, tokens);
       self->log_det = g_renew (float, self->log_det, tokens);
     }
-  planes->bytes = self->bytes;
-  return (self->bytes && self->grid) || nf_ops_finish (ops, error);
-}
-
-/* Samples of the frame to the staging memory and the device. */
-static void
-upload_frame (NfSession *self, const NfFrame *frame)
-{
-  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
-  guint8 *to = self->staging;
-
-  for (guint i = 0; i < count_planes (layout); i++)
-    {
-      const NfPlane *plane = &frame->planes[i];
-      guint width, height;
-      plane_size (frame, layout, i, &width, &height);
-      for (guint y = 0; y < height; y++, to += width)
-        {
-          const guint8 *from = plane->data + (gssize)y * plane->stride;
-          if (plane->step == 1)
-            memcpy (to, from, width);
-          else
-            for (guint x = 0; x < width; x++)
-              to[x] = from[(gsize)x * plane->step];
-        }
-    }
-  nf_ops_write (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size);
-}
-
-/* And back. */
-static gboolean
-download_frame (NfSession *self, const NfFrame *frame, GError **error)
-{
-  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
-  const guint8 *from = self->staging;
-
-  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (self->bytes, 0), self->staging, self->staging_size,
-                    error))
-    return FALSE;
-  /* what lies between the samples of one plane and belongs to none */
-  if (layout == NF_PIXELS_RGB && frame->planes[0].step > 3)
-    {
-      const guint8 *first = MIN (MIN (frame->planes[0].data, frame->planes[1].data), frame->planes[2].data);
-      for (guint y = 0; y < frame->height; y++)
-        memset ((guint8 *)first + (gssize)y * frame->planes[0].stride, 255,
-                (gsize)(frame->width - 1) * frame->planes[0].step + 3);
-    }
-  for (guint i = 0; i < count_planes (layout); i++)
-    {
-      const NfPlane *plane = &frame->planes[i];
-      guint width, height;
-      plane_size (frame, layout, i, &width, &height);
-      for (guint y = 0; y < height; y++, from += width)
-        {
-          guint8 *to = plane->data + (gssize)y * plane->stride;
-          if (plane->step == 1)
-            memcpy (to, from, width);
-          else
-            for (guint x = 0; x < width; x++)
-              to[(gsize)x * plane->step] = from[x];
-        }
-    }
-  return TRUE;
+  return self->grid || nf_ops_finish (ops, error);
 }
 
 /* Seconds since *LAST, which becomes now. */
@@ -175,23 +71,31 @@ sample_constant (const NfConfig *config)
   return config->noise == NF_NOISE_UNIFORM ? -7 * G_LN2 : 0;
 }
 
-static void
-fill_score (NfSession *self, const NfFrame *frame, NfScore *score)
+void
+nf_score_fill (const NfConfig *config, const float *half_square, const float *log_det, gsize tokens,
+               guint64 num_dims, NfScore *score)
 {
-  const NfConfig *config = nf_model_get_config (self->model);
-  const double n = (double)self->grid_size;
-  double half_square = 0, log_det = 0;
+  const double n = (double)tokens * nf_config_features (config);
+  double squares = 0, determinants = 0;
 
-  for (gsize i = 0; i < self->n_tokens; i++)
+  for (gsize i = 0; i < tokens; i++)
     {
-      half_square += (double)self->half_square[i];
-      log_det += (double)self->log_det[i];
+      squares += (double)half_square[i];
+      determinants += (double)log_det[i];
     }
-  score->log_prior = -half_square - n * HALF_LOG_2PI;
-  score->log_det = log_det;
+  score->log_prior = -squares - n * HALF_LOG_2PI;
+  score->log_det = determinants;
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
-  score->num_dims = nf_frame_samples (config->layout, frame->width, frame->height);
+  score->num_dims = num_dims;
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
+}
+
+float
+nf_score_token (const NfConfig *config, float half_square, float log_det)
+{
+  const double nats = ((double)half_square - (double)log_det) / nf_config_features (config) + HALF_LOG_2PI
+                      - sample_constant (config);
+  return (float)(nats / G_LN2);
 }
 
 /* Bits per dimension of each token, from tile by tile to the grid. */
@@ -207,9 +111,7 @@ fill_score_map (NfSession *self, const NfGrid *grid, float *map)
       const gsize tile = i / N, n = i % N;
       const gsize row = tile / grid->tiles_x * rows + n / columns,
                   column = tile % grid->tiles_x * columns + n % columns;
-      const double nats = ((double)self->half_square[i] - (double)self->log_det[i]) / grid->features
-                          + HALF_LOG_2PI - sample_constant (config);
-      map[row * grid->grid_width + column] = (float)(nats / G_LN2);
+      map[row * grid->grid_width + column] = nf_score_token (config, self->half_square[i], self->log_det[i]);
     }
 }
 
@@ -218,6 +120,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
                          float *score_map, GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self) && frame && latents, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
   const NfTokens *tokens = nf_model_get_tokens (self->model);
   const gsize N = nf_flow_get_shape (self->flow)->N;
   const NfDequantise mode = tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
@@ -230,7 +133,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
-  upload_frame (self, frame);
+  nf_staging_upload (&self->staging, ops, config->layout, frame);
   const double upload = lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
   for (guint first = 0; first < tiles; first += batch)
@@ -261,7 +164,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       || !nf_session_check_finite ("latents", latents, self->grid_size, error))
     return FALSE;
   if (score)
-    fill_score (self, frame, score);
+    nf_score_fill (config, self->half_square, self->log_det, self->n_tokens,
+                   nf_frame_samples (config->layout, frame->width, frame->height), score);
   if (score_map)
     fill_score_map (self, &grid, score_map);
   count_frame (self, upload, kernels, lap (&time));
@@ -275,6 +179,7 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_SESSION (self) && latents && frame, FALSE);
   options = options ? options : &lossless;
+  const NfConfig *config = nf_model_get_config (self->model);
   const NfTokens *tokens = nf_model_get_tokens (self->model);
   const gboolean guided = options->guidance != 0;
   NfGrid grid;
@@ -311,7 +216,7 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const double kernels = lap (&time);
-  if (!download_frame (self, frame, error))
+  if (!nf_staging_download (&self->staging, ops, config->layout, frame, error))
     return FALSE;
   count_frame (self, upload, kernels, lap (&time));
   return TRUE;
@@ -322,6 +227,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
                           GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self) && in && out, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
   const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   /* A noisy sample says nothing finer than its bin: it stands for the middle. */
   NfTokens tokens = *nf_model_get_tokens (self->model);
@@ -345,7 +251,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
   tokens.steps = MIN (tokens.steps, 1);
-  upload_frame (self, in);
+  nf_staging_upload (&self->staging, ops, config->layout, in);
   const double upload = lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
   for (guint first = 0; first < tiles; first += batch)
@@ -366,7 +272,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const double kernels = lap (&time);
-  if (!download_frame (self, out, error))
+  if (!nf_staging_download (&self->staging, ops, config->layout, out, error))
     return FALSE;
   count_frame (self, upload, kernels, lap (&time));
   return TRUE;

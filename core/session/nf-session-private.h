@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nf-flow.h"
+#include "nf-staging.h"
 
 struct _NfSession
 {
@@ -15,10 +16,8 @@ struct _NfSession
   gint64 last_progress;
 
   /* of the last frame's size */
-  guint8 *staging; /* samples, planes one after the other without gaps */
-  gsize staging_size;
-  NfBuffer *bytes; /* the same on the device */
-  NfBuffer *grid;  /* latents of the frame */
+  NfStaging staging;
+  NfBuffer *grid; /* latents of the frame */
   gsize grid_size;
   float *half_square, *log_det; /* per token, tile by tile */
   gsize n_tokens;
@@ -59,3 +58,13 @@ gboolean nf_session_tell_decode (gpointer data, guint done, guint all);
  * and parameters' gradients to GRADIENTS. */
 gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *labels, float g,
                                    double sums[2], float *grad_x, NfBuffer *gradients, GError **error);
+
+/* Checks the numbers among OPTIONS. */
+gboolean nf_decode_options_check (const NfDecodeOptions *options, GError **error);
+
+/* Of TOKENS half squares and log-determinants; NUM_DIMS samples. */
+void nf_score_fill (const NfConfig *config, const float *half_square, const float *log_det, gsize tokens,
+                    guint64 num_dims, NfScore *score);
+
+/* Bits per dimension of one token. */
+float nf_score_token (const NfConfig *config, float half_square, float log_det);

@@ -13,10 +13,9 @@ nf_session_finalize (GObject *object)
 {
   NfSession *self = NF_SESSION (object);
 
-  g_clear_pointer (&self->bytes, nf_buffer_free);
+  nf_staging_clear (&self->staging);
   g_clear_pointer (&self->grid, nf_buffer_free);
   g_clear_pointer (&self->flow, nf_flow_free);
-  g_free (self->staging);
   g_free (self->half_square);
   g_free (self->log_det);
   g_free (self->text);
@@ -282,9 +281,8 @@ nf_session_get_decode_report (NfSession *self, NfDecodeReport *report)
 }
 
 gboolean
-nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error)
+nf_decode_options_check (const NfDecodeOptions *options, GError **error)
 {
-  const NfConfig *config = nf_model_get_config (self->model);
   const struct
   {
     const char *name;
@@ -300,6 +298,15 @@ nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GErro
                      numbers[i].value, numbers[i].least);
         return FALSE;
       }
+  return TRUE;
+}
+
+gboolean
+nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  if (!nf_decode_options_check (options, error))
+    return FALSE;
   if (config->family == NF_FAMILY_TARFLOW || options->guidance == 0)
     return TRUE;
   if (options->annealed || (options->guide && options->guide != (NF_GUIDE_SCALE | NF_GUIDE_SHIFT))

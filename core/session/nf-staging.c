@@ -1,0 +1,122 @@
+/* normflow: 8-bit frames on their way to the device and back. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-staging.h"
+
+#include <string.h>
+
+/* Size of plane I of a frame. */
+static void
+plane_size (const NfFrame *frame, NfPixelLayout layout, guint i, guint *width, guint *height)
+{
+  const gboolean half = layout == NF_PIXELS_YUV420 && i > 0;
+  *width = half ? (frame->width + 1) / 2 : frame->width;
+  *height = half ? (frame->height + 1) / 2 : frame->height;
+}
+
+static guint
+count_planes (NfPixelLayout layout)
+{
+  return layout == NF_PIXELS_GRAY ? 1 : 3;
+}
+
+gboolean
+nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
+                    NfPlanes *planes, GError **error)
+{
+  gsize at = 0;
+  *planes = (NfPlanes){ .width = frame->width, .height = frame->height };
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      guint width, height;
+      plane_size (frame, layout, i, &width, &height);
+      const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
+      if (!frame->planes[i].data || frame->planes[i].step < 1
+          || ABS ((gint64)frame->planes[i].stride) < extent)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "plane %u of a %ux%u frame has a stride of %d bytes and a step of %d; a row takes "
+                       "%" G_GINT64_FORMAT,
+                       i, frame->width, frame->height, frame->planes[i].stride, frame->planes[i].step,
+                       extent);
+          return FALSE;
+        }
+      planes->at[i] = at;
+      planes->stride[i] = (gint)width;
+      planes->step[i] = 1;
+      at += (gsize)width * height;
+    }
+  if (at != staging->size || !staging->buffer)
+    {
+      g_clear_pointer (&staging->buffer, nf_buffer_free);
+      g_free (staging->bytes);
+      staging->bytes = g_malloc (at);
+      staging->size = at;
+      staging->buffer = nf_ops_alloc (ops, (at + 3) / 4);
+    }
+  planes->bytes = staging->buffer;
+  return staging->buffer || nf_ops_finish (ops, error);
+}
+
+void
+nf_staging_upload (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame)
+{
+  guint8 *to = staging->bytes;
+
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      const NfPlane *plane = &frame->planes[i];
+      guint width, height;
+      plane_size (frame, layout, i, &width, &height);
+      for (guint y = 0; y < height; y++, to += width)
+        {
+          const guint8 *from = plane->data + (gssize)y * plane->stride;
+          if (plane->step == 1)
+            memcpy (to, from, width);
+          else
+            for (guint x = 0; x < width; x++)
+              to[x] = from[(gsize)x * plane->step];
+        }
+    }
+  nf_ops_write (ops, nf_view (staging->buffer, 0), staging->bytes, staging->size);
+}
+
+gboolean
+nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
+                     GError **error)
+{
+  const guint8 *from = staging->bytes;
+
+  if (!nf_ops_read (ops, nf_view (staging->buffer, 0), staging->bytes, staging->size, error))
+    return FALSE;
+  /* what lies between the samples of one plane and belongs to none */
+  if (layout == NF_PIXELS_RGB && frame->planes[0].step > 3)
+    {
+      const guint8 *first = MIN (MIN (frame->planes[0].data, frame->planes[1].data), frame->planes[2].data);
+      for (guint y = 0; y < frame->height; y++)
+        memset ((guint8 *)first + (gssize)y * frame->planes[0].stride, 255,
+                (gsize)(frame->width - 1) * frame->planes[0].step + 3);
+    }
+  for (guint i = 0; i < count_planes (layout); i++)
+    {
+      const NfPlane *plane = &frame->planes[i];
+      guint width, height;
+      plane_size (frame, layout, i, &width, &height);
+      for (guint y = 0; y < height; y++, from += width)
+        {
+          guint8 *to = plane->data + (gssize)y * plane->stride;
+          if (plane->step == 1)
+            memcpy (to, from, width);
+          else
+            for (guint x = 0; x < width; x++)
+              to[(gsize)x * plane->step] = from[x];
+        }
+    }
+  return TRUE;
+}
+
+void
+nf_staging_clear (NfStaging *staging)
+{
+  g_clear_pointer (&staging->buffer, nf_buffer_free);
+  g_clear_pointer (&staging->bytes, g_free);
+  staging->size = 0;
+}

@@ -1,0 +1,50 @@
+/* normflow: models with random weights. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <glib/gstdio.h>
+#include <normflow.h>
+#include <string.h>
+
+/* Initial weights have output projections of zero, which would make the flow trivial: those become random of
+ * a standard deviation DEVIATION. */
+static inline void
+random_model_write_scaled (const char *path, const NfConfig *config, NfDevice *device, guint64 seed,
+                           double deviation)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = nf_model_new (config, device, seed, &error);
+  if (!model)
+    fail_msg ("%s", error->message);
+  g_autofree char *plain = g_strconcat (path, ".initial", NULL);
+  if (!nf_model_save (model, plain, NULL, &error))
+    fail_msg ("%s", error->message);
+
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (plain, &error);
+  if (!file)
+    fail_msg ("%s", error->message);
+  const guint n = nf_tensor_file_count (file);
+  g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
+  g_autofree NfTensor *tensors = g_new0 (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      if (!strstr (tensors[i].name, "proj_out"))
+        continue;
+      float *values = g_new (float, tensors[i].n_elements);
+      nf_random_normal (seed, i, tensors[i].n_elements, deviation, values);
+      g_ptr_array_add (data, values);
+      tensors[i].dtype = NF_DTYPE_F32;
+      tensors[i].data = (const guint8 *)values;
+    }
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
+  if (!nf_tensor_file_write (path, tensors, n, metadata, &error))
+    fail_msg ("%s", error->message);
+  g_remove (plain);
+}
+
+static inline void
+random_model_write (const char *path, const NfConfig *config, NfDevice *device, guint64 seed)
+{
+  random_model_write_scaled (path, config, device, seed, 0.05);
+}

@@ -1,0 +1,501 @@
+/* normflow: video frame by frame. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include "random-model.h"
+
+#include <math.h>
+
+#define FRAMES 5
+#define WIDTH 12
+#define HEIGHT 8
+#define PATCH 4
+#define ACTIONS 3
+#define BYTES (WIDTH * HEIGHT * 3)
+
+/* A video model with random weights, strong enough that frames matter to each other. */
+static NfConfig
+video_config (void)
+{
+  return (NfConfig){ .family = NF_FAMILY_STARFLOW,
+                     .channels = 3,
+                     .img_size = 8,
+                     .rows = HEIGHT,
+                     .columns = WIDTH,
+                     .patch_size = PATCH,
+                     .width = 32,
+                     .n_blocks = 3,
+                     .n_layers = 1,
+                     .layers = { 1, 1, 2 },
+                     .nvp = TRUE,
+                     .head_dim = 32,
+                     .expansion = 2,
+                     .rope = TRUE,
+                     .sos = TRUE,
+                     .softplus = TRUE,
+                     .soft_clip = 3,
+                     .left_to_right = TRUE,
+                     .temporal_causal = 1,
+                     .shallow_local = TRUE,
+                     .frames = FRAMES,
+                     .action_dim = ACTIONS };
+}
+
+static NfModel *
+model_new (const NfConfig *config, const char *kernels)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write_scaled (path, config, nf_test_device (kernels), 5, 0.1);
+  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  return model;
+}
+
+static NfStream *
+stream_new (NfModel *model)
+{
+  g_autoptr (GError) error = NULL;
+  NfStream *stream = nf_stream_new (model, &error);
+  nf_test_ok (stream, error);
+  return stream;
+}
+
+/* A picture that changes from frame to frame, with noise. */
+static void
+fill (guint8 *samples, guint n)
+{
+  for (guint i = 0; i < BYTES; i++)
+    {
+      guint32 r[4];
+      nf_random_u32x4 (n, 1, i, r);
+      samples[i] = (guint8)(i + 11 * n + r[0] % 16);
+    }
+}
+
+static NfFrame
+view (guint8 *samples)
+{
+  NfFrame frame = { .width = WIDTH, .height = HEIGHT };
+  for (guint i = 0; i < 3; i++)
+    frame.planes[i] = (NfPlane){ samples + i, 3 * WIDTH, 3 };
+  return frame;
+}
+
+/* The action that leads to frame N: none now and then. */
+static const float *
+action_of (guint n)
+{
+  static const float actions[ACTIONS][ACTIONS] = { { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } };
+  return n % 7 == 0 ? NULL : actions[n % ACTIONS];
+}
+
+static void
+encode (NfStream *stream, guint8 *samples, const float *action, float *z, NfScore *score, float *map)
+{
+  g_autoptr (GError) error = NULL;
+  const NfFrame frame = view (samples);
+  nf_test_ok (nf_stream_encode (stream, &frame, action, z, score, map, &error), error);
+}
+
+static void
+decode (NfStream *stream, const float *z, const float *action, const NfDecodeOptions *options,
+        guint8 *samples)
+{
+  g_autoptr (GError) error = NULL;
+  const NfFrame frame = view (samples);
+  nf_test_ok (nf_stream_decode (stream, z, action, options, &frame, &error), error);
+}
+
+/* The first frames are what the whole model says of them: every bit of latents and scores. */
+static void
+equals_session (void **state)
+{
+  static const char *const kernels[] = { "cpu", "gpu" };
+  for (guint k = 0; k < G_N_ELEMENTS (kernels); k++)
+    {
+      g_autoptr (GError) error = NULL;
+      const NfConfig config = video_config ();
+      g_autoptr (NfModel) model = model_new (&config, kernels[k]);
+      g_autoptr (NfStream) stream = stream_new (model);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config),
+                  D = nf_config_features (&config);
+      g_autofree float *z = g_new (float, FRAMES *n), *x = g_new (float, FRAMES *n),
+                       *whole = g_new (float, FRAMES *n), *log_det = g_new (float, FRAMES *tokens);
+      float actions[FRAMES][ACTIONS] = { 0 };
+      NfScore scores[FRAMES];
+      guint8 samples[BYTES];
+
+      for (guint f = 0; f < FRAMES; f++)
+        {
+          fill (samples, f);
+          if (action_of (f))
+            memcpy (actions[f], action_of (f), sizeof actions[f]);
+          assert_int_equal (nf_stream_get_length (stream), f);
+          encode (stream, samples, action_of (f), z + f * n, &scores[f], NULL);
+          /* the lattice's middle of the bin is not known here: its tokens come from decoding without a flow
+           */
+        }
+
+      /* tokens of the frames: what the latents decode to, snapped to the lattice */
+      const NfDecodeOptions options = { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL };
+      nf_test_ok (nf_session_set_actions (session, actions[0], 1, &error), error);
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, x, &error), error);
+      nf_test_ok (nf_session_encode (session, x, 1, NULL, whole, NULL, log_det, &error), error);
+      assert_memory_equal (z, whole, FRAMES * n * sizeof *z);
+      for (guint f = 0; f < FRAMES; f++)
+        {
+          double sum = 0;
+          for (gsize i = 0; i < tokens; i++)
+            sum += (double)log_det[f * tokens + i];
+          assert_true (fabs (sum - scores[f].log_det) <= 1e-9 * fabs (sum));
+          assert_int_equal (scores[f].num_dims, BYTES);
+        }
+      /* and those tokens are of these very pixels */
+      for (guint f = 0; f < FRAMES; f++)
+        {
+          fill (samples, f);
+          for (guint t = 0; t < tokens; t++)
+            for (guint i = 0; i < D; i++)
+              {
+                const guint c = i % 3, place = i / 3, y = t / (WIDTH / PATCH) * PATCH + place / PATCH,
+                            column = t % (WIDTH / PATCH) * PATCH + place % PATCH;
+                const double value = ((double)x[f * n + t * D + i] + 1) * 128;
+                assert_int_equal ((int)floor (value), samples[(y * WIDTH + column) * 3 + c]);
+              }
+        }
+    }
+}
+
+/* Far beyond the window, with key frames, and with other ways of decoding: every byte; and the decoder
+ * remembers what the encoder does. */
+static void
+lossless (void **state)
+{
+  enum
+  {
+    LENGTH = 200,
+    KEY = 61
+  };
+  static const NfDecodeOptions ways[] = {
+    { .snap = TRUE },
+    { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL },
+    { .snap = TRUE, .method = NF_DECODE_JACOBI, .guess = NF_GUESS_FRAME, .window = 4 },
+  };
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) encoder = stream_new (model);
+  g_autoptr (NfStream) decoder = stream_new (model);
+  g_autoptr (NfStream) late = stream_new (model);
+  const gsize n = nf_stream_get_latents (encoder);
+  g_autofree float *z = g_new (float, n), *again = g_new (float, n);
+  guint8 samples[BYTES], decoded[BYTES];
+
+  assert_int_equal (nf_stream_get_context (encoder), FRAMES / 2);
+  for (guint f = 0; f < LENGTH; f++)
+    {
+      const NfDecodeOptions *options = &ways[f / 3 % G_N_ELEMENTS (ways)];
+      if (f % KEY == 0)
+        {
+          nf_stream_reset (encoder);
+          nf_stream_reset (decoder);
+          if (f > KEY)
+            nf_stream_reset (late);
+        }
+      fill (samples, f);
+      encode (encoder, samples, action_of (f), z, NULL, NULL);
+      memset (decoded, 0, sizeof decoded);
+      decode (decoder, z, action_of (f), options, decoded);
+      assert_memory_equal (samples, decoded, BYTES);
+      assert_int_equal (nf_stream_get_index (decoder), f % KEY + 1);
+      /* one that came in the middle, at a key frame */
+      if (f >= 2 * KEY)
+        {
+          memset (decoded, 0, sizeof decoded);
+          decode (late, z, action_of (f), NULL, decoded);
+          assert_memory_equal (samples, decoded, BYTES);
+        }
+    }
+  /* all three say the same of a next frame, to the last bit */
+  NfScore scores[3];
+  fill (samples, LENGTH);
+  encode (encoder, samples, NULL, z, &scores[0], NULL);
+  encode (decoder, samples, NULL, again, &scores[1], NULL);
+  assert_memory_equal (z, again, n * sizeof *z);
+  encode (late, samples, NULL, again, &scores[2], NULL);
+  assert_memory_equal (z, again, n * sizeof *z);
+  assert_memory_equal (&scores[0], &scores[1], sizeof scores[0]);
+  assert_memory_equal (&scores[0], &scores[2], sizeof scores[0]);
+}
+
+/* A window that began anew is one that was given the kept frames from the start. */
+static void
+begins_anew (void **state)
+{
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  for (guint context = 0; context < FRAMES; context++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfStream) stream = stream_new (model);
+      g_autoptr (NfStream) fresh = stream_new (model);
+      const gsize n = nf_stream_get_latents (stream);
+      g_autofree float *z = g_new (float, n), *other = g_new (float, n);
+      guint8 samples[BYTES];
+
+      nf_test_ok (nf_stream_set_context (stream, context, &error), error);
+      for (guint f = 0; f < FRAMES + 1; f++)
+        {
+          fill (samples, f);
+          assert_int_equal (nf_stream_get_length (stream), f < FRAMES ? f : context);
+          encode (stream, samples, action_of (f), z, NULL, NULL);
+        }
+      for (guint f = FRAMES - context; f < FRAMES + 1; f++)
+        {
+          fill (samples, f);
+          encode (fresh, samples, action_of (f), other, NULL, NULL);
+        }
+      assert_memory_equal (z, other, n * sizeof *z);
+      assert_false (nf_stream_set_context (stream, FRAMES, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+    }
+}
+
+/* The action given with a frame is what its latents and those of later frames depend on, and no earlier
+ * ones. */
+static void
+action_indices (void **state)
+{
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *plain = g_new (float, 4 * n), *z = g_new (float, 4 * n);
+  guint8 samples[BYTES];
+  for (guint changed = 0; changed < 4; changed++)
+    {
+      float *pass[2] = { plain, z };
+      for (guint p = 0; p < 2; p++)
+        {
+          nf_stream_reset (stream);
+          for (guint f = 0; f < 4; f++)
+            {
+              fill (samples, f);
+              encode (stream, samples, action_of (p == 1 && f == changed ? 2 : 1), pass[p] + f * n, NULL,
+                      NULL);
+            }
+        }
+      for (guint f = 0; f < 4; f++)
+        {
+          const gboolean same = memcmp (plain + f * n, z + f * n, n * sizeof *z) == 0;
+          if (same != (f < changed))
+            fail_msg ("the action of frame %u %s frame %u", changed, same ? "does not reach" : "changes", f);
+        }
+    }
+}
+
+/* Real past, drawn future: what was drawn, encoded again from its bytes, leaves the same memory. */
+static void
+continuation (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  g_autoptr (NfStream) again = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *z = g_new (float, n), *other = g_new (float, n);
+  guint8 samples[BYTES], twin[BYTES];
+  const NfFrame frame = view (samples);
+  NfScore score, same;
+
+  for (guint f = 0; f < 3 * FRAMES; f++)
+    {
+      if (f < 3)
+        {
+          fill (samples, f);
+          encode (stream, samples, action_of (f), z, NULL, NULL);
+        }
+      else
+        {
+          nf_test_ok (nf_stream_sample (stream, 9, f, 0.8, action_of (f), NULL, z, &frame, &error), error);
+          nf_random_normal (9, f, n, 0.8, other);
+          assert_memory_equal (z, other, n * sizeof *z);
+        }
+      encode (again, samples, action_of (f), other, NULL, NULL);
+    }
+  fill (twin, 99);
+  encode (stream, twin, NULL, z, &score, NULL);
+  encode (again, twin, NULL, other, &same, NULL);
+  assert_memory_equal (z, other, n * sizeof *z);
+  assert_memory_equal (&score, &same, sizeof score);
+
+  /* another past, another future of the same latents */
+  nf_stream_reset (stream);
+  fill (samples, 40);
+  encode (stream, samples, NULL, z, NULL, NULL);
+  nf_test_ok (nf_stream_sample (stream, 9, 3, 0.8, NULL, NULL, NULL, &frame, &error), error);
+  memcpy (twin, samples, sizeof twin);
+  nf_stream_reset (stream);
+  fill (samples, 41);
+  encode (stream, samples, NULL, z, NULL, NULL);
+  nf_test_ok (nf_stream_sample (stream, 9, 3, 0.8, NULL, NULL, NULL, &frame, &error), error);
+  assert_memory_not_equal (twin, samples, sizeof twin);
+}
+
+/* The score is the sum of its map, and depends on the past. */
+static void
+scores (void **state)
+{
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config);
+  g_autofree float *z = g_new (float, n), *map = g_new (float, tokens);
+  guint8 samples[BYTES];
+  NfScore alone, after;
+  double sum = 0;
+
+  fill (samples, 1);
+  encode (stream, samples, NULL, z, &alone, NULL);
+  nf_stream_reset (stream);
+  fill (samples, 0);
+  encode (stream, samples, NULL, z, NULL, NULL);
+  fill (samples, 1);
+  encode (stream, samples, NULL, z, &after, map);
+  for (gsize i = 0; i < tokens; i++)
+    sum += (double)map[i] / (double)tokens;
+  assert_true (fabs (sum - after.bits_per_dim) < 1e-5);
+  assert_true (alone.bits_per_dim != after.bits_per_dim);
+}
+
+/* A budget that is too short is kept, and said to be. */
+static void
+budget (void **state)
+{
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *z = g_new (float, n);
+  guint8 samples[BYTES];
+  NfDecodeReport exact, hasty;
+
+  nf_random_normal (1, 1, n, 1, z);
+  decode (stream, z, NULL, NULL, samples);
+  nf_stream_get_decode_report (stream, &exact);
+  nf_stream_reset (stream);
+  decode (stream, z, NULL, &(NfDecodeOptions){ .snap = TRUE, .method = NF_DECODE_JACOBI, .max_sweeps = 1 },
+          samples);
+  nf_stream_get_decode_report (stream, &hasty);
+  assert_true (exact.residual == 0);
+  assert_true (hasty.residual > 0);
+  assert_true (hasty.passes < exact.passes);
+}
+
+static void
+refusals (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *z = g_new0 (float, n);
+  guint8 samples[BYTES] = { 0 };
+  const float wrong[ACTIONS] = { 0, NAN, 0 };
+  NfFrame frame = view (samples);
+
+  frame.width--;
+  assert_false (nf_stream_encode (stream, &frame, NULL, z, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, "11x8"));
+  assert_non_null (strstr (error->message, "12x8"));
+  g_clear_error (&error);
+  frame.width++;
+  assert_false (nf_stream_encode (stream, &frame, wrong, z, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+  g_clear_error (&error);
+  assert_false (
+      nf_stream_decode (stream, z, NULL, &(NfDecodeOptions){ .snap = TRUE, .guidance = 1 }, &frame, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+  g_clear_error (&error);
+  encode (stream, samples, NULL, z, NULL, NULL);
+  assert_int_equal (nf_stream_get_index (stream), 1);
+  z[3] = INFINITY;
+  assert_false (nf_stream_decode (stream, z, NULL, NULL, &frame, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+  assert_int_equal (nf_stream_get_index (stream), 0); /* the context is lost */
+  g_clear_error (&error);
+  assert_false (nf_stream_sample (stream, 1, 1, 3, NULL, NULL, NULL, &frame, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
+
+  g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+  g_cancellable_cancel (cancellable);
+  nf_stream_set_cancellable (stream, cancellable);
+  assert_false (nf_stream_encode (stream, &frame, NULL, z, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED));
+  g_clear_error (&error);
+
+  /* models of images, and of videos without a start token */
+  config.frames = config.action_dim = config.temporal_causal = 0;
+  config.shallow_local = FALSE;
+  g_autoptr (NfModel) image = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
+  nf_test_ok (image, error);
+  assert_null (nf_stream_new (image, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+  g_clear_error (&error);
+  config = video_config ();
+  config.sos = FALSE;
+  g_autoptr (NfModel) startless = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
+  nf_test_ok (startless, error);
+  assert_null (nf_stream_new (startless, &error));
+  assert_non_null (strstr (error->message, "sos"));
+  g_clear_error (&error);
+
+  /* an action for a model that takes none */
+  config = video_config ();
+  config.action_dim = 0;
+  g_autoptr (NfModel) passive = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
+  nf_test_ok (passive, error);
+  g_autoptr (NfStream) other = stream_new (passive);
+  assert_false (nf_stream_encode (other, &frame, action_of (1), z, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+}
+
+/* Memory does not grow, whatever the length. */
+static void
+bounded (void **state)
+{
+  const NfConfig config = video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *z = g_new (float, n);
+  guint8 samples[BYTES];
+  NfSessionStats before, after;
+
+  fill (samples, 0);
+  encode (stream, samples, NULL, z, NULL, NULL);
+  decode (stream, z, NULL, NULL, samples);
+  nf_stream_get_stats (stream, &before);
+  for (guint f = 0; f < 10 * FRAMES; f++)
+    encode (stream, samples, NULL, z, NULL, NULL);
+  nf_stream_get_stats (stream, &after);
+  assert_int_equal (after.device_bytes, before.device_bytes);
+  assert_int_equal (after.frames, before.frames + 10 * FRAMES);
+  assert_true (after.kernel_seconds > before.kernel_seconds);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (equals_session), cmocka_unit_test (lossless),     cmocka_unit_test (begins_anew),
+    cmocka_unit_test (action_indices), cmocka_unit_test (continuation), cmocka_unit_test (scores),
+    cmocka_unit_test (budget),         cmocka_unit_test (refusals),     cmocka_unit_test (bounded),
+  };
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
