@@ -657,8 +657,7 @@ run_train (gpointer data, GError **error)
 {
   Run *run = data;
   NfTrainReport report;
-  const NfTrainBatch batch = { .B = run->B, .tiles = run->tiles };
-  return nf_trainer_step (run->trainer, &batch, &report, error);
+  return nf_trainer_step (run->trainer, run->tiles, run->B, NULL, &report, error);
 }
 
 typedef struct

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Times encoding, sequential decoding and a training step beside `normflow bench --json`, and prints the ratios.
+
+Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] NORMFLOW
+
+PyTorch runs eagerly, in float32 and in bfloat16 (autocast), with as many threads as the device has compute units; the better of the two
+counts. Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
+median is printed. A ratio of 2 means that normflow takes half the time.
+"""
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import time
+
+import torch
+
+from model import Config, Flow, patchify
+
+SIZES = {
+    "tiny": dict(img_size=16, patch_size=4, channels=64, num_blocks=2, layers_per_block=2),
+    "64x64p4-512": dict(img_size=64, patch_size=4, channels=512, num_blocks=4, layers_per_block=4),
+}
+BUDGET, LEAST = 6.0, 3  # seconds, and runs, of a measurement
+
+
+def median_time(run):
+    run()  # allocates
+    times, end = [], time.perf_counter() + BUDGET
+    while len(times) < LEAST or (time.perf_counter() < end and len(times) < 31):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def time_peer(size, what, batch, half):
+    config = Config(family="tarflow", in_channels=3, **SIZES[size])
+    torch.manual_seed(0)
+    flow = Flow(config)
+    for block in flow.blocks:
+        torch.nn.init.normal_(block.proj_out.weight, std=0.01)
+    x = torch.rand(batch, 3, config.img_size, config.img_size) * 2 - 1
+    cast = (lambda: torch.autocast("cpu", torch.bfloat16)) if half else contextlib.nullcontext
+    if what == "train":
+        optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
+
+        def run():
+            optimizer.zero_grad()
+            with cast():
+                loss = flow.loss(*flow(x))
+            loss.backward()
+            optimizer.step()
+
+    else:
+        z = torch.randn_like(patchify(config, x))
+
+        def run():
+            with torch.no_grad(), cast():
+                flow(x) if what == "encode" else flow.inverse(z)
+
+    return median_time(run)
+
+
+def time_normflow(command, size, what, batch):
+    done = subprocess.run(
+        [command, "bench", "--quiet", "--json", f"--sizes={size}", f"--batch={batch}", what], stdout=subprocess.PIPE, check=True
+    )
+    report = json.loads(done.stdout)
+    torch.set_num_threads(report["device"]["compute_units"])
+    (result,) = (r for r in report["results"] if r["what"] == what)
+    return result["seconds"], result["share"], report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--what", default="encode,decode,train")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("normflow")
+    options = parser.parse_args()
+    first = True
+    for size in options.sizes.split(","):
+        for batch in map(int, options.batches.split(",")):
+            for what in options.what.split(","):
+                rounds = []
+                for _ in range(options.rounds):
+                    seconds, share, report = time_normflow(options.normflow, size, what, batch)
+                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16") for dtype in ("f32", "bf16")}
+                    dtype = min(peers, key=peers.get)
+                    rounds.append((peers[dtype] / seconds, seconds, share, peers[dtype], dtype))
+                if first:
+                    print(f"{report['device']['name']}, PyTorch {torch.__version__} with {torch.get_num_threads()} threads\n")
+                    print(f"{'':8}{'size':14}{'batch':>6}{'normflow':>12}{'of limit':>10}{'PyTorch':>12}{'':6}{'ratio':>8}")
+                    first = False
+                ratio, seconds, share, peer, dtype = sorted(rounds)[len(rounds) // 2]
+                print(f"{what:8}{size:14}{batch:6}{seconds * 1e3:9.2f} ms{share:10.0%}{peer * 1e3:9.2f} ms {dtype:5}{ratio:8.2f}", flush=True)
+
+
+main()
