@@ -105,7 +105,8 @@ step (Run *run)
   g_autoptr (GError) error = NULL;
   g_autofree guint8 *tiles = make_tiles (run, nf_trainer_get_step (run->trainer));
   NfTrainReport report;
-  nf_test_ok (nf_trainer_step (run->trainer, tiles, B, run->labels, &report, &error), error);
+  nf_test_ok (nf_trainer_step (run->trainer, &(NfTrainBatch){ B, tiles, run->labels, NULL }, &report, &error),
+              error);
   return report;
 }
 
@@ -243,10 +244,16 @@ test_learns (void **state)
       run_init (&run, i, &options);
       g_autofree guint8 *tiles = make_tiles (&run, 1000);
       double before, after, average;
-      nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, run.labels, FALSE, &before, &error), error);
+      nf_test_ok (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, run.labels, NULL }, FALSE,
+                                       &before, &error),
+                  error);
       steps (&run, (guint)options.steps);
-      nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, run.labels, FALSE, &after, &error), error);
-      nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, run.labels, TRUE, &average, &error), error);
+      nf_test_ok (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, run.labels, NULL }, FALSE,
+                                       &after, &error),
+                  error);
+      nf_test_ok (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, run.labels, NULL }, TRUE,
+                                       &average, &error),
+                  error);
       if (!(after < before - 0.05 && average < before - 0.05 && average != after))
         fail_msg ("model %u: %g before, %g after, %g averaged", i, before, after, average);
     }
@@ -265,8 +272,12 @@ test_evaluate (void **state)
   double first, again;
   steps (&run, 3);
   steps (&other, 3);
-  nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, NULL, TRUE, &first, &error), error);
-  nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, NULL, TRUE, &again, &error), error);
+  nf_test_ok (
+      nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, TRUE, &first, &error),
+      error);
+  nf_test_ok (
+      nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, TRUE, &again, &error),
+      error);
   assert_true (first == again);
   steps (&run, 2);
   steps (&other, 2);
@@ -284,10 +295,11 @@ test_labels (void **state)
   double loss;
   run_init (&run, 1, &options);
   g_autofree guint8 *tiles = make_tiles (&run, 0);
-  assert_false (nf_trainer_step (run.trainer, tiles, B, high, &report, &error));
+  assert_false (nf_trainer_step (run.trainer, &(NfTrainBatch){ B, tiles, high, NULL }, &report, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, "class 3"));
   g_clear_error (&error);
-  assert_false (nf_trainer_evaluate (run.trainer, tiles, B, low, FALSE, &loss, &error));
+  assert_false (
+      nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, low, NULL }, FALSE, &loss, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, "class -2"));
   assert_int_equal (nf_trainer_get_step (run.trainer), 0);
 }
@@ -398,23 +410,25 @@ test_explosion (void **state)
   memset (wild, 255, B * run.tile);
   for (guint i = 0; i < 25; i++)
     {
-      nf_test_ok (nf_trainer_step (run.trainer, calm, B, NULL, &report, &error), error);
+      nf_test_ok (nf_trainer_step (run.trainer, &(NfTrainBatch){ B, calm, NULL, NULL }, &report, &error),
+                  error);
       assert_false (report.skipped);
     }
   const double norm = report.grad_norm;
   g_autofree float *before = parameters_of (&run);
-  nf_test_ok (nf_trainer_step (run.trainer, wild, B, NULL, &report, &error), error);
+  nf_test_ok (nf_trainer_step (run.trainer, &(NfTrainBatch){ B, wild, NULL, NULL }, &report, &error), error);
   assert_true (isfinite (report.loss) && report.grad_norm > 20 * norm);
   assert_true (report.skipped);
   g_autofree float *after = parameters_of (&run);
   assert_memory_equal (before, after, nf_model_count_parameters (run.model) * sizeof *before);
 
   /* and the run goes on, also if it stays so */
-  nf_test_ok (nf_trainer_step (run.trainer, calm, B, NULL, &report, &error), error);
+  nf_test_ok (nf_trainer_step (run.trainer, &(NfTrainBatch){ B, calm, NULL, NULL }, &report, &error), error);
   assert_false (report.skipped);
   guint skipped = 0;
   do
-    nf_test_ok (nf_trainer_step (run.trainer, wild, B, NULL, &report, &error), error);
+    nf_test_ok (nf_trainer_step (run.trainer, &(NfTrainBatch){ B, wild, NULL, NULL }, &report, &error),
+                error);
   while (report.skipped && ++skipped < 100);
   assert_true (skipped < 100);
 }
@@ -464,7 +478,9 @@ test_saved_model (void **state)
   run_init (&run, 0, &options);
   steps (&run, 9);
   g_autofree guint8 *tiles = make_tiles (&run, 1000);
-  nf_test_ok (nf_trainer_evaluate (run.trainer, tiles, B, NULL, TRUE, &wanted, &error), error);
+  nf_test_ok (
+      nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, TRUE, &wanted, &error),
+      error);
   g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
   g_hash_table_insert (metadata, (gpointer) "training", (gpointer) "of a test");
   nf_test_ok (nf_trainer_save_model (run.trainer, path, metadata, &error), error);
@@ -475,7 +491,9 @@ test_saved_model (void **state)
   assert_string_equal (nf_model_get_metadata (other.model, "training"), "of a test");
   other.trainer = nf_trainer_new (other.model, &options, &error);
   nf_test_ok (other.trainer, error);
-  nf_test_ok (nf_trainer_evaluate (other.trainer, tiles, B, NULL, FALSE, &got, &error), error);
+  nf_test_ok (
+      nf_trainer_evaluate (other.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &got, &error),
+      error);
   assert_true (got == wanted);
 }
 

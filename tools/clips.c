@@ -567,6 +567,7 @@ nf_clips_validation_free (NfClipsValidation *set)
   g_free (set->name);
   g_free (set->tiles);
   g_free (set->labels);
+  g_free (set->actions);
   g_free (set);
 }
 

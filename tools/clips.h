@@ -53,14 +53,15 @@ guint64 nf_clips_get_damaged (NfClips *self);
  * call. Steps are usually asked for in order. */
 const guint8 *nf_clips_batch (NfClips *self, guint64 step, const gint **labels, GError **error);
 
-/* Fixed tiles that are not trained on, from one file. */
+/* Fixed samples that are not trained on, from one file: tiles, or, with nf_reels_validation(), videos. */
 typedef struct
 {
   char *name;
   gboolean unseen; /* a whole file kept away from training, not the end of one */
   guint n_tiles;
   guint8 *tiles;
-  gint *labels; /* NULL without classes */
+  gint *labels;   /* NULL without classes */
+  float *actions; /* NULL without actions */
 } NfClipsValidation;
 
 void nf_clips_validation_free (NfClipsValidation *set);

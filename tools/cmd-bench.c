@@ -657,7 +657,8 @@ run_train (gpointer data, GError **error)
 {
   Run *run = data;
   NfTrainReport report;
-  return nf_trainer_step (run->trainer, run->tiles, run->B, NULL, &report, error);
+  const NfTrainBatch batch = { .B = run->B, .tiles = run->tiles };
+  return nf_trainer_step (run->trainer, &batch, &report, error);
 }
 
 typedef struct

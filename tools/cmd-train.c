@@ -4,6 +4,7 @@
 #include "common.h"
 #include "media.h"
 #include "progress.h"
+#include "reels.h"
 
 #include <errno.h>
 #include <json-glib/json-glib.h>
@@ -30,6 +31,8 @@ typedef struct
   double scales[16];
   guint n_scales;
   gboolean labels;
+  gboolean actions;
+  char *world; /* simulated instead of files, or NULL or empty */
   guint64 validate_every;
   guint validation_tiles;
   char **files;
@@ -64,6 +67,7 @@ run_clear (Run *run)
   g_strfreev (run->files);
   g_strfreev (run->validation);
   g_free (run->init);
+  g_free (run->world);
   g_free (run->command);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
@@ -160,6 +164,7 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   add_exact (builder, "clip", run->train.clip);
   add_exact (builder, "ema", run->train.ema);
   add_exact (builder, "label_dropout", run->train.label_dropout);
+  add_exact (builder, "action_dropout", run->train.action_dropout);
   add_int (builder, "seed", run->train.seed);
   add_int (builder, "batch", run->batch);
   add_exact (builder, "holdout", run->holdout);
@@ -170,6 +175,10 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_end_array (builder);
   json_builder_set_member_name (builder, "labels");
   json_builder_add_boolean_value (builder, run->labels);
+  json_builder_set_member_name (builder, "actions");
+  json_builder_add_boolean_value (builder, run->actions);
+  json_builder_set_member_name (builder, "world");
+  json_builder_add_string_value (builder, run->world ? run->world : "");
   add_int (builder, "validate_every", run->validate_every);
   add_int (builder, "validation_tiles", run->validation_tiles);
   add_strings (builder, "files", run->files);
@@ -315,6 +324,7 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->train.clip = settings_double (&settings, "clip");
   run->train.ema = settings_double (&settings, "ema");
   run->train.label_dropout = settings_double (&settings, "label_dropout");
+  run->train.action_dropout = settings_double (&settings, "action_dropout");
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -326,6 +336,9 @@ load_settings (Run *run, const char *checkpoint, GError **error)
         = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
+  run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
+                 && json_object_get_boolean_member (settings.object, "actions");
+  run->world = settings_string (&settings, "world");
   run->validate_every = settings_int (&settings, "validate_every");
   run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
   run->files = settings_strings (&settings, "files");
@@ -415,12 +428,16 @@ typedef struct
   char *layout;
   char *basis;
   char *noise;
-  int size;
+  char *family;
+  char *size;
+  char *layers;
   int patch;
   int width;
+  int top_width;
   int blocks;
-  int layers;
   int head_dim;
+  int frames;
+  int denoiser;
   gboolean vp;
   double noise_std;
 } Shape;
@@ -432,6 +449,9 @@ shape_clear (Shape *shape)
   g_free (shape->layout);
   g_free (shape->basis);
   g_free (shape->noise);
+  g_free (shape->family);
+  g_free (shape->size);
+  g_free (shape->layers);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Shape, shape_clear)
 
@@ -454,6 +474,87 @@ set_size (guint *member, const char *option, int value, GError **error)
     }
   *member = (guint)value;
   return TRUE;
+}
+
+/* --size S or WxH. */
+static gboolean
+set_sides (NfConfig *config, const char *text, GError **error)
+{
+  char *end = NULL;
+  const guint64 side = text ? g_ascii_strtoull (text, &end, 10) : 1;
+  guint width, height;
+  if (!text)
+    return TRUE;
+  config->rows = config->columns = 0;
+  if (end > text && !*end && side >= 1 && side <= G_MAXINT)
+    {
+      config->img_size = (guint)side;
+      return TRUE;
+    }
+  if (!nf_parse_size (text, &width, &height))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--size %s: must be a side in pixels, or WxH such as 64x48", text);
+      return FALSE;
+    }
+  config->img_size = MAX (width, height);
+  if (width == height)
+    return TRUE;
+  if (config->family != NF_FAMILY_STARFLOW)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--size %s: tiles of a TARFlow are square", text);
+      return FALSE;
+    }
+  config->columns = width;
+  config->rows = height;
+  return TRUE;
+}
+
+/* --layers K or K,K,…: of each block, the one next to the pixels first. */
+static gboolean
+set_layers (NfConfig *config, const char *text, GError **error)
+{
+  g_auto (GStrv) parts = g_strsplit (text ? text : "", ",", -1);
+  const guint n = g_strv_length (parts);
+  if (!text)
+    return TRUE;
+  memset (config->layers, 0, sizeof config->layers);
+  for (guint i = 0; i < n; i++)
+    {
+      char *end = NULL;
+      const guint64 layers = g_ascii_strtoull (parts[i], &end, 10);
+      if (end == parts[i] || *end || layers < 1 || layers > 256 || (n > 1 && n != config->n_blocks))
+        {
+          g_set_error (
+              error, NF_ERROR, NF_ERROR_ARGUMENT,
+              "--layers %s: must be a number from 1 to 256, or one for each of the %u blocks with commas "
+              "between them",
+              text, config->n_blocks);
+          return FALSE;
+        }
+      if (n > 1)
+        config->layers[i] = (guint)layers;
+      if (i == 0)
+        config->n_layers = (guint)layers;
+    }
+  return TRUE;
+}
+
+/* What a STARFlow is made of, as the published ones but for the text. */
+static void
+become_starflow (NfConfig *config, gboolean video)
+{
+  config->family = NF_FAMILY_STARFLOW;
+  config->n_blocks = 2;
+  config->rope = config->sos = config->softplus = TRUE;
+  config->left_to_right = config->cond_top_only = TRUE;
+  config->soft_clip = 4;
+  config->final_norm = TRUE;
+  if (video)
+    {
+      config->temporal_causal = 1;
+      config->shallow_local = TRUE;
+    }
 }
 
 /* The configuration: a file or text, then single options over it. */
@@ -488,6 +589,22 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
         return FALSE;
       *config = *parsed;
     }
+  if (shape->family)
+    {
+      if (strcmp (shape->family, "tarflow") && strcmp (shape->family, "starflow"))
+        return wrong_choice ("--family", shape->family, "tarflow, starflow", error);
+      if (!strcmp (shape->family, "starflow"))
+        become_starflow (config, shape->frames > 0);
+      else
+        config->family = NF_FAMILY_TARFLOW;
+    }
+  if (config->family != NF_FAMILY_STARFLOW
+      && (shape->frames != -1 || shape->top_width != -1 || shape->denoiser != -1))
+    {
+      g_set_error_literal (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                           "--frames, --top-width and --denoiser go with --family starflow");
+      return FALSE;
+    }
   if (shape->layout)
     {
       if (!nf_pixel_layout_from_name (shape->layout, &config->layout))
@@ -520,20 +637,27 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
     }
   if (shape->vp)
     config->nvp = FALSE;
-  return set_size (&config->img_size, "--size", shape->size, error)
+  return set_sides (config, shape->size, error)
          && set_size (&config->patch_size, "--patch", shape->patch, error)
          && set_size (&config->width, "--width", shape->width, error)
          && set_size (&config->n_blocks, "--blocks", shape->blocks, error)
-         && set_size (&config->n_layers, "--layers", shape->layers, error)
+         && set_size (&config->top_width, "--top-width", shape->top_width, error)
+         && set_layers (config, shape->layers, error)
+         && set_size (&config->frames, "--frames", shape->frames, error)
+         && set_size (&config->denoiser_layers, "--denoiser", shape->denoiser, error)
          && set_size (&config->head_dim, "--head-dim", shape->head_dim, error);
 }
 
 static gboolean
 shape_given (const Shape *shape)
 {
-  return shape->config || shape->layout || shape->basis || shape->noise || shape->size != -1
-         || shape->patch != -1 || shape->width != -1 || shape->blocks != -1 || shape->layers != -1
-         || shape->head_dim != -1 || shape->vp || !isnan (shape->noise_std);
+  const int sizes[] = { shape->patch,  shape->width,    shape->top_width, shape->blocks,
+                        shape->frames, shape->denoiser, shape->head_dim };
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    if (sizes[i] != -1)
+      return TRUE;
+  return shape->config || shape->layout || shape->basis || shape->noise || shape->family || shape->size
+         || shape->layers || shape->vp || !isnan (shape->noise_std);
 }
 
 static gboolean
@@ -554,6 +678,7 @@ check_run (const Run *run, GError **error)
                  { "--clip", train->clip, 0, 1e9 },
                  { "--ema", train->ema, 0, 0.999999 },
                  { "--label-dropout", train->label_dropout, 0, 1 },
+                 { "--action-dropout", train->action_dropout, 0, 1 },
                  { "--holdout", run->holdout, 0, 0.9 },
                  { "--validation-tiles", run->validation_tiles, 0, 1 << 20 } };
 
@@ -577,7 +702,8 @@ typedef struct
   NfDevice *device;
   NfModel *model;
   NfTrainer *trainer;
-  NfClips *clips;
+  NfClips *clips; /* of images, */
+  NfReels *reels; /* or of videos */
   GPtrArray *validation;
   guint n_tiles;        /* of validation */
   NfProgress *progress; /* the command's */
@@ -594,6 +720,7 @@ job_clear (Job *job)
   g_clear_object (&job->model);
   g_clear_object (&job->device);
   g_clear_pointer (&job->clips, nf_clips_free);
+  g_clear_pointer (&job->reels, nf_reels_free);
   g_clear_pointer (&job->validation, g_ptr_array_unref);
   if (job->log)
     fclose (job->log);
@@ -677,6 +804,29 @@ make_model (Job *job, GError **error)
   return job->trainer != NULL;
 }
 
+/* The batch of step STEP, valid until the next call. */
+static gboolean
+get_batch (Job *job, guint64 step, NfTrainBatch *batch, GError **error)
+{
+  if (job->reels)
+    return nf_reels_batch (job->reels, step, batch, error);
+  *batch = (NfTrainBatch){ .B = job->run->batch };
+  batch->tiles = nf_clips_batch (job->clips, step, &batch->labels, error);
+  return batch->tiles != NULL;
+}
+
+static guint
+count_files (const Job *job)
+{
+  return job->reels ? nf_reels_count (job->reels) : nf_clips_count (job->clips);
+}
+
+static const char *
+get_file (const Job *job, guint i)
+{
+  return job->reels ? nf_reels_get_path (job->reels, i) : nf_clips_get_path (job->clips, i);
+}
+
 /* Fixes the number of steps once, from the speed of the first few, so that the schedule depends on nothing
  * but a number that is recorded. */
 static gboolean
@@ -691,13 +841,12 @@ measure_steps (Job *job, double minutes, GError **error)
   /* The first steps build kernels, decode the first frames and warm up; only the rest is measured. */
   for (guint64 i = 0; i < MEASURED_STEPS && !interrupted (job); i++)
     {
-      const gint *labels = NULL;
-      const guint8 *tiles = nf_clips_batch (job->clips, i, &labels, error);
+      NfTrainBatch batch;
       NfTrainReport report;
 
       if (i == MEASURED_STEPS / 4)
         start = g_get_monotonic_time ();
-      if (!tiles || !nf_trainer_step (job->trainer, tiles, run->batch, labels, &report, error))
+      if (!get_batch (job, i, &batch, error) || !nf_trainer_step (job->trainer, &batch, &report, error))
         return FALSE;
       nf_progress_update (job->progress, "measuring the speed, step %u of %d", (guint)i + 1, MEASURED_STEPS);
     }
@@ -716,7 +865,8 @@ measure_steps (Job *job, double minutes, GError **error)
 static gboolean
 validate (Job *job, GError **error)
 {
-  gsize tile = nf_config_tile_bytes (&job->run->config);
+  const NfConfig *config = &job->run->config;
+  const gsize frames = nf_config_frames (config), sample = frames * nf_config_tile_bytes (config);
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autoptr (JsonBuilder) builder = begin_log ("validation", step);
   double total = 0;
@@ -731,13 +881,17 @@ validate (Job *job, GError **error)
 
       for (guint t = 0; t < set->n_tiles; t += job->run->batch)
         {
-          guint n = MIN (job->run->batch, set->n_tiles - t);
+          const NfTrainBatch batch = {
+            .B = MIN (job->run->batch, set->n_tiles - t),
+            .tiles = set->tiles + t * sample,
+            .labels = set->labels ? set->labels + t : NULL,
+            .actions = set->actions ? set->actions + t * frames * config->action_dim : NULL,
+          };
           double loss;
 
-          if (!nf_trainer_evaluate (job->trainer, set->tiles + t * tile, n,
-                                    set->labels ? set->labels + t : NULL, TRUE, &loss, error))
+          if (!nf_trainer_evaluate (job->trainer, &batch, TRUE, &loss, error))
             return FALSE;
-          sum += n * loss;
+          sum += batch.B * loss;
         }
       if (isfinite (sum))
         {
@@ -791,18 +945,23 @@ save_model (Job *job, const char *path, GError **error)
     }
   json_builder_set_member_name (builder, "files");
   json_builder_begin_array (builder);
-  for (guint i = 0; i < MIN (nf_clips_count (job->clips), 64); i++)
+  for (guint i = 0; i < MIN (count_files (job), 64); i++)
     {
-      g_autofree char *name = g_path_get_basename (nf_clips_get_path (job->clips, i));
+      g_autofree char *name = g_path_get_basename (get_file (job, i));
 
       json_builder_add_string_value (builder, name);
     }
   json_builder_end_array (builder);
-  add_int (builder, "n_files", nf_clips_count (job->clips));
+  add_int (builder, "n_files", count_files (job));
+  if (run->world && *run->world)
+    {
+      json_builder_set_member_name (builder, "world");
+      json_builder_add_string_value (builder, run->world);
+    }
   json_builder_end_object (builder);
   g_hash_table_insert (metadata, (char *)"training", builder_text (builder, FALSE));
 
-  for (guint i = 0; i < nf_clips_get_classes (job->clips); i++)
+  for (guint i = 0; job->clips && i < nf_clips_get_classes (job->clips); i++)
     g_ptr_array_add (classes, (char *)nf_clips_get_class (job->clips, i));
   if (classes->len)
     {
@@ -880,6 +1039,8 @@ log_step (Job *job, const NfTrainReport *report, GError **error)
 
   add_double (builder, "loss", report->loss);
   add_double (builder, "bits_per_dim", report->bits_per_dim);
+  if (job->run->config.denoiser_layers)
+    add_double (builder, "denoiser_loss", report->denoiser_loss);
   add_double (builder, "grad_norm", report->grad_norm);
   add_double (builder, "lr", report->lr);
   add_int (builder, "tiles", report->step * job->run->batch);
@@ -918,11 +1079,11 @@ train (Job *job, GError **error)
 
   while (report.step < last && !interrupted (job))
     {
-      const gint *labels = NULL;
-      const guint8 *tiles = nf_clips_batch (job->clips, nf_trainer_get_step (job->trainer), &labels, error);
+      NfTrainBatch batch;
       gint64 now;
 
-      if (!tiles || !nf_trainer_step (job->trainer, tiles, run->batch, labels, &report, error))
+      if (!get_batch (job, nf_trainer_get_step (job->trainer), &batch, error)
+          || !nf_trainer_step (job->trainer, &batch, &report, error))
         return FALSE;
       now = g_get_monotonic_time ();
       /* The first step also waits for kernels and frames. */
@@ -1000,9 +1161,14 @@ describe (Job *job)
 
   nf_progress_note (job->progress, "model: %" G_GUINT64_FORMAT " parameters, %.3f GFLOP a tile, %s",
                     nf_model_count_parameters (job->model), nf_model_get_flops (job->model) * 1e-9, text);
-  nf_progress_note (job->progress,
-                    "data: %u files, %" G_GUINT64_FORMAT " frames to train on, %u tiles held out",
-                    nf_clips_count (job->clips), nf_clips_get_frames (job->clips), job->n_tiles);
+  if (job->reels && !nf_reels_count (job->reels))
+    nf_progress_note (job->progress, "data: the world %s, %u samples held out", job->run->world,
+                      job->n_tiles);
+  else
+    nf_progress_note (
+        job->progress, "data: %u files, %" G_GUINT64_FORMAT " frames to train on, %u %s held out",
+        count_files (job), job->reels ? nf_reels_get_frames (job->reels) : nf_clips_get_frames (job->clips),
+        job->n_tiles, job->reels ? "samples" : "tiles");
   nf_progress_note (job->progress, "device: %s; %" G_GUINT64_FORMAT " steps of %u tiles",
                     nf_device_get_info (job->device)->name, job->run->train.steps, job->run->batch);
 }
@@ -1032,6 +1198,75 @@ open_log (Job *job, GError **error)
   return write_log (job, builder, error);
 }
 
+/* Tiles to train on. */
+static gboolean
+open_clips (Job *job, GError **error)
+{
+  Run *run = job->run;
+  const NfClipsOptions options = { .layout = run->config.layout,
+                                   .side = run->config.img_size,
+                                   .batch = run->batch,
+                                   .seed = run->train.seed,
+                                   .holdout = run->holdout,
+                                   .scales = run->scales,
+                                   .n_scales = run->n_scales,
+                                   .labels = run->labels,
+                                   .cache = job->places->cache };
+
+  job->clips = nf_clips_new ((const char *const *)run->files, &options, error);
+  if (!job->clips)
+    return FALSE;
+  if (run->labels && !job->places->resume && !(run->init && *run->init))
+    run->config.n_classes = nf_clips_get_classes (job->clips);
+  if (run->labels && run->config.n_classes != nf_clips_get_classes (job->clips))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "the files lie in %u folders, but the model has %u classes",
+                   nf_clips_get_classes (job->clips), run->config.n_classes);
+      return FALSE;
+    }
+  job->validation = run->validation_tiles ? nf_clips_validation (
+                        job->clips, (const char *const *)run->validation, run->validation_tiles, error)
+                                          : g_ptr_array_new ();
+  return job->validation != NULL;
+}
+
+/* Videos to train on. */
+static gboolean
+open_reels (Job *job, GError **error)
+{
+  Run *run = job->run;
+  NfConfig *config = &run->config;
+  NfWorldPattern pattern;
+
+  if (run->world && *run->world)
+    {
+      if (!nf_world_pattern_from_name (run->world, &pattern))
+        return wrong_choice ("--world", run->world, "bounce, pong, gridworld", error);
+      if (run->actions && !config->action_dim)
+        config->action_dim = nf_world_pattern_actions (pattern);
+      if (config->action_dim && config->action_dim < nf_world_pattern_actions (pattern))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s has %u actions, the model has action_dim %u",
+                       run->world, nf_world_pattern_actions (pattern), config->action_dim);
+          return FALSE;
+        }
+      job->reels = nf_reels_new_world (pattern, config, run->batch, run->train.seed, error);
+    }
+  else
+    job->reels = nf_reels_new_files ((const char *const *)run->files, config, run->batch, run->train.seed,
+                                     run->holdout, run->actions, error);
+  if (!job->reels)
+    return FALSE;
+  if (run->actions && !config->action_dim)
+    {
+      config->action_dim = nf_reels_get_actions (job->reels);
+      nf_reels_set_action_dim (job->reels, config->action_dim);
+    }
+  job->validation = nf_reels_validation (job->reels, run->validation_tiles, error);
+  return job->validation != NULL;
+}
+
 static gboolean
 run_job (NfCommand *command, Run *run, const Places *places, GError **error)
 {
@@ -1057,37 +1292,14 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
       run->config = *nf_model_get_config (job.model);
     }
 
-  {
-    NfClipsOptions options = { .layout = run->config.layout,
-                               .side = run->config.img_size,
-                               .batch = run->batch,
-                               .seed = run->train.seed,
-                               .holdout = run->holdout,
-                               .scales = run->scales,
-                               .n_scales = run->n_scales,
-                               .labels = run->labels,
-                               .cache = places->cache };
-
-    job.clips = nf_clips_new ((const char *const *)run->files, &options, error);
-    if (!job.clips)
-      return FALSE;
-    if (run->labels && !places->resume && !(run->init && *run->init))
-      run->config.n_classes = nf_clips_get_classes (job.clips);
-    if (run->labels && run->config.n_classes != nf_clips_get_classes (job.clips))
-      {
-        g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                     "the files lie in %u folders, but the model has %u classes",
-                     nf_clips_get_classes (job.clips), run->config.n_classes);
-        return FALSE;
-      }
-    job.validation = run->validation_tiles ? nf_clips_validation (
-                         job.clips, (const char *const *)run->validation, run->validation_tiles, error)
-                                           : g_ptr_array_new ();
-    if (!job.validation)
-      return FALSE;
-    for (guint i = 0; i < job.validation->len; i++)
-      job.n_tiles += ((NfClipsValidation *)job.validation->pdata[i])->n_tiles;
-  }
+  if (!nf_config_check (&run->config, "the options", error)
+      || !(run->config.frames ? open_reels (&job, error) : open_clips (&job, error)))
+    return FALSE;
+  /* with actions and classes that the data told */
+  if (!nf_config_check (&run->config, "the options", error))
+    return FALSE;
+  for (guint i = 0; i < job.validation->len; i++)
+    job.n_tiles += ((NfClipsValidation *)job.validation->pdata[i])->n_tiles;
   if (!nf_config_check (&run->config, "the options", error))
     return FALSE;
 
@@ -1138,7 +1350,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
                       shown (&job, run->best), run->best_step);
   if (run->skipped)
     nf_progress_note (job.progress, "steps skipped: %" G_GUINT64_FORMAT, run->skipped);
-  if (nf_clips_get_damaged (job.clips))
+  if (job.clips && nf_clips_get_damaged (job.clips))
     nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %" G_GUINT64_FORMAT,
                       nf_clips_get_damaged (job.clips));
   nf_progress_note (job.progress, "model: %s", places->output);
@@ -1151,9 +1363,14 @@ nf_cmd_train (int argc, char **argv)
   g_auto (NfCommand) command = { .name = NAME };
   g_auto (Run) run = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512 };
   g_auto (Places) places = { .save_every = 300, .log_every = 10 };
-  g_auto (Shape) shape = {
-    .size = -1, .patch = -1, .width = -1, .blocks = -1, .layers = -1, .head_dim = -1, .noise_std = NAN
-  };
+  g_auto (Shape) shape = { .patch = -1,
+                           .width = -1,
+                           .top_width = -1,
+                           .blocks = -1,
+                           .head_dim = -1,
+                           .frames = -1,
+                           .denoiser = -1,
+                           .noise_std = NAN };
   g_autoptr (GError) error = NULL;
   g_autofree char *scales = NULL;
   gint64 steps = 0, stop_after = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000,
@@ -1164,6 +1381,7 @@ nf_cmd_train (int argc, char **argv)
   nf_train_options_init (t);
   t->clip = 1;
   t->ema = 0.999;
+  t->action_dropout = 0.1;
   {
     const GOptionEntry entries[] = {
       { "output", 'o', 0, G_OPTION_ARG_FILENAME, &places.output, "The model: the best on held-out tiles",
@@ -1187,11 +1405,20 @@ nf_cmd_train (int argc, char **argv)
       { "config", 0, 0, G_OPTION_ARG_STRING, &shape.config,
         "Configuration: a JSON file or its text; single options go over it", "JSON" },
       { "layout", 0, 0, G_OPTION_ARG_STRING, &shape.layout, "yuv420 (default), rgb or gray", "LAYOUT" },
-      { "size", 0, 0, G_OPTION_ARG_INT, &shape.size, "Side of a tile in pixels (default: 32)", "S" },
+      { "family", 0, 0, G_OPTION_ARG_STRING, &shape.family, "tarflow (default) or starflow", "FAMILY" },
+      { "frames", 0, 0, G_OPTION_ARG_INT, &shape.frames,
+        "Frames of a sample: a STARFlow of videos, whole frames shrunk to its size", "F" },
+      { "size", 0, 0, G_OPTION_ARG_STRING, &shape.size, "Side of a tile in pixels (default: 32), or WxH",
+        "S" },
       { "patch", 0, 0, G_OPTION_ARG_INT, &shape.patch, "Side of a patch (default: 4)", "P" },
       { "width", 0, 0, G_OPTION_ARG_INT, &shape.width, "Width of the transformers (default: 192)", "D" },
       { "blocks", 0, 0, G_OPTION_ARG_INT, &shape.blocks, "Flow blocks (default: 4)", "T" },
-      { "layers", 0, 0, G_OPTION_ARG_INT, &shape.layers, "Layers of a block (default: 2)", "K" },
+      { "top-width", 0, 0, G_OPTION_ARG_INT, &shape.top_width, "Width of the last block, if it differs",
+        "D" },
+      { "layers", 0, 0, G_OPTION_ARG_STRING, &shape.layers, "Layers of a block, or of each (default: 2)",
+        "K[,K…]" },
+      { "denoiser", 0, 0, G_OPTION_ARG_INT, &shape.denoiser,
+        "Layers of a learned denoiser, trained beside a flow with Gaussian noise (default: none)", "K" },
       { "head-dim", 0, 0, G_OPTION_ARG_INT, &shape.head_dim, "Features of a head (default: 64)", "N" },
       { "basis", 0, 0, G_OPTION_ARG_STRING, &shape.basis, "pixel (default) or dct", "BASIS" },
       { "vp", 0, 0, G_OPTION_ARG_NONE, &shape.vp, "Volume-preserving blocks", NULL },
@@ -1217,6 +1444,12 @@ nf_cmd_train (int argc, char **argv)
         "Decay of the averaged weights, 0 for none (default: 0.999)", "DECAY" },
       { "labels", 0, 0, G_OPTION_ARG_NONE, &run.labels, "A class for each folder that files lie in", NULL },
       { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->label_dropout, "Share of labels left out", "SHARE" },
+      { "world", 0, 0, G_OPTION_ARG_STRING, &run.world,
+        "Train on a simulated world instead of files: pong, bounce, gridworld", "WORLD" },
+      { "actions", 0, 0, G_OPTION_ARG_NONE, &run.actions,
+        "Tell the world's actions, or those in FILE" NF_ACTIONS_SUFFIX " beside each video", NULL },
+      { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->action_dropout,
+        "Share of samples whose actions are left out (default: 0.1)", "SHARE" },
       { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of weights, tiles and noise (default: 0)", "SEED" },
       { "scales", 0, 0, G_OPTION_ARG_STRING, &scales,
         "Factors that frames are shrunk by at random (default: 1)", "1,0.5,…" },
@@ -1235,16 +1468,18 @@ nf_cmd_train (int argc, char **argv)
                            "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.", 0, G_MAXINT))
       return NF_EXIT_USAGE;
   }
-  if (!places.output || (places.resume ? argc > 1 : argc < 2))
+  if (!places.output || (places.resume || run.world ? argc > 1 : argc < 2))
     return nf_command_usage (&command, "%s",
                              !places.output ? "--output MODEL.safetensors is missing"
                              : places.resume
                                  ? "--resume takes files and settings from the checkpoint: name none"
-                                 : "name the videos, pictures or folders to train on");
+                             : run.world ? "--world takes the place of files: name none"
+                                         : "name the videos, pictures or folders to train on");
   if (!places.resume && (steps > 0) == (places.minutes > 0))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume
-      && (steps != 0 || places.minutes != 0 || run.init || run.validation || shape_given (&shape)))
+      && (steps != 0 || places.minutes != 0 || run.init || run.validation || run.world || run.actions
+          || shape_given (&shape)))
     return nf_command_usage (&command, "--resume goes on with the settings of the run; only files to "
                                        "write and the device can be given");
   if (run.init && shape_given (&shape))
@@ -1294,6 +1529,12 @@ nf_cmd_train (int argc, char **argv)
     }
   if (!check_run (&run, &error))
     goto failed;
+  if (!run.config.frames && !run.init && ((run.world && *run.world) || run.actions))
+    {
+      g_set_error_literal (&error, NF_ERROR, NF_ERROR_ARGUMENT,
+                           "--world and --actions go with a model of videos: --family starflow --frames F");
+      goto failed;
+    }
 
   nf_command_catch_signals (&command);
   if (!run_job (&command, &run, &places, &error))

@@ -21,5 +21,6 @@ int nf_cmd_sample (int argc, char **argv);
 int nf_cmd_sheet (int argc, char **argv);
 int nf_cmd_train (int argc, char **argv);
 int nf_cmd_verify (int argc, char **argv);
+int nf_cmd_world (int argc, char **argv);
 
 G_END_DECLS

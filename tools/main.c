@@ -39,6 +39,9 @@ static const SubCommand commands[] = {
 #ifdef HAVE_CMD_TRAIN
   { "train", nf_cmd_train, "train a model on videos and pictures" },
 #endif
+#ifdef HAVE_CMD_WORLD
+  { "world", nf_cmd_world, "videos of small worlds whose truth is known, with their actions" },
+#endif
 #ifdef HAVE_CMD_CONVERT
   { "convert", nf_cmd_convert, "check a model file and write it anew: type, configuration" },
 #endif

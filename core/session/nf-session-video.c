@@ -4,10 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-/* What multiplies sigma of the learned denoiser's target: of the official training (arXiv 2511.20462, code).
- */
-#define DENOISER_CONSTANT 0.3
-
 gboolean
 nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
                      const NfDecodeOptions *options, float *y, GError **error)
@@ -113,7 +109,7 @@ nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sig
     }
   if (!nf_session_predict_noise (self, x, B, y, error))
     return FALSE;
-  const double step = DENOISER_CONSTANT * (sigma - sigma_next) / sigma;
+  const double step = NF_FLOW_DENOISER_CONSTANT * (sigma - sigma_next) / sigma;
   for (gsize i = 0; i < n; i++)
     y[i] = (float)((double)x[i] - step * (double)y[i]);
   return TRUE;
@@ -139,7 +135,7 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
   if (grad_parameters && !(gradients = nf_ops_alloc (ops, n_parameters)))
     return nf_ops_finish (ops, error);
   for (gsize i = 0; i < all; i++)
-    wanted[i] = (float)(sigma * sigma / DENOISER_CONSTANT * (double)wanted[i]);
+    wanted[i] = (float)(sigma * sigma / NF_FLOW_DENOISER_CONSTANT * (double)wanted[i]);
   for (guint first = 0; first < B; first += batch)
     {
       const guint count = MIN (batch, B - first);

@@ -13,6 +13,7 @@
 #define VARIANCE_RATE 0.1                 /* of the prior's variance in volume-preserving models */
 #define DROPOUT_STREAM ((guint64)1 << 62) /* random streams beside that of the noise, which is the step */
 #define EVALUATE_STREAM ((guint64)1 << 63)
+#define ACTION_STREAM ((guint64)3 << 61)
 
 struct _NfTrainer
 {
@@ -27,6 +28,8 @@ struct _NfTrainer
   NfBuffer *partial; /* of the gradient's norm */
   NfBuffer *tiles;   /* 8-bit */
   gsize tiles_size;
+  NfBuffer *residual;         /* of the learned denoiser, as many samples as go through at a time */
+  NfBuffer *residual_squares; /* parts of their sum */
 
   guint64 step;    /* seen */
   guint64 updates; /* made: less those skipped */
@@ -61,7 +64,8 @@ nf_trainer_finalize (GObject *object)
 {
   NfTrainer *self = NF_TRAINER (object);
   NfBuffer **buffers[]
-      = { &self->gradients, &self->m, &self->v, &self->average, &self->saved, &self->partial, &self->tiles };
+      = { &self->gradients, &self->m,     &self->v,        &self->average,         &self->saved,
+          &self->partial,   &self->tiles, &self->residual, &self->residual_squares };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -98,6 +102,7 @@ check_options (const NfTrainOptions *o, GError **error)
     { "clip", o->clip, 0, 1e30 },
     { "ema", o->ema, 0, 0.9999999 },
     { "label_dropout", o->label_dropout, 0, 1 },
+    { "action_dropout", o->action_dropout, 0, 1 },
   };
   for (guint i = 0; i < G_N_ELEMENTS (ranges); i++)
     if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
@@ -107,6 +112,26 @@ check_options (const NfTrainOptions *o, GError **error)
                      ranges[i].value, ranges[i].low, ranges[i].high);
         return FALSE;
       }
+  return TRUE;
+}
+
+static gboolean
+check_model (NfModel *model, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (model);
+  if (config->layout == NF_PIXELS_LATENT || config->txt_size)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
+                   config->txt_size ? "text" : "another model's latents");
+      return FALSE;
+    }
+  if (config->denoiser_layers && !(config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "the model has a learned denoiser (learnable_self_denoiser), which learns from Gaussian "
+                   "noise: noise_type must be gaussian and noise_std above 0");
+      return FALSE;
+    }
   return TRUE;
 }
 
@@ -121,10 +146,20 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   self->options = *options;
   self->n = nf_model_count_parameters (model);
   self->flow = nf_flow_new (model, error);
-  if (!self->flow || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
+  if (!check_model (model, error) || !self->flow
+      || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
     return NULL;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
+  if (nf_model_get_denoiser (model))
+    {
+      const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER, error);
+      const gsize n = (gsize)batch * nf_model_get_shape (model)->N * nf_model_get_shape (model)->D;
+      if (batch == 0)
+        return NULL;
+      self->residual = nf_ops_alloc (ops, n);
+      self->residual_squares = nf_ops_alloc (ops, nf_ops_sum_parts (n));
+    }
   nf_model_make_private (model);
   self->gradients = nf_ops_alloc (ops, self->n);
   self->m = nf_ops_alloc (ops, self->n);
@@ -149,19 +184,20 @@ nf_trainer_get_step (NfTrainer *self)
 /* Data */
 
 static gboolean
-upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, GError **error)
+upload_tiles (NfTrainer *self, const NfTrainBatch *batch, NfPlanes *planes, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
+  const gsize n = (gsize)batch->B * nf_config_frames (config);
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint width = nf_config_columns (config), height = nf_config_rows (config),
               halves = config->layout == NF_PIXELS_YUV420 ? 2 : 1;
   const gsize bytes = nf_config_tile_bytes (config), luma = (gsize)width * height,
               chroma = luma / (halves * halves);
 
-  if (B * bytes > self->tiles_size)
+  if (n * bytes > self->tiles_size)
     {
       g_clear_pointer (&self->tiles, nf_buffer_free);
-      self->tiles_size = B * bytes;
+      self->tiles_size = n * bytes;
       self->tiles = nf_ops_alloc (ops, (self->tiles_size + 3) / 4);
       if (!self->tiles)
         {
@@ -169,7 +205,7 @@ upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, G
           return nf_ops_finish (ops, error);
         }
     }
-  nf_ops_write (ops, nf_view (self->tiles, 0), tiles, B * bytes);
+  nf_ops_write (ops, nf_view (self->tiles, 0), batch->tiles, n * bytes);
   *planes = (NfPlanes){
     .bytes = self->tiles,
     .at = { 0, luma, luma + chroma },
@@ -183,21 +219,21 @@ upload_tiles (NfTrainer *self, const guint8 *tiles, guint B, NfPlanes *planes, G
   return TRUE;
 }
 
-/* Noisy tokens of tiles first .. first+count-1 into the flow's input. */
+/* Noisy tokens of samples first .. first+count-1 into the flow's input, and what conditions them. */
 static void
-add_noise (NfTrainer *self, const NfPlanes *planes, guint first, guint count, guint64 stream)
+set_input (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, guint first, guint count,
+           guint64 stream)
 {
   const NfConfig *config = nf_model_get_config (self->model);
+  const guint frames = nf_config_frames (config);
+  const NfFlowCondition condition = {
+    .labels = batch->labels ? batch->labels + first : NULL,
+    .actions = batch->actions ? batch->actions + (gsize)first * frames * config->action_dim : NULL,
+  };
   nf_ops_pixels_to_tokens (
-      nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model), first, count,
+      nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model), first * frames, count * frames,
       config->noise == NF_NOISE_UNIFORM ? NF_DEQUANTISE_UNIFORM : NF_DEQUANTISE_GAUSSIAN,
       (float)config->noise_std, self->options.seed, stream, nf_view (nf_flow_get_input (self->flow), 0));
-}
-
-static void
-set_labels (NfTrainer *self, const gint *labels, guint first, guint count)
-{
-  const NfFlowCondition condition = { .labels = labels ? labels + first : NULL };
   nf_flow_set_condition (self->flow, &condition, count, 1);
 }
 
@@ -223,14 +259,28 @@ add_sums (NfTrainer *self, guint count, double sums[2], GError **error)
 }
 
 static gboolean
-check_labels (NfTrainer *self, const gint *labels, guint B, GError **error)
+check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
 {
-  const guint classes = nf_model_get_config (self->model)->n_classes;
-  for (guint i = 0; labels && i < B; i++)
-    if (labels[i] < -1 || labels[i] >= (gint)MAX (classes, 1))
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize n = (gsize)batch->B * nf_config_frames (config) * config->action_dim;
+  for (guint i = 0; batch->labels && i < batch->B; i++)
+    if (batch->labels[i] < -1 || batch->labels[i] >= (gint)MAX (config->n_classes, 1))
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                     "class %d is out of range: the model has %u classes (-1 is none)", labels[i], classes);
+                     "class %d is out of range: the model has %u classes (-1 is none)", batch->labels[i],
+                     config->n_classes);
+        return FALSE;
+      }
+  if (batch->actions && !config->action_dim)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "the model knows no actions (action_dim is 0)");
+      return FALSE;
+    }
+  for (gsize i = 0; batch->actions && i < n; i++)
+    if (!isfinite (batch->actions[i]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA, "an action of sample %" G_GSIZE_FORMAT " is not finite",
+                     i / (n / batch->B));
         return FALSE;
       }
   return TRUE;
@@ -238,14 +288,29 @@ check_labels (NfTrainer *self, const gint *labels, guint B, GError **error)
 
 /* LABELS with some of them dropped; NULL if there are none. */
 static gint *
-drop_labels (NfTrainer *self, const gint *labels, guint B)
+drop_labels (NfTrainer *self, const NfTrainBatch *batch)
 {
-  if (!labels)
+  if (!batch->labels)
     return NULL;
-  gint *kept = g_memdup2 (labels, B * sizeof *labels);
-  for (guint i = 0; i < B; i++)
+  gint *kept = g_memdup2 (batch->labels, batch->B * sizeof *kept);
+  for (guint i = 0; i < batch->B; i++)
     if (nf_random_uniform (self->options.seed, DROPOUT_STREAM | self->step, i) < self->options.label_dropout)
       kept[i] = -1;
+  return kept;
+}
+
+/* Actions without those of some samples; NULL if there are none. */
+static float *
+drop_actions (NfTrainer *self, const NfTrainBatch *batch)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize n = (gsize)nf_config_frames (config) * config->action_dim;
+  if (!batch->actions)
+    return NULL;
+  float *kept = g_memdup2 (batch->actions, batch->B * n * sizeof *kept);
+  for (guint i = 0; i < batch->B; i++)
+    if (nf_random_uniform (self->options.seed, ACTION_STREAM | self->step, i) < self->options.action_dropout)
+      memset (kept + i * n, 0, n * sizeof *kept);
   return kept;
 }
 
@@ -262,20 +327,44 @@ learning_rate (NfTrainer *self)
   return o->lr_min + 0.5 * (o->lr - o->lr_min) * (1 + cos (G_PI * MIN (done / all, 1)));
 }
 
+/* Adds the squares of N values to SUM; waits. */
 static gboolean
-gradient_norm (NfTrainer *self, double *norm, GError **error)
+add_squares (NfTrainer *self, NfBuffer *values, gsize n, NfBuffer *parts, double *sum, GError **error)
 {
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint parts = nf_ops_sum_parts (self->n);
-  g_autofree float *partial = g_new (float, parts);
-  double sum = 0;
+  const guint n_parts = nf_ops_sum_parts (n);
+  g_autofree float *partial = g_new (float, n_parts);
 
-  nf_ops_sum_squares (ops, nf_view (self->gradients, 0), self->n, self->partial);
-  if (!nf_ops_read (ops, nf_view (self->partial, 0), partial, parts * sizeof *partial, error))
+  nf_ops_sum_squares (ops, nf_view (values, 0), n, parts);
+  if (!nf_ops_read (ops, nf_view (parts, 0), partial, n_parts * sizeof *partial, error))
     return FALSE;
-  for (guint i = 0; i < parts; i++)
-    sum += (double)partial[i];
-  *norm = sqrt (sum);
+  for (guint i = 0; i < n_parts; i++)
+    *sum += (double)partial[i];
+  return TRUE;
+}
+
+/* Flow-score matching, after nf_flow_backward() of COUNT of the samples that have DIMENSIONS values in all:
+ * the output holds the gradient of their mean negative log-likelihood, and the input is still there. Adds the
+ * squared residuals to SQUARES and the gradients of their mean to those of the step. */
+static gboolean
+learn_denoiser (NfTrainer *self, guint count, double dimensions, double *squares, GError **error)
+{
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
+  const gsize n = (gsize)count * shape->N * shape->D;
+  const double sigma = nf_model_get_config (self->model)->noise_std;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const NfView residual = nf_view (self->residual, 0);
+
+  nf_ops_copy (ops, nf_view (nf_flow_get_output (self->flow), 0), residual, n);
+  nf_flow_denoiser (self->flow, count);
+  const NfView output = nf_view (nf_flow_get_output (self->flow), 0);
+  nf_ops_denoise (ops, output, residual, residual,
+                  (float)(sigma * sigma / NF_FLOW_DENOISER_CONSTANT * dimensions), n);
+  if (!add_squares (self, self->residual, n, self->residual_squares, squares, error))
+    return FALSE;
+  nf_ops_fill (ops, output, 0.0f, n);
+  nf_ops_denoise (ops, output, residual, output, (float)(-2 / dimensions), n);
+  nf_flow_denoiser_backward (self->flow, count, self->gradients);
   return TRUE;
 }
 
@@ -311,22 +400,21 @@ update (NfTrainer *self, double norm, double lr)
 /* The prior's variance of a volume-preserving model follows the mean square of z (Zhai et al., official code:
  * lerp by 0.1). */
 static gboolean
-follow_variance (NfTrainer *self, const NfPlanes *planes, guint B, const gint *labels, GError **error)
+follow_variance (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, GError **error)
 {
   const NfSampleShape *shape = nf_model_get_shape (self->model);
   const gsize n = (gsize)shape->N * shape->D;
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
-  if (batch == 0)
+  const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
+  if (at_a_time == 0)
     return FALSE;
 
   g_autofree double *square = g_new0 (double, n);
-  g_autofree float *z = g_new (float, batch *n), *variance = g_new (float, n);
-  for (guint first = 0; first < B; first += batch)
+  g_autofree float *z = g_new (float, at_a_time *n), *variance = g_new (float, n);
+  for (guint first = 0; first < batch->B; first += at_a_time)
     {
-      const guint count = MIN (batch, B - first);
-      add_noise (self, planes, first, count, self->step);
-      set_labels (self, labels, first, count);
+      const guint count = MIN (at_a_time, batch->B - first);
+      set_input (self, planes, batch, first, count, self->step);
       nf_flow_forward (self->flow, count, NULL);
       if (!nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), z, count * n * sizeof *z, error))
         return FALSE;
@@ -335,48 +423,63 @@ follow_variance (NfTrainer *self, const NfPlanes *planes, guint B, const gint *l
     }
   const float *old = nf_model_get_variance (self->model);
   for (gsize i = 0; i < n; i++)
-    variance[i] = (float)((1 - VARIANCE_RATE) * (double)old[i] + VARIANCE_RATE * square[i] / B);
+    variance[i] = (float)((1 - VARIANCE_RATE) * (double)old[i] + VARIANCE_RATE * square[i] / batch->B);
   nf_model_set_variance (self->model, ops, variance);
   return TRUE;
 }
 
-gboolean
-nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, NfTrainReport *report,
-                 GError **error)
+/* Loss and gradients of a step. */
+static gboolean
+add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, double *loss,
+               double *denoiser_loss, GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && tiles && B > 0 && report, FALSE);
-  const NfConfig *config = nf_model_get_config (self->model);
   const NfSampleShape *shape = nf_model_get_shape (self->model);
-  const double dimensions = (double)B * shape->N * shape->D;
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
-  NfPlanes planes;
-  double sums[2] = { 0, 0 };
-  if (batch == 0 || !check_labels (self, labels, B, error) || !upload_tiles (self, tiles, B, &planes, error))
+  const double dimensions = (double)batch->B * shape->N * shape->D;
+  const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  double sums[2] = { 0, 0 }, squares = 0;
+  if (at_a_time == 0)
     return FALSE;
 
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  g_autofree gint *kept = drop_labels (self, labels, B);
   nf_ops_fill (ops, nf_view (self->gradients, 0), 0.0f, self->n);
-  for (guint first = 0; first < B; first += batch)
+  for (guint first = 0; first < batch->B; first += at_a_time)
     {
-      const guint count = MIN (batch, B - first);
-      add_noise (self, &planes, first, count, self->step);
-      set_labels (self, kept, first, count);
+      const guint count = MIN (at_a_time, batch->B - first);
+      set_input (self, planes, batch, first, count, self->step);
       nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->gradients);
-      if (!add_sums (self, count, sums, error))
+      if (!add_sums (self, count, sums, error)
+          || (self->residual && !learn_denoiser (self, count, dimensions, &squares, error)))
         return FALSE;
     }
-  double norm;
-  if (!gradient_norm (self, &norm, error))
+  *loss = (sums[0] - sums[1]) / dimensions;
+  *denoiser_loss = self->residual ? squares / dimensions : (double)NAN;
+  return TRUE;
+}
+
+gboolean
+nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *report, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && report, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  NfPlanes planes;
+  double loss, squares = 0;
+  if (!check_batch (self, batch, error) || !upload_tiles (self, batch, &planes, error))
     return FALSE;
 
-  const double loss = (sums[0] - sums[1]) / dimensions, lr = learning_rate (self);
+  g_autofree gint *labels = drop_labels (self, batch);
+  g_autofree float *actions = drop_actions (self, batch);
+  const NfTrainBatch kept = { batch->B, batch->tiles, labels, actions };
+  if (!add_gradients (self, &planes, &kept, &loss, &report->denoiser_loss, error)
+      || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
+    return FALSE;
+
+  const double norm = sqrt (squares), lr = learning_rate (self);
   const gboolean exploded = isfinite (norm) && self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
   report->skipped = !isfinite (loss) || !isfinite (norm) || exploded;
   if (!report->skipped)
     {
       update (self, norm, lr);
-      if (!config->nvp && !follow_variance (self, &planes, B, kept, error))
+      if (!config->nvp && !follow_variance (self, &planes, &kept, error))
         return FALSE;
     }
   /* an exploded norm counts as the limit: what stays large is soon not an explosion any more */
@@ -390,29 +493,28 @@ nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labe
   report->bits_per_dim = config->noise == NF_NOISE_UNIFORM ? nf_loss_to_bits_per_dim (loss) : (double)NAN;
   report->grad_norm = norm;
   report->lr = lr;
-  return nf_ops_finish (ops, error);
+  return nf_ops_finish (nf_flow_get_ops (self->flow), error);
 }
 
 static gboolean
-evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, double *loss, GError **error)
+evaluate (NfTrainer *self, const NfTrainBatch *batch, double *loss, GError **error)
 {
   const NfSampleShape *shape = nf_model_get_shape (self->model);
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
+  const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
   NfPlanes planes;
   double sums[2] = { 0, 0 };
-  if (batch == 0 || !upload_tiles (self, tiles, B, &planes, error))
+  if (at_a_time == 0 || !upload_tiles (self, batch, &planes, error))
     return FALSE;
 
-  for (guint first = 0; first < B; first += batch)
+  for (guint first = 0; first < batch->B; first += at_a_time)
     {
-      const guint count = MIN (batch, B - first);
-      add_noise (self, &planes, first, count, EVALUATE_STREAM);
-      set_labels (self, labels, first, count);
+      const guint count = MIN (at_a_time, batch->B - first);
+      set_input (self, &planes, batch, first, count, EVALUATE_STREAM);
       nf_flow_forward (self->flow, count, NULL);
       if (!add_sums (self, count, sums, error))
         return FALSE;
     }
-  *loss = (sums[0] - sums[1]) / ((double)B * shape->N * shape->D);
+  *loss = (sums[0] - sums[1]) / ((double)batch->B * shape->N * shape->D);
   return TRUE;
 }
 
@@ -426,15 +528,15 @@ set_theta (NfTrainer *self, NfBuffer *from)
 }
 
 gboolean
-nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels, gboolean use_ema,
-                     double *loss, GError **error)
+nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *loss,
+                     GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && tiles && B > 0 && loss, FALSE);
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && loss, FALSE);
   NfOps *ops = nf_flow_get_ops (self->flow);
-  if (!check_labels (self, labels, B, error))
+  if (!check_batch (self, batch, error))
     return FALSE;
   if (!use_ema || !self->average)
-    return evaluate (self, tiles, B, labels, loss, error);
+    return evaluate (self, batch, loss, error);
 
   if (!self->saved)
     self->saved = nf_ops_alloc (ops, self->n);
@@ -442,7 +544,7 @@ nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *
     return nf_ops_finish (ops, error);
   nf_ops_copy (ops, nf_view (nf_model_get_theta (self->model), 0), nf_view (self->saved, 0), self->n);
   set_theta (self, self->average);
-  const gboolean evaluated = evaluate (self, tiles, B, labels, loss, error);
+  const gboolean evaluated = evaluate (self, batch, loss, error);
   set_theta (self, self->saved);
   return nf_ops_finish (ops, evaluated ? error : NULL) && evaluated;
 }
@@ -516,8 +618,8 @@ nf_trainer_save (NfTrainer *self, const char *path, GError **error)
   tensors[n++] = (NfTensor){ .name = (char *)"var",
                              .dtype = NF_DTYPE_F32,
                              .n_dims = 2,
-                             .dims = { shape->N, shape->D },
-                             .n_elements = (guint64)shape->N * shape->D,
+                             .dims = { shape->frame, shape->D },
+                             .n_elements = (guint64)shape->frame * shape->D,
                              .data = (const guint8 *)nf_model_get_variance (self->model) };
 
   g_autoptr (GHashTable) metadata = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_free);
@@ -555,7 +657,7 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
   const NfSampleShape *shape = nf_model_get_shape (self->model);
-  const gsize latents = (gsize)shape->N * shape->D;
+  const gsize latents = (gsize)shape->frame * shape->D;
   NfOps *ops = nf_flow_get_ops (self->flow);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
   if (!file)

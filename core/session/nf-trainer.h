@@ -14,6 +14,7 @@ G_BEGIN_DECLS
  * @clip: gradient norm is clipped to it; 0 is never
  * @ema: decay of the averaged weights; 0 is none
  * @label_dropout: share of labels replaced by "none"
+ * @action_dropout: share of samples whose actions are left out, all of them
  * @seed: of noise and dropout
  *
  * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight
@@ -32,6 +33,7 @@ typedef struct
   double clip;
   double ema;
   double label_dropout;
+  double action_dropout;
   guint64 seed;
 } NfTrainOptions;
 
@@ -49,9 +51,27 @@ G_DECLARE_FINAL_TYPE (NfTrainer, nf_trainer, NF, TRAINER, GObject)
 NfTrainer *nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error);
 
 /**
+ * NfTrainBatch:
+ * @B: samples
+ * @tiles: (B, frames, tile bytes) 8-bit samples, planes one after the other in the model's layout, each
+ * row-major; images have one frame
+ * @labels: (nullable): B class indices
+ * @actions: (nullable): condition vectors (B, frames, action_dim): that of frame t leads to frame t. NULL for
+ * none (zeros)
+ */
+typedef struct
+{
+  guint B;
+  const guint8 *tiles;
+  const gint *labels;
+  const float *actions;
+} NfTrainBatch;
+
+/**
  * NfTrainReport:
  * @step: steps done, this one included
  * @loss: L of the batch, nats per dimension
+ * @denoiser_loss: mean squared error of what the learned denoiser says; NAN if there is none
  * @bits_per_dim: with the constants of 8-bit data (uniform noise; NAN for Gaussian)
  * @grad_norm: before clipping
  * @lr: learning rate used
@@ -62,6 +82,7 @@ typedef struct
 {
   guint64 step;
   double loss;
+  double denoiser_loss;
   double bits_per_dim;
   double grad_norm;
   double lr;
@@ -70,20 +91,20 @@ typedef struct
 
 /**
  * nf_trainer_step:
- * @tiles: (B, tile bytes) 8-bit samples, planes one after the other in the model's layout, each row-major
- * @labels: (nullable): B class indices
+ *
+ * One step on @batch. A learned denoiser is trained in the same step by flow-score matching (arXiv
+ * 2511.20462): noise_std²/0.3 times the gradient of the negative log-likelihood by the noisy input, which the
+ * backward pass has made anyway, is what it learns to say.
  */
-gboolean nf_trainer_step (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels,
-                          NfTrainReport *report, GError **error);
+gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *report, GError **error);
 
 /**
  * nf_trainer_evaluate:
- * @tiles: as for nf_trainer_step()
- * @loss: (out): mean L of these tiles, with noise drawn from (seed, tile)
+ * @loss: (out): mean L of these samples, with noise drawn from (seed, tile)
  * @use_ema: with the averaged weights, if there are any
  */
-gboolean nf_trainer_evaluate (NfTrainer *self, const guint8 *tiles, guint B, const gint *labels,
-                              gboolean use_ema, double *loss, GError **error);
+gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *loss,
+                              GError **error);
 
 /** nf_trainer_get_step: Returns: steps done. */
 guint64 nf_trainer_get_step (NfTrainer *self);

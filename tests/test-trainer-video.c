@@ -1,0 +1,360 @@
+/* normflow: training on videos, with actions and a learned denoiser. SPDX-License-Identifier:
+ * LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include <math.h>
+
+#define SAMPLES 3
+#define FRAMES 3
+#define ACTIONS 2
+
+static const NfConfig video = {
+  .channels = 1,
+  .img_size = 8,
+  .patch_size = 4,
+  .width = 32,
+  .n_blocks = 2,
+  .n_layers = 1,
+  .nvp = TRUE,
+  .head_dim = 32,
+  .expansion = 2,
+  .layout = NF_PIXELS_GRAY,
+  .noise = NF_NOISE_GAUSSIAN,
+  .noise_std = 0.1,
+  .family = NF_FAMILY_STARFLOW,
+  .rope = TRUE,
+  .sos = TRUE,
+  .softplus = TRUE,
+  .soft_clip = 4,
+  .final_norm = TRUE,
+  .cond_top_only = TRUE,
+  .left_to_right = TRUE,
+  .temporal_causal = 1,
+  .shallow_local = TRUE,
+  .denoiser_layers = 1,
+  .frames = FRAMES,
+  .action_dim = ACTIONS,
+};
+
+static NfTrainOptions
+make_options (void)
+{
+  NfTrainOptions options;
+  nf_train_options_init (&options);
+  options.steps = 400;
+  options.warmup = 0;
+  options.lr = 5e-3;
+  options.seed = 11;
+  return options;
+}
+
+static NfModel *
+make_model (const NfConfig *config)
+{
+  g_autoptr (GError) error = NULL;
+  NfModel *model = nf_model_new (config, nf_test_device ("cpu"), 3, &error);
+  nf_test_ok (model, error);
+  return model;
+}
+
+static NfTrainer *
+make_trainer (NfModel *model, const NfTrainOptions *options)
+{
+  g_autoptr (GError) error = NULL;
+  NfTrainer *trainer = nf_trainer_new (model, options, &error);
+  nf_test_ok (trainer, error);
+  return trainer;
+}
+
+/* Frames whose brightness is what their own action says, and the actions, one-hot: everything is of (seed,
+ * step). */
+typedef struct
+{
+  guint8 tiles[SAMPLES * FRAMES * 64];
+  float actions[SAMPLES * FRAMES * ACTIONS];
+} Data;
+
+static NfTrainBatch
+make_data (Data *data, guint64 step)
+{
+  memset (data->actions, 0, sizeof data->actions);
+  for (guint i = 0; i < SAMPLES * FRAMES; i++)
+    {
+      const guint action = nf_random_uniform (5, step, i) < 0.5;
+      data->actions[i * ACTIONS + action] = 1;
+      for (guint j = 0; j < 64; j++)
+        data->tiles[i * 64 + j] = (guint8)((action ? 180 : 60) + j % 8);
+    }
+  return (NfTrainBatch){ .B = SAMPLES, .tiles = data->tiles, .actions = data->actions };
+}
+
+static NfTrainReport
+step (NfTrainer *trainer)
+{
+  g_autoptr (GError) error = NULL;
+  Data data;
+  const NfTrainBatch batch = make_data (&data, nf_trainer_get_step (trainer));
+  NfTrainReport report;
+  nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+  assert_false (report.skipped);
+  return report;
+}
+
+static GBytes *
+state_of (NfTrainer *trainer)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".checkpoint");
+  char *contents = NULL;
+  gsize n = 0;
+  nf_test_ok (nf_trainer_save (trainer, path, &error), error);
+  nf_test_ok (g_file_get_contents (path, &contents, &n, &error), error);
+  g_unlink (path);
+  return g_bytes_new_take (contents, n);
+}
+
+static float *
+parameters_of (NfTrainer *trainer, gsize n)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".checkpoint");
+  nf_test_ok (nf_trainer_save (trainer, path, &error), error);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  g_unlink (path);
+  nf_test_ok (file, error);
+  const NfTensor *tensor = nf_tensor_file_lookup (file, "parameters");
+  assert_int_equal (tensor->n_elements, n);
+  float *values = g_new (float, n);
+  nf_tensor_to_float (tensor, values);
+  return values;
+}
+
+/* The noisy tokens of step 0: the trainer's noise is a pure function too (Box and Muller of two words). */
+static float *
+noisy_tokens (const Data *data, const NfTrainOptions *options)
+{
+  const gsize n = SAMPLES * FRAMES * 64;
+  g_autofree float *images = g_new (float, n);
+  float *x = g_new (float, n);
+  for (gsize i = 0; i < n; i++)
+    images[i] = (float)(data->tiles[i] / 127.5 - 1);
+  nf_patchify (&video, images, SAMPLES * FRAMES, x);
+  for (gsize i = 0; i < n; i++)
+    {
+      guint32 words[4];
+      nf_random_u32x4 (options->seed, 0, (guint64)(i / 64) << 32 | i % 64, words);
+      const double u1 = ((words[0] >> 8) + 0.5) * 0x1p-24, u2 = (words[1] >> 8) * 0x1p-24;
+      x[i] += (float)(video.noise_std * sqrt (-2 * log (u1)) * cos (2 * G_PI * u2));
+    }
+  return x;
+}
+
+/* One step: the flow's gradients and the denoiser's are those that a session computes for the same noisy
+ * tokens and actions, each apart. */
+static void
+test_gradients (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = make_model (&video);
+  const gsize n = nf_model_count_parameters (model);
+  g_autofree float *flow = g_new (float, n), *denoiser = g_new (float, n);
+  Data data;
+  double loss, denoiser_loss, norm = 0;
+  make_data (&data, 0);
+  g_autofree float *x = noisy_tokens (&data, &options);
+  {
+    g_autoptr (NfSession) session = nf_test_session (model);
+    nf_test_ok (nf_session_set_actions (session, data.actions, SAMPLES, &error), error);
+    nf_test_ok (nf_session_gradients (session, x, SAMPLES, NULL, &loss, NULL, flow, &error), error);
+    nf_test_ok (nf_session_denoiser_gradients (session, x, SAMPLES, video.noise_std, NULL, &denoiser_loss, denoiser,
+                                               &error),
+                error);
+  }
+  guint of_flow = 0, of_denoiser = 0;
+  for (gsize i = 0; i < n; i++)
+    {
+      assert_true (flow[i] == 0 || denoiser[i] == 0);
+      of_flow += flow[i] != 0;
+      of_denoiser += denoiser[i] != 0;
+      norm += pow ((double)flow[i] + (double)denoiser[i], 2);
+    }
+  assert_true (of_flow > 0 && of_denoiser > 0);
+  norm = sqrt (norm);
+
+  g_autoptr (NfTrainer) trainer = make_trainer (model, &options);
+  g_autofree float *before = parameters_of (trainer, n);
+  const NfTrainReport report = step (trainer);
+  g_autofree float *after = parameters_of (trainer, n);
+  assert_true (fabs (report.loss - loss) < 1e-5 * fabs (loss));
+  assert_true (fabs (report.denoiser_loss - denoiser_loss) < 1e-4 * denoiser_loss);
+  if (!(fabs (report.grad_norm - norm) < 1e-3 * norm))
+    fail_msg ("the norm is %g, not %g", report.grad_norm, norm);
+  guint moved = 0;
+  for (gsize i = 0; i < n; i++)
+    {
+      const double gradient = (double)flow[i] + (double)denoiser[i],
+                   change = (double)after[i] - (double)before[i] * (1 - options.lr * options.weight_decay);
+      if (fabs (gradient) < 1e-4)
+        continue;
+      moved++;
+      if (fabs (change + copysign (options.lr, gradient)) > 0.01 * options.lr)
+        fail_msg ("parameter %zu moved by %g, its gradient is %g", i, change, gradient);
+    }
+  assert_true (moved > n / 20);
+}
+
+static double
+evaluate (NfTrainer *trainer, const NfTrainBatch *batch)
+{
+  g_autoptr (GError) error = NULL;
+  double loss;
+  nf_test_ok (nf_trainer_evaluate (trainer, batch, FALSE, &loss, &error), error);
+  return loss;
+}
+
+/* Row t of the actions is what leads to frame t: a model that learned frames which their actions decide knows
+ * them with the actions where they belong, not with those of a frame earlier or later; and it makes them. */
+static void
+test_action_rows (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = make_model (&video);
+  g_autoptr (NfTrainer) trainer = make_trainer (model, &options);
+  Data data;
+  NfTrainReport report = { 0 };
+  for (guint i = 0; i < options.steps; i++)
+    report = step (trainer);
+
+  float moved[SAMPLES * FRAMES * ACTIONS];
+  NfTrainBatch batch = make_data (&data, 1000);
+  const double right = evaluate (trainer, &batch);
+  batch.actions = NULL;
+  const double none = evaluate (trainer, &batch);
+  for (int shift = -1; shift <= 1; shift += 2)
+    {
+      for (int i = 0; i < SAMPLES * FRAMES; i++)
+        memcpy (moved + i * ACTIONS, data.actions + (i + shift + SAMPLES * FRAMES) % (SAMPLES * FRAMES) * ACTIONS,
+                ACTIONS * sizeof *moved);
+      batch.actions = moved;
+      const double wrong = evaluate (trainer, &batch);
+      if (!(right < wrong - 0.5 && right < none - 0.5))
+        fail_msg ("%g with the actions, %g with those %+d, %g without", right, wrong, shift, none);
+    }
+  assert_true (isfinite (report.denoiser_loss));
+
+  /* the action of the last frame decides that frame, and no other can be told from it */
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const gsize n = FRAMES * 64;
+  float z[FRAMES * 64] = { 0 }, x[FRAMES * 64], y[FRAMES * 64], means[ACTIONS];
+  for (gsize i = 0; i < n; i++)
+    x[i] = (float)(data.tiles[i] / 127.5
+                   - 1); /* any pixels: what is given does not matter to the last frame */
+  for (guint action = 0; action < ACTIONS; action++)
+    {
+      float actions[FRAMES * ACTIONS];
+      memcpy (actions, data.actions, sizeof actions);
+      actions[(FRAMES - 1) * ACTIONS] = action == 0;
+      actions[(FRAMES - 1) * ACTIONS + 1] = action == 1;
+      nf_test_ok (nf_session_set_actions (session, actions, 1, &error), error);
+      nf_test_ok (nf_session_continue (session, x, 1, FRAMES - 1, z, NULL, y, &error), error);
+      assert_memory_equal (x, y, (FRAMES - 1) * 64 * sizeof *x);
+      means[action] = 0;
+      for (gsize i = n - 64; i < n; i++)
+        means[action] += y[i] / 64;
+    }
+  assert_true (means[0] < -0.2f && means[1] > 0.2f);
+}
+
+/* Samples lose all of their actions or none: with a share of 1 it is as if there were none. */
+static void
+test_action_dropout (void **state)
+{
+  NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) with = make_model (&video), without = make_model (&video);
+  options.action_dropout = 1;
+  g_autoptr (NfTrainer) dropping = make_trainer (with, &options);
+  options.action_dropout = 0;
+  g_autoptr (NfTrainer) other = make_trainer (without, &options);
+  step (dropping);
+  Data data;
+  NfTrainBatch batch = make_data (&data, 0);
+  NfTrainReport report;
+  batch.actions = NULL;
+  nf_test_ok (nf_trainer_step (other, &batch, &report, &error), error);
+  g_autoptr (GBytes) a = state_of (dropping), b = state_of (other);
+  assert_true (g_bytes_equal (a, b));
+}
+
+/* A run that was saved and taken up again is the run that was not. */
+static void
+test_resume (void **state)
+{
+  NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".checkpoint");
+  g_autoptr (NfModel) whole_model = make_model (&video), model = make_model (&video),
+                      again = make_model (&video);
+  options.action_dropout = 0.4;
+  options.ema = 0.9;
+  g_autoptr (NfTrainer) whole = make_trainer (whole_model, &options), first = make_trainer (model, &options),
+                        second = make_trainer (again, &options);
+  for (guint i = 0; i < 7; i++)
+    step (whole);
+  for (guint i = 0; i < 4; i++)
+    step (first);
+  nf_test_ok (nf_trainer_save (first, path, &error), error);
+  step (second); /* which restoring forgets */
+  nf_test_ok (nf_trainer_restore (second, path, &error), error);
+  g_unlink (path);
+  for (guint i = 0; i < 3; i++)
+    step (second);
+  g_autoptr (GBytes) a = state_of (whole), b = state_of (second);
+  assert_true (g_bytes_equal (a, b));
+}
+
+static void
+test_refusals (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  NfConfig config = video;
+  NfTrainReport report;
+  Data data;
+  NfTrainBatch batch = make_data (&data, 0);
+
+  config.noise = NF_NOISE_UNIFORM;
+  g_autoptr (NfModel) uniform = make_model (&config);
+  assert_null (nf_trainer_new (uniform, &options, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_CONFIG)
+               && strstr (error->message, "learnable_self_denoiser"));
+  g_clear_error (&error);
+
+  config = video;
+  config.action_dim = 0;
+  g_autoptr (NfModel) deaf = make_model (&config);
+  g_autoptr (NfTrainer) trainer = make_trainer (deaf, &options);
+  assert_false (nf_trainer_step (trainer, &batch, &report, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, "action_dim"));
+  g_clear_error (&error);
+
+  g_autoptr (NfModel) model = make_model (&video);
+  g_autoptr (NfTrainer) other = make_trainer (model, &options);
+  data.actions[FRAMES * ACTIONS] = (float)NAN;
+  assert_false (nf_trainer_step (other, &batch, &report, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA) && strstr (error->message, "sample 1"));
+  assert_int_equal (nf_trainer_get_step (other), 0);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_gradients),      cmocka_unit_test (test_action_rows),
+    cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_resume),
+    cmocka_unit_test (test_refusals),
+  };
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
