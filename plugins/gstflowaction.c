@@ -23,6 +23,34 @@ gst_flow_action_meta_attach (GstBuffer *buffer, guint action, guint64 frame_inde
                        "frame-index", G_TYPE_UINT64, frame_index, NULL);
 }
 
+gint
+gst_flow_action_meta_get (GstBuffer *buffer)
+{
+  GstCustomMeta *meta = gst_buffer_get_custom_meta (buffer, GST_FLOW_ACTION_META_NAME);
+  gint action;
+  return meta && gst_structure_get_int (gst_custom_meta_get_structure (meta), "action", &action)
+                 && action >= 0
+             ? action
+             : -1;
+}
+
+void
+gst_flow_action_to_vector (GstElement *element, gint action, float *vector, guint n, gboolean *warned)
+{
+  memset (vector, 0, n * sizeof *vector);
+  if (action < 0 || n == 0)
+    return;
+  if (action < (gint)n)
+    vector[action] = 1;
+  else if (!*warned)
+    {
+      *warned = TRUE;
+      GST_ELEMENT_WARNING (element, RESOURCE, SETTINGS,
+                           ("Action %d: the model knows 0 to %u; it is taken as unknown", action, n - 1),
+                           (NULL));
+    }
+}
+
 /* The map */
 
 typedef struct

@@ -13,6 +13,13 @@ G_BEGIN_DECLS
 
 void gst_flow_action_meta_attach (GstBuffer *buffer, guint action, guint64 frame_index);
 
+/* The action of BUFFER, -1 if it tells none. */
+gint gst_flow_action_meta_get (GstBuffer *buffer);
+
+/* VECTOR (n) becomes ACTION as a model is told of it: one-hot, or zeros for -1, which is unknown. If it has
+ * no such action, zeros too, with a warning in the name of ELEMENT the first time (WARNED). */
+void gst_flow_action_to_vector (GstElement *element, gint action, float *vector, guint n, gboolean *warned);
+
 /**
  * GstFlowActionMap:
  *

@@ -10,6 +10,9 @@
  * as large as its caps say, are an error. `class`, `guidance` and the properties after them steer sampling;
  * leave them alone to get encoded video back.
  *
+ * With a model of videos decoding begins at a key frame. Frames whose past was lost (they are numbered) are
+ * dropped with a warning until the next one, which upstream is asked for.
+ *
  * |[
  * gst-launch-1.0 filesrc location=test.gdp ! gdpdepay ! flowdecode ! videoconvert ! autovideosink
  * ]| shows stored latents as video.
@@ -61,6 +64,10 @@ struct _GstFlowDecode
   float *latents; /* one frame, where the buffer cannot be read directly */
   gint64 begun;   /* when the frame in work was */
   gboolean told;  /* and whether its progress was posted */
+
+  /* with a model of videos */
+  float *action;
+  gboolean lost; /* frames are dropped until a key frame comes */
 };
 
 static GstStaticPadTemplate sink_template
@@ -124,6 +131,7 @@ gst_flow_decode_stop (GstVideoDecoder *decoder)
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   g_clear_pointer (&self->latents, g_free);
+  g_clear_pointer (&self->action, g_free);
   return TRUE;
 }
 
@@ -171,6 +179,15 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       gst_flow_post_error (self, error);
       return FALSE;
     }
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (stream && !nf_stream_set_context (stream, info.context, &error))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
+  g_free (self->action);
+  self->action = g_new0 (float, MAX (info.actions, 1));
+  self->lost = FALSE;
   self->info = info;
   g_clear_pointer (&self->latents, g_free);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
@@ -223,6 +240,38 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, GError **erro
   return latents;
 }
 
+/* Whether all that FRAME was predicted from is there. If it is a key frame the stream begins anew. */
+static gboolean
+has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
+{
+  const guint64 next = nf_stream_get_index (stream);
+  GstMapInfo in;
+  guint32 index = 0;
+
+  if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
+    return TRUE; /* decoding will say so */
+  if (in.size == gst_flow_latent_info_size (&self->info))
+    gst_flow_latent_read_tail (&self->info, in.data, self->action, &index);
+  gst_buffer_unmap (frame->input_buffer, &in);
+  if (index == 0)
+    {
+      nf_stream_reset (stream);
+      self->lost = FALSE;
+      return TRUE;
+    }
+  if (index == next && !self->lost)
+    return TRUE;
+  if (!self->lost)
+    GST_ELEMENT_WARNING (self, STREAM, DECODE,
+                         ("Frame %u after a key frame came, but the one to come was number %" G_GUINT64_FORMAT
+                          ": what it was predicted from is lost; frames are dropped until the next key frame",
+                          index, next),
+                         (NULL));
+  self->lost = TRUE;
+  nf_stream_reset (stream);
+  return FALSE;
+}
+
 /* Of a frame, in the thread that decodes it. */
 static void
 on_progress (const char *phase, double fraction, gpointer data)
@@ -246,7 +295,10 @@ post_residual (GstFlowDecode *self, NfSession *session, const GstVideoCodecFrame
 {
   NfDecodeReport report;
 
-  nf_session_get_decode_report (session, &report);
+  if (session)
+    nf_session_get_decode_report (session, &report);
+  else
+    nf_stream_get_decode_report (gst_flow_engine_get_stream (&self->engine), &report);
   if (report.residual <= options->tolerance)
     return;
   GstStructure *structure
@@ -284,9 +336,15 @@ decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame
       gst_flow_frame_fill_padding (&video);
       self->begun = g_get_monotonic_time ();
       self->told = FALSE;
-      nf_session_set_progress (session, on_progress, self);
-      done = nf_session_decode_frame (session, latents, label, &options, &view, &error);
-      nf_session_set_progress (session, NULL, NULL);
+      if (session)
+        {
+          nf_session_set_progress (session, on_progress, self);
+          done = nf_session_decode_frame (session, latents, label, &options, &view, &error);
+          nf_session_set_progress (session, NULL, NULL);
+        }
+      else
+        done = nf_stream_decode (gst_flow_engine_get_stream (&self->engine), latents,
+                                 self->info.actions ? self->action : NULL, &options, &view, &error);
       if (self->told)
         gst_flow_engine_post_progress (&self->engine,
                                        done ? GST_PROGRESS_TYPE_COMPLETE : GST_PROGRESS_TYPE_CANCELED,
@@ -311,6 +369,13 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
     gst_object_sync_values (GST_OBJECT (self), time);
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   const gint64 start = g_get_monotonic_time ();
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (ret == GST_FLOW_OK && stream && !has_context (self, stream, frame))
+    {
+      gst_flow_engine_count_dropped (&self->engine);
+      gst_video_decoder_request_sync_point (decoder, frame, 0);
+      return gst_video_decoder_drop_frame (decoder, frame);
+    }
   if (ret == GST_FLOW_OK)
     ret = gst_video_decoder_allocate_output_frame (decoder, frame);
   if (ret == GST_FLOW_OK)
@@ -324,6 +389,17 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
     gst_video_decoder_set_latency (decoder, latency, latency);
   return gst_video_decoder_finish_frame (decoder, frame);
+}
+
+static gboolean
+gst_flow_decode_flush (GstVideoDecoder *decoder)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (stream)
+    nf_stream_reset (stream);
+  self->lost = FALSE;
+  return TRUE;
 }
 
 static gboolean
@@ -487,6 +563,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
   decoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_decode_handle_frame);
+  decoder_class->flush = GST_DEBUG_FUNCPTR (gst_flow_decode_flush);
   decoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_decode_sink_event);
 
   gst_flow_engine_install_properties (object_class);

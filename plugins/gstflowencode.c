@@ -11,6 +11,11 @@
  * video again from float32 latents; float16 latents take half the room and do not promise that. Latents are a
  * representation, not compression: they take more room than the video.
  *
+ * With a model of videos each frame is coded given the frames before it, and the actions that it was told of
+ * by `GstFlowActionMeta`: its score is that of p(frame | past). The first frame, one after a discontinuity or
+ * a flush, one that downstream asks for (force-key-unit) and every `key-int-max`th are key frames, coded by
+ * themselves; all others have the flag DELTA_UNIT.
+ *
  * Sink caps are those of the model's pixel layout; put videoconvert before the element for anything else.
  *
  * |[
@@ -26,6 +31,7 @@
  */
 
 #include "gstflowencode.h"
+#include "gstflowaction.h"
 #include "gstflowengine.h"
 #include "gstflowlatent.h"
 #include "gstflowscore.h"
@@ -40,6 +46,8 @@ enum
   PROP_THRESHOLD,
   PROP_THRESHOLD_HYSTERESIS,
   PROP_SMOOTHING_WINDOW,
+  PROP_KEY_INT_MAX,
+  PROP_CONTEXT,
 };
 
 struct _GstFlowEncode
@@ -51,6 +59,8 @@ struct _GstFlowEncode
   /* under the object lock */
   GstFlowScoreSettings settings;
   gboolean score_map;
+  guint key_int_max;
+  gint context;
 
   /* of the streaming thread */
   GstVideoCodecState *input;
@@ -60,6 +70,11 @@ struct _GstFlowEncode
   gboolean segment_sent; /* a frame has left since the segment, so the segment has, too */
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
+
+  /* with a model of videos */
+  float *action;    /* vector of what was done at the frame before */
+  gint last_action; /* the same as a number, -1 if unknown */
+  gboolean warned_action, warned_size;
 };
 
 static GstStaticPadTemplate sink_template
@@ -76,6 +91,7 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   self->frame_index = 0;
   self->segment_sent = FALSE;
+  self->warned_action = self->warned_size = FALSE;
   gst_flow_scorer_reset (self->scorer);
   return TRUE;
 }
@@ -87,7 +103,17 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   g_clear_pointer (&self->latents, g_free);
   g_clear_pointer (&self->digest, g_free);
+  g_clear_pointer (&self->action, g_free);
   return TRUE;
+}
+
+static gboolean
+fits_but_for_size (GstCaps *filter, const NfConfig *config)
+{
+  g_autoptr (NfConfig) free_size = nf_config_copy (config);
+  free_size->frames = 0;
+  g_autoptr (GstCaps) caps = gst_flow_video_caps (free_size);
+  return gst_caps_can_intersect (filter, caps);
 }
 
 static GstCaps *
@@ -96,6 +122,17 @@ gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   g_autoptr (GstCaps) caps = gst_flow_video_caps (config);
+  g_autoptr (GstCaps) any = gst_flow_video_caps (NULL);
+  /* Upstream will only say that it is not negotiated. */
+  if (config && config->frames && filter && !gst_caps_is_any (filter) && gst_caps_can_intersect (filter, any)
+      && !gst_caps_can_intersect (filter, caps) && !self->warned_size && fits_but_for_size (filter, config))
+    {
+      self->warned_size = TRUE;
+      GST_ELEMENT_WARNING (self, STREAM, FORMAT,
+                           ("The model of videos takes %u×%u pixels only; put videoscale before",
+                            nf_config_columns (config), nf_config_rows (config)),
+                           ("%" GST_PTR_FORMAT, filter));
+    }
   return gst_video_encoder_proxy_getcaps (encoder, caps, filter);
 }
 
@@ -129,12 +166,25 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
                              .fps_n = GST_VIDEO_INFO_FPS_N (video),
                              .fps_d = GST_VIDEO_INFO_FPS_D (video),
                              .pixel_format = GST_VIDEO_INFO_FORMAT (video) };
-  if (!nf_grid_init (&info.grid, config, info.width, info.height, &error))
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  GST_OBJECT_LOCK (self);
+  const gint context = self->context;
+  GST_OBJECT_UNLOCK (self);
+  gst_flow_latent_info_set_model (&info, config);
+  if (stream && context >= 0)
+    info.context = (guint)context;
+  if (!nf_grid_init (&info.grid, config, info.width, info.height, &error)
+      || !gst_flow_check_size (config, info.width, info.height, &error)
+      || (stream && !nf_stream_set_context (stream, info.context, &error)))
     {
       gst_flow_post_error (self, error);
       return FALSE;
     }
-  choose_output (self, &info);
+  if (!stream)
+    choose_output (self, &info);
+  g_free (self->action);
+  self->action = g_new0 (float, MAX (info.actions, 1));
+  self->last_action = -1;
 
   g_free (self->digest);
   self->digest = gst_flow_engine_dup_digest (&self->engine);
@@ -174,8 +224,20 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
       return FALSE;
     }
   gst_flow_frame_view (video, &view);
-  if (!nf_session_encode_frame (session, &view, direct ? (float *)(gpointer)data : self->latents, score,
-                                score_map, error))
+  float *latents = direct ? (float *)(gpointer)data : self->latents;
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (stream)
+    {
+      const guint32 index = (guint32)nf_stream_get_index (stream);
+      const gint action = index > 0 ? self->last_action : -1;
+      gst_flow_action_to_vector (GST_ELEMENT (self), action, self->action, self->info.actions,
+                                 &self->warned_action);
+      if (!nf_stream_encode (stream, &view, self->info.actions ? self->action : NULL, latents, score,
+                             score_map, error))
+        return FALSE;
+      gst_flow_latent_write_tail (&self->info, data, self->action, index);
+    }
+  else if (!nf_session_encode_frame (session, &view, latents, score, score_map, error))
     return FALSE;
   if (self->info.half)
     nf_half_from_float (self->latents, (guint16 *)(gpointer)data, n);
@@ -213,6 +275,24 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
 }
 
+/* Whether FRAME stands by itself; a stream then begins anew. */
+static gboolean
+begin_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
+{
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (!stream)
+    return TRUE;
+  GST_OBJECT_LOCK (self);
+  const guint key_int_max = self->key_int_max;
+  GST_OBJECT_UNLOCK (self);
+  const guint64 index = nf_stream_get_index (stream);
+  if (GST_VIDEO_CODEC_FRAME_IS_FORCE_KEYFRAME (frame)
+      || GST_BUFFER_FLAG_IS_SET (frame->input_buffer, GST_BUFFER_FLAG_DISCONT)
+      || (key_int_max > 0 && index >= key_int_max) || index == G_MAXUINT32)
+    nf_stream_reset (stream);
+  return nf_stream_get_index (stream) == 0;
+}
+
 static GstFlowReturn
 gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *frame)
 {
@@ -221,6 +301,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   NfSession *session;
   NfScore score;
   GstClockTime latency;
+  gboolean key = TRUE;
 
   GST_OBJECT_LOCK (self);
   const GstFlowScoreSettings settings = self->settings;
@@ -233,7 +314,10 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   if (ret == GST_FLOW_OK)
     ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
   if (ret == GST_FLOW_OK)
-    ret = encode_frame (self, session, frame, &score, map);
+    {
+      key = begin_frame (self, frame);
+      ret = encode_frame (self, session, frame, &score, map);
+    }
   if (ret != GST_FLOW_OK)
     {
       gst_clear_buffer (&frame->output_buffer);
@@ -249,7 +333,9 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
   self->frame_index++;
-  GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
+  self->last_action = gst_flow_action_meta_get (frame->input_buffer);
+  if (key)
+    GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
     gst_video_encoder_set_latency (encoder, latency, latency);
   self->segment_sent = TRUE;
@@ -267,7 +353,11 @@ gst_flow_encode_finish (GstVideoEncoder *encoder)
 static gboolean
 gst_flow_encode_flush (GstVideoEncoder *encoder)
 {
-  gst_flow_scorer_reset (GST_FLOW_ENCODE (encoder)->scorer);
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  gst_flow_scorer_reset (self->scorer);
+  if (stream)
+    nf_stream_reset (stream);
   return TRUE;
 }
 
@@ -341,6 +431,12 @@ gst_flow_encode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_SMOOTHING_WINDOW:
       self->settings.window = g_value_get_uint (value);
       break;
+    case PROP_KEY_INT_MAX:
+      self->key_int_max = g_value_get_uint (value);
+      break;
+    case PROP_CONTEXT:
+      self->context = g_value_get_int (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -374,6 +470,12 @@ gst_flow_encode_get_property (GObject *object, guint id, GValue *value, GParamSp
       break;
     case PROP_SMOOTHING_WINDOW:
       g_value_set_uint (value, self->settings.window);
+      break;
+    case PROP_KEY_INT_MAX:
+      g_value_set_uint (value, self->key_int_max);
+      break;
+    case PROP_CONTEXT:
+      g_value_set_int (value, self->context);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -447,6 +549,20 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
                          "Frames whose mean score is compared with the threshold", 1,
                          GST_FLOW_SCORE_MAX_WINDOW, 1, flags));
 
+  g_object_class_install_property (
+      object_class, PROP_KEY_INT_MAX,
+      g_param_spec_uint ("key-int-max", "Most frames between key frames",
+                         "With a model of videos: a frame is coded by itself at least this often; 0 is only "
+                         "when needed",
+                         0, G_MAXINT, 0, flags));
+  g_object_class_install_property (
+      object_class, PROP_CONTEXT,
+      g_param_spec_int ("context", "Context",
+                        "With a model of videos: frames that are kept when its window is full; -1 is half of "
+                        "them",
+                        -1, G_MAXINT, -1,
+                        G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);
   gst_element_class_set_static_metadata (
@@ -460,6 +576,7 @@ gst_flow_encode_init (GstFlowEncode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_ENCODE);
   self->scorer = gst_flow_scorer_new ();
+  self->context = -1;
   self->settings
       = (GstFlowScoreSettings){ .post_messages = TRUE, .threshold = GST_FLOW_SCORE_OFF, .window = 1 };
 }

@@ -246,6 +246,16 @@ end_loading (GstFlowEngine *engine, const GError *error)
   g_mutex_unlock (&engine->lock);
 }
 
+/* Under the lock. */
+static void
+read_stats (GstFlowEngine *engine)
+{
+  if (engine->session)
+    nf_session_get_stats (engine->session, &engine->session_stats);
+  if (engine->stream)
+    nf_stream_get_stats (engine->stream, &engine->session_stats);
+}
+
 static gpointer
 load_thread (gpointer data)
 {
@@ -253,6 +263,7 @@ load_thread (gpointer data)
   g_autoptr (GError) error = NULL;
   g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
+  g_autoptr (NfStream) stream = NULL;
 
   g_mutex_lock (&engine->lock);
   g_autofree char *path = g_strdup (engine->path);
@@ -262,20 +273,27 @@ load_thread (gpointer data)
   g_autoptr (NfDevice) device = nf_device_open (spec, &error);
   if (device)
     model = nf_model_load (path, device, on_progress, engine, engine->load_cancellable, &error);
-  if (model)
-    session = nf_session_new (model, &error);
-  if (session && g_cancellable_is_cancelled (engine->load_cancellable))
+  if (model && g_cancellable_is_cancelled (engine->load_cancellable))
+    g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
+  else if (model && nf_model_get_config (model)->frames && engine->work != NF_SESSION_DENOISE)
     {
-      g_clear_object (&session);
-      g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
+      stream = nf_stream_new (model, &error);
+      if (stream)
+        {
+          nf_stream_set_cancellable (stream, engine->load_cancellable);
+          nf_stream_prepare (stream, &error);
+        }
     }
-  if (session)
+  else if (model)
     {
-      nf_session_set_cancellable (session, engine->load_cancellable);
-      if (!nf_session_prepare (session, engine->work, &error))
-        g_clear_object (&session);
+      session = nf_session_new (model, &error);
+      if (session)
+        {
+          nf_session_set_cancellable (session, engine->load_cancellable);
+          nf_session_prepare (session, engine->work, &error);
+        }
     }
-  if (session)
+  if (!error)
     {
       GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
                        nf_device_get_info (nf_model_get_device (model))->name);
@@ -283,7 +301,8 @@ load_thread (gpointer data)
       engine->digest = g_strdup (nf_model_get_digest (model));
       engine->model = g_steal_pointer (&model);
       engine->session = g_steal_pointer (&session);
-      nf_session_get_stats (engine->session, &engine->session_stats);
+      engine->stream = g_steal_pointer (&stream);
+      read_stats (engine);
       g_mutex_unlock (&engine->lock);
     }
   end_loading (engine, error);
@@ -341,6 +360,7 @@ engine_close (GstFlowEngine *engine)
   engine->open = FALSE;
   g_clear_object (&engine->load_cancellable);
   g_clear_object (&engine->session);
+  g_clear_object (&engine->stream);
   g_clear_object (&engine->model);
   g_clear_pointer (&engine->config, nf_config_free);
   g_clear_pointer (&engine->path, g_free);
@@ -450,9 +470,18 @@ gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session)
     return GST_FLOW_ERROR;
   if (engine->session)
     nf_session_set_cancellable (engine->session, engine->work_cancellable);
+  if (engine->stream)
+    nf_stream_set_cancellable (engine->stream, engine->work_cancellable);
   if (session)
     *session = engine->session;
   return GST_FLOW_OK;
+}
+
+NfStream *
+gst_flow_engine_get_stream (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return engine->stream;
 }
 
 NfConfig *
@@ -493,8 +522,7 @@ gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *
   engine->last_time = now;
   engine->recent[engine->frames++ % RECENT] = seconds;
   engine->total += seconds;
-  if (engine->session)
-    nf_session_get_stats (engine->session, &engine->session_stats);
+  read_stats (engine);
 
   const double wanted = LATENCY_HEADROOM * percentile_95 (engine) * GST_SECOND;
   if (ABS (wanted - engine->latency) <= LATENCY_TOLERANCE * engine->latency)

@@ -44,7 +44,8 @@ typedef struct
   NfConfig *config;
   char *digest;
   NfModel *model;
-  NfSession *session;
+  NfSession *session; /* one of the two: images, */
+  NfStream *stream;   /* videos */
 
   guint64 frames;
   guint64 dropped;
@@ -94,9 +95,13 @@ void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
  * Waits for loading to end. For streaming threads.
  *
  * Returns: %GST_FLOW_OK: the model is there (and the session, not owned, may be used by this thread until the
- * next state change); %GST_FLOW_FLUSHING; %GST_FLOW_ERROR: loading failed, an error was posted.
+ * next state change; it is NULL for models of videos, which have a stream); %GST_FLOW_FLUSHING;
+ * %GST_FLOW_ERROR: loading failed, an error was posted.
  */
 GstFlowReturn gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session);
+
+/* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
+NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);
 
 /* Copies, NULL if the element is in the state NULL, or (digest) if loading has not ended. */
 NfConfig *gst_flow_engine_dup_config (GstFlowEngine *engine);

@@ -44,6 +44,9 @@ gst_flow_video_caps (const NfConfig *config)
 
   guint n;
   const GstVideoFormat *formats = gst_flow_video_formats (config->layout, &n);
+  if (config->frames)
+    gst_caps_set_simple (caps, "width", G_TYPE_INT, (gint)nf_config_columns (config), "height", G_TYPE_INT,
+                         (gint)nf_config_rows (config), NULL);
   if (n == 1)
     {
       gst_caps_set_simple (caps, "format", G_TYPE_STRING, gst_video_format_to_string (formats[0]), NULL);
@@ -91,7 +94,50 @@ gst_flow_frame_fill_padding (GstVideoFrame *frame)
 gsize
 gst_flow_latent_info_size (const GstFlowLatentInfo *info)
 {
-  return nf_grid_latents (&info->grid) * (info->half ? sizeof (guint16) : sizeof (float));
+  return nf_grid_latents (&info->grid) * (info->half ? sizeof (guint16) : sizeof (float))
+         + (info->frames ? info->actions * sizeof (float) + sizeof (guint32) : 0);
+}
+
+void
+gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config)
+{
+  info->frames = config->frames;
+  info->context = config->frames / 2;
+  info->actions = config->action_dim;
+}
+
+void
+gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action, guint32 index)
+{
+  const gsize size = info->actions * sizeof (float);
+  data += nf_grid_latents (&info->grid) * sizeof (float);
+  if (action)
+    memcpy (data, action, size);
+  else
+    memset (data, 0, size);
+  GST_WRITE_UINT32_LE (data + size, index);
+}
+
+void
+gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action, guint32 *index)
+{
+  const gsize size = info->actions * sizeof (float);
+  data += nf_grid_latents (&info->grid) * sizeof (float);
+  if (action)
+    memcpy (action, data, size);
+  *index = GST_READ_UINT32_LE (data + size);
+}
+
+gboolean
+gst_flow_check_size (const NfConfig *config, guint width, guint height, GError **error)
+{
+  if (!config->frames || (width == nf_config_columns (config) && height == nf_config_rows (config)))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "a video of %u×%u pixels does not fit the model of videos, which takes %u×%u only; put "
+               "videoscale before",
+               width, height, nf_config_columns (config), nf_config_rows (config));
+  return FALSE;
 }
 
 GstCaps *
@@ -122,6 +168,9 @@ gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *con
                        "grid-width", G_TYPE_INT, (gint)grid->grid_width, "grid-height", G_TYPE_INT,
                        (gint)grid->grid_height, "features", G_TYPE_INT, (gint)grid->features, "model-digest",
                        G_TYPE_STRING, digest, NULL);
+  if (info->frames)
+    gst_caps_set_simple (caps, "frames", G_TYPE_INT, (gint)info->frames, "context", G_TYPE_INT,
+                         (gint)info->context, "actions", G_TYPE_INT, (gint)info->actions, NULL);
   if (info->pixel_format != GST_VIDEO_FORMAT_UNKNOWN)
     gst_caps_set_simple (caps, "pixel-format", G_TYPE_STRING, gst_video_format_to_string (info->pixel_format),
                          NULL);
@@ -245,13 +294,34 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   else
     info->half = g_str_equal (latent_format, "F16LE");
 
-  gint width = info->width, height = info->height;
+  gint width = info->width, height = info->height, context;
   gst_structure_get_int (structure, "width", &width);
   gst_structure_get_int (structure, "height", &height);
   info->width = MAX (width, 0);
   info->height = MAX (height, 0);
   g_autoptr (GError) size_error = NULL;
-  if (!nf_grid_init (&info->grid, config, info->width, info->height, &size_error))
+  gst_flow_latent_info_set_model (info, config);
+  if (info->frames && (info->tensors || info->half))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "the latents of the model of videos %s are " GST_FLOW_LATENT_MIME
+                   " of latent-format F32LE: what is not exact would be lost by the next frames, too",
+                   model);
+      return FALSE;
+    }
+  if (info->frames && gst_structure_get_int (structure, "context", &context))
+    {
+      if (context < 0 || context >= (gint)info->frames)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                       "the latents have a context of %d frames, the model %s has %u", context, model,
+                       info->frames);
+          return FALSE;
+        }
+      info->context = context;
+    }
+  if (!nf_grid_init (&info->grid, config, info->width, info->height, &size_error)
+      || !gst_flow_check_size (config, info->width, info->height, &size_error))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the caps of the latents are wrong: %s",
                    size_error->message);
@@ -262,8 +332,8 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 
-  static const char *const fields[] = { "pixel-layout", "tile-size",  "patch-size",  "tiles-x",
-                                        "tiles-y",      "grid-width", "grid-height", "features" };
+  static const char *const fields[] = { "pixel-layout", "tile-size",   "patch-size", "tiles-x", "tiles-y",
+                                        "grid-width",   "grid-height", "features",   "frames",  "actions" };
   g_autoptr (GstCaps) own = gst_flow_latent_info_to_caps (info, config, digest);
   const GstStructure *ours = gst_caps_get_structure (own, 0);
   for (guint i = 0; i < G_N_ELEMENTS (fields); i++)

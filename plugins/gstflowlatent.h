@@ -33,9 +33,14 @@ G_BEGIN_DECLS
  * @half: values are float16 rather than float32
  * @pixel_format: format that the video had, or unknown
  * @grid: how a frame lies on tiles and tokens
+ * @frames: frames of the model's window, 0 for models of images
+ * @context: frames that are kept when it is full
+ * @actions: values of the vector that tells the action, 0 for none
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
- * little-endian.
+ * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)
+ * follows, and the frame's number since the last key frame (guint32): a decoder knows by it whether it has
+ * seen all that the frame was predicted from.
  */
 typedef struct
 {
@@ -47,7 +52,22 @@ typedef struct
   gboolean half;
   GstVideoFormat pixel_format;
   NfGrid grid;
+  guint frames, context, actions;
 } GstFlowLatentInfo;
+
+/* Of CONFIG; the context is the usual one. */
+void gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config);
+
+/* What follows the latents of a model of videos, at DATA, which holds a whole buffer. ACTION: NULL is
+ * unknown.
+ */
+void gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action,
+                                 guint32 index);
+void gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action,
+                                guint32 *index);
+
+/* FALSE, with %NF_ERROR_ARGUMENT, if a model of videos is not of this size. */
+gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height, GError **error);
 
 /* Bytes of a buffer. */
 gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
@@ -74,7 +94,7 @@ gboolean gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps 
 /* Innermost first, as NNStreamer writes them: features, grid width, grid height. Missing ones are 1. */
 gboolean gst_flow_parse_dimensions (const char *text, guint64 dims[3]);
 
-/* Video caps that CONFIG's layout takes without loss; NULL: all. */
+/* Video caps that CONFIG's layout takes without loss, and of a model of videos' size; NULL: all. */
 GstCaps *gst_flow_video_caps (const NfConfig *config);
 
 /* The formats of LAYOUT, best first. */

@@ -48,3 +48,38 @@ random_model_write (const char *path, const NfConfig *config, NfDevice *device, 
 {
   random_model_write_scaled (path, config, device, seed, 0.05);
 }
+
+#define RANDOM_VIDEO_FRAMES 5
+#define RANDOM_VIDEO_WIDTH 12
+#define RANDOM_VIDEO_HEIGHT 8
+#define RANDOM_VIDEO_ACTIONS 3
+#define RANDOM_VIDEO_SCALE 0.1
+
+/* Of a model of RGB videos; with weights of RANDOM_VIDEO_SCALE they are strong enough that frames matter to
+ * each other. */
+static inline NfConfig
+random_video_config (void)
+{
+  return (NfConfig){ .family = NF_FAMILY_STARFLOW,
+                     .channels = 3,
+                     .img_size = 8,
+                     .rows = RANDOM_VIDEO_HEIGHT,
+                     .columns = RANDOM_VIDEO_WIDTH,
+                     .patch_size = 4,
+                     .width = 32,
+                     .n_blocks = 3,
+                     .n_layers = 1,
+                     .layers = { 1, 1, 2 },
+                     .nvp = TRUE,
+                     .head_dim = 32,
+                     .expansion = 2,
+                     .rope = TRUE,
+                     .sos = TRUE,
+                     .softplus = TRUE,
+                     .soft_clip = 3,
+                     .left_to_right = TRUE,
+                     .temporal_causal = 1,
+                     .shallow_local = TRUE,
+                     .frames = RANDOM_VIDEO_FRAMES,
+                     .action_dim = RANDOM_VIDEO_ACTIONS };
+}

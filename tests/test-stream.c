@@ -5,47 +5,19 @@
 
 #include <math.h>
 
-#define FRAMES 5
-#define WIDTH 12
-#define HEIGHT 8
+#define FRAMES RANDOM_VIDEO_FRAMES
+#define WIDTH RANDOM_VIDEO_WIDTH
+#define HEIGHT RANDOM_VIDEO_HEIGHT
 #define PATCH 4
-#define ACTIONS 3
+#define ACTIONS RANDOM_VIDEO_ACTIONS
 #define BYTES (WIDTH * HEIGHT * 3)
-
-/* A video model with random weights, strong enough that frames matter to each other. */
-static NfConfig
-video_config (void)
-{
-  return (NfConfig){ .family = NF_FAMILY_STARFLOW,
-                     .channels = 3,
-                     .img_size = 8,
-                     .rows = HEIGHT,
-                     .columns = WIDTH,
-                     .patch_size = PATCH,
-                     .width = 32,
-                     .n_blocks = 3,
-                     .n_layers = 1,
-                     .layers = { 1, 1, 2 },
-                     .nvp = TRUE,
-                     .head_dim = 32,
-                     .expansion = 2,
-                     .rope = TRUE,
-                     .sos = TRUE,
-                     .softplus = TRUE,
-                     .soft_clip = 3,
-                     .left_to_right = TRUE,
-                     .temporal_causal = 1,
-                     .shallow_local = TRUE,
-                     .frames = FRAMES,
-                     .action_dim = ACTIONS };
-}
 
 static NfModel *
 model_new (const NfConfig *config, const char *kernels)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *path = nf_test_temporary (".safetensors");
-  random_model_write_scaled (path, config, nf_test_device (kernels), 5, 0.1);
+  random_model_write_scaled (path, config, nf_test_device (kernels), 5, RANDOM_VIDEO_SCALE);
   NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
   g_unlink (path);
   nf_test_ok (model, error);
@@ -115,7 +87,7 @@ equals_session (void **state)
   for (guint k = 0; k < G_N_ELEMENTS (kernels); k++)
     {
       g_autoptr (GError) error = NULL;
-      const NfConfig config = video_config ();
+      const NfConfig config = random_video_config ();
       g_autoptr (NfModel) model = model_new (&config, kernels[k]);
       g_autoptr (NfStream) stream = stream_new (model);
       g_autoptr (NfSession) session = nf_test_session (model);
@@ -183,7 +155,7 @@ lossless (void **state)
     { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL },
     { .snap = TRUE, .method = NF_DECODE_JACOBI, .guess = NF_GUESS_FRAME, .window = 4 },
   };
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) encoder = stream_new (model);
   g_autoptr (NfStream) decoder = stream_new (model);
@@ -233,7 +205,7 @@ lossless (void **state)
 static void
 begins_anew (void **state)
 {
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   for (guint context = 0; context < FRAMES; context++)
     {
@@ -267,7 +239,7 @@ begins_anew (void **state)
 static void
 action_indices (void **state)
 {
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   const gsize n = nf_stream_get_latents (stream);
@@ -300,7 +272,7 @@ static void
 continuation (void **state)
 {
   g_autoptr (GError) error = NULL;
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   g_autoptr (NfStream) again = stream_new (model);
@@ -348,7 +320,7 @@ continuation (void **state)
 static void
 scores (void **state)
 {
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config);
@@ -374,7 +346,7 @@ scores (void **state)
 static void
 budget (void **state)
 {
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   const gsize n = nf_stream_get_latents (stream);
@@ -398,7 +370,7 @@ static void
 refusals (void **state)
 {
   g_autoptr (GError) error = NULL;
-  NfConfig config = video_config ();
+  NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   const gsize n = nf_stream_get_latents (stream);
@@ -447,7 +419,7 @@ refusals (void **state)
   assert_null (nf_stream_new (image, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
   g_clear_error (&error);
-  config = video_config ();
+  config = random_video_config ();
   config.sos = FALSE;
   g_autoptr (NfModel) startless = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
   nf_test_ok (startless, error);
@@ -456,7 +428,7 @@ refusals (void **state)
   g_clear_error (&error);
 
   /* an action for a model that takes none */
-  config = video_config ();
+  config = random_video_config ();
   config.action_dim = 0;
   g_autoptr (NfModel) passive = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
   nf_test_ok (passive, error);
@@ -469,7 +441,7 @@ refusals (void **state)
 static void
 bounded (void **state)
 {
-  const NfConfig config = video_config ();
+  const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   const gsize n = nf_stream_get_latents (stream);

@@ -1,0 +1,389 @@
+/* normflow: models of videos in pipelines. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gst-fixture.h"
+
+#include <gst/video/video-event.h>
+
+#define WIDTH RANDOM_VIDEO_WIDTH
+#define HEIGHT RANDOM_VIDEO_HEIGHT
+#define ACTIONS RANDOM_VIDEO_ACTIONS
+#define LATENTS (WIDTH * HEIGHT * 3)
+#define TAIL (ACTIONS * sizeof (float) + sizeof (guint32))
+
+static char *video_model, *other_model;
+
+static void
+make_models (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  const NfConfig config = random_video_config ();
+  video_model = fixture_path ("video.safetensors");
+  other_model = fixture_path ("other-video.safetensors");
+  random_model_write_scaled (video_model, &config, device, 5, RANDOM_VIDEO_SCALE);
+  random_model_write_scaled (other_model, &config, device, 6, RANDOM_VIDEO_SCALE);
+}
+
+static GstHarness *
+harness_new (const char *element, const char *model)
+{
+  GstElement *made = gst_element_factory_make (element, NULL);
+  assert_non_null (made);
+  g_object_set (made, "model", model, NULL);
+  GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
+  gst_object_unref (made);
+  return h;
+}
+
+static void
+set_video_caps (GstHarness *h)
+{
+  gst_harness_set_src_caps_str (
+      h, "video/x-raw, format = (string) RGB, width = (int) " G_STRINGIFY (
+             RANDOM_VIDEO_WIDTH) ", height = (int) " G_STRINGIFY (RANDOM_VIDEO_HEIGHT) ", framerate = "
+                                                                                       "(fraction) 25/1");
+}
+
+static GstBuffer *
+frame_new (guint n)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  return fixture_frame (&info, n, FALSE);
+}
+
+static void
+assert_frame (GstBuffer *buffer, guint n)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  g_autoptr (GstBuffer) expected = frame_new (n);
+  assert_same_video (&info, expected, buffer);
+}
+
+/* What follows the latents. */
+static guint32
+read_tail (GstBuffer *buffer, float *action)
+{
+  guint32 index;
+  assert_int_equal (gst_buffer_get_size (buffer), LATENTS * sizeof (float) + TAIL);
+  gst_buffer_extract (buffer, LATENTS * sizeof (float), action, ACTIONS * sizeof (float));
+  gst_buffer_extract (buffer, LATENTS * sizeof (float) + ACTIONS * sizeof (float), &index, sizeof index);
+  return GUINT32_FROM_LE (index);
+}
+
+static gboolean
+is_key (GstBuffer *buffer)
+{
+  return !GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
+}
+
+static GstBuffer *
+encode (GstHarness *h, GstBuffer *frame)
+{
+  assert_int_equal (gst_harness_push (h, frame), GST_FLOW_OK);
+  GstBuffer *latents = gst_harness_pull (h);
+  assert_non_null (latents);
+  return latents;
+}
+
+/* CAPS of the encoder to the decoder. */
+static void
+connect_caps (GstHarness *from, GstHarness *to)
+{
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (from->sinkpad);
+  assert_non_null (caps);
+  gst_harness_set_src_caps (to, gst_caps_ref (caps));
+}
+
+/* Every byte, far beyond the window; key frames where they are to be. */
+static void
+round_trip (void **state)
+{
+  GstHarness *encoder = harness_new ("flowencode", video_model),
+             *decoder = harness_new ("flowdecode", video_model);
+  g_object_set (encoder->element, "key-int-max", 7, NULL);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 40; n++)
+    {
+      float action[ACTIONS];
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      assert_int_equal (is_key (latents), n % 7 == 0);
+      assert_int_equal (read_tail (latents, action), n % 7);
+      assert_non_null (gst_buffer_get_custom_meta (latents, "GstFlowScoreMeta"));
+      if (n == 0)
+        {
+          gint frames, context, actions;
+          connect_caps (encoder, decoder);
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (encoder->sinkpad);
+          assert_true (gst_structure_get (gst_caps_get_structure (caps, 0), "frames", G_TYPE_INT, &frames,
+                                          "context", G_TYPE_INT, &context, "actions", G_TYPE_INT, &actions,
+                                          NULL));
+          assert_int_equal (frames, RANDOM_VIDEO_FRAMES);
+          assert_int_equal (context, RANDOM_VIDEO_FRAMES / 2);
+          assert_int_equal (actions, ACTIONS);
+        }
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+      g_autoptr (GstBuffer) frame = gst_harness_pull (decoder);
+      assert_frame (frame, n);
+    }
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
+/* Force-key-unit, a discontinuity and a flush begin anew. */
+static void
+key_frames (void **state)
+{
+  GstHarness *h = harness_new ("flowencode", video_model);
+  float action[ACTIONS];
+  set_video_caps (h);
+  for (guint n = 0; n < 12; n++)
+    {
+      GstBuffer *frame = frame_new (n);
+      if (n == 3)
+        assert_true (gst_harness_push_upstream_event (
+            h, gst_video_event_new_upstream_force_key_unit (GST_CLOCK_TIME_NONE, FALSE, 0)));
+      if (n == 6)
+        GST_BUFFER_FLAG_SET (frame, GST_BUFFER_FLAG_DISCONT);
+      if (n == 9)
+        {
+          GstSegment segment;
+          assert_true (gst_harness_push_event (h, gst_event_new_flush_start ()));
+          assert_true (gst_harness_push_event (h, gst_event_new_flush_stop (TRUE)));
+          gst_segment_init (&segment, GST_FORMAT_TIME);
+          assert_true (gst_harness_push_event (h, gst_event_new_segment (&segment)));
+        }
+      g_autoptr (GstBuffer) latents = encode (h, frame);
+      assert_int_equal (read_tail (latents, action), n % 3);
+      assert_int_equal (is_key (latents), n % 3 == 0);
+    }
+  gst_harness_teardown (h);
+}
+
+static guint
+count_warnings (GstBus *bus, const char *part)
+{
+  guint n = 0;
+  GstMessage *message;
+  while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING)))
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_warning (message, &error, NULL);
+      if (!strstr (error->message, part))
+        fail_msg ("another warning: %s", error->message);
+      n++;
+      gst_message_unref (message);
+    }
+  return n;
+}
+
+/* A decoder that lost a frame, or came late, goes on at the next key frame: nothing wrong comes out of it,
+ * and it asks for one. */
+static void
+loss (void **state)
+{
+  GstHarness *encoder = harness_new ("flowencode", video_model),
+             *decoder = harness_new ("flowdecode", video_model);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_bus (decoder->element, bus);
+  g_object_set (encoder->element, "key-int-max", 6, NULL);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 24; n++)
+    {
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      if (n == 0)
+        connect_caps (encoder, decoder);
+      if (n < 2 || n == 14)
+        {
+          gst_buffer_unref (latents);
+          continue;
+        }
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+      const gboolean lost = n < 6 || (n > 14 && n < 18);
+      g_autoptr (GstBuffer) frame = gst_harness_try_pull (decoder);
+      if (!!frame == lost)
+        fail_msg ("frame %u %s", n, lost ? "came although its past was lost" : "is missing");
+      if (frame)
+        assert_frame (frame, n);
+    }
+  assert_int_equal (count_warnings (bus, "lost"), 2);
+  gboolean asked = FALSE;
+  GstEvent *event;
+  while ((event = gst_harness_try_pull_upstream_event (decoder)))
+    {
+      asked |= gst_video_event_is_force_key_unit (event);
+      gst_event_unref (event);
+    }
+  assert_true (asked);
+  gst_element_set_bus (decoder->element, NULL);
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
+static void
+attach_action (GstBuffer *buffer, gint action)
+{
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, "GstFlowActionMeta");
+  gst_structure_set (gst_custom_meta_get_structure (meta), "action", G_TYPE_INT, action, NULL);
+}
+
+/* The action of frame t goes with frame t+1; what the model does not know is warned of once. */
+static void
+actions (void **state)
+{
+  static const gint taken[] = { 1, 2, -1, 0, 7, 9, 1 };
+  GstHarness *encoder = harness_new ("flowencode", video_model),
+             *decoder = harness_new ("flowdecode", video_model);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_bus (encoder->element, bus);
+  set_video_caps (encoder);
+  for (guint n = 0; n < G_N_ELEMENTS (taken); n++)
+    {
+      float action[ACTIONS];
+      GstBuffer *frame = frame_new (n);
+      if (taken[n] >= 0)
+        attach_action (frame, taken[n]);
+      GstBuffer *latents = encode (encoder, frame);
+      read_tail (latents, action);
+      for (gint a = 0; a < ACTIONS; a++)
+        assert_true (action[a] == (n > 0 && taken[n - 1] == a ? 1.0f : 0.0f));
+      if (n == 0)
+        connect_caps (encoder, decoder);
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+      g_autoptr (GstBuffer) decoded = gst_harness_pull (decoder);
+      assert_frame (decoded, n);
+      /* and the frame still tells its own */
+      assert_int_equal (gst_buffer_get_custom_meta (decoded, "GstFlowActionMeta") != NULL, taken[n] >= 0);
+    }
+  assert_int_equal (count_warnings (bus, "Action 7"), 1);
+  gst_element_set_bus (encoder->element, NULL);
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
+/* The score is of the frame given its past: of a still it falls, of a jump it rises. And it is the library's.
+ */
+static void
+scores (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  g_autoptr (NfModel) model = nf_model_load (video_model, device, NULL, NULL, NULL, &error);
+  assert_no_error (error);
+  g_autoptr (NfStream) stream = nf_stream_new (model, &error);
+  assert_no_error (error);
+  GstHarness *h = harness_new ("flowencode", video_model);
+  set_video_caps (h);
+  for (guint n = 0; n < 8; n++)
+    {
+      float z[LATENTS];
+      guint8 samples[LATENTS];
+      double bits;
+      NfScore score;
+      NfFrame view = { .width = WIDTH, .height = HEIGHT };
+      GstBuffer *frame = frame_new (n);
+      gst_buffer_extract (frame, 0, samples, sizeof samples);
+      for (guint i = 0; i < 3; i++)
+        view.planes[i] = (NfPlane){ samples + i, 3 * WIDTH, 3 };
+      assert_true (nf_stream_encode (stream, &view, NULL, z, &score, NULL, &error));
+      g_autoptr (GstBuffer) latents = encode (h, frame);
+      GstCustomMeta *meta = gst_buffer_get_custom_meta (latents, "GstFlowScoreMeta");
+      assert_true (gst_structure_get_double (gst_custom_meta_get_structure (meta), "bits-per-dim", &bits));
+      assert_true (bits == score.bits_per_dim);
+      assert_int_equal (gst_buffer_memcmp (latents, 0, z, sizeof z), 0);
+    }
+  gst_harness_teardown (h);
+}
+
+static void
+assert_pipeline_fails (const char *line, const char *part)
+{
+  g_autoptr (GError) error = NULL;
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 20 * GST_SECOND, GST_MESSAGE_ERROR | GST_MESSAGE_EOS);
+  assert_non_null (message);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_ERROR);
+  g_autoptr (GError) said = NULL;
+  g_autofree char *debug = NULL;
+  gst_message_parse_error (message, &said, &debug);
+  if (part && !strstr (said->message, part))
+    fail_msg ("%s: wanted \"%s\", got %s", line, part, said->message);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+}
+
+static void
+refusals (void **state)
+{
+  g_autofree char *digest = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! video/x-raw,width=%d,height=%d ! videoconvert ! flowencode model=%s ! "
+      "flowdecode model=%s ! fakesink",
+      WIDTH, HEIGHT, video_model, other_model);
+  assert_pipeline_fails (digest, "the latents are of the model");
+  g_autofree char *half = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! video/x-raw,width=%d,height=%d ! videoconvert ! flowencode model=%s ! "
+      "video/x-flow-latent,latent-format=F16LE ! fakesink",
+      WIDTH, HEIGHT, video_model);
+  assert_pipeline_fails (half, NULL);
+  g_autofree char *denoise = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! videoconvert ! flowdenoise sigma=0.1 model=%s ! fakesink", video_model);
+  assert_pipeline_fails (denoise, "videos");
+
+  /* another size: a warning that says what to do, and with videoscale it works by itself */
+  g_autoptr (GError) error = NULL;
+  g_autofree char *size = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! videoconvert ! flowencode model=%s ! "
+      "fakesink",
+      video_model);
+  GstElement *pipeline = gst_parse_launch (size, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) warning = gst_bus_timed_pop_filtered (bus, 10 * GST_SECOND, GST_MESSAGE_WARNING);
+  assert_non_null (warning);
+  g_autoptr (GError) said = NULL;
+  gst_message_parse_warning (warning, &said, NULL);
+  assert_non_null (strstr (said->message, "12×8"));
+  g_autoptr (GstMessage) failed = gst_bus_timed_pop_filtered (bus, 10 * GST_SECOND, GST_MESSAGE_ERROR);
+  assert_non_null (failed);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+
+  g_autofree char *scaled = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! videoconvert ! videoscale ! flowencode "
+      "model=%s ! flowdecode model=%s ! fakesink",
+      video_model, video_model);
+  pipeline = gst_parse_launch (scaled, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) other = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) end
+      = gst_bus_timed_pop_filtered (other, 20 * GST_SECOND, GST_MESSAGE_ERROR | GST_MESSAGE_EOS);
+  assert_non_null (end);
+  assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+}
+
+int
+main (int argc, char **argv)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (round_trip), cmocka_unit_test (key_frames), cmocka_unit_test (loss),
+    cmocka_unit_test (actions),    cmocka_unit_test (scores),     cmocka_unit_test (refusals),
+  };
+  const int status = fixture_open (&argc, &argv);
+  if (status >= 0)
+    return status;
+  make_models ();
+  const int failed = cmocka_run_group_tests (tests, NULL, NULL);
+  fixture_close ();
+  g_free (video_model);
+  g_free (other_model);
+  return failed;
+}
