@@ -499,6 +499,12 @@ plot_path (const char *path, const char *file, guint n_files)
 int
 nf_cmd_eval (int argc, char **argv)
 {
+  if (argc > 1 && strcmp (argv[1], "world") == 0)
+    {
+      argv[1] = (char *)"eval world";
+      return nf_cmd_eval_world (argc - 1, argv + 1);
+    }
+
   g_auto (NfCommand) command = { .name = NAME };
   g_auto (Eval) eval = { .map_frame = -1, .map_score = -INFINITY };
   g_autoptr (GError) error = NULL;
