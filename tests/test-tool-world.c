@@ -1,0 +1,171 @@
+/* normflow: the command trains on worlds and videos with actions, and holds models against worlds.
+ * SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include <json-glib/json-glib.h>
+
+static const char config[]
+    = "{\"family\": \"starflow\", \"img_size\": 16, \"patch_size\": 8, \"channels\": 32, \"num_blocks\": 2, "
+      "\"layers_per_block\": 1, \"head_dim\": 32, \"rope\": true, \"sos\": true, \"use_softplus\": true, "
+      "\"seq_order\": \"L2R\", \"temporal_causal\": 1, \"shallow_block_local\": true, \"frames\": 4, "
+      "\"pixel_layout\": \"rgb\", \"noise_type\": \"gaussian\", \"noise_std\": 0.1}";
+
+/* Runs the command with words up to NULL; its standard output, and its status. */
+static char *
+run (int wanted, const char *needle, ...)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) words = g_ptr_array_new ();
+  g_autofree char *errors = NULL;
+  char *output = NULL;
+  va_list arguments;
+  g_ptr_array_add (words, (char *)g_getenv ("NORMFLOW_TOOL"));
+  assert_non_null (words->pdata[0]);
+  va_start (arguments, needle);
+  for (char *word; (word = va_arg (arguments, char *));)
+    g_ptr_array_add (words, word);
+  va_end (arguments);
+  g_ptr_array_add (words, NULL);
+  g_autoptr (GSubprocess) process
+      = g_subprocess_newv ((const char *const *)words->pdata,
+                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
+  nf_test_ok (process, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &output, &errors, &error), error);
+  if (!g_subprocess_get_if_exited (process) || g_subprocess_get_exit_status (process) != wanted
+      || (needle && !strstr (errors, needle)))
+    fail_msg ("normflow %s: %s%s", (char *)words->pdata[1], output, errors);
+  return output;
+}
+
+static void
+ok (char *output)
+{
+  g_free (output);
+}
+
+typedef struct
+{
+  char *folder;
+} Fixture;
+
+static int
+set_up (void **state)
+{
+  Fixture *fixture = g_new0 (Fixture, 1);
+  fixture->folder = g_dir_make_tmp ("normflow-test-XXXXXX", NULL);
+  *state = fixture;
+  return fixture->folder ? 0 : -1;
+}
+
+static int
+tear_down (void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr (GDir) directory = g_dir_open (fixture->folder, 0, NULL);
+  for (const char *name; (name = g_dir_read_name (directory));)
+    {
+      g_autofree char *path = g_build_filename (fixture->folder, name, NULL);
+      g_unlink (path);
+    }
+  g_rmdir (fixture->folder);
+  g_free (fixture->folder);
+  g_free (fixture);
+  return 0;
+}
+
+static char *
+in (void **state, const char *name)
+{
+  return g_build_filename (((Fixture *)*state)->folder, name, NULL);
+}
+
+static void
+assert_same_files (const char *a, const char *b)
+{
+  g_autofree char *first = NULL, *second = NULL;
+  gsize n, m;
+  assert_true (g_file_get_contents (a, &first, &n, NULL) && g_file_get_contents (b, &second, &m, NULL));
+  assert_int_equal (n, m);
+  assert_memory_equal (first, second, n);
+}
+
+/* A run on a world that was interrupted and went on is the run that was not; then the model is evaluated. */
+static void
+test_world (void **state)
+{
+  g_autofree char *whole = in (state, "whole.safetensors"), *parts = in (state, "parts.safetensors"),
+                  *whole_checkpoint = g_strconcat (whole, ".checkpoint", NULL),
+                  *parts_checkpoint = g_strconcat (parts, ".checkpoint", NULL),
+                  *json = in (state, "figures.json");
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autoptr (GError) error = NULL;
+#define TRAIN                                                                                                \
+  "--world", "pong", "--actions", "--config", config, "--denoiser", "1", "--steps", "6", "--batch", "3",     \
+      "--validation-tiles", "4", "--seed", "5", "-q"
+  ok (run (0, NULL, "train", "-o", whole, TRAIN, NULL));
+  ok (run (0, NULL, "train", "-o", parts, TRAIN, "--stop-after", "3", NULL));
+  ok (run (0, NULL, "train", "-o", parts, "--resume", "-q", NULL));
+  assert_same_files (whole_checkpoint, parts_checkpoint);
+
+  g_autofree char *text = run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "2",
+                               "--events", "1", "--seeds", "1", "--frames", "6", "--json", json, "-q", NULL);
+  assert_non_null (strstr (text, "bits a frame"));
+  assert_non_null (strstr (text, "surprise"));
+  assert_non_null (strstr (text, "roll-outs: 1 of 6 frames"));
+  nf_test_ok (json_parser_load_from_file (parser, json, &error), error);
+  JsonObject *root = json_node_get_object (json_parser_get_root (parser)),
+             *bits = json_object_get_object_member (root, "bits"),
+             *rolls = json_object_get_object_member (root, "roll_outs");
+  const double gap = json_object_get_double_member (bits, "gap");
+  assert_true (gap > 0); /* nobody knows more than there is to know */
+  assert_int_equal (json_array_get_length (json_object_get_array_member (bits, "by_place")), 4);
+  assert_true (json_object_get_double_member (rolls, "one_ball") <= 1);
+
+  /* another world has other actions */
+  ok (run (1, "action_dim 3, gridworld has 5", "eval", "world", whole, "--world", "gridworld", "-q", NULL));
+}
+
+/* Videos with their actions beside them. */
+static void
+test_files (void **state)
+{
+  g_autofree char *clip = in (state, "clip.mkv"), *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL),
+                  *model = in (state, "model.safetensors");
+  g_autoptr (GError) error = NULL;
+  ok (run (0, NULL, "world", "pong", clip, "--frames", "40", "--size", "32x32", "--seed", "3", "-q", NULL));
+#define FILES                                                                                                \
+  "train", "-o", model, "--config", config, "--steps", "2", "--batch", "2", "--validation-tiles", "2",       \
+      "--holdout", "0.2", "--actions", "-q", clip
+  ok (run (0, NULL, FILES, NULL));
+  g_autoptr (NfModel) loaded = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (loaded, error);
+  assert_int_equal (nf_model_get_config (loaded)->action_dim, 3);
+
+  g_unlink (actions);
+  ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));
+}
+
+static void
+test_refusals (void **state)
+{
+  g_autofree char *model = in (state, "model.safetensors");
+  ok (run (1, "--frames F", "train", "-o", model, "--world", "pong", "--steps", "1", NULL));
+  ok (run (1, "tetris", "train", "-o", model, "--world", "tetris", "--config", config, "--steps", "1", NULL));
+  ok (run (2, "takes the place of files", "train", "-o", model, "--world", "pong", "--config", config,
+           "--steps", "1", "clip.mkv", NULL));
+  ok (run (1, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
+  ok (run (1, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
+           "uniform", "--denoiser", "1", "--steps", "1", NULL));
+  ok (run (2, "--world is one of", "eval", "world", model, NULL));
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown (test_world, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),
+  };
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
