@@ -3,8 +3,8 @@
 #include "nf-test.h"
 
 static const char *const cases[]
-    = { "tarflow_uncond",   "tarflow_class",       "tarflow_vp", "starflow_text",    "starflow_wide",
-        "starflow_r2l_exp", "starflow_gqa_swiglu", "starflow_v", "starflow_v_square" };
+    = { "tarflow_uncond",   "tarflow_class",       "tarflow_vp", "starflow_text",     "starflow_wide",
+        "starflow_r2l_exp", "starflow_gqa_swiglu", "starflow_v", "starflow_v_square", "starflow_v_single" };
 
 /* Tensors of EXPECTED that are not inputs. */
 static guint

@@ -89,6 +89,10 @@ CASES = {
     "starflow_v_global": VIDEO
     | dict(batch=1, in_channels=4, img_size=4, hw=[3, 5], frames=4, shallow_block_local=False, seq_order="R2L", sos=False,
            use_softplus=False),
+    # one block alone, reversed; as many channels as rows and columns, so that a shape may be that of tokens and of frames
+    "starflow_v_single": VIDEO
+    | dict(batch=1, in_channels=4, img_size=4, frames=3, num_blocks=1, layers_per_block=[1], channels=32, txt_size=0, txt_dim=0,
+           conditional_denoiser=False),
     # more frames than any window; no text at all
     "starflow_v_long": VIDEO
     | dict(batch=1, in_channels=2, img_size=3, hw=[2, 3], frames=9, txt_size=0, txt_dim=0, head_dim=48, channels=48,

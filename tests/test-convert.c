@@ -1,0 +1,138 @@
+/* normflow: `normflow convert` and `info` of PyTorch checkpoints. SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "nf-test.h"
+
+static char *output; /* of conversions */
+
+static int
+set_up (void **state)
+{
+  output = nf_test_temporary (".safetensors");
+  return 0;
+}
+
+static int
+tear_down (void **state)
+{
+  g_unlink (output);
+  g_clear_pointer (&output, g_free);
+  return 0;
+}
+
+/* Runs the command; what it prints is of interest if all goes well, else what it says is wrong. (transfer
+ * full) */
+static char *
+run (int status, const char *first, ...)
+{
+  g_autoptr (GPtrArray) arguments = g_ptr_array_new ();
+  g_autoptr (GError) error = NULL;
+  g_autofree char *out = NULL, *errors = NULL;
+  va_list rest;
+
+  g_ptr_array_add (arguments, (gpointer)g_getenv ("NORMFLOW_TOOL"));
+  va_start (rest, first);
+  for (const char *argument = first; argument; argument = va_arg (rest, const char *))
+    g_ptr_array_add (arguments, (gpointer)argument);
+  va_end (rest);
+  g_ptr_array_add (arguments, NULL);
+  g_autoptr (GSubprocess) process
+      = g_subprocess_newv ((const char *const *)arguments->pdata,
+                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
+  nf_test_ok (process, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &out, &errors, &error), error);
+  if (!g_subprocess_get_if_exited (process) || g_subprocess_get_exit_status (process) != status)
+    fail_msg ("%s: the exit status is not %d: %s%s", first, status, out, errors);
+  return status ? g_steal_pointer (&errors) : g_steal_pointer (&out);
+}
+
+static void
+check_mentions (char *text, const char *mentions)
+{
+  if (!strstr (text, mentions))
+    fail_msg ("\"%s\" does not mention \"%s\"", text, mentions);
+  g_free (text);
+}
+
+static char *
+digest_of (const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  char *digest = nf_model_digest_of_file (path, &error);
+  nf_test_ok (digest, error);
+  return digest;
+}
+
+static void
+test_converting (void **state)
+{
+  g_autofree char *torch = nf_test_file ("golden", "tarflow_vp.pth"),
+                  *twin = nf_test_file ("golden", "tarflow_vp.weights.safetensors"),
+                  *wanted = digest_of (twin);
+  check_mentions (run (0, "convert", torch, output, NULL), wanted);
+  g_autofree char *digest = digest_of (output);
+  assert_string_equal (digest, wanted);
+  check_mentions (run (0, "convert", "--config", twin, torch, output, NULL), wanted);
+  check_mentions (run (0, "info", torch, NULL), wanted);
+  check_mentions (run (0, "info", "--json", "--tensors", torch, NULL), "\"blocks.1.proj_out.bias\"");
+
+  /* what options say, and in another type */
+  check_mentions (run (0, "convert", "--noise", "gaussian", "--noise-std", "0.05", "--dtype", "bf16", torch,
+                       output, NULL),
+                  output);
+  check_mentions (run (0, "info", output, NULL), "Gaussian, standard deviation 0.05");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (output, &error);
+  nf_test_ok (file, error);
+  assert_int_equal (nf_tensor_file_lookup (file, "blocks.0.proj_in.weight")->dtype, NF_DTYPE_BF16);
+}
+
+/* A STARFlow whose file says nothing of its configuration. */
+static void
+test_asking (void **state)
+{
+  g_autofree char *twin = nf_test_file ("golden", "starflow_text.weights.safetensors"),
+                  *wanted = digest_of (twin), *bare = nf_test_temporary (".safetensors");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (twin, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    tensors[i] = *nf_tensor_file_get (file, i);
+  nf_test_ok (nf_tensor_file_write (bare, tensors, n, NULL, &error), error);
+
+  check_mentions (run (1, "convert", bare, output, NULL), "do not say patch_size, ");
+  check_mentions (run (1, "info", bare, NULL), "--config FILE");
+  assert_false (g_file_test (output, G_FILE_TEST_EXISTS));
+  check_mentions (run (1, "convert", "--config", twin, "--set", "num_blocks=2", bare, output, NULL),
+                  "layers_per_block");
+  check_mentions (run (1, "convert", "--config", twin, "--set", "rope=false", bare, output, NULL),
+                  "blocks.0.pos_embed");
+  assert_false (g_file_test (output, G_FILE_TEST_EXISTS));
+  check_mentions (run (0, "convert", "--config", twin, bare, output, NULL), wanted);
+  g_unlink (bare);
+}
+
+static void
+test_misuse (void **state)
+{
+  g_autofree char *torch = nf_test_file ("golden", "tarflow_vp.pth");
+  check_mentions (run (2, "convert", torch, NULL), "convert");
+  check_mentions (run (2, "convert", "--dtype", "f8", torch, output, NULL), "--dtype");
+  check_mentions (run (1, "convert", "--set", "wheels", torch, output, NULL), "NAME=VALUE");
+  check_mentions (run (1, "convert", "--set", "wheels=4", torch, output, NULL), "wheels");
+  check_mentions (run (1, "convert", "--state", "ema", torch, output, NULL), "ema");
+  check_mentions (run (1, "convert", torch, torch, NULL), "tarflow_vp.pth");
+  assert_false (g_file_test (output, G_FILE_TEST_EXISTS));
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown (test_converting, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_asking, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_misuse, set_up, tear_down),
+  };
+  return cmocka_run_group_tests_name ("convert", tests, NULL, NULL);
+}
