@@ -5,388 +5,186 @@
  * @title: flowsample
  * @short_description: latents drawn from the prior
  *
- * A source of Gaussian noise in the shape of a model's latents, so that flowdecode after it generates video.
- * Caps decide the size in pixels and the frame rate. Frame number n depends on `seed`, n and `temperature`
- * alone, so the same seed gives the same stream on every machine, and a seek to a frame gives that frame. No
- * device is used: `device` is there so that one set of properties suits all elements.
+ * Gaussian noise in the shape of a model's latents, so that flowdecode after it generates video.
+ *
+ * Without a sink pad it is a source. Caps decide the size in pixels and the frame rate. Frame number n
+ * depends on `seed`, n and `temperature` alone, so the same seed gives the same stream on every machine, and
+ * with a model of images a seek to a frame gives that frame.
+ *
+ * With a sink pad (on request) it continues what comes: latents pass as they are, until the stream ends,
+ * `after` frames have passed, or `predict` is set; from then on up to `horizon` frames are drawn. Behind a
+ * model of videos that is a real past with a predicted future. While real frames still come, each drawn frame
+ * replaces one of them. If `predict` is unset again, real frames go on with the next key frame, which
+ * upstream is asked for.
+ *
+ * Keys and the mouse, as navigation events from a video sink, become actions by `action-map`; while none is
+ * pressed the property `action` counts. The action at one frame leads to the next.
+ *
+ * No device is used: `device` is there so that one set of properties suits all elements.
  *
  * |[
  * gst-launch-1.0 flowsample seed=7 num-buffers=25 ! video/x-flow-latent,width=128,height=96,framerate=5/1 !
  * flowdecode ! videoconvert ! autovideosink
  * ]| generates 25 frames.
+ * |[
+ * gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! videoconvert ! videoscale ! flowencode
+ * model=world.safetensors ! flowsample model=world.safetensors horizon=64 ! flowdecode
+ * model=world.safetensors ! videoconvert ! autovideosink
+ * ]| continues a clip by 64 frames.
  *
  * Since: 0.1
  */
 
 #include "gstflowsample.h"
-#include "gstflowengine.h"
 #include "gstflowlatent.h"
+#include "gstflowprior.h"
+#include "gstflowsource.h"
+#include "gstflowsplice.h"
 
 #define GST_CAT_DEFAULT gst_flow_debug
 
 enum
 {
-  PROP_SEED = GST_FLOW_ENGINE_PROP_LAST,
-  PROP_TEMPERATURE,
-  PROP_IS_LIVE,
+  PROP_IS_LIVE = GST_FLOW_PRIOR_PROP_LAST,
+  PROP_NUM_BUFFERS,
+  PROP_PREDICT,
+  PROP_AFTER,
+  PROP_HORIZON,
 };
 
 struct _GstFlowSample
 {
-  GstPushSrc parent_instance;
+  GstBin parent_instance;
 
-  GstFlowEngine engine;
-
-  /* under the object lock */
-  gint64 wanted_seed; /* -1: a random one */
-  gint64 seed;        /* in use, -1 if not started */
-  double temperature;
-  gboolean has_info;
-  GstFlowLatentInfo info;
-
-  /* of the streaming thread */
-  guint64 frame_index;    /* of the stream, which latents depend on */
-  GstClockTime base_time; /* of frame base_index, with the present frame rate */
-  guint64 base_index;
-  float *latents; /* one frame, for half precision */
+  GstElement *source, *splice; /* one of the two is inside */
+  gboolean spliced;
+  GstPad *src, *sink;
 };
 
+static GstStaticPadTemplate sink_template
+    = GST_STATIC_PAD_TEMPLATE ("sink", GST_PAD_SINK, GST_PAD_REQUEST, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
 static GstStaticPadTemplate src_template
     = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
 
-G_DEFINE_FINAL_TYPE (GstFlowSample, gst_flow_sample, GST_TYPE_PUSH_SRC)
+G_DEFINE_FINAL_TYPE (GstFlowSample, gst_flow_sample, GST_TYPE_BIN)
 GST_ELEMENT_REGISTER_DEFINE (flowsample, "flowsample", GST_RANK_NONE, GST_TYPE_FLOW_SAMPLE)
 
-static gboolean
-gst_flow_sample_start (GstBaseSrc *src)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
+/* Its insides */
 
-  GST_OBJECT_LOCK (self);
-  /* Non-negative, so that it can be asked for again. */
-  self->seed = self->wanted_seed >= 0
-                   ? self->wanted_seed
-                   : (gint64)((((guint64)g_random_int () << 32) | g_random_int ()) & G_MAXINT64);
-  self->has_info = FALSE;
-  GST_OBJECT_UNLOCK (self);
-  self->frame_index = self->base_index = 0;
-  self->base_time = 0;
-  g_object_notify (G_OBJECT (self), "seed");
-  return TRUE;
-}
-
-static gboolean
-gst_flow_sample_stop (GstBaseSrc *src)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-  GST_OBJECT_LOCK (self);
-  self->seed = -1;
-  self->has_info = FALSE;
-  GST_OBJECT_UNLOCK (self);
-  g_clear_pointer (&self->latents, g_free);
-  return TRUE;
-}
-
-/* With what the model decides, once there is one. */
-static GstCaps *
-gst_flow_sample_get_caps (GstBaseSrc *src, GstCaps *filter)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  g_autoptr (GstCaps) caps = gst_pad_get_pad_template_caps (GST_BASE_SRC_PAD (src));
-
-  if (config && digest)
-    {
-      caps = gst_caps_make_writable (caps);
-      gst_caps_set_simple (caps, "pixel-layout", G_TYPE_STRING, nf_pixel_layout_name (config->layout),
-                           "tile-size", G_TYPE_INT, (gint)config->img_size, "patch-size", G_TYPE_INT,
-                           (gint)config->patch_size, "features", G_TYPE_INT,
-                           (gint)nf_config_features (config), "model-digest", G_TYPE_STRING, digest, NULL);
-    }
-  return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
-}
-
-/* A size in pixels that the dimensions of tensors mean, if they are given rather than the size. */
 static void
-size_from_dimensions (const GstStructure *structure, const NfConfig *config, gint *width, gint *height)
+use (GstFlowSample *self, gboolean spliced)
 {
-  const char *dimensions = gst_structure_get_string (structure, "dimensions");
-  guint64 dims[3];
-  if (!dimensions || !gst_flow_parse_dimensions (dimensions, dims))
+  GstElement *out = spliced ? self->source : self->splice, *in = spliced ? self->splice : self->source;
+  g_autoptr (GstPad) src = gst_element_get_static_pad (in, "src");
+
+  gst_ghost_pad_set_target (GST_GHOST_PAD (self->src), NULL);
+  if (GST_OBJECT_PARENT (out) == GST_OBJECT (self))
+    {
+      gst_bin_remove (GST_BIN (self), out);
+      gst_element_set_state (out, GST_STATE_NULL);
+    }
+  gst_bin_add (GST_BIN (self), in);
+  gst_ghost_pad_set_target (GST_GHOST_PAD (self->src), src);
+  gst_element_sync_state_with_parent (in);
+  self->spliced = spliced;
+}
+
+static GstPad *
+gst_flow_sample_request_new_pad (GstElement *element, GstPadTemplate *template, const gchar *name,
+                                 const GstCaps *caps)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (element);
+  if (self->sink || GST_STATE (self) > GST_STATE_READY)
+    {
+      GST_WARNING_OBJECT (self, "there is one sink pad, and it can be requested in NULL and READY only");
+      return NULL;
+    }
+  use (self, TRUE);
+  g_autoptr (GstPad) target = gst_element_request_pad_simple (self->splice, "sink_%u");
+  self->sink = gst_ghost_pad_new_from_template ("sink", target, template);
+  gst_element_add_pad (element, self->sink);
+  return self->sink;
+}
+
+static void
+gst_flow_sample_release_pad (GstElement *element, GstPad *pad)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (element);
+  g_autoptr (GstPad) target = gst_ghost_pad_get_target (GST_GHOST_PAD (pad));
+  if (pad != self->sink)
     return;
-  *width = (gint)CLAMP (dims[1] * config->patch_size, 1, 16384);
-  *height = (gint)CLAMP (dims[2] * config->patch_size, 1, 16384);
-}
-
-static GstCaps *
-gst_flow_sample_fixate (GstBaseSrc *src, GstCaps *caps)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  GstFlowLatentInfo info = { 0 };
-
-  caps = gst_caps_make_writable (gst_caps_truncate (caps));
-  if (!config || !digest)
-    return GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->fixate (src, caps);
-
-  GstStructure *structure = gst_caps_get_structure (caps, 0);
-  gint width = config->img_size, height = config->img_size;
-  if (gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME))
-    {
-      size_from_dimensions (structure, config, &width, &height);
-      if (!gst_structure_has_field (structure, "width"))
-        gst_structure_set (structure, "width", G_TYPE_INT, width, NULL);
-      if (!gst_structure_has_field (structure, "height"))
-        gst_structure_set (structure, "height", G_TYPE_INT, height, NULL);
-    }
-  gst_structure_fixate_field_nearest_int (structure, "width", width);
-  gst_structure_fixate_field_nearest_int (structure, "height", height);
-  gst_structure_fixate_field_nearest_fraction (structure, "framerate", 25, 1);
-  caps = GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->fixate (src, caps);
-
-  /* The constants that follow from the size. What downstream wants of them, and they are not, set_caps
-   * refuses. */
-  structure = gst_caps_get_structure (caps, 0);
-  info.tensors = gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME);
-  info.half = g_strcmp0 (gst_structure_get_string (structure, info.tensors ? "types" : "latent-format"),
-                         info.tensors ? "float16" : "F16LE")
-              == 0;
-  if (gst_structure_get_int (structure, "width", &width)
-      && gst_structure_get_int (structure, "height", &height)
-      && gst_structure_get_fraction (structure, "framerate", &info.fps_n, &info.fps_d)
-      && nf_grid_init (&info.grid, config, width, height, NULL))
-    {
-      info.width = width;
-      info.height = height;
-      g_autoptr (GstCaps) full = gst_flow_latent_info_to_caps (&info, config, digest);
-      const GstStructure *ours = gst_caps_get_structure (full, 0);
-      for (gint i = 0; i < gst_structure_n_fields (ours); i++)
-        {
-          const char *field = gst_structure_nth_field_name (ours, i);
-          if (!gst_structure_has_field (structure, field))
-            gst_structure_set_value (structure, field, gst_structure_get_value (ours, field));
-        }
-    }
-  return caps;
-}
-
-static gboolean
-gst_flow_sample_set_caps (GstBaseSrc *src, GstCaps *caps)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  g_autofree char *model = gst_flow_engine_describe (&self->engine);
-  g_autoptr (GError) error = NULL;
-  GstFlowLatentInfo info;
-
-  if (!config || !digest)
-    return FALSE;
-  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
-    {
-      gst_flow_post_error (self, error);
-      return FALSE;
-    }
-  /* The new frame rate counts from the frame that comes next. */
-  if (self->has_info && self->info.fps_n > 0)
-    {
-      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index,
-                                                self->info.fps_d * GST_SECOND, self->info.fps_n);
-      self->base_index = self->frame_index;
-    }
-  GST_OBJECT_LOCK (self);
-  self->info = info;
-  self->has_info = TRUE;
-  GST_OBJECT_UNLOCK (self);
-  g_clear_pointer (&self->latents, g_free);
-  return TRUE;
-}
-
-static gboolean
-gst_flow_sample_is_seekable (GstBaseSrc *src)
-{
-  return !gst_base_src_is_live (src);
-}
-
-static gboolean
-gst_flow_sample_do_seek (GstBaseSrc *src, GstSegment *segment)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-
-  if (segment->rate < 0)
-    return FALSE;
-  segment->time = segment->start;
-  self->base_time = 0;
-  self->base_index = 0;
-  self->frame_index
-      = self->has_info && self->info.fps_n > 0
-            ? gst_util_uint64_scale (segment->position, self->info.fps_n, self->info.fps_d * GST_SECOND)
-            : 0;
-  return TRUE;
-}
-
-static void
-gst_flow_sample_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
-{
-  *start = *end = GST_CLOCK_TIME_NONE;
-  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
+  self->sink = NULL;
+  gst_pad_set_active (pad, FALSE);
+  gst_ghost_pad_set_target (GST_GHOST_PAD (pad), NULL);
+  gst_element_remove_pad (element, pad);
+  if (!self->splice) /* being disposed of */
     return;
-  *start = GST_BUFFER_PTS (buffer);
-  if (GST_BUFFER_DURATION_IS_VALID (buffer))
-    *end = *start + GST_BUFFER_DURATION (buffer);
+  if (target)
+    gst_element_release_request_pad (self->splice, target);
+  if (GST_STATE (self) <= GST_STATE_READY)
+    use (self, FALSE);
 }
+
+/* Properties are those of what is inside; what is not is kept the same. */
 
 static gboolean
-gst_flow_sample_query (GstBaseSrc *src, GstQuery *query)
+has_property (GstElement *element, const char *name)
 {
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-
-  if (GST_QUERY_TYPE (query) == GST_QUERY_LATENCY)
-    {
-      /* A live frame is sent at its own time, but takes its time to be drawn. */
-      const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
-      gst_query_set_latency (query, gst_base_src_is_live (src), latency, GST_CLOCK_TIME_NONE);
-      return TRUE;
-    }
-  return GST_BASE_SRC_CLASS (gst_flow_sample_parent_class)->query (src, query);
-}
-
-/* Draws frame N into the bytes at DATA. */
-static void
-draw (GstFlowSample *self, guint64 n, guint8 *data)
-{
-  const gsize size = nf_grid_latents (&self->info.grid);
-
-  GST_OBJECT_LOCK (self);
-  const guint64 seed = self->seed;
-  const double temperature = self->temperature;
-  GST_OBJECT_UNLOCK (self);
-
-  if (!self->info.half)
-    {
-      nf_random_normal (seed, n, size, temperature, (float *)(gpointer)data);
-      return;
-    }
-  if (!self->latents)
-    self->latents = g_new (float, size);
-  nf_random_normal (seed, n, size, temperature, self->latents);
-  nf_half_from_float (self->latents, (guint16 *)(gpointer)data, size);
-}
-
-static GstFlowReturn
-gst_flow_sample_create (GstPushSrc *src, GstBuffer **out)
-{
-  GstFlowSample *self = GST_FLOW_SAMPLE (src);
-  const gint64 start = g_get_monotonic_time ();
-  const GstFlowLatentInfo *info = &self->info;
-  const guint64 n = self->frame_index, since = n - self->base_index;
-  GstClockTime latency;
-  GstMapInfo map;
-
-  if (!self->has_info)
-    return GST_FLOW_NOT_NEGOTIATED;
-  if (info->fps_n == 0 && n > 0) /* a still */
-    return GST_FLOW_EOS;
-
-  const GstClockTime pts
-      = self->base_time
-        + (info->fps_n ? gst_util_uint64_scale (since, info->fps_d * GST_SECOND, info->fps_n) : 0);
-  gst_object_sync_values (GST_OBJECT (self), pts);
-
-  GstBuffer *buffer = gst_buffer_new_allocate (NULL, gst_flow_latent_info_size (info), NULL);
-  if (!buffer || !gst_buffer_map (buffer, &map, GST_MAP_WRITE))
-    {
-      gst_clear_buffer (&buffer);
-      GST_ELEMENT_ERROR (self, RESOURCE, NO_SPACE_LEFT,
-                         ("No memory for the latents of a frame of %u×%u pixels", info->width, info->height),
-                         (NULL));
-      return GST_FLOW_ERROR;
-    }
-  draw (self, n, map.data);
-  gst_buffer_unmap (buffer, &map);
-
-  GST_BUFFER_PTS (buffer) = pts;
-  if (info->fps_n)
-    GST_BUFFER_DURATION (buffer)
-        = self->base_time + gst_util_uint64_scale (since + 1, info->fps_d * GST_SECOND, info->fps_n) - pts;
-  GST_BUFFER_OFFSET (buffer) = n;
-  GST_BUFFER_OFFSET_END (buffer) = n + 1;
-  self->frame_index++;
-  *out = buffer;
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency)
-      && gst_base_src_is_live (GST_BASE_SRC (src)))
-    gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
-  return GST_FLOW_OK;
-}
-
-static GstStateChangeReturn
-gst_flow_sample_change_state (GstElement *element, GstStateChange transition)
-{
-  return gst_flow_engine_change_state (&GST_FLOW_SAMPLE (element)->engine,
-                                       GST_ELEMENT_CLASS (gst_flow_sample_parent_class), transition);
+  return g_object_class_find_property (G_OBJECT_GET_CLASS (element), name) != NULL;
 }
 
 static void
 gst_flow_sample_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
 {
   GstFlowSample *self = GST_FLOW_SAMPLE (object);
+  GstElement *inside = self->spliced ? self->splice : self->source,
+             *other = self->spliced ? self->source : self->splice;
+  g_auto (GValue) now = G_VALUE_INIT;
 
-  if (gst_flow_engine_set_property (&self->engine, id, value))
-    return;
-  switch (id)
+  g_value_init (&now, G_PARAM_SPEC_VALUE_TYPE (pspec));
+  g_value_copy (value, &now);
+  if (has_property (inside, pspec->name))
     {
-    case PROP_SEED:
-      GST_OBJECT_LOCK (self);
-      self->wanted_seed = g_value_get_int64 (value);
-      GST_OBJECT_UNLOCK (self);
-      break;
-    case PROP_TEMPERATURE:
-      GST_OBJECT_LOCK (self);
-      self->temperature = g_value_get_double (value);
-      GST_OBJECT_UNLOCK (self);
-      break;
-    case PROP_IS_LIVE:
-      gst_base_src_set_live (GST_BASE_SRC (self), g_value_get_boolean (value));
-      break;
-    default:
-      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+      g_object_set_property (G_OBJECT (inside), pspec->name, value);
+      /* it may have been refused */
+      g_object_get_property (G_OBJECT (inside), pspec->name, &now);
     }
+  if (has_property (other, pspec->name))
+    g_object_set_property (G_OBJECT (other), pspec->name, &now);
 }
 
 static void
 gst_flow_sample_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
 {
   GstFlowSample *self = GST_FLOW_SAMPLE (object);
-
-  if (gst_flow_engine_get_property (&self->engine, id, value))
-    return;
-  switch (id)
-    {
-    case PROP_SEED:
-      GST_OBJECT_LOCK (self);
-      g_value_set_int64 (value, self->seed >= 0 ? self->seed : self->wanted_seed);
-      GST_OBJECT_UNLOCK (self);
-      break;
-    case PROP_TEMPERATURE:
-      GST_OBJECT_LOCK (self);
-      g_value_set_double (value, self->temperature);
-      GST_OBJECT_UNLOCK (self);
-      break;
-    case PROP_IS_LIVE:
-      g_value_set_boolean (value, gst_base_src_is_live (GST_BASE_SRC (self)));
-      break;
-    default:
-      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
-    }
+  GstElement *inside = self->spliced ? self->splice : self->source,
+             *other = self->spliced ? self->source : self->splice;
+  g_object_get_property (G_OBJECT (has_property (inside, pspec->name) ? inside : other), pspec->name, value);
 }
 
 static void
-gst_flow_sample_finalize (GObject *object)
+on_seed (GObject *inside, GParamSpec *pspec, gpointer data)
 {
-  gst_flow_engine_clear (&GST_FLOW_SAMPLE (object)->engine);
-  G_OBJECT_CLASS (gst_flow_sample_parent_class)->finalize (object);
+  g_object_notify (G_OBJECT (data), "seed");
+}
+
+static void
+on_predict (GstFlowSample *self)
+{
+  g_object_set (self, "predict", TRUE, NULL);
+}
+
+static void
+gst_flow_sample_dispose (GObject *object)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (object);
+  if (self->source)
+    g_signal_handlers_disconnect_by_data (self->source, self);
+  if (self->splice)
+    g_signal_handlers_disconnect_by_data (self->splice, self);
+  g_clear_object (&self->source);
+  g_clear_object (&self->splice);
+  G_OBJECT_CLASS (gst_flow_sample_parent_class)->dispose (object);
 }
 
 static void
@@ -394,41 +192,48 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
 {
   GObjectClass *object_class = G_OBJECT_CLASS (class);
   GstElementClass *element_class = GST_ELEMENT_CLASS (class);
-  GstBaseSrcClass *src_class = GST_BASE_SRC_CLASS (class);
+  const GParamFlags flags = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS;
 
   object_class->set_property = gst_flow_sample_set_property;
   object_class->get_property = gst_flow_sample_get_property;
-  object_class->finalize = gst_flow_sample_finalize;
-  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_sample_change_state);
-  src_class->start = GST_DEBUG_FUNCPTR (gst_flow_sample_start);
-  src_class->stop = GST_DEBUG_FUNCPTR (gst_flow_sample_stop);
-  src_class->get_caps = GST_DEBUG_FUNCPTR (gst_flow_sample_get_caps);
-  src_class->fixate = GST_DEBUG_FUNCPTR (gst_flow_sample_fixate);
-  src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_sample_set_caps);
-  src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_sample_is_seekable);
-  src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_sample_do_seek);
-  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_sample_get_times);
-  src_class->query = GST_DEBUG_FUNCPTR (gst_flow_sample_query);
-  GST_PUSH_SRC_CLASS (class)->create = GST_DEBUG_FUNCPTR (gst_flow_sample_create);
+  object_class->dispose = gst_flow_sample_dispose;
+  element_class->request_new_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_request_new_pad);
+  element_class->release_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_release_pad);
 
   gst_flow_engine_install_properties (object_class);
+  gst_flow_prior_install_properties (object_class);
+  g_object_class_install_property (object_class, PROP_IS_LIVE,
+                                   g_param_spec_boolean ("is-live", "Is live",
+                                                         "Send each frame at its time by the clock", FALSE,
+                                                         flags | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
-      object_class, PROP_SEED,
-      g_param_spec_int64 ("seed", "Seed",
-                          "Seed of the random numbers, taken up at the state PAUSED; -1 is a random one, "
-                          "which can then be read here",
-                          -1, G_MAXINT64, -1,
-                          G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+      object_class, PROP_NUM_BUFFERS,
+      g_param_spec_int ("num-buffers", "Number of buffers",
+                        "Frames of a source before the end of the stream; -1 is no end", -1, G_MAXINT, -1,
+                        flags | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
-      object_class, PROP_TEMPERATURE,
-      g_param_spec_double ("temperature", "Temperature", "Standard deviation of the latents", 0, 100, 1,
-                           G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_PLAYING
-                               | GST_PARAM_CONTROLLABLE));
+      object_class, PROP_PREDICT,
+      g_param_spec_boolean ("predict", "Predict", "With a sink pad: draw frames instead of passing them",
+                            FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
-      object_class, PROP_IS_LIVE,
-      g_param_spec_boolean ("is-live", "Is live", "Send each frame at its time by the clock", FALSE,
-                            G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+      object_class, PROP_AFTER,
+      g_param_spec_uint64 ("after", "After",
+                           "With a sink pad: frames that pass before frames are drawn; 0 is all", 0,
+                           G_MAXUINT64, 0, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      object_class, PROP_HORIZON,
+      g_param_spec_int64 ("horizon", "Horizon",
+                          "With a sink pad: frames that are drawn before the end of the stream; -1 is no end",
+                          -1, G_MAXINT64, -1, flags | GST_PARAM_MUTABLE_PLAYING));
+  /**
+   * GstFlowSample::predict:
+   *
+   * Action signal: sets the property predict.
+   */
+  g_signal_new_class_handler ("predict", G_TYPE_FROM_CLASS (class), G_SIGNAL_RUN_LAST | G_SIGNAL_ACTION,
+                              G_CALLBACK (on_predict), NULL, NULL, NULL, G_TYPE_NONE, 0);
 
+  gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);
   gst_element_class_set_static_metadata (element_class, "Flow sampler", "Source/Video",
                                          "Draws latents of a normalizing flow from its prior",
@@ -438,8 +243,12 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
 static void
 gst_flow_sample_init (GstFlowSample *self)
 {
-  gst_flow_engine_init (&self->engine, self, GST_FLOW_ENGINE_NO_WORK);
-  self->wanted_seed = self->seed = -1;
-  self->temperature = 1;
-  gst_base_src_set_format (GST_BASE_SRC (self), GST_FORMAT_TIME);
+  g_autoptr (GstPadTemplate) template = gst_static_pad_template_get (&src_template);
+  self->source = gst_object_ref_sink (g_object_new (GST_TYPE_FLOW_SOURCE, "name", "source", NULL));
+  self->splice = gst_object_ref_sink (g_object_new (GST_TYPE_FLOW_SPLICE, "name", "splice", NULL));
+  g_signal_connect (self->source, "notify::seed", G_CALLBACK (on_seed), self);
+  g_signal_connect (self->splice, "notify::seed", G_CALLBACK (on_seed), self);
+  self->src = gst_ghost_pad_new_no_target_from_template ("src", template);
+  gst_element_add_pad (GST_ELEMENT (self), self->src);
+  use (self, FALSE);
 }

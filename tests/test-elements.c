@@ -722,6 +722,11 @@ static GstHarness *
 make_sampler (guint model, const char *properties, const char *filter)
 {
   GstHarness *harness = make_harness ("flowsample", model, properties, NULL);
+  GstBuffer *early;
+  /* The harness has started it already, since it can have a sink pad. */
+  gst_element_set_state (harness->element, GST_STATE_READY);
+  while ((early = gst_harness_try_pull (harness)))
+    gst_buffer_unref (early);
   if (filter)
     gst_harness_set_sink_caps_str (harness, filter);
   gst_harness_play (harness);

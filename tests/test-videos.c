@@ -1,6 +1,9 @@
 /* normflow: models of videos in pipelines. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gst-fixture.h"
 
+#include <gst/app/gstappsink.h>
+#include <gst/app/gstappsrc.h>
+#include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
 
 #define WIDTH RANDOM_VIDEO_WIDTH
@@ -370,12 +373,251 @@ refusals (void **state)
   gst_object_unref (pipeline);
 }
 
+/* Continuation */
+
+/* What an appsink gets of a pipeline until its end. */
+static GPtrArray *
+run (GstElement *pipeline)
+{
+  GPtrArray *buffers = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  GstSample *sample;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  while ((sample = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 20 * GST_SECOND)))
+    {
+      g_ptr_array_add (buffers, gst_buffer_ref (gst_sample_get_buffer (sample)));
+      gst_sample_unref (sample);
+    }
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+  if (message)
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_error (message, &error, NULL);
+      fail_msg ("%s", error->message);
+    }
+  assert_true (gst_app_sink_is_eos (GST_APP_SINK (sink)));
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  return buffers;
+}
+
+/* FRAMES real frames to flowsample with PROPERTIES; what comes out, as video or, if not DECODED, as latents.
+ */
+static GPtrArray *
+splice (guint frames, const char *properties, gboolean decoded)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *line = g_strdup_printf (
+      "appsrc name=src format=time caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=25/1 ! "
+      "flowencode "
+      "model=%s ! flowsample name=sample model=%s %s ! %s%s%s appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model, properties, decoded ? "flowdecode model=" : "",
+      decoded ? video_model : "", decoded ? " !" : "");
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstElement) src = gst_bin_get_by_name (GST_BIN (pipeline), "src");
+  for (guint n = 0; n < frames; n++)
+    {
+      GstBuffer *frame = frame_new (n);
+      attach_action (frame, 1);
+      assert_int_equal (gst_app_src_push_buffer (GST_APP_SRC (src), frame), GST_FLOW_OK);
+    }
+  gst_app_src_end_of_stream (GST_APP_SRC (src));
+  return run (pipeline);
+}
+
+/* The real past comes back in every byte, then the future that the library draws. */
+static void
+continuation (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  g_autoptr (NfModel) model = nf_model_load (video_model, device, NULL, NULL, NULL, &error);
+  assert_no_error (error);
+  g_autoptr (NfStream) stream = nf_stream_new (model, &error);
+  g_autoptr (GPtrArray) buffers = splice (7, "seed=3 temperature=0.9 horizon=9 action=2", TRUE);
+
+  assert_int_equal (buffers->len, 16);
+  for (guint n = 0; n < buffers->len; n++)
+    {
+      static const float vectors[][ACTIONS] = { { 0, 1, 0 }, { 0, 0, 1 } };
+      float z[LATENTS];
+      guint8 samples[LATENTS];
+      NfFrame view = { .width = WIDTH, .height = HEIGHT };
+      GstBuffer *buffer = g_ptr_array_index (buffers, n);
+      const float *action = n == 0 ? NULL : vectors[n > 7]; /* what was done at the frame before */
+      for (guint i = 0; i < 3; i++)
+        view.planes[i] = (NfPlane){ samples + i, 3 * WIDTH, 3 };
+      assert_int_equal (GST_BUFFER_PTS (buffer), n * 40 * GST_MSECOND);
+      gst_buffer_extract (buffer, 0, samples, sizeof samples);
+      if (n < 7)
+        {
+          assert_frame (buffer, n);
+          assert_true (nf_stream_encode (stream, &view, action, z, NULL, NULL, &error));
+          continue;
+        }
+      g_autofree guint8 *got = g_memdup2 (samples, sizeof samples);
+      nf_stream_sample (stream, 3, n - 7, 0.9, action, NULL, NULL, &view, &error);
+      assert_no_error (error);
+      assert_memory_equal (samples, got, sizeof samples);
+    }
+}
+
+/* The latents: real ones pass as they are, numbers go on, the last real action leads to the first drawn
+ * frame.
+ */
+static void
+splicing (void **state)
+{
+  g_autoptr (GPtrArray) plain = splice (6, "horizon=0", FALSE);
+  assert_int_equal (plain->len, 6);
+  g_autoptr (GPtrArray) buffers = splice (6, "horizon=4 after=3 action=2 seed=1", FALSE);
+  assert_int_equal (buffers->len, 7);
+  for (guint n = 0; n < buffers->len; n++)
+    {
+      float action[ACTIONS];
+      gint told;
+      GstBuffer *buffer = g_ptr_array_index (buffers, n);
+      GstMapInfo map;
+      assert_int_equal (read_tail (buffer, action), n);
+      assert_int_equal (is_key (buffer), n == 0);
+      assert_true (action[1] == (n >= 1 && n <= 3 ? 1.0f : 0.0f));
+      assert_true (action[2] == (n > 3 ? 1.0f : 0.0f));
+      GstCustomMeta *meta = gst_buffer_get_custom_meta (buffer, "GstFlowActionMeta");
+      assert_true (gst_structure_get_int (gst_custom_meta_get_structure (meta), "action", &told));
+      assert_int_equal (told, n < 3 ? 1 : 2);
+      gst_buffer_map (g_ptr_array_index (plain, MIN (n, 5)), &map, GST_MAP_READ);
+      assert_int_equal (gst_buffer_memcmp (buffer, 0, map.data, LATENTS * sizeof (float)) == 0, n < 3);
+      gst_buffer_unmap (g_ptr_array_index (plain, MIN (n, 5)), &map);
+    }
+}
+
+/* Told to predict, and to stop: real frames go on with a key frame. */
+static void
+told (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *line = g_strdup_printf (
+      "appsrc name=src format=time max-buffers=1 block=true "
+      "caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=25/1 ! flowencode model=%s ! flowsample "
+      "name=sample model=%s horizon=100 ! flowdecode model=%s ! appsink name=sink sync=false max-buffers=1",
+      WIDTH, HEIGHT, video_model, video_model, video_model);
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstElement) src = gst_bin_get_by_name (GST_BIN (pipeline), "src");
+  g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+  GstVideoInfo info;
+  guint real = 0, drawn = 0, again = 0, seen = 0;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint n = 0; n < 24; n++)
+    {
+      assert_int_equal (gst_app_src_push_buffer (GST_APP_SRC (src), frame_new (n)), GST_FLOW_OK);
+      if (n == 7)
+        g_signal_emit_by_name (sample, "predict");
+      if (n == 15)
+        g_object_set (sample, "predict", FALSE, NULL);
+      /* frames between the end of prediction and the key frame are not sent */
+      g_autoptr (GstSample) pulled
+          = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), n < 15 ? 10 * GST_SECOND : GST_SECOND);
+      if (!pulled)
+        {
+          assert_true (n >= 15);
+          continue;
+        }
+      seen++;
+      GstBuffer *buffer = gst_sample_get_buffer (pulled);
+      const guint at = (guint)(GST_BUFFER_PTS (buffer) / (40 * GST_MSECOND));
+      g_autoptr (GstBuffer) expected = frame_new (at);
+      GstMapInfo map;
+      gst_buffer_map (expected, &map, GST_MAP_READ);
+      const gboolean same = gst_buffer_memcmp (buffer, 0, map.data, LATENTS) == 0;
+      gst_buffer_unmap (expected, &map);
+      if (same && !drawn)
+        real++;
+      else if (same)
+        again++;
+      else
+        {
+          assert_int_equal (again, 0);
+          drawn++;
+        }
+    }
+  assert_true (real >= 6 && drawn >= 6 && again >= 5);
+  assert_true (seen >= 20);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+}
+
+/* Without a sink pad: a video from nothing, the same each time; keys become actions. */
+static void
+source (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *line = g_strdup_printf (
+      "flowsample name=sample model=%s seed=4 num-buffers=12 action-map=Up=1,Down=2 ! flowdecode model=%s ! "
+      "appsink name=sink sync=false",
+      video_model, video_model);
+  g_autoptr (GstElement) first = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstElement) second = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GPtrArray) a = run (first), b = run (second);
+  assert_int_equal (a->len, 12);
+  assert_int_equal (b->len, 12);
+  for (guint n = 0; n < a->len; n++)
+    {
+      GstMapInfo map;
+      gst_buffer_map (g_ptr_array_index (b, n), &map, GST_MAP_READ);
+      assert_int_equal (gst_buffer_memcmp (g_ptr_array_index (a, n), 0, map.data, map.size), 0);
+      gst_buffer_unmap (g_ptr_array_index (b, n), &map);
+    }
+}
+
+/* A key that goes down before frame t is the action of frame t, and leads to frame t+1; it goes to what is
+ * upstream as well. */
+static void
+keys (void **state)
+{
+  GstHarness *h = harness_new ("flowsample", video_model), *encoder = harness_new ("flowencode", video_model);
+  g_object_set (h->element, "action-map", "Up=1,Down=2", "predict", FALSE, "after", (guint64)2, NULL);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 8; n++)
+    {
+      float action[ACTIONS];
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      if (n == 0)
+        connect_caps (encoder, h);
+      if (n == 4 || n == 5)
+        gst_harness_push_upstream_event (
+            h, n == 4 ? gst_navigation_event_new_key_press ("Down", GST_NAVIGATION_MODIFIER_NONE)
+                      : gst_navigation_event_new_key_release ("Down", GST_NAVIGATION_MODIFIER_NONE));
+      assert_int_equal (gst_harness_push (h, latents), GST_FLOW_OK);
+      g_autoptr (GstBuffer) out = gst_harness_pull (h);
+      assert_int_equal (read_tail (out, action), n);
+      /* down at frames 4 and, since it was let go just before it was read, 5 too */
+      assert_true (action[2] == (n == 5 || n == 6 ? 1.0f : 0.0f) || n < 3);
+    }
+  gboolean forwarded = FALSE;
+  GstEvent *event;
+  while ((event = gst_harness_try_pull_upstream_event (h)))
+    {
+      forwarded |= GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION;
+      gst_event_unref (event);
+    }
+  assert_true (forwarded);
+  gst_harness_teardown (h);
+  gst_harness_teardown (encoder);
+}
+
 int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip), cmocka_unit_test (key_frames), cmocka_unit_test (loss),
-    cmocka_unit_test (actions),    cmocka_unit_test (scores),     cmocka_unit_test (refusals),
+    cmocka_unit_test (round_trip),   cmocka_unit_test (key_frames), cmocka_unit_test (loss),
+    cmocka_unit_test (actions),      cmocka_unit_test (scores),     cmocka_unit_test (refusals),
+    cmocka_unit_test (continuation), cmocka_unit_test (splicing),   cmocka_unit_test (told),
+    cmocka_unit_test (source),       cmocka_unit_test (keys),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)

@@ -1,0 +1,234 @@
+/* normflow: GStreamer plugin, frames drawn from the prior. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowprior.h"
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+void
+gst_flow_prior_init (GstFlowPrior *prior, gpointer element)
+{
+  prior->element = element;
+  prior->wanted_seed = prior->seed = -1;
+  prior->temperature = 1;
+  prior->last_action = -1;
+  gst_flow_action_input_init (&prior->input);
+}
+
+void
+gst_flow_prior_clear (GstFlowPrior *prior)
+{
+  gst_flow_action_input_clear (&prior->input);
+  g_clear_pointer (&prior->vector, g_free);
+  g_clear_pointer (&prior->latents, g_free);
+  g_clear_pointer (&prior->action_map, g_free);
+}
+
+void
+gst_flow_prior_install_properties (GObjectClass *class)
+{
+  const GParamFlags flags = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS;
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_SEED,
+      g_param_spec_int64 ("seed", "Seed",
+                          "Seed of the random numbers, taken up at the state PAUSED; -1 is a random one, "
+                          "which can then be read here",
+                          -1, G_MAXINT64, -1, flags | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_TEMPERATURE,
+      g_param_spec_double ("temperature", "Temperature", "Standard deviation of the latents; 1 is the prior",
+                           0, 100, 1, flags | GST_PARAM_MUTABLE_PLAYING | GST_PARAM_CONTROLLABLE));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_ACTION,
+      g_param_spec_int ("action", "Action",
+                        "With a model of videos that takes actions: the action while no key of the map is "
+                        "down; it leads to the next frame. -1 is unknown",
+                        -1, G_MAXINT, 0, flags | GST_PARAM_MUTABLE_PLAYING | GST_PARAM_CONTROLLABLE));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_ACTION_MAP,
+      g_param_spec_string ("action-map", "Action map",
+                           "Which keys are which actions, such as Up=1,Down=2,w+a=5; keys come as navigation "
+                           "events from a video sink",
+                           NULL, flags | GST_PARAM_MUTABLE_PLAYING));
+}
+
+static void
+set_action_map (GstFlowPrior *prior, const char *text)
+{
+  g_autoptr (GError) error = NULL;
+  GstFlowActionMap *map = gst_flow_action_map_parse (text ? text : "", 0, &error);
+  if (!map)
+    {
+      GST_ELEMENT_WARNING (prior->element, RESOURCE, SETTINGS, ("%s; the one before is kept", error->message),
+                           (NULL));
+      return;
+    }
+  gst_flow_action_input_set_map (&prior->input, map);
+  GST_OBJECT_LOCK (prior->element);
+  g_free (prior->action_map);
+  prior->action_map = g_strdup (text);
+  GST_OBJECT_UNLOCK (prior->element);
+}
+
+gboolean
+gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
+{
+  if (id == GST_FLOW_PRIOR_PROP_ACTION_MAP)
+    {
+      set_action_map (prior, g_value_get_string (value));
+      return TRUE;
+    }
+  GST_OBJECT_LOCK (prior->element);
+  gboolean done = TRUE;
+  switch (id)
+    {
+    case GST_FLOW_PRIOR_PROP_SEED:
+      prior->wanted_seed = g_value_get_int64 (value);
+      break;
+    case GST_FLOW_PRIOR_PROP_TEMPERATURE:
+      prior->temperature = g_value_get_double (value);
+      break;
+    case GST_FLOW_PRIOR_PROP_ACTION:
+      prior->action = g_value_get_int (value);
+      break;
+    default:
+      done = FALSE;
+    }
+  GST_OBJECT_UNLOCK (prior->element);
+  return done;
+}
+
+gboolean
+gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
+{
+  GST_OBJECT_LOCK (prior->element);
+  gboolean done = TRUE;
+  switch (id)
+    {
+    case GST_FLOW_PRIOR_PROP_SEED:
+      g_value_set_int64 (value, prior->seed >= 0 ? prior->seed : prior->wanted_seed);
+      break;
+    case GST_FLOW_PRIOR_PROP_TEMPERATURE:
+      g_value_set_double (value, prior->temperature);
+      break;
+    case GST_FLOW_PRIOR_PROP_ACTION:
+      g_value_set_int (value, prior->action);
+      break;
+    case GST_FLOW_PRIOR_PROP_ACTION_MAP:
+      g_value_set_string (value, prior->action_map);
+      break;
+    default:
+      done = FALSE;
+    }
+  GST_OBJECT_UNLOCK (prior->element);
+  return done;
+}
+
+void
+gst_flow_prior_start (GstFlowPrior *prior)
+{
+  GST_OBJECT_LOCK (prior->element);
+  /* Non-negative, so that it can be asked for again. */
+  prior->seed = prior->wanted_seed >= 0
+                    ? prior->wanted_seed
+                    : (gint64)((((guint64)g_random_int () << 32) | g_random_int ()) & G_MAXINT64);
+  GST_OBJECT_UNLOCK (prior->element);
+  prior->index = 0;
+  prior->last_action = -1;
+  prior->warned = FALSE;
+  g_object_notify (G_OBJECT (prior->element), "seed");
+}
+
+void
+gst_flow_prior_stop (GstFlowPrior *prior)
+{
+  GST_OBJECT_LOCK (prior->element);
+  prior->seed = -1;
+  GST_OBJECT_UNLOCK (prior->element);
+  g_clear_pointer (&prior->latents, g_free);
+}
+
+void
+gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info)
+{
+  prior->info = *info;
+  g_free (prior->vector);
+  prior->vector = g_new0 (float, MAX (info->actions, 1));
+  g_clear_pointer (&prior->latents, g_free);
+}
+
+gint
+gst_flow_prior_take_action (GstFlowPrior *prior)
+{
+  const gint pressed = gst_flow_action_input_take (&prior->input);
+  GST_OBJECT_LOCK (prior->element);
+  const gint action = prior->action;
+  GST_OBJECT_UNLOCK (prior->element);
+  return pressed >= 0 ? pressed : action;
+}
+
+static void
+fill (GstFlowPrior *prior, guint64 number, guint8 *data)
+{
+  const gsize size = nf_grid_latents (&prior->info.grid);
+
+  GST_OBJECT_LOCK (prior->element);
+  const guint64 seed = prior->seed;
+  const double temperature = prior->temperature;
+  GST_OBJECT_UNLOCK (prior->element);
+
+  if (!prior->info.half)
+    {
+      nf_random_normal (seed, number, size, temperature, (float *)(gpointer)data);
+      return;
+    }
+  if (!prior->latents)
+    prior->latents = g_new (float, size);
+  nf_random_normal (seed, number, size, temperature, prior->latents);
+  nf_half_from_float (prior->latents, (guint16 *)(gpointer)data, size);
+}
+
+GstBuffer *
+gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
+{
+  const GstFlowLatentInfo *info = &prior->info;
+  GstBuffer *buffer = gst_buffer_new_allocate (NULL, gst_flow_latent_info_size (info), NULL);
+  GstMapInfo map;
+  if (!buffer || !gst_buffer_map (buffer, &map, GST_MAP_WRITE))
+    {
+      gst_clear_buffer (&buffer);
+      GST_ELEMENT_ERROR (prior->element, RESOURCE, NO_SPACE_LEFT,
+                         ("No memory for the latents of a frame of %u×%u pixels", info->width, info->height),
+                         (NULL));
+      return NULL;
+    }
+  fill (prior, number, map.data);
+  if (info->frames)
+    {
+      gst_flow_action_to_vector (prior->element, prior->index > 0 ? prior->last_action : -1, prior->vector,
+                                 info->actions, &prior->warned);
+      gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index);
+      if (prior->index > 0)
+        GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
+      prior->index++;
+    }
+  gst_buffer_unmap (buffer, &map);
+  if (info->actions)
+    {
+      prior->last_action = gst_flow_prior_take_action (prior);
+      if (prior->last_action >= 0)
+        gst_flow_action_meta_attach (buffer, prior->last_action, number);
+    }
+  GST_BUFFER_OFFSET (buffer) = number;
+  GST_BUFFER_OFFSET_END (buffer) = number + 1;
+  return buffer;
+}
+
+void
+gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time)
+{
+  g_autoptr (GstObject) parent = gst_object_get_parent (GST_OBJECT (prior->element));
+  if (!GST_CLOCK_TIME_IS_VALID (time))
+    return;
+  gst_object_sync_values (GST_OBJECT (prior->element), time);
+  if (parent)
+    gst_object_sync_values (parent, time);
+}

@@ -1,0 +1,70 @@
+/* normflow: GStreamer plugin, frames drawn from the prior. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "gstflowaction.h"
+#include "gstflowengine.h"
+#include "gstflowlatent.h"
+
+G_BEGIN_DECLS
+
+/**
+ * GstFlowPrior:
+ *
+ * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
+ * frame and its number since the last key frame. A member of an element's own structure, with the properties
+ * `seed`, `temperature`, `action` and `action-map`.
+ */
+typedef struct
+{
+  GstElement *element;
+  GstFlowActionInput input;
+
+  /* under the element's object lock */
+  gint64 wanted_seed; /* -1: a random one */
+  gint64 seed;        /* in use, -1 if not started */
+  double temperature;
+  gint action;
+  char *action_map;
+
+  /* of the streaming thread */
+  GstFlowLatentInfo info;
+  guint32 index;    /* of the next frame, since the last key frame */
+  gint last_action; /* of the frame before it, -1 if unknown */
+  float *vector, *latents;
+  gboolean warned;
+} GstFlowPrior;
+
+enum
+{
+  GST_FLOW_PRIOR_PROP_SEED = GST_FLOW_ENGINE_PROP_LAST,
+  GST_FLOW_PRIOR_PROP_TEMPERATURE,
+  GST_FLOW_PRIOR_PROP_ACTION,
+  GST_FLOW_PRIOR_PROP_ACTION_MAP,
+  GST_FLOW_PRIOR_PROP_LAST,
+};
+
+void gst_flow_prior_init (GstFlowPrior *prior, gpointer element);
+void gst_flow_prior_clear (GstFlowPrior *prior);
+
+/* In class_init, set_property and get_property, as those of the engine. */
+void gst_flow_prior_install_properties (GObjectClass *class);
+gboolean gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value);
+gboolean gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value);
+
+/* Takes up the seed, begins with a key frame. */
+void gst_flow_prior_start (GstFlowPrior *prior);
+void gst_flow_prior_stop (GstFlowPrior *prior);
+
+void gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info);
+
+/* The action of this moment: of keys, else the property. */
+gint gst_flow_prior_take_action (GstFlowPrior *prior);
+
+/* Frame NUMBER of the seed, as a buffer with flags, offsets and its action, but without times. NULL with an
+ * error message posted. */
+GstBuffer *gst_flow_prior_draw (GstFlowPrior *prior, guint64 number);
+
+/* Properties that are controlled, of the element and of the one it is part of. */
+void gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time);
+
+G_END_DECLS

@@ -1,0 +1,381 @@
+/* normflow: GStreamer plugin, flowsample as a source. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowsource.h"
+#include "gstflowprior.h"
+
+#include <gst/video/video-event.h>
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+enum
+{
+  PROP_IS_LIVE = GST_FLOW_PRIOR_PROP_LAST,
+};
+
+struct _GstFlowSource
+{
+  GstPushSrc parent_instance;
+
+  GstFlowEngine engine;
+  GstFlowPrior prior;
+
+  /* under the object lock */
+  gboolean has_info;
+
+  /* of the streaming thread */
+  guint64 frame_index;    /* of the stream, which latents depend on */
+  GstClockTime base_time; /* of frame base_index, with the present frame rate */
+  guint64 base_index;
+
+  gint restart; /* atomic: a key frame is wanted */
+};
+
+static GstStaticPadTemplate src_template
+    = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
+
+G_DEFINE_FINAL_TYPE (GstFlowSource, gst_flow_source, GST_TYPE_PUSH_SRC)
+
+static gboolean
+gst_flow_source_start (GstBaseSrc *src)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+
+  GST_OBJECT_LOCK (self);
+  self->has_info = FALSE;
+  GST_OBJECT_UNLOCK (self);
+  self->frame_index = self->base_index = 0;
+  self->base_time = 0;
+  gst_flow_prior_start (&self->prior);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_source_stop (GstBaseSrc *src)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  GST_OBJECT_LOCK (self);
+  self->has_info = FALSE;
+  GST_OBJECT_UNLOCK (self);
+  gst_flow_prior_stop (&self->prior);
+  return TRUE;
+}
+
+/* With what the model decides, once there is one. */
+static GstCaps *
+gst_flow_source_get_caps (GstBaseSrc *src, GstCaps *filter)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autoptr (GstCaps) caps = gst_pad_get_pad_template_caps (GST_BASE_SRC_PAD (src));
+
+  if (config && digest)
+    {
+      caps = gst_caps_make_writable (caps);
+      gst_caps_set_simple (caps, "pixel-layout", G_TYPE_STRING, nf_pixel_layout_name (config->layout),
+                           "tile-size", G_TYPE_INT, (gint)config->img_size, "patch-size", G_TYPE_INT,
+                           (gint)config->patch_size, "features", G_TYPE_INT,
+                           (gint)nf_config_features (config), "model-digest", G_TYPE_STRING, digest, NULL);
+    }
+  if (config && config->frames)
+    {
+      g_autoptr (GstCaps) video = gst_caps_new_simple (
+          GST_FLOW_LATENT_MIME, "latent-format", G_TYPE_STRING, "F32LE", "width", G_TYPE_INT,
+          (gint)nf_config_columns (config), "height", G_TYPE_INT, (gint)nf_config_rows (config), NULL);
+      GstCaps *both = gst_caps_intersect (caps, video);
+      gst_caps_unref (caps);
+      caps = both;
+    }
+  return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
+}
+
+/* A size in pixels that the dimensions of tensors mean, if they are given rather than the size. */
+static void
+size_from_dimensions (const GstStructure *structure, const NfConfig *config, gint *width, gint *height)
+{
+  const char *dimensions = gst_structure_get_string (structure, "dimensions");
+  guint64 dims[3];
+  if (!dimensions || !gst_flow_parse_dimensions (dimensions, dims))
+    return;
+  *width = (gint)CLAMP (dims[1] * config->patch_size, 1, 16384);
+  *height = (gint)CLAMP (dims[2] * config->patch_size, 1, 16384);
+}
+
+static GstCaps *
+gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  GstFlowLatentInfo info = { 0 };
+
+  caps = gst_caps_make_writable (gst_caps_truncate (caps));
+  if (!config || !digest)
+    return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->fixate (src, caps);
+
+  GstStructure *structure = gst_caps_get_structure (caps, 0);
+  gint width = (gint)nf_config_columns (config), height = (gint)nf_config_rows (config);
+  if (gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME))
+    {
+      size_from_dimensions (structure, config, &width, &height);
+      if (!gst_structure_has_field (structure, "width"))
+        gst_structure_set (structure, "width", G_TYPE_INT, width, NULL);
+      if (!gst_structure_has_field (structure, "height"))
+        gst_structure_set (structure, "height", G_TYPE_INT, height, NULL);
+    }
+  gst_structure_fixate_field_nearest_int (structure, "width", width);
+  gst_structure_fixate_field_nearest_int (structure, "height", height);
+  gst_structure_fixate_field_nearest_fraction (structure, "framerate", 25, 1);
+  caps = GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->fixate (src, caps);
+
+  /* The constants that follow from the size. What downstream wants of them, and they are not, set_caps
+   * refuses. */
+  structure = gst_caps_get_structure (caps, 0);
+  info.tensors = gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME);
+  info.half = g_strcmp0 (gst_structure_get_string (structure, info.tensors ? "types" : "latent-format"),
+                         info.tensors ? "float16" : "F16LE")
+              == 0;
+  if (gst_structure_get_int (structure, "width", &width)
+      && gst_structure_get_int (structure, "height", &height)
+      && gst_structure_get_fraction (structure, "framerate", &info.fps_n, &info.fps_d)
+      && nf_grid_init (&info.grid, config, width, height, NULL))
+    {
+      info.width = width;
+      info.height = height;
+      gst_flow_latent_info_set_model (&info, config);
+      g_autoptr (GstCaps) full = gst_flow_latent_info_to_caps (&info, config, digest);
+      const GstStructure *ours = gst_caps_get_structure (full, 0);
+      for (gint i = 0; i < gst_structure_n_fields (ours); i++)
+        {
+          const char *field = gst_structure_nth_field_name (ours, i);
+          if (!gst_structure_has_field (structure, field))
+            gst_structure_set_value (structure, field, gst_structure_get_value (ours, field));
+        }
+    }
+  return caps;
+}
+
+static gboolean
+gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autofree char *model = gst_flow_engine_describe (&self->engine);
+  g_autoptr (GError) error = NULL;
+  GstFlowLatentInfo info;
+
+  if (!config || !digest)
+    return FALSE;
+  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
+  /* The new frame rate counts from the frame that comes next. */
+  if (self->has_info && self->prior.info.fps_n > 0)
+    {
+      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index,
+                                                self->prior.info.fps_d * GST_SECOND, self->prior.info.fps_n);
+      self->base_index = self->frame_index;
+    }
+  gst_flow_prior_set_info (&self->prior, &info);
+  GST_OBJECT_LOCK (self);
+  self->has_info = TRUE;
+  GST_OBJECT_UNLOCK (self);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_source_is_seekable (GstBaseSrc *src)
+{
+  /* frames of a video depend on those before */
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&GST_FLOW_SOURCE (src)->engine);
+  return !gst_base_src_is_live (src) && !(config && config->frames);
+}
+
+static gboolean
+gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+
+  if (segment->rate < 0)
+    return FALSE;
+  segment->time = segment->start;
+  self->base_time = 0;
+  self->base_index = 0;
+  self->frame_index = self->has_info && self->prior.info.fps_n > 0 ? gst_util_uint64_scale (
+                          segment->position, self->prior.info.fps_n, self->prior.info.fps_d * GST_SECOND)
+                                                                   : 0;
+  return TRUE;
+}
+
+static void
+gst_flow_source_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
+{
+  *start = *end = GST_CLOCK_TIME_NONE;
+  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
+    return;
+  *start = GST_BUFFER_PTS (buffer);
+  if (GST_BUFFER_DURATION_IS_VALID (buffer))
+    *end = *start + GST_BUFFER_DURATION (buffer);
+}
+
+static gboolean
+gst_flow_source_query (GstBaseSrc *src, GstQuery *query)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+
+  if (GST_QUERY_TYPE (query) == GST_QUERY_LATENCY)
+    {
+      /* A live frame is sent at its own time, but takes its time to be drawn. */
+      const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
+      gst_query_set_latency (query, gst_base_src_is_live (src), latency, GST_CLOCK_TIME_NONE);
+      return TRUE;
+    }
+  return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->query (src, query);
+}
+
+static gboolean
+gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
+    return gst_flow_action_input_event (&self->prior.input, GST_OBJECT (self), event);
+  if (gst_video_event_is_force_key_unit (event))
+    {
+      g_atomic_int_set (&self->restart, TRUE);
+      return TRUE;
+    }
+  return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->event (src, event);
+}
+
+static GstFlowReturn
+gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  const gint64 start = g_get_monotonic_time ();
+  const GstFlowLatentInfo *info = &self->prior.info;
+  const guint64 n = self->frame_index, since = n - self->base_index;
+  GstClockTime latency;
+
+  if (!self->has_info)
+    return GST_FLOW_NOT_NEGOTIATED;
+  if (info->fps_n == 0 && n > 0) /* a still */
+    return GST_FLOW_EOS;
+
+  const GstClockTime pts
+      = self->base_time
+        + (info->fps_n ? gst_util_uint64_scale (since, info->fps_d * GST_SECOND, info->fps_n) : 0);
+  gst_flow_prior_sync (&self->prior, pts);
+  if (g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE))
+    self->prior.index = 0;
+  GstBuffer *buffer = gst_flow_prior_draw (&self->prior, n);
+  if (!buffer)
+    return GST_FLOW_ERROR;
+
+  GST_BUFFER_PTS (buffer) = pts;
+  if (info->fps_n)
+    GST_BUFFER_DURATION (buffer)
+        = self->base_time + gst_util_uint64_scale (since + 1, info->fps_d * GST_SECOND, info->fps_n) - pts;
+  self->frame_index++;
+  *out = buffer;
+  if (gst_flow_engine_count_frame (&self->engine, start, &latency)
+      && gst_base_src_is_live (GST_BASE_SRC (src)))
+    gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
+  return GST_FLOW_OK;
+}
+
+static GstStateChangeReturn
+gst_flow_source_change_state (GstElement *element, GstStateChange transition)
+{
+  return gst_flow_engine_change_state (&GST_FLOW_SOURCE (element)->engine,
+                                       GST_ELEMENT_CLASS (gst_flow_source_parent_class), transition);
+}
+
+static void
+gst_flow_source_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (object);
+
+  if (gst_flow_engine_set_property (&self->engine, id, value)
+      || gst_flow_prior_set_property (&self->prior, id, value))
+    return;
+  switch (id)
+    {
+    case PROP_IS_LIVE:
+      gst_base_src_set_live (GST_BASE_SRC (self), g_value_get_boolean (value));
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+}
+
+static void
+gst_flow_source_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
+{
+  GstFlowSource *self = GST_FLOW_SOURCE (object);
+
+  if (gst_flow_engine_get_property (&self->engine, id, value)
+      || gst_flow_prior_get_property (&self->prior, id, value))
+    return;
+  switch (id)
+    {
+    case PROP_IS_LIVE:
+      g_value_set_boolean (value, gst_base_src_is_live (GST_BASE_SRC (self)));
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+}
+
+static void
+gst_flow_source_finalize (GObject *object)
+{
+  gst_flow_engine_clear (&GST_FLOW_SOURCE (object)->engine);
+  gst_flow_prior_clear (&GST_FLOW_SOURCE (object)->prior);
+  G_OBJECT_CLASS (gst_flow_source_parent_class)->finalize (object);
+}
+
+static void
+gst_flow_source_class_init (GstFlowSourceClass *class)
+{
+  GObjectClass *object_class = G_OBJECT_CLASS (class);
+  GstElementClass *element_class = GST_ELEMENT_CLASS (class);
+  GstBaseSrcClass *src_class = GST_BASE_SRC_CLASS (class);
+
+  object_class->set_property = gst_flow_source_set_property;
+  object_class->get_property = gst_flow_source_get_property;
+  object_class->finalize = gst_flow_source_finalize;
+  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_source_change_state);
+  src_class->start = GST_DEBUG_FUNCPTR (gst_flow_source_start);
+  src_class->stop = GST_DEBUG_FUNCPTR (gst_flow_source_stop);
+  src_class->get_caps = GST_DEBUG_FUNCPTR (gst_flow_source_get_caps);
+  src_class->fixate = GST_DEBUG_FUNCPTR (gst_flow_source_fixate);
+  src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_source_set_caps);
+  src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_source_is_seekable);
+  src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_source_do_seek);
+  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_source_get_times);
+  src_class->event = GST_DEBUG_FUNCPTR (gst_flow_source_event);
+  src_class->query = GST_DEBUG_FUNCPTR (gst_flow_source_query);
+  GST_PUSH_SRC_CLASS (class)->create = GST_DEBUG_FUNCPTR (gst_flow_source_create);
+
+  gst_flow_engine_install_properties (object_class);
+  gst_flow_prior_install_properties (object_class);
+  g_object_class_install_property (
+      object_class, PROP_IS_LIVE,
+      g_param_spec_boolean ("is-live", "Is live", "Send each frame at its time by the clock", FALSE,
+                            G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+
+  gst_element_class_add_static_pad_template (element_class, &src_template);
+  gst_element_class_set_static_metadata (element_class, "Flow sampler", "Source/Video",
+                                         "Draws latents of a normalizing flow from its prior",
+                                         "the normflow authors");
+}
+
+static void
+gst_flow_source_init (GstFlowSource *self)
+{
+  gst_flow_engine_init (&self->engine, self, GST_FLOW_ENGINE_NO_WORK);
+  gst_flow_prior_init (&self->prior, self);
+  gst_base_src_set_format (GST_BASE_SRC (self), GST_FORMAT_TIME);
+}

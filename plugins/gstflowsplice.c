@@ -1,0 +1,441 @@
+/* normflow: GStreamer plugin, flowsample behind real latents. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gstflowsplice.h"
+#include "gstflowprior.h"
+
+#include <gst/video/video-event.h>
+
+#define GST_CAT_DEFAULT gst_flow_debug
+
+enum
+{
+  PROP_IS_LIVE = GST_FLOW_PRIOR_PROP_LAST,
+  PROP_PREDICT,
+  PROP_AFTER,
+  PROP_HORIZON,
+};
+
+struct _GstFlowSplice
+{
+  GstAggregator parent_instance;
+
+  GstFlowEngine engine;
+  GstFlowPrior prior;
+
+  /* under the object lock */
+  gboolean predict;
+  guint64 after;
+  gint64 horizon;
+  gboolean is_live;
+  GstCaps *caps; /* of the latents that come */
+
+  /* of the streaming thread */
+  gboolean predicting;
+  gboolean needs_key; /* real frames are dropped until a key frame comes */
+  guint64 passed, predicted;
+  GstClockTime next_pts, duration;
+
+  gint restart; /* atomic: a key frame is wanted */
+};
+
+static GstStaticPadTemplate sink_template = GST_STATIC_PAD_TEMPLATE ("sink_%u", GST_PAD_SINK, GST_PAD_REQUEST,
+                                                                     GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
+static GstStaticPadTemplate src_template
+    = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (GST_FLOW_LATENT_CAPS));
+
+G_DEFINE_FINAL_TYPE (GstFlowSplice, gst_flow_splice, GST_TYPE_AGGREGATOR)
+
+static void
+forget (GstFlowSplice *self)
+{
+  self->predicting = self->needs_key = FALSE;
+  self->passed = self->predicted = 0;
+  self->next_pts = self->duration = GST_CLOCK_TIME_NONE;
+  self->prior.index = 0;
+  self->prior.last_action = -1;
+}
+
+static gboolean
+gst_flow_splice_start (GstAggregator *aggregator)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  gst_flow_prior_start (&self->prior);
+  forget (self);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_splice_stop (GstAggregator *aggregator)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  gst_flow_prior_stop (&self->prior);
+  GST_OBJECT_LOCK (self);
+  gst_clear_caps (&self->caps);
+  GST_OBJECT_UNLOCK (self);
+  return TRUE;
+}
+
+static GstFlowReturn
+gst_flow_splice_flush (GstAggregator *aggregator)
+{
+  forget (GST_FLOW_SPLICE (aggregator));
+  return GST_FLOW_OK;
+}
+
+/* Caps and events */
+
+static gboolean
+set_caps (GstFlowSplice *self, GstCaps *caps)
+{
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autofree char *model = gst_flow_engine_describe (&self->engine);
+  g_autoptr (GError) error = NULL;
+  GstFlowLatentInfo info;
+  if (!config || !digest)
+    return FALSE;
+  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
+  gst_flow_prior_set_info (&self->prior, &info);
+  GST_OBJECT_LOCK (self);
+  gst_caps_replace (&self->caps, caps);
+  GST_OBJECT_UNLOCK (self);
+  gst_aggregator_set_src_caps (GST_AGGREGATOR (self), caps);
+  return TRUE;
+}
+
+/* What comes goes. */
+static GstFlowReturn
+gst_flow_splice_update_src_caps (GstAggregator *aggregator, GstCaps *downstream, GstCaps **caps)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  GST_OBJECT_LOCK (self);
+  *caps = self->caps ? gst_caps_ref (self->caps) : NULL;
+  GST_OBJECT_UNLOCK (self);
+  return *caps ? GST_FLOW_OK : GST_AGGREGATOR_FLOW_NEED_DATA;
+}
+
+static gboolean
+gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, GstEvent *event)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  const GstSegment *segment;
+  GstCaps *caps;
+  switch (GST_EVENT_TYPE (event))
+    {
+    case GST_EVENT_CAPS:
+      gst_event_parse_caps (event, &caps);
+      if (!set_caps (self, caps))
+        {
+          gst_event_unref (event);
+          return FALSE;
+        }
+      break;
+    case GST_EVENT_SEGMENT:
+      gst_event_parse_segment (event, &segment);
+      if (segment->format == GST_FORMAT_TIME)
+        gst_aggregator_update_segment (aggregator, segment);
+      break;
+    default:
+      break;
+    }
+  return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->sink_event (aggregator, pad, event);
+}
+
+static GstAggregatorPad *
+get_sink_pad (GstFlowSplice *self)
+{
+  GST_OBJECT_LOCK (self);
+  GList *pads = GST_ELEMENT (self)->sinkpads;
+  GstAggregatorPad *pad = pads ? gst_object_ref (pads->data) : NULL;
+  GST_OBJECT_UNLOCK (self);
+  return pad;
+}
+
+static gboolean
+gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
+    {
+      /* The real world may want them as well. */
+      g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
+      gboolean wanted = gst_flow_action_input_event (&self->prior.input, GST_OBJECT (self), event);
+      if (pad)
+        wanted |= gst_pad_push_event (GST_PAD (pad), event);
+      else
+        gst_event_unref (event);
+      return wanted;
+    }
+  if (gst_video_event_is_force_key_unit (event))
+    g_atomic_int_set (&self->restart, TRUE);
+  return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_event (aggregator, event);
+}
+
+/* Frames */
+
+static GstFlowReturn
+finish (GstFlowSplice *self, GstBuffer *buffer)
+{
+  GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+  if (GST_BUFFER_PTS_IS_VALID (buffer))
+    {
+      GST_OBJECT_LOCK (self);
+      segment->position = GST_BUFFER_PTS (buffer)
+                          + (GST_BUFFER_DURATION_IS_VALID (buffer) ? GST_BUFFER_DURATION (buffer) : 0);
+      GST_OBJECT_UNLOCK (self);
+    }
+  return gst_aggregator_finish_buffer (GST_AGGREGATOR (self), buffer);
+}
+
+/* A real frame. */
+static GstFlowReturn
+pass (GstFlowSplice *self, GstBuffer *buffer)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  if (gst_buffer_get_size (buffer) != gst_flow_latent_info_size (info))
+    {
+      GST_ELEMENT_ERROR (self, STREAM, DECODE,
+                         ("A buffer has %" G_GSIZE_FORMAT " bytes, its caps mean %" G_GSIZE_FORMAT,
+                          gst_buffer_get_size (buffer), gst_flow_latent_info_size (info)),
+                         (NULL));
+      gst_buffer_unref (buffer);
+      return GST_FLOW_ERROR;
+    }
+  if (info->frames)
+    {
+      GstMapInfo map;
+      guint32 index = 0;
+      if (gst_buffer_map (buffer, &map, GST_MAP_READ))
+        {
+          gst_flow_latent_read_tail (info, map.data, NULL, &index);
+          gst_buffer_unmap (buffer, &map);
+        }
+      if (self->needs_key && index != 0)
+        {
+          gst_buffer_unref (buffer);
+          return GST_FLOW_OK;
+        }
+      self->needs_key = FALSE;
+      self->prior.index = index + 1;
+      self->prior.last_action = gst_flow_action_meta_get (buffer);
+      if (self->prior.last_action < 0 && info->actions)
+        self->prior.last_action = gst_flow_prior_take_action (&self->prior);
+    }
+  if (GST_BUFFER_DURATION_IS_VALID (buffer))
+    self->duration = GST_BUFFER_DURATION (buffer);
+  if (GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->duration))
+    self->next_pts = GST_BUFFER_PTS (buffer) + self->duration;
+  self->passed++;
+  return finish (self, buffer);
+}
+
+/* A drawn one, at the time of the real one that it replaces, if there is one. */
+static GstFlowReturn
+predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  const gint64 start = g_get_monotonic_time ();
+  const GstClockTime pts
+      = replaced && GST_BUFFER_PTS_IS_VALID (replaced) ? GST_BUFFER_PTS (replaced) : self->next_pts;
+  GstClockTime latency;
+
+  gst_clear_buffer (&replaced);
+  if (horizon >= 0 && self->predicted >= (guint64)horizon)
+    return GST_FLOW_EOS;
+  gst_flow_prior_sync (&self->prior, pts);
+  GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->predicted++);
+  if (!buffer)
+    return GST_FLOW_ERROR;
+  if (info->fps_n > 0)
+    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+  GST_BUFFER_PTS (buffer) = pts;
+  GST_BUFFER_DURATION (buffer) = self->duration;
+  self->next_pts = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
+                       ? pts + self->duration
+                       : GST_CLOCK_TIME_NONE;
+  gst_flow_engine_count_frame (&self->engine, start, &latency);
+  return finish (self, buffer);
+}
+
+static void
+ask_for_key (GstFlowSplice *self)
+{
+  g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
+  if (pad)
+    gst_pad_push_event (GST_PAD (pad),
+                        gst_video_event_new_upstream_force_key_unit (GST_CLOCK_TIME_NONE, FALSE, 0));
+}
+
+static GstFlowReturn
+gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
+  if (!pad)
+    return GST_FLOW_EOS;
+  const gboolean ended = gst_aggregator_pad_is_eos (pad);
+  GstBuffer *buffer = gst_aggregator_pad_pop_buffer (pad);
+
+  GST_OBJECT_LOCK (self);
+  const gboolean told = self->predict, known = self->caps != NULL;
+  const guint64 after = self->after;
+  const gint64 horizon = self->horizon;
+  GST_OBJECT_UNLOCK (self);
+  const gboolean was = self->predicting;
+  self->predicting = (ended && !buffer) || told || (after > 0 && self->passed >= after);
+  if (!known)
+    {
+      gst_clear_buffer (&buffer);
+      return ended ? GST_FLOW_EOS : GST_AGGREGATOR_FLOW_NEED_DATA;
+    }
+  if (was && !self->predicting && self->prior.info.frames)
+    {
+      /* What real frames were predicted from is not what went downstream. */
+      self->needs_key = TRUE;
+      ask_for_key (self);
+    }
+  const gboolean restart = g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE);
+  if (!self->predicting)
+    return buffer ? pass (self, buffer) : GST_AGGREGATOR_FLOW_NEED_DATA;
+  if (restart)
+    self->prior.index = 0;
+  if (!buffer && !ended && !timeout)
+    return GST_AGGREGATOR_FLOW_NEED_DATA;
+  return predict (self, buffer, horizon);
+}
+
+static GstStateChangeReturn
+gst_flow_splice_change_state (GstElement *element, GstStateChange transition)
+{
+  return gst_flow_engine_change_state (&GST_FLOW_SPLICE (element)->engine,
+                                       GST_ELEMENT_CLASS (gst_flow_splice_parent_class), transition);
+}
+
+/* Properties */
+
+static void
+gst_flow_splice_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (object);
+
+  if (gst_flow_engine_set_property (&self->engine, id, value)
+      || gst_flow_prior_set_property (&self->prior, id, value))
+    return;
+  GST_OBJECT_LOCK (self);
+  switch (id)
+    {
+    case PROP_IS_LIVE:
+      self->is_live = g_value_get_boolean (value);
+      break;
+    case PROP_PREDICT:
+      self->predict = g_value_get_boolean (value);
+      break;
+    case PROP_AFTER:
+      self->after = g_value_get_uint64 (value);
+      break;
+    case PROP_HORIZON:
+      self->horizon = g_value_get_int64 (value);
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+  GST_OBJECT_UNLOCK (self);
+  if (id == PROP_IS_LIVE)
+    gst_aggregator_set_force_live (GST_AGGREGATOR (self), g_value_get_boolean (value));
+}
+
+static void
+gst_flow_splice_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (object);
+
+  if (gst_flow_engine_get_property (&self->engine, id, value)
+      || gst_flow_prior_get_property (&self->prior, id, value))
+    return;
+  GST_OBJECT_LOCK (self);
+  switch (id)
+    {
+    case PROP_IS_LIVE:
+      g_value_set_boolean (value, self->is_live);
+      break;
+    case PROP_PREDICT:
+      g_value_set_boolean (value, self->predict);
+      break;
+    case PROP_AFTER:
+      g_value_set_uint64 (value, self->after);
+      break;
+    case PROP_HORIZON:
+      g_value_set_int64 (value, self->horizon);
+      break;
+    default:
+      G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
+    }
+  GST_OBJECT_UNLOCK (self);
+}
+
+static void
+gst_flow_splice_finalize (GObject *object)
+{
+  gst_flow_engine_clear (&GST_FLOW_SPLICE (object)->engine);
+  gst_flow_prior_clear (&GST_FLOW_SPLICE (object)->prior);
+  G_OBJECT_CLASS (gst_flow_splice_parent_class)->finalize (object);
+}
+
+static void
+gst_flow_splice_class_init (GstFlowSpliceClass *class)
+{
+  GObjectClass *object_class = G_OBJECT_CLASS (class);
+  GstElementClass *element_class = GST_ELEMENT_CLASS (class);
+  GstAggregatorClass *aggregator_class = GST_AGGREGATOR_CLASS (class);
+  const GParamFlags flags = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS;
+
+  object_class->set_property = gst_flow_splice_set_property;
+  object_class->get_property = gst_flow_splice_get_property;
+  object_class->finalize = gst_flow_splice_finalize;
+  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_splice_change_state);
+  aggregator_class->start = GST_DEBUG_FUNCPTR (gst_flow_splice_start);
+  aggregator_class->stop = GST_DEBUG_FUNCPTR (gst_flow_splice_stop);
+  aggregator_class->flush = GST_DEBUG_FUNCPTR (gst_flow_splice_flush);
+  aggregator_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_splice_sink_event);
+  aggregator_class->src_event = GST_DEBUG_FUNCPTR (gst_flow_splice_src_event);
+  aggregator_class->update_src_caps = GST_DEBUG_FUNCPTR (gst_flow_splice_update_src_caps);
+  aggregator_class->get_next_time = gst_aggregator_simple_get_next_time;
+  aggregator_class->aggregate = GST_DEBUG_FUNCPTR (gst_flow_splice_aggregate);
+
+  gst_flow_engine_install_properties (object_class);
+  gst_flow_prior_install_properties (object_class);
+  g_object_class_install_property (object_class, PROP_IS_LIVE,
+                                   g_param_spec_boolean ("is-live", "Is live",
+                                                         "Keep to the clock even if upstream does not", FALSE,
+                                                         flags | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (object_class, PROP_PREDICT,
+                                   g_param_spec_boolean ("predict", "Predict", "Draw frames from now on",
+                                                         FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (object_class, PROP_AFTER,
+                                   g_param_spec_uint64 ("after", "After",
+                                                        "Real frames after which to draw; 0 is all", 0,
+                                                        G_MAXUINT64, 0, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (object_class, PROP_HORIZON,
+                                   g_param_spec_int64 ("horizon", "Horizon",
+                                                       "Frames to draw before the end; -1 is no end", -1,
+                                                       G_MAXINT64, -1, flags | GST_PARAM_MUTABLE_PLAYING));
+
+  gst_element_class_add_static_pad_template_with_gtype (element_class, &sink_template,
+                                                        GST_TYPE_AGGREGATOR_PAD);
+  gst_element_class_add_static_pad_template_with_gtype (element_class, &src_template,
+                                                        GST_TYPE_AGGREGATOR_PAD);
+  gst_element_class_set_static_metadata (element_class, "Flow continuation", "Filter/Video",
+                                         "Continues latents of a normalizing flow", "the normflow authors");
+}
+
+static void
+gst_flow_splice_init (GstFlowSplice *self)
+{
+  gst_flow_engine_init (&self->engine, self, GST_FLOW_ENGINE_NO_WORK);
+  gst_flow_prior_init (&self->prior, self);
+  self->horizon = -1;
+  forget (self);
+}
