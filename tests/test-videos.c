@@ -5,6 +5,7 @@
 #include <gst/app/gstappsrc.h>
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
+#include <stdio.h>
 
 #define WIDTH RANDOM_VIDEO_WIDTH
 #define HEIGHT RANDOM_VIDEO_HEIGHT
@@ -610,14 +611,116 @@ keys (void **state)
   gst_harness_teardown (encoder);
 }
 
+/* Scripts */
+
+/* A clip of N frames at 10 frames a second. */
+static char *
+make_clip (guint n)
+{
+  g_autoptr (GError) error = NULL;
+  char *path = fixture_path ("clip.mkv");
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc pattern=ball num-buffers=%u ! video/x-raw,width=48,height=32,framerate=10/1 ! avenc_ffv1 "
+      "! matroskamux ! filesink location=%s",
+      n, path);
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 20 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+  return path;
+}
+
+/* Runs a script of pipelines/, which must succeed; what it says. */
+static char *
+run_script (const char *name, const char *const *arguments)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
+  g_autofree char *path = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", name, NULL);
+  g_autofree char *said = NULL, *errors = NULL;
+  gint status;
+  g_strv_builder_add (builder, path);
+  g_strv_builder_addv (builder, (const char **)arguments);
+  g_auto (GStrv) line = g_strv_builder_end (builder);
+  assert_true (g_spawn_sync (NULL, line, NULL, G_SPAWN_DEFAULT, NULL, NULL, &said, &errors, &status, &error));
+  if (!g_spawn_check_wait_status (status, &error))
+    fail_msg ("%s: %s\n%s%s", name, error->message, said, errors);
+  return g_steal_pointer (&said);
+}
+
+/* A receiver that is cut off, and one that comes late, get nothing wrong, and miss no more than up to the
+ * next key frame. */
+static void
+stream_script (void **state)
+{
+  g_autofree char *clip = make_clip (80),
+                  *port = g_strdup_printf ("%d", 20000 + g_random_int_range (0, 20000));
+  g_autofree char *said = run_script ("stream.sh", (const char *[]){ clip, video_model, port, NULL });
+  guint sent, first, again, late;
+  const char *at = strstr (said, "again: ");
+  assert_non_null (at);
+  assert_int_equal (sscanf (said, "sent: %u frames\nfirst: %u", &sent, &first), 2);
+  assert_int_equal (sscanf (at, "again: %u", &again), 1);
+  at = strstr (said, "late: ");
+  assert_non_null (at);
+  assert_int_equal (sscanf (at, "late: %u", &late), 1);
+  assert_int_equal (sent, 80);
+  assert_true (first > 0 && again >= 8 && late >= 8 && late <= again);
+  /* from a key frame on, to the end */
+  assert_int_equal (again % 8, 0);
+  assert_int_equal (late % 8, 0);
+  assert_non_null (strstr (said, "every frame that arrived is the one that was sent"));
+  g_remove (clip);
+}
+
+static void
+continue_script (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *clip = make_clip (12), *out = fixture_path ("continued.mp4");
+  g_autofree char *said = run_script ("continue.sh", (const char *[]){ clip, video_model, out, "9", NULL });
+  assert_non_null (strstr (said, "12 real frames and 9 drawn ones"));
+
+  g_autofree char *line = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
+                                           "video/x-raw,format=RGB ! appsink name=sink sync=false",
+                                           out);
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GPtrArray) frames = run (pipeline);
+  /* compositor may end with the last but one */
+  assert_in_range (frames->len, 20, 21);
+  for (guint n = 0; n < frames->len; n++)
+    {
+      GstMapInfo map;
+      guint64 difference = 0;
+      gst_buffer_map (g_ptr_array_index (frames, n), &map, GST_MAP_READ);
+      assert_int_equal (map.size, 512 * 608 * 3);
+      for (guint y = 0; y < 256; y++)
+        for (guint x = 0; x < 256 * 3; x++)
+          difference += ABS (map.data[y * 512 * 3 + x] - map.data[y * 512 * 3 + 256 * 3 + x]);
+      gst_buffer_unmap (g_ptr_array_index (frames, n), &map);
+      /* one past, then futures that differ */
+      const double mean = (double)difference / (256 * 256 * 3);
+      if (n != 12 && (n < 12 ? mean > 6 : mean < 12))
+        fail_msg ("frame %u: two futures differ by %g steps", n, mean);
+    }
+  g_remove (clip);
+}
+
 int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip),   cmocka_unit_test (key_frames), cmocka_unit_test (loss),
-    cmocka_unit_test (actions),      cmocka_unit_test (scores),     cmocka_unit_test (refusals),
-    cmocka_unit_test (continuation), cmocka_unit_test (splicing),   cmocka_unit_test (told),
-    cmocka_unit_test (source),       cmocka_unit_test (keys),
+    cmocka_unit_test (round_trip),      cmocka_unit_test (key_frames), cmocka_unit_test (loss),
+    cmocka_unit_test (actions),         cmocka_unit_test (scores),     cmocka_unit_test (refusals),
+    cmocka_unit_test (continuation),    cmocka_unit_test (splicing),   cmocka_unit_test (told),
+    cmocka_unit_test (source),          cmocka_unit_test (keys),       cmocka_unit_test (stream_script),
+    cmocka_unit_test (continue_script),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# continue.sh VIDEO MODEL [OUT.mp4 [HORIZON]]
+#
+# A real past and four different futures of it: a model of videos continues the video by 64 frames, or HORIZON,
+# from four seeds, in a grid; underneath, the score of every frame given those before it, of the past (gray) and of
+# the first future (red). OUT.mp4 is continue.mp4 if it is not given.
+
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+[[ $# -ge 2 && $# -le 4 ]] || usage 2
+need_elements compositor rawvideoparse imagefreeze avenc_mpeg4 mp4mux
+set_source "$1"
+model=$2 out=${3:-continue.mp4} horizon=${4:-64}
+[[ $horizon =~ ^[1-9][0-9]*$ ]] || fail "$horizon is not a number of frames"
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+# First the scores: of the past as it is coded, of the future as it is coded again.
+gst-launch-1.0 -m "${source[@]}" ! videoconvert ! videoscale ! flowencode name=past "model=$model" \
+  ! flowsample "model=$model" seed=1 "horizon=$horizon" ! flowdecode "model=$model" ! flowencode name=all "model=$model" \
+  ! fakesink sync=false >"$work/log" 2>"$work/errors" || fail "$(cat "$work/errors")"
+scores() {
+  sed -n "s/.*element \"$1\".*flow-score,.*bits-per-dim=(double)\\([^,]*\\),.*/\\1/p" "$work/log"
+}
+scores all >"$work/scores"
+past=$(scores past | wc -l)
+duration=$(sed -n 's/.*flow-score,.* duration=(guint64)\([0-9]*\).*/\1/p' "$work/log" | head -n 1)
+[[ $duration =~ ^[1-9][0-9]{1,9}$ ]] && rate=1000000000/$duration || rate=25/1
+all=$(wc -l <"$work/scores")
+[[ $past -gt 0 && $all -gt $past ]] || fail "no scores came out: $(tail -n 3 "$work/log")"
+
+# A picture of them, raw RGB; no byte of it is 0, which not every awk can print.
+LC_ALL=C awk -v past="$past" '
+  { y[NR] = $1; if (NR == 1 || $1 < low) low = $1; if (NR == 1 || $1 > high) high = $1 }
+  END {
+    W = 512; H = 96; if (high == low) high = low + 1
+    for (r = 0; r < H; r++)
+      for (c = 0; c < W; c++) {
+        n = 1 + int (c * NR / W); m = n > 1 ? n - 1 : 1
+        a = int ((H - 1) * (high - y[n]) / (high - low)); b = int ((H - 1) * (high - y[m]) / (high - low))
+        if (a > b) { t = a; a = b; b = t }
+        if (r < a || r > b) printf "%c%c%c", 255, 255, 255
+        else if (n <= past) printf "%c%c%c", 96, 96, 96
+        else printf "%c%c%c", 208, 32, 32
+      }
+  }' "$work/scores" >"$work/curve.rgb"
+
+place() { # future $1 of the four
+  echo "sink_$1::xpos=$(((($1) % 2) * 256)) sink_$1::ypos=$((($1) / 2 * 256)) sink_$1::width=256 sink_$1::height=256"
+}
+branches=()
+for i in 0 1 2 3; do
+  branches+=(t. ! queue max-size-buffers=4 ! flowsample "model=$model" "seed=$((i + 1))" "horizon=$horizon" ! flowdecode "model=$model"
+    ! videoconvert ! queue max-size-buffers=4 ! "c.sink_$i")
+done
+# shellcheck disable=SC2046 # words are wanted
+gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
+  sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! avenc_mpeg4 bitrate=4000000 \
+  ! mp4mux ! filesink "location=$out" \
+  "${source[@]}" ! videoconvert ! videoscale ! flowencode "model=$model" post-messages=false ! tee name=t "${branches[@]}" \
+  filesrc "location=$work/curve.rgb" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
+  ! "video/x-raw,framerate=$rate" ! c.sink_4
+echo "$out: $past real frames and $horizon drawn ones, four times"
