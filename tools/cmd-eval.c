@@ -22,6 +22,7 @@ typedef struct
   NfProgress *progress; /* not owned */
   NfMediaPeers *peers;  /* NULL without --peers */
   gboolean check;
+  NfDecodeOptions decoding; /* of --check */
   FILE *json;
   const char *path;
 
@@ -124,7 +125,7 @@ check_frame (Eval *eval, const NfScanFrame *frame, GError **error)
   guint64 wrong;
 
   memset (decoded->data, 0, decoded->size);
-  if (!nf_session_decode_frame (eval->session, frame->latents, -1, NULL, &decoded->frame, error))
+  if (!nf_session_decode_frame (eval->session, frame->latents, -1, &eval->decoding, &decoded->frame, error))
     return FALSE;
   eval->decode_seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
   wrong = count_wrong (picture, decoded);
@@ -539,7 +540,8 @@ nf_cmd_eval (int argc, char **argv)
           { NULL } };
 
   if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "FILE|FOLDER…",
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
+          "FILE|FOLDER…",
           "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.", NULL, 1,
           G_MAXINT))
     return NF_EXIT_USAGE;
@@ -554,6 +556,8 @@ nf_cmd_eval (int argc, char **argv)
   eval.map_frame = map_frame;
   eval.wants_map = map != NULL;
   eval.progress = command.progress;
+  eval.decoding = command.decoding;
+  eval.decoding.snap = TRUE;
   eval.seconds = g_array_new (FALSE, FALSE, sizeof (double));
   eval.bits = g_array_new (FALSE, FALSE, sizeof (double));
   eval.png = g_array_new (FALSE, FALSE, sizeof (double));
