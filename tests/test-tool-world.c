@@ -84,7 +84,8 @@ assert_same_files (const char *a, const char *b)
 {
   g_autofree char *first = NULL, *second = NULL;
   gsize n, m;
-  assert_true (g_file_get_contents (a, &first, &n, NULL) && g_file_get_contents (b, &second, &m, NULL));
+  assert_true (g_file_get_contents (a, &first, &n, NULL));
+  assert_true (g_file_get_contents (b, &second, &m, NULL));
   assert_int_equal (n, m);
   assert_memory_equal (first, second, n);
 }

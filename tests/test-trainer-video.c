@@ -167,8 +167,8 @@ test_gradients (void **state)
     g_autoptr (NfSession) session = nf_test_session (model);
     nf_test_ok (nf_session_set_actions (session, data.actions, SAMPLES, &error), error);
     nf_test_ok (nf_session_gradients (session, x, SAMPLES, NULL, &loss, NULL, flow, &error), error);
-    nf_test_ok (nf_session_denoiser_gradients (session, x, SAMPLES, video.noise_std, NULL, &denoiser_loss, denoiser,
-                                               &error),
+    nf_test_ok (nf_session_denoiser_gradients (session, x, SAMPLES, video.noise_std, NULL, &denoiser_loss,
+                                               denoiser, &error),
                 error);
   }
   guint of_flow = 0, of_denoiser = 0;
@@ -235,7 +235,8 @@ test_action_rows (void **state)
   for (int shift = -1; shift <= 1; shift += 2)
     {
       for (int i = 0; i < SAMPLES * FRAMES; i++)
-        memcpy (moved + i * ACTIONS, data.actions + (i + shift + SAMPLES * FRAMES) % (SAMPLES * FRAMES) * ACTIONS,
+        memcpy (moved + i * ACTIONS,
+                data.actions + (i + shift + SAMPLES * FRAMES) % (SAMPLES * FRAMES) * ACTIONS,
                 ACTIONS * sizeof *moved);
       batch.actions = moved;
       const double wrong = evaluate (trainer, &batch);

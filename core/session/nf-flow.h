@@ -95,8 +95,8 @@ gboolean nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options,
 /* (B, N, D), for nf_flow_inverse(). */
 NfBuffer *nf_flow_get_given (NfFlow *flow);
 
-/* The denoiser's target is sigma² over this times the gradient of the negative log-likelihood: of the official
- * training (arXiv 2511.20462, code). */
+/* The denoiser's target is sigma² over this times the gradient of the negative log-likelihood: of the
+ * official training (arXiv 2511.20462, code). */
 #define NF_FLOW_DENOISER_CONSTANT 0.3
 
 /* Output (B, N, D): what the learned denoiser says of the input. */
