@@ -181,7 +181,8 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
                     shown, end - begin);
   tensor.data = data + begin;
   tensor.name = g_strdup (name);
-  g_array_append_val (self->tensors, tensor);
+  g_array_append_val (self->tensors, tensor); /* which takes the name */
+  // cppcheck-suppress memleak
   return TRUE;
 }
 

@@ -248,7 +248,8 @@ find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTabl
   if (!any)
     return;
   state.name = g_strdup (name);
-  g_array_append_val (states, state);
+  g_array_append_val (states, state); /* which takes the name */
+  // cppcheck-suppress memleak
 }
 
 /* The dictionary of weights that STATE names, or the only one. */
