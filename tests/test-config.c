@@ -231,6 +231,8 @@ test_members (void **state)
   check_refused ("{" GOOD ", \"pixel_layout\": 1}", NF_ERROR_CONFIG, "pixel_layout");
   check_refused ("{" GOOD ", \"basis\": \"wavelet\"}", NF_ERROR_CONFIG, "dct");
   check_refused ("{" GOOD ", \"noise_type\": null}", NF_ERROR_CONFIG, "noise_type");
+  check_refused ("{" GOOD ", \"max_log_scale\": -0.1}", NF_ERROR_CONFIG, "max_log_scale");
+  check_refused ("{" GOOD ", \"max_log_scale\": 81}", NF_ERROR_CONFIG, "max_log_scale");
   check_refused ("{" GOOD ", \"noise_std\": -0.1}", NF_ERROR_CONFIG, "noise_std");
   check_refused ("{" GOOD ", \"noise_std\": 1e999}", NF_ERROR_CONFIG, "noise_std");
   check_refused ("{" GOOD ", \"noise_std\": \"0.1\"}", NF_ERROR_CONFIG, "noise_std");

@@ -1266,7 +1266,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
 {
   const int B = 2, N = 6, frame = 3, M = B * N, width = scale ? 2 * D : D,
             S = prefix + N + N / frame * extra - shift + rows_more;
-  const double g = 0.125;
+  const double g = 0.125, most = clip == 4 ? 0.5 : INFINITY;
   g_autofree double *u = numbers (1, (gsize)M * D, 1), *o = numbers (2, (gsize)B * S * width, spread),
                     *dz = numbers (3, (gsize)M * D, 1), *log_det = numbers (4, M, 1);
   g_autofree double *z = g_new (double, M *D), *du = g_new (double, M *D),
@@ -1285,9 +1285,11 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
             }
           const gsize row = ((gsize)b * S + prefix + n + (n / frame + 1) * extra - shift) * width;
           const double mu = soft_clipped (o[row + width - D + i], clip),
-                       raw = scale ? soft_clipped (o[row + i], clip) : 0, sigma = sigma_of (scale, raw);
-          const double y = raw + log (M_E - 1),
-                       slope = scale == SCALE_SOFTPLUS ? 1 / ((1 + exp (-y)) * sigma) : 1;
+                       raw = scale ? soft_clipped (o[row + i], clip) : 0,
+                       sigma = sigma_of (scale, scale == SCALE_EXP ? fmin (raw, most) : raw);
+          const double y = raw + log (M_E - 1), slope = scale == SCALE_SOFTPLUS ? 1 / ((1 + exp (-y)) * sigma)
+                                                        : raw > most            ? 0
+                                                                                : 1;
           z[out] = (u[at] - mu) / sigma;
           logs[at] = -log (sigma);
           log_det[(gsize)b * N + flipped (n, frame, flip)] -= log (sigma);
@@ -1303,11 +1305,12 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
          *d_os = room (rig, (gsize)B * S * width), *scales = room (rig, 5 + (gsize)M * D);
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
-       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (1));
+       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), INT (flip),
+       INT (out_flip), INT (1));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
-       INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (out_flip),
-       FLOAT (g));
+       INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most),
+       INT (out_flip), FLOAT (g));
   g_autofree float *got_z = take_at (rig, zs, 2), *got_log = take (rig, dets),
                    *got_du = take_at (rig, dus, 4), *got_do = take (rig, d_os),
                    *got_scales = take_at (rig, scales, 5);
@@ -1319,7 +1322,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   /* without log_scales */
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
-       INT (frame), INT (shift), INT (scale), FLOAT (clip), INT (flip), INT (out_flip), INT (0));
+       INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), INT (flip), INT (out_flip),
+       INT (0));
 }
 
 static void
@@ -1393,8 +1397,8 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
              *W = give (rig, basis, D * D), *changes = room (rig, B * count);
       RUN (rig, "nf_affine_inverse", SIZES (B * count, 1, 1), ONE_EACH, BUFFER (zs), LONG (3), BUFFER (xs),
            LONG (2), BUFFER (os), INT (B), INT (N), INT (D), INT (n0), INT (count), INT (o_rows),
-           INT (o_first), INT (scale), FLOAT (clip), INT (guidance), VALUE (weights), INT (keep_first),
-           INT (snap ? steps : -1), BUFFER (W), INT (has_basis), BUFFER (changes), INT (1));
+           INT (o_first), INT (scale), FLOAT (clip), FLOAT (INFINITY), INT (guidance), VALUE (weights),
+           INT (keep_first), INT (snap ? steps : -1), BUFFER (W), INT (has_basis), BUFFER (changes), INT (1));
       g_autofree float *got = take_at (rig, xs, 2), *got_changes = take (rig, changes);
       for (int m = 0; m < B * count; m++)
         {
@@ -1450,8 +1454,8 @@ test_affine_inverse (void **state)
   Memory *xs = give (&rig, x, B * D), *os = give (&rig, o, B * D), *changes = room (&rig, B);
   RUN (&rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (xs), LONG (0), BUFFER (xs), LONG (0),
        BUFFER (os), INT (B), INT (1), INT (D), INT (0), INT (1), INT (1), INT (0), INT (SCALE_NONE),
-       FLOAT (0), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0), BUFFER (changes),
-       INT (1));
+       FLOAT (0), FLOAT (INFINITY), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
+       BUFFER (changes), INT (1));
   g_autofree float *got = take (&rig, xs), *got_changes = take (&rig, changes);
   assert_true (isnan (got_changes[0]));
   double most = 0;
@@ -1473,7 +1477,7 @@ test_affine_there_and_back (void **state)
     for (int clipped = 0; clipped < 2; clipped++)
       {
         const int B = 2, N = 6, D = FEATURES, width = scale ? 2 * D : D;
-        const double clip = clipped ? 4 : 0;
+        const double clip = clipped ? 4 : 0, most = clipped ? 0.5 : INFINITY;
         const cl_float4 weights = { { 0 } };
         const gsize n = (gsize)B * N * D;
         g_autofree double *u = numbers (1, n, 1), *o = numbers (2, (gsize)B * N * width, 6);
@@ -1481,11 +1485,11 @@ test_affine_there_and_back (void **state)
                *back = room (&rig, n), *dets = room (&rig, B * N);
         RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
              LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
-             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), INT (0), INT (0), INT (0));
+             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), INT (0), INT (0), INT (0));
         RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
              LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0),
-             INT (scale), FLOAT (clip), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
-             BUFFER (NONE), INT (0));
+             INT (scale), FLOAT (clip), FLOAT (most), INT (0), VALUE (weights), INT (0), INT (-1),
+             BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
         g_autofree float *got = take (&rig, back);
         nf_test_close_float ("there and back", got, u, n, 2e-6);
       }

@@ -22,7 +22,8 @@ static const NfConfig configs[] = {
     .head_dim = 24,
     .expansion = 2,
     .layout = NF_PIXELS_YUV420,
-    .basis = NF_BASIS_DCT },
+    .basis = NF_BASIS_DCT,
+    .max_log_scale = 0.1 },
   /* like official ones: classes, more layers, sizes that fill no vector */
   { .channels = 3,
     .img_size = 10,

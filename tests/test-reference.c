@@ -23,6 +23,7 @@ static const NfConfig configs[] = {
     .n_blocks = 3,
     .n_layers = 1,
     .nvp = TRUE,
+    .max_log_scale = 0.3,
     .n_classes = 3,
     .head_dim = 4,
     .expansion = 4,

@@ -4,6 +4,7 @@
 #include "latents.h"
 
 #include <json-glib/json-glib.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -236,6 +237,8 @@ print_model (const Info *info, const NfConfig *config, const char *digest)
              nf_config_features (config), config->patch_size, config->patch_size,
              config->basis == NF_BASIS_DCT ? "DCT" : "pixel");
   print_blocks (config);
+  if (config->max_log_scale > 0)
+    print_row ("scales", "%.4g at most in each block", exp (config->max_log_scale));
   if (config->family == NF_FAMILY_STARFLOW)
     print_starflow (config);
   else if (config->n_classes)

@@ -10,7 +10,7 @@
 enum
 {
   NF_SCALE_NONE,
-  NF_SCALE_EXP,     /* log sigma = raw */
+  NF_SCALE_EXP,     /* log sigma = min(raw, most) */
   NF_SCALE_SOFTPLUS /* sigma = log(1 + exp(raw + log(e - 1))): 1 for raw 0 (Gu et al. 2025, arXiv 2506.06276) */
 };
 
@@ -83,7 +83,7 @@ nf_softplus_slope (floatv raw, floatv sigma)
 __kernel void
 nf_affine (__global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
-           int scale, float soft_clip, int flip, int out_flip, int accumulate)
+           int scale, float soft_clip, float most, int flip, int out_flip, int accumulate)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -102,8 +102,8 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
           const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
           if (scale == NF_SCALE_EXP)
             {
-              log_sigma = raw;
-              v *= nf_expv (-raw);
+              log_sigma = fmin (raw, most);
+              v *= nf_expv (-log_sigma);
             }
           else if (scale == NF_SCALE_SOFTPLUS)
             {
@@ -126,7 +126,7 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
 __kernel void
 nf_affine_backward (__global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at, __global float *du,
                     ulong du_at, __global float *d_o, int N, int D, int S, int prefix, int extra, int frame, int shift, int scale,
-                    float soft_clip, int out_flip, float g)
+                    float soft_clip, float most, int out_flip, float g)
 {
   const int rows = max (S, prefix + N), b = get_global_id (0) / rows, row = get_global_id (0) % rows, after = row - prefix;
   /* -1 where the row is one of the prefix or comes before a frame */
@@ -163,9 +163,10 @@ nf_affine_backward (__global const float *u, ulong u_at, __global const float *o
           floatv z, slope = 1.0f;
           if (scale == NF_SCALE_EXP)
             {
-              const floatv e = nf_expv (-raw);
+              const floatv e = nf_expv (-fmin (raw, most));
               z = c * e;
               before = v * e;
+              slope = select ((floatv)(1.0f), (floatv)(0.0f), isgreater (raw, (floatv)(most)));
             }
           else
             {
@@ -262,7 +263,7 @@ enum
  * change of a value. Global size (B count). */
 __kernel void
 nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
-                   int o_rows, int o_first, int scale, float soft_clip, int guidance, float4 weights, int keep_first, int snap_steps,
+                   int o_rows, int o_first, int scale, float soft_clip, float most, int guidance, float4 weights, int keep_first, int snap_steps,
                    __global const float *basis, int has_basis, __global float *changes, int keep_changes)
 {
   const int b = get_global_id (0) / count, r = get_global_id (0) % count, width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -296,7 +297,7 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
               raw = fma ((floatv)(w_scale), raw - raw_f, raw);
             }
           if (scale == NF_SCALE_EXP)
-            sigma = nf_expv (raw);
+            sigma = nf_expv (fmin (raw, most));
           else if (scale == NF_SCALE_SOFTPLUS)
             sigma = nf_softplus_sigma (raw);
           if (guidance == NF_GUIDANCE_PRODUCT)

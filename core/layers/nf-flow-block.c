@@ -33,6 +33,7 @@ nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guin
     .shift = !block->sos.buffer,
     .scale = block->scale,
     .soft_clip = block->soft_clip,
+    .most = block->max_log_scale,
   };
 }
 

@@ -29,6 +29,7 @@ typedef struct
   gboolean flip;           /* block order is reversed within frames */
   NfScale scale;
   float soft_clip;
+  float max_log_scale;     /* infinite for any */
   NfGuidanceKind guidance; /* what guidance of this block means */
 } NfFlowBlock;
 

@@ -1,6 +1,8 @@
 /* normflow: where the weights of blocks lie. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-blocks.h"
 
+#include <math.h>
+
 /* Finding */
 
 typedef struct
@@ -119,6 +121,7 @@ find_block (const Finder *finder, guint t, NfBuffer *reversed, gsize *at, NfFlow
   block->n_classes = config->n_classes;
   block->scale = !config->nvp ? NF_SCALE_NONE : config->softplus ? NF_SCALE_SOFTPLUS : NF_SCALE_EXP;
   block->soft_clip = (float)config->soft_clip;
+  block->max_log_scale = config->max_log_scale > 0 ? (float)config->max_log_scale : INFINITY;
   block->guidance = starflow ? NF_GUIDANCE_PRODUCT : NF_GUIDANCE_EXTRAPOLATE;
   if (block->flip && block->position.buffer)
     {

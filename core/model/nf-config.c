@@ -208,6 +208,10 @@ check_tokens (const NfConfig *config, const char *origin, GError **error)
                        tokens, MAX_TOKENS);
   if (!(config->noise_std >= 0 && config->noise_std <= 2))
     return impossible (error, origin, "noise_std is %g, it must be 0 to 2", config->noise_std);
+  if (!(config->max_log_scale >= 0 && config->max_log_scale <= 80))
+    return impossible (error, origin, "max_log_scale is %g, it must be 0 to 80", config->max_log_scale);
+  if (config->max_log_scale > 0 && config->family != NF_FAMILY_TARFLOW)
+    return impossible (error, origin, "max_log_scale is of TARFlow alone");
   return TRUE;
 }
 
@@ -335,6 +339,7 @@ static const Member members[] = {
   MEMBER ("channels", MEMBER_SIZE, width, OF_BOTH, TRUE),
   MEMBER ("num_blocks", MEMBER_SIZE, n_blocks, OF_BOTH, TRUE),
   MEMBER ("nvp", MEMBER_BOOLEAN, nvp, OF_TARFLOW),
+  MEMBER ("max_log_scale", MEMBER_NUMBER, max_log_scale, OF_TARFLOW),
   MEMBER ("num_classes", MEMBER_SIZE, n_classes, OF_TARFLOW),
   MEMBER ("head_dim", MEMBER_SIZE, head_dim, OF_BOTH),
   MEMBER ("expansion", MEMBER_SIZE, expansion, OF_BOTH),
@@ -696,6 +701,8 @@ nf_config_to_json (const NfConfig *config)
         continue;
       /* sizes of STARFlow that are 0 are "as it is by default" or "none" */
       if (member->family == OF_STARFLOW && member->kind == MEMBER_SIZE && size == 0)
+        continue;
+      if (field == &config->max_log_scale && config->max_log_scale == 0)
         continue;
       g_string_append_printf (json, ", \"%s\": ", member->name);
       if (member->kind == MEMBER_SIZE)

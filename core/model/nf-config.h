@@ -90,6 +90,8 @@ typedef enum
  * @basis: basis of a token ("basis", ours)
  * @noise: noise the model was trained with ("noise_type", ours)
  * @noise_std: its standard deviation if Gaussian ("noise_std", ours), on the [-1, 1] scale
+ * @max_log_scale: largest log sigma of a block's step, whatever its network says; 0 for any ("max_log_scale",
+ * ours, TARFlow alone). It bounds what a float latent can lose, so that frames of any kind come back exactly
  * @family: which of the two; what follows is of STARFlow alone and zero in a TARFlow
  * @top_width: width of the deep block, the last one, 0 if it is that of the others ("top_block_channels")
  * @n_heads: query heads, 0 for width/head_dim ("num_heads")
@@ -145,6 +147,7 @@ typedef struct
   NfBasis basis;
   NfNoise noise;
   double noise_std;
+  double max_log_scale;
 
   NfFamily family;
   guint layers[NF_MAX_BLOCKS];

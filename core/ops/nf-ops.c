@@ -626,7 +626,7 @@ nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, N
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
-                FLOAT (a->soft_clip), INT (flip), INT (out_flip), INT (accumulate));
+                FLOAT (a->soft_clip), FLOAT (a->most), INT (flip), INT (out_flip), INT (accumulate));
 }
 
 void
@@ -637,7 +637,7 @@ nf_ops_affine_backward (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, Nf
   LAUNCH_ITEMS (ops, KERNEL_AFFINE_BACKWARD, (size_t)a->B * MAX (a->S, a->prefix + a->N), 1, VIEW (u),
                 BUFFER (o), VIEW (dz), VIEW (du), BUFFER (d_o), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
-                FLOAT (a->soft_clip), INT (out_flip), FLOAT (g));
+                FLOAT (a->soft_clip), FLOAT (a->most), INT (out_flip), FLOAT (g));
 }
 
 void
@@ -656,9 +656,9 @@ nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView
   g_assert (i->n0 + i->count <= a->N && a->D == tokens->D);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE_INVERSE, a->B * i->count, 1, VIEW (z), VIEW (x), BUFFER (o), INT (a->B),
                 INT (a->N), INT (a->D), INT (i->n0), INT (i->count), INT (i->o_rows), INT (i->o_first),
-                INT (a->scale), FLOAT (a->soft_clip), INT (i->guidance), VALUE (weights), INT (i->keep_first),
-                INT (i->snap ? tokens->steps : -1), BUFFER (tokens->basis), INT (tokens->basis != NULL),
-                BUFFER (i->changes), INT (i->changes != NULL));
+                INT (a->scale), FLOAT (a->soft_clip), FLOAT (a->most), INT (i->guidance), VALUE (weights),
+                INT (i->keep_first), INT (i->snap ? tokens->steps : -1), BUFFER (tokens->basis),
+                INT (tokens->basis != NULL), BUFFER (i->changes), INT (i->changes != NULL));
 }
 
 void

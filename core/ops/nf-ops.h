@@ -221,13 +221,14 @@ typedef enum
 /* How a block's output becomes an affine step, z = (u - mu)/sigma; see kernels/flow.cl. o has S rows a
  * sample, the first PREFIX of which say nothing, of 2D values, [raw scale | mu], or of D (NONE). With SHIFT
  * row prefix + n-1 speaks of token n, and token 0 stays as it is; without, row prefix + n. SOFT_CLIP a > 0
- * makes a tanh (o/a) of all of o first. Flips reverse the tokens within each frame of FRAME. */
+ * makes a tanh (o/a) of all of o first. MOST is the largest log sigma of NF_SCALE_EXP, infinite for any.
+ * Flips reverse the tokens within each frame of FRAME. */
 typedef struct
 {
   guint B, N, D, S, prefix, extra, frame;
   gboolean shift;
   NfScale scale;
-  float soft_clip;
+  float soft_clip, most;
 } NfAffine;
 
 /* u, z (B, N, D); log_det (B, N) in natural order, flipped to the block's if FLIP; log_scales (B, N, D),
@@ -279,7 +280,7 @@ typedef struct
 } NfInverse;
 
 /* Those tokens of x (B, N, D) become z sigma + mu of z (B, N, D), both in block order. z may be x. Of A it
- * uses B, N, D, scale and soft_clip. */
+ * uses B, N, D, scale, soft_clip and most. */
 void nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *inverse, NfView z, NfView x,
                             NfBuffer *o, const NfTokens *tokens);
 

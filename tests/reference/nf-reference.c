@@ -483,11 +483,24 @@ network_token (Network *net, gsize n, const double *u, gint label, double temper
   linear (net->out, net->last + n * d, net->o + n * net->n_out);
 }
 
-/* What the network says of token n's feature f. */
+/* What the network says of token n's feature f, and what becomes of it. */
+static double
+raw_alpha_of (const Network *net, gsize n, gsize f)
+{
+  return n > 0 && net->reference->config->nvp ? net->o[(n - 1) * net->n_out + f] : 0;
+}
+
+static double
+limit (const Network *net, double alpha)
+{
+  const double most = net->reference->config->max_log_scale;
+  return most > 0 ? fmin (alpha, most) : alpha;
+}
+
 static double
 alpha_of (const Network *net, gsize n, gsize f)
 {
-  return n > 0 && net->reference->config->nvp ? net->o[(n - 1) * net->n_out + f] : 0;
+  return limit (net, raw_alpha_of (net, n, f));
 }
 
 static double
@@ -601,7 +614,7 @@ network_backward (Network *net, const double *u, gint label, const double *dz, d
         if (n == 0)
           continue;
         d_o[(n - 1) * net->n_out + (nvp ? D + f : f)] = -dz[at] * scale;
-        if (nvp)
+        if (nvp && alpha == raw_alpha_of (net, n, f))
           d_o[(n - 1) * net->n_out + f] = -dz[at] * (u[at] - mu_of (net, n, f)) * scale + g;
       }
   for (gsize n = 0; n < N; n++)
@@ -675,12 +688,12 @@ nf_reference_decode (NfReference *self, const double *z, guint B, const gint *la
               network_token (unguided, n, token, -1, temperature);
             for (gsize f = 0; f < D; f++)
               {
-                double alpha = alpha_of (net, n + 1, f), mu = mu_of (net, n + 1, f);
+                double alpha = raw_alpha_of (net, n + 1, f), mu = mu_of (net, n + 1, f);
                 if (o->guidance != 0 && guide & NF_GUIDE_SCALE)
-                  alpha += w * (alpha - alpha_of (unguided, n + 1, f));
+                  alpha += w * (alpha - raw_alpha_of (unguided, n + 1, f));
                 if (o->guidance != 0 && guide & NF_GUIDE_SHIFT)
                   mu += w * (mu - mu_of (unguided, n + 1, f));
-                next[f] = next[f] * exp (alpha) + mu;
+                next[f] = next[f] * exp (limit (net, alpha)) + mu;
               }
           }
     }
