@@ -712,15 +712,81 @@ continue_script (void **state)
   g_remove (clip);
 }
 
+/* A still picture that changes: a line for each frame, and the change stands out. */
+static void
+surprise_script (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *clip = fixture_path ("change.mkv"), *out = fixture_path ("surprise.mp4"),
+                  *lines = fixture_path ("surprise.ndjson"), *text = NULL;
+  g_autofree char *line = g_strdup_printf (
+      "concat name=c ! avenc_ffv1 ! matroskamux ! filesink name=sink location=%s "
+      "videotestsrc pattern=smpte num-buffers=30 ! video/x-raw,width=48,height=32,framerate=10/1 ! c. "
+      "videotestsrc pattern=checkers-8 num-buffers=5 ! video/x-raw,width=48,height=32,framerate=10/1 ! c.",
+      clip);
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 20 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+
+  g_autofree char *said = run_script ("surprise.sh", (const char *[]){ clip, video_model, out, NULL });
+  assert_non_null (strstr (said, "35 frames"));
+  g_file_get_contents (lines, &text, NULL, &error);
+  assert_no_error (error);
+  g_auto (GStrv) each = g_strsplit (text, "\n", -1);
+  double largest = 0;
+  guint at = 0;
+  assert_int_equal (g_strv_length (each), 36);
+  for (guint n = 0; n < 35; n++)
+    {
+      guint frame;
+      double time, bits, z;
+      assert_int_equal (sscanf (each[n],
+                                "{\"frame\": %u, \"time\": %lf, \"bits_per_dim\": %lf, \"surprise\": %lf",
+                                &frame, &time, &bits, &z),
+                        4);
+      assert_int_equal (frame, n);
+      assert_true (ABS (time - n * 0.1) < 0.01);
+      if (n >= 12 && ABS (z) > largest)
+        {
+          largest = ABS (z);
+          at = n;
+        }
+    }
+  assert_int_equal (at, 30);
+  assert_true (largest > 3);
+
+  g_autofree char *read = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
+                                           "video/x-raw,format=RGB ! appsink name=sink sync=false",
+                                           out);
+  g_autoptr (GstElement) reader = gst_parse_launch (read, &error);
+  assert_no_error (error);
+  g_autoptr (GPtrArray) frames = run (reader);
+  assert_int_equal (frames->len, 35);
+}
+
 int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip),      cmocka_unit_test (key_frames), cmocka_unit_test (loss),
-    cmocka_unit_test (actions),         cmocka_unit_test (scores),     cmocka_unit_test (refusals),
-    cmocka_unit_test (continuation),    cmocka_unit_test (splicing),   cmocka_unit_test (told),
-    cmocka_unit_test (source),          cmocka_unit_test (keys),       cmocka_unit_test (stream_script),
+    cmocka_unit_test (round_trip),
+    cmocka_unit_test (key_frames),
+    cmocka_unit_test (loss),
+    cmocka_unit_test (actions),
+    cmocka_unit_test (scores),
+    cmocka_unit_test (refusals),
+    cmocka_unit_test (continuation),
+    cmocka_unit_test (splicing),
+    cmocka_unit_test (told),
+    cmocka_unit_test (source),
+    cmocka_unit_test (keys),
+    cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
+    cmocka_unit_test (surprise_script),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
