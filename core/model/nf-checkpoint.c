@@ -310,6 +310,9 @@ say_starflow (Config *c)
   say_positions (c, text != NULL);
   say (c, "txt_dim", size_of (text, 1));
   say_if (c, "cond_top_only", text && T > 1 && !find (c, "blocks.0.proj_txt.weight"));
+  const guint actions = size_of (find (c, "blocks.%u.proj_action.weight", T - 1), 1);
+  if (actions)
+    say (c, "action_dim", actions);
 
   say_head_dim (c, d);
   say_heads (c, d);
