@@ -769,6 +769,73 @@ surprise_script (void **state)
   assert_int_equal (frames->len, 35);
 }
 
+/* On a screen that nobody sees: keys reach the true world, and both worlds are drawn. */
+static void
+play_script (void **state)
+{
+  static const char *const needed[] = { "Xvfb", "xdotool" };
+  g_autoptr (GError) error = NULL;
+  for (guint i = 0; i < G_N_ELEMENTS (needed); i++)
+    {
+      g_autofree char *found = g_find_program_in_path (needed[i]);
+      if (!found)
+        skip ();
+    }
+  g_autoptr (GstElementFactory) window = gst_element_factory_find ("ximagesink");
+  if (!window)
+    skip ();
+
+  /* flowtestsrc's least size */
+  NfConfig config = random_video_config ();
+  config.img_size = config.rows = config.columns = 16;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  g_autofree char *model = fixture_path ("play.safetensors"), *actions = fixture_path ("actions.ndjson"),
+                  *shot = fixture_path ("shot.rgb"), *text = NULL, *pixels = NULL;
+  random_model_write_scaled (model, &config, device, 5, RANDOM_VIDEO_SCALE);
+  g_autofree char *script = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", "play.sh", NULL);
+  g_autofree char *said
+      = run_script ("../tests/play.sh", (const char *[]){ script, model, actions, shot, NULL });
+
+  /* each key for about thirty frames, one after the other */
+  guint counts[3] = { 0 }, last = 0;
+  g_file_get_contents (actions, &text, NULL, &error);
+  assert_no_error (error);
+  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
+  for (guint i = 0; lines[i] && *lines[i]; i++)
+    {
+      const char *at = strstr (lines[i], "\"action\":");
+      assert_non_null (at);
+      const guint action = (guint)g_ascii_strtoull (at + strlen ("\"action\":"), NULL, 10);
+      assert_in_range (action, 0, 2);
+      counts[action]++;
+      if (action > 0)
+        {
+          assert_true (action >= last);
+          last = action;
+        }
+    }
+  assert_in_range (counts[1], 10, 60);
+  assert_in_range (counts[2], 10, 90);
+
+  /* left and right something, that is not the same; nothing between and below */
+  gsize size;
+  g_file_get_contents (shot, &pixels, &size, &error);
+  assert_no_error (error);
+  assert_int_equal (size, 800 * 600 * 3);
+  guint64 left = 0, right = 0, difference = 0;
+  for (guint y = 0; y < 320; y++)
+    for (guint x = 0; x < 320 * 3; x++)
+      {
+        const guint8 a = (guint8)pixels[y * 2400 + x], b = (guint8)pixels[y * 2400 + 328 * 3 + x];
+        left += a;
+        right += b;
+        difference += (guint64)ABS ((gint)a - (gint)b);
+      }
+  assert_true (left > 320 * 320 * 3 * 5 && right > 320 * 320 * 3 * 5 && difference > 320 * 320 * 3 * 20);
+  assert_int_equal (pixels[100 * 2400 + 324 * 3], 0);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -787,6 +854,7 @@ main (int argc, char **argv)
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
     cmocka_unit_test (surprise_script),
+    cmocka_unit_test (play_script),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
