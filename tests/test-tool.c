@@ -1,0 +1,469 @@
+/* normflow: the command, each sub-command as a user runs it. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include <json-glib/json-glib.h>
+#include <signal.h>
+
+#define WIDTH 41
+#define HEIGHT 27
+#define FRAMES 24
+#define SAMPLES (WIDTH * HEIGHT + 2 * ((WIDTH + 1) / 2) * ((HEIGHT + 1) / 2))
+
+/* A tiny model, another one, and a video, in a folder of their own. */
+static char *folder, *model, *other, *video;
+
+static char *
+in_folder (const char *name)
+{
+  return g_build_filename (folder, name, NULL);
+}
+
+/* How a run ended. */
+typedef struct
+{
+  int status;
+  char *output, *errors;
+} Result;
+
+static void
+result_clear (Result *result)
+{
+  g_free (result->output);
+  g_free (result->errors);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Result, result_clear)
+
+static GSubprocess *
+spawn (const char *const *arguments)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) command = g_ptr_array_new ();
+  g_autoptr (GSubprocessLauncher) launcher
+      = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
+  assert_non_null (g_getenv ("NORMFLOW_TOOL"));
+  g_ptr_array_add (command, (gpointer)g_getenv ("NORMFLOW_TOOL"));
+  for (; *arguments; arguments++)
+    g_ptr_array_add (command, (gpointer)*arguments);
+  g_ptr_array_add (command, NULL);
+  g_subprocess_launcher_set_cwd (launcher, folder);
+  GSubprocess *process = g_subprocess_launcher_spawnv (launcher, (const char *const *)command->pdata, &error);
+  nf_test_ok (process, error);
+  return process;
+}
+
+static Result
+finish (GSubprocess *process)
+{
+  g_autoptr (GError) error = NULL;
+  Result result = { 0 };
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &result.output, &result.errors, &error),
+              error);
+  if (!g_subprocess_get_if_exited (process))
+    fail_msg ("killed by signal %d: %s", g_subprocess_get_term_sig (process), result.errors);
+  result.status = g_subprocess_get_exit_status (process);
+  return result;
+}
+
+static Result
+run (const char *const *arguments)
+{
+  g_autoptr (GSubprocess) process = spawn (arguments);
+  return finish (process);
+}
+
+#define ARGUMENTS(...) ((const char *const[]){ __VA_ARGS__, NULL })
+
+/* A run that must work; its standard output. */
+static char *
+good (const char *const *arguments)
+{
+  g_auto (Result) result = run (arguments);
+  if (result.status != 0)
+    fail_msg ("%s: exit status %d: %s", arguments[0], result.status, result.errors);
+  return g_steal_pointer (&result.output);
+}
+
+#define GOOD(...)                                                                                            \
+  G_STMT_START { g_autofree char *output_ = good (ARGUMENTS (__VA_ARGS__)); }                                \
+  G_STMT_END
+
+/* A run that must end with STATUS and one line of error that speaks of PART. */
+static void
+bad (int status, const char *part, const char *const *arguments)
+{
+  g_auto (Result) result = run (arguments);
+  g_autofree char *prefix = g_strdup_printf ("normflow %s: ", arguments[0]);
+  if (result.status != status || !strstr (result.errors, part) || !strstr (result.errors, prefix))
+    fail_msg ("%s %s: wanted exit status %d and \"%s\", got %d and: %s", arguments[0], arguments[1], status,
+              part, result.status, result.errors);
+}
+
+#define BAD(status, part, ...) bad (status, part, ARGUMENTS (__VA_ARGS__))
+
+static GBytes *
+contents (const char *name)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = in_folder (name), *bytes = NULL;
+  gsize size;
+  nf_test_ok (g_file_get_contents (path, &bytes, &size, &error), error);
+  return g_bytes_new_take (g_steal_pointer (&bytes), size);
+}
+
+static void
+assert_same_files (const char *a, const char *b)
+{
+  g_autoptr (GBytes) first = contents (a), second = contents (b);
+  if (!g_bytes_equal (first, second))
+    fail_msg ("%s and %s differ", a, b);
+}
+
+/* NAME.y4m holds frames FIRST .. FIRST+N-1 of the video, whatever its header says. */
+static void
+assert_frames (const char *name, gsize first, gsize n)
+{
+  g_autoptr (GBytes) all = contents ("video.y4m"), part = contents (name);
+  const gsize frame = 6 + SAMPLES, size = g_bytes_get_size (part);
+  assert_true (size > n * frame);
+  const guint8 *wanted
+      = (const guint8 *)g_bytes_get_data (all, NULL) + g_bytes_get_size (all) - (FRAMES - first) * frame,
+      *got = (const guint8 *)g_bytes_get_data (part, NULL) + size - n * frame;
+  assert_int_equal (got[-1], '\n');
+  assert_memory_equal (got, wanted, n * frame);
+}
+
+static void
+assert_png (const char *name)
+{
+  g_autoptr (GBytes) bytes = contents (name);
+  assert_true (g_bytes_get_size (bytes) > 100);
+  assert_memory_equal (g_bytes_get_data (bytes, NULL), "\x89PNG\r\n\x1a\n", 8);
+}
+
+static void
+assert_missing (const char *name)
+{
+  g_autofree char *path = in_folder (name);
+  assert_false (g_file_test (path, G_FILE_TEST_EXISTS));
+}
+
+static void
+write_model (const char *path, guint64 seed)
+{
+  const NfConfig config = { .channels = 3,
+                            .img_size = 16,
+                            .patch_size = 4,
+                            .width = 32,
+                            .n_blocks = 2,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = NF_PIXELS_YUV420 };
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  g_autoptr (GError) error = NULL;
+  nf_reference_randomise (reference, seed, 0.05);
+  nf_test_ok (nf_reference_write (reference, path, &error), error);
+}
+
+/* Raw frames with a small header: what comes back is compared byte by byte. */
+static void
+write_video (const char *path)
+{
+  g_autoptr (GByteArray) bytes = g_byte_array_new ();
+  g_autoptr (GError) error = NULL;
+  g_autofree char *header = g_strdup_printf ("YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n", WIDTH, HEIGHT);
+  g_byte_array_append (bytes, (const guint8 *)header, (guint)strlen (header));
+  for (guint n = 0; n < FRAMES; n++)
+    {
+      g_byte_array_append (bytes, (const guint8 *)"FRAME\n", 6);
+      for (guint i = 0; i < SAMPLES; i++)
+        {
+          const guint8 value = (guint8)(40 + i % WIDTH * 3 + n * 5 + 12 * nf_random_uniform (n, 0, i));
+          g_byte_array_append (bytes, &value, 1);
+        }
+    }
+  nf_test_ok (g_file_set_contents (path, (const char *)bytes->data, bytes->len, &error), error);
+}
+
+static int
+set_up (void **state)
+{
+  folder = g_dir_make_tmp ("normflow-tool-XXXXXX", NULL);
+  model = in_folder ("model.safetensors");
+  other = in_folder ("other.safetensors");
+  video = in_folder ("video.y4m");
+  write_model (model, 1);
+  write_model (other, 2);
+  write_video (video);
+  return 0;
+}
+
+static void
+remove_tree (const char *path)
+{
+  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *child = g_build_filename (path, name, NULL);
+      remove_tree (child);
+    }
+  g_remove (path);
+}
+
+static int
+tear_down (void **state)
+{
+  remove_tree (folder);
+  g_free (folder);
+  g_free (model);
+  g_free (other);
+  g_free (video);
+  return 0;
+}
+
+/* What they have in common */
+
+static void
+test_overview (void **state)
+{
+  static const char *const names[]
+      = { "bench", "calibrate", "convert", "decode", "denoise", "devices", "encode",
+          "eval",  "info",      "sample",  "sheet",  "train",   "verify" };
+  g_autofree char *overview = good (ARGUMENTS ("--help")), *version = good (ARGUMENTS ("--version"));
+  assert_non_null (strstr (version, "normflow"));
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autofree char *help = good (ARGUMENTS (names[i], "--help"));
+      assert_non_null (strstr (overview, names[i]));
+      assert_non_null (strstr (help, "Usage:"));
+      BAD (2, "--nonsense", names[i], "--nonsense");
+    }
+  g_auto (Result) unknown = run (ARGUMENTS ("encod"));
+  assert_int_equal (unknown.status, 2);
+  assert_non_null (strstr (unknown.errors, "did you mean encode?"));
+}
+
+static void
+test_models_and_devices (void **state)
+{
+  g_autofree char *devices = good (ARGUMENTS ("devices")), *empty = in_folder ("empty.safetensors"),
+                  *cut = in_folder ("cut.safetensors");
+  g_autoptr (GBytes) whole = contents ("model.safetensors");
+  assert_true (strlen (devices) > 20);
+  assert_true (g_file_set_contents (empty, "", 0, NULL));
+  assert_true (
+      g_file_set_contents (cut, g_bytes_get_data (whole, NULL), (gssize)g_bytes_get_size (whole) / 2, NULL));
+  BAD (1, "no-such-model", "eval", "-m", "no-such-model", video);
+  BAD (1, "/nowhere/model.safetensors", "eval", "-m", "/nowhere/model.safetensors", video);
+  BAD (1, "empty.safetensors", "eval", "-m", empty, video);
+  BAD (1, "truncated", "eval", "-m", cut, video);
+  BAD (1, "video.y4m", "eval", "-m", video, video);
+  BAD (1, "no-such-device", "eval", "-m", model, "-d", "no-such-device", video);
+}
+
+static void
+test_info (void **state)
+{
+  g_autofree char *text = good (ARGUMENTS ("info", "--tensors", model));
+  assert_non_null (strstr (text, "16x16"));
+  assert_non_null (strstr (text, "blocks.1.proj_out.weight"));
+  BAD (1, "nothing.safetensors", "info", "nothing.safetensors");
+  BAD (1, "video.y4m", "info", video);
+}
+
+/* There and back */
+
+static void
+test_encode_decode (void **state)
+{
+  g_autofree char *latents = in_folder ("latents.safetensors"), *noise = in_folder ("noise.safetensors");
+  GOOD ("encode", "-q", "-m", model, video, latents);
+  GOOD ("decode", "-q", "-m", model, latents, "again.y4m");
+  assert_frames ("again.y4m", 0, FRAMES);
+  GOOD ("decode", "-q", "-m", model, "--first", "3", "-n", "2", "--method", "jacobi", latents, "part.y4m");
+  assert_frames ("part.y4m", 3, 2);
+
+  g_autofree char *info = good (ARGUMENTS ("info", latents));
+  assert_non_null (strstr (info, "41x27"));
+  GOOD ("encode", "-q", "-m", model, "--half", "-n", "2", video, "half.safetensors");
+  GOOD ("decode", "-q", "-m", model, "half.safetensors", "half.mkv");
+
+  g_autoptr (GError) error = NULL;
+  g_autofree char *ours = nf_model_digest_of_file (model, &error),
+                  *theirs = nf_model_digest_of_file (other, &error);
+  ours[12] = theirs[12] = 0;
+  BAD (1, ours, "decode", "-q", "-m", other, latents, "wrong.y4m");
+  BAD (1, theirs, "decode", "-q", "-m", other, latents, "wrong.y4m");
+  BAD (1, "other.safetensors", "decode", "-q", "-m", model, other, "wrong.y4m");
+  BAD (1, "wrong.xyz", "decode", "-q", "-m", model, latents, "wrong.xyz");
+  BAD (1, "nothing.mkv", "encode", "-q", "-m", model, "nothing.mkv", "wrong.safetensors");
+  BAD (1, "/nowhere/", "encode", "-q", "-m", model, video, "/nowhere/wrong.safetensors");
+  BAD (1, "model.safetensors", "encode", "-q", "-m", model, model, "wrong.safetensors");
+  BAD (2, "LATENTS.safetensors", "encode", "-q", video);
+  assert_missing ("wrong.y4m");
+  assert_missing ("wrong.safetensors");
+  assert_true (g_file_set_contents (noise, "not what it says", -1, NULL));
+  BAD (1, "noise.safetensors", "decode", "-q", "-m", model, noise, "wrong.y4m");
+}
+
+static double
+number_of (JsonObject *object, const char *name)
+{
+  assert_true (json_object_has_member (object, name));
+  return json_object_get_double_member (object, name);
+}
+
+static void
+test_eval (void **state)
+{
+  g_autofree char *scores = good (ARGUMENTS ("eval", "-q", "-m", model, "--peers", "--check", "--plot",
+                                             "plot.png", "--map", "map.png", video));
+  g_auto (GStrv) lines = g_strsplit (g_strstrip (scores), "\n", -1);
+  assert_int_equal (g_strv_length (lines), FRAMES);
+  for (guint i = 0; i < FRAMES; i++)
+    {
+      g_autoptr (JsonParser) parser = json_parser_new ();
+      assert_true (json_parser_load_from_data (parser, lines[i], -1, NULL));
+      JsonObject *object = json_node_get_object (json_parser_get_root (parser));
+      const double bits = number_of (object, "bits_per_dim"), dims = number_of (object, "dims"),
+                   nats = number_of (object, "log_likelihood");
+      assert_int_equal (json_object_get_int_member (object, "frame"), i);
+      assert_int_equal ((int)dims, SAMPLES);
+      assert_true (ABS (bits + nats / dims / G_LN2) < 1e-6);
+      assert_true (number_of (object, "png_bits") > 0 && number_of (object, "ffv1_bits") > 0);
+    }
+  assert_png ("plot.png");
+  assert_png ("map.png");
+  g_autofree char *gains
+      = good (ARGUMENTS ("eval", "-q", "-m", model, "--denoise", "0.05", "--frames", "2", video));
+  assert_non_null (strstr (gains, "hqdn3d"));
+  assert_non_null (strstr (gains, "nlmeans"));
+  BAD (2, "--every", "eval", "-m", model, "--every", "0", video);
+  BAD (2, "--denoise", "eval", "-m", model, "--denoise", "x", video);
+  BAD (1, "/nowhere/", "eval", "-q", "-m", model, "--json", "/nowhere/scores.ndjson", video);
+  BAD (1, "nothing.mkv", "eval", "-q", "-m", model, "nothing.mkv");
+}
+
+static void
+test_calibrate (void **state)
+{
+  g_autofree char *text = good (ARGUMENTS ("calibrate", "-q", "-m", model, "--json", video));
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  assert_true (json_parser_load_from_data (parser, text, -1, NULL));
+  JsonObject *object = json_node_get_object (json_parser_get_root (parser));
+  assert_true (number_of (object, "threshold") > 0);
+  BAD (1, "nothing.mkv", "calibrate", "-q", "-m", model, "nothing.mkv");
+}
+
+/* Pictures */
+
+static void
+test_sample (void **state)
+{
+  GOOD ("sample", "-q", "-m", model, "--count", "4", "--seed", "7", "a.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "4", "--seed", "7", "b.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "4", "--seed", "8", "c.png");
+  assert_png ("a.png");
+  assert_same_files ("a.png", "b.png");
+  g_autoptr (GBytes) a = contents ("a.png"), c = contents ("c.png");
+  assert_false (g_bytes_equal (a, c));
+  GOOD ("sample", "-q", "-m", model, "--count", "3", "d.mkv");
+  BAD (1, "class", "sample", "-q", "-m", model, "--class", "5", "e.png");
+  BAD (1, "e.xyz", "sample", "-q", "-m", model, "e.xyz");
+}
+
+static void
+test_denoise (void **state)
+{
+  GOOD ("denoise", "-q", "-m", model, "--sigma", "0", "-n", "3", video, "same.y4m");
+  assert_frames ("same.y4m", 0, 3);
+  GOOD ("denoise", "-q", "-m", model, "--noise", "0.05", "--noisy", "noisy.mkv", "-n", "2", video,
+        "clean.mkv");
+  GOOD ("sheet", "-q", "-m", model, "-n", "2", video, "sheet.png");
+  assert_png ("sheet.png");
+  BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");
+  BAD (2, "sigma", "denoise", "-q", "-m", model, "--sigma", "-1", video, "clean.mkv");
+}
+
+/* Training */
+
+#define TRAIN                                                                                                \
+  "train", "-q", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1",          \
+      "--head-dim", "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", \
+      "3"
+
+static void
+test_train (void **state)
+{
+  GOOD (TRAIN, "-o", "whole.safetensors", "--steps", "24", "--log", "whole.ndjson", video);
+  GOOD (TRAIN, "-o", "parts.safetensors", "--steps", "24", "--stop-after", "9", video);
+  GOOD ("train", "-q", "-o", "parts.safetensors", "--resume", "--stop-after", "17");
+  GOOD ("train", "-q", "-o", "parts.safetensors", "--resume");
+  assert_same_files ("whole.safetensors.checkpoint", "parts.safetensors.checkpoint");
+  GOOD ("eval", "-q", "-m", "whole.safetensors", "--check", "--frames", "1", video);
+
+  g_autoptr (GBytes) log = contents ("whole.ndjson");
+  g_autofree char *text = g_strndup (g_bytes_get_data (log, NULL), g_bytes_get_size (log));
+  assert_non_null (strstr (text, "\"event\":\"start\""));
+  assert_non_null (strstr (text, "\"event\":\"validation\",\"step\":24"));
+  g_autofree char *info = good (ARGUMENTS ("info", "whole.safetensors"));
+  assert_non_null (strstr (info, "normflow train"));
+
+  BAD (2, "--steps", TRAIN, "-o", "wrong.safetensors", video);
+  BAD (2, "--output", TRAIN, "--steps", "2", video);
+  BAD (1, "nothing", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "nothing");
+  BAD (1, "resume", "train", "-q", "-o", "wrong.safetensors", "--resume");
+  BAD (1, "lr", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--lr", "5", video);
+  assert_missing ("wrong.safetensors");
+}
+
+/* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */
+static void
+test_interrupted (void **state)
+{
+  g_autofree char *log = in_folder ("interrupted.ndjson"), *settings = NULL;
+  g_autoptr (GSubprocess) process = spawn (ARGUMENTS (TRAIN, "-o", "interrupted.safetensors", "--steps",
+                                                      "100000", "--warmup", "10", "--log", log, video));
+  gboolean begun = FALSE;
+  for (guint i = 0; i < 1200 && !begun; i++)
+    {
+      g_autofree char *text = NULL;
+      g_usleep (50000);
+      begun = g_file_get_contents (log, &text, NULL, NULL) && strstr (text, "\"event\":\"step\",\"step\":12");
+    }
+  assert_true (begun);
+  g_subprocess_send_signal (process, SIGINT);
+  g_auto (Result) result = finish (process);
+  assert_int_equal (result.status, 130);
+  assert_non_null (strstr (result.errors, "--resume goes on"));
+  GOOD ("info", "interrupted.safetensors");
+
+  /* as many steps at once, and as many after the interruption */
+  g_autoptr (GError) error = NULL;
+  g_autofree char *checkpoint = in_folder ("interrupted.safetensors.checkpoint");
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (checkpoint, &error);
+  nf_test_ok (file, error);
+  double state_values[3];
+  nf_tensor_to_double (nf_tensor_file_lookup (file, "state"), state_values);
+  assert_true (state_values[0] >= 12);
+  g_autofree char *end = g_strdup_printf ("%d", (int)state_values[0] + 5);
+  GOOD ("train", "-q", "-o", "interrupted.safetensors", "--resume", "--stop-after", end);
+  GOOD (TRAIN, "-o", "straight.safetensors", "--steps", "100000", "--warmup", "10", "--stop-after", end,
+        video);
+  assert_same_files ("interrupted.safetensors.checkpoint", "straight.safetensors.checkpoint");
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_overview), cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_info),     cmocka_unit_test (test_encode_decode),
+    cmocka_unit_test (test_eval),     cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_sample),   cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_train),    cmocka_unit_test (test_interrupted),
+  };
+  return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
+}
