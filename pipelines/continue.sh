@@ -46,7 +46,8 @@ LC_ALL=C awk -v past="$past" '
   }' "$work/scores" >"$work/curve.rgb"
 
 place() { # future $1 of the four
-  echo "sink_$1::xpos=$(((($1) % 2) * 256)) sink_$1::ypos=$((($1) / 2 * 256)) sink_$1::width=256 sink_$1::height=256"
+  local row=$(($1 / 2)) column=$(($1 % 2))
+  echo "sink_$1::xpos=$((column * 256)) sink_$1::ypos=$((row * 256)) sink_$1::width=256 sink_$1::height=256"
 }
 branches=()
 for i in 0 1 2 3; do
