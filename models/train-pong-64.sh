@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# train-pong-64.sh OUTPUT.safetensors
+#
+# Trains a model as the bundled normflow-pong-64 was trained: on the world pong, simulated on the fly; 1006
+# steps of a schedule for 1600, then 820 with a schedule of their own. What is between is OUTPUT.stage1. See README.md.
+
+set -euo pipefail
+
+if [[ $# -ne 1 || $1 == -* ]]; then
+  sed -n '3,/^$/s/^# \{0,1\}//p' "$0"
+  [[ ${1:-} == -h || ${1:-} == --help ]] && exit 0
+  exit 2
+fi
+
+normflow train -o "$1.stage1" --world pong --actions --config '{"family": "starflow", "img_size": 64, "patch_size": 16,
+  "channels": 64, "num_blocks": 2, "layers_per_block": [1, 3], "head_dim": 32, "top_block_channels": 192,
+  "rope": true, "rope_1d": true, "sos": true, "use_softplus": true, "soft_clip": 4, "use_final_norm": true,
+  "cond_top_only": true, "seq_order": "L2R", "temporal_causal": 1, "shallow_block_local": true, "frames": 8,
+  "pixel_layout": "rgb", "noise_type": "gaussian", "noise_std": 0.1}' \
+  --denoiser 1 --steps 1600 --stop-after 1006 --batch 8 --lr 2e-3 --warmup 80 --ema 0.99 --seed 1 \
+  --validation-tiles 32 --validate-every 100
+normflow train -o "$1" --init "$1.stage1" --world pong --actions --steps 820 --batch 8 --lr 1.5e-3 --warmup 20 --ema 0.99 \
+  --seed 2 --validation-tiles 32 --validate-every 100
