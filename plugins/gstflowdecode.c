@@ -43,10 +43,14 @@ enum
   PROP_TOLERANCE,
   PROP_MAX_SWEEPS,
   PROP_BUDGET_MS,
+  PROP_KEEP_UP,
 };
 
 /* A frame that takes longer tells how far it is. */
 #define LONG_FRAME G_USEC_PER_SEC
+
+#define LEAST_BUDGET_MS 1e-3
+#define MOST_BUDGET_MS 1e6
 
 struct _GstFlowDecode
 {
@@ -57,6 +61,7 @@ struct _GstFlowDecode
   /* under the object lock */
   gint label;
   NfDecodeOptions options;
+  gboolean keep_up;
 
   /* of the streaming thread */
   GstVideoCodecState *output;
@@ -308,6 +313,18 @@ post_residual (GstFlowDecode *self, NfSession *session, const GstVideoCodecFrame
   gst_element_post_message (GST_ELEMENT (self), gst_message_new_element (GST_OBJECT (self), structure));
 }
 
+/* The time that is left for FRAME, as far as the sinks have told, is its budget. */
+static void
+limit_budget (GstFlowDecode *self, GstVideoCodecFrame *frame, NfDecodeOptions *options)
+{
+  const GstClockTimeDiff left = gst_video_decoder_get_max_decode_time (GST_VIDEO_DECODER (self), frame);
+  if (left == G_MAXINT64)
+    return;
+  /* none at all would mean no limit */
+  const double ms = CLAMP ((double)left / GST_MSECOND, LEAST_BUDGET_MS, MOST_BUDGET_MS);
+  options->budget_ms = options->budget_ms > 0 ? MIN (options->budget_ms, ms) : ms;
+}
+
 static GstFlowReturn
 decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame)
 {
@@ -322,9 +339,12 @@ decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame
       return GST_FLOW_ERROR;
     }
   GST_OBJECT_LOCK (self);
-  const NfDecodeOptions options = self->options;
+  NfDecodeOptions options = self->options;
   const gint label = self->label;
+  const gboolean keep_up = self->keep_up;
   GST_OBJECT_UNLOCK (self);
+  if (keep_up)
+    limit_budget (self, frame, &options);
 
   gboolean done = FALSE;
   const float *latents = read_latents (self, in.data, in.size, &error);
@@ -485,6 +505,9 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_BUDGET_MS:
       self->options.budget_ms = g_value_get_double (value);
       break;
+    case PROP_KEEP_UP:
+      self->keep_up = g_value_get_boolean (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -533,6 +556,9 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
       break;
     case PROP_BUDGET_MS:
       g_value_set_double (value, self->options.budget_ms);
+      break;
+    case PROP_KEEP_UP:
+      g_value_set_boolean (value, self->keep_up);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -618,6 +644,13 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
       g_param_spec_double ("budget-ms", "Budget",
                            "Milliseconds for a frame, after which windows are swept once only; 0 is no limit",
                            0, 1e6, 0, flags));
+
+  g_object_class_install_property (
+      object_class, PROP_KEEP_UP,
+      g_param_spec_boolean ("keep-up", "Keep up",
+                            "Rather end a frame early, as budget-ms does, than let it be late: its budget is "
+                            "the time that sinks say is left (QoS)",
+                            FALSE, flags));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);

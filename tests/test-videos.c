@@ -374,6 +374,40 @@ refusals (void **state)
   gst_object_unref (pipeline);
 }
 
+/* A decoder that is to keep up ends a frame early once a sink says that no time is left for it, and says so.
+ */
+static void
+keep_up (void **state)
+{
+  GstHarness *encoder = harness_new ("flowencode", video_model),
+             *decoder = harness_new ("flowdecode", video_model);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_bus (decoder->element, bus);
+  g_object_set (decoder->element, "keep-up", TRUE, NULL);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 6; n++)
+    {
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      if (n == 0)
+        connect_caps (encoder, decoder);
+      if (n == 3)
+        gst_harness_push_upstream_event (
+            decoder, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 1, 0, 3 * 40 * GST_MSECOND));
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+      g_autoptr (GstBuffer) frame = gst_harness_pull (decoder);
+      if (n < 3)
+        assert_frame (frame, n);
+      g_autoptr (GstStructure) told = fixture_pop_element_message (bus, "flow-residual");
+      if (n == 3)
+        assert_non_null (told);
+      else if (n < 3)
+        assert_null (told);
+    }
+  gst_element_set_bus (decoder->element, NULL);
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
 /* Continuation */
 
 /* What an appsink gets of a pipeline until its end. */
@@ -840,20 +874,11 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip),
-    cmocka_unit_test (key_frames),
-    cmocka_unit_test (loss),
-    cmocka_unit_test (actions),
-    cmocka_unit_test (scores),
-    cmocka_unit_test (refusals),
-    cmocka_unit_test (continuation),
-    cmocka_unit_test (splicing),
-    cmocka_unit_test (told),
-    cmocka_unit_test (source),
-    cmocka_unit_test (keys),
-    cmocka_unit_test (stream_script),
-    cmocka_unit_test (continue_script),
-    cmocka_unit_test (surprise_script),
+    cmocka_unit_test (round_trip),    cmocka_unit_test (key_frames),      cmocka_unit_test (loss),
+    cmocka_unit_test (actions),       cmocka_unit_test (scores),          cmocka_unit_test (refusals),
+    cmocka_unit_test (keep_up),       cmocka_unit_test (continuation),    cmocka_unit_test (splicing),
+    cmocka_unit_test (told),          cmocka_unit_test (source),          cmocka_unit_test (keys),
+    cmocka_unit_test (stream_script), cmocka_unit_test (continue_script), cmocka_unit_test (surprise_script),
     cmocka_unit_test (play_script),
   };
   const int status = fixture_open (&argc, &argv);
