@@ -83,6 +83,15 @@ gst_flow_engine_install_properties (GObjectClass *class)
           "variable NORMFLOW_DEVICE, else auto",
           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
+      class, GST_FLOW_ENGINE_PROP_PRECISION,
+      g_param_spec_string (
+          "precision", "Precision",
+          "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
+          "for it), auto (bf16 where it has); unset is the environment variable NORMFLOW_PRECISION, else "
+          "f32. "
+          "Latents decode to the same bytes only in the precision that encoded them",
+          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_STATS,
       g_param_spec_boxed (
           "stats", "Statistics",
@@ -133,17 +142,36 @@ get_stats (GstFlowEngine *engine)
   if (engine->model)
     {
       NfDevice *device = nf_model_get_device (engine->model);
-      gst_structure_set (stats, "device-name", G_TYPE_STRING, nf_device_get_info (device)->name,
-                         "model-load-ms", G_TYPE_DOUBLE, 1e3 * nf_model_get_load_seconds (engine->model),
-                         "kernel-build-ms", G_TYPE_DOUBLE, 1e3 * nf_device_get_build_seconds (device), NULL);
+      gst_structure_set (stats, "device-name", G_TYPE_STRING, nf_device_get_info (device)->name, "precision",
+                         G_TYPE_STRING, nf_device_get_precision (device), "model-load-ms", G_TYPE_DOUBLE,
+                         1e3 * nf_model_get_load_seconds (engine->model), "kernel-build-ms", G_TYPE_DOUBLE,
+                         1e3 * nf_device_get_build_seconds (device), NULL);
     }
   return stats;
+}
+
+/* Where the string of a property is kept, NULL if it is none of ours. */
+static char **
+find_string (GstFlowEngine *engine, guint id)
+{
+  switch (id)
+    {
+    case GST_FLOW_ENGINE_PROP_MODEL:
+      return &engine->model_name;
+    case GST_FLOW_ENGINE_PROP_DEVICE:
+      return &engine->device_spec;
+    case GST_FLOW_ENGINE_PROP_PRECISION:
+      return &engine->precision;
+    default:
+      return NULL;
+    }
 }
 
 gboolean
 gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *value)
 {
-  if (id != GST_FLOW_ENGINE_PROP_MODEL && id != GST_FLOW_ENGINE_PROP_DEVICE)
+  char **string = find_string (engine, id);
+  if (!string)
     return FALSE;
   if (GST_STATE (engine->element) > GST_STATE_READY)
     {
@@ -152,7 +180,6 @@ gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *val
       return TRUE;
     }
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  char **string = id == GST_FLOW_ENGINE_PROP_MODEL ? &engine->model_name : &engine->device_spec;
   if (g_strcmp0 (*string, g_value_get_string (value)) != 0)
     {
       g_free (*string);
@@ -169,8 +196,9 @@ gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value)
     {
     case GST_FLOW_ENGINE_PROP_MODEL:
     case GST_FLOW_ENGINE_PROP_DEVICE:
+    case GST_FLOW_ENGINE_PROP_PRECISION:
       g_mutex_lock (&engine->lock);
-      g_value_set_string (value, id == GST_FLOW_ENGINE_PROP_MODEL ? engine->model_name : engine->device_spec);
+      g_value_set_string (value, *find_string (engine, id));
       g_mutex_unlock (&engine->lock);
       return TRUE;
     case GST_FLOW_ENGINE_PROP_STATS:
@@ -267,7 +295,10 @@ load_thread (gpointer data)
 
   g_mutex_lock (&engine->lock);
   g_autofree char *path = g_strdup (engine->path);
-  g_autofree char *spec = g_strdup (engine->device_spec);
+  g_autofree char *spec = engine->precision ? g_strdup_printf ("%s,precision=%s",
+                                                               engine->device_spec ? engine->device_spec : "",
+                                                               engine->precision)
+                                            : g_strdup (engine->device_spec);
   g_mutex_unlock (&engine->lock);
 
   g_autoptr (NfDevice) device = nf_device_open (spec, &error);
@@ -564,6 +595,7 @@ gst_flow_engine_clear (GstFlowEngine *engine)
   g_clear_pointer (&engine->recent, g_free);
   g_clear_pointer (&engine->model_name, g_free);
   g_clear_pointer (&engine->device_spec, g_free);
+  g_clear_pointer (&engine->precision, g_free);
   g_cond_clear (&engine->changed);
   g_mutex_clear (&engine->lock);
 }

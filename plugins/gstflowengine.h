@@ -9,9 +9,9 @@ G_BEGIN_DECLS
 /**
  * GstFlowEngine:
  *
- * What every element of the plugin has: the properties `model`, `device` and `stats`, a model loaded at
- * NULL→READY with progress messages, and a session. A member of the element's own structure; the element
- * calls it at the places named below.
+ * What every element of the plugin has: the properties `model`, `device`, `precision` and `stats`, a model
+ * loaded at NULL→READY with progress messages, and a session. A member of the element's own structure; the
+ * element calls it at the places named below.
  *
  * NULL→READY reads and checks the model and opens the device, so that a missing or broken model fails the
  * state change. Kernels are compiled in the background from then on: going back to NULL cancels that, and the
@@ -28,6 +28,7 @@ typedef struct
   /* the rest under the lock */
   char *model_name;
   char *device_spec;
+  char *precision;
   gboolean stale; /* properties changed since opening */
 
   gboolean open;
@@ -60,6 +61,7 @@ enum
 {
   GST_FLOW_ENGINE_PROP_MODEL = 1,
   GST_FLOW_ENGINE_PROP_DEVICE,
+  GST_FLOW_ENGINE_PROP_PRECISION,
   GST_FLOW_ENGINE_PROP_STATS,
   GST_FLOW_ENGINE_PROP_LAST, /* the first of the element's own */
 };

@@ -39,6 +39,17 @@ clear_environment (void **state)
 {
   g_unsetenv ("NORMFLOW_DEVICE");
   g_unsetenv ("NORMFLOW_KERNELS");
+
+  g_setenv ("NORMFLOW_PRECISION", "bf16", TRUE);
+  g_autoptr (NfDevice) half = open_device ("cpu");
+  assert_string_equal (nf_device_get_precision (half), "bf16");
+  g_autoptr (NfDevice) full = open_device ("cpu,precision=f32");
+  assert_string_equal (nf_device_get_precision (full), "f32");
+  g_autoptr (NfDevice) best = open_device ("cpu,precision=auto");
+  assert_string_equal (nf_device_get_precision (best), nf_device_get_info (best)->bf16 ? "bf16" : "f32");
+  g_setenv ("NORMFLOW_PRECISION", "half", TRUE);
+  check_refused ("cpu", NF_ERROR_ARGUMENT, "NORMFLOW_PRECISION");
+  g_unsetenv ("NORMFLOW_PRECISION");
   return 0;
 }
 
@@ -106,6 +117,8 @@ test_refusals (void **state)
   check_refused ("cpu,kernels=tpu", NF_ERROR_ARGUMENT, "tpu");
   check_refused ("cpu,fast", NF_ERROR_ARGUMENT, "fast");
   check_refused ("cpu,vectors=5", NF_ERROR_ARGUMENT, "\"5\"");
+  check_refused ("cpu,precision=f16", NF_ERROR_ARGUMENT, "f16");
+  check_refused ("cpu,precision=f32,precision=bf16", NF_ERROR_ARGUMENT, "precision=bf16");
   check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
   check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");

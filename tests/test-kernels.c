@@ -20,6 +20,7 @@ typedef struct
 {
   const char *variant;
   guint vector_width;
+  gboolean bf16;
 } Setting;
 
 typedef struct
@@ -37,7 +38,7 @@ typedef struct
   NfDevice *device;
   cl_program programs[3];
   cl_command_queue queue;
-  gboolean gpu;
+  gboolean gpu, bf16;
   int VW, NR, MR, QT;
   GPtrArray *memory;
 } Rig;
@@ -71,7 +72,10 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
     { "flow.cl", "pixels.cl" },
   };
 
-  *rig = (Rig){ .device = nf_test_device (setting->variant), .gpu = gpu, .VW = setting->vector_width };
+  *rig = (Rig){ .device = nf_test_device (setting->variant),
+                .gpu = gpu,
+                .VW = setting->vector_width,
+                .bf16 = setting->bf16 };
   rig->NR = 2 * rig->VW;
   rig->MR = rig->VW == 16 ? 12 : 6;
   rig->QT = (head_dim + rig->VW - 1) / rig->VW <= 4 ? 6 : 3;
@@ -79,8 +83,10 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
       /* only attention is compiled for one size of heads */
-      g_autofree char *options = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d", rig->VW,
-                                                  i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48));
+      g_autofree char *options = g_strdup_printf (
+          "-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
+          rig->bf16 ? " -DNF_BF16=1" : "",
+          rig->bf16 && rig->VW == 16 && nf_device_get_info (rig->device)->bf16 ? " -DNF_BF16_DOT=1" : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -262,6 +268,36 @@ gelu_slope (double x)
   return 0.5 * erfc (-x * M_SQRT1_2) + x * exp (-0.5 * x * x) / sqrt (2 * M_PI);
 }
 
+/* The nearest bfloat16, ties to even. */
+static guint32
+to_bf16 (double x)
+{
+  const float single = (float)x;
+  guint32 bits;
+  memcpy (&bits, &single, sizeof bits);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* What a product with elements of the rig makes of its operands. */
+static void
+round_operands (const Rig *rig, double *x, gsize n)
+{
+  for (gsize i = 0; rig->bf16 && i < n; i++)
+    {
+      const guint32 bits = to_bf16 (x[i]) << 16;
+      float single;
+      memcpy (&single, &bits, sizeof single);
+      x[i] = single;
+    }
+}
+
+/* Elements of K values, see nf_element in common.cl. */
+static int
+elements (const Rig *rig, int K)
+{
+  return rig->bf16 ? (K + 1) / 2 : K;
+}
+
 /* exp, erf, GELU */
 
 static const char math_source[]
@@ -375,15 +411,27 @@ test_math (void **state)
 
 /* Panels of NR columns of a matrix (rows, columns), element (row, column) at row·row_step +
  * column·column_step. */
-static double *
-pack (const double *W, int rows, int columns, gsize row_step, gsize column_step, int NR)
+static float *
+pack (const Rig *rig, const double *W, int rows, int columns, gsize row_step, gsize column_step)
 {
+  const int NR = rig->NR, n = elements (rig, rows), step = rig->bf16 ? 2 : 1;
   const gsize panels = divide_up (columns, NR);
-  double *packed = g_new0 (double, panels *rows *NR);
+  float *packed = g_new0 (float, panels *n *NR);
   for (int row = 0; row < rows; row++)
     for (int column = 0; column < columns; column++)
-      packed[((gsize)(column / NR) * rows + row) * NR + column % NR]
-          = W[row * row_step + column * column_step];
+      {
+        const double x = W[row * row_step + column * column_step];
+        float *to = &packed[((gsize)(column / NR) * n + row / step) * NR + column % NR];
+        guint32 word;
+        if (!rig->bf16)
+          {
+            *to = (float)x;
+            continue;
+          }
+        memcpy (&word, to, sizeof word);
+        word |= to_bf16 (x) << (row % 2 * 16);
+        memcpy (to, &word, sizeof word);
+      }
   return packed;
 }
 
@@ -400,16 +448,15 @@ test_pack (void **state)
       {
         const int N = sizes[i][0], K = sizes[i][1];
         const int rows = transposed ? K : N, columns = transposed ? N : K;
-        const gsize panels = divide_up (columns, rig.NR), n = panels * rows * rig.NR;
+        const gsize panels = divide_up (columns, rig.NR), n = panels * elements (&rig, rows) * rig.NR;
         g_autofree double *W = numbers (i, (gsize)N * K, 1);
         Memory *in = give_at (&rig, 3, W, (gsize)N * K), *out = room (&rig, 5 + n);
         RUN (&rig, "nf_pack", SIZES (divide_up (rows, PACK_ROWS), panels, 1), ONE_EACH, BUFFER (in), LONG (3),
              INT (K), BUFFER (out), LONG (5), INT (rows), INT (columns), INT (rig.NR), INT (transposed));
         g_autofree float *got = take_at (&rig, out, 5);
-        g_autofree double *want
-            = pack (W, rows, columns, transposed ? 1 : (gsize)K, transposed ? (gsize)K : 1, rig.NR);
-        g_autofree float *single = nf_test_to_float (want, n);
-        assert_memory_equal (got, single, n * sizeof (float));
+        g_autofree float *want
+            = pack (&rig, W, rows, columns, transposed ? 1 : (gsize)K, transposed ? (gsize)K : 1);
+        assert_memory_equal (got, want, n * sizeof (float));
       }
 }
 
@@ -444,13 +491,15 @@ product_clear (Product *p)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Product, product_clear)
 
 static void
-product_init (Product *p, int M, int N, int K, int flags, double spread)
+product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double spread)
 {
   *p = (Product){
     .M = M, .N = N, .K = K, .lda = K + 3, .ldc = N + 5, .ldr = N + 2, .rmod = 5, .flags = flags
   };
   p->A = numbers (1, (gsize)M * p->lda, spread);
   p->W = numbers (2, (gsize)K * N, 1);
+  round_operands (rig, p->A, (gsize)M * p->lda);
+  round_operands (rig, p->W, (gsize)K * N);
   p->bias = numbers (3, N, spread);
   p->R = numbers (4, (gsize)p->rmod * p->ldr, spread);
   p->C = numbers (5, (gsize)M * p->ldc, spread);
@@ -461,21 +510,33 @@ product_init (Product *p, int M, int N, int K, int flags, double spread)
 static float *
 run_product (Rig *rig, const Product *p, int first, int count, int tiles, float **saved)
 {
-  g_autofree double *packed = pack (p->W, p->K, p->N, p->N, 1, rig->NR);
-  const gsize panels = divide_up (p->N, rig->NR);
+  g_autofree float *packed = pack (rig, p->W, p->K, p->N, p->N, 1);
+  const gsize panels = divide_up (p->N, rig->NR), n = panels * elements (rig, p->K) * rig->NR;
   Memory *A = give_at (rig, 7, p->A + (gsize)first * p->lda, (gsize)count * p->lda - 3),
-         *B = give_at (rig, 16, packed, panels * p->K * rig->NR), *bias = give_at (rig, 1, p->bias, p->N),
+         *B = room (rig, 16 + n), *bias = give_at (rig, 1, p->bias, p->N),
          *R = give_at (rig, 2, p->R, (gsize)p->rmod * p->ldr - 2),
          *C = give_at (rig, 3, p->C + (gsize)first * p->ldc, (gsize)count * p->ldc - 5),
          *P = give_at (rig, 4, p->P + (gsize)first * p->N, (gsize)count * p->N);
+  gsize A_at = 7;
+  int lda = p->lda;
+  put (rig, B, 16, packed, n);
+  if (rig->bf16)
+    {
+      lda = elements (rig, p->K) + 5;
+      Memory *halved = room (rig, (gsize)count * lda);
+      RUN (rig, "nf_halve", SIZES (count, 1, 1), ONE_EACH, BUFFER (A), LONG (7), INT (p->lda),
+           BUFFER (halved), INT (lda), INT (p->K));
+      A = halved;
+      A_at = 0;
+    }
   const size_t tile = (size_t)rig->MR * tiles;
   const size_t cpu[3] = { panels, divide_up (count, tile), 1 };
   const size_t gpu[3] = { panels * rig->NR, divide_up (count, 64) * 8, 1 };
   const size_t group[3] = { rig->gpu ? rig->NR : 1, rig->gpu ? 8 : 1, 1 };
-  RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, group, BUFFER (A), LONG (7), INT (p->lda), BUFFER (B),
+  RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, group, BUFFER (A), LONG (A_at), INT (lda), BUFFER (B),
        LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod), BUFFER (C),
-       LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N), INT (p->K), INT (p->flags),
-       INT (tiles));
+       LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N), INT (elements (rig, p->K)),
+       INT (p->flags), INT (tiles));
   g_autofree float *all = take_at (rig, P, 4);
   if (saved)
     *saved = g_steal_pointer (&all);
@@ -536,7 +597,7 @@ test_matmul (void **state)
     for (guint f = 0; f < G_N_ELEMENTS (flags); f++)
       {
         g_auto (Product) p;
-        product_init (&p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
+        product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
         check_product (&rig, &p, 1 + f % 3);
       }
   /* where nothing overflows, the size of the values plays no part */
@@ -544,7 +605,7 @@ test_matmul (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (spreads); i++)
     {
       g_auto (Product) p;
-      product_init (&p, 14, 35, 50, BIAS | RESIDUAL, spreads[i]);
+      product_init (&rig, &p, 14, 35, 50, BIAS | RESIDUAL, spreads[i]);
       check_product (&rig, &p, 2);
     }
 }
@@ -556,7 +617,7 @@ test_matmul_batches (void **state)
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   g_auto (Product) p;
-  product_init (&p, 77, 50, 300, BIAS | GELU | SAVE, 1);
+  product_init (&rig, &p, 77, 50, 300, BIAS | GELU | SAVE, 1);
   p.flags |= RESIDUAL;
   p.rmod = 1; /* rows count from the first of each launch */
   g_autofree float *all = run_product (&rig, &p, 0, p.M, 2, NULL);
@@ -584,11 +645,14 @@ test_matmul_tn (void **state)
         const gsize n = (gsize)N * K;
         g_autofree double *A = numbers (1, (gsize)M * lda, 1), *X = numbers (2, (gsize)M * ldx, 1),
                           *C = numbers (3, n, 1);
+        round_operands (&rig, A, (gsize)M * lda);
+        round_operands (&rig, X, (gsize)M * ldx);
         Memory *a = give_at (&rig, 5, A, (gsize)M * lda - 2), *x = give_at (&rig, 2, X, (gsize)M * ldx - 1),
                *c = accumulate ? give_at (&rig, 9, C, n) : room (&rig, 9 + n);
         const size_t left = divide_up (N, rig.MR), right = divide_up (K, rig.NR), tiles = 2;
-        Memory *a_panels = room (&rig, left * rig.MR * (size_t)M),
-               *x_panels = room (&rig, right * rig.NR * (size_t)M);
+        const size_t inner = elements (&rig, M);
+        Memory *a_panels = room (&rig, left * rig.MR * inner),
+               *x_panels = room (&rig, right * rig.NR * inner);
         RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), left, 1), ONE_EACH, BUFFER (a), LONG (5),
              INT (lda), BUFFER (a_panels), LONG (0), INT (M), INT (N), INT (rig.MR), INT (0));
         RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), right, 1), ONE_EACH, BUFFER (x), LONG (2),
@@ -598,7 +662,7 @@ test_matmul_tn (void **state)
         RUN (&rig, "nf_matmul", rig.gpu ? gpu : cpu, SIZES (rig.gpu ? rig.NR : 1, rig.gpu ? 8 : 1, 1),
              BUFFER (a_panels), LONG (0), INT (0), BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0),
              BUFFER (c), LONG (0), INT (0), INT (1), BUFFER (c), LONG (9), INT (K), BUFFER (c), LONG (0),
-             INT (N), INT (K), INT (M), INT (PANELS | (accumulate ? ACCUMULATE : 0)), INT (tiles));
+             INT (N), INT (K), INT (inner), INT (PANELS | (accumulate ? ACCUMULATE : 0)), INT (tiles));
         for (int r = 0; r < N; r++)
           for (int k = 0; k < K; k++)
             {
@@ -1305,7 +1369,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
          *d_os = room (rig, (gsize)B * S * width), *scales = room (rig, 5 + (gsize)M * D);
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
-       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), INT (flip),
+       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), INT (flip),
        INT (out_flip), INT (1));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
@@ -1322,8 +1386,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   /* without log_scales */
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
-       INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), INT (flip), INT (out_flip),
-       INT (0));
+       INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), INT (flip),
+       INT (out_flip), INT (0));
 }
 
 static void
@@ -1397,8 +1461,9 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
              *W = give (rig, basis, D * D), *changes = room (rig, B * count);
       RUN (rig, "nf_affine_inverse", SIZES (B * count, 1, 1), ONE_EACH, BUFFER (zs), LONG (3), BUFFER (xs),
            LONG (2), BUFFER (os), INT (B), INT (N), INT (D), INT (n0), INT (count), INT (o_rows),
-           INT (o_first), INT (scale), FLOAT (clip), FLOAT (INFINITY), INT (guidance), VALUE (weights),
-           INT (keep_first), INT (snap ? steps : -1), BUFFER (W), INT (has_basis), BUFFER (changes), INT (1));
+           INT (o_first), INT (scale), FLOAT (clip), FLOAT (INFINITY), FLOAT (0), INT (guidance),
+           VALUE (weights), INT (keep_first), INT (snap ? steps : -1), BUFFER (W), INT (has_basis),
+           BUFFER (changes), INT (1));
       g_autofree float *got = take_at (rig, xs, 2), *got_changes = take (rig, changes);
       for (int m = 0; m < B * count; m++)
         {
@@ -1454,8 +1519,8 @@ test_affine_inverse (void **state)
   Memory *xs = give (&rig, x, B * D), *os = give (&rig, o, B * D), *changes = room (&rig, B);
   RUN (&rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (xs), LONG (0), BUFFER (xs), LONG (0),
        BUFFER (os), INT (B), INT (1), INT (D), INT (0), INT (1), INT (1), INT (0), INT (SCALE_NONE),
-       FLOAT (0), FLOAT (INFINITY), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
-       BUFFER (changes), INT (1));
+       FLOAT (0), FLOAT (INFINITY), FLOAT (0), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE),
+       INT (0), BUFFER (changes), INT (1));
   g_autofree float *got = take (&rig, xs), *got_changes = take (&rig, changes);
   assert_true (isnan (got_changes[0]));
   double most = 0;
@@ -1467,31 +1532,37 @@ test_affine_inverse (void **state)
   assert_true (fabs ((double)got_changes[1] - most) < 1e-6);
 }
 
-/* u through the affine step and back, all tokens known: what encoding and decoding do. */
+/* u through the affine step and back, all tokens known: what encoding and decoding do. On lattices the very
+ * same u comes back, although z was rounded. */
 static void
 test_affine_there_and_back (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   for (int scale = 0; scale < 3; scale++)
-    for (int clipped = 0; clipped < 2; clipped++)
+    for (int form = 0; form < 4; form++)
       {
+        const gboolean clipped = form & 1, on_lattice = form & 2;
+        const double per_unit_u = on_lattice ? 256 : 0, per_unit_z = on_lattice ? 1 << 18 : 0;
         const int B = 2, N = 6, D = FEATURES, width = scale ? 2 * D : D;
         const double clip = clipped ? 4 : 0, most = clipped ? 0.5 : INFINITY;
         const cl_float4 weights = { { 0 } };
         const gsize n = (gsize)B * N * D;
         g_autofree double *u = numbers (1, n, 1), *o = numbers (2, (gsize)B * N * width, 6);
+        for (gsize i = 0; on_lattice && i < n; i++)
+          u[i] = rint (u[i] * per_unit_u) / per_unit_u;
         Memory *us = give (&rig, u, n), *os = give (&rig, o, (gsize)B * N * width), *z = room (&rig, n),
                *back = room (&rig, n), *dets = room (&rig, B * N);
         RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
              LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
-             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), INT (0), INT (0), INT (0));
+             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), INT (0),
+             INT (0), INT (0));
         RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
              LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0),
-             INT (scale), FLOAT (clip), FLOAT (most), INT (0), VALUE (weights), INT (0), INT (-1),
-             BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
+             INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0),
+             INT (-1), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
         g_autofree float *got = take (&rig, back);
-        nf_test_close_float ("there and back", got, u, n, 2e-6);
+        nf_test_close_float ("there and back", got, u, n, on_lattice ? 0 : 2e-6);
       }
 }
 
@@ -1886,17 +1957,19 @@ test_sums_and_denoise (void **state)
 int
 main (int argc, char **argv)
 {
-  static Setting settings[] = { { "cpu", 16 }, { "cpu", 8 }, { "cpu", 4 }, { "gpu", 16 } };
+  static Setting settings[] = { { "cpu", 16 },       { "cpu", 8 },       { "cpu", 4 },       { "gpu", 16 },
+                                { "cpu", 16, TRUE }, { "cpu", 8, TRUE }, { "gpu", 16, TRUE } };
   static const struct
   {
     const char *name;
     CMUnitTestFunction run;
+    gboolean elements; /* of products: again with bfloat16 */
   } tests[] = {
     { "exp, erf, gelu", test_math },
-    { "pack", test_pack },
-    { "matmul", test_matmul },
-    { "matmul in batches", test_matmul_batches },
-    { "matmul transposed", test_matmul_tn },
+    { "pack", test_pack, TRUE },
+    { "matmul", test_matmul, TRUE },
+    { "matmul in batches", test_matmul_batches, TRUE },
+    { "matmul transposed", test_matmul_tn, TRUE },
     { "column sums", test_column_sums },
     { "norms", test_norm },
     { "heads", test_heads },
@@ -1923,12 +1996,14 @@ main (int argc, char **argv)
   for (guint s = 0; s < G_N_ELEMENTS (settings); s++)
     for (guint t = 0; t < G_N_ELEMENTS (tests); t++)
       {
-        char *name = g_strdup_printf ("%s, %s kernels, vectors of %u", tests[t].name, settings[s].variant,
-                                      settings[s].vector_width);
+        if (settings[s].bf16 && !tests[t].elements)
+          continue;
+        char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s", tests[t].name, settings[s].variant,
+                                      settings[s].vector_width, settings[s].bf16 ? ", bfloat16" : "");
         g_ptr_array_add (names, name);
         all[n++] = (struct CMUnitTest){ name, tests[t].run, NULL, NULL, &settings[s] };
       }
   if (argc > 1)
     cmocka_set_test_filter (argv[1]);
-  return cmocka_run_group_tests_name ("kernels", all, NULL, NULL);
+  return _cmocka_run_group_tests ("kernels", all, n, NULL, NULL);
 }

@@ -55,7 +55,7 @@ add_string (JsonBuilder *builder, const char *name, const char *value)
 }
 
 static void
-print_json (GPtrArray *devices, const char *chosen)
+print_json (GPtrArray *devices, const char *chosen, const char *precision)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonNode) root = NULL;
@@ -87,6 +87,8 @@ print_json (GPtrArray *devices, const char *chosen)
       add_bool (builder, "usable", kernels != NULL);
       add_string (builder, "reason", reason);
       add_bool (builder, "chosen", g_strcmp0 (info->id, chosen) == 0);
+      if (g_strcmp0 (info->id, chosen) == 0)
+        add_string (builder, "precision", precision);
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
@@ -107,7 +109,7 @@ print_cut (const char *platform, const char *driver)
 }
 
 static void
-print_table (GPtrArray *devices, const char *chosen)
+print_table (GPtrArray *devices, const char *chosen, const char *precision)
 {
   gboolean any = FALSE;
   int width = 4;
@@ -139,7 +141,10 @@ print_table (GPtrArray *devices, const char *chosen)
         printf ("       not usable: %s\n", reason);
     }
   if (any)
-    puts ("\n* is what normflow uses; --device or the environment variable NORMFLOW_DEVICE says otherwise.");
+    printf (
+        "\n* is what normflow uses, with matrix products in %s; --device and --precision, or the environment "
+        "variables\nNORMFLOW_DEVICE and NORMFLOW_PRECISION, say otherwise.\n",
+        precision);
 }
 
 int
@@ -166,8 +171,8 @@ nf_cmd_devices (int argc, char **argv)
   if (device)
     chosen = nf_device_get_info (device)->id;
   if (json)
-    print_json (devices, chosen);
+    print_json (devices, chosen, device ? nf_device_get_precision (device) : NULL);
   else if (devices->len)
-    print_table (devices, chosen);
+    print_table (devices, chosen, device ? nf_device_get_precision (device) : NULL);
   return device ? 0 : nf_command_fail (&command, unfit);
 }

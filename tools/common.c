@@ -19,6 +19,7 @@ nf_command_clear (NfCommand *self)
   g_clear_object (&self->cancellable);
   g_clear_pointer (&self->model, g_free);
   g_clear_pointer (&self->device, g_free);
+  g_clear_pointer (&self->precision, g_free);
 }
 
 /* What options of decoding say, before it is checked. */
@@ -70,6 +71,9 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry device[]
       = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
             "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+          { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
+            "Of matrix products: f32 (default), bf16, or auto: bf16 where the device has instructions for it",
+            "PRECISION" },
           { NULL } };
   g_auto (Decoding) decoding = { 0 };
   const GOptionEntry of_decoding[]
@@ -130,6 +134,12 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
     }
   if ((options & NF_COMMAND_DECODING) && !check_decoding (self, &decoding))
     return FALSE;
+  if (self->precision)
+    {
+      char *spec = g_strdup_printf ("%s,precision=%s", self->device ? self->device : "", self->precision);
+      g_free (self->device);
+      self->device = spec;
+    }
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
   return TRUE;

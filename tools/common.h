@@ -26,7 +26,8 @@ typedef struct
 {
   const char *name;
   char *model;
-  char *device;
+  char *device; /* with what --precision says appended */
+  char *precision;
   gboolean quiet;
   NfProgress *progress;
   GCancellable *cancellable;

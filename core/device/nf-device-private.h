@@ -14,6 +14,9 @@ cl_device_id nf_device_get_id (NfDevice *self);
 /* TRUE if the GPU variant of the kernels is used (work-groups, local memory). */
 gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 
+/* TRUE if products are of bfloat16: NF_BF16 of the kernels. */
+gboolean nf_device_uses_bf16 (NfDevice *self);
+
 /* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
  * packed weights. */
 guint nf_device_get_vector_width (NfDevice *self);

@@ -18,6 +18,7 @@ struct _NfDevice
   cl_context context;
   gboolean gpu_kernels;
   guint vector_width;
+  gboolean bf16; /* products of bfloat16 */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -378,7 +379,8 @@ typedef enum
 typedef struct
 {
   Kernels kernels;
-  guint vectors; /* 0: the device decides */
+  guint vectors;     /* 0: the device decides */
+  char precision[5]; /* "": not said */
 } Form;
 
 static gboolean
@@ -411,6 +413,19 @@ parse_vectors (const char *value, const char *where, guint *vectors, GError **er
   return TRUE;
 }
 
+static gboolean
+parse_precision (const char *value, const char *where, char *precision, GError **error)
+{
+  if (strcmp (value, "f32") != 0 && strcmp (value, "bf16") != 0 && strcmp (value, "auto") != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: precision \"%s\" is none of f32, bf16 and auto",
+                   where, value);
+      return FALSE;
+    }
+  strcpy (precision, value);
+  return TRUE;
+}
+
 /* One KEY=VALUE after the device's name; each at most once. */
 static gboolean
 parse_form (const char *part, const char *spec, const char *where, Form *form, GError **error)
@@ -419,10 +434,12 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_kernels (part + strlen ("kernels="), where, &form->kernels, error);
   if (g_str_has_prefix (part, "vectors=") && form->vectors == 0)
     return parse_vectors (part + strlen ("vectors="), where, &form->vectors, error);
+  if (g_str_has_prefix (part, "precision=") && !*form->precision)
+    return parse_precision (part + strlen ("precision="), where, form->precision, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
-      "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu "
-      "and ,vectors=4, 8 or 16, each once",
+      "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
+      ",vectors=4, 8 or 16, and ,precision=f32, bf16 or auto, each once",
       where, part, spec);
   return FALSE;
 }
@@ -492,11 +509,17 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
         form->kernels = theirs.kernels;
       if (form->vectors == 0)
         form->vectors = theirs.vectors;
+      if (!*form->precision)
+        strcpy (form->precision, theirs.precision);
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
   if (form->kernels == KERNELS_BY_DEVICE && environment && *environment
       && !parse_kernels (environment, "NORMFLOW_KERNELS", &form->kernels, error))
+    return FALSE;
+  environment = g_getenv ("NORMFLOW_PRECISION");
+  if (!*form->precision && environment && *environment
+      && !parse_precision (environment, "NORMFLOW_PRECISION", form->precision, error))
     return FALSE;
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
@@ -646,11 +669,16 @@ nf_device_open (const char *spec, GError **error)
                        : self->info->is_gpu || native >= 16 ? 16
                        : native >= 8                        ? 8
                                                             : 4;
+  self->bf16
+      = strcmp (form.precision, "bf16") == 0 || (strcmp (form.precision, "auto") == 0 && self->info->bf16);
+  /* the instruction is one on sixteen floats; without it the same sums are made by fma() */
+  const gboolean dot = !self->info->is_gpu && self->info->bf16 && self->vector_width == 16;
   g_autofree char *defines
-      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d", self->vector_width, self->gpu_kernels ? 1 : 0);
+      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
+                         self->bf16 ? " -DNF_BF16=1" : "", self->bf16 && dot ? " -DNF_BF16_DOT=1" : "");
   self->programs = nf_program_cache_new (context, self->id, identity, defines);
-  g_debug ("device %s %s, %s kernels, vectors of %u", self->info->id, self->info->name,
-           nf_device_get_kernels (self), self->vector_width);
+  g_debug ("device %s %s, %s kernels, vectors of %u, products of %s", self->info->id, self->info->name,
+           nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self));
   return self;
 }
 
@@ -666,6 +694,13 @@ nf_device_get_kernels (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
   return self->gpu_kernels ? "gpu" : "cpu";
+}
+
+const char *
+nf_device_get_precision (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->bf16 ? "bf16" : "f32";
 }
 
 double
@@ -701,6 +736,12 @@ gboolean
 nf_device_uses_gpu_kernels (NfDevice *self)
 {
   return self->gpu_kernels;
+}
+
+gboolean
+nf_device_uses_bf16 (NfDevice *self)
+{
+  return self->bf16;
 }
 
 guint

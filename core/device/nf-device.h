@@ -74,7 +74,10 @@ GPtrArray *nf_device_list (GError **error);
  * any case. NULL or "" means the environment variable `NORMFLOW_DEVICE`, else `auto`. A suffix `,kernels=cpu`
  * or `,kernels=gpu` forces a kernel variant (the GPU variant runs everywhere, slowly on a CPU: it is how it
  * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides. A
- * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are.
+ * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are. A
+ * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
+ * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where the device has instructions
+ * for it (@bf16 of #NfDeviceInfo). Without it the environment variable `NORMFLOW_PRECISION` is heard.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
@@ -87,6 +90,9 @@ const NfDeviceInfo *nf_device_get_info (NfDevice *self);
 
 /** nf_device_get_kernels: Returns: the kernel variant in use, "cpu" or "gpu". */
 const char *nf_device_get_kernels (NfDevice *self);
+
+/** nf_device_get_precision: Returns: of matrix products, "f32" or "bf16". */
+const char *nf_device_get_precision (NfDevice *self);
 
 /** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
 double nf_device_get_build_seconds (NfDevice *self);

@@ -1,6 +1,7 @@
 /* normflow: what every kernel file starts with. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The host passes -DVW=16|8|4, the floats of a native vector, and -DNF_GPU_KERNELS=0|1.
+ * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and -DNF_BF16_DOT=1 if the CPU
+ * has the instruction for them.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -15,10 +16,12 @@
 #define NF_CAT(a, b) NF_CAT_ (a, b)
 typedef NF_CAT (float, VW) floatv;
 typedef NF_CAT (int, VW) intv;
+typedef NF_CAT (uint, VW) uintv;
 #define nf_loadv(p) NF_CAT (vload, VW) (0, p)
 #define nf_storev(v, p) NF_CAT (vstore, VW) (v, 0, p)
 #define nf_as_floatv NF_CAT (as_float, VW)
 #define nf_as_intv NF_CAT (as_int, VW)
+#define nf_as_uintv NF_CAT (as_uint, VW)
 
 /* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16. Packed matrices lie in panels of so many rows or
  * columns, see pack.cl. */
@@ -94,6 +97,31 @@ nf_store_head (floatv v, __global float *p, int n)
   nf_storev (v, lane);
   for (int i = 0; i < n; i++)
     p[i] = lane[i];
+}
+
+/* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. */
+#if NF_BF16
+typedef uint nf_element;
+typedef uintv nf_elementv;
+#else
+typedef float nf_element;
+typedef floatv nf_elementv;
+#endif
+
+/* The upper half of a float, rounded to nearest, ties to even. */
+#define NF_TO_BF16(bits) (((bits) + 0x7fffu + (((bits) >> 16) & 1u)) >> 16)
+
+static inline uint
+nf_pair (float first, float second)
+{
+  const uint low = as_uint (first), high = as_uint (second);
+  return NF_TO_BF16 (low) | NF_TO_BF16 (high) << 16;
+}
+static inline uintv
+nf_pairv (floatv first, floatv second)
+{
+  const uintv low = nf_as_uintv (first), high = nf_as_uintv (second);
+  return NF_TO_BF16 (low) | NF_TO_BF16 (high) << 16;
 }
 
 /* exp, erf and the two halves of GELU, written out so that a vector costs what its arithmetic costs and every device gets the same bits.

@@ -78,12 +78,19 @@ nf_softplus_slope (floatv raw, floatv sigma)
   return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
 }
 
+/* The nearest multiple of 1/per_unit, a power of two; 0 leaves x as it is. */
+static inline floatv
+nf_round_to (floatv x, float per_unit)
+{
+  return per_unit > 0.0f ? rint (x * per_unit) / per_unit : x;
+}
+
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
- * what is there if accumulate. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
+ * what is there if accumulate. z is rounded to multiples of 1/per_unit. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
 __kernel void
 nf_affine (__global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
-           int scale, float soft_clip, float most, int flip, int out_flip, int accumulate)
+           int scale, float soft_clip, float most, float per_unit, int flip, int out_flip, int accumulate)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -113,7 +120,7 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
             }
           sum += log_sigma;
         }
-      nf_store_head (v, z + i, lanes);
+      nf_store_head (nf_round_to (v, per_unit), z + i, lanes);
       if (keep_scales)
         nf_store_head (-log_sigma, log_scales + i, lanes);
     }
@@ -259,11 +266,12 @@ enum
 
 /* Tokens n0 .. n0+count-1 of x (B, N, D) become z sigma + mu of the same tokens of z, in block order; row r of the guided branch for sample b is
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
- * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps < 0: no snapping. changes (B, count), if wanted, gets the largest
+ * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps < 0: no snapping. x is rounded
+ * to multiples of 1/per_unit, as nf_affine rounded it. changes (B, count), if wanted, gets the largest
  * change of a value. Global size (B count). */
 __kernel void
 nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
-                   int o_rows, int o_first, int scale, float soft_clip, float most, int guidance, float4 weights, int keep_first, int snap_steps,
+                   int o_rows, int o_first, int scale, float soft_clip, float most, float per_unit, int guidance, float4 weights, int keep_first, int snap_steps,
                    __global const float *basis, int has_basis, __global float *changes, int keep_changes)
 {
   const int b = get_global_id (0) / count, r = get_global_id (0) % count, width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -312,7 +320,7 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
             }
           v = v * sigma + mu;
         }
-      nf_store_head (v, x + i, lanes);
+      nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
     }
   if (snap_steps >= 0)
     nf_snap_token (x, basis, has_basis, snap_steps, D);

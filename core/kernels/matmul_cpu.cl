@@ -1,6 +1,7 @@
 /* Matrix products on a CPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual
+ *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual. A and B are nf_elements: with bfloat16
+ *                  K, lda and offsets count words of two values.
  *
  *          NR                     One work-item keeps a tile of MR rows × NR columns of C in registers (2 MR vectors) and walks down k:
  *        ┌────┐ B, panel          two loads of B, MR broadcasts of A, 2 MR fused multiply-adds. B is packed so that a panel is read as
@@ -20,7 +21,8 @@
 
 typedef struct
 {
-  __global const float *A, *B, *bias, *R;
+  __global const nf_element *A, *B;
+  __global const float *bias, *R;
   __global float *C, *P;
   int M, N, K, lda, ldc, ldr, rmod, flags;
 } NfMatmul;
@@ -66,24 +68,35 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
 
+/* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
+#if !NF_BF16
+#define NF_ADD(acc, a, b) acc = fma (a, b, acc)
+#elif NF_BF16_DOT
+#define NF_ADD(acc, a, b) __asm__ ("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
+#else
+#define NF_ADD(acc, a, b)                                                                                              \
+  acc = fma (nf_as_floatv ((a) & 0xffff0000u), nf_as_floatv ((b) & 0xffff0000u), acc);                                 \
+  acc = fma (nf_as_floatv ((a) << 16), nf_as_floatv ((b) << 16), acc)
+#endif
+
 /* Rows m0 .. m0+mr-1 of one panel; row i at inner index k is a[AT]. The accumulators leave through memory, so that what follows the product is
  * one loop and not 2 mr copies. */
 #define NF_TILE(name, mr, lda, AT)                                                                                     \
-  static inline void name (const NfMatmul *t, __global const float *restrict b, int m0, int n0)                        \
+  static inline void name (const NfMatmul *t, __global const nf_element *restrict b, int m0, int n0)                        \
   {                                                                                                                    \
     floatv acc[mr][2], out[2 * mr];                                                                                    \
     const int K = t->K, ld = lda, rows = min (mr, t->M - m0);                                                          \
-    __global const float *restrict a = t->A + (size_t)m0 * ld;                                                         \
+    __global const nf_element *restrict a = t->A + (size_t)m0 * ld;                                                         \
     nf_expect (t, m0, n0, rows);                                                                                       \
     _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
-        const floatv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
+        const nf_elementv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
-          const floatv av = (floatv)(a[AT]);                                                                           \
-          acc[i][0] = fma (av, b0, acc[i][0]);                                                                         \
-          acc[i][1] = fma (av, b1, acc[i][1]);                                                                         \
+          const nf_elementv av = (nf_elementv)(a[AT]);                                                                 \
+          NF_ADD (acc[i][0], av, b0);                                                                                  \
+          NF_ADD (acc[i][1], av, b1);                                                                                  \
         }                                                                                                              \
       }                                                                                                                \
     _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
@@ -111,14 +124,14 @@ NF_ROW_TILE (12)
 
 /* Global size (panels of N, groups of `tiles` row tiles). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B, ulong B_at, __global const float *bias,
+nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles)
 {
   const int panel = get_global_id (0);
   const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
                        .M = M, .N = N, .K = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
-  __global const float *b = t.B + (size_t)panel * K * NR;
+  __global const nf_element *b = t.B + (size_t)panel * K * NR;
   int m = get_global_id (1) * tiles * MR;
   const int end = min (M, m + tiles * MR), n0 = panel * NR;
   if (flags & NF_PANELS)

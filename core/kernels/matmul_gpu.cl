@@ -17,6 +17,17 @@
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
 #define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack) */
 
+/* An element's value, or values, into rows of a slice: the upper half of a word first, as the instruction of a CPU adds them. */
+#if NF_BF16
+#define VALUES 2 /* of an element */
+#define NF_PUT(slice, k, at, element)                                                                                  \
+  slice[2 * (k)][at] = as_float ((element) & 0xffff0000u), slice[2 * (k) + 1][at] = as_float ((element) << 16)
+#else
+#define VALUES 1
+#define NF_PUT(slice, k, at, element) slice[k][at] = element
+#endif
+#define SLICE (TILE_K / VALUES) /* elements of a slice */
+
 static inline void
 nf_add_slice (float acc[ROWS], __local float a[TILE_K][TILE_M], __local float b[TILE_K][NR], int count)
 {
@@ -32,7 +43,7 @@ nf_add_slice (float acc[ROWS], __local float a[TILE_K][TILE_M], __local float b[
 
 /* Global size (panels NR, ceil(M/64) 8). Arguments as for a CPU; `tiles` has no meaning here. */
 __kernel __attribute__ ((reqd_work_group_size (NR, GROUP_Y, 1))) void
-nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B, ulong B_at, __global const float *bias,
+nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles)
 {
@@ -45,20 +56,24 @@ nf_matmul (__global const float *A, ulong A_at, int lda, __global const float *B
     acc[i] = 0.0f;
   A += A_at;
   B += B_at + (size_t)get_group_id (0) * K * NR;
-  for (int k0 = 0; k0 < K; k0 += TILE_K)
+  for (int k0 = 0; k0 < K; k0 += SLICE)
     {
-      const int count = min (TILE_K, K - k0);
-      for (int i = item; i < TILE_M * TILE_K; i += GROUP_ITEMS)
+      const int count = min (SLICE, K - k0);
+      for (int i = item; i < TILE_M * SLICE; i += GROUP_ITEMS)
         {
-          const int m = i / TILE_K, k = i % TILE_K;
+          const int m = i / SLICE, k = i % SLICE;
           const size_t at = flags & NF_PANELS ? ((size_t)((m0 + m) / MR) * K + k0 + k) * MR + (m0 + m) % MR
                                               : (size_t)(m0 + m) * lda + k0 + k;
-          a[k][m] = m0 + m < M && k < count ? A[at] : 0.0f;
+          const nf_element element = m0 + m < M && k < count ? A[at] : 0;
+          NF_PUT (a, k, m, element);
         }
       for (int i = item; i < count * NR; i += GROUP_ITEMS)
-        b[i / NR][i % NR] = B[(size_t)k0 * NR + i];
+        {
+          const nf_element element = B[(size_t)k0 * NR + i];
+          NF_PUT (b, i / NR, i % NR, element);
+        }
       barrier (CLK_LOCAL_MEM_FENCE);
-      nf_add_slice (acc, a, b, count);
+      nf_add_slice (acc, a, b, VALUES * count);
       barrier (CLK_LOCAL_MEM_FENCE);
     }
   for (int i = 0; i < ROWS; i++)

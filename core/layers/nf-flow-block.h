@@ -29,8 +29,9 @@ typedef struct
   gboolean flip;           /* block order is reversed within frames */
   NfScale scale;
   float soft_clip;
-  float max_log_scale;     /* infinite for any */
-  NfGuidanceKind guidance; /* what guidance of this block means */
+  float max_log_scale;             /* infinite for any */
+  float per_unit_in, per_unit_out; /* lattices of u and z, see NfAffine and nf_blocks_round() */
+  NfGuidanceKind guidance;         /* what guidance of this block means */
 } NfFlowBlock;
 
 /* The sequence of a block on samples of a size. */

@@ -19,6 +19,11 @@ NfBlocks *nf_blocks_new (const NfConfig *config, const NfParameters *parameters,
 void nf_blocks_free (NfBlocks *blocks);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlocks, nf_blocks_free)
 
+/* Makes values between blocks multiples of a small step, so that decoding finds each of them again exactly:
+ * the network then reads the very bits that it read when encoding. float32 can do without, its errors stay
+ * small; a product of bfloat16 answers the last bit of a float with a change in the third digit. */
+void nf_blocks_round (NfBlocks *blocks);
+
 /* Floats that REVERSED needs. */
 gsize nf_blocks_reversed_floats (const NfConfig *config);
 

@@ -263,6 +263,8 @@ build (NfWeights *weights, NfDevice *device, GError **error)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
     }
   self->blocks = nf_blocks_new (config, weights->parameters, self->theta, self->reversed);
+  if (nf_device_uses_bf16 (device))
+    nf_blocks_round (self->blocks);
   self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
   if (!self->theta || !self->reversed || !self->deviation || !self->precision || !self->forward)
     {
@@ -342,8 +344,9 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
   if (!weights || !tell (progress, "load", 0.5, data, cancellable, error))
     return NULL;
   g_autofree char *digest = nf_weights_digest (weights);
-  g_autofree char *key
-      = g_strdup_printf ("%s %s %s", digest, nf_device_get_info (device)->id, nf_device_get_kernels (device));
+  g_autofree char *key = g_strdup_printf ("%s %s %s %u %s", digest, nf_device_get_info (device)->id,
+                                          nf_device_get_kernels (device), nf_device_get_vector_width (device),
+                                          nf_device_get_precision (device));
   NfModel *other = find_shared (key);
   if (other)
     return other;

@@ -17,6 +17,7 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
+  KERNEL_HALVE, /* exists with bfloat16 only */
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
@@ -49,6 +50,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_GATE] = "nf_gate",
   [KERNEL_GATE_BACKWARD] = "nf_gate_backward",
   [KERNEL_PACK] = "nf_pack",
+  [KERNEL_HALVE] = "nf_halve",
   [KERNEL_AFFINE] = "nf_affine",
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
@@ -79,7 +81,8 @@ struct _NfOps
   guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl */
   guint head_dim;
-  NfBuffer *panels; /* of nf_ops_matmul_tn() */
+  gboolean bf16;    /* elements of products are pairs of bfloat16, else floats */
+  NfBuffer *panels; /* operands of a product in its elements: of nf_ops_matmul_tn(), rows of bfloat16 */
   GError *failure;
 };
 
@@ -186,6 +189,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->row_tile = ops->vector_width == 16 ? 12 : 6;
   ops->query_tile = divide_up (head_dim, ops->vector_width) <= 4 ? 6 : 3;
   ops->head_dim = head_dim;
+  ops->bf16 = nf_device_uses_bf16 (device);
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
   g_autofree char *head = g_strdup_printf ("-DDH=%u", head_dim),
@@ -214,6 +218,8 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     return NULL;
   for (guint i = 0; i < N_KERNELS; i++)
     {
+      if (i == KERNEL_HALVE && !ops->bf16)
+        continue;
       cl_int status = CL_INVALID_KERNEL_NAME;
       for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
         ops->kernels[i] = clCreateKernel (programs[p], kernel_names[i], &status);
@@ -361,11 +367,32 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 
 /* Products */
 
+/* Elements that K values of a row or column take. */
+static guint
+count_elements (NfOps *ops, guint K)
+{
+  return ops->bf16 ? divide_up (K, 2) : K;
+}
+
 gsize
 nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed)
 {
   const guint columns = transposed ? N : K, rows = transposed ? K : N;
-  return (gsize)divide_up (columns, ops->panel) * ops->panel * rows;
+  return (gsize)divide_up (columns, ops->panel) * ops->panel * count_elements (ops, rows);
+}
+
+/* Memory for so many elements of operands, good for what is enqueued next. */
+static gboolean
+need_panels (NfOps *ops, gsize elements)
+{
+  if (ops->panels && ops->panels->size >= elements * sizeof (float))
+    return TRUE;
+  /* what is enqueued may still use it */
+  if (ops->panels && !ops->failure)
+    clFinish (ops->queue);
+  g_clear_pointer (&ops->panels, nf_buffer_free);
+  ops->panels = nf_ops_alloc (ops, elements);
+  return ops->panels != NULL;
 }
 
 #define PACK_ROWS 64 /* NF_PACK_ROWS of pack.cl */
@@ -392,8 +419,9 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels)
   return CLAMP (row_tiles * panels / (8 * units), 1, 8);
 }
 
-void
-nf_ops_matmul (NfOps *ops, const NfMatmul *t)
+/* As nf_ops_matmul(); A, lda and K count elements. */
+static void
+multiply (NfOps *ops, const NfMatmul *t)
 {
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
@@ -408,22 +436,36 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
           INT (t->flags), INT (tiles));
 }
 
+#define ROW_GAP 16 /* words between rows: rows a power of two apart would fight for the same cache lines */
+
+void
+nf_ops_matmul (NfOps *ops, const NfMatmul *t)
+{
+  if (!ops->bf16)
+    {
+      multiply (ops, t);
+      return;
+    }
+  NfMatmul product = *t;
+  product.K = count_elements (ops, t->K);
+  product.lda = divide_up (product.K, 2 * ROW_GAP) * 2 * ROW_GAP + ROW_GAP;
+  if (!need_panels (ops, (gsize)t->M * product.lda))
+    return;
+  product.A = nf_view (ops->panels, 0);
+  LAUNCH_ITEMS (ops, KERNEL_HALVE, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+                INT (product.lda), INT (t->K));
+  multiply (ops, &product);
+}
+
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
-  const gsize left = (gsize)M * divide_up (N, ops->row_tile) * ops->row_tile,
-              right = (gsize)M * divide_up (K, ops->panel) * ops->panel;
+  const gsize elements = count_elements (ops, M),
+              left = elements * divide_up (N, ops->row_tile) * ops->row_tile,
+              right = elements * divide_up (K, ops->panel) * ops->panel;
 
-  if (!ops->panels || ops->panels->size < (left + right) * sizeof (float))
-    {
-      /* what is enqueued may still use it */
-      if (ops->panels && !ops->failure)
-        clFinish (ops->queue);
-      g_clear_pointer (&ops->panels, nf_buffer_free);
-      ops->panels = nf_ops_alloc (ops, left + right);
-      if (!ops->panels)
-        return;
-    }
+  if (!need_panels (ops, left + right))
+    return;
   pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
   pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
   const NfMatmul product = {
@@ -433,10 +475,10 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
     .ldc = K,
     .M = N,
     .N = K,
-    .K = M,
+    .K = elements,
     .flags = NF_MATMUL_PANELS | NF_MATMUL_ACCUMULATE,
   };
-  nf_ops_matmul (ops, &product);
+  multiply (ops, &product);
 }
 
 /* Rows */
@@ -626,7 +668,8 @@ nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, N
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
-                FLOAT (a->soft_clip), FLOAT (a->most), INT (flip), INT (out_flip), INT (accumulate));
+                FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), INT (flip), INT (out_flip),
+                INT (accumulate));
 }
 
 void
@@ -656,9 +699,10 @@ nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView
   g_assert (i->n0 + i->count <= a->N && a->D == tokens->D);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE_INVERSE, a->B * i->count, 1, VIEW (z), VIEW (x), BUFFER (o), INT (a->B),
                 INT (a->N), INT (a->D), INT (i->n0), INT (i->count), INT (i->o_rows), INT (i->o_first),
-                INT (a->scale), FLOAT (a->soft_clip), FLOAT (a->most), INT (i->guidance), VALUE (weights),
-                INT (i->keep_first), INT (i->snap ? tokens->steps : -1), BUFFER (tokens->basis),
-                INT (tokens->basis != NULL), BUFFER (i->changes), INT (i->changes != NULL));
+                INT (a->scale), FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_in),
+                INT (i->guidance), VALUE (weights), INT (i->keep_first), INT (i->snap ? tokens->steps : -1),
+                BUFFER (tokens->basis), INT (tokens->basis != NULL), BUFFER (i->changes),
+                INT (i->changes != NULL));
 }
 
 void

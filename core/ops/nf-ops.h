@@ -63,7 +63,8 @@ void nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsiz
 
 void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 
-/* Packed weights. W is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx
+/* Packed weights, in elements of products: a float, or two bfloat16 in its place if the device has products
+ * of these. W is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx
  * = dy W (panels over K). */
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
@@ -222,13 +223,14 @@ typedef enum
  * sample, the first PREFIX of which say nothing, of 2D values, [raw scale | mu], or of D (NONE). With SHIFT
  * row prefix + n-1 speaks of token n, and token 0 stays as it is; without, row prefix + n. SOFT_CLIP a > 0
  * makes a tanh (o/a) of all of o first. MOST is the largest log sigma of NF_SCALE_EXP, infinite for any.
- * Flips reverse the tokens within each frame of FRAME. */
+ * Flips reverse the tokens within each frame of FRAME. z is rounded to multiples of
+ * 1/PER_UNIT_OUT, and u, when it is found again, to multiples of 1/PER_UNIT_IN, unless these are 0. */
 typedef struct
 {
   guint B, N, D, S, prefix, extra, frame;
   gboolean shift;
   NfScale scale;
-  float soft_clip, most;
+  float soft_clip, most, per_unit_in, per_unit_out;
 } NfAffine;
 
 /* u, z (B, N, D); log_det (B, N) in natural order, flipped to the block's if FLIP; log_scales (B, N, D),
