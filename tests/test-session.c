@@ -261,6 +261,34 @@ test_tiles (void **state)
   assert_true (changed > 0);
 }
 
+/* Products of bfloat16 move scores by less than 0.005 bits/dim, and do not depend on how many tiles there
+ * are. */
+static void
+test_precision (void **state)
+{
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    {
+      g_autoptr (NfSession) full = open_session (layouts[l], NF_BASIS_DCT, "cpu"),
+                            half = open_session (layouts[l], NF_BASIS_DCT, *state);
+      g_auto (Picture) picture = { 0 };
+      NfGrid grid, own;
+      NfScore wanted, score;
+      picture_init (&picture, layouts[l], 5 * S, 3 * S, FALSE);
+      picture_draw (&picture, 7);
+      g_autofree float *z = encode (full, &picture, &grid, &wanted, NULL),
+                       *rounded = encode (half, &picture, &grid, &score, NULL);
+      assert_true (fabs (score.bits_per_dim - wanted.bits_per_dim) < 0.005);
+      /* it is another arithmetic */
+      assert_memory_not_equal (z, rounded, nf_grid_latents (&grid) * sizeof *z);
+      Picture first = picture; /* a view */
+      first.frame.width = first.frame.height = S;
+      g_autofree float *alone = encode (half, &first, &own, NULL, NULL);
+      const gsize row = (gsize)own.grid_width * own.features;
+      for (guint r = 0; r < own.grid_height; r++)
+        assert_memory_equal (alone + r * row, rounded + r * row * grid.tiles_x, row * sizeof *alone);
+    }
+}
+
 /* Scores, from the latents and by the reference. */
 static void
 test_scores (void **state)
@@ -521,6 +549,12 @@ main (void)
   const struct CMUnitTest tests[] = {
     { "there and back, kernels=cpu", test_round_trip, NULL, NULL, (void *)"cpu" },
     { "there and back, kernels=gpu", test_round_trip, NULL, NULL, (void *)"gpu" },
+    { "there and back, bfloat16", test_round_trip, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "there and back, bfloat16 by fma()", test_round_trip, NULL, NULL,
+      (void *)"cpu,vectors=8,precision=bf16" },
+    { "there and back, bfloat16, kernels=gpu", test_round_trip, NULL, NULL, (void *)"gpu,precision=bf16" },
+    { "bfloat16, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "bfloat16, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=bf16" },
     { "scores, kernels=cpu", test_scores, NULL, NULL, (void *)"cpu" },
     { "scores, kernels=gpu", test_scores, NULL, NULL, (void *)"gpu" },
     { "denoise, kernels=cpu", test_denoise, NULL, NULL, (void *)"cpu" },

@@ -31,6 +31,11 @@ static const char limit_source[]
       "#else\n"
       "typedef CAT (float, VW) T;\n"
       "#endif\n"
+      "#ifdef DOT\n"
+      "#define ADD(sum, x, y) __asm__ (\"vdpbf16ps %2, %1, %0\" : \"+v\"(sum) : \"v\"(x), \"v\"(y))\n"
+      "#else\n"
+      "#define ADD(sum, x, y) sum = fma (sum, x, y)\n"
+      "#endif\n"
       "__kernel void multiply_add (__global T *out, int n)\n"
       "{\n"
       "  const int at = get_global_id (0);\n"
@@ -42,7 +47,7 @@ static const char limit_source[]
       "  for (int k = 0; k < n; k++)\n"
       "#pragma unroll\n"
       "    for (int i = 0; i < R; i++)\n"
-      "      a[i] = fma (a[i], x, y);\n"
+      "      ADD (a[i], x, y);\n"
       "#pragma unroll\n"
       "  for (int i = 0; i < R; i++)\n"
       "    sum += a[i];\n"
@@ -69,6 +74,7 @@ typedef struct
   cl_program program;
   cl_kernel multiply_add, read_all;
   NfBuffer *out;
+  gboolean dot;              /* of bfloat16: two multiply-adds a lane */
   guint width, accumulators; /* VW and R */
   size_t items, group;
   cl_int iterations; /* of a burst */
@@ -157,6 +163,7 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
+  limits->dot = nf_device_uses_bf16_dot (device);
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
   limits->group = gpu ? 256 : 1;
@@ -167,8 +174,8 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   limits->program = clCreateProgramWithSource (nf_device_get_context (device), 1, &source, NULL, &status);
   if (status != CL_SUCCESS)
     return nf_cl_error (error, status, "cannot create the kernels that measure limits");
-  g_autofree char *options
-      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u", limits->width, limits->accumulators);
+  g_autofree char *options = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u%s", limits->width,
+                                              limits->accumulators, limits->dot ? " -DDOT" : "");
   status = clBuildProgram (limits->program, 1, &id, options, NULL, NULL);
   if (status == CL_SUCCESS)
     limits->multiply_add = clCreateKernel (limits->program, "multiply_add", &status);
@@ -208,8 +215,8 @@ burst (Limits *limits, double *gflops, GError **error)
     return nf_cl_error (error, status, "cannot set the arguments of a kernel that measures limits");
   if (!run_kernel (limits, limits->multiply_add, &seconds, error))
     return FALSE;
-  *gflops = 2e-9 * (double)limits->items * limits->iterations * limits->accumulators * limits->width
-            / MAX (seconds, 1e-9);
+  *gflops = (limits->dot ? 4e-9 : 2e-9) * (double)limits->items * limits->iterations * limits->accumulators
+            * limits->width / MAX (seconds, 1e-9);
   return TRUE;
 }
 
@@ -225,7 +232,8 @@ measure_multiply_add (Bench *bench, GError **error)
   for (guint i = 0; i < 2; i++)
     if (!burst (limits, &samples[0], error))
       return FALSE;
-  const double per_iteration = 2e-9 * (double)limits->items * limits->accumulators * limits->width;
+  const double per_iteration
+      = (limits->dot ? 4e-9 : 2e-9) * (double)limits->items * limits->accumulators * limits->width;
   limits->iterations = (cl_int)CLAMP (samples[0] * BURST_SECONDS / per_iteration, 1000, 1e8);
   for (guint i = 0; i < n; i++)
     if (!burst (limits, &samples[i], error) || !nf_command_go_on (bench->command, error))
@@ -813,9 +821,10 @@ print_table (const Bench *bench)
 {
   const NfDeviceInfo *info = nf_device_get_info (bench->device);
 
-  printf ("%s %s, %u compute units, %s kernels\n", info->id, info->name, info->compute_units,
-          nf_device_get_kernels (bench->device));
-  printf ("limits: %.1f GFLOP/s fused multiply-add, single precision", bench->multiply_add_gflops);
+  printf ("%s %s, %u compute units, %s kernels, products in %s\n", info->id, info->name, info->compute_units,
+          nf_device_get_kernels (bench->device), nf_device_get_precision (bench->device));
+  printf ("limits: %.1f GFLOP/s fused multiply-add, %s", bench->multiply_add_gflops,
+          bench->limits.dot ? "bfloat16" : "single precision");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
   printf ("\n\n%-10s %-28s %12s %12s %8s\n", "", "SIZE", "TIME", "GFLOP/s", "SHARE");
@@ -858,11 +867,13 @@ print_json (const Bench *bench)
   add_string (builder, "name", info->name);
   add_string (builder, "driver", info->driver);
   add_string (builder, "kernels", nf_device_get_kernels (bench->device));
+  add_string (builder, "precision", nf_device_get_precision (bench->device));
   json_builder_set_member_name (builder, "compute_units");
   json_builder_add_int_value (builder, info->compute_units);
   json_builder_end_object (builder);
   json_builder_set_member_name (builder, "limits");
   json_builder_begin_object (builder);
+  add_string (builder, "of", bench->limits.dot ? "bf16" : "f32");
   add_number (builder, "multiply_add_gflops", bench->multiply_add_gflops);
   add_number (builder, "read_gbps", bench->read_gbps);
   json_builder_end_object (builder);

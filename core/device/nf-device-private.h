@@ -17,6 +17,9 @@ gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 /* TRUE if products are of bfloat16: NF_BF16 of the kernels. */
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
+/* TRUE if the CPU's instruction does these: NF_BF16_DOT. */
+gboolean nf_device_uses_bf16_dot (NfDevice *self);
+
 /* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
  * packed weights. */
 guint nf_device_get_vector_width (NfDevice *self);

@@ -671,11 +671,9 @@ nf_device_open (const char *spec, GError **error)
                                                             : 4;
   self->bf16
       = strcmp (form.precision, "bf16") == 0 || (strcmp (form.precision, "auto") == 0 && self->info->bf16);
-  /* the instruction is one on sixteen floats; without it the same sums are made by fma() */
-  const gboolean dot = !self->info->is_gpu && self->info->bf16 && self->vector_width == 16;
-  g_autofree char *defines
-      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
-                         self->bf16 ? " -DNF_BF16=1" : "", self->bf16 && dot ? " -DNF_BF16_DOT=1" : "");
+  g_autofree char *defines = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
+                                              self->gpu_kernels ? 1 : 0, self->bf16 ? " -DNF_BF16=1" : "",
+                                              nf_device_uses_bf16_dot (self) ? " -DNF_BF16_DOT=1" : "");
   self->programs = nf_program_cache_new (context, self->id, identity, defines);
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self));
@@ -742,6 +740,13 @@ gboolean
 nf_device_uses_bf16 (NfDevice *self)
 {
   return self->bf16;
+}
+
+gboolean
+nf_device_uses_bf16_dot (NfDevice *self)
+{
+  /* the instruction is one on sixteen floats; without it the same sums are made by fma() */
+  return self->bf16 && !self->info->is_gpu && self->info->bf16 && self->vector_width == 16;
 }
 
 guint
