@@ -19,6 +19,8 @@ tear_down (void **state)
   return 0;
 }
 
+static char *run (int status, const char *first, ...) G_GNUC_NULL_TERMINATED;
+
 /* Runs the command; what it prints is of interest if all goes well, else what it says is wrong. (transfer
  * full) */
 static char *
