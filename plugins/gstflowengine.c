@@ -357,6 +357,8 @@ read_model (GstFlowEngine *engine, GError **error)
   g_mutex_lock (&engine->lock);
   g_autofree char *name = g_strdup (engine->model_name);
   g_mutex_unlock (&engine->lock);
+  if (!name && engine->work == NF_SESSION_DENOISE)
+    name = g_strdup (NF_MODEL_NOISY);
 
   g_autofree char *path = nf_model_find (name, error);
   if (path)

@@ -130,6 +130,8 @@ open_output (const Denoise *denoise, const char *path, GError **error)
 static gboolean
 denoise_file (Denoise *denoise, GError **error)
 {
+  if (!denoise->command.model)
+    denoise->command.model = g_strdup (NF_MODEL_NOISY);
   denoise->session = nf_command_open (&denoise->command, error);
   if (!denoise->session)
     return FALSE;

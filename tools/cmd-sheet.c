@@ -17,7 +17,7 @@
 
 typedef struct
 {
-  NfSession *session;
+  NfSession *session, *denoiser;
   double sigma;
   GPtrArray *pictures; /* of NfPicture, COLUMNS a row */
   GPtrArray *notes;    /* of strings, one a picture */
@@ -28,6 +28,7 @@ static void
 sheet_clear (Sheet *sheet)
 {
   g_clear_object (&sheet->session);
+  g_clear_object (&sheet->denoiser);
   g_clear_pointer (&sheet->pictures, g_ptr_array_unref);
   g_clear_pointer (&sheet->notes, g_ptr_array_unref);
 }
@@ -136,7 +137,7 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
 
   g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, width, height);
-  if (!nf_session_denoise_frame (sheet->session, &noisy->frame, sheet->sigma, &cleaned->frame, error))
+  if (!nf_session_denoise_frame (sheet->denoiser, &noisy->frame, sheet->sigma, &cleaned->frame, error))
     return FALSE;
   const double gained = psnr (clean, cleaned) - psnr (clean, noisy);
   add_panel (sheet, cleaned, g_strdup_printf ("PSNR %.2f dB (%+.2f)", psnr (clean, cleaned), gained));
@@ -179,7 +180,15 @@ nf_cmd_sheet (int argc, char **argv)
 
   nf_command_catch_signals (&command);
   sheet.session = nf_command_open (&command, &error);
-  gboolean done = sheet.session
+  /* without --model each column has the bundled model that is for it */
+  if (sheet.session && command.model)
+    sheet.denoiser = g_object_ref (sheet.session);
+  else if (sheet.session)
+    {
+      command.model = g_strdup (NF_MODEL_NOISY);
+      sheet.denoiser = nf_command_open (&command, &error);
+    }
+  gboolean done = sheet.denoiser
                   && nf_scan_file (sheet.session, argv[1], &scan, command.progress, add_row, &sheet, &error);
   nf_progress_clear (command.progress);
   if (done)

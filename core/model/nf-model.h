@@ -27,6 +27,9 @@ G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
  */
 typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer data);
 
+/** NF_MODEL_NOISY: name of the bundled model of noisy pictures, for removing noise. */
+#define NF_MODEL_NOISY "normflow-yuv420-32-noisy"
+
 /**
  * nf_model_find:
  * @name: (nullable): a path, or a bare name; NULL or "" is the bundled default model
