@@ -55,6 +55,7 @@ typedef struct
   Usual *patches, frame;
   float *heat;
   GArray *scores; /* double */
+  gboolean failed;
 } Watch;
 
 static GstElement *
@@ -78,13 +79,27 @@ failed (GstElement *pipeline)
   return TRUE;
 }
 
+/* The next sample, NULL at the end and after an error. */
+static GstSample *
+pull (Watch *watch, GstAppSink *sink)
+{
+  while (!watch->failed)
+    {
+      GstSample *sample = gst_app_sink_try_pull_sample (sink, 100 * GST_MSECOND);
+      if (sample || gst_app_sink_is_eos (sink))
+        return sample;
+      watch->failed = failed (watch->reader);
+    }
+  return NULL;
+}
+
 static gboolean
 open_reader (Watch *watch, const char *file, const char *model, GError **error)
 {
   g_autofree char *uri = gst_uri_is_valid (file) ? g_strdup (file) : gst_filename_to_uri (file, error);
   if (!uri)
     return FALSE;
-  watch->reader = launch ("uridecodebin name=source ! videoconvert ! videoscale ! tee name=t "
+  watch->reader = launch ("uridecodebin name=source ! videoconvert ! videoscale method=lanczos ! tee name=t "
                           "t. ! queue ! flowencode name=encode score-map=true post-messages=false ! "
                           "appsink name=latents sync=false max-buffers=2 "
                           "t. ! queue max-size-buffers=8 max-size-bytes=0 max-size-time=0 ! videoconvert ! "
@@ -220,8 +235,8 @@ work (Watch *watch, const char *out, GError **error)
 {
   for (guint64 n = 0;; n++)
     {
-      g_autoptr (GstSample) latents = gst_app_sink_pull_sample (watch->latents);
-      g_autoptr (GstSample) video = latents ? gst_app_sink_pull_sample (watch->video) : NULL;
+      g_autoptr (GstSample) latents = pull (watch, watch->latents);
+      g_autoptr (GstSample) video = latents ? pull (watch, watch->video) : NULL;
       double bits;
       guint worst;
       if (!video)
@@ -281,7 +296,7 @@ main (int argc, char **argv)
     done = work (&watch, argv[3], &error);
   if (error)
     fprintf (stderr, "watch-surprise: %s\n", error->message);
-  if (watch.reader && failed (watch.reader))
+  if (watch.failed || (watch.reader && failed (watch.reader)))
     done = FALSE;
   if (watch.writer && watch.pictures)
     done = close_writer (&watch) && done;

@@ -27,8 +27,8 @@
  * flowdecode ! videoconvert ! autovideosink
  * ]| generates 25 frames.
  * |[
- * gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! videoconvert ! videoscale ! flowencode
- * model=world.safetensors ! flowsample model=world.safetensors horizon=64 ! flowdecode
+ * gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! videoconvert ! videoscale method=lanczos !
+ * flowencode model=world.safetensors ! flowsample model=world.safetensors horizon=64 ! flowdecode
  * model=world.safetensors ! videoconvert ! autovideosink
  * ]| continues a clip by 64 frames.
  *

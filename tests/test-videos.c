@@ -801,6 +801,16 @@ surprise_script (void **state)
   assert_no_error (error);
   g_autoptr (GPtrArray) frames = run (reader);
   assert_int_equal (frames->len, 35);
+
+  /* a file that is no video is an error, and soon */
+  g_autofree char *program = g_find_program_in_path ("watch-surprise"), *errors = NULL, *nothing = NULL;
+  gint status;
+  assert_non_null (program);
+  assert_true (g_spawn_sync (NULL, (char *[]){ program, video_model, video_model, out, NULL }, NULL,
+                             G_SPAWN_DEFAULT, NULL, NULL, &nothing, &errors, &status, &error));
+  assert_false (g_spawn_check_wait_status (status, NULL));
+  assert_string_equal (nothing, "");
+  assert_non_null (strstr (errors, "watch-surprise: "));
 }
 
 /* On a screen that nobody sees: keys reach the true world, and both worlds are drawn. */
