@@ -198,11 +198,8 @@ parse_guide (const char *text, guint *guide)
 int
 nf_cmd_sample (int argc, char **argv)
 {
-  g_auto (NfCommand) command = { 0 };
-  Sample sample = { .command = &command,
-                    .temperature = 1,
-                    .label = -1,
-                    .options = { .snap = TRUE, .attention_temperature = 1 } };
+  g_auto (NfCommand) command = { .decoding = { .snap = TRUE, .attention_temperature = 1 } };
+  Sample sample = { .command = &command, .temperature = 1, .label = -1 };
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *guide = NULL, *rate = NULL;
   gint64 count = 0, seed = 0;
@@ -216,13 +213,13 @@ nf_cmd_sample (int argc, char **argv)
     { "temperature", 't', 0, G_OPTION_ARG_DOUBLE, &sample.temperature,
       "Standard deviation of the latents; less is calmer (default: 1)", "T" },
     { "class", 'c', 0, G_OPTION_ARG_INT, &sample.label, "Class of a conditional model (default: none)", "C" },
-    { "guidance", 'g', 0, G_OPTION_ARG_DOUBLE, &sample.options.guidance, "Weight of guidance (default: 0)",
+    { "guidance", 'g', 0, G_OPTION_ARG_DOUBLE, &command.decoding.guidance, "Weight of guidance (default: 0)",
       "W" },
     { "guide", 0, 0, G_OPTION_ARG_STRING, &guide,
       "What guidance acts on: a (scale), b (shift) or ab (default: ab)", "a|b|ab" },
-    { "annealed", 0, 0, G_OPTION_ARG_NONE, &sample.options.annealed, "Guidance grows from token to token",
+    { "annealed", 0, 0, G_OPTION_ARG_NONE, &command.decoding.annealed, "Guidance grows from token to token",
       NULL },
-    { "attention-temperature", 0, 0, G_OPTION_ARG_DOUBLE, &sample.options.attention_temperature,
+    { "attention-temperature", 0, 0, G_OPTION_ARG_DOUBLE, &command.decoding.attention_temperature,
       "Of the branch that guidance leads away from; for models without classes (default: 1)", "T" },
     { "rate", 'r', 0, G_OPTION_ARG_STRING, &rate, "Frames a second of a video (default: 25)", "N[/D]" },
     { NULL }
@@ -236,6 +233,7 @@ nf_cmd_sample (int argc, char **argv)
                          ".mp4 and .mov are videos, whose frames know nothing of each other.",
                          1, 1))
     return NF_EXIT_USAGE;
+  sample.options = command.decoding;
   sheet = g_str_has_suffix (argv[1], ".png") && !strchr (argv[1], '%');
   if (!count)
     count = sheet ? 16 : 50;
@@ -265,12 +263,6 @@ nf_cmd_sample (int argc, char **argv)
   if (!nf_parse_rate (rate ? rate : "25", &sample.rate_n, &sample.rate_d))
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
 
-  sample.options.method = command.decoding.method;
-  sample.options.window = command.decoding.window;
-  sample.options.guess = command.decoding.guess;
-  sample.options.tolerance = command.decoding.tolerance;
-  sample.options.max_sweeps = command.decoding.max_sweeps;
-  sample.options.budget_ms = command.decoding.budget_ms;
   sample.output = argv[1];
   sample.count = (guint)count;
   sample.seed = (guint64)seed;

@@ -44,9 +44,8 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
   return self->grid || nf_ops_finish (ops, error);
 }
 
-/* Seconds since *LAST, which becomes now. */
-static double
-lap (gint64 *last)
+double
+nf_stats_lap (gint64 *last)
 {
   const gint64 now = g_get_monotonic_time ();
   const double seconds = (double)(now - *last) / G_USEC_PER_SEC;
@@ -54,14 +53,14 @@ lap (gint64 *last)
   return seconds;
 }
 
-static void
-count_frame (NfSession *self, double upload, double kernels, double download)
+void
+nf_stats_count_frame (NfSessionStats *stats, double upload, double kernels, double download)
 {
-  self->stats.frames++;
-  self->stats.upload_seconds += upload;
-  self->stats.kernel_seconds += kernels;
-  self->stats.download_seconds += download;
-  self->stats.last_frame_seconds = upload + kernels + download;
+  stats->frames++;
+  stats->upload_seconds += upload;
+  stats->kernel_seconds += kernels;
+  stats->download_seconds += download;
+  stats->last_frame_seconds = upload + kernels + download;
 }
 
 /* The constant of the 8-bit scale, nats per sample: a bin is 1/128 wide on the scale of [-1, 1]. */
@@ -134,7 +133,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
   nf_staging_upload (&self->staging, ops, config->layout, frame);
-  const double upload = lap (&time);
+  const double upload = nf_stats_lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
   for (guint first = 0; first < tiles; first += batch)
     {
@@ -159,7 +158,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
     return FALSE;
   for (gsize i = 0; i < self->n_tokens; i++)
     self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
-  const double kernels = lap (&time);
+  const double kernels = nf_stats_lap (&time);
   if (!nf_ops_read (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents, error)
       || !nf_session_check_finite ("latents", latents, self->grid_size, error))
     return FALSE;
@@ -168,7 +167,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
                    nf_frame_samples (config->layout, frame->width, frame->height), score);
   if (score_map)
     fill_score_map (self, &grid, score_map);
-  count_frame (self, upload, kernels, lap (&time));
+  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 
@@ -199,7 +198,7 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
   nf_ops_write (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents);
-  const double upload = lap (&time);
+  const double upload = nf_stats_lap (&time);
   for (guint first = 0; first < tiles; first += batch)
     {
       const guint count = MIN (batch, tiles - first);
@@ -215,10 +214,10 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;
-  const double kernels = lap (&time);
+  const double kernels = nf_stats_lap (&time);
   if (!nf_staging_download (&self->staging, ops, config->layout, frame, error))
     return FALSE;
-  count_frame (self, upload, kernels, lap (&time));
+  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 
@@ -252,7 +251,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   const guint tiles = grid.tiles_x * grid.tiles_y;
   tokens.steps = MIN (tokens.steps, 1);
   nf_staging_upload (&self->staging, ops, config->layout, in);
-  const double upload = lap (&time);
+  const double upload = nf_stats_lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
   for (guint first = 0; first < tiles; first += batch)
     {
@@ -271,10 +270,10 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;
-  const double kernels = lap (&time);
+  const double kernels = nf_stats_lap (&time);
   if (!nf_staging_download (&self->staging, ops, config->layout, out, error))
     return FALSE;
-  count_frame (self, upload, kernels, lap (&time));
+  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 

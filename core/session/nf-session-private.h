@@ -68,3 +68,7 @@ void nf_score_fill (const NfConfig *config, const float *half_square, const floa
 
 /* Bits per dimension of one token. */
 float nf_score_token (const NfConfig *config, float half_square, float log_det);
+
+/* Seconds since *LAST, which becomes now; and one more frame that took these. */
+double nf_stats_lap (gint64 *last);
+void nf_stats_count_frame (NfSessionStats *stats, double upload, double kernels, double download);

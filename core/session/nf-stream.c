@@ -409,26 +409,6 @@ forward_shallow (NfStream *self, const NfPlanes *planes, const Window *window)
     }
 }
 
-/* Seconds since *LAST, which becomes now. */
-static double
-lap (gint64 *last)
-{
-  const gint64 now = g_get_monotonic_time ();
-  const double seconds = (double)(now - *last) / G_USEC_PER_SEC;
-  *last = now;
-  return seconds;
-}
-
-static void
-count_frame (NfStream *self, double upload, double kernels, double download)
-{
-  self->stats.frames++;
-  self->stats.upload_seconds += upload;
-  self->stats.kernel_seconds += kernels;
-  self->stats.download_seconds += download;
-  self->stats.last_frame_seconds = upload + kernels + download;
-}
-
 static gboolean
 encode (NfStream *self, const NfFrame *frame, const float *action, float *latents, NfScore *score,
         float *score_map, GError **error)
@@ -445,7 +425,7 @@ encode (NfStream *self, const NfFrame *frame, const float *action, float *latent
   Window *window = open_window (self);
   nf_staging_upload (&self->staging, self->ops, config->layout, frame);
   write_action (self, window, action);
-  const double upload = lap (&time);
+  const double upload = nf_stats_lap (&time);
   forward_shallow (self, &planes, window);
   extend (self, window);
   nf_ops_affine (self->ops, &affine, window_frame (self, window, window->frames), window->cache->o,
@@ -456,7 +436,7 @@ encode (NfStream *self, const NfFrame *frame, const float *action, float *latent
   nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, self->N * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
-  const double kernels = lap (&time);
+  const double kernels = nf_stats_lap (&time);
   const gsize n = nf_stream_get_latents (self);
   if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error)
       || !nf_session_check_finite ("latents", latents, n, error))
@@ -466,7 +446,7 @@ encode (NfStream *self, const NfFrame *frame, const float *action, float *latent
                    nf_frame_samples (config->layout, frame->width, frame->height), score);
   for (guint i = 0; score_map && i < self->N; i++)
     score_map[i] = nf_score_token (config, self->half_squares[i], self->log_dets[i]);
-  count_frame (self, upload, kernels, lap (&time));
+  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 
@@ -506,7 +486,7 @@ decode (NfStream *self, const float *latents, const float *action, const NfDecod
   self->report = (NfInverseReport){ 0 };
   write_action (self, window, action);
   nf_ops_write (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents);
-  const double upload = lap (&time);
+  const double upload = nf_stats_lap (&time);
   const NfFlowFrame inverse = { .f = window->frames,
                                 .caches = self->cache,
                                 .condition = window_condition (window),
@@ -525,10 +505,10 @@ decode (NfStream *self, const float *latents, const float *action, const NfDecod
   close_frame (self);
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
-  const double kernels = lap (&time);
+  const double kernels = nf_stats_lap (&time);
   if (!nf_staging_download (&self->staging, self->ops, config->layout, frame, error))
     return FALSE;
-  count_frame (self, upload, kernels, lap (&time));
+  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 
