@@ -4,6 +4,7 @@
 #include "common.h"
 
 #include "nf-ops.h"
+#include "nf-session-private.h"
 
 #include <dlfcn.h>
 #include <json-glib/json-glib.h>
@@ -85,13 +86,14 @@ typedef struct
   char *what, *size;
   double seconds, gflops; /* medians */
   double share;           /* of the arithmetic limit, NAN if none */
+  GPtrArray *times;       /* of its commands, NULL without a profile */
 } Result;
 
 typedef struct
 {
   NfCommand *command;
   char **selected;
-  gboolean quick;
+  gboolean quick, profile;
   guint batch;
   NfDevice *device;
   Limits limits;
@@ -107,6 +109,7 @@ result_free (Result *result)
 {
   g_free (result->what);
   g_free (result->size);
+  g_clear_pointer (&result->times, g_ptr_array_unref);
   g_free (result);
 }
 
@@ -669,6 +672,22 @@ run_train (gpointer data, GError **error)
   return nf_trainer_step (run->trainer, &batch, &report, error);
 }
 
+/* measure(), and if a profile is wanted WORK once more, its commands timed by OPS. */
+static gboolean
+measure_model (Bench *bench, const char *what, const char *size, double flops, Work work, Run *run,
+               NfOps *ops, GError **error)
+{
+  if (!measure (bench, what, size, flops, work, run, error))
+    return FALSE;
+  if (!bench->profile)
+    return TRUE;
+  Result *result = bench->results->pdata[bench->results->len - 1];
+  if (!nf_ops_start_profile (ops, error) || !work (run, error))
+    return FALSE;
+  result->times = nf_ops_end_profile (ops, error);
+  return result->times != NULL;
+}
+
 typedef struct
 {
   const char *name;
@@ -730,7 +749,8 @@ bench_train (Bench *bench, const NfConfig *config, const char *size, double flop
     return FALSE;
   Run run = { .trainer = trainer, .B = bench->batch, .tiles = tiles };
   /* forward, and backward with respect to inputs and to parameters */
-  return measure (bench, "train", size, 3 * flops, run_train, &run, error);
+  return measure_model (bench, "train", size, 3 * flops, run_train, &run, nf_trainer_get_ops (trainer),
+                        error);
 }
 
 static gboolean
@@ -774,9 +794,12 @@ bench_model (Bench *bench, const Size *size, GError **error)
       fill_random (x, n);
       fill_random (z, n);
       Run run = { .session = session, .B = bench->batch, .x = x, .z = z };
-      if (is_selected (bench, "encode") && !measure (bench, "encode", label, flops, run_encode, &run, error))
+      NfOps *ops = nf_flow_get_ops (session->flow);
+      if (is_selected (bench, "encode")
+          && !measure_model (bench, "encode", label, flops, run_encode, &run, ops, error))
         return FALSE;
-      if (is_selected (bench, "decode") && !measure (bench, "decode", label, flops, run_decode, &run, error))
+      if (is_selected (bench, "decode")
+          && !measure_model (bench, "decode", label, flops, run_decode, &run, ops, error))
         return FALSE;
     }
   return !is_selected (bench, "train") || bench_train (bench, config, label, flops, error);
@@ -817,6 +840,29 @@ run_all (Bench *bench, char **names, GError **error)
 /* Reports */
 
 static void
+print_profile (const Result *result)
+{
+  double all = 0;
+  guint64 launches = 0;
+
+  for (guint i = 0; i < result->times->len; i++)
+    {
+      const NfOpsTime *time = result->times->pdata[i];
+      all += time->seconds;
+      launches += time->launches;
+    }
+  printf ("\n%s %s: %" G_GUINT64_FORMAT " commands, %.3f ms\n%-40s %8s %15s %10s\n", result->what,
+          result->size, launches, 1e3 * all, "", "LAUNCHES", "TIME", "PART");
+  for (guint i = 0; i < result->times->len; i++)
+    {
+      const NfOpsTime *time = result->times->pdata[i];
+      printf ("%s%*s %8" G_GUINT64_FORMAT " %12.3f ms %8.1f %%\n", time->name,
+              MAX (40 - (int)g_utf8_strlen (time->name, -1), 0), "", time->launches, 1e3 * time->seconds,
+              100 * time->seconds / MAX (all, 1e-12));
+    }
+}
+
+static void
 print_table (const Bench *bench)
 {
   const NfDeviceInfo *info = nf_device_get_info (bench->device);
@@ -835,6 +881,9 @@ print_table (const Bench *bench)
               MAX (28 - (int)g_utf8_strlen (r->size, -1), 0), "", 1e3 * r->seconds, r->gflops,
               100 * r->share);
     }
+  for (guint i = 0; i < bench->results->len; i++)
+    if (((Result *)bench->results->pdata[i])->times)
+      print_profile (bench->results->pdata[i]);
 }
 
 static void
@@ -852,6 +901,24 @@ add_string (JsonBuilder *builder, const char *name, const char *value)
 {
   json_builder_set_member_name (builder, name);
   json_builder_add_string_value (builder, value);
+}
+
+static void
+add_profile (JsonBuilder *builder, GPtrArray *times)
+{
+  json_builder_set_member_name (builder, "profile");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < times->len; i++)
+    {
+      const NfOpsTime *time = times->pdata[i];
+      json_builder_begin_object (builder);
+      add_string (builder, "command", time->name);
+      json_builder_set_member_name (builder, "launches");
+      json_builder_add_int_value (builder, (gint64)time->launches);
+      add_number (builder, "seconds", time->seconds);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
 }
 
 static void
@@ -888,6 +955,8 @@ print_json (const Bench *bench)
       add_number (builder, "seconds", r->seconds);
       add_number (builder, "gflops", r->gflops);
       add_number (builder, "share", r->share);
+      if (r->times)
+        add_profile (builder, r->times);
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
@@ -921,6 +990,8 @@ nf_cmd_bench (int argc, char **argv)
           { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
           { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
             NULL },
+          { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
+            "Where the time of models goes: each kernel's launches and time on the device", NULL },
           { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
           { NULL } };
   g_autofree char *list = g_strjoinv (", ", (char **)kinds);

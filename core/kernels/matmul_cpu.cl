@@ -79,6 +79,15 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   acc = fma (nf_as_floatv ((a) << 16), nf_as_floatv ((b) << 16), acc)
 #endif
 
+/* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. */
+#ifdef __clang__
+#define NF_AHEAD(mr) ((mr) >= 6 ? 16 : 96)
+#define NF_PREFETCH(b, mr)                                                                                             \
+  __builtin_prefetch ((b) + NF_AHEAD (mr) * NR), __builtin_prefetch ((b) + NF_AHEAD (mr) * NR + VW)
+#else
+#define NF_PREFETCH(b, mr)
+#endif
+
 /* Rows m0 .. m0+mr-1 of one panel; row i at inner index k is a[AT]. The accumulators leave through memory, so that what follows the product is
  * one loop and not 2 mr copies. */
 #define NF_TILE(name, mr, lda, AT)                                                                                     \
@@ -92,6 +101,7 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
         const nf_elementv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
+        NF_PREFETCH (b + (size_t)k * NR, mr);                                                                          \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
           const nf_elementv av = (nf_elementv)(a[AT]);                                                                 \

@@ -84,7 +84,84 @@ struct _NfOps
   gboolean bf16;    /* elements of products are pairs of bfloat16, else floats */
   NfBuffer *panels; /* operands of a product in its elements: of nf_ops_matmul_tn(), rows of bfloat16 */
   GError *failure;
+  GArray *events;    /* of Noted, only while there is a profile */
+  GHashTable *times; /* NfOpsTimes by name, likewise */
+  char detail[64];   /* what a profile says of the next launch besides the kernel's name */
 };
+
+/* Profile */
+
+typedef struct
+{
+  cl_event event;
+  NfOpsTime *time;
+} Noted;
+
+#define MAX_NOTED 4096
+
+static void
+time_free (gpointer data)
+{
+  NfOpsTime *time = data;
+  g_free (time->name);
+  g_free (time);
+}
+
+/* Adds up what has been noted. */
+static void
+gather (NfOps *ops)
+{
+  for (guint i = 0; ops->events && i < ops->events->len; i++)
+    {
+      const Noted *noted = &g_array_index (ops->events, Noted, i);
+      cl_ulong start = 0, end = 0;
+      if (!noted->event) /* the command was refused */
+        continue;
+      if (clWaitForEvents (1, &noted->event) == CL_SUCCESS
+          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL)
+                 == CL_SUCCESS
+          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL)
+                 == CL_SUCCESS)
+        {
+          noted->time->launches++;
+          noted->time->seconds += 1e-9 * (double)(end - start);
+        }
+      clReleaseEvent (noted->event);
+    }
+  if (ops->events)
+    g_array_set_size (ops->events, 0);
+}
+
+/* Where a command's event goes: nowhere without a profile. */
+static cl_event *
+note (NfOps *ops, const char *what, const char *detail)
+{
+  if (!ops->events)
+    return NULL;
+  if (ops->events->len >= MAX_NOTED)
+    gather (ops);
+  char *name = *detail ? g_strdup_printf ("%s %s", what, detail) : g_strdup (what);
+  NfOpsTime *time = g_hash_table_lookup (ops->times, name);
+  if (time)
+    g_free (name);
+  else
+    {
+      time = g_new0 (NfOpsTime, 1);
+      time->name = name;
+      g_hash_table_insert (ops->times, time->name, time);
+    }
+  const Noted noted = { .time = time };
+  g_array_append_val (ops->events, noted);
+  return &g_array_index (ops->events, Noted, ops->events->len - 1).event;
+}
+
+static void
+end_profile (NfOps *ops)
+{
+  gather (ops);
+  g_clear_pointer (&ops->events, g_array_unref);
+  g_clear_pointer (&ops->times, g_hash_table_unref);
+}
 
 /* Launching */
 
@@ -135,7 +212,8 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
   for (guint i = 0; i < n && status == CL_SUCCESS; i++)
     status = clSetKernelArg (ops->kernels[kernel], i, arguments[i].size, arguments[i].value);
   if (status == CL_SUCCESS)
-    status = clEnqueueNDRangeKernel (ops->queue, ops->kernels[kernel], 3, NULL, global, local, 0, NULL, NULL);
+    status = clEnqueueNDRangeKernel (ops->queue, ops->kernels[kernel], 3, NULL, global, local, 0, NULL,
+                                     note (ops, kernel_names[kernel], ops->detail));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot run the kernel %s", kernel_names[kernel]);
 }
@@ -235,9 +313,67 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   return g_steal_pointer (&ops);
 }
 
+/* Another queue, with or without notes of times. */
+static gboolean
+renew_queue (NfOps *ops, gboolean profile, GError **error)
+{
+  cl_int status;
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
+  cl_command_queue queue
+      = clCreateCommandQueue (nf_device_get_context (ops->device), nf_device_get_id (ops->device),
+                              profile ? CL_QUEUE_PROFILING_ENABLE : 0, &status);
+  if (status != CL_SUCCESS)
+    return nf_cl_error (error, status, "cannot create a command queue on %s",
+                        nf_device_get_info (ops->device)->name);
+  clReleaseCommandQueue (ops->queue);
+  ops->queue = queue;
+  return TRUE;
+}
+
+gboolean
+nf_ops_start_profile (NfOps *ops, GError **error)
+{
+  g_assert (!ops->events);
+  if (!renew_queue (ops, TRUE, error))
+    return FALSE;
+  ops->events = g_array_new (FALSE, TRUE, sizeof (Noted));
+  ops->times = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, time_free);
+  return TRUE;
+}
+
+static gint
+compare_times (gconstpointer a, gconstpointer b)
+{
+  const NfOpsTime *x = *(NfOpsTime *const *)a, *y = *(NfOpsTime *const *)b;
+  return (x->seconds < y->seconds) - (x->seconds > y->seconds);
+}
+
+GPtrArray *
+nf_ops_end_profile (NfOps *ops, GError **error)
+{
+  g_assert (ops->events);
+  if (!nf_ops_finish (ops, error))
+    return NULL;
+  gather (ops);
+  g_autoptr (GPtrArray) times = g_ptr_array_new_with_free_func (time_free);
+  GHashTableIter iter;
+  gpointer time;
+  g_hash_table_iter_init (&iter, ops->times);
+  while (g_hash_table_iter_next (&iter, NULL, &time))
+    {
+      g_ptr_array_add (times, time);
+      g_hash_table_iter_steal (&iter);
+    }
+  g_ptr_array_sort (times, compare_times);
+  end_profile (ops);
+  return renew_queue (ops, FALSE, error) ? g_steal_pointer (&times) : NULL;
+}
+
 void
 nf_ops_free (NfOps *ops)
 {
+  end_profile (ops);
   if (ops->queue)
     {
       clFinish (ops->queue);
@@ -298,7 +434,7 @@ nf_ops_write (NfOps *ops, NfView to, const void *from, gsize bytes)
   if (ops->failure || bytes == 0)
     return;
   cl_int status = clEnqueueWriteBuffer (ops->queue, to.buffer->mem, CL_TRUE, to.at * sizeof (float), bytes,
-                                        from, 0, NULL, NULL);
+                                        from, 0, NULL, note (ops, "write", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot upload %" G_GSIZE_FORMAT " bytes", bytes);
 }
@@ -309,7 +445,7 @@ read_view (NfOps *ops, NfView from, void *to, gsize bytes, cl_bool wait)
   if (ops->failure || bytes == 0)
     return;
   cl_int status = clEnqueueReadBuffer (ops->queue, from.buffer->mem, wait, from.at * sizeof (float), bytes,
-                                       to, 0, NULL, NULL);
+                                       to, 0, NULL, note (ops, "read", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot download %" G_GSIZE_FORMAT " bytes", bytes);
 }
@@ -333,7 +469,8 @@ nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats)
   if (ops->failure || floats == 0)
     return;
   cl_int status = clEnqueueCopyBuffer (ops->queue, from.buffer->mem, to.buffer->mem, from.at * sizeof (float),
-                                       to.at * sizeof (float), floats * sizeof (float), 0, NULL, NULL);
+                                       to.at * sizeof (float), floats * sizeof (float), 0, NULL,
+                                       note (ops, "copy", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %" G_GSIZE_FORMAT " floats on the device", floats);
 }
@@ -348,7 +485,7 @@ nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsize to_
                to_origin[3] = { to.at * size, 0, 0 }, region[3] = { floats * size, count, 1 };
   cl_int status
       = clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem, from_origin, to_origin, region,
-                                 from_step * size, 0, to_step * size, 0, 0, NULL, NULL);
+                                 from_step * size, 0, to_step * size, 0, 0, NULL, note (ops, "copy", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %u rows of %" G_GSIZE_FORMAT " floats on the device",
                  count, floats);
@@ -360,7 +497,7 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
   if (ops->failure || floats == 0)
     return;
   cl_int status = clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value, x.at * sizeof (float),
-                                       floats * sizeof (float), 0, NULL, NULL);
+                                       floats * sizeof (float), 0, NULL, note (ops, "fill", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot fill %" G_GSIZE_FORMAT " floats on the device", floats);
 }
@@ -430,10 +567,14 @@ multiply (NfOps *ops, const NfMatmul *t)
   const size_t gpu_global[3] = { (size_t)panels * ops->panel, (size_t)divide_up (t->M, 64) * 8, 1 },
                gpu_local[3] = { ops->panel, 8, 1 };
 
+  if (ops->events)
+    g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K * (ops->bf16 ? 2 : 1),
+                t->flags & NF_MATMUL_GELU ? ", GELU" : "");
   LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
           VIEW (t->A), INT (t->lda), VIEW (t->B), VIEW (t->bias), VIEW (t->R), INT (t->ldr),
           INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N), INT (t->K),
           INT (t->flags), INT (tiles));
+  *ops->detail = '\0';
 }
 
 #define ROW_GAP 16 /* words between rows: rows a power of two apart would fight for the same cache lines */

@@ -55,6 +55,21 @@ gboolean nf_ops_read (NfOps *ops, NfView from, void *to, gsize bytes, GError **e
 /* Reads without waiting: TO is valid after nf_ops_finish(). */
 void nf_ops_read_later (NfOps *ops, NfView from, void *to, gsize bytes);
 
+/* Where time goes. From nf_ops_start_profile() on the device notes when each command begins and ends. A
+ * command's name is its kernel's, of a product with its sizes, or that of a transfer. */
+typedef struct
+{
+  char *name;
+  guint64 launches;
+  double seconds;
+} NfOpsTime;
+
+gboolean nf_ops_start_profile (NfOps *ops, GError **error);
+
+/* Waits, and ends the profile: NfOpsTimes, the longest first. NULL after a failure. Free with
+ * g_ptr_array_unref(). */
+GPtrArray *nf_ops_end_profile (NfOps *ops, GError **error);
+
 void nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats);
 
 /* COUNT rows of FLOATS floats, FROM_STEP and TO_STEP floats apart. */

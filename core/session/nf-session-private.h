@@ -3,6 +3,7 @@
 
 #include "nf-flow.h"
 #include "nf-staging.h"
+#include "nf-trainer.h"
 
 struct _NfSession
 {
@@ -28,6 +29,9 @@ struct _NfSession
   NfInverseReport report;
   NfSessionStats stats;
 };
+
+/* What a trainer computes with, for a profile. */
+NfOps *nf_trainer_get_ops (NfTrainer *self);
 
 /* FALSE with %NF_ERROR_CANCELLED once the session is. */
 gboolean nf_session_go_on (NfSession *self, GError **error);

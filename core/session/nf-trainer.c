@@ -1,7 +1,6 @@
 /* normflow: maximum-likelihood training. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-flow.h"
 #include "nf-random.h"
-#include "nf-trainer.h"
+#include "nf-session-private.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,6 +36,12 @@ struct _NfTrainer
 };
 
 G_DEFINE_FINAL_TYPE (NfTrainer, nf_trainer, G_TYPE_OBJECT)
+
+NfOps *
+nf_trainer_get_ops (NfTrainer *self)
+{
+  return nf_flow_get_ops (self->flow);
+}
 
 void
 nf_train_options_init (NfTrainOptions *options)
