@@ -44,6 +44,7 @@ enum
   PROP_MAX_SWEEPS,
   PROP_BUDGET_MS,
   PROP_KEEP_UP,
+  PROP_DENOISE,
 };
 
 /* A frame that takes longer tells how far it is. */
@@ -62,6 +63,7 @@ struct _GstFlowDecode
   gint label;
   NfDecodeOptions options;
   gboolean keep_up;
+  NfStreamDenoise denoise;
 
   /* of the streaming thread */
   GstVideoCodecState *output;
@@ -72,7 +74,8 @@ struct _GstFlowDecode
 
   /* with a model of videos */
   float *action;
-  gboolean lost; /* frames are dropped until a key frame comes */
+  gboolean drawn; /* and whether the frame's latents were, rather than encoded */
+  gboolean lost;  /* frames are dropped until a key frame comes */
 };
 
 static GstStaticPadTemplate sink_template
@@ -127,6 +130,23 @@ gst_flow_guess_get_type (void)
 
   if (g_once_init_enter (&type))
     g_once_init_leave (&type, g_enum_register_static ("GstFlowGuess", values));
+  return type;
+}
+
+GType
+gst_flow_stream_denoise_get_type (void)
+{
+  static gsize type;
+  static const GEnumValue values[] = {
+    { NF_STREAM_DENOISE_AUTO, "Learned if the model can, else score", "auto" },
+    { NF_STREAM_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
+    { NF_STREAM_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
+    { NF_STREAM_DENOISE_NONE, "As they were drawn", "none" },
+    { 0, NULL, NULL },
+  };
+
+  if (g_once_init_enter (&type))
+    g_once_init_leave (&type, g_enum_register_static ("GstFlowStreamDenoise", values));
   return type;
 }
 
@@ -256,7 +276,7 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
   if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
     return TRUE; /* decoding will say so */
   if (in.size == gst_flow_latent_info_size (&self->info))
-    gst_flow_latent_read_tail (&self->info, in.data, self->action, &index);
+    gst_flow_latent_read_tail (&self->info, in.data, self->action, &index, &self->drawn);
   gst_buffer_unmap (frame->input_buffer, &in);
   if (index == 0)
     {
@@ -329,6 +349,7 @@ static GstFlowReturn
 decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame)
 {
   g_autoptr (GError) error = NULL;
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   GstVideoFrame video;
   GstMapInfo in;
   NfFrame view;
@@ -342,6 +363,7 @@ decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame
   NfDecodeOptions options = self->options;
   const gint label = self->label;
   const gboolean keep_up = self->keep_up;
+  const NfStreamDenoise denoise = self->denoise;
   GST_OBJECT_UNLOCK (self);
   if (keep_up)
     limit_budget (self, frame, &options);
@@ -363,8 +385,9 @@ decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame
           nf_session_set_progress (session, NULL, NULL);
         }
       else
-        done = nf_stream_decode (gst_flow_engine_get_stream (&self->engine), latents,
-                                 self->info.actions ? self->action : NULL, &options, &view, &error);
+        done = nf_stream_set_denoise (stream, denoise, &error)
+               && nf_stream_decode (stream, latents, self->info.actions ? self->action : NULL, self->drawn,
+                                    &options, &view, &error);
       if (self->told)
         gst_flow_engine_post_progress (&self->engine,
                                        done ? GST_PROGRESS_TYPE_COMPLETE : GST_PROGRESS_TYPE_CANCELED,
@@ -508,6 +531,9 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_KEEP_UP:
       self->keep_up = g_value_get_boolean (value);
       break;
+    case PROP_DENOISE:
+      self->denoise = g_value_get_enum (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -559,6 +585,9 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
       break;
     case PROP_KEEP_UP:
       g_value_set_boolean (value, self->keep_up);
+      break;
+    case PROP_DENOISE:
+      g_value_set_enum (value, self->denoise);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -651,6 +680,12 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                             "Rather end a frame early, as budget-ms does, than let it be late: its budget is "
                             "the time that sinks say is left (QoS)",
                             FALSE, flags));
+  g_object_class_install_property (
+      object_class, PROP_DENOISE,
+      g_param_spec_enum ("denoise", "Denoise",
+                         "What is shown of drawn frames, with a model of videos that was trained with "
+                         "Gaussian noise; frames that were encoded come back as they were",
+                         GST_TYPE_FLOW_STREAM_DENOISE, NF_STREAM_DENOISE_AUTO, flags));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);
@@ -660,6 +695,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUIDE, 0);
   gst_type_mark_as_plugin_api (GST_TYPE_FLOW_DECODE_METHOD, 0);
   gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUESS, 0);
+  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_STREAM_DENOISE, 0);
 }
 
 static void

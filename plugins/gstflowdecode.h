@@ -29,6 +29,14 @@ GType gst_flow_decode_method_get_type (void);
 #define GST_TYPE_FLOW_GUESS (gst_flow_guess_get_type ())
 GType gst_flow_guess_get_type (void);
 
+/**
+ * GstFlowStreamDenoise:
+ *
+ * What is shown of drawn frames: #NfStreamDenoise as a type of its own.
+ */
+#define GST_TYPE_FLOW_STREAM_DENOISE (gst_flow_stream_denoise_get_type ())
+GType gst_flow_stream_denoise_get_type (void);
+
 #define GST_TYPE_FLOW_DECODE (gst_flow_decode_get_type ())
 G_DECLARE_FINAL_TYPE (GstFlowDecode, gst_flow_decode, GST, FLOW_DECODE, GstVideoDecoder)
 

@@ -235,7 +235,7 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
       if (!nf_stream_encode (stream, &view, self->info.actions ? self->action : NULL, latents, score,
                              score_map, error))
         return FALSE;
-      gst_flow_latent_write_tail (&self->info, data, self->action, index);
+      gst_flow_latent_write_tail (&self->info, data, self->action, index, FALSE);
     }
   else if (!nf_session_encode_frame (session, &view, latents, score, score_map, error))
     return FALSE;

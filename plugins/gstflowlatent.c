@@ -95,7 +95,7 @@ gsize
 gst_flow_latent_info_size (const GstFlowLatentInfo *info)
 {
   return nf_grid_latents (&info->grid) * (info->half ? sizeof (guint16) : sizeof (float))
-         + (info->frames ? info->actions * sizeof (float) + sizeof (guint32) : 0);
+         + (info->frames ? info->actions * sizeof (float) + 2 * sizeof (guint32) : 0);
 }
 
 void
@@ -107,7 +107,8 @@ gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config)
 }
 
 void
-gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action, guint32 index)
+gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action, guint32 index,
+                            gboolean drawn)
 {
   const gsize size = info->actions * sizeof (float);
   data += nf_grid_latents (&info->grid) * sizeof (float);
@@ -116,16 +117,20 @@ gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const f
   else
     memset (data, 0, size);
   GST_WRITE_UINT32_LE (data + size, index);
+  GST_WRITE_UINT32_LE (data + size + sizeof (guint32), drawn ? 1 : 0);
 }
 
 void
-gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action, guint32 *index)
+gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action, guint32 *index,
+                           gboolean *drawn)
 {
   const gsize size = info->actions * sizeof (float);
   data += nf_grid_latents (&info->grid) * sizeof (float);
   if (action)
     memcpy (action, data, size);
   *index = GST_READ_UINT32_LE (data + size);
+  if (drawn)
+    *drawn = GST_READ_UINT32_LE (data + size + sizeof (guint32)) != 0;
 }
 
 gboolean

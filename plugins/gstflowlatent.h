@@ -39,8 +39,9 @@ G_BEGIN_DECLS
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
  * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)
- * follows, and the frame's number since the last key frame (guint32): a decoder knows by it whether it has
- * seen all that the frame was predicted from.
+ * follows, then the frame's number since the last key frame (guint32): a decoder knows by it whether it has
+ * seen all that the frame was predicted from; then whether the latents are those of a frame (guint32, 0) or
+ * were drawn (1): a decoder knows by it which noise is in the frame.
  */
 typedef struct
 {
@@ -62,9 +63,10 @@ void gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *co
  * unknown.
  */
 void gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action,
-                                 guint32 index);
+                                 guint32 index, gboolean drawn);
+/* ACTION and DRAWN may be NULL. */
 void gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action,
-                                guint32 *index);
+                                guint32 *index, gboolean *drawn);
 
 /* FALSE, with %NF_ERROR_ARGUMENT, if a model of videos is not of this size. */
 gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height, GError **error);

@@ -205,7 +205,7 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
     {
       gst_flow_action_to_vector (prior->element, prior->index > 0 ? prior->last_action : -1, prior->vector,
                                  info->actions, &prior->warned);
-      gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index);
+      gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index, TRUE);
       if (prior->index > 0)
         GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
       prior->index++;

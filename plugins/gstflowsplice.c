@@ -210,7 +210,7 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
       guint32 index = 0;
       if (gst_buffer_map (buffer, &map, GST_MAP_READ))
         {
-          gst_flow_latent_read_tail (info, map.data, NULL, &index);
+          gst_flow_latent_read_tail (info, map.data, NULL, &index, NULL);
           gst_buffer_unmap (buffer, &map);
         }
       if (self->needs_key && index != 0)

@@ -1793,7 +1793,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   const int D = yuv ? l.p * l.p * 3 / 2 : planes * l.p * l.p, N = l.side * l.side;
   const int tiles_x = (int)divide_up (l.width, l.p * l.side),
             tiles = tiles_x * (int)divide_up (l.height, l.p * l.side);
-  const int steps = mode == 0 || mode == 3 ? 0 : 32;
+  const int steps = mode == 4 ? -32 : mode == 0 || mode == 3 ? 0 : 32;
   const gsize n = (gsize)tiles * N * D, words = divide_up (l.bytes, 4);
   g_autofree guint8 *frame = g_malloc0 (words * 4);
   g_autoptr (GRand) rand = g_rand_new_with_seed (5);
@@ -1804,13 +1804,16 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
          *back = room (rig, words);
   const cl_uint2 seed = { { 1, 2 } }, stream = { { 3, 4 } };
   const double std = 0.05;
+  g_autofree double *noise = numbers (6, (gsize)N * D, 0.3);
+  Memory *known_noise = give (rig, noise, (gsize)N * D);
   g_autofree float *raw = g_new (float, words);
   memcpy (raw, frame, words * 4);
   put (rig, bytes, 0, raw, words);
   RUN (rig, "nf_pixels_to_tokens", SIZES (N, tiles, 1), ONE_EACH, BUFFER (bytes), VALUE (l.at),
        VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), LONG (0), INT (0), INT (tiles_x),
        INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (mode), INT (steps), FLOAT (std),
-       VALUE (seed), VALUE (stream), BUFFER (W), INT (has_basis), BUFFER (x), LONG (3), INT (D));
+       VALUE (seed), VALUE (stream), BUFFER (W), INT (has_basis), BUFFER (x), LONG (3), INT (D),
+       BUFFER (known_noise));
   g_autofree float *tokens = take_at (rig, x, 3);
   double sum = 0, squares = 0;
   for (int t = 0; t < tiles * N; t++)
@@ -1824,6 +1827,14 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
         const double k = frame[byte], in_bin = (y + 1) * 128 - k;
         if (mode == 0)
           assert_true (fabs (y - (k * 2 / 255 - 1)) < 1e-5);
+        else if (mode == 4)
+          {
+            /* the noise that was given, on a lattice of 2^-12 */
+            const double wanted = k * 2 / 255 - 1 + noise[(gsize)(t % N) * D + f];
+            assert_true (fabs (y - wanted) < 1.0 / 8192 + 1e-5);
+            if (!has_basis)
+              assert_true (y * 4096 == round (y * 4096));
+          }
         else if (mode == 3)
           {
             sum += y - (k * 2 / 255 - 1);
@@ -1838,7 +1849,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
       }
   /* moments of the noise, to five standard errors */
   const double variance = mode == 3 ? std * std : 1.0 / 12;
-  if (mode)
+  if (mode != 0 && mode != 4)
     {
       assert_true (fabs (sum / n) < 5 * sqrt (variance / n));
       assert_true (fabs (squares / n / variance - 1) < 5 * sqrt (2.0 / n));
@@ -1848,7 +1859,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   RUN (rig, "nf_tokens_to_pixels", SIZES (N, tiles, 1), ONE_EACH, BUFFER (x), LONG (3), BUFFER (back),
        VALUE (l.at), VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (0), INT (tiles_x),
        INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (steps), BUFFER (W), INT (has_basis),
-       INT (D));
+       INT (D), BUFFER (known_noise), INT (mode == 4));
   g_autofree float *returned = take (rig, back);
   g_autofree guint8 *written = g_malloc0 (words * 4), *known = g_memdup2 (returned, words * 4);
   for (int t = 0; t < tiles * N; t++)
@@ -1875,7 +1886,7 @@ test_pixels (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  for (int mode = 0; mode < 4; mode++)
+  for (int mode = 0; mode < 5; mode++)
     for (int has_basis = 0; has_basis < 2; has_basis++)
       {
         check_pixels (&rig, 3, 1, FALSE, mode, has_basis);

@@ -76,7 +76,7 @@ decode (NfStream *stream, const float *z, const float *action, const NfDecodeOpt
 {
   g_autoptr (GError) error = NULL;
   const NfFrame frame = view (samples);
-  nf_test_ok (nf_stream_decode (stream, z, action, options, &frame, &error), error);
+  nf_test_ok (nf_stream_decode (stream, z, action, FALSE, options, &frame, &error), error);
 }
 
 /* The first frames are what the whole model says of them: every bit of latents and scores. */
@@ -389,14 +389,14 @@ refusals (void **state)
   assert_false (nf_stream_encode (stream, &frame, wrong, z, NULL, NULL, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
   g_clear_error (&error);
-  assert_false (
-      nf_stream_decode (stream, z, NULL, &(NfDecodeOptions){ .snap = TRUE, .guidance = 1 }, &frame, &error));
+  assert_false (nf_stream_decode (stream, z, NULL, FALSE, &(NfDecodeOptions){ .snap = TRUE, .guidance = 1 },
+                                  &frame, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
   g_clear_error (&error);
   encode (stream, samples, NULL, z, NULL, NULL);
   assert_int_equal (nf_stream_get_index (stream), 1);
   z[3] = INFINITY;
-  assert_false (nf_stream_decode (stream, z, NULL, NULL, &frame, &error));
+  assert_false (nf_stream_decode (stream, z, NULL, FALSE, NULL, &frame, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
   assert_int_equal (nf_stream_get_index (stream), 0); /* the context is lost */
   g_clear_error (&error);

@@ -11,7 +11,7 @@
 #define HEIGHT RANDOM_VIDEO_HEIGHT
 #define ACTIONS RANDOM_VIDEO_ACTIONS
 #define LATENTS (WIDTH * HEIGHT * 3)
-#define TAIL (ACTIONS * sizeof (float) + sizeof (guint32))
+#define TAIL (ACTIONS * sizeof (float) + 2 * sizeof (guint32))
 
 static char *video_model, *other_model;
 

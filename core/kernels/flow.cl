@@ -209,10 +209,13 @@ nf_prior (__global const float *z, ulong z_at, __global float *dz, int keep, __g
   half_square[m] = 0.5f * nf_sumv (sum);
 }
 
-/* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). */
+/* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). With Gaussian noise
+ * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. */
 static inline float
 nf_snap (float x, int steps)
 {
+  if (steps < 0)
+    return rint (x * (-128.0f * steps)) / (-128.0f * steps);
   if (steps == 0)
     return clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f) * (2.0f / 255.0f) - 1.0f;
   const float at = clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f);
@@ -266,7 +269,7 @@ enum
 
 /* Tokens n0 .. n0+count-1 of x (B, N, D) become z sigma + mu of the same tokens of z, in block order; row r of the guided branch for sample b is
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
- * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps < 0: no snapping. x is rounded
+ * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
  * to multiples of 1/per_unit, as nf_affine rounded it. changes (B, count), if wanted, gets the largest
  * change of a value. Global size (B count). */
 __kernel void
@@ -322,7 +325,7 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
         }
       nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
     }
-  if (snap_steps >= 0)
+  if (snap_steps != -1)
     nf_snap_token (x, basis, has_basis, snap_steps, D);
   if (keep_changes)
     {

@@ -38,13 +38,14 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, i
 #define NF_DEQUANTISE_LATTICE 1  /* a fixed point of the lattice in the bin, by place */
 #define NF_DEQUANTISE_UNIFORM 2  /* anywhere in the bin, by seed and step */
 #define NF_DEQUANTISE_GAUSSIAN 3 /* 2k/255 - 1 + std × normal, by seed and step */
+#define NF_DEQUANTISE_GIVEN 4    /* 2k/255 - 1 + noise[n, f], on the lattice that nf_snap() has for negative steps */
 
 /* width, height of plane 0; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if tile_bytes is not 0, tiles
  * are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
 __kernel void
 nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int mode, int steps, float std, uint2 seed, uint2 stream,
-                     __global const float *basis, int has_basis, __global float *x, ulong x_at, int D)
+                     __global const float *basis, int has_basis, __global float *x, ulong x_at, int D, __global const float *noise)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   const ulong base = tile_bytes * tile;
@@ -81,6 +82,8 @@ nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 s
               const float u1 = ((r.x >> 8) + 0.5f) * (1.0f / 16777216.0f), u2 = (r.y >> 8) * (1.0f / 16777216.0f);
               v = fma (std, sqrt (-2.0f * log (u1)) * cospi (2.0f * u2), v);
             }
+          else if (mode == NF_DEQUANTISE_GIVEN)
+            v = nf_snap (v + noise[n * D + f], steps);
         }
       y[f] = v;
     }
@@ -91,11 +94,12 @@ nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 s
       x[f] = y[f];
 }
 
-/* The inverse: floor for uniform noise (steps > 0), nearest otherwise; samples outside the frame are dropped. Global size (N, tiles). */
+/* The inverse: floor for uniform noise (steps > 0), nearest otherwise, less the noise that is known to be in x, if any; samples outside the
+ * frame are dropped. Global size (N, tiles). */
 __kernel void
 nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int steps, __global const float *basis, int has_basis,
-                     int D)
+                     int D, __global const float *noise, int has_noise)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   float y[D_MAX];
@@ -114,7 +118,8 @@ nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame,
       const ulong a = s.plane == 0 ? at.x : s.plane == 1 ? at.y : at.z;
       const int row = s.plane == 0 ? stride.x : s.plane == 1 ? stride.y : stride.z;
       const int next = s.plane == 0 ? step.x : s.plane == 1 ? step.y : step.z;
-      const float k = steps > 0 ? floor ((y[f] + 1.0f) * 128.0f) : rint ((y[f] + 1.0f) * 127.5f);
+      const float v = has_noise ? y[f] - noise[n * D + f] : y[f];
+      const float k = steps > 0 ? floor ((v + 1.0f) * 128.0f) : rint ((v + 1.0f) * 127.5f);
       frame[a + (ulong)s.y * row + (ulong)s.x * next] = (uchar)clamp (k, 0.0f, 255.0f);
     }
 }

@@ -907,7 +907,8 @@ nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, 
 
 void
 nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
-                         NfDequantise mode, float std, guint64 seed, guint64 stream, NfView x)
+                         NfDequantise mode, float std, guint64 seed, guint64 stream, NfBuffer *noise,
+                         NfView x)
 {
   const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
   const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
@@ -918,11 +919,12 @@ nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint
                 VALUE (stride), VALUE (step), INT (f->width), INT (f->height), LONG (f->tile_bytes),
                 INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
                 INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2),
-                BUFFER (t->basis), INT (t->basis != NULL), VIEW (x), INT (t->D));
+                BUFFER (t->basis), INT (t->basis != NULL), VIEW (x), INT (t->D), BUFFER (noise));
 }
 
 void
-nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles)
+nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
+                         NfBuffer *noise)
 {
   const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
   const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
@@ -930,7 +932,8 @@ nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens
   LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->rows * t->columns, tiles, VIEW (x), BUFFER (f->bytes),
                 VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (tile0),
                 INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
-                INT (t->interleaved), INT (t->steps), BUFFER (t->basis), INT (t->basis != NULL), INT (t->D));
+                INT (t->interleaved), INT (t->steps), BUFFER (t->basis), INT (t->basis != NULL), INT (t->D),
+                BUFFER (noise), INT (noise != NULL));
 }
 
 void

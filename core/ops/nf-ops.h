@@ -270,7 +270,8 @@ typedef struct
   guint interleaved;   /* planes whose samples of one place are neighbours in a token, 0: one plane after the
                           other */
   guint D;
-  gint steps;      /* lattice steps in a bin; 0: 8-bit values themselves */
+  gint steps; /* lattice steps in a bin; 0: 8-bit values themselves; negative (not -1): multiples of 1/(128
+                 -steps) */
   NfBuffer *basis; /* NULL, or (D, D) orthonormal */
 } NfTokens;
 
@@ -332,6 +333,7 @@ typedef enum
   NF_DEQUANTISE_LATTICE,
   NF_DEQUANTISE_UNIFORM,
   NF_DEQUANTISE_GAUSSIAN,
+  NF_DEQUANTISE_GIVEN,
 } NfDequantise;
 
 /* Planes of 8-bit samples in one device buffer: byte offset, bytes between rows and between samples of each.
@@ -347,12 +349,14 @@ typedef struct
   gsize tile_bytes; /* not 0: a batch of tiles, this far apart, rather than one frame */
 } NfPlanes;
 
-/* Tiles tile0 .. tile0+tiles-1 into x (tiles, N, D) and back. SEED and STREAM feed the random modes. */
+/* Tiles tile0 .. tile0+tiles-1 into x (tiles, N, D) and back. SEED and STREAM feed the random modes; NOISE
+ * (N, D), in the basis of pixels, is added to every tile by mode GIVEN, which puts the sum on the lattice of
+ * negative steps, and on the way back it is taken away again, unless it is NULL. */
 void nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *planes, const NfTokens *tokens, guint tile0,
                               guint tiles, NfDequantise mode, float std, guint64 seed, guint64 stream,
-                              NfView x);
+                              NfBuffer *noise, NfView x);
 void nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *planes, const NfTokens *tokens,
-                              guint tile0, guint tiles);
+                              guint tile0, guint tiles, NfBuffer *noise);
 
 /* Tokens of tiles <-> the latents of a whole frame, (grid_height, grid_width, D). */
 void nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles, guint tiles_x,

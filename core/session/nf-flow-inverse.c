@@ -31,8 +31,9 @@ typedef struct
   gboolean (*step) (gpointer data, guint done, guint all);
   gpointer data;
   GError **error;
-  gint64 deadline; /* monotonic time, 0 for none */
-  guint done, all; /* tokens of the sequences of all blocks */
+  const NfTokens *tokens; /* whose lattice values snap to */
+  gint64 deadline;        /* monotonic time, 0 for none */
+  guint done, all;        /* tokens of the sequences of all blocks */
 
   /* the block that is being inverted */
   guint t, B; /* samples: frames count where the block is local */
@@ -97,7 +98,7 @@ apply (Inversion *self, guint n0, guint count, NfBuffer *changes)
     .changes = changes,
   };
   nf_ops_affine_inverse (self->flow->ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
-                         self->cache->o, nf_model_get_tokens (self->flow->model));
+                         self->cache->o, self->tokens);
 }
 
 /* Tokens 0 .. given-1 of x are known: their keys and values come of them. Returns the first token to find. */
@@ -317,6 +318,7 @@ inversion (NfFlow *flow, const NfDecodeOptions *options,
     .step = step,
     .data = data,
     .error = error,
+    .tokens = nf_model_get_tokens (flow->model),
     .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
     .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
   };
@@ -374,32 +376,37 @@ nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOpt
                        gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                        NfInverseReport *report, GError **error)
 {
-  const guint F = flow->shape.frame, D = flow->shape.D, first = frame->f * F;
-  const NfView none = nf_view (NULL, 0);
+  const guint B = frame->B, F = flow->shape.frame, D = flow->shape.D, N = flow->shape.N, first = frame->f * F;
+  const gsize sample = (gsize)F * D;
+  const NfView none = nf_view (NULL, 0), x = nf_view (frame->x, 0), z = nf_view (frame->z, 0);
   Inversion self = inversion (flow, options, step, data, report, error);
   NfView from = nf_view (frame->latents, 0);
   gboolean was = FALSE;
 
   self.condition = frame->condition;
   self.changes = frame->changes;
+  self.tokens = frame->tokens;
   self.z = frame->z;
   self.all = flow->T * F;
   for (guint t = flow->T; t-- > 0;)
     {
       const gboolean deep = t + 1 == flow->T;
-      const guint at = deep ? first : 0;
-      set_block (&self, t, 1);
+      set_block (&self, t, B);
       self.cache = frame->caches[t];
       self.x = deep ? frame->u : frame->x;
-      self.end = at + F;
-      nf_ops_reorder (flow->ops, from, nf_view (self.z, (gsize)at * D), 1, F, D, self.block->flip != was, F,
-                      none);
-      if (!find_tokens (&self, at))
+      self.end = deep ? first + F : F;
+      nf_ops_reorder (flow->ops, from, deep ? x : z, B, F, D, self.block->flip != was, F, none);
+      /* the deep block's sequence has other frames between those of this one */
+      if (deep)
+        nf_ops_copy_rows (flow->ops, x, sample, nf_view_add (z, (gsize)first * D), (gsize)N * D, sample, B);
+      if (!find_tokens (&self, deep ? first : 0))
         return NULL;
-      from = nf_view (self.x, (gsize)at * D);
+      if (deep)
+        nf_ops_copy_rows (flow->ops, nf_view (frame->u, (gsize)first * D), (gsize)N * D, x, sample, sample,
+                          B);
+      from = x;
       was = self.block->flip;
     }
-  /* in natural order, and not where the next frame would be guessed */
-  nf_ops_reorder (flow->ops, from, nf_view (frame->latents, 0), 1, F, D, was, F, none);
+  nf_ops_reorder (flow->ops, from, nf_view (frame->latents, 0), B, F, D, was, F, none);
   return nf_ops_finish (flow->ops, error) ? frame->latents : NULL;
 }

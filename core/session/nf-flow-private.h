@@ -61,17 +61,20 @@ NfCondition nf_flow_condition (NfFlow *flow);
 /* The first block whose network and sequence have the same sizes as those of block t. */
 guint nf_flow_find_alike (NfFlow *flow, guint t);
 
-/* A frame of a stream: what nf_flow_inverse_frame() works on. Shallow blocks must be local to frames. */
+/* A frame of B streams side by side: what nf_flow_inverse_frame() works on. Shallow blocks must be local to
+ * frames. */
 typedef struct
 {
+  guint B;
   guint f;               /* its number in the deep block's sequence */
-  NfBlockCache **caches; /* T, of one sample; the deep block's holds the frames before f */
+  NfBlockCache **caches; /* T, of B samples; the deep block's holds the frames before f */
   NfCondition condition;
-  NfBuffer *u;       /* (N, D): what the deep block reads, in its order; frame f is found */
-  NfBuffer *z;       /* (N, D): work memory */
-  NfBuffer *x;       /* (frame, D): work memory */
-  NfBuffer *changes; /* (NF_FLOW_WINDOW): work memory */
-  NfBuffer *latents; /* (frame, D): z in natural order, then x */
+  NfBuffer *u;            /* (B, N, D): what the deep block reads, in its order; frame f is found */
+  NfBuffer *z;            /* (B, N, D): work memory */
+  NfBuffer *x;            /* (B, frame, D): work memory */
+  NfBuffer *changes;      /* (B, NF_FLOW_WINDOW): work memory */
+  NfBuffer *latents;      /* (B, frame, D): z in natural order, then x */
+  const NfTokens *tokens; /* whose lattice values fall on if they are to snap */
 } NfFlowFrame;
 
 /* frame->latents, with the tokens of the frame; NULL on failure. */

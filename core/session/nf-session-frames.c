@@ -143,7 +143,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
           nf_ops_finish (ops, NULL);
           return FALSE;
         }
-      nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0,
+      nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0, NULL,
                                nf_view (nf_flow_get_input (self->flow), 0));
       nf_flow_forward (self->flow, count, NULL);
       nf_flow_standardise (self->flow, count);
@@ -210,7 +210,7 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
                             error))
         return FALSE;
       nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), 0), &planes, tokens, first,
-                               count);
+                               count, NULL);
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;
@@ -263,10 +263,10 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
           nf_ops_finish (ops, NULL);
           return FALSE;
         }
-      nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, y);
+      nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, NULL, y);
       nf_flow_backward (self->flow, count, 1.0f, NULL);
       nf_ops_denoise (ops, y, gradient, gradient, (float)(sigma * sigma), count * n);
-      nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count);
+      nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count, NULL);
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;

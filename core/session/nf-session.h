@@ -58,7 +58,8 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
 /**
  * NfScore:
  * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the
- * real-valued one (Gaussian noise); = log_prior + log_det + the constant of the 8-bit scale
+ * real-valued one (Gaussian noise); = log_prior + log_det + the constant of the 8-bit scale. Of a stream with
+ * Gaussian noise (nf_stream_encode()) that of the noisy frame less the noise's own
  * @log_prior: nats, log N(z; 0, I)
  * @log_det: nats, log |det dz/dx| of the flow (volume-preserving models: of the flow and the division by the
  * prior's deviations)

@@ -1,65 +1,40 @@
 /* normflow: video frame by frame. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-stream.h"
+#include "nf-stream-private.h"
 
-#include "nf-flow-private.h"
 #include "nf-random.h"
 #include "nf-session-private.h"
 
 #include <math.h>
 #include <string.h>
 
-/* A window of frames: what the deep block reads, its keys and values, and the actions that led to them. */
-typedef struct
-{
-  guint frames;
-  NfBlockCache *cache;
-  NfBuffer *u;       /* (F, frame, D), in the deep block's order */
-  NfBuffer *actions; /* (F, action_dim), or NULL */
-} Window;
-
-struct _NfStream
-{
-  GObject parent_instance;
-
-  NfModel *model;
-  NfFlow *flow;
-  NfOps *ops; /* the flow's */
-  GCancellable *cancellable;
-
-  guint F, N, D, T; /* frames of a window, tokens of a frame */
-  guint context;
-  guint64 index;
-  Window windows[2]; /* the one in use, and the one that comes after it */
-  guint current;
-
-  GPtrArray *tapes, *caches;
-  NfBlockTape **tape;   /* T - 1: shallow blocks, one frame */
-  NfBlockCache **cache; /* T: and the deep block's of the window in use */
-  NfBuffer *input, *between[2], *z, *latents, *log_det, *half_square, *changes;
-  NfStaging staging;
-  float *half_squares, *log_dets; /* on the host, per token */
-  float *no_action;
-
-  NfInverseReport report;
-  NfSessionStats stats;
-};
+#define NOISE_SEED 0x65736961u /* of the noise that frames get; its stream is the frame's number */
+#define HALF_LOG_2PI 0.91893853320467274178
+#define MAX_BATCH 4096u
 
 G_DEFINE_FINAL_TYPE (NfStream, nf_stream, G_TYPE_OBJECT)
 
 static void
-window_clear (Window *window)
+window_clear (NfStreamWindow *window)
 {
+  nf_stream_window_clear_denoiser (window);
   g_clear_pointer (&window->cache, nf_block_cache_free);
   g_clear_pointer (&window->u, nf_buffer_free);
   g_clear_pointer (&window->actions, nf_buffer_free);
 }
 
 static void
+window_forget (NfStreamWindow *window)
+{
+  window->frames = window->denoised = 0;
+}
+
+static void
 nf_stream_finalize (GObject *object)
 {
   NfStream *self = NF_STREAM (object);
-  NfBuffer **const buffers[] = { &self->input,   &self->between[0], &self->between[1],  &self->z,
-                                 &self->latents, &self->log_det,    &self->half_square, &self->changes };
+  NfBuffer **const buffers[]
+      = { &self->input,   &self->u,       &self->between[0],  &self->between[1], &self->z,
+          &self->latents, &self->log_det, &self->half_square, &self->changes,    &self->noise };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -67,13 +42,19 @@ nf_stream_finalize (GObject *object)
     window_clear (&self->windows[i]);
   g_clear_pointer (&self->tapes, g_ptr_array_unref);
   g_clear_pointer (&self->caches, g_ptr_array_unref);
-  nf_staging_clear (&self->staging);
+  g_clear_pointer (&self->score, nf_stream_score_free);
+  for (guint b = 0; self->staging && b < self->B; b++)
+    nf_staging_clear (&self->staging[b]);
   g_clear_pointer (&self->flow, nf_flow_free);
+  g_free (self->staging);
+  g_free (self->planes);
   g_free (self->tape);
   g_free (self->cache);
   g_free (self->half_squares);
   g_free (self->log_dets);
   g_free (self->no_action);
+  g_free (self->noises);
+  g_free (self->noise_nats);
   g_clear_object (&self->cancellable);
   g_clear_object (&self->model);
   G_OBJECT_CLASS (nf_stream_parent_class)->finalize (object);
@@ -112,18 +93,6 @@ check_model (const NfConfig *config, GError **error)
   return FALSE;
 }
 
-static const NfFlowBlock *
-deep_block (NfStream *self)
-{
-  return nf_model_get_block (self->model, self->T - 1);
-}
-
-static const NfBlockSequence *
-deep_sequence (NfStream *self)
-{
-  return &self->flow->sequences[self->T - 1];
-}
-
 static void
 reserve_blocks (NfStream *self)
 {
@@ -142,8 +111,9 @@ reserve_blocks (NfStream *self)
           self->cache[t] = self->cache[alike];
           continue;
         }
-      self->tape[t] = nf_block_tape_new (self->ops, block, sequence, 1, FALSE);
-      self->cache[t] = nf_block_cache_new (self->ops, block, sequence, 1, MIN (NF_FLOW_WINDOW, self->N));
+      self->tape[t] = nf_block_tape_new (self->ops, block, sequence, self->B, FALSE);
+      self->cache[t]
+          = nf_block_cache_new (self->ops, block, sequence, self->B, MIN (NF_FLOW_WINDOW, self->N));
       g_ptr_array_add (self->tapes, self->tape[t]);
       g_ptr_array_add (self->caches, self->cache[t]);
     }
@@ -153,39 +123,62 @@ static void
 reserve (NfStream *self)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  const gsize frame = (gsize)self->N * self->D;
+  const gsize tokens = (gsize)self->B * self->N, frame = tokens * self->D;
 
   reserve_blocks (self);
   for (guint i = 0; i < G_N_ELEMENTS (self->windows); i++)
     {
-      Window *window = &self->windows[i];
+      NfStreamWindow *window = &self->windows[i];
       /* a whole frame at a time when it is known */
-      window->cache = nf_block_cache_new (self->ops, deep_block (self), deep_sequence (self), 1,
-                                          MAX (self->N, NF_FLOW_WINDOW));
+      window->cache
+          = nf_block_cache_new (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self),
+                                self->B, MAX (self->N, NF_FLOW_WINDOW));
       window->u = nf_ops_alloc (self->ops, self->F * frame);
       if (config->action_dim)
-        window->actions = nf_ops_alloc (self->ops, (gsize)self->F * config->action_dim);
+        window->actions = nf_ops_alloc (self->ops, (gsize)self->B * self->F * config->action_dim);
+      if (self->noisy && nf_model_get_denoiser (self->model))
+        window->y = nf_ops_alloc (self->ops, self->F * frame);
     }
   self->input = nf_ops_alloc (self->ops, frame);
+  self->u = nf_ops_alloc (self->ops, frame);
   self->between[0] = nf_ops_alloc (self->ops, frame);
   self->between[1] = nf_ops_alloc (self->ops, frame);
   self->latents = nf_ops_alloc (self->ops, frame);
   self->z = nf_ops_alloc (self->ops, self->F * frame);
-  self->log_det = nf_ops_alloc (self->ops, self->N);
-  self->half_square = nf_ops_alloc (self->ops, self->N);
-  self->changes = nf_ops_alloc (self->ops, MAX (self->N, NF_FLOW_WINDOW));
-  self->half_squares = g_new (float, self->N);
-  self->log_dets = g_new (float, self->N);
-  self->no_action = g_new0 (float, MAX (config->action_dim, 1));
+  self->log_det = nf_ops_alloc (self->ops, tokens);
+  self->half_square = nf_ops_alloc (self->ops, tokens);
+  self->changes = nf_ops_alloc (self->ops, (gsize)self->B * MAX (self->N, NF_FLOW_WINDOW));
+  self->half_squares = g_new (float, tokens);
+  self->log_dets = g_new (float, tokens);
+  self->no_action = g_new0 (float, (gsize)self->B *MAX (config->action_dim, 1));
+  self->staging = g_new0 (NfStaging, self->B);
+  self->planes = g_new0 (NfPlanes, self->B);
+  if (!self->noisy)
+    return;
+  self->noise = nf_ops_alloc (self->ops, (gsize)self->N * self->D);
+  self->noises = g_new (float, (gsize)self->N * self->D);
+  self->noise_nats = g_new (float, self->N);
 }
 
 NfStream *
 nf_stream_new (NfModel *model, GError **error)
 {
+  return nf_stream_new_batch (model, 1, error);
+}
+
+NfStream *
+nf_stream_new_batch (NfModel *model, guint B, GError **error)
+{
   g_return_val_if_fail (NF_IS_MODEL (model), NULL);
   const NfConfig *config = nf_model_get_config (model);
   if (!check_model (config, error))
     return NULL;
+  if (B < 1 || B > MAX_BATCH)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%u streams side by side: it must be 1 to %u", B,
+                   MAX_BATCH);
+      return NULL;
+    }
   g_autoptr (NfFlow) flow = nf_flow_new (model, error);
   if (!flow)
     return NULL;
@@ -194,11 +187,16 @@ nf_stream_new (NfModel *model, GError **error)
   self->model = g_object_ref (model);
   self->flow = g_steal_pointer (&flow);
   self->ops = nf_flow_get_ops (self->flow);
+  self->B = B;
   self->T = config->n_blocks;
   self->F = config->frames;
   self->N = nf_config_tokens (config);
   self->D = nf_config_features (config);
   self->context = self->F / 2;
+  self->noisy = config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0;
+  self->tokens = *nf_model_get_tokens (model);
+  if (self->noisy)
+    self->tokens.steps = -NF_LATTICE;
   reserve (self);
   return nf_ops_finish (self->ops, error) ? g_steal_pointer (&self) : NULL;
 }
@@ -208,6 +206,13 @@ nf_stream_get_model (NfStream *self)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), NULL);
   return self->model;
+}
+
+guint
+nf_stream_get_batch (NfStream *self)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), 0);
+  return self->B;
 }
 
 void
@@ -244,7 +249,8 @@ void
 nf_stream_reset (NfStream *self)
 {
   g_return_if_fail (NF_IS_STREAM (self));
-  self->windows[0].frames = self->windows[1].frames = 0;
+  window_forget (&self->windows[0]);
+  window_forget (&self->windows[1]);
   self->index = 0;
 }
 
@@ -267,44 +273,48 @@ gsize
 nf_stream_get_latents (NfStream *self)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), 0);
-  return (gsize)self->N * self->D;
+  return (gsize)self->B * self->N * self->D;
 }
 
 /* Windows */
 
 /* The window that the next frame goes into. */
-static Window *
+static NfStreamWindow *
 open_window (NfStream *self)
 {
   if (self->windows[self->current].frames == self->F)
     {
-      self->windows[self->current].frames = 0;
+      window_forget (&self->windows[self->current]);
       self->current = !self->current;
     }
   return &self->windows[self->current];
 }
 
-static NfView
-window_frame (NfStream *self, const Window *window, guint f)
-{
-  return nf_view (window->u, (gsize)f * self->N * self->D);
-}
-
 static NfCondition
-window_condition (const Window *window)
+window_condition (const NfStreamWindow *window)
 {
   return (NfCondition){ .actions = nf_view (window->actions, 0) };
 }
 
 /* The frame after the last one, and its action, go through the deep block. */
 static void
-extend (NfStream *self, const Window *window)
+extend (NfStream *self, const NfStreamWindow *window)
 {
   const NfCondition condition = window_condition (window);
-  nf_block_begin_frame (self->ops, deep_block (self), deep_sequence (self), window->cache, 1, 1, &condition,
-                        window->frames);
-  nf_block_extend (self->ops, deep_block (self), deep_sequence (self), window->cache, nf_view (window->u, 0),
-                   1, 1, &condition, window->frames * self->N, self->N, 1.0f);
+  nf_block_begin_frame (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self), window->cache,
+                        self->B, 1, &condition, window->frames);
+  nf_block_extend (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self), window->cache,
+                   nf_view (window->u, 0), self->B, 1, &condition, window->frames * self->N, self->N, 1.0f);
+}
+
+/* Frame F of one window becomes the next frame of another, in a buffer that both have: SIZE floats a frame.
+ */
+static void
+hand_on (NfStream *self, NfBuffer *from, guint f, NfBuffer *to, guint place, gsize size)
+{
+  if (from)
+    nf_ops_copy_rows (self->ops, nf_view (from, f * size), self->F * size, nf_view (to, place * size),
+                      self->F * size, size, self->B);
 }
 
 /* The frame is complete. The next window takes those of its frames that this one has by now. */
@@ -312,18 +322,18 @@ static void
 close_frame (NfStream *self)
 {
   const guint skipped = self->F - self->context, A = nf_model_get_config (self->model)->action_dim;
-  Window *window = &self->windows[self->current], *next = &self->windows[!self->current];
+  const gsize frame = (gsize)self->N * self->D;
+  NfStreamWindow *window = &self->windows[self->current], *next = &self->windows[!self->current];
   window->frames++;
   self->index++;
   for (; next->frames + skipped < window->frames; next->frames++)
     {
       const guint f = next->frames + skipped;
-      nf_ops_copy (self->ops, window_frame (self, window, f), window_frame (self, next, next->frames),
-                   (gsize)self->N * self->D);
-      if (A)
-        nf_ops_copy (self->ops, nf_view (window->actions, (gsize)f * A),
-                     nf_view (next->actions, (gsize)next->frames * A), A);
+      hand_on (self, window->u, f, next->u, next->frames, frame);
+      hand_on (self, window->y, f, next->y, next->frames, frame);
+      hand_on (self, window->actions, f, next->actions, next->frames, A);
       extend (self, next);
+      nf_stream_denoiser_follow (self, next, window);
     }
 }
 
@@ -345,56 +355,98 @@ tell (gpointer data, guint done, guint all)
 }
 
 static gboolean
-check_frame (NfStream *self, const NfFrame *frame, const float *action, NfPlanes *planes, GError **error)
+check_frames (NfStream *self, const NfFrame *frames, const float *actions, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const guint width = nf_config_columns (config), height = nf_config_rows (config);
-  if (frame->width != width || frame->height != height)
+  for (guint b = 0; b < self->B; b++)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "a frame has %ux%u pixels, the model of videos takes %ux%u only; scale it before",
-                   frame->width, frame->height, width, height);
-      return FALSE;
+      if (frames[b].width != width || frames[b].height != height)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "a frame has %ux%u pixels, the model of videos takes %ux%u only; scale it before",
+                       frames[b].width, frames[b].height, width, height);
+          return FALSE;
+        }
+      if (!nf_staging_prepare (&self->staging[b], self->ops, config->layout, &frames[b], &self->planes[b],
+                               error))
+        return FALSE;
+      self->planes[b].tiles_x = 1;
     }
-  if (action && !config->action_dim)
+  if (actions && !config->action_dim)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "an action is given, but the model takes none (action_dim is 0)");
       return FALSE;
     }
-  if (action && !nf_session_check_finite ("action", action, config->action_dim, error))
+  if (actions && !nf_session_check_finite ("action", actions, (gsize)self->B * config->action_dim, error))
     return FALSE;
-  if (!nf_staging_prepare (&self->staging, self->ops, config->layout, frame, planes, error))
-    return FALSE;
-  planes->tiles_x = 1;
   return go_on (self, error);
 }
 
 static void
-write_action (NfStream *self, const Window *window, const float *action)
+write_actions (NfStream *self, const NfStreamWindow *window, const float *actions)
 {
   const gsize A = nf_model_get_config (self->model)->action_dim;
-  if (A)
-    nf_ops_write (self->ops, nf_view (window->actions, window->frames * A), action ? action : self->no_action,
-                  A * sizeof *action);
+  for (guint b = 0; A > 0 && b < self->B; b++)
+    nf_ops_write (self->ops, nf_view (window->actions, (b * (gsize)self->F + window->frames) * A),
+                  (actions ? actions : self->no_action) + b * A, A * sizeof *actions);
 }
 
-/* Pixels on the device through the shallow blocks into the window. */
+/* The noise of the frame that is to come, and what it costs: a function of its number and place alone. */
 static void
-forward_shallow (NfStream *self, const NfPlanes *planes, const Window *window)
+draw_noise (NfStream *self)
 {
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
+  const double sigma = nf_model_get_config (self->model)->noise_std;
+  const gsize n = (gsize)self->N * self->D;
+  if (!self->noisy)
+    return;
+  nf_random_normal (NOISE_SEED, self->index, n, sigma, self->noises);
+  for (guint i = 0; i < self->N; i++)
+    {
+      double squares = 0;
+      for (gsize j = (gsize)i * self->D; j < (gsize)(i + 1) * self->D; j++)
+        squares += (double)self->noises[j] * (double)self->noises[j];
+      self->noise_nats[i] = (float)(squares / (2 * sigma * sigma) + self->D * (log (sigma) + HALF_LOG_2PI));
+    }
+  nf_ops_write (self->ops, nf_view (self->noise, 0), self->noises, n * sizeof *self->noises);
+}
+
+/* Pixels on the device become the frame's tokens: what is remembered of it. */
+static void
+read_pixels (NfStream *self)
+{
+  const NfDequantise mode = self->noisy          ? NF_DEQUANTISE_GIVEN
+                            : self->tokens.steps ? NF_DEQUANTISE_LATTICE
+                                                 : NF_DEQUANTISE_NONE;
+  for (guint b = 0; b < self->B; b++)
+    nf_ops_pixels_to_tokens (self->ops, &self->planes[b], &self->tokens, 0, 1, mode, 0.0f, 0, 0, self->noise,
+                             nf_view (self->input, (gsize)b * self->N * self->D));
+}
+
+/* Tokens x (B, N, D) become pixels; NOISE is known to be in them, unless it is NULL. */
+static void
+write_pixels (NfStream *self, NfBuffer *x, NfBuffer *noise)
+{
+  for (guint b = 0; b < self->B; b++)
+    nf_ops_tokens_to_pixels (self->ops, nf_view (x, (gsize)b * self->N * self->D), &self->planes[b],
+                             &self->tokens, 0, 1, noise);
+}
+
+/* Tokens of the frame through the shallow blocks into the window. */
+static void
+forward_shallow (NfStream *self, const NfStreamWindow *window)
+{
   const NfCondition condition = { 0 };
-  const NfView u = window_frame (self, window, window->frames), none = nf_view (NULL, 0);
+  const gsize frame = (gsize)self->N * self->D;
+  const NfView u = nf_view (self->u, 0), none = nf_view (NULL, 0);
   gboolean flip = nf_model_get_block (self->model, 0)->flip;
   NfView from = nf_view (self->input, 0);
 
-  nf_ops_pixels_to_tokens (self->ops, planes, tokens, 0, 1,
-                           tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE, 0.0f, 0, 0, from);
   if (flip || self->T == 1)
     {
       const NfView ordered = self->T == 1 ? u : nf_view (self->between[1], 0);
-      nf_ops_reorder (self->ops, from, ordered, 1, self->N, self->D, flip, self->N, none);
+      nf_ops_reorder (self->ops, from, ordered, self->B, self->N, self->D, flip, self->N, none);
       from = ordered;
     }
   for (guint t = 0; t + 1 < self->T; t++)
@@ -402,50 +454,81 @@ forward_shallow (NfStream *self, const NfPlanes *planes, const Window *window)
       const NfFlowBlock *block = nf_model_get_block (self->model, t);
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
-      nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, 1, &condition, to,
-                        self->log_det, none, flip != next, t > 0);
+      nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
+                        to, self->log_det, none, flip != next, t > 0);
       from = to;
       flip = next;
     }
+  nf_ops_copy_rows (self->ops, u, frame, nf_stream_window_frame (self, window->u, window->frames),
+                    nf_stream_window_step (self), frame, self->B);
+  if (window->y)
+    nf_ops_copy_rows (self->ops, nf_view (self->input, 0), frame,
+                      nf_stream_window_frame (self, window->y, window->frames), nf_stream_window_step (self),
+                      frame, self->B);
+}
+
+/* Of one stream, from what was read of all. The noise that was added does not count as news. */
+static void
+fill_scores (NfStream *self, guint b, const NfFrame *frame, NfScore *score, float *map)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const float *half_squares = self->half_squares + (gsize)b * self->N;
+  float *log_dets = self->log_dets + (gsize)b * self->N;
+  double noise = 0;
+  if (score)
+    nf_score_fill (config, half_squares, log_dets, self->N,
+                   nf_frame_samples (config->layout, frame->width, frame->height), score);
+  for (guint i = 0; self->noisy && i < self->N; i++)
+    {
+      noise += (double)self->noise_nats[i];
+      log_dets[i] += self->noise_nats[i];
+    }
+  if (score)
+    {
+      score->log_likelihood += noise;
+      score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
+    }
+  for (guint i = 0; map && i < self->N; i++)
+    map[i] = nf_score_token (config, half_squares[i], log_dets[i]);
 }
 
 static gboolean
-encode (NfStream *self, const NfFrame *frame, const float *action, float *latents, NfScore *score,
-        float *score_map, GError **error)
+encode (NfStream *self, const NfFrame *frames, const float *actions, float *latents, NfScore *scores,
+        float *score_maps, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const NfBlockSequence alone = { .N = self->N, .frame = self->N };
-  const NfAffine affine = nf_block_affine (deep_block (self), &alone, 1);
-  const gboolean flip = deep_block (self)->flip;
-  NfPlanes planes;
+  const NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
+  const gboolean flip = nf_stream_deep_block (self)->flip;
+  const gsize tokens = (gsize)self->B * self->N, n = tokens * self->D;
   gint64 time = g_get_monotonic_time ();
-  if (!check_frame (self, frame, action, &planes, error))
+  if (!check_frames (self, frames, actions, error))
     return FALSE;
 
-  Window *window = open_window (self);
-  nf_staging_upload (&self->staging, self->ops, config->layout, frame);
-  write_action (self, window, action);
+  NfStreamWindow *window = open_window (self);
+  for (guint b = 0; b < self->B; b++)
+    nf_staging_upload (&self->staging[b], self->ops, config->layout, &frames[b]);
+  write_actions (self, window, actions);
+  draw_noise (self);
   const double upload = nf_stats_lap (&time);
-  forward_shallow (self, &planes, window);
+  read_pixels (self);
+  forward_shallow (self, window);
   extend (self, window);
-  nf_ops_affine (self->ops, &affine, window_frame (self, window, window->frames), window->cache->o,
-                 nf_view (self->latents, 0), self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
-  nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, self->N, self->D);
+  nf_ops_affine (self->ops, &affine, nf_view (self->u, 0), window->cache->o, nf_view (self->latents, 0),
+                 self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
+  nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, (guint)tokens, self->D);
   close_frame (self);
-  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, self->N * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, self->N * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
-  const gsize n = nf_stream_get_latents (self);
   if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error)
       || !nf_session_check_finite ("latents", latents, n, error))
     return FALSE;
-  if (score)
-    nf_score_fill (config, self->half_squares, self->log_dets, self->N,
-                   nf_frame_samples (config->layout, frame->width, frame->height), score);
-  for (guint i = 0; score_map && i < self->N; i++)
-    score_map[i] = nf_score_token (config, self->half_squares[i], self->log_dets[i]);
+  for (guint b = 0; (scores || score_maps) && b < self->B; b++)
+    fill_scores (self, b, &frames[b], scores ? &scores[b] : NULL,
+                 score_maps ? score_maps + (gsize)b * self->N : NULL);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
@@ -461,13 +544,38 @@ nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, flo
   return FALSE;
 }
 
+/* What was found in self->latents becomes what is remembered and what is shown. */
 static gboolean
-decode (NfStream *self, const float *latents, const float *action, const NfDecodeOptions *options,
-        const NfFrame *frame, GError **error)
+finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **error)
+{
+  if (drawn && self->noisy)
+    {
+      /* the noisy frame itself is remembered */
+      nf_ops_copy (self->ops, nf_view (self->latents, 0), nf_view (self->input, 0),
+                   nf_stream_get_latents (self));
+      forward_shallow (self, window);
+      if (!nf_stream_denoise (self, window, error))
+        return FALSE;
+      write_pixels (self, self->latents, NULL);
+    }
+  else
+    {
+      /* what an encoder would remember of these pixels */
+      write_pixels (self, self->latents, self->noise);
+      read_pixels (self);
+      forward_shallow (self, window);
+    }
+  extend (self, window);
+  close_frame (self);
+  return TRUE;
+}
+
+static gboolean
+decode (NfStream *self, const float *latents, const float *actions, gboolean drawn,
+        const NfDecodeOptions *options, const NfFrame *frames, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const gsize n = nf_stream_get_latents (self);
-  NfPlanes planes;
   gint64 time = g_get_monotonic_time ();
   if (!nf_decode_options_check (options, error))
     return FALSE;
@@ -477,48 +585,45 @@ decode (NfStream *self, const float *latents, const float *action, const NfDecod
                    options->guidance);
       return FALSE;
     }
-  if (!check_frame (self, frame, action, &planes, error)
-      || !nf_session_check_finite ("latents", latents, n, error))
+  if (!check_frames (self, frames, actions, error) || !nf_session_check_finite ("latents", latents, n, error))
     return FALSE;
 
-  Window *window = open_window (self);
+  NfStreamWindow *window = open_window (self);
   self->cache[self->T - 1] = window->cache;
   self->report = (NfInverseReport){ 0 };
-  write_action (self, window, action);
+  write_actions (self, window, actions);
+  if (!drawn)
+    draw_noise (self);
   nf_ops_write (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents);
   const double upload = nf_stats_lap (&time);
-  const NfFlowFrame inverse = { .f = window->frames,
+  const NfFlowFrame inverse = { .B = self->B,
+                                .f = window->frames,
                                 .caches = self->cache,
                                 .condition = window_condition (window),
                                 .u = window->u,
                                 .z = self->z,
                                 .x = self->between[0],
                                 .changes = self->changes,
-                                .latents = self->latents };
-  NfBuffer *x = nf_flow_inverse_frame (self->flow, &inverse, options, tell, self, &self->report, error);
-  if (!x)
-    return FALSE;
-  nf_ops_tokens_to_pixels (self->ops, nf_view (x, 0), &planes, nf_model_get_tokens (self->model), 0, 1);
-  /* what an encoder would remember of this frame */
-  forward_shallow (self, &planes, window);
-  extend (self, window);
-  close_frame (self);
-  if (!nf_ops_finish (self->ops, error))
+                                .latents = self->latents,
+                                .tokens = &self->tokens };
+  if (!nf_flow_inverse_frame (self->flow, &inverse, options, tell, self, &self->report, error)
+      || !finish_frame (self, window, drawn, error) || !nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
-  if (!nf_staging_download (&self->staging, self->ops, config->layout, frame, error))
-    return FALSE;
+  for (guint b = 0; b < self->B; b++)
+    if (!nf_staging_download (&self->staging[b], self->ops, config->layout, &frames[b], error))
+      return FALSE;
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
 
 gboolean
-nf_stream_decode (NfStream *self, const float *latents, const float *action, const NfDecodeOptions *options,
-                  const NfFrame *frame, GError **error)
+nf_stream_decode (NfStream *self, const float *latents, const float *action, gboolean drawn,
+                  const NfDecodeOptions *options, const NfFrame *frame, GError **error)
 {
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
-  if (decode (self, latents, action, options ? options : &lossless, frame, error))
+  if (decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
     return TRUE;
   nf_stream_reset (self);
   return FALSE;
@@ -534,11 +639,12 @@ nf_stream_sample (NfStream *self, guint64 seed, guint64 number, double temperatu
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "temperature %g is out of range: 0 to 2", temperature);
       return FALSE;
     }
-  const gsize n = nf_stream_get_latents (self);
+  const gsize n = nf_stream_get_latents (self), one = n / self->B;
   g_autofree float *drawn = latents ? NULL : g_new (float, n);
   float *z = latents ? latents : drawn;
-  nf_random_normal (seed, number, n, temperature, z);
-  return nf_stream_decode (self, z, action, options, frame, error);
+  for (guint b = 0; b < self->B; b++)
+    nf_random_normal (seed + b, number, one, temperature, z + b * one);
+  return nf_stream_decode (self, z, action, TRUE, options, frame, error);
 }
 
 void
@@ -557,13 +663,18 @@ nf_stream_prepare (NfStream *self, GError **error)
   const NfSessionStats stats = self->stats;
   g_autofree guint8 *samples = g_malloc0 ((gsize)width * height);
   g_autofree float *latents = g_new0 (float, nf_stream_get_latents (self));
-  NfFrame frame = { .width = width, .height = height };
+  g_autofree NfFrame *frames = g_new0 (NfFrame, self->B);
 
-  for (guint i = 0; i < G_N_ELEMENTS (frame.planes); i++)
-    frame.planes[i] = (NfPlane){ samples, (gint)width, 1 };
+  for (guint b = 0; b < self->B; b++)
+    {
+      frames[b].width = width;
+      frames[b].height = height;
+      for (guint i = 0; i < G_N_ELEMENTS (frames[b].planes); i++)
+        frames[b].planes[i] = (NfPlane){ samples, (gint)width, 1 };
+    }
   nf_stream_reset (self);
-  const gboolean done = nf_stream_encode (self, &frame, NULL, latents, NULL, NULL, error)
-                        && nf_stream_decode (self, latents, NULL, NULL, &frame, error);
+  const gboolean done = nf_stream_encode (self, frames, NULL, latents, NULL, NULL, error)
+                        && nf_stream_decode (self, latents, NULL, self->noisy, NULL, frames, error);
   nf_stream_reset (self);
   self->stats = stats;
   return done;

@@ -20,6 +20,15 @@ G_BEGIN_DECLS
  * alone: a decoder puts the frame that it found through the shallow blocks again, and so remembers the very
  * bits that the encoder does. Nothing drifts.
  *
+ * Models that were trained with Gaussian noise have seen noisy frames only, so those are what is remembered
+ * (as in STARFlow-V). A real frame gets noise of the model's deviation that is a function of its number since
+ * the last key frame and the sample's place alone: encoder and decoder add the same, and the 8-bit frame
+ * comes back exactly. A drawn frame is remembered as it was drawn, and what is shown is its clean estimate
+ * (nf_stream_set_denoise()). That looks at no later frame, so showing waits for none.
+ *
+ * A stream may be of B streams side by side, which are coded together and know nothing of each other. All
+ * arrays, of frames too, then hold one after the other; what comes out is the same whatever B.
+ *
  * One thread at a time.
  */
 #define NF_TYPE_STREAM (nf_stream_get_type ())
@@ -34,6 +43,17 @@ G_DECLARE_FINAL_TYPE (NfStream, nf_stream, NF, STREAM, GObject)
  * (another kind of model), %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY.
  */
 NfStream *nf_stream_new (NfModel *model, GError **error);
+
+/**
+ * nf_stream_new_batch:
+ * @B: streams side by side, that begin, end and are reset together: 1 to 4096
+ *
+ * Returns: (transfer full): as nf_stream_new(), or NULL with %NF_ERROR_ARGUMENT.
+ */
+NfStream *nf_stream_new_batch (NfModel *model, guint B, GError **error);
+
+/** nf_stream_get_batch: Returns: B. */
+guint nf_stream_get_batch (NfStream *self);
 
 NfModel *nf_stream_get_model (NfStream *self);
 
@@ -55,6 +75,35 @@ void nf_stream_set_cancellable (NfStream *self, GCancellable *cancellable);
 gboolean nf_stream_set_context (NfStream *self, guint context, GError **error);
 guint nf_stream_get_context (NfStream *self);
 
+/**
+ * NfStreamDenoise: what is shown of a drawn frame of a model of Gaussian noise.
+ * @NF_STREAM_DENOISE_AUTO: what the learned denoiser says if the model has one, else a step along the score
+ * @NF_STREAM_DENOISE_LEARNED: by the learned denoiser
+ * @NF_STREAM_DENOISE_SCORE: by one step along the gradient of log p (frame | the frames before it): exact,
+ * but it takes the deep block there and back over the window
+ * @NF_STREAM_DENOISE_NONE: the frame as it was drawn
+ */
+typedef enum
+{
+  NF_STREAM_DENOISE_AUTO,
+  NF_STREAM_DENOISE_LEARNED,
+  NF_STREAM_DENOISE_SCORE,
+  NF_STREAM_DENOISE_NONE,
+} NfStreamDenoise;
+
+/** nf_stream_denoise_from_name: Returns: FALSE if @name is none of "auto", "learned", "score", "none". */
+gboolean nf_stream_denoise_from_name (const char *name, NfStreamDenoise *denoise);
+
+/**
+ * nf_stream_set_denoise:
+ *
+ * What is remembered does not depend on it. Any time; models without Gaussian noise do not care.
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED if @denoise is %NF_STREAM_DENOISE_LEARNED and the model has no
+ * denoiser.
+ */
+gboolean nf_stream_set_denoise (NfStream *self, NfStreamDenoise denoise, GError **error);
+
 /** nf_stream_reset: Forgets all frames: the next one is a key frame, coded by itself. */
 void nf_stream_reset (NfStream *self);
 
@@ -64,19 +113,23 @@ guint64 nf_stream_get_index (NfStream *self);
 /** nf_stream_get_length: Returns: frames that the next one will be predicted from. */
 guint nf_stream_get_length (NfStream *self);
 
-/** nf_stream_get_latents: Returns: latent values of a frame, N D. */
+/** nf_stream_get_latents: Returns: latent values of a frame of each stream, B N D. */
 gsize nf_stream_get_latents (NfStream *self);
 
 /**
  * nf_stream_encode:
- * @frame: 8-bit frame of the model's size
- * @action: (nullable) (array): condition vector (action_dim) that led to this frame: what was done at the one
- * before; NULL for unknown (zeros)
- * @latents: (out caller-allocates): (rows/p, columns/p, D), standard normal under the prior
- * @score: (out) (optional): the frame's likelihood given the frames before it and the actions
- * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (rows/p, columns/p)
+ * @frame: (array): 8-bit frames of the model's size, B
+ * @action: (nullable) (array): condition vectors (B, action_dim) that led to these frames: what was done at
+ * the ones before; NULL for unknown (zeros)
+ * @latents: (out caller-allocates): (B, rows/p, columns/p, D), standard normal under the prior
+ * @score: (out) (optional): (array): B: each frame's likelihood given the frames before it and the actions
+ * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (B, rows/p, columns/p)
  *
- * Samples are dequantised as by nf_session_encode_frame(). After an error the stream is reset.
+ * Samples are dequantised as by nf_session_encode_frame(); of models of Gaussian noise they get the noise
+ * that is remembered. The score is log p (noisy frame | past) - log q (noise that was added): with uniform
+ * noise a bound on the bits of the 8-bit frame, with Gaussian noise the bits of it that the noise does not
+ * hide. Either way its mean is the entropy of what can be seen of the frame, and what the model does not
+ * know. After an error the stream is reset.
  *
  * Returns: FALSE with %NF_ERROR_ARGUMENT (size, planes, action), %NF_ERROR_DATA (latents are not finite),
  * device errors or %NF_ERROR_CANCELLED.
@@ -86,28 +139,31 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
 
 /**
  * nf_stream_decode:
- * @latents: (rows/p, columns/p, D)
- * @action: (nullable) (array): the vector that nf_stream_encode() had
+ * @latents: (B, rows/p, columns/p, D)
+ * @action: (nullable) (array): the vectors that nf_stream_encode() had
+ * @drawn: the latents are not those of nf_stream_encode() but drawn from the prior, such as by
+ * nf_random_normal()
  * @options: (nullable): NULL means plain with snap; guidance is not possible
- * @frame: its samples are written, as by nf_session_decode_frame()
+ * @frame: (array): B: their samples are written, as by nf_session_decode_frame()
  *
  * Latents of nf_stream_encode() become the very bytes they were made from, if the stream since the last reset
- * was the same and the options do not accept what has not settled. Other latents, such as those of
- * nf_random_normal(), become a frame that continues the stream. After an error the stream is reset.
+ * was the same and the options do not accept what has not settled. Drawn ones become a frame that continues
+ * the stream. @drawn matters to models of Gaussian noise alone: the noise in a frame that was encoded is
+ * known, that in a drawn one is estimated. After an error the stream is reset.
  *
  * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA, device errors or
  * %NF_ERROR_CANCELLED.
  */
-gboolean nf_stream_decode (NfStream *self, const float *latents, const float *action,
+gboolean nf_stream_decode (NfStream *self, const float *latents, const float *action, gboolean drawn,
                            const NfDecodeOptions *options, const NfFrame *frame, GError **error);
 
 /**
  * nf_stream_sample:
- * @seed: of the random numbers
+ * @seed: of the random numbers; stream b has those of @seed + b
  * @number: which frame of the seed's
  * @temperature: standard deviation of the latents, 0 to 2
- * @latents: (nullable) (out caller-allocates): what was drawn, N D values
- * @frame: its samples are written
+ * @latents: (nullable) (out caller-allocates): what was drawn, B N D values
+ * @frame: (array): B: their samples are written
  *
  * Draws a next frame from the model's prediction: nf_stream_decode() of nf_random_normal(@seed, @number).
  */
@@ -121,8 +177,8 @@ void nf_stream_get_decode_report (NfStream *self, NfDecodeReport *report);
 /**
  * nf_stream_prepare:
  *
- * Codes an empty frame both ways, so that drivers that compile kernels when they first run have done so; then
- * resets.
+ * Codes an empty frame both ways, so that drivers that compile kernels when they first run have done so, and
+ * takes all the memory that there will ever be need of; then resets.
  */
 gboolean nf_stream_prepare (NfStream *self, GError **error);
 

@@ -235,10 +235,11 @@ set_input (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, g
     .labels = batch->labels ? batch->labels + first : NULL,
     .actions = batch->actions ? batch->actions + (gsize)first * frames * config->action_dim : NULL,
   };
-  nf_ops_pixels_to_tokens (
-      nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model), first * frames, count * frames,
-      config->noise == NF_NOISE_UNIFORM ? NF_DEQUANTISE_UNIFORM : NF_DEQUANTISE_GAUSSIAN,
-      (float)config->noise_std, self->options.seed, stream, nf_view (nf_flow_get_input (self->flow), 0));
+  nf_ops_pixels_to_tokens (nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model),
+                           first * frames, count * frames,
+                           config->noise == NF_NOISE_UNIFORM ? NF_DEQUANTISE_UNIFORM : NF_DEQUANTISE_GAUSSIAN,
+                           (float)config->noise_std, self->options.seed, stream, NULL,
+                           nf_view (nf_flow_get_input (self->flow), 0));
   nf_flow_set_condition (self->flow, &condition, count, 1);
 }
 

@@ -1,0 +1,236 @@
+/* normflow: frames of a stream without their noise. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-stream-private.h"
+
+/* A model of Gaussian noise draws noisy frames, and those it remembers. What is shown is the posterior mean
+ * of the clean frame, x = y + sigma² ∇ log p(y | the frames before it) (Tweedie), where the gradient is what
+ * a learned denoiser says (flow-score matching, arXiv 2511.20462) or, without one, that of the flow itself.
+ */
+
+/* The learned denoiser */
+
+/* Rows of frame f through the denoiser, upon the keys and values of those before it. */
+static void
+extend_denoiser (NfStream *self, NfStreamWindow *window, guint f)
+{
+  const NfCondition condition = { 0 };
+  nf_block_extend (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
+                   window->denoiser, nf_view (window->y, 0), self->B, 1, &condition, f * self->N, self->N,
+                   1.0f);
+}
+
+/* Takes the memory when the first frame is drawn: a stream that only encodes has no use for it. */
+static void
+begin_denoiser (NfStream *self, NfStreamWindow *window)
+{
+  if (window->denoiser)
+    return;
+  window->denoiser = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model),
+                                         &self->flow->sequences[self->T], self->B, self->N);
+  window->denoised = 0;
+}
+
+void
+nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStreamWindow *from)
+{
+  /* not before a frame was denoised, which then takes all frames before it; afterwards each at once, so that
+   * no frame takes longer than another */
+  if (!from->denoiser || from->denoised < from->frames)
+    return;
+  begin_denoiser (self, window);
+  while (window->denoised <= window->frames)
+    extend_denoiser (self, window, window->denoised++);
+}
+
+static void
+denoise_learned (NfStream *self, NfStreamWindow *window)
+{
+  begin_denoiser (self, window);
+  while (window->denoised <= window->frames)
+    extend_denoiser (self, window, window->denoised++);
+  nf_ops_denoise (self->ops, nf_view (self->input, 0), nf_view (window->denoiser->o, 0),
+                  nf_view (self->latents, 0), (float)NF_FLOW_DENOISER_CONSTANT,
+                  (gsize)self->B * self->N * self->D);
+}
+
+void
+nf_stream_window_clear_denoiser (NfStreamWindow *window)
+{
+  g_clear_pointer (&window->denoiser, nf_block_cache_free);
+  g_clear_pointer (&window->y, nf_buffer_free);
+}
+
+/* A step along the score */
+
+static NfBuffer *
+own (NfStreamScore *score, NfOps *ops, gsize floats)
+{
+  NfBuffer *buffer = nf_ops_alloc (ops, floats);
+  if (buffer)
+    g_ptr_array_add (score->buffers, buffer);
+  return buffer;
+}
+
+static NfStreamScore *
+score_new (NfStream *self)
+{
+  NfStreamScore *score = g_new0 (NfStreamScore, 1);
+  const gsize frame = (gsize)self->N * self->D, tokens = (gsize)self->F * self->N;
+
+  score->buffers = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
+  score->tapes = g_new0 (NfBlockTape *, self->T + 1);
+  score->scratches = g_new0 (NfBlockScratch *, self->T + 1);
+  score->inputs = g_new0 (NfBuffer *, self->T + 1);
+  for (guint t = 0; t < self->T; t++)
+    {
+      const NfFlowBlock *block = nf_model_get_block (self->model, t);
+      score->tapes[t] = nf_block_tape_new (self->ops, block, &self->flow->sequences[t], 1, TRUE);
+      score->scratches[t] = nf_block_scratch_new (self->ops, block, &self->flow->sequences[t], 1);
+      score->inputs[t] = own (score, self->ops, frame);
+    }
+  score->z = own (score, self->ops, tokens * self->D);
+  score->d[0] = own (score, self->ops, tokens * self->D);
+  score->d[1] = own (score, self->ops, tokens * self->D);
+  score->log_det = own (score, self->ops, tokens);
+  score->half_square = own (score, self->ops, tokens);
+  return score;
+}
+
+void
+nf_stream_score_free (NfStreamScore *score)
+{
+  for (guint t = 0; score->tapes[t]; t++)
+    {
+      nf_block_tape_free (score->tapes[t]);
+      nf_block_scratch_free (score->scratches[t]);
+    }
+  g_ptr_array_unref (score->buffers);
+  g_free (score->tapes);
+  g_free (score->scratches);
+  g_free (score->inputs);
+  g_free (score);
+}
+
+/* Whether what block t writes runs the other way than it reads: the next block wants it so, the latents are
+ * in natural order. */
+static gboolean
+turns (NfStream *self, guint t)
+{
+  const gboolean next = t + 1 < self->T && nf_model_get_block (self->model, t + 1)->flip;
+  return nf_model_get_block (self->model, t)->flip != next;
+}
+
+/* The deep block's part, of stream b: from the frames up to f to du of all of them. The terms of the frames
+ * before f do not depend on f. */
+static NfView
+score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
+{
+  NfStreamScore *score = self->score;
+  const guint t = self->T - 1, A = nf_model_get_config (self->model)->action_dim;
+  const NfFlowBlock *block = nf_stream_deep_block (self);
+  const NfCondition condition = { .actions = nf_view (window->actions, (gsize)b * self->F * A) };
+  const NfView u = nf_view (window->u, b * nf_stream_window_step (self)), none = nf_view (NULL, 0);
+  NfBlockSequence sequence = *nf_stream_deep_sequence (self);
+
+  sequence.N = (f + 1) * self->N;
+  sequence.rows.S = nf_block_rows (&sequence);
+  nf_block_forward (self->ops, block, &sequence, score->tapes[t], u, 1, &condition, nf_view (score->z, 0),
+                    score->log_det, none, turns (self, t), FALSE);
+  nf_ops_prior (self->ops, nf_view (score->z, 0), score->d[1], score->half_square, 1.0f, sequence.N, self->D);
+  nf_block_backward (self->ops, block, &sequence, score->tapes[t], score->scratches[t], u, 1, &condition,
+                     nf_view (score->d[1], 0), nf_view (score->d[0], 0), turns (self, t), 1.0f, NULL);
+  return nf_view (score->d[0], (gsize)f * self->N * self->D);
+}
+
+/* -∇ log p(y | past) of stream b's frame; in natural order. */
+static NfView
+score_frame (NfStream *self, NfStreamWindow *window, guint b)
+{
+  NfStreamScore *score = self->score;
+  const NfCondition condition = { 0 };
+  const NfView none = nf_view (NULL, 0), y = nf_view (self->input, (gsize)b * self->N * self->D);
+  const gboolean flip = nf_model_get_block (self->model, 0)->flip;
+
+  nf_ops_reorder (self->ops, y, nf_view (score->inputs[0], 0), 1, self->N, self->D, flip, self->N, none);
+  for (guint t = 0; t + 1 < self->T; t++)
+    nf_block_forward (self->ops, nf_model_get_block (self->model, t), &self->flow->sequences[t],
+                      score->tapes[t], nf_view (score->inputs[t], 0), 1, &condition,
+                      nf_view (score->inputs[t + 1], 0), score->log_det, none, turns (self, t), FALSE);
+  NfView dz = score_deep (self, window, b, window->frames);
+  for (guint t = self->T - 1; t-- > 0;)
+    {
+      /* the deep block's gradient is in d[0] */
+      const NfView du = nf_view (score->d[(self->T - 1 - t) % 2], 0);
+      nf_block_backward (self->ops, nf_model_get_block (self->model, t), &self->flow->sequences[t],
+                         score->tapes[t], score->scratches[t], nf_view (score->inputs[t], 0), 1, &condition,
+                         dz, du, turns (self, t), 1.0f, NULL);
+      dz = du;
+    }
+  nf_ops_reorder (self->ops, dz, nf_view (score->z, 0), 1, self->N, self->D, flip, self->N, none);
+  return nf_view (score->z, 0);
+}
+
+static gboolean
+denoise_by_score (NfStream *self, NfStreamWindow *window, GError **error)
+{
+  const double sigma = nf_model_get_config (self->model)->noise_std;
+  const gsize frame = (gsize)self->N * self->D;
+  if (!nf_model_need_backward (self->model, error))
+    return FALSE;
+  if (!self->score)
+    self->score = score_new (self);
+  for (guint b = 0; b < self->B; b++)
+    {
+      const NfView gradient = score_frame (self, window, b);
+      /* all of it is worked on vectors at a time: a frame ends where the next begins */
+      nf_ops_denoise (self->ops, nf_view (self->input, b * frame), gradient,
+                      nf_view (self->latents, b * frame), (float)(sigma * sigma), frame);
+    }
+  return TRUE;
+}
+
+gboolean
+nf_stream_denoise (NfStream *self, NfStreamWindow *window, GError **error)
+{
+  const gboolean has = nf_model_get_denoiser (self->model) != NULL;
+  switch (self->denoise)
+    {
+    case NF_STREAM_DENOISE_NONE:
+      return TRUE;
+    case NF_STREAM_DENOISE_SCORE:
+      return denoise_by_score (self, window, error);
+    case NF_STREAM_DENOISE_LEARNED:
+    case NF_STREAM_DENOISE_AUTO:
+    default:
+      if (!has)
+        return denoise_by_score (self, window, error);
+      denoise_learned (self, window);
+      return TRUE;
+    }
+}
+
+gboolean
+nf_stream_denoise_from_name (const char *name, NfStreamDenoise *denoise)
+{
+  static const char *const names[] = { "auto", "learned", "score", "none" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    if (g_str_equal (name, names[i]))
+      {
+        *denoise = (NfStreamDenoise)i;
+        return TRUE;
+      }
+  return FALSE;
+}
+
+gboolean
+nf_stream_set_denoise (NfStream *self, NfStreamDenoise denoise, GError **error)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
+  if (denoise == NF_STREAM_DENOISE_LEARNED && self->noisy && !nf_model_get_denoiser (self->model))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "the model has no learned denoiser; a step along its score is possible");
+      return FALSE;
+    }
+  self->denoise = denoise;
+  return TRUE;
+}

@@ -1,0 +1,535 @@
+/* normflow: streams of models of Gaussian noise. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-test.h"
+
+#include "random-model.h"
+
+#include <math.h>
+
+#define FRAMES RANDOM_VIDEO_FRAMES
+#define WIDTH RANDOM_VIDEO_WIDTH
+#define HEIGHT RANDOM_VIDEO_HEIGHT
+#define ACTIONS RANDOM_VIDEO_ACTIONS
+#define BYTES (WIDTH * HEIGHT * 3)
+#define SIGMA 0.1
+#define NOISE_SEED 0x65736961u /* what streams draw the noise of frames from: part of the format */
+
+/* Of a model of noisy videos; LAYERS of its denoiser, 0 for none. */
+static NfConfig
+noisy_config (guint layers)
+{
+  NfConfig config = random_video_config ();
+  config.noise = NF_NOISE_GAUSSIAN;
+  config.noise_std = SIGMA;
+  config.denoiser_layers = layers;
+  config.denoiser_window = layers > 1 ? 2 : 0;
+  return config;
+}
+
+static NfModel *
+model_new (const NfConfig *config, const char *kernels)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write_scaled (path, config, nf_test_device (kernels), 5, RANDOM_VIDEO_SCALE);
+  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  return model;
+}
+
+static NfStream *
+stream_new (NfModel *model, guint B)
+{
+  g_autoptr (GError) error = NULL;
+  NfStream *stream = nf_stream_new_batch (model, B, &error);
+  nf_test_ok (stream, error);
+  return stream;
+}
+
+static void
+fill (guint8 *samples, guint n)
+{
+  for (guint i = 0; i < BYTES; i++)
+    {
+      guint32 r[4];
+      nf_random_u32x4 (n, 1, i, r);
+      samples[i] = (guint8)(i + 11 * n + r[0] % 16);
+    }
+}
+
+/* RGB, or planes of yuv420 in the same memory. */
+static NfFrame
+view (guint8 *samples, NfPixelLayout layout)
+{
+  NfFrame frame = { .width = WIDTH, .height = HEIGHT };
+  for (guint i = 0; i < 3; i++)
+    frame.planes[i] = layout == NF_PIXELS_RGB ? (NfPlane){ samples + i, 3 * WIDTH, 3 }
+                      : i == 0                ? (NfPlane){ samples, WIDTH, 1 }
+                                              : (NfPlane){ samples + i * WIDTH * HEIGHT, WIDTH / 2, 1 };
+  return frame;
+}
+
+static const float *
+action_of (guint n)
+{
+  static const float actions[ACTIONS][ACTIONS] = { { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } };
+  return n % 7 == 0 ? NULL : actions[n % ACTIONS];
+}
+
+static NfPixelLayout
+layout_of (NfStream *stream)
+{
+  return nf_model_get_config (nf_stream_get_model (stream))->layout;
+}
+
+static void
+encode (NfStream *stream, guint8 *samples, guint n, float *z, NfScore *score, float *map)
+{
+  g_autoptr (GError) error = NULL;
+  const NfFrame frame = view (samples, layout_of (stream));
+  nf_test_ok (nf_stream_encode (stream, &frame, action_of (n), z, score, map, &error), error);
+}
+
+static void
+decode (NfStream *stream, const float *z, guint n, gboolean drawn, const NfDecodeOptions *options,
+        guint8 *samples)
+{
+  g_autoptr (GError) error = NULL;
+  const NfFrame frame = view (samples, layout_of (stream));
+  nf_test_ok (nf_stream_decode (stream, z, action_of (n), drawn, options, &frame, &error), error);
+}
+
+/* Real frames come back in every byte, far beyond the window; a receiver that came at a key frame remembers
+ * the same. */
+static void
+check_lossless (const NfConfig *config, const char *kernels, guint length)
+{
+  enum
+  {
+    KEY = 13
+  };
+  static const NfDecodeOptions ways[] = {
+    { .snap = TRUE },
+    { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL },
+    { .snap = TRUE, .method = NF_DECODE_JACOBI, .guess = NF_GUESS_FRAME, .window = 4 },
+  };
+  g_autoptr (NfModel) model = model_new (config, kernels);
+  g_autoptr (NfStream) encoder = stream_new (model, 1);
+  g_autoptr (NfStream) decoder = stream_new (model, 1);
+  g_autoptr (NfStream) late = stream_new (model, 1);
+  const gsize n = nf_stream_get_latents (encoder),
+              bytes = config->layout == NF_PIXELS_RGB ? BYTES : WIDTH * HEIGHT * 5 / 4;
+  g_autofree float *z = g_new (float, n), *again = g_new (float, n);
+  guint8 samples[BYTES], decoded[BYTES];
+
+  for (guint f = 0; f < length; f++)
+    {
+      if (f % KEY == 0)
+        {
+          nf_stream_reset (encoder);
+          nf_stream_reset (decoder);
+          nf_stream_reset (late);
+        }
+      fill (samples, f);
+      /* planes of yuv420 are wider apart than their samples */
+      encode (encoder, samples, f, z, NULL, NULL);
+      memcpy (decoded, samples, sizeof decoded);
+      for (gsize i = 0; i < bytes; i++)
+        decoded[i] ^= 255;
+      decode (decoder, z, f, FALSE, &ways[f / 3 % G_N_ELEMENTS (ways)], decoded);
+      assert_memory_equal (samples, decoded, bytes);
+      if (f >= KEY)
+        decode (late, z, f, FALSE, NULL, decoded);
+      assert_memory_equal (samples, decoded, bytes);
+    }
+  NfScore scores[3];
+  NfStream *const streams[] = { encoder, decoder, late };
+  fill (samples, length);
+  for (guint i = 0; i < G_N_ELEMENTS (streams); i++)
+    {
+      encode (streams[i], samples, length, i ? again : z, &scores[i], NULL);
+      if (i)
+        assert_memory_equal (z, again, n * sizeof *z);
+      assert_memory_equal (&scores[0], &scores[i], sizeof scores[0]);
+    }
+}
+
+static void
+lossless (void **state)
+{
+  for (guint layers = 0; layers < 3; layers++)
+    {
+      const NfConfig config = noisy_config (layers);
+      check_lossless (&config, "cpu", 40);
+    }
+  NfConfig config = noisy_config (1);
+  check_lossless (&config, "gpu", 16);
+  config.basis = NF_BASIS_DCT;
+  config.layout = NF_PIXELS_YUV420;
+  check_lossless (&config, "cpu", 40);
+}
+
+/* The tokens of a frame as they are remembered. */
+static void
+noisy_tokens (const NfConfig *config, const guint8 *samples, guint n, float *y)
+{
+  float image[BYTES], noise[BYTES];
+  for (guint c = 0; c < 3; c++)
+    for (guint i = 0; i < WIDTH * HEIGHT; i++)
+      image[c * WIDTH * HEIGHT + i] = samples[i * 3 + c] * (2.0f / 255.0f) - 1;
+  nf_patchify (config, image, 1, y);
+  nf_random_normal (NOISE_SEED, n, BYTES, SIGMA, noise);
+  for (guint i = 0; i < BYTES; i++)
+    y[i] = rintf ((y[i] + noise[i]) * 4096) / 4096;
+}
+
+/* A score is that of the noisy frame less that of its noise, and the sum of its map. */
+static void
+scores (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = noisy_config (0);
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model, 1);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint N = nf_config_tokens (&config), D = nf_config_features (&config);
+  g_autofree float *y = g_new (float, FRAMES *BYTES), *whole = g_new (float, FRAMES *BYTES),
+                   *log_det = g_new (float, FRAMES *N), *z = g_new (float, BYTES), *map = g_new (float, N);
+  float actions[FRAMES][ACTIONS] = { 0 }, noise[BYTES];
+  guint8 samples[BYTES];
+
+  for (guint f = 0; f < FRAMES; f++)
+    {
+      fill (samples, f);
+      noisy_tokens (&config, samples, f, y + (gsize)f * BYTES);
+      if (action_of (f))
+        memcpy (actions[f], action_of (f), sizeof actions[f]);
+    }
+  nf_test_ok (nf_session_set_actions (session, actions[0], 1, &error), error);
+  nf_test_ok (nf_session_encode (session, y, 1, NULL, whole, NULL, log_det, &error), error);
+  for (guint f = 0; f < FRAMES; f++)
+    {
+      NfScore score;
+      double nats = 0, mapped = 0;
+      fill (samples, f);
+      encode (stream, samples, f, z, &score, map);
+      assert_memory_equal (z, whole + (gsize)f * BYTES, BYTES * sizeof *z);
+      nf_random_normal (NOISE_SEED, f, BYTES, 1, noise);
+      for (guint i = 0; i < BYTES; i++)
+        nats += ((double)z[i] * (double)z[i] - (double)noise[i] * (double)noise[i]) / 2 - log (SIGMA);
+      for (guint i = 0; i < N; i++)
+        {
+          nats -= (double)log_det[f * N + i];
+          mapped += (double)map[i] * D;
+        }
+      if (fabs (nats + score.log_likelihood) > 1e-5 * fabs (nats) + 1e-3)
+        fail_msg ("frame %u: %g nats, should be %g", f, -score.log_likelihood, nats);
+      assert_true (fabs (score.bits_per_dim * BYTES * G_LN2 - nats) < 1e-5 * fabs (nats) + 1e-3);
+      assert_true (fabs (mapped / BYTES - score.bits_per_dim) < 1e-5);
+    }
+}
+
+/* Real frames, then drawn ones: what is drawn and what is shown, against the library's videos in one piece.
+ * Each window anew is such a piece. */
+static void
+check_drawn (guint layers, guint ahead)
+{
+  enum
+  {
+    REAL = 3,
+    LENGTH = 4 * FRAMES
+  };
+  g_autoptr (GError) error = NULL;
+  NfConfig config = noisy_config (layers);
+  config.temporal_causal = ahead;
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model, 1);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint context = nf_stream_get_context (stream);
+  g_autofree float *y = g_new0 (float, LENGTH *BYTES), *z = g_new0 (float, LENGTH *BYTES),
+                   *clean = g_new (float, FRAMES *BYTES), *image = g_new (float, BYTES);
+  float actions[LENGTH][ACTIONS] = { 0 };
+  guint8 samples[BYTES];
+  double worst = 0, moved = 0;
+  for (guint f = 0, start = 0; f < LENGTH; f++)
+    {
+      if (f - start == FRAMES)
+        start = f - context;
+      const guint known = f - start;
+      const gsize first = (gsize)start * BYTES, at = (gsize)f * BYTES;
+      if (action_of (f))
+        memcpy (actions[f], action_of (f), sizeof actions[f]);
+      if (f < REAL)
+        {
+          fill (samples, f);
+          encode (stream, samples, f, z + at, NULL, NULL);
+          noisy_tokens (&config, samples, f, y + at);
+          continue;
+        }
+      nf_random_normal (9, f, BYTES, 1, z + at);
+      decode (stream, z + at, f, TRUE, NULL, samples);
+
+      nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, known + 1, &error), error);
+      nf_test_ok (nf_session_set_actions (session, actions[start], 1, &error), error);
+      const NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
+      nf_test_ok (nf_session_continue (session, y + first, 1, known, z + first, &options, clean, &error),
+                  error);
+      for (guint i = 0; i < BYTES; i++)
+        y[at + i] = rintf (clean[(gsize)known * BYTES + i] * 4096) / 4096;
+      if (layers)
+        nf_test_ok (nf_session_denoise_learned (session, y + first, 1, SIGMA, 0, clean, &error), error);
+      else
+        nf_test_ok (nf_session_denoise (session, y + first, 1, NULL, SIGMA, clean, &error), error);
+      nf_unpatchify (&config, clean + (gsize)known * BYTES, 1, image);
+      for (guint c = 0; c < 3; c++)
+        for (guint i = 0; i < WIDTH * HEIGHT; i++)
+          {
+            const double value = ((double)image[c * WIDTH * HEIGHT + i] + 1) * 127.5;
+            worst = MAX (worst, fabs (CLAMP (value, 0, 255) - samples[i * 3 + c]));
+          }
+      for (guint i = 0; i < BYTES; i++)
+        moved += fabs ((double)y[at + i] - (double)clean[(gsize)known * BYTES + i]) * 127.5 / BYTES / LENGTH;
+    }
+  /* half a step of rounding */
+  if (worst > 0.6)
+    fail_msg ("%u layers: a sample is %g steps from what it should be", layers, worst);
+  if (moved < 0.5)
+    fail_msg ("%u layers: denoising hardly does anything: %g steps", layers, moved);
+}
+
+static void
+drawn (void **state)
+{
+  check_drawn (0, 1);
+  check_drawn (1, 1);
+  check_drawn (2, 1);
+}
+
+/* How frames are denoised is no matter of what is remembered; a model without a denoiser refuses a learned
+ * one. */
+static void
+denoise_methods (void **state)
+{
+  static const char *const names[] = { "auto", "learned", "score", "none" };
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = noisy_config (1), plain = noisy_config (0);
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfModel) without = model_new (&plain, "cpu");
+  g_autoptr (NfStream) other = stream_new (without, 1);
+  guint8 shown[G_N_ELEMENTS (names)][BYTES], samples[BYTES];
+  float z[BYTES], first[BYTES];
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autoptr (NfStream) stream = stream_new (model, 1);
+      NfStreamDenoise denoise;
+      assert_true (nf_stream_denoise_from_name (names[i], &denoise));
+      nf_test_ok (nf_stream_set_denoise (stream, denoise, &error), error);
+      for (guint f = 0; f < 2 * FRAMES; f++)
+        {
+          nf_random_normal (2, f, BYTES, 1, z);
+          decode (stream, z, f, TRUE, NULL, shown[i]);
+        }
+      fill (samples, 1);
+      encode (stream, samples, 1, z, NULL, NULL);
+      if (i == 0)
+        memcpy (first, z, sizeof z);
+      assert_memory_equal (first, z, sizeof z);
+    }
+  assert_memory_equal (shown[0], shown[1], BYTES);
+  assert_memory_not_equal (shown[1], shown[2], BYTES);
+  assert_memory_not_equal (shown[2], shown[3], BYTES);
+  NfStreamDenoise unused;
+  assert_false (nf_stream_denoise_from_name ("wavelets", &unused));
+  assert_false (nf_stream_set_denoise (other, NF_STREAM_DENOISE_LEARNED, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+}
+
+/* A decoder of spliced latents, one that encoded the real frames itself, and one that came at the key frame:
+ * the same frames, the same memory. */
+static void
+splice (void **state)
+{
+  for (guint layers = 0; layers < 2; layers++)
+    {
+      g_autoptr (GError) error = NULL;
+      const NfConfig config = noisy_config (layers);
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autoptr (NfStream) source = stream_new (model, 1);
+      g_autoptr (NfStream) decoder = stream_new (model, 1);
+      g_autoptr (NfStream) late = stream_new (model, 1);
+      const gsize n = nf_stream_get_latents (source);
+      g_autofree float *z = g_new (float, n), *other = g_new (float, n);
+      guint8 samples[BYTES], decoded[BYTES], joined[BYTES];
+      NfScore score, same;
+      const NfFrame frame = view (samples, NF_PIXELS_RGB);
+      for (guint f = 0; f < 6 * FRAMES; f++)
+        {
+          /* real, drawn; then a key frame that is real, and one that is drawn */
+          const guint key = f < 2 * FRAMES ? 0 : f < 4 * FRAMES ? 2 * FRAMES : 4 * FRAMES;
+          const gboolean draw = key == 4 * FRAMES || f >= key + 3;
+          if (f == key)
+            {
+              nf_stream_reset (source);
+              nf_stream_reset (decoder);
+              nf_stream_reset (late);
+            }
+          if (draw)
+            {
+              nf_test_ok (nf_stream_sample (source, 4, f, 1, action_of (f), NULL, z, &frame, &error), error);
+              nf_random_normal (4, f, n, 1, other);
+              assert_memory_equal (z, other, n * sizeof *z);
+            }
+          else
+            {
+              fill (samples, f);
+              encode (source, samples, f, z, NULL, NULL);
+            }
+          decode (decoder, z, f, draw, &(NfDecodeOptions){ .snap = TRUE, .method = NF_DECODE_SEQUENTIAL },
+                  decoded);
+          assert_memory_equal (samples, decoded, BYTES);
+          if (key > 0)
+            {
+              decode (late, z, f, draw, NULL, joined);
+              assert_memory_equal (samples, joined, BYTES);
+            }
+        }
+      fill (samples, 99);
+      encode (source, samples, 99, z, &score, NULL);
+      encode (decoder, samples, 99, other, &same, NULL);
+      assert_memory_equal (z, other, n * sizeof *z);
+      assert_memory_equal (&score, &same, sizeof score);
+      encode (late, samples, 99, other, &same, NULL);
+      assert_memory_equal (z, other, n * sizeof *z);
+    }
+}
+
+/* Streams side by side are those streams, each alone: every bit, of models with and without noise. */
+static void
+side_by_side (void **state)
+{
+  enum
+  {
+    B = 3
+  };
+  for (guint kind = 0; kind < 3; kind++)
+    {
+      g_autoptr (GError) error = NULL;
+      const NfConfig config = kind == 2 ? random_video_config () : noisy_config (kind);
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autoptr (NfStream) all = stream_new (model, B);
+      NfStream *one[B];
+      const gsize n = nf_stream_get_latents (all) / B, tokens = nf_config_tokens (&config);
+      g_autofree float *z = g_new (float, B *n), *alone = g_new (float, n), *maps = g_new (float, B *tokens),
+                       *map = g_new (float, tokens);
+      guint8 samples[B][BYTES], same[BYTES];
+      NfFrame frames[B];
+      NfScore scores[B], score;
+      assert_int_equal (nf_stream_get_batch (all), B);
+      for (guint b = 0; b < B; b++)
+        {
+          one[b] = stream_new (model, 1);
+          frames[b] = view (samples[b], NF_PIXELS_RGB);
+        }
+      for (guint f = 0; f < 3 * FRAMES; f++)
+        {
+          float actions[B][ACTIONS] = { 0 };
+          const gboolean draw = f >= 4;
+          for (guint b = 0; b < B; b++)
+            {
+              actions[b][(b + f) % ACTIONS] = 1;
+              fill (samples[b], f + 100 * b);
+            }
+          if (draw)
+            nf_test_ok (nf_stream_sample (all, 70, f, 0.9, actions[0], NULL, z, frames, &error), error);
+          else
+            nf_test_ok (nf_stream_encode (all, frames, actions[0], z, scores, maps, &error), error);
+          for (guint b = 0; b < B; b++)
+            {
+              const NfFrame frame = view (same, NF_PIXELS_RGB);
+              memcpy (same, samples[b], BYTES);
+              if (draw)
+                nf_test_ok (
+                    nf_stream_sample (one[b], 70 + b, f, 0.9, actions[b], NULL, alone, &frame, &error),
+                    error);
+              else
+                {
+                  nf_test_ok (nf_stream_encode (one[b], &frame, actions[b], alone, &score, map, &error),
+                              error);
+                  assert_memory_equal (&score, &scores[b], sizeof score);
+                  assert_memory_equal (map, maps + b * tokens, tokens * sizeof *map);
+                }
+              assert_memory_equal (alone, z + b * n, n * sizeof *z);
+              assert_memory_equal (same, samples[b], BYTES);
+            }
+        }
+      for (guint b = 0; b < B; b++)
+        g_object_unref (one[b]);
+      assert_null (nf_stream_new_batch (model, 0, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+    }
+}
+
+/* Denoising brings a frame with the model's noise closer to the frame without: the bundled model of pong, on
+ * latents of frames that are decoded as if they had been drawn. */
+static void
+check_closer (NfStreamDenoise denoise, double most)
+{
+  enum
+  {
+    SIDE = 64,
+    SIZE = SIDE * SIDE * 3
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model
+      = nf_model_load ("normflow-pong-64", nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  g_autoptr (NfStream) encoder = stream_new (model, 1);
+  g_autoptr (NfStream) decoder = stream_new (model, 1);
+  nf_test_ok (nf_stream_set_denoise (decoder, denoise, &error), error);
+  g_autoptr (NfWorld) world = nf_world_new (NF_WORLD_PONG, SIDE, SIDE, 3, &error);
+  nf_test_ok (world, error);
+  g_autofree float *z = g_new (float, SIZE);
+  guint8 truth[SIZE], shown[SIZE];
+  NfFrame true_frame = { .width = SIDE, .height = SIDE }, frame = true_frame;
+  double squares = 0;
+  const double sigma = nf_model_get_config (model)->noise_std * 127.5;
+  const guint length = 2 * nf_model_get_config (model)->frames;
+  for (guint i = 0; i < 3; i++)
+    {
+      true_frame.planes[i] = (NfPlane){ truth + i, 3 * SIDE, 3 };
+      frame.planes[i] = (NfPlane){ shown + i, 3 * SIDE, 3 };
+    }
+  for (guint f = 0; f < length; f++)
+    {
+      nf_world_render (world, NF_PIXELS_RGB, &true_frame);
+      nf_test_ok (nf_stream_encode (encoder, &true_frame, NULL, z, NULL, NULL, &error), error);
+      nf_test_ok (nf_stream_decode (decoder, z, NULL, TRUE, NULL, &frame, &error), error);
+      for (guint i = 0; i < SIZE; i++)
+        squares += (double)(shown[i] - truth[i]) * (shown[i] - truth[i]) / SIZE / length;
+      nf_test_ok (nf_world_step (world, nf_world_follow (world), &error), error);
+    }
+  if (!(sqrt (squares) < most * sigma))
+    fail_msg ("shown frames are %.2f steps from the truth, the noise is %.2f", sqrt (squares), sigma);
+}
+
+static void
+closer_to_the_truth (void **state)
+{
+  check_closer (NF_STREAM_DENOISE_SCORE, 0.5);
+  check_closer (NF_STREAM_DENOISE_LEARNED, 1);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (lossless),
+    cmocka_unit_test (scores),
+    cmocka_unit_test (drawn),
+    cmocka_unit_test (denoise_methods),
+    cmocka_unit_test (splice),
+    cmocka_unit_test (side_by_side),
+    cmocka_unit_test (closer_to_the_truth),
+  };
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
