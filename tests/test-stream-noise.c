@@ -164,6 +164,7 @@ lossless (void **state)
     }
   NfConfig config = noisy_config (1);
   check_lossless (&config, "gpu", 16);
+  check_lossless (&config, "cpu,precision=bf16", 40);
   config.basis = NF_BASIS_DCT;
   config.layout = NF_PIXELS_YUV420;
   check_lossless (&config, "cpu", 40);
