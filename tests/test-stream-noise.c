@@ -341,6 +341,13 @@ denoise_methods (void **state)
   assert_memory_not_equal (shown[2], shown[3], BYTES);
   NfStreamDenoise unused;
   assert_false (nf_stream_denoise_from_name ("wavelets", &unused));
+  /* other noise, other latents */
+  g_autoptr (NfStream) seeded = stream_new (model, 1);
+  fill (samples, 1);
+  encode (seeded, samples, 1, first, NULL, NULL);
+  nf_stream_set_noise_seed (seeded, 1);
+  encode (seeded, samples, 1, z, NULL, NULL);
+  assert_memory_not_equal (first, z, sizeof z);
   assert_false (nf_stream_set_denoise (other, NF_STREAM_DENOISE_LEARNED, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
 }

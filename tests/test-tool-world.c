@@ -3,6 +3,7 @@
 #include "nf-test.h"
 
 #include <json-glib/json-glib.h>
+#include <math.h>
 
 static const char config[]
     = "{\"family\": \"starflow\", \"img_size\": 16, \"patch_size\": 8, \"channels\": 32, \"num_blocks\": 2, "
@@ -108,11 +109,15 @@ test_world (void **state)
   ok (run (0, NULL, "train", "-o", parts, "--resume", "-q", NULL));
   assert_same_files (whole_checkpoint, parts_checkpoint);
 
+  g_autofree char *sheet = in (state, "sheet.png"), *plot = in (state, "plot.png"),
+                  *markdown = in (state, "table.md"), *table = NULL;
   g_autofree char *text = run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "2",
-                               "--events", "1", "--seeds", "1", "--frames", "6", "--json", json, "-q", NULL);
+                               "--events", "1", "--seeds", "3", "--frames", "60", "--timed", "4", "--json",
+                               json, "--markdown", markdown, "--sheet", sheet, "--plot", plot, "-q", NULL);
   assert_non_null (strstr (text, "bits a frame"));
   assert_non_null (strstr (text, "surprise"));
-  assert_non_null (strstr (text, "roll-outs: 1 of 6 frames"));
+  assert_non_null (strstr (text, "roll-outs: 3 of 60 frames"));
+  assert_non_null (strstr (text, "time of a drawn frame"));
   nf_test_ok (json_parser_load_from_file (parser, json, &error), error);
   JsonObject *root = json_node_get_object (json_parser_get_root (parser)),
              *bits = json_object_get_object_member (root, "bits"),
@@ -120,10 +125,51 @@ test_world (void **state)
   const double gap = json_object_get_double_member (bits, "gap");
   assert_true (gap > 0); /* nobody knows more than there is to know */
   assert_int_equal (json_array_get_length (json_object_get_array_member (bits, "by_place")), 4);
-  assert_true (json_object_get_double_member (rolls, "one_ball") <= 1);
+  /* the world itself, read in the same way, is what it is to be */
+  assert_true (json_object_get_double_member (rolls, "world_one_ball") == 1);
+  assert_true (json_object_get_double_member (rolls, "world_paddle_obeys") > 0.99);
+  assert_true (json_object_get_double_member (rolls, "one_ball") < 1); /* six steps of training */
+  JsonArray *by_time = json_object_get_array_member (rolls, "one_ball_by_time");
+  assert_int_equal (json_array_get_length (by_time), 3); /* of 25, 25 and 10 frames */
+  const double one
+      = (25 * json_array_get_double_element (by_time, 0) + 25 * json_array_get_double_element (by_time, 1)
+         + 10 * json_array_get_double_element (by_time, 2))
+        / 60;
+  assert_true (fabs (one - json_object_get_double_member (rolls, "one_ball")) < 1e-9);
+  assert_true (json_object_get_double_member (json_object_get_object_member (root, "time"), "median_ms") > 0);
+  assert_true (g_file_test (sheet, G_FILE_TEST_EXISTS) && g_file_test (plot, G_FILE_TEST_EXISTS));
+  nf_test_ok (g_file_get_contents (markdown, &table, NULL, &error), error);
+  assert_non_null (strstr (table, "| paddle where the action leads |"));
+  /* the same once more, and with another way to denoise */
+  g_autofree char *again
+      = run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "2", "--events", "1", "--seeds",
+             "3", "--frames", "60", "--timed", "0", "-q", NULL);
+  assert_memory_equal (text, again, strlen (again));
+  ok (run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "0", "--events", "0", "--seeds",
+           "1", "--frames", "3", "--timed", "2", "--denoise", "score", "-q", NULL));
 
   /* another world has other actions */
   ok (run (1, "action_dim 3, gridworld has 5", "eval", "world", whole, "--world", "gridworld", "-q", NULL));
+}
+
+/* A world without actions, and a model in the pixels of cameras. */
+static void
+test_other_worlds (void **state)
+{
+  g_autofree char *model = in (state, "model.safetensors"),
+                  *yuv = g_strdup_printf ("%.*s\"yuv420\", \"noise_type\": \"uniform\"}",
+                                          (int)(strstr (config, "\"rgb\"") - config), config);
+  static const char *const worlds[] = { "bounce", "gridworld" };
+  for (guint i = 0; i < G_N_ELEMENTS (worlds); i++)
+    {
+      ok (run (0, NULL, "train", "-o", model, "--world", worlds[i], "--config", i ? yuv : config, "--steps",
+               "2", "--batch", "2", "--validation-tiles", "2", "-q", NULL));
+      g_autofree char *text
+          = run (0, NULL, "eval", "world", model, "--world", worlds[i], "--windows", "2", "--events", "2",
+                 "--seeds", "2", "--frames", "8", "--timed", "2", "-q", NULL);
+      assert_non_null (strstr (text, "area under the ROC curve"));
+      assert_null (strstr (text, "paddle"));
+    }
 }
 
 /* Videos with their actions beside them. */
@@ -158,6 +204,9 @@ test_refusals (void **state)
   ok (run (1, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
            "uniform", "--denoiser", "1", "--steps", "1", NULL));
   ok (run (2, "--world is one of", "eval", "world", model, NULL));
+  ok (run (2, "wavelets", "eval", "world", model, "--world", "pong", "--denoise", "wavelets", NULL));
+  ok (run (2, "--seeds is 0", "eval", "world", model, "--world", "pong", "--seeds", "0", "--sheet", "a.png",
+           NULL));
 }
 
 int
@@ -165,6 +214,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown (test_world, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_other_worlds, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),
   };

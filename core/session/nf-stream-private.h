@@ -58,6 +58,7 @@ struct _NfStream
 
   /* models of Gaussian noise */
   gboolean noisy;
+  guint64 noise_seed;
   NfStreamDenoise denoise;
   NfTokens tokens;      /* as the model's, with the lattice of the noisy values */
   NfBuffer *noise;      /* (N, D), in the basis of pixels */

@@ -193,6 +193,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   self->N = nf_config_tokens (config);
   self->D = nf_config_features (config);
   self->context = self->F / 2;
+  self->noise_seed = NOISE_SEED;
   self->noisy = config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0;
   self->tokens = *nf_model_get_tokens (model);
   if (self->noisy)
@@ -243,6 +244,14 @@ nf_stream_get_context (NfStream *self)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), 0);
   return self->context;
+}
+
+void
+nf_stream_set_noise_seed (NfStream *self, guint64 seed)
+{
+  g_return_if_fail (NF_IS_STREAM (self));
+  self->noise_seed = seed;
+  nf_stream_reset (self);
 }
 
 void
@@ -401,7 +410,7 @@ draw_noise (NfStream *self)
   const gsize n = (gsize)self->N * self->D;
   if (!self->noisy)
     return;
-  nf_random_normal (NOISE_SEED, self->index, n, sigma, self->noises);
+  nf_random_normal (self->noise_seed, self->index, n, sigma, self->noises);
   for (guint i = 0; i < self->N; i++)
     {
       double squares = 0;

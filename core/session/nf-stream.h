@@ -76,6 +76,15 @@ gboolean nf_stream_set_context (NfStream *self, guint context, GError **error);
 guint nf_stream_get_context (NfStream *self);
 
 /**
+ * nf_stream_set_noise_seed:
+ * @seed: of the noise that real frames get, with a model of Gaussian noise
+ *
+ * For measuring with more noise than one; encoder and decoder must agree, and elements keep what streams
+ * begin with. Begins anew, as nf_stream_reset() does.
+ */
+void nf_stream_set_noise_seed (NfStream *self, guint64 seed);
+
+/**
  * NfStreamDenoise: what is shown of a drawn frame of a model of Gaussian noise.
  * @NF_STREAM_DENOISE_AUTO: what the learned denoiser says if the model has one, else a step along the score
  * @NF_STREAM_DENOISE_LEARNED: by the learned denoiser
