@@ -767,12 +767,15 @@ surprise_script (void **state)
   assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
   gst_element_set_state (pipeline, GST_STATE_NULL);
 
-  g_autofree char *said = run_script ("surprise.sh", (const char *[]){ clip, video_model, out, NULL });
+  g_autofree char *labels = fixture_path ("labels");
+  assert_true (g_file_set_contents (labels, "# seen\nsurprising 30 31\nusual 12 29\n", -1, NULL));
+  g_autofree char *said
+      = run_script ("surprise.sh", (const char *[]){ clip, video_model, out, labels, NULL });
   assert_non_null (strstr (said, "35 frames"));
   g_file_get_contents (lines, &text, NULL, &error);
   assert_no_error (error);
   g_auto (GStrv) each = g_strsplit (text, "\n", -1);
-  double largest = 0;
+  double largest = 0, scores[35], area = 0;
   guint at = 0;
   assert_int_equal (g_strv_length (each), 36);
   for (guint n = 0; n < 35; n++)
@@ -790,7 +793,15 @@ surprise_script (void **state)
           largest = ABS (z);
           at = n;
         }
+      scores[n] = bits;
     }
+  for (guint high = 30; high < 32; high++)
+    for (guint low = 12; low < 30; low++)
+      area += (scores[high] > scores[low] ? 1 : scores[high] == scores[low] ? 0.5 : 0) / 36;
+  g_autofree char *told
+      = g_strdup_printf ("area under the ROC curve: %.4f (2 surprising frames, 18 usual ones)", area);
+  if (!strstr (said, told))
+    fail_msg ("wanted \"%s\", got %s", told, said);
   assert_int_equal (at, 30);
   assert_true (largest > 3);
 
