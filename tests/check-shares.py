@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The regression guard of speed: check-shares.py REFERENCE < what `normflow bench --json` printed, once or more.
 
-REFERENCE has shares of the machine's limit, not times, by precision and measurement, as cautious as the slowest
-kind of machine wants them. Of repeated measurements the best counts. Fails if one is below two thirds of its
-reference, or missing. What the reference does not know, like a precision without instructions for it, is only shown."""
+REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32", or what multiplies bfloat16 there:
+"bf16 by amx", "bf16 by dot") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
+measurements the best counts. Fails if one is below two thirds of its reference, or missing, or if a report of
+float32 or any report at all is missing. Kinds that this machine does not have, and bfloat16 without instructions
+for it, whose limit is another, are not compared."""
 import json
 import sys
 
@@ -21,23 +23,27 @@ def read_reports(text):
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         reference = json.load(file)
-    best, dots = {}, {}
+    best, kinds = {}, set()
     for report in read_reports(sys.stdin.read()):
-        precision = report["device"]["precision"]
-        dots[precision] = report["limits"]["of"] == precision
+        precision, by = report["device"]["precision"], report["limits"]["by"]
+        if precision == "bf16" and by is None:
+            continue
+        kind = f"{precision} by {by}" if by else precision
+        kinds.add(kind)
         for result in report["results"]:
             name = f'{result["what"]} {result["size"]}'
             if result["share"] is not None:
-                best[precision, name] = max(best.get((precision, name), 0), result["share"])
-    failed = not best
-    for precision, entries in reference.items():
-        for name, share in entries.items():
-            if precision in dots and not dots[precision]:
-                continue  # no instructions: shares are of another limit
-            got = best.get((precision, name))
+                best[kind, name] = max(best.get((kind, name), 0), result["share"])
+    failed = not best or "f32" not in kinds
+    for kind in sorted(kinds):
+        if kind not in reference:
+            print(f"{sys.argv[1]} has no shares for {kind}")
+            failed = True
+        for name, share in reference.get(kind, {}).items():
+            got = best.get((kind, name))
             bad = got is None or got < share * 2 / 3
             failed = failed or bad
-            print(f'{"FELL" if bad else "ok":4} {precision:4} {name:32} '
+            print(f'{"FELL" if bad else "ok":4} {kind:11} {name:42} '
                   f'{"missing" if got is None else f"{got:.3f}"} (reference {share:.3f})')
     sys.exit(1 if failed else 0)
 

@@ -39,14 +39,13 @@ clear_environment (void **state)
 {
   g_unsetenv ("NORMFLOW_DEVICE");
   g_unsetenv ("NORMFLOW_KERNELS");
+  g_unsetenv ("NORMFLOW_BF16");
 
   g_setenv ("NORMFLOW_PRECISION", "bf16", TRUE);
   g_autoptr (NfDevice) half = open_device ("cpu");
   assert_string_equal (nf_device_get_precision (half), "bf16");
   g_autoptr (NfDevice) full = open_device ("cpu,precision=f32");
   assert_string_equal (nf_device_get_precision (full), "f32");
-  g_autoptr (NfDevice) best = open_device ("cpu,precision=auto");
-  assert_string_equal (nf_device_get_precision (best), nf_device_get_info (best)->bf16 ? "bf16" : "f32");
   g_setenv ("NORMFLOW_PRECISION", "half", TRUE);
   check_refused ("cpu", NF_ERROR_ARGUMENT, "NORMFLOW_PRECISION");
   g_unsetenv ("NORMFLOW_PRECISION");
@@ -101,6 +100,53 @@ test_specifications (void **state)
   assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
 }
 
+/* What multiplies bfloat16. */
+static void
+test_bf16_forms (void **state)
+{
+  g_autoptr (NfDevice) full = open_device ("cpu,precision=f32");
+  assert_null (nf_device_get_bf16_form (full));
+  g_autoptr (NfDevice) fma = open_device ("cpu,precision=bf16,bf16=fma");
+  assert_string_equal (nf_device_get_bf16_form (fma), "fma");
+  g_autoptr (NfDevice) half = open_device ("cpu,precision=bf16");
+  g_autoptr (NfDevice) narrow = open_device ("cpu,precision=bf16,vectors=8");
+  assert_string_equal (nf_device_get_bf16_form (narrow), "fma");
+  check_refused ("cpu,precision=bf16,vectors=8,bf16=dot", NF_ERROR_NO_DEVICE, "vectors of 8");
+  check_refused ("cpu,precision=bf16,vectors=8,bf16=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
+  g_autoptr (NfDevice) gpu_kernels = open_device ("cpu,precision=bf16,kernels=gpu,bf16=amx");
+  assert_string_equal (nf_device_get_bf16_form (gpu_kernels), "fma");
+
+  /* where AMX works it is taken, and is why "auto" means bf16; what works can also be asked for */
+  g_autoptr (NfDevice) automatic = open_device ("cpu,precision=auto");
+  static const char *const forms[] = { "amx", "dot" };
+  for (guint i = 0; i < G_N_ELEMENTS (forms); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *spec = g_strdup_printf ("cpu,precision=bf16,bf16=%s", forms[i]);
+      g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+      if (device)
+        assert_string_equal (nf_device_get_bf16_form (device), forms[i]);
+      else
+        assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE));
+      if (i == 0 && device)
+        {
+          assert_string_equal (nf_device_get_bf16_form (half), "amx");
+          assert_string_equal (nf_device_get_precision (automatic), "bf16");
+        }
+      if (i == 0 && !device)
+        assert_string_not_equal (nf_device_get_bf16_form (half), "amx");
+    }
+  if (strcmp (nf_device_get_bf16_form (half), "fma") == 0) /* floats beat emulation */
+    assert_string_equal (nf_device_get_precision (automatic), "f32");
+
+  g_setenv ("NORMFLOW_BF16", "fma", TRUE);
+  g_autoptr (NfDevice) theirs = open_device ("cpu,precision=bf16");
+  assert_string_equal (nf_device_get_bf16_form (theirs), "fma");
+  g_setenv ("NORMFLOW_BF16", "mmx", TRUE);
+  check_refused ("cpu,precision=bf16", NF_ERROR_ARGUMENT, "mmx");
+  g_unsetenv ("NORMFLOW_BF16");
+}
+
 static void
 test_refusals (void **state)
 {
@@ -119,6 +165,8 @@ test_refusals (void **state)
   check_refused ("cpu,vectors=5", NF_ERROR_ARGUMENT, "\"5\"");
   check_refused ("cpu,precision=f16", NF_ERROR_ARGUMENT, "f16");
   check_refused ("cpu,precision=f32,precision=bf16", NF_ERROR_ARGUMENT, "precision=bf16");
+  check_refused ("cpu,bf16=amy", NF_ERROR_ARGUMENT, "amy");
+  check_refused ("cpu,bf16=fma,bf16=fma", NF_ERROR_ARGUMENT, "bf16=fma");
   check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
   check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");
@@ -440,6 +488,7 @@ main (int argc, char **argv)
   static const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_list),
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_bf16_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_refusals, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_environment, clear_environment, clear_environment),
     cmocka_unit_test (test_no_driver),

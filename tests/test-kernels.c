@@ -20,7 +20,7 @@ typedef struct
 {
   const char *variant;
   guint vector_width;
-  gboolean bf16;
+  const char *bf16; /* what multiplies bfloat16, NULL: products are of floats */
 } Setting;
 
 typedef struct
@@ -38,8 +38,8 @@ typedef struct
   NfDevice *device;
   cl_program programs[3];
   cl_command_queue queue;
-  gboolean gpu, bf16;
-  int VW, NR, MR, QT;
+  gboolean gpu, bf16, amx;
+  int VW, NR, MR, QT, depth; /* of common.cl */
   GPtrArray *memory;
 } Rig;
 
@@ -60,33 +60,54 @@ rig_clear (Rig *rig)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Rig, rig_clear)
 
+/* A device whose CPU kernels multiply bfloat16 by FORM; where it has none, the test is skipped. */
+static NfDevice *
+open_bf16 (const char *form)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,precision=bf16,bf16=%s", form);
+  NfDevice *device = nf_device_open (spec, &error);
+  if (!device && g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE))
+    {
+      print_message ("[  SKIPPED ] %s\n", error->message);
+      skip ();
+    }
+  nf_test_ok (device, error);
+  return device;
+}
+
 static void
 rig_init (Rig *rig, const Setting *setting, guint head_dim)
 {
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
-  const char *const files[][6] = {
+  const gboolean amx = g_strcmp0 (setting->bf16, "amx") == 0, dot = g_strcmp0 (setting->bf16, "dot") == 0;
+  const char *const files[][8] = {
     { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl", "gate.cl",
-      "optimizer.cl" },
+      "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
 
-  *rig = (Rig){ .device = nf_test_device (setting->variant),
+  *rig = (Rig){ .device = amx || dot ? open_bf16 (setting->bf16) : nf_test_device (setting->variant),
                 .gpu = gpu,
+                .amx = amx,
                 .VW = setting->vector_width,
-                .bf16 = setting->bf16 };
+                .bf16 = setting->bf16 != NULL };
   rig->NR = 2 * rig->VW;
-  rig->MR = rig->VW == 16 ? 12 : 6;
+  rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
   rig->QT = (head_dim + rig->VW - 1) / rig->VW <= 4 ? 6 : 3;
+  rig->depth = amx ? 16 : 1;
   /* the last definition of VW counts, without a warning */
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
       /* only attention is compiled for one size of heads */
-      g_autofree char *options = g_strdup_printf (
-          "-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
-          rig->bf16 ? " -DNF_BF16=1" : "",
-          rig->bf16 && rig->VW == 16 && nf_device_get_info (rig->device)->bf16 ? " -DNF_BF16_DOT=1" : "");
+      g_autofree char *options
+          = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM,
+                             MAX (FEATURES, 48), rig->bf16 ? " -DNF_BF16=1" : "",
+                             amx   ? " -DNF_BF16_AMX=1"
+                             : dot ? " -DNF_BF16_DOT=1"
+                                   : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -295,7 +316,7 @@ round_operands (const Rig *rig, double *x, gsize n)
 static int
 elements (const Rig *rig, int K)
 {
-  return rig->bf16 ? (K + 1) / 2 : K;
+  return ((rig->bf16 ? (K + 1) / 2 : K) + rig->depth - 1) / rig->depth * rig->depth;
 }
 
 /* exp, erf, GELU */
@@ -493,6 +514,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Product, product_clear)
 static void
 product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double spread)
 {
+  g_assert (M > 0 && N > 0 && K > 0);
   *p = (Product){
     .M = M, .N = N, .K = K, .lda = K + 3, .ldc = N + 5, .ldr = N + 2, .rmod = 5, .flags = flags
   };
@@ -584,7 +606,8 @@ test_matmul (void **state)
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   static const int sizes[][3]
-      = { { 1, 1, 1 }, { 2, 3, 40 }, { 7, 33, 5 }, { 13, 70, 129 }, { 48, 16, 64 }, { 67, 100, 31 } };
+      = { { 1, 1, 1 },     { 2, 3, 40 },   { 7, 33, 5 },    { 13, 70, 129 }, { 48, 16, 64 },
+          { 67, 100, 31 }, { 32, 32, 32 }, { 49, 33, 520 }, { 75, 45, 1090 } };
   static const int flags[] = { 0,
                                BIAS,
                                BIAS | GELU,
@@ -612,23 +635,31 @@ test_matmul (void **state)
 
 /* Any part of the rows gives the same bits, however many row tiles a work-item has. */
 static void
+check_batches (Rig *rig, const Product *p)
+{
+  static const int parts[][3]
+      = { { 0, 1, 1 }, { 76, 1, 1 }, { 5, 13, 1 }, { 17, 20, 1 }, { 30, 47, 8 }, { 64, 13, 3 } };
+  g_autofree float *all = run_product (rig, p, 0, p->M, 2, NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
+    {
+      g_autofree float *part = run_product (rig, p, parts[i][0], parts[i][1], parts[i][2], NULL);
+      for (int m = 0; m < parts[i][1]; m++)
+        assert_memory_equal (part + (gsize)m * p->ldc, all + (gsize)(parts[i][0] + m) * p->ldc,
+                             p->N * sizeof (float));
+    }
+}
+
+static void
 test_matmul_batches (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  g_auto (Product) p;
-  product_init (&rig, &p, 77, 50, 300, BIAS | GELU | SAVE, 1);
-  p.flags |= RESIDUAL;
-  p.rmod = 1; /* rows count from the first of each launch */
-  g_autofree float *all = run_product (&rig, &p, 0, p.M, 2, NULL);
-  static const int parts[][3] = { { 0, 1, 1 }, { 76, 1, 1 }, { 5, 13, 1 }, { 30, 47, 8 }, { 64, 13, 3 } };
-  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
-    {
-      g_autofree float *part = run_product (&rig, &p, parts[i][0], parts[i][1], parts[i][2], NULL);
-      for (int m = 0; m < parts[i][1]; m++)
-        assert_memory_equal (part + (gsize)m * p.ldc, all + (gsize)(parts[i][0] + m) * p.ldc,
-                             p.N * sizeof (float));
-    }
+  g_auto (Product) p, deep;
+  product_init (&rig, &p, 77, 50, 300, BIAS | GELU | SAVE | RESIDUAL, 1);
+  product_init (&rig, &deep, 77, 50, 1100, BIAS | GELU | SAVE | RESIDUAL, 1);
+  p.rmod = deep.rmod = 1; /* rows count from the first of each launch */
+  check_batches (&rig, &p);
+  check_batches (&rig, &deep);
 }
 
 static void
@@ -651,18 +682,24 @@ test_matmul_tn (void **state)
                *c = accumulate ? give_at (&rig, 9, C, n) : room (&rig, 9 + n);
         const size_t left = divide_up (N, rig.MR), right = divide_up (K, rig.NR), tiles = 2;
         const size_t inner = elements (&rig, M);
-        Memory *a_panels = room (&rig, left * rig.MR * inner),
+        const int step = inner + 2; /* of rows for the matrix unit */
+        Memory *a_panels = room (&rig, rig.amx ? (gsize)N * step : left * rig.MR * inner),
                *x_panels = room (&rig, right * rig.NR * inner);
-        RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), left, 1), ONE_EACH, BUFFER (a), LONG (5),
-             INT (lda), BUFFER (a_panels), LONG (0), INT (M), INT (N), INT (rig.MR), INT (0));
+        if (rig.amx)
+          RUN (&rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a),
+               LONG (5), INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N));
+        else
+          RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), left, 1), ONE_EACH, BUFFER (a), LONG (5),
+               INT (lda), BUFFER (a_panels), LONG (0), INT (M), INT (N), INT (rig.MR), INT (0));
         RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), right, 1), ONE_EACH, BUFFER (x), LONG (2),
              INT (ldx), BUFFER (x_panels), LONG (0), INT (M), INT (K), INT (rig.NR), INT (0));
         const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
         const size_t gpu[3] = { right * rig.NR, divide_up (N, 64) * 8, 1 };
         RUN (&rig, "nf_matmul", rig.gpu ? gpu : cpu, SIZES (rig.gpu ? rig.NR : 1, rig.gpu ? 8 : 1, 1),
-             BUFFER (a_panels), LONG (0), INT (0), BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0),
+             BUFFER (a_panels), LONG (0), INT (step), BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0),
              BUFFER (c), LONG (0), INT (0), INT (1), BUFFER (c), LONG (9), INT (K), BUFFER (c), LONG (0),
-             INT (N), INT (K), INT (inner), INT (PANELS | (accumulate ? ACCUMULATE : 0)), INT (tiles));
+             INT (N), INT (K), INT (inner), INT ((rig.amx ? 0 : PANELS) | (accumulate ? ACCUMULATE : 0)),
+             INT (tiles));
         for (int r = 0; r < N; r++)
           for (int k = 0; k < K; k++)
             {
@@ -1968,8 +2005,9 @@ test_sums_and_denoise (void **state)
 int
 main (int argc, char **argv)
 {
-  static Setting settings[] = { { "cpu", 16 },       { "cpu", 8 },       { "cpu", 4 },       { "gpu", 16 },
-                                { "cpu", 16, TRUE }, { "cpu", 8, TRUE }, { "gpu", 16, TRUE } };
+  static Setting settings[] = { { "cpu", 16 },        { "cpu", 8 },         { "cpu", 4 },
+                                { "gpu", 16 },        { "cpu", 16, "fma" }, { "cpu", 16, "dot" },
+                                { "cpu", 16, "amx" }, { "cpu", 8, "fma" },  { "gpu", 16, "fma" } };
   static const struct
   {
     const char *name;
@@ -2009,8 +2047,9 @@ main (int argc, char **argv)
       {
         if (settings[s].bf16 && !tests[t].elements)
           continue;
-        char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s", tests[t].name, settings[s].variant,
-                                      settings[s].vector_width, settings[s].bf16 ? ", bfloat16" : "");
+        char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant,
+                                      settings[s].vector_width, settings[s].bf16 ? ", bfloat16 by " : "",
+                                      settings[s].bf16 ? settings[s].bf16 : "");
         g_ptr_array_add (names, name);
         all[n++] = (struct CMUnitTest){ name, tests[t].run, NULL, NULL, &settings[s] };
       }

@@ -32,6 +32,27 @@ static const char limit_source[]
       "#else\n"
       "typedef CAT (float, VW) T;\n"
       "#endif\n"
+      "#if defined AMX\n"
+      "/* as many tiles of zeros, multiplied and added in turn */\n"
+      "__kernel void multiply_add (__global T *out, int n)\n"
+      "{\n"
+      "  struct { uchar palette, start, zero[14]; ushort row_bytes[16]; uchar rows[16]; } tiles;\n"
+      "  uchar *bytes = (uchar *)&tiles;\n"
+      "  for (int i = 0; i < 64; i++)\n"
+      "    bytes[i] = 0;\n"
+      "  tiles.palette = 1;\n"
+      "  for (int i = 0; i < 8; i++)\n"
+      "    tiles.row_bytes[i] = 64, tiles.rows[i] = 16;\n"
+      "  __asm__ volatile (\"ldtilecfg (%0)\" :: \"r\"(&tiles) : \"memory\");\n"
+      "  for (int k = 0; k < n; k++)\n"
+      "    __asm__ volatile (\"tdpbf16ps %%tmm6, %%tmm4, %%tmm0\\n\\ttdpbf16ps %%tmm7, %%tmm4, "
+      "%%tmm1\\n\\t\"\n"
+      "                      \"tdpbf16ps %%tmm6, %%tmm5, %%tmm2\\n\\ttdpbf16ps %%tmm7, %%tmm5, %%tmm3\" "
+      ":::);\n"
+      "  __asm__ volatile (\"tilerelease\");\n"
+      "  out[get_global_id (0)] = 0.0f;\n"
+      "}\n"
+      "#else\n"
       "#ifdef DOT\n"
       "#define ADD(sum, x, y) __asm__ (\"vdpbf16ps %2, %1, %0\" : \"+v\"(sum) : \"v\"(x), \"v\"(y))\n"
       "#else\n"
@@ -54,6 +75,7 @@ static const char limit_source[]
       "    sum += a[i];\n"
       "  out[at] = sum * 0.0f;\n"
       "}\n"
+      "#endif\n"
       "__kernel void read_all (__global const T *in, __global T *out, ulong first, ulong step, ulong count)\n"
       "{\n"
       "  T sum[4] = { 0.0f, 0.0f, 0.0f, 0.0f };\n"
@@ -75,8 +97,9 @@ typedef struct
   cl_program program;
   cl_kernel multiply_add, read_all;
   NfBuffer *out;
-  gboolean dot;              /* of bfloat16: two multiply-adds a lane */
+  const char *by;            /* what multiplies bfloat16 with instructions of its own, else NULL */
   guint width, accumulators; /* VW and R */
+  double flops;              /* of an iteration of a work-item */
   size_t items, group;
   cl_int iterations; /* of a burst */
 } Limits;
@@ -166,9 +189,15 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
-  limits->dot = nf_device_uses_bf16_dot (device);
+  limits->by = nf_device_get_bf16_form (device);
+  if (g_strcmp0 (limits->by, "fma") == 0)
+    limits->by = NULL;
+  const gboolean amx = g_strcmp0 (limits->by, "amx") == 0;
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
+  /* four products of tiles of 16 × 16 by 32; or a vector, of pairs of bfloat16 or of floats */
+  limits->flops
+      = amx ? 4 * 2.0 * 16 * 16 * 32 : (limits->by ? 4.0 : 2.0) * limits->accumulators * limits->width;
   limits->group = gpu ? 256 : 1;
   limits->items = gpu ? (size_t)info->compute_units * 2048 : (size_t)MAX (info->compute_units, 1) * 4;
   limits->queue = nf_device_new_queue (device, error);
@@ -177,8 +206,11 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   limits->program = clCreateProgramWithSource (nf_device_get_context (device), 1, &source, NULL, &status);
   if (status != CL_SUCCESS)
     return nf_cl_error (error, status, "cannot create the kernels that measure limits");
-  g_autofree char *options = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u%s", limits->width,
-                                              limits->accumulators, limits->dot ? " -DDOT" : "");
+  g_autofree char *options
+      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u%s", limits->width, limits->accumulators,
+                         amx          ? " -DAMX"
+                         : limits->by ? " -DDOT"
+                                      : "");
   status = clBuildProgram (limits->program, 1, &id, options, NULL, NULL);
   if (status == CL_SUCCESS)
     limits->multiply_add = clCreateKernel (limits->program, "multiply_add", &status);
@@ -218,8 +250,7 @@ burst (Limits *limits, double *gflops, GError **error)
     return nf_cl_error (error, status, "cannot set the arguments of a kernel that measures limits");
   if (!run_kernel (limits, limits->multiply_add, &seconds, error))
     return FALSE;
-  *gflops = (limits->dot ? 4e-9 : 2e-9) * (double)limits->items * limits->iterations * limits->accumulators
-            * limits->width / MAX (seconds, 1e-9);
+  *gflops = 1e-9 * limits->flops * (double)limits->items * limits->iterations / MAX (seconds, 1e-9);
   return TRUE;
 }
 
@@ -235,8 +266,7 @@ measure_multiply_add (Bench *bench, GError **error)
   for (guint i = 0; i < 2; i++)
     if (!burst (limits, &samples[0], error))
       return FALSE;
-  const double per_iteration
-      = (limits->dot ? 4e-9 : 2e-9) * (double)limits->items * limits->accumulators * limits->width;
+  const double per_iteration = 1e-9 * limits->flops * (double)limits->items;
   limits->iterations = (cl_int)CLAMP (samples[0] * BURST_SECONDS / per_iteration, 1000, 1e8);
   for (guint i = 0; i < n; i++)
     if (!burst (limits, &samples[i], error) || !nf_command_go_on (bench->command, error))
@@ -869,8 +899,8 @@ print_table (const Bench *bench)
 
   printf ("%s %s, %u compute units, %s kernels, products in %s\n", info->id, info->name, info->compute_units,
           nf_device_get_kernels (bench->device), nf_device_get_precision (bench->device));
-  printf ("limits: %.1f GFLOP/s fused multiply-add, %s", bench->multiply_add_gflops,
-          bench->limits.dot ? "bfloat16" : "single precision");
+  printf ("limits: %.1f GFLOP/s multiply-add, %s%s", bench->multiply_add_gflops,
+          bench->limits.by ? "bfloat16 by " : "single precision", bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
   printf ("\n\n%-10s %-28s %12s %12s %8s\n", "", "SIZE", "TIME", "GFLOP/s", "SHARE");
@@ -940,7 +970,12 @@ print_json (const Bench *bench)
   json_builder_end_object (builder);
   json_builder_set_member_name (builder, "limits");
   json_builder_begin_object (builder);
-  add_string (builder, "of", bench->limits.dot ? "bf16" : "f32");
+  add_string (builder, "of", bench->limits.by ? "bf16" : "f32");
+  json_builder_set_member_name (builder, "by");
+  if (bench->limits.by)
+    json_builder_add_string_value (builder, bench->limits.by);
+  else
+    json_builder_add_null_value (builder);
   add_number (builder, "multiply_add_gflops", bench->multiply_add_gflops);
   add_number (builder, "read_gbps", bench->read_gbps);
   json_builder_end_object (builder);

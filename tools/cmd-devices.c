@@ -9,6 +9,16 @@
 #define MAX_NAME 40
 #define MAX_LINE 100
 
+/* What would multiply bfloat16 on the device, see nf_device_get_bf16_form(); NULL if it cannot be opened. */
+static char *
+find_bf16_form (const NfDeviceInfo *info)
+{
+  g_autofree char *spec = g_strdup_printf ("%s,precision=bf16", info->id);
+  g_autoptr (NfDevice) device = info->usable ? nf_device_open (spec, NULL) : NULL;
+
+  return device ? g_strdup (nf_device_get_bf16_form (device)) : NULL;
+}
+
 /* Kernel variant that the device gets, NULL if it cannot be opened; REASON then says why. */
 static char *
 find_kernels (const NfDeviceInfo *info, char **reason)
@@ -66,7 +76,7 @@ print_json (GPtrArray *devices, const char *chosen, const char *precision)
     {
       const NfDeviceInfo *info = devices->pdata[i];
       g_autofree char *reason = NULL;
-      g_autofree char *kernels = find_kernels (info, &reason);
+      g_autofree char *kernels = find_kernels (info, &reason), *form = find_bf16_form (info);
 
       json_builder_begin_object (builder);
       add_string (builder, "id", info->id);
@@ -83,6 +93,7 @@ print_json (GPtrArray *devices, const char *chosen, const char *precision)
       add_bool (builder, "fp16", info->fp16);
       add_bool (builder, "fp64", info->fp64);
       add_bool (builder, "bf16", info->bf16);
+      add_string (builder, "bf16_form", form);
       add_string (builder, "kernels", kernels);
       add_bool (builder, "usable", kernels != NULL);
       add_string (builder, "reason", reason);
@@ -127,7 +138,7 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision)
       const NfDeviceInfo *info = devices->pdata[i];
       gboolean is_chosen = g_strcmp0 (info->id, chosen) == 0;
       g_autofree char *reason = NULL;
-      g_autofree char *kernels = find_kernels (info, &reason);
+      g_autofree char *kernels = find_kernels (info, &reason), *form = find_bf16_form (info);
       g_autofree char *name = g_utf8_substring (info->name, 0, MIN (width, g_utf8_strlen (info->name, -1)));
 
       any = any || is_chosen;
@@ -135,7 +146,7 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision)
               is_chosen ? '*' : ' ', info->id, name, width - (int)g_utf8_strlen (name, -1), "",
               info->is_gpu ? "GPU" : "CPU", info->compute_units, info->clock_mhz,
               (double)info->global_memory / (1 << 30), info->vector_width, info->fp16 ? "yes" : "no",
-              info->fp64 ? "yes" : "no", info->bf16 ? "yes" : "no", kernels ? kernels : "-");
+              info->fp64 ? "yes" : "no", form ? form : "-", kernels ? kernels : "-");
       print_cut (info->platform, info->driver);
       if (reason)
         printf ("       not usable: %s\n", reason);
@@ -170,9 +181,10 @@ nf_cmd_devices (int argc, char **argv)
   device = nf_device_open (command.device, &unfit);
   if (device)
     chosen = nf_device_get_info (device)->id;
+  const char *precision = device ? nf_device_get_precision (device) : NULL;
   if (json)
-    print_json (devices, chosen, device ? nf_device_get_precision (device) : NULL);
+    print_json (devices, chosen, precision);
   else if (devices->len)
-    print_table (devices, chosen, device ? nf_device_get_precision (device) : NULL);
+    print_table (devices, chosen, precision);
   return device ? 0 : nf_command_fail (&command, unfit);
 }

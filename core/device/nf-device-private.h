@@ -17,8 +17,16 @@ gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 /* TRUE if products are of bfloat16: NF_BF16 of the kernels. */
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
-/* TRUE if the CPU's instruction does these: NF_BF16_DOT. */
-gboolean nf_device_uses_bf16_dot (NfDevice *self);
+/* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), or its matrix unit (NF_BF16_AMX).
+ */
+typedef enum
+{
+  NF_BF16_FMA,
+  NF_BF16_DOT,
+  NF_BF16_AMX,
+} NfBf16;
+
+NfBf16 nf_device_get_bf16 (NfDevice *self);
 
 /* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
  * packed weights. */

@@ -1,5 +1,6 @@
 /* normflow: OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-device-private.h"
+#include "nf-amx.h"
 #include "nf-program-cache.h"
 
 #include <stdio.h>
@@ -19,6 +20,7 @@ struct _NfDevice
   gboolean gpu_kernels;
   guint vector_width;
   gboolean bf16; /* products of bfloat16 */
+  NfBf16 form;   /* of these */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -213,9 +215,9 @@ has_word (const char *list, const char *word)
   return g_strv_contains ((const char *const *)words, word);
 }
 
-/* The instruction sets of the first processor as Linux names them; "" where that is not known. */
+/* What Linux says of the first processor in the line that starts with NAME; "" where that is not known. */
 static char *
-get_cpu_flags (void)
+get_cpu_line (const char *name)
 {
   g_autofree char *text = NULL;
   if (!g_file_get_contents ("/proc/cpuinfo", &text, NULL, NULL))
@@ -223,13 +225,21 @@ get_cpu_flags (void)
 
   g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
   for (char **line = lines; *line; line++)
-    if (g_str_has_prefix (*line, "flags") || g_str_has_prefix (*line, "Features"))
+    if (g_str_has_prefix (*line, name))
       {
         const char *colon = strchr (*line, ':');
         if (colon)
           return g_strstrip (g_strdup (colon + 1));
       }
   return g_strdup ("");
+}
+
+/* Its instruction sets. */
+static char *
+get_cpu_flags (void)
+{
+  g_autofree char *flags = get_cpu_line ("flags");
+  return *flags ? g_steal_pointer (&flags) : get_cpu_line ("Features");
 }
 
 static gboolean
@@ -381,6 +391,7 @@ typedef struct
   Kernels kernels;
   guint vectors;     /* 0: the device decides */
   char precision[5]; /* "": not said */
+  char bf16[4];      /* likewise */
 } Form;
 
 static gboolean
@@ -426,6 +437,22 @@ parse_precision (const char *value, const char *where, char *precision, GError *
   return TRUE;
 }
 
+static const char *const bf16_names[]
+    = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", NULL };
+
+static gboolean
+parse_bf16 (const char *value, const char *where, char *bf16, GError **error)
+{
+  if (!g_strv_contains (bf16_names, value))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: products of bfloat16 by \"%s\": only by amx, dot and fma", where, value);
+      return FALSE;
+    }
+  strcpy (bf16, value);
+  return TRUE;
+}
+
 /* One KEY=VALUE after the device's name; each at most once. */
 static gboolean
 parse_form (const char *part, const char *spec, const char *where, Form *form, GError **error)
@@ -436,10 +463,12 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_vectors (part + strlen ("vectors="), where, &form->vectors, error);
   if (g_str_has_prefix (part, "precision=") && !*form->precision)
     return parse_precision (part + strlen ("precision="), where, form->precision, error);
+  if (g_str_has_prefix (part, "bf16=") && !*form->bf16)
+    return parse_bf16 (part + strlen ("bf16="), where, form->bf16, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, and ,precision=f32, bf16 or auto, each once",
+      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, and ,bf16=amx, dot or fma, each once",
       where, part, spec);
   return FALSE;
 }
@@ -511,6 +540,8 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
         form->vectors = theirs.vectors;
       if (!*form->precision)
         strcpy (form->precision, theirs.precision);
+      if (!*form->bf16)
+        strcpy (form->bf16, theirs.bf16);
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
@@ -520,6 +551,10 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   environment = g_getenv ("NORMFLOW_PRECISION");
   if (!*form->precision && environment && *environment
       && !parse_precision (environment, "NORMFLOW_PRECISION", form->precision, error))
+    return FALSE;
+  environment = g_getenv ("NORMFLOW_BF16");
+  if (!*form->bf16 && environment && *environment
+      && !parse_bf16 (environment, "NORMFLOW_BF16", form->bf16, error))
     return FALSE;
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
@@ -634,6 +669,69 @@ get_identity (const Candidate *candidate)
                     candidate->info->name, vendor, version, flags, NULL);
 }
 
+/* The compiled kernels of SELF in a form. */
+static NfProgramCache *
+new_programs (NfDevice *self, const char *identity, gboolean bf16, NfBf16 form)
+{
+  static const char *const defines[]
+      = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_AMX] = " -DNF_BF16_AMX=1" };
+  g_autofree char *all
+      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
+                         bf16 ? " -DNF_BF16=1" : "", bf16 ? defines[form] : "");
+  return nf_program_cache_new (self->context, self->id, identity, all);
+}
+
+/* Decides what multiplies bfloat16: what WANTED names, or, if that is "", the fastest. Instructions are for
+ * vectors of sixteen floats and for CPU kernels only. */
+static gboolean
+choose_form (NfDevice *self, const char *wanted, const char *identity, GError **error)
+{
+  const NfDeviceInfo *info = self->info;
+  g_autofree char *flags = get_cpu_flags (), *fault = NULL;
+
+  self->form = NF_BF16_FMA;
+  if (self->gpu_kernels || info->is_gpu || strcmp (wanted, "fma") == 0)
+    return TRUE;
+  if (self->vector_width != 16)
+    fault = g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
+  else if (strcmp (wanted, "dot") == 0)
+    fault = info->bf16 ? NULL : g_strdup ("the CPU has no AVX512_BF16");
+  else
+    {
+      self->programs = new_programs (self, identity, TRUE, NF_BF16_AMX);
+      fault = nf_amx_find_fault (info, flags, self->programs, self->context, self->id);
+      if (!fault)
+        {
+          self->form = NF_BF16_AMX;
+          return TRUE;
+        }
+      g_clear_pointer (&self->programs, nf_program_cache_free);
+      g_debug ("device %s: no products by AMX: %s", info->id, fault);
+    }
+  if (*wanted && fault)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                   "%s %s does no products of bfloat16 by %s: %s; leave bf16= out, or unset NORMFLOW_BF16",
+                   info->id, info->name, wanted, fault);
+      return FALSE;
+    }
+  if (*wanted || (self->vector_width == 16 && info->bf16))
+    self->form = NF_BF16_DOT;
+  return TRUE;
+}
+
+/* Products of bfloat16 are faster than those of floats. By kinds of processors and not by measuring, since
+ * what is decided here changes results: on AMD's cores vdpbf16ps does twice the work of a multiply-add of
+ * floats in its time, on Intel's half of it. */
+static gboolean
+favours_bf16 (NfDevice *self)
+{
+  g_autofree char *maker = get_cpu_line ("vendor_id");
+  if (self->info->is_gpu)
+    return self->info->bf16;
+  return self->form == NF_BF16_AMX || (self->form == NF_BF16_DOT && strcmp (maker, "AuthenticAMD") == 0);
+}
+
 NfDevice *
 nf_device_open (const char *spec, GError **error)
 {
@@ -658,7 +756,7 @@ nf_device_open (const char *spec, GError **error)
       return NULL;
     }
 
-  NfDevice *self = g_object_new (NF_TYPE_DEVICE, NULL);
+  g_autoptr (NfDevice) self = g_object_new (NF_TYPE_DEVICE, NULL);
   g_autofree char *identity = get_identity (candidate);
   self->info = g_steal_pointer (&candidate->info);
   self->id = candidate->id;
@@ -669,15 +767,19 @@ nf_device_open (const char *spec, GError **error)
                        : self->info->is_gpu || native >= 16 ? 16
                        : native >= 8                        ? 8
                                                             : 4;
-  self->bf16
-      = strcmp (form.precision, "bf16") == 0 || (strcmp (form.precision, "auto") == 0 && self->info->bf16);
-  g_autofree char *defines = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
-                                              self->gpu_kernels ? 1 : 0, self->bf16 ? " -DNF_BF16=1" : "",
-                                              nf_device_uses_bf16_dot (self) ? " -DNF_BF16_DOT=1" : "");
-  self->programs = nf_program_cache_new (context, self->id, identity, defines);
-  g_debug ("device %s %s, %s kernels, vectors of %u, products of %s", self->info->id, self->info->name,
-           nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self));
-  return self;
+  const gboolean automatic = strcmp (form.precision, "auto") == 0;
+  if (automatic || strcmp (form.precision, "bf16") == 0)
+    {
+      if (!choose_form (self, form.bf16, identity, error))
+        return NULL;
+      self->bf16 = !automatic || favours_bf16 (self);
+    }
+  if (!self->programs)
+    self->programs = new_programs (self, identity, self->bf16, self->form);
+  g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
+           nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self),
+           self->bf16 ? " by " : "", self->bf16 ? bf16_names[self->form] : "");
+  return g_steal_pointer (&self);
 }
 
 const NfDeviceInfo *
@@ -699,6 +801,13 @@ nf_device_get_precision (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
   return self->bf16 ? "bf16" : "f32";
+}
+
+const char *
+nf_device_get_bf16_form (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->bf16 ? bf16_names[self->form] : NULL;
 }
 
 double
@@ -742,11 +851,10 @@ nf_device_uses_bf16 (NfDevice *self)
   return self->bf16;
 }
 
-gboolean
-nf_device_uses_bf16_dot (NfDevice *self)
+NfBf16
+nf_device_get_bf16 (NfDevice *self)
 {
-  /* the instruction is one on sixteen floats; without it the same sums are made by fma() */
-  return self->bf16 && !self->info->is_gpu && self->info->bf16 && self->vector_width == 16;
+  return self->form;
 }
 
 guint

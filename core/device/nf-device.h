@@ -76,12 +76,17 @@ GPtrArray *nf_device_list (GError **error);
  * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides. A
  * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are. A
  * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
- * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where the device has instructions
- * for it (@bf16 of #NfDeviceInfo). Without it the environment variable `NORMFLOW_PRECISION` is heard.
+ * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where that is the faster one: with
+ * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
+ * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot` or `fma`, else the
+ * environment variable `NORMFLOW_BF16`, says what CPU kernels multiply bfloat16 by, see
+ * nf_device_get_bf16_form(); without it the fastest is taken. What it is decides bits of results, so decode
+ * as you encoded.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
- * what there is and what to install), %NF_ERROR_ARGUMENT (malformed @spec).
+ * what there is and what to install; or `bf16` asks for what the device cannot do: why not),
+ * %NF_ERROR_ARGUMENT (malformed @spec).
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 
@@ -93,6 +98,16 @@ const char *nf_device_get_kernels (NfDevice *self);
 
 /** nf_device_get_precision: Returns: of matrix products, "f32" or "bf16". */
 const char *nf_device_get_precision (NfDevice *self);
+
+/**
+ * nf_device_get_bf16_form:
+ * @self: the device
+ *
+ * Returns: (nullable): what multiplies bfloat16, decided when the device was opened: "amx" (the matrix unit
+ * of a CPU, through PoCL), where that does not work "dot" (AVX512_BF16's `vdpbf16ps`), else "fma" (as
+ * floats). NULL if products are in f32.
+ */
+const char *nf_device_get_bf16_form (NfDevice *self);
 
 /** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
 double nf_device_get_build_seconds (NfDevice *self);

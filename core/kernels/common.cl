@@ -1,7 +1,7 @@
 /* normflow: what every kernel file starts with. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and -DNF_BF16_DOT=1 if the CPU
- * has the instruction for them.
+ * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and, if a CPU's instructions
+ * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit).
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -23,10 +23,12 @@ typedef NF_CAT (uint, VW) uintv;
 #define nf_as_intv NF_CAT (as_int, VW)
 #define nf_as_uintv NF_CAT (as_uint, VW)
 
-/* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16. Packed matrices lie in panels of so many rows or
- * columns, see pack.cl. */
+/* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16, or four tiles of its matrix unit. Packed matrices lie in
+ * panels of so many rows or columns, see pack.cl. */
 #define NR (2 * VW)
-#if VW == 16
+#if NF_BF16_AMX
+#define MR 32
+#elif VW == 16
 #define MR 12
 #else
 #define MR 6
@@ -106,6 +108,13 @@ typedef uintv nf_elementv;
 #else
 typedef float nf_element;
 typedef floatv nf_elementv;
+#endif
+
+/* What products read has so many elements of k or a multiple of it, zeros at the end. */
+#if NF_BF16_AMX
+#define NF_DEPTH 16
+#else
+#define NF_DEPTH 1
 #endif
 
 /* The upper half of a float, rounded to nearest, ties to even. */

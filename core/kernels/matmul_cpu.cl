@@ -9,7 +9,9 @@
  *        └────┘                   Each element of C is one chain of fma() over k, whatever M is: results do not depend on the batch.
  *   ┌───┐┌────┐
  * MR│ A ││ C  │
- *   └───┘└────┘ */
+ *   └───┘└────┘
+ *
+ * With AMX matmul_amx.cl has the tiles instead. */
 
 #define NF_BIAS 1
 #define NF_GELU 2
@@ -68,6 +70,12 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
 
+/* Rows m .. end-1 of the panel b, whose first column is n0. */
+static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
+
+#define NF_MOST_TILES 8 /* of rows, for a work-item */
+
+#if !NF_BF16_AMX
 /* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
 #if !NF_BF16
 #define NF_ADD(acc, a, b) acc = fma (a, b, acc)
@@ -132,7 +140,45 @@ NF_ROW_TILE (12)
 #define nf_tile_max nf_tile_6
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+static void
+nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0)
+{
+  if (t->flags & NF_PANELS)
+    {
+      for (; m < end; m += MR)
+        nf_tile_panel (t, b, m, n0);
+      return;
+    }
+  for (; m + MR <= end; m += MR)
+    nf_tile_max (t, b, m, n0);
+#if MR > 6
+  if (m + 8 <= end)
+    {
+      nf_tile_8 (t, b, m, n0);
+      m += 8;
+    }
+#endif
+  if (m + 6 <= end)
+    {
+      nf_tile_6 (t, b, m, n0);
+      m += 6;
+    }
+  if (m + 3 <= end)
+    {
+      nf_tile_3 (t, b, m, n0);
+      m += 3;
+    }
+  if (m + 2 <= end)
+    {
+      nf_tile_2 (t, b, m, n0);
+      m += 2;
+    }
+  if (m < end)
+    nf_tile_1 (t, b, m, n0);
+}
+#endif
+
+/* Global size (panels of N, groups of `tiles` row tiles, at most NF_MOST_TILES). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
@@ -142,38 +188,6 @@ nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_
   const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
                        .M = M, .N = N, .K = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
   __global const nf_element *b = t.B + (size_t)panel * K * NR;
-  int m = get_global_id (1) * tiles * MR;
-  const int end = min (M, m + tiles * MR), n0 = panel * NR;
-  if (flags & NF_PANELS)
-    {
-      for (; m < end; m += MR)
-        nf_tile_panel (&t, b, m, n0);
-      return;
-    }
-  for (; m + MR <= end; m += MR)
-    nf_tile_max (&t, b, m, n0);
-#if MR > 6
-  if (m + 8 <= end)
-    {
-      nf_tile_8 (&t, b, m, n0);
-      m += 8;
-    }
-#endif
-  if (m + 6 <= end)
-    {
-      nf_tile_6 (&t, b, m, n0);
-      m += 6;
-    }
-  if (m + 3 <= end)
-    {
-      nf_tile_3 (&t, b, m, n0);
-      m += 3;
-    }
-  if (m + 2 <= end)
-    {
-      nf_tile_2 (&t, b, m, n0);
-      m += 2;
-    }
-  if (m < end)
-    nf_tile_1 (&t, b, m, n0);
+  const int m = get_global_id (1) * tiles * MR;
+  nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);
 }

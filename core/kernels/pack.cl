@@ -4,7 +4,8 @@
  *   P[c / width][r][c % width] = X[r, c]
  * Columns past the last one are zero. X is W (rows ld apart), or Wᵀ if transposed: W (N, K) as in a state_dict, (out features, in features), is
  * packed transposed for y = x Wᵀ and as it is for dx = dy W.
- * With bfloat16 a row of a panel holds two rows of X, the first in the lower halves of its words; a row that is missing at the end is zero. */
+ * With bfloat16 a row of a panel holds two rows of X, the first in the lower halves of its words; a row that is missing at the end is zero, and so
+ * are the rows of a panel up to a multiple of NF_DEPTH. */
 
 #define NF_PACK_ROWS 64 /* of a work-item */
 
@@ -24,10 +25,11 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
          int transposed)
 {
   const int first = get_global_id (0) * NF_PACK_ROWS, count = min (NF_PACK_ROWS, rows - first);
+  const int length = ((rows + NF_STEP - 1) / NF_STEP + NF_DEPTH - 1) / NF_DEPTH * NF_DEPTH; /* of a panel */
   const int column = get_global_id (1) * width, inside = min (width, columns - column);
   const size_t down = transposed ? 1 : ld, across = transposed ? ld : 1;
   const size_t step = NF_STEP * down;
-  __global nf_element *p = P + P_at + ((size_t)get_global_id (1) * ((rows + NF_STEP - 1) / NF_STEP) + first / NF_STEP) * width;
+  __global nf_element *p = P + P_at + ((size_t)get_global_id (1) * length + first / NF_STEP) * width;
   int r = 0;
   W += W_at + first * down + column * across;
   if (!transposed && inside == width)
@@ -46,10 +48,13 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
         const size_t at = i * across;
         p[i] = i >= inside ? 0 : NF_ELEMENT (W[at], r + 1 < count ? W[at + down] : 0.0f);
       }
+  for (int at = (first + r) / NF_STEP; first + count == rows && at < length; at++, p += width)
+    for (int i = 0; i < width; i++)
+      p[i] = 0;
 }
 
 #if NF_BF16
-/* Rows of x (M, K), ldx apart, as words of two values, ldy words apart; an odd row ends with a zero. Global size (M). */
+/* Rows of x (M, K), ldx apart, as words of two values, ldy words apart; zeros up to a multiple of NF_DEPTH words. Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
@@ -66,5 +71,48 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
     }
   for (; i < K; i += 2)
     y[i / 2] = nf_pair (x[i], i + 1 < K ? x[i + 1] : 0.0f);
+  for (i = (K + 1) / 2; i % NF_DEPTH; i++)
+    y[i] = 0;
+}
+#endif
+
+#if NF_BF16_AMX
+#define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
+
+/* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c]; zeros up to a
+ * multiple of NF_DEPTH words. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
+ * bits of (row, column) by one. Global size (rows of X / (2 NF_DEPTH), columns / (NF_LEFT_BLOCKS · 16)). */
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
+{
+  const int first = get_global_id (0) * 2 * NF_DEPTH, count = min (2 * NF_DEPTH, rows - first);
+  const int column = get_global_id (1) * NF_LEFT_BLOCKS * VW, end = min (columns, column + NF_LEFT_BLOCKS * VW);
+  X += X_at + (size_t)first * ldx;
+  Y += get_global_id (0) * NF_DEPTH;
+  for (int c = column; c < end; c += VW)
+    {
+      const int inside = end - c;
+      uintv a[16], b[16];
+      for (int i = 0; i < 16; i++)
+        {
+          __global const float *x = X + (size_t)2 * i * ldx + c;
+          const floatv even = 2 * i < count ? nf_load_head (x, inside) : (floatv)(0.0f);
+          const floatv odd = 2 * i + 1 < count ? nf_load_head (x + ldx, inside) : (floatv)(0.0f);
+          a[i] = nf_pairv (even, odd);
+        }
+#define NF_INTERLEAVE(from, to)                                                                                        \
+  _Pragma ("unroll") for (int i = 0; i < 8; i++)                                                                       \
+  {                                                                                                                    \
+    to[2 * i] = __builtin_shufflevector (from[i], from[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); \
+    to[2 * i + 1]                                                                                                      \
+        = __builtin_shufflevector (from[i], from[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); \
+  }
+      NF_INTERLEAVE (a, b)
+      NF_INTERLEAVE (b, a)
+      NF_INTERLEAVE (a, b)
+      NF_INTERLEAVE (b, a)
+      for (int i = 0; i < min (VW, inside); i++)
+        vstore16 (a[i], 0, Y + (size_t)(c + i) * ldy);
+    }
 }
 #endif

@@ -17,7 +17,8 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
-  KERNEL_HALVE, /* exists with bfloat16 only */
+  KERNEL_HALVE,     /* exists with bfloat16 only */
+  KERNEL_PACK_LEFT, /* and AMX */
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
@@ -51,6 +52,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_GATE_BACKWARD] = "nf_gate_backward",
   [KERNEL_PACK] = "nf_pack",
   [KERNEL_HALVE] = "nf_halve",
+  [KERNEL_PACK_LEFT] = "nf_pack_left",
   [KERNEL_AFFINE] = "nf_affine",
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
@@ -81,7 +83,9 @@ struct _NfOps
   guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl */
   guint head_dim;
-  gboolean bf16;    /* elements of products are pairs of bfloat16, else floats */
+  guint depth; /* NF_DEPTH of common.cl */
+  gboolean bf16,
+      amx; /* elements of products are pairs of bfloat16, else floats; the matrix unit multiplies them */
   NfBuffer *panels; /* operands of a product in its elements: of nf_ops_matmul_tn(), rows of bfloat16 */
   GError *failure;
   GArray *events;    /* of Noted, only while there is a profile */
@@ -264,20 +268,22 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->gpu = nf_device_uses_gpu_kernels (device);
   ops->vector_width = nf_device_get_vector_width (device);
   ops->panel = 2 * ops->vector_width;
-  ops->row_tile = ops->vector_width == 16 ? 12 : 6;
+  ops->bf16 = nf_device_uses_bf16 (device);
+  ops->amx = ops->bf16 && nf_device_get_bf16 (device) == NF_BF16_AMX;
+  ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
+  ops->depth = ops->amx ? 16 : 1;
   ops->query_tile = divide_up (head_dim, ops->vector_width) <= 4 ? 6 : 3;
   ops->head_dim = head_dim;
-  ops->bf16 = nf_device_uses_bf16 (device);
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
   g_autofree char *head = g_strdup_printf ("-DDH=%u", head_dim),
                   *token = g_strdup_printf ("-DD_MAX=%u", divide_up (features, 64) * 64);
   const struct
   {
-    const char *files[6], *options;
+    const char *files[8], *options;
   } parts[] = {
     { { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
-        "gate.cl", "optimizer.cl" },
+        "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
         ops->gpu ? "attention_gpu.cl" : NULL },
@@ -296,7 +302,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     return NULL;
   for (guint i = 0; i < N_KERNELS; i++)
     {
-      if (i == KERNEL_HALVE && !ops->bf16)
+      if ((i == KERNEL_HALVE && !ops->bf16) || (i == KERNEL_PACK_LEFT && !ops->amx))
         continue;
       cl_int status = CL_INVALID_KERNEL_NAME;
       for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
@@ -508,7 +514,7 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 static guint
 count_elements (NfOps *ops, guint K)
 {
-  return ops->bf16 ? divide_up (K, 2) : K;
+  return divide_up (ops->bf16 ? divide_up (K, 2) : K, ops->depth) * ops->depth;
 }
 
 gsize
@@ -548,12 +554,16 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
   pack (ops, W, K, packed, transposed ? K : N, transposed ? N : K, ops->panel, transposed);
 }
 
+#define MOST_TILES 8         /* NF_MOST_TILES of matmul_cpu.cl */
+#define MOST_LEFT (1u << 17) /* elements of A that stay in the second-level cache while a panel is read */
+
 /* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
 static guint
-choose_tiles (NfOps *ops, guint row_tiles, guint panels)
+choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 {
   const guint units = MAX (nf_device_get_info (ops->device)->compute_units, 1);
-  return CLAMP (row_tiles * panels / (8 * units), 1, 8);
+  const guint most = ops->amx ? CLAMP (MOST_LEFT / (ops->row_tile * K), 1, MOST_TILES) : MOST_TILES;
+  return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
 
 /* As nf_ops_matmul(); A, lda and K count elements. */
@@ -562,7 +572,7 @@ multiply (NfOps *ops, const NfMatmul *t)
 {
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
-  const guint tiles = choose_tiles (ops, row_tiles, panels);
+  const guint tiles = choose_tiles (ops, row_tiles, panels, t->K);
   const size_t cpu_global[3] = { panels, divide_up (row_tiles, tiles), 1 }, cpu_local[3] = { 1, 1, 1 };
   const size_t gpu_global[3] = { (size_t)panels * ops->panel, (size_t)divide_up (t->M, 64) * 8, 1 },
                gpu_local[3] = { ops->panel, 8, 1 };
@@ -577,7 +587,15 @@ multiply (NfOps *ops, const NfMatmul *t)
   *ops->detail = '\0';
 }
 
-#define ROW_GAP 16 /* words between rows: rows a power of two apart would fight for the same cache lines */
+/* From one row of so many words to the next: rows a power of two apart would fight for the same cache lines.
+ */
+#define ROW_GAP 16
+
+static guint
+get_row_step (guint words)
+{
+  return divide_up (words, 2 * ROW_GAP) * 2 * ROW_GAP + ROW_GAP;
+}
 
 void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
@@ -589,7 +607,7 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     }
   NfMatmul product = *t;
   product.K = count_elements (ops, t->K);
-  product.lda = divide_up (product.K, 2 * ROW_GAP) * 2 * ROW_GAP + ROW_GAP;
+  product.lda = get_row_step (product.K);
   if (!need_panels (ops, (gsize)t->M * product.lda))
     return;
   product.A = nf_view (ops->panels, 0);
@@ -598,26 +616,35 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
   multiply (ops, &product);
 }
 
+#define LEFT_ROWS 32    /* 2 NF_DEPTH of pack.cl: of X, for a work-item */
+#define LEFT_COLUMNS 64 /* 16 NF_LEFT_BLOCKS, likewise */
+
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
-  const gsize elements = count_elements (ops, M),
-              left = elements * divide_up (N, ops->row_tile) * ops->row_tile,
-              right = elements * divide_up (K, ops->panel) * ops->panel;
+  const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (elements) : 0;
+  const gsize left
+      = ops->amx ? (gsize)N * step : (gsize)elements * divide_up (N, ops->row_tile) * ops->row_tile,
+      right = (gsize)elements * divide_up (K, ops->panel) * ops->panel;
 
   if (!need_panels (ops, left + right))
     return;
-  pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
+  if (ops->amx)
+    LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, LEFT_ROWS), divide_up (N, LEFT_COLUMNS), VIEW (A),
+                  INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N));
+  else
+    pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
   pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
   const NfMatmul product = {
     .A = nf_view (ops->panels, 0),
+    .lda = step,
     .B = nf_view (ops->panels, left),
     .C = C,
     .ldc = K,
     .M = N,
     .N = K,
     .K = elements,
-    .flags = NF_MATMUL_PANELS | NF_MATMUL_ACCUMULATE,
+    .flags = NF_MATMUL_ACCUMULATE | (ops->amx ? 0 : NF_MATMUL_PANELS),
   };
   multiply (ops, &product);
 }

@@ -1,0 +1,94 @@
+/* The matrix unit of a CPU, AMX. SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Eight tiles of up to 16 rows of 16 words, used as
+ *
+ *              b0 b1     b 6, 7: 16 rows of a panel (see pack.cl) by 16 of its columns, words of two consecutive k
+ *          a0  c0 c1     a 4, 5: rows of A, 16 words of k
+ *          a1  c2 c3     c 0 … 3: floats; c += a · b
+ *
+ * An instruction adds, to an element of c, the sum of the 16 products of lower halves plus that of the upper ones; each sum starts from zero and
+ * takes its products in the order of k. So a result depends on neither the rows of a tile nor the other ones.
+ * Tiles are a thread's state: a work-group configures them before and releases them after its use. The compiler knows nothing of them. */
+
+#define NF_TILE_ROWS 16
+
+/* Rows of a0, c0, c1 and of a1, c2, c3; all tiles become zero. */
+static inline void
+nf_amx_configure (int upper, int lower)
+{
+  struct
+  {
+    uchar palette, start, zero[14];
+    ushort row_bytes[16];
+    uchar rows[16];
+  } tiles __attribute__ ((aligned (64)));
+  ulong *words = (ulong *)&tiles;
+  for (int i = 0; i < 8; i++)
+    words[i] = 0;
+  tiles.palette = 1;
+  for (int i = 0; i < 8; i++)
+    {
+      tiles.row_bytes[i] = 4 * 16;
+      tiles.rows[i] = i >= 6 ? NF_TILE_ROWS : i == 2 || i == 3 || i == 5 ? max (lower, 1) : upper;
+    }
+  __asm__ volatile ("ldtilecfg (%0)" ::"r"(&tiles) : "memory");
+}
+
+static inline void
+nf_amx_release (void)
+{
+  __asm__ volatile ("tilerelease" ::: "memory");
+}
+
+static inline void
+nf_amx_zero (void)
+{
+  __asm__ volatile ("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::: "memory");
+}
+
+/* c += a · b. Rows of A are LDA bytes apart, the lower tile's begin at a1; rows of b 32 words. A streams past the first-level cache, so that b stays
+ * in it for the next rows. */
+static inline void
+nf_amx_multiply (__global const uint *a0, __global const uint *a1, ulong lda, __global const uint *b)
+{
+  __asm__ volatile ("tileloadd (%2,%4,1), %%tmm6\n\t"
+                    "tileloaddt1 (%0,%3,1), %%tmm4\n\t"
+                    "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
+                    "tileloadd 64(%2,%4,1), %%tmm7\n\t"
+                    "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+                    "tileloaddt1 (%1,%3,1), %%tmm5\n\t"
+                    "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\t"
+                    "tdpbf16ps %%tmm7, %%tmm5, %%tmm3" ::"r"(a0),
+                    "r"(a1), "r"(b), "r"(lda), "r"((ulong)128)
+                    : "memory");
+}
+/* The same of the upper rows alone. */
+static inline void
+nf_amx_multiply_upper (__global const uint *a0, ulong lda, __global const uint *b)
+{
+  __asm__ volatile ("tileloadd (%1,%3,1), %%tmm6\n\t"
+                    "tileloadd (%0,%2,1), %%tmm4\n\t"
+                    "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
+                    "tileloadd 64(%1,%3,1), %%tmm7\n\t"
+                    "tdpbf16ps %%tmm7, %%tmm4, %%tmm1" ::"r"(a0),
+                    "r"(b), "r"(lda), "r"((ulong)128)
+                    : "memory");
+}
+
+/* c to and from rows of 32 floats. */
+static inline void
+nf_amx_store (float *c, bool lower)
+{
+  __asm__ volatile ("tilestored %%tmm0, (%0,%1,1)\n\ttilestored %%tmm1, 64(%0,%1,1)" ::"r"(c), "r"((ulong)128) : "memory");
+  if (lower)
+    __asm__ volatile ("tilestored %%tmm2, 2048(%0,%1,1)\n\ttilestored %%tmm3, 2112(%0,%1,1)" ::"r"(c), "r"((ulong)128)
+                      : "memory");
+}
+static inline void
+nf_amx_load (const float *c, bool lower)
+{
+  __asm__ volatile ("tileloadd (%0,%1,1), %%tmm0\n\ttileloadd 64(%0,%1,1), %%tmm1" ::"r"(c), "r"((ulong)128) : "memory");
+  if (lower)
+    __asm__ volatile ("tileloadd 2048(%0,%1,1), %%tmm2\n\ttileloadd 2112(%0,%1,1), %%tmm3" ::"r"(c), "r"((ulong)128)
+                      : "memory");
+}
