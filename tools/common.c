@@ -72,7 +72,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
             "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
           { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
-            "Of matrix products: f32 (default), bf16, or auto: bf16 where the device has instructions for it",
+            "Of matrix products: f32 (default), bf16, or auto: the faster one, by the kind of device",
             "PRECISION" },
           { NULL } };
   g_auto (Decoding) decoding = { 0 };
