@@ -11,6 +11,7 @@
 
 #define MAX_ACTION 65535
 #define MAX_ENTRIES 256
+#define MAX_UNKNOWN 256 /* keys that are warned of */
 
 /* The meta */
 
@@ -178,7 +179,8 @@ held_free (gpointer data)
 void
 gst_flow_action_input_init (GstFlowActionInput *input)
 {
-  *input = (GstFlowActionInput){ .held = g_ptr_array_new_with_free_func (held_free) };
+  *input = (GstFlowActionInput){ .held = g_ptr_array_new_with_free_func (held_free),
+                                 .unknown = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL) };
   g_mutex_init (&input->lock);
 }
 
@@ -187,6 +189,7 @@ gst_flow_action_input_clear (GstFlowActionInput *input)
 {
   g_clear_pointer (&input->map, gst_flow_action_map_free);
   g_clear_pointer (&input->held, g_ptr_array_unref);
+  g_clear_pointer (&input->unknown, g_hash_table_unref);
   g_mutex_clear (&input->lock);
 }
 
@@ -197,6 +200,7 @@ gst_flow_action_input_set_map (GstFlowActionInput *input, GstFlowActionMap *map)
   g_clear_pointer (&input->map, gst_flow_action_map_free);
   input->map = map;
   g_ptr_array_set_size (input->held, 0);
+  g_hash_table_remove_all (input->unknown);
   input->has_pointer = FALSE;
   g_mutex_unlock (&input->lock);
 }
@@ -212,13 +216,10 @@ find_held (const GstFlowActionInput *input, const char *name)
 }
 
 static gboolean
-press (GstFlowActionInput *input, GstObject *object, const char *name, gboolean released)
+press (GstFlowActionInput *input, const char *name, gboolean released)
 {
   if (!map_has (input->map, name))
-    {
-      GST_DEBUG_OBJECT (object, "no action for %s", name);
-      return FALSE;
-    }
+    return FALSE;
   const gint at = find_held (input, name);
   /* A key that repeats by itself is pressed once. */
   if (at >= 0 && !((Held *)g_ptr_array_index (input->held, at))->released && !released)
@@ -243,16 +244,16 @@ release (GstFlowActionInput *input, const char *name)
 }
 
 static gboolean
-move (GstFlowActionInput *input, GstObject *object, double x, double y)
+move (GstFlowActionInput *input, double x, double y)
 {
   gboolean wanted = FALSE;
   if (input->has_pointer)
     {
       const double dx = x - input->pointer_x, dy = y - input->pointer_y;
       if (dx != 0)
-        wanted |= press (input, object, dx < 0 ? "MoveLeft" : "MoveRight", TRUE);
+        wanted |= press (input, dx < 0 ? "MoveLeft" : "MoveRight", TRUE);
       if (dy != 0)
-        wanted |= press (input, object, dy < 0 ? "MoveUp" : "MoveDown", TRUE);
+        wanted |= press (input, dy < 0 ? "MoveUp" : "MoveDown", TRUE);
     }
   input->has_pointer = TRUE;
   input->pointer_x = x;
@@ -261,7 +262,7 @@ move (GstFlowActionInput *input, GstObject *object, double x, double y)
 }
 
 static gboolean
-handle (GstFlowActionInput *input, GstObject *object, GstEvent *event)
+handle (GstFlowActionInput *input, GstEvent *event)
 {
   const char *key;
   double x, y, dx, dy;
@@ -269,7 +270,7 @@ handle (GstFlowActionInput *input, GstObject *object, GstEvent *event)
   switch (gst_navigation_event_get_type (event))
     {
     case GST_NAVIGATION_EVENT_KEY_PRESS:
-      return gst_navigation_event_parse_key_event (event, &key) && key && press (input, object, key, FALSE);
+      return gst_navigation_event_parse_key_event (event, &key) && key && press (input, key, FALSE);
     case GST_NAVIGATION_EVENT_KEY_RELEASE:
       return gst_navigation_event_parse_key_event (event, &key) && key && release (input, key);
     case GST_NAVIGATION_EVENT_MOUSE_BUTTON_PRESS:
@@ -279,28 +280,46 @@ handle (GstFlowActionInput *input, GstObject *object, GstEvent *event)
           return FALSE;
         g_autofree char *name = g_strdup_printf ("Button%d", button);
         return gst_navigation_event_get_type (event) == GST_NAVIGATION_EVENT_MOUSE_BUTTON_PRESS
-                   ? press (input, object, name, FALSE)
+                   ? press (input, name, FALSE)
                    : release (input, name);
       }
     case GST_NAVIGATION_EVENT_MOUSE_MOVE:
-      return gst_navigation_event_parse_mouse_move_event (event, &x, &y) && move (input, object, x, y);
+      return gst_navigation_event_parse_mouse_move_event (event, &x, &y) && move (input, x, y);
     case GST_NAVIGATION_EVENT_MOUSE_SCROLL:
       if (!gst_navigation_event_parse_mouse_scroll_event (event, &x, &y, &dx, &dy))
         return FALSE;
       if (dy != 0)
-        return press (input, object, dy > 0 ? "ScrollUp" : "ScrollDown", TRUE);
-      return dx != 0 && press (input, object, dx < 0 ? "ScrollLeft" : "ScrollRight", TRUE);
+        return press (input, dy > 0 ? "ScrollUp" : "ScrollDown", TRUE);
+      return dx != 0 && press (input, dx < 0 ? "ScrollLeft" : "ScrollRight", TRUE);
     default:
       return FALSE;
     }
 }
 
+/* The name of the key that EVENT presses, if the map has other keys but not this one, and nobody was told. */
+static const char *
+find_unknown (GstFlowActionInput *input, GstEvent *event)
+{
+  const char *key;
+  if (gst_navigation_event_get_type (event) != GST_NAVIGATION_EVENT_KEY_PRESS
+      || !gst_navigation_event_parse_key_event (event, &key) || !key || !input->map
+      || input->map->entries->len == 0 || map_has (input->map, key)
+      || g_hash_table_size (input->unknown) >= MAX_UNKNOWN)
+    return NULL;
+  return g_hash_table_add (input->unknown, g_strdup (key)) ? key : NULL;
+}
+
 gboolean
-gst_flow_action_input_event (GstFlowActionInput *input, GstObject *object, GstEvent *event)
+gst_flow_action_input_event (GstFlowActionInput *input, GstElement *element, GstEvent *event)
 {
   g_mutex_lock (&input->lock);
-  const gboolean wanted = handle (input, object, event);
+  const gboolean wanted = handle (input, event);
+  const char *unknown = find_unknown (input, event);
   g_mutex_unlock (&input->lock);
+  if (unknown)
+    GST_ELEMENT_WARNING (element, RESOURCE, SETTINGS,
+                         ("The key %s has no action; the property action-map says which have", unknown),
+                         (NULL));
   return wanted;
 }
 

@@ -48,6 +48,7 @@ typedef struct
   GPtrArray *held; /* of what is down, or was since the last reading; in the order of pressing */
   gboolean has_pointer;
   double pointer_x, pointer_y;
+  GHashTable *unknown; /* keys that were warned of */
 } GstFlowActionInput;
 
 void gst_flow_action_input_init (GstFlowActionInput *input);
@@ -56,9 +57,9 @@ void gst_flow_action_input_clear (GstFlowActionInput *input);
 /* MAP is taken; NULL is an empty one. Forgets what was down. */
 void gst_flow_action_input_set_map (GstFlowActionInput *input, GstFlowActionMap *map);
 
-/* A navigation event came. Keys that are not in the map are ignored, with a line in the debug log of OBJECT.
- * FALSE: nobody here wants it. */
-gboolean gst_flow_action_input_event (GstFlowActionInput *input, GstObject *object, GstEvent *event);
+/* A navigation event came. What is not in the map is ignored; of a key, unless the map is empty, with a
+ * warning in the name of ELEMENT the first time. FALSE: nobody here wants it. */
+gboolean gst_flow_action_input_event (GstFlowActionInput *input, GstElement *element, GstEvent *event);
 
 /* The action of this moment, -1 if no key of the map is down. A key counts at least once, even if it was
  * already released. */

@@ -48,6 +48,12 @@ gst_flow_prior_install_properties (GObjectClass *class)
                            "Which keys are which actions, such as Up=1,Down=2,w+a=5; keys come as navigation "
                            "events from a video sink",
                            NULL, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
+      g_param_spec_uint ("key-int-max", "Most frames between keys",
+                         "With a model of videos: most frames from one drawn key frame to the next, each of "
+                         "which begins a world of its own that a receiver can join; 0 is only when asked for",
+                         0, G_MAXUINT, 0, flags | GST_PARAM_MUTABLE_PLAYING));
 }
 
 static void
@@ -89,6 +95,9 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
     case GST_FLOW_PRIOR_PROP_ACTION:
       prior->action = g_value_get_int (value);
       break;
+    case GST_FLOW_PRIOR_PROP_KEY_INT_MAX:
+      prior->key_int_max = g_value_get_uint (value);
+      break;
     default:
       done = FALSE;
     }
@@ -111,6 +120,9 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
       break;
     case GST_FLOW_PRIOR_PROP_ACTION:
       g_value_set_int (value, prior->action);
+      break;
+    case GST_FLOW_PRIOR_PROP_KEY_INT_MAX:
+      g_value_set_uint (value, prior->key_int_max);
       break;
     case GST_FLOW_PRIOR_PROP_ACTION_MAP:
       g_value_set_string (value, prior->action_map);
@@ -203,6 +215,11 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
   fill (prior, number, map.data);
   if (info->frames)
     {
+      GST_OBJECT_LOCK (prior->element);
+      const guint key_int_max = prior->key_int_max;
+      GST_OBJECT_UNLOCK (prior->element);
+      if ((key_int_max > 0 && prior->index >= key_int_max) || prior->index == G_MAXUINT32)
+        prior->index = 0;
       gst_flow_action_to_vector (prior->element, prior->index > 0 ? prior->last_action : -1, prior->vector,
                                  info->actions, &prior->warned);
       gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index, TRUE);

@@ -12,7 +12,7 @@ G_BEGIN_DECLS
  *
  * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
  * frame and its number since the last key frame. A member of an element's own structure, with the properties
- * `seed`, `temperature`, `action` and `action-map`.
+ * `seed`, `temperature`, `action`, `action-map` and `key-int-max`.
  */
 typedef struct
 {
@@ -23,6 +23,7 @@ typedef struct
   gint64 wanted_seed; /* -1: a random one */
   gint64 seed;        /* in use, -1 if not started */
   double temperature;
+  guint key_int_max;
   gint action;
   char *action_map;
 
@@ -40,6 +41,7 @@ enum
   GST_FLOW_PRIOR_PROP_TEMPERATURE,
   GST_FLOW_PRIOR_PROP_ACTION,
   GST_FLOW_PRIOR_PROP_ACTION_MAP,
+  GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
   GST_FLOW_PRIOR_PROP_LAST,
 };
 

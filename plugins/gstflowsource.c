@@ -1,5 +1,6 @@
 /* normflow: GStreamer plugin, flowsample as a source. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gstflowsource.h"
+#include "gstflowlive.h"
 #include "gstflowprior.h"
 
 #include <gst/video/video-event.h>
@@ -20,6 +21,7 @@ struct _GstFlowSource
 
   /* under the object lock */
   gboolean has_info;
+  GstFlowLive live;
 
   /* of the streaming thread */
   guint64 frame_index;    /* of the stream, which latents depend on */
@@ -240,7 +242,7 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
-    return gst_flow_action_input_event (&self->prior.input, GST_OBJECT (self), event);
+    return gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
   if (gst_video_event_is_force_key_unit (event))
     {
       g_atomic_int_set (&self->restart, TRUE);
@@ -249,11 +251,35 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
   return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->event (src, event);
 }
 
+static gboolean
+gst_flow_source_unlock (GstBaseSrc *src)
+{
+  gst_flow_live_set_unlocked (&GST_FLOW_SOURCE (src)->live, GST_ELEMENT (src), TRUE);
+  return TRUE;
+}
+
+static gboolean
+gst_flow_source_unlock_stop (GstBaseSrc *src)
+{
+  gst_flow_live_set_unlocked (&GST_FLOW_SOURCE (src)->live, GST_ELEMENT (src), FALSE);
+  return TRUE;
+}
+
+/* Waits until a live frame's time has come. */
+static GstFlowReturn
+wait_for (GstFlowSource *self, GstClockTime pts)
+{
+  GstBaseSrc *src = GST_BASE_SRC (self);
+  if (!gst_base_src_is_live (src))
+    return GST_FLOW_OK;
+  return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
+                             gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
+}
+
 static GstFlowReturn
 gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
-  const gint64 start = g_get_monotonic_time ();
   const GstFlowLatentInfo *info = &self->prior.info;
   const guint64 n = self->frame_index, since = n - self->base_index;
   GstClockTime latency;
@@ -266,6 +292,11 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   const GstClockTime pts
       = self->base_time
         + (info->fps_n ? gst_util_uint64_scale (since, info->fps_d * GST_SECOND, info->fps_n) : 0);
+  /* its action is the one of that moment */
+  const GstFlowReturn result = wait_for (self, pts);
+  if (result != GST_FLOW_OK)
+    return result;
+  const gint64 start = g_get_monotonic_time ();
   gst_flow_prior_sync (&self->prior, pts);
   if (g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE))
     self->prior.index = 0;
@@ -355,6 +386,8 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_source_is_seekable);
   src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_source_do_seek);
   src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_source_get_times);
+  src_class->unlock = GST_DEBUG_FUNCPTR (gst_flow_source_unlock);
+  src_class->unlock_stop = GST_DEBUG_FUNCPTR (gst_flow_source_unlock_stop);
   src_class->event = GST_DEBUG_FUNCPTR (gst_flow_source_event);
   src_class->query = GST_DEBUG_FUNCPTR (gst_flow_source_query);
   GST_PUSH_SRC_CLASS (class)->create = GST_DEBUG_FUNCPTR (gst_flow_source_create);

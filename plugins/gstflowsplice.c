@@ -1,5 +1,6 @@
 /* normflow: GStreamer plugin, flowsample behind real latents. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gstflowsplice.h"
+#include "gstflowlive.h"
 #include "gstflowprior.h"
 
 #include <gst/video/video-event.h>
@@ -26,6 +27,7 @@ struct _GstFlowSplice
   guint64 after;
   gint64 horizon;
   gboolean is_live;
+  GstFlowLive live;
   GstCaps *caps; /* of the latents that come */
 
   /* of the streaming thread */
@@ -133,6 +135,11 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
           return FALSE;
         }
       break;
+    case GST_EVENT_FLUSH_START:
+    case GST_EVENT_FLUSH_STOP:
+      gst_flow_live_set_unlocked (&self->live, GST_ELEMENT (self),
+                                  GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_START);
+      break;
     case GST_EVENT_SEGMENT:
       gst_event_parse_segment (event, &segment);
       if (segment->format == GST_FORMAT_TIME)
@@ -142,6 +149,18 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
       break;
     }
   return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->sink_event (aggregator, pad, event);
+}
+
+/* Once the input is at its end nothing but the clock says when the next frame is due. */
+static GstFlowReturn
+wait_for (GstFlowSplice *self, GstClockTime pts)
+{
+  const GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+  const GstClockTime latency = gst_aggregator_get_latency (GST_AGGREGATOR (self));
+  if (!GST_CLOCK_TIME_IS_VALID (latency) || !GST_CLOCK_TIME_IS_VALID (pts)) /* it is not live */
+    return GST_FLOW_OK;
+  return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
+                             gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts));
 }
 
 static GstAggregatorPad *
@@ -162,7 +181,7 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
     {
       /* The real world may want them as well. */
       g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
-      gboolean wanted = gst_flow_action_input_event (&self->prior.input, GST_OBJECT (self), event);
+      gboolean wanted = gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
       if (pad)
         wanted |= gst_pad_push_event (GST_PAD (pad), event);
       else
@@ -234,10 +253,9 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
 
 /* A drawn one, at the time of the real one that it replaces, if there is one. */
 static GstFlowReturn
-predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon)
+predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ended)
 {
   const GstFlowLatentInfo *info = &self->prior.info;
-  const gint64 start = g_get_monotonic_time ();
   const GstClockTime pts
       = replaced && GST_BUFFER_PTS_IS_VALID (replaced) ? GST_BUFFER_PTS (replaced) : self->next_pts;
   GstClockTime latency;
@@ -245,6 +263,10 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon)
   gst_clear_buffer (&replaced);
   if (horizon >= 0 && self->predicted >= (guint64)horizon)
     return GST_FLOW_EOS;
+  const GstFlowReturn result = ended ? wait_for (self, pts) : GST_FLOW_OK;
+  if (result != GST_FLOW_OK)
+    return result;
+  const gint64 start = g_get_monotonic_time ();
   gst_flow_prior_sync (&self->prior, pts);
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->predicted++);
   if (!buffer)
@@ -304,12 +326,15 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
     self->prior.index = 0;
   if (!buffer && !ended && !timeout)
     return GST_AGGREGATOR_FLOW_NEED_DATA;
-  return predict (self, buffer, horizon);
+  return predict (self, buffer, horizon, ended && !buffer);
 }
 
 static GstStateChangeReturn
 gst_flow_splice_change_state (GstElement *element, GstStateChange transition)
 {
+  if (transition == GST_STATE_CHANGE_READY_TO_PAUSED || transition == GST_STATE_CHANGE_PAUSED_TO_READY)
+    gst_flow_live_set_unlocked (&GST_FLOW_SPLICE (element)->live, element,
+                                transition == GST_STATE_CHANGE_PAUSED_TO_READY);
   return gst_flow_engine_change_state (&GST_FLOW_SPLICE (element)->engine,
                                        GST_ELEMENT_CLASS (gst_flow_splice_parent_class), transition);
 }

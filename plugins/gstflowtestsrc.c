@@ -30,6 +30,7 @@
 #include "gstflowaction.h"
 #include "gstflowengine.h"
 #include "gstflowlatent.h"
+#include "gstflowlive.h"
 #include "gstflowworld.h"
 
 #define GST_CAT_DEFAULT gst_flow_debug
@@ -73,8 +74,7 @@ struct _GstFlowTestSrc
   char *record_actions;
   gboolean post_messages;
   gboolean started;
-  GstClockID clock_id; /* of the wait for a frame's time */
-  gboolean unlocked;
+  GstFlowLive live;
 
   /* of the streaming thread */
   GstVideoInfo info;
@@ -375,52 +375,17 @@ reach_frame (GstFlowTestSrc *self, GError **error)
 
 /* Frames */
 
-/* Waits until a live frame's time has come, so that its action is the one of that moment. */
-static GstFlowReturn
-wait_for (GstFlowTestSrc *self, GstClockTime pts)
-{
-  GstBaseSrc *src = GST_BASE_SRC (self);
-  const GstClockTime running = gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts);
-  g_autoptr (GstClock) clock = gst_element_get_clock (GST_ELEMENT (self));
-
-  if (!gst_base_src_is_live (src) || !clock || !GST_CLOCK_TIME_IS_VALID (running))
-    return GST_FLOW_OK;
-  GST_OBJECT_LOCK (self);
-  if (self->unlocked)
-    {
-      GST_OBJECT_UNLOCK (self);
-      return GST_FLOW_FLUSHING;
-    }
-  const GstClockID id = gst_clock_new_single_shot_id (clock, GST_ELEMENT (self)->base_time + running);
-  self->clock_id = id;
-  GST_OBJECT_UNLOCK (self);
-  const GstClockReturn result = gst_clock_id_wait (id, NULL);
-  GST_OBJECT_LOCK (self);
-  self->clock_id = NULL;
-  GST_OBJECT_UNLOCK (self);
-  gst_clock_id_unref (id);
-  return result == GST_CLOCK_UNSCHEDULED ? GST_FLOW_FLUSHING : GST_FLOW_OK;
-}
-
 static gboolean
 gst_flow_test_src_unlock (GstBaseSrc *src)
 {
-  GstFlowTestSrc *self = GST_FLOW_TEST_SRC (src);
-  GST_OBJECT_LOCK (self);
-  self->unlocked = TRUE;
-  if (self->clock_id)
-    gst_clock_id_unschedule (self->clock_id);
-  GST_OBJECT_UNLOCK (self);
+  gst_flow_live_set_unlocked (&GST_FLOW_TEST_SRC (src)->live, GST_ELEMENT (src), TRUE);
   return TRUE;
 }
 
 static gboolean
 gst_flow_test_src_unlock_stop (GstBaseSrc *src)
 {
-  GstFlowTestSrc *self = GST_FLOW_TEST_SRC (src);
-  GST_OBJECT_LOCK (self);
-  self->unlocked = FALSE;
-  GST_OBJECT_UNLOCK (self);
+  gst_flow_live_set_unlocked (&GST_FLOW_TEST_SRC (src)->live, GST_ELEMENT (src), FALSE);
   return TRUE;
 }
 
@@ -456,6 +421,17 @@ draw (GstFlowTestSrc *self, GstBuffer *buffer)
   return TRUE;
 }
 
+/* Waits until a live frame's time has come. */
+static GstFlowReturn
+wait_for (GstFlowTestSrc *self, GstClockTime pts)
+{
+  GstBaseSrc *src = GST_BASE_SRC (self);
+  if (!gst_base_src_is_live (src))
+    return GST_FLOW_OK;
+  return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
+                             gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
+}
+
 static GstFlowReturn
 gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
 {
@@ -476,6 +452,7 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
       return GST_FLOW_ERROR;
     }
   const GstClockTime pts = time_of (self, n);
+  /* its action is the one of that moment */
   const GstFlowReturn result = wait_for (self, pts);
   if (result != GST_FLOW_OK)
     return result;
@@ -547,7 +524,7 @@ gst_flow_test_src_event (GstBaseSrc *src, GstEvent *event)
 {
   GstFlowTestSrc *self = GST_FLOW_TEST_SRC (src);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
-    return gst_flow_action_input_event (&self->input, GST_OBJECT (self), event);
+    return gst_flow_action_input_event (&self->input, GST_ELEMENT (self), event);
   if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK)
     {
       /* Refused before anything is flushed for it. */

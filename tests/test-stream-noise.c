@@ -4,6 +4,8 @@
 #include "random-model.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #define FRAMES RANDOM_VIDEO_FRAMES
 #define WIDTH RANDOM_VIDEO_WIDTH
@@ -477,6 +479,65 @@ side_by_side (void **state)
     }
 }
 
+/* Kilobytes of this process that are in memory. */
+static guint64
+resident (void)
+{
+  g_autofree char *text = NULL;
+  guint64 size, pages;
+  if (!g_file_get_contents ("/proc/self/statm", &text, NULL, NULL)
+      || sscanf (text, "%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT, &size, &pages) != 2)
+    return 0;
+  return pages * (guint64)sysconf (_SC_PAGESIZE) / 1024;
+}
+
+/* Thousands of frames, real and drawn, take no more memory than hundreds, on the device and on the host, and
+ * no more work for each. */
+static void
+endless (void **state)
+{
+  enum
+  {
+    SOON = 500,
+    LENGTH = 2500
+  };
+  for (guint layers = 0; layers < 2; layers++)
+    {
+      const NfConfig config = noisy_config (layers);
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autoptr (NfStream) stream = stream_new (model, 1);
+      const NfDecodeOptions options = { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL };
+      guint64 kilobytes = 0, rows = 0;
+      gsize device = 0;
+      float z[BYTES];
+      guint8 samples[BYTES];
+      for (guint f = 0; f < LENGTH; f++)
+        {
+          NfDecodeReport report;
+          NfSessionStats stats;
+          nf_random_normal (1, f, BYTES, 1, z);
+          decode (stream, z, f, TRUE, &options, samples);
+          nf_stream_get_decode_report (stream, &report);
+          nf_stream_get_stats (stream, &stats);
+          if (f == SOON)
+            {
+              kilobytes = resident ();
+              device = stats.device_bytes;
+              rows = report.rows;
+            }
+          if (f >= SOON)
+            {
+              assert_int_equal (stats.device_bytes, device);
+              assert_int_equal (report.rows, rows);
+            }
+        }
+      /* what an allocator and a driver may still take: far less than a frame's latents each time */
+      const guint64 grown = resident () - MIN (kilobytes, resident ());
+      if (grown * 1024 > (LENGTH - SOON) * sizeof z / 8)
+        fail_msg ("%u frames took %" G_GUINT64_FORMAT " KiB of memory", LENGTH - SOON, grown);
+    }
+}
+
 /* Denoising brings a frame with the model's noise closer to the frame without: the bundled model of pong, on
  * latents of frames that are decoded as if they had been drawn. */
 static void
@@ -538,6 +599,7 @@ main (void)
     cmocka_unit_test (splice),
     cmocka_unit_test (side_by_side),
     cmocka_unit_test (closer_to_the_truth),
+    cmocka_unit_test (endless),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

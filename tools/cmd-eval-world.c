@@ -171,19 +171,40 @@ report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
   json_builder_end_object (report->json);
 }
 
-static void
-report_time (const GArray *seconds, Report *report)
+/* Milliseconds that a SHARE of COUNT frames from FIRST on stay under. */
+static double
+quantile (const NfFiguresTime *time, guint first, guint count, double share_of)
 {
-  g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)seconds->data, seconds->len);
-  const double median = nf_scan_quantile (sorted, seconds->len, 0.5) * 1e3,
-               slow = nf_scan_quantile (sorted, seconds->len, 0.99) * 1e3;
+  g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)time->seconds->data + first, count);
+  return nf_scan_quantile (sorted, count, share_of) * 1e3;
+}
+
+static void
+report_time (const NfFiguresTime *time, Report *report)
+{
+  const guint n = time->frames, tenth = MAX (n / 10, 1);
+  const double median = quantile (time, 0, n, 0.5), slow = quantile (time, 0, n, 0.99),
+               first = quantile (time, 0, tenth, 0.5), last = quantile (time, n - tenth, tenth, 0.5),
+               grown = ((double)time->resident[1] - (double)time->resident[0]) / (1 << 20);
   printf ("time of a drawn frame, one stream: median %.1f ms, 99th percentile %.1f ms (%u frames)\n", median,
-          slow, seconds->len);
+          slow, n);
+  printf ("  median of the first tenth %.1f ms, of the last %.1f ms; memory after the first tenth %.1f MiB, "
+          "%+.1f MiB at the end\n",
+          first, last, (double)time->resident[0] / (1 << 20), grown);
   row (report, "| time of a frame: median, 99th percentile | %.1f, %.1f ms | ≤ 33 ms", median, slow);
+  row (report,
+       "| over %u frames: median of the first and the last tenth, memory that was added after the first | "
+       "%.1f, "
+       "%.1f ms, %+.1f MiB | flat",
+       n, first, last, grown);
   begin (report->json, "time");
-  put (report->json, "frames", seconds->len);
+  put (report->json, "frames", n);
   put (report->json, "median_ms", median);
   put (report->json, "p99_ms", slow);
+  put (report->json, "first_tenth_median_ms", first);
+  put (report->json, "last_tenth_median_ms", last);
+  put (report->json, "resident_mib", (double)time->resident[0] / (1 << 20));
+  put (report->json, "resident_growth_mib", grown);
   json_builder_end_object (report->json);
 }
 
@@ -316,12 +337,11 @@ evaluate (NfFigures *figures, const Options *options, Report *report, GError **e
     }
   if (options->timed)
     {
-      g_autoptr (GArray) seconds
-          = nf_figures_time_frames (figures, (guint)options->timed, options->temperature, error);
-      if (!seconds)
+      g_auto (NfFiguresTime) time = { .frames = (guint)options->timed };
+      if (!nf_figures_time_frames (figures, &time, options->temperature, error))
         return FALSE;
       nf_progress_clear (progress);
-      report_time (seconds, report);
+      report_time (&time, report);
     }
   return TRUE;
 }

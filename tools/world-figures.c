@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_WARM_UP 256
 #define STREAM_START 0x73746172u
@@ -494,27 +495,48 @@ nf_figures_speed_variation (const NfFiguresSeen *a, const NfFiguresSeen *b)
 
 /* Time */
 
-GArray *
-nf_figures_time_frames (const NfFigures *figures, guint frames, double temperature, GError **error)
+/* Bytes of this process that are in memory, 0 if nothing says so. */
+static guint64
+resident (void)
 {
-  const guint warm_up = 2 * figures->config->frames;
-  g_autoptr (GArray) seconds = g_array_new (FALSE, FALSE, sizeof (double));
+  g_autofree char *text = NULL;
+  g_auto (GStrv) words = NULL;
+  if (!g_file_get_contents ("/proc/self/statm", &text, NULL, NULL))
+    return 0;
+  words = g_strsplit (text, " ", 3);
+  return words[0] && words[1] ? g_ascii_strtoull (words[1], NULL, 10) * (guint64)sysconf (_SC_PAGESIZE) : 0;
+}
+
+void
+nf_figures_time_clear (NfFiguresTime *time)
+{
+  g_clear_pointer (&time->seconds, g_array_unref);
+}
+
+gboolean
+nf_figures_time_frames (const NfFigures *figures, NfFiguresTime *time, double temperature, GError **error)
+{
+  const guint warm_up = 2 * figures->config->frames, actions = nf_world_pattern_actions (figures->pattern);
   g_auto (Batch) batch = { 0 };
+  time->seconds = g_array_sized_new (FALSE, FALSE, sizeof (double), time->frames);
   if (!batch_init (&batch, figures, 1, error) || !nf_stream_prepare (batch.stream, error))
-    return NULL;
-  for (guint t = 0; t < warm_up + frames; t++)
+    return FALSE;
+  for (guint t = 0; t < warm_up + time->frames; t++)
     {
       const gint64 start = g_get_monotonic_time ();
-      batch_act (&batch, 0, t / 8 % 3);
+      batch_act (&batch, 0, t / 8 % actions);
       if (!nf_command_go_on (figures->command, error)
           || !nf_stream_sample (batch.stream, figures->seed, t, temperature, batch_actions (&batch),
                                 &figures->command->decoding, batch.latents, batch.frames, error))
-        return NULL;
+        return FALSE;
       const double taken = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
       if (t >= warm_up)
-        g_array_append_val (seconds, taken);
+        g_array_append_val (time->seconds, taken);
+      if (t == warm_up + time->frames / 10)
+        time->resident[0] = resident ();
       if (t % 16 == 0)
-        nf_progress_update (figures->command->progress, "time: frame %u of %u", t, warm_up + frames);
+        nf_progress_update (figures->command->progress, "time: frame %u of %u", t, warm_up + time->frames);
     }
-  return g_steal_pointer (&seconds);
+  time->resident[1] = resident ();
+  return TRUE;
 }

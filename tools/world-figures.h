@@ -89,7 +89,18 @@ double nf_figures_mean_speed (const NfFiguresSeen *seen);
 /* Half the sum of the differences of two histograms' shares: 0 the same, 1 nothing in common. */
 double nf_figures_speed_variation (const NfFiguresSeen *a, const NfFiguresSeen *b);
 
-/* Seconds of each of FRAMES drawn frames of one stream, after a window of them. (element-type double) */
-GArray *nf_figures_time_frames (const NfFigures *figures, guint frames, double temperature, GError **error);
+/* Of FRAMES drawn frames of one stream, after two windows of them. */
+typedef struct
+{
+  guint frames;
+  GArray *seconds;     /* double, of each */
+  guint64 resident[2]; /* bytes of this process in memory: a tenth of the frames after the start, and at the
+                          end */
+} NfFiguresTime;
+
+gboolean nf_figures_time_frames (const NfFigures *figures, NfFiguresTime *time, double temperature,
+                                 GError **error);
+void nf_figures_time_clear (NfFiguresTime *time);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NfFiguresTime, nf_figures_time_clear)
 
 G_END_DECLS

@@ -1,0 +1,38 @@
+/* normflow: GStreamer plugin, waiting for the time of a live frame. SPDX-License-Identifier:
+ * LGPL-2.1-or-later
+ */
+#include "gstflowlive.h"
+
+GstFlowReturn
+gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running)
+{
+  g_autoptr (GstClock) clock = gst_element_get_clock (element);
+
+  if (!clock || !GST_CLOCK_TIME_IS_VALID (running))
+    return GST_FLOW_OK;
+  GST_OBJECT_LOCK (element);
+  if (live->unlocked)
+    {
+      GST_OBJECT_UNLOCK (element);
+      return GST_FLOW_FLUSHING;
+    }
+  const GstClockID id = gst_clock_new_single_shot_id (clock, element->base_time + running);
+  live->id = id;
+  GST_OBJECT_UNLOCK (element);
+  const GstClockReturn result = gst_clock_id_wait (id, NULL);
+  GST_OBJECT_LOCK (element);
+  live->id = NULL;
+  GST_OBJECT_UNLOCK (element);
+  gst_clock_id_unref (id);
+  return result == GST_CLOCK_UNSCHEDULED ? GST_FLOW_FLUSHING : GST_FLOW_OK;
+}
+
+void
+gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked)
+{
+  GST_OBJECT_LOCK (element);
+  live->unlocked = unlocked;
+  if (unlocked && live->id)
+    gst_clock_id_unschedule (live->id);
+  GST_OBJECT_UNLOCK (element);
+}

@@ -1,0 +1,29 @@
+/* normflow: GStreamer plugin, waiting for the time of a live frame. SPDX-License-Identifier:
+ * LGPL-2.1-or-later
+ */
+#pragma once
+
+#include <gst/gst.h>
+
+G_BEGIN_DECLS
+
+/**
+ * GstFlowLive:
+ *
+ * Who reads an action when a frame's time has come has to wait for that time itself. A member of an element's
+ * own structure, zero-initialised; under the element's object lock.
+ */
+typedef struct
+{
+  GstClockID id; /* of the wait, NULL if there is none */
+  gboolean unlocked;
+} GstFlowLive;
+
+/* Waits until ELEMENT's clock says the running time RUNNING; at once without a clock or time.
+ * GST_FLOW_FLUSHING if it was unlocked. */
+GstFlowReturn gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running);
+
+/* Ends the wait, and keeps others from beginning until UNLOCKED is FALSE again. */
+void gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked);
+
+G_END_DECLS

@@ -1,0 +1,411 @@
+/* normflow: drawn streams that keep to the clock, are steered, and are joined. SPDX-License-Identifier:
+ * LGPL-2.1-or-later */
+#include "gst-fixture.h"
+
+#include <gst/app/gstappsink.h>
+#include <gst/app/gstappsrc.h>
+#include <gst/video/navigation.h>
+#include <gst/video/video-event.h>
+
+#define WIDTH RANDOM_VIDEO_WIDTH
+#define HEIGHT RANDOM_VIDEO_HEIGHT
+#define ACTIONS RANDOM_VIDEO_ACTIONS
+#define BYTES (WIDTH * HEIGHT * 3)
+#define FRAME (100 * GST_MSECOND)
+
+static char *video_model, *noisy_model, *other_model;
+
+static void
+make_model (char **path, const char *name, gboolean noisy, guint64 seed)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  NfConfig config = random_video_config ();
+  if (noisy)
+    {
+      config.noise = NF_NOISE_GAUSSIAN;
+      config.noise_std = 0.1;
+      config.denoiser_layers = 1;
+    }
+  *path = fixture_path (name);
+  random_model_write_scaled (*path, &config, device, seed, RANDOM_VIDEO_SCALE);
+}
+
+static GstElement *
+launch (const char *line)
+{
+  g_autoptr (GError) error = NULL;
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  return gst_object_ref_sink (pipeline);
+}
+
+static void
+stop (GstElement *pipeline)
+{
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+}
+
+static GstElement *
+get (GstElement *pipeline, const char *name)
+{
+  GstElement *element = gst_bin_get_by_name (GST_BIN (pipeline), name);
+  assert_non_null (element);
+  return element;
+}
+
+/* The next buffer of the appsink "sink"; NULL at the end. */
+static GstBuffer *
+pull (GstElement *pipeline)
+{
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  g_autoptr (GstSample) sample = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND);
+  if (sample)
+    return gst_buffer_ref (gst_sample_get_buffer (sample));
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+  if (message)
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_error (message, &error, NULL);
+      fail_msg ("%s", error->message);
+    }
+  return NULL;
+}
+
+static gboolean
+same (GstBuffer *a, GstBuffer *b)
+{
+  GstMapInfo map;
+  gst_buffer_map (b, &map, GST_MAP_READ);
+  const gboolean result
+      = gst_buffer_get_size (a) == map.size && gst_buffer_memcmp (a, 0, map.data, map.size) == 0;
+  gst_buffer_unmap (b, &map);
+  return result;
+}
+
+/* Warnings with PART, and with OTHER, that are on BUS. */
+static void
+count_warnings (GstBus *bus, const char *part, guint *n, const char *other, guint *m)
+{
+  GstMessage *message;
+  *n = *m = 0;
+  while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING)))
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_warning (message, &error, NULL);
+      *n += strstr (error->message, part) != NULL;
+      *m += strstr (error->message, other) != NULL;
+      gst_message_unref (message);
+    }
+}
+
+/* A key that goes down once a frame is there shows two frames later at most: against the same stream without
+ * the key. */
+static void
+key_to_pixel (void **state)
+{
+  enum
+  {
+    SOON = 4,
+    LENGTH = 60
+  };
+  g_autofree char *reference_line
+      = g_strdup_printf ("flowsample model=%s seed=4 action=0 num-buffers=%d ! flowdecode model=%s ! "
+                         "appsink name=sink sync=false",
+                         noisy_model, LENGTH, noisy_model);
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=4 action=0 action-map=Up=1 is-live=true num-buffers=%d ! "
+      "video/x-flow-latent,framerate=5/1 ! flowdecode model=%s ! appsink name=sink sync=false",
+      noisy_model, LENGTH, noisy_model);
+  g_autoptr (GPtrArray) reference = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+  GstElement *pipeline = launch (reference_line);
+  GstBuffer *buffer;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  while ((buffer = pull (pipeline)))
+    g_ptr_array_add (reference, buffer);
+  stop (pipeline);
+  assert_int_equal (reference->len, LENGTH);
+
+  pipeline = launch (line);
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  guint pressed = 0, changed = 0;
+  for (guint n = 0; n < LENGTH && !changed; n++)
+    {
+      const GstClockTime begun = gst_util_get_timestamp ();
+      buffer = pull (pipeline);
+      assert_non_null (buffer);
+      if (!same (buffer, g_ptr_array_index (reference, n)))
+        changed = n;
+      gst_buffer_unref (buffer);
+      /* once the stream keeps to the clock: kernels are compiled before the first frame, the next ones hurry
+       */
+      if (n >= SOON && !pressed && gst_util_get_timestamp () - begun > 100 * GST_MSECOND)
+        {
+          pressed = n;
+          gst_element_send_event (sink,
+                                  gst_navigation_event_new_key_press ("Up", GST_NAVIGATION_MODIFIER_NONE));
+        }
+    }
+  stop (pipeline);
+  if (!pressed)
+    skip (); /* a machine that has no time for five small frames a second */
+  if (changed <= pressed || changed > pressed + 2)
+    fail_msg ("the key went down at frame %u and showed at frame %u", pressed, changed);
+}
+
+/* The times of what comes in. */
+static GstPadProbeReturn
+note_time (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  const GstClockTime pts = GST_BUFFER_PTS (GST_PAD_PROBE_INFO_BUFFER (info));
+  g_array_append_val ((GArray *)data, pts);
+  return GST_PAD_PROBE_OK;
+}
+
+/* Behind a live camera: frames are drawn at the times of real ones, and when the camera ends by the clock.
+ * The latency is told; QoS goes to the camera. */
+static void
+behind_live (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc is-live=true pattern=ball num-buffers=8 ! "
+      "video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode name=encode model=%s ! "
+      "flowsample name=sample model=%s after=4 horizon=10 ! flowdecode model=%s ! "
+      "appsink name=sink sync=false",
+      WIDTH, HEIGHT, noisy_model, noisy_model, noisy_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
+  g_autoptr (GstElement) encode = get (pipeline, "encode");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src"),
+                     input = gst_element_get_static_pad (encode, "sink");
+  g_autoptr (GArray) times = g_array_new (FALSE, FALSE, sizeof (GstClockTime));
+  gst_pad_add_probe (input, GST_PAD_PROBE_TYPE_BUFFER, note_time, times, NULL);
+  GstBuffer *buffer;
+  guint n = 0;
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PLAYING), GST_STATE_CHANGE_ASYNC);
+  GstClockTime first = GST_CLOCK_TIME_NONE, last = GST_CLOCK_TIME_NONE, pts = 0, begun = 0;
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      last = gst_util_get_timestamp ();
+      if (n == 0)
+        {
+          GstClockTime least, most;
+          gboolean live;
+          g_autoptr (GstQuery) query = gst_query_new_latency ();
+          first = last;
+          assert_true (gst_pad_query (pad, query));
+          gst_query_parse_latency (query, &live, &least, &most);
+          assert_true (live);
+          assert_true (least > 0 && GST_CLOCK_TIME_IS_VALID (least));
+        }
+      pts = n < 8 ? g_array_index (times, GstClockTime, n) : pts + FRAME;
+      if (GST_BUFFER_PTS (buffer) != pts)
+        fail_msg ("frame %u is at %" G_GUINT64_FORMAT ", not %" G_GUINT64_FORMAT, n, GST_BUFFER_PTS (buffer),
+                  pts);
+      if (n == 0)
+        begun = pts;
+      gst_buffer_unref (buffer);
+      if (n == 6)
+        assert_true (gst_element_send_event (
+            sink, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 1.5, 20 * GST_MSECOND, 6 * FRAME)));
+    }
+  assert_int_equal (n, 14);
+  /* no frame before its time, the last ones included, which nothing but the clock paces */
+  g_autoptr (GstClock) clock = gst_element_get_clock (pipeline);
+  assert_true (gst_clock_get_time (clock) - gst_element_get_base_time (pipeline) >= pts);
+  assert_true (pts - begun >= 13 * FRAME && first <= last);
+  stop (pipeline);
+}
+
+/* Forced to be live behind a file, drawn frames keep to the clock; not forced, they come as they can. A stop
+ * in the middle ends the wait. */
+static void
+forced_live (void **state)
+{
+  GstClockTime took[2];
+  for (guint live = 0; live < 2; live++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
+          "flowencode model=%s ! flowsample model=%s is-live=%s horizon=%d ! appsink name=sink sync=false",
+          WIDTH, HEIGHT, video_model, video_model, live ? "true" : "false", live ? 8 : 400);
+      GstElement *pipeline = launch (line);
+      GstBuffer *buffer;
+      GstClockTime begun = 0;
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      guint n = 0;
+      for (; (buffer = pull (pipeline)); n++)
+        {
+          if (n == 3) /* the first drawn one */
+            begun = gst_util_get_timestamp ();
+          gst_buffer_unref (buffer);
+        }
+      took[live] = gst_util_get_timestamp () - begun;
+      assert_int_equal (n, live ? 11 : 403);
+      stop (pipeline);
+    }
+  /* 8 frames by the clock; without it 400 would take 40 s */
+  assert_true (took[1] > 6 * FRAME);
+  assert_true (took[0] < 200 * FRAME);
+
+  g_autofree char *slow = g_strdup_printf (
+      "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=1/60 ! flowencode "
+      "model=%s ! flowsample model=%s is-live=true ! appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model);
+  GstElement *pipeline = launch (slow);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  gst_buffer_unref (pull (pipeline));
+  const GstClockTime begun = gst_util_get_timestamp ();
+  stop (pipeline);
+  assert_true (gst_util_get_timestamp () - begun < 30 * GST_SECOND);
+}
+
+static GstHarness *
+decoder_new (GstCaps *caps)
+{
+  GstElement *made = gst_element_factory_make ("flowdecode", NULL);
+  g_object_set (made, "model", noisy_model, NULL);
+  GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
+  gst_object_unref (made);
+  gst_harness_set_src_caps (h, gst_caps_ref (caps));
+  return h;
+}
+
+/* Key frames among drawn ones: a receiver that comes late sees what the first one sees from the next on. */
+static void
+joined (void **state)
+{
+  g_autofree char *line = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=17 key-int-max=5 ! "
+                                           "appsink name=sink sync=false",
+                                           noisy_model);
+  GstElement *pipeline = launch (line);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  GstHarness *first = NULL, *late = NULL;
+  GstBuffer *buffer;
+  guint n = 0;
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      if (n == 0)
+        {
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+          first = decoder_new (caps);
+          late = decoder_new (caps);
+        }
+      assert_int_equal (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT), n % 5 == 0);
+      assert_int_equal (gst_harness_push (first, gst_buffer_ref (buffer)), GST_FLOW_OK);
+      g_autoptr (GstBuffer) shown = gst_harness_pull (first);
+      assert_non_null (shown);
+      if (n < 7)
+        {
+          gst_buffer_unref (buffer);
+          continue;
+        }
+      assert_int_equal (gst_harness_push (late, buffer), GST_FLOW_OK);
+      g_autoptr (GstBuffer) joined = gst_harness_try_pull (late);
+      assert_int_equal (joined != NULL, n >= 10);
+      if (joined)
+        assert_true (same (shown, joined));
+    }
+  assert_int_equal (n, 17);
+  gst_harness_teardown (first);
+  gst_harness_teardown (late);
+  stop (pipeline);
+}
+
+static void
+assert_fails (GstElement *pipeline, const char *part)
+{
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 30 * GST_SECOND, GST_MESSAGE_ERROR | GST_MESSAGE_EOS);
+  g_autoptr (GError) error = NULL;
+  assert_non_null (message);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_ERROR);
+  gst_message_parse_error (message, &error, NULL);
+  if (!strstr (error->message, part))
+    fail_msg ("wanted \"%s\", got %s", part, error->message);
+}
+
+/* Latents of another model are not continued: at once, and when they come in the middle. */
+static void
+other_models (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! "
+      "flowsample model=%s horizon=3 ! flowdecode model=%s ! fakesink",
+      WIDTH, HEIGHT, video_model, other_model, other_model);
+  GstElement *pipeline = launch (line);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  assert_fails (pipeline, "the latents are of the model");
+  stop (pipeline);
+
+  /* two streams, one after the other */
+  g_autofree char *both = g_strdup_printf (
+      "concat name=c ! flowsample model=%s horizon=3 ! flowdecode model=%s ! fakesink "
+      "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! c. "
+      "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! c.",
+      video_model, video_model, WIDTH, HEIGHT, video_model, WIDTH, HEIGHT, other_model);
+  pipeline = launch (both);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  assert_fails (pipeline, "the latents are of the model");
+  stop (pipeline);
+}
+
+/* What the model or the map does not know is told once, and the stream goes on. */
+static void
+unknown (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "flowsample name=sample model=%s seed=1 action=9 num-buffers=6 action-map=Up=1,Down=2 ! flowdecode "
+      "model=%s ! appsink name=sink sync=false",
+      video_model, video_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  GstBuffer *buffer;
+  guint n = 0;
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND);
+  static const char *const keys[] = { "x", "x", "Up", "F7" };
+  for (guint i = 0; i < G_N_ELEMENTS (keys); i++)
+    gst_element_send_event (sink, gst_navigation_event_new_key_press (keys[i], GST_NAVIGATION_MODIFIER_NONE));
+  gst_element_send_event (sink, gst_navigation_event_new_key_release ("Up", GST_NAVIGATION_MODIFIER_NONE));
+  gst_element_send_event (sink, gst_navigation_event_new_mouse_move (1, 2, GST_NAVIGATION_MODIFIER_NONE));
+  gst_element_send_event (sink, gst_navigation_event_new_mouse_move (3, 4, GST_NAVIGATION_MODIFIER_NONE));
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (; n < 6 && (buffer = pull (pipeline)); n++)
+    gst_buffer_unref (buffer);
+  assert_int_equal (n, 6);
+  guint keys_told, actions_told;
+  count_warnings (bus, "The key ", &keys_told, "Action 9", &actions_told);
+  assert_int_equal (keys_told, 2); /* x and F7, each once */
+  assert_int_equal (actions_told, 1);
+  stop (pipeline);
+}
+
+int
+main (int argc, char **argv)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (key_to_pixel), cmocka_unit_test (behind_live),  cmocka_unit_test (forced_live),
+    cmocka_unit_test (joined),       cmocka_unit_test (other_models), cmocka_unit_test (unknown),
+  };
+  const int status = fixture_open (&argc, &argv);
+  if (status >= 0)
+    return status;
+  make_model (&video_model, "video.safetensors", FALSE, 5);
+  make_model (&noisy_model, "noisy.safetensors", TRUE, 5);
+  make_model (&other_model, "other-video.safetensors", FALSE, 6);
+  const int failed = cmocka_run_group_tests (tests, NULL, NULL);
+  fixture_close ();
+  g_free (video_model);
+  g_free (noisy_model);
+  g_free (other_model);
+  return failed;
+}
