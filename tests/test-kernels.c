@@ -96,7 +96,7 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
                 .bf16 = setting->bf16 != NULL };
   rig->NR = 2 * rig->VW;
   rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->QT = (head_dim + rig->VW - 1) / rig->VW <= 4 ? 6 : 3;
+  rig->QT = rig->VW == 16 ? 12 : 6;
   rig->depth = amx ? 16 : 1;
   /* the last definition of VW counts, without a warning */
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
@@ -1058,9 +1058,11 @@ append (Rig *rig, const Heads *h, int part)
     {
       const int n0 = go ? first : 0, count = go ? h->N - first : first;
       if (count > 0)
-        RUN (rig, "nf_append", SIZES (count, h->Hkv, h->B), ONE_EACH, BUFFER (h->in),
-             LONG ((gsize)n0 * h->row + head_part (h, part)), INT (h->row), LONG ((gsize)h->N * h->row),
-             BUFFER (keys), LONG (0), INT (n0), INT (h->blocks), INT (h->Hkv));
+        RUN (rig, "nf_append",
+             SIZES (rig->gpu ? count : (n0 + count - 1) / rig->VW - n0 / rig->VW + 1, h->Hkv, h->B), ONE_EACH,
+             BUFFER (h->in), LONG ((gsize)n0 * h->row + head_part (h, part)), INT (h->row),
+             LONG ((gsize)h->N * h->row), BUFFER (keys), LONG (0), INT (n0), INT (count), INT (h->blocks),
+             INT (h->Hkv));
     }
   return keys;
 }
@@ -1231,6 +1233,8 @@ test_attention (void **state)
   check_attention (&rig, 2, 3, 1, 33, HEAD_DIM, NULL, 1);
   /* scores of hundreds: one key takes all */
   check_attention (&rig, 2, 1, 1, 40, HEAD_DIM, NULL, 12);
+  /* more keys than softmax is brought up to date for at a time */
+  check_attention (&rig, 1, 1, 1, 300, HEAD_DIM, NULL, 3);
 }
 
 static void
@@ -1306,6 +1310,7 @@ test_attention_masks (void **state)
     { 42, { 1, 2, 8, 1, 100 } },   /* frames up to one's own */
     { 41, { 1, 0, 8, 2, 0 } },     /* the next frame only: the last meets nothing */
     { 141, { 1, 40, 101, 0, 1 } }, /* the frame before only: the first meets the prefix */
+    { 310, { 0, 3, 20, 0, 1 } },   /* so far from the prefix that whole parts are passed over */
   };
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);

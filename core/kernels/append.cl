@@ -4,17 +4,65 @@
  *   Kt[b][h][n / VW][DH][n % VW]
  * Values stay where the product wrote them, row-major. The backward pass wants values in the form of keys too. */
 
-/* Transposes rows [n0, n0+count) of keys (and of values, for the backward pass) into blocks. src rows are row apart, samples batch apart.
- * Global size (count, H, B), H heads of keys. */
-__kernel void
-nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int blocks,
-           int H)
+/* Transposes rows [n0, n0+count) of keys (and of values, for the backward pass) into blocks. src rows are row apart, samples batch apart. H heads of
+ * keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU (blocks of VW rows that are touched, H, B). */
+#if !NF_GPU_KERNELS
+/* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
+static inline void
+nf_transpose (floatv x[VW])
 {
-  const int n = n0 + get_global_id (0), h = get_global_id (1), b = get_global_id (2);
-  __global const float *k = src + src_at + b * batch + (size_t)get_global_id (0) * row + h * DH;
-  __global float *to = Kt + Kt_at + (((size_t)b * H + h) * blocks + n / VW) * DH * VW + n % VW;
-  for (int i = 0; i < DH; i++)
-    to[i * VW] = k[i];
+  floatv y[VW];
+#pragma unroll
+  for (int round = 1; round < VW; round *= 2)
+    {
+#pragma unroll
+      for (int i = 0; i < VW / 2; i++)
+        {
+          y[2 * i].even = x[i].lo;
+          y[2 * i].odd = x[i + VW / 2].lo;
+          y[2 * i + 1].even = x[i].hi;
+          y[2 * i + 1].odd = x[i + VW / 2].hi;
+        }
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        x[i] = y[i];
+    }
+}
+#endif
+
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+{
+  const int h = get_global_id (1), b = get_global_id (2);
+  src += src_at + b * batch + h * DH;
+  Kt += Kt_at + ((size_t)b * H + h) * blocks * DH * VW;
+#if NF_GPU_KERNELS
+  const int first = n0 + get_global_id (0), end = first + 1;
+#else
+  const int block = n0 / VW + get_global_id (0), first = max (n0, block * VW), end = min (n0 + count, (block + 1) * VW);
+  if (end - first == VW)
+    {
+      __global const float *k = src + (size_t)(first - n0) * row;
+      __global float *to = Kt + (size_t)block * DH * VW;
+      for (int e = 0; e < DH; e += VW)
+        {
+          const int lanes = DH - e;
+          floatv x[VW];
+#pragma unroll
+          for (int i = 0; i < VW; i++)
+            x[i] = nf_load_head (k + (size_t)i * row + e, lanes);
+          nf_transpose (x);
+#pragma unroll
+          for (int i = 0; i < VW; i++)
+            if (i < lanes)
+              nf_storev (x[i], to + (e + i) * VW);
+        }
+      return;
+    }
+#endif
+  for (int n = first; n < end; n++)
+    for (int i = 0; i < DH; i++)
+      Kt[((size_t)(n / VW) * DH + i) * VW + n % VW] = src[(size_t)(n - n0) * row + i];
 }
 
 /* A mask as the host passes it, NfMask: .s0 keys end at the query's own place (else with the frame `ahead`), .s1 tokens of the prefix, .s2 tokens

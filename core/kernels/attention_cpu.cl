@@ -2,62 +2,35 @@
  *
  * Compiled per head size: -DDH=features of a head. Keys are kept transposed in blocks of VW (nf_append), so that VW scores are one vector:
  *   Kt[b][h][n / VW][DH][n % VW]     V[b][n][...] row-major, rows v_row apart
- * A query meets keys in blocks of NR from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one by one give
- * the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head. */
+ * A query meets keys in blocks of NR and parts of KEYS from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one
+ * by one give the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head.
+ * Everything is made of products of a tile: QT rows × 2 vectors of accumulators, as in matmul_cpu.cl. */
 
-#define DV ((DH + VW - 1) / VW) /* vectors of a head */
-#if DV <= 4
-#define QT 6
+#if VW == 16
+#define QT 12
 #else
-#define QT 3
+#define QT 6
 #endif
+#define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
+#define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
 
-/* scale·q·k of QT queries with the NR keys of one block. */
-static inline void
-nf_scores (floatv s[QT][2], __global const float *const q[QT], __global const float *kt, int step, float scale)
-{
-#pragma unroll
-  for (int i = 0; i < QT; i++)
-    s[i][0] = s[i][1] = 0.0f;
-  for (int e = 0; e < DH; e++)
-    {
-      const floatv k0 = nf_loadv (kt + e * VW), k1 = nf_loadv (kt + step + e * VW);
-#pragma unroll
-      for (int i = 0; i < QT; i++)
-        {
-          s[i][0] = fma ((floatv)(q[i][e]), k0, s[i][0]);
-          s[i][1] = fma ((floatv)(q[i][e]), k1, s[i][1]);
-        }
-    }
-#pragma unroll
-  for (int i = 0; i < QT; i++)
-#pragma unroll
-    for (int v = 0; v < 2; v++)
-      s[i][v] *= scale;
-}
-
-/* -inf where a query does not meet a key. */
-static inline void
-nf_hide (floatv s[QT][2], const int2 sight[QT], int prefix, int key0)
-{
-#pragma unroll
-  for (int i = 0; i < QT; i++)
-#pragma unroll
-    for (int v = 0; v < 2; v++)
-      {
-        const intv key = NF_LANES + (key0 + v * VW);
-        const intv seen = (key < (intv)(sight[i].y)) & ((key < (intv)(prefix)) | (key >= (intv)(sight[i].x)));
-        s[i][v] = select ((floatv)(-INFINITY), s[i][v], seen);
-      }
-}
+/* Rows lie pages apart, which no hardware fetches ahead. */
+#define NF_ROWS_AHEAD 8
+#ifdef __clang__
+#define NF_EXPECT_ROW(p, row)                                                                                          \
+  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) __builtin_prefetch ((p) + NF_ROWS_AHEAD * (row) + line_)
+#define NF_EXPECT_KEYS(p) __builtin_prefetch ((p) + 2 * DH * VW), __builtin_prefetch ((p) + 3 * DH * VW)
+#else
+#define NF_EXPECT_ROW(p, row)
+#define NF_EXPECT_KEYS(p)
+#endif
 
 /* What the queries of a tile see: .x to .y some of them (and the prefix), .z to .w all of them. */
 static inline int4
-nf_tile_sight (const int2 sight[QT])
+nf_tile_sight (const int2 *sight, int n)
 {
   int4 all = sight[0].xyxy;
-#pragma unroll
-  for (int i = 1; i < QT; i++)
+  for (int i = 1; i < n; i++)
     all = (int4)(min (all.x, sight[i].x), max (all.y, sight[i].y), max (all.z, sight[i].x), min (all.w, sight[i].y));
   return all;
 }
@@ -68,12 +41,186 @@ nf_seen_block (int4 tile, int prefix, int key0)
 {
   return key0 < prefix ? key0 : max (key0, tile.x / NR * NR);
 }
+#define NF_SEEN_BLOCKS(key0, first, end)                                                                               \
+  for (int key0 = nf_seen_block (tile, prefix, first); key0 < (end); key0 = nf_seen_block (tile, prefix, key0 + NR))
 
 static inline int
 nf_all_see (int4 tile, int prefix, int key0)
 {
   return key0 + NR <= tile.w && (key0 + NR <= prefix || key0 >= tile.z);
 }
+
+/* -inf where a query does not meet a key. */
+static inline floatv
+nf_hide (floatv s, int2 sight, int prefix, int key0)
+{
+  const intv key = NF_LANES + key0;
+  const intv seen = (key < (intv)(sight.y)) & ((key < (intv)(prefix)) | (key >= (intv)(sight.x)));
+  return select ((floatv)(-INFINITY), s, seen);
+}
+
+/* The products, of n rows: nf_dots_n: s = x·k with the NR keys of the block kt. nf_sums_n: acc += w x, w (n, count) rows w_row apart, of pairs of
+ * vectors of rows of x. */
+#define NF_PRODUCTS(n)                                                                                                 \
+  static inline __attribute__ ((always_inline)) void NF_CAT (nf_dots_, n) (                                            \
+      floatv s[n][2], __global const float *const x[n], __global const float *kt, float scale)                         \
+  {                                                                                                                    \
+    floatv acc[n][2];                                                                                                  \
+    _Pragma ("unroll") for (int i = 0; i < n; i++) acc[i][0] = acc[i][1] = 0.0f;                                       \
+    for (int e = 0; e < DH; e++)                                                                                       \
+      {                                                                                                                \
+        const floatv k0 = nf_loadv (kt + e * VW), k1 = nf_loadv (kt + DH * VW + e * VW);                               \
+        NF_EXPECT_KEYS (kt + e * VW);                                                                                  \
+        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
+        {                                                                                                              \
+          const floatv xe = x[i][e];                                                                                   \
+          acc[i][0] = fma (xe, k0, acc[i][0]);                                                                         \
+          acc[i][1] = fma (xe, k1, acc[i][1]);                                                                         \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
+    {                                                                                                                  \
+      s[i][0] = acc[i][0] * scale;                                                                                     \
+      s[i][1] = acc[i][1] * scale;                                                                                     \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  static inline __attribute__ ((always_inline)) void NF_CAT (nf_sums_, n) (                                            \
+      floatv sum[n][2], const float *w, int w_row, __global const float *x, int x_row, int lanes, int count)           \
+  {                                                                                                                    \
+    floatv acc[n][2];                                                                                                  \
+    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
+    {                                                                                                                  \
+      acc[i][0] = sum[i][0];                                                                                           \
+      acc[i][1] = sum[i][1];                                                                                           \
+    }                                                                                                                  \
+    for (int j = 0; j < count; j++, x += x_row)                                                                        \
+      {                                                                                                                \
+        const floatv x0 = nf_load_head (x, lanes), x1 = nf_load_head (x + VW, lanes - VW);                             \
+        NF_EXPECT_ROW (x, x_row);                                                                                      \
+        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
+        {                                                                                                              \
+          const floatv wj = w[i * w_row + j];                                                                          \
+          acc[i][0] = fma (wj, x0, acc[i][0]);                                                                         \
+          acc[i][1] = fma (wj, x1, acc[i][1]);                                                                         \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
+    {                                                                                                                  \
+      sum[i][0] = acc[i][0];                                                                                           \
+      sum[i][1] = acc[i][1];                                                                                           \
+    }                                                                                                                  \
+  }
+NF_PRODUCTS (1)
+#if VW == 16
+NF_PRODUCTS (12)
+#define nf_dots nf_dots_12
+#define nf_sums nf_sums_12
+#else
+NF_PRODUCTS (6)
+#define nf_dots nf_dots_6
+#define nf_sums nf_sums_6
+#endif
+
+/* The rows of a head of a sample, and what is asked of them. */
+typedef struct
+{
+  __global const float *Q, *Kt, *V;
+  __global float *out, *stats;
+  int q_row, v_row, out_row, q0, Nq, prefix;
+  float scale;
+  int8 mask;
+} NfHead;
+
+/* name: queries first .. first+n-1 of a head. Scores of KEYS keys, their exponentials, then the sum of these keys' values: a row needs one largest
+ * score and one sum for all of them, and accumulators stay in registers. */
+#define NF_ATTEND(name, n)                                                                                             \
+  static void name (const NfHead *t, int first)                                                                        \
+  {                                                                                                                    \
+    const int prefix = t->prefix;                                                                                      \
+    __global const float *q[n];                                                                                        \
+    int2 sight[n];                                                                                                     \
+    floatv acc[PAIRS][n][2], top[n], sum[n];                                                                           \
+    float m[n], l[n], p[n][KEYS];                                                                                      \
+    for (int i = 0; i < n; i++)                                                                                        \
+      {                                                                                                                \
+        const int row = min (first + i, t->Nq - 1);                                                                    \
+        sight[i] = nf_sight (t->mask, t->q0 + row);                                                                    \
+        q[i] = t->Q + (size_t)row * t->q_row;                                                                          \
+        m[i] = -INFINITY;                                                                                              \
+        l[i] = 0.0f;                                                                                                   \
+        for (int e = 0; e < PAIRS; e++)                                                                                \
+          acc[e][i][0] = acc[e][i][1] = 0.0f;                                                                          \
+      }                                                                                                                \
+    const int4 tile = nf_tile_sight (sight, n);                                                                        \
+    for (int part = nf_seen_block (tile, prefix, 0) / KEYS * KEYS; part < tile.y; part += KEYS)                        \
+      {                                                                                                                \
+        const int end = min (part + KEYS, tile.y);                                                                     \
+        for (int i = 0; i < n; i++)                                                                                    \
+          {                                                                                                            \
+            top[i] = -INFINITY;                                                                                        \
+            sum[i] = 0.0f;                                                                                             \
+          }                                                                                                            \
+        NF_SEEN_BLOCKS (key0, part, end)                                                                               \
+        {                                                                                                              \
+          floatv s[n][2];                                                                                              \
+          NF_CAT (nf_dots_, n) (s, q, t->Kt + (size_t)(key0 / VW) * DH * VW, t->scale);                                \
+          if (!nf_all_see (tile, prefix, key0))                                                                        \
+            for (int i = 0; i < n; i++)                                                                                \
+              {                                                                                                        \
+                s[i][0] = nf_hide (s[i][0], sight[i], prefix, key0);                                                   \
+                s[i][1] = nf_hide (s[i][1], sight[i], prefix, key0 + VW);                                              \
+              }                                                                                                        \
+          for (int i = 0; i < n; i++)                                                                                  \
+            {                                                                                                          \
+              nf_storev (s[i][0], p[i] + key0 - part);                                                                 \
+              nf_storev (s[i][1], p[i] + key0 - part + VW);                                                            \
+              top[i] = fmax (top[i], fmax (s[i][0], s[i][1]));                                                         \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 0; i < n; i++)                                                                                    \
+          {                                                                                                            \
+            const float most = fmax (m[i], nf_maxv (top[i]));                                                          \
+            floatv total = 0.0f;                                                                                       \
+            NF_SEEN_BLOCKS (key0, part, end)                                                                           \
+            for (int v = key0 - part; v < key0 - part + NR; v += VW)                                                   \
+              {                                                                                                        \
+                const floatv s = nf_loadv (p[i] + v);                                                                  \
+                const floatv w = select (nf_expv (s - most), (floatv)(0.0f), s == (floatv)(-INFINITY));                \
+                nf_storev (w, p[i] + v);                                                                               \
+                total += w;                                                                                            \
+              }                                                                                                        \
+            const float shrink = m[i] == most ? 1.0f : nf_exp (m[i] - most);                                           \
+            l[i] = fma (l[i], shrink, nf_sumv (total));                                                                \
+            m[i] = most;                                                                                               \
+            for (int e = 0; e < PAIRS; e++)                                                                            \
+              {                                                                                                        \
+                acc[e][i][0] *= shrink;                                                                                \
+                acc[e][i][1] *= shrink;                                                                                \
+              }                                                                                                        \
+          }                                                                                                            \
+        _Pragma ("unroll") for (int e = 0; e < PAIRS; e++) NF_SEEN_BLOCKS (key0, part, end)                            \
+            NF_CAT (nf_sums_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * t->v_row + e * 2 * VW,       \
+                                  t->v_row, DH - e * 2 * VW, min (NR, end - key0));                                    \
+      }                                                                                                                \
+    for (int i = 0; i < n && first + i < t->Nq; i++)                                                                   \
+      {                                                                                                                \
+        const float r = l[i] > 0.0f ? 1.0f / l[i] : 0.0f; /* a query that sees nothing gets nothing */                 \
+        __global float *o = t->out + (size_t)(first + i) * t->out_row;                                                 \
+        _Pragma ("unroll") for (int e = 0; e < 2 * PAIRS; e++)                                                         \
+            nf_store_head (acc[e / 2][i][e % 2] * r, o + e * VW, DH - e * VW);                                         \
+        if (t->stats)                                                                                                  \
+          {                                                                                                            \
+            t->stats[2 * (first + i)] = m[i];                                                                          \
+            t->stats[2 * (first + i) + 1] = l[i];                                                                      \
+          }                                                                                                            \
+      }                                                                                                                \
+  }
+NF_ATTEND (nf_attend_one, 1)
+#if VW == 16
+NF_ATTEND (nf_attend_tile, 12)
+#else
+NF_ATTEND (nf_attend_tile, 6)
+#endif
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
  * temperature). out rows are out_row apart; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
@@ -84,83 +231,147 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
               ulong out_batch, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
-  const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2), first = get_global_id (0) * QT, prefix = NF_PREFIX (mask);
-  const float sc = b < split ? scale : scale2;
-  __global const float *q[QT];
+  const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
+  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
+                        .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
+                        .V = V + V_at + b * v_batch + hkv * DH,
+                        .out = out + out_at + b * out_batch + h * DH,
+                        .stats = keep_stats ? stats + ((size_t)b * H + h) * Nq * 2 : 0,
+                        .q_row = q_row,
+                        .v_row = v_row,
+                        .out_row = out_row,
+                        .q0 = q0,
+                        .Nq = Nq,
+                        .prefix = NF_PREFIX (mask),
+                        .scale = b < split ? scale : scale2,
+                        .mask = mask };
+  if (Nq == 1)
+    nf_attend_one (&head, 0);
+  else
+    nf_attend_tile (&head, get_global_id (0) * QT);
+}
+
+/* The backward pass takes QUERIES queries and PART keys at a time, whose weights and gradients of scores fit the first-level cache. PART is a
+ * multiple of NR and of QT. */
+#define QUERIES (4 * QT)
+#define PART 96
+
+typedef struct
+{
+  __global const float *Q, *K, *Kt, *Vt, *out, *dout, *stats; /* of the head */
+  __global float *dQ;
+  int row, d, N, prefix;
+  float scale;
+  int8 mask;
+} NfBackward;
+
+/* Of queries first .. first+QT-1 and keys key_first .. key_end-1: weights p, gradients of scores ds, and dQ, to which is added unless key_first is 0. */
+static void
+nf_weigh (const NfBackward *t, int first, int key_first, int key_end, float (*p)[PART], float (*ds)[PART])
+{
+  const int prefix = t->prefix, rows = min (QT, t->N - first);
+  __global const float *q[QT], *g[QT];
   int2 sight[QT];
-#pragma unroll
+  float m[QT], rl[QT], dot[QT];
   for (int i = 0; i < QT; i++)
     {
-      const int n = min (first + i, Nq - 1);
-      q[i] = Q + Q_at + b * q_batch + (size_t)n * q_row + h * DH;
-      sight[i] = nf_sight (mask, q0 + n);
+      const int n = min (first + i, t->N - 1);
+      q[i] = t->Q + (size_t)n * t->row;
+      g[i] = t->dout + (size_t)n * t->d;
+      /* a query past the end sees no key: its weights are 0 and add nothing */
+      sight[i] = nf_sight (t->mask, n);
+      if (i >= rows)
+        sight[i].y = 0;
+      m[i] = t->stats[2 * n];
+      rl[i] = 1.0f / t->stats[2 * n + 1];
+      floatv s = 0.0f;
+      for (int e = 0; e < DH; e += VW)
+        s = fma (nf_load_head (g[i] + e, DH - e), nf_load_head (t->out + (size_t)n * t->d + e, DH - e), s);
+      dot[i] = nf_sumv (s);
     }
-  const int4 tile = nf_tile_sight (sight);
-  Kt += Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW;
-  V += V_at + b * v_batch + hkv * DH;
-  floatv acc[QT][DV];
-  float m[QT], l[QT];
-#pragma unroll
-  for (int i = 0; i < QT; i++)
+  const int4 tile = nf_tile_sight (sight, QT);
+  for (int key0 = key_first; key0 < key_end; key0 += NR)
     {
-      m[i] = -INFINITY;
-      l[i] = 0.0f;
-#pragma unroll
-      for (int e = 0; e < DV; e++)
-        acc[i][e] = 0.0f;
+      floatv s[QT][2], dp[QT][2];
+      const size_t block = (size_t)(key0 / VW) * DH * VW;
+      const int at = key0 - key_first, all = nf_all_see (tile, prefix, key0);
+      if (key0 >= tile.y || key0 < nf_seen_block (tile, prefix, key0))
+        {
+          for (int i = 0; i < QT; i++)
+            for (int v = 0; v < NR; v += VW)
+              {
+                nf_storev ((floatv)(0.0f), p[i] + at + v);
+                nf_storev ((floatv)(0.0f), ds[i] + at + v);
+              }
+          continue;
+        }
+      nf_dots (s, q, t->Kt + block, t->scale);
+      nf_dots (dp, g, t->Vt + block, 1.0f);
+      for (int i = 0; i < QT; i++)
+        for (int v = 0; v < 2; v++)
+          {
+            const floatv sv = all ? s[i][v] : nf_hide (s[i][v], sight[i], prefix, key0 + v * VW);
+            const intv hidden = sv == (floatv)(-INFINITY);
+            const floatv pv = select (nf_expv (sv - m[i]) * rl[i], (floatv)(0.0f), hidden);
+            nf_storev (pv, p[i] + at + v * VW);
+            nf_storev (select (pv * (dp[i][v] - dot[i]) * t->scale, (floatv)(0.0f), hidden), ds[i] + at + v * VW);
+          }
     }
-  for (int key0 = nf_seen_block (tile, prefix, 0); key0 < tile.y; key0 = nf_seen_block (tile, prefix, key0 + NR))
+#pragma unroll
+  for (int e = 0; e < 2 * PAIRS; e += 2)
     {
-      floatv s[QT][2];
-      float p[QT][NR];
-      nf_scores (s, q, Kt + (size_t)(key0 / VW) * DH * VW, DH * VW, sc);
-      if (!nf_all_see (tile, prefix, key0))
-        nf_hide (s, sight, prefix, key0);
+      const int lanes = DH - e * VW;
+      __global float *dq = t->dQ + (size_t)first * t->row + e * VW;
+      floatv acc[QT][2];
+      for (int i = 0; i < QT; i++)
+        {
+          const int there = key_first > 0 && i < rows;
+          acc[i][0] = there ? nf_load_head (dq + (size_t)i * t->row, lanes) : (floatv)(0.0f);
+          acc[i][1] = there ? nf_load_head (dq + (size_t)i * t->row + VW, lanes - VW) : (floatv)(0.0f);
+        }
+      nf_sums (acc, ds[0], PART, t->K + (size_t)key_first * t->row + e * VW, t->row, lanes, min (key_end, tile.y) - key_first);
+      for (int i = 0; i < rows; i++)
+        {
+          nf_store_head (acc[i][0], dq + (size_t)i * t->row, lanes);
+          nf_store_head (acc[i][1], dq + (size_t)i * t->row + VW, lanes - VW);
+        }
+    }
+}
+
+/* to[key] += the sum over rows `from` .. count-1 of w[row][key] x[row], for `keys` of QT keys. */
+static void
+nf_gather (__global float *to, int row, int keys, const float *w, __global const float *x, int x_row, int from, int count)
+{
+#pragma unroll
+  for (int e = 0; e < 2 * PAIRS; e += 2)
+    {
+      const int lanes = DH - e * VW;
+      floatv acc[QT][2];
 #pragma unroll
       for (int i = 0; i < QT; i++)
         {
-          const float top = fmax (m[i], nf_maxv (fmax (s[i][0], s[i][1])));
-          const float shrink = m[i] == top ? 1.0f : nf_exp (m[i] - top);
-          const floatv p0 = select (nf_expv (s[i][0] - top), (floatv)(0.0f), s[i][0] == (floatv)(-INFINITY));
-          const floatv p1 = select (nf_expv (s[i][1] - top), (floatv)(0.0f), s[i][1] == (floatv)(-INFINITY));
-          nf_storev (p0, p[i]);
-          nf_storev (p1, p[i] + VW);
-          l[i] = fma (l[i], shrink, nf_sumv (p0 + p1));
-          m[i] = top;
-#pragma unroll
-          for (int e = 0; e < DV; e++)
-            acc[i][e] *= shrink;
+          acc[i][0] = nf_load_head (to + (size_t)min (i, keys - 1) * row + e * VW, lanes);
+          acc[i][1] = nf_load_head (to + (size_t)min (i, keys - 1) * row + e * VW + VW, lanes - VW);
         }
-      const int count = min (NR, tile.y - key0);
-      for (int j = 0; j < count; j++)
+      __global const float *xn = x + (size_t)from * x_row + e * VW;
+      for (int n = from; n < count; n++, xn += x_row)
         {
-          __global const float *v = V + (size_t)(key0 + j) * v_row;
+          const floatv x0 = nf_load_head (xn, lanes), x1 = nf_load_head (xn + VW, lanes - VW);
+          NF_EXPECT_ROW (xn, x_row);
 #pragma unroll
-          for (int e = 0; e < DV; e++)
+          for (int i = 0; i < QT; i++)
             {
-              const floatv ve = nf_load_head (v + e * VW, DH - e * VW);
-#pragma unroll
-              for (int i = 0; i < QT; i++)
-                acc[i][e] = fma ((floatv)(p[i][j]), ve, acc[i][e]);
+              const floatv wi = w[n * PART + i];
+              acc[i][0] = fma (wi, x0, acc[i][0]);
+              acc[i][1] = fma (wi, x1, acc[i][1]);
             }
         }
+      for (int i = 0; i < keys; i++)
+        {
+          nf_store_head (acc[i][0], to + (size_t)i * row + e * VW, lanes);
+          nf_store_head (acc[i][1], to + (size_t)i * row + e * VW + VW, lanes - VW);
+        }
     }
-#pragma unroll
-  for (int i = 0; i < QT; i++)
-    if (first + i < Nq)
-      {
-        const float r = l[i] > 0.0f ? 1.0f / l[i] : 0.0f; /* a query that sees nothing gets nothing */
-        __global float *o = out + out_at + b * out_batch + (size_t)(first + i) * out_row + h * DH;
-#pragma unroll
-        for (int e = 0; e < DV; e++)
-          nf_store_head (acc[i][e] * r, o + e * VW, DH - e * VW);
-        if (keep_stats)
-          {
-            __global float *t = stats + (((size_t)b * H + h) * Nq + first + i) * 2;
-            t[0] = m[i];
-            t[1] = l[i];
-          }
-      }
 }
 
 /* Backward of a key head, and of the query heads that share it, over a whole sequence. qkv, dqkv (B, N, (H + 2 Hkv) DH); out, dout (B, N, H DH);
@@ -174,106 +385,53 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
 {
   const int hkv = get_global_id (0), b = get_global_id (1), d = H * DH, row = d + 2 * Hkv * DH, share = H / Hkv, prefix = NF_PREFIX (mask);
   const size_t sample = (size_t)b * N * row, key_head = sample + d + hkv * DH;
-  __global const float *K = qkv + qkv_at + key_head;
   __global float *dK = dqkv + dqkv_at + key_head, *dV = dK + Hkv * DH;
-  out += out_at + (size_t)b * N * d;
-  dout += dout_at + (size_t)b * N * d;
-  stats += (size_t)b * H * N * 2;
-  Kt += ((size_t)b * Hkv + hkv) * blocks * DH * VW;
-  Vt += ((size_t)b * Hkv + hkv) * blocks * DH * VW;
+  float p[QUERIES][PART], ds[QUERIES][PART];
   for (int n = 0; n < N; n++)
-    for (int e = 0; e < DV; e++)
+    for (int e = 0; e < DH; e += VW)
       {
-        nf_store_head ((floatv)(0.0f), dK + (size_t)n * row + e * VW, DH - e * VW);
-        nf_store_head ((floatv)(0.0f), dV + (size_t)n * row + e * VW, DH - e * VW);
+        nf_store_head ((floatv)(0.0f), dK + (size_t)n * row + e, DH - e);
+        nf_store_head ((floatv)(0.0f), dV + (size_t)n * row + e, DH - e);
       }
   for (int h = hkv * share; h < (hkv + 1) * share; h++)
-    for (int first = 0; first < N; first += QT)
-      {
-        __global const float *q[QT], *g[QT];
-        int2 sight[QT];
-        float m[QT], rl[QT], dot[QT];
-        floatv dq[QT][DV];
-#pragma unroll
-        for (int i = 0; i < QT; i++)
-          {
-            const int n = min (first + i, N - 1);
-            const size_t at = (size_t)n * d + h * DH, stat = ((size_t)h * N + n) * 2;
-            q[i] = qkv + qkv_at + sample + (size_t)n * row + h * DH;
-            g[i] = dout + at;
-            /* a query past the end sees no key: its probabilities are 0 and add nothing */
-            sight[i] = nf_sight (mask, n);
-            if (first + i >= N)
-              sight[i].y = 0;
-            m[i] = stats[stat];
-            rl[i] = 1.0f / stats[stat + 1];
-            floatv s = 0.0f;
-#pragma unroll
-            for (int e = 0; e < DV; e++)
-              {
-                s = fma (nf_load_head (g[i] + e * VW, DH - e * VW), nf_load_head (out + at + e * VW, DH - e * VW), s);
-                dq[i][e] = 0.0f;
-              }
-            dot[i] = nf_sumv (s);
-          }
-        const int4 tile = nf_tile_sight (sight);
-        for (int key0 = nf_seen_block (tile, prefix, 0); key0 < tile.y; key0 = nf_seen_block (tile, prefix, key0 + NR))
-          {
-            floatv s[QT][2], dp[QT][2];
-            float p[QT][NR], ds[QT][NR];
-            const size_t block = (size_t)(key0 / VW) * DH * VW;
-            nf_scores (s, q, Kt + block, DH * VW, scale);
-            if (!nf_all_see (tile, prefix, key0))
-              nf_hide (s, sight, prefix, key0);
-#pragma unroll
-            for (int i = 0; i < QT; i++)
-              dp[i][0] = dp[i][1] = 0.0f;
-            for (int e = 0; e < DH; e++)
-              {
-                const floatv v0 = nf_loadv (Vt + block + e * VW), v1 = nf_loadv (Vt + block + DH * VW + e * VW);
-#pragma unroll
-                for (int i = 0; i < QT; i++)
-                  {
-                    dp[i][0] = fma ((floatv)(g[i][e]), v0, dp[i][0]);
-                    dp[i][1] = fma ((floatv)(g[i][e]), v1, dp[i][1]);
-                  }
-              }
-#pragma unroll
-            for (int i = 0; i < QT; i++)
-#pragma unroll
-              for (int v = 0; v < 2; v++)
+    {
+      const size_t head = (size_t)b * N * d + h * DH;
+      const NfBackward t = { .Q = qkv + qkv_at + sample + h * DH,
+                             .K = qkv + qkv_at + key_head,
+                             .Kt = Kt + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
+                             .Vt = Vt + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
+                             .out = out + out_at + head,
+                             .dout = dout + dout_at + head,
+                             .stats = stats + ((size_t)b * H + h) * N * 2,
+                             .dQ = dqkv + dqkv_at + sample + h * DH,
+                             .row = row,
+                             .d = d,
+                             .N = N,
+                             .prefix = prefix,
+                             .scale = scale,
+                             .mask = mask };
+      for (int first = 0; first < N; first += QUERIES)
+        {
+          const int count = min (QUERIES, N - first);
+          /* places only grow: what the first query sees begins where no other's does, and the last one's ends where no other's does */
+          const int begin = nf_sight (mask, first).x, end = min (nf_sight (mask, first + count - 1).y, N);
+          for (int part = 0; part < max (end, 1); part += PART)
+            {
+              const int part_end = min (part + PART, N);
+              if (part > 0 && part >= prefix && part + PART <= begin)
+                continue;
+              for (int n = 0; n < count; n += QT)
+                nf_weigh (&t, first + n, part, part_end, p + n, ds + n);
+              for (int key = part; key < part_end; key += QT)
                 {
-                  const intv masked = s[i][v] == (floatv)(-INFINITY);
-                  const floatv pv = select (nf_expv (s[i][v] - m[i]) * rl[i], (floatv)(0.0f), masked);
-                  nf_storev (pv, p[i] + v * VW);
-                  nf_storev (select (pv * (dp[i][v] - dot[i]) * scale, (floatv)(0.0f), masked), ds[i] + v * VW);
+                  const int keys = min (QT, part_end - key), from = mask.s0 ? max (key - first, 0) : 0;
+                  const size_t at = (size_t)key * row;
+                  if (from >= count)
+                    break;
+                  nf_gather (dV + at, row, keys, &p[0][key - part], t.dout + (size_t)first * d, d, from, count);
+                  nf_gather (dK + at, row, keys, &ds[0][key - part], t.Q + (size_t)first * row, row, from, count);
                 }
-            const int count = min (NR, tile.y - key0);
-            for (int j = 0; j < count; j++)
-              {
-                const size_t at = (size_t)(key0 + j) * row;
-#pragma unroll
-                for (int e = 0; e < DV; e++)
-                  {
-                    const int lanes = DH - e * VW;
-                    const floatv k = nf_load_head (K + at + e * VW, lanes);
-                    floatv dk = nf_load_head (dK + at + e * VW, lanes), dv = nf_load_head (dV + at + e * VW, lanes);
-#pragma unroll
-                    for (int i = 0; i < QT; i++)
-                      {
-                        dq[i][e] = fma ((floatv)(ds[i][j]), k, dq[i][e]);
-                        dk = fma ((floatv)(ds[i][j]), nf_load_head (q[i] + e * VW, lanes), dk);
-                        dv = fma ((floatv)(p[i][j]), nf_load_head (g[i] + e * VW, lanes), dv);
-                      }
-                    nf_store_head (dk, dK + at + e * VW, lanes);
-                    nf_store_head (dv, dV + at + e * VW, lanes);
-                  }
-              }
-          }
-#pragma unroll
-        for (int i = 0; i < QT; i++)
-          if (first + i < N)
-            for (int e = 0; e < DV; e++)
-              nf_store_head (dq[i][e], dqkv + dqkv_at + sample + (size_t)(first + i) * row + h * DH + e * VW, DH - e * VW);
-      }
+            }
+        }
+    }
 }

@@ -272,7 +272,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->amx = ops->bf16 && nf_device_get_bf16 (device) == NF_BF16_AMX;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->depth = ops->amx ? 16 : 1;
-  ops->query_tile = divide_up (head_dim, ops->vector_width) <= 4 ? 6 : 3;
+  ops->query_tile = ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
@@ -750,9 +750,10 @@ void
 nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                guint capacity, guint B, guint H)
 {
-  const size_t global[3] = { count, H, B }, local[3] = { 1, 1, 1 };
+  const guint VW = ops->vector_width, blocks = count ? (n0 + count - 1) / VW - n0 / VW + 1 : 0;
+  const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
-          INT (n0), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
+          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
 }
 
 /* MASK as nf_sight() of append.cl reads it. */
