@@ -201,6 +201,37 @@ take (Rig *rig, const Memory *memory)
   return take_at (rig, memory, 0);
 }
 
+/* To bfloat16, ties to even. */
+static guint16
+to_half (float value)
+{
+  guint32 bits;
+  memcpy (&bits, &value, sizeof bits);
+  return (guint16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* M rows of WIDTH halves, STEP words apart from AT on, are FLOATS rounded; between rows nothing was written.
+ */
+static void
+check_halves (Rig *rig, const char *what, const Memory *memory, gsize at, guint step, const float *floats,
+              guint M, guint width)
+{
+  g_autofree float *words = take_at (rig, memory, at);
+  for (guint m = 0; m < M; m++)
+    {
+      const guint16 *got = (const guint16 *)(words + (gsize)m * step);
+      for (guint i = 0; i < width; i++)
+        {
+          const float value = floats[(gsize)m * width + i];
+          if (got[i] != to_half (value))
+            fail_msg ("%s, row %u, value %u: %04x for %g, not %04x", what, m, i, got[i], (double)value,
+                      to_half (value));
+        }
+      if (m + 1 < M)
+        check_untouched (what, words + (gsize)m * step + width / 2, step - width / 2);
+    }
+}
+
 typedef struct
 {
   size_t size;
@@ -490,6 +521,7 @@ enum
   ACCUMULATE = 16,
   GELU_SLOPE = 32,
   PANELS = 64,
+  HALVES = 128,
 };
 
 /* C (rows ldc apart) of one launch; every optional operand is there whether FLAGS use it or not. */
@@ -662,6 +694,29 @@ test_matmul_batches (void **state)
   check_batches (&rig, &deep);
 }
 
+/* The same values, rounded, in rows of words; what lies between these stays. */
+static void
+test_matmul_halves (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  g_auto (Product) p;
+  product_init (&rig, &p, 27, 96, 40, BIAS | GELU, 1);
+  g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
+  Product halves = p;
+  halves.flags |= HALVES;
+  halves.ldc = 61;
+  g_autofree float *words = run_product (&rig, &halves, 0, p.M, 2, NULL);
+  for (int m = 0; m < p.M; m++)
+    {
+      const guint16 *got = (const guint16 *)(words + (gsize)m * halves.ldc);
+      for (int j = 0; j < p.N; j++)
+        assert_int_equal (got[j], to_half (floats[(gsize)m * p.ldc + j]));
+      for (int j = p.N / 2; j < halves.ldc && m + 1 < p.M; j++)
+        assert_true ((double)words[(gsize)m * halves.ldc + j] == p.C[(gsize)m * halves.ldc + j]);
+    }
+}
+
 static void
 test_matmul_tn (void **state)
 {
@@ -760,12 +815,18 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
          *dycs = room (rig, 5 + n), *dxs = in_place ? dys : give_at (rig, 6, dx, n);
   RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
        BUFFER (in_place ? out : NONE), LONG (in_place ? 2 : 0), INT (in_place), BUFFER (out), LONG (2),
-       INT (rms), INT (d));
+       INT (0), INT (rms), INT (d));
   RUN (rig, "nf_norm_backward", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
        BUFFER (dys), LONG (4), BUFFER (dycs), LONG (5), BUFFER (dxs), LONG (in_place ? 4 : 6),
        INT (!in_place), INT (rms), INT (d));
+  const guint step = d / 2 + 3;
+  Memory *halves = room (rig, 7 + (gsize)M * step);
+  const gboolean halved = d % 32 == 0;
+  if (halved)
+    RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
+         BUFFER (NONE), LONG (0), INT (0), BUFFER (halves), LONG (7), INT (step), INT (rms), INT (d));
   RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
-       BUFFER (NONE), LONG (0), INT (0), BUFFER (in), LONG (1), INT (rms), INT (d));
+       BUFFER (NONE), LONG (0), INT (0), BUFFER (in), LONG (1), INT (0), INT (rms), INT (d));
   for (int m = 0; m < M; m++)
     {
       const double *row = x + (gsize)m * d, *g = dy + (gsize)m * d;
@@ -793,6 +854,8 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
   g_autofree float *got_alone = take_at (rig, in, 1), *got_y = take_at (rig, out, 2),
                    *got_dyc = take_at (rig, dycs, 5), *got_dx = take_at (rig, dxs, in_place ? 4 : 6);
   nf_test_close_float ("norm in place", got_alone, y, n, tolerance);
+  if (halved)
+    check_halves (rig, "norm, halves", halves, 7, step, got_alone, M, d);
   for (gsize i = 0; i < n && in_place; i++)
     y[i] += R[i];
   nf_test_close_float ("norm", got_y, y, n, tolerance);
@@ -997,12 +1060,19 @@ test_gate (void **state)
         Memory *gates = give_at (&rig, 1, gate, n), *ups = give_at (&rig, 2, up, n),
                *out = room (&rig, 3 + n), *d = give_at (&rig, 4, dh, n), *dgates = room (&rig, 5 + n);
         RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups), LONG (2),
-             BUFFER (out), LONG (3), LONG (n), INT (vectors));
+             BUFFER (out), LONG (3), INT (0), INT (n), LONG (n), INT (vectors));
+        const guint width = 32, step = 21;
+        Memory *halves = room (&rig, 6 + (gsize)n / width * step);
+        if (n % width == 0)
+          RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
+               LONG (2), BUFFER (halves), LONG (6), INT (step), INT (width), LONG (n), INT (vectors));
         RUN (&rig, "nf_gate_backward", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
              LONG (2), BUFFER (d), LONG (4), BUFFER (dgates), LONG (5), BUFFER (d), LONG (4), LONG (n),
              INT (vectors));
         g_autofree float *got = take_at (&rig, out, 3), *got_gate = take_at (&rig, dgates, 5),
                          *got_up = take_at (&rig, d, 4);
+        if (n % width == 0)
+          check_halves (&rig, "gate, halves", halves, 6, step, got, n / width, width);
         if (n > 1)
           {
             /* far out: the identity, and nothing */
@@ -1151,22 +1221,25 @@ softmax (const Heads *h, int b, int n, int head, double scale, double *P, double
     P[j] /= *l > 0 ? *l : 1;
 }
 
+#define HALF_STEP(h) ((h)->d / 2 + 5) /* words */
+
 /* Queries q0 .. q0+Nq-1 of samples b0 .. b0+B-1; out (B, Nq, d), stats (B, H, Nq, 2). */
 static float *
 run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double scale, double scale2,
-               int split, Memory **stats, Memory **out_memory)
+               int split, gboolean halves, Memory **stats, Memory **out_memory)
 {
+  const int step = halves ? HALF_STEP (h) : h->d;
   const gsize sample = (gsize)h->N * h->row;
   const size_t group = rig->gpu ? GROUP : 1;
   const gsize keys_at = (gsize)b0 * h->Hkv * h->blocks * h->DH * rig->VW;
   const cl_int8 mask = kernel_mask (h);
-  Memory *out = room (rig, 3 + (gsize)B * Nq * h->d), *kept = room (rig, (gsize)B * h->H * Nq * 2);
+  Memory *out = room (rig, 3 + (gsize)B * Nq * step), *kept = room (rig, (gsize)B * h->H * Nq * 2);
   RUN (rig, "nf_attention", SIZES (rig->gpu ? Nq * group : divide_up (Nq, rig->QT), h->H, B),
        SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
        LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (h->in),
-       LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (h->d),
-       LONG ((gsize)Nq * h->d), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq), FLOAT (scale),
-       FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
+       LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (step),
+       LONG ((gsize)Nq * step), INT (halves), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq),
+       FLOAT (scale), FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
   if (stats)
     *stats = kept;
   if (out_memory)
@@ -1183,7 +1256,7 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
   const double scale = (double)(float)(1 / sqrt (DH)), scale2 = (double)(float)(0.7 / sqrt (DH));
   const int split = B - 1;
   Memory *stats;
-  g_autofree float *out = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, &stats, NULL);
+  g_autofree float *out = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, FALSE, &stats, NULL);
   g_autofree float *got_stats = take (rig, stats);
   g_autofree double *want = g_new0 (double, (gsize)B *N *h.d), *P = g_new (double, N),
                     *want_stats = g_new (double, (gsize)B *H *N * 2);
@@ -1207,6 +1280,13 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
   /* a score of size s is known to s times the rounding error, and so is its exponential */
   const double tolerance = TOLERANCE * MAX (1, spread * spread);
   nf_test_close_float ("attention", out, want, (gsize)B * N * h.d, tolerance);
+  if (h.d % 2 == 0)
+    {
+      Memory *halves;
+      g_autofree float *words
+          = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &halves);
+      check_halves (rig, "attention, halves", halves, 3, HALF_STEP (&h), out, B * N, h.d);
+    }
   nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2, tolerance);
 
   /* alone, one by one and a few at a time: the same bits */
@@ -1215,7 +1295,7 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
       {
         const int b = B - 1;
         g_autofree float *alone
-            = run_attention (rig, &h, b, 1, n, count, scale, scale2, b < split ? 1 : 0, NULL, NULL);
+            = run_attention (rig, &h, b, 1, n, count, scale, scale2, b < split ? 1 : 0, FALSE, NULL, NULL);
         assert_memory_equal (alone, out + ((gsize)b * N + n) * h.d, (gsize)count * h.d * sizeof (float));
       }
 }
@@ -1246,7 +1326,7 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
   const gsize n_out = (gsize)B * N * h.d, n_qkv = (gsize)B * N * h.row;
   const cl_int8 passed = kernel_mask (&h);
   Memory *stats, *out;
-  g_autofree float *values = run_attention (rig, &h, 0, B, 0, N, scale, scale, B, &stats, &out);
+  g_autofree float *values = run_attention (rig, &h, 0, B, 0, N, scale, scale, B, FALSE, &stats, &out);
   g_autofree double *O = nf_test_to_double (values, n_out), *dO = numbers (12, n_out, 1),
                     *want = g_new0 (double, n_qkv), *P = g_new (double, N);
   Memory *dout = give_at (rig, 5, dO, n_out), *dqkv = room (rig, 7 + n_qkv);
@@ -2023,6 +2103,7 @@ main (int argc, char **argv)
     { "pack", test_pack, TRUE },
     { "matmul", test_matmul, TRUE },
     { "matmul in batches", test_matmul_batches, TRUE },
+    { "matmul in halves", test_matmul_halves, TRUE },
     { "matmul transposed", test_matmul_tn, TRUE },
     { "column sums", test_column_sums },
     { "norms", test_norm },

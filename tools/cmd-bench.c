@@ -439,8 +439,8 @@ run_layernorm (gpointer data, GError **error)
 {
   Part *part = data;
   for (guint i = 0; i < LAUNCHES; i++)
-    nf_ops_norm (part->ops, NF_NORM_LAYER, part->x, part->w, part->b, nf_view (NULL, 0), part->y, part->M,
-                 part->d);
+    nf_ops_norm (part->ops, NF_NORM_LAYER, part->x, part->w, part->b, nf_view (NULL, 0), part->y, FALSE,
+                 part->M, part->d);
   return nf_ops_finish (part->ops, error);
 }
 

@@ -126,10 +126,32 @@ typedef struct
 {
   __global const float *Q, *Kt, *V;
   __global float *out, *stats;
-  int q_row, v_row, out_row, q0, Nq, prefix;
+  int q_row, v_row, out_row, halves, h, q0, Nq, prefix;
   float scale;
   int8 mask;
 } NfHead;
+
+/* One vector of a result, feature e of head h: into a row of floats, or of bfloat16 for a product. */
+static inline void
+nf_leave (floatv v, const NfHead *t, __global float *out, int e)
+{
+  const int lanes = DH - e;
+  if (!t->halves)
+    {
+      nf_store_head (v, out + t->h * DH + e, lanes);
+      return;
+    }
+  __global ushort *to = (__global ushort *)out + t->h * DH + e;
+  if (lanes >= VW)
+    {
+      nf_store_halves (v, to);
+      return;
+    }
+  float lane[VW];
+  nf_storev (v, lane);
+  for (int i = 0; i < lanes; i++)
+    to[i] = nf_half (lane[i]);
+}
 
 /* name: queries first .. first+n-1 of a head. Scores of KEYS keys, their exponentials, then the sum of these keys' values: a row needs one largest
  * score and one sum for all of them, and accumulators stay in registers. */
@@ -206,8 +228,7 @@ typedef struct
       {                                                                                                                \
         const float r = l[i] > 0.0f ? 1.0f / l[i] : 0.0f; /* a query that sees nothing gets nothing */                 \
         __global float *o = t->out + (size_t)(first + i) * t->out_row;                                                 \
-        _Pragma ("unroll") for (int e = 0; e < 2 * PAIRS; e++)                                                         \
-            nf_store_head (acc[e / 2][i][e % 2] * r, o + e * VW, DH - e * VW);                                         \
+        _Pragma ("unroll") for (int e = 0; e < 2 * PAIRS; e++) nf_leave (acc[e / 2][i][e % 2] * r, t, o, e * VW);      \
         if (t->stats)                                                                                                  \
           {                                                                                                            \
             t->stats[2 * (first + i)] = m[i];                                                                          \
@@ -223,23 +244,25 @@ NF_ATTEND (nf_attend_tile, 6)
 #endif
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
+ * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
   const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
                         .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
                         .V = V + V_at + b * v_batch + hkv * DH,
-                        .out = out + out_at + b * out_batch + h * DH,
+                        .out = out + out_at + b * out_batch,
                         .stats = keep_stats ? stats + ((size_t)b * H + h) * Nq * 2 : 0,
                         .q_row = q_row,
                         .v_row = v_row,
                         .out_row = out_row,
+                        .halves = halves,
+                        .h = h,
                         .q0 = q0,
                         .Nq = Nq,
                         .prefix = NF_PREFIX (mask),

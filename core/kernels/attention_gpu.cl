@@ -24,12 +24,12 @@ nf_group_max (__local float *part, float v)
 }
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
+ * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
  * A work-group has one query: a work-item has one key of a block, then some features of the output. Global size (Nq GROUP, H, B). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   __local float part[GROUP], q[DH], p[KEYS];
@@ -79,11 +79,17 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
       barrier (CLK_LOCAL_MEM_FENCE);
     }
   const float r = l > 0.0f ? 1.0f / l : 0.0f; /* a query that sees nothing gets nothing */
-  out += out_at + b * out_batch + (size_t)n * out_row + h * DH;
+  out += out_at + b * out_batch + (size_t)n * out_row;
 #pragma unroll
   for (int i = 0; i < FEATURES; i++)
     if (i * GROUP + item < DH)
-      out[i * GROUP + item] = acc[i] * r;
+      {
+        const int e = h * DH + i * GROUP + item;
+        if (halves)
+          ((__global ushort *)out)[e] = nf_half (acc[i] * r);
+        else
+          out[e] = acc[i] * r;
+      }
   if (keep_stats && item == 0)
     {
       stats += (((size_t)b * H + h) * Nq + n) * 2;

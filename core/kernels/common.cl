@@ -133,6 +133,20 @@ nf_pairv (floatv first, floatv second)
   return NF_TO_BF16 (low) | NF_TO_BF16 (high) << 16;
 }
 
+/* What a product reads next: values rounded to bfloat16, one after the other. */
+static inline void
+nf_store_halves (floatv v, __global ushort *p)
+{
+  const uintv bits = nf_as_uintv (v);
+  NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (bits)), 0, p);
+}
+static inline ushort
+nf_half (float v)
+{
+  const uint bits = as_uint (v);
+  return NF_TO_BF16 (bits);
+}
+
 /* exp, erf and the two halves of GELU, written out so that a vector costs what its arithmetic costs and every device gets the same bits.
  * exp: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor series of degree 7 (error below 1e-8); arguments are clamped to [-87, 88].
  * erf: odd polynomial up to 1, beyond it 1 - exp(-q(|x|)), both fitted by least squares on Chebyshev nodes (relative error below 1e-7). */

@@ -9,9 +9,10 @@ nf_gate_argument (floatv x)
   return 1.59576912f * fma (x * x * x, (floatv)(0.044715f), x);
 }
 
+/* If `halves` is not 0 hidden is bfloat16 for a product, rows of `width` values so many words apart. Both are multiples of VW then. */
 __kernel void
-nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, ulong n,
-         int vectors)
+nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, int halves,
+         int width, ulong n, int vectors)
 {
   const size_t first = get_global_id (0) * vectors * VW, end = min (n, (ulong)(first + (size_t)vectors * VW));
   gate += gate_at;
@@ -22,7 +23,11 @@ nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ul
       const int lanes = (int)min (end - i, (size_t)VW);
       const floatv x = nf_load_head (gate + i, lanes);
       const floatv e = nf_expv (-nf_gate_argument (clamp (x, -16.0f, 16.0f)));
-      nf_store_head (x / (e + 1.0f) * nf_load_head (up + i, lanes), hidden + i, lanes);
+      const floatv v = x / (e + 1.0f) * nf_load_head (up + i, lanes);
+      if (halves)
+        nf_store_halves (v, (__global ushort *)(hidden + i / width * halves) + i % width);
+      else
+        nf_store_head (v, hidden + i, lanes);
     }
 }
 

@@ -19,6 +19,7 @@
 #define NF_SAVE 8 /* keep the value before GELU in P */
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
+#define NF_HALVES 128 /* C is bfloat16 for another product, ldc counts words of two */
 #define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack): rows of a large power of two apart would fight for the same cache lines */
 
 typedef struct
@@ -39,7 +40,7 @@ nf_expect (const NfMatmul *t, int m0, int n0, int rows)
       const int m = m0 + i;
       for (int e = n0; e < min (n0 + NR, t->N); e += VW)
         {
-          __builtin_prefetch (t->C + (size_t)m * t->ldc + e, 1);
+          __builtin_prefetch (t->C + (size_t)m * t->ldc + (t->flags & NF_HALVES ? e / 2 : e), 1);
           if (t->flags & NF_RESIDUAL)
             __builtin_prefetch (t->R + (size_t)(m % t->rmod) * t->ldr + e);
           if (t->flags & (NF_SAVE | NF_GELU_SLOPE))
@@ -67,7 +68,10 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
     v += nf_load_head (t->R + (size_t)(m % t->rmod) * t->ldr + n, lanes);
   if (t->flags & NF_ACCUMULATE)
     v += nf_load_head (t->C + (size_t)m * t->ldc + n, lanes);
-  nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
+  if (t->flags & NF_HALVES)
+    nf_store_halves (v, (__global ushort *)(t->C + (size_t)m * t->ldc) + n);
+  else
+    nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
 
 /* Rows m .. end-1 of the panel b, whose first column is n0. */

@@ -15,6 +15,7 @@
 #define NF_SAVE 8 /* keep the value before GELU in P */
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
+#define NF_HALVES 128 /* C is bfloat16 for another product, ldc counts words of two */
 #define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack) */
 
 /* An element's value, or values, into rows of a slice: the upper half of a word first, as the instruction of a CPU adds them. */
@@ -93,6 +94,9 @@ nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_
       if (flags & NF_RESIDUAL)
         v += R[R_at + (size_t)(m % rmod) * ldr + n];
       __global float *c = C + C_at + (size_t)m * ldc + n;
-      *c = flags & NF_ACCUMULATE ? v + *c : v;
+      if (flags & NF_HALVES)
+        ((__global ushort *)(C + C_at + (size_t)m * ldc))[n] = nf_half (v);
+      else
+        *c = flags & NF_ACCUMULATE ? v + *c : v;
     }
 }

@@ -23,14 +23,15 @@ nf_moments (__global const float *x, int d, int rms)
 }
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
- * x, R, y (M, d); y may be x, R may be y. Global size (M). */
+ * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words, and d a multiple of VW.
+ * Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
-         __global float *y, ulong y_at, int rms, int d)
+         __global float *y, ulong y_at, int halves, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
   x += x_at + row;
-  y += y_at + row;
+  y += y_at + (halves ? get_global_id (0) * halves : row);
   R += R_at + row;
   const float2 moments = nf_moments (x, d, rms);
   for (int i = 0; i < d; i += VW)
@@ -40,7 +41,10 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
       floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (w + b_at + i, lanes));
       if (add)
         v += nf_load_head (R + i, lanes);
-      nf_store_head (v, y + i, lanes);
+      if (halves)
+        nf_store_halves (v, (__global ushort *)y + i);
+      else
+        nf_store_head (v, y + i, lanes);
     }
 }
 

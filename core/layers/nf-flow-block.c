@@ -185,7 +185,7 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
   nf_transformer_forward (ops, &block->transformer, &sequence->rows, tape->layers, B);
   if (block->final_norm.w.buffer)
     nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], 0), block->final_norm.w,
-                 block->final_norm.b, nf_view (NULL, 0), nf_view (tape->last, 0), M, shape->d);
+                 block->final_norm.b, nf_view (NULL, 0), nf_view (tape->last, 0), FALSE, M, shape->d);
   nf_linear_forward (ops, &block->out, nf_view (tape->last, 0), nf_view (tape->o, 0), M, NULL);
 }
 
@@ -391,6 +391,7 @@ nf_block_extend (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *se
   nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, rows,
                          nf_block_row (sequence, n0), count, B, temperature);
   if (block->final_norm.w.buffer)
-    nf_ops_norm (ops, NF_NORM_RMS, h, block->final_norm.w, block->final_norm.b, nf_view (NULL, 0), h, M, d);
+    nf_ops_norm (ops, NF_NORM_RMS, h, block->final_norm.w, block->final_norm.b, nf_view (NULL, 0), h, FALSE,
+                 M, d);
   nf_linear_forward (ops, &block->out, h, nf_view (cache->o, 0), M, NULL);
 }

@@ -6,13 +6,15 @@ nf_linear_forward (NfOps *ops, const NfLinear *layer, NfView x, NfView y, guint 
 {
   static const NfLinearExtra nothing = { 0 };
   const NfLinearExtra *e = extra ? extra : &nothing;
+  const guint x_row = e->flags & NF_MATMUL_HALVES_A ? nf_ops_half_step (ops, layer->n_in) : layer->n_in,
+              y_row = e->flags & NF_MATMUL_HALVES ? nf_ops_half_step (ops, layer->n_out) : layer->n_out;
   const NfMatmul product = {
     .A = x,
-    .lda = e->x_row ? e->x_row : layer->n_in,
+    .lda = e->x_row ? e->x_row : x_row,
     .B = layer->forward,
     .bias = layer->bias,
     .C = y,
-    .ldc = e->y_row ? e->y_row : layer->n_out,
+    .ldc = e->y_row ? e->y_row : y_row,
     .R = e->residual,
     .ldr = layer->n_out,
     .r_mod = e->r_mod ? e->r_mod : M,

@@ -139,44 +139,68 @@ nf_tape_free (NfTape *tape)
   g_free (tape);
 }
 
-static void
-norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y, guint M)
+/* What only products read is written as they read it, unless a backward pass wants its floats. */
+typedef struct
 {
-  nf_ops_norm (ops, shape->norm, nf_view (x, 0), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, 0), M,
-               shape->d);
+  gboolean a, attention, hidden; /* rows of halves */
+} Halves;
+
+static Halves
+choose_halves (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
+{
+  return (Halves){ .a = !keep && nf_ops_half_step (ops, shape->d) > 0,
+                   .attention = !keep && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
+                   .hidden = !keep && nf_ops_half_step (ops, shape->hidden) > 0 };
+}
+
+static guint
+from_halves (gboolean halves)
+{
+  return halves ? NF_MATMUL_HALVES_A : 0;
+}
+
+static void
+norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y,
+      gboolean halves, guint M)
+{
+  nf_ops_norm (ops, shape->norm, nf_view (x, 0), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, 0),
+               halves, M, shape->d);
 }
 
 /* h_out = h + LAYER(x), by way of SUB and the norm POST if there is one. */
 static void
 add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer, const NfNorm *post,
-              NfBuffer *x, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint M)
+              NfBuffer *x, gboolean halves, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint M)
 {
+  NfLinearExtra extra = { .flags = from_halves (halves) };
   if (!shape->post_norm)
     {
-      const NfLinearExtra extra = { .residual = nf_view (h, 0) };
+      extra.residual = nf_view (h, 0);
       nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (h_out, 0), M, &extra);
       return;
     }
-  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (sub, 0), M, NULL);
-  nf_ops_norm (ops, NF_NORM_RMS, nf_view (sub, 0), post->w, post->b, nf_view (h, 0), nf_view (h_out, 0), M,
-               shape->d);
+  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (sub, 0), M, &extra);
+  nf_ops_norm (ops, NF_NORM_RMS, nf_view (sub, 0), post->w, post->b, nf_view (h, 0), nf_view (h_out, 0),
+               FALSE, M, shape->d);
 }
 
 /* hidden = activation of a. BEFORE, what the activation gets, has no buffer if nobody asks for it; GATE is
  * there if gated. */
 static void
 activate (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, NfView a, NfView gate,
-          NfView before, NfBuffer *hidden, guint M)
+          NfView before, NfBuffer *hidden, Halves halves, guint M)
 {
+  NfLinearExtra extra = { .flags = from_halves (halves.a) };
   if (!shape->gated)
     {
-      const NfLinearExtra extra = { .flags = NF_MATMUL_GELU, .before = before };
+      extra.flags |= NF_MATMUL_GELU | (halves.hidden ? NF_MATMUL_HALVES : 0);
+      extra.before = before;
       nf_linear_forward (ops, &weights->fc1, a, nf_view (hidden, 0), M, &extra);
       return;
     }
-  nf_linear_forward (ops, &weights->gate, a, gate, M, NULL);
-  nf_linear_forward (ops, &weights->fc1, a, before, M, NULL);
-  nf_ops_gate (ops, gate, before, nf_view (hidden, 0), (gsize)M * shape->hidden);
+  nf_linear_forward (ops, &weights->gate, a, gate, M, &extra);
+  nf_linear_forward (ops, &weights->fc1, a, before, M, &extra);
+  nf_ops_gate (ops, gate, before, nf_view (hidden, 0), halves.hidden, M, shape->hidden);
 }
 
 /* COUNT rows of each of B samples, rows of samples BATCH apart, at positions from Q0 on. */
@@ -211,9 +235,11 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
               Hkv = shape->Hkv;
   const gsize batch = (gsize)S * row;
   const NfView qkv = nf_view (tape->qkv[l], 0);
+  const Halves halves = choose_halves (ops, shape, tape->keep);
+  const NfLinearExtra extra = { .flags = from_halves (halves.a) };
 
-  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], M);
-  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (tape->raw[l], 0), M, NULL);
+  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], halves.a, M);
+  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (tape->raw[l], 0), M, &extra);
   if (has_heads (shape, sequence))
     {
       const NfHeads heads
@@ -231,6 +257,7 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .out = nf_view (tape->attention[l], 0),
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
+    .halves = halves.attention,
     .keys = tape->keys,
     .capacity = S,
     .stats = tape->stats[l],
@@ -244,12 +271,12 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .mask = sequence->mask,
   };
   nf_ops_attention (ops, &attention);
-  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l],
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l], halves.attention,
                 tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], M);
-  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], M);
+  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], halves.a, M);
   activate (ops, shape, weights, nf_view (tape->a2[l], 0), nf_view (tape->gate ? tape->gate[l] : NULL, 0),
-            nf_view (tape->before[l], 0), tape->hidden[l], M);
-  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l],
+            nf_view (tape->before[l], 0), tape->hidden[l], halves, M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l], halves.hidden,
                 tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], M);
 }
 
@@ -467,15 +494,18 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
               d = shape->d;
   const gsize batch = (gsize)cache->S * row;
   const NfView qkv = nf_view (cache->qkv[l], (gsize)q0 * row), a = nf_view (cache->a, 0);
+  const Halves halves = choose_halves (ops, shape, FALSE);
+  const gsize a_row = halves.a ? nf_ops_half_step (ops, d) : d;
 
-  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, M);
+  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, halves.a, M);
   /* rows of one sequence lie together, single rows of many sequences evenly apart; else sequence by sequence
    */
   const guint launches = count > 1 ? R : 1;
   for (guint i = 0; i < launches; i++)
     {
-      const NfLinearExtra extra = { .y_row = count > 1 ? row : (guint)batch };
-      nf_linear_forward (ops, &weights->qkv, nf_view_add (a, (gsize)i * count * d),
+      const NfLinearExtra extra
+          = { .flags = from_halves (halves.a), .y_row = count > 1 ? row : (guint)batch };
+      nf_linear_forward (ops, &weights->qkv, nf_view_add (a, (gsize)i * count * a_row),
                          nf_view_add (qkv, i * batch), M / launches, &extra);
     }
   if (has_heads (shape, sequence))
@@ -494,6 +524,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
     .out = nf_view (cache->attention, 0),
     .out_row = H * dh,
     .out_batch = (gsize)count * H * dh,
+    .halves = halves.attention,
     .keys = cache->keys[l],
     .capacity = cache->S,
     .q0 = q0,
@@ -507,14 +538,14 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
     .mask = sequence->mask,
   };
   nf_ops_attention (ops, &attention);
-  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, cache->sub, cache->h,
-                cache->h, M);
-  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, M);
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, halves.attention,
+                cache->sub, cache->h, cache->h, M);
+  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, halves.a, M);
   const NfView gate = nf_view (cache->gate, 0),
                before = nf_view (cache->gate, cache->gate ? (gsize)M * shape->hidden : 0);
-  activate (ops, shape, weights, a, gate, before, cache->hidden, M);
-  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, cache->sub, cache->h, cache->h,
-                M);
+  activate (ops, shape, weights, a, gate, before, cache->hidden, halves, M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, halves.hidden, cache->sub,
+                cache->h, cache->h, M);
 }
 
 void

@@ -597,6 +597,14 @@ get_row_step (guint words)
   return divide_up (words, 2 * ROW_GAP) * 2 * ROW_GAP + ROW_GAP;
 }
 
+guint
+nf_ops_half_step (NfOps *ops, guint N)
+{
+  /* no value is without its neighbour in a word or in a step of a product, and the gap fits where floats
+   * would */
+  return ops->bf16 && N % 32 == 0 && N >= 64 ? get_row_step (N / 2) : 0;
+}
+
 void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
@@ -607,6 +615,11 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     }
   NfMatmul product = *t;
   product.K = count_elements (ops, t->K);
+  if (t->flags & NF_MATMUL_HALVES_A)
+    {
+      multiply (ops, &product);
+      return;
+    }
   product.lda = get_row_step (product.K);
   if (!need_panels (ops, (gsize)t->M * product.lda))
     return;
@@ -675,10 +688,11 @@ nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N)
 }
 
 void
-nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, guint M, guint d)
+nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, gboolean halves,
+             guint M, guint d)
 {
   LAUNCH_ROWS (ops, KERNEL_NORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (R), INT (R.buffer != NULL),
-               VIEW (y), INT (kind == NF_NORM_RMS), INT (d));
+               VIEW (y), INT (halves ? nf_ops_half_step (ops, d) : 0), INT (kind == NF_NORM_RMS), INT (d));
 }
 
 void
@@ -771,7 +785,9 @@ kernel_mask (const NfMask *mask, guint n_keys)
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {
-  const guint Hkv = a->Hkv ? a->Hkv : a->H, n_keys = a->n_keys ? a->n_keys : a->q0 + a->Nq;
+  const guint Hkv = a->Hkv ? a->Hkv : a->H, n_keys = a->n_keys ? a->n_keys : a->q0 + a->Nq,
+              step = a->halves ? nf_ops_half_step (ops, a->H * ops->head_dim) : a->out_row;
+  const gsize out_batch = a->halves ? (gsize)a->Nq * step : a->out_batch;
   const cl_int8 mask = kernel_mask (&a->mask, n_keys);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
   const size_t global[3]
@@ -780,7 +796,7 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->V),
-          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (a->out_row), LONG (a->out_batch),
+          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (step), LONG (out_batch), INT (a->halves),
           BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
           FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
@@ -804,11 +820,12 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
 #define GATE_VECTORS 64 /* of a work-item on a CPU */
 
 void
-nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gsize n)
+nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean halves, guint M, guint width)
 {
+  const gsize n = (gsize)M * width;
   const gsize vectors = ops->gpu ? 1 : GATE_VECTORS, part = vectors * ops->vector_width;
-  LAUNCH_ITEMS (ops, KERNEL_GATE, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (hidden), LONG (n),
-                INT (vectors));
+  LAUNCH_ITEMS (ops, KERNEL_GATE, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (hidden),
+                INT (halves ? nf_ops_half_step (ops, width) : 0), INT (width), LONG (n), INT (vectors));
 }
 
 void

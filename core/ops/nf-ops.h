@@ -84,6 +84,10 @@ void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
 
+/* Rows of halves: N values in bfloat16, as a product reads them, so that it need not round them first. Words
+ * (floats) from a row to the next, at most N; 0 if products are not of bfloat16, or N is not for it. */
+guint nf_ops_half_step (NfOps *ops, guint N);
+
 typedef enum
 {
   NF_MATMUL_BIAS = 1,
@@ -92,7 +96,9 @@ typedef enum
   NF_MATMUL_SAVE = 8,
   NF_MATMUL_ACCUMULATE = 16,
   NF_MATMUL_GELU_SLOPE = 32,
-  NF_MATMUL_PANELS = 64, /* A is in panels of rows: of nf_ops_matmul_tn() */
+  NF_MATMUL_PANELS = 64,    /* A is in panels of rows: of nf_ops_matmul_tn() */
+  NF_MATMUL_HALVES = 128,   /* C is rows of halves */
+  NF_MATMUL_HALVES_A = 256, /* A is */
 } NfMatmulFlags;
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
@@ -124,9 +130,9 @@ typedef enum
 } NfNormKind;
 
 /* y = norm (x) + R; x, R, y (M, d) dense. y may be x and R may be y; with a NULL buffer there is no R. w and
- * b lie in one buffer. */
-void nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, guint M,
-                  guint d);
+ * b lie in one buffer. HALVES: y is rows of halves, and not x. */
+void nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y,
+                  gboolean halves, guint M, guint d);
 
 /* dx = dL/dx, or += if ACCUMULATE; dyc = dy × normalised x, whose column sums are dw. dx may be dy unless it
  * accumulates, dyc must be another buffer. */
@@ -192,7 +198,8 @@ typedef struct
 
 /* Attention of Nq queries per sample, the first at place q0, on those of n_keys keys (0: q0 + Nq) that MASK
  * lets them meet. Query head h uses key head h / (H / Hkv); Hkv 0 means H. Samples from SPLIT on use SCALE2.
- * A query that meets no key gets 0. */
+ * A query that meets no key gets 0. HALVES: out is rows of halves, samples of Nq rows without gaps between
+ * them; out_row and out_batch are not read. */
 typedef struct
 {
   NfView Q, V, out;
@@ -200,6 +207,7 @@ typedef struct
   gsize q_batch, v_batch, out_batch;
   NfBuffer *keys; /* (B, Hkv, blocks, DH, VW) */
   guint capacity;
+  gboolean halves;
   NfBuffer *stats; /* NULL, or (B, H, Nq, 2) for the backward pass */
   guint q0, Nq, n_keys, B, H, Hkv, split;
   NfMask mask;
@@ -220,9 +228,9 @@ typedef struct
 
 void nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *attention);
 
-/* hidden = gelu_tanh (gate) × up, n values, gelu_tanh (x) = x/2 (1 + tanh (sqrt (2/pi) (x + 0.044715 x³))).
- * And its gradient; dup may be dhidden. */
-void nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gsize n);
+/* hidden = gelu_tanh (gate) × up, M rows of n, of halves if HALVES; gelu_tanh (x) = x/2 (1 + tanh (sqrt
+ * (2/pi) (x + 0.044715 x³))). And its gradient; dup may be dhidden. */
+void nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean halves, guint M, guint n);
 void nf_ops_gate_backward (NfOps *ops, NfView gate, NfView up, NfView dhidden, NfView dgate, NfView dup,
                            gsize n);
 
