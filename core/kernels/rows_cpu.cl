@@ -1,25 +1,44 @@
 /* Work on whole rows, one work-item a row. SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* Mean (0 if rms) and 1/deviation of a row; eps 1e-5, or 1e-6 of the mean square alone. */
+/* A row is short: what the next ones need is on its way to the cache meanwhile. */
+#ifdef __clang__
+#define NF_EXPECT(p, write) __builtin_prefetch (p, write)
+#else
+#define NF_EXPECT(p, write)
+#endif
+#define NF_ROWS_AHEAD 3
+
+static inline floatv
+nf_centred (__global const float *x, int lanes, float mean)
+{
+  const floatv c = nf_load_head (x, lanes) - mean;
+  return lanes < VW ? select ((floatv)(0.0f), c, NF_LANES < (intv)(lanes)) : c;
+}
+
+/* Mean (0 if rms) and 1/deviation of a row; eps 1e-5, or 1e-6 of the mean square alone. Two chains of sums hide each other's latency. */
 static inline float2
 nf_moments (__global const float *x, int d, int rms)
 {
-  floatv sum = 0.0f, square = 0.0f;
+  floatv sum[2] = { 0.0f, 0.0f }, square[2] = { 0.0f, 0.0f };
   float mean = 0.0f;
   if (!rms)
     {
-      for (int i = 0; i < d; i += VW)
-        sum += nf_load_head (x + i, d - i);
-      mean = nf_sumv (sum) / d;
+      for (int i = 0; i < d; i += 2 * VW)
+        {
+          sum[0] += nf_load_head (x + i, d - i);
+          sum[1] += nf_load_head (x + i + VW, d - i - VW);
+        }
+      mean = nf_sumv (sum[0] + sum[1]) / d;
     }
-  for (int i = 0; i < d; i += VW)
+  for (int i = 0; i < d; i += 2 * VW)
     {
-      floatv c = nf_load_head (x + i, d - i) - mean;
-      if (d - i < VW)
-        c = select ((floatv)(0.0f), c, NF_LANES < (intv)(d - i));
-      square = fma (c, c, square);
+      NF_EXPECT (x + NF_ROWS_AHEAD * d + i, 0);
+      NF_EXPECT (x + NF_ROWS_AHEAD * d + i + VW, 0);
+      const floatv c0 = nf_centred (x + i, d - i, mean), c1 = nf_centred (x + i + VW, d - i - VW, mean);
+      square[0] = fma (c0, c0, square[0]);
+      square[1] = fma (c1, c1, square[1]);
     }
-  return (float2)(mean, 1.0f / sqrt (nf_sumv (square) / d + (rms ? 1e-6f : 1e-5f)));
+  return (float2)(mean, 1.0f / sqrt (nf_sumv (square[0] + square[1]) / d + (rms ? 1e-6f : 1e-5f)));
 }
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
@@ -37,6 +56,7 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
   for (int i = 0; i < d; i += VW)
     {
       const int lanes = d - i;
+      NF_EXPECT (y + (halves ? halves + i / 2 : d + i), 1);
       const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + w_at + i, lanes);
       floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (w + b_at + i, lanes));
       if (add)
