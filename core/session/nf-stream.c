@@ -442,6 +442,17 @@ write_pixels (NfStream *self, NfBuffer *x, NfBuffer *noise)
                              &self->tokens, 0, 1, noise);
 }
 
+/* The frame's tokens are what the denoiser reads of the window. */
+static void
+keep_tokens (NfStream *self, const NfStreamWindow *window)
+{
+  const gsize frame = (gsize)self->N * self->D;
+  if (window->y)
+    nf_ops_copy_rows (self->ops, nf_view (self->input, 0), frame,
+                      nf_stream_window_frame (self, window->y, window->frames), nf_stream_window_step (self),
+                      frame, self->B);
+}
+
 /* Tokens of the frame through the shallow blocks into the window. */
 static void
 forward_shallow (NfStream *self, const NfStreamWindow *window)
@@ -470,10 +481,7 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
     }
   nf_ops_copy_rows (self->ops, u, frame, nf_stream_window_frame (self, window->u, window->frames),
                     nf_stream_window_step (self), frame, self->B);
-  if (window->y)
-    nf_ops_copy_rows (self->ops, nf_view (self->input, 0), frame,
-                      nf_stream_window_frame (self, window->y, window->frames), nf_stream_window_step (self),
-                      frame, self->B);
+  keep_tokens (self, window);
 }
 
 /* Of one stream, from what was read of all. The noise that was added does not count as news. */
@@ -559,10 +567,10 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
 {
   if (drawn && self->noisy)
     {
-      /* the noisy frame itself is remembered */
+      /* the noisy frame itself is remembered, and decoding left it in the window */
       nf_ops_copy (self->ops, nf_view (self->latents, 0), nf_view (self->input, 0),
                    nf_stream_get_latents (self));
-      forward_shallow (self, window);
+      keep_tokens (self, window);
       if (!nf_stream_denoise (self, window, error))
         return FALSE;
       write_pixels (self, self->latents, NULL);
@@ -573,8 +581,8 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
       write_pixels (self, self->latents, self->noise);
       read_pixels (self);
       forward_shallow (self, window);
+      extend (self, window);
     }
-  extend (self, window);
   close_frame (self);
   return TRUE;
 }
@@ -605,6 +613,9 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
     draw_noise (self);
   nf_ops_write (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents);
   const double upload = nf_stats_lap (&time);
+  NfDecodeOptions how = *options;
+  if (drawn && self->noisy)
+    how.snap = FALSE; /* a drawn frame lies on no lattice */
   const NfFlowFrame inverse = { .B = self->B,
                                 .f = window->frames,
                                 .caches = self->cache,
@@ -615,7 +626,7 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
                                 .changes = self->changes,
                                 .latents = self->latents,
                                 .tokens = &self->tokens };
-  if (!nf_flow_inverse_frame (self->flow, &inverse, options, tell, self, &self->report, error)
+  if (!nf_flow_inverse_frame (self->flow, &inverse, &how, tell, self, &self->report, error)
       || !finish_frame (self, window, drawn, error) || !nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
