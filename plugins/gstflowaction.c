@@ -3,6 +3,7 @@
 #include "gstflowaction.h"
 
 #include <gst/video/navigation.h>
+#include <math.h>
 #include <string.h>
 
 #include "gstflowengine.h"
@@ -24,31 +25,125 @@ gst_flow_action_meta_attach (GstBuffer *buffer, guint action, guint64 frame_inde
                        "frame-index", G_TYPE_UINT64, frame_index, NULL);
 }
 
-gint
-gst_flow_action_meta_get (GstBuffer *buffer)
+/* Actions */
+
+void
+gst_flow_action_forget (GstFlowAction *action)
 {
-  GstCustomMeta *meta = gst_buffer_get_custom_meta (buffer, GST_FLOW_ACTION_META_NAME);
-  gint action;
-  return meta && gst_structure_get_int (gst_custom_meta_get_structure (meta), "action", &action)
-                 && action >= 0
-             ? action
-             : -1;
+  action->number = -1;
+  g_clear_pointer (&action->controls, g_array_unref);
 }
 
 void
-gst_flow_action_to_vector (GstElement *element, gint action, float *vector, guint n, gboolean *warned)
+gst_flow_action_set_number (GstFlowAction *action, gint number)
+{
+  gst_flow_action_forget (action);
+  action->number = MAX (number, -1);
+}
+
+void
+gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint n)
+{
+  gst_flow_action_forget (action);
+  action->controls = g_array_new (FALSE, FALSE, sizeof (float));
+  g_array_append_vals (action->controls, values, n);
+}
+
+gboolean
+gst_flow_action_is_known (const GstFlowAction *action)
+{
+  return action->number >= 0 || action->controls;
+}
+
+gboolean
+gst_flow_action_set_value (GstFlowAction *action, const GValue *value)
+{
+  const guint n = GST_VALUE_HOLDS_ARRAY (value) ? gst_value_array_get_size (value) : 0;
+  g_autoptr (GArray) controls = g_array_new (FALSE, FALSE, sizeof (float));
+  gst_flow_action_forget (action);
+  for (guint i = 0; i < n; i++)
+    {
+      g_auto (GValue) element = G_VALUE_INIT;
+      g_value_init (&element, G_TYPE_DOUBLE);
+      if (!g_value_transform (gst_value_array_get_value (value, i), &element))
+        return FALSE;
+      const float number = (float)g_value_get_double (&element);
+      if (!isfinite (number))
+        return FALSE;
+      g_array_append_val (controls, number);
+    }
+  if (n > 0)
+    action->controls = g_steal_pointer (&controls);
+  return n > 0;
+}
+
+void
+gst_flow_action_get_value (const GstFlowAction *action, GValue *value)
+{
+  for (guint i = 0; action->controls && i < action->controls->len; i++)
+    {
+      GValue number = G_VALUE_INIT;
+      g_value_init (&number, G_TYPE_DOUBLE);
+      g_value_set_double (&number, (double)g_array_index (action->controls, float, i));
+      gst_value_array_append_and_take_value (value, &number);
+    }
+}
+
+void
+gst_flow_action_read (GstFlowAction *action, GstBuffer *buffer)
+{
+  GstCustomMeta *meta = gst_buffer_get_custom_meta (buffer, GST_FLOW_ACTION_META_NAME);
+  const GstStructure *structure = meta ? gst_custom_meta_get_structure (meta) : NULL;
+  const GValue *controls = structure ? gst_structure_get_value (structure, "controls") : NULL;
+  gint number;
+  gst_flow_action_forget (action);
+  if (controls)
+    gst_flow_action_set_value (action, controls);
+  else if (structure && gst_structure_get_int (structure, "action", &number))
+    gst_flow_action_set_number (action, number);
+}
+
+void
+gst_flow_action_attach (const GstFlowAction *action, GstBuffer *buffer, guint64 frame_index)
+{
+  if (!action->controls)
+    {
+      if (action->number >= 0)
+        gst_flow_action_meta_attach (buffer, (guint)action->number, frame_index);
+      return;
+    }
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, GST_FLOW_ACTION_META_NAME);
+  g_auto (GValue) array = G_VALUE_INIT;
+  if (!meta)
+    return;
+  g_value_init (&array, GST_TYPE_ARRAY);
+  gst_flow_action_get_value (action, &array);
+  gst_structure_set (gst_custom_meta_get_structure (meta), "frame-index", G_TYPE_UINT64, frame_index, NULL);
+  gst_structure_set_value (gst_custom_meta_get_structure (meta), "controls", &array);
+}
+
+void
+gst_flow_action_to_vector (GstElement *element, const GstFlowAction *action, float *vector, guint n,
+                           gboolean *warned)
 {
   memset (vector, 0, n * sizeof *vector);
-  if (action < 0 || n == 0)
+  if (!gst_flow_action_is_known (action) || n == 0)
     return;
-  if (action < (gint)n)
-    vector[action] = 1;
+  if (action->controls && action->controls->len == n)
+    memcpy (vector, action->controls->data, n * sizeof *vector);
+  else if (!action->controls && action->number < (gint)n)
+    vector[action->number] = 1;
   else if (!*warned)
     {
       *warned = TRUE;
-      GST_ELEMENT_WARNING (element, RESOURCE, SETTINGS,
-                           ("Action %d: the model knows 0 to %u; it is taken as unknown", action, n - 1),
-                           (NULL));
+      if (action->controls)
+        GST_ELEMENT_WARNING (
+            element, RESOURCE, SETTINGS,
+            ("%u controls: the model takes %u; they are taken as unknown", action->controls->len, n), (NULL));
+      else
+        GST_ELEMENT_WARNING (
+            element, RESOURCE, SETTINGS,
+            ("Action %d: the model knows 0 to %u; it is taken as unknown", action->number, n - 1), (NULL));
     }
 }
 
@@ -361,4 +456,15 @@ gst_flow_action_input_take (GstFlowActionInput *input)
       g_ptr_array_remove_index (input->held, i);
   g_mutex_unlock (&input->lock);
   return action;
+}
+
+gboolean
+gst_flow_action_input_get_pointer (GstFlowActionInput *input, double *x, double *y)
+{
+  g_mutex_lock (&input->lock);
+  const gboolean has = input->has_pointer;
+  *x = input->pointer_x;
+  *y = input->pointer_y;
+  g_mutex_unlock (&input->lock);
+  return has;
 }

@@ -7,18 +7,46 @@
 
 G_BEGIN_DECLS
 
-/* A GstCustomMeta without tags. Fields: action (int), frame-index (guint64). What happens between this frame
- * and the next. */
+/* A GstCustomMeta without tags. Fields: action (int), or controls (GstValueArray of double) in its place;
+ * frame-index (guint64). What happens between this frame and the next. */
 #define GST_FLOW_ACTION_META_NAME "GstFlowActionMeta"
 
 void gst_flow_action_meta_attach (GstBuffer *buffer, guint action, guint64 frame_index);
 
-/* The action of BUFFER, -1 if it tells none. */
-gint gst_flow_action_meta_get (GstBuffer *buffer);
+/**
+ * GstFlowAction:
+ * @number: of a discrete action, -1 if unknown
+ * @controls: (nullable) (element-type float): continuous controls in its place
+ *
+ * What was done at a frame. A member of a structure; begins with gst_flow_action_forget() on zeros.
+ */
+typedef struct
+{
+  gint number;
+  GArray *controls;
+} GstFlowAction;
 
-/* VECTOR (n) becomes ACTION as a model is told of it: one-hot, or zeros for -1, which is unknown. If it has
- * no such action, zeros too, with a warning in the name of ELEMENT the first time (WARNED). */
-void gst_flow_action_to_vector (GstElement *element, gint action, float *vector, guint n, gboolean *warned);
+void gst_flow_action_forget (GstFlowAction *action);
+void gst_flow_action_set_number (GstFlowAction *action, gint number);
+void gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint n);
+gboolean gst_flow_action_is_known (const GstFlowAction *action);
+
+/* What BUFFER's meta tells; unknown if it has none, or what it has is no action. */
+void gst_flow_action_read (GstFlowAction *action, GstBuffer *buffer);
+void gst_flow_action_attach (const GstFlowAction *action, GstBuffer *buffer, guint64 frame_index);
+
+/* VECTOR (n) becomes ACTION as a model is told of it: one-hot, or the controls, or zeros for what is unknown.
+ * If the model has no such action, or another number of controls, zeros too, with a warning in the name of
+ * ELEMENT the first time (WARNED). */
+void gst_flow_action_to_vector (GstElement *element, const GstFlowAction *action, float *vector, guint n,
+                                gboolean *warned);
+
+/* The numbers in VALUE, a GstValueArray of doubles, are those of ACTION; FALSE, and none, if there are none.
+ */
+gboolean gst_flow_action_set_value (GstFlowAction *action, const GValue *value);
+
+/* Appends the numbers of ACTION to VALUE, which holds a GstValueArray. */
+void gst_flow_action_get_value (const GstFlowAction *action, GValue *value);
 
 /**
  * GstFlowActionMap:
@@ -64,5 +92,8 @@ gboolean gst_flow_action_input_event (GstFlowActionInput *input, GstElement *ele
 /* The action of this moment, -1 if no key of the map is down. A key counts at least once, even if it was
  * already released. */
 gint gst_flow_action_input_take (GstFlowActionInput *input);
+
+/* Where the pointer is; FALSE before it has moved. */
+gboolean gst_flow_action_input_get_pointer (GstFlowActionInput *input, double *x, double *y);
 
 G_END_DECLS

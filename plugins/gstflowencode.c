@@ -72,8 +72,8 @@ struct _GstFlowEncode
   float *latents; /* one frame, where the buffer cannot be written directly */
 
   /* with a model of videos */
-  float *action;    /* vector of what was done at the frame before */
-  gint last_action; /* the same as a number, -1 if unknown */
+  float *action; /* vector of what was done at the frame before */
+  GstFlowAction last_action;
   gboolean warned_action, warned_size;
 };
 
@@ -104,6 +104,7 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   g_clear_pointer (&self->latents, g_free);
   g_clear_pointer (&self->digest, g_free);
   g_clear_pointer (&self->action, g_free);
+  gst_flow_action_forget (&self->last_action);
   return TRUE;
 }
 
@@ -184,7 +185,7 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
     choose_output (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
-  self->last_action = -1;
+  gst_flow_action_forget (&self->last_action);
 
   g_free (self->digest);
   self->digest = gst_flow_engine_dup_digest (&self->engine);
@@ -229,8 +230,9 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
   if (stream)
     {
       const guint32 index = (guint32)nf_stream_get_index (stream);
-      const gint action = index > 0 ? self->last_action : -1;
-      gst_flow_action_to_vector (GST_ELEMENT (self), action, self->action, self->info.actions,
+      if (index == 0)
+        gst_flow_action_forget (&self->last_action);
+      gst_flow_action_to_vector (GST_ELEMENT (self), &self->last_action, self->action, self->info.actions,
                                  &self->warned_action);
       if (!nf_stream_encode (stream, &view, self->info.actions ? self->action : NULL, latents, score,
                              score_map, error))
@@ -333,7 +335,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
   self->frame_index++;
-  self->last_action = gst_flow_action_meta_get (frame->input_buffer);
+  gst_flow_action_read (&self->last_action, frame->input_buffer);
   if (key)
     GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))

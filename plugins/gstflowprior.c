@@ -9,7 +9,8 @@ gst_flow_prior_init (GstFlowPrior *prior, gpointer element)
   prior->element = element;
   prior->wanted_seed = prior->seed = -1;
   prior->temperature = 1;
-  prior->last_action = -1;
+  gst_flow_action_forget (&prior->last_action);
+  gst_flow_action_forget (&prior->controls);
   gst_flow_action_input_init (&prior->input);
 }
 
@@ -17,7 +18,10 @@ void
 gst_flow_prior_clear (GstFlowPrior *prior)
 {
   gst_flow_action_input_clear (&prior->input);
+  gst_flow_action_forget (&prior->last_action);
+  gst_flow_action_forget (&prior->controls);
   g_clear_pointer (&prior->vector, g_free);
+  g_clear_pointer (&prior->nothing, g_free);
   g_clear_pointer (&prior->latents, g_free);
   g_clear_pointer (&prior->action_map, g_free);
 }
@@ -54,6 +58,20 @@ gst_flow_prior_install_properties (GObjectClass *class)
                          "With a model of videos: most frames from one drawn key frame to the next, each of "
                          "which begins a world of its own that a receiver can join; 0 is only when asked for",
                          0, G_MAXUINT, 0, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_CONTROLS,
+      gst_param_spec_array (
+          "controls", "Controls",
+          "With a model of videos that takes continuous controls: those of this moment, in the "
+          "place of an action; as many as the model takes, none for an action",
+          NULL, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_POINTER,
+      g_param_spec_boolean (
+          "pointer", "Pointer",
+          "The first two controls are where the mouse is in the picture, -1 (left, top) to 1; "
+          "it comes as navigation events from a video sink",
+          FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
 }
 
 static void
@@ -83,7 +101,7 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
       return TRUE;
     }
   GST_OBJECT_LOCK (prior->element);
-  gboolean done = TRUE;
+  gboolean done = TRUE, wrong = FALSE;
   switch (id)
     {
     case GST_FLOW_PRIOR_PROP_SEED:
@@ -98,10 +116,19 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
     case GST_FLOW_PRIOR_PROP_KEY_INT_MAX:
       prior->key_int_max = g_value_get_uint (value);
       break;
+    case GST_FLOW_PRIOR_PROP_CONTROLS:
+      wrong = !gst_flow_action_set_value (&prior->controls, value) && gst_value_array_get_size (value) > 0;
+      break;
+    case GST_FLOW_PRIOR_PROP_POINTER:
+      prior->pointer = g_value_get_boolean (value);
+      break;
     default:
       done = FALSE;
     }
   GST_OBJECT_UNLOCK (prior->element);
+  if (wrong)
+    GST_ELEMENT_WARNING (prior->element, RESOURCE, SETTINGS,
+                         ("controls are finite numbers; there are none now"), (NULL));
   return done;
 }
 
@@ -124,6 +151,12 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
     case GST_FLOW_PRIOR_PROP_KEY_INT_MAX:
       g_value_set_uint (value, prior->key_int_max);
       break;
+    case GST_FLOW_PRIOR_PROP_CONTROLS:
+      gst_flow_action_get_value (&prior->controls, value);
+      break;
+    case GST_FLOW_PRIOR_PROP_POINTER:
+      g_value_set_boolean (value, prior->pointer);
+      break;
     case GST_FLOW_PRIOR_PROP_ACTION_MAP:
       g_value_set_string (value, prior->action_map);
       break;
@@ -144,7 +177,7 @@ gst_flow_prior_start (GstFlowPrior *prior)
                     : (gint64)((((guint64)g_random_int () << 32) | g_random_int ()) & G_MAXINT64);
   GST_OBJECT_UNLOCK (prior->element);
   prior->index = 0;
-  prior->last_action = -1;
+  gst_flow_action_forget (&prior->last_action);
   prior->warned = FALSE;
   g_object_notify (G_OBJECT (prior->element), "seed");
 }
@@ -164,17 +197,42 @@ gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info)
   prior->info = *info;
   g_free (prior->vector);
   prior->vector = g_new0 (float, MAX (info->actions, 1));
+  g_free (prior->nothing);
+  prior->nothing = g_new0 (float, MAX (info->actions, 1));
   g_clear_pointer (&prior->latents, g_free);
 }
 
-gint
+/* X of 0 to SIZE as -1 to 1. */
+static float
+from_pixels (double x, guint size)
+{
+  return (float)CLAMP (2 * x / MAX (size, 1) - 1, -1, 1);
+}
+
+void
 gst_flow_prior_take_action (GstFlowPrior *prior)
 {
   const gint pressed = gst_flow_action_input_take (&prior->input);
+  GstFlowAction *last = &prior->last_action;
+  double x, y;
+
   GST_OBJECT_LOCK (prior->element);
-  const gint action = prior->action;
+  const GArray *controls = prior->controls.controls;
+  const gboolean pointer = prior->pointer;
+  if (controls)
+    gst_flow_action_set_controls (last, (const float *)(gpointer)controls->data, controls->len);
+  else
+    gst_flow_action_set_number (last, pressed >= 0 ? pressed : prior->action);
   GST_OBJECT_UNLOCK (prior->element);
-  return pressed >= 0 ? pressed : action;
+  if (!pointer || prior->info.actions < 2)
+    return;
+  if (!last->controls)
+    gst_flow_action_set_controls (last, prior->nothing, prior->info.actions);
+  if (last->controls->len >= 2 && gst_flow_action_input_get_pointer (&prior->input, &x, &y))
+    {
+      g_array_index (last->controls, float, 0) = from_pixels (x, prior->info.width);
+      g_array_index (last->controls, float, 1) = from_pixels (y, prior->info.height);
+    }
 }
 
 static void
@@ -220,8 +278,10 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
       GST_OBJECT_UNLOCK (prior->element);
       if ((key_int_max > 0 && prior->index >= key_int_max) || prior->index == G_MAXUINT32)
         prior->index = 0;
-      gst_flow_action_to_vector (prior->element, prior->index > 0 ? prior->last_action : -1, prior->vector,
-                                 info->actions, &prior->warned);
+      if (prior->index == 0)
+        gst_flow_action_forget (&prior->last_action);
+      gst_flow_action_to_vector (prior->element, &prior->last_action, prior->vector, info->actions,
+                                 &prior->warned);
       gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index, TRUE);
       if (prior->index > 0)
         GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
@@ -230,9 +290,8 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
   gst_buffer_unmap (buffer, &map);
   if (info->actions)
     {
-      prior->last_action = gst_flow_prior_take_action (prior);
-      if (prior->last_action >= 0)
-        gst_flow_action_meta_attach (buffer, prior->last_action, number);
+      gst_flow_prior_take_action (prior);
+      gst_flow_action_attach (&prior->last_action, buffer, number);
     }
   GST_BUFFER_OFFSET (buffer) = number;
   GST_BUFFER_OFFSET_END (buffer) = number + 1;

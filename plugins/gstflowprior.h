@@ -12,7 +12,8 @@ G_BEGIN_DECLS
  *
  * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
  * frame and its number since the last key frame. A member of an element's own structure, with the properties
- * `seed`, `temperature`, `action`, `action-map` and `key-int-max`.
+ * `seed`, `temperature`, `action`, `action-map`, `key-int-max`,
+ * `controls` and `pointer`.
  */
 typedef struct
 {
@@ -25,13 +26,16 @@ typedef struct
   double temperature;
   guint key_int_max;
   gint action;
+  GstFlowAction controls; /* in its place, unknown for none */
+  gboolean pointer;       /* the first two of them are where it is */
   char *action_map;
 
   /* of the streaming thread */
   GstFlowLatentInfo info;
-  guint32 index;    /* of the next frame, since the last key frame */
-  gint last_action; /* of the frame before it, -1 if unknown */
+  guint32 index;             /* of the next frame, since the last key frame */
+  GstFlowAction last_action; /* of the frame before it */
   float *vector, *latents;
+  float *nothing; /* controls of zeros */
   gboolean warned;
 } GstFlowPrior;
 
@@ -42,6 +46,8 @@ enum
   GST_FLOW_PRIOR_PROP_ACTION,
   GST_FLOW_PRIOR_PROP_ACTION_MAP,
   GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
+  GST_FLOW_PRIOR_PROP_CONTROLS,
+  GST_FLOW_PRIOR_PROP_POINTER,
   GST_FLOW_PRIOR_PROP_LAST,
 };
 
@@ -59,8 +65,8 @@ void gst_flow_prior_stop (GstFlowPrior *prior);
 
 void gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info);
 
-/* The action of this moment: of keys, else the property. */
-gint gst_flow_prior_take_action (GstFlowPrior *prior);
+/* prior->last_action becomes that of this moment: controls, or of keys, else the property. */
+void gst_flow_prior_take_action (GstFlowPrior *prior);
 
 /* Frame NUMBER of the seed, as a buffer with flags, offsets and its action, but without times. NULL with an
  * error message posted. */

@@ -53,7 +53,7 @@ forget (GstFlowSplice *self)
   self->passed = self->predicted = 0;
   self->next_pts = self->duration = GST_CLOCK_TIME_NONE;
   self->prior.index = 0;
-  self->prior.last_action = -1;
+  gst_flow_action_forget (&self->prior.last_action);
 }
 
 static gboolean
@@ -239,9 +239,9 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
         }
       self->needs_key = FALSE;
       self->prior.index = index + 1;
-      self->prior.last_action = gst_flow_action_meta_get (buffer);
-      if (self->prior.last_action < 0 && info->actions)
-        self->prior.last_action = gst_flow_prior_take_action (&self->prior);
+      gst_flow_action_read (&self->prior.last_action, buffer);
+      if (!gst_flow_action_is_known (&self->prior.last_action) && info->actions)
+        gst_flow_prior_take_action (&self->prior);
     }
   if (GST_BUFFER_DURATION_IS_VALID (buffer))
     self->duration = GST_BUFFER_DURATION (buffer);

@@ -389,12 +389,113 @@ unknown (void **state)
   stop (pipeline);
 }
 
+/* The vector behind the latents of BUFFER. */
+static void
+read_vector (GstBuffer *buffer, float *vector)
+{
+  assert_int_equal (gst_buffer_get_size (buffer), (BYTES + ACTIONS) * sizeof (float) + 2 * sizeof (guint32));
+  gst_buffer_extract (buffer, BYTES * sizeof (float), vector, ACTIONS * sizeof (float));
+}
+
+static void
+attach_controls (GstBuffer *buffer, guint n, double first)
+{
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, "GstFlowActionMeta");
+  g_auto (GValue) array = G_VALUE_INIT;
+  g_value_init (&array, GST_TYPE_ARRAY);
+  for (guint i = 0; i < n; i++)
+    {
+      GValue number = G_VALUE_INIT;
+      g_value_init (&number, G_TYPE_DOUBLE);
+      g_value_set_double (&number, first + i);
+      gst_value_array_append_and_take_value (&array, &number);
+    }
+  gst_structure_set_value (gst_custom_meta_get_structure (meta), "controls", &array);
+}
+
+/* Continuous controls of frame t go with frame t+1; another number of them than the model's is told once. */
+static void
+controls_of_video (void **state)
+{
+  GstElement *made = gst_element_factory_make ("flowencode", NULL);
+  g_object_set (made, "model", video_model, NULL);
+  GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
+  gst_object_unref (made);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_bus (h->element, bus);
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  GstCaps *caps = gst_video_info_to_caps (&info);
+  gst_caps_set_simple (caps, "framerate", GST_TYPE_FRACTION, 25, 1, NULL);
+  gst_harness_set_src_caps (h, caps);
+  for (guint n = 0; n < 6; n++)
+    {
+      float vector[ACTIONS];
+      GstBuffer *frame = fixture_frame (&info, n, FALSE);
+      attach_controls (frame, n < 3 ? ACTIONS : ACTIONS + 1, n - 0.25);
+      assert_int_equal (gst_harness_push (h, frame), GST_FLOW_OK);
+      g_autoptr (GstBuffer) latents = gst_harness_pull (h);
+      read_vector (latents, vector);
+      for (guint i = 0; i < ACTIONS; i++)
+        assert_true (vector[i] == (n >= 1 && n <= 3 ? (float)(n - 1 - 0.25 + i) : 0.0f));
+    }
+  guint told, other;
+  count_warnings (bus, "4 controls: the model takes 3", &told, "another", &other);
+  assert_int_equal (told, 1);
+  gst_element_set_bus (h->element, NULL);
+  gst_harness_teardown (h);
+}
+
+/* Drawn frames are led by the property, or by the pointer. */
+static void
+controls_of_samples (void **state)
+{
+  for (guint pointer = 0; pointer < 2; pointer++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "flowsample name=sample model=%s num-buffers=4 controls=\"<0.5,-1,2.25>\" pointer=%s ! "
+          "appsink name=sink sync=false max-buffers=1",
+          video_model, pointer ? "true" : "false");
+      GstElement *pipeline = launch (line);
+      g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
+      g_auto (GValue) value = G_VALUE_INIT;
+      g_value_init (&value, GST_TYPE_ARRAY);
+      g_object_get_property (G_OBJECT (sample), "controls", &value);
+      assert_int_equal (gst_value_array_get_size (&value), 3);
+      gst_element_set_state (pipeline, GST_STATE_PAUSED);
+      gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND);
+      /* a quarter of the way from the left, at the bottom */
+      gst_element_send_event (
+          sink, gst_navigation_event_new_mouse_move (WIDTH / 4.0, HEIGHT, GST_NAVIGATION_MODIFIER_NONE));
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      GstBuffer *buffer;
+      for (guint n = 0; (buffer = pull (pipeline)); n++)
+        {
+          float vector[ACTIONS];
+          GstCustomMeta *meta = gst_buffer_get_custom_meta (buffer, "GstFlowActionMeta");
+          const GValue *told = gst_structure_get_value (gst_custom_meta_get_structure (meta), "controls");
+          assert_int_equal (gst_value_array_get_size (told), ACTIONS);
+          read_vector (buffer, vector);
+          gst_buffer_unref (buffer);
+          if (n == 0)
+            assert_true (vector[0] == 0 && vector[1] == 0 && vector[2] == 0);
+          else if (!pointer)
+            assert_true (vector[0] == 0.5f && vector[1] == -1.0f && vector[2] == 2.25f);
+          else if (n == 3) /* those before were drawn before it moved, perhaps */
+            assert_true (vector[0] == -0.5f && vector[1] == 1.0f && vector[2] == 2.25f);
+        }
+      stop (pipeline);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (key_to_pixel), cmocka_unit_test (behind_live),  cmocka_unit_test (forced_live),
-    cmocka_unit_test (joined),       cmocka_unit_test (other_models), cmocka_unit_test (unknown),
+    cmocka_unit_test (key_to_pixel),      cmocka_unit_test (behind_live),
+    cmocka_unit_test (forced_live),       cmocka_unit_test (joined),
+    cmocka_unit_test (other_models),      cmocka_unit_test (unknown),
+    cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)

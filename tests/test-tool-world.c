@@ -188,6 +188,19 @@ test_files (void **state)
   nf_test_ok (loaded, error);
   assert_int_equal (nf_model_get_config (loaded)->action_dim, 3);
 
+  /* continuous controls in their place */
+  g_autoptr (GString) controls = g_string_new (NULL);
+  for (guint i = 0; i < 40; i++)
+    g_string_append_printf (controls, "{\"frame\":%u,\"controls\":[%g,%g]}\n", i, sin (i), i / 40.0);
+  nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
+  ok (run (0, NULL, FILES, NULL));
+  g_autoptr (NfModel) steered = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (steered, error);
+  assert_int_equal (nf_model_get_config (steered)->action_dim, 2);
+  g_string_truncate (controls, controls->len / 2);
+  nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
+  ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));
+
   g_unlink (actions);
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));
 }

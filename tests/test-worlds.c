@@ -727,6 +727,59 @@ test_actions_file (void **state)
   g_unlink (path);
 }
 
+/* Controls come back as the floats that they were. */
+static void
+test_controls_file (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX);
+  float wanted[200][3];
+  guint n;
+  assert_false (nf_actions_has_controls (path));
+  NfActionsWriter *writer = nf_actions_writer_open (path, &error);
+  nf_test_ok (writer, error);
+  for (guint i = 0; i < 200; i++)
+    {
+      nf_random_normal (1, i, 3, 10, wanted[i]);
+      nf_test_ok (nf_actions_writer_put_controls (writer, i, wanted[i], 3, &error), error);
+    }
+  nf_test_ok (nf_actions_writer_close (writer, &error), error);
+  nf_actions_writer_free (writer);
+  assert_true (nf_actions_has_controls (path));
+  g_autoptr (GArray) controls = nf_actions_read_controls (path, &n, &error);
+  nf_test_ok (controls, error);
+  assert_int_equal (n, 3);
+  assert_int_equal (controls->len, 600);
+  assert_memory_equal (controls->data, wanted, sizeof wanted);
+  assert_null (nf_actions_read (path, 0, &error));
+  assert_non_null (strstr (error->message, "\"action\" is not there"));
+  g_clear_error (&error);
+
+  static const struct
+  {
+    const char *text, *part;
+  } bad[] = {
+    { "{\"frame\":0,\"controls\":[1,2]}\n{\"frame\":1,\"controls\":[1]}\n",
+      "line 2: 1 controls, but the first frame has 2" },
+    { "{\"frame\":0,\"controls\":[]}\n", "is no list" },
+    { "{\"frame\":0,\"controls\":1}\n", "is no list" },
+    { "{\"frame\":0,\"controls\":[1,\"a\"]}\n", "control 1 is not a finite number" },
+    { "{\"frame\":0,\"controls\":[1e300]}\n", "control 0 is not a finite number" },
+    { "{\"frame\":0,\"controls\":[1]}\n{\"frame\":1,\"action\":1}\n", "line 2: \"controls\" is not there" },
+    { "{\"frame\":1,\"controls\":[1]}\n", "frame 1 where frame 0 should be" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      write_file (path, bad[i].text);
+      assert_null (nf_actions_read_controls (path, &n, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_FORMAT));
+      if (!strstr (error->message, bad[i].part))
+        fail_msg ("wanted \"%s\" in: %s", bad[i].part, error->message);
+      g_clear_error (&error);
+    }
+  g_unlink (path);
+}
+
 static void
 test_bad_actions_files (void **state)
 {
@@ -791,6 +844,7 @@ main (void)
     cmocka_unit_test (test_information_is_entropy_on_average),
     cmocka_unit_test (test_branches),
     cmocka_unit_test (test_actions_file),
+    cmocka_unit_test (test_controls_file),
     cmocka_unit_test (test_bad_actions_files),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -19,6 +19,7 @@ typedef struct
   GPtrArray *frames; /* of bytes in the model's layout */
   guint64 n_train;   /* the first ones */
   GArray *actions;   /* guint of each frame, or NULL */
+  GArray *controls;  /* floats of each frame in their place, or NULL */
 } Reel;
 
 struct _NfReels
@@ -32,8 +33,9 @@ struct _NfReels
   NfWorldPattern pattern;
   GPtrArray *files;    /* of Reel, empty for a world */
   guint64 *cumulative; /* places where a sample may begin, up to each file */
-  guint n_actions;
-  gboolean told; /* actions are */
+  guint n_actions;     /* or controls of a frame */
+  gboolean controlled; /* by controls rather than actions */
+  gboolean told;       /* actions are */
 
   guint8 *tiles;
   float *actions;
@@ -46,6 +48,7 @@ reel_free (gpointer data)
   g_free (reel->path);
   g_ptr_array_unref (reel->frames);
   g_clear_pointer (&reel->actions, g_array_unref);
+  g_clear_pointer (&reel->controls, g_array_unref);
   g_free (reel);
 }
 
@@ -132,18 +135,53 @@ read_frames (NfReels *self, Reel *reel, GError **error)
 }
 
 static gboolean
+check_length (const Reel *reel, const char *path, guint frames, GError **error)
+{
+  if (frames >= reel->frames->len)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has actions of %u frames, the video has %u", path,
+               frames, reel->frames->len);
+  return FALSE;
+}
+
+/* Numbers for each frame, as many in all files. */
+static gboolean
+read_controls (NfReels *self, Reel *reel, const char *path, GError **error)
+{
+  guint n;
+  reel->controls = nf_actions_read_controls (path, &n, error);
+  if (!reel->controls || !check_length (reel, path, n ? reel->controls->len / n : 0, error))
+    return FALSE;
+  const guint wanted = self->config.action_dim ? self->config.action_dim
+                       : self->n_actions       ? self->n_actions
+                                               : n;
+  if (n != wanted)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %u controls a frame, it must be %u", path, n,
+                   wanted);
+      return FALSE;
+    }
+  self->n_actions = n;
+  return TRUE;
+}
+
+static gboolean
 read_actions (NfReels *self, Reel *reel, GError **error)
 {
   g_autofree char *path = g_strconcat (reel->path, NF_ACTIONS_SUFFIX, NULL);
-  reel->actions = nf_actions_read (path, self->config.action_dim, error);
-  if (!reel->actions)
-    return FALSE;
-  if (reel->actions->len < reel->frames->len)
+  const gboolean controlled = nf_actions_has_controls (path);
+  if (self->files->len > 1 && controlled != self->controlled)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has actions of %u frames, the video has %u", path,
-                   reel->actions->len, reel->frames->len);
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %s, the files before it have %s", path,
+                   controlled ? "controls" : "actions", controlled ? "actions" : "controls");
       return FALSE;
     }
+  self->controlled = controlled;
+  if (controlled)
+    return read_controls (self, reel, path, error);
+  reel->actions = nf_actions_read (path, self->config.action_dim, error);
+  if (!reel->actions || !check_length (reel, path, reel->actions->len, error))
+    return FALSE;
   for (guint i = 0; i < reel->actions->len; i++)
     self->n_actions = MAX (self->n_actions, g_array_index (reel->actions, guint, i) + 1);
   return TRUE;
@@ -275,10 +313,13 @@ copy_piece (const NfReels *self, const Reel *reel, guint64 first, guint8 *tiles,
         continue;
       float *row = actions + (gsize)t * config->action_dim;
       /* what led to the very first frame is not known */
-      if (first + t > 0)
-        tell_action (self, row, g_array_index (reel->actions, guint, first + t - 1));
-      else
+      if (first + t == 0)
         memset (row, 0, config->action_dim * sizeof *row);
+      else if (reel->controls)
+        memcpy (row, &g_array_index (reel->controls, float, (first + t - 1) * config->action_dim),
+                config->action_dim * sizeof *row);
+      else
+        tell_action (self, row, g_array_index (reel->actions, guint, first + t - 1));
     }
 }
 

@@ -33,7 +33,8 @@ guint nf_reels_count (NfReels *self);
 const char *nf_reels_get_path (NfReels *self, guint i);
 guint64 nf_reels_get_frames (NfReels *self);
 
-/* Actions that there are in the files or the world, with action 0. */
+/* Actions that there are in the files or the world, with action 0; of files with controls, how many of these.
+ */
 guint nf_reels_get_actions (NfReels *self);
 
 /* The width of condition vectors, if it is not known before the files are: nf_reels_get_actions() or more. */

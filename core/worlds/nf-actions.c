@@ -5,12 +5,13 @@
 #include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <json-glib/json-glib.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define MAX_ACTION 65535
-#define MAX_LINE 4096
+#define MAX_LINE 65536
 
 /* Reading */
 
@@ -34,8 +35,54 @@ get_number (JsonObject *object, const char *name, gint64 max, gint64 *value, GEr
   return TRUE;
 }
 
+/* What a line is read into. */
+typedef struct
+{
+  guint max_action;
+  GArray *actions;  /* guint, or NULL */
+  GArray *controls; /* float, or NULL */
+  guint n_controls; /* of a frame, 0 before the first */
+  guint frames;
+} Reading;
+
 static gboolean
-read_line (JsonParser *parser, const char *line, guint max_action, GArray *actions, GError **error)
+read_controls (Reading *reading, JsonObject *object, GError **error)
+{
+  JsonNode *node = json_object_get_member (object, "controls");
+  JsonArray *array = node && JSON_NODE_HOLDS_ARRAY (node) ? json_node_get_array (node) : NULL;
+  const guint n = array ? json_array_get_length (array) : 0;
+  if (n == 0 || n > NF_ACTIONS_MAX_CONTROLS)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "\"controls\" is not there, or is no list of 1 to %d numbers", NF_ACTIONS_MAX_CONTROLS);
+      return FALSE;
+    }
+  if (reading->n_controls > 0 && n != reading->n_controls)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%u controls, but the first frame has %u", n,
+                   reading->n_controls);
+      return FALSE;
+    }
+  reading->n_controls = n;
+  for (guint i = 0; i < n; i++)
+    {
+      JsonNode *element = json_array_get_element (array, i);
+      const gboolean number = JSON_NODE_HOLDS_VALUE (element)
+                              && (json_node_get_value_type (element) == G_TYPE_INT64
+                                  || json_node_get_value_type (element) == G_TYPE_DOUBLE);
+      const float value = number ? (float)json_node_get_double (element) : 0;
+      if (!number || !isfinite (value))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "control %u is not a finite number", i);
+          return FALSE;
+        }
+      g_array_append_val (reading->controls, value);
+    }
+  return TRUE;
+}
+
+static gboolean
+read_line (Reading *reading, JsonParser *parser, const char *line, GError **error)
 {
   g_autoptr (GError) json_error = NULL;
   gint64 frame, action;
@@ -52,44 +99,52 @@ read_line (JsonParser *parser, const char *line, guint max_action, GArray *actio
     }
   JsonObject *object = json_node_get_object (root);
   if (!get_number (object, "frame", G_MAXINT64, &frame, error)
-      || !get_number (object, "action", max_action, &action, error))
+      || (reading->actions && !get_number (object, "action", reading->max_action, &action, error))
+      || (reading->controls && !read_controls (reading, object, error)))
     return FALSE;
-  if (frame != actions->len)
+  if (frame != reading->frames)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    "frame %" G_GINT64_FORMAT " where frame %u should be: frames count from 0 without a gap",
-                   frame, actions->len);
+                   frame, reading->frames);
       return FALSE;
     }
-  const guint value = (guint)action;
-  g_array_append_val (actions, value);
+  reading->frames++;
+  if (reading->actions)
+    {
+      const guint value = (guint)action;
+      g_array_append_val (reading->actions, value);
+    }
   return TRUE;
 }
 
-GArray *
-nf_actions_read (const char *path, guint n_actions, GError **error)
+static FILE *
+open_file (const char *path, GError **error)
 {
-  g_return_val_if_fail (path, NULL);
   errno = 0;
   FILE *file = g_fopen (path, "re");
   if (!file)
-    {
-      g_set_error (error, NF_ERROR, errno == ENOENT ? NF_ERROR_NOT_FOUND : NF_ERROR_READ,
-                   "the actions file %s cannot be opened: %s", path, g_strerror (errno));
-      return NULL;
-    }
-  g_autoptr (GArray) actions = g_array_new (FALSE, FALSE, sizeof (guint));
+    g_set_error (error, NF_ERROR, errno == ENOENT ? NF_ERROR_NOT_FOUND : NF_ERROR_READ,
+                 "the actions file %s cannot be opened: %s", path, g_strerror (errno));
+  return file;
+}
+
+static gboolean
+read_file (Reading *reading, const char *path, GError **error)
+{
+  FILE *file = open_file (path, error);
+  if (!file)
+    return FALSE;
   g_autoptr (JsonParser) parser = json_parser_new ();
-  const guint max_action = n_actions > 0 ? n_actions - 1 : MAX_ACTION;
   g_autoptr (GError) wrong = NULL;
-  char line[MAX_LINE];
-  for (guint64 number = 1; !wrong && fgets (line, sizeof line, file); number++)
+  g_autofree char *line = g_malloc (MAX_LINE);
+  for (guint64 number = 1; !wrong && fgets (line, MAX_LINE, file); number++)
     {
       const gsize length = strlen (line);
-      if (length == sizeof line - 1 && line[length - 1] != '\n')
+      if (length == MAX_LINE - 1 && line[length - 1] != '\n')
         g_set_error (&wrong, NF_ERROR, NF_ERROR_FORMAT, "longer than %d bytes", MAX_LINE - 2);
       else if (*g_strchug (line))
-        read_line (parser, line, max_action, actions, &wrong);
+        read_line (reading, parser, line, &wrong);
       if (wrong)
         g_prefix_error (&wrong, "the actions file %s, line %" G_GUINT64_FORMAT ": ", path, number);
     }
@@ -97,12 +152,48 @@ nf_actions_read (const char *path, guint n_actions, GError **error)
     g_set_error (&wrong, NF_ERROR, NF_ERROR_READ, "the actions file %s cannot be read: %s", path,
                  g_strerror (errno));
   fclose (file);
-  if (wrong)
-    {
-      g_propagate_error (error, g_steal_pointer (&wrong));
-      return NULL;
-    }
-  return g_steal_pointer (&actions);
+  if (!wrong)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&wrong));
+  return FALSE;
+}
+
+GArray *
+nf_actions_read (const char *path, guint n_actions, GError **error)
+{
+  g_return_val_if_fail (path, NULL);
+  g_autoptr (GArray) actions = g_array_new (FALSE, FALSE, sizeof (guint));
+  Reading reading = { .max_action = n_actions > 0 ? n_actions - 1 : MAX_ACTION, .actions = actions };
+  return read_file (&reading, path, error) ? g_steal_pointer (&actions) : NULL;
+}
+
+GArray *
+nf_actions_read_controls (const char *path, guint *n_controls, GError **error)
+{
+  g_return_val_if_fail (path && n_controls, NULL);
+  g_autoptr (GArray) controls = g_array_new (FALSE, FALSE, sizeof (float));
+  Reading reading = { .controls = controls };
+  if (!read_file (&reading, path, error))
+    return NULL;
+  *n_controls = reading.n_controls;
+  return g_steal_pointer (&controls);
+}
+
+gboolean
+nf_actions_has_controls (const char *path)
+{
+  g_return_val_if_fail (path, FALSE);
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autofree char *line = g_malloc0 (MAX_LINE);
+  FILE *file = open_file (path, NULL);
+  if (!file)
+    return FALSE;
+  while (fgets (line, MAX_LINE, file) && !*g_strchug (line))
+    ;
+  fclose (file);
+  JsonNode *root = json_parser_load_from_data (parser, line, -1, NULL) ? json_parser_get_root (parser) : NULL;
+  return root && JSON_NODE_HOLDS_OBJECT (root)
+         && json_object_has_member (json_node_get_object (root), "controls");
 }
 
 /* Writing */
@@ -137,18 +228,41 @@ nf_actions_writer_open (const char *path, GError **error)
   return g_steal_pointer (&self);
 }
 
+/* The beginning of a line, and then what was done. */
+static gboolean
+put_line (NfActionsWriter *self, guint64 pts, const char *done, GError **error)
+{
+  g_autofree char *time
+      = pts == NF_ACTIONS_NO_TIME ? g_strdup ("null") : g_strdup_printf ("%" G_GUINT64_FORMAT, pts);
+  if (fprintf (self->file, "{\"frame\":%" G_GUINT64_FORMAT ",\"pts\":%s,%s}\n", self->frame, time, done) < 0)
+    return fail_write (self, error);
+  self->frame++;
+  return TRUE;
+}
+
 gboolean
 nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error)
 {
   g_return_val_if_fail (self && self->file, FALSE);
-  g_autofree char *time
-      = pts == NF_ACTIONS_NO_TIME ? g_strdup ("null") : g_strdup_printf ("%" G_GUINT64_FORMAT, pts);
-  if (fprintf (self->file, "{\"frame\":%" G_GUINT64_FORMAT ",\"pts\":%s,\"action\":%u}\n", self->frame, time,
-               action)
-      < 0)
-    return fail_write (self, error);
-  self->frame++;
-  return TRUE;
+  g_autofree char *done = g_strdup_printf ("\"action\":%u", action);
+  return put_line (self, pts, done, error);
+}
+
+gboolean
+nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float *controls, guint n,
+                                GError **error)
+{
+  g_return_val_if_fail (self && self->file && controls && n > 0 && n <= NF_ACTIONS_MAX_CONTROLS, FALSE);
+  g_autoptr (GString) done = g_string_new ("\"controls\":[");
+  for (guint i = 0; i < n; i++)
+    {
+      char number[G_ASCII_DTOSTR_BUF_SIZE];
+      /* nine digits are the very float */
+      g_string_append_printf (done, "%s%s", i ? "," : "",
+                              g_ascii_formatd (number, sizeof number, "%.9g", (double)controls[i]));
+    }
+  g_string_append_c (done, ']');
+  return put_line (self, pts, done->str, error);
 }
 
 gboolean

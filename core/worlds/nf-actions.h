@@ -10,9 +10,13 @@ G_BEGIN_DECLS
  *
  *   {"frame":0,"pts":0,"action":1}
  *
- * `action` of frame t is what happens between it and frame t+1; 0 is none. `pts` is the frame's time in
- * nanoseconds, or null. A reader ignores other members, and empty lines. The file of a video is named like it
- * with `.actions.ndjson` after it. */
+ * `action` of frame t is what happens between it and frame t+1; 0 is none. In its place a file may have
+ * continuous controls, as many numbers in each line:
+ *
+ *   {"frame":0,"pts":0,"controls":[0.5,-1]}
+ *
+ * `pts` is the frame's time in nanoseconds, or null. A reader ignores other members, and empty lines. The
+ * file of a video is named like it with `.actions.ndjson` after it. */
 
 #define NF_ACTIONS_SUFFIX ".actions.ndjson"
 #define NF_ACTIONS_NO_TIME G_MAXUINT64
@@ -25,6 +29,26 @@ G_BEGIN_DECLS
  * line, %NF_ERROR_FORMAT.
  */
 GArray *nf_actions_read (const char *path, guint n_actions, GError **error);
+
+/** NF_ACTIONS_MAX_CONTROLS: most numbers that control a frame. */
+#define NF_ACTIONS_MAX_CONTROLS 1024
+
+/**
+ * nf_actions_has_controls:
+ *
+ * Returns: whether the first line of the file at @path has controls in the place of an action; FALSE too if
+ * it cannot be read, which reading it will say.
+ */
+gboolean nf_actions_has_controls (const char *path);
+
+/**
+ * nf_actions_read_controls:
+ * @n_controls: (out): numbers of each frame
+ *
+ * Returns: (transfer full): floats, @n_controls of each frame; NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ
+ * or, naming the line, %NF_ERROR_FORMAT (other than finite numbers, or not as many as in the first line).
+ */
+GArray *nf_actions_read_controls (const char *path, guint *n_controls, GError **error);
 
 /** NfActionsWriter: Writes an actions file, line by line. One thread at a time. */
 typedef struct _NfActionsWriter NfActionsWriter;
@@ -39,6 +63,10 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
  * Writes the next frame's line.
  */
 gboolean nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error);
+
+/** nf_actions_writer_put_controls: The same with @n controls in the place of an action. */
+gboolean nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float *controls, guint n,
+                                         GError **error);
 
 /** nf_actions_writer_rewind: Removes the lines of @frame and what follows it; @frame is at most the number of
  * lines. */
