@@ -234,6 +234,89 @@ test_upside_down (void **state)
   assert_same_picture (&in, &out);
 }
 
+static void
+assert_refused (gboolean done, GError **error, int code, const char *part)
+{
+  assert_false (done);
+  if (!g_error_matches (*error, NF_ERROR, code) || !strstr ((*error)->message, part))
+    fail_msg ("\"%s\" (%d) does not speak of %s", (*error)->message, (*error)->code, part);
+  g_clear_error (error);
+}
+
+/* Tiles of the last frame's latents are not decoded again, and the frame is right nevertheless. */
+static void
+test_kept_tiles (void **state)
+{
+  enum
+  {
+    ACROSS = 5,
+    DOWN = 3
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) encoder = open_session (NF_PIXELS_YUV420, NF_BASIS_DCT, *state),
+                        session = open_session (NF_PIXELS_YUV420, NF_BASIS_DCT, *state);
+  g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  const NfDecodeOptions other = { .snap = TRUE, .method = NF_DECODE_JACOBI },
+                        afresh = { .snap = TRUE, .afresh = TRUE };
+  NfDecodeReport report;
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_YUV420, ACROSS * S - 3, DOWN * S, FALSE);
+  picture_init (&out, NF_PIXELS_YUV420, ACROSS * S - 3, DOWN * S, FALSE);
+  picture_draw (&in, 3);
+  const struct
+  {
+    const NfDecodeOptions *options;
+    guint changed, kept; /* tiles that change before; samples of each */
+    gboolean encode;     /* by the same session before */
+  } steps[] = { { NULL, 0, 0, FALSE },
+                { NULL, 0, ACROSS * DOWN, FALSE },
+                { NULL, 1, ACROSS * DOWN - 1, FALSE },
+                { NULL, 4, ACROSS * DOWN - 4, FALSE },
+                { NULL, ACROSS * DOWN, 0, FALSE },
+                { &other, 0, 0, FALSE },
+                { &other, 2, ACROSS * DOWN - 2, FALSE },
+                { NULL, 0, 0, FALSE },
+                { &afresh, 0, 0, FALSE },
+                { NULL, 0, ACROSS * DOWN, FALSE },
+                { NULL, 0, 0, TRUE } };
+  for (guint i = 0; i < G_N_ELEMENTS (steps); i++)
+    {
+      /* every fourth tile, and its neighbour in the end */
+      for (guint j = 0; j < steps[i].changed; j++)
+        {
+          const guint tile = (j * 4 + i) % (ACROSS * DOWN);
+          *sample (&in, 0, tile % ACROSS * S + 1 + j % 2, tile / ACROSS * S + 2) ^= 0x11;
+        }
+      g_autofree float *latents = encode (encoder, &in, &grid, NULL, NULL);
+      if (steps[i].encode)
+        {
+          g_autofree float *same = encode (session, &in, &grid, NULL, NULL);
+          assert_memory_equal (latents, same, nf_grid_latents (&grid) * sizeof *latents);
+        }
+      nf_test_ok (nf_session_decode_frame (session, latents, -1, steps[i].options, &out.frame, &error),
+                  error);
+      assert_same_picture (&in, &out);
+      nf_session_get_decode_report (session, &report);
+      if (report.kept != steps[i].kept)
+        fail_msg ("step %u: %u tiles were kept, not %u", i, report.kept, steps[i].kept);
+      assert_true ((report.rows == 0) == (report.kept == ACROSS * DOWN));
+    }
+
+  /* a frame that was not finished is not remembered */
+  g_autofree float *latents = encode (encoder, &in, &grid, NULL, NULL);
+  latents[0] += 1;
+  g_cancellable_cancel (cancellable);
+  nf_session_set_cancellable (session, cancellable);
+  assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
+                  NF_ERROR_CANCELLED, "cancel");
+  nf_session_set_cancellable (session, NULL);
+  latents[0] -= 1;
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+  nf_session_get_decode_report (session, &report);
+  assert_int_equal (report.kept, 0);
+}
+
 /* A tile's latents depend on no other tile, and the first of two is the only one of a frame of one. */
 static void
 test_tiles (void **state)
@@ -399,15 +482,6 @@ test_denoise (void **state)
 /* What is refused */
 
 static void
-assert_refused (gboolean done, GError **error, int code, const char *part)
-{
-  assert_false (done);
-  if (!g_error_matches (*error, NF_ERROR, code) || !strstr ((*error)->message, part))
-    fail_msg ("\"%s\" (%d) does not speak of %s", (*error)->message, (*error)->code, part);
-  g_clear_error (error);
-}
-
-static void
 test_refused (void **state)
 {
   g_autoptr (NfReference) reference = make_reference (NF_PIXELS_GRAY, NF_BASIS_PIXEL, 2);
@@ -553,6 +627,9 @@ main (void)
     { "there and back, bfloat16 by fma()", test_round_trip, NULL, NULL,
       (void *)"cpu,vectors=8,precision=bf16" },
     { "there and back, bfloat16, kernels=gpu", test_round_trip, NULL, NULL, (void *)"gpu,precision=bf16" },
+    { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },
+    { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
+    { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "bfloat16, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "bfloat16, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=bf16" },
     { "scores, kernels=cpu", test_scores, NULL, NULL, (void *)"cpu" },

@@ -6,8 +6,8 @@
 
 #define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing */
 #define GRADIENT_ROWS 1024 /* and when training */
-/* Side by side when decoding: whole row tiles, and their keys stay in the cache. */
-#define DECODE_SAMPLES 48
+/* Side by side when decoding: whole row tiles of products (12), and enough rows to reach their best rate. */
+#define DECODE_SAMPLES 72
 /* Memory for what the backward pass needs; above it blocks are computed again. */
 #define TAPE_BYTES (1024u << 20)
 #define DECODE_BYTES (1024u << 20) /* memory for keys and values */

@@ -34,6 +34,8 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
       g_clear_pointer (&self->grid, nf_buffer_free);
       self->grid_size = latents;
       self->grid = nf_ops_alloc (ops, latents);
+      self->shown.valid = FALSE;
+      self->shown.latents = g_renew (float, self->shown.latents, latents);
     }
   if (tokens != self->n_tokens)
     {
@@ -132,6 +134,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
+  self->shown.valid = FALSE;
   nf_staging_upload (&self->staging, ops, config->layout, frame);
   const double upload = nf_stats_lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
@@ -171,6 +174,94 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
   return TRUE;
 }
 
+/* Tiles of the grid, N x D values each, that are other than those of the frame that the staged samples show;
+ * in TILES, ascending. */
+static guint
+find_new_tiles (const NfSession *self, const NfGrid *grid, const float *latents, guint *tiles)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize rows = nf_config_rows (config) / config->patch_size,
+              part = (gsize)nf_config_columns (config) / config->patch_size * grid->features,
+              row = part * grid->tiles_x;
+  guint count = 0;
+
+  for (guint tile = 0; tile < grid->tiles_x * grid->tiles_y; tile++)
+    {
+      const gsize at = tile / grid->tiles_x * rows * row + tile % grid->tiles_x * part;
+      gboolean same = self->shown.valid;
+      for (gsize y = 0; y < rows && same; y++)
+        same = memcmp (latents + at + y * row, self->shown.latents + at + y * row, part * sizeof *latents)
+               == 0;
+      if (!same)
+        tiles[count++] = tile;
+    }
+  return count;
+}
+
+/* Whether tiles of the same latents come out the same. What was cut short is not remembered: limits of time
+ * and sweeps do not matter. */
+static gboolean
+decode_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
+{
+  return a->guidance == b->guidance && a->guide == b->guide && a->annealed == b->annealed
+         && a->attention_temperature == b->attention_temperature && a->snap == b->snap
+         && a->method == b->method && a->window == b->window && a->guess == b->guess
+         && a->tolerance == b->tolerance;
+}
+
+/* How many of COUNT tiles follow on the first. */
+static guint
+count_run (const guint *tiles, guint count)
+{
+  guint n = 1;
+  while (n < count && tiles[n] == tiles[0] + n)
+    n++;
+  return n;
+}
+
+/* Latents of COUNT tiles through the flow into the staged samples. */
+static gboolean
+decode_tiles (NfSession *self, const NfGrid *grid, const NfPlanes *planes, const guint *tiles, guint count,
+              const NfDecodeOptions *options, NfDecodeProgress *progress, GError **error)
+{
+  const NfTokens *tokens = nf_model_get_tokens (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  const gsize n = (gsize)shape->N * shape->D;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+
+  for (guint i = 0, run; i < count; i += run)
+    {
+      run = count_run (tiles + i, count - i);
+      nf_ops_grid (ops, nf_view (nf_flow_get_input (self->flow), i * n), self->grid, tiles[i], run,
+                   grid->tiles_x, tokens, FALSE);
+    }
+  if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, progress, &self->report,
+                        error))
+    return FALSE;
+  for (guint i = 0, run; i < count; i += run)
+    {
+      run = count_run (tiles + i, count - i);
+      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), i * n), planes, tokens,
+                               tiles[i], run, NULL);
+    }
+  return TRUE;
+}
+
+/* The staged samples show this frame from now on. */
+static void
+remember (NfSession *self, const NfFrame *frame, const float *latents, gint label,
+          const NfDecodeOptions *options)
+{
+  NfShown *shown = &self->shown;
+  memcpy (shown->latents, latents, self->grid_size * sizeof *latents);
+  shown->width = frame->width;
+  shown->height = frame->height;
+  shown->label = label;
+  shown->options = *options;
+  /* what was cut short might come out otherwise another time */
+  shown->valid = self->report.residual <= options->tolerance;
+}
+
 gboolean
 nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
                          const NfFrame *frame, GError **error)
@@ -179,44 +270,48 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   g_return_val_if_fail (NF_IS_SESSION (self) && latents && frame, FALSE);
   options = options ? options : &lossless;
   const NfConfig *config = nf_model_get_config (self->model);
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
   const gboolean guided = options->guidance != 0;
+  NfShown *shown = &self->shown;
   NfGrid grid;
   NfPlanes planes;
   gint64 time = g_get_monotonic_time ();
   if (!nf_session_check_labels (self, &label, 1, error) || !nf_session_check_options (self, options, error))
     return FALSE;
-  const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (batch == 0 || !prepare_frame (self, frame, &grid, &planes, error)
+  const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
+  if (limit == 0 || !prepare_frame (self, frame, &grid, &planes, error)
       || !nf_session_check_finite ("latents", latents, self->grid_size, error))
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint tiles = grid.tiles_x * grid.tiles_y;
+  const guint all = grid.tiles_x * grid.tiles_y;
+  g_autofree guint *tiles = g_new (guint, all);
+  shown->valid = shown->valid && !options->afresh && shown->width == frame->width
+                 && shown->height == frame->height && shown->label == label
+                 && decode_alike (&shown->options, options);
+  const guint count = find_new_tiles (self, &grid, latents, tiles), batch = nf_session_share (count, limit);
+  shown->valid = FALSE; /* until all of it is there */
   self->report = (NfInverseReport){ 0 };
+  self->kept = all - count;
+
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
   nf_ops_write (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents);
   const double upload = nf_stats_lap (&time);
-  for (guint first = 0; first < tiles; first += batch)
+  for (guint first = 0; first < count; first += batch)
     {
-      const guint count = MIN (batch, tiles - first);
-      NfDecodeProgress progress = { self, first, count, tiles };
-      nf_ops_grid (ops, nf_view (nf_flow_get_input (self->flow), 0), self->grid, first, count, grid.tiles_x,
-                   tokens, FALSE);
-      nf_session_condition (self, labels, 0, count, guided ? 2 : 1);
-      if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, &progress, &self->report,
-                            error))
+      const guint n = MIN (batch, count - first);
+      NfDecodeProgress progress = { self, first, n, count };
+      nf_session_condition (self, labels, 0, n, guided ? 2 : 1);
+      if (!decode_tiles (self, &grid, &planes, tiles + first, n, options, &progress, error))
         return FALSE;
-      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), 0), &planes, tokens, first,
-                               count, NULL);
     }
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
   if (!nf_staging_download (&self->staging, ops, config->layout, frame, error))
     return FALSE;
+  remember (self, frame, latents, label, options);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
@@ -250,6 +345,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;
   tokens.steps = MIN (tokens.steps, 1);
+  self->shown.valid = FALSE;
   nf_staging_upload (&self->staging, ops, config->layout, in);
   const double upload = nf_stats_lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);

@@ -5,6 +5,16 @@
 #include "nf-staging.h"
 #include "nf-trainer.h"
 
+/* The frame that the staged samples show, if it was decoded. */
+typedef struct
+{
+  gboolean valid;
+  guint width, height;
+  gint label;
+  NfDecodeOptions options;
+  float *latents; /* of the grid */
+} NfShown;
+
 struct _NfSession
 {
   GObject parent_instance;
@@ -22,11 +32,13 @@ struct _NfSession
   gsize grid_size;
   float *half_square, *log_det; /* per token, tile by tile */
   gsize n_tokens;
+  NfShown shown;
 
   float *text, *null_text, *actions; /* of samples to come */
   guint n_text, n_actions;           /* how many of them, 0 for none */
 
   NfInverseReport report;
+  guint kept; /* tiles of the last frame decoded */
   NfSessionStats stats;
 };
 
@@ -46,6 +58,9 @@ gboolean nf_session_check_condition (NfSession *self, const gint *labels, guint 
 
 /* Conditions samples first .. first+count-1 of a call. */
 void nf_session_condition (NfSession *self, const gint *labels, guint first, guint count, guint branches);
+
+/* Tiles or samples that go through at a time, at most LIMIT: each time about as many. */
+guint nf_session_share (guint all, guint limit);
 
 gboolean nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error);
 

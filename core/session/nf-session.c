@@ -16,6 +16,7 @@ nf_session_finalize (GObject *object)
   nf_staging_clear (&self->staging);
   g_clear_pointer (&self->grid, nf_buffer_free);
   g_clear_pointer (&self->flow, nf_flow_free);
+  g_free (self->shown.latents);
   g_free (self->half_square);
   g_free (self->log_det);
   g_free (self->text);
@@ -198,6 +199,7 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
       return FALSE;
     }
   self->n_text = text ? B : 0;
+  self->shown.valid = FALSE;
   return keep_floats ("text features", text, n, &self->text, error)
          && keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error);
 }
@@ -223,6 +225,7 @@ nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, G
 {
   g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
   self->n_actions = 0;
+  self->shown.valid = FALSE;
   return nf_flow_set_size (self->flow, rows, columns, frames, error);
 }
 
@@ -277,7 +280,7 @@ void
 nf_session_get_decode_report (NfSession *self, NfDecodeReport *report)
 {
   g_return_if_fail (NF_IS_SESSION (self) && report);
-  *report = (NfDecodeReport){ self->report.passes, self->report.rows, self->report.residual };
+  *report = (NfDecodeReport){ self->report.passes, self->report.rows, self->report.residual, self->kept };
 }
 
 gboolean
@@ -299,6 +302,13 @@ nf_decode_options_check (const NfDecodeOptions *options, GError **error)
         return FALSE;
       }
   return TRUE;
+}
+
+guint
+nf_session_share (guint all, guint limit)
+{
+  const guint times = (all + limit - 1) / limit;
+  return times ? (all + times - 1) / times : limit;
 }
 
 gboolean
@@ -398,12 +408,14 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   if (!nf_session_check_condition (self, labels, B, error) || !nf_session_check_options (self, options, error)
       || !nf_session_check_finite ("latents", z, B * n, error))
     return FALSE;
-  const guint batch = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (batch == 0)
+  const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
+  if (limit == 0)
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint batch = nf_session_share (B, limit);
   self->report = (NfInverseReport){ 0 };
+  self->kept = 0;
   for (guint first = 0; first < B; first += batch)
     {
       const guint count = MIN (batch, B - first);

@@ -142,6 +142,8 @@ gboolean nf_guess_from_name (const char *name, NfGuess *guess);
  * bits as token by token
  * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
  * @budget_ms: time after which each window is swept once only, 0 for no limit
+ * @afresh: nf_session_decode_frame() decodes every tile, also those whose latents are, bit for bit, those of
+ * the frame that it decoded before
  *
  * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
  * guide 0 as both).
@@ -159,6 +161,7 @@ typedef struct
   double tolerance;
   guint max_sweeps;
   double budget_ms;
+  gboolean afresh;
 } NfDecodeOptions;
 
 /**
@@ -166,6 +169,7 @@ typedef struct
  * @passes: of any number of rows through the network of a block
  * @rows: rows that went through in all; token by token it is one a token and block
  * @residual: largest change of a value in the last sweep that it was accepted after; 0 if everything settled
+ * @kept: tiles of a frame that are the last frame's, their latents being the same
  *
  * What the last decoding took.
  */
@@ -174,6 +178,7 @@ typedef struct
   guint64 passes;
   guint64 rows;
   double residual;
+  guint kept;
 } NfDecodeReport;
 
 /** nf_session_get_decode_report: @report: (out): of the last nf_session_decode() or
@@ -347,6 +352,9 @@ gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *
  * @options: (nullable): NULL means plain with snap
  * @frame: its samples are written; bytes between samples of one plane (alpha of RGBx) are set to 255, row
  * padding is left alone
+ *
+ * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
+ * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.
  */
 gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
                                   const NfDecodeOptions *options, const NfFrame *frame, GError **error);
