@@ -28,6 +28,8 @@
 #include "gstflowengine.h"
 #include "gstflowlatent.h"
 
+#include <string.h>
+
 #define GST_CAT_DEFAULT gst_flow_debug
 
 enum
@@ -45,6 +47,7 @@ enum
   PROP_BUDGET_MS,
   PROP_KEEP_UP,
   PROP_DENOISE,
+  PROP_FRAMES_AT_ONCE,
 };
 
 /* A frame that takes longer tells how far it is. */
@@ -53,6 +56,15 @@ enum
 #define LEAST_BUDGET_MS 1e-3
 #define MOST_BUDGET_MS 1e6
 
+/* What a frame is decoded by. */
+typedef struct
+{
+  NfDecodeOptions options;
+  gint label;
+  gboolean keep_up;
+  NfStreamDenoise denoise;
+} Settings;
+
 struct _GstFlowDecode
 {
   GstVideoDecoder parent_instance;
@@ -60,17 +72,18 @@ struct _GstFlowDecode
   GstFlowEngine engine;
 
   /* under the object lock */
-  gint label;
-  NfDecodeOptions options;
-  gboolean keep_up;
-  NfStreamDenoise denoise;
+  Settings wanted;
+  guint at_once;
 
   /* of the streaming thread */
   GstVideoCodecState *output;
   GstFlowLatentInfo info;
-  float *latents; /* one frame, where the buffer cannot be read directly */
-  gint64 begun;   /* when the frame in work was */
-  gboolean told;  /* and whether its progress was posted */
+  GPtrArray *waiting; /* frames that are decoded together, */
+  Settings settings;  /* by these */
+  float *latents;     /* of frames whose buffers cannot be read directly */
+  guint room;         /* for so many */
+  gint64 begun;       /* when the frame in work was */
+  gboolean told;      /* and whether its progress was posted */
 
   /* with a model of videos */
   float *action;
@@ -155,10 +168,14 @@ gst_flow_decode_stop (GstVideoDecoder *decoder)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
+  g_ptr_array_set_size (self->waiting, 0);
   g_clear_pointer (&self->latents, g_free);
+  self->room = 0;
   g_clear_pointer (&self->action, g_free);
   return TRUE;
 }
+
+static GstFlowReturn decode_waiting (GstFlowDecode *self);
 
 static gboolean
 accepts (const GstCaps *allowed, const GstFlowLatentInfo *info, GstVideoFormat format)
@@ -194,6 +211,9 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
 
+  /* frames of the old format */
+  if (decode_waiting (self) != GST_FLOW_OK)
+    return FALSE;
   if (gst_flow_engine_wait (&self->engine, NULL) != GST_FLOW_OK)
     return FALSE;
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
@@ -215,15 +235,16 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   self->lost = FALSE;
   self->info = info;
   g_clear_pointer (&self->latents, g_free);
+  self->room = 0;
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   self->output = gst_video_decoder_set_output_state (decoder, choose_format (self, config, &info), info.width,
                                                      info.height, state);
   return gst_video_decoder_negotiate (decoder);
 }
 
-/* The latents in the SIZE bytes at DATA as aligned floats. */
+/* The latents in the SIZE bytes at DATA, of frame I among COUNT, as aligned floats. */
 static const float *
-read_latents (GstFlowDecode *self, const guint8 *data, gsize size, GError **error)
+read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guint count, GError **error)
 {
   const gsize n = nf_grid_latents (&self->info.grid);
   const gboolean aligned = GPOINTER_TO_SIZE (data) % sizeof (float) == 0;
@@ -240,29 +261,32 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, GError **erro
                    self->info.half ? "float16" : "float32", gst_flow_latent_info_size (&self->info));
       return NULL;
     }
-  if (self->info.half || !aligned)
+  if (!self->info.half && aligned)
+    return latents;
+  if (self->room < count)
     {
-      if (!self->latents)
-        self->latents = g_try_new (float, n);
-      if (!self->latents)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
-                       "no memory for the latents of a frame of %u×%u pixels", self->info.width,
-                       self->info.height);
-          return NULL;
-        }
-      if (self->info.half && GPOINTER_TO_SIZE (data) % sizeof (guint16) == 0)
-        nf_half_to_float ((const guint16 *)(gconstpointer)data, self->latents, n);
-      else if (self->info.half)
-        {
-          g_autofree guint16 *copy = g_memdup2 (data, size);
-          nf_half_to_float (copy, self->latents, n);
-        }
-      else
-        memcpy (self->latents, data, size);
-      latents = self->latents;
+      g_free (self->latents);
+      self->latents = g_try_new (float, n *count);
+      self->room = self->latents ? count : 0;
     }
-  return latents;
+  if (!self->latents)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                   "no memory for the latents of %u frames of %u×%u pixels", count, self->info.width,
+                   self->info.height);
+      return NULL;
+    }
+  float *to = self->latents + i * n;
+  if (self->info.half && GPOINTER_TO_SIZE (data) % sizeof (guint16) == 0)
+    nf_half_to_float ((const guint16 *)(gconstpointer)data, to, n);
+  else if (self->info.half)
+    {
+      g_autofree guint16 *copy = g_memdup2 (data, size);
+      nf_half_to_float (copy, to, n);
+    }
+  else
+    memcpy (to, data, size);
+  return to;
 }
 
 /* Whether all that FRAME was predicted from is there. If it is a key frame the stream begins anew. */
@@ -345,59 +369,150 @@ limit_budget (GstFlowDecode *self, GstVideoCodecFrame *frame, NfDecodeOptions *o
   options->budget_ms = options->budget_ms > 0 ? MIN (options->budget_ms, ms) : ms;
 }
 
+/* A frame with its buffers mapped. */
+typedef struct
+{
+  GstVideoCodecFrame *frame;
+  GstMapInfo in;
+  GstVideoFrame video;
+  gboolean read, written; /* which are */
+} Mapped;
+
+static gboolean
+map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, Mapped *mapped, NfFrame *view, GError **error)
+{
+  mapped->frame = frame;
+  mapped->read = gst_buffer_map (frame->input_buffer, &mapped->in, GST_MAP_READ);
+  if (!mapped->read)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "a buffer of latents cannot be read");
+      return FALSE;
+    }
+  mapped->written
+      = gst_video_frame_map (&mapped->video, &self->output->info, frame->output_buffer, GST_MAP_WRITE);
+  if (!mapped->written)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
+      return FALSE;
+    }
+  gst_flow_frame_view (&mapped->video, view);
+  gst_flow_frame_fill_padding (&mapped->video);
+  return TRUE;
+}
+
+static void
+unmap_frame (Mapped *mapped)
+{
+  if (mapped->read)
+    gst_buffer_unmap (mapped->frame->input_buffer, &mapped->in);
+  if (mapped->written)
+    gst_video_frame_unmap (&mapped->video);
+}
+
+/* The output buffers of FRAMES are there. */
 static GstFlowReturn
-decode_frame (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame)
+decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings)
 {
   g_autoptr (GError) error = NULL;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  GstVideoFrame video;
-  GstMapInfo in;
-  NfFrame view;
+  const guint n = frames->len;
+  g_autofree Mapped *mapped = g_new0 (Mapped, n);
+  g_autofree NfFrame *views = g_new (NfFrame, n);
+  g_autofree const float **latents = g_new0 (const float *, n);
+  GstVideoCodecFrame *first = frames->pdata[0];
+  NfDecodeOptions options = settings->options;
+  gboolean done = TRUE;
 
-  if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
+  if (settings->keep_up)
+    limit_budget (self, first, &options);
+  for (guint i = 0; i < n && done; i++)
+    done = map_frame (self, frames->pdata[i], &mapped[i], &views[i], &error)
+           && (latents[i] = read_latents (self, mapped[i].in.data, mapped[i].in.size, i, n, &error)) != NULL;
+  if (done)
     {
-      GST_ELEMENT_ERROR (self, RESOURCE, READ, ("A buffer of latents cannot be read"), (NULL));
-      return GST_FLOW_ERROR;
-    }
-  GST_OBJECT_LOCK (self);
-  NfDecodeOptions options = self->options;
-  const gint label = self->label;
-  const gboolean keep_up = self->keep_up;
-  const NfStreamDenoise denoise = self->denoise;
-  GST_OBJECT_UNLOCK (self);
-  if (keep_up)
-    limit_budget (self, frame, &options);
-
-  gboolean done = FALSE;
-  const float *latents = read_latents (self, in.data, in.size, &error);
-  if (latents && !gst_video_frame_map (&video, &self->output->info, frame->output_buffer, GST_MAP_WRITE))
-    g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
-  else if (latents)
-    {
-      gst_flow_frame_view (&video, &view);
-      gst_flow_frame_fill_padding (&video);
       self->begun = g_get_monotonic_time ();
       self->told = FALSE;
       if (session)
         {
           nf_session_set_progress (session, on_progress, self);
-          done = nf_session_decode_frame (session, latents, label, &options, &view, &error);
+          done = nf_session_decode_frames (session, latents, n, settings->label, &options, views, &error);
           nf_session_set_progress (session, NULL, NULL);
         }
       else
-        done = nf_stream_set_denoise (stream, denoise, &error)
-               && nf_stream_decode (stream, latents, self->info.actions ? self->action : NULL, self->drawn,
-                                    &options, &view, &error);
+        done = nf_stream_set_denoise (stream, settings->denoise, &error)
+               && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
+                                    &options, views, &error);
       if (self->told)
         gst_flow_engine_post_progress (&self->engine,
                                        done ? GST_PROGRESS_TYPE_COMPLETE : GST_PROGRESS_TYPE_CANCELED,
                                        "decode", done ? 100 : 0, "Decoding a frame");
       if (done)
-        post_residual (self, session, frame, &options);
-      gst_video_frame_unmap (&video);
+        post_residual (self, session, first, &options);
     }
-  gst_buffer_unmap (frame->input_buffer, &in);
+  for (guint i = 0; i < n; i++)
+    unmap_frame (&mapped[i]);
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
+}
+
+/* For how long the first of N frames waits for the last. */
+static GstClockTime
+wait_time (GstFlowDecode *self, guint n)
+{
+  const GstVideoInfo *info = &self->output->info;
+  if (info->fps_n <= 0)
+    return 0;
+  return gst_util_uint64_scale ((n - 1) * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
+}
+
+/* All frames that wait are decoded and handed on; if that fails they are gone. */
+static GstFlowReturn
+decode_waiting (GstFlowDecode *self)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  GPtrArray *frames = self->waiting;
+  const gint64 start = g_get_monotonic_time ();
+  NfSession *session;
+  GstClockTime latency;
+  if (frames->len == 0)
+    return GST_FLOW_OK;
+
+  GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  for (guint i = 0; i < frames->len && ret == GST_FLOW_OK; i++)
+    ret = gst_video_decoder_allocate_output_frame (decoder, frames->pdata[i]);
+  if (ret == GST_FLOW_OK)
+    ret = decode_frames (self, session, frames, &self->settings);
+
+  const gint64 each = (g_get_monotonic_time () - start) / frames->len;
+  for (guint i = 0; i < frames->len; i++)
+    {
+      GstVideoCodecFrame *frame = gst_video_codec_frame_ref (frames->pdata[i]);
+      if (ret != GST_FLOW_OK)
+        {
+          gst_flow_engine_count_dropped (&self->engine);
+          gst_video_decoder_release_frame (decoder, frame);
+          continue;
+        }
+      if (gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each, &latency))
+        {
+          latency = latency * frames->len + wait_time (self, frames->len);
+          gst_video_decoder_set_latency (decoder, latency, latency);
+        }
+      ret = gst_video_decoder_finish_frame (decoder, frame);
+    }
+  g_ptr_array_set_size (frames, 0);
+  return ret;
+}
+
+/* How many frames go through together. With a budget, a model of videos, or backwards each goes alone. */
+static guint
+choose_at_once (GstFlowDecode *self, NfSession *session, const Settings *settings, guint wanted)
+{
+  if (!session || settings->keep_up || settings->options.budget_ms > 0
+      || GST_VIDEO_DECODER (self)->input_segment.rate < 0)
+    return 1;
+  /* what is wrong with the size, caps have said */
+  return wanted ? wanted
+                : MAX (nf_session_get_frames_at_once (session, self->info.width, self->info.height, NULL), 1);
 }
 
 static GstFlowReturn
@@ -405,13 +520,17 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   NfSession *session;
-  GstClockTime latency;
+  Settings settings;
 
   const GstClockTime time = gst_segment_to_stream_time (&decoder->input_segment, GST_FORMAT_TIME, frame->pts);
   if (GST_CLOCK_TIME_IS_VALID (time))
     gst_object_sync_values (GST_OBJECT (self), time);
+  GST_OBJECT_LOCK (self);
+  const guint wanted = self->at_once;
+  settings = self->wanted;
+  GST_OBJECT_UNLOCK (self);
+
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
-  const gint64 start = g_get_monotonic_time ();
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   if (ret == GST_FLOW_OK && stream && !has_context (self, stream, frame))
     {
@@ -419,19 +538,42 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
       gst_video_decoder_request_sync_point (decoder, frame, 0);
       return gst_video_decoder_drop_frame (decoder, frame);
     }
-  if (ret == GST_FLOW_OK)
-    ret = gst_video_decoder_allocate_output_frame (decoder, frame);
-  if (ret == GST_FLOW_OK)
-    ret = decode_frame (self, session, frame);
+  if (ret == GST_FLOW_OK && memcmp (&settings, &self->settings, sizeof settings) != 0)
+    ret = decode_waiting (self);
   if (ret != GST_FLOW_OK)
     {
       gst_flow_engine_count_dropped (&self->engine);
       gst_video_decoder_release_frame (decoder, frame);
       return ret;
     }
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
-    gst_video_decoder_set_latency (decoder, latency, latency);
-  return gst_video_decoder_finish_frame (decoder, frame);
+  self->settings = settings;
+  g_ptr_array_add (self->waiting, frame);
+  return self->waiting->len < choose_at_once (self, session, &settings, wanted) ? GST_FLOW_OK
+                                                                                : decode_waiting (self);
+}
+
+static GstFlowReturn
+gst_flow_decode_drain (GstVideoDecoder *decoder)
+{
+  return decode_waiting (GST_FLOW_DECODE (decoder));
+}
+
+/* Frames that are decoded together need their buffers together: a pool with a limit might not have as many.
+ */
+static gboolean
+gst_flow_decode_decide_allocation (GstVideoDecoder *decoder, GstQuery *query)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  guint size, least, most = 0;
+
+  GST_OBJECT_LOCK (self);
+  const gboolean together = self->at_once != 1;
+  GST_OBJECT_UNLOCK (self);
+  if (together && gst_query_get_n_allocation_pools (query) > 0)
+    gst_query_parse_nth_allocation_pool (query, 0, NULL, &size, &least, &most);
+  if (most > 0)
+    gst_query_set_nth_allocation_pool (query, 0, NULL, size, least, 0);
+  return GST_VIDEO_DECODER_CLASS (gst_flow_decode_parent_class)->decide_allocation (decoder, query);
 }
 
 static gboolean
@@ -439,6 +581,7 @@ gst_flow_decode_flush (GstVideoDecoder *decoder)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  g_ptr_array_set_size (self->waiting, 0);
   if (stream)
     nf_stream_reset (stream);
   self->lost = FALSE;
@@ -496,43 +639,46 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
   switch (id)
     {
     case PROP_CLASS:
-      self->label = g_value_get_int (value);
+      self->wanted.label = g_value_get_int (value);
       break;
     case PROP_GUIDANCE:
-      self->options.guidance = g_value_get_double (value);
+      self->wanted.options.guidance = g_value_get_double (value);
       break;
     case PROP_GUIDE:
-      self->options.guide = g_value_get_flags (value);
+      self->wanted.options.guide = g_value_get_flags (value);
       break;
     case PROP_ANNEALED:
-      self->options.annealed = g_value_get_boolean (value);
+      self->wanted.options.annealed = g_value_get_boolean (value);
       break;
     case PROP_ATTENTION_TEMPERATURE:
-      self->options.attention_temperature = g_value_get_double (value);
+      self->wanted.options.attention_temperature = g_value_get_double (value);
       break;
     case PROP_METHOD:
-      self->options.method = g_value_get_enum (value);
+      self->wanted.options.method = g_value_get_enum (value);
       break;
     case PROP_WINDOW:
-      self->options.window = g_value_get_uint (value);
+      self->wanted.options.window = g_value_get_uint (value);
       break;
     case PROP_GUESS:
-      self->options.guess = g_value_get_enum (value);
+      self->wanted.options.guess = g_value_get_enum (value);
       break;
     case PROP_TOLERANCE:
-      self->options.tolerance = g_value_get_double (value);
+      self->wanted.options.tolerance = g_value_get_double (value);
       break;
     case PROP_MAX_SWEEPS:
-      self->options.max_sweeps = g_value_get_uint (value);
+      self->wanted.options.max_sweeps = g_value_get_uint (value);
       break;
     case PROP_BUDGET_MS:
-      self->options.budget_ms = g_value_get_double (value);
+      self->wanted.options.budget_ms = g_value_get_double (value);
       break;
     case PROP_KEEP_UP:
-      self->keep_up = g_value_get_boolean (value);
+      self->wanted.keep_up = g_value_get_boolean (value);
       break;
     case PROP_DENOISE:
-      self->denoise = g_value_get_enum (value);
+      self->wanted.denoise = g_value_get_enum (value);
+      break;
+    case PROP_FRAMES_AT_ONCE:
+      self->at_once = g_value_get_uint (value);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -551,43 +697,46 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
   switch (id)
     {
     case PROP_CLASS:
-      g_value_set_int (value, self->label);
+      g_value_set_int (value, self->wanted.label);
       break;
     case PROP_GUIDANCE:
-      g_value_set_double (value, self->options.guidance);
+      g_value_set_double (value, self->wanted.options.guidance);
       break;
     case PROP_GUIDE:
-      g_value_set_flags (value, self->options.guide);
+      g_value_set_flags (value, self->wanted.options.guide);
       break;
     case PROP_ANNEALED:
-      g_value_set_boolean (value, self->options.annealed);
+      g_value_set_boolean (value, self->wanted.options.annealed);
       break;
     case PROP_ATTENTION_TEMPERATURE:
-      g_value_set_double (value, self->options.attention_temperature);
+      g_value_set_double (value, self->wanted.options.attention_temperature);
       break;
     case PROP_METHOD:
-      g_value_set_enum (value, self->options.method);
+      g_value_set_enum (value, self->wanted.options.method);
       break;
     case PROP_WINDOW:
-      g_value_set_uint (value, self->options.window);
+      g_value_set_uint (value, self->wanted.options.window);
       break;
     case PROP_GUESS:
-      g_value_set_enum (value, self->options.guess);
+      g_value_set_enum (value, self->wanted.options.guess);
       break;
     case PROP_TOLERANCE:
-      g_value_set_double (value, self->options.tolerance);
+      g_value_set_double (value, self->wanted.options.tolerance);
       break;
     case PROP_MAX_SWEEPS:
-      g_value_set_uint (value, self->options.max_sweeps);
+      g_value_set_uint (value, self->wanted.options.max_sweeps);
       break;
     case PROP_BUDGET_MS:
-      g_value_set_double (value, self->options.budget_ms);
+      g_value_set_double (value, self->wanted.options.budget_ms);
       break;
     case PROP_KEEP_UP:
-      g_value_set_boolean (value, self->keep_up);
+      g_value_set_boolean (value, self->wanted.keep_up);
       break;
     case PROP_DENOISE:
-      g_value_set_enum (value, self->denoise);
+      g_value_set_enum (value, self->wanted.denoise);
+      break;
+    case PROP_FRAMES_AT_ONCE:
+      g_value_set_uint (value, self->at_once);
       break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
@@ -598,6 +747,7 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
 static void
 gst_flow_decode_finalize (GObject *object)
 {
+  g_ptr_array_unref (GST_FLOW_DECODE (object)->waiting);
   gst_flow_engine_clear (&GST_FLOW_DECODE (object)->engine);
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
@@ -618,7 +768,10 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
   decoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_decode_handle_frame);
+  decoder_class->drain = GST_DEBUG_FUNCPTR (gst_flow_decode_drain);
+  decoder_class->finish = GST_DEBUG_FUNCPTR (gst_flow_decode_drain);
   decoder_class->flush = GST_DEBUG_FUNCPTR (gst_flow_decode_flush);
+  decoder_class->decide_allocation = GST_DEBUG_FUNCPTR (gst_flow_decode_decide_allocation);
   decoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_decode_sink_event);
 
   gst_flow_engine_install_properties (object_class);
@@ -687,6 +840,15 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                          "Gaussian noise; frames that were encoded come back as they were",
                          GST_TYPE_FLOW_STREAM_DENOISE, NF_STREAM_DENOISE_AUTO, flags));
 
+  g_object_class_install_property (
+      object_class, PROP_FRAMES_AT_ONCE,
+      g_param_spec_uint (
+          "frames-at-once", "Frames at once",
+          "Frames that are decoded together, which is faster where frames are small, and each "
+          "waits for the last of them; 0 is as many as bring something. With a model of videos, "
+          "a budget or keep-up each goes alone",
+          0, 1024, 1, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);
   gst_element_class_set_static_metadata (element_class, "Flow decoder", "Codec/Decoder/Video",
@@ -702,10 +864,12 @@ static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
-  self->label = -1;
-  self->options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
-                                     .attention_temperature = 1,
-                                     .snap = TRUE };
+  self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
+  self->at_once = 1;
+  self->wanted.label = -1;
+  self->wanted.options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
+                                            .attention_temperature = 1,
+                                            .snap = TRUE };
   gst_video_decoder_set_packetized (GST_VIDEO_DECODER (self), TRUE);
   gst_video_decoder_set_needs_format (GST_VIDEO_DECODER (self), TRUE);
   /* What the caps say of the model is checked when they arrive, so that a refusal can say why. */

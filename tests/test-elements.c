@@ -517,6 +517,73 @@ test_half_precision (void **state)
     }
 }
 
+/* Frames that are decoded together come out as they would alone, in order, with their times; those that wait
+ * when the stream ends, changes or is flushed are not forgotten, nor mixed up. */
+static void
+test_frames_at_once (void **state)
+{
+  enum
+  {
+    FRAMES = 8
+  };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  for (guint at_once = 0; at_once <= 3; at_once += 3)
+    {
+      g_autoptr (GstCaps) caps = NULL;
+      g_autofree char *property = g_strdup_printf ("frames-at-once=%u", at_once);
+      GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, NULL, NULL),
+                 *decoder = make_harness ("flowdecode", MODEL_YUV, property, NULL);
+      set_video (encoder, &info);
+      for (guint i = 0; i < FRAMES; i++)
+        {
+          GstBuffer *latents = gst_harness_push_and_pull (encoder, fixture_frame (&info, i, FALSE));
+          if (i == 0)
+            {
+              caps = gst_pad_get_current_caps (encoder->sinkpad);
+              gst_harness_set_src_caps (decoder, gst_caps_ref (caps));
+            }
+          if (i == 5)
+            {
+              /* other settings: what waits is decoded by the old ones */
+              g_object_set (decoder->element, "window", 8, NULL);
+            }
+          assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+          if (at_once)
+            assert_int_equal (gst_harness_buffers_received (decoder), i < 5   ? (i + 1) / 3 * 3
+                                                                      : i < 7 ? 5
+                                                                              : 8);
+        }
+      assert_true (gst_harness_push_event (decoder, gst_event_new_eos ()));
+      assert_int_equal (gst_harness_buffers_received (decoder), FRAMES);
+      for (guint i = 0; i < FRAMES; i++)
+        {
+          g_autoptr (GstBuffer) video = gst_harness_pull (decoder), wanted = fixture_frame (&info, i, FALSE);
+          assert_same_video (&info, wanted, video);
+          assert_int_equal (GST_BUFFER_PTS (video), GST_BUFFER_PTS (wanted));
+        }
+      end_harness (encoder, NULL);
+      end_harness (decoder, NULL);
+    }
+
+  /* two wait, then a flush: only what comes after it is shown */
+  g_autoptr (GstCaps) caps = NULL;
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, "frames-at-once=3", NULL);
+  GstSegment segment;
+  gst_harness_set_src_caps (decoder, gst_caps_ref (caps));
+  for (guint i = 0; i < 2; i++)
+    assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
+  gst_harness_push_event (decoder, gst_event_new_flush_start ());
+  gst_harness_push_event (decoder, gst_event_new_flush_stop (TRUE));
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  gst_harness_push_event (decoder, gst_event_new_segment (&segment));
+  assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
+  gst_harness_push_event (decoder, gst_event_new_eos ());
+  assert_int_equal (gst_harness_buffers_received (decoder), 1);
+  end_harness (decoder, NULL);
+}
+
 /* Flow of data */
 
 static void
@@ -1173,6 +1240,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_latent_caps),
     cmocka_unit_test (test_tensors),
     cmocka_unit_test (test_half_precision),
+    cmocka_unit_test (test_frames_at_once),
     cmocka_unit_test (test_end_gap_discontinuity),
     cmocka_unit_test (test_flush),
     cmocka_unit_test (test_renegotiation),

@@ -317,6 +317,71 @@ test_kept_tiles (void **state)
   assert_int_equal (report.kept, 0);
 }
 
+/* Several frames at once are what they are one by one, also where a batch ends within a frame, or a frame is
+ * the one before it again. */
+static void
+test_frames_at_once (void **state)
+{
+  enum
+  {
+    FRAMES = 9,
+    ACROSS = 4,
+    DOWN = 3,
+    TILES = ACROSS * DOWN
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) encoder = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, *state),
+                        session = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, *state);
+  Picture in[FRAMES], out[FRAMES];
+  NfFrame frames[FRAMES];
+  float *latents[FRAMES];
+  NfDecodeReport report;
+  NfGrid grid;
+  for (guint i = 0; i < FRAMES; i++)
+    {
+      picture_init (&in[i], NF_PIXELS_RGB, ACROSS * S, DOWN * S - 2, FALSE);
+      picture_init (&out[i], NF_PIXELS_RGB, ACROSS * S, DOWN * S - 2, i % 2);
+      picture_draw (&in[i], i == 3 || i == 8 ? i - 1 : i);
+      if (i == 8)
+        *sample (&in[i], 2, 2 * S + 1, S + 1) ^= 0x21;
+      frames[i] = out[i].frame;
+      latents[i] = encode (encoder, &in[i], &grid, NULL, NULL);
+    }
+  const guint at_once = nf_session_get_frames_at_once (session, ACROSS * S, DOWN * S - 2, &error);
+  nf_test_ok (at_once > 0, error);
+  /* else no batch ends within a frame */
+  assert_true (at_once < FRAMES);
+  nf_test_ok (
+      nf_session_decode_frames (session, (const float *const *)latents, FRAMES, -1, NULL, frames, &error),
+      error);
+  nf_session_get_decode_report (session, &report);
+  assert_int_equal (report.kept, TILES + TILES - 1);
+  for (guint i = 0; i < FRAMES; i++)
+    {
+      assert_same_picture (&in[i], &out[i]);
+      assert_guarded (&out[i]);
+    }
+
+  /* and they go on from the last of those before */
+  nf_test_ok (
+      nf_session_decode_frames (session, (const float *const *)latents + 8, 1, -1, NULL, frames, &error),
+      error);
+  nf_session_get_decode_report (session, &report);
+  assert_int_equal (report.kept, TILES);
+  assert_same_picture (&in[8], &out[0]);
+
+  frames[4].width -= 1;
+  assert_refused (
+      nf_session_decode_frames (session, (const float *const *)latents, FRAMES, -1, NULL, frames, &error),
+      &error, NF_ERROR_ARGUMENT, "one size");
+  for (guint i = 0; i < FRAMES; i++)
+    {
+      picture_clear (&in[i]);
+      picture_clear (&out[i]);
+      g_free (latents[i]);
+    }
+}
+
 /* A tile's latents depend on no other tile, and the first of two is the only one of a frame of one. */
 static void
 test_tiles (void **state)
@@ -630,6 +695,9 @@ main (void)
     { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },
     { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
     { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "frames at once, kernels=cpu", test_frames_at_once, NULL, NULL, (void *)"cpu" },
+    { "frames at once, kernels=gpu", test_frames_at_once, NULL, NULL, (void *)"gpu" },
+    { "frames at once, bfloat16", test_frames_at_once, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "bfloat16, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "bfloat16, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=bf16" },
     { "scores, kernels=cpu", test_scores, NULL, NULL, (void *)"cpu" },

@@ -14,17 +14,18 @@ typedef struct
   guint64 first;
   guint64 limit; /* frames, 0 for all */
   guint64 n_frames;
+  guint at_once; /* of them, those in work */
   guint64 total;
   gint64 start;
   double residual; /* largest of all frames */
 } Decode;
 
-/* Of one frame, as sessions tell it. */
+/* Of the frames in work, as sessions tell it. */
 static void
 tell (const char *phase, double fraction, gpointer data)
 {
   const Decode *decode = data;
-  const double done = (double)decode->n_frames + fraction;
+  const double done = (double)decode->n_frames + decode->at_once * fraction;
   const double seconds = (double)(g_get_monotonic_time () - decode->start) / G_USEC_PER_SEC;
 
   nf_progress_update (decode->command->progress,
@@ -33,27 +34,77 @@ tell (const char *phase, double fraction, gpointer data)
                       done / MAX (seconds, 1e-6));
 }
 
+/* Frames that go through the flow at once. */
+typedef struct
+{
+  guint n;
+  GPtrArray *pictures;
+  float **latents; /* n, in one piece of memory */
+  NfFrame *frames;
+} Group;
+
+static void
+group_clear (Group *group)
+{
+  g_clear_pointer (&group->pictures, g_ptr_array_unref);
+  if (group->latents)
+    g_free (group->latents[0]);
+  g_clear_pointer (&group->latents, g_free);
+  g_clear_pointer (&group->frames, g_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Group, group_clear)
+
+static void
+group_init (Group *group, const NfLatentsInfo *info, guint n)
+{
+  const gsize size = (gsize)info->grid_height * info->grid_width * info->features;
+
+  group->n = n;
+  group->pictures = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
+  group->latents = g_new (float *, n);
+  group->frames = g_new (NfFrame, n);
+  group->latents[0] = g_new (float, n *size);
+  for (guint i = 0; i < n; i++)
+    {
+      NfPicture *picture = nf_picture_new (info->layout, info->width, info->height);
+      g_ptr_array_add (group->pictures, picture);
+      group->frames[i] = picture->frame;
+      group->latents[i] = group->latents[0] + i * size;
+    }
+}
+
 static gboolean
 decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOutput *output, GError **error)
 {
   const NfLatentsInfo *info = nf_latents_reader_get_info (reader);
-  g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
-  g_autofree float *latents = g_new (float, (gsize)info->grid_height * info->grid_width * info->features);
-
   NfDecodeOptions options = decode->command->decoding;
   NfDecodeReport report = { 0 };
+  g_auto (Group) group = { 0 };
+  /* a budget is a frame's */
+  const guint n
+      = options.budget_ms > 0 ? 1 : nf_session_get_frames_at_once (session, info->width, info->height, error);
 
+  if (n == 0)
+    return FALSE;
+  group_init (&group, info, (guint)MIN (n, decode->total));
   options.snap = TRUE;
   nf_session_set_progress (session, tell, decode);
-  for (decode->start = g_get_monotonic_time (); decode->n_frames < decode->total; decode->n_frames++)
+  for (decode->start = g_get_monotonic_time (); decode->n_frames < decode->total;
+       decode->n_frames += decode->at_once)
     {
+      const guint64 first = decode->first + decode->n_frames;
+      decode->at_once = (guint)MIN (group.n, decode->total - decode->n_frames);
       if (!nf_command_go_on (decode->command, error))
         return FALSE;
-      nf_latents_reader_get (reader, decode->first + decode->n_frames, latents);
-      if (!nf_session_decode_frame (session, latents, -1, &options, &picture->frame, error)
-          || !nf_output_put (output, &picture->frame, error))
+      for (guint i = 0; i < decode->at_once; i++)
+        nf_latents_reader_get (reader, first + i, group.latents[i]);
+      gboolean done = nf_session_decode_frames (session, (const float *const *)group.latents, decode->at_once,
+                                                -1, &options, group.frames, error);
+      for (guint i = 0; i < decode->at_once && done; i++)
+        done = nf_output_put (output, &group.frames[i], error);
+      if (!done)
         {
-          g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", decode->first + decode->n_frames);
+          g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", first);
           return FALSE;
         }
       nf_session_get_decode_report (session, &report);

@@ -174,12 +174,17 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
   return TRUE;
 }
 
-/* Tiles of the grid, N x D values each, that are other than those of the frame that the staged samples show;
- * in TILES, ascending. */
-static guint
-find_new_tiles (const NfSession *self, const NfGrid *grid, const float *latents, guint *tiles)
+/* A tile that is to be decoded. */
+typedef struct
 {
-  const NfConfig *config = nf_model_get_config (self->model);
+  guint frame, tile;
+} Work;
+
+/* Tiles of LATENTS that are other than those of BEFORE, all of them if that is NULL; ascending, to WORK. */
+static guint
+find_new_tiles (const NfConfig *config, const NfGrid *grid, const float *latents, const float *before,
+                guint frame, Work *work)
+{
   const gsize rows = nf_config_rows (config) / config->patch_size,
               part = (gsize)nf_config_columns (config) / config->patch_size * grid->features,
               row = part * grid->tiles_x;
@@ -188,12 +193,11 @@ find_new_tiles (const NfSession *self, const NfGrid *grid, const float *latents,
   for (guint tile = 0; tile < grid->tiles_x * grid->tiles_y; tile++)
     {
       const gsize at = tile / grid->tiles_x * rows * row + tile % grid->tiles_x * part;
-      gboolean same = self->shown.valid;
+      gboolean same = before != NULL;
       for (gsize y = 0; y < rows && same; y++)
-        same = memcmp (latents + at + y * row, self->shown.latents + at + y * row, part * sizeof *latents)
-               == 0;
+        same = memcmp (latents + at + y * row, before + at + y * row, part * sizeof *latents) == 0;
       if (!same)
-        tiles[count++] = tile;
+        work[count++] = (Work){ frame, tile };
     }
   return count;
 }
@@ -209,40 +213,79 @@ decode_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
          && a->tolerance == b->tolerance;
 }
 
-/* How many of COUNT tiles follow on the first. */
+/* Frames on their way: one's latents are on the device, and one's samples are staged. */
+typedef struct
+{
+  NfSession *session;
+  const float *const *latents;
+  const NfFrame *frames;
+  const NfGrid *grid;
+  const NfPlanes *planes;
+  guint written, staged;
+  double downloads; /* seconds */
+} Frames;
+
+/* Frames before this one are complete. */
+static gboolean
+reach_frame (Frames *self, guint frame, GError **error)
+{
+  NfOps *ops = nf_flow_get_ops (self->session->flow);
+  const NfConfig *config = nf_model_get_config (self->session->model);
+  gint64 time;
+
+  if (self->staged < frame && !nf_ops_finish (ops, error))
+    return FALSE;
+  for (time = g_get_monotonic_time (); self->staged < frame; self->staged++)
+    if (!nf_staging_download (&self->session->staging, ops, config->layout, &self->frames[self->staged],
+                              error))
+      return FALSE;
+  self->downloads += nf_stats_lap (&time);
+  return TRUE;
+}
+
+/* How many of COUNT tiles follow on the first in its frame. */
 static guint
-count_run (const guint *tiles, guint count)
+count_run (const Work *work, guint count)
 {
   guint n = 1;
-  while (n < count && tiles[n] == tiles[0] + n)
+  while (n < count && work[n].frame == work[0].frame && work[n].tile == work[0].tile + n)
     n++;
   return n;
 }
 
 /* Latents of COUNT tiles through the flow into the staged samples. */
 static gboolean
-decode_tiles (NfSession *self, const NfGrid *grid, const NfPlanes *planes, const guint *tiles, guint count,
-              const NfDecodeOptions *options, NfDecodeProgress *progress, GError **error)
+decode_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions *options,
+              NfDecodeProgress *progress, GError **error)
 {
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
-  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  NfSession *session = self->session;
+  const NfTokens *tokens = nf_model_get_tokens (session->model);
+  const NfSampleShape *shape = nf_flow_get_shape (session->flow);
   const gsize n = (gsize)shape->N * shape->D;
-  NfOps *ops = nf_flow_get_ops (self->flow);
+  NfOps *ops = nf_flow_get_ops (session->flow);
 
   for (guint i = 0, run; i < count; i += run)
     {
-      run = count_run (tiles + i, count - i);
-      nf_ops_grid (ops, nf_view (nf_flow_get_input (self->flow), i * n), self->grid, tiles[i], run,
-                   grid->tiles_x, tokens, FALSE);
+      run = count_run (work + i, count - i);
+      if (self->written != work[i].frame)
+        {
+          self->written = work[i].frame;
+          nf_ops_write (ops, nf_view (session->grid, 0), self->latents[self->written],
+                        session->grid_size * sizeof (float));
+        }
+      nf_ops_grid (ops, nf_view (nf_flow_get_input (session->flow), i * n), session->grid, work[i].tile, run,
+                   self->grid->tiles_x, tokens, FALSE);
     }
-  if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, progress, &self->report,
+  if (!nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress, &session->report,
                         error))
     return FALSE;
   for (guint i = 0, run; i < count; i += run)
     {
-      run = count_run (tiles + i, count - i);
-      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (self->flow), i * n), planes, tokens,
-                               tiles[i], run, NULL);
+      run = count_run (work + i, count - i);
+      if (!reach_frame (self, work[i].frame, error))
+        return FALSE;
+      nf_ops_tokens_to_pixels (ops, nf_view (nf_flow_get_output (session->flow), i * n), self->planes, tokens,
+                               work[i].tile, run, NULL);
     }
   return TRUE;
 }
@@ -262,14 +305,24 @@ remember (NfSession *self, const NfFrame *frame, const float *latents, gint labe
   shown->valid = self->report.residual <= options->tolerance;
 }
 
+guint
+nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), 0);
+  NfGrid grid;
+  if (!nf_grid_init (&grid, nf_model_get_config (self->model), width, height, error))
+    return 0;
+  const guint limit = nf_flow_prepare (self->flow, NF_FLOW_DECODE, error);
+  return limit ? MAX (limit / (grid.tiles_x * grid.tiles_y), 1) : 0;
+}
+
 gboolean
-nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
-                         const NfFrame *frame, GError **error)
+nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_frames, gint label,
+                          const NfDecodeOptions *options, const NfFrame *frames, GError **error)
 {
   static const NfDecodeOptions lossless = { .snap = TRUE };
-  g_return_val_if_fail (NF_IS_SESSION (self) && latents && frame, FALSE);
+  g_return_val_if_fail (NF_IS_SESSION (self) && latents && frames && n_frames > 0, FALSE);
   options = options ? options : &lossless;
-  const NfConfig *config = nf_model_get_config (self->model);
   const gboolean guided = options->guidance != 0;
   NfShown *shown = &self->shown;
   NfGrid grid;
@@ -278,42 +331,73 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   if (!nf_session_check_labels (self, &label, 1, error) || !nf_session_check_options (self, options, error))
     return FALSE;
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (limit == 0 || !prepare_frame (self, frame, &grid, &planes, error)
-      || !nf_session_check_finite ("latents", latents, self->grid_size, error))
+  if (limit == 0)
     return FALSE;
+  for (guint i = 0; i < n_frames; i++)
+    {
+      if (frames[i].width != frames[0].width || frames[i].height != frames[0].height)
+        {
+          g_set_error (
+              error, NF_ERROR, NF_ERROR_ARGUMENT,
+              "frame %u of %u is of %ux%u, the first of %ux%u: frames that are decoded at once have one "
+              "size",
+              i, n_frames, frames[i].width, frames[i].height, frames[0].width, frames[0].height);
+          return FALSE;
+        }
+      if (!prepare_frame (self, &frames[i], &grid, &planes, error)
+          || !nf_session_check_finite ("latents", latents[i], self->grid_size, error))
+        return FALSE;
+    }
 
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint all = grid.tiles_x * grid.tiles_y;
-  g_autofree guint *tiles = g_new (guint, all);
-  shown->valid = shown->valid && !options->afresh && shown->width == frame->width
-                 && shown->height == frame->height && shown->label == label
-                 && decode_alike (&shown->options, options);
-  const guint count = find_new_tiles (self, &grid, latents, tiles), batch = nf_session_share (count, limit);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const guint tiles = grid.tiles_x * grid.tiles_y;
+  const gboolean known = shown->valid && !options->afresh && shown->width == frames->width
+                         && shown->height == frames->height && shown->label == label
+                         && decode_alike (&shown->options, options),
+                 /* within these frames something may be cut short */
+      repeat = !options->afresh && options->budget_ms == 0 && options->max_sweeps == 0;
+  g_autofree Work *work = g_new (Work, (gsize)n_frames * tiles);
+  guint count = 0;
+  for (guint i = 0; i < n_frames; i++)
+    count += find_new_tiles (config, &grid, latents[i],
+                             i > 0   ? (repeat ? latents[i - 1] : NULL)
+                             : known ? shown->latents
+                                     : NULL,
+                             i, work + count);
+  const guint batch = nf_session_share (count, limit);
   shown->valid = FALSE; /* until all of it is there */
   self->report = (NfInverseReport){ 0 };
-  self->kept = all - count;
+  self->kept = n_frames * tiles - count;
 
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
-  nf_ops_write (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents);
+  Frames all = { self, latents, frames, &grid, &planes, .written = n_frames };
   const double upload = nf_stats_lap (&time);
   for (guint first = 0; first < count; first += batch)
     {
       const guint n = MIN (batch, count - first);
       NfDecodeProgress progress = { self, first, n, count };
       nf_session_condition (self, labels, 0, n, guided ? 2 : 1);
-      if (!decode_tiles (self, &grid, &planes, tiles + first, n, options, &progress, error))
+      if (!decode_tiles (&all, work + first, n, options, &progress, error))
         return FALSE;
     }
-  if (!nf_ops_finish (ops, error))
+  if (!reach_frame (&all, n_frames, error) || !nf_ops_finish (ops, error))
     return FALSE;
-  const double kernels = nf_stats_lap (&time);
-  if (!nf_staging_download (&self->staging, ops, config->layout, frame, error))
-    return FALSE;
-  remember (self, frame, latents, label, options);
-  nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
+  remember (self, &frames[n_frames - 1], latents[n_frames - 1], label, options);
+  const double kernels = nf_stats_lap (&time) - all.downloads;
+  for (guint i = 0; i < n_frames; i++)
+    nf_stats_count_frame (&self->stats, upload / n_frames, kernels / n_frames, all.downloads / n_frames);
   return TRUE;
+}
+
+gboolean
+nf_session_decode_frame (NfSession *self, const float *latents, gint label, const NfDecodeOptions *options,
+                         const NfFrame *frame, GError **error)
+{
+  g_return_val_if_fail (latents, FALSE);
+  return nf_session_decode_frames (self, &latents, 1, label, options, frame, error);
 }
 
 gboolean

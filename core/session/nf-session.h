@@ -360,6 +360,30 @@ gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint la
                                   const NfDecodeOptions *options, const NfFrame *frame, GError **error);
 
 /**
+ * nf_session_decode_frames:
+ * @latents: (array): of each frame, as of nf_session_decode_frame()
+ * @n_frames: 1 or more
+ * @frames: (array): of one size
+ *
+ * nf_session_decode_frame() of one frame after the other, with the same bits, but their tiles go through the
+ * flow side by side: a step of decoding that finds one token of many tiles is bound by arithmetic, one of few
+ * tiles by reading the weights. A budget is for all of them; the report is of all of them.
+ *
+ * Returns: FALSE with what nf_session_decode_frame() fails with; then any of the frames may have been
+ * written.
+ */
+gboolean nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_frames, gint label,
+                                   const NfDecodeOptions *options, const NfFrame *frames, GError **error);
+
+/**
+ * nf_session_get_frames_at_once:
+ *
+ * Returns: how many frames of this size nf_session_decode_frames() is best given: more would bring nothing.
+ * 0 with %NF_ERROR_ARGUMENT or device errors.
+ */
+guint nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GError **error);
+
+/**
  * nf_session_denoise_frame:
  * @in: noisy frame
  * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
