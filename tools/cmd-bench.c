@@ -3,6 +3,7 @@
 #include "command.h"
 #include "common.h"
 
+#include "nf-model-private.h"
 #include "nf-ops.h"
 #include "nf-session-private.h"
 
@@ -22,8 +23,8 @@
 
 /* Limits are properties of the machine, so their kernels live with the tool. R independent accumulators hide
  * the latency of the fused multiply-add; nothing is read while they run. Reading adds up every value once:
- * work-item i reads vectors i·first, i·first + step, ... so that a CPU's core walks through its own part and
- * a GPU's neighbours read neighbours. */
+ * work-item i reads vectors i·first, i·first + step, ... so that a CPU's core walks through its own
+ * part and a GPU's neighbours read neighbours. */
 static const char limit_source[]
     = "#define CAT_(a, b) a##b\n"
       "#define CAT(a, b) CAT_ (a, b)\n"
@@ -96,7 +97,8 @@ typedef struct
   cl_command_queue queue;
   cl_program program;
   cl_kernel multiply_add, read_all;
-  NfBuffer *out;
+  NfBuffer *out, *memory;    /* what is read; NULL where it would be too small */
+  cl_ulong count;            /* vectors that a work-item reads */
   const char *by;            /* what multiplies bfloat16 with instructions of its own, else NULL */
   guint width, accumulators; /* VW and R */
   double flops;              /* of an iteration of a work-item */
@@ -107,9 +109,10 @@ typedef struct
 typedef struct
 {
   char *what, *size;
-  double seconds, gflops; /* medians */
-  double share;           /* of the arithmetic limit, NAN if none */
-  GPtrArray *times;       /* of its commands, NULL without a profile */
+  double seconds;      /* medians */
+  double gflops, gbps; /* one of them, the other NAN */
+  double share;        /* of the limit of that */
+  GPtrArray *times;    /* of its commands, NULL without a profile */
 } Result;
 
 typedef struct
@@ -124,8 +127,8 @@ typedef struct
   GPtrArray *results;
 } Bench;
 
-static const char *const kinds[]
-    = { "matmul", "gradient", "attention", "layernorm", "encode", "decode", "train", "openblas", NULL };
+static const char *const kinds[] = { "matmul", "gradient", "attention", "layernorm", "encode",
+                                     "decode", "step",     "train",     "openblas",  NULL };
 
 static void
 result_free (Result *result)
@@ -142,6 +145,7 @@ limits_clear (Limits *limits)
   if (limits->queue)
     clFinish (limits->queue);
   g_clear_pointer (&limits->out, nf_buffer_free);
+  g_clear_pointer (&limits->memory, nf_buffer_free);
   g_clear_pointer (&limits->multiply_add, clReleaseKernel);
   g_clear_pointer (&limits->read_all, clReleaseKernel);
   g_clear_pointer (&limits->program, clReleaseProgram);
@@ -275,45 +279,64 @@ measure_multiply_add (Bench *bench, GError **error)
   return TRUE;
 }
 
+/* GB/s of reading so many BYTES of memory again and again, from one run; NAN where there is too little of it.
+ */
 static gboolean
-measure_reading (Bench *bench, GError **error)
+read_burst (Limits *limits, gsize bytes, double *gbps, GError **error)
 {
-  Limits *limits = &bench->limits;
-  const NfDeviceInfo *info = nf_device_get_info (bench->device);
-  const gsize vector = limits->width * sizeof (float);
-  const gsize wanted = MIN (bench->quick ? QUICK_READ_BYTES : READ_BYTES, info->max_alloc / 2);
-  const cl_ulong count = wanted / vector / limits->items / 4 * 4;
-  const cl_ulong first = info->is_gpu ? 1 : count, step = info->is_gpu ? limits->items : 1;
-  const gsize bytes = count * limits->items * vector;
-  double samples[MAX_REPETITIONS];
-  const guint n = bench->quick ? 3 : 15;
+  const gboolean gpu = nf_device_get_info (limits->device)->is_gpu;
+  const gsize row = limits->items * limits->width * sizeof (float);
+  const cl_ulong count = limits->memory ? MIN (bytes, limits->memory->size) / row / 4 * 4 : 0,
+                 first = gpu ? 1 : count, step = gpu ? limits->items : 1;
+  double seconds = NAN;
   if (count == 0)
     {
-      bench->read_gbps = NAN;
+      *gbps = NAN;
       return TRUE;
     }
-
-  g_autoptr (NfBuffer) in = nf_buffer_new (bench->device, bytes, error);
-  if (!in)
-    return FALSE;
-  const float zero = 0;
-  cl_int status = clEnqueueFillBuffer (limits->queue, in->mem, &zero, sizeof zero, 0, bytes, 0, NULL, NULL)
-                  | clSetKernelArg (limits->read_all, 0, sizeof in->mem, &in->mem)
+  cl_int status = clSetKernelArg (limits->read_all, 0, sizeof limits->memory->mem, &limits->memory->mem)
                   | clSetKernelArg (limits->read_all, 1, sizeof limits->out->mem, &limits->out->mem)
                   | clSetKernelArg (limits->read_all, 2, sizeof first, &first)
                   | clSetKernelArg (limits->read_all, 3, sizeof step, &step)
                   | clSetKernelArg (limits->read_all, 4, sizeof count, &count);
   if (status != CL_SUCCESS)
     return nf_cl_error (error, status, "cannot prepare the kernel that reads memory");
-  for (guint i = 0; i <= n; i++)
+  /* the first time brings what caches hold into them */
+  for (guint i = 0; i < (count * row < limits->memory->size ? 2 : 1); i++)
+    if (!run_kernel (limits, limits->read_all, &seconds, error))
+      return FALSE;
+  *gbps = 1e-9 * (double)(count * row) / MAX (seconds, 1e-9);
+  return TRUE;
+}
+
+static gboolean
+measure_reading (Bench *bench, GError **error)
+{
+  Limits *limits = &bench->limits;
+  const NfDeviceInfo *info = nf_device_get_info (bench->device);
+  const gsize row = limits->items * limits->width * sizeof (float),
+              bytes
+              = MIN (bench->quick ? QUICK_READ_BYTES : READ_BYTES, info->max_alloc / 2) / row / 4 * 4 * row;
+  double samples[MAX_REPETITIONS];
+  const guint n = bench->quick ? 3 : 15;
+
+  if (bytes > 0)
     {
-      double seconds;
-      if (!run_kernel (limits, limits->read_all, &seconds, error)
-          || !nf_command_go_on (bench->command, error))
+      const float zero = 0;
+      limits->memory = nf_buffer_new (bench->device, bytes, error);
+      if (!limits->memory)
         return FALSE;
-      if (i > 0)
-        samples[i - 1] = 1e-9 * (double)bytes / MAX (seconds, 1e-9);
+      cl_int status = clEnqueueFillBuffer (limits->queue, limits->memory->mem, &zero, sizeof zero, 0, bytes,
+                                           0, NULL, NULL);
+      if (status != CL_SUCCESS)
+        return nf_cl_error (error, status, "cannot fill a buffer");
     }
+  /* the first run compiles */
+  if (!read_burst (limits, bytes, &samples[0], error))
+    return FALSE;
+  for (guint i = 0; i < n; i++)
+    if (!read_burst (limits, bytes, &samples[i], error) || !nf_command_go_on (bench->command, error))
+      return FALSE;
   bench->read_gbps = median (samples, n);
   return TRUE;
 }
@@ -322,11 +345,18 @@ measure_reading (Bench *bench, GError **error)
 
 typedef gboolean (*Work) (gpointer data, GError **error);
 
-/* Medians of WORK, each time right after a burst of fused multiply-adds: other programs slow both, so that
- * their ratio says more than either. */
+/* What bounds WORK: multiplications and additions, or bytes to read and write, of a memory of so many. */
+typedef struct
+{
+  double flops, bytes;
+  gsize memory;
+} Bound;
+
+/* Medians of WORK, each time right after a burst of what bounds it: other programs slow both, so that their
+ * ratio says more than either. */
 static gboolean
-measure (Bench *bench, const char *what, const char *size, double flops, Work work, gpointer data,
-         GError **error)
+measure_bound (Bench *bench, const char *what, const char *size, Bound bound, Work work, gpointer data,
+               GError **error)
 {
   double seconds[MAX_REPETITIONS], shares[MAX_REPETITIONS];
   const double budget = bench->quick ? 0.3 : 8;
@@ -341,23 +371,33 @@ measure (Bench *bench, const char *what, const char *size, double flops, Work wo
   while (n < least || (n < MAX_REPETITIONS && now () < end))
     {
       double limit;
-      if (!nf_command_go_on (bench->command, error) || !burst (&bench->limits, &limit, error))
+      if (!nf_command_go_on (bench->command, error)
+          || !(bound.bytes > 0 ? read_burst (&bench->limits, bound.memory, &limit, error)
+                               : burst (&bench->limits, &limit, error)))
         return FALSE;
       const double start = now ();
       if (!work (data, error))
         return FALSE;
       seconds[n] = MAX (now () - start, 1e-9);
-      shares[n] = 1e-9 * flops / seconds[n] / limit;
+      shares[n] = 1e-9 * (bound.bytes > 0 ? bound.bytes : bound.flops) / seconds[n] / limit;
       n++;
     }
   Result *result = g_new0 (Result, 1);
   result->what = g_strdup (what);
   result->size = g_strdup (size);
   result->seconds = median (seconds, n);
-  result->gflops = 1e-9 * flops / result->seconds;
+  result->gflops = bound.bytes > 0 ? NAN : 1e-9 * bound.flops / result->seconds;
+  result->gbps = bound.bytes > 0 ? 1e-9 * bound.bytes / result->seconds : NAN;
   result->share = median (shares, n);
   g_ptr_array_add (bench->results, result);
   return TRUE;
+}
+
+static gboolean
+measure (Bench *bench, const char *what, const char *size, double flops, Work work, gpointer data,
+         GError **error)
+{
+  return measure_bound (bench, what, size, (Bound){ .flops = flops }, work, data, error);
 }
 
 static gboolean
@@ -444,12 +484,12 @@ run_layernorm (gpointer data, GError **error)
   return nf_ops_finish (part->ops, error);
 }
 
-/* Divides what measure() noted for a sample among its launches. */
+/* Divides the time that measure() noted for a sample among its N parts. */
 static void
-divide_last (Bench *bench)
+divide_last (Bench *bench, guint n)
 {
   Result *result = bench->results->pdata[bench->results->len - 1];
-  result->seconds /= LAUNCHES;
+  result->seconds /= n;
 }
 
 /* N random floats on the device; NULL is reported by nf_ops_finish(). */
@@ -492,7 +532,7 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autofree char *size = g_strdup_printf ("%u×%u×%u", M, N, K);
   if (!measure (bench, "matmul", size, LAUNCHES * 2.0 * M * N * K, run_matmul, &part, error))
     return FALSE;
-  divide_last (bench);
+  divide_last (bench, LAUNCHES);
   return TRUE;
 }
 
@@ -520,7 +560,7 @@ bench_matmul_tn (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autofree char *size = g_strdup_printf ("weight, %u×%u×%u", M, N, K);
   if (!measure (bench, "gradient", size, LAUNCHES * 2.0 * M * N * K, run_matmul_tn, &part, error))
     return FALSE;
-  divide_last (bench);
+  divide_last (bench, LAUNCHES);
   return TRUE;
 }
 
@@ -581,7 +621,7 @@ bench_attention (Bench *bench, guint B, guint N, guint H, gboolean backward, GEr
       if (!measure (bench, "gradient", size, 2.5 * flops, run_attention_backward, &part, error))
         return FALSE;
     }
-  divide_last (bench);
+  divide_last (bench, LAUNCHES);
   return TRUE;
 }
 
@@ -604,10 +644,13 @@ bench_layernorm (Bench *bench, guint M, guint d, GError **error)
                 .M = M,
                 .d = d };
   g_autofree char *size = g_strdup_printf ("%u×%u", M, d);
-  /* sum, centred square, normalise: about 8 operations a value */
-  if (!measure (bench, "layernorm", size, LAUNCHES * 8.0 * M * d, run_layernorm, &part, error))
+  /* each value is read and written once */
+  if (!measure_bound (bench, "layernorm", size,
+                      (Bound){ .bytes = LAUNCHES * 2.0 * sizeof (float) * M * d,
+                               .memory = 2 * sizeof (float) * (gsize)M * d },
+                      run_layernorm, &part, error))
     return FALSE;
-  divide_last (bench);
+  divide_last (bench, LAUNCHES);
   return TRUE;
 }
 
@@ -664,7 +707,7 @@ bench_openblas (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autofree char *size = g_strdup_printf ("%u×%u×%u", M, N, K);
   if (!measure (bench, "openblas", size, LAUNCHES * 2.0 * M * N * K, run_sgemm, &blas, error))
     return FALSE;
-  divide_last (bench);
+  divide_last (bench, LAUNCHES);
   return TRUE;
 }
 
@@ -694,6 +737,40 @@ run_decode (gpointer data, GError **error)
 }
 
 static gboolean
+run_steps (gpointer data, GError **error)
+{
+  Run *run = data;
+  const NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
+  return nf_session_decode (run->session, run->z, run->B, NULL, &options, run->x, error);
+}
+
+/* Decoding B samples token by token reads, at every step of a block, its weights, and of each sample the keys
+ * and values so far. Blocks come one after the other: the memory is that of the largest one's. */
+static Bound
+bound_steps (NfModel *model, guint B)
+{
+  const NfConfig *config = nf_model_get_config (model);
+  const double element = strcmp (nf_device_get_precision (nf_model_get_device (model)), "bf16") == 0 ? 2 : 4;
+  Bound bound = { 0 };
+
+  for (guint t = 0; t < config->n_blocks; t++)
+    {
+      const NfFlowBlock *block = nf_model_get_block (model, t);
+      const NfTransformerShape *shape = &block->transformer.shape;
+      const double N = nf_model_get_shape (model)->N, inner = (double)shape->H * shape->head_dim,
+                   keys = 2.0 * shape->Hkv * shape->head_dim,
+                   layer = shape->d * (inner + keys) + inner * shape->d
+                           + (shape->gated ? 3.0 : 2.0) * shape->d * shape->hidden,
+                   ends
+                   = (double)block->in.n_in * block->in.n_out + (double)block->out.n_in * block->out.n_out,
+                   weights = element * (shape->K * layer + ends), row = B * shape->K * keys * sizeof (float);
+      bound.bytes += N * weights + row * N * (N + 1) / 2;
+      bound.memory = MAX (bound.memory, (gsize)(weights + row * N));
+    }
+  return bound;
+}
+
+static gboolean
 run_train (gpointer data, GError **error)
 {
   Run *run = data;
@@ -704,10 +781,10 @@ run_train (gpointer data, GError **error)
 
 /* measure(), and if a profile is wanted WORK once more, its commands timed by OPS. */
 static gboolean
-measure_model (Bench *bench, const char *what, const char *size, double flops, Work work, Run *run,
-               NfOps *ops, GError **error)
+measure_model (Bench *bench, const char *what, const char *size, Bound bound, Work work, Run *run, NfOps *ops,
+               GError **error)
 {
-  if (!measure (bench, what, size, flops, work, run, error))
+  if (!measure_bound (bench, what, size, bound, work, run, error))
     return FALSE;
   if (!bench->profile)
     return TRUE;
@@ -779,14 +856,15 @@ bench_train (Bench *bench, const NfConfig *config, const char *size, double flop
     return FALSE;
   Run run = { .trainer = trainer, .B = bench->batch, .tiles = tiles };
   /* forward, and backward with respect to inputs and to parameters */
-  return measure_model (bench, "train", size, 3 * flops, run_train, &run, nf_trainer_get_ops (trainer),
-                        error);
+  return measure_model (bench, "train", size, (Bound){ .flops = 3 * flops }, run_train, &run,
+                        nf_trainer_get_ops (trainer), error);
 }
 
 static gboolean
 bench_model (Bench *bench, const Size *size, GError **error)
 {
-  if (!is_selected (bench, "encode") && !is_selected (bench, "decode") && !is_selected (bench, "train"))
+  if (!is_selected (bench, "encode") && !is_selected (bench, "decode") && !is_selected (bench, "step")
+      && !is_selected (bench, "train"))
     return TRUE;
 
   g_autoptr (NfModel) model = NULL;
@@ -814,7 +892,7 @@ bench_model (Bench *bench, const Size *size, GError **error)
   const gsize n = (gsize)bench->batch * nf_config_tokens (config) * nf_config_features (config);
   const double flops = bench->batch * nf_model_get_flops (model);
   g_autofree char *label = g_strdup_printf ("%s, batch %u", size->name, bench->batch);
-  if (is_selected (bench, "encode") || is_selected (bench, "decode"))
+  if (is_selected (bench, "encode") || is_selected (bench, "decode") || is_selected (bench, "step"))
     {
       g_autofree float *x = g_new (float, n), *z = g_new (float, n);
       g_autoptr (NfSession) session = nf_session_new (model, error);
@@ -826,11 +904,18 @@ bench_model (Bench *bench, const Size *size, GError **error)
       Run run = { .session = session, .B = bench->batch, .x = x, .z = z };
       NfOps *ops = nf_flow_get_ops (session->flow);
       if (is_selected (bench, "encode")
-          && !measure_model (bench, "encode", label, flops, run_encode, &run, ops, error))
+          && !measure_model (bench, "encode", label, (Bound){ .flops = flops }, run_encode, &run, ops, error))
         return FALSE;
       if (is_selected (bench, "decode")
-          && !measure_model (bench, "decode", label, flops, run_decode, &run, ops, error))
+          && !measure_model (bench, "decode", label, (Bound){ .flops = flops }, run_decode, &run, ops, error))
         return FALSE;
+      if (is_selected (bench, "step"))
+        {
+          if (!measure_model (bench, "step", label, bound_steps (model, bench->batch), run_steps, &run, ops,
+                              error))
+            return FALSE;
+          divide_last (bench, nf_model_get_shape (model)->N);
+        }
     }
   return !is_selected (bench, "train") || bench_train (bench, config, label, flops, error);
 }
@@ -859,7 +944,7 @@ run_all (Bench *bench, char **names, GError **error)
       && (!bench_matmul_tn (bench, bench->quick ? 256 : 1024, 2048, 512, error)
           || !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, TRUE, error)))
     return FALSE;
-  if (is_selected (bench, "layernorm") && !bench_layernorm (bench, bench->quick ? 256 : 2048, 512, error))
+  if (is_selected (bench, "layernorm") && !bench_layernorm (bench, bench->quick ? 256 : 32768, 512, error))
     return FALSE;
   for (guint i = 0; names[i]; i++)
     if (!bench_model (bench, find_size (names[i]), error))
@@ -903,13 +988,14 @@ print_table (const Bench *bench)
           bench->limits.by ? "bfloat16 by " : "single precision", bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
-  printf ("\n\n%-10s %-28s %12s %12s %8s\n", "", "SIZE", "TIME", "GFLOP/s", "SHARE");
+  printf ("\n\n%-10s %-28s %12s %15s %8s\n", "", "SIZE", "TIME", "RATE", "SHARE");
   for (guint i = 0; i < bench->results->len; i++)
     {
       const Result *r = bench->results->pdata[i];
-      printf ("%-10s %s%*s %9.3f ms %12.1f %6.1f %%\n", r->what, r->size,
-              MAX (28 - (int)g_utf8_strlen (r->size, -1), 0), "", 1e3 * r->seconds, r->gflops,
-              100 * r->share);
+      const gboolean memory = isnan (r->gflops);
+      printf ("%-10s %s%*s %9.3f ms %7.1f %-7s %6.1f %%\n", r->what, r->size,
+              MAX (28 - (int)g_utf8_strlen (r->size, -1), 0), "", 1e3 * r->seconds,
+              memory ? r->gbps : r->gflops, memory ? "GB/s" : "GFLOP/s", 100 * r->share);
     }
   for (guint i = 0; i < bench->results->len; i++)
     if (((Result *)bench->results->pdata[i])->times)
@@ -989,6 +1075,7 @@ print_json (const Bench *bench)
       add_string (builder, "size", r->size);
       add_number (builder, "seconds", r->seconds);
       add_number (builder, "gflops", r->gflops);
+      add_number (builder, "gbps", r->gbps);
       add_number (builder, "share", r->share);
       if (r->times)
         add_profile (builder, r->times);
@@ -1031,13 +1118,16 @@ nf_cmd_bench (int argc, char **argv)
           { NULL } };
   g_autofree char *list = g_strjoinv (", ", (char **)kinds);
 
-  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
-                         "Measures what this machine can do at most, then how much of it the flow gets.",
-                         "WHAT is any of matmul, gradient (of weights and of attention), attention, "
-                         "layernorm, encode, decode, train, openblas; \"normflow bench decode\" alone "
-                         "compares methods of decoding and has options of its own. Times are "
-                         "medians. SHARE is of the fused multiply-adds measured right before each sample.",
-                         0, (int)g_strv_length ((char **)kinds)))
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
+          "Measures what this machine can do at most, then how much of it the flow gets.",
+          "WHAT is any of matmul, gradient (of weights and of attention), attention, "
+          "layernorm, encode, decode, step (of decoding token by token, a token of all blocks), train, "
+          "openblas; \"normflow bench decode\" alone "
+          "compares methods of decoding and has options of its own. Times are "
+          "medians. SHARE is of the multiply-adds, or the reading of memory, measured right before each "
+          "sample.",
+          0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)
     if (!g_strv_contains (kinds, argv[i]))
