@@ -120,6 +120,20 @@ typedef floatv nf_elementv;
 /* The upper half of a float, rounded to nearest, ties to even. */
 #define NF_TO_BF16(bits) (((bits) + 0x7fffu + (((bits) >> 16) & 1u)) >> 16)
 
+/* What rounds vectors of them: a CPU with AVX512_BF16 (or AMX) has an instruction, which takes denormal floats for zero, as its products do. */
+#define NF_ROUND_BY_CPU ((NF_BF16_DOT || NF_BF16_AMX) && VW == 16)
+
+#if NF_ROUND_BY_CPU
+/* All of first, then all of second. */
+static inline uintv
+nf_halves (floatv first, floatv second)
+{
+  uintv halves;
+  __asm__ ("vcvtne2ps2bf16 %1, %2, %0" : "=v"(halves) : "v"(first), "v"(second));
+  return halves;
+}
+#endif
+
 static inline uint
 nf_pair (float first, float second)
 {

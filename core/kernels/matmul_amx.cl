@@ -6,27 +6,19 @@
  *   - A part of a panel, NF_PART steps of k, is multiplied with all rows before the next: it stays in the first-level cache, and C waits in `kept`.
  *     Chains of sums go on where they stopped, so parts change no result.
  *   - What follows a product (nf_finish) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
- *   - The next panel, which the same thread will most likely read, and C come to the second-level cache meanwhile. */
+ *   - The next panel, which the same thread will most likely read, comes to the second-level cache meanwhile. A single tile of rows leaves no time
+ *     for it. */
 
+#define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART 16 /* 32 KiB */
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
-
-static inline void
-nf_expect_later (const NfMatmul *t, int m, int n)
-{
-  __builtin_prefetch (t->C + (size_t)m * t->ldc + n, 0, 2);
-  if (t->flags & NF_RESIDUAL)
-    __builtin_prefetch (t->R + (size_t)(m % t->rmod) * t->ldr + n, 0, 2);
-  if (t->flags & NF_GELU_SLOPE)
-    __builtin_prefetch (t->P + (size_t)m * t->N + n, 0, 2);
-}
 
 static void
 nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, int n0)
 {
   float kept[NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
   const int count = (end - m0 + MR - 1) / MR, steps = t->K / NF_DEPTH, tail = end - m0 - (count - 1) * MR;
-  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : 1, ahead_lines = (NF_LINES + count - 1) / count;
+  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : 1, ahead_lines = count > 1 ? (NF_LINES + count - 1) / count : 0;
   const ulong lda = 4 * (ulong)t->lda;
   __global const nf_element *ahead = panel + (size_t)t->K * NR;
   int configured = 0;
@@ -46,7 +38,6 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
           __global const nf_element *b = panel + (size_t)first * NF_DEPTH * NR;
           const int vectors = 2 * (i == count ? tail : MR), each = (2 * MR + turns - 1) / turns;
           int finished = ends && i > 0 ? 0 : vectors;
-          int expected = ends && multiply ? 0 : 2 * rows;
           if (multiply && configured != rows)
             {
               nf_amx_configure (min (rows, NF_TILE_ROWS), rows - NF_TILE_ROWS);
@@ -65,8 +56,6 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                 nf_amx_multiply (a0, a1, lda, b);
               else if (multiply)
                 nf_amx_multiply_upper (a0, lda, b);
-              for (const int until = min (expected + each, 2 * rows); expected < until; expected++)
-                nf_expect_later (t, m + expected / 2, n0 + expected % 2 * VW);
               for (const int until = min (finished + each, vectors); finished < until; finished++)
                 nf_finish (t, nf_loadv (done + finished * VW), m - MR + finished / 2, n0 + finished % 2 * VW);
             }

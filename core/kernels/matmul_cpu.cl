@@ -77,8 +77,6 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
 
-#define NF_MOST_TILES 8 /* of rows, for a work-item */
-
 #if !NF_BF16_AMX
 /* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
 #if !NF_BF16
@@ -182,7 +180,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
 }
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles, at most NF_MOST_TILES). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+/* Global size (panels of N, groups of `tiles` row tiles). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,

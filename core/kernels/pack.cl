@@ -65,9 +65,13 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
   for (; i + 2 * VW <= K; i += 2 * VW)
     {
       const floatv a = nf_loadv (x + i), b = nf_loadv (x + i + VW);
+#if NF_ROUND_BY_CPU
+      nf_storev (nf_halves (a, b), y + i / 2);
+#else
       const uintv low = nf_as_uintv (a), high = nf_as_uintv (b);
       NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (low)), 0, (__global ushort *)y + i);
       NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (high)), 0, (__global ushort *)y + i + VW);
+#endif
     }
   for (; i < K; i += 2)
     y[i / 2] = nf_pair (x[i], i + 1 < K ? x[i + 1] : 0.0f);

@@ -554,15 +554,16 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
   pack (ops, W, K, packed, transposed ? K : N, transposed ? N : K, ops->panel, transposed);
 }
 
-#define MOST_TILES 8         /* NF_MOST_TILES of matmul_cpu.cl */
-#define MOST_LEFT (1u << 17) /* elements of A that stay in the second-level cache while a panel is read */
+#define MOST_TILES 8
+#define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl */
+#define MOST_LEFT (1u << 18) /* elements of A that stay in the second-level cache while a panel is read */
 
 /* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
 static guint
 choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 {
   const guint units = MAX (nf_device_get_info (ops->device)->compute_units, 1);
-  const guint most = ops->amx ? CLAMP (MOST_LEFT / (ops->row_tile * K), 1, MOST_TILES) : MOST_TILES;
+  const guint most = ops->amx ? CLAMP (MOST_LEFT / (ops->row_tile * K), 1, MOST_AMX_TILES) : MOST_TILES;
   return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
 
