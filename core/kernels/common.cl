@@ -151,8 +151,14 @@ nf_pairv (floatv first, floatv second)
 static inline void
 nf_store_halves (floatv v, __global ushort *p)
 {
+#if NF_ROUND_BY_CPU
+  ushort16 halves;
+  __asm__ ("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(v));
+  vstore16 (halves, 0, p);
+#else
   const uintv bits = nf_as_uintv (v);
   NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (bits)), 0, p);
+#endif
 }
 static inline ushort
 nf_half (float v)
