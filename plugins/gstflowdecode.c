@@ -151,7 +151,7 @@ gst_flow_stream_denoise_get_type (void)
 {
   static gsize type;
   static const GEnumValue values[] = {
-    { NF_STREAM_DENOISE_AUTO, "Learned if the model can, else score", "auto" },
+    { NF_STREAM_DENOISE_AUTO, "Learned if the model has a denoiser as wide as a token, else score", "auto" },
     { NF_STREAM_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
     { NF_STREAM_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
     { NF_STREAM_DENOISE_NONE, "As they were drawn", "none" },

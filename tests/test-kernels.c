@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define PADDING 64
+#define SUM_LINES 4 /* of rows_gpu.cl */
 #define GROUP 64
 #define HEAD_DIM 20 /* no whole vectors */
 #define FEATURES 27
@@ -83,7 +84,7 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const gboolean amx = g_strcmp0 (setting->bf16, "amx") == 0, dot = g_strcmp0 (setting->bf16, "dot") == 0;
   const char *const files[][8] = {
-    { gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", gpu ? "rows_gpu.cl" : "rows_cpu.cl", "gate.cl",
+    { gpu ? "rows_gpu.cl" : "rows_cpu.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", "gate.cl",
       "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
@@ -489,6 +490,18 @@ pack (const Rig *rig, const double *W, int rows, int columns, gsize row_step, gs
 
 #define PACK_ROWS 64 /* of a work-item */
 
+/* X_at and ld are of X (rows, columns), or (columns, rows) if transposed. */
+static void
+run_pack (Rig *rig, const Memory *X, gsize X_at, int ld, const Memory *panels, gsize panels_at, int rows,
+          int columns, int width, int transposed)
+{
+  const size_t n = divide_up (columns, width);
+  const size_t cpu[3] = { divide_up (rows, PACK_ROWS), n, 1 };
+  const size_t gpu[3] = { divide_up (n * width, GROUP) * GROUP, elements (rig, rows), 1 };
+  RUN (rig, "nf_pack", rig->gpu ? gpu : cpu, SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (X), LONG (X_at),
+       INT (ld), BUFFER (panels), LONG (panels_at), INT (rows), INT (columns), INT (width), INT (transposed));
+}
+
 static void
 test_pack (void **state)
 {
@@ -503,8 +516,7 @@ test_pack (void **state)
         const gsize panels = divide_up (columns, rig.NR), n = panels * elements (&rig, rows) * rig.NR;
         g_autofree double *W = numbers (i, (gsize)N * K, 1);
         Memory *in = give_at (&rig, 3, W, (gsize)N * K), *out = room (&rig, 5 + n);
-        RUN (&rig, "nf_pack", SIZES (divide_up (rows, PACK_ROWS), panels, 1), ONE_EACH, BUFFER (in), LONG (3),
-             INT (K), BUFFER (out), LONG (5), INT (rows), INT (columns), INT (rig.NR), INT (transposed));
+        run_pack (&rig, in, 3, K, out, 5, rows, columns, rig.NR, transposed);
         g_autofree float *got = take_at (&rig, out, 5);
         g_autofree float *want
             = pack (&rig, W, rows, columns, transposed ? 1 : (gsize)K, transposed ? (gsize)K : 1);
@@ -560,6 +572,8 @@ product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double
   p->P = numbers (6, (gsize)M * N, 3);
 }
 
+#define MATMUL_GROUP(rig) SIZES ((rig)->gpu ? 16 : 1, (rig)->gpu ? 16 : 1, 1)
+
 /* Rows first .. first+count-1 of the product; P, unless NULL, gets what was saved. */
 static float *
 run_product (Rig *rig, const Product *p, int first, int count, int tiles, float **saved)
@@ -578,19 +592,20 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
     {
       lda = elements (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
-      RUN (rig, "nf_halve", SIZES (count, 1, 1), ONE_EACH, BUFFER (A), LONG (7), INT (p->lda),
-           BUFFER (halved), INT (lda), INT (p->K));
+      const size_t words = divide_up (elements (rig, p->K), GROUP) * GROUP;
+      RUN (rig, "nf_halve", rig->gpu ? SIZES (words, count, 1) : SIZES (count, 1, 1),
+           SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (A), LONG (7), INT (p->lda), BUFFER (halved), INT (lda),
+           INT (p->K));
       A = halved;
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
   const size_t cpu[3] = { panels, divide_up (count, tile), 1 };
-  const size_t gpu[3] = { panels * rig->NR, divide_up (count, 64) * 8, 1 };
-  const size_t group[3] = { rig->gpu ? rig->NR : 1, rig->gpu ? 8 : 1, 1 };
-  RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, group, BUFFER (A), LONG (A_at), INT (lda), BUFFER (B),
-       LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod), BUFFER (C),
-       LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N), INT (elements (rig, p->K)),
-       INT (p->flags), INT (tiles));
+  const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
+  RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
+       BUFFER (B), LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod),
+       BUFFER (C), LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N),
+       INT (elements (rig, p->K)), INT (p->flags), INT (tiles));
   g_autofree float *all = take_at (rig, P, 4);
   if (saved)
     *saved = g_steal_pointer (&all);
@@ -717,56 +732,65 @@ test_matmul_halves (void **state)
     }
 }
 
+/* The gradient of weights C (+)= Aᵀ X. With several PARTS, of the GPU variant, nf_column_sums adds them up.
+ */
+static void
+check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
+{
+  const int lda = N + 2, ldx = K + 1;
+  const gsize n = (gsize)N * K;
+  g_autofree double *A = numbers (1, (gsize)M * lda, 1), *X = numbers (2, (gsize)M * ldx, 1),
+                    *C = numbers (3, n, 1);
+  round_operands (rig, A, (gsize)M * lda);
+  round_operands (rig, X, (gsize)M * ldx);
+  Memory *a = give_at (rig, 5, A, (gsize)M * lda - 2), *x = give_at (rig, 2, X, (gsize)M * ldx - 1),
+         *c = accumulate ? give_at (rig, 9, C, n) : room (rig, 9 + n);
+  const size_t left = divide_up (N, rig->MR), right = divide_up (K, rig->NR), tiles = 2;
+  const size_t inner = elements (rig, M);
+  const int step = inner + 2; /* of rows for the matrix unit */
+  Memory *a_panels = room (rig, rig->amx ? (gsize)N * step : left * rig->MR * inner),
+         *x_panels = room (rig, right * rig->NR * inner);
+  if (rig->amx)
+    RUN (rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a), LONG (5),
+         INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N));
+  else
+    run_pack (rig, a, 5, lda, a_panels, 0, M, N, rig->MR, 0);
+  run_pack (rig, x, 2, ldx, x_panels, 0, M, K, rig->NR, 0);
+  const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
+  const size_t gpu[3] = { divide_up (K, 64) * 16, divide_up (N, 128) * 16, parts };
+  Memory *out = parts > 1 ? room (rig, 9 + parts * n) : c;
+  RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (a_panels), LONG (0), INT (step),
+       BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0), BUFFER (c), LONG (0), INT (0), INT (1),
+       BUFFER (out), LONG (9), INT (K), BUFFER (c), LONG (0), INT (N), INT (K), INT (inner),
+       INT ((rig->amx ? 0 : PANELS) | (accumulate && parts == 1 ? ACCUMULATE : 0)), INT (tiles));
+  if (parts > 1)
+    RUN (rig, "nf_column_sums", SIZES (divide_up (n, GROUP) * GROUP, SUM_LINES, 1),
+         SIZES (GROUP, SUM_LINES, 1), BUFFER (out), LONG (9), INT (n), BUFFER (c), LONG (9), INT (parts),
+         INT (n), INT (accumulate));
+  for (int r = 0; r < N; r++)
+    for (int k = 0; k < K; k++)
+      {
+        double v = accumulate ? C[(gsize)r * K + k] : 0;
+        for (int m = 0; m < M; m++)
+          v += A[(gsize)m * lda + r] * X[(gsize)m * ldx + k];
+        C[(gsize)r * K + k] = v;
+      }
+  g_autofree float *got = take_at (rig, c, 9);
+  g_autofree char *what = g_strdup_printf ("transposed %d×%d×%d in %d", M, N, K, parts);
+  nf_test_close_float (what, got, C, n, PRODUCT_TOLERANCE);
+}
+
 static void
 test_matmul_tn (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  static const int sizes[][3]
-      = { { 1, 1, 1 }, { 5, 3, 70 }, { 40, 13, 33 }, { 33, 12, 32 }, { 129, 67, 5 }, { 17, 7, 17 } };
+  static const int sizes[][3] = { { 1, 1, 1 },    { 5, 3, 70 },  { 40, 13, 33 }, { 33, 12, 32 },
+                                  { 129, 67, 5 }, { 17, 7, 17 }, { 70, 140, 65 } };
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     for (int accumulate = 0; accumulate < 2; accumulate++)
-      {
-        const int M = sizes[i][0], N = sizes[i][1], K = sizes[i][2], lda = N + 2, ldx = K + 1;
-        const gsize n = (gsize)N * K;
-        g_autofree double *A = numbers (1, (gsize)M * lda, 1), *X = numbers (2, (gsize)M * ldx, 1),
-                          *C = numbers (3, n, 1);
-        round_operands (&rig, A, (gsize)M * lda);
-        round_operands (&rig, X, (gsize)M * ldx);
-        Memory *a = give_at (&rig, 5, A, (gsize)M * lda - 2), *x = give_at (&rig, 2, X, (gsize)M * ldx - 1),
-               *c = accumulate ? give_at (&rig, 9, C, n) : room (&rig, 9 + n);
-        const size_t left = divide_up (N, rig.MR), right = divide_up (K, rig.NR), tiles = 2;
-        const size_t inner = elements (&rig, M);
-        const int step = inner + 2; /* of rows for the matrix unit */
-        Memory *a_panels = room (&rig, rig.amx ? (gsize)N * step : left * rig.MR * inner),
-               *x_panels = room (&rig, right * rig.NR * inner);
-        if (rig.amx)
-          RUN (&rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a),
-               LONG (5), INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N));
-        else
-          RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), left, 1), ONE_EACH, BUFFER (a), LONG (5),
-               INT (lda), BUFFER (a_panels), LONG (0), INT (M), INT (N), INT (rig.MR), INT (0));
-        RUN (&rig, "nf_pack", SIZES (divide_up (M, PACK_ROWS), right, 1), ONE_EACH, BUFFER (x), LONG (2),
-             INT (ldx), BUFFER (x_panels), LONG (0), INT (M), INT (K), INT (rig.NR), INT (0));
-        const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
-        const size_t gpu[3] = { right * rig.NR, divide_up (N, 64) * 8, 1 };
-        RUN (&rig, "nf_matmul", rig.gpu ? gpu : cpu, SIZES (rig.gpu ? rig.NR : 1, rig.gpu ? 8 : 1, 1),
-             BUFFER (a_panels), LONG (0), INT (step), BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0),
-             BUFFER (c), LONG (0), INT (0), INT (1), BUFFER (c), LONG (9), INT (K), BUFFER (c), LONG (0),
-             INT (N), INT (K), INT (inner), INT ((rig.amx ? 0 : PANELS) | (accumulate ? ACCUMULATE : 0)),
-             INT (tiles));
-        for (int r = 0; r < N; r++)
-          for (int k = 0; k < K; k++)
-            {
-              double v = accumulate ? C[(gsize)r * K + k] : 0;
-              for (int m = 0; m < M; m++)
-                v += A[(gsize)m * lda + r] * X[(gsize)m * ldx + k];
-              C[(gsize)r * K + k] = v;
-            }
-        g_autofree float *got = take_at (&rig, c, 9);
-        g_autofree char *what = g_strdup_printf ("transposed %d×%d×%d", M, N, K);
-        nf_test_close_float (what, got, C, n, PRODUCT_TOLERANCE);
-      }
+      for (int parts = 1; parts <= (rig.gpu ? 3 : 1); parts += 2)
+        check_matmul_tn (&rig, sizes[i][0], sizes[i][1], sizes[i][2], accumulate, parts);
 }
 
 /* Rows */
@@ -784,9 +808,11 @@ test_column_sums (void **state)
         g_autofree double *x = numbers (1, (gsize)M * ldx, 1), *s = numbers (2, N, 1);
         Memory *in = give_at (&rig, 1, x, (gsize)M * ldx - 3),
                *out = accumulate ? give_at (&rig, 2, s, N) : room (&rig, 2 + N);
-        const size_t items = rig.gpu ? divide_up (N, GROUP) * GROUP : divide_up (N, rig.VW);
-        RUN (&rig, "nf_column_sums", SIZES (items, 1, 1), SIZES (rig.gpu ? GROUP : 1, 1, 1), BUFFER (in),
-             LONG (1), INT (ldx), BUFFER (out), LONG (2), INT (M), INT (N), INT (accumulate));
+        const size_t gpu[3] = { divide_up (N, GROUP) * GROUP, SUM_LINES, 1 },
+                     cpu[3] = { divide_up (N, rig.VW), 1, 1 };
+        RUN (&rig, "nf_column_sums", rig.gpu ? gpu : cpu,
+             SIZES (rig.gpu ? GROUP : 1, rig.gpu ? SUM_LINES : 1, 1), BUFFER (in), LONG (1), INT (ldx),
+             BUFFER (out), LONG (2), INT (M), INT (N), INT (accumulate));
         for (int n = 0; n < N; n++)
           {
             s[n] = accumulate ? s[n] : 0;

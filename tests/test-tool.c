@@ -434,6 +434,9 @@ test_interrupted (void **state)
       begun = g_file_get_contents (log, &text, NULL, NULL) && strstr (text, "\"event\":\"step\",\"step\":12");
     }
   assert_true (begun);
+  /* twice, as timeout(1) does: the process, then its group */
+  g_subprocess_send_signal (process, SIGINT);
+  g_usleep (10000);
   g_subprocess_send_signal (process, SIGINT);
   g_auto (Result) result = finish (process);
   assert_int_equal (result.status, 130);

@@ -186,17 +186,25 @@ on_signal (int number)
   errno = saved;
 }
 
+/* timeout(1) and others tell the process and then its group: what comes so soon after the first signal is no
+ * second one. */
+#define SAME_SIGNAL_US (G_USEC_PER_SEC / 2)
+
 /* A thread may do what a signal handler must not. */
 static gpointer
 wait_for_signals (gpointer data)
 {
   g_autoptr (GCancellable) cancellable = data;
+  gint64 first = 0;
   char byte;
 
   for (;;)
     if (read (signal_pipe[0], &byte, 1) == 1)
       {
-        if (g_cancellable_is_cancelled (cancellable))
+        const gint64 now = g_get_monotonic_time ();
+        if (!g_cancellable_is_cancelled (cancellable))
+          first = now;
+        else if (now - first > SAME_SIGNAL_US)
           _exit (NF_EXIT_INTERRUPTED);
         g_cancellable_cancel (cancellable);
       }

@@ -17,13 +17,15 @@ gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 /* TRUE if products are of bfloat16: NF_BF16 of the kernels. */
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
-/* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), or its matrix unit (NF_BF16_AMX).
+/* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), its matrix unit (NF_BF16_AMX), or
+ * NVIDIA's tensor cores (NF_BF16_MMA).
  */
 typedef enum
 {
   NF_BF16_FMA,
   NF_BF16_DOT,
   NF_BF16_AMX,
+  NF_BF16_MMA,
 } NfBf16;
 
 NfBf16 nf_device_get_bf16 (NfDevice *self);

@@ -438,7 +438,7 @@ parse_precision (const char *value, const char *where, char *precision, GError *
 }
 
 static const char *const bf16_names[]
-    = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", NULL };
+    = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL };
 
 static gboolean
 parse_bf16 (const char *value, const char *where, char *bf16, GError **error)
@@ -468,7 +468,7 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, and ,bf16=amx, dot or fma, each once",
+      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, and ,bf16=amx, dot, mma or fma, each once",
       where, part, spec);
   return FALSE;
 }
@@ -673,16 +673,29 @@ get_identity (const Candidate *candidate)
 static NfProgramCache *
 new_programs (NfDevice *self, const char *identity, gboolean bf16, NfBf16 form)
 {
-  static const char *const defines[]
-      = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_AMX] = " -DNF_BF16_AMX=1" };
+  static const char *const defines[] = { [NF_BF16_FMA] = "",
+                                         [NF_BF16_DOT] = " -DNF_BF16_DOT=1",
+                                         [NF_BF16_AMX] = " -DNF_BF16_AMX=1",
+                                         [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
   g_autofree char *all
       = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
                          bf16 ? " -DNF_BF16=1" : "", bf16 ? defines[form] : "");
   return nf_program_cache_new (self->context, self->id, identity, all);
 }
 
-/* Decides what multiplies bfloat16: what WANTED names, or, if that is "", the fastest. Instructions are for
- * vectors of sixteen floats and for CPU kernels only. */
+#define COMPUTE_CAPABILITY_MAJOR 0x4000 /* CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV */
+#define MMA_CAPABILITY 8                /* mma.sync with bfloat16 (PTX ISA 7.0) */
+
+static gboolean
+has_mma (const NfDeviceInfo *info, cl_device_id id)
+{
+  g_autofree char *extensions = get_device_string (id, CL_DEVICE_EXTENSIONS);
+  return info->is_gpu && has_word (extensions, "cl_nv_device_attribute_query")
+         && get_device_uint (id, COMPUTE_CAPABILITY_MAJOR) >= MMA_CAPABILITY;
+}
+
+/* Decides what multiplies bfloat16: what WANTED names, or, if that is "", the fastest. A CPU's instructions
+ * are for vectors of sixteen floats and for CPU kernels only, the tensor cores for GPU kernels. */
 static gboolean
 choose_form (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
@@ -690,9 +703,19 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
   g_autofree char *flags = get_cpu_flags (), *fault = NULL;
 
   self->form = NF_BF16_FMA;
-  if (self->gpu_kernels || info->is_gpu || strcmp (wanted, "fma") == 0)
+  if (strcmp (wanted, "fma") == 0)
     return TRUE;
-  if (self->vector_width != 16)
+  if (self->gpu_kernels && has_mma (info, self->id))
+    {
+      self->form = NF_BF16_MMA;
+      return TRUE;
+    }
+  if (strcmp (wanted, "mma") == 0)
+    fault = g_strdup_printf ("it takes the GPU kernels on an NVIDIA GPU of compute capability %d.0 or more",
+                             MMA_CAPABILITY);
+  else if (self->gpu_kernels || info->is_gpu)
+    return TRUE;
+  else if (self->vector_width != 16)
     fault = g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
   else if (strcmp (wanted, "dot") == 0)
     fault = info->bf16 ? NULL : g_strdup ("the CPU has no AVX512_BF16");

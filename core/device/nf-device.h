@@ -78,8 +78,8 @@ GPtrArray *nf_device_list (GError **error);
  * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
  * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where that is the faster one: with
  * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
- * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot` or `fma`, else the
- * environment variable `NORMFLOW_BF16`, says what CPU kernels multiply bfloat16 by, see
+ * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`, else the
+ * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
  * nf_device_get_bf16_form(); without it the fastest is taken. What it is decides bits of results, so decode
  * as you encoded.
  * @error: return location

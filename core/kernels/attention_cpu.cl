@@ -16,14 +16,11 @@
 
 /* Rows lie pages apart, which no hardware fetches ahead. */
 #define NF_ROWS_AHEAD 8
-#ifdef __clang__
 #define NF_EXPECT_ROW(p, row)                                                                                          \
-  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) __builtin_prefetch ((p) + NF_ROWS_AHEAD * (row) + line_)
-#define NF_EXPECT_KEYS(p) __builtin_prefetch ((p) + 2 * DH * VW), __builtin_prefetch ((p) + 3 * DH * VW)
-#else
-#define NF_EXPECT_ROW(p, row)
-#define NF_EXPECT_KEYS(p)
-#endif
+  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_ROWS_AHEAD * (row) + line_)
+#define NF_EXPECT_KEYS(p)                                                                                              \
+  NF_PREFETCH ((p) + 2 * DH * VW);                                                                                     \
+  NF_PREFETCH ((p) + 3 * DH * VW)
 
 /* What the queries of a tile see: .x to .y some of them (and the prefix), .z to .w all of them. */
 static inline int4

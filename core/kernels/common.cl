@@ -42,6 +42,18 @@ typedef NF_CAT (uint, VW) uintv;
 #define NF_LANES (intv) (0, 1, 2, 3)
 #endif
 
+/* What is at p on its way to the first-level cache, to be written if so it is, or to the second-level cache. __builtin_prefetch() takes no pointer to
+ * global memory with newer compilers, and prefetch() does nothing with PoCL. */
+#ifdef __x86_64__
+#define NF_PREFETCH(p) __asm__ volatile ("prefetcht0 %0" : : "m"(*(p)))
+#define NF_PREFETCH_TO_WRITE(p) __asm__ volatile ("prefetchw %0" : : "m"(*(p)))
+#define NF_PREFETCH_FAR(p) __asm__ volatile ("prefetcht1 %0" : : "m"(*(p)))
+#else
+#define NF_PREFETCH(p) prefetch (p, 1)
+#define NF_PREFETCH_TO_WRITE(p) prefetch (p, 1)
+#define NF_PREFETCH_FAR(p) prefetch (p, 1)
+#endif
+
 /* Sum of the lanes, always in this order: halves onto each other. */
 static inline float
 nf_sum4 (float4 v)

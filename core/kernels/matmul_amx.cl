@@ -51,7 +51,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
             {
               if (multiply)
                 for (int line = 0; line < ahead_lines; line++, ahead += 16)
-                  __builtin_prefetch (ahead, 0, 2);
+                  NF_PREFETCH_FAR (ahead);
               if (multiply && lower)
                 nf_amx_multiply (a0, a1, lda, b);
               else if (multiply)

@@ -34,20 +34,18 @@ typedef struct
 static inline void
 nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 {
-#ifdef __clang__
   for (int i = 0; i < rows; i++)
     {
       const int m = m0 + i;
       for (int e = n0; e < min (n0 + NR, t->N); e += VW)
         {
-          __builtin_prefetch (t->C + (size_t)m * t->ldc + (t->flags & NF_HALVES ? e / 2 : e), 1);
+          NF_PREFETCH_TO_WRITE (t->C + (size_t)m * t->ldc + (t->flags & NF_HALVES ? e / 2 : e));
           if (t->flags & NF_RESIDUAL)
-            __builtin_prefetch (t->R + (size_t)(m % t->rmod) * t->ldr + e);
+            NF_PREFETCH (t->R + (size_t)(m % t->rmod) * t->ldr + e);
           if (t->flags & (NF_SAVE | NF_GELU_SLOPE))
-            __builtin_prefetch (t->P + (size_t)m * t->N + e);
+            NF_PREFETCH (t->P + (size_t)m * t->N + e);
         }
     }
-#endif
 }
 
 static inline __attribute__ ((always_inline)) void
@@ -90,13 +88,10 @@ static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int
 #endif
 
 /* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. */
-#ifdef __clang__
 #define NF_AHEAD(mr) ((mr) >= 6 ? 16 : 96)
-#define NF_PREFETCH(b, mr)                                                                                             \
-  __builtin_prefetch ((b) + NF_AHEAD (mr) * NR), __builtin_prefetch ((b) + NF_AHEAD (mr) * NR + VW)
-#else
-#define NF_PREFETCH(b, mr)
-#endif
+#define NF_FETCH_PANEL(b, mr)                                                                                          \
+  NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                              \
+  NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + VW)
 
 /* Rows m0 .. m0+mr-1 of one panel; row i at inner index k is a[AT]. The accumulators leave through memory, so that what follows the product is
  * one loop and not 2 mr copies. */
@@ -111,7 +106,7 @@ static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
         const nf_elementv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
-        NF_PREFETCH (b + (size_t)k * NR, mr);                                                                          \
+        NF_FETCH_PANEL (b + (size_t)k * NR, mr);                                                                       \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
           const nf_elementv av = (nf_elementv)(a[AT]);                                                                 \

@@ -19,6 +19,36 @@
 #define NF_ELEMENTV(first, second) (first)
 #endif
 
+#if NF_GPU_KERNELS
+
+/* The same two kernels with a work-item for each element that is written. Global size (panels width, elements of a column), the former as a multiple of
+ * GROUP. */
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
+         int transposed)
+{
+  const int column = get_global_id (0), panel = column / width, r = get_global_id (1) * NF_STEP, elements = get_global_size (1);
+  const size_t down = transposed ? 1 : ld, across = transposed ? ld : 1, at = W_at + r * down + column * across;
+  if (panel * width >= columns)
+    return;
+  P[P_at + ((size_t)panel * elements + get_global_id (1)) * width + column % width]
+      = column >= columns ? 0 : NF_ELEMENT (W[at], r + 1 < rows ? W[at + down] : 0.0f);
+}
+
+#if NF_BF16
+/* Global size (words of a row, M), the former as a multiple of GROUP. */
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+{
+  const int i = 2 * get_global_id (0);
+  x += x_at + (size_t)get_global_id (1) * ldx + i;
+  if (i < K)
+    y[(size_t)get_global_id (1) * ldy + i / 2] = nf_pair (x[0], i + 1 < K ? x[1] : 0.0f);
+}
+#endif
+
+#else
+
 /* Global size (rows / NF_PACK_ROWS, panels). P_at counts elements. */
 __kernel void
 nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
@@ -119,4 +149,6 @@ nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, in
         vstore16 (a[i], 0, Y + (size_t)(c + i) * ldy);
     }
 }
+#endif
+
 #endif

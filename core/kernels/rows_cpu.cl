@@ -1,11 +1,6 @@
 /* Work on whole rows, one work-item a row. SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /* A row is short: what the next ones need is on its way to the cache meanwhile. */
-#ifdef __clang__
-#define NF_EXPECT(p, write) __builtin_prefetch (p, write)
-#else
-#define NF_EXPECT(p, write)
-#endif
 #define NF_ROWS_AHEAD 3
 
 static inline floatv
@@ -32,8 +27,8 @@ nf_moments (__global const float *x, int d, int rms)
     }
   for (int i = 0; i < d; i += 2 * VW)
     {
-      NF_EXPECT (x + NF_ROWS_AHEAD * d + i, 0);
-      NF_EXPECT (x + NF_ROWS_AHEAD * d + i + VW, 0);
+      NF_PREFETCH (x + NF_ROWS_AHEAD * d + i);
+      NF_PREFETCH (x + NF_ROWS_AHEAD * d + i + VW);
       const floatv c0 = nf_centred (x + i, d - i, mean), c1 = nf_centred (x + i + VW, d - i - VW, mean);
       square[0] = fma (c0, c0, square[0]);
       square[1] = fma (c1, c1, square[1]);
@@ -56,7 +51,7 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
   for (int i = 0; i < d; i += VW)
     {
       const int lanes = d - i;
-      NF_EXPECT (y + (halves ? halves + i / 2 : d + i), 1);
+      NF_PREFETCH_TO_WRITE (y + (halves ? halves + i / 2 : d + i));
       const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + w_at + i, lanes);
       floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (w + b_at + i, lanes));
       if (add)

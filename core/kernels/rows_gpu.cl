@@ -90,17 +90,27 @@ nf_norm_backward (__global const float *x, ulong x_at, __global const float *w, 
     }
 }
 
-/* s[n] (+)= sum over m of x[m, n]. x (M, N). One work-item a column; global size ceil(N / GROUP) GROUP. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+/* s[n] (+)= sum over m of x[m, n]. x (M, N). A work-group has GROUP columns, SUM_LINES work-items each; global size (ceil(N / GROUP) GROUP, parts
+ * SUM_LINES). With several parts each has its share of the rows, and part p goes to s + p N. */
+#define SUM_LINES 4
+
+__kernel __attribute__ ((reqd_work_group_size (GROUP, SUM_LINES, 1))) void
 nf_column_sums (__global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate)
 {
-  const int n = get_global_id (0);
-  if (n >= N)
-    return;
+  __local float line[SUM_LINES][GROUP];
+  const int n = get_global_id (0), y = get_local_id (1), share = (M + get_num_groups (1) - 1) / get_num_groups (1),
+            first = get_group_id (1) * share, end = min (M, first + share);
   float sum = 0.0f;
   x += x_at + n;
-  for (int m = 0; m < M; m++, x += ldx)
-    sum += *x;
-  s += s_at + n;
+  if (n < N)
+    for (int m = first + y; m < end; m += SUM_LINES)
+      sum += x[(size_t)m * ldx];
+  line[y][get_local_id (0)] = sum;
+  barrier (CLK_LOCAL_MEM_FENCE);
+  if (y > 0 || n >= N)
+    return;
+  for (int i = 1; i < SUM_LINES; i++)
+    sum += line[i][get_local_id (0)];
+  s += s_at + (size_t)get_group_id (1) * N + n;
   *s = accumulate ? sum + *s : sum;
 }

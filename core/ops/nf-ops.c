@@ -241,6 +241,17 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
   }                                                                                                          \
   G_STMT_END
 
+/* Kernels of the GPU variant whose work-groups have GROUP items along x and LINES along y, whatever the
+ * device. */
+#define LAUNCH_GROUPS(ops, kernel, x, y, lines, ...)                                                         \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    const size_t items_[3] = { (size_t)divide_up (x, GROUP) * GROUP, (size_t)(y) * (lines), 1 };             \
+    const size_t group_[3] = { GROUP, lines, 1 };                                                            \
+    LAUNCH (ops, kernel, items_, group_, __VA_ARGS__);                                                       \
+  }                                                                                                          \
+  G_STMT_END
+
 static size_t
 even_group (NfOps *ops, size_t items)
 {
@@ -282,7 +293,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   {
     const char *files[8], *options;
   } parts[] = {
-    { { ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl",
+    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
         "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
@@ -544,6 +555,13 @@ static void
 pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
       gboolean transposed)
 {
+  if (ops->gpu)
+    {
+      LAUNCH_GROUPS (ops, KERNEL_PACK, divide_up (columns, width) * width, count_elements (ops, rows), 1,
+                     VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns), INT (width),
+                     INT (transposed));
+      return;
+    }
   LAUNCH_ITEMS (ops, KERNEL_PACK, divide_up (rows, PACK_ROWS), divide_up (columns, width), VIEW (X), INT (ld),
                 VIEW (panels), INT (rows), INT (columns), INT (width), INT (transposed));
 }
@@ -567,16 +585,21 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
   return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
 
-/* As nf_ops_matmul(); A, lda and K count elements. */
+#define GPU_TILE_M 128 /* TILE_M and the others of matmul_gpu.cl */
+#define GPU_TILE_N 64
+#define GPU_TILE_SIDE 16
+
+/* As nf_ops_matmul(); A, lda and K count elements. The GPU variant splits K among PARTS. */
 static void
-multiply (NfOps *ops, const NfMatmul *t)
+multiply (NfOps *ops, const NfMatmul *t, guint parts)
 {
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
   const guint tiles = choose_tiles (ops, row_tiles, panels, t->K);
   const size_t cpu_global[3] = { panels, divide_up (row_tiles, tiles), 1 }, cpu_local[3] = { 1, 1, 1 };
-  const size_t gpu_global[3] = { (size_t)panels * ops->panel, (size_t)divide_up (t->M, 64) * 8, 1 },
-               gpu_local[3] = { ops->panel, 8, 1 };
+  const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
+                                 (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
+               gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
 
   if (ops->events)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K * (ops->bf16 ? 2 : 1),
@@ -611,27 +634,46 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
   if (!ops->bf16)
     {
-      multiply (ops, t);
+      multiply (ops, t, 1);
       return;
     }
   NfMatmul product = *t;
   product.K = count_elements (ops, t->K);
   if (t->flags & NF_MATMUL_HALVES_A)
     {
-      multiply (ops, &product);
+      multiply (ops, &product, 1);
       return;
     }
   product.lda = get_row_step (product.K);
   if (!need_panels (ops, (gsize)t->M * product.lda))
     return;
   product.A = nf_view (ops->panels, 0);
-  LAUNCH_ITEMS (ops, KERNEL_HALVE, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
-                INT (product.lda), INT (t->K));
-  multiply (ops, &product);
+  if (ops->gpu)
+    LAUNCH_GROUPS (ops, KERNEL_HALVE, product.K, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+                   INT (product.lda), INT (t->K));
+  else
+    LAUNCH_ITEMS (ops, KERNEL_HALVE, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+                  INT (product.lda), INT (t->K));
+  multiply (ops, &product, 1);
 }
 
 #define LEFT_ROWS 32    /* 2 NF_DEPTH of pack.cl: of X, for a work-item */
 #define LEFT_COLUMNS 64 /* 16 NF_LEFT_BLOCKS, likewise */
+
+#define PART_ELEMENTS 64 /* of the inner dimension, at least */
+
+/* Parts that the inner dimension of gradients of weights is split into: their few tiles would leave most of a
+ * GPU idle. */
+static guint
+choose_parts (NfOps *ops, guint M, guint N, guint K)
+{
+  const guint groups = divide_up (M, GPU_TILE_M) * divide_up (N, GPU_TILE_N);
+  const guint units = nf_device_get_info (ops->device)->compute_units;
+  return ops->gpu ? MAX (MIN (2 * units / groups, K / PART_ELEMENTS), 1) : 1;
+}
+
+static void sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate,
+                         guint parts);
 
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
@@ -640,8 +682,10 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
   const gsize left
       = ops->amx ? (gsize)N * step : (gsize)elements * divide_up (N, ops->row_tile) * ops->row_tile,
       right = (gsize)elements * divide_up (K, ops->panel) * ops->panel;
+  const guint parts = choose_parts (ops, N, K, elements);
+  const gsize sums = parts > 1 ? (gsize)parts * N * K : 0;
 
-  if (!need_panels (ops, left + right))
+  if (!need_panels (ops, left + right + sums))
     return;
   if (ops->amx)
     LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, LEFT_ROWS), divide_up (N, LEFT_COLUMNS), VIEW (A),
@@ -649,18 +693,21 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
   else
     pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
   pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
+  const NfView part = nf_view (ops->panels, left + right);
   const NfMatmul product = {
     .A = nf_view (ops->panels, 0),
     .lda = step,
     .B = nf_view (ops->panels, left),
-    .C = C,
+    .C = parts > 1 ? part : C,
     .ldc = K,
     .M = N,
     .N = K,
     .K = elements,
-    .flags = NF_MATMUL_ACCUMULATE | (ops->amx ? 0 : NF_MATMUL_PANELS),
+    .flags = (parts > 1 ? 0 : NF_MATMUL_ACCUMULATE) | (ops->amx ? 0 : NF_MATMUL_PANELS),
   };
-  multiply (ops, &product);
+  multiply (ops, &product, parts);
+  if (parts > 1)
+    sum_columns (ops, part, N * K, C, parts, N * K, TRUE, 1);
 }
 
 /* Rows */
@@ -675,11 +722,36 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
   }                                                                                                          \
   G_STMT_END
 
+#define SUM_LINES 4      /* of rows_gpu.cl */
+#define SUM_PART_ROWS 64 /* of a part, at least */
+
+/* With several PARTS, of the GPU variant, each has its share of the rows and a row of s. */
+static void
+sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate, guint parts)
+{
+  if (ops->gpu)
+    LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
+                   INT (N), INT (accumulate));
+  else
+    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx), VIEW (s),
+                 INT (M), INT (N), INT (accumulate));
+}
+
 static void
 column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate)
 {
-  LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->gpu ? GROUP : ops->vector_width), VIEW (x),
-               INT (ldx), VIEW (s), INT (M), INT (N), INT (accumulate));
+  const guint groups = divide_up (N, GROUP), units = nf_device_get_info (ops->device)->compute_units;
+  const guint parts = ops->gpu ? MIN (4 * units / groups, M / SUM_PART_ROWS) : 1;
+  if (parts <= 1)
+    {
+      sum_columns (ops, x, ldx, s, M, N, accumulate, 1);
+      return;
+    }
+  if (!need_panels (ops, (gsize)parts * N))
+    return;
+  const NfView part = nf_view (ops->panels, 0);
+  sum_columns (ops, x, ldx, part, M, N, FALSE, parts);
+  sum_columns (ops, part, N, s, parts, N, accumulate, 1);
 }
 
 void

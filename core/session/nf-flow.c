@@ -4,8 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-#define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing */
+#define ENCODE_ROWS 2048   /* rows of a product when encoding: more brings nothing to a CPU */
 #define GRADIENT_ROWS 1024 /* and when training */
+#define GPU_FACTOR 8       /* a GPU wants more, to be busy */
 /* Side by side when decoding: whole row tiles of products (12), and enough rows to reach their best rate. */
 #define DECODE_SAMPLES 72
 /* Memory for what the backward pass needs; above it blocks are computed again. */
@@ -308,14 +309,16 @@ nf_flow_get_log_det (NfFlow *flow)
 static guint
 choose_batch (NfFlow *flow, NfFlowWork work)
 {
+  const gboolean is_gpu = nf_device_get_info (nf_ops_get_device (flow->ops))->is_gpu;
+  const guint factor = is_gpu ? GPU_FACTOR : 1;
   gsize floats = 0, batch;
   switch (work)
     {
     case NF_FLOW_ENCODE:
-      return MAX (ENCODE_ROWS / flow->shape.N, 1);
+      return MAX (ENCODE_ROWS * factor / flow->shape.N, 1);
     case NF_FLOW_GRADIENTS:
     case NF_FLOW_DENOISER:
-      return MAX (GRADIENT_ROWS / flow->shape.N, 1);
+      return MAX (GRADIENT_ROWS * factor / flow->shape.N, 1);
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:
       for (guint t = 0; t < flow->T; t++)

@@ -188,24 +188,25 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, GError **error)
   return TRUE;
 }
 
+/* A denoiser says D values of each token, by a projection of its features: fewer of these cannot say what is
+ * noise. */
+static gboolean
+is_able (NfStream *self)
+{
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (self->model);
+  return denoiser && denoiser->transformer.shape.d >= self->D;
+}
+
 gboolean
 nf_stream_denoise (NfStream *self, NfStreamWindow *window, GError **error)
 {
-  const gboolean has = nf_model_get_denoiser (self->model) != NULL;
-  switch (self->denoise)
-    {
-    case NF_STREAM_DENOISE_NONE:
-      return TRUE;
-    case NF_STREAM_DENOISE_SCORE:
-      return denoise_by_score (self, window, error);
-    case NF_STREAM_DENOISE_LEARNED:
-    case NF_STREAM_DENOISE_AUTO:
-    default:
-      if (!has)
-        return denoise_by_score (self, window, error);
-      denoise_learned (self, window);
-      return TRUE;
-    }
+  if (self->denoise == NF_STREAM_DENOISE_NONE)
+    return TRUE;
+  if (self->denoise == NF_STREAM_DENOISE_SCORE
+      || (self->denoise == NF_STREAM_DENOISE_AUTO && !is_able (self)))
+    return denoise_by_score (self, window, error);
+  denoise_learned (self, window);
+  return TRUE;
 }
 
 gboolean

@@ -86,7 +86,8 @@ void nf_stream_set_noise_seed (NfStream *self, guint64 seed);
 
 /**
  * NfStreamDenoise: what is shown of a drawn frame of a model of Gaussian noise.
- * @NF_STREAM_DENOISE_AUTO: what the learned denoiser says if the model has one, else a step along the score
+ * @NF_STREAM_DENOISE_AUTO: what the learned denoiser says if the model has one of as many features as a token
+ * has values, which fewer cannot say, else a step along the score
  * @NF_STREAM_DENOISE_LEARNED: by the learned denoiser
  * @NF_STREAM_DENOISE_SCORE: by one step along the gradient of log p (frame | the frames before it): exact,
  * but it takes the deep block there and back over the window
