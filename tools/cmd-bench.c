@@ -127,7 +127,7 @@ typedef struct
   GPtrArray *results;
 } Bench;
 
-static const char *const kinds[] = { "matmul", "gradient", "attention", "layernorm", "encode",
+static const char *const kinds[] = { "matmul", "gradient", "attention", "layernorm", "encode", "frame",
                                      "decode", "step",     "train",     "openblas",  NULL };
 
 static void
@@ -720,6 +720,7 @@ typedef struct
   guint B;
   float *x, *z;
   guint8 *tiles;
+  NfFrame frame;
 } Run;
 
 static gboolean
@@ -727,6 +728,14 @@ run_encode (gpointer data, GError **error)
 {
   Run *run = data;
   return nf_session_encode (run->session, run->x, run->B, NULL, run->z, NULL, NULL, error);
+}
+
+static gboolean
+run_frame (gpointer data, GError **error)
+{
+  Run *run = data;
+  NfScore score;
+  return nf_session_encode_frame (run->session, &run->frame, run->z, &score, NULL, error);
 }
 
 static gboolean
@@ -860,11 +869,44 @@ bench_train (Bench *bench, const NfConfig *config, const char *size, double flop
                         nf_trainer_get_ops (trainer), error);
 }
 
+/* A whole frame, with all that becomes of it between host and device. */
+static gboolean
+bench_frame (Bench *bench, NfSession *session, const char *name, GError **error)
+{
+  const guint width = bench->quick ? 64 : 1280, height = bench->quick ? 48 : 720;
+  NfModel *model = nf_session_get_model (session);
+  const NfConfig *config = nf_model_get_config (model);
+  const gboolean yuv = config->layout == NF_PIXELS_YUV420;
+  const gsize pixels = (gsize)width * height;
+  NfGrid grid;
+
+  if (!nf_grid_init (&grid, config, width, height, error))
+    return FALSE;
+  g_autofree guint8 *bytes = g_malloc (3 * pixels);
+  g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
+  g_autoptr (GRand) random = g_rand_new_with_seed (1);
+  /* nearly even: noise is so unlikely that its latents overflow */
+  for (gsize i = 0; i < 3 * pixels; i++)
+    bytes[i] = (guint8)(128 + g_rand_int (random) % 8);
+  Run run = { .session = session, .z = latents, .frame = { .width = width, .height = height } };
+  for (guint c = 0; c < 3; c++)
+    {
+      const gint half = (gint)width / 2;
+      guint8 *chroma = bytes + pixels + (c == 2 ? pixels / 4 : 0);
+      run.frame.planes[c] = yuv ? c == 0 ? (NfPlane){ bytes, (gint)width, 1 } : (NfPlane){ chroma, half, 1 }
+                                : (NfPlane){ bytes + c, 3 * (gint)width, 3 };
+    }
+  g_autofree char *label = g_strdup_printf ("%s, %u×%u", name, width, height);
+  const double flops = nf_model_get_flops (model) * grid.tiles_x * grid.tiles_y;
+  return measure_model (bench, "frame", label, (Bound){ .flops = flops }, run_frame, &run,
+                        nf_flow_get_ops (session->flow), error);
+}
+
 static gboolean
 bench_model (Bench *bench, const Size *size, GError **error)
 {
-  if (!is_selected (bench, "encode") && !is_selected (bench, "decode") && !is_selected (bench, "step")
-      && !is_selected (bench, "train"))
+  if (!is_selected (bench, "encode") && !is_selected (bench, "frame") && !is_selected (bench, "decode")
+      && !is_selected (bench, "step") && !is_selected (bench, "train"))
     return TRUE;
 
   g_autoptr (NfModel) model = NULL;
@@ -892,7 +934,8 @@ bench_model (Bench *bench, const Size *size, GError **error)
   const gsize n = (gsize)bench->batch * nf_config_tokens (config) * nf_config_features (config);
   const double flops = bench->batch * nf_model_get_flops (model);
   g_autofree char *label = g_strdup_printf ("%s, batch %u", size->name, bench->batch);
-  if (is_selected (bench, "encode") || is_selected (bench, "decode") || is_selected (bench, "step"))
+  if (is_selected (bench, "encode") || is_selected (bench, "frame") || is_selected (bench, "decode")
+      || is_selected (bench, "step"))
     {
       g_autofree float *x = g_new (float, n), *z = g_new (float, n);
       g_autoptr (NfSession) session = nf_session_new (model, error);
@@ -901,10 +944,15 @@ bench_model (Bench *bench, const Size *size, GError **error)
       nf_session_set_cancellable (session, bench->command->cancellable);
       fill_random (x, n);
       fill_random (z, n);
+      /* nearly even, as the frames of bench_frame() */
+      for (gsize i = 0; i < n; i++)
+        x[i] *= 0.02f;
       Run run = { .session = session, .B = bench->batch, .x = x, .z = z };
       NfOps *ops = nf_flow_get_ops (session->flow);
       if (is_selected (bench, "encode")
           && !measure_model (bench, "encode", label, (Bound){ .flops = flops }, run_encode, &run, ops, error))
+        return FALSE;
+      if (is_selected (bench, "frame") && !bench_frame (bench, session, size->name, error))
         return FALSE;
       if (is_selected (bench, "decode")
           && !measure_model (bench, "decode", label, (Bound){ .flops = flops }, run_decode, &run, ops, error))
@@ -1122,7 +1170,8 @@ nf_cmd_bench (int argc, char **argv)
           &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
           "Measures what this machine can do at most, then how much of it the flow gets.",
           "WHAT is any of matmul, gradient (of weights and of attention), attention, "
-          "layernorm, encode, decode, step (of decoding token by token, a token of all blocks), train, "
+          "layernorm, encode, frame (a whole one of 1280×720), decode, step (of decoding token by token, a "
+          "token of all blocks), train, "
           "openblas; \"normflow bench decode\" alone "
           "compares methods of decoding and has options of its own. Times are "
           "medians. SHARE is of the multiply-adds, or the reading of memory, measured right before each "

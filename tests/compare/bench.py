@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times encoding, sequential decoding and a training step beside `normflow bench --json`, and prints the ratios.
 
-Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] NORMFLOW
+Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] [--precision f32|bf16] NORMFLOW
 
 PyTorch runs eagerly, in float32 and in bfloat16 (autocast), with as many threads as the device has compute units; the better of the two
-counts. Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
+counts, or, with --precision, that one, against normflow in the same. Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
 median is printed. A ratio of 2 means that normflow takes half the time.
 """
 import argparse
@@ -63,9 +63,10 @@ def time_peer(size, what, batch, half):
     return median_time(run)
 
 
-def time_normflow(command, size, what, batch):
+def time_normflow(command, size, what, batch, precision):
+    said = [f"--precision={precision}"] if precision else []
     done = subprocess.run(
-        [command, "bench", "--quiet", "--json", f"--sizes={size}", f"--batch={batch}", what], stdout=subprocess.PIPE, check=True
+        [command, "bench", "--quiet", "--json", f"--sizes={size}", f"--batch={batch}", *said, what], stdout=subprocess.PIPE, check=True
     )
     report = json.loads(done.stdout)
     torch.set_num_threads(report["device"]["compute_units"])
@@ -79,6 +80,7 @@ def main():
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--what", default="encode,decode,train")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("f32", "bf16"))
     parser.add_argument("normflow")
     options = parser.parse_args()
     first = True
@@ -87,8 +89,8 @@ def main():
             for what in options.what.split(","):
                 rounds = []
                 for _ in range(options.rounds):
-                    seconds, share, report = time_normflow(options.normflow, size, what, batch)
-                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16") for dtype in ("f32", "bf16")}
+                    seconds, share, report = time_normflow(options.normflow, size, what, batch, options.precision)
+                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16") for dtype in ([options.precision] if options.precision else ("f32", "bf16"))}
                     dtype = min(peers, key=peers.get)
                     rounds.append((peers[dtype] / seconds, seconds, share, peers[dtype], dtype))
                 if first:
