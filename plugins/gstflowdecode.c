@@ -48,6 +48,7 @@ enum
   PROP_KEEP_UP,
   PROP_DENOISE,
   PROP_FRAMES_AT_ONCE,
+  PROP_LOOK_AHEAD,
 };
 
 /* A frame that takes longer tells how far it is. */
@@ -74,6 +75,7 @@ struct _GstFlowDecode
   /* under the object lock */
   Settings wanted;
   guint at_once;
+  gint look_ahead;
 
   /* of the streaming thread */
   GstVideoCodecState *output;
@@ -86,6 +88,7 @@ struct _GstFlowDecode
   gboolean told;      /* and whether its progress was posted */
 
   /* with a model of videos */
+  GPtrArray *held; /* frames that were decoded and wait for those that they look at */
   float *action;
   gboolean drawn; /* and whether the frame's latents were, rather than encoded */
   gboolean lost;  /* frames are dropped until a key frame comes */
@@ -169,6 +172,7 @@ gst_flow_decode_stop (GstVideoDecoder *decoder)
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   g_ptr_array_set_size (self->waiting, 0);
+  g_ptr_array_set_size (self->held, 0);
   g_clear_pointer (&self->latents, g_free);
   self->room = 0;
   g_clear_pointer (&self->action, g_free);
@@ -204,6 +208,37 @@ choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentI
   return formats[0]; /* negotiation will say why not */
 }
 
+/* Frames that wait for later ones are shown with what is known: before the stream begins anew, and at its
+ * end. */
+static GstFlowReturn
+show_held (GstFlowDecode *self)
+{
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  GstFlowReturn ret = GST_FLOW_OK;
+  while (stream && ret == GST_FLOW_OK && self->held->len > 0)
+    {
+      GstVideoCodecFrame *frame = g_ptr_array_steal_index (self->held, 0);
+      g_autoptr (GError) error = NULL;
+      GstVideoFrame video;
+      NfFrame view;
+      if (!gst_video_frame_map (&video, &self->output->info, frame->output_buffer, GST_MAP_WRITE))
+        g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
+      else
+        {
+          gst_flow_frame_view (&video, &view);
+          nf_stream_drain (stream, &view, &error);
+          gst_video_frame_unmap (&video);
+        }
+      if (error)
+        {
+          gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), frame);
+          return gst_flow_post_error (self, error);
+        }
+      ret = gst_video_decoder_finish_frame (GST_VIDEO_DECODER (self), frame);
+    }
+  return ret;
+}
+
 static gboolean
 gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
 {
@@ -212,7 +247,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   GstFlowLatentInfo info;
 
   /* frames of the old format */
-  if (decode_waiting (self) != GST_FLOW_OK)
+  if (decode_waiting (self) != GST_FLOW_OK || show_held (self) != GST_FLOW_OK)
     return FALSE;
   if (gst_flow_engine_wait (&self->engine, NULL) != GST_FLOW_OK)
     return FALSE;
@@ -225,7 +260,12 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       return FALSE;
     }
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  if (stream && !nf_stream_set_context (stream, info.context, &error))
+  GST_OBJECT_LOCK (self);
+  const gint look_ahead = self->look_ahead;
+  GST_OBJECT_UNLOCK (self);
+  if (stream
+      && (!nf_stream_set_context (stream, info.context, &error)
+          || !nf_stream_set_look_ahead (stream, look_ahead, &error)))
     {
       gst_flow_post_error (self, error);
       return FALSE;
@@ -304,12 +344,14 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
   gst_buffer_unmap (frame->input_buffer, &in);
   if (index == 0)
     {
+      show_held (self);
       nf_stream_reset (stream);
       self->lost = FALSE;
       return TRUE;
     }
   if (index == next && !self->lost)
     return TRUE;
+  show_held (self);
   if (!self->lost)
     GST_ELEMENT_WARNING (self, STREAM, DECODE,
                          ("Frame %u after a key frame came, but the one to come was number %" G_GUINT64_FORMAT
@@ -378,8 +420,10 @@ typedef struct
   gboolean read, written; /* which are */
 } Mapped;
 
+/* The latents of FRAME, and the picture of INTO. */
 static gboolean
-map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, Mapped *mapped, NfFrame *view, GError **error)
+map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, GstVideoCodecFrame *into, Mapped *mapped,
+           NfFrame *view, GError **error)
 {
   mapped->frame = frame;
   mapped->read = gst_buffer_map (frame->input_buffer, &mapped->in, GST_MAP_READ);
@@ -389,7 +433,7 @@ map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, Mapped *mapped, NfFra
       return FALSE;
     }
   mapped->written
-      = gst_video_frame_map (&mapped->video, &self->output->info, frame->output_buffer, GST_MAP_WRITE);
+      = gst_video_frame_map (&mapped->video, &self->output->info, into->output_buffer, GST_MAP_WRITE);
   if (!mapped->written)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
@@ -409,6 +453,14 @@ unmap_frame (Mapped *mapped)
     gst_video_frame_unmap (&mapped->video);
 }
 
+/* Frames that a frame has to wait for once it is decoded. */
+static guint
+get_look_ahead (GstFlowDecode *self)
+{
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  return stream ? nf_stream_get_look_ahead (stream) : 0;
+}
+
 /* The output buffers of FRAMES are there. */
 static GstFlowReturn
 decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings)
@@ -420,13 +472,16 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   g_autofree NfFrame *views = g_new (NfFrame, n);
   g_autofree const float **latents = g_new0 (const float *, n);
   GstVideoCodecFrame *first = frames->pdata[0];
+  const guint ahead = get_look_ahead (self);
+  const gboolean later = ahead > 0 && self->held->len >= ahead;
   NfDecodeOptions options = settings->options;
   gboolean done = TRUE;
 
   if (settings->keep_up)
     limit_budget (self, first, &options);
   for (guint i = 0; i < n && done; i++)
-    done = map_frame (self, frames->pdata[i], &mapped[i], &views[i], &error)
+    done = map_frame (self, frames->pdata[i], later ? self->held->pdata[0] : frames->pdata[i], &mapped[i],
+                      &views[i], &error)
            && (latents[i] = read_latents (self, mapped[i].in.data, mapped[i].in.size, i, n, &error)) != NULL;
   if (done)
     {
@@ -464,6 +519,23 @@ wait_time (GstFlowDecode *self, guint n)
   return gst_util_uint64_scale ((n - 1) * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
 }
 
+/* FRAME was decoded: it waits, and the one that has waited long enough goes. */
+static GstFlowReturn
+hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  GstClockTime latency;
+  g_ptr_array_add (self->held, gst_video_codec_frame_ref (frame));
+  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
+    {
+      latency += wait_time (self, get_look_ahead (self) + 1);
+      gst_video_decoder_set_latency (decoder, latency, latency);
+    }
+  if (!nf_stream_is_shown (gst_flow_engine_get_stream (&self->engine)))
+    return GST_FLOW_OK;
+  return gst_video_decoder_finish_frame (decoder, g_ptr_array_steal_index (self->held, 0));
+}
+
 /* All frames that wait are decoded and handed on; if that fails they are gone. */
 static GstFlowReturn
 decode_waiting (GstFlowDecode *self)
@@ -481,6 +553,12 @@ decode_waiting (GstFlowDecode *self)
     ret = gst_video_decoder_allocate_output_frame (decoder, frames->pdata[i]);
   if (ret == GST_FLOW_OK)
     ret = decode_frames (self, session, frames, &self->settings);
+  if (ret == GST_FLOW_OK && get_look_ahead (self) > 0)
+    {
+      ret = hold_frame (self, frames->pdata[0], start);
+      g_ptr_array_set_size (frames, 0);
+      return ret;
+    }
 
   const gint64 each = (g_get_monotonic_time () - start) / frames->len;
   for (guint i = 0; i < frames->len; i++)
@@ -555,7 +633,9 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 static GstFlowReturn
 gst_flow_decode_drain (GstVideoDecoder *decoder)
 {
-  return decode_waiting (GST_FLOW_DECODE (decoder));
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  const GstFlowReturn ret = decode_waiting (self);
+  return ret == GST_FLOW_OK ? show_held (self) : ret;
 }
 
 /* Frames that are decoded together need their buffers together: a pool with a limit might not have as many.
@@ -582,6 +662,7 @@ gst_flow_decode_flush (GstVideoDecoder *decoder)
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   g_ptr_array_set_size (self->waiting, 0);
+  g_ptr_array_set_size (self->held, 0);
   if (stream)
     nf_stream_reset (stream);
   self->lost = FALSE;
@@ -680,6 +761,9 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_FRAMES_AT_ONCE:
       self->at_once = g_value_get_uint (value);
       break;
+    case PROP_LOOK_AHEAD:
+      self->look_ahead = g_value_get_int (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -738,6 +822,9 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
     case PROP_FRAMES_AT_ONCE:
       g_value_set_uint (value, self->at_once);
       break;
+    case PROP_LOOK_AHEAD:
+      g_value_set_int (value, self->look_ahead);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -748,6 +835,7 @@ static void
 gst_flow_decode_finalize (GObject *object)
 {
   g_ptr_array_unref (GST_FLOW_DECODE (object)->waiting);
+  g_ptr_array_unref (GST_FLOW_DECODE (object)->held);
   gst_flow_engine_clear (&GST_FLOW_DECODE (object)->engine);
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
@@ -839,6 +927,12 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                          "What is shown of drawn frames, with a model of videos that was trained with "
                          "Gaussian noise; frames that were encoded come back as they were",
                          GST_TYPE_FLOW_STREAM_DENOISE, NF_STREAM_DENOISE_AUTO, flags));
+  g_object_class_install_property (
+      object_class, PROP_LOOK_AHEAD,
+      g_param_spec_int ("look-ahead", "Look ahead",
+                        "Frames that showing waits for, with a model of videos whose learned denoiser looks "
+                        "ahead; -1 is as many as it was trained with",
+                        -1, 65536, -1, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
 
   g_object_class_install_property (
       object_class, PROP_FRAMES_AT_ONCE,
@@ -865,7 +959,9 @@ gst_flow_decode_init (GstFlowDecode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
   self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
+  self->held = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->at_once = 1;
+  self->look_ahead = -1;
   self->wanted.label = -1;
   self->wanted.options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
                                             .attention_temperature = 1,

@@ -13,10 +13,10 @@
 #define BYTES (WIDTH * HEIGHT * 3)
 #define FRAME (100 * GST_MSECOND)
 
-static char *video_model, *noisy_model, *other_model;
+static char *video_model, *noisy_model, *ahead_model, *other_model;
 
 static void
-make_model (char **path, const char *name, gboolean noisy, guint64 seed)
+make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 seed)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
@@ -27,6 +27,8 @@ make_model (char **path, const char *name, gboolean noisy, guint64 seed)
       config.noise = NF_NOISE_GAUSSIAN;
       config.noise_std = 0.1;
       config.denoiser_layers = 1;
+      config.width = 64; /* no fewer features than a token has values: it is asked */
+      config.temporal_causal = 1 + ahead;
     }
   *path = fixture_path (name);
   random_model_write_scaled (*path, &config, device, seed, RANDOM_VIDEO_SCALE);
@@ -389,6 +391,62 @@ unknown (void **state)
   stop (pipeline);
 }
 
+/* A denoiser that looks ahead has frames come later, each with its own time, real ones in every byte; none is
+ * missing before a key frame or at the end. Not to wait is possible, too. */
+static void
+look_ahead (void **state)
+{
+  enum
+  {
+    REAL = 5,
+    LENGTH = 16
+  };
+  g_autoptr (GPtrArray) at_once = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+  g_autoptr (GPtrArray) later = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+  GPtrArray *const shown[] = { at_once, later };
+  GstClockTime latency[2] = { 0, 0 };
+  for (guint waits = 0; waits < 2; waits++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc pattern=snow num-buffers=%d ! "
+          "video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
+          "tee name=t t. ! queue ! flowencode model=%s ! "
+          "flowsample model=%s seed=2 horizon=%d key-int-max=9 ! flowdecode name=decode model=%s "
+          "look-ahead=%d ! appsink name=sink sync=false t. ! queue ! appsink name=real sync=false",
+          REAL, WIDTH, HEIGHT, ahead_model, ahead_model, LENGTH - REAL, ahead_model, waits ? -1 : 0);
+      GstElement *pipeline = launch (line);
+      g_autoptr (GstElement) decode = get (pipeline, "decode"), real = get (pipeline, "real");
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (decode, "src");
+      g_autoptr (GstQuery) query = gst_query_new_latency ();
+      GstBuffer *buffer;
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      while ((buffer = pull (pipeline)))
+        {
+          const guint n = shown[waits]->len;
+          assert_int_equal (GST_BUFFER_PTS (buffer), n * FRAME);
+          if (n < REAL)
+            {
+              g_autoptr (GstSample) sample
+                  = gst_app_sink_try_pull_sample (GST_APP_SINK (real), 10 * GST_SECOND);
+              assert_non_null (sample);
+              assert_true (same (buffer, gst_sample_get_buffer (sample)));
+            }
+          g_ptr_array_add (shown[waits], buffer);
+        }
+      assert_true (gst_pad_query (pad, query));
+      gst_query_parse_latency (query, NULL, &latency[waits], NULL);
+      assert_int_equal (shown[waits]->len, LENGTH);
+      stop (pipeline);
+    }
+  /* two frames of a tenth of a second */
+  assert_true (latency[1] >= 2 * FRAME);
+  guint differ = 0;
+  for (guint n = REAL; n < LENGTH; n++)
+    differ += !same (g_ptr_array_index (shown[0], n), g_ptr_array_index (shown[1], n));
+  /* all but the last ones before a key frame and before the end, which had nothing to wait for */
+  assert_true (differ >= LENGTH - REAL - 4);
+}
+
 /* The vector behind the latents of BUFFER. */
 static void
 read_vector (GstBuffer *buffer, float *vector)
@@ -492,21 +550,28 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (key_to_pixel),      cmocka_unit_test (behind_live),
-    cmocka_unit_test (forced_live),       cmocka_unit_test (joined),
-    cmocka_unit_test (other_models),      cmocka_unit_test (unknown),
-    cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
+    cmocka_unit_test (key_to_pixel),
+    cmocka_unit_test (behind_live),
+    cmocka_unit_test (forced_live),
+    cmocka_unit_test (joined),
+    cmocka_unit_test (look_ahead),
+    cmocka_unit_test (other_models),
+    cmocka_unit_test (unknown),
+    cmocka_unit_test (controls_of_video),
+    cmocka_unit_test (controls_of_samples),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
     return status;
-  make_model (&video_model, "video.safetensors", FALSE, 5);
-  make_model (&noisy_model, "noisy.safetensors", TRUE, 5);
-  make_model (&other_model, "other-video.safetensors", FALSE, 6);
+  make_model (&video_model, "video.safetensors", FALSE, 0, 5);
+  make_model (&noisy_model, "noisy.safetensors", TRUE, 0, 5);
+  make_model (&ahead_model, "ahead.safetensors", TRUE, 2, 5);
+  make_model (&other_model, "other-video.safetensors", FALSE, 0, 6);
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);
   fixture_close ();
   g_free (video_model);
   g_free (noisy_model);
+  g_free (ahead_model);
   g_free (other_model);
   return failed;
 }

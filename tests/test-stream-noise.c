@@ -23,6 +23,7 @@ noisy_config (guint layers)
   config.noise = NF_NOISE_GAUSSIAN;
   config.noise_std = SIGMA;
   config.denoiser_layers = layers;
+  config.width = 64; /* no fewer features than a token has values: such a denoiser is asked */
   config.denoiser_window = layers > 1 ? 2 : 0;
   return config;
 }
@@ -235,7 +236,7 @@ scores (void **state)
 /* Real frames, then drawn ones: what is drawn and what is shown, against the library's videos in one piece.
  * Each window anew is such a piece. */
 static void
-check_drawn (guint layers, guint ahead)
+check_drawn (guint layers, guint look_ahead)
 {
   enum
   {
@@ -244,11 +245,12 @@ check_drawn (guint layers, guint ahead)
   };
   g_autoptr (GError) error = NULL;
   NfConfig config = noisy_config (layers);
-  config.temporal_causal = ahead;
+  config.temporal_causal = look_ahead + 1;
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model, 1);
   g_autoptr (NfSession) session = nf_test_session (model);
   const guint context = nf_stream_get_context (stream);
+  assert_int_equal (nf_stream_get_look_ahead (stream), look_ahead);
   g_autofree float *y = g_new0 (float, LENGTH *BYTES), *z = g_new0 (float, LENGTH *BYTES),
                    *clean = g_new (float, FRAMES *BYTES), *image = g_new (float, BYTES);
   float actions[LENGTH][ACTIONS] = { 0 };
@@ -278,12 +280,18 @@ check_drawn (guint layers, guint ahead)
       nf_test_ok (nf_session_continue (session, y + first, 1, known, z + first, &options, clean, &error),
                   error);
       for (guint i = 0; i < BYTES; i++)
-        y[at + i] = rintf (clean[(gsize)known * BYTES + i] * 4096) / 4096;
+        y[at + i] = clean[(gsize)known * BYTES + i];
+      /* the frame that has seen what it is to see */
+      assert_int_equal (nf_stream_is_shown (stream), f >= REAL + look_ahead);
+      assert_int_equal (nf_stream_get_held (stream), MIN (f + 1 - REAL, look_ahead));
+      if (!nf_stream_is_shown (stream))
+        continue;
+      const gsize shown = (gsize)(known - look_ahead) * BYTES;
       if (layers)
         nf_test_ok (nf_session_denoise_learned (session, y + first, 1, SIGMA, 0, clean, &error), error);
       else
         nf_test_ok (nf_session_denoise (session, y + first, 1, NULL, SIGMA, clean, &error), error);
-      nf_unpatchify (&config, clean + (gsize)known * BYTES, 1, image);
+      nf_unpatchify (&config, clean + shown, 1, image);
       for (guint c = 0; c < 3; c++)
         for (guint i = 0; i < WIDTH * HEIGHT; i++)
           {
@@ -291,7 +299,7 @@ check_drawn (guint layers, guint ahead)
             worst = MAX (worst, fabs (CLAMP (value, 0, 255) - samples[i * 3 + c]));
           }
       for (guint i = 0; i < BYTES; i++)
-        moved += fabs ((double)y[at + i] - (double)clean[(gsize)known * BYTES + i]) * 127.5 / BYTES / LENGTH;
+        moved += fabs ((double)y[first + shown + i] - (double)clean[shown + i]) * 127.5 / BYTES / LENGTH;
     }
   /* half a step of rounding */
   if (worst > 0.6)
@@ -303,9 +311,72 @@ check_drawn (guint layers, guint ahead)
 static void
 drawn (void **state)
 {
-  check_drawn (0, 1);
+  check_drawn (0, 0);
+  check_drawn (1, 0);
+  check_drawn (2, 0);
+  /* of more layers frames behind have seen less than in a whole video */
   check_drawn (1, 1);
-  check_drawn (2, 1);
+  check_drawn (1, 2);
+}
+
+/* With a look-ahead frames come as many calls later, real ones in every byte; what is remembered is the same;
+ * and at the end those that were held come too. */
+static void
+look_ahead (void **state)
+{
+  enum
+  {
+    AHEAD = 2,
+    REAL = 4,
+    LENGTH = 3 * FRAMES
+  };
+  g_autoptr (GError) error = NULL;
+  NfConfig config = noisy_config (2);
+  config.temporal_causal = AHEAD + 1;
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) encoder = stream_new (model, 1);
+  g_autoptr (NfStream) at_once = stream_new (model, 1);
+  g_autoptr (NfStream) later = stream_new (model, 1);
+  float z[BYTES], other[BYTES];
+  guint8 samples[BYTES], shown[BYTES];
+  const NfFrame frame = view (shown, NF_PIXELS_RGB);
+  nf_test_ok (nf_stream_set_look_ahead (at_once, 0, &error), error);
+  assert_false (nf_stream_set_look_ahead (at_once, AHEAD + 1, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
+  for (guint f = 0; f < LENGTH; f++)
+    {
+      const gboolean draw = f >= REAL;
+      fill (samples, f);
+      if (draw)
+        nf_random_normal (8, f, BYTES, 1, z);
+      else
+        encode (encoder, samples, f, z, NULL, NULL);
+      decode (at_once, z, f, draw, NULL, shown);
+      assert_true (nf_stream_is_shown (at_once));
+      decode (later, z, f, draw, NULL, shown);
+      assert_int_equal (nf_stream_is_shown (later), f >= AHEAD);
+      if (f >= AHEAD && f - AHEAD < REAL)
+        {
+          fill (samples, f - AHEAD);
+          assert_memory_equal (samples, shown, BYTES);
+        }
+    }
+  for (guint i = 0; i < AHEAD; i++)
+    {
+      assert_int_equal (nf_stream_get_held (later), AHEAD - i);
+      nf_test_ok (nf_stream_drain (later, &frame, &error), error);
+      assert_true (nf_stream_is_shown (later));
+    }
+  nf_test_ok (nf_stream_drain (later, &frame, &error), error);
+  assert_false (nf_stream_is_shown (later));
+  fill (samples, 99);
+  encode (at_once, samples, 99, z, NULL, NULL);
+  encode (later, samples, 99, other, NULL, NULL);
+  assert_memory_equal (z, other, sizeof z);
+  nf_stream_reset (later);
+  assert_int_equal (nf_stream_get_held (later), 0);
+  nf_test_ok (nf_stream_prepare (later, &error), error);
 }
 
 /* How frames are denoised is no matter of what is remembered; a model without a denoiser refuses a learned
@@ -592,13 +663,10 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (lossless),
-    cmocka_unit_test (scores),
-    cmocka_unit_test (drawn),
-    cmocka_unit_test (denoise_methods),
-    cmocka_unit_test (splice),
-    cmocka_unit_test (side_by_side),
-    cmocka_unit_test (closer_to_the_truth),
+    cmocka_unit_test (lossless),        cmocka_unit_test (scores),
+    cmocka_unit_test (drawn),           cmocka_unit_test (look_ahead),
+    cmocka_unit_test (denoise_methods), cmocka_unit_test (splice),
+    cmocka_unit_test (side_by_side),    cmocka_unit_test (closer_to_the_truth),
     cmocka_unit_test (endless),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

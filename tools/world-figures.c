@@ -83,7 +83,9 @@ batch_init (Batch *batch, const NfFigures *figures, guint B, GError **error)
       batch->frames[b] = batch->pictures[b]->frame;
     }
   batch->stream = nf_stream_new_batch (figures->model, B, error);
-  if (!batch->stream || !nf_stream_set_denoise (batch->stream, figures->denoise, error))
+  /* who plays sees each frame at once */
+  if (!batch->stream || !nf_stream_set_denoise (batch->stream, figures->denoise, error)
+      || !nf_stream_set_look_ahead (batch->stream, 0, error))
     return FALSE;
   batch->latents = g_new (float, nf_stream_get_latents (batch->stream));
   return TRUE;

@@ -8,48 +8,64 @@
 
 /* The learned denoiser */
 
-/* Rows of frame f through the denoiser, upon the keys and values of those before it. */
+/* Rows of COUNT frames from f on through the denoiser, upon the keys and values of those before them. Those
+ * of f stay; the others are put there again when they have seen what they are to see. */
 static void
-extend_denoiser (NfStream *self, NfStreamWindow *window, guint f)
+extend_denoiser (NfStream *self, NfStreamWindow *window, guint f, guint count)
 {
   const NfCondition condition = { 0 };
   nf_block_extend (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
-                   window->denoiser, nf_view (window->y, 0), self->B, 1, &condition, f * self->N, self->N,
-                   1.0f);
+                   window->denoiser, nf_view (window->y, 0), self->B, 1, &condition, f * self->N,
+                   count * self->N, 1.0f);
 }
 
 /* Takes the memory when the first frame is drawn: a stream that only encodes has no use for it. */
 static void
 begin_denoiser (NfStream *self, NfStreamWindow *window)
 {
+  const guint ahead = MAX (nf_model_get_config (self->model)->temporal_causal, 1) - 1;
   if (window->denoiser)
     return;
   window->denoiser = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model),
-                                         &self->flow->sequences[self->T], self->B, self->N);
+                                         &self->flow->sequences[self->T], self->B, (ahead + 1) * self->N);
   window->denoised = 0;
+}
+
+/* Frames up to f join what the denoiser remembers; returns how many frames' rows went through with f. */
+static guint
+catch_up (NfStream *self, NfStreamWindow *window, guint f, guint known)
+{
+  const guint ahead = nf_stream_get_look_ahead (self);
+  guint count = 0;
+  begin_denoiser (self, window);
+  for (; window->denoised <= f; window->denoised++)
+    {
+      count = MIN (ahead + 1, known - window->denoised);
+      extend_denoiser (self, window, window->denoised, count);
+    }
+  return count;
 }
 
 void
 nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStreamWindow *from)
 {
+  const guint ahead = nf_stream_get_look_ahead (self);
   /* not before a frame was denoised, which then takes all frames before it; afterwards each at once, so that
    * no frame takes longer than another */
-  if (!from->denoiser || from->denoised < from->frames)
+  if (!from->denoiser || from->denoised + ahead < from->frames || window->frames < ahead)
     return;
-  begin_denoiser (self, window);
-  while (window->denoised <= window->frames)
-    extend_denoiser (self, window, window->denoised++);
+  catch_up (self, window, window->frames - ahead, window->frames + 1);
 }
 
 static void
-denoise_learned (NfStream *self, NfStreamWindow *window)
+denoise_learned (NfStream *self, NfStreamWindow *window, guint f, guint known)
 {
-  begin_denoiser (self, window);
-  while (window->denoised <= window->frames)
-    extend_denoiser (self, window, window->denoised++);
-  nf_ops_denoise (self->ops, nf_view (self->input, 0), nf_view (window->denoiser->o, 0),
-                  nf_view (self->latents, 0), (float)NF_FLOW_DENOISER_CONSTANT,
-                  (gsize)self->B * self->N * self->D);
+  const gsize frame = (gsize)self->N * self->D;
+  const NfView said = nf_view (self->between[1], 0);
+  const guint count = catch_up (self, window, f, known);
+  nf_ops_copy_rows (self->ops, nf_view (window->denoiser->o, 0), count * frame, said, frame, frame, self->B);
+  nf_ops_denoise (self->ops, nf_view (self->input, 0), said, nf_view (self->latents, 0),
+                  (float)NF_FLOW_DENOISER_CONSTANT, self->B * frame);
 }
 
 void
@@ -143,7 +159,7 @@ score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
 
 /* -∇ log p(y | past) of stream b's frame; in natural order. */
 static NfView
-score_frame (NfStream *self, NfStreamWindow *window, guint b)
+score_frame (NfStream *self, NfStreamWindow *window, guint b, guint f)
 {
   NfStreamScore *score = self->score;
   const NfCondition condition = { 0 };
@@ -155,7 +171,7 @@ score_frame (NfStream *self, NfStreamWindow *window, guint b)
     nf_block_forward (self->ops, nf_model_get_block (self->model, t), &self->flow->sequences[t],
                       score->tapes[t], nf_view (score->inputs[t], 0), 1, &condition,
                       nf_view (score->inputs[t + 1], 0), score->log_det, none, turns (self, t), FALSE);
-  NfView dz = score_deep (self, window, b, window->frames);
+  NfView dz = score_deep (self, window, b, f);
   for (guint t = self->T - 1; t-- > 0;)
     {
       /* the deep block's gradient is in d[0] */
@@ -170,7 +186,7 @@ score_frame (NfStream *self, NfStreamWindow *window, guint b)
 }
 
 static gboolean
-denoise_by_score (NfStream *self, NfStreamWindow *window, GError **error)
+denoise_by_score (NfStream *self, NfStreamWindow *window, guint f, GError **error)
 {
   const double sigma = nf_model_get_config (self->model)->noise_std;
   const gsize frame = (gsize)self->N * self->D;
@@ -180,7 +196,7 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, GError **error)
     self->score = score_new (self);
   for (guint b = 0; b < self->B; b++)
     {
-      const NfView gradient = score_frame (self, window, b);
+      const NfView gradient = score_frame (self, window, b, f);
       /* all of it is worked on vectors at a time: a frame ends where the next begins */
       nf_ops_denoise (self->ops, nf_view (self->input, b * frame), gradient,
                       nf_view (self->latents, b * frame), (float)(sigma * sigma), frame);
@@ -188,24 +204,29 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, GError **error)
   return TRUE;
 }
 
-/* A denoiser says D values of each token, by a projection of its features: fewer of these cannot say what is
- * noise. */
-static gboolean
-is_able (NfStream *self)
+gboolean
+nf_stream_can_denoise (NfStream *self)
 {
   const NfFlowBlock *denoiser = nf_model_get_denoiser (self->model);
   return denoiser && denoiser->transformer.shape.d >= self->D;
 }
 
 gboolean
-nf_stream_denoise (NfStream *self, NfStreamWindow *window, GError **error)
+nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error)
 {
+  const gsize frame = (gsize)self->N * self->D;
+  if (window->y)
+    nf_ops_copy_rows (self->ops, nf_stream_window_frame (self, window->y, f), nf_stream_window_step (self),
+                      nf_view (self->input, 0), frame, frame, self->B);
   if (self->denoise == NF_STREAM_DENOISE_NONE)
-    return TRUE;
+    {
+      nf_ops_copy (self->ops, nf_view (self->input, 0), nf_view (self->latents, 0), self->B * frame);
+      return TRUE;
+    }
   if (self->denoise == NF_STREAM_DENOISE_SCORE
-      || (self->denoise == NF_STREAM_DENOISE_AUTO && !is_able (self)))
-    return denoise_by_score (self, window, error);
-  denoise_learned (self, window);
+      || (self->denoise == NF_STREAM_DENOISE_AUTO && !nf_stream_can_denoise (self)))
+    return denoise_by_score (self, window, f, error);
+  denoise_learned (self, window, f, known);
   return TRUE;
 }
 

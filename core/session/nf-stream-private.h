@@ -19,6 +19,13 @@ typedef struct
   guint denoised;         /* frames that it holds the keys and values of */
 } NfStreamWindow;
 
+/* A frame that waits for those it is to look at. Its noisy tokens are in the window. */
+typedef struct
+{
+  guint64 index;
+  gboolean drawn;
+} NfStreamHeld;
+
 /* What one step along the score works on, of one stream. */
 typedef struct
 {
@@ -60,6 +67,9 @@ struct _NfStream
   gboolean noisy;
   guint64 noise_seed;
   NfStreamDenoise denoise;
+  guint look_ahead;     /* that is wanted, and at most what the context has */
+  GArray *held;         /* NfStreamHeld: decoded and not shown yet */
+  gboolean shown;       /* whether the last call wrote its frame */
   NfTokens tokens;      /* as the model's, with the lattice of the noisy values */
   NfBuffer *noise;      /* (N, D), in the basis of pixels */
   float *noises;        /* the same on the host */
@@ -96,11 +106,17 @@ nf_stream_window_step (NfStream *self)
   return (gsize)self->F * self->N * self->D;
 }
 
-/* self->latents becomes the best estimate of the clean tokens of the frame that WINDOW is about to take,
- * whose noisy ones are in self->input and whose u is in the window. From frames up to this one alone. */
-gboolean nf_stream_denoise (NfStream *self, NfStreamWindow *window, GError **error);
+/* Whether there is a learned denoiser that is worth asking: it says D values of each token, by a projection
+ * of its features, and fewer of these cannot say what is noise. */
+gboolean nf_stream_can_denoise (NfStream *self);
 
-/* The frame at place F of WINDOW, which was copied from another window, joins what the denoiser remembers. */
+/* self->latents becomes the best estimate of the clean tokens of the frame at place F of WINDOW, from frames
+ * up to this one, and by a learned denoiser from those of its look-ahead among the KNOWN ones of the window.
+ * With a denoiser the noisy tokens are read from the window, else from self->input. */
+gboolean nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error);
+
+/* The frame at the next place of WINDOW was copied from FROM: if frames of that are being denoised, it joins
+ * what the denoiser remembers. */
 void nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStreamWindow *from);
 
 void nf_stream_window_clear_denoiser (NfStreamWindow *window);

@@ -55,6 +55,7 @@ nf_stream_finalize (GObject *object)
   g_free (self->no_action);
   g_free (self->noises);
   g_free (self->noise_nats);
+  g_clear_pointer (&self->held, g_array_unref);
   g_clear_object (&self->cancellable);
   g_clear_object (&self->model);
   G_OBJECT_CLASS (nf_stream_parent_class)->finalize (object);
@@ -69,6 +70,7 @@ nf_stream_class_init (NfStreamClass *class)
 static void
 nf_stream_init (NfStream *self)
 {
+  self->held = g_array_new (FALSE, FALSE, sizeof (NfStreamHeld));
 }
 
 /* Making */
@@ -160,6 +162,22 @@ reserve (NfStream *self)
   self->noise_nats = g_new (float, self->N);
 }
 
+/* Frames that the denoiser was trained to look ahead. */
+static guint
+most_look_ahead (NfStream *self)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  return self->noisy && nf_model_get_denoiser (self->model) && config->temporal_causal > 1
+             ? config->temporal_causal - 1
+             : 0;
+}
+
+static guint
+usual_look_ahead (NfStream *self)
+{
+  return nf_stream_can_denoise (self) ? most_look_ahead (self) : 0;
+}
+
 NfStream *
 nf_stream_new (NfModel *model, GError **error)
 {
@@ -198,6 +216,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   self->tokens = *nf_model_get_tokens (model);
   if (self->noisy)
     self->tokens.steps = -NF_LATTICE;
+  self->look_ahead = usual_look_ahead (self);
   reserve (self);
   return nf_ops_finish (self->ops, error) ? g_steal_pointer (&self) : NULL;
 }
@@ -246,6 +265,44 @@ nf_stream_get_context (NfStream *self)
   return self->context;
 }
 
+guint
+nf_stream_get_look_ahead (NfStream *self)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), 0);
+  /* a frame that is held must still be in the window */
+  return MIN (self->look_ahead, self->context);
+}
+
+gboolean
+nf_stream_set_look_ahead (NfStream *self, gint frames, GError **error)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
+  if (frames > (gint)most_look_ahead (self))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "a look-ahead of %d frames: the model was trained with %u", frames,
+                   most_look_ahead (self));
+      return FALSE;
+    }
+  self->look_ahead = frames < 0 ? usual_look_ahead (self) : (guint)frames;
+  nf_stream_reset (self);
+  return TRUE;
+}
+
+guint
+nf_stream_get_held (NfStream *self)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), 0);
+  return self->held->len;
+}
+
+gboolean
+nf_stream_is_shown (NfStream *self)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
+  return self->shown;
+}
+
 void
 nf_stream_set_noise_seed (NfStream *self, guint64 seed)
 {
@@ -260,6 +317,7 @@ nf_stream_reset (NfStream *self)
   g_return_if_fail (NF_IS_STREAM (self));
   window_forget (&self->windows[0]);
   window_forget (&self->windows[1]);
+  g_array_set_size (self->held, 0);
   self->index = 0;
 }
 
@@ -402,15 +460,15 @@ write_actions (NfStream *self, const NfStreamWindow *window, const float *action
                   (actions ? actions : self->no_action) + b * A, A * sizeof *actions);
 }
 
-/* The noise of the frame that is to come, and what it costs: a function of its number and place alone. */
+/* The noise of frame INDEX, and what it costs: a function of its number and place alone. */
 static void
-draw_noise (NfStream *self)
+draw_noise (NfStream *self, guint64 index)
 {
   const double sigma = nf_model_get_config (self->model)->noise_std;
   const gsize n = (gsize)self->N * self->D;
   if (!self->noisy)
     return;
-  nf_random_normal (self->noise_seed, self->index, n, sigma, self->noises);
+  nf_random_normal (self->noise_seed, index, n, sigma, self->noises);
   for (guint i = 0; i < self->N; i++)
     {
       double squares = 0;
@@ -526,7 +584,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   for (guint b = 0; b < self->B; b++)
     nf_staging_upload (&self->staging[b], self->ops, config->layout, &frames[b]);
   write_actions (self, window, actions);
-  draw_noise (self);
+  draw_noise (self, self->index);
   const double upload = nf_stats_lap (&time);
   read_pixels (self);
   forward_shallow (self, window);
@@ -561,19 +619,41 @@ nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, flo
   return FALSE;
 }
 
-/* What was found in self->latents becomes what is remembered and what is shown. */
+/* The oldest of the frames that are held becomes pixels; KNOWN frames of the window are there. */
+static gboolean
+show_held (NfStream *self, NfStreamWindow *window, guint known, GError **error)
+{
+  const NfStreamHeld held = g_array_index (self->held, NfStreamHeld, 0);
+  const gsize frame = (gsize)self->N * self->D;
+  const guint f = window->frames - (guint)(self->index - held.index);
+  g_array_remove_index (self->held, 0);
+  self->shown = TRUE;
+  if (held.drawn)
+    {
+      if (!nf_stream_denoise (self, window, f, known, error))
+        return FALSE;
+      write_pixels (self, self->latents, NULL);
+      return TRUE;
+    }
+  nf_ops_copy_rows (self->ops, nf_stream_window_frame (self, window->y, f), nf_stream_window_step (self),
+                    nf_view (self->latents, 0), frame, frame, self->B);
+  draw_noise (self, held.index);
+  write_pixels (self, self->latents, self->noise);
+  return TRUE;
+}
+
+/* What was found in self->latents becomes what is remembered and, now or later, what is shown. */
 static gboolean
 finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **error)
 {
-  if (drawn && self->noisy)
+  const guint ahead = nf_stream_get_look_ahead (self), known = window->frames + 1;
+  const gboolean estimated = drawn && self->noisy;
+  if (estimated)
     {
       /* the noisy frame itself is remembered, and decoding left it in the window */
       nf_ops_copy (self->ops, nf_view (self->latents, 0), nf_view (self->input, 0),
                    nf_stream_get_latents (self));
       keep_tokens (self, window);
-      if (!nf_stream_denoise (self, window, error))
-        return FALSE;
-      write_pixels (self, self->latents, NULL);
     }
   else
     {
@@ -583,7 +663,32 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
       forward_shallow (self, window);
       extend (self, window);
     }
+  self->shown = ahead == 0;
+  if (ahead > 0)
+    {
+      const NfStreamHeld held = { self->index, estimated };
+      g_array_append_val (self->held, held);
+      if (self->held->len > ahead && !show_held (self, window, known, error))
+        return FALSE;
+    }
+  else if (estimated)
+    {
+      if (!nf_stream_denoise (self, window, window->frames, known, error))
+        return FALSE;
+      write_pixels (self, self->latents, NULL);
+    }
   close_frame (self);
+  return TRUE;
+}
+
+/* Pixels on the device, if there are any, into FRAMES. */
+static gboolean
+download (NfStream *self, const NfFrame *frames, GError **error)
+{
+  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
+  for (guint b = 0; self->shown && b < self->B; b++)
+    if (!nf_staging_download (&self->staging[b], self->ops, layout, &frames[b], error))
+      return FALSE;
   return TRUE;
 }
 
@@ -591,7 +696,6 @@ static gboolean
 decode (NfStream *self, const float *latents, const float *actions, gboolean drawn,
         const NfDecodeOptions *options, const NfFrame *frames, GError **error)
 {
-  const NfConfig *config = nf_model_get_config (self->model);
   const gsize n = nf_stream_get_latents (self);
   gint64 time = g_get_monotonic_time ();
   if (!nf_decode_options_check (options, error))
@@ -610,7 +714,7 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
   self->report = (NfInverseReport){ 0 };
   write_actions (self, window, actions);
   if (!drawn)
-    draw_noise (self);
+    draw_noise (self, self->index);
   nf_ops_write (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents);
   const double upload = nf_stats_lap (&time);
   NfDecodeOptions how = *options;
@@ -630,9 +734,8 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
       || !finish_frame (self, window, drawn, error) || !nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
-  for (guint b = 0; b < self->B; b++)
-    if (!nf_staging_download (&self->staging[b], self->ops, config->layout, &frames[b], error))
-      return FALSE;
+  if (!download (self, frames, error))
+    return FALSE;
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }
@@ -644,6 +747,21 @@ nf_stream_decode (NfStream *self, const float *latents, const float *action, gbo
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
   if (decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
+    return TRUE;
+  nf_stream_reset (self);
+  return FALSE;
+}
+
+gboolean
+nf_stream_drain (NfStream *self, const NfFrame *frame, GError **error)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self) && frame, FALSE);
+  NfStreamWindow *window = &self->windows[self->current];
+  self->shown = FALSE;
+  if (self->held->len == 0)
+    return TRUE;
+  if (check_frames (self, frame, NULL, error) && show_held (self, window, window->frames, error)
+      && nf_ops_finish (self->ops, error) && download (self, frame, error))
     return TRUE;
   nf_stream_reset (self);
   return FALSE;
@@ -693,8 +811,9 @@ nf_stream_prepare (NfStream *self, GError **error)
         frames[b].planes[i] = (NfPlane){ samples, (gint)width, 1 };
     }
   nf_stream_reset (self);
-  const gboolean done = nf_stream_encode (self, frames, NULL, latents, NULL, NULL, error)
-                        && nf_stream_decode (self, latents, NULL, self->noisy, NULL, frames, error);
+  gboolean done = nf_stream_encode (self, frames, NULL, latents, NULL, NULL, error);
+  for (guint i = 0; done && i <= nf_stream_get_look_ahead (self); i++)
+    done = nf_stream_decode (self, latents, NULL, self->noisy, NULL, frames, error);
   nf_stream_reset (self);
   self->stats = stats;
   return done;

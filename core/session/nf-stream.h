@@ -24,7 +24,8 @@ G_BEGIN_DECLS
  * (as in STARFlow-V). A real frame gets noise of the model's deviation that is a function of its number since
  * the last key frame and the sample's place alone: encoder and decoder add the same, and the 8-bit frame
  * comes back exactly. A drawn frame is remembered as it was drawn, and what is shown is its clean estimate
- * (nf_stream_set_denoise()). That looks at no later frame, so showing waits for none.
+ * (nf_stream_set_denoise()). If the learned denoiser was trained to look ahead, showing waits for as many
+ * frames (nf_stream_set_look_ahead()), else for none.
  *
  * A stream may be of B streams side by side, which are coded together and know nothing of each other. All
  * arrays, of frames too, then hold one after the other; what comes out is the same whatever B.
@@ -113,6 +114,38 @@ gboolean nf_stream_denoise_from_name (const char *name, NfStreamDenoise *denoise
  * denoiser.
  */
 gboolean nf_stream_set_denoise (NfStream *self, NfStreamDenoise denoise, GError **error);
+
+/**
+ * nf_stream_set_look_ahead:
+ * @frames: that showing waits for; -1, as at first, is what the learned denoiser was trained with
+ * (temporal_causal - 1; 0 without one that %NF_STREAM_DENOISE_AUTO asks). Not more than the context in any
+ * case
+ *
+ * With more than 0 nf_stream_decode() and nf_stream_sample() write the frame of @frames calls ago; the first
+ * @frames calls write none (nf_stream_is_shown()). Frames that were held are had by nf_stream_drain(). Begins
+ * anew, as nf_stream_reset() does.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT.
+ */
+gboolean nf_stream_set_look_ahead (NfStream *self, gint frames, GError **error);
+guint nf_stream_get_look_ahead (NfStream *self);
+
+/** nf_stream_is_shown: Returns: whether the last nf_stream_decode(), nf_stream_sample() or nf_stream_drain()
+ * wrote its frame. */
+gboolean nf_stream_is_shown (NfStream *self);
+
+/** nf_stream_get_held: Returns: frames that were decoded and not shown. */
+guint nf_stream_get_held (NfStream *self);
+
+/**
+ * nf_stream_drain:
+ * @frame: (array): B: their samples are written, if a frame was held: the oldest one
+ *
+ * At the end of a stream, or before a reset: shows a frame with what is known.
+ *
+ * Returns: FALSE as nf_stream_decode() does.
+ */
+gboolean nf_stream_drain (NfStream *self, const NfFrame *frame, GError **error);
 
 /** nf_stream_reset: Forgets all frames: the next one is a key frame, coded by itself. */
 void nf_stream_reset (NfStream *self);
