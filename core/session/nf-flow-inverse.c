@@ -18,6 +18,7 @@
 /* From here on a step of one token of each is bound by arithmetic: sweeps would only add some. */
 #define MANY_SAMPLES 8
 #define TRIAL 16     /* least tokens that say how fast a window is */
+#define PATIENCE 4   /* sweeps after which a trial that is behind ends */
 #define TRY_AGAIN 64 /* decodings after which the windows are tried again: machines and videos change */
 #define CLEARLY 1.25 /* faster by this much is faster */
 
@@ -181,14 +182,16 @@ count_settled (const float *changes, guint B, guint count, double tolerance, gbo
 }
 
 /* Tokens *first .. end-1, and perhaps some beyond, in windows; *first becomes the next one. Candidates are
- * there. */
+ * there. Ends early where it finds fewer than LEAST tokens a second. */
 static gboolean
-run_parallel (Inversion *self, guint *first, guint end, guint window)
+run_parallel (Inversion *self, guint *first, guint end, guint window, double least)
 {
   const NfDecodeOptions *options = self->options;
   const guint frame = self->sequence->frame;
+  const guint begin = *first;
+  const gint64 start = g_get_monotonic_time ();
   g_autofree float *changes = g_new (float, (gsize)self->B *window);
-  guint sweeps = 0;
+  guint sweeps = 0, all_sweeps = 0;
 
   for (guint n = *first; n < end; *first = n)
     {
@@ -220,6 +223,8 @@ run_parallel (Inversion *self, guint *first, guint end, guint window)
         sweeps = 0;
       if (!reach (self, taken, TRUE))
         return FALSE;
+      if (++all_sweeps >= PATIENCE && 1e6 * (n - begin) < least * (double)(g_get_monotonic_time () - start))
+        end = n;
     }
   return TRUE;
 }
@@ -239,6 +244,9 @@ run_fastest (Inversion *self, guint first)
     {
       guint pace = 0;
       gboolean trial = FALSE;
+      double best = 0;
+      for (guint i = 0; i < NF_FLOW_N_PACES; i++)
+        best = MAX (best, known->rate[i]);
       for (guint i = 0; i < NF_FLOW_N_PACES && !trial; i++)
         if (paces[i] > capacity)
           break;
@@ -255,9 +263,11 @@ run_fastest (Inversion *self, guint first)
       if (trial && !nf_ops_finish (self->flow->ops, self->error))
         return FALSE;
       const gint64 start = g_get_monotonic_time ();
-      if (window > 1 ? !run_parallel (self, &n, end, window) : !run_sequential (self, n, end))
+      if (window > 1 ? !run_parallel (self, &n, end, window, trial ? best : 0)
+                     : !run_sequential (self, n, end))
         return FALSE;
-      n = MAX (n, end);
+      if (window == 1)
+        n = end;
       if (trial)
         {
           tried += n - begin;
@@ -281,7 +291,8 @@ find_tokens (Inversion *self, guint first)
   guess (self, first);
   if (options->method == NF_DECODE_AUTO && !self->deadline && !options->max_sweeps && !options->window)
     return run_fastest (self, first);
-  return run_parallel (self, &first, self->end, options->window ? MIN (options->window, capacity) : capacity);
+  return run_parallel (self, &first, self->end, options->window ? MIN (options->window, capacity) : capacity,
+                       0);
 }
 
 /* x of block t from z, both in its order. GIVEN leading tokens of x are known. */
