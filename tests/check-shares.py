@@ -4,9 +4,9 @@
 
 REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32", or what multiplies bfloat16 there:
 "bf16 by amx", "bf16 by dot") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
-measurements the best counts. Fails if one is below two thirds of its reference, or missing, or if a report of
-float32 or any report at all is missing. Kinds that this machine does not have, and bfloat16 without instructions
-for it, whose limit is another, are not compared."""
+measurements the best counts. Fails if one is below two thirds of its reference, or missing, or if there
+is no report of float32. Kinds that the reference does not know, and bfloat16 without instructions for it, whose limit
+is another, are not compared."""
 import json
 import sys
 
@@ -38,7 +38,6 @@ def main():
     for kind in sorted(kinds):
         if kind not in reference:
             print(f"{sys.argv[1]} has no shares for {kind}")
-            failed = True
         for name, share in reference.get(kind, {}).items():
             got = best.get((kind, name))
             bad = got is None or got < share * 2 / 3

@@ -99,7 +99,7 @@ typedef struct
   cl_kernel multiply_add, read_all;
   NfBuffer *out, *memory;    /* what is read; NULL where it would be too small */
   cl_ulong count;            /* vectors that a work-item reads */
-  const char *by;            /* what multiplies bfloat16 with instructions of its own, else NULL */
+  const char *by;            /* what multiplies bfloat16 with a CPU's instructions for it, else NULL */
   guint width, accumulators; /* VW and R */
   double flops;              /* of an iteration of a work-item */
   size_t items, group;
@@ -193,10 +193,10 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
-  limits->by = nf_device_get_bf16_form (device);
-  if (g_strcmp0 (limits->by, "fma") == 0)
-    limits->by = NULL;
-  const gboolean amx = g_strcmp0 (limits->by, "amx") == 0;
+  const char *form = nf_device_get_bf16_form (device);
+  const gboolean amx = g_strcmp0 (form, "amx") == 0;
+  /* of a GPU's matrix units no limit is measured: shares there are of float32's */
+  limits->by = amx || g_strcmp0 (form, "dot") == 0 ? form : NULL;
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
   /* four products of tiles of 16 × 16 by 32; or a vector, of pairs of bfloat16 or of floats */
