@@ -192,11 +192,11 @@ fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint hei
 
 /* Reading the bus */
 
-/* The next message of TYPE, NULL after five seconds. */
+/* The next message of TYPE, NULL after a minute. */
 static inline GstMessage *
 fixture_wait (GstBus *bus, GstMessageType type)
 {
-  return gst_bus_timed_pop_filtered (bus, 5 * GST_SECOND, type);
+  return gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, type);
 }
 
 static inline void
