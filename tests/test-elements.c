@@ -1056,8 +1056,8 @@ test_progress (void **state)
       GstProgressType type;
       g_autofree char *code = NULL;
       g_clear_pointer (&message, gst_message_unref);
-      message = gst_bus_timed_pop_filtered (bus, open ? 60 * GST_SECOND : 2 * GST_SECOND,
-                                            GST_MESSAGE_PROGRESS);
+      message
+          = gst_bus_timed_pop_filtered (bus, open ? 60 * GST_SECOND : 2 * GST_SECOND, GST_MESSAGE_PROGRESS);
       if (!message)
         break;
       gst_message_parse_progress (message, &type, &code, NULL);
