@@ -2,6 +2,9 @@
  * of decoding. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include <string.h>
+#include <glib/gstdio.h>
+
 static const char *const cases[]
     = { "tarflow_uncond",   "tarflow_class",       "tarflow_vp", "starflow_text",     "starflow_wide",
         "starflow_r2l_exp", "starflow_gqa_swiglu", "starflow_v", "starflow_v_square", "starflow_v_single" };
@@ -69,6 +72,57 @@ test_methods (void **state)
     }
 }
 
+/* The golden case NAME but that one tensor has a last dimension of WIDTH: refused by its name, before
+ * anything is computed. */
+static void
+check_refused (const char *name, const char *tensor, guint64 width, const char *reason)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
+                  *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
+                  *weights = nf_test_file ("golden", weights_name),
+                  *expected = nf_test_file ("golden", expected_name),
+                  *changed = nf_test_temporary (".safetensors"), *output = NULL, *errors = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (expected, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree float *values = NULL;
+  for (guint i = 0; i < n; i++)
+    {
+      NfTensor *t = &tensors[i];
+      *t = *nf_tensor_file_get (file, i);
+      if (strcmp (t->name, tensor) != 0)
+        continue;
+      t->n_elements = t->n_elements / t->dims[t->n_dims - 1] * width;
+      t->dims[t->n_dims - 1] = width;
+      t->dtype = NF_DTYPE_F32;
+      values = g_new0 (float, t->n_elements);
+      t->data = (const guint8 *)values;
+    }
+  assert_non_null (values);
+  nf_test_ok (nf_tensor_file_write (changed, tensors, n, NULL, &error), error);
+
+  g_autoptr (GSubprocess) process
+      = g_subprocess_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error,
+                          g_getenv ("NORMFLOW_TOOL"), "verify", "--quiet", weights, changed, NULL);
+  nf_test_ok (process, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &output, &errors, &error), error);
+  g_unlink (changed);
+  if (g_subprocess_get_exit_status (process) == 0 || !strstr (errors, tensor) || !strstr (errors, reason)
+      || strstr (output, "forward"))
+    fail_msg ("%s with %s of width %" G_GUINT64_FORMAT ": %s%s", name, tensor, width, output, errors);
+}
+
+static void
+test_refused (void **state)
+{
+  check_refused ("starflow_text", "input.text", 25, "this model needs F32 or F64 (B, 6, 24)");
+  check_refused ("starflow_v", "input.text", 8, "this model needs F32 or F64 (B, 6, 24)");
+  check_refused ("starflow_v", "sample.text_with_null", 23, "sample.text_with_null");
+  check_refused ("tarflow_class", "input.x", 3, "input.x");
+}
+
 int
 main (void)
 {
@@ -77,6 +131,7 @@ main (void)
     { "every case, kernels for GPUs", test_cases, NULL, NULL, (void *)"gpu" },
     { "methods of decoding, kernels for CPUs", test_methods, NULL, NULL, (void *)"cpu" },
     { "methods of decoding, kernels for GPUs", test_methods, NULL, NULL, (void *)"gpu" },
+    cmocka_unit_test (test_refused),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }
