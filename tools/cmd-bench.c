@@ -738,15 +738,9 @@ run_frame (gpointer data, GError **error)
   return nf_session_encode_frame (run->session, &run->frame, run->z, &score, NULL, error);
 }
 
+/* Token by token: windows settle at once on a model whose weights are as they began, which says nothing. */
 static gboolean
 run_decode (gpointer data, GError **error)
-{
-  Run *run = data;
-  return nf_session_decode (run->session, run->z, run->B, NULL, NULL, run->x, error);
-}
-
-static gboolean
-run_steps (gpointer data, GError **error)
 {
   Run *run = data;
   const NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
@@ -959,7 +953,7 @@ bench_model (Bench *bench, const Size *size, GError **error)
         return FALSE;
       if (is_selected (bench, "step"))
         {
-          if (!measure_model (bench, "step", label, bound_steps (model, bench->batch), run_steps, &run, ops,
+          if (!measure_model (bench, "step", label, bound_steps (model, bench->batch), run_decode, &run, ops,
                               error))
             return FALSE;
           divide_last (bench, nf_model_get_shape (model)->N);
@@ -1170,8 +1164,9 @@ nf_cmd_bench (int argc, char **argv)
           &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
           "Measures what this machine can do at most, then how much of it the flow gets.",
           "WHAT is any of matmul, gradient (of weights and of attention), attention, "
-          "layernorm, encode, frame (a whole one of 1280×720), decode, step (of decoding token by token, a "
-          "token of all blocks), train, "
+          "layernorm, encode, frame (a whole one of 1280×720), decode (token by token), step (of that, a "
+          "token "
+          "of all blocks), train, "
           "openblas; \"normflow bench decode\" alone "
           "compares methods of decoding and has options of its own. Times are "
           "medians. SHARE is of the multiply-adds, or the reading of memory, measured right before each "

@@ -274,14 +274,16 @@ nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSe
                            const NfCondition *condition, NfView du, NfBuffer *gradients)
 {
   const NfTransformerShape *shape = &block->transformer.shape;
-  const guint M = B * nf_block_rows (sequence);
-  const NfView dh = nf_view (scratch->layers->dh, 0);
+  const guint first = sequence->rows.first, M = B * (nf_block_rows (sequence) - first);
+  const gsize at = (gsize)first * shape->d;
+  const NfView dh = nf_view (scratch->layers->dh, at);
 
-  nf_linear_backward (ops, &block->out, nf_view (tape->last, 0), nf_view (scratch->d_o, 0), dh, M, 0,
-                      nf_view (NULL, 0), gradients);
+  nf_linear_backward (ops, &block->out, nf_view (tape->last, at),
+                      nf_view (scratch->d_o, (gsize)first * block->out.n_out), dh, M, 0, nf_view (NULL, 0),
+                      gradients);
   if (block->final_norm.w.buffer)
-    nf_norm_backward (ops, NF_NORM_RMS, &block->final_norm, nf_view (tape->layers->h[shape->K], 0), dh,
-                      nf_view (scratch->layers->dyc, 0), dh, FALSE, M, shape->d, gradients);
+    nf_norm_backward (ops, NF_NORM_RMS, &block->final_norm, nf_view (tape->layers->h[shape->K], at), dh,
+                      nf_view (scratch->layers->dyc, at), dh, FALSE, M, shape->d, gradients);
   nf_transformer_backward (ops, &block->transformer, &sequence->rows, tape->layers, scratch->layers, B,
                            gradients);
   leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);

@@ -346,39 +346,42 @@ nf_norm_backward (NfOps *ops, NfNormKind kind, const NfNorm *weights, NfView x, 
 /* The gradient of a sub-layer's last product, dh or what its post-norm makes of it. */
 static NfView
 through_post (NfOps *ops, const NfTransformerShape *shape, const NfNorm *post, NfBuffer *sub,
-              NfTapeScratch *s, guint M, NfBuffer *gradients)
+              NfTapeScratch *s, guint first, guint M, NfBuffer *gradients)
 {
+  const gsize at = (gsize)first * shape->d;
   if (!shape->post_norm)
-    return nf_view (s->dh, 0);
-  nf_norm_backward (ops, NF_NORM_RMS, post, nf_view (sub, 0), nf_view (s->dh, 0), nf_view (s->dyc, 0),
-                    nf_view (s->dsub, 0), FALSE, M, shape->d, gradients);
-  return nf_view (s->dsub, 0);
+    return nf_view (s->dh, at);
+  nf_norm_backward (ops, NF_NORM_RMS, post, nf_view (sub, at), nf_view (s->dh, at), nf_view (s->dyc, at),
+                    nf_view (s->dsub, at), FALSE, M, shape->d, gradients);
+  return nf_view (s->dsub, at);
 }
 
 static void
 backward_mlp (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, const NfTape *tape,
-              NfTapeScratch *s, guint l, guint M, NfBuffer *gradients)
+              NfTapeScratch *s, guint l, guint first, guint M, NfBuffer *gradients)
 {
-  const NfView dy
-      = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, M, gradients),
-      hidden = nf_view (tape->hidden[l], 0), before = nf_view (tape->before[l], 0), none = nf_view (NULL, 0),
-      a = nf_view (tape->a2[l], 0), da = nf_view (s->da, 0), dhidden = nf_view (s->dhidden, 0);
+  const gsize at = (gsize)first * shape->d, wide = (gsize)first * shape->hidden;
+  const NfView dy = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, first,
+                                  M, gradients),
+               hidden = nf_view (tape->hidden[l], wide), before = nf_view (tape->before[l], wide),
+               none = nf_view (NULL, 0), a = nf_view (tape->a2[l], at), da = nf_view (s->da, at),
+               dhidden = nf_view (s->dhidden, wide);
 
   if (!shape->gated)
     nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, before, gradients);
   else
     {
-      const NfView dgate = nf_view (s->dgate, 0);
+      const NfView dgate = nf_view (s->dgate, wide);
       nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, none, gradients);
-      nf_ops_gate_backward (ops, nf_view (tape->gate[l], 0), before, dhidden, dgate, dhidden,
+      nf_ops_gate_backward (ops, nf_view (tape->gate[l], wide), before, dhidden, dgate, dhidden,
                             (gsize)M * shape->hidden);
     }
   nf_linear_backward (ops, &weights->fc1, a, dhidden, da, M, 0, none, gradients);
   if (shape->gated)
-    nf_linear_backward (ops, &weights->gate, a, nf_view (s->dgate, 0), da, M, NF_MATMUL_ACCUMULATE, none,
+    nf_linear_backward (ops, &weights->gate, a, nf_view (s->dgate, wide), da, M, NF_MATMUL_ACCUMULATE, none,
                         gradients);
-  nf_norm_backward (ops, shape->norm, &weights->mlp_norm, nf_view (tape->middle[l], 0), da,
-                    nf_view (s->dyc, 0), nf_view (s->dh, 0), TRUE, M, shape->d, gradients);
+  nf_norm_backward (ops, shape->norm, &weights->mlp_norm, nf_view (tape->middle[l], at), da,
+                    nf_view (s->dyc, at), nf_view (s->dh, at), TRUE, M, shape->d, gradients);
 }
 
 static void
@@ -386,16 +389,16 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
                     const NfLayerWeights *weights, const NfTape *tape, NfTapeScratch *s, guint l, guint B,
                     NfBuffer *gradients)
 {
-  const guint S = sequence->S, M = B * S, row = row_floats (shape), dh = shape->head_dim, H = shape->H,
-              Hkv = shape->Hkv;
-  const gsize batch = (gsize)S * row;
+  const guint S = sequence->S, first = sequence->first, M = B * (S - first), row = row_floats (shape),
+              dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv;
+  const gsize batch = (gsize)S * row, at = (gsize)first * shape->d, heads_at = (gsize)first * H * dh;
   const NfView dy = through_post (ops, shape, &weights->attention_post, tape->sub1 ? tape->sub1[l] : NULL, s,
-                                  M, gradients),
-               qkv = nf_view (tape->qkv[l], 0), da = nf_view (s->da, 0), none = nf_view (NULL, 0),
+                                  first, M, gradients),
+               qkv = nf_view (tape->qkv[l], 0), da = nf_view (s->da, at), none = nf_view (NULL, 0),
                dqkv = nf_view (s->dqkv, 0);
 
-  nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], 0), dy, nf_view (s->dout, 0), M, 0,
-                      none, gradients);
+  nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], heads_at), dy,
+                      nf_view (s->dout, heads_at), M, 0, none, gradients);
   nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, s->keys, 0, S, S, B, Hkv);
   nf_ops_append (ops, nf_view_add (qkv, (H + Hkv) * dh), row, batch, s->values, 0, S, S, B, Hkv);
   const NfAttentionBackward attention = {
@@ -423,19 +426,23 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
                              wanted ? nf_view (gradients, weights->query_norm.at) : none,
                              wanted ? nf_view (gradients, weights->key_norm.at) : none);
     }
-  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], 0), dqkv, da, M, 0, none, gradients);
-  nf_norm_backward (ops, shape->norm, &weights->attention_norm, nf_view (tape->h[l], 0), da,
-                    nf_view (s->dyc, 0), nf_view (s->dh, 0), TRUE, M, shape->d, gradients);
+  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], at), nf_view_add (dqkv, (gsize)first * row),
+                      da, M, 0, none, gradients);
+  nf_norm_backward (ops, shape->norm, &weights->attention_norm, nf_view (tape->h[l], at), da,
+                    nf_view (s->dyc, at), nf_view (s->dh, at), TRUE, M, shape->d, gradients);
 }
 
 void
 nf_transformer_backward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
                          const NfTape *tape, NfTapeScratch *scratch, guint B, NfBuffer *gradients)
 {
+  const guint first = sequence->first;
+  g_assert (first == 0 || (B == 1 && !gradients));
   for (guint l = transformer->shape.K; l-- > 0;)
     {
       const NfLayerWeights *weights = &transformer->layers[l];
-      backward_mlp (ops, &transformer->shape, weights, tape, scratch, l, B * sequence->S, gradients);
+      backward_mlp (ops, &transformer->shape, weights, tape, scratch, l, first, B * (sequence->S - first),
+                    gradients);
       backward_attention (ops, &transformer->shape, sequence, weights, tape, scratch, l, B, gradients);
     }
 }

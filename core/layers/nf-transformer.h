@@ -41,10 +41,11 @@ typedef struct
 } NfTransformer;
 
 /* How rows of a sequence see each other: MASK, and positions: TABLE (S, DH/2, 2), cosines and sines, NULL
- * buffer for none. */
+ * buffer for none. The backward pass of one sequence without gradients of parameters may leave out rows
+ * before FIRST, if these see no row from it on: what it writes of them means nothing. */
 typedef struct
 {
-  guint S;
+  guint S, first;
   NfMask mask;
   NfView table;
 } NfSequence;
