@@ -446,7 +446,7 @@ parse_bf16 (const char *value, const char *where, char *bf16, GError **error)
   if (!g_strv_contains (bf16_names, value))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "%s: products of bfloat16 by \"%s\": only by amx, dot and fma", where, value);
+                   "%s: products of bfloat16 by \"%s\": only by amx, dot, mma and fma", where, value);
       return FALSE;
     }
   strcpy (bf16, value);
