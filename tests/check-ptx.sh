@@ -14,7 +14,7 @@ if ! command -v clang >/dev/null || ! command -v ptxas >/dev/null; then
 fi
 folder=$(mktemp -d)
 trap 'rm -r -- "$folder"' EXIT
-cat common.cl rows_gpu.cl matmul_gpu.cl pack.cl >"$folder/kernels.cl"
+cat common.cl rows_gpu.cl matmul.cl matmul_gpu.cl pack.cl >"$folder/kernels.cl"
 for options in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1"; do
   # shellcheck disable=SC2086
   clang -x cl -cl-std=CL1.2 -target nvptx64-nvidia-nvcl -Xclang -finclude-default-header -Xclang -target-cpu -Xclang sm_80 \

@@ -83,9 +83,9 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const gboolean amx = g_strcmp0 (setting->bf16, "amx") == 0, dot = g_strcmp0 (setting->bf16, "dot") == 0;
-  const char *const files[][8] = {
-    { gpu ? "rows_gpu.cl" : "rows_cpu.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl", "gate.cl",
-      "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
+  const char *const files[][9] = {
+    { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
+      "gate.cl", "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl", gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };

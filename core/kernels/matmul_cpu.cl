@@ -13,23 +13,6 @@
  *
  * With AMX matmul_amx.cl has the tiles instead. */
 
-#define NF_BIAS 1
-#define NF_GELU 2
-#define NF_RESIDUAL 4
-#define NF_SAVE 8 /* keep the value before GELU in P */
-#define NF_ACCUMULATE 16
-#define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
-#define NF_HALVES 128 /* C is bfloat16 for another product, ldc counts words of two */
-#define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack): rows of a large power of two apart would fight for the same cache lines */
-
-typedef struct
-{
-  __global const nf_element *A, *B;
-  __global const float *bias, *R;
-  __global float *C, *P;
-  int M, N, K, lda, ldc, ldr, rmod, flags;
-} NfMatmul;
-
 /* What a tile will need after its product, and where it goes, is on its way to the cache meanwhile. */
 static inline void
 nf_expect (const NfMatmul *t, int m0, int n0, int rows)

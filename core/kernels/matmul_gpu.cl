@@ -14,23 +14,6 @@
 #define GROUP_Y (TILE_M / ROWS)
 #define GROUP_ITEMS (GROUP_X * GROUP_Y)
 
-#define NF_BIAS 1
-#define NF_GELU 2
-#define NF_RESIDUAL 4
-#define NF_SAVE 8 /* keep the value before GELU in P */
-#define NF_ACCUMULATE 16
-#define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
-#define NF_PANELS 64   /* A lies in panels of MR rows (nf_pack) */
-#define NF_HALVES 128 /* C is bfloat16 for another product, ldc counts words of two */
-
-typedef struct
-{
-  __global const nf_element *A, *B;
-  __global const float *bias, *R;
-  __global float *C, *P;
-  int M, N, K, lda, ldc, ldr, rmod, flags;
-} NfMatmul;
-
 static inline nf_element
 nf_left (const NfMatmul *t, int m, int k, int end)
 {

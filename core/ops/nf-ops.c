@@ -291,10 +291,10 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
                   *token = g_strdup_printf ("-DD_MAX=%u", divide_up (features, 64) * 64);
   const struct
   {
-    const char *files[8], *options;
+    const char *files[9], *options;
   } parts[] = {
-    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
-        "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
+    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
+        "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
         ops->gpu ? "attention_gpu.cl" : NULL },
