@@ -1,17 +1,10 @@
 /* normflow: streams of models of Gaussian noise. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-test.h"
-
-#include "random-model.h"
+#include "stream-fixture.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
-#define FRAMES RANDOM_VIDEO_FRAMES
-#define WIDTH RANDOM_VIDEO_WIDTH
-#define HEIGHT RANDOM_VIDEO_HEIGHT
-#define ACTIONS RANDOM_VIDEO_ACTIONS
-#define BYTES (WIDTH * HEIGHT * 3)
 #define SIGMA 0.1
 #define NOISE_SEED 0x65736961u /* what streams draw the noise of frames from: part of the format */
 
@@ -28,18 +21,6 @@ noisy_config (guint layers)
   return config;
 }
 
-static NfModel *
-model_new (const NfConfig *config, const char *kernels)
-{
-  g_autoptr (GError) error = NULL;
-  g_autofree char *path = nf_test_temporary (".safetensors");
-  random_model_write_scaled (path, config, nf_test_device (kernels), 5, RANDOM_VIDEO_SCALE);
-  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
-  g_unlink (path);
-  nf_test_ok (model, error);
-  return model;
-}
-
 static NfStream *
 stream_new (NfModel *model, guint B)
 {
@@ -47,17 +28,6 @@ stream_new (NfModel *model, guint B)
   NfStream *stream = nf_stream_new_batch (model, B, &error);
   nf_test_ok (stream, error);
   return stream;
-}
-
-static void
-fill (guint8 *samples, guint n)
-{
-  for (guint i = 0; i < BYTES; i++)
-    {
-      guint32 r[4];
-      nf_random_u32x4 (n, 1, i, r);
-      samples[i] = (guint8)(i + 11 * n + r[0] % 16);
-    }
 }
 
 /* RGB, or planes of yuv420 in the same memory. */
@@ -70,13 +40,6 @@ view (guint8 *samples, NfPixelLayout layout)
                       : i == 0                ? (NfPlane){ samples, WIDTH, 1 }
                                               : (NfPlane){ samples + i * WIDTH * HEIGHT, WIDTH / 2, 1 };
   return frame;
-}
-
-static const float *
-action_of (guint n)
-{
-  static const float actions[ACTIONS][ACTIONS] = { { 1, 0, 0 }, { 0, 1, 0 }, { 0, 0, 1 } };
-  return n % 7 == 0 ? NULL : actions[n % ACTIONS];
 }
 
 static NfPixelLayout
