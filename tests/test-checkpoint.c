@@ -241,6 +241,33 @@ test_shapes (void **state)
                                         s[i].txt_size ? "txt_size=5" : "txt_size=0", NULL });
 }
 
+/* Blocks without layers have no weights: only who says so means them. */
+static void
+test_identities (void **state)
+{
+  NfConfig c = starflow;
+  const char *settings[] = { "patch_size=1",
+                             "img_size=6",
+                             "use_softplus=true",
+                             "soft_clip=4",
+                             "seq_order=L2R",
+                             "hf_style_rope=false",
+                             "temporal_causal=0",
+                             "txt_size=5",
+                             "num_blocks=3",
+                             NULL,
+                             NULL };
+  c.n_layers = 0;
+  c.layers[0] = 0, c.layers[1] = 2, c.layers[2] = 1;
+  write_weights (&c, NULL, NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = open_file (path);
+  assert_null (nf_checkpoint_config (file, NULL, settings, &error));
+  assert_non_null (strstr (error->message, "blocks.0.proj_in.weight is missing"));
+  settings[9] = "layers_per_block=[0, 2, 1]";
+  check_found (&c, settings);
+}
+
 /* A name that official training gives says the noise. */
 static void
 test_noise (void **state)
@@ -537,11 +564,11 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),   cmocka_unit_test (test_official),
-    cmocka_unit_test (test_shapes),  cmocka_unit_test (test_noise),
-    cmocka_unit_test (test_open),    cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_recipes), cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_twins),          cmocka_unit_test (test_official),
+    cmocka_unit_test (test_shapes),         cmocka_unit_test (test_noise),
+    cmocka_unit_test (test_identities),     cmocka_unit_test (test_open),
+    cmocka_unit_test (test_contradictions), cmocka_unit_test (test_recipes),
+    cmocka_unit_test (test_bad_recipes),    cmocka_unit_test (test_yaml),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

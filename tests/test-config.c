@@ -139,9 +139,10 @@ test_golden_files (void **state)
     }
 }
 
-#define STARFLOW                                                                                             \
+#define FAMILY                                                                                               \
   "\"family\": \"starflow\", \"in_channels\": 4, \"img_size\": 8, \"patch_size\": 1, \"channels\": 64, "     \
-  "\"num_blocks\": 3, \"layers_per_block\": [1, 2, 3], \"rope\": true"
+  "\"rope\": true"
+#define STARFLOW FAMILY ", \"num_blocks\": 3, \"layers_per_block\": [1, 2, 3]"
 #define VIDEO STARFLOW ", \"sos\": true, \"frames\": 4, \"shallow_block_local\": true"
 
 static void
@@ -155,6 +156,16 @@ test_families (void **state)
   assert_int_equal (nf_config_frames (config), 1);
   g_autoptr (NfConfig) video = read_config ("{" VIDEO ", \"temporal_causal\": 2}");
   assert_int_equal (nf_config_frames (video), 4);
+
+  g_autoptr (NfConfig) shorter
+      = read_config ("{" FAMILY ", \"num_blocks\": 4, \"layers_per_block\": [2, 0, 2, 2]}");
+  g_autofree char *json = nf_config_to_json (shorter);
+  g_autoptr (NfConfig) again = read_config (json);
+  for (guint t = 0; t < 4; t++)
+    {
+      assert_int_equal (nf_config_layers (again, t), t == 1 ? 0 : 2);
+      assert_int_equal (nf_config_is_identity (again, t), t == 1);
+    }
 
   check_refused ("{" GOOD ", \"family\": \"tarflow\", \"rope\": true}", NF_ERROR_UNSUPPORTED, "rope");
   check_refused ("{" GOOD ", \"family\": 1}", NF_ERROR_CONFIG, "family");
@@ -177,8 +188,14 @@ test_combinations (void **state)
     { STARFLOW ", \"learnable_self_denoiser\": true", "learnable_self_denoiser" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
     { VIDEO ", \"temporal_causal\": 0", "temporal_causal" },
-    { VIDEO ", \"temporal_causal\": 1, \"txt_size\": 6, \"txt_dim\": 6, \"cond_top_only\": false",
-      "cond_top_only" },
+    { VIDEO ", \"temporal_causal\": 1, \"local_attn_window\": 3", "local_attn_window is 3" },
+    { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": [1, 0]", "layers_per_block is 0 for block 1" },
+    { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": 0", "layers_per_block is 0 for block 1" },
+    { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": [1, 257]", "layers_per_block is 257 for block 1" },
+    { "\"family\": \"starflow\", \"in_channels\": 4, \"img_size\": 8, \"patch_size\": 1, \"channels\": 64, "
+      "\"num_blocks\": 1, \"layers_per_block\": 1, \"frames\": 2, \"shallow_block_local\": true, "
+      "\"temporal_causal\": 1",
+      "without rope" },
   };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
@@ -186,6 +203,14 @@ test_combinations (void **state)
       check_refused (json, NF_ERROR_CONFIG, cases[i].mentions);
     }
   check_refused ("{" STARFLOW ", \"num_classes\": 5}", NF_ERROR_UNSUPPORTED, "num_classes");
+  check_refused ("{" STARFLOW ", \"use_adaln\": true}", NF_ERROR_UNSUPPORTED, "use_adaln");
+  check_refused ("{" STARFLOW ", \"use_pretrained_lm\": \"gemma3_1b\"}", NF_ERROR_UNSUPPORTED,
+                 "use_pretrained_lm");
+
+  /* without effect on what is computed */
+  g_autoptr (NfConfig) window
+      = read_config ("{" VIDEO ", \"temporal_causal\": 1, \"local_attn_window\": 4, \"use_mm_attn\": 1}");
+  assert_int_equal (nf_config_frames (window), 4);
 }
 
 static void

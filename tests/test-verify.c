@@ -6,8 +6,9 @@
 #include <glib/gstdio.h>
 
 static const char *const cases[]
-    = { "tarflow_uncond",   "tarflow_class",       "tarflow_vp", "starflow_text",     "starflow_wide",
-        "starflow_r2l_exp", "starflow_gqa_swiglu", "starflow_v", "starflow_v_square", "starflow_v_single" };
+    = { "tarflow_uncond",    "tarflow_class",     "tarflow_vp",          "starflow_text",
+        "starflow_wide",     "starflow_r2l_exp",  "starflow_gqa_swiglu", "starflow_v",
+        "starflow_v_square", "starflow_v_single", "starflow_v_text",     "starflow_v_local_text" };
 
 /* Tensors of EXPECTED that are not inputs. */
 static guint

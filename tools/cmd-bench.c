@@ -752,11 +752,10 @@ run_decode (gpointer data, GError **error)
 static Bound
 bound_steps (NfModel *model, guint B)
 {
-  const NfConfig *config = nf_model_get_config (model);
   const double element = strcmp (nf_device_get_precision (nf_model_get_device (model)), "bf16") == 0 ? 2 : 4;
   Bound bound = { 0 };
 
-  for (guint t = 0; t < config->n_blocks; t++)
+  for (guint t = 0; t < nf_model_count_blocks (model); t++)
     {
       const NfFlowBlock *block = nf_model_get_block (model, t);
       const NfTransformerShape *shape = &block->transformer.shape;

@@ -166,7 +166,7 @@ print_blocks (const NfConfig *config)
 {
   g_autoptr (GString) layers = g_string_new (NULL);
   const guint heads = config->n_heads ? config->n_heads : config->width / config->head_dim;
-  if (config->layers[0])
+  if (nf_config_lists_layers (config))
     for (guint t = 0; t < config->n_blocks; t++)
       g_string_append_printf (layers, "%s%u", t ? "-" : "", config->layers[t]);
   else

@@ -18,6 +18,7 @@
 typedef struct
 {
   NfTransformer transformer;
+  guint index; /* among the flow's blocks, those that change nothing counted */
   guint D, n_classes;
   NfLinear in, out;
   NfLinear text, action;   /* text, action features to rows; w.buffer NULL for none */

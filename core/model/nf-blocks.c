@@ -114,6 +114,7 @@ find_block (const Finder *finder, guint t, NfBuffer *reversed, gsize *at, NfFlow
   g_autofree char *prefix = g_strdup_printf ("blocks.%u", t);
 
   find_network (finder, prefix, nf_config_layers (config, t), nf_config_width (config, t), block);
+  block->index = t;
   block->flip = runs_backwards (config, t);
   block->sos = find (finder, "%s.sos_embed", prefix);
   block->position = block->ordered_position = find (finder, "%s.pos_embed", prefix);
@@ -137,10 +138,10 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
   const Finder finder = { config, parameters, theta };
   gsize at = 0;
 
-  blocks->T = config->n_blocks;
-  blocks->flow = g_new0 (NfFlowBlock, blocks->T);
-  for (guint t = 0; t < blocks->T; t++)
-    find_block (&finder, t, reversed, &at, &blocks->flow[t]);
+  blocks->flow = g_new0 (NfFlowBlock, config->n_blocks);
+  for (guint t = 0; t < config->n_blocks; t++)
+    if (!nf_config_is_identity (config, t))
+      find_block (&finder, t, reversed, &at, &blocks->flow[blocks->T++]);
   if (config->denoiser_layers)
     {
       blocks->denoiser = g_new0 (NfFlowBlock, 1);
@@ -183,7 +184,7 @@ nf_blocks_reversed_floats (const NfConfig *config)
 {
   gsize floats = 0;
   for (guint t = 0; t < config->n_blocks && !config->rope; t++)
-    if (runs_backwards (config, t))
+    if (runs_backwards (config, t) && !nf_config_is_identity (config, t))
       floats += (gsize)nf_config_tokens (config) * nf_config_width (config, t);
   return floats;
 }

@@ -8,7 +8,7 @@
  * parameters on a device, and places among the packed weights. */
 typedef struct
 {
-  guint T;
+  guint T;               /* blocks that change something */
   NfFlowBlock *flow;     /* T */
   NfFlowBlock *denoiser; /* a network that says D values of each token, or NULL */
 } NfBlocks;

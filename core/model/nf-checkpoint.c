@@ -20,6 +20,7 @@ typedef struct
   JsonObject *members;
   GPtrArray *open; /* of static strings */
   gboolean told;   /* somebody wrote a configuration, in which what is left out has its official default */
+  guint first, T;  /* the first block that has weights, and one more than the last */
 } Config;
 
 /* Tensors */
@@ -42,6 +43,13 @@ static guint
 size_of (const NfTensor *tensor, guint i)
 {
   return tensor && i < tensor->n_dims ? (guint)MIN (tensor->dims[i], G_MAXINT32) : 0;
+}
+
+/* A tensor of the first block that has any: blocks without layers have none. */
+static const NfTensor *
+find_first (const Config *c, const char *name)
+{
+  return find (c, "blocks.%u.%s", c->first, name);
 }
 
 /* How many of the tensors FORMAT there are, counted from 0; FORMAT has one %u. */
@@ -128,7 +136,7 @@ ask (Config *c, const char *name)
 static void
 say_head_dim (Config *c, guint width)
 {
-  const NfTensor *norm = find (c, "blocks.0.attn_blocks.0.attention.query_norm.weight"),
+  const NfTensor *norm = find_first (c, "attn_blocks.0.attention.query_norm.weight"),
                  *rope = find (c, "feat_rope.freqs_cos");
   say_or_ask (c, "head_dim",
               norm                                                       ? size_of (norm, 0)
@@ -140,8 +148,8 @@ say_head_dim (Config *c, guint width)
 static void
 say_expansion (Config *c, guint width)
 {
-  const NfTensor *plain = find (c, "blocks.0.attn_blocks.0.mlp.main.0.weight"),
-                 *gate = find (c, "blocks.0.attn_blocks.0.mlp.gate_proj.weight");
+  const NfTensor *plain = find_first (c, "attn_blocks.0.mlp.main.0.weight"),
+                 *gate = find_first (c, "attn_blocks.0.mlp.gate_proj.weight");
   const guint hidden = size_of (plain ? plain : gate, 0);
   say_or_ask (c, "expansion", width && hidden % width == 0 ? hidden / width : 0);
 }
@@ -209,9 +217,9 @@ say_noise (Config *c)
 static void
 say_tarflow (Config *c)
 {
-  const NfTensor *in = find (c, "blocks.0.proj_in.weight");
+  const NfTensor *in = find_first (c, "proj_in.weight");
   const guint d = size_of (in, 0), D = size_of (in, 1),
-              side = root_of (size_of (find (c, "blocks.0.pos_embed"), 0));
+              side = root_of (size_of (find_first (c, "pos_embed"), 0));
 
   say_text (c, "family", "tarflow");
   say_patch (c, D);
@@ -219,8 +227,8 @@ say_tarflow (Config *c)
   say (c, "channels", d);
   say (c, "num_blocks", count (c, "blocks.", ".proj_in.weight"));
   say (c, "layers_per_block", count (c, "blocks.0.attn_blocks.", ".attention.qkv.weight"));
-  say (c, "num_classes", size_of (find (c, "blocks.0.class_embed"), 0));
-  say_if (c, "nvp", size_of (find (c, "blocks.0.proj_out.weight"), 0) != D);
+  say (c, "num_classes", size_of (find_first (c, "class_embed"), 0));
+  say_if (c, "nvp", size_of (find_first (c, "proj_out.weight"), 0) != D);
   say_head_dim (c, d);
   say_expansion (c, d);
   say_noise (c);
@@ -248,8 +256,8 @@ static void
 say_positions (Config *c, gboolean text)
 {
   const guint p = MIN (get (c, "patch_size"), 4096), var = size_of (find (c, "var"), 0),
-              learned = size_of (find (c, "blocks.0.pos_embed"), 0), side = root_of (learned ? learned : var);
-  const NfTensor *mask = find (c, "blocks.0.attn_mask"), *rope = find (c, "feat_rope.freqs_cos");
+              learned = size_of (find_first (c, "pos_embed"), 0), side = root_of (learned ? learned : var);
+  const NfTensor *mask = find_first (c, "attn_mask"), *rope = find (c, "feat_rope.freqs_cos");
   const guint all = size_of (mask ? mask : rope, 0);
 
   say_or_ask (c, "img_size", MIN (side, 4096) * p);
@@ -265,8 +273,8 @@ static void
 say_heads (Config *c, guint d)
 {
   const guint dh = get (c, "head_dim"),
-              inner = size_of (find (c, "blocks.0.attn_blocks.0.attention.proj.weight"), 1),
-              rows = size_of (find (c, "blocks.0.attn_blocks.0.attention.qkv.weight"), 0);
+              inner = size_of (find_first (c, "attn_blocks.0.attention.proj.weight"), 1),
+              rows = size_of (find_first (c, "attn_blocks.0.attention.qkv.weight"), 0);
   if (dh == 0 || inner % dh != 0 || rows < inner)
     return;
   if (inner != d)
@@ -290,12 +298,11 @@ say_denoiser (Config *c)
 static void
 say_starflow (Config *c)
 {
-  const guint T = count (c, "blocks.", ".proj_in.weight");
-  const NfTensor *in = find (c, "blocks.0.proj_in.weight"),
-                 *top = find (c, "blocks.%u.proj_in.weight", T - 1),
+  const guint T = c->T;
+  const NfTensor *in = find_first (c, "proj_in.weight"), *top = find (c, "blocks.%u.proj_in.weight", T - 1),
                  *text = find (c, "blocks.%u.proj_txt.weight", T - 1);
   const guint d = size_of (in, 0), D = size_of (in, 1), C = get (c, "in_channels");
-  const char *layer = "blocks.0.attn_blocks.0";
+  g_autofree char *layer = g_strdup_printf ("blocks.%u.attn_blocks.0", c->first);
 
   say_text (c, "family", "starflow");
   say_or_ask (c, "patch_size", C && D % C == 0 ? root_of (D / C) : 0);
@@ -309,7 +316,7 @@ say_starflow (Config *c)
     say (c, "top_block_channels", size_of (top, 0));
   say_positions (c, text != NULL);
   say (c, "txt_dim", size_of (text, 1));
-  say_if (c, "cond_top_only", text && T > 1 && !find (c, "blocks.0.proj_txt.weight"));
+  say_if (c, "cond_top_only", text && c->first + 1 < T && !find_first (c, "proj_txt.weight"));
   const guint actions = size_of (find (c, "blocks.%u.proj_action.weight", T - 1), 1);
   if (actions)
     say (c, "action_dim", actions);
@@ -317,9 +324,9 @@ say_starflow (Config *c)
   say_head_dim (c, d);
   say_heads (c, d);
   say_expansion (c, d);
-  say_if (c, "rope", !find (c, "blocks.0.pos_embed"));
-  say_if (c, "sos", find (c, "blocks.0.sos_embed") != NULL);
-  say_if (c, "use_final_norm", find (c, "blocks.0.final_norm.weight") != NULL);
+  say_if (c, "rope", !find_first (c, "pos_embed"));
+  say_if (c, "sos", find_first (c, "sos_embed") != NULL);
+  say_if (c, "use_final_norm", find_first (c, "final_norm.weight") != NULL);
   say_if (c, "use_qk_norm", find (c, "%s.attention.query_norm.weight", layer) != NULL);
   say_if (c, "use_post_norm", find (c, "%s.attention.post_norm.weight", layer) != NULL);
   say_if (c, "use_bias", find (c, "%s.attention.qkv.bias", layer) != NULL);
@@ -333,7 +340,7 @@ say_starflow (Config *c)
   ask (c, "use_softplus");
   ask (c, "soft_clip");
   ask (c, "seq_order");
-  if (!find (c, "blocks.0.pos_embed"))
+  if (!find_first (c, "pos_embed"))
     ask (c, "hf_style_rope");
   ask (c, "temporal_causal");
   if (get (c, "temporal_causal"))
@@ -347,18 +354,14 @@ say_starflow (Config *c)
 static gboolean
 is_starflow (const Config *c)
 {
-  static const char *const names[] = { "blocks.0.sos_embed",
-                                       "blocks.0.final_norm.weight",
-                                       "blocks.0.attn_blocks.0.attention.query_norm.weight",
-                                       "blocks.0.attn_blocks.0.attention.post_norm.weight",
-                                       "blocks.0.attn_blocks.0.mlp.gate_proj.weight",
-                                       "feat_rope.freqs_cos",
-                                       DENOISER ".proj_in.weight" };
+  static const char *const names[]
+      = { "sos_embed", "final_norm.weight", "attn_blocks.0.attention.query_norm.weight",
+          "attn_blocks.0.attention.post_norm.weight", "attn_blocks.0.mlp.gate_proj.weight" };
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
-    if (find (c, "%s", names[i]))
+    if (find_first (c, names[i]))
       return TRUE;
-  return !find (c, "blocks.0.pos_embed")
-         || find (c, "blocks.%u.proj_txt.weight", count (c, "blocks.", ".proj_in.weight") - 1);
+  return find (c, "feat_rope.freqs_cos") || find (c, DENOISER ".proj_in.weight")
+         || !find_first (c, "pos_embed") || find (c, "blocks.%u.proj_txt.weight", c->T - 1);
 }
 
 /* Sources */
@@ -506,19 +509,41 @@ drop_nvp (Config *c)
     json_object_remove_member (c->members, "nvp");
 }
 
+/* Which blocks have weights. That one in between has none, only a configuration can mean. */
+static gboolean
+find_blocks (Config *c, GError **error)
+{
+  const guint counted = count (c, "blocks.", ".proj_in.weight");
+  c->first = NF_MAX_BLOCKS;
+  for (guint t = 0; t < NF_MAX_BLOCKS; t++)
+    if (find (c, "blocks.%u.proj_in.weight", t))
+      {
+        c->first = MIN (c->first, t);
+        c->T = t + 1;
+      }
+  if (c->T > 0 && (counted == c->T || has (c, "layers_per_block")))
+    return TRUE;
+  if (c->T == 0)
+    g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                 "%s: it holds no weights of a flow: tensor blocks.0.proj_in.weight is missing",
+                 nf_tensor_file_get_path (c->file));
+  else
+    g_set_error (
+        error, NF_ERROR, NF_ERROR_CONFIG,
+        "%s: tensor blocks.%u.proj_in.weight is missing; if that block has no layers, a layers_per_block "
+        "with a 0 must say so (--config, --set)",
+        nf_tensor_file_get_path (c->file), counted);
+  return FALSE;
+}
+
 static gboolean
 complete (Config *c, GError **error)
 {
   JsonNode *family = json_object_get_member (c->members, "family");
   const gboolean said
       = family && JSON_NODE_HOLDS_VALUE (family) && json_node_get_value_type (family) == G_TYPE_STRING;
-  if (!find (c, "blocks.0.proj_in.weight"))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "%s: it holds no weights of a flow: tensor blocks.0.proj_in.weight is missing",
-                   nf_tensor_file_get_path (c->file));
-      return FALSE;
-    }
+  if (!find_blocks (c, error))
+    return FALSE;
   if (said ? strcmp (json_node_get_string (family), "starflow") == 0 : is_starflow (c))
     {
       drop_nvp (c);

@@ -90,10 +90,22 @@ nf_config_frames (const NfConfig *config)
   return MAX (config->frames, 1);
 }
 
+gboolean
+nf_config_lists_layers (const NfConfig *config)
+{
+  return config->layers[config->n_blocks - 1] > 0;
+}
+
 guint
 nf_config_layers (const NfConfig *config, guint t)
 {
   return config->layers[t] ? config->layers[t] : config->n_layers;
+}
+
+gboolean
+nf_config_is_identity (const NfConfig *config, guint t)
+{
+  return nf_config_layers (config, t) == 0;
 }
 
 guint
@@ -140,6 +152,9 @@ impossible (GError **error, const char *origin, const char *format, ...)
 static gboolean
 check_ranges (const NfConfig *config, const char *origin, GError **error)
 {
+  if (config->n_blocks < 1 || config->n_blocks > NF_MAX_BLOCKS)
+    return impossible (error, origin, "num_blocks is %u, it must be 1 to %d", config->n_blocks,
+                       NF_MAX_BLOCKS);
   const struct
   {
     const char *name;
@@ -149,8 +164,7 @@ check_ranges (const NfConfig *config, const char *origin, GError **error)
     { "img_size", config->img_size, 1, 4096 },
     { "patch_size", config->patch_size, 1, 64 },
     { "channels", config->width, 1, 16384 },
-    { "num_blocks", config->n_blocks, 1, NF_MAX_BLOCKS },
-    { "layers_per_block", config->n_layers, 1, 256 },
+    { "layers_per_block", config->n_layers, 0, 256 },
     { "num_classes", config->n_classes, 0, 1000000 },
     { "head_dim", config->head_dim, 1, 512 },
     { "expansion", config->expansion, 1, 64 },
@@ -173,9 +187,18 @@ check_ranges (const NfConfig *config, const char *origin, GError **error)
       return impossible (error, origin, "%s is %u, it must be %u to %u", ranges[i].name, ranges[i].value,
                          ranges[i].low, ranges[i].high);
   for (guint t = 0; t < config->n_blocks; t++)
-    if (config->layers[t] > 256)
-      return impossible (error, origin, "layers_per_block is %u for block %u, it must be 1 to 256",
-                         config->layers[t], t);
+    {
+      const guint layers = nf_config_layers (config, t);
+      if (layers > 256)
+        return impossible (error, origin, "layers_per_block is %u for block %u, it must be 0 to 256", layers,
+                           t);
+      if (layers == 0 && (config->family == NF_FAMILY_TARFLOW || t + 1 == config->n_blocks))
+        return impossible (
+            error, origin,
+            "layers_per_block is 0 for block %u: only blocks of a STARFlow before its last one "
+            "can be left out",
+            t);
+    }
   return TRUE;
 }
 
@@ -255,17 +278,13 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
                        config->head_dim, third ? "three axes" : "two axes", third ? ", at least 20" : "");
   if (!config->rope && (config->half_split_rope || config->rope_1d))
     return impossible (error, origin, "hf_style_rope or rope_1d is set, but rope is false");
-  if (!config->rope && config->frames && !config->shallow_local)
+  if (!config->rope && config->frames)
     return impossible (error, origin,
                        "a video model without rope is not supported: it has no positions in time");
   if (config->frames && !config->temporal_causal)
     return impossible (error, origin,
                        "a video model with temporal_causal 0 is not supported: its last block would "
                        "see later frames");
-  if (config->frames && config->shallow_local && config->txt_size && !config->cond_top_only)
-    return impossible (error, origin,
-                       "shallow_block_local with text on all blocks (cond_top_only false) is not "
-                       "supported: blocks of one frame have no place for it");
   if (config->denoiser_layers && !config->frames)
     return impossible (error, origin, "learnable_self_denoiser is set, but frames is 0: it is one of videos");
   if (config->action_dim && !(config->frames && config->temporal_causal && config->shallow_local))
@@ -373,14 +392,15 @@ static const Member members[] = {
 static const char *const by_hand[]
     = { "family", "layers_per_block", "pixel_layout", "basis", "noise_type", NULL };
 static const char *const by_hand_starflow[]
-    = { "norm_type", "seq_order", "learnable_self_denoiser", "denoiser_layers", "hw", NULL };
+    = { "norm_type",         "seq_order", "learnable_self_denoiser", "denoiser_layers", "hw",
+        "local_attn_window", NULL };
 
-/* Of the official constructor: how it trains, without effect on what is computed. */
-static const char *const ignored[] = { "use_checkpoint", "use_checkpoint_mlp", NULL };
+/* Of the official constructor, without effect on what is computed: how it trains, and what no block reads. */
+static const char *const ignored[]
+    = { "use_checkpoint", "use_checkpoint_mlp", "use_mm_attn", "noise_embed_denoiser", NULL };
 
-/* Of the official constructor, and not supported unless off. */
-static const char *const unsupported[]
-    = { "use_pretrained_lm", "use_mm_attn", "local_attn_window", "use_adaln", NULL };
+/* Of the official constructor, which would change the network, but with which none can be built. */
+static const char *const unsupported[] = { "use_pretrained_lm", "use_adaln", NULL };
 
 static gboolean
 is_of (const Member *member, NfFamily family)
@@ -505,18 +525,14 @@ read_layers (JsonObject *object, const char *origin, NfConfig *config, GError **
     return nf_config_check (config, origin, error);
   if (!read_list (node, origin, "layers_per_block", config->n_blocks, config->layers, error))
     return FALSE;
-  for (guint t = 0; t < config->n_blocks; t++)
-    if (config->layers[t] == 0)
-      {
-        g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                     "%s: layers_per_block is 0 for block %u; identity blocks are not supported", origin, t);
-        return FALSE;
-      }
-  /* one number says it if they are equal */
+  /* one number says it if they are equal; it stands for no other where there is a 0 */
   config->n_layers = config->layers[0];
   gboolean equal = TRUE;
   for (guint t = 1; t < config->n_blocks; t++)
-    equal = equal && config->layers[t] == config->layers[0];
+    {
+      equal = equal && config->layers[t] == config->layers[0];
+      config->n_layers = config->layers[t] ? config->n_layers : 0;
+    }
   if (equal)
     memset (config->layers, 0, sizeof config->layers);
   return TRUE;
@@ -545,6 +561,14 @@ check_members (JsonObject *object, const char *origin, NfFamily family, GError *
       if (known)
         continue;
       g_autofree char *shortened = nf_json_shorten (name);
+      if (family == NF_FAMILY_STARFLOW && g_strv_contains (unsupported, name))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                       "%s: configuration member \"%s\" is set: no official network with it can be built, it "
+                       "must be off",
+                       origin, name);
+          return FALSE;
+        }
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                    "%s: configuration member \"%s\" is not one of a %s that we know", origin, shortened,
                    family == NF_FAMILY_STARFLOW ? "STARFlow" : "TARFlow");
@@ -607,6 +631,17 @@ read_starflow (JsonObject *object, const char *origin, NfConfig *config, GError 
   if ((node = json_object_get_member (object, "learnable_self_denoiser")) && !JSON_NODE_HOLDS_NULL (node)
       && !read_boolean (node, origin, "learnable_self_denoiser", &denoiser, error))
     return FALSE;
+  /* in official code it bounds what decoding remembers; within it all frames are seen */
+  guint window = 0;
+  if ((node = json_object_get_member (object, "local_attn_window")) && !JSON_NODE_HOLDS_NULL (node)
+      && !read_size (node, origin, "local_attn_window", &window, error))
+    return FALSE;
+  if (window && window < config->frames)
+    return impossible (
+        error, origin,
+        "local_attn_window is %u, less than the %u frames of a sample: frames should be at most "
+        "the window, longer videos are streams",
+        window, config->frames);
   config->denoiser_layers = denoiser ? OFFICIAL_DENOISER_LAYERS : 0;
   if (denoiser && (node = json_object_get_member (object, "denoiser_layers"))
       && !read_size (node, origin, "denoiser_layers", &config->denoiser_layers, error))
@@ -714,9 +749,10 @@ nf_config_to_json (const NfConfig *config)
       if (strcmp (member->name, "num_blocks") != 0)
         continue;
       g_string_append (json, ", \"layers_per_block\": ");
-      if (!config->layers[0])
+      const gboolean list = nf_config_lists_layers (config);
+      if (!list)
         g_string_append_printf (json, "%u", config->n_layers);
-      for (guint t = 0; config->layers[0] && t < config->n_blocks; t++)
+      for (guint t = 0; list && t < config->n_blocks; t++)
         g_string_append_printf (json, "%s%u%s", t ? ", " : "[", config->layers[t],
                                 t + 1 == config->n_blocks ? "]" : "");
     }

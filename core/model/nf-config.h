@@ -80,7 +80,7 @@ typedef enum
  * @patch_size: p ("patch_size")
  * @width: d ("channels")
  * @n_blocks: T ("num_blocks")
- * @n_layers: K, layers of each block ("layers_per_block" as a number)
+ * @n_layers: K, layers of each block ("layers_per_block" as a number); 0 if @layers leaves blocks out
  * @layers: layers of block t where they differ from @n_layers, else 0 ("layers_per_block" as a list)
  * @nvp: non-volume-preserving: blocks scale as well as shift
  * @n_classes: number of classes, 0 for an unconditional model ("num_classes")
@@ -226,6 +226,13 @@ guint nf_config_frames (const NfConfig *config);
 
 /** nf_config_layers: Returns: layers of block @t. */
 guint nf_config_layers (const NfConfig *config, guint t);
+
+/** nf_config_lists_layers: Returns: whether blocks have each their number of layers. */
+gboolean nf_config_lists_layers (const NfConfig *config);
+
+/** nf_config_is_identity: Returns: whether block @t has no layers and changes nothing; only blocks of a
+ * STARFlow before its last one. */
+gboolean nf_config_is_identity (const NfConfig *config, guint t);
 
 /** nf_config_width: Returns: width of block @t. */
 guint nf_config_width (const NfConfig *config, guint t);

@@ -18,7 +18,10 @@ typedef struct
 /* As the configuration has them. */
 const NfSampleShape *nf_model_get_shape (NfModel *self);
 
-/* Block T. Packed for the backward pass only after nf_model_need_backward(). */
+/* Blocks of the flow that change something: identities are left out. */
+guint nf_model_count_blocks (NfModel *self);
+
+/* Block T of them. Packed for the backward pass only after nf_model_need_backward(). */
 const NfFlowBlock *nf_model_get_block (NfModel *self, guint t);
 
 /* The learned denoiser: a network that says D values of each token; NULL if the model has none. */

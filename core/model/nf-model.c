@@ -421,6 +421,12 @@ nf_model_get_shape (NfModel *self)
   return &self->shape;
 }
 
+guint
+nf_model_count_blocks (NfModel *self)
+{
+  return self->blocks->T;
+}
+
 const NfFlowBlock *
 nf_model_get_block (NfModel *self, guint t)
 {

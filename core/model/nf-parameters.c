@@ -141,7 +141,8 @@ nf_parameters_new (const NfConfig *config)
   g_array_set_clear_func (self->list, parameter_clear);
   self->index = g_hash_table_new (g_str_hash, g_str_equal);
   for (guint t = 0; t < config->n_blocks; t++)
-    add_block (self, config, t);
+    if (!nf_config_is_identity (config, t))
+      add_block (self, config, t);
   self->n_flow = self->n;
   if (config->denoiser_layers)
     {
@@ -457,11 +458,13 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
     for (guint64 j = 0; j <= i; j++)
       mask[i * N + j] = 1.0f;
   for (guint t = 0; masks && t < self->config->n_blocks; t++)
-    {
-      g_ptr_array_add (names, g_strdup_printf ("blocks.%u.attn_mask", t));
-      NfTensor tensor = describe (names->pdata[t], 2, mask_dims, mask);
-      g_array_append_val (tensors, tensor);
-    }
+    if (!nf_config_is_identity (self->config, t))
+      {
+        char *name = g_strdup_printf ("blocks.%u.attn_mask", t);
+        g_ptr_array_add (names, name);
+        NfTensor tensor = describe (name, 2, mask_dims, mask);
+        g_array_append_val (tensors, tensor);
+      }
   const guint64 rope_dims[2] = { N, self->config->head_dim };
   g_autofree float *zeros = g_new0 (float, rope_dims[0] * rope_dims[1]);
   static const char *const rope_names[] = { "feat_rope.freqs_cos", "feat_rope.freqs_sin" };

@@ -45,16 +45,16 @@ static const char *const kept[] = { "patch_size",
                                     "denoiser_window",
                                     "noise_std",
                                     "noise_type",
+                                    "local_attn_window",
                                     NULL };
 
-/* Change what is computed, and are not supported unless off. */
-static const char *const unsupported[]
-    = { "adaln", "use_pretrained_lm", "use_mm_attn", "noise_embed_denoiser", "local_attn_window", NULL };
+/* Would change what is computed, and have to be off. */
+static const char *const unsupported[] = { "adaln", "use_pretrained_lm", NULL };
 
 /* Read by hand. */
 static const char *const special[] = { "img_size", "layers_per_block", "vae", "vid_size", NULL };
 
-/* Of data, optimiser and samples. */
+/* Of data, optimiser and samples; and what no official network has a use for. */
 static const char *const training[] = { "acc",
                                         "batch_size",
                                         "caption_column",
@@ -85,6 +85,7 @@ static const char *const training[] = { "acc",
                                         "min_lr",
                                         "mix_aspect",
                                         "no_flip",
+                                        "noise_embed_denoiser",
                                         "num_samples",
                                         "resume",
                                         "resume_epoch",
@@ -100,6 +101,7 @@ static const char *const training[] = { "acc",
                                         "text",
                                         "train_seed",
                                         "use_8bit_adam",
+                                        "use_mm_attn",
                                         "vae_decoder_factor",
                                         "video_to_video",
                                         "wandb_name",
@@ -252,13 +254,14 @@ is_off (const char *text)
 }
 
 static gboolean
-read_number (const char *origin, const char *name, const char *text, guint64 *number, GError **error)
+read_number (const char *origin, const char *name, const char *text, guint least, guint64 *number,
+             GError **error)
 {
-  if (g_ascii_string_to_unsigned (text, 10, 1, G_MAXINT32, number, NULL))
+  if (g_ascii_string_to_unsigned (text, 10, least, G_MAXINT32, number, NULL))
     return TRUE;
   g_autofree char *shown = nf_json_shorten (text);
-  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: %s is \"%s\", not a whole number above 0", origin, name,
-               shown);
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: %s is \"%s\", not a whole number from %u on", origin,
+               name, shown, least);
   return FALSE;
 }
 
@@ -273,7 +276,7 @@ read_layers (const char *origin, const char *text, JsonObject *object, GError **
       guint64 number;
       if (!**part)
         continue;
-      if (!read_number (origin, "layers_per_block", *part, &number, error))
+      if (!read_number (origin, "layers_per_block", *part, 0, &number, error))
         return FALSE;
       json_array_add_int_element (array, (gint64)number);
     }
@@ -301,14 +304,14 @@ read_sizes (GHashTable *pairs, const char *origin, JsonObject *object, GError **
       }
   if (size && space)
     {
-      if (!read_number (origin, "img_size", size, &number, error))
+      if (!read_number (origin, "img_size", size, 1, &number, error))
         return FALSE;
       json_object_set_int_member (object, "img_size", (gint64)number / space);
     }
   if (video && !is_off (video) && time)
     {
       g_autofree char *frames = g_strndup (video, strcspn (video, ":"));
-      if (!read_number (origin, "vid_size", frames, &number, error))
+      if (!read_number (origin, "vid_size", frames, 1, &number, error))
         return FALSE;
       json_object_set_int_member (object, "frames", (gint64)(number - 1) / time + 1);
     }
@@ -331,7 +334,8 @@ make_members (GHashTable *pairs, const char *origin, GError **error)
       else if (g_strv_contains (unsupported, name) && !is_off (value))
         {
           g_autofree char *shown = nf_json_shorten (value);
-          g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "%s: argument %s is %s, which is not supported",
+          g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                       "%s: argument %s is %s: no official network with it can be built, it must be off",
                        origin, name, shown);
           return NULL;
         }

@@ -343,7 +343,6 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
   const guint N = flow->shape.N, D = flow->shape.D, frame = flow->shape.frame;
   NfInverseReport unread = { 0 };
   Inversion self = inversion (flow, options, step, data, report ? report : &unread, error);
-  self.condition = nf_flow_condition (flow);
   self.changes = flow->changes;
   for (guint t = 0; t < flow->T; t++)
     self.all += flow->sequences[t].N;
@@ -354,7 +353,9 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const gboolean last = t + 1 == flow->T,
                      was = last ? FALSE : nf_model_get_block (flow->model, t + 1)->flip;
+      NfBuffer *known = given ? flow->known[t] : NULL;
       set_block (&self, t, nf_flow_samples (flow, t, B));
+      self.condition = nf_flow_condition (flow, t);
       self.cache = flow->cache[t];
       /* guidance of STARFlow needs a condition; TARFlow's second branch may differ by its attention alone */
       self.guided
@@ -364,10 +365,9 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
       self.x = flow->output;
       nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (self.z, 0), B, N, D, block->flip != was, frame,
                       last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
-      if (given && last)
-        nf_ops_reorder (flow->ops, nf_view (flow->given, 0), nf_view (self.x, 0), B, N, D, block->flip, frame,
-                        nf_view (NULL, 0));
-      if (!invert_block (&self, last ? given * frame : 0))
+      if (known)
+        nf_ops_copy (flow->ops, nf_view (known, 0), nf_view (self.x, 0), (gsize)B * N * D);
+      if (!invert_block (&self, known ? given * frame : 0))
         return FALSE;
       from = self.x;
     }

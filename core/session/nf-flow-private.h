@@ -26,14 +26,17 @@ struct _NfFlow
   NfBlockSequence *sequences; /* T, and the denoiser's */
   GPtrArray *tables;          /* of positions, owned */
 
-  guint batch[NF_FLOW_N_WORKS];             /* samples at a time, 0 before the memory is there */
-  guint capacity;                           /* samples that the buffers below hold */
-  NfBuffer *input, *output, *spare, *given; /* (B, N, D) */
-  NfBuffer *log_scales;                     /* (B, N, D), taken when asked for */
-  NfBuffer *half_square, *log_det;          /* (B, N) */
-  NfBuffer *labels;                         /* (2B) ints */
-  NfBuffer *text, *actions;                 /* (2B, ...) */
-  NfBuffer *changes;                        /* (2B, rows of a window) */
+  guint batch[NF_FLOW_N_WORKS];               /* samples at a time, 0 before the memory is there */
+  guint capacity;                             /* samples that the buffers below hold */
+  NfBuffer *input, *output, *spare, *ordered; /* (B, N, D) */
+  NfBuffer *log_scales;                       /* (B, N, D), taken when asked for */
+  NfBuffer *half_square, *log_det;            /* (B, N) */
+  NfBuffer *labels;                           /* (2B) ints */
+  NfBuffer *text, *actions;                   /* (2B, ...) */
+  NfBuffer *local_text;                       /* (2B frames, ...), if blocks of one frame see text */
+  NfBuffer *changes;                          /* (2B, rows of a window) */
+  NfBuffer **known; /* T of (B, N, D): what the block reads of frames that are given,
+                       in its order; NULL where it sees one frame alone */
 
   GPtrArray *tapes;       /* for encoding: what block_tapes has */
   NfBlockTape **encoding; /* T, those of equal blocks are one */
@@ -56,7 +59,7 @@ struct _NfFlow
 /* Samples of block t's own sequences. */
 guint nf_flow_samples (NfFlow *flow, guint t, guint B);
 
-NfCondition nf_flow_condition (NfFlow *flow);
+NfCondition nf_flow_condition (NfFlow *flow, guint t);
 
 /* The first block whose network and sequence have the same sizes as those of block t. */
 guint nf_flow_find_alike (NfFlow *flow, guint t);

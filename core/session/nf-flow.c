@@ -21,14 +21,17 @@ clear_buffers (NfFlow *flow)
   g_clear_pointer (&flow->input, nf_buffer_free);
   g_clear_pointer (&flow->output, nf_buffer_free);
   g_clear_pointer (&flow->spare, nf_buffer_free);
-  g_clear_pointer (&flow->given, nf_buffer_free);
+  g_clear_pointer (&flow->ordered, nf_buffer_free);
   g_clear_pointer (&flow->log_scales, nf_buffer_free);
   g_clear_pointer (&flow->half_square, nf_buffer_free);
   g_clear_pointer (&flow->log_det, nf_buffer_free);
   g_clear_pointer (&flow->labels, nf_buffer_free);
   g_clear_pointer (&flow->text, nf_buffer_free);
+  g_clear_pointer (&flow->local_text, nf_buffer_free);
   g_clear_pointer (&flow->actions, nf_buffer_free);
   g_clear_pointer (&flow->changes, nf_buffer_free);
+  for (guint t = 0; t < flow->T; t++)
+    g_clear_pointer (&flow->known[t], nf_buffer_free);
   flow->capacity = 0;
 }
 
@@ -142,6 +145,13 @@ is_local (NfFlow *flow, guint t)
   return nf_model_get_config (flow->model)->shallow_local && t + 1 < flow->T;
 }
 
+/* Whether blocks of one frame see text: each frame then has its sample's before it. */
+static gboolean
+has_local_text (NfFlow *flow)
+{
+  return is_local (flow, 0) && flow->sequences[0].prefix;
+}
+
 guint
 nf_flow_samples (NfFlow *flow, guint t, guint B)
 {
@@ -155,19 +165,17 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
   const guint frame = flow->shape.frame;
 
   g_ptr_array_set_size (flow->tables, 0);
-  for (guint t = 0; t <= flow->T; t++)
+  for (guint t = 0; t < flow->T + (nf_model_get_denoiser (flow->model) ? 1 : 0); t++)
     {
       NfBlockSequence *sequence = &flow->sequences[t];
       const gboolean denoiser = t == flow->T, deep = t + 1 == flow->T,
                      local = !denoiser && is_local (flow, t);
-      if (denoiser && !nf_model_get_denoiser (flow->model))
-        break;
+      const NfFlowBlock *block
+          = denoiser ? nf_model_get_denoiser (flow->model) : nf_model_get_block (flow->model, t);
       *sequence = (NfBlockSequence){
         .N = local ? frame : flow->shape.N,
         .frame = frame,
-        .prefix = (denoiser ? config->denoiser_text && config->txt_size : nf_config_has_text (config, t))
-                      ? config->txt_size
-                      : 0,
+        .prefix = block->text.w.buffer ? config->txt_size : 0,
         .extra = deep && config->action_dim ? 1 : 0,
       };
       sequence->rows.S = nf_block_rows (sequence);
@@ -239,13 +247,14 @@ nf_flow_new (NfModel *model, GError **error)
   const NfConfig *config = nf_model_get_config (model);
   g_autoptr (NfFlow) flow = g_new0 (NfFlow, 1);
   flow->model = g_object_ref (model);
-  flow->T = config->n_blocks;
+  flow->T = nf_model_count_blocks (model);
   flow->tables = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
   flow->sequences = g_new0 (NfBlockSequence, flow->T + 1);
   flow->encoding = g_new0 (NfBlockTape *, flow->T);
   flow->learning = g_new0 (NfBlockTape *, flow->T);
   flow->scratch = g_new0 (NfBlockScratch *, flow->T);
   flow->cache = g_new0 (NfBlockCache *, flow->T);
+  flow->known = g_new0 (NfBuffer *, flow->T);
   flow->ops = nf_model_new_ops (model, error);
   if (!flow->ops
       || !nf_flow_set_size (flow, nf_config_rows (config), nf_config_columns (config), config->frames, error))
@@ -263,6 +272,7 @@ nf_flow_free (NfFlow *flow)
   g_free (flow->learning);
   g_free (flow->scratch);
   g_free (flow->cache);
+  g_free (flow->known);
   g_clear_pointer (&flow->ops, nf_ops_free);
   g_clear_object (&flow->model);
   g_free (flow);
@@ -284,12 +294,6 @@ NfBuffer *
 nf_flow_get_output (NfFlow *flow)
 {
   return flow->output;
-}
-
-NfBuffer *
-nf_flow_get_given (NfFlow *flow)
-{
-  return flow->given;
 }
 
 NfBuffer *
@@ -348,13 +352,16 @@ reserve_samples (NfFlow *flow, guint B)
   flow->input = nf_ops_alloc (flow->ops, tokens * D);
   flow->output = nf_ops_alloc (flow->ops, tokens * D);
   flow->spare = nf_ops_alloc (flow->ops, tokens * D);
-  flow->given = nf_ops_alloc (flow->ops, tokens * D);
+  flow->ordered = nf_ops_alloc (flow->ops, tokens * D);
   flow->half_square = nf_ops_alloc (flow->ops, tokens);
   flow->log_det = nf_ops_alloc (flow->ops, tokens);
   flow->labels = nf_ops_alloc (flow->ops, 2 * (gsize)B);
   flow->changes = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * NF_FLOW_WINDOW);
   if (config->txt_size)
     flow->text = nf_ops_alloc (flow->ops, 2 * (gsize)B * config->txt_size * config->txt_dim);
+  if (has_local_text (flow))
+    flow->local_text
+        = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * config->txt_size * config->txt_dim);
   if (config->action_dim)
     flow->actions = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * config->action_dim);
   flow->capacity = B;
@@ -527,12 +534,17 @@ nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, 
         write_or_clear (flow->ops, flow->actions, branch * actions, branch ? NULL : condition->actions,
                         actions);
     }
+  const gsize sample = text / B;
+  for (guint i = 0; has_local_text (flow) && i < branches * B * flow->frames; i++)
+    nf_ops_copy (flow->ops, nf_view (flow->text, i / flow->frames * sample),
+                 nf_view (flow->local_text, i * sample), sample);
 }
 
 NfCondition
-nf_flow_condition (NfFlow *flow)
+nf_flow_condition (NfFlow *flow, guint t)
 {
-  return (NfCondition){ .text = nf_view (flow->text, 0),
+  const gboolean local = t < flow->T && is_local (flow, t);
+  return (NfCondition){ .text = nf_view (local ? flow->local_text : flow->text, 0),
                         .actions = nf_view (flow->actions, 0),
                         .labels = flow->labels };
 }
@@ -569,7 +581,7 @@ forward_block (NfFlow *flow, guint t, NfBlockTape *tape, NfBuffer *from, NfBuffe
                NfBuffer *log_det, NfView log_scales, gboolean accumulate)
 {
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
-  const NfCondition condition = nf_flow_condition (flow);
+  const NfCondition condition = nf_flow_condition (flow, t);
   nf_block_forward (flow->ops, block, &flow->sequences[t], tape, nf_view (from, 0),
                     nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, log_scales,
                     block->flip != order (flow, t + 1), accumulate);
@@ -582,13 +594,14 @@ nf_flow_forward (NfFlow *flow, guint B, const NfFlowTrace *trace)
   NfBuffer *const between[2] = { flow->spare, flow->output };
   const NfView none = nf_view (NULL, 0);
   /* alternate so that the last block writes the output; the first reads what nothing writes before it has */
-  NfBuffer *from = order_input (flow, flow->input, flow->given, B);
+  NfBuffer *from = order_input (flow, flow->input, flow->ordered, B);
 
   if (trace && trace->log_scales && !flow->log_scales)
     flow->log_scales = nf_ops_alloc (flow->ops, (gsize)flow->capacity * flow->shape.N * flow->shape.D);
   for (guint t = 0; t < flow->T; t++)
     {
       NfBuffer *to = between[(flow->T - t) % 2];
+      const guint index = nf_model_get_block (flow->model, t)->index;
       const NfView log_scales = trace && trace->log_scales ? nf_view (flow->log_scales, 0) : none;
       forward_block (flow, t, flow->encoding[t], from, to, B, flow->log_det, log_scales, t > 0);
       if (trace && trace->blocks)
@@ -596,30 +609,43 @@ nf_flow_forward (NfFlow *flow, guint B, const NfFlowTrace *trace)
           NfBuffer *natural = to;
           if (order (flow, t + 1))
             reorder (flow, to, natural = flow->input, B, TRUE, none); /* free by now: block 0 has read it */
-          nf_ops_read_later (flow->ops, nf_view (natural, 0), trace->blocks + t * trace->stride,
+          nf_ops_read_later (flow->ops, nf_view (natural, 0), trace->blocks + index * trace->stride,
                              n * sizeof (float));
         }
       if (trace && trace->log_scales)
-        nf_ops_read_later (flow->ops, log_scales, trace->log_scales + t * trace->stride, n * sizeof (float));
+        nf_ops_read_later (flow->ops, log_scales, trace->log_scales + index * trace->stride,
+                           n * sizeof (float));
       from = to;
     }
   nf_ops_prior (flow->ops, nf_view (flow->output, 0), NULL, flow->half_square, 1.0f, B * flow->shape.N,
                 flow->shape.D);
 }
 
+/* FROM, in block t's order, is what it reads of frames that are given. */
+static void
+keep_known (NfFlow *flow, guint t, NfBuffer *from, guint B)
+{
+  const gsize sample = (gsize)flow->shape.N * flow->shape.D;
+  if (is_local (flow, t))
+    return;
+  if (!flow->known[t])
+    flow->known[t] = nf_ops_alloc (flow->ops, flow->capacity * sample);
+  nf_ops_copy (flow->ops, nf_view (from, 0), nf_view (flow->known[t], 0), B * sample);
+}
+
 void
-nf_flow_forward_shallow (NfFlow *flow, guint B)
+nf_flow_forward_known (NfFlow *flow, guint B)
 {
   NfBuffer *const between[2] = { flow->spare, flow->output };
-  NfBuffer *from = flow->T > 1 ? order_input (flow, flow->input, flow->given, B) : flow->input;
-  for (guint t = 0; t + 1 < flow->T; t++)
+  NfBuffer *from = order_input (flow, flow->input, flow->ordered, B);
+  for (guint t = 0; t < flow->T; t++)
     {
-      forward_block (flow, t, flow->encoding[t], from, between[t % 2], B, flow->log_det, nf_view (NULL, 0),
-                     t > 0);
+      keep_known (flow, t, from, B);
+      if (t + 1 < flow->T)
+        forward_block (flow, t, flow->encoding[t], from, between[t % 2], B, flow->log_det, nf_view (NULL, 0),
+                       t > 0);
       from = between[t % 2];
     }
-  /* natural order again: nf_flow_inverse() orders what is given as the deep block wants it */
-  reorder (flow, from, flow->given, B, order (flow, flow->T - 1), nf_view (NULL, 0));
 }
 
 void
@@ -639,7 +665,6 @@ nf_flow_standardise (NfFlow *flow, guint B)
 void
 nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
 {
-  const NfCondition condition = nf_flow_condition (flow);
   const NfView none = nf_view (NULL, 0);
   NfBuffer **inputs = (NfBuffer **)flow->inputs->pdata, *d[2] = { flow->spare, flow->output };
   if (flow->inputs->len < flow->T)
@@ -657,6 +682,7 @@ nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
   for (guint t = flow->T; t-- > 0; into = !into)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+      const NfCondition condition = nf_flow_condition (flow, t);
       NfBuffer *u = t ? inputs[t] : first;
       if (flow->recompute && t + 1 < flow->T)
         /* only the tape is wanted: z goes to where the next input was, the log-determinant to where it cannot
@@ -680,7 +706,7 @@ nf_flow_denoiser (NfFlow *flow, guint B)
 {
   const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
   const NfBlockSequence *sequence = &flow->sequences[flow->T];
-  const NfCondition condition = nf_flow_condition (flow);
+  const NfCondition condition = nf_flow_condition (flow, flow->T);
   nf_block_predict (flow->ops, denoiser, sequence, flow->denoiser, nf_view (flow->input, 0), B, &condition);
   nf_block_move_tokens (flow->ops, sequence, B, flow->shape.D, nf_view (flow->output, 0),
                         nf_view (flow->denoiser->o, 0), TRUE);
@@ -691,7 +717,7 @@ nf_flow_denoiser_backward (NfFlow *flow, guint B, NfBuffer *gradients)
 {
   const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
   const NfBlockSequence *sequence = &flow->sequences[flow->T];
-  const NfCondition condition = nf_flow_condition (flow);
+  const NfCondition condition = nf_flow_condition (flow, flow->T);
   const NfView d_o = nf_view (flow->denoiser_scratch->d_o, 0);
   nf_ops_fill (flow->ops, d_o, 0.0f, (gsize)B * nf_block_rows (sequence) * flow->shape.D);
   nf_block_move_tokens (flow->ops, sequence, B, flow->shape.D, nf_view (flow->output, 0), d_o, FALSE);

@@ -56,7 +56,7 @@ void nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guin
 
 /* What a forward pass hands to the host besides, (T, B, N, D) each with T apart by STRIDE floats, valid once
  * finished; members may be NULL: values after each block in natural order, and -log sigma in the block's own
- * order. */
+ * order. Identities leave their part as it is. */
 typedef struct
 {
   float *blocks, *log_scales;
@@ -66,8 +66,8 @@ typedef struct
 /* Output z of the input x, and what the prior and the log-determinant are made of. TRACE may be NULL. */
 void nf_flow_forward (NfFlow *flow, guint B, const NfFlowTrace *trace);
 
-/* nf_flow_get_given() becomes what the deep block reads of the input x: for nf_flow_inverse() to continue. */
-void nf_flow_forward_shallow (NfFlow *flow, guint B);
+/* Keeps what blocks read of the input x, whose first frames are given: for nf_flow_inverse() to continue. */
+void nf_flow_forward_known (NfFlow *flow, guint B);
 
 /* Divides the output by the prior's standard deviations, so that it is standard normal also in
  * volume-preserving models, as nf_flow_inverse() wants it; half squares follow, the log-determinant misses -
@@ -86,14 +86,11 @@ typedef struct
   double residual; /* largest change of a value that was accepted nevertheless */
 } NfInverseReport;
 
-/* Output x of the input z. The first GIVEN frames of x are in nf_flow_get_given() and stay. STEP is told how
+/* Output x of the input z. The first GIVEN frames are those of nf_flow_forward_known(). STEP is told how
  * many of the token steps are done; FALSE from it ends early. */
 gboolean nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint given,
                           gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                           NfInverseReport *report, GError **error);
-
-/* (B, N, D), for nf_flow_inverse(). */
-NfBuffer *nf_flow_get_given (NfFlow *flow);
 
 /* The denoiser's target is sigma² over this times the gradient of the negative log-likelihood: of the
  * official training (arXiv 2511.20462, code). */

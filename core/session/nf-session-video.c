@@ -16,10 +16,10 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
   const guint frames = shape->N / shape->frame;
   options = options ? options : &plain;
   const gboolean guided = options->guidance != 0;
-  if (!config->frames || !config->shallow_local)
+  if (!config->frames)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "only videos whose shallow blocks see one frame (shallow_block_local) can be continued");
+                   "only videos can be continued, this is a model of images");
       return FALSE;
     }
   if (given < 1 || given >= frames)
@@ -48,7 +48,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
         return FALSE;
       nf_session_condition (self, NULL, first, count, guided ? 2 : 1);
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), x + first * n, count * n * sizeof *x);
-      nf_flow_forward_shallow (self->flow, count);
+      nf_flow_forward_known (self->flow, count);
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), z + first * n, count * n * sizeof *z);
       if (!nf_flow_inverse (self->flow, count, options, given, nf_session_tell_decode, &progress,
                             &self->report, error)

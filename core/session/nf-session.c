@@ -353,6 +353,21 @@ nf_session_check_finite (const char *what, const float *x, gsize n, GError **err
 
 /* Tokens */
 
+/* What blocks say that change nothing. */
+static void
+fill_identities (const NfConfig *config, const float *x, gsize n, const NfTrace *trace)
+{
+  for (guint t = 0; t < config->n_blocks; t++)
+    {
+      if (!nf_config_is_identity (config, t))
+        continue;
+      if (trace->blocks)
+        memcpy (trace->blocks + t * n, t ? trace->blocks + (t - 1) * n : x, n * sizeof *x);
+      if (trace->log_scales)
+        memset (trace->log_scales + t * n, 0, n * sizeof *x);
+    }
+}
+
 gboolean
 nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *labels, float *z,
                           const NfTrace *trace, GError **error)
@@ -385,6 +400,7 @@ nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *
                         count * n * sizeof *z, error))
         return FALSE;
     }
+  fill_identities (nf_model_get_config (self->model), x, B * n, trace);
   return nf_session_check_finite ("latents", z, B * n, error);
 }
 

@@ -247,8 +247,8 @@ gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, con
  * @y: (out caller-allocates): (B, N, D): the known frames of @x, then frames decoded from @z that continue
  * them
  *
- * The known frames go through the shallow blocks and fill the deep block's keys and values (arXiv 2511.20462,
- * section on image-to-video). For video models whose shallow blocks are local to a frame.
+ * The known frames go through the flow and fill the keys and values of each block that sees more than one
+ * frame (arXiv 2511.20462, section on image-to-video). For models of videos.
  */
 gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
                               const NfDecodeOptions *options, float *y, GError **error);

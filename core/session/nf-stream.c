@@ -206,7 +206,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   self->flow = g_steal_pointer (&flow);
   self->ops = nf_flow_get_ops (self->flow);
   self->B = B;
-  self->T = config->n_blocks;
+  self->T = nf_model_count_blocks (model);
   self->F = config->frames;
   self->N = nf_config_tokens (config);
   self->D = nf_config_features (config);

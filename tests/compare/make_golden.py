@@ -89,6 +89,14 @@ CASES = {
     "starflow_v_global": VIDEO
     | dict(batch=1, in_channels=4, img_size=4, hw=[3, 5], frames=4, shallow_block_local=False, seq_order="R2L", sos=False,
            use_softplus=False),
+    # the same with text for all, and a block without layers
+    "starflow_v_text": VIDEO
+    | dict(batch=2, in_channels=2, img_size=2, hw=[2, 3], frames=3, shallow_block_local=False, num_blocks=4,
+           layers_per_block=[1, 0, 1, 1], channels=32, txt_size=3, txt_dim=6, cond_top_only=False),
+    # text before each frame of frame-local blocks, the first of which has no layers
+    "starflow_v_local_text": VIDEO
+    | dict(batch=2, in_channels=2, img_size=2, hw=[2, 3], frames=3, layers_per_block=[0, 1, 1], channels=32, txt_size=3,
+           txt_dim=6, cond_top_only=False),
     # one block alone, reversed; as many channels as rows and columns, so that a shape may be that of tokens and of frames
     "starflow_v_single": VIDEO
     | dict(batch=1, in_channels=4, img_size=4, frames=3, num_blocks=1, layers_per_block=[1], channels=32, txt_size=0, txt_dim=0,
@@ -103,7 +111,7 @@ CASES = {
 # A model whose inverse explodes is no measure for another implementation.
 LARGEST = 100.0
 # Nor is what would be 0 but for rounding, or a mean of numbers that cancel.
-SMALLEST, CANCELLED = 1e-9, 0.01
+SMALLEST, CANCELLED = 1e-9, 0.03
 
 
 def randomize(flow, generator):
@@ -163,7 +171,7 @@ def wanted(config):
     names = ["denoise.score.sigma0.3", "sample.sequential"]
     if config.txt_size:
         names += ["sample.sequential_cfg1.5", "sample.sequential_cfg4"]
-    if config.frames:
+    if config.frames > 1:
         names += ["continue.from_first_frame"]
     if config.learnable_self_denoiser:
         names += ["denoise.learned.x_sigma0.3_to0", "denoise.train.sigma0.5.target"]
@@ -203,7 +211,9 @@ def make(case, folder, pth, quiet=False):
     inputs = make_inputs(config, batch, one_hot, generator)
     expected = inputs | golden.Expected(flow.double(), inputs, noise_std).compute(wanted(config))
     check_inverse(flow, expected)
-    expected = {name: t for name, t in expected.items() if name in inputs or t.double().norm() > SMALLEST}
+    # the gradient of a single number is a sum over all tokens, which may cancel
+    tells = lambda name, t: t.double().norm() > SMALLEST and not (".grad." in name and t.numel() == 1)
+    expected = {name: t for name, t in expected.items() if name in inputs or tells(name, t)}
     apart = sum(t.abs().mean() for name, t in expected.items() if name.startswith("forward.logdet"))
     if abs(expected.get("forward.loss_logdet", apart)) < CANCELLED * apart:
         del expected["forward.loss_logdet"]

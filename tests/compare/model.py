@@ -437,13 +437,30 @@ class Block(Transformer):
         return u
 
 
+class Identity(nn.Module):
+    """A block without layers."""
+
+    proj_txt = class_embed = None
+
+    def ordered(self, x):
+        return x
+
+    def forward(self, u, branch, grid):
+        return u, torch.zeros_like(u)
+
+    def inverse(self, z, branches, grid, guidance=None, prefix=None):
+        return z
+
+
 class Flow(nn.Module):
     """The whole: blocks[0] is at the data, blocks[-1], the deep one, at the prior."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_blocks))
+        self.blocks = nn.ModuleList(
+            Block(config, i) if layers else Identity() for i, layers in enumerate(config.layers_per_block)
+        )
         self.learnable_self_denoiser = None
         if config.learnable_self_denoiser:
             self.learnable_self_denoiser = Transformer(
@@ -502,26 +519,29 @@ class Flow(nn.Module):
         return 0.5 * outputs[-1].square().mean() - sum(logdet.mean() for logdet in logdets)
 
     def context(self, x, text=None):
-        """First frames x (B, P, C, H, W) as the deep block's tokens, and as tokens of frames: what a continuation needs."""
+        """What each block reads of first frames x (B, P, C, H, W) if it sees more than one frame, else None: what a
+        continuation needs."""
         tokens = patchify(self.config, x)
         grid = self.grid(tokens)
-        for i, block in enumerate(self.blocks[:-1]):
-            z, _ = block(self.to_block(i, tokens), self.branch(i, grid, text, None), self.block_grid(i, grid))
+        read = []
+        for i, block in enumerate(self.blocks):
+            u = self.to_block(i, tokens)
+            read.append(None if self.is_local(i, grid) else u)
+            z, _ = block(u, self.branch(i, grid, text, None), self.block_grid(i, grid))
             tokens = self.from_block(i, z, tokens)
-        return self.to_block(len(self.blocks) - 1, tokens)
+        return read
 
     def inverse(self, tokens, text=None, y=None, guidance=None, null_text=None, temperature=1.0, first_frames=None):
         """Latent tokens (B, [F,] h, w, D) to pixels or latents, sequentially. The unguided branch has the null text, no class and
         attention temperature. first_frames (B, P, C, H, W) are context that is kept."""
-        last = len(self.blocks) - 1
         grid = self.grid(tokens)
+        read = [None] * len(self.blocks) if first_frames is None else self.context(first_frames, text)
         for i in reversed(range(len(self.blocks))):
             block = self.blocks[i]
             branches = [self.branch(i, grid, text, y)]
             if guidance and (not self.config.starflow or block.proj_txt is not None):
                 branches.append(self.branch(i, grid, null_text, None, temperature))
-            prefix = self.context(first_frames, text) if i == last and first_frames is not None else None
-            u = block.inverse(self.to_block(i, tokens), branches, self.block_grid(i, grid), guidance, prefix)
+            u = block.inverse(self.to_block(i, tokens), branches, self.block_grid(i, grid), guidance, read[i])
             tokens = self.from_block(i, u, tokens)
         return unpatchify(self.config, tokens)
 

@@ -51,7 +51,7 @@ def starflow(pick):
         head_dim=head_dim,
         expansion=pick([2, 3, 4]),
         num_blocks=blocks,
-        layers_per_block=[pick([1, 2]) for _ in range(blocks)],
+        layers_per_block=[pick([1, 1, 1, 2, 2, 0]) for _ in range(blocks - 1)] + [pick([1, 2])],
         rope=rope,
         hf_style_rope=rope and pick([False, True]),
         sos=pick([False, True]),
