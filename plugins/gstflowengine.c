@@ -66,7 +66,7 @@ gst_flow_post_error_at (GstElement *element, const GError *error, const char *fi
 /* Properties */
 
 void
-gst_flow_engine_install_properties (GObjectClass *class)
+gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
 {
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_MODEL,
@@ -97,6 +97,16 @@ gst_flow_engine_install_properties (GObjectClass *class)
           "stats", "Statistics",
           "Frames, times in milliseconds, device memory in bytes since the state READY was reached",
           GST_TYPE_STRUCTURE, G_PARAM_READABLE | G_PARAM_STATIC_STRINGS));
+  if (works)
+    g_object_class_install_property (
+        class, GST_FLOW_ENGINE_PROP_TEXT,
+        g_param_spec_string ("text", "Text features",
+                             "File (safetensors or .pth) with text features that the model is to see: a "
+                             "tensor \"text\" (1, tokens, "
+                             "features), and \"null_text\" for guidance; unset is none, zeros. Latents "
+                             "decode to the same bytes only "
+                             "with the text that encoded them",
+                             NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
 }
 
 static int
@@ -162,6 +172,8 @@ find_string (GstFlowEngine *engine, guint id)
       return &engine->device_spec;
     case GST_FLOW_ENGINE_PROP_PRECISION:
       return &engine->precision;
+    case GST_FLOW_ENGINE_PROP_TEXT:
+      return &engine->text;
     default:
       return NULL;
     }
@@ -197,6 +209,7 @@ gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value)
     case GST_FLOW_ENGINE_PROP_MODEL:
     case GST_FLOW_ENGINE_PROP_DEVICE:
     case GST_FLOW_ENGINE_PROP_PRECISION:
+    case GST_FLOW_ENGINE_PROP_TEXT:
       g_mutex_lock (&engine->lock);
       g_value_set_string (value, *find_string (engine, id));
       g_mutex_unlock (&engine->lock);
@@ -294,7 +307,7 @@ load_thread (gpointer data)
   g_autoptr (NfStream) stream = NULL;
 
   g_mutex_lock (&engine->lock);
-  g_autofree char *path = g_strdup (engine->path);
+  g_autofree char *path = g_strdup (engine->path), *text = g_strdup (engine->text);
   g_autofree char *spec = engine->precision ? g_strdup_printf ("%s,precision=%s",
                                                                engine->device_spec ? engine->device_spec : "",
                                                                engine->precision)
@@ -308,7 +321,11 @@ load_thread (gpointer data)
     g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
   else if (model && nf_model_get_config (model)->frames && engine->work != NF_SESSION_DENOISE)
     {
-      stream = nf_stream_new (model, &error);
+      if (text)
+        g_set_error (&error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                     "text %s is given, but streams of frames see none", text);
+      else
+        stream = nf_stream_new (model, &error);
       if (stream)
         {
           nf_stream_set_cancellable (stream, engine->load_cancellable);
@@ -318,7 +335,7 @@ load_thread (gpointer data)
   else if (model)
     {
       session = nf_session_new (model, &error);
-      if (session)
+      if (session && (!text || nf_session_load_text (session, text, &error)))
         {
           nf_session_set_cancellable (session, engine->load_cancellable);
           nf_session_prepare (session, engine->work, &error);
@@ -598,6 +615,7 @@ gst_flow_engine_clear (GstFlowEngine *engine)
   g_clear_pointer (&engine->model_name, g_free);
   g_clear_pointer (&engine->device_spec, g_free);
   g_clear_pointer (&engine->precision, g_free);
+  g_clear_pointer (&engine->text, g_free);
   g_cond_clear (&engine->changed);
   g_mutex_clear (&engine->lock);
 }

@@ -29,6 +29,7 @@ typedef struct
   char *model_name;
   char *device_spec;
   char *precision;
+  char *text;     /* file of text features */
   gboolean stale; /* properties changed since opening */
 
   gboolean open;
@@ -63,11 +64,12 @@ enum
   GST_FLOW_ENGINE_PROP_DEVICE,
   GST_FLOW_ENGINE_PROP_PRECISION,
   GST_FLOW_ENGINE_PROP_STATS,
+  GST_FLOW_ENGINE_PROP_TEXT,
   GST_FLOW_ENGINE_PROP_LAST, /* the first of the element's own */
 };
 
-/* In class_init. */
-void gst_flow_engine_install_properties (GObjectClass *class);
+/* In class_init. WORKS: the element has a session, which text can condition. */
+void gst_flow_engine_install_properties (GObjectClass *class, gboolean works);
 
 #define GST_FLOW_ENGINE_NO_WORK -1
 

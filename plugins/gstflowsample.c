@@ -200,7 +200,7 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
   element_class->request_new_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_request_new_pad);
   element_class->release_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_release_pad);
 
-  gst_flow_engine_install_properties (object_class);
+  gst_flow_engine_install_properties (object_class, FALSE);
   gst_flow_prior_install_properties (object_class);
   g_object_class_install_property (object_class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",

@@ -83,3 +83,53 @@ random_video_config (void)
                      .frames = RANDOM_VIDEO_FRAMES,
                      .action_dim = RANDOM_VIDEO_ACTIONS };
 }
+
+#define RANDOM_TEXT_TOKENS 2
+#define RANDOM_TEXT_FEATURES 3
+
+/* Of a model of pictures that sees text of TOKENS tokens. */
+static inline NfConfig
+random_text_config (guint tokens)
+{
+  return (NfConfig){ .family = NF_FAMILY_STARFLOW,
+                     .channels = 3,
+                     .img_size = 8,
+                     .patch_size = 4,
+                     .width = 32,
+                     .n_blocks = 2,
+                     .n_layers = 1,
+                     .nvp = TRUE,
+                     .head_dim = 32,
+                     .expansion = 2,
+                     .rope = TRUE,
+                     .sos = TRUE,
+                     .softplus = TRUE,
+                     .soft_clip = 3,
+                     .left_to_right = TRUE,
+                     .layout = NF_PIXELS_YUV420,
+                     .txt_size = tokens,
+                     .txt_dim = RANDOM_TEXT_FEATURES,
+                     .cond_top_only = TRUE };
+}
+
+/* A file of random text features (B, TOKENS, FEATURES) of a seed, in a tensor called NAME, and maybe
+ * "null_text" of NULLS samples. */
+static inline void
+random_text_write (const char *path, const char *name, guint B, guint tokens, guint features, guint nulls,
+                   guint64 seed)
+{
+  g_autoptr (GError) error = NULL;
+  const guint n[2] = { B, nulls };
+  NfTensor tensors[2];
+  g_autofree float *values = g_new (float, ((gsize)B + nulls) * tokens * features);
+  nf_random_normal (seed, 0, ((gsize)B + nulls) * tokens * features, 1, values);
+  for (guint i = 0; i < G_N_ELEMENTS (tensors); i++)
+    tensors[i] = (NfTensor){ .name = (char *)(i ? "null_text" : name),
+                             .dtype = NF_DTYPE_F32,
+                             .n_dims = 3,
+                             .dims = { n[i], tokens, features },
+                             .n_elements = (guint64)n[i] * tokens * features,
+                             .data = (const guint8 *)(values + (i ? (gsize)B * tokens * features : 0)) };
+  if (!nf_tensor_file_write (path, tensors, nulls ? 2 : 1, NULL, &error))
+    fail_msg ("%s", error->message);
+}

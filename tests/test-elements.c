@@ -1028,6 +1028,57 @@ test_bad_models (void **state)
   check_bad_model (nan, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, nan);
 }
 
+/* Frames come back with the text that encoded them; text of another width fails the state change. */
+static void
+test_text (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  g_autofree char *model = fixture_path ("seeing.safetensors"), *text = fixture_path ("text.safetensors"),
+                  *other = fixture_path ("other-text.safetensors"), *wide = fixture_path ("wide.safetensors");
+  random_model_write_scaled (model, &config, device, 3, 0.2);
+  random_text_write (text, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 0, 1);
+  random_text_write (other, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 0, 2);
+  random_text_write (wide, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES + 1, 0, 1);
+
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 20, 12);
+  g_autoptr (GstCaps) caps = gst_video_info_to_caps (&info);
+  g_autoptr (GstBuffer) frame = fixture_frame (&info, 1, FALSE);
+  for (guint i = 0; i < 2; i++)
+    {
+      g_autofree char *line = g_strdup_printf ("flowencode model=%s text=%s ! flowdecode model=%s text=%s",
+                                               model, text, model, i ? other : text);
+      GstHarness *harness = gst_harness_new_parse (line);
+      gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+      g_autoptr (GstBuffer) back = gst_harness_push_and_pull (harness, gst_buffer_ref (frame));
+      assert_non_null (back);
+      if (i == 0)
+        assert_same_video (&info, frame, back);
+      else
+        {
+          GstMapInfo a;
+          assert_true (gst_buffer_map (frame, &a, GST_MAP_READ));
+          assert_int_not_equal (gst_buffer_memcmp (back, 0, a.data, a.size), 0);
+          gst_buffer_unmap (frame, &a);
+        }
+      gst_harness_teardown (harness);
+    }
+
+  GstBus *bus;
+  g_autofree char *properties = g_strdup_printf ("text=%s", wide);
+  g_autoptr (GstElement) element
+      = gst_object_ref_sink (make_element ("flowencode", MODEL_YUV, properties, &bus));
+  g_object_set (element, "model", model, NULL);
+  gst_element_set_state (element, GST_STATE_READY);
+  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, "wide.safetensors", "(B, 2, 3)");
+  gst_element_set_state (element, GST_STATE_NULL);
+  gst_element_set_bus (element, NULL);
+  gst_object_unref (bus);
+}
+
 static void
 test_bad_device (void **state)
 {
@@ -1254,6 +1305,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_class),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
+    cmocka_unit_test (test_text),
     cmocka_unit_test (test_bad_device),
     cmocka_unit_test (test_progress),
     cmocka_unit_test (test_cancelled_loading),

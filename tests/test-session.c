@@ -1,6 +1,8 @@
 /* normflow: 8-bit frames through a session. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include "random-model.h"
+
 #include <math.h>
 
 #define S 8
@@ -664,6 +666,149 @@ test_threads (void **state)
     }
 }
 
+/* Text */
+
+static NfSession *
+open_text_session (guint tokens, const char *spec)
+{
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = random_text_config (tokens);
+  g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+  nf_test_ok (device, error);
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write_scaled (path, &config, device, 3, 0.2);
+  g_autoptr (NfModel) model = nf_model_load (path, device, NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  g_unlink (path);
+  return nf_test_session (model);
+}
+
+static void
+load_text (NfSession *session, const char *name, guint B, guint nulls, guint64 seed)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_text_write (path, name, B, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, nulls, seed);
+  nf_test_ok (nf_session_load_text (session, path, &error), error);
+  g_unlink (path);
+  assert_int_equal (nf_session_count_texts (session), B);
+}
+
+/* Frames come back with the text that encoded them, and with no other. */
+static void
+test_text (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_text_session (RANDOM_TEXT_TOKENS, *state);
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_YUV420, 19, 11, FALSE);
+  picture_init (&out, NF_PIXELS_YUV420, 19, 11, FALSE);
+  picture_draw (&in, 4);
+
+  g_autofree float *without = encode (session, &in, &grid, NULL, NULL);
+  load_text (session, "text", 1, 0, 8);
+  g_autofree float *with = encode (session, &in, &grid, NULL, NULL);
+  const gsize bytes = nf_grid_latents (&grid) * sizeof *with;
+  assert_memory_not_equal (with, without, bytes);
+  nf_test_ok (nf_session_decode_frame (session, with, -1, NULL, &out.frame, &error), error);
+  assert_memory_equal (in.memory, out.memory, in.size);
+
+  /* the same under another name; guided away from nothing but itself it stays the same */
+  load_text (session, "whatever", 1, 1, 8);
+  g_autofree float *again = encode (session, &in, &grid, NULL, NULL);
+  assert_memory_equal (with, again, bytes);
+
+  load_text (session, "text", 1, 0, 9);
+  nf_test_ok (nf_session_decode_frame (session, with, -1, NULL, &out.frame, &error), error);
+  assert_memory_not_equal (in.memory, out.memory, in.size);
+
+  /* of several, frames take the one that is chosen */
+  load_text (session, "input.text", 3, 0, 8);
+  assert_false (nf_session_decode_frame (session, with, -1, NULL, &out.frame, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, "text features are of 3 samples"));
+  g_clear_error (&error);
+  nf_session_choose_text (session, 0);
+  nf_test_ok (nf_session_decode_frame (session, with, -1, NULL, &out.frame, &error), error);
+  assert_memory_equal (in.memory, out.memory, in.size);
+  nf_session_choose_text (session, 2);
+  nf_test_ok (nf_session_decode_frame (session, with, -1, NULL, &out.frame, &error), error);
+  assert_memory_not_equal (in.memory, out.memory, in.size);
+}
+
+static void
+test_bad_text (void **state)
+{
+  static const struct
+  {
+    const char *name, *mentions;
+    guint tokens, features, B, nulls;
+  } cases[] = {
+    { "text", "(B, 2, 3)", 3, 3, 1, 0 },
+    { "input.text", "input.text is F32 (1, 2, 4)", 2, 4, 1, 0 },
+    { "text", "null_text is of 3 samples, the text of 2", 2, 3, 2, 3 },
+  };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_text_session (RANDOM_TEXT_TOKENS, "cpu"),
+                        deaf = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, "cpu");
+  g_autofree char *path = nf_test_temporary (".safetensors"),
+                  *weights = nf_test_file ("golden", "starflow_text.weights.safetensors");
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      random_text_write (path, cases[i].name, cases[i].B, cases[i].tokens, cases[i].features, cases[i].nulls,
+                         1);
+      assert_false (nf_session_load_text (session, path, &error));
+      if (!g_error_matches (error, NF_ERROR, NF_ERROR_DATA) || !strstr (error->message, path)
+          || !strstr (error->message, cases[i].mentions))
+        fail_msg ("case %u: \"%s\" does not mention \"%s\"", i, error->message, cases[i].mentions);
+      g_clear_error (&error);
+    }
+  assert_false (nf_session_load_text (session, weights, &error));
+  assert_non_null (strstr (error->message, "holds no tensor text"));
+  g_clear_error (&error);
+  random_text_write (path, "text", 1, 2, 3, 0, 1);
+  assert_false (nf_session_load_text (deaf, path, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, "sees none"));
+  g_unlink (path);
+}
+
+/* A class of a STARFlow is one-hot text of one token. */
+static void
+test_one_hot (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_text_session (1, "cpu");
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
+  const float second[RANDOM_TEXT_FEATURES] = { 0, 1, 0 }, none[RANDOM_TEXT_FEATURES] = { 0 };
+  const NfDecodeOptions guided = { .snap = TRUE, .guidance = 2 };
+  float latents[8 * 8 * 3 / 2];
+  Picture pictures[4];
+  assert_int_equal (nf_config_classes (config), RANDOM_TEXT_FEATURES);
+  nf_random_normal (1, 0, G_N_ELEMENTS (latents), 1, latents);
+  for (guint i = 0; i < G_N_ELEMENTS (pictures); i++)
+    {
+      picture_init (&pictures[i], NF_PIXELS_YUV420, 8, 8, FALSE);
+      nf_test_ok (nf_session_set_text (session, i == 3 ? second : NULL, none, i == 3 ? 1 : 0, &error), error);
+      nf_test_ok (nf_session_decode_frame (session, latents, i == 3 ? -1 : (gint)i, &guided,
+                                           &pictures[i].frame, &error),
+                  error);
+    }
+  assert_memory_equal (pictures[1].memory, pictures[3].memory, pictures[1].size);
+  assert_memory_not_equal (pictures[0].memory, pictures[1].memory, pictures[1].size);
+  assert_memory_not_equal (pictures[1].memory, pictures[2].memory, pictures[1].size);
+
+  assert_false (nf_session_decode_frame (session, latents, 1, NULL, &pictures[0].frame, &error));
+  assert_non_null (strstr (error->message, "beside text features"));
+  g_clear_error (&error);
+  nf_test_ok (nf_session_set_text (session, NULL, NULL, 0, &error), error);
+  assert_false (nf_session_decode_frame (session, latents, 3, NULL, &pictures[0].frame, &error));
+  assert_non_null (strstr (error->message, "3 classes"));
+  for (guint i = 0; i < G_N_ELEMENTS (pictures); i++)
+    picture_clear (&pictures[i]);
+}
+
 static void
 test_stats (void **state)
 {
@@ -704,6 +849,10 @@ main (void)
     { "scores, kernels=gpu", test_scores, NULL, NULL, (void *)"gpu" },
     { "denoise, kernels=cpu", test_denoise, NULL, NULL, (void *)"cpu" },
     { "denoise, kernels=gpu", test_denoise, NULL, NULL, (void *)"gpu" },
+    { "text, kernels=cpu", test_text, NULL, NULL, (void *)"cpu" },
+    { "text, kernels=gpu", test_text, NULL, NULL, (void *)"cpu,kernels=gpu" },
+    cmocka_unit_test (test_bad_text),
+    cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),
     cmocka_unit_test (test_tiles),
     cmocka_unit_test (test_padding_costs),

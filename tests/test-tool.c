@@ -1,6 +1,8 @@
 /* normflow: the command, each sub-command as a user runs it. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include "random-model.h"
+
 #include <json-glib/json-glib.h>
 #include <signal.h>
 
@@ -374,6 +376,50 @@ test_sample (void **state)
   BAD (1, "e.xyz", "sample", "-q", "-m", model, "e.xyz");
 }
 
+/* Text features: the same text gives the same bytes, and so does one text for each picture. */
+static void
+test_text (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
+  nf_test_ok (device, error);
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  g_autofree char *seeing = in_folder ("seeing.safetensors"), *text = in_folder ("text.safetensors"),
+                  *four = in_folder ("four.safetensors"), *wide = in_folder ("wide.safetensors");
+  random_model_write_scaled (seeing, &config, device, 3, 0.2);
+  random_text_write (text, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 1, 1);
+  random_text_write (four, "text", 4, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 1, 1);
+  random_text_write (wide, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES + 1, 1, 1);
+
+  GOOD ("sample", "-q", "-m", seeing, "--text", text, "--count", "2", "0.y4m");
+  GOOD ("sample", "-q", "-m", seeing, "--text", four, "--count", "4", "1.y4m");
+  GOOD ("sample", "-q", "-m", seeing, "--text", text, "--guidance", "2", "--count", "2", "2.y4m");
+  g_autoptr (GBytes) one = contents ("0.y4m"), each = contents ("1.y4m"), guided = contents ("2.y4m");
+  const gsize header
+      = (gsize)(strchr (g_bytes_get_data (one, NULL), '\n') - (const char *)g_bytes_get_data (one, NULL)),
+      frame = (g_bytes_get_size (one) - header) / 2;
+  const char *a = g_bytes_get_data (one, NULL), *b = g_bytes_get_data (each, NULL);
+  assert_memory_equal (a, b, header + frame);
+  assert_memory_not_equal (a + header + frame, b + header + frame, frame);
+  assert_false (g_bytes_equal (one, guided));
+  GOOD ("sample", "-q", "-m", seeing, "--text", four, "--count", "4", "1.png");
+
+  GOOD ("encode", "-q", "-m", seeing, "--text", text, "0.y4m", "seen.safetensors");
+  GOOD ("decode", "-q", "-m", seeing, "--text", text, "seen.safetensors", "again.y4m");
+  assert_same_files ("0.y4m", "again.y4m");
+  GOOD ("decode", "-q", "-m", seeing, "seen.safetensors", "other.y4m");
+  g_autoptr (GBytes) other_text = contents ("other.y4m");
+  assert_false (g_bytes_equal (one, other_text));
+
+  BAD (1, "text is F32 (1, 2, 4); this model needs real numbers (B, 2, 3)", "encode", "-q", "-m", seeing,
+       "--text", wide, "0.y4m", "bad.safetensors");
+  assert_missing ("bad.safetensors");
+  BAD (1, "sees none", "eval", "-q", "-m", model, "--text", text, video);
+  BAD (1, "4 samples", "sample", "-q", "-m", seeing, "--text", four, "--count", "3", "bad.png");
+  BAD (1, "4 samples", "encode", "-q", "-m", seeing, "--text", four, "0.y4m", "bad.safetensors");
+  BAD (1, "lead away from: --text", "sample", "-q", "-m", seeing, "--guidance", "2", "bad.png");
+}
+
 static void
 test_denoise (void **state)
 {
@@ -462,11 +508,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_overview), cmocka_unit_test (test_models_and_devices),
-    cmocka_unit_test (test_info),     cmocka_unit_test (test_encode_decode),
-    cmocka_unit_test (test_eval),     cmocka_unit_test (test_calibrate),
-    cmocka_unit_test (test_sample),   cmocka_unit_test (test_denoise),
-    cmocka_unit_test (test_train),    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_overview),    cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_info),        cmocka_unit_test (test_encode_decode),
+    cmocka_unit_test (test_eval),        cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_sample),      cmocka_unit_test (test_text),
+    cmocka_unit_test (test_denoise),     cmocka_unit_test (test_train),
+    cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

@@ -39,6 +39,14 @@ tell (const char *phase, double fraction, gpointer data)
                       sample->count, 100 * done / sample->count, done / MAX (seconds, 1e-6));
 }
 
+/* Pictures to come are of text INDEX, where there is one for each. */
+static void
+choose_text (NfSession *session, guint index)
+{
+  if (nf_session_count_texts (session) > 1)
+    nf_session_choose_text (session, (gint)index);
+}
+
 /* Latents of picture INDEX, as flowsample draws frame INDEX. */
 static void
 draw (const Sample *sample, const NfGrid *grid, guint64 index, float *latents)
@@ -62,6 +70,7 @@ sample_video (Sample *sample, NfSession *session, GError **error)
   for (sample->batch = 1; sample->done < sample->count; sample->done++)
     {
       draw (sample, &grid, sample->done, latents);
+      choose_text (session, sample->done);
       if (!nf_command_go_on (sample->command, error)
           || !nf_session_decode_frame (session, latents, sample->label, &sample->options, &picture->frame,
                                        error)
@@ -125,13 +134,16 @@ sample_sheet (Sample *sample, NfSession *session, GError **error)
   sheet = nf_picture_new (config->layout, (guint)width, (guint)height);
   memset (sheet->data, 128, sheet->size);
 
-  for (sample->batch = columns; sample->done < sample->count; sample->done += sample->batch)
+  /* pictures of a strip have one text */
+  const guint limit = nf_session_count_texts (session) > 1 ? 1 : columns;
+  for (sample->batch = limit; sample->done < sample->count; sample->done += sample->batch)
     {
       g_autoptr (NfPicture) strip = NULL;
       g_autofree float *latents = NULL, *one = g_new (float, nf_grid_latents (&grid));
       const gsize row = (gsize)grid.grid_width * grid.features;
 
-      sample->batch = MIN (columns, sample->count - sample->done);
+      sample->batch = MIN (limit, sample->count - sample->done);
+      choose_text (session, sample->done);
       strip = nf_picture_new (config->layout, sample->batch * grid.tiles_x * config->img_size,
                               grid.tiles_y * config->img_size);
       latents = g_new (float, sample->batch *nf_grid_latents (&grid));
@@ -160,19 +172,32 @@ sample_file (Sample *sample, gboolean sheet, GError **error)
   if (!session)
     return FALSE;
   config = nf_model_get_config (nf_session_get_model (session));
-  if (sample->label >= (int)config->n_classes)
+  const guint classes = nf_config_classes (config), texts = nf_session_count_texts (session);
+  if (sample->label >= (int)classes)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   config->n_classes ? "--class %d: the model has the classes 0 to %u"
-                                     : "--class %d: the model has no classes",
-                   sample->label, config->n_classes - 1);
+                   classes ? "--class %d: the model has the classes 0 to %u"
+                           : "--class %d: the model has no classes",
+                   sample->label, classes - 1);
       return FALSE;
     }
-  if (sample->options.guidance != 0 && sample->label < 0 && sample->options.attention_temperature == 1)
+  if (texts > 1 && texts != sample->count)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "--guidance %g needs something to lead away from: %s--attention-temperature other than 1",
-                   sample->options.guidance, config->n_classes ? "--class, or " : "");
+                   "--text %s is of %u samples, but %u pictures are drawn: one of each, or one for all",
+                   sample->command->text, texts, sample->count);
+      return FALSE;
+    }
+  if (sample->options.guidance != 0 && sample->label < 0 && texts == 0
+      && (sample->options.attention_temperature == 1 || config->family == NF_FAMILY_STARFLOW))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--guidance %g needs something to lead away from: %s",
+                   sample->options.guidance,
+                   config->family == NF_FAMILY_STARFLOW ? (classes            ? "--class or --text"
+                                                           : config->txt_size ? "--text"
+                                                                              : "this model has no condition")
+                   : classes                            ? "--class, or --attention-temperature other than 1"
+                                                        : "--attention-temperature other than 1");
       return FALSE;
     }
   if (!sample->width)

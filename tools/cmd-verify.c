@@ -238,23 +238,10 @@ read_size (Verify *self, const NfTensor *like, GError **error)
 static gboolean
 read_text (Verify *self, const char *name, float **text, guint *n, GError **error)
 {
-  const NfTensor *tensor = nf_tensor_file_lookup (self->file, name);
-  if (!tensor)
+  if (!nf_tensor_file_lookup (self->file, name))
     return TRUE;
-  const guint64 rows = tensor->n_dims ? tensor->dims[0] : 0;
-  if (!is_float (tensor) || rows < 1 || rows > MAX_BATCH
-      || !has_shape (tensor, 3, (const guint64[]){ rows, self->config->txt_size, self->config->txt_dim }))
-    {
-      g_autofree char *is = shape_text (tensor);
-      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s; this model needs F32 or F64 (B, %u, %u)",
-                   nf_tensor_file_get_path (self->file), name, is, self->config->txt_size,
-                   self->config->txt_dim);
-      return FALSE;
-    }
-  *text = g_new (float, tensor->n_elements);
-  nf_tensor_to_float (tensor, *text);
-  *n = (guint)rows;
-  return TRUE;
+  *text = nf_text_read (self->file, name, self->config, n, error);
+  return *text != NULL;
 }
 
 static gboolean

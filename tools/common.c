@@ -20,6 +20,7 @@ nf_command_clear (NfCommand *self)
   g_clear_pointer (&self->model, g_free);
   g_clear_pointer (&self->device, g_free);
   g_clear_pointer (&self->precision, g_free);
+  g_clear_pointer (&self->text, g_free);
 }
 
 /* What options of decoding say, before it is checked. */
@@ -75,6 +76,12 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
             "Of matrix products: f32 (default), bf16, or auto: the faster one, by the kind of device",
             "PRECISION" },
           { NULL } };
+  const GOptionEntry text[]
+      = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
+            "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "
+            "maybe \"null_text\" of a file (default: none, zeros)",
+            "FILE" },
+          { NULL } };
   g_auto (Decoding) decoding = { 0 };
   const GOptionEntry of_decoding[]
       = { { "method", 0, 0, G_OPTION_ARG_STRING, &decoding.method,
@@ -108,6 +115,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
     g_option_context_add_main_entries (context, model, NULL);
   if (options & NF_COMMAND_DEVICE)
     g_option_context_add_main_entries (context, device, NULL);
+  if ((options & NF_COMMAND_MODEL) && (options & NF_COMMAND_DEVICE))
+    g_option_context_add_main_entries (context, text, NULL);
   if (options & NF_COMMAND_DECODING)
     g_option_context_add_main_entries (context, of_decoding, NULL);
   g_option_context_add_main_entries (context, quiet, NULL);
@@ -240,7 +249,7 @@ nf_command_open (NfCommand *self, GError **error)
 {
   g_autoptr (NfDevice) device = NULL;
   g_autoptr (NfModel) model = NULL;
-  NfSession *session;
+  g_autoptr (NfSession) session = NULL;
 
   nf_command_catch_signals (self);
   device = nf_device_open (self->device, error);
@@ -250,9 +259,10 @@ nf_command_open (NfCommand *self, GError **error)
   if (!model)
     return NULL;
   session = nf_session_new (model, error);
-  if (session)
-    nf_session_set_cancellable (session, self->cancellable);
-  return session;
+  if (!session || (self->text && !nf_session_load_text (session, self->text, error)))
+    return NULL;
+  nf_session_set_cancellable (session, self->cancellable);
+  return g_steal_pointer (&session);
 }
 
 /* A decimal number of 1 to MAX at *TEXT, which moves behind it. */

@@ -14,7 +14,7 @@ G_BEGIN_DECLS
 /*
  * NfCommand:
  * name: of the sub-command, for messages
- * model, device, quiet: options of the same names
+ * model, device, text, quiet: options of the same names
  * progress: line on stderr
  * cancellable: cancelled by SIGINT and SIGTERM
  * catching: signals are caught
@@ -28,6 +28,7 @@ typedef struct
   char *model;
   char *device; /* with what --precision says appended */
   char *precision;
+  char *text;
   gboolean quiet;
   NfProgress *progress;
   GCancellable *cancellable;
@@ -45,9 +46,9 @@ typedef enum
   NF_COMMAND_DECODING = 1 << 2,
 } NfCommandOptions;
 
-/* Parses ENTRIES and --quiet, with OPTIONS also --model, --device and those of decoding; USAGE names the
- * arguments, of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the
- * help text. Prints what is wrong; FALSE means NF_EXIT_USAGE. */
+/* Parses ENTRIES and --quiet, with OPTIONS also --model, --device, with both --text, and those of decoding;
+ * USAGE names the arguments, of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION
+ * (nullable) ends the help text. Prints what is wrong; FALSE means NF_EXIT_USAGE. */
 gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);
@@ -65,7 +66,7 @@ void nf_command_catch_signals (NfCommand *self);
 /* NF_ERROR_CANCELLED once that happened. */
 gboolean nf_command_go_on (NfCommand *self, GError **error);
 
-/* Opens the device, loads the model and makes a session that hears signals. */
+/* Opens the device, loads the model and makes a session that hears signals and knows the text. */
 NfSession *nf_command_open (NfCommand *self, GError **error);
 
 /* "WxH" to sides of 1 to 16384. */

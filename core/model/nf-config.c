@@ -121,6 +121,12 @@ nf_config_has_text (const NfConfig *config, guint t)
 }
 
 guint
+nf_config_classes (const NfConfig *config)
+{
+  return config->txt_size == 1 ? config->txt_dim : config->n_classes;
+}
+
+guint
 nf_config_features (const NfConfig *config)
 {
   const guint square = config->patch_size * config->patch_size;

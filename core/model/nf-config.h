@@ -240,6 +240,10 @@ guint nf_config_width (const NfConfig *config, guint t);
 /** nf_config_has_text: Returns: whether block @t sees the text. */
 gboolean nf_config_has_text (const NfConfig *config, guint t);
 
+/** nf_config_classes: Returns: classes that samples may have: those of a TARFlow, or of a STARFlow the
+ * features of a text of one token; else 0. */
+guint nf_config_classes (const NfConfig *config);
+
 /** nf_config_features: Returns: D = C p² (rgb, gray), 3 p²/2 (yuv420). */
 guint nf_config_features (const NfConfig *config);
 

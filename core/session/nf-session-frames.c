@@ -20,7 +20,8 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
               : "the model is one of another model's latents (pixel_layout latent), not of pictures");
       return FALSE;
     }
-  if (!nf_grid_init (grid, config, frame->width, frame->height, error))
+  if (!nf_session_check_condition (self, NULL, 1, error)
+      || !nf_grid_init (grid, config, frame->width, frame->height, error))
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);

@@ -36,6 +36,7 @@ struct _NfSession
 
   float *text, *null_text, *actions; /* of samples to come */
   guint n_text, n_actions;           /* how many of them, 0 for none */
+  gint text_at;                      /* the one of them for all samples, -1 if each has its own */
 
   NfInverseReport report;
   guint kept; /* tiles of the last frame decoded */

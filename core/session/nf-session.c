@@ -36,6 +36,7 @@ nf_session_class_init (NfSessionClass *class)
 static void
 nf_session_init (NfSession *self)
 {
+  self->text_at = -1;
 }
 
 NfSession *
@@ -110,14 +111,23 @@ nf_session_tell_decode (gpointer data, guint done, guint all)
 gboolean
 nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error)
 {
-  const gint classes = (gint)nf_model_get_config (self->model)->n_classes;
+  const gint classes = (gint)nf_config_classes (nf_model_get_config (self->model));
   for (guint i = 0; labels && i < B; i++)
-    if (labels[i] < -1 || labels[i] >= MAX (classes, 0))
-      {
-        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                     "class %d is out of range: the model has %d classes (-1 is none)", labels[i], classes);
-        return FALSE;
-      }
+    {
+      if (labels[i] < -1 || labels[i] >= classes)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "class %d is out of range: the model has %d classes (-1 is none)", labels[i], classes);
+          return FALSE;
+        }
+      if (labels[i] >= 0 && self->n_text > 0)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "class %d is given beside text features: a class of this model is its text",
+                       labels[i]);
+          return FALSE;
+        }
+    }
   return TRUE;
 }
 
@@ -128,7 +138,7 @@ nf_session_check_condition (NfSession *self, const gint *labels, guint B, GError
   {
     const char *what;
     guint n;
-  } set[] = { { "text features", self->n_text }, { "actions", self->n_actions } };
+  } set[] = { { "text features", self->text_at < 0 ? self->n_text : 1 }, { "actions", self->n_actions } };
   for (guint i = 0; i < G_N_ELEMENTS (set); i++)
     if (set[i].n > 1 && set[i].n != B)
       {
@@ -154,6 +164,17 @@ select_rows (const float *values, guint n, gsize width, guint first, guint count
   return *copy;
 }
 
+/* Classes of a STARFlow, as text: (count, 1, txt_dim), 1 where a sample's class is. */
+static float *
+one_hot (const NfConfig *config, const gint *labels, guint count)
+{
+  float *text = g_new0 (float, (gsize)count * config->txt_dim);
+  for (guint i = 0; i < count; i++)
+    if (labels[i] >= 0)
+      text[(gsize)i * config->txt_dim + (guint)labels[i]] = 1.0f;
+  return text;
+}
+
 void
 nf_session_condition (NfSession *self, const gint *labels, guint first, guint count, guint branches)
 {
@@ -161,18 +182,19 @@ nf_session_condition (NfSession *self, const gint *labels, guint first, guint co
   const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const gsize text = (gsize)config->txt_size * config->txt_dim,
               actions = (gsize)shape->N / shape->frame * config->action_dim;
-  g_autofree float *copies[3] = { NULL, NULL, NULL };
-  const NfFlowCondition condition = {
+  const gsize at = self->text_at > 0 ? (gsize)self->text_at * text : 0;
+  const guint n_text = self->text_at < 0 ? self->n_text : 1;
+  g_autofree float *text_copy = NULL, *null_copy = NULL, *action_copy = NULL;
+  NfFlowCondition condition = {
     .labels = labels ? labels + first : NULL,
-    .text = select_rows (self->text, self->n_text, text, first, count, &copies[0]),
-    .null_text = select_rows (self->null_text, self->n_text, text, first, count, &copies[1]),
-    .actions = select_rows (self->actions, self->n_actions, actions, first, count, &copies[2]),
+    .text = select_rows (self->text ? self->text + at : NULL, n_text, text, first, count, &text_copy),
+    .null_text
+    = select_rows (self->null_text ? self->null_text + at : NULL, n_text, text, first, count, &null_copy),
+    .actions = select_rows (self->actions, self->n_actions, actions, first, count, &action_copy),
   };
+  if (labels && !config->n_classes && nf_config_classes (config) && !self->text)
+    condition.text = text_copy = one_hot (config, labels + first, count);
   nf_flow_set_condition (self->flow, &condition, count, branches);
-  g_free (copies[0]);
-  g_free (copies[1]);
-  g_free (copies[2]);
-  copies[0] = copies[1] = copies[2] = NULL;
 }
 
 static gboolean
@@ -199,9 +221,25 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
       return FALSE;
     }
   self->n_text = text ? B : 0;
+  self->text_at = -1;
   self->shown.valid = FALSE;
   return keep_floats ("text features", text, n, &self->text, error)
          && keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error);
+}
+
+guint
+nf_session_count_texts (NfSession *self)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), 0);
+  return self->n_text;
+}
+
+void
+nf_session_choose_text (NfSession *self, gint i)
+{
+  g_return_if_fail (NF_IS_SESSION (self) && i >= -1 && i < (gint)self->n_text);
+  self->text_at = i;
+  self->shown.valid = FALSE;
 }
 
 gboolean
@@ -329,7 +367,8 @@ nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GErro
                    "temperature");
       return FALSE;
     }
-  if (config->txt_size && !self->null_text)
+  /* no class is zeros */
+  if (config->txt_size && !self->null_text && (self->text || !nf_config_classes (config)))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "guidance needs the text features of no caption, none are set");

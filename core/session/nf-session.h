@@ -213,6 +213,38 @@ gboolean nf_session_set_text (NfSession *self, const float *text, const float *n
                               GError **error);
 
 /**
+ * nf_text_read:
+ * @file: of tensors
+ * @name: one of them, (B, txt_size, txt_dim), of any real type
+ * @config: of the model that is to see it
+ * @B: (out): samples
+ *
+ * Returns: (transfer full): the features of text, or NULL with %NF_ERROR_DATA (there is no such tensor, or it
+ * has another shape), %NF_ERROR_ARGUMENT (the model sees no text) or %NF_ERROR_NO_MEMORY.
+ */
+float *nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guint *B, GError **error);
+
+/**
+ * nf_session_load_text:
+ * @path: safetensors, or a PyTorch checkpoint, with the tensor "text" (or "input.text", or whatever its only
+ * other tensor is called), and maybe "null_text", of as many samples or of one for all
+ *
+ * nf_session_set_text() with what the file holds.
+ */
+gboolean nf_session_load_text (NfSession *self, const char *path, GError **error);
+
+/** nf_session_count_texts: Returns: samples that text features were set for, 0 if none were. */
+guint nf_session_count_texts (NfSession *self);
+
+/**
+ * nf_session_choose_text:
+ * @i: sample of the text features that were set, for all samples of calls to come; -1: each has its own
+ *
+ * Until text features are set again.
+ */
+void nf_session_choose_text (NfSession *self, gint i);
+
+/**
  * nf_session_set_actions:
  * @actions: (nullable) (array): condition vectors (B, frames, action_dim): that of frame t leads to frame t.
  * NULL for none (zeros)

@@ -1,0 +1,118 @@
+/* normflow: text features from files. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-session.h"
+
+#include <string.h>
+
+#define MAX_SAMPLES 65536
+
+/* Where features are looked for, the first that there is. */
+static const char *const names[] = { "text", "input.text", NULL };
+static const char *const null_names[] = { "null_text", NULL };
+
+static const char *
+find_name (NfTensorFile *file, const char *const *among)
+{
+  for (guint i = 0; among[i]; i++)
+    if (nf_tensor_file_lookup (file, among[i]))
+      return among[i];
+  return NULL;
+}
+
+static char *
+describe (const NfTensor *tensor)
+{
+  g_autoptr (GString) text = g_string_new (nf_dtype_name (tensor->dtype));
+  for (guint i = 0; i < tensor->n_dims; i++)
+    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : " (", tensor->dims[i]);
+  g_string_append (text, tensor->n_dims ? ")" : " ()");
+  return g_string_free (g_steal_pointer (&text), FALSE);
+}
+
+static gboolean
+is_real (NfDtype dtype)
+{
+  return dtype == NF_DTYPE_F64 || dtype == NF_DTYPE_F32 || dtype == NF_DTYPE_F16 || dtype == NF_DTYPE_BF16;
+}
+
+float *
+nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guint *B, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (file) && name && config && B, NULL);
+  const NfTensor *tensor = nf_tensor_file_lookup (file, name);
+  const char *path = nf_tensor_file_get_path (file);
+  if (!tensor)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s holds no tensor %s", path, name);
+      return NULL;
+    }
+  if (!config->txt_size)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: %s is of text, but the model sees none", path,
+                   name);
+      return NULL;
+    }
+  if (!is_real (tensor->dtype) || tensor->n_dims != 3 || tensor->dims[0] < 1 || tensor->dims[0] > MAX_SAMPLES
+      || tensor->dims[1] != config->txt_size || tensor->dims[2] != config->txt_dim)
+    {
+      g_autofree char *is = describe (tensor);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                   "%s: %s is %s; this model needs real numbers (B, %u, %u): samples, tokens, features", path,
+                   name, is, config->txt_size, config->txt_dim);
+      return NULL;
+    }
+  g_autofree float *text = g_try_new (float, tensor->n_elements);
+  if (!text)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %s", path, name);
+      return NULL;
+    }
+  nf_tensor_to_float (tensor, text);
+  *B = (guint)tensor->dims[0];
+  return g_steal_pointer (&text);
+}
+
+/* NULL text has a row for each sample, or one for all, which is repeated. */
+static float *
+read_null_text (NfTensorFile *file, const char *name, const NfConfig *config, guint B, GError **error)
+{
+  guint n = 0;
+  g_autofree float *text = nf_text_read (file, name, config, &n, error);
+  if (!text || n == B)
+    return g_steal_pointer (&text);
+  if (n > 1)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is of %u samples, the text of %u",
+                   nf_tensor_file_get_path (file), name, n, B);
+      return NULL;
+    }
+  const gsize row = (gsize)config->txt_size * config->txt_dim;
+  float *repeated = g_new (float, B *row);
+  for (guint i = 0; i < B; i++)
+    memcpy (repeated + i * row, text, row * sizeof *text);
+  return repeated;
+}
+
+gboolean
+nf_session_load_text (NfSession *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && path, FALSE);
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (self));
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  if (!file)
+    return FALSE;
+  const char *name = find_name (file, names), *null_name = find_name (file, null_names);
+  for (guint i = 0;
+       !name && i < nf_tensor_file_count (file) && nf_tensor_file_count (file) == (null_name ? 2 : 1); i++)
+    if (g_strcmp0 (nf_tensor_file_get (file, i)->name, null_name) != 0)
+      name = nf_tensor_file_get (file, i)->name;
+  guint B = 0;
+  g_autofree float *text = nf_text_read (file, name ? name : names[0], config, &B, error), *null_text = NULL;
+  if (!text)
+    return FALSE;
+  if (null_name && !(null_text = read_null_text (file, null_name, config, B, error)))
+    return FALSE;
+  if (nf_session_set_text (self, text, null_text, B, error))
+    return TRUE;
+  g_prefix_error (error, "%s: ", path);
+  return FALSE;
+}
