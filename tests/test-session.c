@@ -809,6 +809,46 @@ test_one_hot (void **state)
     picture_clear (&pictures[i]);
 }
 
+/* A loaded model takes its matrices once, packed; gradients and training take more, and the numbers stay. */
+static void
+test_memory (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  const gboolean half = *state && strstr (*state, "bf16") != NULL;
+  g_autoptr (NfDevice) device = nf_device_open (*state, &error);
+  nf_test_ok (device, error);
+  const NfConfig config = { .channels = 3,
+                            .img_size = 16,
+                            .patch_size = 4,
+                            .width = 128,
+                            .n_blocks = 2,
+                            .n_layers = 3,
+                            .nvp = TRUE,
+                            .head_dim = 32,
+                            .expansion = 4 };
+  g_autofree char *path = nf_test_temporary (".safetensors"), *copy = nf_test_temporary (".safetensors");
+  random_model_write (path, &config, device, 5);
+  const guint64 before = nf_device_get_allocated (device);
+  g_autoptr (NfModel) model = nf_model_load (path, device, NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  const double n = (double)nf_model_count_parameters (model) * sizeof (float),
+               loaded = (double)(nf_device_get_allocated (device) - before);
+  if (loaded > (half ? 0.7 : 1.2) * n)
+    fail_msg ("%.0f bytes for %.0f of parameters", loaded, n);
+
+  g_autofree char *digest = nf_model_digest_of_file (path, &error);
+  assert_string_equal (nf_model_get_digest (model), digest);
+  const NfTrainOptions options = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
+  g_autoptr (NfTrainer) trainer = nf_trainer_new (model, &options, &error);
+  nf_test_ok (trainer, error);
+  assert_true ((double)(nf_device_get_allocated (device) - before) > 5 * n);
+  nf_test_ok (nf_trainer_save_model (trainer, copy, NULL, &error), error);
+  g_autofree char *again = nf_model_digest_of_file (copy, &error);
+  assert_string_equal (again, digest);
+  g_unlink (path);
+  g_unlink (copy);
+}
+
 static void
 test_stats (void **state)
 {
@@ -851,6 +891,8 @@ main (void)
     { "denoise, kernels=gpu", test_denoise, NULL, NULL, (void *)"gpu" },
     { "text, kernels=cpu", test_text, NULL, NULL, (void *)"cpu" },
     { "text, kernels=gpu", test_text, NULL, NULL, (void *)"cpu,kernels=gpu" },
+    { "memory, f32", test_memory, NULL, NULL, (void *)"cpu" },
+    { "memory, bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16" },
     cmocka_unit_test (test_bad_text),
     cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),

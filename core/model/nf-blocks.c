@@ -242,12 +242,24 @@ put (NfLinear *layer, NfOps *ops, gpointer data)
   count (layer, ops, data);
 }
 
+typedef struct
+{
+  NfMatrixFunc matrix;
+  gpointer data;
+  gboolean forward;
+} Packing;
+
 static void
 pack (NfLinear *layer, NfOps *ops, gpointer data)
 {
-  nf_ops_pack (ops, layer->w, layer->forward, layer->n_out, layer->n_in, TRUE);
+  const Packing *packing = data;
+  const NfView w = packing->matrix ? packing->matrix (layer, packing->data) : layer->w;
+  if (!w.buffer)
+    return;
+  if (packing->forward)
+    nf_ops_pack (ops, w, layer->forward, layer->n_out, layer->n_in, TRUE);
   if (layer->backward.buffer)
-    nf_ops_pack (ops, layer->w, layer->backward, layer->n_out, layer->n_in, FALSE);
+    nf_ops_pack (ops, w, layer->backward, layer->n_out, layer->n_in, FALSE);
 }
 
 gsize
@@ -266,10 +278,16 @@ nf_blocks_place (NfBlocks *blocks, NfOps *ops, NfBuffer *packed, gboolean backwa
 }
 
 void
-nf_blocks_pack (NfBlocks *blocks, NfOps *ops, const NfConfig *config)
+nf_blocks_pack (NfBlocks *blocks, NfOps *ops, gboolean forward, NfMatrixFunc matrix, gpointer data)
+{
+  Packing packing = { matrix, data, forward };
+  for_each_linear (blocks, ops, pack, &packing);
+}
+
+void
+nf_blocks_order_positions (NfBlocks *blocks, NfOps *ops, const NfConfig *config)
 {
   const guint N = nf_config_tokens (config);
-  for_each_linear (blocks, ops, pack, NULL);
   for (guint t = 0; t < blocks->T; t++)
     {
       const NfFlowBlock *block = &blocks->flow[t];

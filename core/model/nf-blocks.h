@@ -13,7 +13,8 @@ typedef struct
   NfFlowBlock *denoiser; /* a network that says D values of each token, or NULL */
 } NfBlocks;
 
-/* THETA holds the parameters. Positions of blocks that run backwards go to REVERSED, one after the other. */
+/* THETA holds the parameters, or those that are no matrices. Positions of blocks that run backwards go to
+ * REVERSED, one after the other. */
 NfBlocks *nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta,
                          NfBuffer *reversed);
 void nf_blocks_free (NfBlocks *blocks);
@@ -31,5 +32,12 @@ gsize nf_blocks_reversed_floats (const NfConfig *config);
 gsize nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward);
 void nf_blocks_place (NfBlocks *blocks, NfOps *ops, NfBuffer *packed, gboolean backward);
 
-/* Packs every weight that has a place, and reorders the positions. */
-void nf_blocks_pack (NfBlocks *blocks, NfOps *ops, const NfConfig *config);
+/* Where the matrix of LAYER lies now, which is what is enqueued next reads. */
+typedef NfView (*NfMatrixFunc) (const NfLinear *layer, gpointer data);
+
+/* Packs every matrix for the forward pass, if it has a place for the backward pass, or for that alone. FIND
+ * is asked for each; NULL: they are all among the parameters. */
+void nf_blocks_pack (NfBlocks *blocks, NfOps *ops, gboolean forward, NfMatrixFunc matrix, gpointer data);
+
+/* Reorders the positions of blocks that run backwards. */
+void nf_blocks_order_positions (NfBlocks *blocks, NfOps *ops, const NfConfig *config);

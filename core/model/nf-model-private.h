@@ -43,7 +43,8 @@ const float *nf_model_get_log_deviations (NfModel *self);
 
 const NfParameters *nf_model_get_parameters (NfModel *self);
 
-/* All trainable values, nf_model_count_parameters() floats and the padding. */
+/* All trainable values, nf_model_count_parameters() floats and the padding, once nf_model_need_theta() was
+ * called; before, those alone that are no matrices. */
 NfBuffer *nf_model_get_theta (NfModel *self);
 
 /* Operations for a user of this model. */
@@ -56,6 +57,9 @@ gboolean nf_model_need_backward (NfModel *self, GError **error);
 
 /* The model is not handed out by nf_model_load() any more. */
 void nf_model_make_private (NfModel *self);
+
+/* Puts the matrices, too, where nf_model_get_theta() says. */
+gboolean nf_model_need_theta (NfModel *self, GError **error);
 
 /* Packs theta again, on OPS's queue, after it has changed. */
 void nf_model_repack (NfModel *self, NfOps *ops);

@@ -14,13 +14,14 @@ struct _NfModel
   char *key;          /* in the table of shared models, or NULL */
   double load_seconds;
 
-  NfWeights *weights; /* theta of it is freed once it is on the device */
+  NfWeights *weights; /* theta of it is freed once it is on the device; what is in a file stays there */
   NfSampleShape shape;
   NfBlocks *blocks;
   NfTokens tokens;
 
-  NfOps *ops; /* of the model's own, under the lock */
-  NfBuffer *theta;
+  NfOps *ops;           /* of the model's own, under the lock */
+  NfBuffer *theta;      /* all parameters, or those that are no matrices */
+  gboolean whole;       /* all */
   NfBuffer *forward;    /* packed */
   NfBuffer *backward;   /* packed, NULL until needed */
   NfBuffer *reversed;   /* positions of the blocks that run backwards */
@@ -155,8 +156,67 @@ get_config (NfModel *self)
 void
 nf_model_repack (NfModel *self, NfOps *ops)
 {
-  nf_blocks_pack (self->blocks, ops, get_config (self));
+  g_return_if_fail (self->whole);
+  nf_blocks_pack (self->blocks, ops, TRUE, NULL, NULL);
+  nf_blocks_order_positions (self->blocks, ops, get_config (self));
   g_clear_pointer (&self->digest, g_free);
+}
+
+/* A matrix on its way from the file to the packed ones. */
+typedef struct
+{
+  NfModel *model;
+  float *host;
+  NfBuffer *staged;
+  GError *error;
+} Staging;
+
+static NfView
+stage (const NfLinear *layer, gpointer data)
+{
+  Staging *staging = data;
+  const NfWeights *weights = staging->model->weights;
+  const NfParameter *parameter = nf_parameters_find (weights->parameters, layer->w.at);
+  if (staging->error || !nf_weights_get (weights, parameter, staging->host, &staging->error))
+    return nf_view (NULL, 0);
+  nf_ops_write (staging->model->ops, nf_view (staging->staged, 0), staging->host,
+                parameter->n * sizeof (float));
+  return nf_view (staging->staged, 0);
+}
+
+/* Packs all matrices of a model that has them on its device, or in its file alone. */
+static gboolean
+pack (NfModel *self, gboolean forward, GError **error)
+{
+  const GArray *list = self->weights->parameters->list;
+  gsize largest = 0;
+  if (self->whole)
+    {
+      nf_blocks_pack (self->blocks, self->ops, forward, NULL, NULL);
+      return nf_ops_finish (self->ops, error);
+    }
+  for (guint i = 0; i < list->len; i++)
+    if (g_array_index (list, NfParameter, i).matrix)
+      largest = MAX (largest, g_array_index (list, NfParameter, i).n);
+  g_autofree float *host = g_try_new (float, largest);
+  g_autoptr (NfBuffer) staged = nf_ops_alloc (self->ops, largest);
+  Staging staging = { self, host, staged };
+  if (!staged)
+    return nf_ops_finish (self->ops, error);
+  if (!host)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+                   "no memory for a matrix of %" G_GSIZE_FORMAT " values", largest);
+      return FALSE;
+    }
+  nf_blocks_pack (self->blocks, self->ops, forward, stage, &staging);
+  if (staging.error)
+    {
+      nf_ops_finish (self->ops, NULL);
+      g_propagate_error (error, staging.error);
+      return FALSE;
+    }
+  return nf_ops_finish (self->ops, error);
 }
 
 gboolean
@@ -166,12 +226,41 @@ nf_model_need_backward (NfModel *self, GError **error)
   if (self->backward)
     return TRUE;
 
-  self->backward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, TRUE));
-  if (!self->backward)
+  g_autoptr (NfBuffer) backward
+      = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, TRUE));
+  if (!backward)
     return nf_ops_finish (self->ops, error);
-  nf_blocks_place (self->blocks, self->ops, self->backward, TRUE);
-  nf_blocks_pack (self->blocks, self->ops, get_config (self));
-  return nf_ops_finish (self->ops, error);
+  nf_blocks_place (self->blocks, self->ops, backward, TRUE);
+  if (!pack (self, FALSE, error))
+    {
+      nf_blocks_place (self->blocks, self->ops, NULL, TRUE);
+      return FALSE;
+    }
+  self->backward = g_steal_pointer (&backward);
+  return TRUE;
+}
+
+gboolean
+nf_model_need_theta (NfModel *self, GError **error)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
+  const gsize n = self->weights->parameters->n;
+  if (self->whole)
+    return TRUE;
+  g_autofree float *theta = nf_weights_get_all (self->weights, error);
+  if (!theta)
+    return FALSE;
+  g_autoptr (NfBuffer) all = nf_ops_alloc (self->ops, n);
+  if (all)
+    nf_ops_write (self->ops, nf_view (all, 0), theta, n * sizeof *theta);
+  if (!nf_ops_finish (self->ops, error))
+    return FALSE;
+  /* views of the parameters stay what they are */
+  const NfBuffer small = *self->theta;
+  *self->theta = *all;
+  *all = small;
+  self->whole = TRUE;
+  return TRUE;
 }
 
 void
@@ -221,6 +310,28 @@ nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
   nf_ops_write (ops, nf_view (self->precision, 0), precision, n * sizeof *precision);
 }
 
+/* Parameters to where theta has place for them. */
+static gboolean
+upload (NfModel *self, GError **error)
+{
+  const NfWeights *weights = self->weights;
+  const NfParameters *parameters = weights->parameters;
+  if (self->whole)
+    {
+      nf_ops_write (self->ops, nf_view (self->theta, 0), weights->theta, parameters->n * sizeof (float));
+      return nf_ops_finish (self->ops, error);
+    }
+  g_autofree float *kept = g_new (float, parameters->n_kept);
+  for (guint i = 0; i < parameters->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (parameters->list, NfParameter, i);
+      if (!parameter->matrix && !nf_weights_get (weights, parameter, kept + parameter->at, error))
+        return FALSE;
+    }
+  nf_ops_write (self->ops, nf_view (self->theta, 0), kept, parameters->n_kept * sizeof *kept);
+  return nf_ops_finish (self->ops, error);
+}
+
 /* Puts WEIGHTS, which it takes, on DEVICE. */
 static NfModel *
 build (NfWeights *weights, NfDevice *device, GError **error)
@@ -248,8 +359,9 @@ build (NfWeights *weights, NfDevice *device, GError **error)
   if (!self->ops)
     return NULL;
 
-  const gsize n = weights->parameters->n;
-  self->theta = nf_ops_alloc (self->ops, n);
+  const NfParameters *parameters = weights->parameters;
+  self->whole = weights->theta != NULL;
+  self->theta = nf_ops_alloc (self->ops, self->whole ? parameters->n : parameters->n_kept);
   self->reversed = nf_ops_alloc (self->ops, nf_blocks_reversed_floats (config));
   self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
   self->precision = nf_ops_alloc (self->ops, (gsize)N * D);
@@ -262,7 +374,7 @@ build (NfWeights *weights, NfDevice *device, GError **error)
       if (self->tokens.basis)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
     }
-  self->blocks = nf_blocks_new (config, weights->parameters, self->theta, self->reversed);
+  self->blocks = nf_blocks_new (config, parameters, self->theta, self->reversed);
   if (nf_device_uses_bf16 (device))
     nf_blocks_round (self->blocks);
   self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
@@ -272,10 +384,11 @@ build (NfWeights *weights, NfDevice *device, GError **error)
       return NULL;
     }
   nf_blocks_place (self->blocks, self->ops, self->forward, FALSE);
-  nf_ops_write (self->ops, nf_view (self->theta, 0), weights->theta, n * sizeof (float));
+  if (!upload (self, error))
+    return NULL;
   nf_model_set_variance (self, self->ops, weights->variance);
-  nf_model_repack (self, self->ops);
-  if (!nf_ops_finish (self->ops, error))
+  nf_blocks_order_positions (self->blocks, self->ops, config);
+  if (!pack (self, TRUE, error))
     return NULL;
   g_clear_pointer (&weights->theta, g_free);
   return g_steal_pointer (&self);
@@ -340,10 +453,10 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
     return NULL;
   g_autofree char *path = nf_model_find (name, error);
   g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
-  g_autoptr (NfWeights) weights = file ? nf_weights_read (file, error) : NULL;
-  if (!weights || !tell (progress, "load", 0.5, data, cancellable, error))
+  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
+  g_autofree char *digest = weights ? nf_weights_digest (weights, error) : NULL;
+  if (!digest || !tell (progress, "load", 0.5, data, cancellable, error))
     return NULL;
-  g_autofree char *digest = nf_weights_digest (weights);
   g_autofree char *key = g_strdup_printf ("%s %s %s %u %s", digest, nf_device_get_info (device)->id,
                                           nf_device_get_kernels (device), nf_device_get_vector_width (device),
                                           nf_device_get_precision (device));
@@ -385,6 +498,8 @@ static float *
 download (NfModel *self, GError **error)
 {
   const gsize n = self->weights->parameters->n;
+  if (!self->whole)
+    return nf_weights_get_all (self->weights, error);
   g_autofree float *theta = g_try_new (float, n);
   if (!theta)
     {
@@ -530,7 +645,7 @@ nf_model_get_digest (NfModel *self)
         }
       NfWeights weights = *self->weights;
       weights.theta = theta;
-      self->digest = nf_weights_digest (&weights);
+      self->digest = nf_weights_digest (&weights, NULL);
     }
   return self->digest;
 }
@@ -540,8 +655,8 @@ nf_model_digest_of_file (const char *path, GError **error)
 {
   g_return_val_if_fail (path, NULL);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
-  g_autoptr (NfWeights) weights = file ? nf_weights_read (file, error) : NULL;
-  return weights ? nf_weights_digest (weights) : NULL;
+  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
+  return weights ? nf_weights_digest (weights, error) : NULL;
 }
 
 guint64
@@ -558,7 +673,7 @@ nf_model_get_parameter (NfModel *self, const char *name, gsize *offset, gsize *n
   const NfParameter *parameter = nf_parameters_lookup (self->weights->parameters, name);
   if (!parameter)
     return FALSE;
-  *offset = parameter->at;
+  *offset = parameter->listed;
   *n_elements = parameter->n;
   return TRUE;
 }

@@ -34,10 +34,17 @@ add (NfParameters *self, NfParameterKind kind, guint fan_in, guint64 d0, guint64
 
   parameter.n_dims = d2 ? 3 : d1 ? 2 : 1;
   parameter.n = d0 * (d1 ? d1 : 1) * (d2 ? d2 : 1);
-  parameter.at = self->n;
+  parameter.listed = self->n;
   self->n += parameter.n;
   g_array_append_val (self->list, parameter);
   g_hash_table_insert (self->index, parameter.name, GUINT_TO_POINTER (self->list->len));
+}
+
+/* The last one added is a matrix. */
+static void
+mark_matrix (NfParameters *self)
+{
+  g_array_index (self->list, NfParameter, self->list->len - 1).matrix = TRUE;
 }
 
 static void add_linear (NfParameters *self, gboolean bias, guint n_out, guint n_in, const char *format, ...)
@@ -52,6 +59,7 @@ add_linear (NfParameters *self, gboolean bias, guint n_out, guint n_in, const ch
   va_end (arguments);
 
   add (self, NF_PARAMETER_WEIGHT, n_in, n_out, n_in, 0, "%s.weight", name);
+  mark_matrix (self);
   if (bias)
     add (self, NF_PARAMETER_BIAS, n_in, n_out, 0, 0, "%s.bias", name);
 }
@@ -108,6 +116,7 @@ add_transformer (NfParameters *self, const NfConfig *config, const char *block, 
   if (config->final_norm)
     add_norm (self, TRUE, d, block, "final_norm");
   add (self, NF_PARAMETER_ZERO, 0, n_out, d, 0, "%s.proj_out.weight", block);
+  mark_matrix (self);
   add (self, NF_PARAMETER_BIAS, d, n_out, 0, 0, "%s.proj_out.bias", block);
 }
 
@@ -131,6 +140,26 @@ add_block (NfParameters *self, const NfConfig *config, guint t)
   add_transformer (self, config, block, nf_config_layers (config, t), d, config->nvp ? 2 * D : D);
 }
 
+/* Gives each parameter its place: matrices behind all others. */
+static void
+place (NfParameters *self)
+{
+  gsize at = 0;
+  for (guint matrix = 0; matrix < 2; matrix++)
+    {
+      for (guint i = 0; i < self->list->len; i++)
+        {
+          NfParameter *parameter = &g_array_index (self->list, NfParameter, i);
+          if (parameter->matrix != (gboolean)matrix)
+            continue;
+          parameter->at = at;
+          at += parameter->n;
+        }
+      if (!matrix)
+        self->n_kept = at;
+    }
+}
+
 NfParameters *
 nf_parameters_new (const NfConfig *config)
 {
@@ -143,7 +172,6 @@ nf_parameters_new (const NfConfig *config)
   for (guint t = 0; t < config->n_blocks; t++)
     if (!nf_config_is_identity (config, t))
       add_block (self, config, t);
-  self->n_flow = self->n;
   if (config->denoiser_layers)
     {
       add_linear (self, TRUE, d, D, NF_DENOISER ".proj_in");
@@ -151,6 +179,7 @@ nf_parameters_new (const NfConfig *config)
         add_linear (self, TRUE, d, config->txt_dim, NF_DENOISER ".proj_txt");
       add_transformer (self, config, NF_DENOISER, config->denoiser_layers, d, D);
     }
+  place (self);
   return self;
 }
 
@@ -169,17 +198,33 @@ nf_parameters_lookup (const NfParameters *self, const char *name)
   return place ? &g_array_index (self->list, NfParameter, place - 1) : NULL;
 }
 
-gsize
-nf_parameters_at (const NfParameters *self, const char *format, ...)
+const NfParameter *
+nf_parameters_find (const NfParameters *self, gsize at)
 {
-  va_list arguments;
-  va_start (arguments, format);
-  g_autofree char *name = g_strdup_vprintf (format, arguments);
-  va_end (arguments);
+  for (guint i = 0; i < self->list->len; i++)
+    if (g_array_index (self->list, NfParameter, i).at == at)
+      return &g_array_index (self->list, NfParameter, i);
+  g_return_val_if_reached (NULL);
+}
 
-  const NfParameter *parameter = nf_parameters_lookup (self, name);
-  g_assert (parameter);
-  return parameter->at;
+void
+nf_parameters_list (const NfParameters *self, const float *theta, float *listed)
+{
+  for (guint i = 0; i < self->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (self->list, NfParameter, i);
+      memcpy (listed + parameter->listed, theta + parameter->at, parameter->n * sizeof *listed);
+    }
+}
+
+void
+nf_parameters_unlist (const NfParameters *self, const float *listed, float *theta)
+{
+  for (guint i = 0; i < self->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (self->list, NfParameter, i);
+      memcpy (theta + parameter->at, listed + parameter->listed, parameter->n * sizeof *listed);
+    }
 }
 
 void
@@ -212,24 +257,33 @@ nf_parameters_initialise (const NfParameters *self, guint64 seed, float *theta)
 
 /* A model's numbers */
 
-NfWeights *
-nf_weights_new (const NfConfig *config)
+/* Without numbers, but for a prior of variance 1. */
+static NfWeights *
+weights_new (const NfConfig *config)
 {
   NfWeights *self = g_new0 (NfWeights, 1);
   const gsize n = (gsize)nf_config_tokens (config) * nf_config_features (config);
 
   self->config = nf_config_copy (config);
   self->parameters = nf_parameters_new (config);
-  self->theta = g_try_new0 (float, self->parameters->n);
   self->variance = g_new (float, n);
   for (gsize i = 0; i < n; i++)
     self->variance[i] = 1.0f;
   return self;
 }
 
+NfWeights *
+nf_weights_new (const NfConfig *config)
+{
+  NfWeights *self = weights_new (config);
+  self->theta = g_try_new0 (float, self->parameters->n);
+  return self;
+}
+
 void
 nf_weights_free (NfWeights *self)
 {
+  g_clear_object (&self->file);
   nf_config_free (self->config);
   nf_parameters_free (self->parameters);
   g_free (self->theta);
@@ -380,9 +434,8 @@ read_variance (NfTensorFile *file, NfWeights *self, GError **error)
 }
 
 NfWeights *
-nf_weights_read (NfTensorFile *file, GError **error)
+nf_weights_open (NfTensorFile *file, GError **error)
 {
-  const char *path = nf_tensor_file_get_path (file);
   g_autoptr (NfConfig) config = nf_checkpoint_config (file, NULL, NULL, error);
   if (!config)
     return NULL;
@@ -396,23 +449,43 @@ nf_weights_read (NfTensorFile *file, GError **error)
         return NULL;
     }
 
-  g_autoptr (NfWeights) self = nf_weights_new (config);
-  if (!self->theta)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %" G_GSIZE_FORMAT " parameters",
-                   path, self->parameters->n);
-      return NULL;
-    }
-  for (guint i = 0; i < self->parameters->list->len; i++)
-    {
-      const NfParameter *parameter = &g_array_index (self->parameters->list, NfParameter, i);
-      if (!read_tensor (file, parameter->name, parameter->n_dims, parameter->dims,
-                        self->theta + parameter->at, error))
-        return NULL;
-    }
+  g_autoptr (NfWeights) self = weights_new (config);
+  self->file = g_object_ref (file);
   if (!check_surplus (file, self, error) || !read_variance (file, self, error))
     return NULL;
   return g_steal_pointer (&self);
+}
+
+gboolean
+nf_weights_get (const NfWeights *self, const NfParameter *parameter, float *out, GError **error)
+{
+  if (!self->theta)
+    return read_tensor (self->file, parameter->name, parameter->n_dims, parameter->dims, out, error);
+  memcpy (out, self->theta + parameter->at, parameter->n * sizeof *out);
+  return TRUE;
+}
+
+static float *
+no_memory (const NfWeights *self, gsize n, GError **error)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %" G_GSIZE_FORMAT " parameters",
+               self->file ? nf_tensor_file_get_path (self->file) : "new model", n);
+  return NULL;
+}
+
+float *
+nf_weights_get_all (const NfWeights *self, GError **error)
+{
+  g_autofree float *theta = g_try_new (float, self->parameters->n);
+  if (!theta)
+    return no_memory (self, self->parameters->n, error);
+  for (guint i = 0; i < self->parameters->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (self->parameters->list, NfParameter, i);
+      if (!nf_weights_get (self, parameter, theta + parameter->at, error))
+        return NULL;
+    }
+  return g_steal_pointer (&theta);
 }
 
 #define MAX_MASK 4096 /* tokens; masks of longer sequences would be larger than the weights */
@@ -488,21 +561,28 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
 }
 
 char *
-nf_weights_digest (const NfWeights *self)
+nf_weights_digest (const NfWeights *self, GError **error)
 {
   g_autoptr (GChecksum) checksum = g_checksum_new (G_CHECKSUM_SHA256);
   g_autofree char *json = nf_config_to_json (self->config);
   const gsize latents = (gsize)nf_config_tokens (self->config) * nf_config_features (self->config);
-  const guint8 *theta = (const guint8 *)self->theta;
+  gsize largest = 0;
 
-  g_checksum_update (checksum, (const guchar *)json, strlen (json) + 1);
-  /* in parts: a checksum's length is a signed type */
-  for (gsize left = self->parameters->n * sizeof (float); left > 0;)
+  for (guint i = 0; i < self->parameters->list->len; i++)
+    largest = MAX (largest, g_array_index (self->parameters->list, NfParameter, i).n);
+  g_autofree float *values = g_try_new (float, largest);
+  if (!values)
     {
-      const gsize part = MIN (left, (gsize)1 << 28);
-      g_checksum_update (checksum, theta, (gssize)part);
-      theta += part;
-      left -= part;
+      no_memory (self, largest, error);
+      return NULL;
+    }
+  g_checksum_update (checksum, (const guchar *)json, strlen (json) + 1);
+  for (guint i = 0; i < self->parameters->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (self->parameters->list, NfParameter, i);
+      if (!nf_weights_get (self, parameter, values, error))
+        return NULL;
+      g_checksum_update (checksum, (const guchar *)values, (gssize)(parameter->n * sizeof *values));
     }
   g_checksum_update (checksum, (const guchar *)self->variance, (gssize)(latents * sizeof (float)));
   return g_strdup (g_checksum_get_string (checksum));

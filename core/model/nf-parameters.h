@@ -5,8 +5,9 @@
 #include "nf-config.h"
 #include "nf-tensor-file.h"
 
-/* Not installed. All trainable values lie in one array, one parameter after the other in the order of this
- * table; gradients, moments and averages have the same places. Names are those of the official state_dict. */
+/* Not installed. All trainable values lie in one array; gradients, moments and averages have the same places.
+ * First come those that kernels read as they are, then the matrices, of which only packing reads: a model
+ * that does not learn has no need of these on its device. Names are those of the official state_dict. */
 
 typedef enum
 {
@@ -25,16 +26,18 @@ typedef struct
   guint fan_in;
   guint n_dims;
   guint64 dims[3];
-  gsize at;
+  gboolean matrix; /* of a linear layer: read by packing alone */
+  gsize listed;    /* where it begins among all values in the order of the list */
+  gsize at;        /* and in the array */
   gsize n;
 } NfParameter;
 
 typedef struct
 {
-  GArray *list;      /* of NfParameter */
+  GArray *list;      /* of NfParameter, in the order in which official modules have them */
   GHashTable *index; /* name -> 1 + place in the list */
   gsize n;           /* values of all */
-  gsize n_flow;      /* values of the flow; those of a learned denoiser follow */
+  gsize n_kept;      /* values of those that are no matrices */
 } NfParameters;
 
 /* Prefix of the denoiser's names. */
@@ -47,25 +50,36 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfParameters, nf_parameters_free)
 /* NULL if there is none of this name. */
 const NfParameter *nf_parameters_lookup (const NfParameters *parameters, const char *name);
 
-/* Where the parameter of this printf-style name lies; it must exist. */
-gsize nf_parameters_at (const NfParameters *parameters, const char *format, ...) G_GNUC_PRINTF (2, 3);
+/* The one that begins AT. */
+const NfParameter *nf_parameters_find (const NfParameters *parameters, gsize at);
 
 /* Fills THETA as the official code initialises. */
 void nf_parameters_initialise (const NfParameters *parameters, guint64 seed, float *theta);
 
-/* A model's numbers on the host. */
+/* From THETA to all values in the order of the list, as files of training and callers have them, and back. */
+void nf_parameters_list (const NfParameters *parameters, const float *theta, float *listed);
+void nf_parameters_unlist (const NfParameters *parameters, const float *listed, float *theta);
+
+/* A model's numbers. */
 typedef struct
 {
   NfConfig *config;
   NfParameters *parameters;
-  float *theta;
-  float *variance; /* (N, D): variance of the prior, 1 unless volume-preserving */
+  float *theta;       /* all of them, or NULL: they are in */
+  NfTensorFile *file; /* or NULL */
+  float *variance;    /* (N, D): variance of the prior, 1 unless volume-preserving */
 } NfWeights;
 
-/* Reads and checks FILE: every parameter there, of the right shape, finite, and nothing else but the official
- * buffers. */
-NfWeights *nf_weights_read (NfTensorFile *file, GError **error);
+/* Those of FILE, which stays open: every parameter there, of the right shape, and nothing else but the
+ * official buffers. */
+NfWeights *nf_weights_open (NfTensorFile *file, GError **error);
 NfWeights *nf_weights_new (const NfConfig *config);
+
+/* The numbers of one parameter, which are finite. */
+gboolean nf_weights_get (const NfWeights *weights, const NfParameter *parameter, float *out, GError **error);
+
+/* theta of all parameters in memory of their own; NULL on failure. */
+float *nf_weights_get_all (const NfWeights *weights, GError **error);
 void nf_weights_free (NfWeights *weights);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfWeights, nf_weights_free)
 
@@ -73,5 +87,5 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfWeights, nf_weights_free)
  * strings. */
 gboolean nf_weights_write (const NfWeights *weights, const char *path, GHashTable *metadata, GError **error);
 
-/* SHA-256 of configuration and numbers, 64 hexadecimal digits. */
-char *nf_weights_digest (const NfWeights *weights);
+/* SHA-256 of configuration and numbers, 64 hexadecimal digits; NULL if a file's numbers are not finite. */
+char *nf_weights_digest (const NfWeights *weights, GError **error);

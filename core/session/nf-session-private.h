@@ -79,6 +79,9 @@ gboolean nf_session_tell_decode (gpointer data, guint done, guint all);
 gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *labels, float g,
                                    double sums[2], float *grad_x, NfBuffer *gradients, GError **error);
 
+/* Gradients of all parameters in the order of their list. */
+gboolean nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error);
+
 /* Checks the numbers among OPTIONS. */
 gboolean nf_decode_options_check (const NfDecodeOptions *options, GError **error);
 

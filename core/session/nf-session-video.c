@@ -160,7 +160,5 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
   *loss = squares / (double)all;
   if (target)
     memcpy (target, wanted, all * sizeof *target);
-  return !gradients
-         || nf_ops_read (ops, nf_view (gradients, 0), grad_parameters, n_parameters * sizeof *grad_parameters,
-                         error);
+  return !gradients || nf_session_read_gradients (self, gradients, grad_parameters, error);
 }

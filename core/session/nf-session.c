@@ -526,6 +526,22 @@ nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *
 }
 
 gboolean
+nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error)
+{
+  const gsize n = nf_model_count_parameters (self->model);
+  g_autofree float *theta = g_try_new (float, n);
+  if (!theta)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " gradients", n);
+      return FALSE;
+    }
+  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (gradients, 0), theta, n * sizeof *theta, error))
+    return FALSE;
+  nf_parameters_list (nf_model_get_parameters (self->model), theta, out);
+  return TRUE;
+}
+
+gboolean
 nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss,
                       float *grad_x, float *grad_parameters, GError **error)
 {
@@ -548,8 +564,7 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
                                  gradients, error))
     return FALSE;
   *loss = (sums[0] - sums[1]) / (double)dimensions;
-  return !gradients
-         || nf_ops_read (ops, nf_view (gradients, 0), grad_parameters, n * sizeof *grad_parameters, error);
+  return !gradients || nf_session_read_gradients (self, gradients, grad_parameters, error);
 }
 
 gboolean

@@ -150,9 +150,11 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   self->model = g_object_ref (model);
   self->options = *options;
   self->n = nf_model_count_parameters (model);
-  self->flow = nf_flow_new (model, error);
-  if (!check_model (model, error) || !self->flow
-      || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
+  if (!check_model (model, error))
+    return NULL;
+  nf_model_make_private (model);
+  self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
+  if (!self->flow || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
     return NULL;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
@@ -165,7 +167,6 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
       self->residual = nf_ops_alloc (ops, n);
       self->residual_squares = nf_ops_alloc (ops, nf_ops_sum_parts (n));
     }
-  nf_model_make_private (model);
   self->gradients = nf_ops_alloc (ops, self->n);
   self->m = nf_ops_alloc (ops, self->n);
   self->v = nf_ops_alloc (ops, self->n);
@@ -555,7 +556,7 @@ nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_em
   return nf_ops_finish (ops, evaluated ? error : NULL) && evaluated;
 }
 
-/* Checkpoints */
+/* Checkpoints: values in the order of the list of parameters */
 
 #define N_STATE 3 /* step, updates, norm */
 
@@ -604,9 +605,14 @@ nf_trainer_save (NfTrainer *self, const char *path, GError **error)
     {
       if (!parts[i].buffer)
         continue;
-      float *values = download (self, parts[i].buffer, parts[i].name, error);
+      g_autofree float *theta = download (self, parts[i].buffer, parts[i].name, error);
+      float *values = theta ? g_try_new (float, self->n) : NULL;
+      if (theta && !values)
+        g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " values of %s",
+                     self->n, parts[i].name);
       if (!values)
         return FALSE;
+      nf_parameters_list (nf_model_get_parameters (self->model), theta, values);
       g_ptr_array_add (owned, values);
       tensors[n++] = (NfTensor){ .name = (char *)parts[i].name,
                                  .dtype = NF_DTYPE_F32,
@@ -658,6 +664,15 @@ read_part (NfTensorFile *file, const char *name, NfDtype dtype, guint64 n, gpoin
   return TRUE;
 }
 
+/* LISTED values, as a checkpoint has them, into BUFFER. */
+static void
+take_up (NfTrainer *self, const float *listed, NfBuffer *buffer)
+{
+  g_autofree float *values = g_new (float, self->n);
+  nf_parameters_unlist (nf_model_get_parameters (self->model), listed, values);
+  nf_ops_write (nf_flow_get_ops (self->flow), nf_view (buffer, 0), values, self->n * sizeof *values);
+}
+
 gboolean
 nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
 {
@@ -694,12 +709,11 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
                    state[0]);
       return FALSE;
     }
-  const gsize bytes = self->n * sizeof (float);
-  nf_ops_write (ops, nf_view (nf_model_get_theta (self->model), 0), theta, bytes);
-  nf_ops_write (ops, nf_view (self->m, 0), m, bytes);
-  nf_ops_write (ops, nf_view (self->v, 0), v, bytes);
+  take_up (self, theta, nf_model_get_theta (self->model));
+  take_up (self, m, self->m);
+  take_up (self, v, self->v);
   if (self->average)
-    nf_ops_write (ops, nf_view (self->average, 0), average, bytes);
+    take_up (self, average, self->average);
   nf_model_set_variance (self->model, ops, variance);
   nf_model_repack (self->model, ops);
   self->step = (guint64)state[0];
