@@ -45,8 +45,26 @@ void
 gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint n)
 {
   gst_flow_action_forget (action);
-  action->controls = g_array_new (FALSE, FALSE, sizeof (float));
-  g_array_append_vals (action->controls, values, n);
+  action->controls = g_array_new (FALSE, TRUE, sizeof (float));
+  if (n > 0)
+    g_array_append_vals (action->controls, values, n);
+}
+
+void
+gst_flow_action_reserve_controls (GstFlowAction *action, guint n)
+{
+  if (action->controls && action->controls->len < n)
+    g_array_set_size (action->controls, n);
+}
+
+void
+gst_flow_action_set_control (GstFlowAction *action, guint i, float value)
+{
+  if (!action->controls)
+    gst_flow_action_set_controls (action, NULL, 0);
+  if (i >= action->controls->len)
+    gst_flow_action_reserve_controls (action, i + 1);
+  g_array_index (action->controls, float, i) = value;
 }
 
 gboolean
@@ -59,7 +77,7 @@ gboolean
 gst_flow_action_set_value (GstFlowAction *action, const GValue *value)
 {
   const guint n = GST_VALUE_HOLDS_ARRAY (value) ? gst_value_array_get_size (value) : 0;
-  g_autoptr (GArray) controls = g_array_new (FALSE, FALSE, sizeof (float));
+  g_autoptr (GArray) controls = g_array_new (FALSE, TRUE, sizeof (float));
   gst_flow_action_forget (action);
   for (guint i = 0; i < n; i++)
     {

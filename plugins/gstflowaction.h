@@ -29,6 +29,12 @@ typedef struct
 void gst_flow_action_forget (GstFlowAction *action);
 void gst_flow_action_set_number (GstFlowAction *action, gint number);
 void gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint n);
+
+/* If there are controls, but fewer than N, zeros follow them. */
+void gst_flow_action_reserve_controls (GstFlowAction *action, guint n);
+
+/* Control I becomes VALUE; those before it that there were not are 0. */
+void gst_flow_action_set_control (GstFlowAction *action, guint i, float value);
 gboolean gst_flow_action_is_known (const GstFlowAction *action);
 
 /* What BUFFER's meta tells; unknown if it has none, or what it has is no action. */

@@ -3,6 +3,14 @@
 
 #define GST_CAT_DEFAULT gst_flow_debug
 
+#define MOST_CONTROL 1e6
+
+static gboolean
+is_control (guint id)
+{
+  return id >= GST_FLOW_PRIOR_PROP_CONTROL_0 && id < GST_FLOW_PRIOR_PROP_CONTROL_0 + GST_FLOW_PRIOR_CONTROLS;
+}
+
 void
 gst_flow_prior_init (GstFlowPrior *prior, gpointer element)
 {
@@ -72,6 +80,17 @@ gst_flow_prior_install_properties (GObjectClass *class)
           "The first two controls are where the mouse is in the picture, -1 (left, top) to 1; "
           "it comes as navigation events from a video sink",
           FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
+  for (guint i = 0; i < GST_FLOW_PRIOR_CONTROLS; i++)
+    {
+      g_autofree char *name = g_strdup_printf ("control-%u", i), *nick = g_strdup_printf ("Control %u", i);
+      g_object_class_install_property (
+          class, GST_FLOW_PRIOR_PROP_CONTROL_0 + i,
+          g_param_spec_double (name, nick,
+                               "One of the controls by itself, for a control source (bind it with "
+                               "gst_direct_control_binding_new_absolute()); those that are not set are 0",
+                               -MOST_CONTROL, MOST_CONTROL, 0,
+                               G_PARAM_READWRITE | GST_PARAM_MUTABLE_PLAYING | GST_PARAM_CONTROLLABLE));
+    }
 }
 
 static void
@@ -118,18 +137,32 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
       break;
     case GST_FLOW_PRIOR_PROP_CONTROLS:
       wrong = !gst_flow_action_set_value (&prior->controls, value) && gst_value_array_get_size (value) > 0;
+      prior->single = FALSE;
       break;
     case GST_FLOW_PRIOR_PROP_POINTER:
       prior->pointer = g_value_get_boolean (value);
       break;
     default:
-      done = FALSE;
+      done = is_control (id);
+      if (!done)
+        break;
+      gst_flow_action_set_control (&prior->controls, id - GST_FLOW_PRIOR_PROP_CONTROL_0,
+                                   (float)g_value_get_double (value));
+      prior->single = TRUE;
     }
   GST_OBJECT_UNLOCK (prior->element);
   if (wrong)
     GST_ELEMENT_WARNING (prior->element, RESOURCE, SETTINGS,
                          ("controls are finite numbers; there are none now"), (NULL));
   return done;
+}
+
+/* Under the object lock. */
+static double
+get_control (const GstFlowPrior *prior, guint i)
+{
+  const GArray *controls = prior->controls.controls;
+  return controls && i < controls->len ? (double)g_array_index (controls, float, i) : 0;
 }
 
 gboolean
@@ -161,7 +194,9 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
       g_value_set_string (value, prior->action_map);
       break;
     default:
-      done = FALSE;
+      done = is_control (id);
+      if (done)
+        g_value_set_double (value, get_control (prior, id - GST_FLOW_PRIOR_PROP_CONTROL_0));
     }
   GST_OBJECT_UNLOCK (prior->element);
   return done;
@@ -220,7 +255,11 @@ gst_flow_prior_take_action (GstFlowPrior *prior)
   const GArray *controls = prior->controls.controls;
   const gboolean pointer = prior->pointer;
   if (controls)
-    gst_flow_action_set_controls (last, (const float *)(gpointer)controls->data, controls->len);
+    {
+      gst_flow_action_set_controls (last, (const float *)(gpointer)controls->data, controls->len);
+      if (prior->single)
+        gst_flow_action_reserve_controls (last, prior->info.actions);
+    }
   else
     gst_flow_action_set_number (last, pressed >= 0 ? pressed : prior->action);
   GST_OBJECT_UNLOCK (prior->element);

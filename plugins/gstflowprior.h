@@ -12,8 +12,8 @@ G_BEGIN_DECLS
  *
  * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
  * frame and its number since the last key frame. A member of an element's own structure, with the properties
- * `seed`, `temperature`, `action`, `action-map`, `key-int-max`,
- * `controls` and `pointer`.
+ * `seed`, `temperature`, `action`, `action-map`, `key-int-max`, `controls`, `control-0` to `control-7` and
+ * `pointer`.
  */
 typedef struct
 {
@@ -27,6 +27,7 @@ typedef struct
   guint key_int_max;
   gint action;
   GstFlowAction controls; /* in its place, unknown for none */
+  gboolean single;        /* they were set one by one: those that were not are 0 */
   gboolean pointer;       /* the first two of them are where it is */
   char *action_map;
 
@@ -39,6 +40,9 @@ typedef struct
   gboolean warned;
 } GstFlowPrior;
 
+/* Controls that have a property each: GstController drives numbers, not arrays of them. */
+#define GST_FLOW_PRIOR_CONTROLS 8
+
 enum
 {
   GST_FLOW_PRIOR_PROP_SEED = GST_FLOW_ENGINE_PROP_LAST,
@@ -48,7 +52,8 @@ enum
   GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
   GST_FLOW_PRIOR_PROP_CONTROLS,
   GST_FLOW_PRIOR_PROP_POINTER,
-  GST_FLOW_PRIOR_PROP_LAST,
+  GST_FLOW_PRIOR_PROP_CONTROL_0,
+  GST_FLOW_PRIOR_PROP_LAST = GST_FLOW_PRIOR_PROP_CONTROL_0 + GST_FLOW_PRIOR_CONTROLS,
 };
 
 void gst_flow_prior_init (GstFlowPrior *prior, gpointer element);

@@ -4,6 +4,8 @@
 
 #include <gst/app/gstappsink.h>
 #include <gst/app/gstappsrc.h>
+#include <gst/controller/gstdirectcontrolbinding.h>
+#include <gst/controller/gstinterpolationcontrolsource.h>
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
 
@@ -546,6 +548,60 @@ controls_of_samples (void **state)
     }
 }
 
+/* Control sources drive controls one by one, at the time of each frame; those that none drives are 0. */
+static void
+controlled (void **state)
+{
+  enum
+  {
+    LENGTH = 12
+  };
+  g_autofree char *line = g_strdup_printf ("flowsample name=sample model=%s num-buffers=%d ! "
+                                           "video/x-flow-latent,framerate=10/1 ! "
+                                           "appsink name=sink sync=false max-buffers=1",
+                                           video_model, LENGTH);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  static const char *const names[] = { "control-0", "control-1" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autoptr (GstControlSource) source = gst_interpolation_control_source_new ();
+      GstTimedValueControlSource *points = GST_TIMED_VALUE_CONTROL_SOURCE (source);
+      g_object_set (source, "mode", GST_INTERPOLATION_MODE_LINEAR, NULL);
+      gst_timed_value_control_source_set (points, 0, 0);
+      gst_timed_value_control_source_set (points, 10 * FRAME, i ? -5 : 10);
+      gst_timed_value_control_source_set (points, 20 * FRAME, i ? -5 : 10);
+      assert_true (gst_object_add_control_binding (
+          GST_OBJECT (sample),
+          gst_direct_control_binding_new_absolute (GST_OBJECT (sample), names[i], source)));
+    }
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  GstBuffer *buffer;
+  guint n = 0;
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      float vector[ACTIONS];
+      read_vector (buffer, vector);
+      gst_buffer_unref (buffer);
+      const float along = n == 0 ? 0 : (float)MIN (n - 1, 10);
+      assert_float_equal (vector[0], along, 1e-5);
+      assert_float_equal (vector[1], -0.5f * along, 1e-5);
+      assert_true (vector[2] == 0);
+    }
+  assert_int_equal (n, LENGTH);
+  double last = 0;
+  g_object_get (sample, "control-0", &last, NULL);
+  assert_float_equal (last, 10, 1e-5);
+  /* one by one from a launch line, too */
+  gst_util_set_object_arg (G_OBJECT (sample), "control-2", "-0.25");
+  g_auto (GValue) value = G_VALUE_INIT;
+  g_value_init (&value, GST_TYPE_ARRAY);
+  g_object_get_property (G_OBJECT (sample), "controls", &value);
+  assert_int_equal (gst_value_array_get_size (&value), 3);
+  assert_float_equal (g_value_get_double (gst_value_array_get_value (&value, 2)), -0.25, 1e-6);
+  stop (pipeline);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -559,6 +615,7 @@ main (int argc, char **argv)
     cmocka_unit_test (unknown),
     cmocka_unit_test (controls_of_video),
     cmocka_unit_test (controls_of_samples),
+    cmocka_unit_test (controlled),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
