@@ -379,9 +379,34 @@ on_progress (const char *phase, double fraction, gpointer data)
   self->told = fraction < 1;
 }
 
+#define FULL_QUALITY 1000000 /* of QoS messages */
+
+/* FRAME was ended early, values of it being off by RESIDUAL. */
+static void
+post_quality (GstFlowDecode *self, GstVideoCodecFrame *frame, double residual)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  const GstSegment *segment = &decoder->input_segment;
+  const GstClockTimeDiff left = gst_video_decoder_get_max_decode_time (decoder, frame);
+  gboolean live = FALSE;
+  guint64 frames, dropped;
+  g_autoptr (GstQuery) query = gst_query_new_latency ();
+  if (gst_pad_peer_query (GST_VIDEO_DECODER_SINK_PAD (self), query))
+    gst_query_parse_latency (query, &live, NULL, NULL);
+  gst_flow_engine_get_counts (&self->engine, &frames, &dropped);
+  GstMessage *message = gst_message_new_qos (
+      GST_OBJECT (self), live, gst_segment_to_running_time (segment, GST_FORMAT_TIME, frame->pts),
+      gst_segment_to_stream_time (segment, GST_FORMAT_TIME, frame->pts), frame->pts, frame->duration);
+  gst_message_set_qos_values (message, left == G_MAXINT64 ? 0 : -left,
+                              gst_video_decoder_get_qos_proportion (decoder),
+                              (gint)(FULL_QUALITY / (1 + residual)));
+  gst_message_set_qos_stats (message, GST_FORMAT_BUFFERS, frames + 1, dropped);
+  gst_element_post_message (GST_ELEMENT (self), message);
+}
+
 /* Says that a budget or a limit of sweeps ended before everything had settled. */
 static void
-post_residual (GstFlowDecode *self, NfSession *session, const GstVideoCodecFrame *frame,
+post_residual (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *frame,
                const NfDecodeOptions *options)
 {
   NfDecodeReport report;
@@ -397,6 +422,8 @@ post_residual (GstFlowDecode *self, NfSession *session, const GstVideoCodecFrame
                            G_TYPE_UINT64, (guint64)frame->system_frame_number, "residual", G_TYPE_DOUBLE,
                            report.residual, "passes", G_TYPE_UINT64, report.passes, NULL);
   gst_element_post_message (GST_ELEMENT (self), gst_message_new_element (GST_OBJECT (self), structure));
+  if (options->budget_ms > 0)
+    post_quality (self, frame, report.residual);
 }
 
 /* The time that is left for FRAME, as far as the sinks have told, is its budget. */
@@ -615,6 +642,15 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
       gst_flow_engine_count_dropped (&self->engine);
       gst_video_decoder_request_sync_point (decoder, frame, 0);
       return gst_video_decoder_drop_frame (decoder, frame);
+    }
+  /* a picture that is late already would make the next one late as well; a video's are needed by the next */
+  if (ret == GST_FLOW_OK && settings.keep_up && !stream
+      && gst_video_decoder_get_max_decode_time (decoder, frame) < 0)
+    {
+      gst_flow_engine_count_dropped (&self->engine);
+      ret = decode_waiting (self);
+      return ret == GST_FLOW_OK ? gst_video_decoder_drop_frame (decoder, frame)
+                                : (gst_video_decoder_release_frame (decoder, frame), ret);
     }
   if (ret == GST_FLOW_OK && memcmp (&settings, &self->settings, sizeof settings) != 0)
     ret = decode_waiting (self);

@@ -588,6 +588,14 @@ gst_flow_engine_count_dropped (GstFlowEngine *engine)
   engine->dropped++;
 }
 
+void
+gst_flow_engine_get_counts (GstFlowEngine *engine, guint64 *frames, guint64 *dropped)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  *frames = engine->frames;
+  *dropped = engine->dropped;
+}
+
 GstClockTime
 gst_flow_engine_get_latency (GstFlowEngine *engine)
 {

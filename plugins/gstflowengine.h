@@ -118,6 +118,7 @@ char *gst_flow_engine_describe (GstFlowEngine *engine);
  * more than a quarter. */
 gboolean gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency);
 void gst_flow_engine_count_dropped (GstFlowEngine *engine);
+void gst_flow_engine_get_counts (GstFlowEngine *engine, guint64 *frames, guint64 *dropped);
 GstClockTime gst_flow_engine_get_latency (GstFlowEngine *engine);
 
 /**

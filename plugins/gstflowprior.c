@@ -4,6 +4,7 @@
 #define GST_CAT_DEFAULT gst_flow_debug
 
 #define MOST_CONTROL 1e6
+#define FULL_QUALITY 1000000 /* of QoS messages */
 
 static gboolean
 is_control (guint id)
@@ -17,6 +18,8 @@ gst_flow_prior_init (GstFlowPrior *prior, gpointer element)
   prior->element = element;
   prior->wanted_seed = prior->seed = -1;
   prior->temperature = 1;
+  prior->qos = TRUE;
+  gst_flow_prior_forget_qos (prior);
   gst_flow_action_forget (&prior->last_action);
   gst_flow_action_forget (&prior->controls);
   gst_flow_action_input_init (&prior->input);
@@ -80,6 +83,12 @@ gst_flow_prior_install_properties (GObjectClass *class)
           "The first two controls are where the mouse is in the picture, -1 (left, top) to 1; "
           "it comes as navigation events from a video sink",
           FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_QOS,
+      g_param_spec_boolean ("qos", "QoS",
+                            "Draw nothing for a time that sinks say has passed: a world goes on more slowly, "
+                            "but its frames are not late",
+                            TRUE, flags | GST_PARAM_MUTABLE_PLAYING));
   for (guint i = 0; i < GST_FLOW_PRIOR_CONTROLS; i++)
     {
       g_autofree char *name = g_strdup_printf ("control-%u", i), *nick = g_strdup_printf ("Control %u", i);
@@ -142,6 +151,9 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
     case GST_FLOW_PRIOR_PROP_POINTER:
       prior->pointer = g_value_get_boolean (value);
       break;
+    case GST_FLOW_PRIOR_PROP_QOS:
+      prior->qos = g_value_get_boolean (value);
+      break;
     default:
       done = is_control (id);
       if (!done)
@@ -190,6 +202,9 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
     case GST_FLOW_PRIOR_PROP_POINTER:
       g_value_set_boolean (value, prior->pointer);
       break;
+    case GST_FLOW_PRIOR_PROP_QOS:
+      g_value_set_boolean (value, prior->qos);
+      break;
     case GST_FLOW_PRIOR_PROP_ACTION_MAP:
       g_value_set_string (value, prior->action_map);
       break;
@@ -210,7 +225,9 @@ gst_flow_prior_start (GstFlowPrior *prior)
   prior->seed = prior->wanted_seed >= 0
                     ? prior->wanted_seed
                     : (gint64)((((guint64)g_random_int () << 32) | g_random_int ()) & G_MAXINT64);
+  prior->n_drawn = prior->n_left_out = 0;
   GST_OBJECT_UNLOCK (prior->element);
+  gst_flow_prior_forget_qos (prior);
   prior->index = 0;
   gst_flow_action_forget (&prior->last_action);
   prior->warned = FALSE;
@@ -310,6 +327,9 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
       return NULL;
     }
   fill (prior, number, map.data);
+  GST_OBJECT_LOCK (prior->element);
+  prior->n_drawn++;
+  GST_OBJECT_UNLOCK (prior->element);
   if (info->frames)
     {
       GST_OBJECT_LOCK (prior->element);
@@ -335,6 +355,61 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
   GST_BUFFER_OFFSET (buffer) = number;
   GST_BUFFER_OFFSET_END (buffer) = number + 1;
   return buffer;
+}
+
+/* QoS */
+
+void
+gst_flow_prior_forget_qos (GstFlowPrior *prior)
+{
+  GST_OBJECT_LOCK (prior->element);
+  prior->proportion = 1;
+  prior->earliest = GST_CLOCK_TIME_NONE;
+  GST_OBJECT_UNLOCK (prior->element);
+}
+
+void
+gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event)
+{
+  GstClockTimeDiff diff;
+  GstClockTime time;
+  double proportion;
+  gst_event_parse_qos (event, NULL, &proportion, &diff, &time);
+  GST_OBJECT_LOCK (prior->element);
+  prior->proportion = proportion;
+  if (!GST_CLOCK_TIME_IS_VALID (time) || (diff < 0 && (GstClockTime)-diff > time))
+    prior->earliest = GST_CLOCK_TIME_NONE;
+  else
+    /* what is late will take some time to catch up */
+    prior->earliest = time + (diff > 0 ? 2 * diff : diff);
+  GST_OBJECT_UNLOCK (prior->element);
+}
+
+gboolean
+gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live, GstClockTime pts,
+                          GstClockTime duration)
+{
+  const GstClockTime running = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts);
+  if (!GST_CLOCK_TIME_IS_VALID (running))
+    return FALSE;
+  GST_OBJECT_LOCK (prior->element);
+  const GstClockTimeDiff late = prior->qos && GST_CLOCK_TIME_IS_VALID (prior->earliest)
+                                    ? GST_CLOCK_DIFF (running, prior->earliest)
+                                    : 0;
+  if (late > 0)
+    prior->n_left_out++;
+  const double proportion = prior->proportion;
+  const guint64 drawn = prior->n_drawn, left_out = prior->n_left_out;
+  GST_OBJECT_UNLOCK (prior->element);
+  if (late <= 0)
+    return FALSE;
+  GstMessage *message
+      = gst_message_new_qos (GST_OBJECT (prior->element), live, running,
+                             gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts), pts, duration);
+  gst_message_set_qos_values (message, late, proportion, FULL_QUALITY);
+  gst_message_set_qos_stats (message, GST_FORMAT_BUFFERS, drawn, left_out);
+  gst_element_post_message (prior->element, message);
+  return TRUE;
 }
 
 void

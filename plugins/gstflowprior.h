@@ -12,8 +12,8 @@ G_BEGIN_DECLS
  *
  * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
  * frame and its number since the last key frame. A member of an element's own structure, with the properties
- * `seed`, `temperature`, `action`, `action-map`, `key-int-max`, `controls`, `control-0` to `control-7` and
- * `pointer`.
+ * `seed`, `temperature`, `action`, `action-map`, `key-int-max`, `controls`, `control-0` to `control-7`,
+ * `pointer` and `qos`.
  */
 typedef struct
 {
@@ -30,6 +30,10 @@ typedef struct
   gboolean single;        /* they were set one by one: those that were not are 0 */
   gboolean pointer;       /* the first two of them are where it is */
   char *action_map;
+  gboolean qos;
+  double proportion;     /* as sinks told last */
+  GstClockTime earliest; /* running time before which a frame would be late; none if unknown */
+  guint64 n_drawn, n_left_out;
 
   /* of the streaming thread */
   GstFlowLatentInfo info;
@@ -52,6 +56,7 @@ enum
   GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
   GST_FLOW_PRIOR_PROP_CONTROLS,
   GST_FLOW_PRIOR_PROP_POINTER,
+  GST_FLOW_PRIOR_PROP_QOS,
   GST_FLOW_PRIOR_PROP_CONTROL_0,
   GST_FLOW_PRIOR_PROP_LAST = GST_FLOW_PRIOR_PROP_CONTROL_0 + GST_FLOW_PRIOR_CONTROLS,
 };
@@ -76,6 +81,15 @@ void gst_flow_prior_take_action (GstFlowPrior *prior);
 /* Frame NUMBER of the seed, as a buffer with flags, offsets and its action, but without times. NULL with an
  * error message posted. */
 GstBuffer *gst_flow_prior_draw (GstFlowPrior *prior, guint64 number);
+
+/* What a QoS event says: frames before its time would be late. And forgetting it, after a flush. */
+void gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event);
+void gst_flow_prior_forget_qos (GstFlowPrior *prior);
+
+/* Whether a frame at PTS of SEGMENT would be late. Then it is counted, and a QoS message says so: nothing is
+ * to be drawn for that time. A world goes on with its next frame at the next time. */
+gboolean gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live,
+                                   GstClockTime pts, GstClockTime duration);
 
 /* Properties that are controlled, of the element and of the one it is part of. */
 void gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time);

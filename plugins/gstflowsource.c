@@ -25,6 +25,7 @@ struct _GstFlowSource
 
   /* of the streaming thread */
   guint64 frame_index;    /* of the stream, which latents depend on */
+  guint64 left_out;       /* times since base_index for which a world has no frame */
   GstClockTime base_time; /* of frame base_index, with the present frame rate */
   guint64 base_index;
 
@@ -44,7 +45,7 @@ gst_flow_source_start (GstBaseSrc *src)
   GST_OBJECT_LOCK (self);
   self->has_info = FALSE;
   GST_OBJECT_UNLOCK (self);
-  self->frame_index = self->base_index = 0;
+  self->frame_index = self->base_index = self->left_out = 0;
   self->base_time = 0;
   gst_flow_prior_start (&self->prior);
   return TRUE;
@@ -176,9 +177,10 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
   /* The new frame rate counts from the frame that comes next. */
   if (self->has_info && self->prior.info.fps_n > 0)
     {
-      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index,
+      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index + self->left_out,
                                                 self->prior.info.fps_d * GST_SECOND, self->prior.info.fps_n);
       self->base_index = self->frame_index;
+      self->left_out = 0;
     }
   gst_flow_prior_set_info (&self->prior, &info);
   GST_OBJECT_LOCK (self);
@@ -204,7 +206,8 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
     return FALSE;
   segment->time = segment->start;
   self->base_time = 0;
-  self->base_index = 0;
+  self->base_index = self->left_out = 0;
+  gst_flow_prior_forget_qos (&self->prior);
   self->frame_index = self->has_info && self->prior.info.fps_n > 0 ? gst_util_uint64_scale (
                           segment->position, self->prior.info.fps_n, self->prior.info.fps_d * GST_SECOND)
                                                                    : 0;
@@ -243,6 +246,8 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
     return gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
+  if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
+    gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))
     {
       g_atomic_int_set (&self->restart, TRUE);
@@ -276,22 +281,50 @@ wait_for (GstFlowSource *self, GstClockTime pts)
                              gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
 }
 
+/* When the next frame is to be shown, and for how long. */
+static GstClockTime
+get_time (const GstFlowSource *self, GstClockTime *duration)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  const guint64 since = self->frame_index - self->base_index + self->left_out,
+                second = info->fps_d * GST_SECOND;
+  *duration = GST_CLOCK_TIME_NONE;
+  if (info->fps_n == 0)
+    return self->base_time;
+  const GstClockTime begins = gst_util_uint64_scale (since, second, info->fps_n);
+  *duration = gst_util_uint64_scale (since + 1, second, info->fps_n) - begins;
+  return self->base_time + begins;
+}
+
+/* That time is over: a picture is left out, a world has none for it. */
+static void
+leave_out (GstFlowSource *self)
+{
+  if (self->prior.info.frames)
+    self->left_out++;
+  else
+    self->frame_index++;
+}
+
 static GstFlowReturn
 gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   const GstFlowLatentInfo *info = &self->prior.info;
-  const guint64 n = self->frame_index, since = n - self->base_index;
-  GstClockTime latency;
+  const GstSegment *segment = &GST_BASE_SRC (src)->segment;
+  GstClockTime latency, duration;
 
   if (!self->has_info)
     return GST_FLOW_NOT_NEGOTIATED;
-  if (info->fps_n == 0 && n > 0) /* a still */
+  if (info->fps_n == 0 && self->frame_index > 0) /* a still */
     return GST_FLOW_EOS;
 
-  const GstClockTime pts
-      = self->base_time
-        + (info->fps_n ? gst_util_uint64_scale (since, info->fps_d * GST_SECOND, info->fps_n) : 0);
+  GstClockTime pts = get_time (self, &duration);
+  for (; info->fps_n
+         && gst_flow_prior_leave_out (&self->prior, segment, gst_base_src_is_live (GST_BASE_SRC (src)), pts,
+                                      duration);
+       pts = get_time (self, &duration))
+    leave_out (self);
   /* its action is the one of that moment */
   const GstFlowReturn result = wait_for (self, pts);
   if (result != GST_FLOW_OK)
@@ -300,14 +333,12 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   gst_flow_prior_sync (&self->prior, pts);
   if (g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE))
     self->prior.index = 0;
-  GstBuffer *buffer = gst_flow_prior_draw (&self->prior, n);
+  GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->frame_index);
   if (!buffer)
     return GST_FLOW_ERROR;
 
   GST_BUFFER_PTS (buffer) = pts;
-  if (info->fps_n)
-    GST_BUFFER_DURATION (buffer)
-        = self->base_time + gst_util_uint64_scale (since + 1, info->fps_d * GST_SECOND, info->fps_n) - pts;
+  GST_BUFFER_DURATION (buffer) = duration;
   self->frame_index++;
   *out = buffer;
   if (gst_flow_engine_count_frame (&self->engine, start, &latency)

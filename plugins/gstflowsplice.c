@@ -80,6 +80,7 @@ static GstFlowReturn
 gst_flow_splice_flush (GstAggregator *aggregator)
 {
   forget (GST_FLOW_SPLICE (aggregator));
+  gst_flow_prior_forget_qos (&GST_FLOW_SPLICE (aggregator)->prior);
   return GST_FLOW_OK;
 }
 
@@ -188,6 +189,8 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
         gst_event_unref (event);
       return wanted;
     }
+  if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
+    gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))
     g_atomic_int_set (&self->restart, TRUE);
   return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_event (aggregator, event);
@@ -195,17 +198,22 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
 
 /* Frames */
 
+/* The output has come so far. */
+static void
+reach (GstFlowSplice *self, GstClockTime pts, GstClockTime duration)
+{
+  GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+  if (!GST_CLOCK_TIME_IS_VALID (pts))
+    return;
+  GST_OBJECT_LOCK (self);
+  segment->position = pts + (GST_CLOCK_TIME_IS_VALID (duration) ? duration : 0);
+  GST_OBJECT_UNLOCK (self);
+}
+
 static GstFlowReturn
 finish (GstFlowSplice *self, GstBuffer *buffer)
 {
-  GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
-  if (GST_BUFFER_PTS_IS_VALID (buffer))
-    {
-      GST_OBJECT_LOCK (self);
-      segment->position = GST_BUFFER_PTS (buffer)
-                          + (GST_BUFFER_DURATION_IS_VALID (buffer) ? GST_BUFFER_DURATION (buffer) : 0);
-      GST_OBJECT_UNLOCK (self);
-    }
+  reach (self, GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer));
   return gst_aggregator_finish_buffer (GST_AGGREGATOR (self), buffer);
 }
 
@@ -251,6 +259,18 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
   return finish (self, buffer);
 }
 
+/* Whether sinks say that it is too late for a frame at PTS. */
+static gboolean
+is_late (GstFlowSplice *self, GstClockTime pts)
+{
+  const GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+  return GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
+         && gst_flow_prior_leave_out (
+             &self->prior, segment,
+             GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self))), pts,
+             self->duration);
+}
+
 /* A drawn one, at the time of the real one that it replaces, if there is one. */
 static GstFlowReturn
 predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ended)
@@ -263,6 +283,18 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   gst_clear_buffer (&replaced);
   if (horizon >= 0 && self->predicted >= (guint64)horizon)
     return GST_FLOW_EOS;
+  if (info->fps_n > 0)
+    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+  self->next_pts = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
+                       ? pts + self->duration
+                       : GST_CLOCK_TIME_NONE;
+  if (is_late (self, pts))
+    {
+      reach (self, pts, self->duration);
+      /* a picture is left out, a world has none for that time */
+      self->predicted += info->frames ? 0 : 1;
+      return GST_FLOW_OK;
+    }
   const GstFlowReturn result = ended ? wait_for (self, pts) : GST_FLOW_OK;
   if (result != GST_FLOW_OK)
     return result;
@@ -271,13 +303,8 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->predicted++);
   if (!buffer)
     return GST_FLOW_ERROR;
-  if (info->fps_n > 0)
-    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
   GST_BUFFER_PTS (buffer) = pts;
   GST_BUFFER_DURATION (buffer) = self->duration;
-  self->next_pts = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
-                       ? pts + self->duration
-                       : GST_CLOCK_TIME_NONE;
   gst_flow_engine_count_frame (&self->engine, start, &latency);
   return finish (self, buffer);
 }

@@ -1028,6 +1028,44 @@ test_bad_models (void **state)
   check_bad_model (nan, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, nan);
 }
 
+/* A decoder that is to keep up leaves out pictures that are late already, says so, and goes on in time. */
+static void
+test_keep_up (void **state)
+{
+  GstVideoInfo info;
+  GstCaps *caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstBus *bus;
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, "keep-up=true", &bus);
+  gst_harness_set_src_caps (harness, caps);
+  for (guint n = 0; n < 8; n++)
+    {
+      GstBuffer *buffer = gst_buffer_copy (latents);
+      GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+      GST_BUFFER_DURATION (buffer) = 40 * GST_MSECOND;
+      if (n == 3) /* frames before 3 + 2 * 1 + 1 are late */
+        gst_harness_push_upstream_event (
+            harness, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
+      assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+      g_autoptr (GstBuffer) frame = gst_harness_try_pull (harness);
+      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_QOS);
+      const gboolean late = n == 3 || n == 4;
+      assert_true ((frame == NULL) == late);
+      if (late)
+        {
+          guint64 processed = 0, dropped = 0;
+          assert_non_null (message);
+          gst_message_parse_qos_stats (message, NULL, &processed, &dropped);
+          assert_int_equal (dropped, n - 2);
+        }
+      else if (n < 3)
+        assert_null (message);
+    }
+  gst_harness_teardown (harness);
+  gst_object_unref (bus);
+}
+
 /* Frames come back with the text that encoded them; text of another width fails the state change. */
 static void
 test_text (void **state)
@@ -1305,6 +1343,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_class),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
+    cmocka_unit_test (test_keep_up),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_bad_device),
     cmocka_unit_test (test_progress),

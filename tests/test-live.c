@@ -602,6 +602,150 @@ controlled (void **state)
   stop (pipeline);
 }
 
+/* QoS messages of flowsample, and what the last one counts. */
+typedef struct
+{
+  guint n;
+  guint64 processed, dropped;
+} Qos;
+
+/* On streaming threads; read once these have ended. */
+static GstBusSyncReply
+note_qos (GstBus *bus, GstMessage *message, gpointer data)
+{
+  Qos *qos = data;
+  g_autofree char *path = gst_object_get_path_string (GST_MESSAGE_SRC (message));
+  GstFormat format;
+  gint64 jitter;
+  if (GST_MESSAGE_TYPE (message) != GST_MESSAGE_QOS || !strstr (path, ":sample/"))
+    return GST_BUS_PASS;
+  gst_message_parse_qos_stats (message, &format, &qos->processed, &qos->dropped);
+  gst_message_parse_qos_values (message, &jitter, NULL, NULL);
+  assert_int_equal (format, GST_FORMAT_BUFFERS);
+  assert_true (jitter > 0);
+  qos->n++;
+  return GST_BUS_PASS;
+}
+
+static void
+watch_qos (GstElement *pipeline, Qos *qos)
+{
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  *qos = (Qos){ 0 };
+  gst_bus_set_sync_handler (bus, note_qos, qos, NULL);
+}
+
+/* For a time that a sink says has passed nothing is drawn, which messages count: a world's next frame comes
+ * at the next time, of pictures those in between are left out. Alone and behind real frames; or not, if so
+ * told. */
+static void
+late_frames (void **state)
+{
+  static const struct
+  {
+    const char *before, *properties;
+    gboolean video, qos;
+  } cases[] = {
+    { "", "num-buffers=14", TRUE, TRUE },
+    { "", "num-buffers=14", FALSE, TRUE },
+    { "", "num-buffers=14 qos=false", TRUE, FALSE },
+    { "videotestsrc num-buffers=2 ! video/x-raw,width=12,height=8,framerate=10/1 ! videoconvert ! flowencode "
+      "model=%s !",
+      "horizon=12", TRUE, TRUE },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      const char *model = cases[i].video ? video_model : fixture_model[MODEL_YUV];
+      g_autoptr (GPtrArray) usual = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+      g_autoptr (GPtrArray) hurried = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+      GPtrArray *const frames[] = { usual, hurried };
+      guint64 slots = 0;
+      for (guint late = 0; late < 2; late++)
+        {
+          g_autofree char *before = g_strdup_printf (cases[i].before, model);
+          g_autofree char *line = g_strdup_printf (
+              "%s flowsample name=sample seed=4 model=%s %s ! video/x-flow-latent,framerate=10/1 ! "
+              "appsink name=sink sync=false max-buffers=1",
+              before, model, cases[i].properties);
+          GstElement *pipeline = launch (line);
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          GstBuffer *buffer;
+          GstClockTime last = 0;
+          guint at = G_MAXUINT;
+          Qos qos;
+          watch_qos (pipeline, &qos);
+          gst_element_set_state (pipeline, GST_STATE_PLAYING);
+          while ((buffer = pull (pipeline)))
+            {
+              const guint n = frames[late]->len;
+              if (n > 0 && GST_BUFFER_PTS (buffer) != last + FRAME)
+                {
+                  assert_true (late && cases[i].qos && at == G_MAXUINT);
+                  assert_int_equal (GST_BUFFER_PTS (buffer), 10 * FRAME);
+                  slots = (GST_BUFFER_PTS (buffer) - last) / FRAME - 1;
+                  at = n;
+                }
+              last = GST_BUFFER_PTS (buffer);
+              g_ptr_array_add (frames[late], buffer);
+              /* half a second late at half a second: up to 1.5 s nothing comes in time */
+              if (late && n == 3)
+                assert_true (gst_element_send_event (
+                    sink, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 2, 4 * FRAME, 2 * FRAME)));
+            }
+          stop (pipeline);
+          if (late && cases[i].qos)
+            {
+              assert_true (at != G_MAXUINT && slots >= 2);
+              assert_int_equal (qos.n, slots);
+              assert_int_equal (qos.dropped, slots);
+              assert_true (qos.processed > 0);
+            }
+          else
+            assert_int_equal (qos.n, 0);
+        }
+      assert_true (frames[1]->len + (cases[i].video ? 0 : slots) >= 14);
+      for (guint n = 0; n < frames[1]->len; n++)
+        {
+          /* pictures are of their time, frames of a world of what was before */
+          GstBuffer *buffer = g_ptr_array_index (frames[1], n);
+          const guint like = cases[i].video ? n : (guint)(GST_BUFFER_PTS (buffer) / FRAME);
+          if (like < frames[0]->len)
+            assert_true (same (buffer, g_ptr_array_index (frames[0], like)));
+        }
+    }
+}
+
+/* Behind a sink that takes longer than a frame lasts, frames are left out, and the others are not ever later.
+ */
+static void
+slow_sink (void **state)
+{
+  g_autofree char *line
+      = g_strdup_printf ("flowsample name=sample model=%s is-live=true num-buffers=12 ! "
+                         "video/x-flow-latent,framerate=10/1 ! identity sleep-time=230000 ! "
+                         "fakesink name=sink sync=true qos=true max-lateness=-1",
+                         video_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  Qos qos;
+  watch_qos (pipeline, &qos);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) end
+      = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_non_null (end);
+  assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
+  const GstClockTime took
+      = gst_clock_get_time (GST_ELEMENT_CLOCK (pipeline)) - gst_element_get_base_time (pipeline);
+  gint64 position = 0;
+  assert_true (gst_element_query_position (sink, GST_FORMAT_TIME, &position));
+  assert_true (qos.n == qos.dropped && qos.dropped > 4);
+  assert_true (qos.processed <= 12);
+  /* 12 frames alone would have been 1.6 s behind at the end */
+  assert_true (took < (GstClockTime)position + 1300 * GST_MSECOND);
+  stop (pipeline);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -616,6 +760,8 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_video),
     cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),
+    cmocka_unit_test (late_frames),
+    cmocka_unit_test (slow_sink),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)

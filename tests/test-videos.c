@@ -398,10 +398,20 @@ keep_up (void **state)
       if (n < 3)
         assert_frame (frame, n);
       g_autoptr (GstStructure) told = fixture_pop_element_message (bus, "flow-residual");
+      g_autoptr (GstMessage) qos = gst_bus_pop_filtered (bus, GST_MESSAGE_QOS);
       if (n == 3)
-        assert_non_null (told);
+        {
+          gint quality = 0;
+          guint64 processed = 0, dropped = 0;
+          assert_non_null (told);
+          assert_non_null (qos);
+          gst_message_parse_qos_values (qos, NULL, NULL, &quality);
+          gst_message_parse_qos_stats (qos, NULL, &processed, &dropped);
+          assert_true (quality > 0 && quality < 1000000);
+          assert_true (processed == 4 && dropped == 0);
+        }
       else if (n < 3)
-        assert_null (told);
+        assert_true (told == NULL && qos == NULL);
     }
   gst_element_set_bus (decoder->element, NULL);
   gst_harness_teardown (encoder);
