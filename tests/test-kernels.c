@@ -11,6 +11,7 @@
 
 #define PADDING 64
 #define SUM_LINES 4 /* of rows_gpu.cl */
+#define SIDE 32     /* of attention_gpu.cl */
 #define GROUP 64
 #define HEAD_DIM 20 /* no whole vectors */
 #define FEATURES 27
@@ -1260,7 +1261,7 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
   const gsize keys_at = (gsize)b0 * h->Hkv * h->blocks * h->DH * rig->VW;
   const cl_int8 mask = kernel_mask (h);
   Memory *out = room (rig, 3 + (gsize)B * Nq * step), *kept = room (rig, (gsize)B * h->H * Nq * 2);
-  RUN (rig, "nf_attention", SIZES (rig->gpu ? Nq * group : divide_up (Nq, rig->QT), h->H, B),
+  RUN (rig, "nf_attention", SIZES (divide_up (Nq, rig->gpu ? SIDE : rig->QT) * group, h->H, B),
        SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
        LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (h->in),
        LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (step),
@@ -1357,9 +1358,12 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
                     *want = g_new0 (double, n_qkv), *P = g_new (double, N);
   Memory *dout = give_at (rig, 5, dO, n_out), *dqkv = room (rig, 7 + n_qkv);
   const size_t group = rig->gpu ? GROUP : 1;
-  RUN (rig, "nf_attention_backward", SIZES (Hkv * group, B, 1), SIZES (group, 1, 1), BUFFER (h.in), LONG (0),
-       BUFFER (h.keys), BUFFER (h.values), INT (h.blocks), BUFFER (out), LONG (3), BUFFER (dout), LONG (5),
-       BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N), INT (H), INT (Hkv), VALUE (passed), FLOAT (scale));
+  const size_t tiles = 2 * divide_up (N, SIDE);
+  RUN (rig, "nf_attention_backward",
+       SIZES (rig->gpu ? tiles * group : Hkv, rig->gpu ? Hkv : B, rig->gpu ? B : 1), SIZES (group, 1, 1),
+       BUFFER (h.in), LONG (0), BUFFER (h.keys), BUFFER (h.values), INT (h.blocks), BUFFER (out), LONG (3),
+       BUFFER (dout), LONG (5), BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N), INT (H), INT (Hkv),
+       VALUE (passed), FLOAT (scale));
   for (int b = 0; b < B; b++)
     for (int head = 0; head < H; head++)
       for (int n = 0; n < N; n++)

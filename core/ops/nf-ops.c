@@ -81,7 +81,7 @@ struct _NfOps
   guint vector_width; /* VW of common.cl */
   guint panel;        /* NR of common.cl */
   guint row_tile;     /* MR of common.cl */
-  guint query_tile;   /* QT of attention_cpu.cl */
+  guint query_tile;   /* QT of attention_cpu.cl, SIDE of attention_gpu.cl */
   guint head_dim;
   guint depth; /* NF_DEPTH of common.cl */
   gboolean bf16,
@@ -283,7 +283,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->amx = ops->bf16 && nf_device_get_bf16 (device) == NF_BF16_AMX;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->depth = ops->amx ? 16 : 1;
-  ops->query_tile = ops->vector_width == 16 ? 12 : 6;
+  ops->query_tile = ops->gpu ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
@@ -863,8 +863,7 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   const gsize out_batch = a->halves ? (gsize)a->Nq * step : a->out_batch;
   const cl_int8 mask = kernel_mask (&a->mask, n_keys);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
-  const size_t global[3]
-      = { ops->gpu ? (size_t)a->Nq * GROUP : divide_up (a->Nq, ops->query_tile), a->H, a->B };
+  const size_t global[3] = { divide_up (a->Nq, ops->query_tile) * group[0], a->H, a->B };
 
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
@@ -880,7 +879,8 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
   const guint Hkv = a->Hkv ? a->Hkv : a->H;
   const cl_int8 mask = kernel_mask (&a->mask, a->N);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
-  const size_t global[3] = { Hkv * group[0], a->B, 1 };
+  const size_t tiles = 2 * divide_up (a->N, ops->query_tile);
+  const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
   LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
