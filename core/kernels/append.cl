@@ -2,10 +2,19 @@
  *
  * Keys are kept transposed in blocks of VW, so that VW scores are one vector:
  *   Kt[b][h][n / VW][DH][n % VW]
- * Values stay where the product wrote them, row-major. The backward pass wants values in the form of keys too. */
+ * Values stay where the product wrote them, row-major. The backward pass wants values in the form of keys too.
+ * The matrix unit has blocks of NR keys and their values in bfloat16, see attention_amx.cl:
+ *   Kt[b][h][n / NR][NF_KEY_BLOCK] */
+#if NF_BF16_AMX
+#define DHP ((DH + 31) / 32 * 32) /* features of a head, and zeros up to whole steps of a product */
+#define NF_KEY_BLOCK (DHP * NR)   /* words: keys, then values */
+#else
+#define DHP DH
+#endif
 
-/* Transposes rows [n0, n0+count) of keys (and of values, for the backward pass) into blocks. src rows are row apart, samples batch apart. H heads of
- * keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU (blocks of VW rows that are touched, H, B). */
+/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks; for the matrix unit also of the values that lie after the
+ * keys in a row. src rows are row apart, samples batch apart. H heads of keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU
+ * (blocks that are touched, H, B), of VW rows, or of NR for the matrix unit. */
 #if !NF_GPU_KERNELS
 /* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
 static inline void
@@ -29,6 +38,106 @@ nf_transpose (floatv x[VW])
     }
 }
 #endif
+
+#if NF_BF16_AMX
+
+/* Up to 32 features of a row, as 16 words. */
+static inline uintv
+nf_load_words (__global const float *x, int lanes)
+{
+  return nf_halves (nf_load_head (x, lanes), nf_load_head (x + VW, lanes - VW));
+}
+
+/* Lane by lane, the first one's in the lower halves. */
+static inline uintv
+nf_zip (floatv first, floatv second)
+{
+  typedef ushort Halves __attribute__ ((ext_vector_type (32)));
+  const Halves halves = __builtin_astype (nf_halves (first, second), Halves);
+  return __builtin_astype (__builtin_shufflevector (halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10,
+                                                    26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                           uintv);
+}
+
+/* Words of 16 features from e on of two rows, of which there are `count`. */
+static inline uintv
+nf_zip_rows (__global const float *x, int row, int i, int count, int e)
+{
+  return nf_zip (nf_load_head (x + (size_t)i * row + e, i < count ? DH - e : 0),
+                 nf_load_head (x + (size_t)(i + 1) * row + e, i + 1 < count ? DH - e : 0));
+}
+
+/* A block of NR rows, of which there are `count`, the others zero, in the two forms of a product's right operand: two features of a row in a word
+ * (DHP / 2, NR), and a feature of two rows in a word (DHP / 32, NR / 2, 32). */
+#define NF_BLOCK_FORMS(space)                                                                                          \
+  static void NF_CAT (nf_by_features_, space) (__global const float *x, int row, int count, __##space uint *y)         \
+  {                                                                                                                    \
+    for (int e = 0; e < DHP; e += 32)                                                                                  \
+      for (int n = 0; n < NR; n += VW)                                                                                 \
+        {                                                                                                              \
+          floatv words[VW];                                                                                            \
+          _Pragma ("unroll") for (int i = 0; i < VW; i++) words[i]                                                     \
+              = nf_as_floatv (nf_load_words (x + (size_t)(n + i) * row + e, n + i < count ? DH - e : 0));              \
+          nf_transpose (words);                                                                                        \
+          _Pragma ("unroll") for (int i = 0; i < VW; i++)                                                              \
+              nf_storev (nf_as_uintv (words[i]), y + (e / 2 + i) * NR + n);                                            \
+        }                                                                                                              \
+  }                                                                                                                    \
+  static void NF_CAT (nf_by_rows_, space) (__global const float *x, int row, int count, __##space uint *y)             \
+  {                                                                                                                    \
+    for (int e = 0; e < DHP; e += VW)                                                                                  \
+      for (int i = 0; i < NR; i += 2)                                                                                  \
+        nf_storev (nf_zip_rows (x, row, i, count, e), y + e / 32 * 16 * NR + i / 2 * 32 + e % 32);                     \
+  }
+NF_BLOCK_FORMS (global)
+NF_BLOCK_FORMS (private)
+
+static inline void
+nf_split_words (uintv words, ushort halves[32])
+{
+  vstore16 (as_ushort16 (words.lo), 0, halves);
+  vstore16 (as_ushort16 (words.hi), 1, halves);
+}
+
+/* One row into column n of a block. */
+static void
+nf_append_row (__global const float *k, __global const float *v, __global ushort *keys, __global ushort *values, int n)
+{
+  ushort halves[32];
+  for (int e = 0; e < DHP; e += 32)
+    {
+      nf_split_words (nf_load_words (k + e, DH - e), halves);
+      for (int i = 0; i < 32; i++)
+        keys[(size_t)(e + i) / 2 * 2 * NR + 2 * n + i % 2] = halves[i];
+      nf_split_words (nf_load_words (v + e, DH - e), halves);
+      for (int i = 0; i < 32; i++)
+        values[(size_t)e * NR + n / 2 * 64 + 2 * i + n % 2] = halves[i];
+    }
+}
+
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+{
+  const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
+  const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
+  __global const float *k = src + src_at + b * batch + h * DH + (size_t)(first - n0) * row, *v = k + H * DH;
+  __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * blocks * DHP * VW + (size_t)block * NF_KEY_BLOCK;
+  __global uint *values = keys + NF_KEY_BLOCK / 2;
+  if (end - first == NR)
+    {
+      nf_by_features_global (k, row, NR, keys);
+      nf_by_rows_global (v, row, NR, values);
+      return;
+    }
+  /* the weight of a value that is not there yet is 0, and so has the value to be: it might be no number */
+  if (first == block * NR)
+    for (int i = 0; i < NF_KEY_BLOCK / 2; i += VW)
+      nf_storev ((uintv)(0u), values + i);
+  for (int n = first; n < end; n++, k += row, v += row)
+    nf_append_row (k, v, (__global ushort *)keys, (__global ushort *)values, n - block * NR);
+}
+
+#else
 
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
@@ -64,6 +173,8 @@ nf_append (__global const float *src, ulong src_at, int row, ulong batch, __glob
     for (int i = 0; i < DH; i++)
       Kt[((size_t)(n / VW) * DH + i) * VW + n % VW] = src[(size_t)(n - n0) * row + i];
 }
+
+#endif
 
 /* A mask as the host passes it, NfMask: .s0 keys end at the query's own place (else with the frame `ahead`), .s1 tokens of the prefix, .s2 tokens
  * of a frame (0: no frames), .s3 the frame of the last key less that of the query, .s4 the window in frames, .s5 keys that there are. */

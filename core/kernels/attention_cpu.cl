@@ -4,23 +4,16 @@
  *   Kt[b][h][n / VW][DH][n % VW]     V[b][n][...] row-major, rows v_row apart
  * A query meets keys in blocks of NR and parts of KEYS from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one
  * by one give the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head.
- * Everything is made of products of a tile: QT rows × 2 vectors of accumulators, as in matmul_cpu.cl. */
+ * Everything is made of products of a tile: QT rows × 2 vectors of accumulators, as in matmul_cpu.cl. With AMX attention_amx.cl has the tiles
+ * instead. */
 
-#if VW == 16
+#if NF_BF16_AMX
+#define QT 32
+#elif VW == 16
 #define QT 12
 #else
 #define QT 6
 #endif
-#define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
-#define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
-
-/* Rows lie pages apart, which no hardware fetches ahead. */
-#define NF_ROWS_AHEAD 8
-#define NF_EXPECT_ROW(p, row)                                                                                          \
-  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_ROWS_AHEAD * (row) + line_)
-#define NF_EXPECT_KEYS(p)                                                                                              \
-  NF_PREFETCH ((p) + 2 * DH * VW);                                                                                     \
-  NF_PREFETCH ((p) + 3 * DH * VW)
 
 /* What the queries of a tile see: .x to .y some of them (and the prefix), .z to .w all of them. */
 static inline int4
@@ -55,6 +48,81 @@ nf_hide (floatv s, int2 sight, int prefix, int key0)
   const intv seen = (key < (intv)(sight.y)) & ((key < (intv)(prefix)) | (key >= (intv)(sight.x)));
   return select ((floatv)(-INFINITY), s, seen);
 }
+
+/* The rows of a head of a sample, and what is asked of them. */
+typedef struct
+{
+  __global const float *Q, *Kt, *V;
+  __global float *out, *stats;
+  int q_row, v_row, out_row, halves, h, q0, Nq, prefix;
+  float scale;
+  int8 mask;
+} NfHead;
+
+/* One vector of a result, feature e of head h: into a row of floats, or of bfloat16 for a product. */
+static inline void
+nf_leave (floatv v, const NfHead *t, __global float *out, int e)
+{
+  const int lanes = DH - e;
+  if (!t->halves)
+    {
+      nf_store_head (v, out + t->h * DH + e, lanes);
+      return;
+    }
+  __global ushort *to = (__global ushort *)out + t->h * DH + e;
+  if (lanes >= VW)
+    {
+      nf_store_halves (v, to);
+      return;
+    }
+  float lane[VW];
+  nf_storev (v, lane);
+  for (int i = 0; i < lanes; i++)
+    to[i] = nf_half (lane[i]);
+}
+
+/* Queries first .. first+QT-1 of a head, as far as there are any. */
+static void nf_attend (const NfHead *t, int first);
+
+/* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
+ * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
+ * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
+              __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
+              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              int H, int Hkv, int8 mask)
+{
+  const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
+  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
+                        .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DHP * VW,
+                        .V = V + V_at + b * v_batch + hkv * DH,
+                        .out = out + out_at + b * out_batch,
+                        .stats = keep_stats ? stats + ((size_t)b * H + h) * Nq * 2 : 0,
+                        .q_row = q_row,
+                        .v_row = v_row,
+                        .out_row = out_row,
+                        .halves = halves,
+                        .h = h,
+                        .q0 = q0,
+                        .Nq = Nq,
+                        .prefix = NF_PREFIX (mask),
+                        .scale = b < split ? scale : scale2,
+                        .mask = mask };
+  nf_attend (&head, get_global_id (0) * QT);
+}
+
+#if !NF_BF16_AMX
+#define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
+#define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
+
+/* Rows lie pages apart, which no hardware fetches ahead. */
+#define NF_ROWS_AHEAD 8
+#define NF_EXPECT_ROW(p, row)                                                                                          \
+  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_ROWS_AHEAD * (row) + line_)
+#define NF_EXPECT_KEYS(p)                                                                                              \
+  NF_PREFETCH ((p) + 2 * DH * VW);                                                                                     \
+  NF_PREFETCH ((p) + 3 * DH * VW)
 
 /* The products, of n rows: nf_dots_n: s = x·k with the NR keys of the block kt. nf_sums_n: acc += w x, w (n, count) rows w_row apart, of pairs of
  * vectors of rows of x. */
@@ -117,38 +185,6 @@ NF_PRODUCTS (6)
 #define nf_dots nf_dots_6
 #define nf_sums nf_sums_6
 #endif
-
-/* The rows of a head of a sample, and what is asked of them. */
-typedef struct
-{
-  __global const float *Q, *Kt, *V;
-  __global float *out, *stats;
-  int q_row, v_row, out_row, halves, h, q0, Nq, prefix;
-  float scale;
-  int8 mask;
-} NfHead;
-
-/* One vector of a result, feature e of head h: into a row of floats, or of bfloat16 for a product. */
-static inline void
-nf_leave (floatv v, const NfHead *t, __global float *out, int e)
-{
-  const int lanes = DH - e;
-  if (!t->halves)
-    {
-      nf_store_head (v, out + t->h * DH + e, lanes);
-      return;
-    }
-  __global ushort *to = (__global ushort *)out + t->h * DH + e;
-  if (lanes >= VW)
-    {
-      nf_store_halves (v, to);
-      return;
-    }
-  float lane[VW];
-  nf_storev (v, lane);
-  for (int i = 0; i < lanes; i++)
-    to[i] = nf_half (lane[i]);
-}
 
 /* name: queries first .. first+n-1 of a head. Scores of KEYS keys, their exponentials, then the sum of these keys' values: a row needs one largest
  * score and one sum for all of them, and accumulators stay in registers. */
@@ -240,35 +276,13 @@ NF_ATTEND (nf_attend_tile, 12)
 NF_ATTEND (nf_attend_tile, 6)
 #endif
 
-/* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
- * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
-              int H, int Hkv, int8 mask)
+static void
+nf_attend (const NfHead *t, int first)
 {
-  const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
-  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
-                        .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
-                        .V = V + V_at + b * v_batch + hkv * DH,
-                        .out = out + out_at + b * out_batch,
-                        .stats = keep_stats ? stats + ((size_t)b * H + h) * Nq * 2 : 0,
-                        .q_row = q_row,
-                        .v_row = v_row,
-                        .out_row = out_row,
-                        .halves = halves,
-                        .h = h,
-                        .q0 = q0,
-                        .Nq = Nq,
-                        .prefix = NF_PREFIX (mask),
-                        .scale = b < split ? scale : scale2,
-                        .mask = mask };
-  if (Nq == 1)
-    nf_attend_one (&head, 0);
+  if (t->Nq == 1)
+    nf_attend_one (t, 0);
   else
-    nf_attend_tile (&head, get_global_id (0) * QT);
+    nf_attend_tile (t, first);
 }
 
 /* The backward pass takes QUERIES queries and PART keys at a time, whose weights and gradients of scores fit the first-level cache. PART is a
@@ -455,3 +469,4 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
         }
     }
 }
+#endif

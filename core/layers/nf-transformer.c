@@ -10,6 +10,13 @@ row_floats (const NfTransformerShape *shape)
   return (shape->H + 2 * shape->Hkv) * shape->head_dim;
 }
 
+/* Features of a head that keys take, at most. */
+static guint
+padded_head (const NfTransformerShape *shape)
+{
+  return (shape->head_dim + 31) / 32 * 32;
+}
+
 static float
 attention_scale (const NfTransformerShape *shape)
 {
@@ -70,7 +77,7 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
     layer += 2 * (gsize)shape->hidden;
   if (keep)
     layer += 2 * d + 2 * shape->H + (shape->gated ? 0 : shape->hidden) + (shape->qk_norm ? row : 0);
-  return S * ((keep ? shape->K : 1) * layer + d + (gsize)shape->Hkv * shape->head_dim);
+  return S * ((keep ? shape->K : 1) * layer + d + (gsize)shape->Hkv * padded_head (shape));
 }
 
 NfTape *
@@ -297,7 +304,7 @@ nf_tape_scratch_floats (const NfTransformerShape *shape, guint S)
   return S
          * (4 * (gsize)shape->d + row_floats (shape) + shape->H * dh
             + (shape->gated ? 2 : 1) * (gsize)shape->hidden
-            + (shape->qk_norm ? (shape->H + shape->Hkv) * dh : 0) + 2 * shape->Hkv * dh);
+            + (shape->qk_norm ? (shape->H + shape->Hkv) * dh : 0) + 2 * shape->Hkv * padded_head (shape));
 }
 
 NfTapeScratch *
@@ -399,8 +406,6 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
 
   nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], heads_at), dy,
                       nf_view (s->dout, heads_at), M, 0, none, gradients);
-  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, s->keys, 0, S, S, B, Hkv);
-  nf_ops_append (ops, nf_view_add (qkv, (H + Hkv) * dh), row, batch, s->values, 0, S, S, B, Hkv);
   const NfAttentionBackward attention = {
     .qkv = qkv,
     .out = nf_view (tape->attention[l], 0),
@@ -454,7 +459,7 @@ nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
 {
   const gsize d = shape->d, inner = (gsize)shape->H * shape->head_dim;
   /* keys are padded to whole blocks, at most 32 rows */
-  return shape->K * (S * (gsize)row_floats (shape) + (S + 32) * (gsize)shape->Hkv * shape->head_dim)
+  return shape->K * (S * (gsize)row_floats (shape) + (S + 32) * (gsize)shape->Hkv * padded_head (shape))
          + count
                * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden + (shape->post_norm ? d : 0));
 }

@@ -283,7 +283,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->amx = ops->bf16 && nf_device_get_bf16 (device) == NF_BF16_AMX;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->depth = ops->amx ? 16 : 1;
-  ops->query_tile = ops->gpu ? 32 : ops->vector_width == 16 ? 12 : 6;
+  ops->query_tile = ops->gpu || ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
@@ -297,7 +297,10 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
         "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-        ops->gpu ? "attention_gpu.cl" : NULL },
+        ops->gpu   ? "attention_gpu.cl"
+        : ops->amx ? "amx.cl"
+                   : NULL,
+        ops->amx ? "attention_amx.cl" : NULL },
       head },
     { { "flow.cl", "pixels.cl" }, token },
   };
@@ -830,14 +833,16 @@ nf_ops_key_blocks (NfOps *ops, guint N)
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  return (gsize)B * H * nf_ops_key_blocks (ops, N) * ops->head_dim * ops->vector_width;
+  const guint features = ops->amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim; /* DHP of append.cl */
+  return (gsize)B * H * nf_ops_key_blocks (ops, N) * features * ops->vector_width;
 }
 
 void
 nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                guint capacity, guint B, guint H)
 {
-  const guint VW = ops->vector_width, blocks = count ? (n0 + count - 1) / VW - n0 / VW + 1 : 0;
+  const guint rows = ops->amx ? ops->panel : ops->vector_width, /* of a block */
+      blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
           INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
@@ -883,6 +888,14 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
   const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
+  if (!ops->amx)
+    {
+      const guint row = (a->H + 2 * Hkv) * ops->head_dim;
+      const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);
+      nf_ops_append (ops, keys, row, (gsize)a->N * row, a->keys, 0, a->N, a->N, a->B, Hkv);
+      nf_ops_append (ops, nf_view_add (keys, (gsize)Hkv * ops->head_dim), row, (gsize)a->N * row, a->values,
+                     0, a->N, a->N, a->B, Hkv);
+    }
   LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
           INT (nf_ops_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),
           VIEW (a->dqkv), INT (a->N), INT (a->H), INT (Hkv), VALUE (mask), FLOAT (a->scale));

@@ -162,19 +162,14 @@ void nf_ops_heads (NfOps *ops, const NfHeads *heads);
 void nf_ops_heads_backward (NfOps *ops, const NfHeads *heads, NfView dqkv, NfBuffer *scratch, NfView dq_norm,
                             NfView dk_norm);
 
-/* The keys of an attention, in blocks that attention reads as vectors. */
-typedef struct
-{
-  guint B, H, N;  /* samples, key heads, capacity in tokens */
-  guint blocks;   /* blocks of a head, even */
-  NfBuffer *keys; /* (B, H, blocks, DH, VW) */
-} NfKeys;
-
+/* The keys of an attention, in blocks that attention reads as vectors or, with a matrix unit, the keys and values as
+ * it reads them. Room for N tokens of B samples, H heads of keys. */
 gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
-/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys; src rows are row apart,
- * samples batch apart. */
+/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys with, right after them in a
+ * row, H heads of values; src rows are row apart, samples batch apart. A matrix unit has the values from
+ * there, too; tokens of a block of keys come in their order. */
 void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                     guint capacity, guint B, guint H);
 
@@ -205,7 +200,7 @@ typedef struct
   NfView Q, V, out;
   guint q_row, v_row, out_row;
   gsize q_batch, v_batch, out_batch;
-  NfBuffer *keys; /* (B, Hkv, blocks, DH, VW) */
+  NfBuffer *keys; /* of nf_ops_append() */
   guint capacity;
   gboolean halves;
   NfBuffer *stats; /* NULL, or (B, H, Nq, 2) for the backward pass */
@@ -216,7 +211,8 @@ typedef struct
 
 void nf_ops_attention (NfOps *ops, const NfAttention *attention);
 
-/* dqkv (B, N, (H + 2 Hkv) DH) of qkv, given out and dout (B, N, H DH). values are V in the form of keys. */
+/* dqkv (B, N, (H + 2 Hkv) DH) of qkv, given out and dout (B, N, H DH). keys and values, each of
+ * nf_ops_keys_size(), are work memory. */
 typedef struct
 {
   NfView qkv, out, dout, dqkv;
