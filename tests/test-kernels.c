@@ -2189,8 +2189,7 @@ main (int argc, char **argv)
     for (guint t = 0; t < G_N_ELEMENTS (tests); t++)
       {
         const char *form = settings[s].bf16;
-        if (form && tests[t].kind != PRODUCTS
-            && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0))
+        if (form && tests[t].kind != PRODUCTS && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0))
           continue;
         char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant,
                                       settings[s].vector_width, settings[s].bf16 ? ", bfloat16 by " : "",

@@ -162,8 +162,8 @@ void nf_ops_heads (NfOps *ops, const NfHeads *heads);
 void nf_ops_heads_backward (NfOps *ops, const NfHeads *heads, NfView dqkv, NfBuffer *scratch, NfView dq_norm,
                             NfView dk_norm);
 
-/* The keys of an attention, in blocks that attention reads as vectors or, with a matrix unit, the keys and values as
- * it reads them. Room for N tokens of B samples, H heads of keys. */
+/* The keys of an attention, in blocks that attention reads as vectors or, with a matrix unit, the keys and
+ * values as it reads them. Room for N tokens of B samples, H heads of keys. */
 gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
