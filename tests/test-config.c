@@ -187,7 +187,7 @@ test_combinations (void **state)
     { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
     { STARFLOW ", \"learnable_self_denoiser\": true", "learnable_self_denoiser" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
-    { VIDEO ", \"temporal_causal\": 0", "temporal_causal" },
+    { VIDEO ", \"temporal_causal\": 0, \"seq_order\": \"L2R\"", "temporal_causal 0" },
     { VIDEO ", \"temporal_causal\": 1, \"local_attn_window\": 3", "local_attn_window is 3" },
     { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": [1, 0]", "layers_per_block is 0 for block 1" },
     { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": 0", "layers_per_block is 0 for block 1" },

@@ -579,6 +579,39 @@ test_bad_checkpoints (void **state)
   assert_same_state (&run, &untouched);
 }
 
+/* The same configuration in other words is the same. */
+static void
+test_other_words (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".checkpoint");
+  g_auto (Run) run = { 0 }, other = { 0 };
+  run_init (&run, 0, &options);
+  run_init (&other, 0, &options);
+  steps (&run, 2);
+  nf_test_ok (nf_trainer_save (run.trainer, path, &error), error);
+
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfConfig *config = nf_model_get_config (run.model);
+  g_autofree char *number = g_strdup_printf ("\"layers_per_block\": %u,", config->n_layers),
+                  *list = g_strdup_printf ("\"layers_per_block\" : [%u],", config->n_layers);
+  g_autoptr (GString) json = g_string_new (nf_tensor_file_get_metadata (file, "config"));
+  assert_int_equal (g_string_replace (json, number, list, 0), 1);
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, (gpointer) "config", json->str);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    tensors[i] = *nf_tensor_file_get (file, i);
+  nf_test_ok (nf_tensor_file_write (path, tensors, n, metadata, &error), error);
+
+  nf_test_ok (nf_trainer_restore (other.trainer, path, &error), error);
+  assert_same_state (&run, &other);
+  g_unlink (path);
+}
+
 static void
 test_save_elsewhere (void **state)
 {
@@ -601,6 +634,7 @@ main (void)
     cmocka_unit_test (test_not_finite),      cmocka_unit_test (test_explosion),
     cmocka_unit_test (test_resume),          cmocka_unit_test (test_saved_model),
     cmocka_unit_test (test_bad_checkpoints), cmocka_unit_test (test_save_elsewhere),
+    cmocka_unit_test (test_other_words),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

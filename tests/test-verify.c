@@ -8,7 +8,8 @@
 static const char *const cases[]
     = { "tarflow_uncond",    "tarflow_class",     "tarflow_vp",          "starflow_text",
         "starflow_wide",     "starflow_r2l_exp",  "starflow_gqa_swiglu", "starflow_v",
-        "starflow_v_square", "starflow_v_single", "starflow_v_text",     "starflow_v_local_text" };
+        "starflow_v_square", "starflow_v_single", "starflow_v_text",     "starflow_v_local_text",
+        "starflow_v_whole" };
 
 /* Tensors of EXPECTED that are not inputs. */
 static guint

@@ -39,7 +39,7 @@ typedef struct
 typedef struct
 {
   guint N;      /* tokens of a sample */
-  guint frame;  /* tokens of a frame: reversal is within */
+  guint frame;  /* tokens of a frame, or of all: reversal is within */
   guint prefix; /* rows of text */
   guint extra;  /* rows before the tokens of each frame: 1 for its action, else 0 */
   NfSequence rows;

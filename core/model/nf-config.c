@@ -287,10 +287,13 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
   if (!config->rope && config->frames)
     return impossible (error, origin,
                        "a video model without rope is not supported: it has no positions in time");
-  if (config->frames && !config->temporal_causal)
-    return impossible (error, origin,
-                       "a video model with temporal_causal 0 is not supported: its last block would "
-                       "see later frames");
+  if (config->frames && !config->temporal_causal && config->shallow_local
+      && (config->n_blocks - 1 + (config->left_to_right ? 1 : 0)) % 2 == 1)
+    return impossible (
+        error, origin,
+        "shallow_block_local with temporal_causal 0 is not supported where the last block runs "
+        "backwards: others turn frames around, it the whole video; with seq_order %s it does not",
+        config->left_to_right ? "R2L" : "L2R");
   if (config->denoiser_layers && !config->frames)
     return impossible (error, origin, "learnable_self_denoiser is set, but frames is 0: it is one of videos");
   if (config->action_dim && !(config->frames && config->temporal_causal && config->shallow_local))
@@ -768,4 +771,13 @@ nf_config_to_json (const NfConfig *config)
                           layout_names[config->layout], basis_names[config->basis],
                           noise_names[config->noise]);
   return g_string_free (g_steal_pointer (&json), FALSE);
+}
+
+gboolean
+nf_config_equal (const NfConfig *a, const NfConfig *b)
+{
+  g_return_val_if_fail (a && b, FALSE);
+  /* written out, defaults and sizes that are said in two ways are the same */
+  g_autofree char *one = nf_config_to_json (a), *other = nf_config_to_json (b);
+  return strcmp (one, other) == 0;
 }

@@ -116,7 +116,7 @@ typedef enum
  * @left_to_right: the deep block of a flow with an even number of blocks runs forward ("seq_order" L2R, else
  * R2L)
  * @temporal_causal: video: tokens are only reversed within a frame; the denoiser looks this many frames less
- * one ahead
+ * one ahead. 0: the whole video is reversed, and the denoiser sees all of it
  * @shallow_local: video: all blocks but the deep one see one frame each ("shallow_block_local")
  * @denoiser_layers: layers of the learned denoiser ("learnable_self_denoiser": 8), 0 if there is none
  * @denoiser_window: frames that it sees behind its look-ahead, 0 for all ("denoiser_window")
@@ -204,6 +204,9 @@ NfConfig *nf_config_from_json (const char *json, const char *origin, GError **er
 
 /** nf_config_to_json: Returns: (transfer full): one line of JSON that nf_config_from_json() reads back. */
 char *nf_config_to_json (const NfConfig *config);
+
+/** nf_config_equal: Returns: whether both describe the same model, however they came about. */
+gboolean nf_config_equal (const NfConfig *a, const NfConfig *b);
 
 /**
  * nf_config_check:

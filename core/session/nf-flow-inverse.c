@@ -363,8 +363,8 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
             && (block->guidance == NF_GUIDANCE_EXTRAPOLATE || self.sequence->prefix || self.sequence->extra);
       self.z = flow->spare;
       self.x = flow->output;
-      nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (self.z, 0), B, N, D, block->flip != was, frame,
-                      last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
+      nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (self.z, 0), B, N, D, block->flip != was,
+                      flow->turn, last ? nf_model_get_deviations (flow->model) : nf_view (NULL, 0));
       if (known)
         nf_ops_copy (flow->ops, nf_view (known, 0), nf_view (self.x, 0), (gsize)B * N * D);
       if (!invert_block (&self, known ? given * frame : 0))
@@ -374,7 +374,7 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
   if (nf_model_get_block (flow->model, 0)->flip)
     {
       NfBuffer *x = flow->output;
-      nf_ops_reorder (flow->ops, nf_view (x, 0), nf_view (flow->spare, 0), B, N, D, TRUE, frame,
+      nf_ops_reorder (flow->ops, nf_view (x, 0), nf_view (flow->spare, 0), B, N, D, TRUE, flow->turn,
                       nf_view (NULL, 0));
       flow->output = flow->spare;
       flow->spare = x;

@@ -23,6 +23,7 @@ struct _NfFlow
 
   NfSampleShape shape;
   guint frames;
+  guint turn;                 /* tokens within which blocks run backwards: a frame, or all of a sample */
   NfBlockSequence *sequences; /* T, and the denoiser's */
   GPtrArray *tables;          /* of positions, owned */
 

@@ -97,7 +97,7 @@ make_table (NfFlow *flow, const NfBlockSequence *sequence, guint grid_rows, guin
             gboolean one_axis)
 {
   const NfConfig *config = nf_model_get_config (flow->model);
-  const guint half = config->head_dim / 2, S = nf_block_rows (sequence), F = sequence->frame,
+  const guint half = config->head_dim / 2, S = nf_block_rows (sequence), F = flow->shape.frame,
               extra = sequence->extra;
   const gboolean third = config->txt_size || config->frames;
   const double side = config->pt_seq_len ? config->pt_seq_len : config->img_size / config->patch_size,
@@ -174,7 +174,7 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
           = denoiser ? nf_model_get_denoiser (flow->model) : nf_model_get_block (flow->model, t);
       *sequence = (NfBlockSequence){
         .N = local ? frame : flow->shape.N,
-        .frame = frame,
+        .frame = local ? frame : flow->turn,
         .prefix = block->text.w.buffer ? config->txt_size : 0,
         .extra = deep && config->action_dim ? 1 : 0,
       };
@@ -184,8 +184,10 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
             = (NfMask){ .kind = NF_MASK_FRAMES,
                         .prefix = sequence->prefix,
                         .frame = frame,
-                        .ahead = config->temporal_causal,
-                        .window = config->denoiser_window ? config->denoiser_window : 1u << 20 };
+                        /* 0: a frame sees all */
+                        .ahead = config->temporal_causal ? config->temporal_causal : flow->frames,
+                        .window = config->temporal_causal && config->denoiser_window ? config->denoiser_window
+                                                                                     : 1u << 20 };
       if (!config->rope)
         continue;
       const gboolean one_axis = deep && config->rope_1d;
@@ -235,6 +237,8 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   flow->shape = *nf_model_get_shape (flow->model);
   flow->shape.frame = nf_config_tokens (config);
   flow->shape.N = flow->shape.frame * flow->frames;
+  flow->turn = config->frames && !config->temporal_causal && !config->shallow_local ? flow->shape.N
+                                                                                    : flow->shape.frame;
   make_sequences (flow, rows, columns);
   return nf_ops_finish (flow->ops, error);
 }
@@ -563,7 +567,7 @@ static void
 reorder (NfFlow *flow, NfBuffer *from, NfBuffer *to, guint B, gboolean flip, NfView scale)
 {
   nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (to, 0), B, flow->shape.N, flow->shape.D, flip,
-                  flow->shape.frame, scale);
+                  flow->turn, scale);
 }
 
 /* FROM as block 0 wants it: itself, or ORDERED. */

@@ -22,6 +22,12 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
                    "only videos can be continued, this is a model of images");
       return FALSE;
     }
+  if (!config->temporal_causal)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "videos of this model cannot be continued: it sees later frames (temporal_causal is 0)");
+      return FALSE;
+    }
   if (given < 1 || given >= frames)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%u frames are given, it must be 1 to %u of %u", given,

@@ -83,8 +83,12 @@ check_model (const NfConfig *config, GError **error)
     lacks = "it is one of images (frames is 0)";
   else if (config->layout == NF_PIXELS_LATENT)
     lacks = "it is one of another model's latents (pixel_layout latent)";
+  else if (!config->temporal_causal)
+    lacks = "it sees later frames (temporal_causal is 0)";
   else if (!config->shallow_local)
-    lacks = "its shallow blocks see more than one frame (shallow_block_local is false)";
+    lacks = "its shallow blocks see more than one frame (shallow_block_local is false), which a window that "
+            "moves on "
+            "would change";
   else if (!config->sos)
     lacks = "it has no start token (sos is false)";
   else if (config->txt_size)

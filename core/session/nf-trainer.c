@@ -683,12 +683,22 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
   if (!file)
     return FALSE;
-  g_autofree char *ours = nf_config_to_json (nf_model_get_config (self->model));
-  const char *theirs = nf_tensor_file_get_metadata (file, "config");
-  if (g_strcmp0 (ours, theirs) != 0)
+  const NfConfig *ours = nf_model_get_config (self->model);
+  const char *json = nf_tensor_file_get_metadata (file, "config");
+  if (!json)
     {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "%s is no checkpoint of training: it has no configuration", path);
+      return FALSE;
+    }
+  g_autoptr (NfConfig) theirs = nf_config_from_json (json, path, error);
+  if (!theirs)
+    return FALSE;
+  if (!nf_config_equal (ours, theirs))
+    {
+      g_autofree char *is = nf_config_to_json (theirs), *wanted = nf_config_to_json (ours);
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s is a checkpoint of another model: %s, not %s", path,
-                   theirs ? theirs : "without configuration", ours);
+                   is, wanted);
       return FALSE;
     }
 

@@ -97,6 +97,10 @@ CASES = {
     "starflow_v_local_text": VIDEO
     | dict(batch=2, in_channels=2, img_size=2, hw=[2, 3], frames=3, layers_per_block=[0, 1, 1], channels=32, txt_size=3,
            txt_dim=6, cond_top_only=False),
+    # blocks see the whole video, every other one backwards; so does the denoiser
+    "starflow_v_whole": VIDEO
+    | dict(batch=1, in_channels=2, img_size=2, hw=[2, 3], frames=3, temporal_causal=0, shallow_block_local=False, num_blocks=3,
+           layers_per_block=[1, 1, 1], channels=20, head_dim=20, txt_size=3, txt_dim=6, learnable_self_denoiser=True),
     # one block alone, reversed; as many channels as rows and columns, so that a shape may be that of tokens and of frames
     "starflow_v_single": VIDEO
     | dict(batch=1, in_channels=4, img_size=4, frames=3, num_blocks=1, layers_per_block=[1], channels=32, txt_size=0, txt_dim=0,
@@ -171,7 +175,7 @@ def wanted(config):
     names = ["denoise.score.sigma0.3", "sample.sequential"]
     if config.txt_size:
         names += ["sample.sequential_cfg1.5", "sample.sequential_cfg4"]
-    if config.frames > 1:
+    if config.frames > 1 and config.temporal_causal:
         names += ["continue.from_first_frame"]
     if config.learnable_self_denoiser:
         names += ["denoise.learned.x_sigma0.3_to0", "denoise.train.sigma0.5.target"]

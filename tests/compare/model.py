@@ -136,7 +136,7 @@ def rope_angles(config, L, grid):
     """Angles (L + F h w, e/2) of text tokens, then of a grid (F, h, w) in raster order; F = 0 is an image."""
     F, h, w = grid
     half = config.head_dim // 2
-    third = THIRD_AXIS if config.txt_size or config.temporal_causal else 0
+    third = THIRD_AXIS if config.txt_size or config.frames else 0
     side = (half - third) // 2
     S = config.side
     frame, row, col = torch.meshgrid(
@@ -478,12 +478,20 @@ class Flow(nn.Module):
         """Whether frames are the block's batch."""
         return grid[0] > 0 and self.config.shallow_block_local and block < self.config.num_blocks - 1
 
+    def turns_all(self, i, grid):
+        """Whether block i's order is that of the whole video backwards, not of each frame."""
+        return grid[0] > 0 and not self.config.temporal_causal and not self.is_local(i, grid)
+
     def to_block(self, i, tokens):
         """(batch, N, D) in block i's order."""
+        if self.turns_all(i, self.grid(tokens)):
+            return self.blocks[i].ordered(tokens.flatten(1, -2))
         u = self.blocks[i].ordered(tokens.flatten(-3, -2))
         return u.flatten(0, 1) if self.is_local(i, self.grid(tokens)) else u.flatten(1, -2)
 
     def from_block(self, i, u, like):
+        if self.turns_all(i, self.grid(like)):
+            return self.blocks[i].ordered(u).view(like.shape)
         u = u.view(*like.shape[:-3], -1, u.shape[-1])
         return self.blocks[i].ordered(u).view(like.shape)
 
@@ -560,7 +568,9 @@ class Flow(nn.Module):
         text = text if config.conditional_denoiser and config.txt_size else None
         L = text.shape[1] if text is not None else 0
         rope = Rope(rope_angles(config, L, (F, h, w)), config.hf_style_rope, tokens.dtype) if config.rope else None
-        mask = denoiser_mask(L, F, h * w, config.temporal_causal - 1, config.denoiser_window)
+        mask = None
+        if config.temporal_causal:
+            mask = denoiser_mask(L, F, h * w, config.temporal_causal - 1, config.denoiser_window)
         o = self.learnable_self_denoiser.run(tokens.flatten(1, 3), text, rope=rope, causal=False, mask=mask)
         return unpatchify(config, o.view(tokens.shape))
 

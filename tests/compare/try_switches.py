@@ -75,7 +75,7 @@ def starflow(pick):
     if video:
         config |= dict(
             frames=pick([1, 2, 4, 5]),
-            temporal_causal=pick([1, 2, 3]),
+            temporal_causal=pick([0, 1, 2, 3]),
             shallow_block_local=pick([False, True, True]),
             learnable_self_denoiser=pick([False, True]),
         )
