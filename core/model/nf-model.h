@@ -51,7 +51,8 @@ char *nf_model_find (const char *name, GError **error);
  *
  * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models
  * with the same content on the same device are shared within the process: loading twice costs memory once.
- * Any thread.
+ * On the device matrices lie in the order of products only; gradients and training read them again, so the
+ * file stays open: replace it by renaming, do not write into it. Any thread.
  *
  * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT,
  * %NF_ERROR_CONFIG (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite
