@@ -27,6 +27,26 @@ gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running
   return result == GST_CLOCK_UNSCHEDULED ? GST_FLOW_FLUSHING : GST_FLOW_OK;
 }
 
+GstFlowReturn
+gst_flow_live_wait_for_frame (GstFlowLive *live, GstBaseSrc *src, GstClockTime pts)
+{
+  if (!gst_base_src_is_live (src))
+    return GST_FLOW_OK;
+  return gst_flow_live_wait (live, GST_ELEMENT (src),
+                             gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
+}
+
+void
+gst_flow_live_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
+{
+  *start = *end = GST_CLOCK_TIME_NONE;
+  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
+    return;
+  *start = GST_BUFFER_PTS (buffer);
+  if (GST_BUFFER_DURATION_IS_VALID (buffer))
+    *end = *start + GST_BUFFER_DURATION (buffer);
+}
+
 void
 gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked)
 {

@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include <gst/gst.h>
+#include <gst/base/gstbasesrc.h>
 
 G_BEGIN_DECLS
 
@@ -22,6 +22,12 @@ typedef struct
 /* Waits until ELEMENT's clock says the running time RUNNING; at once without a clock or time.
  * GST_FLOW_FLUSHING if it was unlocked. */
 GstFlowReturn gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running);
+
+/* The same until a frame of SRC at PTS is due, if SRC is live. */
+GstFlowReturn gst_flow_live_wait_for_frame (GstFlowLive *live, GstBaseSrc *src, GstClockTime pts);
+
+/* GstBaseSrcClass::get_times of a source whose live frames are of the times that they have. */
+void gst_flow_live_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end);
 
 /* Ends the wait, and keeps others from beginning until UNLOCKED is FALSE again. */
 void gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked);

@@ -214,17 +214,6 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
   return TRUE;
 }
 
-static void
-gst_flow_source_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
-{
-  *start = *end = GST_CLOCK_TIME_NONE;
-  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
-    return;
-  *start = GST_BUFFER_PTS (buffer);
-  if (GST_BUFFER_DURATION_IS_VALID (buffer))
-    *end = *start + GST_BUFFER_DURATION (buffer);
-}
-
 static gboolean
 gst_flow_source_query (GstBaseSrc *src, GstQuery *query)
 {
@@ -268,17 +257,6 @@ gst_flow_source_unlock_stop (GstBaseSrc *src)
 {
   gst_flow_live_set_unlocked (&GST_FLOW_SOURCE (src)->live, GST_ELEMENT (src), FALSE);
   return TRUE;
-}
-
-/* Waits until a live frame's time has come. */
-static GstFlowReturn
-wait_for (GstFlowSource *self, GstClockTime pts)
-{
-  GstBaseSrc *src = GST_BASE_SRC (self);
-  if (!gst_base_src_is_live (src))
-    return GST_FLOW_OK;
-  return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
-                             gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
 }
 
 /* When the next frame is to be shown, and for how long. */
@@ -326,7 +304,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
        pts = get_time (self, &duration))
     leave_out (self);
   /* its action is the one of that moment */
-  const GstFlowReturn result = wait_for (self, pts);
+  const GstFlowReturn result = gst_flow_live_wait_for_frame (&self->live, GST_BASE_SRC (src), pts);
   if (result != GST_FLOW_OK)
     return result;
   const gint64 start = g_get_monotonic_time ();
@@ -416,7 +394,7 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_source_set_caps);
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_source_is_seekable);
   src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_source_do_seek);
-  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_source_get_times);
+  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_live_get_times);
   src_class->unlock = GST_DEBUG_FUNCPTR (gst_flow_source_unlock);
   src_class->unlock_stop = GST_DEBUG_FUNCPTR (gst_flow_source_unlock_stop);
   src_class->event = GST_DEBUG_FUNCPTR (gst_flow_source_event);

@@ -421,17 +421,6 @@ draw (GstFlowTestSrc *self, GstBuffer *buffer)
   return TRUE;
 }
 
-/* Waits until a live frame's time has come. */
-static GstFlowReturn
-wait_for (GstFlowTestSrc *self, GstClockTime pts)
-{
-  GstBaseSrc *src = GST_BASE_SRC (self);
-  if (!gst_base_src_is_live (src))
-    return GST_FLOW_OK;
-  return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
-                             gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
-}
-
 static GstFlowReturn
 gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
 {
@@ -453,7 +442,7 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
     }
   const GstClockTime pts = time_of (self, n);
   /* its action is the one of that moment */
-  const GstFlowReturn result = wait_for (self, pts);
+  const GstFlowReturn result = gst_flow_live_wait_for_frame (&self->live, GST_BASE_SRC (src), pts);
   if (result != GST_FLOW_OK)
     return result;
 
@@ -476,17 +465,6 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
 }
 
 /* Times and seeking */
-
-static void
-gst_flow_test_src_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
-{
-  *start = *end = GST_CLOCK_TIME_NONE;
-  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
-    return;
-  *start = GST_BUFFER_PTS (buffer);
-  if (GST_BUFFER_DURATION_IS_VALID (buffer))
-    *end = *start + GST_BUFFER_DURATION (buffer);
-}
 
 static gboolean
 gst_flow_test_src_is_seekable (GstBaseSrc *src)
@@ -757,7 +735,7 @@ gst_flow_test_src_class_init (GstFlowTestSrcClass *class)
   src_class->decide_allocation = GST_DEBUG_FUNCPTR (gst_flow_test_src_decide_allocation);
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_test_src_is_seekable);
   src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_test_src_do_seek);
-  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_test_src_get_times);
+  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_live_get_times);
   src_class->event = GST_DEBUG_FUNCPTR (gst_flow_test_src_event);
   src_class->query = GST_DEBUG_FUNCPTR (gst_flow_test_src_query);
   src_class->unlock = GST_DEBUG_FUNCPTR (gst_flow_test_src_unlock);
