@@ -18,7 +18,22 @@ typedef NF_CAT (float, VW) floatv;
 typedef NF_CAT (int, VW) intv;
 typedef NF_CAT (uint, VW) uintv;
 #define nf_loadv(p) NF_CAT (vload, VW) (0, p)
+
+/* PoCL's vstore16 is four stores of four lanes; what reads the vector soon after would wait for them. A vector that need not lie as one is one store. */
+#ifdef __x86_64__
+#define NF_STORE(V, T, space)                                                                                          \
+  static inline __attribute__ ((overloadable, always_inline)) void nf_storev (V v, space T *p)                         \
+  {                                                                                                                    \
+    typedef V Anywhere __attribute__ ((aligned (4), may_alias));                                                       \
+    *(space Anywhere *)p = v;                                                                                          \
+  }
+NF_STORE (floatv, float, __global)
+NF_STORE (floatv, float, __private)
+NF_STORE (uintv, uint, __global)
+NF_STORE (uintv, uint, __private)
+#else
 #define nf_storev(v, p) NF_CAT (vstore, VW) (v, 0, p)
+#endif
 #define nf_as_floatv NF_CAT (as_float, VW)
 #define nf_as_intv NF_CAT (as_int, VW)
 #define nf_as_uintv NF_CAT (as_uint, VW)
@@ -164,9 +179,10 @@ static inline void
 nf_store_halves (floatv v, __global ushort *p)
 {
 #if NF_ROUND_BY_CPU
+  typedef ushort16 Anywhere __attribute__ ((aligned (2), may_alias));
   ushort16 halves;
   __asm__ ("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(v));
-  vstore16 (halves, 0, p);
+  *(__global Anywhere *)p = halves;
 #else
   const uintv bits = nf_as_uintv (v);
   NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (bits)), 0, p);
