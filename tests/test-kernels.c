@@ -1678,6 +1678,75 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
 }
 
 static void
+test_drafts (void **state)
+{
+  g_auto (Rig) rig;
+  const int B = 3, N = 9, D = FEATURES, n0 = 2, count = 5;
+  const gsize n = (gsize)(B * N * D);
+  rig_init (&rig, *state, HEAD_DIM);
+  g_autofree double *z = numbers (1, B * N * D, 1), *x = numbers (2, B * N * D, 1),
+                    *weights = numbers (3, (2 * D + 1) * D, 0.2), *before = numbers (4, B * count * D, 1),
+                    *places = numbers (5, B * N * D, 0.001);
+  for (gsize i = 0; i < n; i++)
+    places[i] = (double)(float)((places[i] + 0.004) - 1);
+
+  Memory *zs = give (&rig, z, B * N * D), *xs = give (&rig, x, B * N * D),
+         *ws = give (&rig, weights, (2 * D + 1) * D);
+  RUN (&rig, "nf_foresee", SIZES (B, 1, 1), ONE_EACH, BUFFER (zs), LONG (0), BUFFER (xs), LONG (0),
+       BUFFER (ws), LONG (0), INT (N), INT (D), INT (n0), INT (count));
+  g_autofree float *guessed = take (&rig, xs);
+  g_autofree double *wanted = g_memdup2 (x, n * sizeof *x);
+  for (int b = 0; b < B; b++)
+    for (int t = n0; t < n0 + count; t++)
+      for (int j = 0; j < D; j++)
+        {
+          double sum = weights[2 * D * D + j];
+          for (int i = 0; i < D; i++)
+            sum += wanted[(b * N + t - 1) * D + i] * weights[i * D + j]
+                   + z[(b * N + t) * D + i] * weights[(D + i) * D + j];
+          wanted[(b * N + t) * D + j] = sum;
+        }
+  for (gsize i = 0; i < n; i++)
+    assert_true (fabs ((double)guessed[i] - wanted[i]) < 1e-4 * (1 + fabs (wanted[i])));
+
+  for (int placed = 0; placed < 2; placed++)
+    {
+      Memory *moving = give (&rig, x, B * N * D), *bs = give (&rig, before, B * count * D),
+             *ps = give (&rig, places, B * N * D), *changes = room (&rig, B * count);
+      RUN (&rig, "nf_settle", SIZES (B, 1, 1), ONE_EACH, BUFFER (moving), LONG (0), BUFFER (bs), BUFFER (ws),
+           LONG (0), BUFFER (ps), LONG (0), INT (placed), BUFFER (NONE), INT (0), BUFFER (changes), INT (N),
+           INT (D), INT (n0), INT (count));
+      g_autofree float *got = take (&rig, moving), *got_changes = take (&rig, changes);
+      for (int b = 0; b < B; b++)
+        for (int r = 0; r < count; r++)
+          {
+            const int at = (b * N + n0 + r) * D;
+            double most = 0;
+            for (int j = 0; j < D; j++)
+              {
+                /* by what the kernel itself says of the token before: snapping has jumps */
+                double value = x[at + j];
+                for (int i = 0; i < D && r > 0; i++)
+                  value
+                      += ((double)got[at - D + i] - before[(b * count + r - 1) * D + i]) * weights[i * D + j];
+                const double steps = ((double)got[at + j] - places[at + j]) * 128;
+                if (placed)
+                  {
+                    assert_true (fabs (steps - rint (steps)) < 1e-3 && steps > -0.5 && steps < 255.5);
+                    value = CLAMP (value, places[at + j], places[at + j] + 255.0 / 128);
+                  }
+                assert_true (fabs ((double)got[at + j] - value) < (placed ? 0.5 / 128 + 1e-5 : 1e-5));
+                most = MAX (most, fabs ((double)got[at + j] - before[(b * count + r) * D + j]));
+              }
+            assert_true (fabs ((double)got_changes[b * count + r] - most) < 1e-6);
+          }
+      for (int b = 0; b < B; b++)
+        for (int i = 0; i < n0 * D; i++)
+          assert_true ((double)got[b * N * D + i] == x[b * N * D + i]);
+    }
+}
+
+static void
 test_affine_inverse (void **state)
 {
   g_auto (Rig) rig;
@@ -2176,6 +2245,7 @@ main (int argc, char **argv)
     { "head sizes", test_head_sizes, ATTENTION },
     { "affine", test_affine },
     { "affine inverse", test_affine_inverse },
+    { "drafts", test_drafts },
     { "there and back", test_affine_there_and_back },
     { "shift in", test_shift_in },
     { "prior", test_prior },

@@ -213,6 +213,99 @@ test_round_trip (void **state)
 }
 
 /* A frame's rows from bottom to top. */
+/* Decodes LATENTS into OUT and says how. */
+static NfDecodeReport
+decode_as (NfSession *session, const float *latents, NfDecodeMethod method, const Picture *out)
+{
+  g_autoptr (GError) error = NULL;
+  const NfDecodeOptions options = { .snap = TRUE, .method = method, .afresh = TRUE };
+  NfDecodeReport report;
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, &options, &out->frame, &error), error);
+  nf_session_get_decode_report (session, &report);
+  return report;
+}
+
+/* What is drafted is what sequential decoding says, be the latents a picture's, a picture's with one value
+ * changed, or drawn. */
+static void
+check_drafts (const char *form, NfPixelLayout layout, NfBasis basis, guint width, guint height)
+{
+  enum
+  {
+    WHOLE,
+    CHANGED,
+    DRAWN,
+    N_CASES
+  };
+  const gboolean rounded = strstr (form, "bf16") != NULL;
+  g_autoptr (GError) error = NULL;
+  NfGrid grid;
+
+  for (guint i = 0; i < N_CASES; i++)
+    {
+      g_autoptr (NfSession) session = open_session (layout, basis, form);
+      g_auto (Picture) first = { 0 }, second = { 0 }, out = { 0 }, wanted = { 0 };
+      picture_init (&first, layout, width, height, FALSE);
+      picture_init (&second, layout, width, height, FALSE);
+      picture_init (&out, layout, width, height, FALSE);
+      picture_init (&wanted, layout, width, height, FALSE);
+      picture_draw (&first, 1);
+      picture_draw (&second, 2);
+      nf_test_ok (
+          nf_grid_init (&grid, nf_model_get_config (nf_session_get_model (session)), width, height, &error),
+          error);
+      const gsize n = nf_grid_latents (&grid);
+      const guint tiles = grid.tiles_x * grid.tiles_y;
+      g_autofree float *latents = g_new (float, n);
+
+      nf_test_ok (nf_session_encode_frame (session, &first.frame, latents, NULL, NULL, &error), error);
+      assert_int_equal (decode_as (session, latents, NF_DECODE_AUTO, &out).drafted, 0);
+      assert_memory_equal (out.memory, first.memory, first.size);
+
+      /* the second time a draft is tried, whatever the clock says */
+      nf_test_ok (nf_session_encode_frame (session, &second.frame, latents, NULL, NULL, &error), error);
+      if (i == CHANGED)
+        latents[n / 2] += 0.3f;
+      else if (i == DRAWN)
+        nf_random_normal (3, 0, n, 1, latents);
+      const NfDecodeReport report = decode_as (session, latents, NF_DECODE_AUTO, &out),
+                           plain = decode_as (session, latents, NF_DECODE_SEQUENTIAL, &wanted);
+      assert_memory_equal (out.memory, wanted.memory, wanted.size);
+      if (i == WHOLE)
+        {
+          assert_memory_equal (out.memory, second.memory, second.size);
+          if (!rounded)
+            assert_int_equal (report.drafted, tiles);
+        }
+      else
+        {
+          assert_int_equal (report.drafted, 0);
+          assert_true (report.rows > plain.rows);
+        }
+      assert_true (report.residual == 0);
+      assert_int_equal (plain.drafted, 0);
+
+      /* and what comes later is right, too */
+      nf_test_ok (nf_session_encode_frame (session, &first.frame, latents, NULL, NULL, &error), error);
+      for (guint again = 0; again < 3; again++)
+        {
+          decode_as (session, latents, NF_DECODE_AUTO, &out);
+          assert_memory_equal (out.memory, first.memory, first.size);
+        }
+    }
+}
+
+static void
+test_drafted (void **state)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (layouts); i++)
+    for (guint basis = 0; basis < 2; basis++)
+      {
+        check_drafts (*state, layouts[i], (NfBasis)basis, 8, 8);
+        check_drafts (*state, layouts[i], (NfBasis)basis, 13, 11);
+      }
+}
+
 static void
 test_upside_down (void **state)
 {
@@ -877,6 +970,9 @@ main (void)
     { "there and back, bfloat16 by fma()", test_round_trip, NULL, NULL,
       (void *)"cpu,vectors=8,precision=bf16" },
     { "there and back, bfloat16, kernels=gpu", test_round_trip, NULL, NULL, (void *)"gpu,precision=bf16" },
+    { "drafts, kernels=cpu", test_drafted, NULL, NULL, (void *)"cpu" },
+    { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
+    { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },
     { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
     { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },

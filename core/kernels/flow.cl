@@ -340,6 +340,82 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
     }
 }
 
+/* to += from W of vectors of D values, W (D, D). */
+static inline void
+nf_mix (const float *from, __global const float *W, float *to, int D)
+{
+  for (int i = 0; i < D; i++)
+    for (int j = 0; j < D; j++)
+      to[j] = fma (from[i], W[(size_t)i * D + j], to[j]);
+}
+
+/* Tokens n0 .. n0+count-1 of x (B, N, D) become weights (2 D + 1, D) of the token before, of z, and of 1, one after the other. n0 > 0. Global size (B). */
+__kernel void
+nf_foresee (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *weights, ulong weights_at, int N, int D, int n0,
+            int count)
+{
+  float from[D_MAX], to[D_MAX];
+  z += z_at + ((size_t)get_global_id (0) * N + n0) * D;
+  x += x_at + ((size_t)get_global_id (0) * N + n0) * D;
+  weights += weights_at;
+  for (int r = 0; r < count; r++, x += D, z += D)
+    {
+      for (int i = 0; i < D; i++)
+        to[i] = weights[(size_t)2 * D * D + i];
+      for (int i = 0; i < D; i++)
+        from[i] = x[i - D];
+      nf_mix (from, weights, to, D);
+      for (int i = 0; i < D; i++)
+        from[i] = z[i];
+      nf_mix (from, weights + (size_t)D * D, to, D);
+      for (int i = 0; i < D; i++)
+        x[i] = to[i];
+    }
+}
+
+/* Tokens n0 .. n0+count-1 of x (B, N, D) are what a sweep says that read BEFORE (B, count, D). Each is moved on by slopes (D, D) times what the token before
+ * it moved by, and, if PLACED, to the nearest of the values that an 8-bit sample has at its place: places (B, N, D), in the basis of pixels, are those of
+ * samples of 0. changes (B, count) gets the largest change of a value. Global size (B). */
+__kernel void
+nf_settle (__global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, __global const float *places,
+           ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D, int n0, int count)
+{
+  const int b = get_global_id (0);
+  float moved[D_MAX], to[D_MAX];
+  x += x_at + ((size_t)b * N + n0) * D;
+  before += (size_t)b * count * D;
+  places += places_at + ((size_t)b * N + n0) * D;
+  slopes += slopes_at;
+  for (int r = 0; r < count; r++, x += D, before += D, places += D)
+    {
+      float most = 0.0f;
+      for (int i = 0; i < D; i++)
+        to[i] = x[i];
+      if (r > 0)
+        nf_mix (moved, slopes, to, D);
+      for (int i = 0; i < D; i++)
+        x[i] = to[i];
+      if (placed)
+        {
+          if (has_basis)
+            nf_from_basis (basis, x, to, D);
+          for (int i = 0; i < D; i++)
+            to[i] = clamp (rint ((to[i] - places[i]) * 128.0f), 0.0f, 255.0f) / 128.0f + places[i];
+          if (has_basis)
+            nf_to_basis (basis, to, x, D);
+          else
+            for (int i = 0; i < D; i++)
+              x[i] = to[i];
+        }
+      for (int i = 0; i < D; i++)
+        {
+          moved[i] = x[i] - before[i];
+          most = isnan (most) || fabs (moved[i]) <= most ? most : fabs (moved[i]);
+        }
+      changes[b * count + r] = most;
+    }
+}
+
 /* to (B, count, D) = tokens n0-1 .. n0+count-2 of u (B, N, D), token -1 is sos (D). Global size (B count). */
 __kernel void
 nf_shift_in (__global const float *u, ulong u_at, __global const float *sos, ulong sos_at, __global float *to, ulong to_at, int n0, int count, int N,

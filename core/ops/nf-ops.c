@@ -22,6 +22,8 @@ typedef enum
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
+  KERNEL_FORESEE,
+  KERNEL_SETTLE,
   KERNEL_SHIFT_IN,
   KERNEL_SHIFT_IN_BACKWARD,
   KERNEL_PRIOR,
@@ -56,6 +58,8 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_AFFINE] = "nf_affine",
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
+  [KERNEL_FORESEE] = "nf_foresee",
+  [KERNEL_SETTLE] = "nf_settle",
   [KERNEL_SHIFT_IN] = "nf_shift_in",
   [KERNEL_SHIFT_IN_BACKWARD] = "nf_shift_in_backward",
   [KERNEL_PRIOR] = "nf_prior",
@@ -975,6 +979,25 @@ nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView
                 INT (i->guidance), VALUE (weights), INT (i->keep_first), INT (i->snap ? tokens->steps : -1),
                 BUFFER (tokens->basis), INT (tokens->basis != NULL), BUFFER (i->changes),
                 INT (i->changes != NULL));
+}
+
+void
+nf_ops_foresee (NfOps *ops, NfView z, NfView x, NfView weights, guint B, guint N, guint D, guint n0,
+                guint count)
+{
+  g_assert (n0 > 0 && n0 + count <= N);
+  LAUNCH_ITEMS (ops, KERNEL_FORESEE, B, 1, VIEW (z), VIEW (x), VIEW (weights), INT (N), INT (D), INT (n0),
+                INT (count));
+}
+
+void
+nf_ops_settle (NfOps *ops, NfView x, NfBuffer *before, NfView slopes, NfView places, const NfTokens *tokens,
+               NfBuffer *changes, guint B, guint N, guint n0, guint count)
+{
+  g_assert (n0 + count <= N);
+  LAUNCH_ITEMS (ops, KERNEL_SETTLE, B, 1, VIEW (x), BUFFER (before), VIEW (slopes), VIEW (places),
+                INT (places.buffer != NULL), BUFFER (tokens->basis), INT (tokens->basis != NULL),
+                BUFFER (changes), INT (N), INT (tokens->D), INT (n0), INT (count));
 }
 
 void

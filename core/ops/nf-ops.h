@@ -306,6 +306,18 @@ typedef struct
 void nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *inverse, NfView z, NfView x,
                             NfBuffer *o, const NfTokens *tokens);
 
+/* Tokens n0 .. n0+count-1 of x (B, N, D), n0 > 0, become a first guess, one after the other: weights
+ * (2 D + 1, D) times the token before, the token of z (B, N, D), and 1. */
+void nf_ops_foresee (NfOps *ops, NfView z, NfView x, NfView weights, guint B, guint N, guint D, guint n0,
+                     guint count);
+
+/* Those tokens of x are what a sweep says that read BEFORE (B, count, D). One after the other, each is moved
+ * on by SLOPES (D, D) times what the token before it moved by, and then, unless the buffer of PLACES is NULL,
+ * to the nearest value of an 8-bit sample: PLACES (B, N, D), in the basis of pixels, are those of samples of
+ * 0. CHANGES (B, count) gets the largest |new - BEFORE| of each token. */
+void nf_ops_settle (NfOps *ops, NfView x, NfBuffer *before, NfView slopes, NfView places,
+                    const NfTokens *tokens, NfBuffer *changes, guint B, guint N, guint n0, guint count);
+
 /* to (B, count, D) = tokens n0-1 .. n0+count-2 of u (B, N, D), where token -1 is sos (D). And for the whole
  * sequence its gradient: du[n] += dto[n+1], dsos += the sum over B of dto[0] unless its buffer is NULL. */
 void nf_ops_shift_in (NfOps *ops, NfView u, NfView sos, NfView to, guint n0, guint count, guint B, guint N,

@@ -15,6 +15,10 @@ typedef struct
   guint decodings; /* since a pace was tried again */
 } NfPaces;
 
+/* Work memory and what was measured for drafts. */
+typedef struct _NfFlowDraft NfFlowDraft;
+void nf_flow_draft_free (NfFlowDraft *draft);
+
 struct _NfFlow
 {
   NfModel *model;
@@ -50,6 +54,7 @@ struct _NfFlow
   GPtrArray *caches;
   NfBlockCache **cache; /* T, for decoding */
   NfPaces paces[NF_MAX_BLOCKS];
+  NfFlowDraft *draft; /* NULL before nf_flow_prepare_draft(), and where there can be none */
   NfBlockTape *denoiser;
   NfBlockScratch *denoiser_scratch;
 };

@@ -68,6 +68,7 @@ release_all (NfFlow *flow)
 {
   for (NfFlowWork work = 0; work < NF_FLOW_N_WORKS; work++)
     release (flow, work);
+  g_clear_pointer (&flow->draft, nf_flow_draft_free);
   clear_buffers (flow);
 }
 

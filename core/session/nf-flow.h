@@ -84,6 +84,7 @@ typedef struct
   guint64 passes;  /* of any rows through a block's network */
   guint64 rows;    /* that went through in all */
   double residual; /* largest change of a value that was accepted nevertheless */
+  guint drafted;   /* samples of drafts that encoding confirmed */
 } NfInverseReport;
 
 /* Output x of the input z. The first GIVEN frames are those of nf_flow_forward_known(). STEP is told how
@@ -91,6 +92,23 @@ typedef struct
 gboolean nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint given,
                           gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                           NfInverseReport *report, GError **error);
+
+/* Takes what nf_flow_inverse_picture() needs, if the model is one of single pictures of 8-bit samples. Before
+ * latents are written. */
+gboolean nf_flow_prepare_draft (NfFlow *flow, GError **error);
+
+/* Samples that nf_flow_inverse_picture() takes at a time, 0 if it takes none. */
+guint nf_flow_drafts (NfFlow *flow);
+
+/* What 8-bit samples of 0 are at the places of the pictures to come, (B, N, D) in natural order, in the basis
+ * of pixels: to be filled for nf_flow_inverse_picture(). */
+NfBuffer *nf_flow_get_places (NfFlow *flow);
+
+/* nf_flow_inverse() for latents that are probably those of 8-bit pictures without a class, whose values are
+ * to snap. What comes out is what encoding has these latents of, or else what nf_flow_inverse() says. */
+gboolean nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
+                                  gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
+                                  NfInverseReport *report, GError **error);
 
 /* The denoiser's target is sigma² over this times the gradient of the negative log-likelihood: of the
  * official training (arXiv 2511.20462, code). */

@@ -222,6 +222,7 @@ typedef struct
   const NfFrame *frames;
   const NfGrid *grid;
   const NfPlanes *planes;
+  gboolean drafts; /* the latents may be decoded by nf_flow_inverse_picture() */
   guint written, staged;
   double downloads; /* seconds */
 } Frames;
@@ -254,6 +255,31 @@ count_run (const Work *work, guint count)
   return n;
 }
 
+/* What samples of 0 are at the places of COUNT tiles, for nf_flow_inverse_picture(). */
+static void
+fill_places (Frames *self, const Work *work, guint count)
+{
+  NfSession *session = self->session;
+  const NfSampleShape *shape = nf_flow_get_shape (session->flow);
+  NfTokens tokens = *nf_model_get_tokens (session->model);
+  NfPlanes black = *self->planes;
+
+  tokens.basis = NULL;
+  black.bytes = session->black;
+  for (guint i = 0; i < G_N_ELEMENTS (black.at); i++)
+    {
+      black.at[i] = 0;
+      black.stride[i] = black.step[i] = 0;
+    }
+  for (guint i = 0, run; i < count; i += run)
+    {
+      run = count_run (work + i, count - i);
+      nf_ops_pixels_to_tokens (nf_flow_get_ops (session->flow), &black, &tokens, work[i].tile, run,
+                               NF_DEQUANTISE_LATTICE, 0.0f, 0, 0, NULL,
+                               nf_view (nf_flow_get_places (session->flow), (gsize)i * shape->N * shape->D));
+    }
+}
+
 /* Latents of COUNT tiles through the flow into the staged samples. */
 static gboolean
 decode_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions *options,
@@ -277,8 +303,15 @@ decode_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions
       nf_ops_grid (ops, nf_view (nf_flow_get_input (session->flow), i * n), session->grid, work[i].tile, run,
                    self->grid->tiles_x, tokens, FALSE);
     }
-  if (!nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress, &session->report,
-                        error))
+  if (self->drafts && count <= nf_flow_drafts (session->flow))
+    {
+      fill_places (self, work, count);
+      if (!nf_flow_inverse_picture (session->flow, count, options, nf_session_tell_decode, progress,
+                                    &session->report, error))
+        return FALSE;
+    }
+  else if (!nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress,
+                             &session->report, error))
     return FALSE;
   for (guint i = 0, run; i < count; i += run)
     {
@@ -317,6 +350,26 @@ nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GErro
   return limit ? MAX (limit / (grid.tiles_x * grid.tiles_y), 1) : 0;
 }
 
+/* Whether nothing but the encoded picture is asked for: the way there is free. */
+static gboolean
+may_draft (const NfDecodeOptions *options, gint label)
+{
+  return options->method == NF_DECODE_AUTO && options->snap && options->guidance == 0 && label == -1
+         && options->tolerance == 0 && options->max_sweeps == 0 && options->budget_ms == 0
+         && options->window == 0;
+}
+
+static gboolean
+prepare_drafts (NfSession *self, GError **error)
+{
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  if (!nf_flow_prepare_draft (self->flow, error))
+    return FALSE;
+  if (nf_flow_drafts (self->flow) && !self->black && (self->black = nf_ops_alloc (ops, 1)))
+    nf_ops_fill (ops, nf_view (self->black, 0), 0.0f, 1);
+  return nf_ops_finish (ops, error);
+}
+
 gboolean
 nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_frames, gint label,
                           const NfDecodeOptions *options, const NfFrame *frames, GError **error)
@@ -350,6 +403,10 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
         return FALSE;
     }
 
+  const gboolean drafts = may_draft (options, label);
+  if (drafts && !prepare_drafts (self, error))
+    return FALSE;
+
   NfOps *ops = nf_flow_get_ops (self->flow);
   const NfConfig *config = nf_model_get_config (self->model);
   const guint tiles = grid.tiles_x * grid.tiles_y;
@@ -374,7 +431,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
-  Frames all = { self, latents, frames, &grid, &planes, .written = n_frames };
+  Frames all = { self, latents, frames, &grid, &planes, .drafts = drafts, .written = n_frames };
   const double upload = nf_stats_lap (&time);
   for (guint first = 0; first < count; first += batch)
     {

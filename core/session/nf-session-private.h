@@ -28,7 +28,8 @@ struct _NfSession
 
   /* of the last frame's size */
   NfStaging staging;
-  NfBuffer *grid; /* latents of the frame */
+  NfBuffer *grid;  /* latents of the frame */
+  NfBuffer *black; /* a sample of 0 */
   gsize grid_size;
   float *half_square, *log_det; /* per token, tile by tile */
   gsize n_tokens;

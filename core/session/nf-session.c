@@ -15,6 +15,7 @@ nf_session_finalize (GObject *object)
 
   nf_staging_clear (&self->staging);
   g_clear_pointer (&self->grid, nf_buffer_free);
+  g_clear_pointer (&self->black, nf_buffer_free);
   g_clear_pointer (&self->flow, nf_flow_free);
   g_free (self->shown.latents);
   g_free (self->half_square);
@@ -318,7 +319,8 @@ void
 nf_session_get_decode_report (NfSession *self, NfDecodeReport *report)
 {
   g_return_if_fail (NF_IS_SESSION (self) && report);
-  *report = (NfDecodeReport){ self->report.passes, self->report.rows, self->report.residual, self->kept };
+  *report = (NfDecodeReport){ self->report.passes, self->report.rows, self->report.residual, self->kept,
+                              self->report.drafted };
 }
 
 gboolean

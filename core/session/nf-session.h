@@ -89,7 +89,10 @@ typedef enum
  * NfDecodeMethod:
  * @NF_DECODE_AUTO: token by token where many samples are decoded, for then each step is bound by arithmetic;
  * else each block of the flow in the way that proved fastest for it, measured as it goes and again now and
- * then. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
+ * then. Frames, decoded with @snap and nothing else asked for, are drafted: found within a tolerance, moved
+ * to 8-bit samples, and encoded; if the latents come out bit for bit this is the picture, else it is decoded
+ * as before. The first picture of a session is decoded exactly, and what drafts go by is measured on it. With
+ * a budget or a limit of sweeps as %NF_DECODE_JACOBI
  * @NF_DECODE_SEQUENTIAL: token by token
  * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
  * 2511.20462)
@@ -170,6 +173,7 @@ typedef struct
  * @rows: rows that went through in all; token by token it is one a token and block
  * @residual: largest change of a value in the last sweep that it was accepted after; 0 if everything settled
  * @kept: tiles of a frame that are the last frame's, their latents being the same
+ * @drafted: tiles of a frame that were decoded from a draft, which encoding confirmed (%NF_DECODE_AUTO)
  *
  * What the last decoding took.
  */
@@ -179,6 +183,7 @@ typedef struct
   guint64 rows;
   double residual;
   guint kept;
+  guint drafted;
 } NfDecodeReport;
 
 /** nf_session_get_decode_report: @report: (out): of the last nf_session_decode() or
