@@ -1384,10 +1384,10 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
   const size_t group = rig->gpu ? GROUP : 1;
   const size_t tiles = 2 * divide_up (N, SIDE);
   RUN (rig, "nf_attention_backward",
-       SIZES (rig->gpu ? tiles * group : Hkv, rig->gpu ? Hkv : B, rig->gpu ? B : 1), SIZES (group, 1, 1),
-       BUFFER (h.in), LONG (0), BUFFER (h.keys), BUFFER (h.values), INT (h.blocks), BUFFER (out), LONG (3),
-       BUFFER (dout), LONG (5), BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N), INT (H), INT (Hkv),
-       VALUE (passed), FLOAT (scale));
+       SIZES (rig->gpu ? tiles * group : (size_t)Hkv, rig->gpu ? Hkv : B, rig->gpu ? B : 1),
+       SIZES (group, 1, 1), BUFFER (h.in), LONG (0), BUFFER (h.keys), BUFFER (h.values), INT (h.blocks),
+       BUFFER (out), LONG (3), BUFFER (dout), LONG (5), BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N),
+       INT (H), INT (Hkv), VALUE (passed), FLOAT (scale));
   for (int b = 0; b < B; b++)
     for (int head = 0; head < H; head++)
       for (int n = 0; n < N; n++)
