@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The regression guard of speed: check-shares.py REFERENCE < what `normflow bench --json` printed, once or more.
 
-REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32", or what multiplies bfloat16 there:
-"bf16 by amx", "bf16 by dot") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
+REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32" and "f32 by amx", or what multiplies
+bfloat16 there: "bf16 by amx", "bf16 by dot") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
 measurements the best counts. Fails if one is below two thirds of its reference, or missing, or if there
 is no report of float32. Kinds that the reference does not know, and bfloat16 without instructions for it, whose limit
 is another, are not compared."""

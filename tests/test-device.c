@@ -40,6 +40,7 @@ clear_environment (void **state)
   g_unsetenv ("NORMFLOW_DEVICE");
   g_unsetenv ("NORMFLOW_KERNELS");
   g_unsetenv ("NORMFLOW_BF16");
+  g_unsetenv ("NORMFLOW_F32");
 
   g_setenv ("NORMFLOW_PRECISION", "bf16", TRUE);
   g_autoptr (NfDevice) half = open_device ("cpu");
@@ -101,6 +102,39 @@ test_specifications (void **state)
 }
 
 /* What multiplies bfloat16. */
+static void
+test_f32_forms (void **state)
+{
+  g_autoptr (NfDevice) fma = open_device ("cpu,f32=fma");
+  assert_string_equal (nf_device_get_f32_form (fma), "fma");
+  g_autoptr (NfDevice) half = open_device ("cpu,precision=bf16,f32=fma");
+  assert_null (nf_device_get_f32_form (half));
+  g_autoptr (NfDevice) narrow = open_device ("cpu,vectors=8");
+  assert_string_equal (nf_device_get_f32_form (narrow), "fma");
+  g_autoptr (NfDevice) gpu_kernels = open_device ("cpu,kernels=gpu");
+  assert_string_equal (nf_device_get_f32_form (gpu_kernels), "fma");
+  check_refused ("cpu,vectors=8,f32=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
+  check_refused ("cpu,kernels=gpu,f32=amx", NF_ERROR_NO_DEVICE, "for a GPU");
+
+  /* the matrix unit is taken if it is asked for and works */
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) full = open_device ("cpu");
+  assert_string_equal (nf_device_get_f32_form (full), "fma");
+  g_autoptr (NfDevice) amx = nf_device_open ("cpu,f32=amx", &error);
+  if (!amx)
+    assert_int_equal (error->code, NF_ERROR_NO_DEVICE);
+  else
+    {
+      assert_string_equal (nf_device_get_f32_form (amx), "amx");
+      g_setenv ("NORMFLOW_F32", "amx", TRUE);
+      g_autoptr (NfDevice) theirs = open_device ("cpu");
+      assert_string_equal (nf_device_get_f32_form (theirs), "amx");
+    }
+  g_setenv ("NORMFLOW_F32", "mmx", TRUE);
+  check_refused ("cpu", NF_ERROR_ARGUMENT, "mmx");
+  g_unsetenv ("NORMFLOW_F32");
+}
+
 static void
 test_bf16_forms (void **state)
 {
@@ -167,6 +201,8 @@ test_refusals (void **state)
   check_refused ("cpu,precision=f32,precision=bf16", NF_ERROR_ARGUMENT, "precision=bf16");
   check_refused ("cpu,bf16=amy", NF_ERROR_ARGUMENT, "amy");
   check_refused ("cpu,bf16=fma,bf16=fma", NF_ERROR_ARGUMENT, "bf16=fma");
+  check_refused ("cpu,f32=dot", NF_ERROR_ARGUMENT, "dot");
+  check_refused ("cpu,f32=fma,f32=fma", NF_ERROR_ARGUMENT, "f32=fma");
   check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
   check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");
@@ -256,7 +292,8 @@ static int
 run_child (void)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
+  /* panels of two columns and two rows, as no matrix unit wants them */
+  g_autoptr (NfDevice) device = nf_device_open ("cpu,f32=fma", &error);
   if (device && use_program (device, &error))
     return 0;
   printf ("%s\n", error->message);
@@ -488,6 +525,7 @@ main (int argc, char **argv)
   static const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_list),
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_f32_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_bf16_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_refusals, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_environment, clear_environment, clear_environment),

@@ -5,6 +5,7 @@
 #include "nf-test.h"
 #include "nf-device-private.h"
 
+#include <float.h>
 #include <math.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -23,7 +24,8 @@ typedef struct
 {
   const char *variant;
   guint vector_width;
-  const char *bf16; /* what multiplies bfloat16, NULL: products are of floats */
+  const char *by;  /* what makes products, NULL: fma() of floats */
+  gboolean floats; /* of these, else of bfloat16 */
 } Setting;
 
 typedef struct
@@ -42,7 +44,7 @@ typedef struct
   cl_program programs[3];
   cl_command_queue queue;
   gboolean gpu, bf16, amx;
-  int VW, NR, MR, QT, depth; /* of common.cl */
+  int VW, NR, MR, QT, depth, planes; /* of common.cl */
   GPtrArray *memory;
 } Rig;
 
@@ -63,12 +65,14 @@ rig_clear (Rig *rig)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Rig, rig_clear)
 
-/* A device whose CPU kernels multiply bfloat16 by FORM; where it has none, the test is skipped. */
+/* A device whose CPU kernels make products by instructions for them; where it has none, the test is skipped.
+ */
 static NfDevice *
-open_bf16 (const char *form)
+open_form (const Setting *setting)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,precision=bf16,bf16=%s", form);
+  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,%s=%s",
+                                           setting->floats ? "f32" : "precision=bf16,bf16", setting->by);
   NfDevice *device = nf_device_open (spec, &error);
   if (!device && g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE))
     {
@@ -84,27 +88,29 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
 {
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
-  const gboolean amx = g_strcmp0 (setting->bf16, "amx") == 0, dot = g_strcmp0 (setting->bf16, "dot") == 0;
+  const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0;
   const char *const files[][9] = {
     { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
       "gate.cl", "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-      gpu   ? "attention_gpu.cl"
-      : amx ? "amx.cl"
-            : NULL,
-      amx ? "attention_amx.cl" : NULL },
+      gpu                       ? "attention_gpu.cl"
+      : amx && !setting->floats ? "amx.cl"
+                                : NULL,
+      amx && !setting->floats ? "attention_amx.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
 
-  *rig = (Rig){ .device = amx || dot ? open_bf16 (setting->bf16) : nf_test_device (setting->variant),
+  g_autofree char *plain = g_strdup_printf ("%s,f32=fma", setting->variant);
+  *rig = (Rig){ .device = amx || dot ? open_form (setting) : nf_test_device (plain),
                 .gpu = gpu,
                 .amx = amx,
                 .VW = setting->vector_width,
-                .bf16 = setting->bf16 != NULL };
+                .bf16 = setting->by && !setting->floats };
   rig->NR = 2 * rig->VW;
   rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->QT = amx ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->depth = amx ? 16 : 1;
+  rig->QT = amx && rig->bf16 ? 32 : rig->VW == 16 ? 12 : 6;
+  rig->depth = !amx ? 1 : rig->bf16 ? 16 : 32;
+  rig->planes = amx && !rig->bf16 ? 3 : 1;
   /* the last definition of VW counts, without a warning */
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
@@ -112,9 +118,10 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
       g_autofree char *options
           = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM,
                              MAX (FEATURES, 48), rig->bf16 ? " -DNF_BF16=1" : "",
-                             amx   ? " -DNF_BF16_AMX=1"
-                             : dot ? " -DNF_BF16_DOT=1"
-                                   : "");
+                             amx && rig->bf16 ? " -DNF_BF16_AMX=1"
+                             : amx            ? " -DNF_F32_AMX=1"
+                             : dot            ? " -DNF_BF16_DOT=1"
+                                              : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -215,6 +222,15 @@ to_half (float value)
   guint32 bits;
   memcpy (&bits, &value, sizeof bits);
   return (guint16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float
+from_half (guint16 half)
+{
+  const guint32 bits = (guint32)half << 16;
+  float value;
+  memcpy (&value, &bits, sizeof value);
+  return value;
 }
 
 /* M rows of WIDTH halves, STEP words apart from AT on, are FLOATS rounded; between rows nothing was written.
@@ -355,6 +371,13 @@ static int
 elements (const Rig *rig, int K)
 {
   return ((rig->bf16 ? (K + 1) / 2 : K) + rig->depth - 1) / rig->depth * rig->depth;
+}
+
+/* Words of K values of a row on the left of a product. */
+static int
+left_words (const Rig *rig, int K)
+{
+  return rig->amx ? (K + 31) / 32 * 16 * rig->planes : elements (rig, K);
 }
 
 /* exp, erf, GELU */
@@ -547,6 +570,7 @@ enum
 typedef struct
 {
   int M, N, K, lda, ldc, ldr, rmod, flags;
+  gboolean rows; /* B is given as it is, not packed */
   double *A, *W, *bias, *R, *C, *P;
 } Product;
 
@@ -586,7 +610,8 @@ static float *
 run_product (Rig *rig, const Product *p, int first, int count, int tiles, float **saved)
 {
   g_autofree float *packed = pack (rig, p->W, p->K, p->N, p->N, 1);
-  const gsize panels = divide_up (p->N, rig->NR), n = panels * elements (rig, p->K) * rig->NR;
+  const gsize panels = divide_up (p->N, rig->NR),
+              n = p->rows ? (gsize)p->K * p->N : panels * elements (rig, p->K) * rig->NR;
   Memory *A = give_at (rig, 7, p->A + (gsize)first * p->lda, (gsize)count * p->lda - 3),
          *B = room (rig, 16 + n), *bias = give_at (rig, 1, p->bias, p->N),
          *R = give_at (rig, 2, p->R, (gsize)p->rmod * p->ldr - 2),
@@ -594,10 +619,11 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
          *P = give_at (rig, 4, p->P + (gsize)first * p->N, (gsize)count * p->N);
   gsize A_at = 7;
   int lda = p->lda;
-  put (rig, B, 16, packed, n);
-  if (rig->bf16)
+  g_autofree float *rows = nf_test_to_float (p->W, (gsize)p->K * p->N);
+  put (rig, B, 16, p->rows ? rows : packed, n);
+  if (rig->bf16 || rig->amx)
     {
-      lda = elements (rig, p->K) + 5;
+      lda = left_words (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
       const size_t words = divide_up (elements (rig, p->K), GROUP) * GROUP;
       RUN (rig, "nf_halve", rig->gpu ? SIZES (words, count, 1) : SIZES (count, 1, 1),
@@ -612,7 +638,7 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
        BUFFER (B), LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod),
        BUFFER (C), LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N),
-       INT (elements (rig, p->K)), INT (p->flags), INT (tiles));
+       INT (rig->amx ? p->K : elements (rig, p->K)), INT (p->flags), INT (tiles), INT (p->rows ? p->N : 0));
   g_autofree float *all = take_at (rig, P, 4);
   if (saved)
     *saved = g_steal_pointer (&all);
@@ -678,6 +704,14 @@ test_matmul (void **state)
         g_auto (Product) p;
         product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
         check_product (&rig, &p, 1 + f % 3);
+        if (!rig.amx)
+          continue;
+        /* the same of B as it is */
+        g_autofree float *packed = run_product (&rig, &p, 0, p.M, 2, NULL);
+        p.rows = TRUE;
+        g_autofree float *as_it_is = run_product (&rig, &p, 0, p.M, 2, NULL);
+        for (int m = 0; m < p.M; m++)
+          assert_memory_equal (packed + (gsize)m * p.ldc, as_it_is + (gsize)m * p.ldc, p.N * sizeof (float));
       }
   /* where nothing overflows, the size of the values plays no part */
   static const double spreads[] = { 1e-18, 1e15 };
@@ -718,7 +752,18 @@ test_matmul_batches (void **state)
   check_batches (&rig, &deep);
 }
 
-/* The same values, rounded, in rows of words; what lies between these stays. */
+/* Value J of a row on the left of a product: a bfloat16, or the sum of three. */
+static float
+read_left (const Rig *rig, const float *words, int j)
+{
+  const guint16 *halves = (const guint16 *)words;
+  double sum = 0;
+  for (int p = 0; p < rig->planes; p++)
+    sum += (double)from_half (halves[rig->planes > 1 ? j / 32 * 96 + 32 * p + j % 32 : j]);
+  return (float)sum;
+}
+
+/* The same values, as another product reads them, in rows of words; what lies between these stays. */
 static void
 test_matmul_halves (void **state)
 {
@@ -729,16 +774,126 @@ test_matmul_halves (void **state)
   g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
   Product halves = p;
   halves.flags |= HALVES;
-  halves.ldc = 61;
+  const int width = rig.planes > 1 ? left_words (&rig, p.N) : p.N / 2;
+  halves.ldc = width + 13;
+  halves.C = numbers (6, (gsize)p.M * halves.ldc, 1);
   g_autofree float *words = run_product (&rig, &halves, 0, p.M, 2, NULL);
   for (int m = 0; m < p.M; m++)
     {
-      const guint16 *got = (const guint16 *)(words + (gsize)m * halves.ldc);
+      const float *got = words + (gsize)m * halves.ldc;
       for (int j = 0; j < p.N; j++)
-        assert_int_equal (got[j], to_half (floats[(gsize)m * p.ldc + j]));
-      for (int j = p.N / 2; j < halves.ldc && m + 1 < p.M; j++)
-        assert_true ((double)words[(gsize)m * halves.ldc + j] == p.C[(gsize)m * halves.ldc + j]);
+        {
+          double want = (double)floats[(gsize)m * p.ldc + j];
+          if (rig.planes == 1)
+            want = (double)from_half (to_half ((float)want));
+          assert_true ((double)read_left (&rig, got, j) == want);
+        }
+      for (int j = width; j < halves.ldc && m + 1 < p.M; j++)
+        assert_true ((double)words[(gsize)m * halves.ldc + j] == halves.C[(gsize)m * halves.ldc + j]);
     }
+  g_free (halves.C);
+}
+
+/* Products of floats by other instructions than fma() are as exact as by this, whatever sizes values have and
+ * however much of a sum cancels out: root mean squares of errors, relative to the sum of the products' sizes.
+ */
+static double
+get_error (const Product *p, const float *got)
+{
+  double squares = 0;
+  for (int m = 0; m < p->M; m++)
+    for (int j = 0; j < p->N; j++)
+      {
+        double sum = 0, size = 0;
+        for (int k = 0; k < p->K; k++)
+          {
+            const double x = p->A[(gsize)m * p->lda + k] * p->W[(gsize)k * p->N + j];
+            sum += x;
+            size += fabs (x);
+          }
+        const double error = ((double)got[(gsize)m * p->ldc + j] - sum) / size;
+        squares += error * error;
+      }
+  return sqrt (squares / (p->M * p->N));
+}
+
+static void
+test_matmul_accuracy (void **state)
+{
+  const Setting *setting = *state;
+  static const Setting fma_setting = { "cpu", 16, NULL, FALSE };
+  if (!setting->floats)
+    return;
+  g_auto (Rig) rig, plain;
+  rig_init (&rig, setting, HEAD_DIM);
+  rig_init (&plain, &fma_setting, HEAD_DIM);
+  static const int depths[] = { 1, 33, 512, 2048 };
+  for (guint i = 0; i < G_N_ELEMENTS (depths); i++)
+    for (int kind = 0; kind < 4; kind++)
+      {
+        g_auto (Product) p;
+        const int K = depths[i];
+        product_init (&rig, &p, 37, 40, K, 0, 1);
+        for (gsize e = 0; kind == 1 && e < (gsize)p.M * p.lda; e++) /* nothing cancels */
+          p.A[e] = fabs (p.A[e]);
+        for (gsize e = 0; kind == 1 && e < (gsize)K * p.N; e++)
+          p.W[e] = fabs (p.W[e]);
+        for (int m = 0; kind == 2 && m < p.M; m++) /* nearly everything does */
+          for (int k = 0; k + 1 < K; k += 2)
+            p.A[(gsize)m * p.lda + k + 1] = -p.A[(gsize)m * p.lda + k];
+        for (int k = 0; kind == 2 && k + 1 < K; k += 2)
+          for (int j = 0; j < p.N; j++)
+            p.W[(gsize)(k + 1) * p.N + j] = (double)(float)(p.W[(gsize)k * p.N + j] * (1 + 1e-6 * j));
+        for (gsize e = 0; kind == 3 && e < (gsize)p.M * p.lda; e++) /* 20 orders of magnitude */
+          p.A[e] = (double)(float)(p.A[e] * pow (10, e * 7 % 21 - 10.0));
+        g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
+                         *by_fma = run_product (&plain, &p, 0, p.M, 2, NULL);
+        const double error = get_error (&p, got), fma_error = get_error (&p, by_fma);
+        if (!(error <= 2 * fma_error))
+          fail_msg ("K %d, kind %d: an error of %g, by fma %g", K, kind, error, fma_error);
+      }
+}
+
+/* What is no number, infinite, or nearly so, comes out as by fma(), and touches no other element. */
+static void
+test_matmul_special (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  if (rig.bf16)
+    return;
+  const double values[] = { INFINITY, -INFINITY, NAN, FLT_MAX, -FLT_MAX, 1e38, 3.4e38 };
+  for (guint i = 0; i < G_N_ELEMENTS (values); i++)
+    for (int side = 0; side < 3; side++)
+      {
+        g_auto (Product) p;
+        product_init (&rig, &p, 35, 37, 70, 0, 1);
+        g_autofree float *before = run_product (&rig, &p, 0, p.M, 2, NULL);
+        const int row = 33, column = 35, k = 66;
+        if (side != 1)
+          p.A[row * p.lda + k] = values[i];
+        if (side != 0)
+          p.W[k * p.N + column] = side == 1 ? values[i] : 0.5;
+        g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL);
+        for (int m = 0; m < p.M; m++)
+          for (int j = 0; j < p.N; j++)
+            {
+              const double v = (double)got[m * p.ldc + j];
+              if ((side == 0 || m != row) && (side == 1 || m != row) && (side == 0 || j != column))
+                assert_true (v == (double)before[m * p.ldc + j]);
+              else
+                {
+                  float want = 0;
+                  for (int at = 0; at < p.K; at++)
+                    want = fmaf ((float)p.A[m * p.lda + at], (float)p.W[at * p.N + j], want);
+                  if (isnan (want)   ? !isnan (v)
+                      : isinf (want) ? v != (double)want
+                                     : !(fabs (v - (double)want) <= 1e-6 * fabs ((double)want) + 1e-5))
+                    fail_msg ("%g at side %d: row %d, column %d is %g, not %g", values[i], side, m, j, v,
+                              (double)want);
+                }
+            }
+      }
 }
 
 /* The gradient of weights C (+)= Aᵀ X. With several PARTS, of the GPU variant, nf_column_sums adds them up.
@@ -756,22 +911,26 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
          *c = accumulate ? give_at (rig, 9, C, n) : room (rig, 9 + n);
   const size_t left = divide_up (N, rig->MR), right = divide_up (K, rig->NR), tiles = 2;
   const size_t inner = elements (rig, M);
-  const int step = inner + 2; /* of rows for the matrix unit */
+  const int step = left_words (rig, M) + 2; /* of rows for the matrix unit, which takes X as it is */
   Memory *a_panels = room (rig, rig->amx ? (gsize)N * step : left * rig->MR * inner),
-         *x_panels = room (rig, right * rig->NR * inner);
+         *x_panels = rig->amx ? x : room (rig, right * rig->NR * inner);
   if (rig->amx)
     RUN (rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a), LONG (5),
          INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N));
   else
-    run_pack (rig, a, 5, lda, a_panels, 0, M, N, rig->MR, 0);
-  run_pack (rig, x, 2, ldx, x_panels, 0, M, K, rig->NR, 0);
+    {
+      run_pack (rig, a, 5, lda, a_panels, 0, M, N, rig->MR, 0);
+      run_pack (rig, x, 2, ldx, x_panels, 0, M, K, rig->NR, 0);
+    }
   const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
   const size_t gpu[3] = { divide_up (K, 64) * 16, divide_up (N, 128) * 16, parts };
   Memory *out = parts > 1 ? room (rig, 9 + parts * n) : c;
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (a_panels), LONG (0), INT (step),
-       BUFFER (x_panels), LONG (0), BUFFER (c), LONG (0), BUFFER (c), LONG (0), INT (0), INT (1),
-       BUFFER (out), LONG (9), INT (K), BUFFER (c), LONG (0), INT (N), INT (K), INT (inner),
-       INT ((rig->amx ? 0 : PANELS) | (accumulate && parts == 1 ? ACCUMULATE : 0)), INT (tiles));
+       BUFFER (x_panels), LONG (rig->amx ? 2 : 0), BUFFER (c), LONG (0), BUFFER (c), LONG (0), INT (0),
+       INT (1), BUFFER (out), LONG (9), INT (K), BUFFER (c), LONG (0), INT (N), INT (K),
+       INT (rig->amx ? (gsize)M : inner),
+       INT ((rig->amx ? 0 : PANELS) | (accumulate && parts == 1 ? ACCUMULATE : 0)), INT (tiles),
+       INT (rig->amx ? ldx : 0));
   if (parts > 1)
     RUN (rig, "nf_column_sums", SIZES (divide_up (n, GROUP) * GROUP, SUM_LINES, 1),
          SIZES (GROUP, SUM_LINES, 1), BUFFER (out), LONG (9), INT (n), BUFFER (c), LONG (9), INT (parts),
@@ -2215,9 +2374,11 @@ test_sums_and_denoise (void **state)
 int
 main (int argc, char **argv)
 {
-  static Setting settings[] = { { "cpu", 16 },        { "cpu", 8 },         { "cpu", 4 },
-                                { "gpu", 16 },        { "cpu", 16, "fma" }, { "cpu", 16, "dot" },
-                                { "cpu", 16, "amx" }, { "cpu", 8, "fma" },  { "gpu", 16, "fma" } };
+  static Setting settings[] = { { "cpu", 16 },        { "cpu", 8 },
+                                { "cpu", 4 },         { "gpu", 16 },
+                                { "cpu", 16, "fma" }, { "cpu", 16, "dot" },
+                                { "cpu", 16, "amx" }, { "cpu", 8, "fma" },
+                                { "gpu", 16, "fma" }, { "cpu", 16, "amx", TRUE } };
   static const struct
   {
     const char *name;
@@ -2225,8 +2386,8 @@ main (int argc, char **argv)
     enum
     {
       FLOATS,
-      PRODUCTS, /* again with bfloat16 */
-      ATTENTION /* again with the matrix unit */
+      PRODUCTS, /* again with other elements and instructions */
+      ATTENTION /* again with the matrix unit, in bfloat16 */
     } kind;
   } tests[] = {
     { "exp, erf, gelu", test_math, PRODUCTS },
@@ -2234,6 +2395,8 @@ main (int argc, char **argv)
     { "matmul", test_matmul, PRODUCTS },
     { "matmul in batches", test_matmul_batches, PRODUCTS },
     { "matmul in halves", test_matmul_halves, PRODUCTS },
+    { "matmul, accuracy", test_matmul_accuracy, PRODUCTS },
+    { "matmul, special values", test_matmul_special, PRODUCTS },
     { "matmul transposed", test_matmul_tn, PRODUCTS },
     { "column sums", test_column_sums },
     { "norms", test_norm },
@@ -2262,12 +2425,16 @@ main (int argc, char **argv)
   for (guint s = 0; s < G_N_ELEMENTS (settings); s++)
     for (guint t = 0; t < G_N_ELEMENTS (tests); t++)
       {
-        const char *form = settings[s].bf16;
-        if (form && tests[t].kind != PRODUCTS && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0))
+        const char *form = settings[s].by;
+        if (form && tests[t].kind != PRODUCTS
+            && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0 && !settings[s].floats))
           continue;
         char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant,
-                                      settings[s].vector_width, settings[s].bf16 ? ", bfloat16 by " : "",
-                                      settings[s].bf16 ? settings[s].bf16 : "");
+                                      settings[s].vector_width,
+                                      !settings[s].by      ? ""
+                                      : settings[s].floats ? ", floats by "
+                                                           : ", bfloat16 by ",
+                                      settings[s].by ? settings[s].by : "");
         g_ptr_array_add (names, name);
         all[n++] = (struct CMUnitTest){ name, tests[t].run, NULL, NULL, &settings[s] };
       }

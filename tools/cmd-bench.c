@@ -99,7 +99,7 @@ typedef struct
   cl_kernel multiply_add, read_all;
   NfBuffer *out, *memory;    /* what is read; NULL where it would be too small */
   cl_ulong count;            /* vectors that a work-item reads */
-  const char *by;            /* what multiplies bfloat16 with a CPU's instructions for it, else NULL */
+  const char *by;            /* what makes products with a CPU's instructions for it, NULL: fma() of floats */
   guint width, accumulators; /* VW and R */
   double flops;              /* of an iteration of a work-item */
   size_t items, group;
@@ -193,15 +193,17 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
-  const char *form = nf_device_get_bf16_form (device);
+  const gboolean f32 = strcmp (nf_device_get_precision (device), "f32") == 0;
+  const char *form = f32 ? nf_device_get_f32_form (device) : nf_device_get_bf16_form (device);
   const gboolean amx = g_strcmp0 (form, "amx") == 0;
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
   limits->by = amx || g_strcmp0 (form, "dot") == 0 ? form : NULL;
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
-  /* four products of tiles of 16 × 16 by 32; or a vector, of pairs of bfloat16 or of floats */
-  limits->flops
-      = amx ? 4 * 2.0 * 16 * 16 * 32 : (limits->by ? 4.0 : 2.0) * limits->accumulators * limits->width;
+  /* four products of tiles of 16 × 16 by 32, of which one of floats takes six; or a vector, of pairs of
+   * bfloat16 or of floats */
+  limits->flops = amx ? 4 * 2.0 * 16 * 16 * 32 / (f32 ? 6 : 1)
+                      : (limits->by ? 4.0 : 2.0) * limits->accumulators * limits->width;
   limits->group = gpu ? 256 : 1;
   limits->items = gpu ? (size_t)info->compute_units * 2048 : (size_t)MAX (info->compute_units, 1) * 4;
   limits->queue = nf_device_new_queue (device, error);
@@ -1017,6 +1019,13 @@ print_profile (const Result *result)
     }
 }
 
+/* Of what products the limit is: of floats where bfloat16 has no instructions of its own. */
+static const char *
+get_limit_precision (const Bench *bench)
+{
+  return bench->limits.by ? nf_device_get_precision (bench->device) : "f32";
+}
+
 static void
 print_table (const Bench *bench)
 {
@@ -1024,8 +1033,10 @@ print_table (const Bench *bench)
 
   printf ("%s %s, %u compute units, %s kernels, products in %s\n", info->id, info->name, info->compute_units,
           nf_device_get_kernels (bench->device), nf_device_get_precision (bench->device));
-  printf ("limits: %.1f GFLOP/s multiply-add, %s%s", bench->multiply_add_gflops,
-          bench->limits.by ? "bfloat16 by " : "single precision", bench->limits.by ? bench->limits.by : "");
+  const gboolean f32 = strcmp (get_limit_precision (bench), "f32") == 0;
+  printf ("limits: %.1f GFLOP/s multiply-add, %s%s%s", bench->multiply_add_gflops,
+          f32 ? "single precision" : "bfloat16", bench->limits.by ? " by " : "",
+          bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
   printf ("\n\n%-10s %-28s %12s %15s %8s\n", "", "SIZE", "TIME", "RATE", "SHARE");
@@ -1096,7 +1107,7 @@ print_json (const Bench *bench)
   json_builder_end_object (builder);
   json_builder_set_member_name (builder, "limits");
   json_builder_begin_object (builder);
-  add_string (builder, "of", bench->limits.by ? "bf16" : "f32");
+  add_string (builder, "of", get_limit_precision (bench));
   json_builder_set_member_name (builder, "by");
   if (bench->limits.by)
     json_builder_add_string_value (builder, bench->limits.by);

@@ -30,6 +30,9 @@ typedef enum
 
 NfBf16 nf_device_get_bf16 (NfDevice *self);
 
+/* TRUE if a CPU's matrix unit makes products, of bfloat16 (NF_BF16_AMX) or of floats (NF_F32_AMX). */
+gboolean nf_device_uses_amx (NfDevice *self);
+
 /* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
  * packed weights. */
 guint nf_device_get_vector_width (NfDevice *self);

@@ -19,8 +19,9 @@ struct _NfDevice
   cl_context context;
   gboolean gpu_kernels;
   guint vector_width;
-  gboolean bf16; /* products of bfloat16 */
-  NfBf16 form;   /* of these */
+  gboolean bf16;    /* products of bfloat16 */
+  NfBf16 form;      /* of these */
+  gboolean f32_amx; /* products of floats by the matrix unit */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -392,6 +393,7 @@ typedef struct
   guint vectors;     /* 0: the device decides */
   char precision[5]; /* "": not said */
   char bf16[4];      /* likewise */
+  char f32[4];       /* likewise */
 } Form;
 
 static gboolean
@@ -453,6 +455,21 @@ parse_bf16 (const char *value, const char *where, char *bf16, GError **error)
   return TRUE;
 }
 
+static const char *const f32_names[] = { "fma", "amx", NULL };
+
+static gboolean
+parse_f32 (const char *value, const char *where, char *f32, GError **error)
+{
+  if (!g_strv_contains (f32_names, value))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: products of floats by \"%s\": only by amx and fma", where, value);
+      return FALSE;
+    }
+  strcpy (f32, value);
+  return TRUE;
+}
+
 /* One KEY=VALUE after the device's name; each at most once. */
 static gboolean
 parse_form (const char *part, const char *spec, const char *where, Form *form, GError **error)
@@ -465,10 +482,14 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_precision (part + strlen ("precision="), where, form->precision, error);
   if (g_str_has_prefix (part, "bf16=") && !*form->bf16)
     return parse_bf16 (part + strlen ("bf16="), where, form->bf16, error);
+  if (g_str_has_prefix (part, "f32=") && !*form->f32)
+    return parse_f32 (part + strlen ("f32="), where, form->f32, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, and ,bf16=amx, dot, mma or fma, each once",
+      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, ,bf16=amx, dot, mma or fma, and ,f32=amx or fma, "
+      "each "
+      "once",
       where, part, spec);
   return FALSE;
 }
@@ -542,6 +563,8 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
         strcpy (form->precision, theirs.precision);
       if (!*form->bf16)
         strcpy (form->bf16, theirs.bf16);
+      if (!*form->f32)
+        strcpy (form->f32, theirs.f32);
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
@@ -555,6 +578,10 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   environment = g_getenv ("NORMFLOW_BF16");
   if (!*form->bf16 && environment && *environment
       && !parse_bf16 (environment, "NORMFLOW_BF16", form->bf16, error))
+    return FALSE;
+  environment = g_getenv ("NORMFLOW_F32");
+  if (!*form->f32 && environment && *environment
+      && !parse_f32 (environment, "NORMFLOW_F32", form->f32, error))
     return FALSE;
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
@@ -669,7 +696,7 @@ get_identity (const Candidate *candidate)
                     candidate->info->name, vendor, version, flags, NULL);
 }
 
-/* The compiled kernels of SELF in a form. */
+/* The compiled kernels of SELF in a form; FORM is how products are made, of floats only fma and amx. */
 static NfProgramCache *
 new_programs (NfDevice *self, const char *identity, gboolean bf16, NfBf16 form)
 {
@@ -677,10 +704,50 @@ new_programs (NfDevice *self, const char *identity, gboolean bf16, NfBf16 form)
                                          [NF_BF16_DOT] = " -DNF_BF16_DOT=1",
                                          [NF_BF16_AMX] = " -DNF_BF16_AMX=1",
                                          [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
-  g_autofree char *all
-      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
-                         bf16 ? " -DNF_BF16=1" : "", bf16 ? defines[form] : "");
+  g_autofree char *all = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
+                                          self->gpu_kernels ? 1 : 0, bf16 ? " -DNF_BF16=1" : "",
+                                          bf16                  ? defines[form]
+                                          : form == NF_BF16_AMX ? " -DNF_F32_AMX=1"
+                                                                : "");
   return nf_program_cache_new (self->context, self->id, identity, all);
+}
+
+/* NULL if products of either precision by AMX work, as SELF is opened, and its programs then are those for
+ * it. Else why they do not. */
+static char *
+try_amx (NfDevice *self, const char *identity, gboolean bf16)
+{
+  const NfDeviceInfo *info = self->info;
+
+  if (self->gpu_kernels || info->is_gpu)
+    return g_strdup ("kernels are those for a GPU");
+  if (self->vector_width != 16)
+    return g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
+  g_autofree char *flags = get_cpu_flags ();
+  self->programs = new_programs (self, identity, bf16, NF_BF16_AMX);
+  char *fault = nf_amx_find_fault (info, flags, self->programs, self->context, self->id);
+  if (!fault)
+    return NULL;
+  g_clear_pointer (&self->programs, nf_program_cache_free);
+  g_debug ("device %s: no products by AMX: %s", info->id, fault);
+  return fault;
+}
+
+/* Decides what multiplies floats: fma(), unless WANTED says amx. That does more rows in less time, but a
+ * single row, as in decoding token by token, takes it longer. */
+static gboolean
+choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **error)
+{
+  if (strcmp (wanted, "amx") != 0)
+    return TRUE;
+  g_autofree char *fault = try_amx (self, identity, FALSE);
+  self->f32_amx = fault == NULL;
+  if (!fault)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+               "%s %s does no products of floats by %s: %s; leave f32= out, or unset NORMFLOW_F32",
+               self->info->id, self->info->name, wanted, fault);
+  return FALSE;
 }
 
 #define COMPUTE_CAPABILITY_MAJOR 0x4000 /* CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV */
@@ -700,7 +767,7 @@ static gboolean
 choose_form (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
   const NfDeviceInfo *info = self->info;
-  g_autofree char *flags = get_cpu_flags (), *fault = NULL;
+  g_autofree char *fault = NULL;
 
   self->form = NF_BF16_FMA;
   if (strcmp (wanted, "fma") == 0)
@@ -719,17 +786,10 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
     fault = g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
   else if (strcmp (wanted, "dot") == 0)
     fault = info->bf16 ? NULL : g_strdup ("the CPU has no AVX512_BF16");
-  else
+  else if (!(fault = try_amx (self, identity, TRUE)))
     {
-      self->programs = new_programs (self, identity, TRUE, NF_BF16_AMX);
-      fault = nf_amx_find_fault (info, flags, self->programs, self->context, self->id);
-      if (!fault)
-        {
-          self->form = NF_BF16_AMX;
-          return TRUE;
-        }
-      g_clear_pointer (&self->programs, nf_program_cache_free);
-      g_debug ("device %s: no products by AMX: %s", info->id, fault);
+      self->form = NF_BF16_AMX;
+      return TRUE;
     }
   if (*wanted && fault)
     {
@@ -797,11 +857,17 @@ nf_device_open (const char *spec, GError **error)
         return NULL;
       self->bf16 = !automatic || favours_bf16 (self);
     }
+  if (!self->bf16)
+    {
+      g_clear_pointer (&self->programs, nf_program_cache_free);
+      if (!choose_f32 (self, form.f32, identity, error))
+        return NULL;
+    }
   if (!self->programs)
-    self->programs = new_programs (self, identity, self->bf16, self->form);
+    self->programs = new_programs (self, identity, self->bf16, self->bf16 ? self->form : NF_BF16_FMA);
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
-           nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self),
-           self->bf16 ? " by " : "", self->bf16 ? bf16_names[self->form] : "");
+           nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
+           self->bf16 ? bf16_names[self->form] : f32_names[self->f32_amx]);
   return g_steal_pointer (&self);
 }
 
@@ -831,6 +897,13 @@ nf_device_get_bf16_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
   return self->bf16 ? bf16_names[self->form] : NULL;
+}
+
+const char *
+nf_device_get_f32_form (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->bf16 ? NULL : f32_names[self->f32_amx];
 }
 
 double
@@ -878,6 +951,12 @@ NfBf16
 nf_device_get_bf16 (NfDevice *self)
 {
   return self->form;
+}
+
+gboolean
+nf_device_uses_amx (NfDevice *self)
+{
+  return self->bf16 ? self->form == NF_BF16_AMX : self->f32_amx;
 }
 
 guint

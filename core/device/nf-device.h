@@ -79,13 +79,14 @@ GPtrArray *nf_device_list (GError **error);
  * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where that is the faster one: with
  * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
  * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`, else the
- * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
- * nf_device_get_bf16_form(); without it the fastest is taken. What it is decides bits of results, so decode
+ * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
+ * without it the fastest is taken. A suffix `,f32=amx` or `fma`, else `NORMFLOW_F32`, says what multiplies
+ * floats, see nf_device_get_f32_form(); without it `fma` does. What it is decides bits of results, so decode
  * as you encoded.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
- * what there is and what to install; or `bf16` asks for what the device cannot do: why not),
+ * what there is and what to install; or `bf16` or `f32` asks for what the device cannot do: why not),
  * %NF_ERROR_ARGUMENT (malformed @spec).
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
@@ -108,6 +109,16 @@ const char *nf_device_get_precision (NfDevice *self);
  * floats). NULL if products are in f32.
  */
 const char *nf_device_get_bf16_form (NfDevice *self);
+
+/**
+ * nf_device_get_f32_form:
+ * @self: the device
+ *
+ * Returns: (nullable): what multiplies floats, decided when the device was opened: "amx" (the matrix unit of
+ * a CPU, through PoCL: each float as the sum of three bfloat16, the errors are those of float32), else "fma".
+ * NULL if products are in bf16.
+ */
+const char *nf_device_get_f32_form (NfDevice *self);
 
 /** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
 double nf_device_get_build_seconds (NfDevice *self);

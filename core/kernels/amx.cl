@@ -49,7 +49,7 @@ nf_amx_zero (void)
 /* c += a · b. Rows of A are LDA bytes apart, the lower tile's begin at a1; rows of b 32 words. A streams past the first-level cache, so that b stays
  * in it for the next rows. */
 static inline void
-nf_amx_multiply (__global const uint *a0, __global const uint *a1, ulong lda, __global const uint *b)
+nf_amx_multiply (__global const uint *a0, __global const uint *a1, ulong lda, ulong b)
 {
   __asm__ volatile ("tileloadd (%2,%4,1), %%tmm6\n\t"
                     "tileloaddt1 (%0,%3,1), %%tmm4\n\t"
@@ -64,7 +64,7 @@ nf_amx_multiply (__global const uint *a0, __global const uint *a1, ulong lda, __
 }
 /* The same of the upper rows alone. */
 static inline void
-nf_amx_multiply_upper (__global const uint *a0, ulong lda, __global const uint *b)
+nf_amx_multiply_upper (__global const uint *a0, ulong lda, ulong b)
 {
   __asm__ volatile ("tileloadd (%1,%3,1), %%tmm6\n\t"
                     "tileloadd (%0,%2,1), %%tmm4\n\t"
@@ -73,6 +73,32 @@ nf_amx_multiply_upper (__global const uint *a0, ulong lda, __global const uint *
                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1" ::"r"(a0),
                     "r"(b), "r"(lda), "r"((ulong)128)
                     : "memory");
+}
+
+/* The same for floats as sums h + m + l of bfloat16 (nf_split): h h, h m, m h, h l, l h and m m. What is left out, m l, l m and l l, is below 2^-22 of
+ * the product. Planes of A are 64 bytes apart, those of b 2048; from one product to the next one operand stays in its tiles. First l h, m h, h h, then
+ * with h of A in its place h l, h m, m m: two halves, between which vector arithmetic goes on while the matrix unit is busy. */
+#define NF_A0(plane, tile) "tileloadd " #plane "*64(%0,%3,1), %%tmm" #tile "\n\t"
+#define NF_A1(plane, tile) "tileloadd " #plane "*64(%1,%3,1), %%tmm" #tile "\n\t"
+#define NF_B(plane, tile) "tileloadd " #plane "*2048+" #tile "*64-6*64(%2,%4,1), %%tmm" #tile "\n\t"
+#define NF_DOT(b, a, c) "tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c "\n\t"
+#define NF_NEXT_A(plane) NF_A0 (plane, 4) NF_DOT (6, 4, 0) NF_DOT (7, 4, 1) NF_A1 (plane, 5) NF_DOT (6, 5, 2) NF_DOT (7, 5, 3)
+#define NF_NEXT_B(plane) NF_B (plane, 6) NF_DOT (6, 4, 0) NF_DOT (6, 5, 2) NF_B (plane, 7) NF_DOT (7, 4, 1) NF_DOT (7, 5, 3)
+#define NF_NEXT_A_UPPER(plane) NF_A0 (plane, 4) NF_DOT (6, 4, 0) NF_DOT (7, 4, 1)
+#define NF_NEXT_B_UPPER(plane) NF_B (plane, 6) NF_DOT (6, 4, 0) NF_B (plane, 7) NF_DOT (7, 4, 1)
+
+static inline void
+nf_amx_multiply_planes (__global const uint *a0, __global const uint *a1, ulong lda, ulong b, int second, bool lower)
+{
+#define NF_OPERANDS ::"r"(a0), "r"(a1), "r"(b), "r"(lda), "r"((ulong)128) : "memory"
+  if (lower && !second)
+    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A (2) NF_NEXT_A (1) NF_NEXT_A (0) NF_OPERANDS);
+  else if (lower)
+    __asm__ volatile (NF_NEXT_B (2) NF_NEXT_B (1) NF_NEXT_A (1) NF_OPERANDS);
+  else if (!second)
+    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A_UPPER (2) NF_NEXT_A_UPPER (1) NF_NEXT_A_UPPER (0) NF_OPERANDS);
+  else
+    __asm__ volatile (NF_NEXT_B_UPPER (2) NF_NEXT_B_UPPER (1) NF_NEXT_A_UPPER (1) NF_OPERANDS);
 }
 
 /* c to and from rows of 32 floats. */

@@ -6,7 +6,7 @@ nf_amx_probe (__global const uint *A, __global float *C)
 {
   float c[32 * 32] __attribute__ ((aligned (64)));
   nf_amx_configure (NF_TILE_ROWS, NF_TILE_ROWS);
-  nf_amx_multiply (A, A + NF_TILE_ROWS * 16, 4 * 16, A + 32 * 16);
+  nf_amx_multiply (A, A + NF_TILE_ROWS * 16, 4 * 16, (ulong)(A + 32 * 16));
   nf_amx_store (c, true);
   nf_amx_release ();
   C += get_global_id (0) * 32 * 32;

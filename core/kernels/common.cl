@@ -1,7 +1,7 @@
 /* normflow: what every kernel file starts with. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and, if a CPU's instructions
- * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit).
+ * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -41,7 +41,10 @@ NF_STORE (uintv, uint, __private)
 /* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16, or four tiles of its matrix unit. Packed matrices lie in
  * panels of so many rows or columns, see pack.cl. */
 #define NR (2 * VW)
-#if NF_BF16_AMX
+#if NF_BF16_AMX || NF_F32_AMX
+#define NF_AMX 1
+#endif
+#if NF_AMX
 #define MR 32
 #elif VW == 16
 #define MR 12
@@ -137,12 +140,30 @@ typedef float nf_element;
 typedef floatv nf_elementv;
 #endif
 
-/* What products read has so many elements of k or a multiple of it, zeros at the end. */
+/* The matrix unit multiplies bfloat16 only. A float is the sum of three of them: itself rounded to one, what is left rounded to one, and what is left
+ * then, which is one. A step of 32 values of k is one or three planes of 16 words in a row of the left operand, which comes in this form; the right one
+ * gets it while it is multiplied. */
+#if NF_F32_AMX
+#define NF_PLANES 3
+#else
+#define NF_PLANES 1
+#endif
+#if NF_F32_AMX
+typedef uint nf_left_element;
+#else
+typedef nf_element nf_left_element;
+#endif
+
+/* What products read has so many elements of k (of a packed matrix; of a row on the left) or a multiple of it, zeros at the end. */
 #if NF_BF16_AMX
 #define NF_DEPTH 16
+#elif NF_F32_AMX
+#define NF_DEPTH 32
 #else
 #define NF_DEPTH 1
 #endif
+#define NF_STEP_VALUES 32 /* of k, with AMX */
+#define NF_LEFT_DEPTH (16 * NF_PLANES) /* likewise */
 
 /* The upper half of a float, rounded to nearest, ties to even. */
 #define NF_TO_BF16(bits) (((bits) + 0x7fffu + (((bits) >> 16) & 1u)) >> 16)
@@ -188,6 +209,37 @@ nf_store_halves (floatv v, __global ushort *p)
   NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (bits)), 0, p);
 #endif
 }
+
+#if NF_F32_AMX
+/* The three bfloat16 that x is the sum of, as the upper halves of words. Rounding to nearest, half away from zero, leaves 16 and then 8 bits, exactly.
+ * What would round to infinity is cut off instead; an infinity is followed by zeros, a NaN by NaNs. What is below 2^-126 counts as zero in products. */
+static inline void
+nf_split (floatv x, uintv planes[3])
+{
+  const uintv bits = nf_as_uintv (x), size = bits & 0x7fffffffu, upper = (uintv)(0xffff0000u);
+  const uintv rounded = select (bits + 0x8000u, bits, size >= 0x7f7f8000u) & upper;
+  planes[0] = select (rounded, bits | 0x400000u, size > 0x7f800000u) & upper;
+  const floatv rest = select (x - nf_as_floatv (planes[0]), (floatv)(0.0f), size == 0x7f800000u);
+  planes[1] = (nf_as_uintv (rest) + 0x8000u) & upper;
+  planes[2] = nf_as_uintv (rest - nf_as_floatv (planes[1])) & upper;
+}
+#endif
+
+/* Values i .. i+VW-1 of a row that a product reads on its left; i is a multiple of VW. */
+static inline void
+nf_store_left (floatv v, __global void *row, int i)
+{
+#if NF_F32_AMX
+  uintv planes[3];
+  __global ushort *to = (__global ushort *)row + i / 32 * 96 + i % 32;
+  nf_split (v, planes);
+  for (int p = 0; p < 3; p++)
+    vstore16 (convert_ushort16 (planes[p] >> 16), 0, to + 32 * p);
+#else
+  nf_store_halves (v, (__global ushort *)row + i);
+#endif
+}
+
 static inline ushort
 nf_half (float v)
 {

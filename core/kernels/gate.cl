@@ -25,7 +25,7 @@ nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ul
       const floatv e = nf_expv (-nf_gate_argument (clamp (x, -16.0f, 16.0f)));
       const floatv v = x / (e + 1.0f) * nf_load_head (up + i, lanes);
       if (halves)
-        nf_store_halves (v, (__global ushort *)(hidden + i / width * halves) + i % width);
+        nf_store_left (v, hidden + i / width * halves, i % width);
       else
         nf_store_head (v, hidden + i, lanes);
     }

@@ -12,8 +12,9 @@
 
 typedef struct
 {
-  __global const nf_element *A, *B;
+  __global const nf_left_element *A;
+  __global const nf_element *B;
   __global const float *bias, *R;
   __global float *C, *P;
-  int M, N, K, lda, ldc, ldr, rmod, flags;
+  int M, N, K, lda, ldb, ldc, ldr, rmod, flags;
 } NfMatmul;

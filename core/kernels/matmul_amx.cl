@@ -1,31 +1,123 @@
 /* Matrix products on a CPU's matrix unit. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What nf_matmul of matmul_cpu.cl does with a panel where the CPU has AMX: tiles of MR = 32 rows × NR = 32 columns of C. K, of words, is a multiple of
- * NF_DEPTH, the words of a step.
+ * What nf_matmul of matmul_cpu.cl does with a panel where the CPU has AMX: tiles of MR = 32 rows × NR = 32 columns of C. A step is 32 values of k: of A
+ * NF_LEFT_DEPTH words of a row, one or three planes of pairs of bfloat16; of B 16 rows of NR such pairs for each plane, or floats to become these.
  *
  *   - A part of a panel, NF_PART steps of k, is multiplied with all rows before the next: it stays in the first-level cache, and C waits in `kept`.
  *     Chains of sums go on where they stopped, so parts change no result.
+ *   - Where B is floats, the next part is split into planes (NfSplit) while the matrix unit is busy with this one. Packed or rows of a matrix as it is,
+ *     floats cost the same.
  *   - What follows a product (nf_finish) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
  *   - The next panel, which the same thread will most likely read, comes to the second-level cache meanwhile. A single tile of rows leaves no time
  *     for it. */
 
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
-#define NF_PART 16 /* 32 KiB */
+#define NF_PART (NF_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
+#define NF_PLANE (16 * NR) /* words */
+
+/* Rows of B, floats, on their way into planes of words of two consecutive k. */
+typedef struct
+{
+  __global const float *from; /* row `row` */
+  size_t ld, ahead;           /* rows are ld apart; what will be read later lies `ahead` further on */
+  int row, end;
+  uint *to;
+} NfSplit;
+
+static inline void
+nf_split_pair (floatv x, floatv y, uint *to)
+{
+#if NF_PLANES == 3
+  /* as nf_split(); an infinity leaves NaN, which nf_mend() sees */
+  const uintv upper = (uintv)(0xffff0000u);
+  const uintv x0 = (nf_as_uintv (x) + 0x8000u) & upper, y0 = (nf_as_uintv (y) + 0x8000u) & upper;
+  const floatv xr = x - nf_as_floatv (x0), yr = y - nf_as_floatv (y0);
+  const uintv x1 = (nf_as_uintv (xr) + 0x8000u) & upper, y1 = (nf_as_uintv (yr) + 0x8000u) & upper;
+  nf_storev (x0 >> 16 | y0, to);
+  nf_storev (x1 >> 16 | y1, to + NF_PLANE);
+  nf_storev (nf_as_uintv (xr - nf_as_floatv (x1)) >> 16 | (nf_as_uintv (yr - nf_as_floatv (y1)) & upper), to + 2 * NF_PLANE);
+#else
+  nf_storev (nf_pairv (x, y), to);
+#endif
+}
+
+/* So many pairs of rows, if there are so many; rows from `rows` on are zero. */
+static inline void
+nf_split_rows (NfSplit *s, int pairs, int rows)
+{
+  for (; pairs > 0 && s->row < s->end; pairs--, s->row += 2, s->from += 2 * s->ld)
+    {
+      __global const float *x = s->from, *y = x + s->ld;
+      for (int v = 0; v < NR; v += VW)
+        if (s->row + 1 < rows)
+          {
+            NF_PREFETCH_FAR (x + s->ahead + v);
+            NF_PREFETCH_FAR (y + s->ahead + v);
+            nf_split_pair (nf_loadv (x + v), nf_loadv (y + v), s->to + v);
+          }
+        else
+          nf_split_pair (s->row < rows ? nf_loadv (x + v) : (floatv)(0.0f), (floatv)(0.0f), s->to + v);
+      s->to += NR;
+      if (s->row % NF_STEP_VALUES == NF_STEP_VALUES - 2)
+        s->to += (NF_PLANES - 1) * NF_PLANE;
+    }
+}
+
+#if NF_PLANES == 3
+/* Is any value infinite or a NaN? */
+static inline bool
+nf_is_infinite (floatv v)
+{
+  uint which;
+  __asm__ ("vfpclassps $0x99, %1, %%k1\n\tkmovw %%k1, %0" : "=r"(which) : "v"(v) : "k1");
+  return which != 0;
+}
+
+/* A chain of bfloat16's products is no number where float32's is infinite, or an operand is, or it has gone through the largest float; such elements of
+ * C are found again, by fma(). */
+static __attribute__ ((noinline)) floatv
+nf_mend (const NfMatmul *t, __global const float *b, size_t ldb, floatv v, int m)
+{
+  __global const ushort *a = (__global const ushort *)(t->A + (size_t)m * t->lda);
+  floatv sum = 0.0f;
+  for (int k = 0; k < t->K; k++)
+    {
+      const int at = k / 32 * 96 + k % 32;
+      const float value = as_float (a[at] << 16) + as_float (a[at + 32] << 16) + as_float (a[at + 64] << 16);
+      sum = fma ((floatv)(value), nf_loadv (b + k * ldb), sum);
+    }
+  return select (v, sum, (nf_as_uintv (v) & 0x7f800000u) == 0x7f800000u);
+}
+#endif
 
 static void
 nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, int n0)
 {
+  const bool splits = NF_PLANES > 1 || t->ldb > 0;
+  uint planes[2][NF_PART * NF_PLANES * NF_PLANE] __attribute__ ((aligned (64)));
   float kept[NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
-  const int count = (end - m0 + MR - 1) / MR, steps = t->K / NF_DEPTH, tail = end - m0 - (count - 1) * MR;
-  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : 1, ahead_lines = count > 1 ? (NF_LINES + count - 1) / count : 0;
+  const int count = (end - m0 + MR - 1) / MR, steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, tail = end - m0 - (count - 1) * MR;
+  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : splits ? steps : 1, ahead_lines = count > 1 && !splits ? (NF_LINES + count - 1) / count : 0;
   const ulong lda = 4 * (ulong)t->lda;
-  __global const nf_element *ahead = panel + (size_t)t->K * NR;
+  const size_t ldb = t->ldb ? t->ldb : NR;
+  const int rows_of_b = t->ldb ? t->K : steps * NF_STEP_VALUES;
+  __global const nf_element *ahead = panel + (size_t)steps * NF_DEPTH * NR;
+  NfSplit split = { .from = (__global const float *)panel, .ld = ldb, .to = planes[0] };
   int configured = 0;
+  split.ahead = count == 1 ? 2 * NF_STEP_VALUES * ldb : t->ldb ? NR : (size_t)steps * NF_DEPTH * NR;
+  if (splits)
+    {
+      split.end = steps / parts * NF_STEP_VALUES;
+      nf_split_rows (&split, split.end / 2, rows_of_b);
+    }
   for (int part = 0, first = 0; part < parts; part++)
     {
-      const int last = steps * (part + 1) / parts;
+      const int last = steps * (part + 1) / parts, after = part + 1 < parts ? steps * (part + 2) / parts : last;
       const bool ends = part == parts - 1;
+      const int turns_of_part = count * (last - first), pairs = ((after - last) * (NF_STEP_VALUES / 2) + turns_of_part - 1) / turns_of_part;
+      split.to = planes[(part + 1) % 2];
+      split.end = splits ? after * NF_STEP_VALUES : 0;
       /* in the last part one more turn finishes the last tile */
       for (int i = 0; i < count + ends; i++)
         {
@@ -34,8 +126,8 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
           const bool lower = rows > NF_TILE_ROWS;
           float *c = kept[parts > 1 ? i : i % 2];
           const float *done = kept[parts > 1 ? max (i - 1, 0) : (i + 1) % 2];
-          __global const nf_element *a0 = t->A + (size_t)m * t->lda + first * NF_DEPTH, *a1 = a0 + NF_TILE_ROWS * (size_t)t->lda;
-          __global const nf_element *b = panel + (size_t)first * NF_DEPTH * NR;
+          __global const uint *a0 = t->A + (size_t)m * t->lda + first * NF_LEFT_DEPTH, *a1 = a0 + NF_TILE_ROWS * (size_t)t->lda;
+          ulong b = splits ? (ulong)planes[part % 2] : (ulong)(panel + (size_t)first * NF_DEPTH * NR);
           const int vectors = 2 * (i == count ? tail : MR), each = (2 * MR + turns - 1) / turns;
           int finished = ends && i > 0 ? 0 : vectors;
           if (multiply && configured != rows)
@@ -45,21 +137,39 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
             }
           if (multiply && part == 0)
             nf_amx_zero ();
-          else if (multiply)
+          else if (multiply && count > 1)
             nf_amx_load (c, lower);
-          for (int k = 0; k < turns; k++, a0 += NF_DEPTH, a1 += NF_DEPTH, b += NF_DEPTH * NR)
+          for (int k = 0; k < turns; k++, a0 += NF_LEFT_DEPTH, a1 += NF_LEFT_DEPTH, b += 4 * NF_PLANES * NF_PLANE)
             {
               if (multiply)
-                for (int line = 0; line < ahead_lines; line++, ahead += 16)
-                  NF_PREFETCH_FAR (ahead);
-              if (multiply && lower)
-                nf_amx_multiply (a0, a1, lda, b);
-              else if (multiply)
-                nf_amx_multiply_upper (a0, lda, b);
+                {
+                  for (int line = 0; line < ahead_lines; line++, ahead += 16)
+                    NF_PREFETCH_FAR (ahead);
+#if NF_PLANES == 3
+                  nf_amx_multiply_planes (a0, a1, lda, b, 0, lower);
+                  nf_split_rows (&split, (pairs + 1) / 2, rows_of_b);
+                  nf_amx_multiply_planes (a0, a1, lda, b, 1, lower);
+                  nf_split_rows (&split, pairs / 2, rows_of_b);
+#else
+                  if (lower)
+                    nf_amx_multiply (a0, a1, lda, b);
+                  else
+                    nf_amx_multiply_upper (a0, lda, b);
+                  nf_split_rows (&split, pairs, rows_of_b);
+#endif
+                }
               for (const int until = min (finished + each, vectors); finished < until; finished++)
-                nf_finish (t, nf_loadv (done + finished * VW), m - MR + finished / 2, n0 + finished % 2 * VW);
+                {
+                  const int row = m - MR + finished / 2, column = finished % 2 * VW;
+                  floatv v = nf_loadv (done + finished * VW);
+#if NF_PLANES == 3
+                  if (nf_is_infinite (v))
+                    v = nf_mend (t, panel + column, ldb, v, row);
+#endif
+                  nf_finish (t, v, row, n0 + column);
+                }
             }
-          if (multiply)
+          if (multiply && (ends || count > 1))
             nf_amx_store (c, lower);
         }
       first = last;

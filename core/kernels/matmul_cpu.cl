@@ -50,7 +50,7 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
   if (t->flags & NF_ACCUMULATE)
     v += nf_load_head (t->C + (size_t)m * t->ldc + n, lanes);
   if (t->flags & NF_HALVES)
-    nf_store_halves (v, (__global ushort *)(t->C + (size_t)m * t->ldc) + n);
+    nf_store_left (v, t->C + (size_t)m * t->ldc, n);
   else
     nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
 }
@@ -58,7 +58,7 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
 
-#if !NF_BF16_AMX
+#if !NF_AMX
 /* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
 #if !NF_BF16
 #define NF_ADD(acc, a, b) acc = fma (a, b, acc)
@@ -158,16 +158,21 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
 }
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles). C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+/* Global size (panels of N, groups of `tiles` row tiles). With AMX K counts values, and B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
-           ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
-           __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles)
+nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
+           __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
+           __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {
   const int panel = get_global_id (0);
   const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
-                       .M = M, .N = N, .K = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
+                       .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
+                       .flags = flags };
+#if NF_AMX
+  __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
+#else
   __global const nf_element *b = t.B + (size_t)panel * K * NR;
+#endif
   const int m = get_global_id (1) * tiles * MR;
   nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);
 }

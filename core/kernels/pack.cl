@@ -64,14 +64,16 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
   W += W_at + first * down + column * across;
   if (!transposed && inside == width)
     for (; r + NF_STEP <= count; r += NF_STEP, p += width, W += step)
-      if (width == NR)
-        {
-          nf_storev (NF_ELEMENTV (nf_loadv (W), nf_loadv (W + down)), p);
-          nf_storev (NF_ELEMENTV (nf_loadv (W + VW), nf_loadv (W + down + VW)), p + VW);
-        }
-      else
-        for (int i = 0; i < MR; i++)
-          p[i] = NF_ELEMENT (W[i], W[down + i]);
+      {
+        if (width == NR)
+          {
+            nf_storev (NF_ELEMENTV (nf_loadv (W), nf_loadv (W + down)), p);
+            nf_storev (NF_ELEMENTV (nf_loadv (W + VW), nf_loadv (W + down + VW)), p + VW);
+          }
+        else
+          for (int i = 0; i < MR; i++)
+            p[i] = NF_ELEMENT (W[i], W[down + i]);
+      }
   for (; r < count; r += NF_STEP, p += width, W += step)
     for (int i = 0; i < width; i++)
       {
@@ -83,8 +85,8 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
       p[i] = 0;
 }
 
-#if NF_BF16
-/* Rows of x (M, K), ldx apart, as words of two values, ldy words apart; zeros up to a multiple of NF_DEPTH words. Global size (M). */
+#if NF_BF16 || NF_F32_AMX
+/* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart; zeros up to a whole step. Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
@@ -92,6 +94,10 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
   x += x_at + row * ldx;
   y += row * ldy;
   int i = 0;
+#if NF_F32_AMX
+  for (; i < (K + NF_STEP_VALUES - 1) / NF_STEP_VALUES * NF_STEP_VALUES; i += VW)
+    nf_store_left (nf_load_head (x + i, K - i), y, i);
+#else
   for (; i + 2 * VW <= K; i += 2 * VW)
     {
       const floatv a = nf_loadv (x + i), b = nf_loadv (x + i + VW);
@@ -107,32 +113,41 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
     y[i / 2] = nf_pair (x[i], i + 1 < K ? x[i + 1] : 0.0f);
   for (i = (K + 1) / 2; i % NF_DEPTH; i++)
     y[i] = 0;
+#endif
 }
 #endif
 
-#if NF_BF16_AMX
+#if NF_AMX
 #define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
 
-/* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c]; zeros up to a
- * multiple of NF_DEPTH words. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
- * bits of (row, column) by one. Global size (rows of X / (2 NF_DEPTH), columns / (NF_LEFT_BLOCKS · 16)). */
+/* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane of
+ * three, with floats); zeros up to a whole step. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
+ * bits of (row, column) by one. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
 {
-  const int first = get_global_id (0) * 2 * NF_DEPTH, count = min (2 * NF_DEPTH, rows - first);
+  const int first = get_global_id (0) * NF_STEP_VALUES, count = min (NF_STEP_VALUES, rows - first);
   const int column = get_global_id (1) * NF_LEFT_BLOCKS * VW, end = min (columns, column + NF_LEFT_BLOCKS * VW);
   X += X_at + (size_t)first * ldx;
-  Y += get_global_id (0) * NF_DEPTH;
+  Y += get_global_id (0) * NF_LEFT_DEPTH;
   for (int c = column; c < end; c += VW)
     {
       const int inside = end - c;
-      uintv a[16], b[16];
+      uintv planes[NF_PLANES][16], b[16];
       for (int i = 0; i < 16; i++)
         {
           __global const float *x = X + (size_t)2 * i * ldx + c;
           const floatv even = 2 * i < count ? nf_load_head (x, inside) : (floatv)(0.0f);
           const floatv odd = 2 * i + 1 < count ? nf_load_head (x + ldx, inside) : (floatv)(0.0f);
-          a[i] = nf_pairv (even, odd);
+#if NF_F32_AMX
+          uintv lower[3], upper[3];
+          nf_split (even, lower);
+          nf_split (odd, upper);
+          for (int p = 0; p < 3; p++)
+            planes[p][i] = lower[p] >> 16 | upper[p];
+#else
+          planes[0][i] = nf_pairv (even, odd);
+#endif
         }
 #define NF_INTERLEAVE(from, to)                                                                                        \
   _Pragma ("unroll") for (int i = 0; i < 8; i++)                                                                       \
@@ -141,12 +156,16 @@ nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, in
     to[2 * i + 1]                                                                                                      \
         = __builtin_shufflevector (from[i], from[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); \
   }
-      NF_INTERLEAVE (a, b)
-      NF_INTERLEAVE (b, a)
-      NF_INTERLEAVE (a, b)
-      NF_INTERLEAVE (b, a)
-      for (int i = 0; i < min (VW, inside); i++)
-        vstore16 (a[i], 0, Y + (size_t)(c + i) * ldy);
+      for (int p = 0; p < NF_PLANES; p++)
+        {
+          uintv *a = planes[p];
+          NF_INTERLEAVE (a, b)
+          NF_INTERLEAVE (b, a)
+          NF_INTERLEAVE (a, b)
+          NF_INTERLEAVE (b, a)
+          for (int i = 0; i < min (VW, inside); i++)
+            vstore16 (a[i], 0, Y + (size_t)(c + i) * ldy + 16 * p);
+        }
     }
 }
 #endif

@@ -57,7 +57,7 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
       if (add)
         v += nf_load_head (R + i, lanes);
       if (halves)
-        nf_store_halves (v, (__global ushort *)y + i);
+        nf_store_left (v, y, i);
       else
         nf_store_head (v, y + i, lanes);
     }

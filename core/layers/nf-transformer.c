@@ -71,6 +71,8 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
 {
   const gsize d = shape->d, row = row_floats (shape), inner = (gsize)shape->H * shape->head_dim;
   gsize layer = 2 * d + row + inner + shape->hidden;
+  if (!keep) /* rows of halves may be 3/2 of those of floats */
+    layer += (d + shape->hidden + 1) / 2;
   if (shape->post_norm)
     layer += 2 * d;
   if (shape->gated)
@@ -90,10 +92,11 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
 
   tape->keep = keep;
   tape->h = own_each (ops, owner, keep, K + 1, M * d);
-  tape->a1 = own_each (ops, owner, keep, K, M * d);
+  tape->a1 = own_each (ops, owner, keep, K, M * (keep ? d : nf_ops_row_size (ops, shape->d)));
   tape->raw = own_each (ops, owner, keep, K, M * row);
   tape->attention = own_each (ops, owner, keep, K, M * shape->H * shape->head_dim);
-  tape->hidden = own_each (ops, owner, keep, K, M * shape->hidden);
+  tape->hidden
+      = own_each (ops, owner, keep, K, M * (keep ? shape->hidden : nf_ops_row_size (ops, shape->hidden)));
   tape->qkv = keep && shape->qk_norm ? own_each (ops, owner, TRUE, K, M * row) : alias (tape->raw, K);
   if (shape->post_norm)
     {
@@ -156,7 +159,9 @@ static Halves
 choose_halves (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
 {
   return (Halves){ .a = !keep && nf_ops_half_step (ops, shape->d) > 0,
-                   .attention = !keep && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
+                   /* attention writes one bfloat16 for a value */
+                   .attention = !keep && nf_device_uses_bf16 (nf_ops_get_device (ops))
+                                && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
                    .hidden = !keep && nf_ops_half_step (ops, shape->hidden) > 0 };
 }
 
@@ -461,7 +466,10 @@ nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
   /* keys are padded to whole blocks, at most 32 rows */
   return shape->K * (S * (gsize)row_floats (shape) + (S + 32) * (gsize)shape->Hkv * padded_head (shape))
          + count
-               * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden + (shape->post_norm ? d : 0));
+               * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
+                  + (shape->post_norm ? d : 0)
+                  /* rows of halves may be 3/2 of those of floats */
+                  + (d + shape->hidden + 1) / 2);
 }
 
 NfCache *
@@ -477,9 +485,9 @@ nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, 
   cache->keys = own_each (ops, owner, TRUE, shape->K, nf_ops_keys_size (ops, rows, shape->Hkv, S));
   cache->qkv = own_each (ops, owner, TRUE, shape->K, (gsize)rows * S * row_floats (shape));
   cache->h = own (ops, owner, M * d);
-  cache->a = own (ops, owner, M * d);
+  cache->a = own (ops, owner, M * nf_ops_row_size (ops, shape->d));
   cache->attention = own (ops, owner, M * shape->H * shape->head_dim);
-  cache->hidden = own (ops, owner, M * shape->hidden);
+  cache->hidden = own (ops, owner, M * nf_ops_row_size (ops, shape->hidden));
   if (shape->gated)
     cache->gate = own (ops, owner, 2 * M * shape->hidden);
   if (shape->post_norm)

@@ -17,8 +17,8 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
-  KERNEL_HALVE,     /* exists with bfloat16 only */
-  KERNEL_PACK_LEFT, /* and AMX */
+  KERNEL_HALVE,     /* exists with bfloat16 or AMX only */
+  KERNEL_PACK_LEFT, /* with AMX */
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
@@ -87,10 +87,12 @@ struct _NfOps
   guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl, SIDE of attention_gpu.cl */
   guint head_dim;
-  guint depth; /* NF_DEPTH of common.cl */
+  guint depth;  /* NF_DEPTH of common.cl */
+  guint planes; /* NF_PLANES, likewise */
   gboolean bf16,
-      amx; /* elements of products are pairs of bfloat16, else floats; the matrix unit multiplies them */
-  NfBuffer *panels; /* operands of a product in its elements: of nf_ops_matmul_tn(), rows of bfloat16 */
+      amx; /* elements of products are pairs of bfloat16, else floats; the matrix unit multiplies */
+  gboolean attends_by_amx; /* attention is in bfloat16, by it */
+  NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
   GArray *events;    /* of Noted, only while there is a profile */
   GHashTable *times; /* NfOpsTimes by name, likewise */
@@ -284,10 +286,12 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->vector_width = nf_device_get_vector_width (device);
   ops->panel = 2 * ops->vector_width;
   ops->bf16 = nf_device_uses_bf16 (device);
-  ops->amx = ops->bf16 && nf_device_get_bf16 (device) == NF_BF16_AMX;
+  ops->amx = nf_device_uses_amx (device);
+  ops->planes = ops->amx && !ops->bf16 ? 3 : 1;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
-  ops->depth = ops->amx ? 16 : 1;
-  ops->query_tile = ops->gpu || ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
+  ops->depth = !ops->amx ? 1 : ops->bf16 ? 16 : 32;
+  ops->attends_by_amx = ops->amx && ops->bf16;
+  ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
   /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
@@ -301,10 +305,10 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
         "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-        ops->gpu   ? "attention_gpu.cl"
-        : ops->amx ? "amx.cl"
-                   : NULL,
-        ops->amx ? "attention_amx.cl" : NULL },
+        ops->gpu              ? "attention_gpu.cl"
+        : ops->attends_by_amx ? "amx.cl"
+                              : NULL,
+        ops->attends_by_amx ? "attention_amx.cl" : NULL },
       head },
     { { "flow.cl", "pixels.cl" }, token },
   };
@@ -320,7 +324,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     return NULL;
   for (guint i = 0; i < N_KERNELS; i++)
     {
-      if ((i == KERNEL_HALVE && !ops->bf16) || (i == KERNEL_PACK_LEFT && !ops->amx))
+      if ((i == KERNEL_HALVE && !ops->bf16 && !ops->amx) || (i == KERNEL_PACK_LEFT && !ops->amx))
         continue;
       cl_int status = CL_INVALID_KERNEL_NAME;
       for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
@@ -535,6 +539,15 @@ count_elements (NfOps *ops, guint K)
   return divide_up (ops->bf16 ? divide_up (K, 2) : K, ops->depth) * ops->depth;
 }
 
+#define STEP_VALUES 32 /* NF_STEP_VALUES of common.cl */
+
+/* Words that K values of a row take on the left of a product. */
+static guint
+count_left (NfOps *ops, guint K)
+{
+  return ops->amx ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes : count_elements (ops, K);
+}
+
 gsize
 nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed)
 {
@@ -596,25 +609,26 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 #define GPU_TILE_N 64
 #define GPU_TILE_SIDE 16
 
-/* As nf_ops_matmul(); A, lda and K count elements. The GPU variant splits K among PARTS. */
+/* As nf_ops_matmul(); A and lda count words as the product reads them. The GPU variant splits K among PARTS.
+ */
 static void
 multiply (NfOps *ops, const NfMatmul *t, guint parts)
 {
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
-  const guint tiles = choose_tiles (ops, row_tiles, panels, t->K);
+  const guint tiles = choose_tiles (ops, row_tiles, panels, count_left (ops, t->K));
   const size_t cpu_global[3] = { panels, divide_up (row_tiles, tiles), 1 }, cpu_local[3] = { 1, 1, 1 };
   const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
                                  (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
                gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
 
   if (ops->events)
-    g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K * (ops->bf16 ? 2 : 1),
+    g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
   LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
           VIEW (t->A), INT (t->lda), VIEW (t->B), VIEW (t->bias), VIEW (t->R), INT (t->ldr),
-          INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N), INT (t->K),
-          INT (t->flags), INT (tiles));
+          INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N),
+          INT (ops->amx ? t->K : count_elements (ops, t->K)), INT (t->flags), INT (tiles), INT (t->ldb));
   *ops->detail = '\0';
 }
 
@@ -631,32 +645,39 @@ get_row_step (guint words)
 guint
 nf_ops_half_step (NfOps *ops, guint N)
 {
-  /* no value is without its neighbour in a word or in a step of a product, and the gap fits where floats
-   * would */
-  return ops->bf16 && N % 32 == 0 && N >= 64 ? get_row_step (N / 2) : 0;
+  /* no value is without its neighbour in a word or in a step of a product */
+  return (ops->bf16 || ops->amx) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N)) : 0;
+}
+
+guint
+nf_ops_row_size (NfOps *ops, guint N)
+{
+  return MAX (N, nf_ops_half_step (ops, N));
+}
+
+gboolean
+nf_ops_takes_rows (NfOps *ops)
+{
+  return ops->amx;
 }
 
 void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
-  if (!ops->bf16)
+  g_assert (t->ldb == 0 || ops->amx);
+  if ((!ops->bf16 && !ops->amx) || t->flags & NF_MATMUL_HALVES_A)
     {
       multiply (ops, t, 1);
       return;
     }
   NfMatmul product = *t;
-  product.K = count_elements (ops, t->K);
-  if (t->flags & NF_MATMUL_HALVES_A)
-    {
-      multiply (ops, &product, 1);
-      return;
-    }
-  product.lda = get_row_step (product.K);
+  const guint words = count_left (ops, t->K);
+  product.lda = get_row_step (words);
   if (!need_panels (ops, (gsize)t->M * product.lda))
     return;
   product.A = nf_view (ops->panels, 0);
   if (ops->gpu)
-    LAUNCH_GROUPS (ops, KERNEL_HALVE, product.K, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+    LAUNCH_GROUPS (ops, KERNEL_HALVE, words, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
                    INT (product.lda), INT (t->K));
   else
     LAUNCH_ITEMS (ops, KERNEL_HALVE, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
@@ -664,7 +685,6 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
   multiply (ops, &product, 1);
 }
 
-#define LEFT_ROWS 32    /* 2 NF_DEPTH of pack.cl: of X, for a work-item */
 #define LEFT_COLUMNS 64 /* 16 NF_LEFT_BLOCKS, likewise */
 
 #define PART_ELEMENTS 64 /* of the inner dimension, at least */
@@ -685,31 +705,34 @@ static void sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, gui
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
-  const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (elements) : 0;
+  const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (count_left (ops, M)) : 0;
   const gsize left
       = ops->amx ? (gsize)N * step : (gsize)elements * divide_up (N, ops->row_tile) * ops->row_tile,
-      right = (gsize)elements * divide_up (K, ops->panel) * ops->panel;
+      right = ops->amx ? 0 : (gsize)elements * divide_up (K, ops->panel) * ops->panel;
   const guint parts = choose_parts (ops, N, K, elements);
   const gsize sums = parts > 1 ? (gsize)parts * N * K : 0;
 
   if (!need_panels (ops, left + right + sums))
     return;
   if (ops->amx)
-    LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, LEFT_ROWS), divide_up (N, LEFT_COLUMNS), VIEW (A),
+    LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, STEP_VALUES), divide_up (N, LEFT_COLUMNS), VIEW (A),
                   INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N));
   else
-    pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
-  pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
+    {
+      pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
+      pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
+    }
   const NfView part = nf_view (ops->panels, left + right);
   const NfMatmul product = {
     .A = nf_view (ops->panels, 0),
     .lda = step,
-    .B = nf_view (ops->panels, left),
+    .B = ops->amx ? X : nf_view (ops->panels, left),
+    .ldb = ops->amx ? ldx : 0,
     .C = parts > 1 ? part : C,
     .ldc = K,
     .M = N,
     .N = K,
-    .K = elements,
+    .K = M,
     .flags = (parts > 1 ? 0 : NF_MATMUL_ACCUMULATE) | (ops->amx ? 0 : NF_MATMUL_PANELS),
   };
   multiply (ops, &product, parts);
@@ -837,7 +860,8 @@ nf_ops_key_blocks (NfOps *ops, guint N)
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  const guint features = ops->amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim; /* DHP of append.cl */
+  const guint features
+      = ops->attends_by_amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim; /* DHP of append.cl */
   return (gsize)B * H * nf_ops_key_blocks (ops, N) * features * ops->vector_width;
 }
 
@@ -845,7 +869,7 @@ void
 nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                guint capacity, guint B, guint H)
 {
-  const guint rows = ops->amx ? ops->panel : ops->vector_width, /* of a block */
+  const guint rows = ops->attends_by_amx ? ops->panel : ops->vector_width, /* of a block */
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
@@ -892,7 +916,7 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
   const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
-  if (!ops->amx)
+  if (!ops->attends_by_amx)
     {
       const guint row = (a->H + 2 * Hkv) * ops->head_dim;
       const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);

@@ -84,9 +84,15 @@ void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
 
-/* Rows of halves: N values in bfloat16, as a product reads them, so that it need not round them first. Words
- * (floats) from a row to the next, at most N; 0 if products are not of bfloat16, or N is not for it. */
+/* Rows of halves: N values as a product reads them on its left, so that nobody need do it first: in bfloat16,
+ * or, if the matrix unit multiplies floats, each as a sum of three bfloat16. Words (floats) from a row to the
+ * next; 0 if products read floats, or N is not for it. nf_ops_row_size() is what to allocate, halves or not.
+ */
 guint nf_ops_half_step (NfOps *ops, guint N);
+guint nf_ops_row_size (NfOps *ops, guint N);
+
+/* TRUE if B of a product need not be packed: ldb of NfMatmul. */
+gboolean nf_ops_takes_rows (NfOps *ops);
 
 typedef enum
 {
@@ -103,19 +109,20 @@ typedef enum
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
  * (RESIDUAL), + C (ACCUMULATE), in this order. Rows are lda, ldc, ldr floats apart; P (M, N) is dense. B is
- * packed. C may be R or, with equal strides, nothing else. */
+ * packed, or, if nf_ops_takes_rows(), a matrix (K, N) of floats as it is, rows ldb floats apart. C may be R
+ * or, with equal strides, nothing else. */
 typedef struct
 {
   NfView A, B, bias, R, C, P;
   guint M, N, K;
-  guint lda, ldc, ldr, r_mod;
+  guint lda, ldb, ldc, ldr, r_mod;
   guint flags;
 } NfMatmul;
 
 void nf_ops_matmul (NfOps *ops, const NfMatmul *product);
 
-/* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. Both are packed
- * into memory of OPS first, which costs little beside the product and makes it an ordinary one. */
+/* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. They are
+ * packed into memory of OPS first (only A, if nf_ops_takes_rows()), which makes it an ordinary product. */
 void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N,
                        guint K);
 
