@@ -705,10 +705,12 @@ static void sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, gui
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
+  /* splitting floats costs less than packing them, rounding them again for each group of rows does not */
+  const gboolean as_it_is = ops->amx && !ops->bf16;
   const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (count_left (ops, M)) : 0;
   const gsize left
       = ops->amx ? (gsize)N * step : (gsize)elements * divide_up (N, ops->row_tile) * ops->row_tile,
-      right = ops->amx ? 0 : (gsize)elements * divide_up (K, ops->panel) * ops->panel;
+      right = as_it_is ? 0 : (gsize)elements * divide_up (K, ops->panel) * ops->panel;
   const guint parts = choose_parts (ops, N, K, elements);
   const gsize sums = parts > 1 ? (gsize)parts * N * K : 0;
 
@@ -718,16 +720,15 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
     LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, STEP_VALUES), divide_up (N, LEFT_COLUMNS), VIEW (A),
                   INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N));
   else
-    {
-      pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
-      pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
-    }
+    pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
+  if (!as_it_is)
+    pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
   const NfView part = nf_view (ops->panels, left + right);
   const NfMatmul product = {
     .A = nf_view (ops->panels, 0),
     .lda = step,
-    .B = ops->amx ? X : nf_view (ops->panels, left),
-    .ldb = ops->amx ? ldx : 0,
+    .B = as_it_is ? X : nf_view (ops->panels, left),
+    .ldb = as_it_is ? ldx : 0,
     .C = parts > 1 ? part : C,
     .ldc = K,
     .M = N,

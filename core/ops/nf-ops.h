@@ -122,7 +122,8 @@ typedef struct
 void nf_ops_matmul (NfOps *ops, const NfMatmul *product);
 
 /* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. They are
- * packed into memory of OPS first (only A, if nf_ops_takes_rows()), which makes it an ordinary product. */
+ * packed into memory of OPS first (only A, if the matrix unit multiplies floats), which makes it an ordinary
+ * product. */
 void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N,
                        guint K);
 
