@@ -212,7 +212,6 @@ test_round_trip (void **state)
     }
 }
 
-/* A frame's rows from bottom to top. */
 /* Decodes LATENTS into OUT and says how. */
 static NfDecodeReport
 decode_as (NfSession *session, const float *latents, NfDecodeMethod method, const Picture *out)
@@ -259,10 +258,13 @@ check_drafts (const char *form, NfPixelLayout layout, NfBasis basis, guint width
       g_autofree float *latents = g_new (float, n);
 
       nf_test_ok (nf_session_encode_frame (session, &first.frame, latents, NULL, NULL, &error), error);
-      assert_int_equal (decode_as (session, latents, NF_DECODE_AUTO, &out).drafted, 0);
-      assert_memory_equal (out.memory, first.memory, first.size);
+      for (guint time = 0; time < 2; time++)
+        {
+          assert_int_equal (decode_as (session, latents, NF_DECODE_AUTO, &out).drafted, 0);
+          assert_memory_equal (out.memory, first.memory, first.size);
+        }
 
-      /* the second time a draft is tried, whatever the clock says */
+      /* the third time a draft is tried, whatever the clock says */
       nf_test_ok (nf_session_encode_frame (session, &second.frame, latents, NULL, NULL, &error), error);
       if (i == CHANGED)
         latents[n / 2] += 0.3f;
@@ -306,6 +308,7 @@ test_drafted (void **state)
       }
 }
 
+/* A frame's rows from bottom to top. */
 static void
 test_upside_down (void **state)
 {

@@ -91,8 +91,8 @@ typedef enum
  * else each block of the flow in the way that proved fastest for it, measured as it goes and again now and
  * then. Frames, decoded with @snap and nothing else asked for, are drafted: found within a tolerance, moved
  * to 8-bit samples, and encoded; if the latents come out bit for bit this is the picture, else it is decoded
- * as before. The first picture of a session is decoded exactly, and what drafts go by is measured on it. With
- * a budget or a limit of sweeps as %NF_DECODE_JACOBI
+ * as before. The first two pictures of a session are decoded exactly, and what drafts go by is measured on
+ * the second. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
  * @NF_DECODE_SEQUENTIAL: token by token
  * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
  * 2511.20462)
