@@ -288,10 +288,11 @@ test_live_latency (void **state)
 static void
 test_renegotiation (void **state)
 {
-  GstElement *pipeline = launch ("videotestsrc pattern=ball ! capsfilter name=filter caps=" VIDEO
-                                 " ! flowencode model=\"%s\" ! "
-                                 "flowdecode model=\"%s\" ! appsink name=out sync=false max-buffers=1",
-                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstElement *pipeline
+      = launch ("videotestsrc pattern=ball ! capsfilter name=filter caps-change-mode=delayed caps=" VIDEO
+                " ! flowencode model=\"%s\" ! "
+                "flowdecode model=\"%s\" ! appsink name=out sync=false max-buffers=1",
+                fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
   g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (pipeline), "filter");
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   static const gint widths[] = { 45, 24, 70 };
