@@ -917,7 +917,8 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
   const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
-  if (!ops->attends_by_amx)
+  /* only the kernel of multiply-adds meets keys and values in blocks */
+  if (!ops->attends_by_amx && !ops->gpu)
     {
       const guint row = (a->H + 2 * Hkv) * ops->head_dim;
       const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);
