@@ -365,7 +365,9 @@ prepare_drafts (NfSession *self, GError **error)
   NfOps *ops = nf_flow_get_ops (self->flow);
   if (!nf_flow_prepare_draft (self->flow, error))
     return FALSE;
-  if (nf_flow_drafts (self->flow) && !self->black && (self->black = nf_ops_alloc (ops, 1)))
+  if (!nf_flow_drafts (self->flow) || self->black)
+    return TRUE; /* for every frame but the first: waiting for the device takes time */
+  if ((self->black = nf_ops_alloc (ops, 1)))
     nf_ops_fill (ops, nf_view (self->black, 0), 0.0f, 1);
   return nf_ops_finish (ops, error);
 }
