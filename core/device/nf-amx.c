@@ -120,7 +120,7 @@ nf_amx_find_fault (const NfDeviceInfo *info, const char *flags, NfProgramCache *
 
   if (info->is_gpu || !has_words (flags, needed))
     return g_strdup ("the device has no AMX for bfloat16");
-  if (strcmp (info->platform, "Portable Computing Language") != 0)
+  if (strcmp (info->platform, NF_POCL) != 0)
     return g_strdup_printf ("the driver %s is not PoCL, which compiles its instructions", info->platform);
   if (!get_permission ())
     return g_strdup_printf ("Linux does not let this process use AMX: %s", g_strerror (errno));

@@ -8,6 +8,10 @@
 
 /* Not installed. Everything here may be called from any thread. */
 
+/* CL_PLATFORM_NAME of the one driver that is known by name: it compiles inline assembly, and keeps kernels.
+ */
+#define NF_POCL "Portable Computing Language"
+
 cl_context nf_device_get_context (NfDevice *self);
 cl_device_id nf_device_get_id (NfDevice *self);
 

@@ -40,8 +40,23 @@ release_program (gpointer program)
   clReleaseProgram (program);
 }
 
+/* PoCL keeps kernels on disk itself, each as it is first launched. For the binary of a program it would have
+ * to compile all that are in it, in a general form, and those that are launched once more: three times the
+ * work.
+ */
+static gboolean
+driver_keeps_kernels (cl_device_id id)
+{
+  cl_platform_id platform;
+  char name[64] = "";
+
+  return clGetDeviceInfo (id, CL_DEVICE_PLATFORM, sizeof platform, &platform, NULL) == CL_SUCCESS
+         && clGetPlatformInfo (platform, CL_PLATFORM_NAME, sizeof name, name, NULL) == CL_SUCCESS
+         && strcmp (name, NF_POCL) == 0 && g_strcmp0 (g_getenv ("POCL_KERNEL_CACHE"), "0") != 0;
+}
+
 static char *
-cache_directory (void)
+cache_directory (cl_device_id id)
 {
   const char *chosen = g_getenv ("NORMFLOW_CACHE");
 
@@ -49,6 +64,8 @@ cache_directory (void)
     return NULL;
   if (chosen && *chosen)
     return g_strdup (chosen);
+  if (driver_keeps_kernels (id))
+    return NULL;
   return g_build_filename (g_get_user_cache_dir (), "normflow", "cl", NULL);
 }
 
@@ -61,7 +78,7 @@ nf_program_cache_new (cl_context context, cl_device_id id, const char *identity,
   self->id = id;
   self->identity = g_strdup (identity);
   self->defines = g_strdup (defines);
-  self->directory = cache_directory ();
+  self->directory = cache_directory (id);
   self->programs = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, release_program);
   g_mutex_init (&self->lock);
   g_mutex_init (&self->seconds_lock);
