@@ -15,7 +15,8 @@ fi
 folder=$(mktemp -d)
 trap 'rm -r -- "$folder"' EXIT
 cat common.cl rows_gpu.cl matmul.cl matmul_gpu.cl pack.cl >"$folder/kernels.cl"
-for options in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1"; do
+for options in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1" \
+  "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_BF16_MMA=1"; do
   # shellcheck disable=SC2086
   clang -x cl -cl-std=CL1.2 -target nvptx64-nvidia-nvcl -Xclang -finclude-default-header -Xclang -target-cpu -Xclang sm_80 \
     -Xclang -target-feature -Xclang +ptx70 -O3 -DVW=16 -DNF_GPU_KERNELS=1 $options -S -o "$folder/kernels.ptx" "$folder/kernels.cl"

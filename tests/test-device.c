@@ -47,6 +47,9 @@ clear_environment (void **state)
   assert_string_equal (nf_device_get_precision (half), "bf16");
   g_autoptr (NfDevice) full = open_device ("cpu,precision=f32");
   assert_string_equal (nf_device_get_precision (full), "f32");
+  g_setenv ("NORMFLOW_PRECISION", "bf16-weights", TRUE);
+  g_autoptr (NfDevice) mixed = open_device ("cpu");
+  assert_string_equal (nf_device_get_precision (mixed), "bf16-weights");
   g_setenv ("NORMFLOW_PRECISION", "half", TRUE);
   check_refused ("cpu", NF_ERROR_ARGUMENT, "NORMFLOW_PRECISION");
   g_unsetenv ("NORMFLOW_PRECISION");
@@ -170,6 +173,16 @@ test_bf16_forms (void **state)
       if (i == 0 && !device)
         assert_string_not_equal (nf_device_get_bf16_form (half), "amx");
     }
+  /* floats by bfloat16: as those of bfloat16, but that vdpbf16ps gains nothing */
+  g_autoptr (NfDevice) mixed = open_device ("cpu,precision=bf16-weights");
+  assert_null (nf_device_get_f32_form (mixed));
+  assert_string_equal (nf_device_get_bf16_form (mixed),
+                       strcmp (nf_device_get_bf16_form (half), "amx") == 0 ? "amx" : "fma");
+  g_autoptr (NfDevice) mixed_fma = open_device ("cpu,precision=bf16-weights,bf16=fma");
+  assert_string_equal (nf_device_get_bf16_form (mixed_fma), "fma");
+  check_refused ("cpu,vectors=16,precision=bf16-weights,bf16=dot", NF_ERROR_NO_DEVICE, "bf16-weights");
+  check_refused ("cpu,precision=bf16-weights,vectors=8,bf16=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
+
   if (strcmp (nf_device_get_bf16_form (half), "fma") == 0) /* floats beat emulation */
     assert_string_equal (nf_device_get_precision (automatic), "f32");
 

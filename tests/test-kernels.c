@@ -24,8 +24,13 @@ typedef struct
 {
   const char *variant;
   guint vector_width;
-  const char *by;  /* what makes products, NULL: fma() of floats */
-  gboolean floats; /* of these, else of bfloat16 */
+  const char *by; /* what makes products, NULL: fma() of floats */
+  enum
+  {
+    HALVED, /* of bfloat16 */
+    WHOLE,  /* of floats */
+    MIXED   /* of floats by bfloat16 */
+  } operands;
 } Setting;
 
 typedef struct
@@ -43,7 +48,7 @@ typedef struct
   NfDevice *device;
   cl_program programs[3];
   cl_command_queue queue;
-  gboolean gpu, bf16, amx;
+  gboolean gpu, bf16, rounds, amx;   /* B is of bfloat16, A, too; by the matrix unit */
   int VW, NR, MR, QT, depth, planes; /* of common.cl */
   GPtrArray *memory;
 } Rig;
@@ -71,8 +76,9 @@ static NfDevice *
 open_form (const Setting *setting)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,%s=%s",
-                                           setting->floats ? "f32" : "precision=bf16,bf16", setting->by);
+  static const char *const products[]
+      = { [HALVED] = "precision=bf16,bf16", [WHOLE] = "f32", [MIXED] = "precision=bf16-weights,bf16" };
+  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,%s=%s", products[setting->operands], setting->by);
   NfDevice *device = nf_device_open (spec, &error);
   if (!device && g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE))
     {
@@ -89,14 +95,18 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0;
+  const gboolean bf16 = setting->by && setting->operands != WHOLE,
+                 rounds = bf16 && setting->operands == HALVED;
+  static const char *const units[]
+      = { [HALVED] = " -DNF_BF16_AMX=1", [WHOLE] = " -DNF_F32_AMX=1", [MIXED] = " -DNF_WEIGHTS_AMX=1" };
   const char *const files[][9] = {
     { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
       "gate.cl", "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-      gpu                       ? "attention_gpu.cl"
-      : amx && !setting->floats ? "amx.cl"
-                                : NULL,
-      amx && !setting->floats ? "attention_amx.cl" : NULL },
+      gpu             ? "attention_gpu.cl"
+      : amx && rounds ? "amx.cl"
+                      : NULL,
+      amx && rounds ? "attention_amx.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
 
@@ -105,23 +115,23 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
                 .gpu = gpu,
                 .amx = amx,
                 .VW = setting->vector_width,
-                .bf16 = setting->by && !setting->floats };
+                .bf16 = bf16,
+                .rounds = rounds };
   rig->NR = 2 * rig->VW;
   rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->QT = amx && rig->bf16 ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->depth = !amx ? 1 : rig->bf16 ? 16 : 32;
-  rig->planes = amx && !rig->bf16 ? 3 : 1;
+  rig->QT = amx && rounds ? 32 : rig->VW == 16 ? 12 : 6;
+  rig->depth = !amx ? 1 : bf16 ? 16 : 32;
+  rig->planes = !amx || rounds ? 1 : bf16 ? 2 : 3;
   /* the last definition of VW counts, without a warning */
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
       /* only attention is compiled for one size of heads */
-      g_autofree char *options
-          = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM,
-                             MAX (FEATURES, 48), rig->bf16 ? " -DNF_BF16=1" : "",
-                             amx && rig->bf16 ? " -DNF_BF16_AMX=1"
-                             : amx            ? " -DNF_F32_AMX=1"
-                             : dot            ? " -DNF_BF16_DOT=1"
-                                              : "");
+      g_autofree char *options = g_strdup_printf (
+          "-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
+          bf16 ? " -DNF_BF16=1" : "", bf16 && !rounds ? " -DNF_BF16_WEIGHTS=1" : "",
+          amx   ? units[setting->operands]
+          : dot ? " -DNF_BF16_DOT=1"
+                : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -353,16 +363,29 @@ to_bf16 (double x)
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-/* What a product with elements of the rig makes of its operands. */
+static double
+round_to_bf16 (double x)
+{
+  const guint32 bits = to_bf16 (x) << 16;
+  float single;
+  memcpy (&single, &bits, sizeof single);
+  return (double)single;
+}
+
+/* What a product with elements of the rig makes of its right operand, and of the left one. */
 static void
-round_operands (const Rig *rig, double *x, gsize n)
+round_right (const Rig *rig, double *x, gsize n)
 {
   for (gsize i = 0; rig->bf16 && i < n; i++)
+    x[i] = round_to_bf16 (x[i]);
+}
+static void
+round_left (const Rig *rig, double *x, gsize n)
+{
+  for (gsize i = 0; i < n && (rig->rounds || rig->planes == 2); i++)
     {
-      const guint32 bits = to_bf16 (x[i]) << 16;
-      float single;
-      memcpy (&single, &bits, sizeof single);
-      x[i] = single;
+      const double first = round_to_bf16 (x[i]);
+      x[i] = first + (rig->planes == 2 ? round_to_bf16 (x[i] - first) : 0);
     }
 }
 
@@ -377,7 +400,7 @@ elements (const Rig *rig, int K)
 static int
 left_words (const Rig *rig, int K)
 {
-  return rig->amx ? (K + 31) / 32 * 16 * rig->planes : elements (rig, K);
+  return rig->amx ? (K + 31) / 32 * 16 * rig->planes : rig->rounds ? elements (rig, K) : K;
 }
 
 /* exp, erf, GELU */
@@ -414,7 +437,8 @@ build_math (Rig *rig)
   const size_t sizes[] = { size, strlen (math_source) };
   const cl_device_id id = nf_device_get_id (rig->device);
   g_autofree char *options
-      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%d%s", rig->VW, rig->bf16 ? " -DNF_BF16=1" : "");
+      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%d%s%s", rig->VW, rig->bf16 ? " -DNF_BF16=1" : "",
+                         rig->bf16 && !rig->rounds ? " -DNF_BF16_WEIGHTS=1" : "");
   cl_int status;
   cl_program program = clCreateProgramWithSource (nf_device_get_context (rig->device), 2,
                                                   (const char **)sources, sizes, &status);
@@ -454,8 +478,8 @@ check_math (Rig *rig, cl_program program, double low, double high, gboolean erf_
   assert_true (worst (x, y + POINTS, erf, 1e-30) < 2.5e-7);
   /* far to the left GELU and its slope are differences of nearly equal numbers: exact to the last bit of |x|
    */
-  assert_true (worst (x, y + 2 * POINTS, gelu, MAX (fabs (low), 1)) < (rig->bf16 ? 1.7e-5 : 2e-7));
-  assert_true (worst (x, y + 3 * POINTS, gelu_slope, 1) < (rig->bf16 ? 1e-4 : 3e-7));
+  assert_true (worst (x, y + 2 * POINTS, gelu, MAX (fabs (low), 1)) < (rig->rounds ? 1.7e-5 : 2e-7));
+  assert_true (worst (x, y + 3 * POINTS, gelu_slope, 1) < (rig->rounds ? 1e-4 : 3e-7));
 }
 
 static void
@@ -595,8 +619,8 @@ product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double
   };
   p->A = numbers (1, (gsize)M * p->lda, spread);
   p->W = numbers (2, (gsize)K * N, 1);
-  round_operands (rig, p->A, (gsize)M * p->lda);
-  round_operands (rig, p->W, (gsize)K * N);
+  round_left (rig, p->A, (gsize)M * p->lda);
+  round_right (rig, p->W, (gsize)K * N);
   p->bias = numbers (3, N, spread);
   p->R = numbers (4, (gsize)p->rmod * p->ldr, spread);
   p->C = numbers (5, (gsize)M * p->ldc, spread);
@@ -621,7 +645,7 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   int lda = p->lda;
   g_autofree float *rows = nf_test_to_float (p->W, (gsize)p->K * p->N);
   put (rig, B, 16, p->rows ? rows : packed, n);
-  if (rig->bf16 || rig->amx)
+  if (rig->rounds || rig->amx)
     {
       lda = left_words (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
@@ -638,7 +662,8 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
        BUFFER (B), LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod),
        BUFFER (C), LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N),
-       INT (rig->amx ? p->K : elements (rig, p->K)), INT (p->flags), INT (tiles), INT (p->rows ? p->N : 0));
+       INT (rig->amx || !rig->rounds ? p->K : elements (rig, p->K)), INT (p->flags), INT (tiles),
+       INT (p->rows ? p->N : 0));
   g_autofree float *all = take_at (rig, P, 4);
   if (saved)
     *saved = g_steal_pointer (&all);
@@ -673,8 +698,8 @@ check_product (Rig *rig, const Product *p, int tiles)
       }
   g_autofree char *what = g_strdup_printf ("%d×%d×%d, flags %d", p->M, p->N, p->K, p->flags);
   nf_test_close_float (what, got, want, n,
-                       rig->bf16 && p->flags & (GELU | GELU_SLOPE) ? SHORT_GELU_TOLERANCE
-                                                                   : PRODUCT_TOLERANCE);
+                       rig->rounds && p->flags & (GELU | GELU_SLOPE) ? SHORT_GELU_TOLERANCE
+                                                                     : PRODUCT_TOLERANCE);
   nf_test_close_float (what, saved, want_saved, (gsize)p->M * p->N, PRODUCT_TOLERANCE);
   /* what lies between rows stays */
   for (int m = 0; m + 1 < p->M; m++)
@@ -752,14 +777,14 @@ test_matmul_batches (void **state)
   check_batches (&rig, &deep);
 }
 
-/* Value J of a row on the left of a product: a bfloat16, or the sum of three. */
+/* Value J of a row on the left of a product: a bfloat16, or the sum of two or three. */
 static float
 read_left (const Rig *rig, const float *words, int j)
 {
   const guint16 *halves = (const guint16 *)words;
   double sum = 0;
   for (int p = 0; p < rig->planes; p++)
-    sum += (double)from_half (halves[rig->planes > 1 ? j / 32 * 96 + 32 * p + j % 32 : j]);
+    sum += (double)from_half (halves[rig->planes > 1 ? (j / 32 * rig->planes + p) * 32 + j % 32 : j]);
   return (float)sum;
 }
 
@@ -786,7 +811,8 @@ test_matmul_halves (void **state)
           double want = (double)floats[(gsize)m * p.ldc + j];
           if (rig.planes == 1)
             want = (double)from_half (to_half ((float)want));
-          assert_true ((double)read_left (&rig, got, j) == want);
+          const double error = fabs ((double)read_left (&rig, got, j) - want);
+          assert_true (error <= (rig.planes == 2 ? ldexp (fabs (want), -17) : 0));
         }
       for (int j = width; j < halves.ldc && m + 1 < p.M; j++)
         assert_true ((double)words[(gsize)m * halves.ldc + j] == halves.C[(gsize)m * halves.ldc + j]);
@@ -796,6 +822,7 @@ test_matmul_halves (void **state)
 
 /* Products of floats by other instructions than fma() are as exact as by this, whatever sizes values have and
  * however much of a sum cancels out: root mean squares of errors, relative to the sum of the products' sizes.
+ * Where a float is the sum of two bfloat16 each is exact to 2^-17.
  */
 static double
 get_error (const Product *p, const float *got)
@@ -821,8 +848,8 @@ static void
 test_matmul_accuracy (void **state)
 {
   const Setting *setting = *state;
-  static const Setting fma_setting = { "cpu", 16, NULL, FALSE };
-  if (!setting->floats)
+  static const Setting fma_setting = { "cpu", 16 };
+  if (!setting->by || setting->operands == HALVED)
     return;
   g_auto (Rig) rig, plain;
   rig_init (&rig, setting, HEAD_DIM);
@@ -834,6 +861,8 @@ test_matmul_accuracy (void **state)
         g_auto (Product) p;
         const int K = depths[i];
         product_init (&rig, &p, 37, 40, K, 0, 1);
+        g_free (p.A); /* not rounded */
+        p.A = numbers (1, (gsize)p.M * p.lda, 1);
         for (gsize e = 0; kind == 1 && e < (gsize)p.M * p.lda; e++) /* nothing cancels */
           p.A[e] = fabs (p.A[e]);
         for (gsize e = 0; kind == 1 && e < (gsize)K * p.N; e++)
@@ -846,10 +875,11 @@ test_matmul_accuracy (void **state)
             p.W[(gsize)(k + 1) * p.N + j] = (double)(float)(p.W[(gsize)k * p.N + j] * (1 + 1e-6 * j));
         for (gsize e = 0; kind == 3 && e < (gsize)p.M * p.lda; e++) /* 20 orders of magnitude */
           p.A[e] = (double)(float)(p.A[e] * pow (10, e * 7 % 21 - 10.0));
+        round_right (&rig, p.W, (gsize)K * p.N);
         g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
                          *by_fma = run_product (&plain, &p, 0, p.M, 2, NULL);
         const double error = get_error (&p, got), fma_error = get_error (&p, by_fma);
-        if (!(error <= 2 * fma_error))
+        if (!(error <= (rig.planes == 2 ? ldexp (1, -17) : 2 * fma_error)))
           fail_msg ("K %d, kind %d: an error of %g, by fma %g", K, kind, error, fma_error);
       }
 }
@@ -860,8 +890,9 @@ test_matmul_special (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  if (rig.bf16)
+  if (rig.rounds)
     return;
+  const double exact = rig.planes == 2 ? 1e-5 : 1e-6;
   const double values[] = { INFINITY, -INFINITY, NAN, FLT_MAX, -FLT_MAX, 1e38, 3.4e38 };
   for (guint i = 0; i < G_N_ELEMENTS (values); i++)
     for (int side = 0; side < 3; side++)
@@ -873,7 +904,7 @@ test_matmul_special (void **state)
         if (side != 1)
           p.A[row * p.lda + k] = values[i];
         if (side != 0)
-          p.W[k * p.N + column] = side == 1 ? values[i] : 0.5;
+          p.W[k * p.N + column] = side != 1 ? 0.5 : rig.bf16 ? round_to_bf16 (values[i]) : values[i];
         g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL);
         for (int m = 0; m < p.M; m++)
           for (int j = 0; j < p.N; j++)
@@ -888,7 +919,7 @@ test_matmul_special (void **state)
                     want = fmaf ((float)p.A[m * p.lda + at], (float)p.W[at * p.N + j], want);
                   if (isnan (want)   ? !isnan (v)
                       : isinf (want) ? v != (double)want
-                                     : !(fabs (v - (double)want) <= 1e-6 * fabs ((double)want) + 1e-5))
+                                     : !(fabs (v - (double)want) <= exact * fabs ((double)want) + 1e-5))
                     fail_msg ("%g at side %d: row %d, column %d is %g, not %g", values[i], side, m, j, v,
                               (double)want);
                 }
@@ -905,8 +936,8 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
   const gsize n = (gsize)N * K;
   g_autofree double *A = numbers (1, (gsize)M * lda, 1), *X = numbers (2, (gsize)M * ldx, 1),
                     *C = numbers (3, n, 1);
-  round_operands (rig, A, (gsize)M * lda);
-  round_operands (rig, X, (gsize)M * ldx);
+  round_left (rig, A, (gsize)M * lda);
+  round_right (rig, X, (gsize)M * ldx);
   Memory *a = give_at (rig, 5, A, (gsize)M * lda - 2), *x = give_at (rig, 2, X, (gsize)M * ldx - 1),
          *c = accumulate ? give_at (rig, 9, C, n) : room (rig, 9 + n);
   const size_t left = divide_up (N, rig->MR), right = divide_up (K, rig->NR), tiles = 2;
@@ -953,6 +984,8 @@ test_matmul_tn (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
+  if (rig.bf16 && !rig.rounds && !rig.amx) /* no gradients of weights */
+    return;
   static const int sizes[][3] = { { 1, 1, 1 },    { 5, 3, 70 },  { 40, 13, 33 }, { 33, 12, 32 },
                                   { 129, 67, 5 }, { 17, 7, 17 }, { 70, 140, 65 } };
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
@@ -1360,7 +1393,7 @@ heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask
   if (!rig->amx)
     h->values = append (rig, h, 2);
   if (rig->amx)
-    round_operands (rig, h->qkv, n);
+    round_right (rig, h->qkv, n);
 }
 
 /* HEAD is a query head; its keys and values are those that it shares with others. */
@@ -2374,11 +2407,21 @@ test_sums_and_denoise (void **state)
 int
 main (int argc, char **argv)
 {
-  static Setting settings[] = { { "cpu", 16 },        { "cpu", 8 },
-                                { "cpu", 4 },         { "gpu", 16 },
-                                { "cpu", 16, "fma" }, { "cpu", 16, "dot" },
-                                { "cpu", 16, "amx" }, { "cpu", 8, "fma" },
-                                { "gpu", 16, "fma" }, { "cpu", 16, "amx", TRUE } };
+  static Setting settings[] = { { "cpu", 16 },
+                                { "cpu", 8 },
+                                { "cpu", 4 },
+                                { "gpu", 16 },
+                                { "cpu", 16, "fma" },
+                                { "cpu", 16, "dot" },
+                                { "cpu", 16, "amx" },
+                                { "cpu", 8, "fma" },
+                                { "gpu", 16, "fma" },
+                                { "cpu", 16, "amx", WHOLE },
+                                { "cpu", 16, "amx", MIXED },
+                                { "cpu", 16, "fma", MIXED },
+                                { "cpu", 8, "fma", MIXED },
+                                { "cpu", 4, "fma", MIXED },
+                                { "gpu", 16, "fma", MIXED } };
   static const struct
   {
     const char *name;
@@ -2419,6 +2462,8 @@ main (int argc, char **argv)
     { "adamw", test_adamw },
     { "sums and denoise", test_sums_and_denoise },
   };
+  static const char *const words[]
+      = { [HALVED] = ", bfloat16 by ", [WHOLE] = ", floats by ", [MIXED] = ", floats and bfloat16 by " };
   struct CMUnitTest all[G_N_ELEMENTS (settings) * G_N_ELEMENTS (tests)];
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
   gsize n = 0;
@@ -2427,14 +2472,11 @@ main (int argc, char **argv)
       {
         const char *form = settings[s].by;
         if (form && tests[t].kind != PRODUCTS
-            && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0 && !settings[s].floats))
+            && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0 && settings[s].operands == HALVED))
           continue;
-        char *name = g_strdup_printf ("%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant,
-                                      settings[s].vector_width,
-                                      !settings[s].by      ? ""
-                                      : settings[s].floats ? ", floats by "
-                                                           : ", bfloat16 by ",
-                                      settings[s].by ? settings[s].by : "");
+        char *name = g_strdup_printf (
+            "%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant, settings[s].vector_width,
+            settings[s].by ? words[settings[s].operands] : "", settings[s].by ? settings[s].by : "");
         g_ptr_array_add (names, name);
         all[n++] = (struct CMUnitTest){ name, tests[t].run, NULL, NULL, &settings[s] };
       }

@@ -18,11 +18,22 @@ cl_device_id nf_device_get_id (NfDevice *self);
 /* TRUE if the GPU variant of the kernels is used (work-groups, local memory). */
 gboolean nf_device_uses_gpu_kernels (NfDevice *self);
 
-/* TRUE if products are of bfloat16: NF_BF16 of the kernels. */
+/* Of matrix products. */
+typedef enum
+{
+  NF_PRECISION_F32,
+  NF_PRECISION_BF16,
+  NF_PRECISION_BF16_WEIGHTS,
+} NfPrecision;
+
+/* TRUE if the matrices that products keep are of bfloat16: NF_BF16 of the kernels. */
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
-/* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), its matrix unit (NF_BF16_AMX), or
- * NVIDIA's tensor cores (NF_BF16_MMA).
+/* TRUE if what they are multiplied by is rounded to it, too; else NF_BF16_WEIGHTS of the kernels. */
+gboolean nf_device_rounds_operands (NfDevice *self);
+
+/* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), its matrix unit (NF_BF16_AMX,
+ * NF_WEIGHTS_AMX), or NVIDIA's tensor cores (NF_BF16_MMA).
  */
 typedef enum
 {
@@ -34,7 +45,7 @@ typedef enum
 
 NfBf16 nf_device_get_bf16 (NfDevice *self);
 
-/* TRUE if a CPU's matrix unit makes products, of bfloat16 (NF_BF16_AMX) or of floats (NF_F32_AMX). */
+/* TRUE if a CPU's matrix unit makes products, in either precision. */
 gboolean nf_device_uses_amx (NfDevice *self);
 
 /* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes

@@ -19,8 +19,8 @@ struct _NfDevice
   cl_context context;
   gboolean gpu_kernels;
   guint vector_width;
-  gboolean bf16;    /* products of bfloat16 */
-  NfBf16 form;      /* of these */
+  NfPrecision precision;
+  NfBf16 form;      /* of products with bfloat16 */
   gboolean f32_amx; /* products of floats by the matrix unit */
   NfProgramCache *programs;
 
@@ -390,10 +390,9 @@ typedef enum
 typedef struct
 {
   Kernels kernels;
-  guint vectors;     /* 0: the device decides */
-  char precision[5]; /* "": not said */
-  char bf16[4];      /* likewise */
-  char f32[4];       /* likewise */
+  guint vectors;          /* 0: the device decides */
+  const char *precision;  /* NULL: not said */
+  const char *bf16, *f32; /* likewise */
 } Form;
 
 static gboolean
@@ -426,48 +425,50 @@ parse_vectors (const char *value, const char *where, guint *vectors, GError **er
   return TRUE;
 }
 
+static const char *const precision_names[]
+    = { [NF_PRECISION_F32] = "f32",
+        [NF_PRECISION_BF16] = "bf16",
+        [NF_PRECISION_BF16_WEIGHTS] = "bf16-weights",
+        "auto",
+        NULL },
+    *const bf16_names[]
+    = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
+        *const f32_names[] = { "fma", "amx", NULL };
+
+/* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
-parse_precision (const char *value, const char *where, char *precision, GError **error)
+parse_name (const char *value, const char *const *names, const char *where, const char *what,
+            const char **name, GError **error)
 {
-  if (strcmp (value, "f32") != 0 && strcmp (value, "bf16") != 0 && strcmp (value, "auto") != 0)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: precision \"%s\" is none of f32, bf16 and auto",
-                   where, value);
-      return FALSE;
-    }
-  strcpy (precision, value);
-  return TRUE;
+  for (; *names; names++)
+    if (strcmp (value, *names) == 0)
+      {
+        *name = *names;
+        return TRUE;
+      }
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, what, where, value);
+  return FALSE;
 }
 
-static const char *const bf16_names[]
-    = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL };
-
 static gboolean
-parse_bf16 (const char *value, const char *where, char *bf16, GError **error)
+parse_precision (const char *value, const char *where, const char **precision, GError **error)
 {
-  if (!g_strv_contains (bf16_names, value))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "%s: products of bfloat16 by \"%s\": only by amx, dot, mma and fma", where, value);
-      return FALSE;
-    }
-  strcpy (bf16, value);
-  return TRUE;
+  return parse_name (value, precision_names, where,
+                     "%s: precision \"%s\" is none of f32, bf16, bf16-weights and auto", precision, error);
 }
 
-static const char *const f32_names[] = { "fma", "amx", NULL };
+static gboolean
+parse_bf16 (const char *value, const char *where, const char **bf16, GError **error)
+{
+  return parse_name (value, bf16_names, where,
+                     "%s: products of bfloat16 by \"%s\": only by amx, dot, mma and fma", bf16, error);
+}
 
 static gboolean
-parse_f32 (const char *value, const char *where, char *f32, GError **error)
+parse_f32 (const char *value, const char *where, const char **f32, GError **error)
 {
-  if (!g_strv_contains (f32_names, value))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "%s: products of floats by \"%s\": only by amx and fma", where, value);
-      return FALSE;
-    }
-  strcpy (f32, value);
-  return TRUE;
+  return parse_name (value, f32_names, where, "%s: products of floats by \"%s\": only by amx and fma", f32,
+                     error);
 }
 
 /* One KEY=VALUE after the device's name; each at most once. */
@@ -478,18 +479,17 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_kernels (part + strlen ("kernels="), where, &form->kernels, error);
   if (g_str_has_prefix (part, "vectors=") && form->vectors == 0)
     return parse_vectors (part + strlen ("vectors="), where, &form->vectors, error);
-  if (g_str_has_prefix (part, "precision=") && !*form->precision)
-    return parse_precision (part + strlen ("precision="), where, form->precision, error);
-  if (g_str_has_prefix (part, "bf16=") && !*form->bf16)
-    return parse_bf16 (part + strlen ("bf16="), where, form->bf16, error);
-  if (g_str_has_prefix (part, "f32=") && !*form->f32)
-    return parse_f32 (part + strlen ("f32="), where, form->f32, error);
+  if (g_str_has_prefix (part, "precision=") && !form->precision)
+    return parse_precision (part + strlen ("precision="), where, &form->precision, error);
+  if (g_str_has_prefix (part, "bf16=") && !form->bf16)
+    return parse_bf16 (part + strlen ("bf16="), where, &form->bf16, error);
+  if (g_str_has_prefix (part, "f32=") && !form->f32)
+    return parse_f32 (part + strlen ("f32="), where, &form->f32, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, ,precision=f32, bf16 or auto, ,bf16=amx, dot, mma or fma, and ,f32=amx or fma, "
-      "each "
-      "once",
+      ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, and "
+      ",f32=amx or fma, each once",
       where, part, spec);
   return FALSE;
 }
@@ -559,12 +559,12 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
         form->kernels = theirs.kernels;
       if (form->vectors == 0)
         form->vectors = theirs.vectors;
-      if (!*form->precision)
-        strcpy (form->precision, theirs.precision);
-      if (!*form->bf16)
-        strcpy (form->bf16, theirs.bf16);
-      if (!*form->f32)
-        strcpy (form->f32, theirs.f32);
+      if (!form->precision)
+        form->precision = theirs.precision;
+      if (!form->bf16)
+        form->bf16 = theirs.bf16;
+      if (!form->f32)
+        form->f32 = theirs.f32;
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
@@ -572,16 +572,16 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
       && !parse_kernels (environment, "NORMFLOW_KERNELS", &form->kernels, error))
     return FALSE;
   environment = g_getenv ("NORMFLOW_PRECISION");
-  if (!*form->precision && environment && *environment
-      && !parse_precision (environment, "NORMFLOW_PRECISION", form->precision, error))
+  if (!form->precision && environment && *environment
+      && !parse_precision (environment, "NORMFLOW_PRECISION", &form->precision, error))
     return FALSE;
   environment = g_getenv ("NORMFLOW_BF16");
-  if (!*form->bf16 && environment && *environment
-      && !parse_bf16 (environment, "NORMFLOW_BF16", form->bf16, error))
+  if (!form->bf16 && environment && *environment
+      && !parse_bf16 (environment, "NORMFLOW_BF16", &form->bf16, error))
     return FALSE;
   environment = g_getenv ("NORMFLOW_F32");
-  if (!*form->f32 && environment && *environment
-      && !parse_f32 (environment, "NORMFLOW_F32", form->f32, error))
+  if (!form->f32 && environment && *environment
+      && !parse_f32 (environment, "NORMFLOW_F32", &form->f32, error))
     return FALSE;
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
@@ -696,26 +696,29 @@ get_identity (const Candidate *candidate)
                     candidate->info->name, vendor, version, flags, NULL);
 }
 
-/* The compiled kernels of SELF in a form; FORM is how products are made, of floats only fma and amx. */
+/* The compiled kernels of SELF; FORM is how products are made. */
 static NfProgramCache *
-new_programs (NfDevice *self, const char *identity, gboolean bf16, NfBf16 form)
+new_programs (NfDevice *self, const char *identity, NfBf16 form)
 {
-  static const char *const defines[] = { [NF_BF16_FMA] = "",
-                                         [NF_BF16_DOT] = " -DNF_BF16_DOT=1",
-                                         [NF_BF16_AMX] = " -DNF_BF16_AMX=1",
-                                         [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
-  g_autofree char *all = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
-                                          self->gpu_kernels ? 1 : 0, bf16 ? " -DNF_BF16=1" : "",
-                                          bf16                  ? defines[form]
-                                          : form == NF_BF16_AMX ? " -DNF_F32_AMX=1"
-                                                                : "");
+  static const char *const kinds[]
+      = { [NF_PRECISION_F32] = "",
+          [NF_PRECISION_BF16] = " -DNF_BF16=1",
+          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_BF16=1 -DNF_BF16_WEIGHTS=1" },
+      *const units[] = { [NF_PRECISION_F32] = " -DNF_F32_AMX=1",
+                         [NF_PRECISION_BF16] = " -DNF_BF16_AMX=1",
+                         [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1" },
+             *const forms[]
+             = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
+  g_autofree char *all
+      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
+                         kinds[self->precision], form == NF_BF16_AMX ? units[self->precision] : forms[form]);
   return nf_program_cache_new (self->context, self->id, identity, all);
 }
 
-/* NULL if products of either precision by AMX work, as SELF is opened, and its programs then are those for
- * it. Else why they do not. */
+/* NULL if products by AMX work, as SELF is opened, and its programs then are those for it. Else why they do
+ * not. */
 static char *
-try_amx (NfDevice *self, const char *identity, gboolean bf16)
+try_amx (NfDevice *self, const char *identity)
 {
   const NfDeviceInfo *info = self->info;
 
@@ -724,7 +727,7 @@ try_amx (NfDevice *self, const char *identity, gboolean bf16)
   if (self->vector_width != 16)
     return g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
   g_autofree char *flags = get_cpu_flags ();
-  self->programs = new_programs (self, identity, bf16, NF_BF16_AMX);
+  self->programs = new_programs (self, identity, NF_BF16_AMX);
   char *fault = nf_amx_find_fault (info, flags, self->programs, self->context, self->id);
   if (!fault)
     return NULL;
@@ -738,9 +741,9 @@ try_amx (NfDevice *self, const char *identity, gboolean bf16)
 static gboolean
 choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
-  if (strcmp (wanted, "amx") != 0)
+  if (g_strcmp0 (wanted, "amx") != 0)
     return TRUE;
-  g_autofree char *fault = try_amx (self, identity, FALSE);
+  g_autofree char *fault = try_amx (self, identity);
   self->f32_amx = fault == NULL;
   if (!fault)
     return TRUE;
@@ -761,44 +764,49 @@ has_mma (const NfDeviceInfo *info, cl_device_id id)
          && get_device_uint (id, COMPUTE_CAPABILITY_MAJOR) >= MMA_CAPABILITY;
 }
 
-/* Decides what multiplies bfloat16: what WANTED names, or, if that is "", the fastest. A CPU's instructions
- * are for vectors of sixteen floats and for CPU kernels only, the tensor cores for GPU kernels. */
+/* Decides what multiplies bfloat16: what WANTED names, or, if that is NULL, the fastest. A CPU's instructions
+ * are for vectors of sixteen floats and for CPU kernels only, the tensor cores for GPU kernels. Floats by
+ * bfloat16 take vdpbf16ps as long as multiply-adds. */
 static gboolean
 choose_form (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
+  const gboolean dot = self->precision == NF_PRECISION_BF16;
   const NfDeviceInfo *info = self->info;
   g_autofree char *fault = NULL;
 
   self->form = NF_BF16_FMA;
-  if (strcmp (wanted, "fma") == 0)
+  if (g_strcmp0 (wanted, "fma") == 0)
     return TRUE;
   if (self->gpu_kernels && has_mma (info, self->id))
     {
       self->form = NF_BF16_MMA;
       return TRUE;
     }
-  if (strcmp (wanted, "mma") == 0)
+  if (g_strcmp0 (wanted, "mma") == 0)
     fault = g_strdup_printf ("it takes the GPU kernels on an NVIDIA GPU of compute capability %d.0 or more",
                              MMA_CAPABILITY);
   else if (self->gpu_kernels || info->is_gpu)
     return TRUE;
   else if (self->vector_width != 16)
     fault = g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
-  else if (strcmp (wanted, "dot") == 0)
-    fault = info->bf16 ? NULL : g_strdup ("the CPU has no AVX512_BF16");
-  else if (!(fault = try_amx (self, identity, TRUE)))
+  else if (g_strcmp0 (wanted, "dot") == 0)
+    fault = !dot         ? g_strdup_printf ("with precision=%s only one operand is bfloat16; fma is as fast",
+                                            precision_names[self->precision])
+            : info->bf16 ? NULL
+                         : g_strdup ("the CPU has no AVX512_BF16");
+  else if (!(fault = try_amx (self, identity)))
     {
       self->form = NF_BF16_AMX;
       return TRUE;
     }
-  if (*wanted && fault)
+  if (wanted && fault)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
                    "%s %s does no products of bfloat16 by %s: %s; leave bf16= out, or unset NORMFLOW_BF16",
                    info->id, info->name, wanted, fault);
       return FALSE;
     }
-  if (*wanted || (self->vector_width == 16 && info->bf16))
+  if (wanted || (dot && self->vector_width == 16 && info->bf16))
     self->form = NF_BF16_DOT;
   return TRUE;
 }
@@ -850,24 +858,25 @@ nf_device_open (const char *spec, GError **error)
                        : self->info->is_gpu || native >= 16 ? 16
                        : native >= 8                        ? 8
                                                             : 4;
-  const gboolean automatic = strcmp (form.precision, "auto") == 0;
-  if (automatic || strcmp (form.precision, "bf16") == 0)
-    {
-      if (!choose_form (self, form.bf16, identity, error))
-        return NULL;
-      self->bf16 = !automatic || favours_bf16 (self);
-    }
-  if (!self->bf16)
+  const gboolean automatic = g_strcmp0 (form.precision, "auto") == 0;
+  const char *precision = automatic ? "bf16" : form.precision ? form.precision : "f32";
+  while (strcmp (precision, precision_names[self->precision]) != 0)
+    self->precision++;
+  if (self->precision != NF_PRECISION_F32 && !choose_form (self, form.bf16, identity, error))
+    return NULL;
+  if (automatic && !favours_bf16 (self))
     {
       g_clear_pointer (&self->programs, nf_program_cache_free);
-      if (!choose_f32 (self, form.f32, identity, error))
-        return NULL;
+      self->precision = NF_PRECISION_F32;
+      self->form = NF_BF16_FMA;
     }
+  if (self->precision == NF_PRECISION_F32 && !choose_f32 (self, form.f32, identity, error))
+    return NULL;
   if (!self->programs)
-    self->programs = new_programs (self, identity, self->bf16, self->bf16 ? self->form : NF_BF16_FMA);
+    self->programs = new_programs (self, identity, self->form);
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
-           self->bf16 ? bf16_names[self->form] : f32_names[self->f32_amx]);
+           nf_device_uses_bf16 (self) ? bf16_names[self->form] : f32_names[self->f32_amx]);
   return g_steal_pointer (&self);
 }
 
@@ -889,21 +898,21 @@ const char *
 nf_device_get_precision (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return self->bf16 ? "bf16" : "f32";
+  return precision_names[self->precision];
 }
 
 const char *
 nf_device_get_bf16_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return self->bf16 ? bf16_names[self->form] : NULL;
+  return nf_device_uses_bf16 (self) ? bf16_names[self->form] : NULL;
 }
 
 const char *
 nf_device_get_f32_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return self->bf16 ? NULL : f32_names[self->f32_amx];
+  return nf_device_uses_bf16 (self) ? NULL : f32_names[self->f32_amx];
 }
 
 double
@@ -944,7 +953,13 @@ nf_device_uses_gpu_kernels (NfDevice *self)
 gboolean
 nf_device_uses_bf16 (NfDevice *self)
 {
-  return self->bf16;
+  return self->precision != NF_PRECISION_F32;
+}
+
+gboolean
+nf_device_rounds_operands (NfDevice *self)
+{
+  return self->precision == NF_PRECISION_BF16;
 }
 
 NfBf16
@@ -956,7 +971,7 @@ nf_device_get_bf16 (NfDevice *self)
 gboolean
 nf_device_uses_amx (NfDevice *self)
 {
-  return self->bf16 ? self->form == NF_BF16_AMX : self->f32_amx;
+  return self->form == NF_BF16_AMX || self->f32_amx;
 }
 
 guint

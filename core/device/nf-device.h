@@ -76,7 +76,8 @@ GPtrArray *nf_device_list (GError **error);
  * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides. A
  * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are. A
  * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
- * in float32; `f32`, which is the default, rounds nothing; `auto` is bf16 where that is the faster one: with
+ * in float32; `bf16-weights` rounds weights only; `f32`, which is the default, rounds nothing; `auto` is bf16
+ * where that is faster than f32: with
  * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
  * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`, else the
  * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
@@ -97,7 +98,7 @@ const NfDeviceInfo *nf_device_get_info (NfDevice *self);
 /** nf_device_get_kernels: Returns: the kernel variant in use, "cpu" or "gpu". */
 const char *nf_device_get_kernels (NfDevice *self);
 
-/** nf_device_get_precision: Returns: of matrix products, "f32" or "bf16". */
+/** nf_device_get_precision: Returns: of matrix products, "f32", "bf16" or "bf16-weights". */
 const char *nf_device_get_precision (NfDevice *self);
 
 /**
@@ -105,8 +106,8 @@ const char *nf_device_get_precision (NfDevice *self);
  * @self: the device
  *
  * Returns: (nullable): what multiplies bfloat16, decided when the device was opened: "amx" (the matrix unit
- * of a CPU, through PoCL), where that does not work "dot" (AVX512_BF16's `vdpbf16ps`), else "fma" (as
- * floats). NULL if products are in f32.
+ * of a CPU, through PoCL; in bf16-weights a float is the sum of two bfloat16), where that does not work "dot"
+ * (AVX512_BF16's `vdpbf16ps`, in bf16 only), else "fma" (as floats). NULL if products are in f32.
  */
 const char *nf_device_get_bf16_form (NfDevice *self);
 
@@ -116,7 +117,7 @@ const char *nf_device_get_bf16_form (NfDevice *self);
  *
  * Returns: (nullable): what multiplies floats, decided when the device was opened: "amx" (the matrix unit of
  * a CPU, through PoCL: each float as the sum of three bfloat16, the errors are those of float32), else "fma".
- * NULL if products are in bf16.
+ * NULL if products are not in f32.
  */
 const char *nf_device_get_f32_form (NfDevice *self);
 

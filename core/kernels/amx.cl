@@ -86,11 +86,11 @@ nf_amx_multiply_upper (__global const uint *a0, ulong lda, ulong b)
 #define NF_NEXT_B(plane) NF_B (plane, 6) NF_DOT (6, 4, 0) NF_DOT (6, 5, 2) NF_B (plane, 7) NF_DOT (7, 4, 1) NF_DOT (7, 5, 3)
 #define NF_NEXT_A_UPPER(plane) NF_A0 (plane, 4) NF_DOT (6, 4, 0) NF_DOT (7, 4, 1)
 #define NF_NEXT_B_UPPER(plane) NF_B (plane, 6) NF_DOT (6, 4, 0) NF_B (plane, 7) NF_DOT (7, 4, 1)
+#define NF_OPERANDS ::"r"(a0), "r"(a1), "r"(b), "r"(lda), "r"((ulong)128) : "memory"
 
 static inline void
 nf_amx_multiply_planes (__global const uint *a0, __global const uint *a1, ulong lda, ulong b, int second, bool lower)
 {
-#define NF_OPERANDS ::"r"(a0), "r"(a1), "r"(b), "r"(lda), "r"((ulong)128) : "memory"
   if (lower && !second)
     __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A (2) NF_NEXT_A (1) NF_NEXT_A (0) NF_OPERANDS);
   else if (lower)
@@ -99,6 +99,16 @@ nf_amx_multiply_planes (__global const uint *a0, __global const uint *a1, ulong 
     __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A_UPPER (2) NF_NEXT_A_UPPER (1) NF_NEXT_A_UPPER (0) NF_OPERANDS);
   else
     __asm__ volatile (NF_NEXT_B_UPPER (2) NF_NEXT_B_UPPER (1) NF_NEXT_A_UPPER (1) NF_OPERANDS);
+}
+
+/* The same for sums of two bfloat16 on the left, l and h, and one on the right: l b, h b. */
+static inline void
+nf_amx_multiply_sums (__global const uint *a0, __global const uint *a1, ulong lda, ulong b, bool lower)
+{
+  if (lower)
+    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A (1) NF_NEXT_A (0) NF_OPERANDS);
+  else
+    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A_UPPER (1) NF_NEXT_A_UPPER (0) NF_OPERANDS);
 }
 
 /* c to and from rows of 32 floats. */

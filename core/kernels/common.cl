@@ -2,6 +2,7 @@
  *
  * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and, if a CPU's instructions
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
+ * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -10,6 +11,9 @@
 
 #ifndef VW
 #define VW 16
+#endif
+#ifndef NF_BF16_WEIGHTS
+#define NF_BF16_WEIGHTS 0
 #endif
 
 #define NF_CAT_(a, b) a##b
@@ -41,7 +45,7 @@ NF_STORE (uintv, uint, __private)
 /* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16, or four tiles of its matrix unit. Packed matrices lie in
  * panels of so many rows or columns, see pack.cl. */
 #define NR (2 * VW)
-#if NF_BF16_AMX || NF_F32_AMX
+#if NF_BF16_AMX || NF_F32_AMX || NF_WEIGHTS_AMX
 #define NF_AMX 1
 #endif
 #if NF_AMX
@@ -131,7 +135,8 @@ nf_store_head (floatv v, __global float *p, int n)
     p[i] = lane[i];
 }
 
-/* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. */
+/* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. With
+ * -DNF_BF16_WEIGHTS=1 that is the right operand; the left one is floats, or, with AMX, planes of them. */
 #if NF_BF16
 typedef uint nf_element;
 typedef uintv nf_elementv;
@@ -141,21 +146,28 @@ typedef floatv nf_elementv;
 #endif
 
 /* The matrix unit multiplies bfloat16 only. A float is the sum of three of them: itself rounded to one, what is left rounded to one, and what is left
- * then, which is one. A step of 32 values of k is one or three planes of 16 words in a row of the left operand, which comes in this form; the right one
- * gets it while it is multiplied. */
+ * then, which is one; the sum of the first two has 16 bits. A step of 32 values of k is so many planes, one, two or three, of 16 words in a row of the
+ * left operand, which comes in this form; on the right three get it while they are multiplied. */
 #if NF_F32_AMX
 #define NF_PLANES 3
+#define NF_RIGHT_PLANES 3
+#elif NF_WEIGHTS_AMX
+#define NF_PLANES 2
+#define NF_RIGHT_PLANES 1
 #else
 #define NF_PLANES 1
+#define NF_RIGHT_PLANES 1
 #endif
-#if NF_F32_AMX
+#if NF_PLANES > 1
 typedef uint nf_left_element;
+#elif NF_BF16_WEIGHTS
+typedef float nf_left_element;
 #else
 typedef nf_element nf_left_element;
 #endif
 
 /* What products read has so many elements of k (of a packed matrix; of a row on the left) or a multiple of it, zeros at the end. */
-#if NF_BF16_AMX
+#if NF_BF16_AMX || NF_WEIGHTS_AMX
 #define NF_DEPTH 16
 #elif NF_F32_AMX
 #define NF_DEPTH 32
@@ -169,7 +181,7 @@ typedef nf_element nf_left_element;
 #define NF_TO_BF16(bits) (((bits) + 0x7fffu + (((bits) >> 16) & 1u)) >> 16)
 
 /* What rounds vectors of them: a CPU with AVX512_BF16 (or AMX) has an instruction, which takes denormal floats for zero, as its products do. */
-#define NF_ROUND_BY_CPU ((NF_BF16_DOT || NF_BF16_AMX) && VW == 16)
+#define NF_ROUND_BY_CPU ((NF_BF16_DOT || NF_BF16_AMX || NF_WEIGHTS_AMX) && VW == 16)
 
 #if NF_ROUND_BY_CPU
 /* All of first, then all of second. */
@@ -210,18 +222,21 @@ nf_store_halves (floatv v, __global ushort *p)
 #endif
 }
 
-#if NF_F32_AMX
-/* The three bfloat16 that x is the sum of, as the upper halves of words. Rounding to nearest, half away from zero, leaves 16 and then 8 bits, exactly.
- * What would round to infinity is cut off instead; an infinity is followed by zeros, a NaN by NaNs. What is below 2^-126 counts as zero in products. */
+#if NF_PLANES > 1
+/* The bfloat16 that x is the sum of, as the upper halves of words. Rounding to nearest, half away from zero, leaves 16 and then 8 bits, exactly; of
+ * two planes the second is rounded, to 2^-17 of x. What would round to infinity is cut off instead; an infinity is followed by zeros, a NaN by NaNs.
+ * What is below 2^-126 counts as zero in products. */
 static inline void
-nf_split (floatv x, uintv planes[3])
+nf_split (floatv x, uintv planes[NF_PLANES])
 {
   const uintv bits = nf_as_uintv (x), size = bits & 0x7fffffffu, upper = (uintv)(0xffff0000u);
   const uintv rounded = select (bits + 0x8000u, bits, size >= 0x7f7f8000u) & upper;
   planes[0] = select (rounded, bits | 0x400000u, size > 0x7f800000u) & upper;
   const floatv rest = select (x - nf_as_floatv (planes[0]), (floatv)(0.0f), size == 0x7f800000u);
   planes[1] = (nf_as_uintv (rest) + 0x8000u) & upper;
+#if NF_PLANES == 3
   planes[2] = nf_as_uintv (rest - nf_as_floatv (planes[1])) & upper;
+#endif
 }
 #endif
 
@@ -229,11 +244,11 @@ nf_split (floatv x, uintv planes[3])
 static inline void
 nf_store_left (floatv v, __global void *row, int i)
 {
-#if NF_F32_AMX
-  uintv planes[3];
-  __global ushort *to = (__global ushort *)row + i / 32 * 96 + i % 32;
+#if NF_PLANES > 1
+  uintv planes[NF_PLANES];
+  __global ushort *to = (__global ushort *)row + i / 32 * (32 * NF_PLANES) + i % 32;
   nf_split (v, planes);
-  for (int p = 0; p < 3; p++)
+  for (int p = 0; p < NF_PLANES; p++)
     vstore16 (convert_ushort16 (planes[p] >> 16), 0, to + 32 * p);
 #else
   nf_store_halves (v, (__global ushort *)row + i);
@@ -292,7 +307,7 @@ nf_half (float v)
     return select (a, b, isgreater (fabs (x), (T)(1.0f)));                                                             \
   }
 
-#if NF_BF16
+#if NF_BF16 && !NF_BF16_WEIGHTS
 /* For operands of bfloat16, by polynomials of degree 10 of t = min(|x|, 9/2) - 9/4: GELU(x) = max(x, 0) - g(t), to 1.6e-5, which is under half of
  * the last bit of a bfloat16 from 0.01 on, and its slope 1/2 ± h(t), to 1e-4. Both fitted with the least largest error. */
 #define NF_GELU_MATH(T, S)                                                                                             \

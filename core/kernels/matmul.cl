@@ -17,4 +17,5 @@ typedef struct
   __global const float *bias, *R;
   __global float *C, *P;
   int M, N, K, lda, ldb, ldc, ldr, rmod, flags;
+  int values; /* of k, on a GPU where A is floats and B words of two */
 } NfMatmul;

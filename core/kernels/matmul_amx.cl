@@ -1,7 +1,7 @@
 /* Matrix products on a CPU's matrix unit. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * What nf_matmul of matmul_cpu.cl does with a panel where the CPU has AMX: tiles of MR = 32 rows × NR = 32 columns of C. A step is 32 values of k: of A
- * NF_LEFT_DEPTH words of a row, one or three planes of pairs of bfloat16; of B 16 rows of NR such pairs for each plane, or floats to become these.
+ * NF_LEFT_DEPTH words of a row, NF_PLANES planes of pairs of bfloat16; of B 16 rows of NR such pairs for each plane, or floats to become these.
  *
  *   - A part of a panel, NF_PART steps of k, is multiplied with all rows before the next: it stays in the first-level cache, and C waits in `kept`.
  *     Chains of sums go on where they stopped, so parts change no result.
@@ -12,7 +12,7 @@
  *     for it. */
 
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
-#define NF_PART (NF_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
+#define NF_PART (NF_RIGHT_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
 #define NF_PLANE (16 * NR) /* words */
 
@@ -28,7 +28,7 @@ typedef struct
 static inline void
 nf_split_pair (floatv x, floatv y, uint *to)
 {
-#if NF_PLANES == 3
+#if NF_RIGHT_PLANES == 3
   /* as nf_split(); an infinity leaves NaN, which nf_mend() sees */
   const uintv upper = (uintv)(0xffff0000u);
   const uintv x0 = (nf_as_uintv (x) + 0x8000u) & upper, y0 = (nf_as_uintv (y) + 0x8000u) & upper;
@@ -60,11 +60,11 @@ nf_split_rows (NfSplit *s, int pairs, int rows)
           nf_split_pair (s->row < rows ? nf_loadv (x + v) : (floatv)(0.0f), (floatv)(0.0f), s->to + v);
       s->to += NR;
       if (s->row % NF_STEP_VALUES == NF_STEP_VALUES - 2)
-        s->to += (NF_PLANES - 1) * NF_PLANE;
+        s->to += (NF_RIGHT_PLANES - 1) * NF_PLANE;
     }
 }
 
-#if NF_PLANES == 3
+#if NF_PLANES > 1
 /* Is any value infinite or a NaN? */
 static inline bool
 nf_is_infinite (floatv v)
@@ -77,15 +77,22 @@ nf_is_infinite (floatv v)
 /* A chain of bfloat16's products is no number where float32's is infinite, or an operand is, or it has gone through the largest float; such elements of
  * C are found again, by fma(). */
 static __attribute__ ((noinline)) floatv
-nf_mend (const NfMatmul *t, __global const float *b, size_t ldb, floatv v, int m)
+nf_mend (const NfMatmul *t, __global const nf_element *b, size_t ldb, floatv v, int m)
 {
   __global const ushort *a = (__global const ushort *)(t->A + (size_t)m * t->lda);
   floatv sum = 0.0f;
   for (int k = 0; k < t->K; k++)
     {
-      const int at = k / 32 * 96 + k % 32;
-      const float value = as_float (a[at] << 16) + as_float (a[at + 32] << 16) + as_float (a[at + 64] << 16);
-      sum = fma ((floatv)(value), nf_loadv (b + k * ldb), sum);
+      const int at = k / 32 * (32 * NF_PLANES) + k % 32;
+      float value = as_float (a[at] << 16) + as_float (a[at + 32] << 16);
+#if NF_PLANES == 3
+      value += as_float (a[at + 64] << 16);
+      const floatv right = nf_loadv (b + k * ldb);
+#else
+      const uintv words = nf_loadv (b + (t->ldb ? k : k / 2) * ldb);
+      const floatv right = nf_as_floatv (t->ldb ? words : k % 2 ? words & 0xffff0000u : words << 16);
+#endif
+      sum = fma ((floatv)(value), right, sum);
     }
   return select (v, sum, (nf_as_uintv (v) & 0x7f800000u) == 0x7f800000u);
 }
@@ -94,8 +101,8 @@ nf_mend (const NfMatmul *t, __global const float *b, size_t ldb, floatv v, int m
 static void
 nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, int n0)
 {
-  const bool splits = NF_PLANES > 1 || t->ldb > 0;
-  uint planes[2][NF_PART * NF_PLANES * NF_PLANE] __attribute__ ((aligned (64)));
+  const bool splits = NF_RIGHT_PLANES > 1 || t->ldb > 0;
+  uint planes[2][NF_PART * NF_RIGHT_PLANES * NF_PLANE] __attribute__ ((aligned (64)));
   float kept[NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
   const int count = (end - m0 + MR - 1) / MR, steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, tail = end - m0 - (count - 1) * MR;
   const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : splits ? steps : 1, ahead_lines = count > 1 && !splits ? (NF_LINES + count - 1) / count : 0;
@@ -139,7 +146,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
             nf_amx_zero ();
           else if (multiply && count > 1)
             nf_amx_load (c, lower);
-          for (int k = 0; k < turns; k++, a0 += NF_LEFT_DEPTH, a1 += NF_LEFT_DEPTH, b += 4 * NF_PLANES * NF_PLANE)
+          for (int k = 0; k < turns; k++, a0 += NF_LEFT_DEPTH, a1 += NF_LEFT_DEPTH, b += 4 * NF_RIGHT_PLANES * NF_PLANE)
             {
               if (multiply)
                 {
@@ -150,6 +157,9 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                   nf_split_rows (&split, (pairs + 1) / 2, rows_of_b);
                   nf_amx_multiply_planes (a0, a1, lda, b, 1, lower);
                   nf_split_rows (&split, pairs / 2, rows_of_b);
+#elif NF_PLANES == 2
+                  nf_amx_multiply_sums (a0, a1, lda, b, lower);
+                  nf_split_rows (&split, pairs, rows_of_b);
 #else
                   if (lower)
                     nf_amx_multiply (a0, a1, lda, b);
@@ -162,7 +172,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                 {
                   const int row = m - MR + finished / 2, column = finished % 2 * VW;
                   floatv v = nf_loadv (done + finished * VW);
-#if NF_PLANES == 3
+#if NF_PLANES > 1
                   if (nf_is_infinite (v))
                     v = nf_mend (t, panel + column, ldb, v, row);
 #endif

@@ -1,7 +1,7 @@
 /* Matrix products on a CPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual. A and B are nf_elements: with bfloat16
- *                  K, lda and offsets count words of two values.
+ *                  K, lda and offsets count words of two values. With -DNF_BF16_WEIGHTS=1 only B is in such words.
  *
  *          NR                     One work-item keeps a tile of MR rows × NR columns of C in registers (2 MR vectors) and walks down k:
  *        ┌────┐ B, panel          two loads of B, MR broadcasts of A, 2 MR fused multiply-adds. B is packed so that a panel is read as
@@ -59,8 +59,19 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
 
 #if !NF_AMX
+/* Row k of a panel. Floats multiply floats: bfloat16 in words of two become these. */
+#if NF_BF16_WEIGHTS
+typedef floatv nf_factorv;
+#define NF_PANEL_ROW(k) ((size_t)(k) / 2 * NR)
+#define NF_RIGHT(b, k) nf_as_floatv ((nf_loadv ((b) + NF_PANEL_ROW (k)) << ((k) % 2 ? 0u : 16u)) & 0xffff0000u)
+#else
+typedef nf_elementv nf_factorv;
+#define NF_PANEL_ROW(k) ((size_t)(k) * NR)
+#define NF_RIGHT(b, k) nf_loadv ((b) + NF_PANEL_ROW (k))
+#endif
+
 /* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
-#if !NF_BF16
+#if !NF_BF16 || NF_BF16_WEIGHTS
 #define NF_ADD(acc, a, b) acc = fma (a, b, acc)
 #elif NF_BF16_DOT
 #define NF_ADD(acc, a, b) __asm__ ("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
@@ -83,16 +94,16 @@ static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int
   {                                                                                                                    \
     floatv acc[mr][2], out[2 * mr];                                                                                    \
     const int K = t->K, ld = lda, rows = min (mr, t->M - m0);                                                          \
-    __global const nf_element *restrict a = t->A + (size_t)m0 * ld;                                                         \
+    __global const nf_left_element *restrict a = t->A + (size_t)m0 * ld;                                               \
     nf_expect (t, m0, n0, rows);                                                                                       \
     _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
     for (int k = 0; k < K; k++)                                                                                        \
       {                                                                                                                \
-        const nf_elementv b0 = nf_loadv (b + (size_t)k * NR), b1 = nf_loadv (b + (size_t)k * NR + VW);                      \
-        NF_FETCH_PANEL (b + (size_t)k * NR, mr);                                                                       \
+        const nf_factorv b0 = NF_RIGHT (b, k), b1 = NF_RIGHT (b + VW, k);                                              \
+        NF_FETCH_PANEL (b + NF_PANEL_ROW (k), mr);                                                                     \
         _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
         {                                                                                                              \
-          const nf_elementv av = (nf_elementv)(a[AT]);                                                                 \
+          const nf_factorv av = (nf_factorv)(a[AT]);                                                                   \
           NF_ADD (acc[i][0], av, b0);                                                                                  \
           NF_ADD (acc[i][1], av, b1);                                                                                  \
         }                                                                                                              \
@@ -158,7 +169,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
 }
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles). With AMX K counts values, and B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+/* Global size (panels of N, groups of `tiles` row tiles). With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
            __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
@@ -171,7 +182,7 @@ nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global cons
 #if NF_AMX
   __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
 #else
-  __global const nf_element *b = t.B + (size_t)panel * K * NR;
+  __global const nf_element *b = t.B + panel * NF_PANEL_ROW (K + NF_BF16_WEIGHTS);
 #endif
   const int m = get_global_id (1) * tiles * MR;
   nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);

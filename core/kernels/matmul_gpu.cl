@@ -4,7 +4,8 @@
  * local memory by all, the next one on its way while this one is added up.
  * Each work-item adds to ROWS × COLUMNS elements, each one chain of fma() over k, as on a CPU. With NF_BF16_MMA, bfloat16 on NVIDIA from compute
  * capability 8.0 on, a warp of 32 work-items adds 16 k at a time to 32 × 32 elements on the tensor cores. Either way the order of the sum is the
- * same for every M: results do not depend on the batch. */
+ * same for every M: results do not depend on the batch.
+ * With NF_BF16_WEIGHTS k counts words of B, and A is floats, two for such a word; for the tensor cores each becomes the sum of two bfloat16. */
 
 #define TILE_M 128
 #define TILE_N 64
@@ -14,6 +15,20 @@
 #define GROUP_Y (TILE_M / ROWS)
 #define GROUP_ITEMS (GROUP_X * GROUP_Y)
 
+#if NF_BF16_WEIGHTS
+typedef float2 nf_left_pair;
+
+static inline float2
+nf_left (const NfMatmul *t, int m, int k, int end)
+{
+  if (m >= t->M || k >= end)
+    return 0.0f;
+  __global const float *a = t->A + (size_t)m * t->lda + 2 * k;
+  return (float2)(a[0], 2 * k + 1 < t->values ? a[1] : 0.0f);
+}
+#else
+typedef nf_element nf_left_pair;
+
 static inline nf_element
 nf_left (const NfMatmul *t, int m, int k, int end)
 {
@@ -21,6 +36,7 @@ nf_left (const NfMatmul *t, int m, int k, int end)
     return 0;
   return t->flags & NF_PANELS ? t->A[((size_t)(m / MR) * t->K + k) * MR + m % MR] : t->A[(size_t)m * t->lda + k];
 }
+#endif
 
 static inline nf_element
 nf_right (const NfMatmul *t, int k, int n, int end)
@@ -58,7 +74,8 @@ nf_finish (const NfMatmul *t, float v, int m, int n)
 
 typedef struct
 {
-  nf_element a[BRING_A], b[BRING_B];
+  nf_left_pair a[BRING_A];
+  nf_element b[BRING_B];
 } NfSlice;
 
 /* Neighbouring work-items read what lies side by side: along k of a row, along the rows of a panel, along the columns of B. */
@@ -88,10 +105,23 @@ nf_bring (const NfMatmul *t, NfSlice *slice, int item, int m0, int n0, int k0, i
 /* Words of two values; rows are so long that the 32 work-items of a warp meet 32 banks. */
 #define A_ROW (TILE_K + 4)
 #define B_ROW (TILE_N + 8)
-#define NF_LOCAL_A uint a[TILE_M * A_ROW]
+#define A_PLANE (TILE_M * A_ROW)
+#if NF_BF16_WEIGHTS
+#define PLANES 2
+#else
+#define PLANES 1
+#endif
+#define NF_LOCAL_A uint a[PLANES * A_PLANE]
 #define NF_LOCAL_B uint b[TILE_K * B_ROW]
 #define WARP_M 32
 #define WARP_N 32
+
+/* What is left of x less the bfloat16 that it was rounded to; nothing if that is infinite. */
+static inline float
+nf_rest (float x, uint rounded)
+{
+  return isinf (as_float (rounded)) ? 0.0f : x - as_float (rounded);
+}
 
 static inline void
 nf_keep (const NfMatmul *t, const NfSlice *slice, int item, __local uint *a, __local uint *b)
@@ -101,7 +131,15 @@ nf_keep (const NfMatmul *t, const NfSlice *slice, int item, __local uint *a, __l
   for (int j = 0; j < BRING_A; j++)
     {
       const int i = j * GROUP_ITEMS + item;
-      a[NF_A_ROW (i) * A_ROW + NF_A_K (i)] = slice->a[j];
+      __local uint *to = a + NF_A_ROW (i) * A_ROW + NF_A_K (i);
+#if NF_BF16_WEIGHTS
+      const float2 x = slice->a[j];
+      const uint rounded = nf_pair (x.x, x.y);
+      to[0] = rounded;
+      to[A_PLANE] = nf_pair (nf_rest (x.x, rounded << 16), nf_rest (x.y, rounded & 0xffff0000u));
+#else
+      to[0] = slice->a[j];
+#endif
     }
 #pragma unroll
   for (int j = 0; j < BRING_B; j++)
@@ -135,16 +173,7 @@ nf_add_slice (NfSums *sums, __local const uint *a, __local const uint *b, int it
 #pragma unroll
   for (int k0 = 0; k0 < TILE_K; k0 += 8)
     {
-      uint left[WARP_M / 16][4], right[WARP_N / 8][2];
-#pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++)
-        {
-          __local const uint *p = a + (row + 16 * i) * A_ROW + k0 + k;
-          left[i][0] = p[0];
-          left[i][1] = p[8 * A_ROW];
-          left[i][2] = p[4];
-          left[i][3] = p[8 * A_ROW + 4];
-        }
+      uint right[WARP_N / 8][2];
 #pragma unroll
       for (int j = 0; j < WARP_N / 8; j++)
         {
@@ -153,12 +182,26 @@ nf_add_slice (NfSums *sums, __local const uint *a, __local const uint *b, int it
           right[j][1] = p[4 * B_ROW];
         }
 #pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++)
+      for (int plane = PLANES - 1; plane >= 0; plane--)
+        {
+          uint left[WARP_M / 16][4];
 #pragma unroll
-        for (int j = 0; j < WARP_N / 8; j++)
-          __asm__ volatile ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                            : "+f"(sums->c[i][j][0]), "+f"(sums->c[i][j][1]), "+f"(sums->c[i][j][2]), "+f"(sums->c[i][j][3])
-                            : "r"(left[i][0]), "r"(left[i][1]), "r"(left[i][2]), "r"(left[i][3]), "r"(right[j][0]), "r"(right[j][1]));
+          for (int i = 0; i < WARP_M / 16; i++)
+            {
+              __local const uint *p = a + plane * A_PLANE + (row + 16 * i) * A_ROW + k0 + k;
+              left[i][0] = p[0];
+              left[i][1] = p[8 * A_ROW];
+              left[i][2] = p[4];
+              left[i][3] = p[8 * A_ROW + 4];
+            }
+#pragma unroll
+          for (int i = 0; i < WARP_M / 16; i++)
+#pragma unroll
+            for (int j = 0; j < WARP_N / 8; j++)
+              __asm__ volatile ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                                : "+f"(sums->c[i][j][0]), "+f"(sums->c[i][j][1]), "+f"(sums->c[i][j][2]), "+f"(sums->c[i][j][3])
+                                : "r"(left[i][0]), "r"(left[i][1]), "r"(left[i][2]), "r"(left[i][3]), "r"(right[j][0]), "r"(right[j][1]));
+        }
     }
 }
 
@@ -191,6 +234,11 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 #define VALUES 1
 #define NF_PUT(to, k, row, at, element) to[(k) * (row) + (at)] = element
 #endif
+#if NF_BF16_WEIGHTS
+#define NF_PUT_LEFT(to, k, row, at, pair) to[2 * (k) * (row) + (at)] = (pair).y, to[(2 * (k) + 1) * (row) + (at)] = (pair).x
+#else
+#define NF_PUT_LEFT NF_PUT
+#endif
 #define A_ROW (TILE_M + 4)
 #define B_ROW TILE_N
 #define NF_LOCAL_A float a[VALUES * TILE_K * A_ROW]
@@ -204,7 +252,7 @@ nf_keep (const NfMatmul *t, const NfSlice *slice, int item, __local float *a, __
   for (int j = 0; j < BRING_A; j++)
     {
       const int i = j * GROUP_ITEMS + item;
-      NF_PUT (a, NF_A_K (i), A_ROW, NF_A_ROW (i), slice->a[j]);
+      NF_PUT_LEFT (a, NF_A_K (i), A_ROW, NF_A_ROW (i), slice->a[j]);
     }
 #pragma unroll
   for (int j = 0; j < BRING_B; j++)
@@ -265,20 +313,20 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 
 #endif
 
-/* Global size (ceil(N/64) 16, ceil(M/128) 16, parts). Arguments as for a CPU; `tiles` and `ldb` have no meaning here. With several parts each has its share of
+/* Global size (ceil(N/64) 16, ceil(M/128) 16, parts). Arguments as for a CPU, K counts values where only B is bfloat16; `tiles` and `ldb` have no meaning here. With several parts each has its share of
  * K, and part p goes to C + p M ldc. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP_X, GROUP_Y, 1))) void
-nf_matmul (__global const nf_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
+nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {
   __local NF_LOCAL_A;
   __local NF_LOCAL_B;
   const int item = get_local_id (1) * GROUP_X + get_local_id (0), m0 = get_group_id (1) * TILE_M, n0 = get_group_id (0) * TILE_N,
-            part = get_group_id (2), parts = get_num_groups (2), share = (K + parts - 1) / parts;
-  const int first = part * share, end = min (K, first + share);
+            part = get_group_id (2), parts = get_num_groups (2), elements = NF_BF16_WEIGHTS ? (K + 1) / 2 : K, share = (elements + parts - 1) / parts;
+  const int first = part * share, end = min (elements, first + share);
   const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at + (size_t)part * M * ldc,
-                       .P = P + P_at, .M = M, .N = N, .K = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
+                       .P = P + P_at, .M = M, .N = N, .K = elements, .values = K, .lda = lda, .ldc = ldc, .ldr = ldr, .rmod = rmod, .flags = flags };
 #if NF_BF16_MMA
   const int live = 1; /* a warp stays together */
 #else

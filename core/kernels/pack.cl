@@ -35,7 +35,7 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
       = column >= columns ? 0 : NF_ELEMENT (W[at], r + 1 < rows ? W[at + down] : 0.0f);
 }
 
-#if NF_BF16
+#if NF_BF16 && !NF_BF16_WEIGHTS
 /* Global size (words of a row, M), the former as a multiple of GROUP. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
@@ -85,7 +85,7 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
       p[i] = 0;
 }
 
-#if NF_BF16 || NF_F32_AMX
+#if NF_AMX || (NF_BF16 && !NF_BF16_WEIGHTS)
 /* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart; zeros up to a whole step. Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
@@ -94,7 +94,7 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
   x += x_at + row * ldx;
   y += row * ldy;
   int i = 0;
-#if NF_F32_AMX
+#if NF_PLANES > 1
   for (; i < (K + NF_STEP_VALUES - 1) / NF_STEP_VALUES * NF_STEP_VALUES; i += VW)
     nf_store_left (nf_load_head (x + i, K - i), y, i);
 #else
@@ -120,8 +120,8 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
 #if NF_AMX
 #define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
 
-/* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane of
- * three, with floats); zeros up to a whole step. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
+/* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
+ * if there are more); zeros up to a whole step. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
  * bits of (row, column) by one. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
@@ -139,11 +139,11 @@ nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, in
           __global const float *x = X + (size_t)2 * i * ldx + c;
           const floatv even = 2 * i < count ? nf_load_head (x, inside) : (floatv)(0.0f);
           const floatv odd = 2 * i + 1 < count ? nf_load_head (x + ldx, inside) : (floatv)(0.0f);
-#if NF_F32_AMX
-          uintv lower[3], upper[3];
+#if NF_PLANES > 1
+          uintv lower[NF_PLANES], upper[NF_PLANES];
           nf_split (even, lower);
           nf_split (odd, upper);
-          for (int p = 0; p < 3; p++)
+          for (int p = 0; p < NF_PLANES; p++)
             planes[p][i] = lower[p] >> 16 | upper[p];
 #else
           planes[0][i] = nf_pairv (even, odd);

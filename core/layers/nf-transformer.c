@@ -160,7 +160,7 @@ choose_halves (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
 {
   return (Halves){ .a = !keep && nf_ops_half_step (ops, shape->d) > 0,
                    /* attention writes one bfloat16 for a value */
-                   .attention = !keep && nf_device_uses_bf16 (nf_ops_get_device (ops))
+                   .attention = !keep && nf_device_rounds_operands (nf_ops_get_device (ops))
                                 && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
                    .hidden = !keep && nf_ops_half_step (ops, shape->hidden) > 0 };
 }

@@ -17,7 +17,7 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
-  KERNEL_HALVE,     /* exists with bfloat16 or AMX only */
+  KERNEL_HALVE,     /* exists where products do not read floats */
   KERNEL_PACK_LEFT, /* with AMX */
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
@@ -87,10 +87,11 @@ struct _NfOps
   guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl, SIDE of attention_gpu.cl */
   guint head_dim;
-  guint depth;  /* NF_DEPTH of common.cl */
-  guint planes; /* NF_PLANES, likewise */
-  gboolean bf16,
-      amx; /* elements of products are pairs of bfloat16, else floats; the matrix unit multiplies */
+  guint depth;             /* NF_DEPTH of common.cl */
+  guint planes;            /* NF_PLANES, likewise */
+  gboolean bf16;           /* matrices are pairs of bfloat16, else floats */
+  gboolean rounds;         /* so is what they are multiplied by */
+  gboolean amx;            /* the matrix unit multiplies */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
@@ -286,11 +287,12 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->vector_width = nf_device_get_vector_width (device);
   ops->panel = 2 * ops->vector_width;
   ops->bf16 = nf_device_uses_bf16 (device);
+  ops->rounds = nf_device_rounds_operands (device);
   ops->amx = nf_device_uses_amx (device);
-  ops->planes = ops->amx && !ops->bf16 ? 3 : 1;
+  ops->planes = !ops->amx || ops->rounds ? 1 : ops->bf16 ? 2 : 3;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->depth = !ops->amx ? 1 : ops->bf16 ? 16 : 32;
-  ops->attends_by_amx = ops->amx && ops->bf16;
+  ops->attends_by_amx = ops->amx && ops->rounds;
   ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
@@ -324,7 +326,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     return NULL;
   for (guint i = 0; i < N_KERNELS; i++)
     {
-      if ((i == KERNEL_HALVE && !ops->bf16 && !ops->amx) || (i == KERNEL_PACK_LEFT && !ops->amx))
+      if ((i == KERNEL_HALVE && !ops->rounds && !ops->amx) || (i == KERNEL_PACK_LEFT && !ops->amx))
         continue;
       cl_int status = CL_INVALID_KERNEL_NAME;
       for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
@@ -532,7 +534,7 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 
 /* Products */
 
-/* Elements that K values of a row or column take. */
+/* Elements that K values of a column take. */
 static guint
 count_elements (NfOps *ops, guint K)
 {
@@ -545,7 +547,9 @@ count_elements (NfOps *ops, guint K)
 static guint
 count_left (NfOps *ops, guint K)
 {
-  return ops->amx ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes : count_elements (ops, K);
+  return ops->amx      ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes
+         : ops->rounds ? count_elements (ops, K)
+                       : K;
 }
 
 gsize
@@ -628,7 +632,8 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
   LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
           VIEW (t->A), INT (t->lda), VIEW (t->B), VIEW (t->bias), VIEW (t->R), INT (t->ldr),
           INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N),
-          INT (ops->amx ? t->K : count_elements (ops, t->K)), INT (t->flags), INT (tiles), INT (t->ldb));
+          INT (ops->amx || !ops->rounds ? t->K : count_elements (ops, t->K)), INT (t->flags), INT (tiles),
+          INT (t->ldb));
   *ops->detail = '\0';
 }
 
@@ -646,7 +651,8 @@ guint
 nf_ops_half_step (NfOps *ops, guint N)
 {
   /* no value is without its neighbour in a word or in a step of a product */
-  return (ops->bf16 || ops->amx) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N)) : 0;
+  return (ops->rounds || ops->amx) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
+                                                                      : 0;
 }
 
 guint
@@ -665,7 +671,7 @@ void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
   g_assert (t->ldb == 0 || ops->amx);
-  if ((!ops->bf16 && !ops->amx) || t->flags & NF_MATMUL_HALVES_A)
+  if ((!ops->rounds && !ops->amx) || t->flags & NF_MATMUL_HALVES_A)
     {
       multiply (ops, t, 1);
       return;
@@ -705,6 +711,7 @@ static void sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, gui
 void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
 {
+  g_assert (ops->rounds == ops->bf16); /* else neither operand is a matrix that products keep */
   /* splitting floats costs less than packing them, rounding them again for each group of rows does not */
   const gboolean as_it_is = ops->amx && !ops->bf16;
   const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (count_left (ops, M)) : 0;

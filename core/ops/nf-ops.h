@@ -78,15 +78,16 @@ void nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsiz
 
 void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 
-/* Packed weights, in elements of products: a float, or two bfloat16 in its place if the device has products
- * of these. W is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx
- * = dy W (panels over K). */
+/* Packed weights, in elements of products: a float, or two bfloat16 in its place if the device keeps these. W
+ * is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx = dy W (panels
+ * over K). */
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
 
 /* Rows of halves: N values as a product reads them on its left, so that nobody need do it first: in bfloat16,
- * or, if the matrix unit multiplies floats, each as a sum of three bfloat16. Words (floats) from a row to the
- * next; 0 if products read floats, or N is not for it. nf_ops_row_size() is what to allocate, halves or not.
+ * or, if the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them
+ * by bfloat16. Words (floats) from a row to the next; 0 if products read floats, or N is not for it.
+ * nf_ops_row_size() is what to allocate, halves or not.
  */
 guint nf_ops_half_step (NfOps *ops, guint N);
 guint nf_ops_row_size (NfOps *ops, guint N);

@@ -232,7 +232,7 @@ draft_all (Drafting *self, gboolean *certain)
   NfFlowDraft *draft = flow->draft;
   const guint N = flow->shape.N, D = flow->shape.D;
   const NfView none = nf_view (NULL, 0);
-  const gboolean rounded = nf_model_get_block (flow->model, 0)->per_unit_out > 0;
+  const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   const double sharp = pow (SHARPER, draft->sharpness);
   NfBuffer *from = flow->input;
   gboolean was = FALSE, hope = TRUE;
@@ -461,7 +461,7 @@ static gboolean
 try_drafts (Drafting *self, gboolean *certain)
 {
   NfFlowDraft *draft = self->flow->draft;
-  const gboolean rounded = nf_model_get_block (self->flow->model, 0)->per_unit_out > 0;
+  const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (self->flow->model));
 
   for (guint begin = draft->sharpness;; draft->sharpness++)
     {

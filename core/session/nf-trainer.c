@@ -124,6 +124,15 @@ static gboolean
 check_model (NfModel *model, GError **error)
 {
   const NfConfig *config = nf_model_get_config (model);
+  NfDevice *device = nf_model_get_device (model);
+  if (nf_device_uses_bf16 (device) && !nf_device_rounds_operands (device))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "nothing is trained with products in %s; train in f32 or bf16 (option --precision, suffix "
+                   ",precision= or NORMFLOW_PRECISION)",
+                   nf_device_get_precision (device));
+      return FALSE;
+    }
   if (config->layout == NF_PIXELS_LATENT || config->txt_size)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
