@@ -268,6 +268,120 @@ test_action_rows (void **state)
   assert_true (means[0] < -0.2f && means[1] > 0.2f);
 }
 
+/* PARAMETERS, MOMENTS of a checkpoint (LISTED values), by name. */
+static float *
+read_values (const char *path, const char *name, gsize n)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfTensor *tensor = nf_tensor_file_lookup (file, name);
+  assert_int_equal (tensor->n_elements, n);
+  float *values = g_new (float, n);
+  nf_tensor_to_float (tensor, values);
+  return values;
+}
+
+/* The checkpoint FROM with other parameters. */
+static void
+write_parameters (const char *from, const float *values, const char *to)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (from, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      if (strcmp (tensors[i].name, "parameters") == 0)
+        tensors[i].data = (const guint8 *)values;
+    }
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, (gpointer) "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
+  nf_test_ok (nf_tensor_file_write (to, tensors, n, metadata, &error), error);
+}
+
+/* A step on frames whose patches differ from each other. */
+static NfTrainReport
+step_in_patches (NfTrainer *trainer)
+{
+  g_autoptr (GError) error = NULL;
+  Data data;
+  const NfTrainBatch batch = make_data (&data, nf_trainer_get_step (trainer));
+  NfTrainReport report;
+  for (guint i = 0; i < SAMPLES * FRAMES * 64; i++)
+    data.tiles[i] = (guint8)(data.tiles[i] / 4 + 60 * (i % 8 / 4) + 110 * (i % 64 / 32));
+  nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+  assert_false (report.skipped);
+  return report;
+}
+
+/* Errors of the past: the gradient of what the deep block says is that of the loss with these errors, by
+ * differences along it: of all of it, and of the product that reads the tokens. */
+static void
+test_context_errors (void **state)
+{
+  NfConfig config = video;
+  NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  config.denoiser_layers = 0;
+  /* weights of their size after some steps: proj_out begins as zeros, which hide everything before it */
+  g_autofree char *start = nf_test_temporary (".checkpoint"), *stepped = nf_test_temporary (".checkpoint"),
+                  *moved = nf_test_temporary (".checkpoint");
+  g_autoptr (NfModel) model = make_model (&config);
+  g_autoptr (NfTrainer) first = make_trainer (model, &options);
+  for (guint i = 0; i < 40; i++)
+    step_in_patches (first);
+  nf_test_ok (nf_trainer_save (first, start, &error), error);
+
+  options.context_errors = 0.7;
+  options.beta1 = 0; /* the first moment is the gradient */
+  options.clip = 0;
+  g_autoptr (NfModel) other = make_model (&config);
+  g_autoptr (NfTrainer) trainer = make_trainer (other, &options);
+  const gsize n = nf_model_count_parameters (other);
+  nf_test_ok (nf_trainer_restore (trainer, start, &error), error);
+  const double loss = step_in_patches (trainer).loss;
+  nf_test_ok (nf_trainer_save (trainer, stepped, &error), error);
+  g_autofree float *parameters = read_values (start, "parameters", n),
+                   *gradient = read_values (stepped, "moment1", n), *values = g_new (float, n);
+
+  /* without errors the loss is another one */
+  nf_test_ok (nf_trainer_restore (first, start, &error), error);
+  const double clean = step_in_patches (first).loss;
+  if (fabs (loss - clean) < 1e-4)
+    fail_msg ("%g with errors, %g without", loss, clean);
+
+  /* the deep block's parameters are listed last, and are those of the block before and the actions'; what
+   * goes on to that block through a wrong patch is left out, so that its gradient is none of the loss */
+  const gsize D = 16, d = 32, deep = (n - (ACTIONS * d + d)) / 2;
+  const gsize from[] = { deep, deep + D }, to[] = { n, deep + D + d * D + d };
+  for (guint part = 0; part < G_N_ELEMENTS (from); part++)
+    {
+      const double reach = 0.01;
+      double norm = 0, losses[2];
+      for (gsize i = from[part]; i < to[part]; i++)
+        norm += (double)gradient[i] * (double)gradient[i];
+      norm = sqrt (norm);
+      for (guint side = 0; side < 2; side++)
+        {
+          memcpy (values, parameters, n * sizeof *values);
+          for (gsize i = from[part]; i < to[part]; i++)
+            values[i] += (float)((side ? reach : -reach) / norm * (double)gradient[i]);
+          write_parameters (start, values, moved);
+          nf_test_ok (nf_trainer_restore (trainer, moved, &error), error);
+          losses[side] = step_in_patches (trainer).loss;
+        }
+      const double slope = (losses[1] - losses[0]) / (2 * reach);
+      if (!(norm > 0) || fabs (slope - norm) > 0.02 * norm)
+        fail_msg ("part %u: the loss rises by %g, its gradient says %g", part, slope, norm);
+    }
+  g_unlink (start);
+  g_unlink (stepped);
+  g_unlink (moved);
+}
+
 /* Samples lose all of their actions or none: with a share of 1 it is as if there were none. */
 static void
 test_action_dropout (void **state)
@@ -355,7 +469,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_gradients),      cmocka_unit_test (test_action_rows),
     cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_resume),
-    cmocka_unit_test (test_refusals),
+    cmocka_unit_test (test_refusals),       cmocka_unit_test (test_context_errors),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

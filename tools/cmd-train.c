@@ -165,6 +165,7 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   add_exact (builder, "ema", run->train.ema);
   add_exact (builder, "label_dropout", run->train.label_dropout);
   add_exact (builder, "action_dropout", run->train.action_dropout);
+  add_exact (builder, "context_errors", run->train.context_errors);
   add_int (builder, "seed", run->train.seed);
   add_int (builder, "batch", run->batch);
   add_exact (builder, "holdout", run->holdout);
@@ -325,6 +326,9 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->train.ema = settings_double (&settings, "ema");
   run->train.label_dropout = settings_double (&settings, "label_dropout");
   run->train.action_dropout = settings_double (&settings, "action_dropout");
+  /* runs that began before there was such a thing have none */
+  if (json_object_has_member (settings.object, "context_errors"))
+    run->train.context_errors = settings_double (&settings, "context_errors");
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -679,6 +683,7 @@ check_run (const Run *run, GError **error)
                  { "--ema", train->ema, 0, 0.999999 },
                  { "--label-dropout", train->label_dropout, 0, 1 },
                  { "--action-dropout", train->action_dropout, 0, 1 },
+                 { "--context-errors", train->context_errors, 0, 1 },
                  { "--holdout", run->holdout, 0, 0.9 },
                  { "--validation-tiles", run->validation_tiles, 0, 1 << 20 } };
 
@@ -1450,6 +1455,8 @@ nf_cmd_train (int argc, char **argv)
         "Tell the world's actions, or those in FILE" NF_ACTIONS_SUFFIX " beside each video", NULL },
       { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->action_dropout,
         "Share of samples whose actions are left out (default: 0.1)", "SHARE" },
+      { "context-errors", 0, 0, G_OPTION_ARG_DOUBLE, &t->context_errors,
+        "Share of a video's patches that the past is shown with another one of (default: 0)", "SHARE" },
       { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of weights, tiles and noise (default: 0)", "SEED" },
       { "scales", 0, 0, G_OPTION_ARG_STRING, &scales,
         "Factors that frames are shrunk by at random (default: 1)", "1,0.5,…" },

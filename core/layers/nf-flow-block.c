@@ -142,6 +142,27 @@ nf_block_tape_free (NfBlockTape *tape)
   g_free (tape);
 }
 
+/* What rows read is replaced where the condition says so: by other tokens of U, or by zeros if it is a NULL
+ * buffer. SHIFTED (B, N, D): row n reads token n-1. */
+static void
+substitute (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+            const NfCondition *condition, NfView u, NfView shifted)
+{
+  const gsize D = block->D, N = sequence->N, frame = sequence->frame;
+  for (guint i = 0; i < condition->n_substitutes; i++)
+    {
+      const NfSubstitute *s = &condition->substitutes[i];
+      const gsize to = s->b * N + s->f * frame + s->to + 1;
+      /* nothing reads the last token */
+      const guint count = s->f * frame + s->to + (s->count - 1) * frame + 1 < N ? s->count : s->count - 1;
+      if (u.buffer)
+        nf_ops_copy_rows (ops, nf_view_add (u, (s->b * N + s->f * frame + s->from) * D), frame * D,
+                          nf_view_add (shifted, to * D), frame * D, D, count);
+      for (guint f = 0; !u.buffer && f < count; f++)
+        nf_ops_fill (ops, nf_view_add (shifted, (to + f * frame) * D), 0.0f, D);
+    }
+}
+
 /* The first rows of the residual stream: tokens, text and actions. */
 static void
 enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape, NfView u,
@@ -155,7 +176,10 @@ enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, Nf
   const NfLinearExtra position = { .residual = block->ordered_position, .r_mod = N };
 
   if (block->sos.buffer)
-    nf_ops_shift_in (ops, u, block->sos, nf_view (tape->shifted, 0), 0, N, B, N, block->D);
+    {
+      nf_ops_shift_in (ops, u, block->sos, nf_view (tape->shifted, 0), 0, N, B, N, block->D);
+      substitute (ops, block, sequence, condition, u, nf_view (tape->shifted, 0));
+    }
   nf_linear_forward (ops, &block->in, block->sos.buffer ? nf_view (tape->shifted, 0) : u, dense, B * N,
                      &position);
   if (gaps)
@@ -264,6 +288,7 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
   const NfView dshifted = nf_view (scratch->dshifted, 0);
   nf_linear_backward (ops, &block->in, nf_view (tape->shifted, 0), dense, dshifted, B * N, 0, none,
                       gradients);
+  substitute (ops, block, sequence, condition, none, dshifted);
   nf_ops_shift_in_backward (ops, dshifted, du, gradients ? nf_view (gradients, block->sos.at) : none, B, N,
                             block->D);
 }

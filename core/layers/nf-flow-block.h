@@ -45,6 +45,13 @@ typedef struct
   NfSequence rows;
 } NfBlockSequence;
 
+/* In COUNT frames of sample B, from frame F on, token FROM is read where token TO is. */
+typedef struct
+{
+  guint b, f, count;
+  guint to, from;
+} NfSubstitute;
+
 /* What samples are conditioned by, on the device; NULL buffers where the block has no use for it. With
  * guidance the second branch's B entries follow the first's. */
 typedef struct
@@ -52,6 +59,9 @@ typedef struct
   NfView text;      /* (B, prefix, n_in of text) */
   NfView actions;   /* (B, N/frame, n_in of action) */
   NfBuffer *labels; /* (B) ints, -1 for none */
+  /* errors of the past, in training: what rows read in the place of the token before them */
+  const NfSubstitute *substitutes;
+  guint n_substitutes;
 } NfCondition;
 
 /* Rows of a whole sequence, and where the row that belongs to token n is. */

@@ -40,6 +40,8 @@ struct _NfFlow
   NfBuffer *text, *actions;                   /* (2B, ...) */
   NfBuffer *local_text;                       /* (2B frames, ...), if blocks of one frame see text */
   NfBuffer *changes;                          /* (2B, rows of a window) */
+  const NfSubstitute *substitutes;            /* what the deep block is shown wrong; not owned */
+  guint n_substitutes;
   NfBuffer **known; /* T of (B, N, D): what the block reads of frames that are given,
                        in its order; NULL where it sees one frame alone */
 

@@ -545,13 +545,22 @@ nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, 
                  nf_view (flow->local_text, i * sample), sample);
 }
 
+void
+nf_flow_set_substitutes (NfFlow *flow, const NfSubstitute *substitutes, guint n)
+{
+  flow->substitutes = substitutes;
+  flow->n_substitutes = n;
+}
+
 NfCondition
 nf_flow_condition (NfFlow *flow, guint t)
 {
-  const gboolean local = t < flow->T && is_local (flow, t);
+  const gboolean local = t < flow->T && is_local (flow, t), deep = t + 1 == flow->T;
   return (NfCondition){ .text = nf_view (local ? flow->local_text : flow->text, 0),
                         .actions = nf_view (flow->actions, 0),
-                        .labels = flow->labels };
+                        .labels = flow->labels,
+                        .substitutes = deep ? flow->substitutes : NULL,
+                        .n_substitutes = deep ? flow->n_substitutes : 0 };
 }
 
 /* Forward and backward */

@@ -54,6 +54,9 @@ typedef struct
 
 void nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches);
 
+/* What the deep block is shown wrong, in a video of a model with a start token; kept by reference. */
+void nf_flow_set_substitutes (NfFlow *flow, const NfSubstitute *substitutes, guint n);
+
 /* What a forward pass hands to the host besides, (T, B, N, D) each with T apart by STRIDE floats, valid once
  * finished; members may be NULL: values after each block in natural order, and -log sigma in the block's own
  * order. Identities leave their part as it is. */

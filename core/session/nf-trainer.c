@@ -13,6 +13,7 @@
 #define DROPOUT_STREAM ((guint64)1 << 62) /* random streams beside that of the noise, which is the step */
 #define EVALUATE_STREAM ((guint64)1 << 63)
 #define ACTION_STREAM ((guint64)3 << 61)
+#define ERROR_STREAM ((guint64)5 << 60)
 
 struct _NfTrainer
 {
@@ -108,6 +109,7 @@ check_options (const NfTrainOptions *o, GError **error)
     { "ema", o->ema, 0, 0.9999999 },
     { "label_dropout", o->label_dropout, 0, 1 },
     { "action_dropout", o->action_dropout, 0, 1 },
+    { "context_errors", o->context_errors, 0, 1 },
   };
   for (guint i = 0; i < G_N_ELEMENTS (ranges); i++)
     if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
@@ -121,7 +123,7 @@ check_options (const NfTrainOptions *o, GError **error)
 }
 
 static gboolean
-check_model (NfModel *model, GError **error)
+check_model (NfModel *model, const NfTrainOptions *options, GError **error)
 {
   const NfConfig *config = nf_model_get_config (model);
   NfDevice *device = nf_model_get_device (model);
@@ -137,6 +139,15 @@ check_model (NfModel *model, GError **error)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
                    config->txt_size ? "text" : "another model's latents");
+      return FALSE;
+    }
+  if (options->context_errors > 0 && !(config->frames && config->temporal_causal && config->sos))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          "training option context_errors is %g: errors of the past need a model of videos whose deep "
+          "block sees frame after frame (frames, temporal_causal) and has a start token (sos)",
+          options->context_errors);
       return FALSE;
     }
   if (config->denoiser_layers && !(config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0))
@@ -159,7 +170,7 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   self->model = g_object_ref (model);
   self->options = *options;
   self->n = nf_model_count_parameters (model);
-  if (!check_model (model, error))
+  if (!check_model (model, options, error))
     return NULL;
   nf_model_make_private (model);
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
@@ -330,6 +341,31 @@ drop_actions (NfTrainer *self, const NfTrainBatch *batch)
   return kept;
 }
 
+/* Patches of samples FIRST .. FIRST+COUNT-1 that are shown wrong: which, by which, and when. */
+static GArray *
+make_errors (NfTrainer *self, guint first, guint count)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const guint N = nf_config_tokens (config), F = nf_config_frames (config);
+  const guint64 stream = ERROR_STREAM | self->step;
+  GArray *errors = g_array_new (FALSE, FALSE, sizeof (NfSubstitute));
+  for (guint i = 0; i < count * N && N > 1 && self->options.context_errors > 0; i++)
+    {
+      guint32 random[4];
+      nf_random_u32x4 (self->options.seed, stream, (guint64)first * N + i, random);
+      if (random[0] * 0x1p-32 >= self->options.context_errors)
+        continue;
+      const guint f = random[1] % F, to = i % N;
+      const NfSubstitute error = { .b = i / N,
+                                   .f = f,
+                                   .count = 1 + random[2] % (F - f),
+                                   .to = to,
+                                   .from = (to + 1 + random[3] % (N - 1)) % N };
+      g_array_append_val (errors, error);
+    }
+  return errors;
+}
+
 /* A step */
 
 static double
@@ -462,7 +498,10 @@ add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batc
     {
       const guint count = MIN (at_a_time, batch->B - first);
       set_input (self, planes, batch, first, count, self->step);
+      g_autoptr (GArray) errors = make_errors (self, first, count);
+      nf_flow_set_substitutes (self->flow, (const NfSubstitute *)(gconstpointer)errors->data, errors->len);
       nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->gradients);
+      nf_flow_set_substitutes (self->flow, NULL, 0);
       if (!add_sums (self, count, sums, error)
           || (self->residual && !learn_denoiser (self, count, dimensions, &squares, error)))
         return FALSE;

@@ -15,7 +15,10 @@ G_BEGIN_DECLS
  * @ema: decay of the averaged weights; 0 is none
  * @label_dropout: share of labels replaced by "none"
  * @action_dropout: share of samples whose actions are left out, all of them
- * @seed: of noise and dropout
+ * @context_errors: share of a video's patches of which the deep block is shown another patch of the same
+ * frame instead, in some frames in a row: it learns to predict frames that are right from a past that is not,
+ * as its own will be
+ * @seed: of noise, dropout and errors
  *
  * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight
  * decay 1e-4.
@@ -34,6 +37,7 @@ typedef struct
   double ema;
   double label_dropout;
   double action_dropout;
+  double context_errors;
   guint64 seed;
 } NfTrainOptions;
 
