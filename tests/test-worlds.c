@@ -262,6 +262,7 @@ test_frames_are_read (void **state)
                           truth.ball_y, reading.ball_x, reading.ball_y);
               assert_int_equal (reading.score, truth.score);
               assert_int_equal (reading.has_paddle, patterns[i] == NF_WORLD_PONG);
+              assert_true (reading.has_walls);
               if (reading.has_paddle)
                 assert_true (fabs (reading.paddle_y - truth.paddle_y) < 1e-9);
               step (world, some_action (world, n / 50));
@@ -296,12 +297,42 @@ test_noisy_frames_are_read (void **state)
           nf_world_read_frame (world, layouts[j], &picture->frame, &reading);
           assert_int_equal (reading.n_balls, 1);
           assert_true (reading.has_paddle);
+          assert_true (reading.has_walls);
           assert_int_equal (reading.score, truth.score);
           assert_true (fabs (reading.paddle_y - truth.paddle_y) < 0.75);
           squares += pow (reading.ball_x - truth.ball_x, 2) + pow (reading.ball_y - truth.ball_y, 2);
           step (world, some_action (world, 4));
         }
       assert_true (sqrt (squares / 300) < 0.4);
+    }
+}
+
+/* A wall that is gone, one that moved inwards, and a piece of one, a quarter of the frame long, where none
+ * belongs. */
+static void
+test_wrong_walls_are_noticed (void **state)
+{
+  for (guint i = 0; i < 4; i++)
+    {
+      g_autoptr (NfWorld) world = world_new (NF_WORLD_BOUNCE, 64, 64, 3);
+      g_autoptr (Picture) picture = picture_new (NF_PIXELS_RGB, 64, 64);
+      NfWorldReading reading;
+      nf_world_render (world, NF_PIXELS_RGB, &picture->frame);
+      const gsize row = 3 * 64;
+      guint8 *data = picture->data, wall[3 * 64], empty[3];
+      memcpy (wall, data, row);
+      memcpy (empty, data + 60 * row + 3 * 30, 3);
+      if (i == 1)
+        for (guint y = 0; y < 64; y++)
+          for (guint x = 60; x < 64; x++)
+            memcpy (data + y * row + 3 * x, empty, 3);
+      if (i == 2)
+        memcpy (data + 16 * row, wall, row);
+      if (i == 3)
+        for (guint y = 32; y < 48; y++)
+          memcpy (data + y * row + 3 * 50, wall, 3);
+      nf_world_read_frame (world, NF_PIXELS_RGB, &picture->frame, &reading);
+      assert_int_equal (reading.has_walls, i == 0);
     }
 }
 
@@ -835,6 +866,7 @@ main (void)
     cmocka_unit_test (test_frames_are_read),
     cmocka_unit_test (test_noisy_frames_are_read),
     cmocka_unit_test (test_wrong_balls_are_noticed),
+    cmocka_unit_test (test_wrong_walls_are_noticed),
     cmocka_unit_test (test_ball_stays_inside),
     cmocka_unit_test (test_actions_show_in_the_next_frame),
     cmocka_unit_test (test_following_never_misses),

@@ -125,10 +125,12 @@ put_by_time (const NfFiguresRollOuts *rolls, const char *name, const double *cou
 }
 
 static void
-report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
+report_roll_outs (const NfFigures *figures, const NfFiguresRollOuts *rolls, Report *report)
 {
   const NfFiguresSeen *model = &rolls->model, *world = &rolls->world;
+  const gboolean court = figures->pattern != NF_WORLD_GRIDWORLD;
   const double edge = (double)rolls->edge * rolls->seeds, one = share (model->one_ball, model->frames),
+               walls = court ? share (model->walls, model->frames) : (double)NAN,
                obeyed = share (model->obeyed, model->paddles),
                variation = nf_figures_speed_variation (model, world), speed = nf_figures_mean_speed (model),
                true_speed = nf_figures_mean_speed (world),
@@ -136,6 +138,8 @@ report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
                contrast = (model->contrast[1] - model->contrast[0]) / edge;
   printf ("roll-outs: %u of %u frames, temperature %g\n", rolls->seeds, rolls->length, rolls->temperature);
   printf ("  one ball in %.2f %% of frames", 100 * one);
+  if (court)
+    printf (", walls in place in %.2f %%", 100 * walls);
   if (model->paddles)
     printf (", paddle where the action leads in %.2f %%", 100 * obeyed);
   printf ("\n  speed %.3f pixels a frame, world %.3f; distributions differ by %.3f (total variation)\n",
@@ -144,6 +148,8 @@ report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
           brightness, contrast);
   row (report, "| roll-outs, %u of %u frames, temperature %g: frames with exactly one ball | %.2f %% | all",
        rolls->seeds, rolls->length, rolls->temperature, 100 * one);
+  if (court)
+    row (report, "| walls where they belong | %.2f %% | all", 100 * walls);
   if (model->paddles)
     row (report, "| paddle where the action leads | %.2f %% | ≥ 98 %%", 100 * obeyed);
   row (report, "| speed of the ball, pixels a frame | %.3f; total variation %.3f | the world's: %.3f; 0",
@@ -154,6 +160,7 @@ report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
   put (report->json, "length", rolls->length);
   put (report->json, "temperature", rolls->temperature);
   put (report->json, "one_ball", one);
+  put (report->json, "walls", walls);
   put (report->json, "paddle_obeys", obeyed);
   put (report->json, "speed", speed);
   put (report->json, "world_speed", true_speed);
@@ -161,9 +168,11 @@ report_roll_outs (const NfFiguresRollOuts *rolls, Report *report)
   put (report->json, "brightness_drift", brightness);
   put (report->json, "contrast_drift", contrast);
   put (report->json, "world_one_ball", share (world->one_ball, world->frames));
+  put (report->json, "world_walls", court ? share (world->walls, world->frames) : (double)NAN);
   put (report->json, "world_paddle_obeys", share (world->obeyed, world->paddles));
   put (report->json, "stretch", NF_FIGURES_STRETCH);
   put_by_time (rolls, "one_ball_by_time", model->one_by_time, report->json);
+  put_by_time (rolls, "walls_by_time", model->walls_by_time, report->json);
   put_by_time (rolls, "paddle_obeys_by_time", model->obeyed_by_time, report->json);
   put (report->json, "speed_bin", NF_FIGURES_SPEED_BIN);
   put_array (report->json, "speeds", model->speeds, NF_FIGURES_SPEED_BINS, 1);
@@ -238,10 +247,10 @@ static gboolean
 plot_curves (const NfFigures *figures, const NfFiguresRollOuts *rolls, const char *path, GError **error)
 {
   const guint n = rolls->model.stretches;
-  const double *counts[]
-      = { rolls->model.one_by_time, rolls->model.obeyed_by_time, rolls->world.one_by_time };
-  static const char *const names[]
-      = { "exactly one ball", "paddle where the action leads", "exactly one ball, in the world itself" };
+  const double *counts[] = { rolls->model.one_by_time, rolls->model.obeyed_by_time,
+                             rolls->model.walls_by_time, rolls->world.one_by_time };
+  static const char *const names[] = { "exactly one ball", "paddle where the action leads",
+                                       "walls where they belong", "exactly one ball, in the world itself" };
   g_autofree double *x = g_new (double, n), *y = g_new (double, n *G_N_ELEMENTS (counts));
   NfPlotCurve curves[G_N_ELEMENTS (counts)];
   guint n_curves = 0;
@@ -253,7 +262,7 @@ plot_curves (const NfFigures *figures, const NfFiguresRollOuts *rolls, const cha
         y[c * n + i] = 100 * counts[c][i] / ((double)frames * rolls->seeds);
     }
   for (guint c = 0; c < G_N_ELEMENTS (counts); c++)
-    if (c != 1 || rolls->model.paddles)
+    if ((c != 1 || rolls->model.paddles) && (c != 2 || figures->pattern != NF_WORLD_GRIDWORLD))
       curves[n_curves++] = (NfPlotCurve){ .name = names[c], .x = x, .y = y + c * n, .n = n };
   g_autofree char *title
       = g_strdup_printf ("%u roll-outs of %s", rolls->seeds, nf_world_pattern_name (figures->pattern));
@@ -330,7 +339,7 @@ evaluate (NfFigures *figures, const Options *options, Report *report, GError **e
       if (!nf_figures_roll_out (figures, &rolls, error))
         return FALSE;
       nf_progress_clear (progress);
-      report_roll_outs (&rolls, report);
+      report_roll_outs (figures, &rolls, report);
       if ((options->sheet && !plot_sheet (figures, &rolls, options->sheet, error))
           || (options->plot && !plot_curves (figures, &rolls, options->plot, error)))
         return FALSE;

@@ -291,6 +291,7 @@ seen_init (NfFiguresSeen *seen, guint length)
 {
   seen->stretches = (length + NF_FIGURES_STRETCH - 1) / NF_FIGURES_STRETCH;
   seen->one_by_time = g_new0 (double, seen->stretches);
+  seen->walls_by_time = g_new0 (double, seen->stretches);
   seen->obeyed_by_time = g_new0 (double, seen->stretches);
   seen->pictures = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
 }
@@ -299,6 +300,7 @@ static void
 seen_clear (NfFiguresSeen *seen)
 {
   g_clear_pointer (&seen->one_by_time, g_free);
+  g_clear_pointer (&seen->walls_by_time, g_free);
   g_clear_pointer (&seen->obeyed_by_time, g_free);
   g_clear_pointer (&seen->pictures, g_ptr_array_unref);
 }
@@ -361,6 +363,8 @@ look (const NfFigures *figures, const NfFiguresRollOuts *rolls, NfFiguresSeen *s
   seen->frames++;
   seen->one_ball += now.n_balls == 1;
   seen->one_by_time[stretch] += now.n_balls == 1;
+  seen->walls += now.has_walls;
+  seen->walls_by_time[stretch] += now.has_walls;
   if (pong)
     {
       const double expected = nf_world_expect_paddle (world, viewer->before.paddle_y, viewer->action);

@@ -61,12 +61,12 @@ double nf_figures_area (const GArray *usual, const GArray *altered);
 /* What is seen in frames that follow each other. */
 typedef struct
 {
-  guint64 frames, one_ball, paddles, obeyed;
+  guint64 frames, one_ball, walls, paddles, obeyed;
   double speeds[NF_FIGURES_SPEED_BINS];
-  double brightness[2], contrast[2];    /* sums at the beginning and at the end */
-  guint stretches;                      /* of NF_FIGURES_STRETCH frames */
-  double *one_by_time, *obeyed_by_time; /* counts of each */
-  GPtrArray *pictures;                  /* NfPicture, NF_FIGURES_COLUMNS a roll-out */
+  double brightness[2], contrast[2];                    /* sums at the beginning and at the end */
+  guint stretches;                                      /* of NF_FIGURES_STRETCH frames */
+  double *one_by_time, *walls_by_time, *obeyed_by_time; /* counts of each */
+  GPtrArray *pictures;                                  /* NfPicture, NF_FIGURES_COLUMNS a roll-out */
 } NfFiguresSeen;
 
 typedef struct

@@ -383,6 +383,27 @@ read_paddle (const NfWorldGeometry *g, NfPixelLayout layout, const NfFrame *fram
     reading->paddle_y = moment / sum;
 }
 
+#define IN_PLACE 0.75 /* of a wall, so much of its colour is there */
+#define CLEAR 0.25    /* of a row or column inside, where the ball may be: a patch of wall is more */
+
+static void
+read_walls (const NfWorld *self, NfPixelLayout layout, const NfFrame *frame, NfWorldReading *reading)
+{
+  const NfWorldGeometry *g = &self->geometry;
+  Gauge gauge;
+
+  gauge_init (&gauge, layout, frame, wall);
+  reading->has_walls
+      = gauge_mean (&gauge, 0, g->top - g->wall, self->width, g->top) >= IN_PLACE
+        && gauge_mean (&gauge, 0, g->bottom, self->width, g->bottom + g->wall) >= IN_PLACE
+        && gauge_mean (&gauge, g->right, g->top, g->right + g->wall, g->bottom) >= IN_PLACE
+        && (self->pattern == NF_WORLD_PONG || gauge_mean (&gauge, 0, g->top, g->left, g->bottom) >= IN_PLACE);
+  for (gint y = g->top; y < g->bottom; y++)
+    reading->has_walls = reading->has_walls && gauge_mean (&gauge, g->left, y, g->right, y + 1) < CLEAR;
+  for (gint x = g->left; x < g->right; x++)
+    reading->has_walls = reading->has_walls && gauge_mean (&gauge, x, g->top, x + 1, g->bottom) < CLEAR;
+}
+
 void
 nf_world_read_frame (const NfWorld *self, NfPixelLayout layout, const NfFrame *frame, NfWorldReading *reading)
 {
@@ -395,6 +416,7 @@ nf_world_read_frame (const NfWorld *self, NfPixelLayout layout, const NfFrame *f
   if (!self->belief)
     return;
   read_balls (g, layout, frame, reading);
+  read_walls (self, layout, frame, reading);
   if (self->pattern != NF_WORLD_PONG)
     return;
   read_paddle (g, layout, frame, reading);

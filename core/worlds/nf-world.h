@@ -66,6 +66,7 @@ typedef struct
  * @has_paddle: there is one paddle of about the right height
  * @paddle_y: its centre, NAN without one
  * @score: blocks lit at the top; -1 without a score
+ * @has_walls: the walls are where they belong, and there is nothing of the kind inside the court
  *
  * What can be seen in a frame, by somebody who knows nothing but the frame.
  */
@@ -76,6 +77,7 @@ typedef struct
   gboolean has_paddle;
   double paddle_y;
   gint score;
+  gboolean has_walls;
 } NfWorldReading;
 
 /** nf_world_pattern_name: Returns: "bounce", "pong" or "gridworld". */
@@ -151,8 +153,8 @@ void nf_world_render (NfWorld *self, NfPixelLayout layout, NfFrame *frame);
  * @layout: as in nf_world_render()
  * @frame: of the world's size: rendered, decoded or generated
  *
- * Finds ball, paddle and score in @frame by their colours and places. @self only says how big things are. In
- * `gridworld` there is none of them.
+ * Finds ball, paddle, score and walls in @frame by their colours and places. @self only says how big things
+ * are. In `gridworld` there is none of them.
  */
 void nf_world_read_frame (const NfWorld *self, NfPixelLayout layout, const NfFrame *frame,
                           NfWorldReading *reading);
