@@ -751,7 +751,7 @@ run_decode (gpointer data, GError **error)
 /* Decoding B samples token by token reads, at every step of a block, its weights, and of each sample the keys
  * and values so far. Blocks come one after the other: the memory is that of the largest one's. */
 static Bound
-bound_steps (NfModel *model, guint B)
+bound_steps (NfModel *model, NfOps *ops, guint B)
 {
   const double element = strcmp (nf_device_get_precision (nf_model_get_device (model)), "bf16") == 0 ? 2 : 4;
   Bound bound = { 0 };
@@ -766,7 +766,8 @@ bound_steps (NfModel *model, guint B)
                            + (shape->gated ? 3.0 : 2.0) * shape->d * shape->hidden,
                    ends
                    = (double)block->in.n_in * block->in.n_out + (double)block->out.n_in * block->out.n_out,
-                   weights = element * (shape->K * layer + ends), row = B * shape->K * keys * sizeof (float);
+                   weights = element * (shape->K * layer + ends),
+                   row = (double)B * shape->K * shape->Hkv * (double)nf_ops_key_bytes (ops);
       bound.bytes += N * weights + row * N * (N + 1) / 2;
       bound.memory = MAX (bound.memory, (gsize)(weights + row * N));
     }
@@ -953,8 +954,8 @@ bench_model (Bench *bench, const Size *size, GError **error)
         return FALSE;
       if (is_selected (bench, "step"))
         {
-          if (!measure_model (bench, "step", label, bound_steps (model, bench->batch), run_decode, &run, ops,
-                              error))
+          if (!measure_model (bench, "step", label, bound_steps (model, ops, bench->batch), run_decode, &run,
+                              ops, error))
             return FALSE;
           divide_last (bench, nf_model_get_shape (model)->N);
         }

@@ -317,7 +317,7 @@ nf_tape_scratch_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint
 {
   NfTapeScratch *scratch = g_new0 (NfTapeScratch, 1);
   const gsize M = (gsize)B * S, d = shape->d, dh = shape->head_dim,
-              keys = nf_ops_keys_size (ops, B, shape->Hkv, S);
+              keys = nf_ops_backward_keys_size (ops, B, shape->Hkv, S);
   GPtrArray *owner = scratch->buffers = new_owner ();
 
   scratch->dh = own (ops, owner, M * d);

@@ -865,12 +865,24 @@ nf_ops_key_blocks (NfOps *ops, guint N)
   return 2 * divide_up (N, ops->panel);
 }
 
+/* DHP of append.cl */
+static guint
+padded_features (NfOps *ops)
+{
+  return ops->attends_by_amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim;
+}
+
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  const guint features
-      = ops->attends_by_amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim; /* DHP of append.cl */
-  return (gsize)B * H * nf_ops_key_blocks (ops, N) * features * ops->vector_width;
+  return (gsize)B * H * nf_ops_key_blocks (ops, N) * padded_features (ops) * ops->vector_width;
+}
+
+gsize
+nf_ops_key_bytes (NfOps *ops)
+{
+  const gsize element = ops->attends_by_amx ? 2 : sizeof (float);
+  return 2 * element * padded_features (ops);
 }
 
 void
@@ -914,6 +926,19 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
           FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
 
+/* only the kernel of multiply-adds meets keys and values in blocks */
+static gboolean
+backward_meets_blocks (NfOps *ops)
+{
+  return !ops->attends_by_amx && !ops->gpu;
+}
+
+gsize
+nf_ops_backward_keys_size (NfOps *ops, guint B, guint H, guint N)
+{
+  return backward_meets_blocks (ops) ? nf_ops_keys_size (ops, B, H, N) : 0;
+}
+
 void
 nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
 {
@@ -924,8 +949,7 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
   const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
-  /* only the kernel of multiply-adds meets keys and values in blocks */
-  if (!ops->attends_by_amx && !ops->gpu)
+  if (backward_meets_blocks (ops))
     {
       const guint row = (a->H + 2 * Hkv) * ops->head_dim;
       const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);

@@ -174,6 +174,9 @@ void nf_ops_heads_backward (NfOps *ops, const NfHeads *heads, NfView dqkv, NfBuf
 /* The keys of an attention, in blocks that attention reads as vectors or, with a matrix unit, the keys and
  * values as it reads them. Room for N tokens of B samples, H heads of keys. */
 gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
+
+/* Bytes that attention reads of a key and its value, of one head. */
+gsize nf_ops_key_bytes (NfOps *ops);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
 /* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys with, right after them in a
@@ -220,8 +223,12 @@ typedef struct
 
 void nf_ops_attention (NfOps *ops, const NfAttention *attention);
 
+/* Floats of each of the blocks of keys and values that the backward pass takes as work memory; 0 if it reads
+ * them where they are. */
+gsize nf_ops_backward_keys_size (NfOps *ops, guint B, guint H, guint N);
+
 /* dqkv (B, N, (H + 2 Hkv) DH) of qkv, given out and dout (B, N, H DH). keys and values, each of
- * nf_ops_keys_size(), are work memory. */
+ * nf_ops_backward_keys_size(), are work memory. */
 typedef struct
 {
   NfView qkv, out, dout, dqkv;
