@@ -127,6 +127,8 @@ test_world (void **state)
   assert_int_equal (json_array_get_length (json_object_get_array_member (bits, "by_place")), 4);
   /* the world itself, read in the same way, is what it is to be */
   assert_true (json_object_get_double_member (rolls, "world_one_ball") == 1);
+  assert_true (json_object_get_double_member (rolls, "world_walls") == 1);
+  assert_true (json_object_get_double_member (rolls, "walls") < 1);
   assert_true (json_object_get_double_member (rolls, "world_paddle_obeys") > 0.99);
   assert_true (json_object_get_double_member (rolls, "one_ball") < 1); /* six steps of training */
   JsonArray *by_time = json_object_get_array_member (rolls, "one_ball_by_time");
@@ -147,6 +149,13 @@ test_world (void **state)
   assert_memory_equal (text, again, strlen (again));
   ok (run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "0", "--events", "0", "--seeds",
            "1", "--frames", "3", "--timed", "2", "--denoise", "score", "-q", NULL));
+
+  /* training goes on from it with a past that has errors */
+  g_autofree char *after = in (state, "after.safetensors");
+  ok (run (0, NULL, "train", "-o", after, "--init", whole, "--world", "pong", "--actions", "--steps", "2",
+           "--batch", "3", "--validation-tiles", "4", "--context-errors", "0.3", "-q", NULL));
+  ok (run (1, "--context-errors", "train", "-o", after, "--init", whole, "--world", "pong", "--steps", "2",
+           "--context-errors", "1.5", "-q", NULL));
 
   /* another world has other actions */
   ok (run (1, "action_dim 3, gridworld has 5", "eval", "world", whole, "--world", "gridworld", "-q", NULL));
@@ -169,6 +178,7 @@ test_other_worlds (void **state)
                  "--seeds", "2", "--frames", "8", "--timed", "2", "-q", NULL);
       assert_non_null (strstr (text, "area under the ROC curve"));
       assert_null (strstr (text, "paddle"));
+      assert_int_equal (strstr (text, "walls in place") != NULL, i == 0);
     }
 }
 
