@@ -87,8 +87,8 @@ gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
       g_param_spec_string (
           "precision", "Precision",
           "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
-          "for it), auto (the faster one); unset is the environment variable NORMFLOW_PRECISION, else "
-          "f32. "
+          "for it), bf16-weights (the same weights, but what they multiply is not rounded), auto (the faster "
+          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else f32. "
           "Latents decode to the same bytes only in the precision that encoded them",
           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (

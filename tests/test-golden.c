@@ -1,10 +1,16 @@
 /* normflow: the official implementation's numbers. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include <math.h>
+
 #define FORWARD_TOLERANCE 1e-5
 #define OTHER_TOLERANCE 1e-4
 /* The files hold single precision, the reference computes in double. */
 #define REFERENCE_TOLERANCE 1e-6
+/* Of bfloat16's weights: half a unit of 2^-8 each, in sums of which most cancels out; and what is left of
+ * that where the reference has the same weights: values of 16 bits and the lattices between blocks. */
+#define WEIGHTS_TOLERANCE 5e-3
+#define SAME_WEIGHTS_TOLERANCE 5e-5
 
 static const char *const cases[] = { "tarflow_uncond", "tarflow_class", "tarflow_vp" };
 
@@ -256,6 +262,57 @@ test_golden (void **state)
     }
 }
 
+static void
+round_matrices (NfReference *reference)
+{
+  for (guint i = 0; i < reference->parameters->len; i++)
+    {
+      NfReferenceParameter *parameter = reference->parameters->pdata[i];
+      for (gsize j = 0;
+           g_str_has_suffix (parameter->name, ".weight") && parameter->n_dims == 2 && j < parameter->n; j++)
+        {
+          int exponent;
+          const double mantissa = frexp (parameter->value[j], &exponent);
+          parameter->value[j] = ldexp (rint (ldexp (mantissa, 8)), exponent - 8);
+        }
+    }
+}
+
+/* Weights in bfloat16: what their rounding makes of the official numbers, and that nothing else is rounded.
+ */
+static void
+test_weights (void **state)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_auto (Case) c = { 0 };
+      case_init (&c, cases[i], *state);
+      const gsize N = c.reference->N, T = c.reference->T;
+      g_autofree double *z = g_new (double, c.n), *blocks = g_new (double, T *c.n),
+                        *log_det = g_new (double, c.B *N), *want = g_new (double, c.n);
+      encode (&c, z, blocks, log_det);
+      check (&c, "forward.z", z, c.n, WEIGHTS_TOLERANCE);
+      round_matrices (c.reference);
+      nf_reference_encode (c.reference, c.x, c.B, c.labels, want, blocks, log_det);
+      nf_test_close ("the same weights", z, want, c.n, SAME_WEIGHTS_TOLERANCE);
+
+      g_autofree float *x = nf_test_to_float (c.x, c.n), *grad_x = g_new (float, c.n),
+                       *all = g_new (float, nf_model_count_parameters (nf_session_get_model (c.session)));
+      g_autofree double *got = g_new (double, c.n), *want_grad = g_new (double, c.n);
+      double loss;
+      assert_false (nf_session_gradients (c.session, x, c.B, c.labels, &loss, NULL, all, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+      g_clear_error (&error);
+      nf_test_ok (nf_session_gradients (c.session, x, c.B, c.labels, &loss, grad_x, NULL, &error), error);
+      for (gsize j = 0; j < c.n; j++)
+        got[j] = (double)grad_x[j];
+      const double want_loss = nf_reference_gradients (c.reference, c.x, c.B, c.labels, want_grad);
+      nf_test_close ("loss", &loss, &want_loss, 1, SAME_WEIGHTS_TOLERANCE);
+      nf_test_close ("gradient of x", got, want_grad, c.n, 2 * SAME_WEIGHTS_TOLERANCE);
+    }
+}
+
 int
 main (void)
 {
@@ -263,6 +320,11 @@ main (void)
     { "the reference", test_golden, NULL, NULL, NULL },
     { "kernels for CPUs", test_golden, NULL, NULL, (void *)"cpu" },
     { "kernels for GPUs", test_golden, NULL, NULL, (void *)"gpu" },
+    { "weights in bfloat16", test_weights, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
+    { "weights in bfloat16 by fma()", test_weights, NULL, NULL,
+      (void *)"cpu,precision=bf16-weights,bf16=fma" },
+    { "weights in bfloat16, kernels for GPUs", test_weights, NULL, NULL,
+      (void *)"gpu,precision=bf16-weights" },
   };
   return cmocka_run_group_tests_name ("golden", tests, NULL, NULL);
 }

@@ -193,16 +193,19 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
-  const gboolean f32 = strcmp (nf_device_get_precision (device), "f32") == 0;
+  const gboolean f32 = !nf_device_uses_bf16 (device), mixed = !f32 && !nf_device_rounds_operands (device);
   const char *form = f32 ? nf_device_get_f32_form (device) : nf_device_get_bf16_form (device);
   const gboolean amx = g_strcmp0 (form, "amx") == 0;
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
   limits->by = amx || g_strcmp0 (form, "dot") == 0 ? form : NULL;
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
-  /* four products of tiles of 16 × 16 by 32, of which one of floats takes six; or a vector, of pairs of
-   * bfloat16 or of floats */
-  limits->flops = amx ? 4 * 2.0 * 16 * 16 * 32 / (f32 ? 6 : 1)
+  /* four products of tiles of 16 × 16 by 32, of which one of floats takes six, one of floats by bfloat16 two;
+   * or a vector, of pairs of bfloat16 or of floats */
+  limits->flops = amx ? 4 * 2.0 * 16 * 16 * 32
+                            / (f32     ? 6
+                               : mixed ? 2
+                                       : 1)
                       : (limits->by ? 4.0 : 2.0) * limits->accumulators * limits->width;
   limits->group = gpu ? 256 : 1;
   limits->items = gpu ? (size_t)info->compute_units * 2048 : (size_t)MAX (info->compute_units, 1) * 4;
@@ -513,11 +516,13 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autoptr (NfOps) ops = nf_ops_new (bench->device, 64, 48, error);
   if (!ops)
     return FALSE;
-  const gsize packed = nf_ops_packed_size (ops, N, K, TRUE);
   g_autoptr (NfBuffer) A = random_buffer (ops, (gsize)M * K);
-  g_autoptr (NfBuffer) B = random_buffer (ops, packed);
+  g_autoptr (NfBuffer) W = random_buffer (ops, (gsize)N * K);
+  g_autoptr (NfBuffer) B = nf_ops_alloc (ops, nf_ops_packed_size (ops, N, K, TRUE));
   g_autoptr (NfBuffer) bias = random_buffer (ops, N);
   g_autoptr (NfBuffer) C = random_buffer (ops, (gsize)M * N);
+  if (W && B)
+    nf_ops_pack (ops, nf_view (W, 0), nf_view (B, 0), N, K, TRUE);
   if (!nf_ops_finish (ops, error))
     return FALSE;
   Part part = { .ops = ops,
@@ -753,7 +758,7 @@ run_decode (gpointer data, GError **error)
 static Bound
 bound_steps (NfModel *model, NfOps *ops, guint B)
 {
-  const double element = strcmp (nf_device_get_precision (nf_model_get_device (model)), "bf16") == 0 ? 2 : 4;
+  const double element = nf_device_uses_bf16 (nf_model_get_device (model)) ? 2 : 4;
   Bound bound = { 0 };
 
   for (guint t = 0; t < nf_model_count_blocks (model); t++)
@@ -781,6 +786,19 @@ run_train (gpointer data, GError **error)
   NfTrainReport report;
   const NfTrainBatch batch = { .B = run->B, .tiles = run->tiles };
   return nf_trainer_step (run->trainer, &batch, &report, error);
+}
+
+/* Gradients of weights are wanted, and products make them. */
+static gboolean
+takes_gradients (Bench *bench, const char *what)
+{
+  if (!is_selected (bench, what))
+    return FALSE;
+  if (nf_device_rounds_operands (bench->device) || !nf_device_uses_bf16 (bench->device))
+    return TRUE;
+  nf_progress_note (bench->command->progress, "%s left out: in %s there are no gradients of weights", what,
+                    nf_device_get_precision (bench->device));
+  return FALSE;
 }
 
 /* measure(), and if a profile is wanted WORK once more, its commands timed by OPS. */
@@ -960,7 +978,7 @@ bench_model (Bench *bench, const Size *size, GError **error)
           divide_last (bench, nf_model_get_shape (model)->N);
         }
     }
-  return !is_selected (bench, "train") || bench_train (bench, config, label, flops, error);
+  return !takes_gradients (bench, "train") || bench_train (bench, config, label, flops, error);
 }
 
 static gboolean
@@ -983,7 +1001,7 @@ run_all (Bench *bench, char **names, GError **error)
   if (is_selected (bench, "attention")
       && !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, FALSE, error))
     return FALSE;
-  if (is_selected (bench, "gradient")
+  if (takes_gradients (bench, "gradient")
       && (!bench_matmul_tn (bench, bench->quick ? 256 : 1024, 2048, 512, error)
           || !bench_attention (bench, bench->quick ? 1 : 8, 256, 8, TRUE, error)))
     return FALSE;
@@ -1034,10 +1052,12 @@ print_table (const Bench *bench)
 
   printf ("%s %s, %u compute units, %s kernels, products in %s\n", info->id, info->name, info->compute_units,
           nf_device_get_kernels (bench->device), nf_device_get_precision (bench->device));
-  const gboolean f32 = strcmp (get_limit_precision (bench), "f32") == 0;
+  const char *precision = get_limit_precision (bench);
   printf ("limits: %.1f GFLOP/s multiply-add, %s%s%s", bench->multiply_add_gflops,
-          f32 ? "single precision" : "bfloat16", bench->limits.by ? " by " : "",
-          bench->limits.by ? bench->limits.by : "");
+          strcmp (precision, "f32") == 0    ? "single precision"
+          : strcmp (precision, "bf16") == 0 ? "bfloat16"
+                                            : "floats and bfloat16",
+          bench->limits.by ? " by " : "", bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
   printf ("\n\n%-10s %-28s %12s %15s %8s\n", "", "SIZE", "TIME", "RATE", "SHARE");

@@ -69,13 +69,15 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry model[] = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &self->model,
                                    "A model file or name (default: the bundled one)", "MODEL" },
                                  { NULL } };
-  const GOptionEntry device[]
-      = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
-            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
-          { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
-            "Of matrix products: f32 (default), bf16, or auto: the faster one, by the kind of device",
-            "PRECISION" },
-          { NULL } };
+  const GOptionEntry device[] = {
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
+      "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
+      "Of matrix products: f32 (default), bf16, bf16-weights (of weights alone), or auto: the faster of "
+      "f32 and bf16, by the kind of device",
+      "PRECISION" },
+    { NULL }
+  };
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
             "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "

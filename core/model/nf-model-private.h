@@ -53,6 +53,9 @@ NfOps *nf_model_new_ops (NfModel *self, GError **error);
 /* Packs weights for the backward pass if that was not yet done. Any thread. */
 gboolean nf_model_need_backward (NfModel *self, GError **error);
 
+/* FALSE with NF_ERROR_UNSUPPORTED if the precision has no gradients of parameters. */
+gboolean nf_model_check_gradients (NfModel *self, GError **error);
+
 /* For the trainer, which alone uses the model: */
 
 /* The model is not handed out by nf_model_load() any more. */

@@ -241,6 +241,18 @@ nf_model_need_backward (NfModel *self, GError **error)
 }
 
 gboolean
+nf_model_check_gradients (NfModel *self, GError **error)
+{
+  if (nf_device_rounds_operands (self->device) || !nf_device_uses_bf16 (self->device))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+               "with products in %s there are no gradients of parameters, so nothing is trained; take f32 or "
+               "bf16 (option --precision, suffix ,precision= or NORMFLOW_PRECISION)",
+               nf_device_get_precision (self->device));
+  return FALSE;
+}
+
+gboolean
 nf_model_need_theta (NfModel *self, GError **error)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);

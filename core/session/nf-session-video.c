@@ -136,6 +136,7 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
 
   if (batch == 0 || !nf_session_check_sigma (sigma, error)
       || !nf_session_check_condition (self, NULL, B, error)
+      || (grad_parameters && !nf_model_check_gradients (self->model, error))
       || !nf_session_add_gradients (self, x, B, NULL, 1.0f, sums, wanted, NULL, error))
     return FALSE;
   if (grad_parameters && !(gradients = nf_ops_alloc (ops, n_parameters)))

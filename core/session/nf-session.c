@@ -558,6 +558,8 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
     return FALSE;
   if (grad_parameters)
     {
+      if (!nf_model_check_gradients (self->model, error))
+        return FALSE;
       gradients = nf_ops_alloc (ops, n);
       if (!gradients)
         return nf_ops_finish (ops, error);

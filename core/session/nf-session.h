@@ -353,7 +353,7 @@ gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint
  * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
  * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
  * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats;
- * nf_model_get_parameter() finds a name
+ * nf_model_get_parameter() finds a name. %NF_ERROR_UNSUPPORTED with products in bf16-weights
  */
 gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss,
                                float *grad_x, float *grad_parameters, GError **error);

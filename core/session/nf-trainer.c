@@ -126,15 +126,6 @@ static gboolean
 check_model (NfModel *model, const NfTrainOptions *options, GError **error)
 {
   const NfConfig *config = nf_model_get_config (model);
-  NfDevice *device = nf_model_get_device (model);
-  if (nf_device_uses_bf16 (device) && !nf_device_rounds_operands (device))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "nothing is trained with products in %s; train in f32 or bf16 (option --precision, suffix "
-                   ",precision= or NORMFLOW_PRECISION)",
-                   nf_device_get_precision (device));
-      return FALSE;
-    }
   if (config->layout == NF_PIXELS_LATENT || config->txt_size)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
@@ -170,7 +161,7 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   self->model = g_object_ref (model);
   self->options = *options;
   self->n = nf_model_count_parameters (model);
-  if (!check_model (model, options, error))
+  if (!check_model (model, options, error) || !nf_model_check_gradients (model, error))
     return NULL;
   nf_model_make_private (model);
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
