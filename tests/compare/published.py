@@ -55,6 +55,7 @@ def cache_floats(config):
 
 def write(config, path, dtype):
     torch.manual_seed(0)
+    torch.set_default_dtype(dtype)  # the largest fit the memory of a small machine in half precision only
     flow = Flow(config)
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
