@@ -125,6 +125,7 @@ gst_flow_decode_method_get_type (void)
     { NF_DECODE_AUTO, "Whichever proves fastest", "auto" },
     { NF_DECODE_SEQUENTIAL, "Token by token", "sequential" },
     { NF_DECODE_JACOBI, "Windows of tokens, iterated to their fixed point", "jacobi" },
+    { NF_DECODE_DRAFT, "Drafts that encoding proves, wherever possible", "draft" },
     { 0, NULL, NULL },
   };
 

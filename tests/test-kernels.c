@@ -1901,36 +1901,39 @@ test_drafts (void **state)
   for (gsize i = 0; i < n; i++)
     assert_true (fabs ((double)guessed[i] - wanted[i]) < 1e-4 * (1 + fabs (wanted[i])));
 
-  for (int placed = 0; placed < 2; placed++)
+  for (int both = 0; both < 4; both++)
     {
+      const int placed = both & 1, sloped = both >> 1;
       Memory *moving = give (&rig, x, B * N * D), *bs = give (&rig, before, B * count * D),
-             *ps = give (&rig, places, B * N * D), *changes = room (&rig, B * count);
+             *ps = give (&rig, places, B * N * D), *changes = room (&rig, 2 * B * count);
       RUN (&rig, "nf_settle", SIZES (B, 1, 1), ONE_EACH, BUFFER (moving), LONG (0), BUFFER (bs), BUFFER (ws),
-           LONG (0), BUFFER (ps), LONG (0), INT (placed), BUFFER (NONE), INT (0), BUFFER (changes), INT (N),
-           INT (D), INT (n0), INT (count));
+           LONG (0), INT (sloped), BUFFER (ps), LONG (0), INT (placed), BUFFER (NONE), INT (0),
+           BUFFER (changes), INT (N), INT (D), INT (n0), INT (count));
       g_autofree float *got = take (&rig, moving), *got_changes = take (&rig, changes);
       for (int b = 0; b < B; b++)
         for (int r = 0; r < count; r++)
           {
             const int at = (b * N + n0 + r) * D;
-            double most = 0;
+            double most = 0, off = 0;
             for (int j = 0; j < D; j++)
               {
                 /* by what the kernel itself says of the token before: snapping has jumps */
                 double value = x[at + j];
-                for (int i = 0; i < D && r > 0; i++)
+                for (int i = 0; i < D && r > 0 && sloped; i++)
                   value
                       += ((double)got[at - D + i] - before[(b * count + r - 1) * D + i]) * weights[i * D + j];
-                const double steps = ((double)got[at + j] - places[at + j]) * 128;
+                const double said = value, steps = ((double)got[at + j] - places[at + j]) * 128;
                 if (placed)
                   {
                     assert_true (fabs (steps - rint (steps)) < 1e-3 && steps > -0.5 && steps < 255.5);
                     value = CLAMP (value, places[at + j], places[at + j] + 255.0 / 128);
                   }
                 assert_true (fabs ((double)got[at + j] - value) < (placed ? 0.5 / 128 + 1e-5 : 1e-5));
+                off = MAX (off, fabs ((double)got[at + j] - said));
                 most = MAX (most, fabs ((double)got[at + j] - before[(b * count + r) * D + j]));
               }
             assert_true (fabs ((double)got_changes[b * count + r] - most) < 1e-6);
+            assert_true (fabs ((double)got_changes[(B + b) * count + r] - (placed ? off : 0)) < 1e-5);
           }
       for (int b = 0; b < B; b++)
         for (int i = 0; i < n0 * D; i++)

@@ -1,6 +1,7 @@
 /* normflow: 8-bit frames through a session. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include "nf-hints.h"
 #include "random-model.h"
 
 #include <math.h>
@@ -257,20 +258,13 @@ check_drafts (const char *form, NfPixelLayout layout, NfBasis basis, guint width
       const guint tiles = grid.tiles_x * grid.tiles_y;
       g_autofree float *latents = g_new (float, n);
 
-      nf_test_ok (nf_session_encode_frame (session, &first.frame, latents, NULL, NULL, &error), error);
-      for (guint time = 0; time < 2; time++)
-        {
-          assert_int_equal (decode_as (session, latents, NF_DECODE_AUTO, &out).drafted, 0);
-          assert_memory_equal (out.memory, first.memory, first.size);
-        }
-
-      /* the third time a draft is tried, whatever the clock says */
+      /* the first picture already, whatever the clock says */
       nf_test_ok (nf_session_encode_frame (session, &second.frame, latents, NULL, NULL, &error), error);
       if (i == CHANGED)
         latents[n / 2] += 0.3f;
       else if (i == DRAWN)
         nf_random_normal (3, 0, n, 1, latents);
-      const NfDecodeReport report = decode_as (session, latents, NF_DECODE_AUTO, &out),
+      const NfDecodeReport report = decode_as (session, latents, NF_DECODE_DRAFT, &out),
                            plain = decode_as (session, latents, NF_DECODE_SEQUENTIAL, &wanted);
       assert_memory_equal (out.memory, wanted.memory, wanted.size);
       if (i == WHOLE)
@@ -289,9 +283,9 @@ check_drafts (const char *form, NfPixelLayout layout, NfBasis basis, guint width
 
       /* and what comes later is right, too */
       nf_test_ok (nf_session_encode_frame (session, &first.frame, latents, NULL, NULL, &error), error);
-      for (guint again = 0; again < 3; again++)
+      for (guint again = 0; again < 4; again++)
         {
-          decode_as (session, latents, NF_DECODE_AUTO, &out);
+          decode_as (session, latents, again < 2 ? NF_DECODE_DRAFT : NF_DECODE_AUTO, &out);
           assert_memory_equal (out.memory, first.memory, first.size);
         }
     }
@@ -306,6 +300,176 @@ test_drafted (void **state)
         check_drafts (*state, layouts[i], (NfBasis)basis, 8, 8);
         check_drafts (*state, layouts[i], (NfBasis)basis, 13, 11);
       }
+}
+
+/* A model of 64 tokens, whose file stays at *PATH. */
+static NfModel *
+load_model (const char *form, char **path)
+{
+  const NfConfig config = { .channels = 1,
+                            .img_size = 32,
+                            .patch_size = 4,
+                            .width = 32,
+                            .n_blocks = 3,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = NF_PIXELS_GRAY };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 17, 0.1);
+  *path = nf_test_temporary (".safetensors");
+  nf_test_ok (nf_reference_write (reference, *path, &error), error);
+  NfModel *model = nf_model_load (*path, nf_test_device (form), NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  return model;
+}
+
+/* Decodes pictures 0 .. n-1, also latents that are none's, and checks them. Returns tiles that were drafted.
+ */
+static guint
+check_pictures (NfSession *session, guint n)
+{
+  g_autoptr (GError) error = NULL;
+  g_auto (Picture) in = { 0 }, out = { 0 }, wanted = { 0 };
+  NfGrid grid;
+  guint drafted = 0;
+  picture_init (&in, NF_PIXELS_GRAY, 32, 32, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 32, 32, FALSE);
+  picture_init (&wanted, NF_PIXELS_GRAY, 32, 32, FALSE);
+  for (guint i = 0; i < n; i++)
+    {
+      picture_draw (&in, i);
+      g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+      drafted += decode_as (session, latents, NF_DECODE_DRAFT, &out).drafted;
+      assert_memory_equal (out.memory, in.memory, in.size);
+    }
+  g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
+  nf_random_normal (3, 0, nf_grid_latents (&grid), 1, latents);
+  assert_int_equal (decode_as (session, latents, NF_DECODE_DRAFT, &out).drafted, 0);
+  decode_as (session, latents, NF_DECODE_SEQUENTIAL, &wanted);
+  assert_memory_equal (out.memory, wanted.memory, wanted.size);
+  return drafted;
+}
+
+static char *
+read_all (const char *path, gsize *size)
+{
+  g_autoptr (GError) error = NULL;
+  char *contents;
+  nf_test_ok (g_file_get_contents (path, &contents, size, &error), error);
+  return contents;
+}
+
+static void
+count_warning (const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer data)
+{
+  (void)domain, (void)level;
+  assert_non_null (strstr (message, ".hints.safetensors"));
+  ++*(guint *)data;
+}
+
+/* Hints that are wrong make nothing wrong. FILL: what weights are; 0 for random ones. */
+static void
+write_hints (const char *path, const char *digest, float fill)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfHints) hints = nf_hints_new (3, 16);
+  float *weights = (float *)nf_hints_get (hints);
+  nf_random_normal (1, 0, 3 * NF_HINTS_FLOATS (16), 1, weights);
+  for (gsize i = 0; fill != 0 && i < 3 * NF_HINTS_FLOATS (16); i++)
+    weights[i] = fill;
+  nf_test_ok (nf_hints_write (hints, path, digest, &error), error);
+}
+
+static void
+test_hints (void **state)
+{
+  enum
+  {
+    PICTURES = 4
+  };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = NULL, *cache = g_dir_make_tmp ("normflow-XXXXXX", &error),
+                  *kept = g_strdup (g_getenv ("NORMFLOW_CACHE"));
+  nf_test_ok (cache, error);
+  g_autoptr (NfModel) model = load_model (*state, &path);
+  const char *digest = nf_model_get_digest (model);
+  g_setenv ("NORMFLOW_CACHE", cache, TRUE);
+  g_autofree char *beside = nf_hints_path_beside (path), *cached = nf_hints_path_cached (digest);
+  assert_true (g_str_has_prefix (cached, cache));
+  assert_false (g_file_test (cached, G_FILE_TEST_EXISTS));
+
+  /* a session measures them on its second picture, for those to come and for other sessions */
+  g_autoptr (NfSession) first = nf_test_session (model);
+  assert_false (nf_session_write_hints (first, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
+  assert_int_equal (check_pictures (first, PICTURES), PICTURES);
+  gsize size, other_size;
+  g_autofree char *measured = read_all (cached, &size);
+  g_autoptr (NfSession) second = nf_test_session (model);
+  assert_int_equal (check_pictures (second, 1), 1);
+  nf_test_ok (nf_session_write_hints (second, NULL, &error), error);
+  g_autofree char *same = read_all (beside, &other_size);
+  assert_int_equal (size, other_size);
+  assert_memory_equal (measured, same, size);
+
+  /* measured on pictures that are given: others than those of one */
+  g_auto (Picture) picture = { 0 };
+  picture_init (&picture, NF_PIXELS_GRAY, 64, 32, FALSE);
+  picture_draw (&picture, 9);
+  nf_test_ok (nf_session_measure_hints (second, &picture.frame, &error), error);
+  nf_test_ok (nf_session_write_hints (second, beside, &error), error);
+  g_autofree char *fitted = read_all (beside, &other_size);
+  assert_int_equal (size, other_size);
+  assert_true (memcmp (measured, fitted, size) != 0);
+  assert_int_equal (check_pictures (second, PICTURES), PICTURES);
+
+  /* wrong ones cost time */
+  static const float fills[] = { 0, 1, 1e30f, -1e-30f };
+  for (guint i = 0; i < G_N_ELEMENTS (fills); i++)
+    {
+      write_hints (beside, digest, fills[i]);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      check_pictures (session, PICTURES);
+    }
+
+  /* and what is no file of hints for this model is left alone, with a warning */
+  guint warnings = 0;
+  const guint handler = g_log_set_handler ("normflow", G_LOG_LEVEL_WARNING, count_warning, &warnings);
+  for (guint i = 0; i < 5; i++)
+    {
+      if (i == 0)
+        write_hints (beside, "0123", 1);
+      else if (i == 1)
+        write_hints (beside, digest, NAN);
+      else if (i == 2)
+        nf_test_ok (g_file_set_contents (beside, measured, (gssize)size / 2, &error), error);
+      else if (i == 3)
+        {
+          g_autoptr (NfHints) narrow = nf_hints_new (3, 8);
+          nf_test_ok (nf_hints_write (narrow, beside, digest, &error), error);
+        }
+      else
+        {
+          g_autofree char *weights = read_all (path, &other_size);
+          nf_test_ok (g_file_set_contents (beside, weights, (gssize)other_size, &error), error);
+        }
+      assert_null (nf_hints_read (beside, digest, 3, 16, &error));
+      assert_non_null (strstr (error->message, beside));
+      g_clear_error (&error);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      check_pictures (session, 1);
+      assert_int_equal (warnings, i + 1);
+    }
+  g_log_remove_handler ("normflow", handler);
+  g_unlink (beside);
+  g_unlink (cached);
+  g_unlink (path);
+  g_rmdir (cache);
+  g_setenv ("NORMFLOW_CACHE", kept ? kept : "", TRUE);
 }
 
 /* A frame's rows from bottom to top. */
@@ -971,7 +1135,7 @@ test_stats (void **state)
 }
 
 int
-main (void)
+main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
     { "there and back, kernels=cpu", test_round_trip, NULL, NULL, (void *)"cpu" },
@@ -990,6 +1154,8 @@ main (void)
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
+    { "hints, kernels=cpu", test_hints, NULL, NULL, (void *)"cpu" },
+    { "hints, kernels=gpu", test_hints, NULL, NULL, (void *)"gpu" },
     { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },
     { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
     { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },
@@ -1021,5 +1187,7 @@ main (void)
     cmocka_unit_test (test_threads),
     cmocka_unit_test (test_stats),
   };
+  if (argc > 1)
+    cmocka_set_test_filter (argv[1]);
   return cmocka_run_group_tests_name ("session", tests, NULL, NULL);
 }

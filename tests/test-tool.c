@@ -232,7 +232,7 @@ test_overview (void **state)
 {
   static const char *const names[]
       = { "bench", "calibrate", "convert", "decode", "denoise", "devices", "encode",
-          "eval",  "info",      "sample",  "sheet",  "train",   "verify" };
+          "eval",  "hints",     "info",    "sample", "sheet",   "train",   "verify" };
   g_autofree char *overview = good (ARGUMENTS ("--help")), *version = good (ARGUMENTS ("--version"));
   assert_non_null (strstr (version, "normflow"));
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
@@ -357,6 +357,23 @@ test_calibrate (void **state)
   JsonObject *object = json_node_get_object (json_parser_get_root (parser));
   assert_true (number_of (object, "threshold") > 0);
   BAD (1, "nothing.mkv", "calibrate", "-q", "-m", model, "nothing.mkv");
+}
+
+/* The second time they are found. */
+static void
+test_hints (void **state)
+{
+  GOOD ("hints", "-q", "-m", model, "--pictures", "3", "--output", "hints.safetensors", video);
+  GOOD ("hints", "-q", "-m", model, "--pictures", "3", "--output", "again.safetensors", video);
+  assert_same_files ("hints.safetensors", "again.safetensors");
+  GOOD ("hints", "-q", "-m", model, "--pictures", "3", video);
+  assert_same_files ("hints.safetensors", "model.hints.safetensors");
+  GOOD ("encode", "-q", "-m", model, "--frames", "2", video, "few.safetensors");
+  GOOD ("decode", "-q", "-m", model, "few.safetensors", "plain.y4m", "--method", "sequential");
+  GOOD ("decode", "-q", "-m", model, "few.safetensors", "drafted.y4m", "--method", "draft");
+  assert_same_files ("plain.y4m", "drafted.y4m");
+  BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
+  BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");
 }
 
 /* Pictures */
@@ -508,12 +525,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_overview),    cmocka_unit_test (test_models_and_devices),
-    cmocka_unit_test (test_info),        cmocka_unit_test (test_encode_decode),
-    cmocka_unit_test (test_eval),        cmocka_unit_test (test_calibrate),
-    cmocka_unit_test (test_sample),      cmocka_unit_test (test_text),
-    cmocka_unit_test (test_denoise),     cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_overview), cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_info),     cmocka_unit_test (test_encode_decode),
+    cmocka_unit_test (test_eval),     cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_hints),    cmocka_unit_test (test_sample),
+    cmocka_unit_test (test_text),     cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_train),    cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

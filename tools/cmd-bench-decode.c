@@ -7,10 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include <glib/gstdio.h>
 
 #define MAX_SIDE 16384
 #define MAX_REPETITIONS 64
-#define SECONDS 3.0 /* for each measurement, unless --seconds says something else */
+#define OTHERS 4      /* pictures that hints are measured on */
+#define MAX_DRAFTED 8 /* tiles side by side that `auto` may draft */
+#define SECONDS 3.0   /* for each measurement, unless --seconds says something else */
 
 /* One method on one number of tiles. */
 typedef struct
@@ -25,6 +30,7 @@ typedef struct
 {
   NfCommand *command;
   NfSession *session;
+  char *hints;       /* a file of those measured on other pictures than the ones decoded; NULL: none */
   const char *video; /* NULL: pictures are drawn from the model */
   gint64 frame;
   double seconds;
@@ -56,7 +62,7 @@ line_up (const NfPicture *from, guint width, guint height, guint tiles)
 
 /* What is decoded: of the video, or drawn. */
 static NfPicture *
-make_picture (BenchDecode *bench, guint tiles, GError **error)
+make_picture (BenchDecode *bench, guint tiles, gint64 frame, GError **error)
 {
   const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
   const guint width = nf_config_columns (config), height = nf_config_rows (config);
@@ -65,12 +71,12 @@ make_picture (BenchDecode *bench, guint tiles, GError **error)
     {
       g_autoptr (NfMediaReader) reader = nf_media_reader_open (bench->video, config->layout, error);
       g_autoptr (NfPicture) picture = NULL;
-      if (!reader || !nf_media_reader_seek (reader, (guint64)bench->frame, error)
+      if (!reader || !nf_media_reader_seek (reader, (guint64)frame, error)
           || !(picture = nf_media_reader_next (reader, error)))
         {
           if (error && !*error)
             g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s has no frame %" G_GINT64_FORMAT,
-                         bench->video, bench->frame);
+                         bench->video, frame);
           return NULL;
         }
       if (picture->frame.width < width || picture->frame.height < height)
@@ -87,7 +93,7 @@ make_picture (BenchDecode *bench, guint tiles, GError **error)
   if (!nf_grid_init (&grid, config, width * tiles, height, error))
     return NULL;
   g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
-  nf_random_normal (1, 0, nf_grid_latents (&grid), 1, latents);
+  nf_random_normal (1, (guint64)frame, nf_grid_latents (&grid), 1, latents);
   if (!nf_session_decode_frame (bench->session, latents, -1, NULL, &drawn->frame, error))
     return NULL;
   return g_steal_pointer (&drawn);
@@ -99,26 +105,31 @@ compare_doubles (gconstpointer a, gconstpointer b)
   return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b;
 }
 
-/* Median time of encoding PICTURE to LATENTS (OPTIONS NULL) or of decoding them to OUT. */
+/* Median time of encoding PICTURE to LATENTS (OPTIONS NULL) or of decoding them to OUT; with FRESH, each time
+ * in a session that has decoded nothing yet and knows hints, if any, of other pictures. */
 static gboolean
 measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfDecodeOptions *options,
-         NfPicture *out, double *median, GError **error)
+         NfPicture *out, gboolean fresh, double *median, NfDecodeReport *report, GError **error)
 {
   const gint64 begin = g_get_monotonic_time ();
   double seconds[MAX_REPETITIONS];
   guint n = 0;
 
-  for (gint run = -2; run < MAX_REPETITIONS; run++)
+  /* the first one compiles and allocates */
+  for (gint run = fresh ? 0 : -1; run < MAX_REPETITIONS; run++)
     {
+      g_autoptr (NfSession) session = fresh ? nf_session_new (nf_session_get_model (bench->session), error)
+                                            : g_object_ref (bench->session);
+      if (!session || (fresh && !nf_session_read_hints (session, bench->hints, error)))
+        return FALSE;
       const gint64 start = g_get_monotonic_time ();
       if (!nf_command_go_on (bench->command, error)
-          || !(options
-                   ? nf_session_decode_frame (bench->session, latents, -1, options, &out->frame, error)
-                   : nf_session_encode_frame (bench->session, &picture->frame, latents, NULL, NULL, error)))
+          || !(options ? nf_session_decode_frame (session, latents, -1, options, &out->frame, error)
+                       : nf_session_encode_frame (session, &picture->frame, latents, NULL, NULL, error)))
         return FALSE;
       const gint64 end = g_get_monotonic_time ();
-      if (run
-          >= 0) /* the first one compiles and allocates, on the second `auto` measures what drafts go by */
+      nf_session_get_decode_report (session, report);
+      if (run >= 0)
         seconds[n++] = (double)(end - start) / G_USEC_PER_SEC;
       if (n >= 3 && (double)(end - begin) > bench->seconds * G_USEC_PER_SEC)
         break;
@@ -129,8 +140,8 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
 }
 
 static gboolean
-measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, NfDecodeMethod method, Row *row,
-                GError **error)
+measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, NfDecodeMethod method,
+                gboolean fresh, Row *row, GError **error)
 {
   g_autoptr (NfPicture) out = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
   NfDecodeOptions options = bench->command->decoding;
@@ -138,9 +149,8 @@ measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, Nf
   options.method = method;
   options.snap = TRUE;
   options.afresh = TRUE; /* it is the same frame again and again */
-  if (!measure (bench, picture, latents, &options, out, &row->seconds, error))
+  if (!measure (bench, picture, latents, &options, out, fresh, &row->seconds, &row->report, error))
     return FALSE;
-  nf_session_get_decode_report (bench->session, &row->report);
   for (gsize i = 0; i < picture->size; i++)
     {
       const guint difference = (guint)ABS ((gint)picture->data[i] - (gint)out->data[i]);
@@ -150,39 +160,111 @@ measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, Nf
   return TRUE;
 }
 
+/* Measures hints on pictures of which none is decoded, to bench->hints; not if there are none. */
+static gboolean
+measure_hints (BenchDecode *bench, GError **error)
+{
+  g_autoptr (NfSession) session = NULL;
+  gint64 frames = OTHERS + 1;
+  guint done = 0;
+
+  if (bench->video)
+    {
+      const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
+      g_autoptr (NfMediaReader) reader = nf_media_reader_open (bench->video, config->layout, error);
+      if (!reader || !nf_media_reader_index (reader, error))
+        return FALSE;
+      frames = (gint64)nf_media_reader_get_info (reader)->n_frames;
+    }
+  session = nf_session_new (nf_session_get_model (bench->session), error);
+  if (!session)
+    return FALSE;
+  for (gint64 i = 0; i < OTHERS; i++)
+    {
+      const gint64 frame = (2 * i + 1) * frames / (2 * OTHERS);
+      if (frame == bench->frame)
+        continue;
+      nf_progress_update (bench->command->progress, "measuring hints, %u of %d", done + 1, OTHERS);
+      g_autoptr (NfPicture) picture = make_picture (bench, 1, frame, error);
+      if (!picture || !nf_command_go_on (bench->command, error))
+        return FALSE;
+      if (!nf_session_measure_hints (session, &picture->frame, error))
+        {
+          if (!g_error_matches (*error, NF_ERROR, NF_ERROR_UNSUPPORTED))
+            return FALSE;
+          g_clear_error (error); /* a model whose pictures are not drafted */
+          return TRUE;
+        }
+      done++;
+    }
+  if (done == 0)
+    return TRUE;
+  g_autofree char *path = NULL;
+  const int fd = g_file_open_tmp ("normflow-XXXXXX.safetensors", &path, error);
+  if (fd < 0)
+    return FALSE;
+  close (fd);
+  bench->hints = g_steal_pointer (&path);
+  return nf_session_write_hints (session, bench->hints, error);
+}
+
+static void
+print_row (BenchDecode *bench, guint tiles, const char *name, const Row *row, double sequential,
+           double encoding)
+{
+  nf_progress_clear (bench->command->progress);
+  printf ("%5u  %-11s %10.3f %8.2f× %8.2f× %9" G_GUINT64_FORMAT " %10" G_GUINT64_FORMAT
+          " %9.2g %9" G_GUINT64_FORMAT " %7u\n",
+          tiles, name, 1e3 * row->seconds, sequential / row->seconds, row->seconds / encoding,
+          row->report.passes, row->report.rows, row->report.residual, row->differing, row->largest);
+}
+
 static gboolean
 bench_tiles (BenchDecode *bench, guint tiles, GError **error)
 {
-  static const NfDecodeMethod methods[] = { NF_DECODE_SEQUENTIAL, NF_DECODE_JACOBI, NF_DECODE_AUTO };
+  static const struct
+  {
+    const char *name;
+    NfDecodeMethod method;
+    gboolean fresh, hints;
+  } ways[] = { { "sequential", NF_DECODE_SEQUENTIAL, FALSE, FALSE },
+               { "jacobi", NF_DECODE_JACOBI, FALSE, FALSE },
+               { "auto", NF_DECODE_AUTO, FALSE, FALSE },
+               { "auto, first", NF_DECODE_AUTO, TRUE, FALSE },
+               { "with hints", NF_DECODE_AUTO, TRUE, TRUE } };
   const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
-  g_autoptr (NfPicture) picture = make_picture (bench, tiles, error);
+  g_autoptr (NfPicture) picture = make_picture (bench, tiles, bench->frame, error);
+  const gboolean drafts = bench->hints && tiles <= MAX_DRAFTED;
+  g_autofree char *hints = g_steal_pointer (&bench->hints);
   double encoding, sequential = NAN;
+  NfDecodeReport unread;
   NfGrid grid;
+  gboolean done;
 
-  if (!picture || !nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error))
-    return FALSE;
-  g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
-  if (!measure (bench, picture, latents, NULL, NULL, &encoding, error))
-    return FALSE;
-  nf_progress_clear (bench->command->progress);
-  printf ("%5u  %-10s %11.3f\n", tiles, "(encode)", 1e3 * encoding);
-  for (guint i = 0; i < G_N_ELEMENTS (methods); i++)
+  done = picture && nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error);
+  g_autofree float *latents = done ? g_new (float, nf_grid_latents (&grid)) : NULL;
+  done = done && measure (bench, picture, latents, NULL, NULL, FALSE, &encoding, &unread, error);
+  if (done)
     {
-      const char *name = nf_decode_method_name (methods[i]);
-      Row row = { 0 };
-
-      nf_progress_update (bench->command->progress, "%u tiles, %s", tiles, name);
-      if (!measure_method (bench, picture, latents, methods[i], &row, error))
-        return FALSE;
-      if (methods[i] == NF_DECODE_SEQUENTIAL)
-        sequential = row.seconds;
       nf_progress_clear (bench->command->progress);
-      printf ("%5u  %-10s %11.3f %8.2f× %8.2f× %9" G_GUINT64_FORMAT " %10" G_GUINT64_FORMAT
-              " %9.2g %9" G_GUINT64_FORMAT " %7u\n",
-              tiles, name, 1e3 * row.seconds, sequential / row.seconds, row.seconds / encoding,
-              row.report.passes, row.report.rows, row.report.residual, row.differing, row.largest);
+      printf ("%5u  %-11s %10.3f\n", tiles, "(encode)", 1e3 * encoding);
     }
-  return TRUE;
+  for (guint i = 0; i < G_N_ELEMENTS (ways) && done; i++)
+    {
+      Row row = { 0 };
+      /* drafts of a picture that was decoded before would flatter */
+      if (drafts ? ways[i].method == NF_DECODE_AUTO && !ways[i].fresh : ways[i].fresh)
+        continue;
+      nf_progress_update (bench->command->progress, "%u tiles, %s", tiles, ways[i].name);
+      bench->hints = ways[i].hints ? hints : NULL;
+      done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, &row, error);
+      if (ways[i].method == NF_DECODE_SEQUENTIAL)
+        sequential = row.seconds;
+      if (done)
+        print_row (bench, tiles, ways[i].name, &row, sequential, encoding);
+    }
+  bench->hints = g_steal_pointer (&hints);
+  return done;
 }
 
 static gboolean
@@ -197,8 +279,10 @@ bench_all (BenchDecode *bench, char **tiles, GError **error)
           nf_model_get_path (nf_session_get_model (bench->session)), nf_config_tokens (config),
           nf_config_features (config), nf_config_columns (config), nf_config_rows (config), config->n_blocks,
           bench->video ? bench->video : "pictures drawn from the model");
-  printf ("%5s  %-10s %11s %9s %9s %9s %10s %9s %9s %7s\n", "TILES", "METHOD", "TIME (ms)", "SPEED",
+  printf ("%5s  %-11s %10s %9s %9s %9s %10s %9s %9s %7s\n", "TILES", "METHOD", "TIME (ms)", "SPEED",
           "ENCODES", "PASSES", "ROWS", "RESIDUAL", "DIFFERING", "LARGEST");
+  if (!measure_hints (bench, error))
+    return FALSE;
   for (guint i = 0; tiles[i]; i++)
     if (!bench_tiles (bench, (guint)g_ascii_strtoull (tiles[i], NULL, 10), error))
       return FALSE;
@@ -230,7 +314,11 @@ nf_cmd_bench_decode (int argc, char **argv)
           "that was "
           "taken before\nit had settled; DIFFERING 8-bit values are not those that were encoded, LARGEST is "
           "by "
-          "how much.",
+          "how much.\n\"auto, first\" is what a session takes for its first picture, without hints; \"with "
+          "hints\" the "
+          "same with hints measured\non four other frames of VIDEO (or other drawn pictures): normflow hints "
+          "keeps such "
+          "beside a model.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.frame < 0)
@@ -249,5 +337,8 @@ nf_cmd_bench_decode (int argc, char **argv)
   nf_command_catch_signals (&command);
   const gboolean done = bench_all (&bench, numbers, &error);
   g_clear_object (&bench.session);
+  if (bench.hints)
+    g_unlink (bench.hints);
+  g_free (bench.hints);
   return done ? 0 : nf_command_fail (&command, error);
 }

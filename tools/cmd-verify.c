@@ -873,7 +873,7 @@ nf_cmd_verify (int argc, char **argv)
             "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others)",
             "T" },
           { "method", 0, 0, G_OPTION_ARG_STRING, &method,
-            "How samples are decoded: auto (default), sequential or jacobi", "METHOD" },
+            "How samples are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
           { NULL } };
 
   if (!nf_command_parse (
@@ -888,7 +888,7 @@ nf_cmd_verify (int argc, char **argv)
     return nf_command_usage (&command, "tolerance \"%s\" is not a number above 0", tolerance);
 
   if (!nf_decode_method_from_name (method ? method : "auto", &verify.method))
-    return nf_command_usage (&command, "method \"%s\" is none of auto, sequential, jacobi", method);
+    return nf_command_usage (&command, "method \"%s\" is none of auto, sequential, jacobi, draft", method);
 
   verify.file = nf_tensor_file_open (argv[2], &error);
   if (!verify.file)

@@ -17,6 +17,7 @@ int nf_cmd_devices (int argc, char **argv);
 int nf_cmd_encode (int argc, char **argv);
 int nf_cmd_eval (int argc, char **argv);
 int nf_cmd_eval_world (int argc, char **argv); /* by nf_cmd_eval() */
+int nf_cmd_hints (int argc, char **argv);
 int nf_cmd_info (int argc, char **argv);
 int nf_cmd_sample (int argc, char **argv);
 int nf_cmd_sheet (int argc, char **argv);

@@ -43,7 +43,7 @@ check_decoding (NfCommand *self, const Decoding *decoding)
 {
   NfDecodeOptions *options = &self->decoding;
   if (decoding->method && !nf_decode_method_from_name (decoding->method, &options->method))
-    nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi", decoding->method);
+    nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi, draft", decoding->method);
   else if (decoding->guess && !nf_guess_from_name (decoding->guess, &options->guess))
     nf_command_usage (self, "--guess \"%s\" is none of latent, zeros, frame", decoding->guess);
   else if (decoding->window < 0 || decoding->max_sweeps < 0)
@@ -87,7 +87,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   g_auto (Decoding) decoding = { 0 };
   const GOptionEntry of_decoding[]
       = { { "method", 0, 0, G_OPTION_ARG_STRING, &decoding.method,
-            "How latents are decoded: auto (default), sequential or jacobi", "METHOD" },
+            "How latents are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
           { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window, "Tokens of a Jacobi sweep (default: chosen)",
             "N" },
           { "guess", 0, 0, G_OPTION_ARG_STRING, &decoding.guess,

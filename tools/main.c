@@ -45,6 +45,9 @@ static const SubCommand commands[] = {
 #ifdef HAVE_CMD_CONVERT
   { "convert", nf_cmd_convert, "check a model file and write it anew: type, configuration" },
 #endif
+#ifdef HAVE_CMD_HINTS
+  { "hints", nf_cmd_hints, "measure what single pictures are decoded faster by" },
+#endif
 #ifdef HAVE_CMD_VERIFY
   { "verify", nf_cmd_verify, "compare with what the official implementation computes" },
 #endif

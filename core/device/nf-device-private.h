@@ -62,6 +62,10 @@ cl_command_queue nf_device_new_queue (NfDevice *self, GError **error);
 cl_program nf_device_get_program (NfDevice *self, const char *const *files, const char *options,
                                   GError **error);
 
+/* Where a PART of what is kept between runs is: its folder in the user's cache, the one folder that
+ * NORMFLOW_CACHE names, or NULL if nothing is to be kept ("0"). It need not exist. */
+char *nf_cache_folder (const char *part);
+
 /* A device buffer that counts towards nf_device_get_allocated() and keeps the device alive. */
 typedef struct _NfBuffer NfBuffer;
 struct _NfBuffer

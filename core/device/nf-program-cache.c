@@ -55,8 +55,8 @@ driver_keeps_kernels (cl_device_id id)
          && strcmp (name, NF_POCL) == 0 && g_strcmp0 (g_getenv ("POCL_KERNEL_CACHE"), "0") != 0;
 }
 
-static char *
-cache_directory (cl_device_id id)
+char *
+nf_cache_folder (const char *part)
 {
   const char *chosen = g_getenv ("NORMFLOW_CACHE");
 
@@ -64,9 +64,15 @@ cache_directory (cl_device_id id)
     return NULL;
   if (chosen && *chosen)
     return g_strdup (chosen);
-  if (driver_keeps_kernels (id))
-    return NULL;
-  return g_build_filename (g_get_user_cache_dir (), "normflow", "cl", NULL);
+  return g_build_filename (g_get_user_cache_dir (), "normflow", part, NULL);
+}
+
+static char *
+cache_directory (cl_device_id id)
+{
+  const char *chosen = g_getenv ("NORMFLOW_CACHE");
+
+  return !(chosen && *chosen) && driver_keeps_kernels (id) ? NULL : nf_cache_folder ("cl");
 }
 
 NfProgramCache *

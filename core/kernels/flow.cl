@@ -374,11 +374,11 @@ nf_foresee (__global const float *z, ulong z_at, __global float *x, ulong x_at, 
 }
 
 /* Tokens n0 .. n0+count-1 of x (B, N, D) are what a sweep says that read BEFORE (B, count, D). Each is moved on by slopes (D, D) times what the token before
- * it moved by, and, if PLACED, to the nearest of the values that an 8-bit sample has at its place: places (B, N, D), in the basis of pixels, are those of
- * samples of 0. changes (B, count) gets the largest change of a value. Global size (B). */
+ * it moved by unless MOVING is 0, and, if PLACED, to the nearest of the values that an 8-bit sample has at its place: places (B, N, D), in the basis of
+ * pixels, are those of samples of 0. changes (2, B, count) gets the largest change of a value, and how far at most PLACED moved one. Global size (B). */
 __kernel void
-nf_settle (__global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, __global const float *places,
-           ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D, int n0, int count)
+nf_settle (__global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, int moving,
+           __global const float *places, ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D, int n0, int count)
 {
   const int b = get_global_id (0);
   float moved[D_MAX], to[D_MAX];
@@ -388,10 +388,10 @@ nf_settle (__global float *x, ulong x_at, __global const float *before, __global
   slopes += slopes_at;
   for (int r = 0; r < count; r++, x += D, before += D, places += D)
     {
-      float most = 0.0f;
+      float most = 0.0f, off = 0.0f;
       for (int i = 0; i < D; i++)
         to[i] = x[i];
-      if (r > 0)
+      if (moving && r > 0)
         nf_mix (moved, slopes, to, D);
       for (int i = 0; i < D; i++)
         x[i] = to[i];
@@ -400,7 +400,11 @@ nf_settle (__global float *x, ulong x_at, __global const float *before, __global
           if (has_basis)
             nf_from_basis (basis, x, to, D);
           for (int i = 0; i < D; i++)
-            to[i] = clamp (rint ((to[i] - places[i]) * 128.0f), 0.0f, 255.0f) / 128.0f + places[i];
+            {
+              const float place = clamp (rint ((to[i] - places[i]) * 128.0f), 0.0f, 255.0f) / 128.0f + places[i];
+              off = fmax (off, fabs (to[i] - place));
+              to[i] = place;
+            }
           if (has_basis)
             nf_to_basis (basis, to, x, D);
           else
@@ -413,6 +417,7 @@ nf_settle (__global float *x, ulong x_at, __global const float *before, __global
           most = isnan (most) || fabs (moved[i]) <= most ? most : fabs (moved[i]);
         }
       changes[b * count + r] = most;
+      changes[((int)get_global_size (0) + b) * count + r] = off;
     }
 }
 

@@ -1052,9 +1052,10 @@ nf_ops_settle (NfOps *ops, NfView x, NfBuffer *before, NfView slopes, NfView pla
                NfBuffer *changes, guint B, guint N, guint n0, guint count)
 {
   g_assert (n0 + count <= N);
-  LAUNCH_ITEMS (ops, KERNEL_SETTLE, B, 1, VIEW (x), BUFFER (before), VIEW (slopes), VIEW (places),
-                INT (places.buffer != NULL), BUFFER (tokens->basis), INT (tokens->basis != NULL),
-                BUFFER (changes), INT (N), INT (tokens->D), INT (n0), INT (count));
+  LAUNCH_ITEMS (ops, KERNEL_SETTLE, B, 1, VIEW (x), BUFFER (before), VIEW (slopes),
+                INT (slopes.buffer != NULL), VIEW (places), INT (places.buffer != NULL),
+                BUFFER (tokens->basis), INT (tokens->basis != NULL), BUFFER (changes), INT (N),
+                INT (tokens->D), INT (n0), INT (count));
 }
 
 void

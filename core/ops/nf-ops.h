@@ -328,9 +328,10 @@ void nf_ops_foresee (NfOps *ops, NfView z, NfView x, NfView weights, guint B, gu
                      guint count);
 
 /* Those tokens of x are what a sweep says that read BEFORE (B, count, D). One after the other, each is moved
- * on by SLOPES (D, D) times what the token before it moved by, and then, unless the buffer of PLACES is NULL,
- * to the nearest value of an 8-bit sample: PLACES (B, N, D), in the basis of pixels, are those of samples of
- * 0. CHANGES (B, count) gets the largest |new - BEFORE| of each token. */
+ * on by SLOPES (D, D) times what the token before it moved by, and then to the nearest value of an 8-bit
+ * sample: PLACES (B, N, D), in the basis of pixels, are those of samples of 0. Either is left out if its
+ * buffer is NULL. CHANGES (2, B, count) gets the largest |new - BEFORE| of each token, and how far the second
+ * move was at most, in the basis of pixels. */
 void nf_ops_settle (NfOps *ops, NfView x, NfBuffer *before, NfView slopes, NfView places,
                     const NfTokens *tokens, NfBuffer *changes, guint B, guint N, guint n0, guint count);
 

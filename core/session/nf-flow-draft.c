@@ -1,5 +1,6 @@
 /* normflow: pictures decoded from a draft that encoding proves. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-flow-private.h"
+#include "nf-hints.h"
 #include "nf-random.h"
 
 #include <math.h>
@@ -10,19 +11,21 @@
  * A draft decodes in windows as nf_flow_inverse() does, but
  *
  * - a token has settled when it changes by less than a tolerance,
+ * - values of block 0 snap to the points that their places have (NF_DEQUANTISE_LATTICE), not to any of the 32
+ *   in a bin,
+ * and with hints (nf-hints.h), once there are some,
  * - a sweep goes on with what the token before changed by: x_n += A (x_n-1 - what the sweep read of it),
  * where A, a matrix a block, is how a token answers to the one before it in the mean (Newton's method within
  * the window with the part of the Jacobian that is largest),
- * - a token that enters the window begins as what a linear function of its latent and the token before says,
- * - values of block 0 snap to the points that their places have (NF_DEQUANTISE_LATTICE), not to any of the 32
- *   in a bin.
+ * - a token that enters the window begins as what a linear function of its latent and the token before says.
  *
  * Then the picture is encoded. Encoding is a function, so if latents come out bit for bit the picture is one
- * that has these latents: nothing was lost. Else they were no picture's, or the draft went wrong: all is
- * decoded exactly.
+ * that has these latents: nothing was lost. Else the draft goes on from what it found, with a sharper
+ * tolerance; and if that does not help, the latents were no picture's, or it went wrong: all is decoded
+ * exactly.
  *
- * A and the linear function are measured on the second picture that was decoded exactly: it takes about as
- * long as eight pictures take to encode, which would be in vain for one alone. */
+ * Hints are read from a file beside the model, or from the cache. If there are none a session measures them
+ * on its second picture: that takes as long as about five pictures take to encode, too long for one alone. */
 
 #define TOLERANCE_DEEP 3e-4 /* of the block that is inverted first: the others pass its errors on */
 #define TOLERANCE 1e-3
@@ -32,35 +35,62 @@
 #define RELAX 16         /* drafts that a sharper tolerance serves */
 #define LATEST 0.3       /* weight of the latest time of a draft in their mean */
 #define NUDGE 0.01f      /* perturbations by which slopes are measured: about an 8-bit step */
-#define N_NUDGES 7       /* perturbed pictures, at least */
-#define RIDGE 3e-3       /* times the mean square of what is known, of slopes */
-#define RIDGE_FAR 3e-2   /* and of the linear function, which is measured on one picture */
+#define N_NUDGES 4       /* perturbed pictures, at least */
 #define MAX_FEATURES 192 /* wider tokens would have larger matrices than a step is worth */
-#define MAX_SAMPLES 7
-#define MEASURED_ON 2 /* which of the pictures that were decoded exactly */
+#define MAX_SAMPLES 8
+#define MEASURED_ON 2 /* which of the pictures of a session that were drafts or decoded exactly */
 #define TRY_AGAIN 64  /* decodings after which what was slower is tried again */
 #define HOPELESS 0.75 /* of the steps token by token: a draft that takes so many is given up */
+#define HALF_STEP (1.0 / 256)
+#define ASTRAY 0.5       /* of half a step: values of a picture's draft are nearer to their points */
+#define ENOUGH_ASTRAY 12 /* tokens that are looked at */
+#define N_WINDOWS 4
+#define STEPS 4 /* of one token each, for their time */
 
-/* Seconds for so many samples, 0 before they were measured. */
+/* Windows to choose from. Of the passes token by token, drafts take about SHARE times the window to the power
+ * of GAIN (models of 256 tokens, trained on real frames). */
+static const guint windows[N_WINDOWS] = { 16, 32, 64, 128 };
+#define SHARE_HINTED 1.25
+#define SHARE 1.9
+#define GAIN (-0.5)
+#define TRIALS 2
+#define BEHIND 1.5 /* costs as many times as much as the best: a clear loser */
+
+/* What was seen of drafts of so many samples. */
 typedef struct
 {
-  double exact, draft;
+  guint window;              /* 0 before it was chosen */
+  guint blocks;              /* on which windows were tried */
+  double seconds[N_WINDOWS]; /* least time of a pass of each window, 0 before it was tried */
+  double exact, draft;       /* seconds, 0 before they were measured */
+  gboolean promising;        /* with hints drafts would be faster than token by token, it seems */
   guint decodings;
-} Times;
+} Pace;
 
 struct _NfFlowDraft
 {
   NfBuffer *latents, *natural, *places; /* (B, N, D), places also in block 0's order */
   NfBuffer *before;                     /* (B, window, D) */
-  NfBuffer *weights;                    /* of each block slopes (D, D), guess (2 D + 1, D) */
-  gboolean measured;
-  guint exact;     /* pictures that were decoded exactly, until then */
-  guint wait;      /* decodings before the next draft */
-  guint misses;    /* decodings one after the other that encoding did not confirm */
+  NfBuffer *changes;                    /* (2, B, window) */
+  NfBuffer *weights;                    /* the hints: of each block slopes (D, D), guess (2 D + 1, D) */
+  NfBuffer **found;                     /* T of (B, N, D): what the last draft found, in the block's order */
+  NfHints *hints;                       /* NULL: none */
+  gboolean given;                       /* they are of a file beside the model */
+  guint measured;                       /* pictures that they were measured on here */
+  guint pictures;                       /* that were decoded without */
+  guint wait;                           /* decodings before the next draft */
+  guint misses;                         /* decodings one after the other that encoding did not confirm */
   guint sharpness; /* how often the tolerance was sharpened, and how many drafts it has served since */
   guint served;
-  Times times[MAX_SAMPLES + 1];
+  Pace paces[MAX_SAMPLES + 1];
 };
+
+typedef enum
+{
+  DRAFT_DONE,
+  DRAFT_SLOW,   /* it takes longer than token by token */
+  DRAFT_ASTRAY, /* these latents are no picture's */
+} Outcome;
 
 typedef struct
 {
@@ -70,33 +100,112 @@ typedef struct
   gpointer data;
   NfInverseReport *report;
   GError **error;
+  Pace *pace;
+  gboolean insist; /* whatever the clock says */
   guint done;
   guint64 sweeps;
+  gboolean again; /* the draft begins where the last one ended */
+  Outcome outcome;
 } Drafting;
 
-void
-nf_flow_draft_free (NfFlowDraft *draft)
+/* A block on its way. */
+typedef struct
 {
+  Drafting *draft;
+  const NfFlowBlock *block;
+  const NfBlockSequence *sequence;
+  NfBlockCache *cache;
+  NfCondition condition;
+  NfAffine affine;
+  NfBuffer *z, *x; /* in the block's order */
+  NfView places;
+  NfView slopes, guess; /* without a buffer if there are none */
+  guint shift;          /* rows that a token's is before it */
+  guint n, entered;     /* the next token to settle; tokens before this one have a guess */
+  guint astray;         /* tokens settled far from any point */
+  double tolerance;
+} Sweeping;
+
+void
+nf_flow_draft_free (NfFlowDraft *draft, guint T)
+{
+  for (guint t = 0; t < T; t++)
+    g_clear_pointer (&draft->found[t], nf_buffer_free);
   g_clear_pointer (&draft->latents, nf_buffer_free);
   g_clear_pointer (&draft->natural, nf_buffer_free);
   g_clear_pointer (&draft->places, nf_buffer_free);
   g_clear_pointer (&draft->before, nf_buffer_free);
+  g_clear_pointer (&draft->changes, nf_buffer_free);
   g_clear_pointer (&draft->weights, nf_buffer_free);
+  g_clear_pointer (&draft->hints, nf_hints_free);
+  g_free (draft->found);
   g_free (draft);
 }
 
-static gsize
-weights_at (NfFlow *flow, guint t)
+/* Hints */
+
+/* From now on drafts go by HINTS, or by none. */
+static void
+take_hints (NfFlow *flow, NfHints *hints)
 {
-  const gsize D = flow->shape.D;
-  return t * (3 * D + 1) * D;
+  NfFlowDraft *draft = flow->draft;
+  if (draft->hints != hints)
+    g_clear_pointer (&draft->hints, nf_hints_free);
+  draft->hints = hints;
+  if (hints)
+    nf_ops_write (flow->ops, nf_view (draft->weights, 0), nf_hints_get (hints),
+                  flow->T * NF_HINTS_FLOATS (flow->shape.D) * sizeof (float));
+  for (guint B = 0; B <= MAX_SAMPLES; B++)
+    draft->paces[B].draft = 0; /* it will be another time from now on */
+}
+
+/* Those beside the model, or else in the cache. What is wrong with a file costs time only: it is left alone.
+ */
+static void
+find_hints (NfFlow *flow)
+{
+  const char *model = nf_model_get_path (flow->model);
+  if (!model)
+    return;
+  const char *digest = nf_model_get_digest (flow->model);
+  g_autofree char *beside = nf_hints_path_beside (model), *cached = nf_hints_path_cached (digest);
+  const char *const paths[] = { beside, cached };
+  for (guint i = 0; i < G_N_ELEMENTS (paths); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfHints *hints = paths[i] ? nf_hints_read (paths[i], digest, flow->T, flow->shape.D, &error) : NULL;
+      if (hints)
+        {
+          take_hints (flow, hints);
+          flow->draft->given = i == 0;
+          return;
+        }
+      if (error && !g_error_matches (error, NF_ERROR, NF_ERROR_NOT_FOUND))
+        g_warning ("%s; single pictures are decoded without these hints (normflow hints makes new ones)",
+                   error->message);
+    }
+}
+
+static void
+keep_hints (NfFlow *flow)
+{
+  g_autoptr (GError) error = NULL;
+  if (!nf_model_get_path (flow->model) || flow->draft->given)
+    return;
+  const char *digest = nf_model_get_digest (flow->model);
+  g_autofree char *path = nf_hints_path_cached (digest), *folder = path ? g_path_get_dirname (path) : NULL;
+  /* a cache that cannot be written costs time, not correctness: never an error */
+  if (path && g_mkdir_with_parents (folder, 0700) == 0
+      && !nf_hints_write (flow->draft->hints, path, digest, &error))
+    g_debug ("hints: %s", error->message);
 }
 
 gboolean
 nf_flow_prepare_draft (NfFlow *flow, GError **error)
 {
   const NfTokens *tokens = nf_model_get_tokens (flow->model);
-  const gsize N = flow->shape.N, D = flow->shape.D;
+  const gsize N = flow->shape.N, D = flow->shape.D, all = MAX_SAMPLES * N * D,
+              window = MIN (windows[N_WINDOWS - 1], N);
 
   if (flow->draft)
     return TRUE;
@@ -112,11 +221,18 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
     return TRUE;
 
   NfFlowDraft *draft = flow->draft = g_new0 (NfFlowDraft, 1);
-  draft->latents = nf_ops_alloc (flow->ops, MAX_SAMPLES * N * D);
-  draft->natural = nf_ops_alloc (flow->ops, MAX_SAMPLES * N * D);
-  draft->places = nf_ops_alloc (flow->ops, MAX_SAMPLES * N * D);
-  draft->before = nf_ops_alloc (flow->ops, (gsize)MAX_SAMPLES * NF_FLOW_WINDOW * D);
-  draft->weights = nf_ops_alloc (flow->ops, weights_at (flow, flow->T));
+  draft->latents = nf_ops_alloc (flow->ops, all);
+  draft->natural = nf_ops_alloc (flow->ops, all);
+  draft->places = nf_ops_alloc (flow->ops, all);
+  draft->before = nf_ops_alloc (flow->ops, MAX_SAMPLES * window * D);
+  draft->changes = nf_ops_alloc (flow->ops, 2 * MAX_SAMPLES * window);
+  draft->weights = nf_ops_alloc (flow->ops, flow->T * NF_HINTS_FLOATS (D));
+  draft->found = g_new0 (NfBuffer *, flow->T);
+  for (guint t = 0; t < flow->T; t++)
+    draft->found[t] = nf_ops_alloc (flow->ops, all);
+  if (!nf_ops_finish (flow->ops, error))
+    return FALSE;
+  find_hints (flow);
   return nf_ops_finish (flow->ops, error);
 }
 
@@ -134,68 +250,235 @@ nf_flow_get_places (NfFlow *flow)
 
 /* Drafts */
 
-/* x of block t from z, both in its order; whether it is worth going on is *HOPE. */
-static gboolean
-draft_block (Drafting *self, guint t, NfBuffer *z, NfBuffer *x, NfView places, double tolerance,
-             gboolean *hope)
+/* Tokens that the work memory of decoding has rows for, of each of B samples. */
+static guint
+get_capacity (NfFlow *flow, guint B)
 {
-  NfFlow *flow = self->flow;
+  guint least = flow->shape.N;
+  for (guint t = 0; t < flow->T; t++)
+    least = MIN (least, flow->cache[t]->layers->rows * flow->cache[t]->layers->count / B);
+  return least;
+}
+
+/* COUNT tokens from the next one on once through the network. */
+static void
+sweep (Sweeping *self, guint count)
+{
+  Drafting *drafting = self->draft;
+  NfFlow *flow = drafting->flow;
   NfFlowDraft *draft = flow->draft;
   NfOps *ops = flow->ops;
-  const NfFlowBlock *block = nf_model_get_block (flow->model, t);
-  const NfBlockSequence *sequence = &flow->sequences[t];
   const NfTokens *tokens = nf_model_get_tokens (flow->model);
-  const NfCondition condition = nf_flow_condition (flow, t);
-  const NfAffine affine = nf_block_affine (block, sequence, self->B);
-  const guint B = self->B, N = flow->shape.N, shift = block->sos.buffer ? 0 : 1,
-              window = MIN (flow->cache[t]->layers->count, NF_FLOW_WINDOW);
+  const guint B = drafting->B, N = flow->shape.N, n = self->n;
   const gsize D = flow->shape.D, sample = N * D;
-  const NfView slopes = nf_view (draft->weights, weights_at (flow, t)), far = nf_view_add (slopes, D * D);
-  g_autofree float *changes = g_new (float, (gsize)B *window);
+  const NfInverse inverse = { .n0 = n, .count = count, .o_rows = count };
 
-  nf_ops_copy_rows (ops, nf_view (z, 0), sample, nf_view (x, 0), sample, D, B);
-  if (shift) /* the first token stays as it is */
-    nf_ops_settle (ops, nf_view (x, 0), draft->before, slopes, places, tokens, flow->changes, B, N, 0, 1);
-  for (guint n = shift, entered = 1; n < N;)
+  if (n + count > self->entered)
     {
-      const guint count = MIN (window, N - n);
-      const NfInverse inverse = { .n0 = n, .count = count, .o_rows = count };
-      guint settled = count;
-
-      if (n + count > entered)
-        nf_ops_foresee (ops, nf_view (z, 0), nf_view (x, 0), far, B, N, (guint)D, entered,
-                        n + count - entered);
-      entered = n + count;
-      nf_ops_copy_rows (ops, nf_view (x, n * D), sample, nf_view (draft->before, 0), count * D, count * D, B);
-      nf_block_extend (ops, block, sequence, flow->cache[t], nf_view (x, 0), B, 1, &condition, n - shift,
-                       count, 1.0f);
-      nf_ops_affine_inverse (ops, &affine, &inverse, nf_view (z, 0), nf_view (x, 0), flow->cache[t]->o,
-                             tokens);
-      nf_ops_settle (ops, nf_view (x, 0), draft->before, slopes, places, tokens, flow->changes, B, N, n,
-                     count);
-      if (!nf_ops_read (ops, nf_view (flow->changes, 0), changes, (gsize)B * count * sizeof *changes,
-                        self->error))
-        return FALSE;
-      self->report->passes++;
-      self->report->rows += (guint64)B * count;
-      /* the first one that moved has read settled ones; its own row has not read it */
-      for (guint b = 0; b < B; b++)
-        for (guint i = 0; i < settled; i++)
-          if (!((double)changes[(gsize)b * count + i] <= tolerance))
-            settled = i + 1;
-      n += settled;
-      self->done += settled;
-      if (self->step && !self->step (self->data, self->done, flow->T * N))
-        {
-          g_set_error (self->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
-          return FALSE;
-        }
-      if (++self->sweeps > HOPELESS * flow->T * N)
-        {
-          *hope = FALSE;
-          return TRUE;
-        }
+      if (self->guess.buffer)
+        nf_ops_foresee (ops, nf_view (self->z, 0), nf_view (self->x, 0), self->guess, B, N, (guint)D,
+                        self->entered, n + count - self->entered);
+      self->entered = n + count;
     }
+  nf_ops_copy_rows (ops, nf_view (self->x, n * D), sample, nf_view (draft->before, 0), count * D, count * D,
+                    B);
+  nf_block_extend (ops, self->block, self->sequence, self->cache, nf_view (self->x, 0), B, 1,
+                   &self->condition, n - self->shift, count, 1.0f);
+  nf_ops_affine_inverse (ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
+                         self->cache->o, tokens);
+  nf_ops_settle (ops, nf_view (self->x, 0), draft->before, self->slopes, self->places, tokens, draft->changes,
+                 B, N, n, count);
+  drafting->report->passes++;
+  drafting->report->rows += (guint64)B * count;
+  drafting->sweeps++;
+}
+
+/* Sweeps COUNT tokens, and goes on behind those that have settled. */
+static gboolean
+advance (Sweeping *self, guint count)
+{
+  Drafting *drafting = self->draft;
+  NfFlow *flow = drafting->flow;
+  const guint B = drafting->B;
+  const gsize all = (gsize)B * count;
+  g_autofree float *changes = g_new (float, 2 * all);
+  guint settled = count;
+
+  sweep (self, count);
+  if (!nf_ops_read (flow->ops, nf_view (flow->draft->changes, 0), changes, 2 * all * sizeof *changes,
+                    drafting->error))
+    return FALSE;
+  /* the first one that moved has read settled ones; its own row has not read it */
+  for (guint b = 0; b < B; b++)
+    for (guint i = 0; i < settled; i++)
+      if (!((double)changes[(gsize)b * count + i] <= self->tolerance))
+        settled = i + 1;
+  for (guint i = 0; i < settled && self->places.buffer; i++)
+    {
+      double least = 1; /* of the samples: some of them may be pictures */
+      for (guint b = 0; b < B; b++)
+        least = MIN (least, (double)changes[all + b * count + i]);
+      self->astray += least > ASTRAY * HALF_STEP;
+    }
+  self->n += settled;
+  drafting->done += settled;
+  if (drafting->step && !drafting->step (drafting->data, drafting->done, flow->T * flow->shape.N))
+    {
+      g_set_error (drafting->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
+      return FALSE;
+    }
+  if (self->n >= ENOUGH_ASTRAY && 2 * self->astray > self->n)
+    drafting->outcome = DRAFT_ASTRAY;
+  else if (drafting->sweeps > HOPELESS * flow->T * flow->shape.N)
+    drafting->outcome = DRAFT_SLOW;
+  return TRUE;
+}
+
+/* How long a pass of window i takes for what it brings. */
+static double
+get_cost (const Pace *pace, guint i)
+{
+  return pace->seconds[i] > 0 ? pace->seconds[i] * pow (windows[i], GAIN) : G_MAXDOUBLE;
+}
+
+/* Tries windows on the tokens at hand, which settle by that as they would anyhow, and chooses. A machine has
+ * other work, too: the least of several times is the pass's own, and each block of a first draft adds some.
+ */
+static gboolean
+try_windows (Sweeping *self)
+{
+  Drafting *drafting = self->draft;
+  Pace *pace = drafting->pace;
+  const guint N = drafting->flow->shape.N, capacity = get_capacity (drafting->flow, drafting->B);
+  guint best = 0;
+
+  for (guint i = 0; i < N_WINDOWS && windows[i] <= capacity; i++)
+    {
+      for (guint n = 0; n < TRIALS && self->n + windows[i] <= N; n++)
+        {
+          const gint64 start = g_get_monotonic_time ();
+          if (!advance (self, windows[i]))
+            return FALSE;
+          const double seconds = 1e-6 * (double)(g_get_monotonic_time () - start);
+          if (pace->seconds[i] == 0 || seconds < pace->seconds[i])
+            pace->seconds[i] = seconds;
+        }
+      if (get_cost (pace, i) < get_cost (pace, best))
+        best = i;
+      else if (get_cost (pace, i) > BEHIND * get_cost (pace, best))
+        break; /* still larger ones would be still further behind */
+    }
+  pace->window = MIN (windows[best], capacity);
+  return TRUE;
+}
+
+/* Compares drafts with steps of one token each, which are tokens found, too. */
+static gboolean
+try_steps (Sweeping *self)
+{
+  Drafting *drafting = self->draft;
+  NfFlow *flow = drafting->flow;
+  Pace *pace = drafting->pace;
+  const guint T = flow->T, N = flow->shape.N;
+
+  for (guint n = 0; n < TRIALS && self->n + STEPS < N; n++)
+    {
+      if (!nf_ops_finish (flow->ops, drafting->error))
+        return FALSE;
+      const gint64 start = g_get_monotonic_time ();
+      for (guint i = 0; i < STEPS; i++, self->n++, drafting->done++)
+        sweep (self, 1);
+      if (!nf_ops_finish (flow->ops, drafting->error))
+        return FALSE;
+      const double seconds = 1e-6 * (double)(g_get_monotonic_time () - start) / STEPS * T * N;
+      if (n == 0 || seconds < pace->exact)
+        pace->exact = seconds;
+    }
+  return TRUE;
+}
+
+/* The draft is given up where it seems to take longer than token by token. */
+static void
+compare (Sweeping *self)
+{
+  Drafting *drafting = self->draft;
+  Pace *pace = drafting->pace;
+  const guint T = drafting->flow->T, N = drafting->flow->shape.N;
+  double best = G_MAXDOUBLE, pass = 0;
+
+  for (guint i = 0; i < N_WINDOWS; i++)
+    if (get_cost (pace, i) < best)
+      {
+        best = get_cost (pace, i);
+        pass = pace->seconds[i] / windows[i];
+      }
+  if (pace->exact == 0 || best == G_MAXDOUBLE) /* too few tokens to tell */
+    return;
+  g_debug ("drafts of %u: token by token takes %.3g s, a pass of %u tokens %.3g ms", drafting->B, pace->exact,
+           pace->window, 1e3 * pass * pace->window);
+  const double hinted = T * N * (SHARE_HINTED * best + pass), plain = T * N * (SHARE * best + pass),
+               draft = drafting->flow->draft->hints ? hinted : plain;
+  pace->promising = hinted < pace->exact;
+  if (draft > pace->exact && !drafting->insist)
+    {
+      pace->draft = draft;
+      drafting->outcome = DRAFT_SLOW;
+    }
+}
+
+/* x of block t from z, both in its order. */
+static gboolean
+draft_block (Drafting *drafting, guint t, NfBuffer *z, NfBuffer *x, NfView places, double tolerance)
+{
+  NfFlow *flow = drafting->flow;
+  NfFlowDraft *draft = flow->draft;
+  NfOps *ops = flow->ops;
+  const guint B = drafting->B, N = flow->shape.N;
+  const gsize D = flow->shape.D, sample = N * D, all = B * sample;
+  const NfView none = nf_view (NULL, 0),
+               slopes = draft->hints ? nf_view (draft->weights, t * NF_HINTS_FLOATS (D)) : none;
+  const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+  Sweeping self = {
+    .draft = drafting,
+    .block = block,
+    .sequence = &flow->sequences[t],
+    .cache = flow->cache[t],
+    .condition = nf_flow_condition (flow, t),
+    .affine = nf_block_affine (block, &flow->sequences[t], B),
+    .z = z,
+    .x = x,
+    .places = places,
+    .slopes = slopes,
+    .guess = draft->hints ? nf_view_add (slopes, D * D) : none,
+    .shift = block->sos.buffer ? 0 : 1,
+    .entered = drafting->again ? N : 1,
+    .tolerance = tolerance,
+  };
+
+  if (drafting->again)
+    nf_ops_copy (ops, nf_view (draft->found[t], 0), nf_view (x, 0), all);
+  nf_ops_copy_rows (ops, nf_view (z, 0), sample, nf_view (x, 0), sample, drafting->again ? D : sample, B);
+  if (self.shift) /* the first token stays as it is */
+    {
+      nf_ops_settle (ops, nf_view (x, 0), draft->before, none, places, nf_model_get_tokens (flow->model),
+                     draft->changes, B, N, 0, 1);
+      self.n = 1;
+    }
+  const gboolean first = drafting->pace->window == 0 && drafting->pace->exact == 0;
+  if (first && !try_steps (&self))
+    return FALSE;
+  if (drafting->pace->blocks < flow->T)
+    {
+      drafting->pace->blocks++;
+      if (!try_windows (&self))
+        return FALSE;
+    }
+  if (first)
+    compare (&self);
+  while (self.n < N && drafting->outcome == DRAFT_DONE)
+    if (!advance (&self, MIN (drafting->pace->window, N - self.n)))
+      return FALSE;
+  nf_ops_copy (ops, nf_view (x, 0), nf_view (draft->found[t], 0), all);
   return TRUE;
 }
 
@@ -235,10 +518,10 @@ draft_all (Drafting *self, gboolean *certain)
   const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   const double sharp = pow (SHARPER, draft->sharpness);
   NfBuffer *from = flow->input;
-  gboolean was = FALSE, hope = TRUE;
+  gboolean was = FALSE;
 
   *certain = FALSE;
-  for (guint t = flow->T; t-- > 0 && hope;)
+  for (guint t = flow->T; t-- > 0;)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const gboolean last = t + 1 == flow->T;
@@ -251,14 +534,13 @@ draft_all (Drafting *self, gboolean *certain)
       if (t == 0)
         nf_ops_reorder (flow->ops, nf_view (draft->natural, 0), nf_view (draft->places, 0), self->B, N, D,
                         block->flip, N, none);
-      if (!draft_block (self, t, flow->spare, flow->output, t ? none : nf_view (draft->places, 0), tolerance,
-                        &hope))
+      if (!draft_block (self, t, flow->spare, flow->output, t ? none : nf_view (draft->places, 0), tolerance))
         return FALSE;
+      if (self->outcome != DRAFT_DONE)
+        return TRUE;
       from = flow->output;
       was = block->flip;
     }
-  if (!hope)
-    return TRUE;
   if (was)
     {
       nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (flow->spare, 0), self->B, N, D, TRUE, N, none);
@@ -270,57 +552,6 @@ draft_all (Drafting *self, gboolean *certain)
 
 /* Measuring */
 
-/* Adds rows of x (P) and y (D) to the sums of xxᵀ and xyᵀ. */
-static void
-add_row (double *squares, double *products, const double *x, gsize P, const float *y, gsize D)
-{
-  for (gsize i = 0; i < P; i++)
-    {
-      for (gsize j = 0; j <= i; j++)
-        squares[i * P + j] += x[i] * x[j];
-      for (gsize j = 0; j < D; j++)
-        products[i * D + j] += x[i] * (double)y[j];
-    }
-}
-
-/* W (P, D) with the least |xW - y|² + ridge |W|², by Cholesky's decomposition; SQUARES is overwritten. */
-static void
-solve (double *squares, double *products, gsize P, gsize D, double ridge, float *W)
-{
-  double mean = 0;
-  for (gsize i = 0; i < P; i++)
-    mean += squares[i * P + i] / (double)P;
-  for (gsize i = 0; i < P; i++)
-    {
-      double *row = squares + i * P;
-      row[i] += ridge * mean + G_MINDOUBLE;
-      for (gsize j = 0; j <= i; j++)
-        {
-          const double *other = squares + j * P;
-          double s = row[j];
-          for (gsize k = 0; k < j; k++)
-            s -= row[k] * other[k];
-          row[j] = j < i ? s / other[j] : sqrt (MAX (s, G_MINDOUBLE));
-        }
-      for (gsize d = 0; d < D; d++)
-        {
-          double s = products[i * D + d];
-          for (gsize k = 0; k < i; k++)
-            s -= row[k] * products[k * D + d];
-          products[i * D + d] = s / row[i];
-        }
-    }
-  for (gsize i = P; i-- > 0;)
-    for (gsize d = 0; d < D; d++)
-      {
-        double s = products[i * D + d];
-        for (gsize k = i + 1; k < P; k++)
-          s -= squares[k * P + i] * products[k * D + d];
-        products[i * D + d] = s / squares[i * P + i];
-        W[i * D + d] = (float)products[i * D + d];
-      }
-}
-
 static void
 copy_ordered (const float *from, float *to, gsize N, gsize D, gboolean flip)
 {
@@ -328,9 +559,9 @@ copy_ordered (const float *from, float *to, gsize N, gsize D, gboolean flip)
     memcpy (to + n * D, from + (flip ? N - 1 - n : n) * D, D * sizeof *to);
 }
 
-/* Slopes and guess of block t from its input u and output z (N, D), both in its order. */
+/* Adds to HINTS what block t's input u and output z (N, D) show, both in its order. */
 static gboolean
-measure_block (Drafting *self, guint t, const float *u, const float *z)
+measure_block (Drafting *self, guint t, const float *u, const float *z, NfHints *hints)
 {
   NfFlow *flow = self->flow;
   NfOps *ops = flow->ops;
@@ -338,14 +569,11 @@ measure_block (Drafting *self, guint t, const float *u, const float *z)
   const NfBlockSequence *sequence = &flow->sequences[t];
   const guint R = MIN (flow->batch[NF_FLOW_ENCODE], N_NUDGES + 1), N = flow->shape.N,
               shift = block->sos.buffer ? 0 : 1;
-  const gsize D = flow->shape.D, n = N * D, P = 2 * D + 1;
+  const gsize D = flow->shape.D, n = N * D;
   const NfCondition condition = nf_flow_condition (flow, t);
   const NfAffine affine = nf_block_affine (block, sequence, R);
   const NfInverse inverse = { .n0 = 1, .count = N - 1, .o_rows = N, .o_first = 1 - shift };
-  g_autofree float *nudged = g_new (float, R *n), *answers = g_new (float, R *n),
-                   *weights = g_new (float, weights_at (flow, 1));
-  g_autofree double *squares = g_new0 (double, P *P), *products = g_new0 (double, P *D),
-                    *x = g_new (double, P);
+  g_autofree float *nudged = g_new (float, R *n), *answers = g_new (float, R *n), *moved = g_new (float, D);
 
   for (guint done = 0; done < N_NUDGES; done += R - 1)
     {
@@ -371,81 +599,118 @@ measure_block (Drafting *self, guint t, const float *u, const float *z)
             float *answer = answers + r * n + i;
             for (gsize d = 0; d < D; d++)
               {
-                x[d] = (double)(nudged[r * n + i - D + d] - u[i - D + d]);
+                moved[d] = nudged[r * n + i - D + d] - u[i - D + d];
                 answer[d] -= answers[i + d];
               }
-            add_row (squares, products, x, D, answer, D);
+            nf_hints_add_answer (hints, t, moved, answer);
           }
     }
-  solve (squares, products, D, D, RIDGE, weights);
-  memset (squares, 0, P * P * sizeof *squares);
-  memset (products, 0, P * D * sizeof *products);
   for (gsize i = D; i < n; i += D)
-    {
-      for (gsize d = 0; d < D; d++)
-        {
-          x[d] = (double)u[i - D + d];
-          x[D + d] = (double)z[i + d];
-        }
-      x[2 * D] = 1;
-      add_row (squares, products, x, P, u + i, D);
-    }
-  solve (squares, products, P, D, RIDGE_FAR, weights + D * D);
-  nf_ops_write (ops, nf_view (flow->draft->weights, weights_at (flow, t)), weights,
-                weights_at (flow, 1) * sizeof *weights);
+    nf_hints_add_token (hints, t, u + i - D, z + i, u + i);
   return TRUE;
 }
 
-/* What drafts need, from the picture in the output, which stays. */
+/* Adds to HINTS what a picture x (N, D), in natural order, shows. Input and output are used up. */
 static gboolean
-measure (Drafting *self)
+measure (Drafting *self, const float *x, NfHints *hints)
 {
   static const NfFlowCondition nothing = { 0 };
   NfFlow *flow = self->flow;
   const guint T = flow->T;
-  const gsize N = flow->shape.N, D = flow->shape.D, n = N * D, all = self->B * n;
-  g_autofree float *x = g_new (float, all), *blocks = g_new (float, T *n), *u = g_new (float, n),
-                   *z = g_new (float, n);
+  const gsize N = flow->shape.N, D = flow->shape.D, n = N * D;
+  const guint all = nf_model_get_config (flow->model)->n_blocks; /* with those that change nothing */
+  g_autofree float *blocks = g_new (float, all *n), *u = g_new (float, n), *z = g_new (float, n);
   const NfFlowTrace trace = { .blocks = blocks, .stride = n };
 
-  if (!nf_ops_read (flow->ops, nf_view (flow->output, 0), x, all * sizeof *x, self->error))
-    return FALSE;
   nf_flow_set_condition (flow, &nothing, MIN (flow->batch[NF_FLOW_ENCODE], N_NUDGES + 1), 1);
-  nf_ops_copy (flow->ops, nf_view (flow->output, 0), nf_view (flow->input, 0), n);
+  nf_ops_write (flow->ops, nf_view (flow->input, 0), x, n * sizeof *x);
   nf_flow_forward (flow, 1, &trace);
   if (!nf_ops_finish (flow->ops, self->error))
     return FALSE;
   self->report->passes += T;
   self->report->rows += T * N;
+  const float *in = x;
   for (guint t = 0; t < T; t++)
     {
       const gboolean flip = nf_model_get_block (flow->model, t)->flip;
-      copy_ordered (t ? blocks + (t - 1) * n : x, u, N, D, flip);
-      copy_ordered (blocks + t * n, z, N, D, flip);
-      if (!measure_block (self, t, u, z))
+      const float *out = blocks + nf_model_get_block (flow->model, t)->index * n;
+      copy_ordered (in, u, N, D, flip);
+      copy_ordered (out, z, N, D, flip);
+      in = out;
+      if (!measure_block (self, t, u, z, hints))
         return FALSE;
     }
-  nf_ops_write (flow->ops, nf_view (flow->output, 0), x, all * sizeof *x);
-  flow->draft->measured = TRUE;
   return TRUE;
+}
+
+/* Hints from the picture in the output, which stays. */
+static gboolean
+measure_output (Drafting *self)
+{
+  NfFlow *flow = self->flow;
+  const gsize all = (gsize)self->B * flow->shape.N * flow->shape.D;
+  g_autofree float *x = g_new (float, all);
+  g_autoptr (NfHints) hints = nf_hints_new (flow->T, flow->shape.D);
+
+  if (!nf_ops_read (flow->ops, nf_view (flow->output, 0), x, all * sizeof *x, self->error)
+      || !measure (self, x, hints))
+    return FALSE;
+  nf_ops_write (flow->ops, nf_view (flow->output, 0), x, all * sizeof *x);
+  nf_hints_fit (hints, 1);
+  take_hints (flow, g_steal_pointer (&hints));
+  keep_hints (flow);
+  return nf_ops_finish (flow->ops, self->error);
+}
+
+gboolean
+nf_flow_measure_hints (NfFlow *flow, const float *x, GError **error)
+{
+  NfFlowDraft *draft = flow->draft;
+  NfInverseReport report = { 0 };
+  Drafting self = { .flow = flow, .B = 1, .report = &report, .error = error };
+  g_autoptr (NfHints) fresh = draft->measured ? NULL : nf_hints_new (flow->T, flow->shape.D);
+  NfHints *hints = fresh ? fresh : draft->hints;
+
+  if (!measure (&self, x, hints))
+    return FALSE;
+  nf_hints_fit (hints, ++draft->measured);
+  take_hints (flow, fresh ? g_steal_pointer (&fresh) : hints);
+  return nf_ops_finish (flow->ops, error);
+}
+
+gboolean
+nf_flow_read_hints (NfFlow *flow, const char *path, GError **error)
+{
+  NfHints *hints
+      = path ? nf_hints_read (path, nf_model_get_digest (flow->model), flow->T, flow->shape.D, error) : NULL;
+  if (path && !hints)
+    return FALSE;
+  take_hints (flow, hints);
+  flow->draft->given = TRUE;
+  flow->draft->measured = 0;
+  return nf_ops_finish (flow->ops, error);
+}
+
+NfHints *
+nf_flow_get_hints (NfFlow *flow)
+{
+  return flow->draft ? flow->draft->hints : NULL;
 }
 
 /* Choosing */
 
 /* Whether a draft is tried, going by what was faster for as many samples. */
 static gboolean
-choose (NfFlowDraft *draft, Times *times)
+choose (NfFlowDraft *draft, Pace *pace)
 {
   if (draft->wait > 0)
     {
       draft->wait--;
       return FALSE;
     }
-  if (!draft->measured || times->exact == 0)
-    return FALSE;
-  if (times->draft > times->exact && ++times->decodings > TRY_AGAIN)
-    *times = (Times){ .exact = times->exact };
-  return times->draft <= times->exact;
+  if (pace->exact > 0 && pace->draft > pace->exact && ++pace->decodings > TRY_AGAIN)
+    *pace = (Pace){ .exact = pace->exact, .promising = pace->promising };
+  return pace->exact == 0 || pace->draft <= pace->exact;
 }
 
 /* These latents were no picture's, so it seems: the next ones are not either, perhaps. */
@@ -463,13 +728,12 @@ try_drafts (Drafting *self, gboolean *certain)
   NfFlowDraft *draft = self->flow->draft;
   const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (self->flow->model));
 
-  for (guint begin = draft->sharpness;; draft->sharpness++)
+  for (guint begin = draft->sharpness;; draft->sharpness++, self->again = TRUE)
     {
       self->done = 0;
-      self->sweeps = 0;
       if (!draft_all (self, certain))
         return FALSE;
-      if (*certain || rounded || draft->sharpness == N_SHARPER)
+      if (*certain || rounded || draft->sharpness == N_SHARPER || self->outcome != DRAFT_DONE)
         {
           if (!*certain)
             draft->sharpness = begin;
@@ -477,16 +741,17 @@ try_drafts (Drafting *self, gboolean *certain)
         }
     }
   if (*certain)
-    self->report->drafted += self->B;
-  if (*certain)
-    draft->misses = 0;
-  else
-    miss (draft);
-  if (*certain && draft->sharpness > 0 && ++draft->served > RELAX)
     {
-      draft->sharpness--;
-      draft->served = 0;
+      self->report->drafted += self->B;
+      draft->misses = 0;
+      if (draft->sharpness > 0 && ++draft->served > RELAX)
+        {
+          draft->sharpness--;
+          draft->served = 0;
+        }
     }
+  else if (self->outcome != DRAFT_SLOW || self->again)
+    miss (draft);
   return TRUE;
 }
 
@@ -496,15 +761,17 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
                          NfInverseReport *report, GError **error)
 {
   NfFlowDraft *draft = flow->draft;
-  Drafting self = { flow, B, step, data, report, error };
+  Drafting self = {
+    flow, B, step, data, report, error, .pace = &draft->paces[B], .insist = options->method == NF_DECODE_DRAFT
+  };
   const gsize n = (gsize)B * flow->shape.N * flow->shape.D;
   gboolean certain = FALSE;
 
   g_assert (B > 0 && B <= nf_flow_drafts (flow));
-  Times *times = &draft->times[B];
+  Pace *pace = self.pace;
   const gint64 begin = g_get_monotonic_time ();
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  const gboolean tried = choose (draft, times);
+  const gboolean tried = self.insist || choose (draft, pace);
   if (tried && !try_drafts (&self, &certain))
     return FALSE;
 
@@ -514,21 +781,21 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
       nf_ops_copy (flow->ops, nf_view (draft->latents, 0), nf_view (flow->input, 0), n);
       if (!nf_flow_inverse (flow, B, options, 0, step, data, report, error))
         return FALSE;
-      times->exact = 1e-6 * (double)(g_get_monotonic_time () - start);
+      pace->exact = 1e-6 * (double)(g_get_monotonic_time () - start);
     }
   if (!nf_ops_finish (flow->ops, error))
     return FALSE;
-  if (tried)
+  if (tried && (certain || self.outcome != DRAFT_SLOW))
     {
       const double seconds = 1e-6 * (double)(g_get_monotonic_time () - begin);
-      times->draft += times->draft > 0 ? LATEST * (seconds - times->draft) : seconds;
+      pace->draft += pace->draft > 0 ? LATEST * (seconds - pace->draft) : seconds;
     }
-  if (draft->measured || draft->wait > 0 || ++draft->exact < MEASURED_ON)
+  if (draft->hints || draft->wait > 0 || !(pace->promising || self.insist) || ++draft->pictures < MEASURED_ON)
     return TRUE;
-  if (!certify (&self, &certain))
+  if (!certain && !certify (&self, &certain))
     return FALSE;
   if (certain)
-    return measure (&self) && nf_ops_finish (flow->ops, error);
+    return measure_output (&self);
   miss (draft);
   return nf_ops_finish (flow->ops, error);
 }

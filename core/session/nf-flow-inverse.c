@@ -283,13 +283,13 @@ find_tokens (Inversion *self, guint first)
 {
   const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
   const NfDecodeOptions *options = self->options;
+  const gboolean chosen = options->method == NF_DECODE_SEQUENTIAL || options->method == NF_DECODE_JACOBI;
 
   if (options->method == NF_DECODE_SEQUENTIAL
-      || (options->method == NF_DECODE_AUTO && self->B >= MANY_SAMPLES && !self->deadline
-          && !options->max_sweeps))
+      || (!chosen && self->B >= MANY_SAMPLES && !self->deadline && !options->max_sweeps))
     return run_sequential (self, first, self->end);
   guess (self, first);
-  if (options->method == NF_DECODE_AUTO && !self->deadline && !options->max_sweeps && !options->window)
+  if (!chosen && !self->deadline && !options->max_sweeps && !options->window)
     return run_fastest (self, first);
   return run_parallel (self, &first, self->end, options->window ? MIN (options->window, capacity) : capacity,
                        0);

@@ -17,7 +17,7 @@ typedef struct
 
 /* Work memory and what was measured for drafts. */
 typedef struct _NfFlowDraft NfFlowDraft;
-void nf_flow_draft_free (NfFlowDraft *draft);
+void nf_flow_draft_free (NfFlowDraft *draft, guint T);
 
 struct _NfFlow
 {

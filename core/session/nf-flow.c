@@ -68,7 +68,9 @@ release_all (NfFlow *flow)
 {
   for (NfFlowWork work = 0; work < NF_FLOW_N_WORKS; work++)
     release (flow, work);
-  g_clear_pointer (&flow->draft, nf_flow_draft_free);
+  if (flow->draft)
+    nf_flow_draft_free (flow->draft, flow->T);
+  flow->draft = NULL;
   clear_buffers (flow);
 }
 

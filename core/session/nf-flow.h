@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nf-model-private.h"
+#include "nf-hints.h"
 #include "nf-session.h"
 
 /* Not installed. A chain of blocks with a queue and work memory: what sessions and trainers share. One thread
@@ -112,6 +113,16 @@ NfBuffer *nf_flow_get_places (NfFlow *flow);
 gboolean nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
                                   gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                                   NfInverseReport *report, GError **error);
+
+/* After nf_flow_prepare_draft(), if there can be drafts: adds the picture x (N, D), in host memory, to those
+ * that hints are fit to, and takes these. */
+gboolean nf_flow_measure_hints (NfFlow *flow, const float *x, GError **error);
+
+/* Takes the hints in the file PATH, or none if it is NULL. */
+gboolean nf_flow_read_hints (NfFlow *flow, const char *path, GError **error);
+
+/* What drafts go by, NULL if there is nothing. */
+NfHints *nf_flow_get_hints (NfFlow *flow);
 
 /* The denoiser's target is sigma² over this times the gradient of the negative log-likelihood: of the
  * official training (arXiv 2511.20462, code). */

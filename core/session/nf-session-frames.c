@@ -354,9 +354,9 @@ nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GErro
 static gboolean
 may_draft (const NfDecodeOptions *options, gint label)
 {
-  return options->method == NF_DECODE_AUTO && options->snap && options->guidance == 0 && label == -1
-         && options->tolerance == 0 && options->max_sweeps == 0 && options->budget_ms == 0
-         && options->window == 0;
+  return (options->method == NF_DECODE_AUTO || options->method == NF_DECODE_DRAFT) && options->snap
+         && options->guidance == 0 && label == -1 && options->tolerance == 0 && options->max_sweeps == 0
+         && options->budget_ms == 0 && options->window == 0;
 }
 
 static gboolean
@@ -460,6 +460,71 @@ nf_session_decode_frame (NfSession *self, const float *latents, gint label, cons
   return nf_session_decode_frames (self, &latents, 1, label, options, frame, error);
 }
 
+/* What drafts work with, for models that have them. */
+static gboolean
+need_drafts (NfSession *self, GError **error)
+{
+  if (!nf_flow_prepare (self->flow, NF_FLOW_DECODE, error) || !prepare_drafts (self, error))
+    return FALSE;
+  if (nf_flow_drafts (self->flow))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+               "pictures of this model are not drafted, so hints would be of no use");
+  return FALSE;
+}
+
+gboolean
+nf_session_measure_hints (NfSession *self, const NfFrame *frame, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && frame, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  NfGrid grid;
+  NfPlanes planes;
+  if (!need_drafts (self, error) || !prepare_frame (self, frame, &grid, &planes, error))
+    return FALSE;
+
+  const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
+  g_autofree float *x = g_new (float, n);
+  self->shown.valid = FALSE;
+  nf_staging_upload (&self->staging, ops, config->layout, frame);
+  for (guint tile = 0; tile < grid.tiles_x * grid.tiles_y; tile++)
+    {
+      nf_ops_pixels_to_tokens (ops, &planes, nf_model_get_tokens (self->model), tile, 1,
+                               NF_DEQUANTISE_LATTICE, 0.0f, 0, 0, NULL,
+                               nf_view (nf_flow_get_input (self->flow), 0));
+      if (!nf_session_go_on (self, error)
+          || !nf_ops_read (ops, nf_view (nf_flow_get_input (self->flow), 0), x, n * sizeof *x, error)
+          || !nf_flow_measure_hints (self->flow, x, error))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+gboolean
+nf_session_read_hints (NfSession *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
+  return need_drafts (self, error) && nf_flow_read_hints (self->flow, path, error);
+}
+
+gboolean
+nf_session_write_hints (NfSession *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
+  const char *model = nf_model_get_path (self->model);
+  NfHints *hints = nf_flow_get_hints (self->flow);
+  g_autofree char *beside = model ? nf_hints_path_beside (model) : NULL;
+  if (!hints || !(path || beside))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   hints ? "the model has no file that hints could be beside of: name one"
+                         : "there are no hints yet: measure them on a picture first");
+      return FALSE;
+    }
+  return nf_hints_write (hints, path ? path : beside, nf_model_get_digest (self->model), error);
+}
+
 gboolean
 nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
                           GError **error)
@@ -537,7 +602,9 @@ nf_session_prepare (NfSession *self, NfSessionWork work, GError **error)
       done = nf_session_encode_frame (self, &frame, latents, NULL, NULL, error);
       break;
     case NF_SESSION_DECODE:
-      done = nf_session_decode_frame (self, latents, -1, NULL, &frame, error);
+      /* latents of a picture, since others are decoded in another way */
+      done = nf_session_encode_frame (self, &frame, latents, NULL, NULL, error)
+             && nf_session_decode_frame (self, latents, -1, NULL, &frame, error);
       break;
     case NF_SESSION_DENOISE:
       done = nf_session_denoise_frame (self, &frame, 0.1, &frame, error);

@@ -268,8 +268,10 @@ nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, G
   return nf_flow_set_size (self->flow, rows, columns, frames, error);
 }
 
-static const char *const method_names[]
-    = { [NF_DECODE_AUTO] = "auto", [NF_DECODE_SEQUENTIAL] = "sequential", [NF_DECODE_JACOBI] = "jacobi" };
+static const char *const method_names[] = { [NF_DECODE_AUTO] = "auto",
+                                            [NF_DECODE_SEQUENTIAL] = "sequential",
+                                            [NF_DECODE_JACOBI] = "jacobi",
+                                            [NF_DECODE_DRAFT] = "draft" };
 static const char *const guess_names[]
     = { [NF_GUESS_LATENT] = "latent", [NF_GUESS_ZEROS] = "zeros", [NF_GUESS_FRAME] = "frame" };
 

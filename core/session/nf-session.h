@@ -91,23 +91,26 @@ typedef enum
  * else each block of the flow in the way that proved fastest for it, measured as it goes and again now and
  * then. Frames, decoded with @snap and nothing else asked for, are drafted: found within a tolerance, moved
  * to 8-bit samples, and encoded; if the latents come out bit for bit this is the picture, else it is decoded
- * as before. The first two pictures of a session are decoded exactly, and what drafts go by is measured on
- * the second. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
+ * as before. Hints that speed drafts up are read from a file beside the model ("x.hints.safetensors" of
+ * "x.safetensors", nf_session_write_hints()), else from the cache; where there are none they are measured on
+ * the second picture of a session, and cached. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
  * @NF_DECODE_SEQUENTIAL: token by token
  * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
  * 2511.20462)
+ * @NF_DECODE_DRAFT: %NF_DECODE_AUTO that drafts frames wherever it can, also where that seems slower
  */
 typedef enum
 {
   NF_DECODE_AUTO,
   NF_DECODE_SEQUENTIAL,
   NF_DECODE_JACOBI,
+  NF_DECODE_DRAFT,
 } NfDecodeMethod;
 
-/** nf_decode_method_name: Returns: "auto", "sequential" or "jacobi". */
+/** nf_decode_method_name: Returns: "auto", "sequential", "jacobi" or "draft". */
 const char *nf_decode_method_name (NfDecodeMethod method);
 
-/** nf_decode_method_from_name: Returns: FALSE if @name is none of the three. */
+/** nf_decode_method_from_name: Returns: FALSE if @name is none of them. */
 gboolean nf_decode_method_from_name (const char *name, NfDecodeMethod *method);
 
 /**
@@ -419,6 +422,39 @@ gboolean nf_session_decode_frames (NfSession *self, const float *const *latents,
  * 0 with %NF_ERROR_ARGUMENT or device errors.
  */
 guint nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GError **error);
+
+/**
+ * nf_session_measure_hints:
+ * @frame: a picture like those that will be decoded
+ *
+ * Drafts (%NF_DECODE_AUTO) of this session go by hints that are measured on all tiles of the frames given so
+ * far, in place of others; a tile takes as long as about five take to encode. Hints decide how long decoding
+ * takes, never what comes out.
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED if pictures of this model are not drafted, or with device errors,
+ * %NF_ERROR_CANCELLED.
+ */
+gboolean nf_session_measure_hints (NfSession *self, const NfFrame *frame, GError **error);
+
+/**
+ * nf_session_write_hints:
+ * @path: (nullable): a file to write; by default beside the model, where sessions look for it
+ *
+ * Returns: FALSE with %NF_ERROR_WRITE, or with %NF_ERROR_ARGUMENT if there are no hints or the model has no
+ * file to be beside of.
+ */
+gboolean nf_session_write_hints (NfSession *self, const char *path, GError **error);
+
+/**
+ * nf_session_read_hints:
+ * @path: (nullable): a file of nf_session_write_hints(); NULL: drafts go by no hints
+ *
+ * Takes these in place of those that the session would find.
+ *
+ * Returns: FALSE with %NF_ERROR_NOT_FOUND, %NF_ERROR_FORMAT or %NF_ERROR_DATA if it is no file of hints for
+ * this model, with %NF_ERROR_UNSUPPORTED as nf_session_measure_hints(), or with device errors.
+ */
+gboolean nf_session_read_hints (NfSession *self, const char *path, GError **error);
 
 /**
  * nf_session_denoise_frame:
