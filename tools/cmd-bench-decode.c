@@ -112,7 +112,7 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
          NfPicture *out, gboolean fresh, double *median, NfDecodeReport *report, GError **error)
 {
   const gint64 begin = g_get_monotonic_time ();
-  double seconds[MAX_REPETITIONS];
+  double seconds[MAX_REPETITIONS] = { 0 };
   guint n = 0;
 
   /* the first one compiles and allocates */
