@@ -65,15 +65,6 @@ nf_split_rows (NfSplit *s, int pairs, int rows)
 }
 
 #if NF_PLANES > 1
-/* Is any value infinite or a NaN? */
-static inline bool
-nf_is_infinite (floatv v)
-{
-  uint which;
-  __asm__ ("vfpclassps $0x99, %1, %%k1\n\tkmovw %%k1, %0" : "=r"(which) : "v"(v) : "k1");
-  return which != 0;
-}
-
 /* A chain of bfloat16's products is no number where float32's is infinite, or an operand is, or it has gone through the largest float; such elements of
  * C are found again, by fma(). */
 static __attribute__ ((noinline)) floatv
@@ -97,6 +88,36 @@ nf_mend (const NfMatmul *t, __global const nf_element *b, size_t ldb, floatv v, 
   return select (v, sum, (nf_as_uintv (v) & 0x7f800000u) == 0x7f800000u);
 }
 #endif
+
+/* A row of a tile, at `from`: row m of C and columns n on. Whole columns need no tests of their number, so that the arithmetic of several rows overlaps. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
+{
+  floatv v0 = nf_loadv (from), v1 = nf_loadv (from + VW);
+#if NF_PLANES > 1
+  if (nf_any_infinite (v0, v1))
+    {
+      v0 = nf_mend (t, b, ldb, v0, m);
+      v1 = nf_mend (t, b + VW, ldb, v1, m);
+    }
+#endif
+  if (n + NR > t->N)
+    {
+      nf_finish (t, v0, m, n);
+      nf_finish (t, v1, m, n + VW);
+      return;
+    }
+  __global float *c = t->C + (size_t)m * t->ldc;
+  v0 = nf_follow (t, v0, m, n, VW);
+  v1 = nf_follow (t, v1, m, n + VW, VW);
+  if (t->flags & NF_HALVES)
+    nf_store_left_pair (v0, v1, c, n);
+  else
+    {
+      nf_storev (v0, c + n);
+      nf_storev (v1, c + n + VW);
+    }
+}
 
 static void
 nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, int n0)
@@ -135,8 +156,8 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
           const float *done = kept[parts > 1 ? max (i - 1, 0) : (i + 1) % 2];
           __global const uint *a0 = t->A + (size_t)m * t->lda + first * NF_LEFT_DEPTH, *a1 = a0 + NF_TILE_ROWS * (size_t)t->lda;
           ulong b = splits ? (ulong)planes[part % 2] : (ulong)(panel + (size_t)first * NF_DEPTH * NR);
-          const int vectors = 2 * (i == count ? tail : MR), each = (2 * MR + turns - 1) / turns;
-          int finished = ends && i > 0 ? 0 : vectors;
+          const int last_row = i == count ? tail : MR, each = (MR + turns - 1) / turns;
+          int finished = ends && i > 0 ? 0 : last_row;
           if (multiply && configured != rows)
             {
               nf_amx_configure (min (rows, NF_TILE_ROWS), rows - NF_TILE_ROWS);
@@ -168,16 +189,8 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                   nf_split_rows (&split, pairs, rows_of_b);
 #endif
                 }
-              for (const int until = min (finished + each, vectors); finished < until; finished++)
-                {
-                  const int row = m - MR + finished / 2, column = finished % 2 * VW;
-                  floatv v = nf_loadv (done + finished * VW);
-#if NF_PLANES > 1
-                  if (nf_is_infinite (v))
-                    v = nf_mend (t, panel + column, ldb, v, row);
-#endif
-                  nf_finish (t, v, row, n0 + column);
-                }
+              for (const int until = min (finished + each, last_row); finished < until; finished++)
+                nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);
             }
           if (multiply && (ends || count > 1))
             nf_amx_store (c, lower);

@@ -31,12 +31,10 @@ nf_expect (const NfMatmul *t, int m0, int n0, int rows)
     }
 }
 
-static inline __attribute__ ((always_inline)) void
-nf_finish (const NfMatmul *t, floatv v, int m, int n)
+/* What follows a vector of a product at row m, column n, of which `lanes` are there. */
+static inline __attribute__ ((always_inline)) floatv
+nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
 {
-  const int lanes = t->N - n;
-  if (lanes <= 0)
-    return;
   if (t->flags & NF_BIAS)
     v += nf_load_head (t->bias + n, lanes);
   if (t->flags & NF_SAVE)
@@ -49,6 +47,16 @@ nf_finish (const NfMatmul *t, floatv v, int m, int n)
     v += nf_load_head (t->R + (size_t)(m % t->rmod) * t->ldr + n, lanes);
   if (t->flags & NF_ACCUMULATE)
     v += nf_load_head (t->C + (size_t)m * t->ldc + n, lanes);
+  return v;
+}
+
+static inline __attribute__ ((always_inline)) void
+nf_finish (const NfMatmul *t, floatv v, int m, int n)
+{
+  const int lanes = t->N - n;
+  if (lanes <= 0)
+    return;
+  v = nf_follow (t, v, m, n, lanes);
   if (t->flags & NF_HALVES)
     nf_store_left (v, t->C + (size_t)m * t->ldc, n);
   else

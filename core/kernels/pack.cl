@@ -95,20 +95,11 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
   y += row * ldy;
   int i = 0;
 #if NF_PLANES > 1
-  for (; i < (K + NF_STEP_VALUES - 1) / NF_STEP_VALUES * NF_STEP_VALUES; i += VW)
-    nf_store_left (nf_load_head (x + i, K - i), y, i);
+  for (; i < K; i += 2 * VW)
+    nf_store_left_pair (nf_load_head (x + i, K - i), nf_load_head (x + i + VW, K - i - VW), y, i);
 #else
   for (; i + 2 * VW <= K; i += 2 * VW)
-    {
-      const floatv a = nf_loadv (x + i), b = nf_loadv (x + i + VW);
-#if NF_ROUND_BY_CPU
-      nf_storev (nf_halves (a, b), y + i / 2);
-#else
-      const uintv low = nf_as_uintv (a), high = nf_as_uintv (b);
-      NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (low)), 0, (__global ushort *)y + i);
-      NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (NF_TO_BF16 (high)), 0, (__global ushort *)y + i + VW);
-#endif
-    }
+    nf_store_left_pair (nf_loadv (x + i), nf_loadv (x + i + VW), y, i);
   for (; i < K; i += 2)
     y[i / 2] = nf_pair (x[i], i + 1 < K ? x[i + 1] : 0.0f);
   for (i = (K + 1) / 2; i % NF_DEPTH; i++)
@@ -164,7 +155,7 @@ nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, in
           NF_INTERLEAVE (a, b)
           NF_INTERLEAVE (b, a)
           for (int i = 0; i < min (VW, inside); i++)
-            vstore16 (a[i], 0, Y + (size_t)(c + i) * ldy + 16 * p);
+            nf_storev (a[i], Y + (size_t)(c + i) * ldy + 16 * p);
         }
     }
 }

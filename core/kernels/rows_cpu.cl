@@ -36,8 +36,18 @@ nf_moments (__global const float *x, int d, int rms)
   return (float2)(mean, 1.0f / sqrt (nf_sumv (square[0] + square[1]) / d + (rms ? 1e-6f : 1e-5f)));
 }
 
+/* Values i .. i+lanes-1 of what follows. */
+static inline floatv
+nf_normed (__global const float *x, __global const float *w, __global const float *b, __global const float *R, int add, float2 moments, int rms, int i,
+           int lanes)
+{
+  const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + i, lanes);
+  const floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (b + i, lanes));
+  return add ? v + nf_load_head (R + i, lanes) : v;
+}
+
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
- * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words, and d a multiple of VW.
+ * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words, and d a multiple of 2 VW.
  * Global size (M). */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
@@ -48,18 +58,22 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
   y += y_at + (halves ? get_global_id (0) * halves : row);
   R += R_at + row;
   const float2 moments = nf_moments (x, d, rms);
+  if (halves)
+    {
+      for (int i = 0; i < d; i += 2 * VW)
+        {
+          floatv v[2];
+          NF_PREFETCH_TO_WRITE (y + halves + i / 2);
+          for (int j = 0; j < 2; j++)
+            v[j] = nf_normed (x, w + w_at, w + b_at, R, add, moments, rms, i + j * VW, VW);
+          nf_store_left_pair (v[0], v[1], y, i);
+        }
+      return;
+    }
   for (int i = 0; i < d; i += VW)
     {
-      const int lanes = d - i;
-      NF_PREFETCH_TO_WRITE (y + (halves ? halves + i / 2 : d + i));
-      const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + w_at + i, lanes);
-      floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (w + b_at + i, lanes));
-      if (add)
-        v += nf_load_head (R + i, lanes);
-      if (halves)
-        nf_store_left (v, y, i);
-      else
-        nf_store_head (v, y + i, lanes);
+      NF_PREFETCH_TO_WRITE (y + d + i);
+      nf_store_head (nf_normed (x, w + w_at, w + b_at, R, add, moments, rms, i, d - i), y + i, d - i);
     }
 }
 
