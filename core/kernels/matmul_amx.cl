@@ -9,10 +9,11 @@
  *     floats cost the same.
  *   - What follows a product (nf_finish) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
  *   - The next panel, which the same thread will most likely read, comes to the second-level cache meanwhile. A single tile of rows leaves no time
- *     for it. */
+ *     for it; with two planes there is some for what it reads itself NF_STEPS_AHEAD steps later. */
 
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART (NF_RIGHT_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
+#define NF_STEPS_AHEAD (NF_PLANES == 2 ? 6 : 0)
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
 #define NF_PLANE (16 * NR) /* words */
 
@@ -126,11 +127,12 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
   uint planes[2][NF_PART * NF_RIGHT_PLANES * NF_PLANE] __attribute__ ((aligned (64)));
   float kept[NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
   const int count = (end - m0 + MR - 1) / MR, steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, tail = end - m0 - (count - 1) * MR;
-  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : splits ? steps : 1, ahead_lines = count > 1 && !splits ? (NF_LINES + count - 1) / count : 0;
+  const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : splits ? steps : 1;
+  const int ahead_lines = splits || (count == 1 && NF_STEPS_AHEAD == 0) ? 0 : (NF_LINES + count - 1) / count;
   const ulong lda = 4 * (ulong)t->lda;
   const size_t ldb = t->ldb ? t->ldb : NR;
   const int rows_of_b = t->ldb ? t->K : steps * NF_STEP_VALUES;
-  __global const nf_element *ahead = panel + (size_t)steps * NF_DEPTH * NR;
+  __global const nf_element *ahead = panel + (size_t)(count > 1 ? steps : NF_STEPS_AHEAD) * NF_DEPTH * NR;
   NfSplit split = { .from = (__global const float *)panel, .ld = ldb, .to = planes[0] };
   int configured = 0;
   split.ahead = count == 1 ? 2 * NF_STEP_VALUES * ldb : t->ldb ? NR : (size_t)steps * NF_DEPTH * NR;
