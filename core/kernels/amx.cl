@@ -77,7 +77,7 @@ nf_amx_multiply_upper (__global const uint *a0, ulong lda, ulong b)
 
 /* The same for floats as sums h + m + l of bfloat16 (nf_split): h h, h m, m h, h l, l h and m m. What is left out, m l, l m and l l, is below 2^-22 of
  * the product. Planes of A are 64 bytes apart, those of b 2048; from one product to the next one operand stays in its tiles. First l h, m h, h h, then
- * with h of A in its place h l, h m, m m: two halves, between which vector arithmetic goes on while the matrix unit is busy. */
+ * with h of A in its place h l, h m, m m: one after the other, so that other arithmetic goes on between them. */
 #define NF_A0(plane, tile) "tileloadd " #plane "*64(%0,%3,1), %%tmm" #tile "\n\t"
 #define NF_A1(plane, tile) "tileloadd " #plane "*64(%1,%3,1), %%tmm" #tile "\n\t"
 #define NF_B(plane, tile) "tileloadd " #plane "*2048+" #tile "*64-6*64(%2,%4,1), %%tmm" #tile "\n\t"
@@ -88,17 +88,25 @@ nf_amx_multiply_upper (__global const uint *a0, ulong lda, ulong b)
 #define NF_NEXT_B_UPPER(plane) NF_B (plane, 6) NF_DOT (6, 4, 0) NF_B (plane, 7) NF_DOT (7, 4, 1)
 #define NF_OPERANDS ::"r"(a0), "r"(a1), "r"(b), "r"(lda), "r"((ulong)128) : "memory"
 
-static inline void
-nf_amx_multiply_planes (__global const uint *a0, __global const uint *a1, ulong lda, ulong b, int second, bool lower)
+static inline __attribute__ ((always_inline)) void
+nf_amx_multiply_planes (__global const uint *a0, __global const uint *a1, ulong lda, ulong b, int product, bool lower)
 {
-  if (lower && !second)
-    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A (2) NF_NEXT_A (1) NF_NEXT_A (0) NF_OPERANDS);
-  else if (lower)
-    __asm__ volatile (NF_NEXT_B (2) NF_NEXT_B (1) NF_NEXT_A (1) NF_OPERANDS);
-  else if (!second)
-    __asm__ volatile (NF_B (0, 6) NF_B (0, 7) NF_NEXT_A_UPPER (2) NF_NEXT_A_UPPER (1) NF_NEXT_A_UPPER (0) NF_OPERANDS);
-  else
-    __asm__ volatile (NF_NEXT_B_UPPER (2) NF_NEXT_B_UPPER (1) NF_NEXT_A_UPPER (1) NF_OPERANDS);
+#define NF_PRODUCT(number, whole, upper)                                                                               \
+  case number:                                                                                                         \
+    if (lower)                                                                                                         \
+      __asm__ volatile (whole NF_OPERANDS);                                                                            \
+    else                                                                                                               \
+      __asm__ volatile (upper NF_OPERANDS);                                                                            \
+    break
+  switch (product)
+    {
+      NF_PRODUCT (0, NF_B (0, 6) NF_B (0, 7) NF_NEXT_A (2), NF_B (0, 6) NF_B (0, 7) NF_NEXT_A_UPPER (2));
+      NF_PRODUCT (1, NF_NEXT_A (1), NF_NEXT_A_UPPER (1));
+      NF_PRODUCT (2, NF_NEXT_A (0), NF_NEXT_A_UPPER (0));
+      NF_PRODUCT (3, NF_NEXT_B (2), NF_NEXT_B_UPPER (2));
+      NF_PRODUCT (4, NF_NEXT_B (1), NF_NEXT_B_UPPER (1));
+      NF_PRODUCT (5, NF_NEXT_A (1), NF_NEXT_A_UPPER (1));
+    }
 }
 
 /* The same for sums of two bfloat16 on the left, l and h, and one on the right: l b, h b. */

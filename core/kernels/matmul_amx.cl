@@ -26,18 +26,24 @@ typedef struct
   uint *to;
 } NfSplit;
 
+/* The upper halves of words, those of x below those of y. */
+static inline uintv
+nf_upper_pair (floatv x, floatv y)
+{
+  return nf_as_uintv (x) >> 16 | (nf_as_uintv (y) & 0xffff0000u);
+}
+
 static inline void
 nf_split_pair (floatv x, floatv y, uint *to)
 {
 #if NF_RIGHT_PLANES == 3
-  /* as nf_split(); an infinity leaves NaN, which nf_mend() sees */
-  const uintv upper = (uintv)(0xffff0000u);
-  const uintv x0 = (nf_as_uintv (x) + 0x8000u) & upper, y0 = (nf_as_uintv (y) + 0x8000u) & upper;
+  /* as nf_split(), but the second plane is cut off, not rounded, which takes less; an infinity leaves NaN, which nf_mend() sees */
+  const uintv upper = (uintv)(0xffff0000u), x0 = (nf_as_uintv (x) + 0x8000u) & upper, y0 = (nf_as_uintv (y) + 0x8000u) & upper;
   const floatv xr = x - nf_as_floatv (x0), yr = y - nf_as_floatv (y0);
-  const uintv x1 = (nf_as_uintv (xr) + 0x8000u) & upper, y1 = (nf_as_uintv (yr) + 0x8000u) & upper;
+  const floatv xl = xr - nf_as_floatv (nf_as_uintv (xr) & upper), yl = yr - nf_as_floatv (nf_as_uintv (yr) & upper);
   nf_storev (x0 >> 16 | y0, to);
-  nf_storev (x1 >> 16 | y1, to + NF_PLANE);
-  nf_storev (nf_as_uintv (xr - nf_as_floatv (x1)) >> 16 | (nf_as_uintv (yr - nf_as_floatv (y1)) & upper), to + 2 * NF_PLANE);
+  nf_storev (nf_upper_pair (xr, yr), to + NF_PLANE);
+  nf_storev (nf_upper_pair (xl, yl), to + 2 * NF_PLANE);
 #else
   nf_storev (nf_pairv (x, y), to);
 #endif
@@ -171,15 +177,22 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
             nf_amx_load (c, lower);
           for (int k = 0; k < turns; k++, a0 += NF_LEFT_DEPTH, a1 += NF_LEFT_DEPTH, b += 4 * NF_RIGHT_PLANES * NF_PLANE)
             {
+              const int first_row = finished;
               if (multiply)
                 {
                   for (int line = 0; line < ahead_lines; line++, ahead += 16)
                     NF_PREFETCH_FAR (ahead);
 #if NF_PLANES == 3
-                  nf_amx_multiply_planes (a0, a1, lda, b, 0, lower);
-                  nf_split_rows (&split, (pairs + 1) / 2, rows_of_b);
-                  nf_amx_multiply_planes (a0, a1, lda, b, 1, lower);
-                  nf_split_rows (&split, pairs / 2, rows_of_b);
+                  for (int product = 0, split_pairs = 0; product < 6; product++)
+                    {
+                      /* few rows leave most of the time to splitting, which small portions would slow down */
+                      const int until_pair = lower ? pairs * (product + 1) / 6 : (product + 1) / 3 * pairs / 2;
+                      nf_amx_multiply_planes (a0, a1, lda, b, product, lower);
+                      nf_split_rows (&split, until_pair - split_pairs, rows_of_b);
+                      split_pairs = until_pair;
+                      for (const int until = min (last_row, first_row + each * (product + 1) / 6); finished < until; finished++)
+                        nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);
+                    }
 #elif NF_PLANES == 2
                   nf_amx_multiply_sums (a0, a1, lda, b, lower);
                   nf_split_rows (&split, pairs, rows_of_b);
@@ -191,7 +204,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                   nf_split_rows (&split, pairs, rows_of_b);
 #endif
                 }
-              for (const int until = min (finished + each, last_row); finished < until; finished++)
+              for (const int until = min (first_row + each, last_row); finished < until; finished++)
                 nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);
             }
           if (multiply && (ends || count > 1))
