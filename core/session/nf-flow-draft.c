@@ -770,6 +770,10 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
   g_assert (B > 0 && B <= nf_flow_drafts (flow));
   Pace *pace = self.pace;
   const gint64 begin = g_get_monotonic_time ();
+  /* rows of the widest window, where that many samples might be decoded */
+  const guint window = MIN (windows[N_WINDOWS - 1], flow->shape.N), samples = B * window / NF_FLOW_WINDOW;
+  if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
+    return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
   const gboolean tried = self.insist || choose (draft, pace);
   if (tried && !try_drafts (&self, &certain))

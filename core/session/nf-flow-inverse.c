@@ -346,6 +346,8 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
   self.changes = flow->changes;
   for (guint t = 0; t < flow->T; t++)
     self.all += flow->sequences[t].N;
+  if (!nf_flow_need_caches (flow, options->guidance != 0 ? 2 * B : B, error))
+    return FALSE;
 
   NfBuffer *from = flow->input;
   for (guint t = flow->T; t-- > 0;)

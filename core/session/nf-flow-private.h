@@ -55,6 +55,7 @@ struct _NfFlow
   NfBlockScratch **scratch; /* T */
   GPtrArray *caches;
   NfBlockCache **cache; /* T, for decoding */
+  guint cache_rows;     /* samples, each branch of them, that they are for */
   NfPaces paces[NF_MAX_BLOCKS];
   NfFlowDraft *draft; /* NULL before nf_flow_prepare_draft(), and where there can be none */
   NfBlockTape *denoiser;
@@ -63,6 +64,10 @@ struct _NfFlow
 
 /* Rows that go through at a time when decoding in parallel. */
 #define NF_FLOW_WINDOW 32
+
+/* Keys and values of so many samples, each branch of them, can be kept from here on; what was kept is lost.
+ */
+gboolean nf_flow_need_caches (NfFlow *flow, guint rows, GError **error);
 
 /* Samples of block t's own sequences. */
 guint nf_flow_samples (NfFlow *flow, guint t, guint B);

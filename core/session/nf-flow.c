@@ -475,7 +475,7 @@ nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
   if ((work == NF_FLOW_GRADIENTS || work == NF_FLOW_DENOISER) && !nf_model_need_backward (flow->model, error))
     return 0;
 
-  const guint B = choose_batch (flow, work), rows = work == NF_FLOW_DECODE_GUIDED ? 2 * B : B;
+  const guint B = choose_batch (flow, work);
   reserve_samples (flow, B);
   switch (work)
     {
@@ -490,12 +490,7 @@ nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
       break;
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:
-      if (!flow->caches || flow->cache[0]->layers->rows < nf_flow_samples (flow, 0, rows))
-        {
-          g_clear_pointer (&flow->caches, g_ptr_array_unref);
-          reserve_decoding (flow, rows);
-        }
-      break;
+      break; /* nf_flow_need_caches(): many samples' would take long to make for a single one */
     case NF_FLOW_N_WORKS:
       g_assert_not_reached ();
     }
@@ -505,6 +500,22 @@ nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
       return 0;
     }
   return flow->batch[work] = B;
+}
+
+gboolean
+nf_flow_need_caches (NfFlow *flow, guint rows, GError **error)
+{
+  const guint held = flow->caches ? flow->cache_rows : 0;
+  if (rows <= held)
+    return TRUE;
+  g_clear_pointer (&flow->caches, g_ptr_array_unref);
+  /* not a little more each time */
+  flow->cache_rows = MAX (rows, MIN (2 * held, flow->batch[NF_FLOW_DECODE]));
+  reserve_decoding (flow, flow->cache_rows);
+  if (nf_ops_finish (flow->ops, error))
+    return TRUE;
+  g_clear_pointer (&flow->caches, g_ptr_array_unref);
+  return FALSE;
 }
 
 /* Conditions */
