@@ -2,6 +2,8 @@
  */
 #include "nf-test.h"
 
+#include <math.h>
+
 static char *output; /* of conversions */
 
 static int
@@ -115,6 +117,54 @@ test_asking (void **state)
   g_unlink (bare);
 }
 
+/* The mean of a model and itself is itself; of it and one of three times its weights, twice it. */
+static void
+test_mean (void **state)
+{
+  g_autofree char *model = nf_test_file ("golden", "starflow_text.weights.safetensors"),
+                  *wanted = digest_of (model),
+                  *other = nf_test_file ("golden", "tarflow_vp.weights.safetensors"),
+                  *threefold = nf_test_temporary (".safetensors");
+  g_autoptr (GError) error = NULL;
+  check_mentions (run (0, "convert", "--mean", model, model, output, NULL), wanted);
+
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (model, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      assert_int_equal (tensors[i].dtype, NF_DTYPE_F32);
+      if (!g_str_has_prefix (tensors[i].name, "blocks."))
+        continue;
+      float *values = g_new (float, tensors[i].n_elements);
+      nf_tensor_to_float (&tensors[i], values);
+      for (guint64 j = 0; j < tensors[i].n_elements; j++)
+        values[j] *= 3;
+      tensors[i].data = (const guint8 *)values;
+      g_ptr_array_add (data, values);
+    }
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, (gpointer) "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
+  nf_test_ok (nf_tensor_file_write (threefold, tensors, n, metadata, &error), error);
+  g_free (run (0, "convert", "--mean", threefold, model, output, NULL));
+  g_autoptr (NfTensorFile) mean = nf_tensor_file_open (output, &error);
+  nf_test_ok (mean, error);
+  const NfTensor *is = nf_tensor_file_lookup (mean, "blocks.1.proj_in.weight"),
+                 *was = nf_tensor_file_lookup (file, "blocks.1.proj_in.weight");
+  g_autofree float *a = g_new (float, is->n_elements), *b = g_new (float, is->n_elements);
+  nf_tensor_to_float (is, a);
+  nf_tensor_to_float (was, b);
+  for (guint64 i = 0; i < is->n_elements; i++)
+    assert_true (fabsf (a[i] - 2 * b[i]) <= 1e-6f * fabsf (b[i]));
+  g_unlink (threefold);
+
+  check_mentions (run (1, "convert", "--mean", other, model, output, NULL), "another configuration");
+  check_mentions (run (1, "convert", "--mean", "/nothing", model, output, NULL), "/nothing");
+}
+
 static void
 test_misuse (void **state)
 {
@@ -134,6 +184,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown (test_converting, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_asking, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_mean, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_misuse, set_up, tear_down),
   };
   return cmocka_run_group_tests_name ("convert", tests, NULL, NULL);

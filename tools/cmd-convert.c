@@ -20,6 +20,7 @@ typedef struct
   char *noise;
   double noise_std;
   char *dtype;
+  char *mean; /* another model */
 } Convert;
 
 static void
@@ -31,6 +32,7 @@ convert_clear (Convert *convert)
   g_free (convert->layout);
   g_free (convert->noise);
   g_free (convert->dtype);
+  g_free (convert->mean);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Convert, convert_clear)
 
@@ -128,6 +130,57 @@ cast (const NfTensor *tensor, NfDtype dtype)
   return data;
 }
 
+/* The means of all numbers of TENSORS and of those of the model OTHER, of the same shapes, into DATA. */
+static gboolean
+average (const NfConfig *config, NfTensor *tensors, guint n, const char *other, GPtrArray *data,
+         GError **error)
+{
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (other, error);
+  g_autoptr (NfConfig) theirs = file ? nf_checkpoint_config (file, NULL, NULL, error) : NULL;
+  if (!theirs)
+    return FALSE;
+  if (!nf_config_equal (config, theirs))
+    {
+      g_autofree char *is = nf_config_to_json (theirs), *wanted = nf_config_to_json (config);
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "%s is of another configuration, there is no mean of both: %s, not %s", other, is, wanted);
+      return FALSE;
+    }
+  for (guint i = 0; i < n; i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_lookup (file, tensors[i].name);
+      if (!is_float (tensors[i].dtype))
+        continue;
+      if (!tensor || !is_float (tensor->dtype) || tensor->n_elements != tensors[i].n_elements)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s has no tensor %s of that size", other,
+                       tensors[i].name);
+          return FALSE;
+        }
+      const gsize count = MAX (tensor->n_elements, 1);
+      g_autofree float *a = g_try_new (float, count), *b = g_try_new (float, count);
+      if (a && b)
+        {
+          nf_tensor_to_float (&tensors[i], a);
+          nf_tensor_to_float (tensor, b);
+          for (gsize j = 0; j < tensor->n_elements; j++)
+            a[j] = a[j] / 2 + b[j] / 2;
+        }
+      tensors[i].dtype = NF_DTYPE_F32;
+      tensors[i].data = (const guint8 *)a;
+      guint8 *means = a && b ? cast (&tensors[i], NF_DTYPE_F32) : NULL;
+      if (!means)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for tensor %s", other,
+                       tensors[i].name);
+          return FALSE;
+        }
+      g_ptr_array_add (data, means);
+      tensors[i].data = means;
+    }
+  return TRUE;
+}
+
 static gboolean
 write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config, const char *path,
              GError **error)
@@ -147,10 +200,13 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
   g_hash_table_insert (metadata, (gpointer) "config", json);
 
   for (guint i = 0; i < n; i++)
+    tensors[i] = *nf_tensor_file_get (file, i);
+  if (convert->mean && !average (config, tensors, n, convert->mean, data, error))
+    return FALSE;
+  for (guint i = 0; i < n; i++)
     {
       guint8 *bytes;
 
-      tensors[i] = *nf_tensor_file_get (file, i);
       for (guint j = 0; convert->dtype && is_float (tensors[i].dtype) && j < G_N_ELEMENTS (dtypes); j++)
         if (g_ascii_strcasecmp (convert->dtype, nf_dtype_name (dtypes[j])) == 0
             && tensors[i].dtype != dtypes[j])
@@ -223,6 +279,10 @@ nf_cmd_convert (int argc, char **argv)
       "Its standard deviation if Gaussian, on the [-1, 1] scale", "STD" },
     { "dtype", 't', 0, G_OPTION_ARG_STRING, &convert.dtype,
       "Type of the weights in OUT (default: as they are)", "f32|f16|bf16" },
+    { "mean", 0, 0, G_OPTION_ARG_FILENAME, &convert.mean,
+      "The means of its weights and those of another model of its configuration, such as an earlier one of "
+      "its training",
+      "MODEL" },
     { NULL }
   };
 
