@@ -157,6 +157,15 @@ test_families (void **state)
   g_autoptr (NfConfig) video = read_config ("{" VIDEO ", \"temporal_causal\": 2}");
   assert_int_equal (nf_config_frames (video), 4);
 
+  /* ours is said where it is set, and not a word otherwise: digests of models without it stay what they are
+   */
+  g_autoptr (NfConfig) placed
+      = read_config ("{" VIDEO ", \"temporal_causal\": 1, \"frame_positions\": true}");
+  g_autofree char *with = nf_config_to_json (placed), *without = nf_config_to_json (video);
+  g_autoptr (NfConfig) back = read_config (with);
+  assert_true (back->frame_positions && nf_config_equal (placed, back));
+  assert_null (strstr (without, "frame_positions"));
+
   g_autoptr (NfConfig) shorter
       = read_config ("{" FAMILY ", \"num_blocks\": 4, \"layers_per_block\": [2, 0, 2, 2]}");
   g_autofree char *json = nf_config_to_json (shorter);
@@ -187,6 +196,8 @@ test_combinations (void **state)
     { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
     { STARFLOW ", \"learnable_self_denoiser\": true", "learnable_self_denoiser" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
+    { STARFLOW ", \"frame_positions\": true", "frame_positions" },
+    { VIDEO ", \"temporal_causal\": 0, \"frame_positions\": true", "frame_positions" },
     { VIDEO ", \"temporal_causal\": 0, \"seq_order\": \"L2R\"", "temporal_causal 0" },
     { VIDEO ", \"temporal_causal\": 1, \"local_attn_window\": 3", "local_attn_window is 3" },
     { FAMILY ", \"num_blocks\": 2, \"layers_per_block\": [1, 0]", "layers_per_block is 0 for block 1" },

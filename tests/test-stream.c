@@ -45,11 +45,12 @@ static void
 equals_session (void **state)
 {
   static const char *const kernels[] = { "cpu", "gpu" };
-  for (guint k = 0; k < G_N_ELEMENTS (kernels); k++)
+  for (guint k = 0; k < 2 * G_N_ELEMENTS (kernels); k++)
     {
       g_autoptr (GError) error = NULL;
-      const NfConfig config = random_video_config ();
-      g_autoptr (NfModel) model = model_new (&config, kernels[k]);
+      NfConfig config = random_video_config ();
+      config.frame_positions = k % 2;
+      g_autoptr (NfModel) model = model_new (&config, kernels[k / 2]);
       g_autoptr (NfStream) stream = stream_new (model);
       g_autoptr (NfSession) session = nf_test_session (model);
       const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config),
@@ -97,6 +98,33 @@ equals_session (void **state)
                 const double value = ((double)x[f * n + t * D + i] + 1) * 128;
                 assert_int_equal ((int)floor (value), samples[(y * WIDTH + column) * 3 + c]);
               }
+        }
+    }
+}
+
+/* Positions within a frame are the same in each frame, wherever in the window it is: a window that began anew
+ * knows them too; and they are what tells equal tokens apart. */
+static void
+frame_positions (void **state)
+{
+  NfConfig config = random_video_config ();
+  config.frame_positions = TRUE;
+  config.action_dim = 0;
+  for (guint backwards = 0; backwards < 2; backwards++)
+    {
+      config.left_to_right = !backwards;
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autoptr (NfStream) encoder = stream_new (model);
+      g_autoptr (NfStream) decoder = stream_new (model);
+      g_autofree float *z = g_new (float, nf_stream_get_latents (encoder));
+      guint8 samples[BYTES], decoded[BYTES];
+      for (guint f = 0; f < 4 * FRAMES; f++)
+        {
+          fill (samples, f);
+          encode (encoder, samples, NULL, z, NULL, NULL);
+          memset (decoded, 0, sizeof decoded);
+          decode (decoder, z, NULL, NULL, decoded);
+          assert_memory_equal (samples, decoded, BYTES);
         }
     }
 }
@@ -426,9 +454,10 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (equals_session), cmocka_unit_test (lossless),     cmocka_unit_test (begins_anew),
-    cmocka_unit_test (action_indices), cmocka_unit_test (continuation), cmocka_unit_test (scores),
-    cmocka_unit_test (budget),         cmocka_unit_test (refusals),     cmocka_unit_test (bounded),
+    cmocka_unit_test (equals_session),  cmocka_unit_test (lossless),       cmocka_unit_test (begins_anew),
+    cmocka_unit_test (frame_positions), cmocka_unit_test (action_indices), cmocka_unit_test (continuation),
+    cmocka_unit_test (scores),          cmocka_unit_test (budget),         cmocka_unit_test (refusals),
+    cmocka_unit_test (bounded),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

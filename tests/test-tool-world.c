@@ -150,12 +150,19 @@ test_world (void **state)
   ok (run (0, NULL, "eval", "world", whole, "--world", "pong", "--windows", "0", "--events", "0", "--seeds",
            "1", "--frames", "3", "--timed", "2", "--denoise", "score", "-q", NULL));
 
-  /* training goes on from it with a past that has errors */
-  g_autofree char *after = in (state, "after.safetensors");
-  ok (run (0, NULL, "train", "-o", after, "--init", whole, "--world", "pong", "--actions", "--steps", "2",
+  /* positions that a model has not are zeros: it is what it was, and can be trained on with them, and with a
+   * past that has errors */
+  g_autofree char *placed = in (state, "placed.safetensors"), *after = in (state, "after.safetensors");
+  ok (run (0, NULL, "convert", "--set", "frame_positions=true", whole, placed, "-q", NULL));
+  g_autofree char *same = run (0, NULL, "eval", "world", placed, "--world", "pong", "--windows", "2",
+                               "--events", "1", "--seeds", "3", "--frames", "60", "--timed", "0", "-q", NULL);
+  assert_string_equal (same, again);
+  ok (run (0, NULL, "train", "-o", after, "--init", placed, "--world", "pong", "--actions", "--steps", "2",
            "--batch", "3", "--validation-tiles", "4", "--context-errors", "0.3", "-q", NULL));
-  ok (run (1, "--context-errors", "train", "-o", after, "--init", whole, "--world", "pong", "--steps", "2",
+  ok (run (1, "--context-errors", "train", "-o", after, "--init", placed, "--world", "pong", "--steps", "2",
            "--context-errors", "1.5", "-q", NULL));
+  g_autofree char *described = run (0, NULL, "info", after, NULL);
+  assert_non_null (strstr (described, "learned positions in a frame"));
 
   /* another world has other actions */
   ok (run (1, "action_dim 3, gridworld has 5", "eval", "world", whole, "--world", "gridworld", "-q", NULL));

@@ -318,7 +318,8 @@ step_in_patches (NfTrainer *trainer)
 }
 
 /* Errors of the past: the gradient of what the deep block says is that of the loss with these errors, by
- * differences along it: of all of it, and of the product that reads the tokens. */
+ * differences along it: of all of it, of the product that reads the tokens,
+ * and of their positions in a frame. */
 static void
 test_context_errors (void **state)
 {
@@ -326,6 +327,7 @@ test_context_errors (void **state)
   NfTrainOptions options = make_options ();
   g_autoptr (GError) error = NULL;
   config.denoiser_layers = 0;
+  config.frame_positions = TRUE;
   /* weights of their size after some steps: proj_out begins as zeros, which hide everything before it */
   g_autofree char *start = nf_test_temporary (".checkpoint"), *stepped = nf_test_temporary (".checkpoint"),
                   *moved = nf_test_temporary (".checkpoint");
@@ -353,10 +355,12 @@ test_context_errors (void **state)
   if (fabs (loss - clean) < 1e-4)
     fail_msg ("%g with errors, %g without", loss, clean);
 
-  /* the deep block's parameters are listed last, and are those of the block before and the actions'; what
-   * goes on to that block through a wrong patch is left out, so that its gradient is none of the loss */
-  const gsize D = 16, d = 32, deep = (n - (ACTIONS * d + d)) / 2;
-  const gsize from[] = { deep, deep + D }, to[] = { n, deep + D + d * D + d };
+  /* the deep block's parameters are listed last, and are like those of the block before, with positions and
+   * actions besides; what goes on to that block through a wrong patch is left out, so that its gradient is
+   * none of the loss */
+  const gsize D = 16, d = 32, N = 4, deep = (n - (ACTIONS * d + d + N * d)) / 2, in = deep + D,
+              positions = in + d * D + d;
+  const gsize from[] = { deep, in, positions }, to[] = { n, positions, positions + N * d };
   for (guint part = 0; part < G_N_ELEMENTS (from); part++)
     {
       const double reach = 0.01;

@@ -130,6 +130,14 @@ cast (const NfTensor *tensor, NfDtype dtype)
   return data;
 }
 
+/* Whether the configuration wants positions that FILE does not have: with zeros in their place the model is
+ * what it was, and training can go on from there. */
+static gboolean
+lacks_positions (NfTensorFile *file, const NfConfig *config, const char *name)
+{
+  return config->frame_positions && !nf_tensor_file_lookup (file, name);
+}
+
 /* The means of all numbers of TENSORS and of those of the model OTHER, of the same shapes, into DATA. */
 static gboolean
 average (const NfConfig *config, NfTensor *tensors, guint n, const char *other, GPtrArray *data,
@@ -186,11 +194,12 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
              GError **error)
 {
   static const NfDtype dtypes[] = { NF_DTYPE_F32, NF_DTYPE_F16, NF_DTYPE_BF16 };
-  const guint n = nf_tensor_file_count (file);
+  guint n = nf_tensor_file_count (file);
   g_autoptr (GHashTable) metadata = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, NULL);
   g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
-  g_autofree char *json = nf_config_to_json (config);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n + 1);
+  g_autofree char *positions = g_strdup_printf ("blocks.%u.frame_embed", config->n_blocks - 1),
+                  *json = nf_config_to_json (config);
   GHashTableIter iter;
   gpointer key, value;
 
@@ -201,6 +210,17 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
 
   for (guint i = 0; i < n; i++)
     tensors[i] = *nf_tensor_file_get (file, i);
+  if (lacks_positions (file, config, positions))
+    {
+      const guint N = nf_config_tokens (config), d = nf_config_width (config, config->n_blocks - 1);
+      g_ptr_array_add (data, g_new0 (float, (gsize)N *d));
+      tensors[n++] = (NfTensor){ .name = positions,
+                                 .dtype = NF_DTYPE_F32,
+                                 .n_dims = 2,
+                                 .dims = { N, d },
+                                 .n_elements = (guint64)N * d,
+                                 .data = g_ptr_array_index (data, 0) };
+    }
   if (convert->mean && !average (config, tensors, n, convert->mean, data, error))
     return FALSE;
   for (guint i = 0; i < n; i++)
@@ -293,7 +313,8 @@ nf_cmd_convert (int argc, char **argv)
           "what --set, --config (else IN, else IN with the ending .yaml or .json) and the weights' shapes "
           "say;\n"
           "what then is open is asked for by name. Rounding to f16 or bf16 makes another model, with\n"
-          "another digest.",
+          "another digest. Where --set frame_positions=true gives the model positions it has not, they are "
+          "zeros.",
           2, 2))
     return NF_EXIT_USAGE;
   if (convert.layout && !nf_pixel_layout_from_name (convert.layout, &layout))

@@ -189,6 +189,7 @@ print_starflow (const NfConfig *config)
   } switches[] = {
     { config->rope, config->half_split_rope ? "rotary positions (halves)" : "rotary positions" },
     { !config->rope, "learned positions" },
+    { config->frame_positions, "learned positions in a frame" },
     { config->sos, "start token" },
     { config->softplus, "softplus scale" },
     { !config->softplus, "exp scale" },

@@ -275,8 +275,8 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
   if (has_gaps (sequence))
     nf_block_move_tokens (ops, sequence, B, d, gathered, dh, TRUE);
   if (gradients && block->position.buffer)
-    nf_ops_position_backward (ops, dense, nf_view (gradients, block->position.at), B, N, d, block->flip,
-                              sequence->frame);
+    nf_ops_position_backward (ops, dense, nf_view (gradients, block->position.at), B * N / sequence->frame,
+                              sequence->frame, d, block->flip, sequence->frame);
   if (gradients && block->n_classes > 0)
     nf_ops_class_embed_backward (ops, dense, nf_view (gradients, block->classes.at), condition->labels, B, N,
                                  d, block->n_classes);

@@ -24,7 +24,7 @@ typedef struct
   NfLinear text, action;   /* text, action features to rows; w.buffer NULL for none */
   NfNorm final_norm;       /* w.buffer NULL for none */
   NfView sos;              /* (D), or a NULL buffer */
-  NfView position;         /* (N, d) learned, as stored, natural order; or a NULL buffer */
+  NfView position;         /* learned, as stored, natural order: (N, d), or a frame's; or a NULL buffer */
   NfView ordered_position; /* (N, d) in block order */
   NfView classes;          /* (n_classes, d), or a NULL buffer */
   gboolean flip;           /* block order is reversed within frames */

@@ -106,8 +106,18 @@ runs_backwards (const NfConfig *config, guint t)
   return (t + (config->left_to_right ? 1 : 0)) % 2 == 1;
 }
 
+/* Positions of block t in the order of its sequence, where they are not those that are stored. */
+static gsize
+ordered_floats (const NfConfig *config, guint t)
+{
+  const gsize floats = (gsize)nf_config_tokens (config) * nf_config_width (config, t);
+  if (config->frame_positions && t + 1 == config->n_blocks)
+    return floats * nf_config_frames (config);
+  return !config->rope && runs_backwards (config, t) ? floats : 0;
+}
+
 static void
-find_block (const Finder *finder, guint t, NfBuffer *reversed, gsize *at, NfFlowBlock *block)
+find_block (const Finder *finder, guint t, NfBuffer *ordered_positions, gsize *at, NfFlowBlock *block)
 {
   const NfConfig *config = finder->config;
   const gboolean starflow = config->family == NF_FAMILY_STARFLOW;
@@ -124,15 +134,18 @@ find_block (const Finder *finder, guint t, NfBuffer *reversed, gsize *at, NfFlow
   block->soft_clip = (float)config->soft_clip;
   block->max_log_scale = config->max_log_scale > 0 ? (float)config->max_log_scale : INFINITY;
   block->guidance = starflow ? NF_GUIDANCE_PRODUCT : NF_GUIDANCE_EXTRAPOLATE;
-  if (block->flip && block->position.buffer)
+  if (config->frame_positions && t + 1 == config->n_blocks)
+    block->position = find (finder, "%s.frame_embed", prefix);
+  const gsize ordered = ordered_floats (config, t);
+  if (ordered)
     {
-      block->ordered_position = nf_view (reversed, *at);
-      *at += (gsize)nf_config_tokens (config) * block->transformer.shape.d;
+      block->ordered_position = nf_view (ordered_positions, *at);
+      *at += ordered;
     }
 }
 
 NfBlocks *
-nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta, NfBuffer *reversed)
+nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta, NfBuffer *ordered)
 {
   NfBlocks *blocks = g_new0 (NfBlocks, 1);
   const Finder finder = { config, parameters, theta };
@@ -141,7 +154,7 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
   blocks->flow = g_new0 (NfFlowBlock, config->n_blocks);
   for (guint t = 0; t < config->n_blocks; t++)
     if (!nf_config_is_identity (config, t))
-      find_block (&finder, t, reversed, &at, &blocks->flow[blocks->T++]);
+      find_block (&finder, t, ordered, &at, &blocks->flow[blocks->T++]);
   if (config->denoiser_layers)
     {
       blocks->denoiser = g_new0 (NfFlowBlock, 1);
@@ -180,12 +193,12 @@ nf_blocks_free (NfBlocks *blocks)
 }
 
 gsize
-nf_blocks_reversed_floats (const NfConfig *config)
+nf_blocks_ordered_floats (const NfConfig *config)
 {
   gsize floats = 0;
-  for (guint t = 0; t < config->n_blocks && !config->rope; t++)
-    if (runs_backwards (config, t) && !nf_config_is_identity (config, t))
-      floats += (gsize)nf_config_tokens (config) * nf_config_width (config, t);
+  for (guint t = 0; t < config->n_blocks; t++)
+    if (!nf_config_is_identity (config, t))
+      floats += ordered_floats (config, t);
   return floats;
 }
 
@@ -291,8 +304,10 @@ nf_blocks_order_positions (NfBlocks *blocks, NfOps *ops, const NfConfig *config)
   for (guint t = 0; t < blocks->T; t++)
     {
       const NfFlowBlock *block = &blocks->flow[t];
-      if (block->flip && block->position.buffer)
-        nf_ops_reorder (ops, block->position, block->ordered_position, 1, N, block->transformer.shape.d, TRUE,
-                        N, nf_view (NULL, 0));
+      const gsize floats = ordered_floats (config, block->index),
+                  frame = (gsize)N * block->transformer.shape.d;
+      for (gsize at = 0; at < floats; at += frame)
+        nf_ops_reorder (ops, block->position, nf_view_add (block->ordered_position, at), 1, N,
+                        block->transformer.shape.d, block->flip, N, nf_view (NULL, 0));
     }
 }

@@ -16,7 +16,7 @@ typedef struct
 /* THETA holds the parameters, or those that are no matrices. Positions of blocks that run backwards go to
  * REVERSED, one after the other. */
 NfBlocks *nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer *theta,
-                         NfBuffer *reversed);
+                         NfBuffer *ordered);
 void nf_blocks_free (NfBlocks *blocks);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlocks, nf_blocks_free)
 
@@ -26,7 +26,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlocks, nf_blocks_free)
 void nf_blocks_round (NfBlocks *blocks);
 
 /* Floats that REVERSED needs. */
-gsize nf_blocks_reversed_floats (const NfConfig *config);
+gsize nf_blocks_ordered_floats (const NfConfig *config);
 
 /* Floats of all packed weights for one direction, and giving each its place in PACKED. */
 gsize nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward);

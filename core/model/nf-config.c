@@ -301,6 +301,11 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
                        "action_dim is %u: actions need a video model (frames, temporal_causal, "
                        "shallow_block_local)",
                        config->action_dim);
+  if (config->frame_positions && !(config->frames && config->temporal_causal && config->shallow_local))
+    return impossible (
+        error, origin,
+        "frame_positions is set: it is of video models whose deep block sees frame after frame "
+        "(frames, temporal_causal, shallow_block_local)");
   return TRUE;
 }
 
@@ -380,6 +385,7 @@ static const Member members[] = {
   MEMBER ("rope", MEMBER_BOOLEAN, rope, OF_STARFLOW),
   MEMBER ("hf_style_rope", MEMBER_BOOLEAN, half_split_rope, OF_STARFLOW),
   MEMBER ("rope_1d", MEMBER_BOOLEAN, rope_1d, OF_STARFLOW),
+  MEMBER ("frame_positions", MEMBER_BOOLEAN, frame_positions, OF_STARFLOW),
   MEMBER ("sos", MEMBER_BOOLEAN, sos, OF_STARFLOW),
   MEMBER ("use_softplus", MEMBER_BOOLEAN, softplus, OF_STARFLOW),
   MEMBER ("soft_clip", MEMBER_NUMBER, soft_clip, OF_STARFLOW),
@@ -746,7 +752,9 @@ nf_config_to_json (const NfConfig *config)
       /* sizes of STARFlow that are 0 are "as it is by default" or "none" */
       if (member->family == OF_STARFLOW && member->kind == MEMBER_SIZE && size == 0)
         continue;
-      if (field == &config->max_log_scale && config->max_log_scale == 0)
+      /* what is ours is not in official files */
+      if ((field == &config->max_log_scale && config->max_log_scale == 0)
+          || (field == &config->frame_positions && !config->frame_positions))
         continue;
       g_string_append_printf (json, ", \"%s\": ", member->name);
       if (member->kind == MEMBER_SIZE)

@@ -103,6 +103,8 @@ typedef enum
  * @half_split_rope: pairs are (i, i + DH/2), not (2i, 2i+1) ("hf_style_rope")
  * @rope_1d: the deep block counts positions along its sequence ("rope_1d", ours; in the official code a
  * property of deep blocks that were language models)
+ * @frame_positions: the deep block also adds a learned vector to each of a frame's tokens, the same in every
+ * frame ("frame_positions", ours): nothing else says which token of a frame is which
  * @sos: a learned start token; without, a block's output is shifted and token 0 stays
  * @softplus: sigma = softplus(raw + ln(e-1)), else exp(raw) ("use_softplus")
  * @soft_clip: a of raw <- a tanh(raw/a), 0 for none
@@ -160,6 +162,7 @@ typedef struct
   gboolean rope;
   gboolean half_split_rope;
   gboolean rope_1d;
+  gboolean frame_positions;
   gboolean sos;
   gboolean softplus;
   double soft_clip;

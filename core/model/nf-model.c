@@ -24,7 +24,7 @@ struct _NfModel
   gboolean whole;       /* all */
   NfBuffer *forward;    /* packed */
   NfBuffer *backward;   /* packed, NULL until needed */
-  NfBuffer *reversed;   /* positions of the blocks that run backwards */
+  NfBuffer *ordered;    /* positions of blocks whose sequence has others than are stored */
   NfBuffer *deviation;  /* (N, D) */
   NfBuffer *precision;  /* (N, D): one over it */
   float *log_deviation; /* (N): sums over D of its logarithm */
@@ -118,7 +118,7 @@ nf_model_finalize (GObject *object)
   g_clear_pointer (&self->theta, nf_buffer_free);
   g_clear_pointer (&self->forward, nf_buffer_free);
   g_clear_pointer (&self->backward, nf_buffer_free);
-  g_clear_pointer (&self->reversed, nf_buffer_free);
+  g_clear_pointer (&self->ordered, nf_buffer_free);
   g_clear_pointer (&self->deviation, nf_buffer_free);
   g_clear_pointer (&self->precision, nf_buffer_free);
   g_free (self->log_deviation);
@@ -374,7 +374,7 @@ build (NfWeights *weights, NfDevice *device, GError **error)
   const NfParameters *parameters = weights->parameters;
   self->whole = weights->theta != NULL;
   self->theta = nf_ops_alloc (self->ops, self->whole ? parameters->n : parameters->n_kept);
-  self->reversed = nf_ops_alloc (self->ops, nf_blocks_reversed_floats (config));
+  self->ordered = nf_ops_alloc (self->ops, nf_blocks_ordered_floats (config));
   self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
   self->precision = nf_ops_alloc (self->ops, (gsize)N * D);
   self->log_deviation = g_new0 (float, N);
@@ -386,11 +386,11 @@ build (NfWeights *weights, NfDevice *device, GError **error)
       if (self->tokens.basis)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
     }
-  self->blocks = nf_blocks_new (config, parameters, self->theta, self->reversed);
+  self->blocks = nf_blocks_new (config, parameters, self->theta, self->ordered);
   if (nf_device_uses_bf16 (device))
     nf_blocks_round (self->blocks);
   self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
-  if (!self->theta || !self->reversed || !self->deviation || !self->precision || !self->forward)
+  if (!self->theta || !self->ordered || !self->deviation || !self->precision || !self->forward)
     {
       nf_ops_finish (self->ops, error);
       return NULL;

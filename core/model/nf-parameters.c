@@ -131,6 +131,8 @@ add_block (NfParameters *self, const NfConfig *config, guint t)
   add_linear (self, TRUE, d, D, "%s.proj_in", block);
   if (!config->rope)
     add (self, NF_PARAMETER_EMBEDDING, 0, nf_config_tokens (config), d, 0, "%s.pos_embed", block);
+  if (config->frame_positions && t + 1 == config->n_blocks)
+    add (self, NF_PARAMETER_EMBEDDING, 0, nf_config_tokens (config), d, 0, "%s.frame_embed", block);
   if (config->n_classes > 0)
     add (self, NF_PARAMETER_EMBEDDING, 0, config->n_classes, 1, d, "%s.class_embed", block);
   if (nf_config_has_text (config, t))

@@ -214,7 +214,7 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
 {
   g_autoptr (NfConfig) config = nf_config_copy (nf_model_get_config (flow->model));
   const gboolean same = rows == nf_config_rows (config) && columns == nf_config_columns (config);
-  if (!config->rope && (!same || frames != config->frames))
+  if ((!config->rope || config->frame_positions) && (!same || frames != config->frames))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "samples of %ux%u and %u frames are not possible: positions of this model are learned for "
