@@ -54,6 +54,7 @@ static const guint windows[N_WINDOWS] = { 16, 32, 64, 128 };
 #define SHARE 1.9
 #define GAIN (-0.5)
 #define TRIALS 2
+#define ABOUT 1.1
 #define BEHIND 1.5 /* costs as many times as much as the best: a clear loser */
 
 /* What was seen of drafts of so many samples. */
@@ -368,6 +369,10 @@ try_windows (Sweeping *self)
       else if (get_cost (pace, i) > BEHIND * get_cost (pace, best))
         break; /* still larger ones would be still further behind */
     }
+  /* a wider one that is about as good waits less often for what is not the pass's own */
+  for (guint i = best + 1; i < N_WINDOWS; i++)
+    if (get_cost (pace, i) < ABOUT * get_cost (pace, best))
+      best = i;
   pace->window = MIN (windows[best], capacity);
   return TRUE;
 }
