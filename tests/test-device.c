@@ -104,7 +104,7 @@ test_specifications (void **state)
   assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
 }
 
-/* What multiplies bfloat16. */
+/* What multiplies floats. */
 static void
 test_f32_forms (void **state)
 {
@@ -116,6 +116,8 @@ test_f32_forms (void **state)
   assert_string_equal (nf_device_get_f32_form (narrow), "fma");
   g_autoptr (NfDevice) gpu_kernels = open_device ("cpu,kernels=gpu");
   assert_string_equal (nf_device_get_f32_form (gpu_kernels), "fma");
+  g_autoptr (NfDevice) quietly = open_device ("cpu,kernels=gpu,f32=auto");
+  assert_string_equal (nf_device_get_f32_form (quietly), "fma");
   check_refused ("cpu,vectors=8,f32=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
   check_refused ("cpu,kernels=gpu,f32=amx", NF_ERROR_NO_DEVICE, "for a GPU");
 
@@ -124,6 +126,8 @@ test_f32_forms (void **state)
   g_autoptr (NfDevice) full = open_device ("cpu");
   assert_string_equal (nf_device_get_f32_form (full), "fma");
   g_autoptr (NfDevice) amx = nf_device_open ("cpu,f32=amx", &error);
+  g_autoptr (NfDevice) best = open_device ("cpu,f32=auto");
+  assert_string_equal (nf_device_get_f32_form (best), amx ? "amx" : "fma");
   if (!amx)
     assert_int_equal (error->code, NF_ERROR_NO_DEVICE);
   else

@@ -1285,6 +1285,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   gboolean trained, whole;
 
   job.started = g_get_monotonic_time ();
+  /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
+  g_setenv ("NORMFLOW_F32", "auto", FALSE);
   job.device = nf_device_open (command->device, error);
   if (!job.device)
     return FALSE;

@@ -433,7 +433,7 @@ static const char *const precision_names[]
         NULL },
     *const bf16_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
-        *const f32_names[] = { "fma", "amx", NULL };
+        *const f32_names[] = { "fma", "amx", "auto", NULL };
 
 /* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
@@ -467,8 +467,8 @@ parse_bf16 (const char *value, const char *where, const char **bf16, GError **er
 static gboolean
 parse_f32 (const char *value, const char *where, const char **f32, GError **error)
 {
-  return parse_name (value, f32_names, where, "%s: products of floats by \"%s\": only by amx and fma", f32,
-                     error);
+  return parse_name (value, f32_names, where, "%s: products of floats by \"%s\": only by amx, fma and auto",
+                     f32, error);
 }
 
 /* One KEY=VALUE after the device's name; each at most once. */
@@ -489,7 +489,7 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
       ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, and "
-      ",f32=amx or fma, each once",
+      ",f32=amx, fma or auto, each once",
       where, part, spec);
   return FALSE;
 }
@@ -736,16 +736,16 @@ try_amx (NfDevice *self, const char *identity)
   return fault;
 }
 
-/* Decides what multiplies floats: fma(), unless WANTED says amx. That does more rows in less time, but a
- * single row, as in decoding token by token, takes it longer. */
+/* Decides what multiplies floats: fma(), unless WANTED says amx, or auto where it can be. That does more rows
+ * in less time, but a single row, as in decoding token by token, takes it longer. */
 static gboolean
 choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
-  if (g_strcmp0 (wanted, "amx") != 0)
+  if (!wanted || strcmp (wanted, "fma") == 0)
     return TRUE;
   g_autofree char *fault = try_amx (self, identity);
   self->f32_amx = fault == NULL;
-  if (!fault)
+  if (!fault || strcmp (wanted, "auto") == 0)
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
                "%s %s does no products of floats by %s: %s; leave f32= out, or unset NORMFLOW_F32",

@@ -81,9 +81,9 @@ GPtrArray *nf_device_list (GError **error);
  * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
  * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`, else the
  * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
- * without it the fastest is taken. A suffix `,f32=amx` or `fma`, else `NORMFLOW_F32`, says what multiplies
- * floats, see nf_device_get_f32_form(); without it `fma` does. What it is decides bits of results, so decode
- * as you encoded.
+ * without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where it can be), else
+ * `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it `fma` does. What it
+ * is decides bits of results, so decode as you encoded.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists

@@ -704,13 +704,20 @@ nf_flow_get_hints (NfFlow *flow)
 
 /* Choosing */
 
-/* Whether a draft is tried, going by what was faster for as many samples. */
+/* Whether a draft is tried, going by what was faster for as many samples. With rounded operands many are not
+ * confirmed: without hints they cost more than they bring. */
 static gboolean
-choose (NfFlowDraft *draft, Pace *pace)
+choose (NfFlow *flow, Pace *pace)
 {
+  NfFlowDraft *draft = flow->draft;
   if (draft->wait > 0)
     {
       draft->wait--;
+      return FALSE;
+    }
+  if (!draft->hints && nf_device_rounds_operands (nf_model_get_device (flow->model)))
+    {
+      pace->promising = TRUE;
       return FALSE;
     }
   if (pace->exact > 0 && pace->draft > pace->exact && ++pace->decodings > TRY_AGAIN)
@@ -780,7 +787,7 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
   if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
     return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  const gboolean tried = self.insist || choose (draft, pace);
+  const gboolean tried = self.insist || choose (flow, pace);
   if (tried && !try_drafts (&self, &certain))
     return FALSE;
 
