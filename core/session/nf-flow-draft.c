@@ -78,7 +78,7 @@ struct _NfFlowDraft
   NfHints *hints;                       /* NULL: none */
   gboolean given;                       /* they are of a file beside the model */
   guint measured;                       /* pictures that they were measured on here */
-  guint pictures;                       /* that were decoded without */
+  guint pictures;                       /* that were decoded */
   guint wait;                           /* decodings before the next draft */
   guint misses;                         /* decodings one after the other that encoding did not confirm */
   guint sharpness; /* how often the tolerance was sharpened, and how many drafts it has served since */
@@ -705,7 +705,7 @@ nf_flow_get_hints (NfFlow *flow)
 /* Choosing */
 
 /* Whether a draft is tried, going by what was faster for as many samples. With rounded operands many are not
- * confirmed: without hints they cost more than they bring. */
+ * confirmed, and a single picture would lose by that: a session tries its later ones, with hints. */
 static gboolean
 choose (NfFlow *flow, Pace *pace)
 {
@@ -715,7 +715,8 @@ choose (NfFlow *flow, Pace *pace)
       draft->wait--;
       return FALSE;
     }
-  if (!draft->hints && nf_device_rounds_operands (nf_model_get_device (flow->model)))
+  if ((!draft->hints || draft->pictures < MEASURED_ON)
+      && nf_device_rounds_operands (nf_model_get_device (flow->model)))
     {
       pace->promising = TRUE;
       return FALSE;
@@ -806,7 +807,8 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
       const double seconds = 1e-6 * (double)(g_get_monotonic_time () - begin);
       pace->draft += pace->draft > 0 ? LATEST * (seconds - pace->draft) : seconds;
     }
-  if (draft->hints || draft->wait > 0 || !(pace->promising || self.insist) || ++draft->pictures < MEASURED_ON)
+  draft->pictures++;
+  if (draft->hints || draft->wait > 0 || !(pace->promising || self.insist) || draft->pictures < MEASURED_ON)
     return TRUE;
   if (!certain && !certify (&self, &certain))
     return FALSE;
