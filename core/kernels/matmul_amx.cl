@@ -134,11 +134,11 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
   float kept[NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
   const int count = (end - m0 + MR - 1) / MR, steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, tail = end - m0 - (count - 1) * MR;
   const int parts = count > 1 ? (steps + NF_PART - 1) / NF_PART : splits ? steps : 1;
-  const int ahead_lines = splits || (count == 1 && NF_STEPS_AHEAD == 0) ? 0 : (NF_LINES + count - 1) / count;
+  const int steps_ahead = count > 1 ? steps : NF_STEPS_AHEAD, ahead_lines = splits || steps_ahead == 0 ? 0 : (NF_LINES + count - 1) / count;
   const ulong lda = 4 * (ulong)t->lda;
   const size_t ldb = t->ldb ? t->ldb : NR;
   const int rows_of_b = t->ldb ? t->K : steps * NF_STEP_VALUES;
-  __global const nf_element *ahead = panel + (size_t)(count > 1 ? steps : NF_STEPS_AHEAD) * NF_DEPTH * NR;
+  __global const nf_element *ahead = panel + (size_t)steps_ahead * NF_DEPTH * NR;
   NfSplit split = { .from = (__global const float *)panel, .ld = ldb, .to = planes[0] };
   int configured = 0;
   split.ahead = count == 1 ? 2 * NF_STEP_VALUES * ldb : t->ldb ? NR : (size_t)steps * NF_DEPTH * NR;
