@@ -292,6 +292,17 @@ test_encode_decode (void **state)
   GOOD ("encode", "-q", "-m", model, "--half", "-n", "2", video, "half.safetensors");
   GOOD ("decode", "-q", "-m", model, "half.safetensors", "half.mkv");
 
+  /* latents say in which precision they were made, and are decoded in it */
+  GOOD ("encode", "-q", "-m", model, "--precision", "bf16", video, "rounded.safetensors");
+  GOOD ("decode", "-q", "-m", model, "rounded.safetensors", "rounded.y4m");
+  assert_frames ("rounded.y4m", 0, FRAMES);
+  g_autofree char *rounded = good (ARGUMENTS ("info", "rounded.safetensors"));
+  assert_non_null (strstr (rounded, "bf16"));
+  g_auto (Result) other_way
+      = run (ARGUMENTS ("decode", "-q", "-m", model, "--precision", "f32", "rounded.safetensors", "f32.y4m"));
+  assert_int_equal (other_way.status, 0);
+  assert_non_null (strstr (other_way.errors, "made in bf16 and are decoded in f32"));
+
   g_autoptr (GError) error = NULL;
   g_autofree char *ours = nf_model_digest_of_file (model, &error),
                   *theirs = nf_model_digest_of_file (other, &error);

@@ -5,6 +5,7 @@
 #include "output.h"
 
 #include <stdio.h>
+#include <string.h>
 
 typedef struct
 {
@@ -136,9 +137,18 @@ decode_file (Decode *decode, GError **error)
   decode->total = info->n_frames - decode->first;
   if (decode->limit)
     decode->total = MIN (decode->total, decode->limit);
+  /* unless another one is asked for: only what encoded gives every byte back */
+  if (info->precision)
+    g_setenv ("NORMFLOW_PRECISION", info->precision, FALSE);
   session = nf_command_open (decode->command, error);
   if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error))
     return FALSE;
+  const char *precision = nf_device_get_precision (nf_model_get_device (nf_session_get_model (session)));
+  if (info->precision && strcmp (info->precision, precision) != 0)
+    fprintf (stderr,
+             "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
+             "samples back; leave --precision out\n",
+             info->precision, precision);
   output = nf_output_open (decode->output, decode->input, info->layout, info->width, info->height,
                            info->rate_n, info->rate_d, error);
   if (!output)

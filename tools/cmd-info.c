@@ -293,6 +293,8 @@ print_latents (const Info *info, NfLatentsReader *reader)
              latents->rate_d);
   print_row ("latents", "%u rows of %u tokens of %u features, %s", latents->grid_height, latents->grid_width,
              latents->features, latents->half ? "float16" : "float32");
+  if (latents->precision)
+    print_row ("made in", "%s", latents->precision);
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
   printf ("%-*s ", NAME_WIDTH, "model");
   print_value (latents->model);

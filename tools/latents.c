@@ -16,6 +16,7 @@ static void
 info_clear (NfLatentsInfo *info)
 {
   g_clear_pointer (&info->digest, g_free);
+  g_clear_pointer (&info->precision, g_free);
   g_clear_pointer (&info->model, g_free);
 }
 
@@ -102,6 +103,7 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_string (builder, "height", height);
   add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
   add_string (builder, "frame_rate", rate);
+  add_string (builder, "precision", info->precision);
   json_builder_end_object (builder);
   add_tensor (builder, "latents", info->half ? "F16" : "F32", dims, 4, 0, latents);
   add_tensor (builder, "bits_per_dim", "F32", dims, 1, latents, latents + n_frames * 4);
@@ -153,6 +155,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->info.grid_height = grid.grid_height;
   self->info.features = grid.features;
   self->info.digest = g_strdup (nf_model_get_digest (model));
+  self->info.precision = g_strdup (nf_device_get_precision (nf_model_get_device (model)));
   self->info.model = g_filename_display_name (base);
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 
@@ -290,6 +293,8 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *height = nf_tensor_file_get_metadata (self->file, "height");
   const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
+  const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
+  static const char *const precisions[] = { "f32", "bf16", "bf16-weights", NULL };
   g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
 
   if (!digest || strlen (digest) != DIGEST_LENGTH || strspn (digest, "0123456789abcdef") != DIGEST_LENGTH)
@@ -300,6 +305,9 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "pixel_layout", layout);
   if (!rate || !nf_parse_rate (rate, &self->info.rate_n, &self->info.rate_d))
     return wrong (self, error, "frame_rate", rate);
+  if (precision && !g_strv_contains (precisions, precision))
+    return wrong (self, error, "precision", precision);
+  self->info.precision = g_strdup (precision);
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");
   return TRUE;

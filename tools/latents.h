@@ -12,8 +12,9 @@ G_BEGIN_DECLS
  *   bits_per_dim  F32 (frames), the score of each frame
  *
  * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
- * width and height in pixels, pixel_layout, frame_rate "N/D". The header ends in spaces, because the number
- * of frames is only known, and filled in, at the end.
+ * width and height in pixels, pixel_layout, frame_rate "N/D", precision (of matrix products; files of before
+ * do not say). The header ends in spaces, because the number of frames is only known, and filled in, at the
+ * end.
  */
 #define NF_LATENTS_FORMAT "normflow-latents"
 
@@ -27,6 +28,7 @@ G_BEGIN_DECLS
  * n_frames: in the file
  * digest: of the model
  * model: its name
+ * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
  */
 typedef struct
 {
@@ -42,6 +44,7 @@ typedef struct
   guint64 n_frames;
   char *digest;
   char *model;
+  char *precision;
 } NfLatentsInfo;
 
 typedef struct _NfLatentsWriter NfLatentsWriter;
