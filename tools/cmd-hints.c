@@ -110,7 +110,8 @@ nf_cmd_hints (int argc, char **argv)
         nf_session_write_hints (session, output, &error);
       nf_progress_clear (command.progress);
       if (!error && !command.quiet)
-        fprintf (stderr, "normflow hints: measured on %u tiles of %u files\n", hints.done, n);
+        fprintf (stderr, "normflow hints: measured on %u tiles of %u file%s\n", hints.done, n,
+                 n == 1 ? "" : "s");
     }
   return error ? nf_command_fail (&command, error) : 0;
 }
