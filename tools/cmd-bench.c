@@ -794,7 +794,7 @@ takes_gradients (Bench *bench, const char *what)
 {
   if (!is_selected (bench, what))
     return FALSE;
-  if (nf_device_rounds_operands (bench->device) || !nf_device_uses_bf16 (bench->device))
+  if (nf_device_has_gradients (bench->device))
     return TRUE;
   nf_progress_note (bench->command->progress, "%s left out: in %s there are no gradients of weights", what,
                     nf_device_get_precision (bench->device));

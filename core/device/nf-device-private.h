@@ -32,6 +32,10 @@ gboolean nf_device_uses_bf16 (NfDevice *self);
 /* TRUE if what they are multiplied by is rounded to it, too; else NF_BF16_WEIGHTS of the kernels. */
 gboolean nf_device_rounds_operands (NfDevice *self);
 
+/* FALSE if one operand of a product has to be a matrix that is kept: gradients of parameters are products of
+ * others. */
+gboolean nf_device_has_gradients (NfDevice *self);
+
 /* What makes them: rounding and fma(), the CPU's vdpbf16ps (NF_BF16_DOT), its matrix unit (NF_BF16_AMX,
  * NF_WEIGHTS_AMX), or NVIDIA's tensor cores (NF_BF16_MMA).
  */

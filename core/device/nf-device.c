@@ -962,6 +962,12 @@ nf_device_rounds_operands (NfDevice *self)
   return self->precision == NF_PRECISION_BF16;
 }
 
+gboolean
+nf_device_has_gradients (NfDevice *self)
+{
+  return self->precision != NF_PRECISION_BF16_WEIGHTS;
+}
+
 NfBf16
 nf_device_get_bf16 (NfDevice *self)
 {

@@ -243,7 +243,7 @@ nf_model_need_backward (NfModel *self, GError **error)
 gboolean
 nf_model_check_gradients (NfModel *self, GError **error)
 {
-  if (nf_device_rounds_operands (self->device) || !nf_device_uses_bf16 (self->device))
+  if (nf_device_has_gradients (self->device))
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                "with products in %s there are no gradients of parameters, so nothing is trained; take f32 or "

@@ -77,6 +77,7 @@ struct _NfFlowDraft
   NfBuffer **found;                     /* T of (B, N, D): what the last draft found, in the block's order */
   NfHints *hints;                       /* NULL: none */
   gboolean given;                       /* they are of a file beside the model */
+  gboolean rounded;                     /* operands of products are rounded */
   guint measured;                       /* pictures that they were measured on here */
   guint pictures;                       /* that were decoded */
   guint wait;                           /* decodings before the next draft */
@@ -222,6 +223,7 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
     return TRUE;
 
   NfFlowDraft *draft = flow->draft = g_new0 (NfFlowDraft, 1);
+  draft->rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   draft->latents = nf_ops_alloc (flow->ops, all);
   draft->natural = nf_ops_alloc (flow->ops, all);
   draft->places = nf_ops_alloc (flow->ops, all);
@@ -520,7 +522,6 @@ draft_all (Drafting *self, gboolean *certain)
   NfFlowDraft *draft = flow->draft;
   const guint N = flow->shape.N, D = flow->shape.D;
   const NfView none = nf_view (NULL, 0);
-  const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   const double sharp = pow (SHARPER, draft->sharpness);
   NfBuffer *from = flow->input;
   gboolean was = FALSE;
@@ -530,10 +531,10 @@ draft_all (Drafting *self, gboolean *certain)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const gboolean last = t + 1 == flow->T;
-      const double tolerance = t == 0    ? 0
-                               : rounded ? TOLERANCE_ROUNDED
-                               : last    ? sharp * TOLERANCE_DEEP
-                                         : sharp * TOLERANCE;
+      const double tolerance = t == 0           ? 0
+                               : draft->rounded ? TOLERANCE_ROUNDED
+                               : last           ? sharp * TOLERANCE_DEEP
+                                                : sharp * TOLERANCE;
       nf_ops_reorder (flow->ops, nf_view (from, 0), nf_view (flow->spare, 0), self->B, N, D,
                       block->flip != was, N, last ? nf_model_get_deviations (flow->model) : none);
       if (t == 0)
@@ -707,16 +708,14 @@ nf_flow_get_hints (NfFlow *flow)
 /* Whether a draft is tried, going by what was faster for as many samples. With rounded operands many are not
  * confirmed, and a single picture would lose by that: a session tries its later ones, with hints. */
 static gboolean
-choose (NfFlow *flow, Pace *pace)
+choose (NfFlowDraft *draft, Pace *pace)
 {
-  NfFlowDraft *draft = flow->draft;
   if (draft->wait > 0)
     {
       draft->wait--;
       return FALSE;
     }
-  if ((!draft->hints || draft->pictures < MEASURED_ON)
-      && nf_device_rounds_operands (nf_model_get_device (flow->model)))
+  if (draft->rounded && (!draft->hints || draft->pictures < MEASURED_ON))
     {
       pace->promising = TRUE;
       return FALSE;
@@ -739,14 +738,13 @@ static gboolean
 try_drafts (Drafting *self, gboolean *certain)
 {
   NfFlowDraft *draft = self->flow->draft;
-  const gboolean rounded = nf_device_rounds_operands (nf_model_get_device (self->flow->model));
 
   for (guint begin = draft->sharpness;; draft->sharpness++, self->again = TRUE)
     {
       self->done = 0;
       if (!draft_all (self, certain))
         return FALSE;
-      if (*certain || rounded || draft->sharpness == N_SHARPER || self->outcome != DRAFT_DONE)
+      if (*certain || draft->rounded || draft->sharpness == N_SHARPER || self->outcome != DRAFT_DONE)
         {
           if (!*certain)
             draft->sharpness = begin;
@@ -788,7 +786,7 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
   if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
     return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  const gboolean tried = self.insist || choose (flow, pace);
+  const gboolean tried = self.insist || choose (draft, pace);
   if (tried && !try_drafts (&self, &certain))
     return FALSE;
 
