@@ -267,6 +267,10 @@ enum
   NF_GUIDANCE_PRODUCT      /* the density p_c^(1+w) / p_u^w, sigma_u no less than sigma_c (Gu et al. 2025, arXiv 2506.06276, proposition 2) */
 };
 
+/* Candidates of a sweep may fly off to infinity before they settle. A row that is no number would spoil those before it, which weigh its values by 0: so
+ * values end here, whose squares, and so norms, are finite. One token at a time they do, too, and find the same. */
+#define NF_FARTHEST 1e16f
+
 /* Tokens n0 .. n0+count-1 of x (B, N, D) become z sigma + mu of the same tokens of z, in block order; row r of the guided branch for sample b is
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
  * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
@@ -323,6 +327,7 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
             }
           v = v * sigma + mu;
         }
+      v = select (v, copysign ((floatv)(NF_FARTHEST), v), isgreater (fabs (v), (floatv)(NF_FARTHEST)));
       nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
     }
   if (snap_steps != -1)
