@@ -96,35 +96,81 @@ nf_mend (const NfMatmul *t, __global const nf_element *b, size_t ldb, floatv v, 
 }
 #endif
 
-/* A row of a tile, at `from`: row m of C and columns n on. Whole columns need no tests of their number, so that the arithmetic of several rows overlaps. */
+/* Rows of a tile, `count` of them at `from`, one or two: row m on of C and columns n on. The arithmetic of four vectors at once hides its latency. */
 static inline __attribute__ ((always_inline)) void
-nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
+nf_finish_rows (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb, const int count)
 {
-  floatv v0 = nf_loadv (from), v1 = nf_loadv (from + VW);
+  floatv v[4];
+#pragma unroll
+  for (int i = 0; i < 2 * count; i++)
+    v[i] = nf_loadv (from + i * VW);
 #if NF_PLANES > 1
-  if (nf_any_infinite (v0, v1))
-    {
-      v0 = nf_mend (t, b, ldb, v0, m);
-      v1 = nf_mend (t, b + VW, ldb, v1, m);
-    }
+#pragma unroll
+  for (int i = 0; i < count; i++)
+    if (nf_any_infinite (v[2 * i], v[2 * i + 1]))
+      {
+        v[2 * i] = nf_mend (t, b, ldb, v[2 * i], m + i);
+        v[2 * i + 1] = nf_mend (t, b + VW, ldb, v[2 * i + 1], m + i);
+      }
 #endif
   if (n + NR > t->N)
     {
-      nf_finish (t, v0, m, n);
-      nf_finish (t, v1, m, n + VW);
+      for (int i = 0; i < 2 * count; i++)
+        nf_finish (t, v[i], m + i / 2, n + i % 2 * VW);
       return;
     }
-  __global float *c = t->C + (size_t)m * t->ldc;
-  v0 = nf_follow (t, v0, m, n, VW);
-  v1 = nf_follow (t, v1, m, n + VW, VW);
-  if (t->flags & NF_HALVES)
-    nf_store_left_pair (v0, v1, c, n);
-  else
+  if (t->flags & NF_BIAS)
     {
-      nf_storev (v0, c + n);
-      nf_storev (v1, c + n + VW);
+      const floatv bias[2] = { nf_loadv (t->bias + n), nf_loadv (t->bias + n + VW) };
+#pragma unroll
+      for (int i = 0; i < 2 * count; i++)
+        v[i] += bias[i % 2];
     }
+  __global float *p = t->P + (size_t)m * t->N + n;
+  if (t->flags & NF_SAVE)
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      nf_storev (v[i], p + i / 2 * (size_t)t->N + i % 2 * VW);
+  if (t->flags & NF_GELU)
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      v[i] = nf_geluv (v[i]);
+  if (t->flags & NF_GELU_SLOPE)
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      v[i] *= nf_gelu_slopev (nf_loadv (p + i / 2 * (size_t)t->N + i % 2 * VW));
+  if (t->flags & NF_RESIDUAL)
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      {
+        const int row = m + i / 2;
+        v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
+      }
+  __global float *c = t->C + (size_t)m * t->ldc;
+  if (t->flags & NF_ACCUMULATE)
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      v[i] += nf_loadv (c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
+  if (t->flags & NF_HALVES)
+#pragma unroll
+    for (int i = 0; i < count; i++)
+      nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
+  else
+#pragma unroll
+    for (int i = 0; i < 2 * count; i++)
+      nf_storev (v[i], c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
 }
+
+/* Rows `finished` to `until` of the tile before, two by two. */
+#define NF_FINISH(until)                                                                                               \
+  do                                                                                                                   \
+    {                                                                                                                  \
+      for (; finished + 1 < (until); finished += 2)                                                                    \
+        nf_finish_rows (t, done + finished * NR, m - MR + finished, n0, panel, ldb, 2);                                \
+      if (finished < (until))                                                                                          \
+        nf_finish_rows (t, done + finished * NR, m - MR + finished, n0, panel, ldb, 1), finished++;                    \
+    }                                                                                                                  \
+  while (0)
 
 static void
 nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, int n0)
@@ -190,8 +236,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                       nf_amx_multiply_planes (a0, a1, lda, b, product, lower);
                       nf_split_rows (&split, until_pair - split_pairs, rows_of_b);
                       split_pairs = until_pair;
-                      for (const int until = min (last_row, first_row + each * (product + 1) / 6); finished < until; finished++)
-                        nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);
+                      NF_FINISH (min (last_row, first_row + each * (product + 1) / 6));
                     }
 #elif NF_PLANES == 2
                   nf_amx_multiply_sums (a0, a1, lda, b, lower);
@@ -204,8 +249,7 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
                   nf_split_rows (&split, pairs, rows_of_b);
 #endif
                 }
-              for (const int until = min (first_row + each, last_row); finished < until; finished++)
-                nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);
+              NF_FINISH (min (first_row + each, last_row));
             }
           if (multiply && (ends || count > 1))
             nf_amx_store (c, lower);
