@@ -521,6 +521,43 @@ test_memory (void **state)
   assert_int_equal (nf_device_get_allocated (device), 0);
 }
 
+/* Around the sizes from which on a CPU's are large pages: every byte is there, other buffers' stay as they
+ * are, and what was asked for before a buffer was freed still happens. */
+static void
+test_large_buffers (void **state)
+{
+  const gsize sizes[] = { (2 << 20) - 4, 2 << 20, (3 << 20) + 4, (6 << 20) - 4, 8 << 20 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = open_device ("cpu");
+  cl_command_queue queue = nf_device_new_queue (device, &error);
+  NfBuffer *buffers[G_N_ELEMENTS (sizes)];
+  g_autofree guint32 *words = g_malloc (8 << 20), *back = g_malloc0 (8 << 20);
+
+  nf_test_ok (queue, error);
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      buffers[i] = nf_buffer_new (device, sizes[i], &error);
+      nf_test_ok (buffers[i], error);
+      for (gsize w = 0; w < sizes[i] / 4; w++)
+        words[w] = (guint32)w * 2654435761u + i;
+      assert_int_equal (
+          clEnqueueWriteBuffer (queue, buffers[i]->mem, CL_TRUE, 0, sizes[i], words, 0, NULL, NULL),
+          CL_SUCCESS);
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      assert_int_equal (
+          clEnqueueReadBuffer (queue, buffers[i]->mem, CL_FALSE, 0, sizes[i], back, 0, NULL, NULL),
+          CL_SUCCESS);
+      nf_buffer_free (buffers[i]);
+      assert_int_equal (clFinish (queue), CL_SUCCESS);
+      for (gsize w = 0; w < sizes[i] / 4; w++)
+        assert_int_equal (back[w], (guint32)w * 2654435761u + i);
+    }
+  assert_int_equal (nf_device_get_allocated (device), 0);
+  clReleaseCommandQueue (queue);
+}
+
 /* A buffer keeps its device. */
 static void
 test_lifetime (void **state)
@@ -551,6 +588,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_cache_that_cannot_be),
     cmocka_unit_test (test_build_errors),
     cmocka_unit_test (test_memory),
+    cmocka_unit_test (test_large_buffers),
     cmocka_unit_test (test_lifetime),
   };
   if (argc == 2 && strcmp (argv[1], "--child") == 0)

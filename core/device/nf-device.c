@@ -1,6 +1,7 @@
 /* normflow: OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-device-private.h"
 #include "nf-amx.h"
+#include "nf-pages.h"
 #include "nf-program-cache.h"
 
 #include <stdio.h>
@@ -1046,6 +1047,32 @@ unreserve (NfDevice *self, gsize size)
   g_mutex_unlock (&self->lock);
 }
 
+static void CL_CALLBACK
+free_pages (cl_mem mem, void *pages)
+{
+  (void)mem;
+  nf_pages_free (pages);
+}
+
+/* A CPU computes in memory of ours: in large pages, if it gets them. */
+static cl_mem
+new_memory (NfDevice *device, gsize size, cl_int *status)
+{
+  NfPages *pages = device->info->is_gpu ? NULL : nf_pages_new (size);
+  cl_mem mem = NULL;
+  if (pages)
+    {
+      mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size,
+                            nf_pages_get_memory (pages), status);
+      if (mem && clSetMemObjectDestructorCallback (mem, free_pages, pages) == CL_SUCCESS)
+        return mem;
+      if (mem)
+        clReleaseMemObject (mem);
+      nf_pages_free (pages);
+    }
+  return clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, status);
+}
+
 NfBuffer *
 nf_buffer_new (NfDevice *device, gsize size, GError **error)
 {
@@ -1053,7 +1080,7 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
     return NULL;
 
   cl_int status;
-  cl_mem mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, &status);
+  cl_mem mem = new_memory (device, size, &status);
   if (status != CL_SUCCESS)
     {
       unreserve (device, size);
