@@ -737,6 +737,10 @@ test_actions_file (void **state)
   for (guint i = 0; i < 1000; i++)
     nf_test_ok (nf_actions_writer_put (writer, i == 3 ? NF_ACTIONS_NO_TIME : i * 40000000ull, i % 3, &error),
                 error);
+  /* what was done can be read before there is more */
+  g_autoptr (GArray) so_far = nf_actions_read (path, 3, &error);
+  nf_test_ok (so_far, error);
+  assert_int_equal (so_far->len, 1000);
   /* Back to frame 500, and on differently. */
   nf_test_ok (nf_actions_writer_rewind (writer, 500, &error), error);
   for (guint i = 500; i < 700; i++)

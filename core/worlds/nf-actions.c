@@ -225,6 +225,7 @@ nf_actions_writer_open (const char *path, GError **error)
       fail_write (self, error);
       return NULL;
     }
+  setvbuf (self->file, NULL, _IOLBF, BUFSIZ); /* there to be read as it is done */
   return g_steal_pointer (&self);
 }
 

@@ -60,7 +60,7 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
  * nf_actions_writer_put:
  * @pts: nanoseconds, or %NF_ACTIONS_NO_TIME
  *
- * Writes the next frame's line.
+ * Writes the next frame's line, which can be read at once.
  */
 gboolean nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error);
 
