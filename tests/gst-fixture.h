@@ -8,7 +8,9 @@
 #include <cmocka.h>
 
 #include <glib/gstdio.h>
+#include <gst/app/gstappsink.h>
 #include <gst/check/gstharness.h>
+#include <gst/check/gsttestclock.h>
 #include <gst/gst.h>
 #include <gst/video/video.h>
 #include <normflow.h>
@@ -188,6 +190,58 @@ fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint hei
   gst_video_info_set_format (info, format, width, height);
   GST_VIDEO_INFO_FPS_N (info) = 25;
   GST_VIDEO_INFO_FPS_D (info) = 1;
+}
+
+/* Time that only a test moves, so that nothing depends on how busy the machine is */
+
+#define FIXTURE_TRIES 6000 /* of 10 ms, before something counts as not coming */
+
+/* In the state NULL: PIPELINE's clock from now on, at 0. */
+static inline GstTestClock *
+fixture_use_clock (GstElement *pipeline)
+{
+  GstTestClock *clock = GST_TEST_CLOCK (gst_test_clock_new ());
+  gst_pipeline_use_clock (GST_PIPELINE (pipeline), GST_CLOCK (clock));
+  return clock;
+}
+
+/* Nothing comes to SINK before TIME: whatever would send it waits for the clock to say so. */
+static inline void
+fixture_assert_waits (GstTestClock *clock, GstAppSink *sink, GstClockTime time)
+{
+  GstClockTime next = GST_CLOCK_TIME_NONE;
+  for (guint tries = 0; tries < FIXTURE_TRIES; tries++)
+    {
+      GstClockID id = NULL;
+      if (gst_test_clock_peek_next_pending_id (clock, &id))
+        next = gst_clock_id_get_time (id);
+      g_clear_pointer (&id, gst_clock_id_unref);
+      g_autoptr (GstSample) early = gst_app_sink_try_pull_sample (sink, next == time ? 0 : 10 * GST_MSECOND);
+      if (early)
+        fail_msg ("a frame came before %" G_GUINT64_FORMAT, time);
+      if (next == time)
+        return;
+    }
+  fail_msg ("%" G_GUINT64_FORMAT " was waited for rather than %" G_GUINT64_FORMAT, next, time);
+}
+
+/* At TIME, or now if that is later: the next sample, NULL at the end. */
+static inline GstSample *
+fixture_pull_at (GstTestClock *clock, GstAppSink *sink, GstClockTime time)
+{
+  if (gst_clock_get_time (GST_CLOCK (clock)) < time)
+    gst_test_clock_set_time (clock, time);
+  for (guint tries = 0; tries < FIXTURE_TRIES && !gst_app_sink_is_eos (sink); tries++)
+    {
+      GstClockID id;
+      while ((id = gst_test_clock_process_next_clock_id (clock)))
+        gst_clock_id_unref (id);
+      GstSample *sample = gst_app_sink_try_pull_sample (sink, 10 * GST_MSECOND);
+      if (sample)
+        return sample;
+    }
+  assert_true (gst_app_sink_is_eos (sink));
+  return NULL;
 }
 
 /* Reading the bus */

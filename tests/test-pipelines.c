@@ -104,7 +104,7 @@ wait_for_eos (GstElement *pipeline)
 {
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   g_autoptr (GstMessage) message
-      = gst_bus_timed_pop_filtered (bus, 20 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+      = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
   assert_non_null (message);
   assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
 }
@@ -192,7 +192,7 @@ test_network (void **state)
                                  "appsink name=out sync=false",
                                  port, fixture_model[MODEL_YUV]);
   gst_element_set_state (receiver, GST_STATE_PLAYING);
-  for (guint handles = 0, tries = 0; handles == 0 && tries < 500; tries++, g_usleep (10000))
+  for (guint handles = 0, tries = 0; handles == 0 && tries < FIXTURE_TRIES; tries++, g_usleep (10000))
     g_object_get (server, "num-handles", &handles, NULL);
   gst_element_set_state (sender, GST_STATE_PLAYING);
   g_autoptr (GPtrArray) got = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_sample_unref);
@@ -213,7 +213,7 @@ static GPtrArray *
 play_from (GstElement *pipeline, GstClockTime from, GstClockTime to)
 {
   assert_int_not_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_FAILURE);
-  assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
+  assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 60 * GST_SECOND), GST_STATE_CHANGE_SUCCESS);
   assert_true (gst_element_seek (pipeline, 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH | GST_SEEK_FLAG_ACCURATE,
                                  GST_SEEK_TYPE_SET, from, GST_SEEK_TYPE_SET, to));
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
@@ -254,13 +254,24 @@ test_seek_samples (void **state)
   assert_same_samples (all, part);
 }
 
+static double
+get_p95_ms (GstElement *pipeline, const char *name)
+{
+  g_autoptr (GstElement) element = gst_bin_get_by_name (GST_BIN (pipeline), name);
+  g_autoptr (GstStructure) stats = NULL;
+  double ms = 0;
+  g_object_get (element, "stats", &stats, NULL);
+  assert_true (gst_structure_get_double (stats, "p95-ms", &ms));
+  return ms;
+}
+
 static void
 test_live_latency (void **state)
 {
   GstElement *pipeline
-      = launch ("videotestsrc is-live=true num-buffers=12 ! " VIDEO
-                " ! flowencode model=\"%s\" name=e ! flowdecode model=\"%s\" ! "
-                "flowdenoise model=\"%s\" sigma=0.02 ! fakesink sync=true",
+      = launch ("videotestsrc name=s is-live=true num-buffers=12 ! " VIDEO
+                " ! flowencode model=\"%s\" name=e ! flowdecode model=\"%s\" name=d ! "
+                "flowdenoise model=\"%s\" name=n sigma=0.02 ! fakesink sync=true processing-deadline=0",
                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   wait_for_eos (pipeline);
@@ -270,7 +281,17 @@ test_live_latency (void **state)
   assert_true (gst_element_query (pipeline, query));
   gst_query_parse_latency (query, &live, &min, &max);
   assert_true (live);
-  assert_true (min > 0 && min < GST_SECOND);
+  /* each adds what its frames took: up to 1.05 times that, and a change by a quarter is not told */
+  g_autoptr (GstElement) source = gst_bin_get_by_name (GST_BIN (pipeline), "s");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (source, "src");
+  g_autoptr (GstQuery) before = gst_query_new_latency ();
+  GstClockTime least;
+  double most_ms = 0;
+  assert_true (gst_pad_query (pad, before));
+  gst_query_parse_latency (before, NULL, &least, NULL);
+  for (const char *name = "edn"; *name; name++)
+    most_ms += 1.05 / 0.75 * get_p95_ms (pipeline, (char[]){ *name, 0 });
+  assert_true (min > least && (double)(min - least) <= most_ms * GST_MSECOND + 1);
   assert_true (max >= min);
   stop (pipeline);
 
@@ -534,7 +555,7 @@ test_state_cycles (void **state)
     {
       assert_int_not_equal (gst_element_set_state (pipeline, i % 2 ? GST_STATE_PLAYING : GST_STATE_PAUSED),
                             GST_STATE_CHANGE_FAILURE);
-      assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 20 * GST_SECOND),
+      assert_int_equal (gst_element_get_state (pipeline, NULL, NULL, 60 * GST_SECOND),
                         GST_STATE_CHANGE_SUCCESS);
       assert_running (pipeline);
       if (i % 3 == 0)
@@ -545,19 +566,38 @@ test_state_cycles (void **state)
   stop (pipeline);
 }
 
-/* Leaving in the middle of a frame that takes long. */
+/* On the streaming thread: the latest word on how a frame gets on. */
+static GstBusSyncReply
+note_decoding (GstBus *bus, GstMessage *message, gpointer latest)
+{
+  g_autofree char *code = NULL;
+  GstProgressType type;
+  if (GST_MESSAGE_TYPE (message) != GST_MESSAGE_PROGRESS)
+    return GST_BUS_PASS;
+  gst_message_parse_progress (message, &type, &code, NULL);
+  if (g_str_equal (code, "flow-decode"))
+    g_atomic_int_set ((gint *)latest, type);
+  return GST_BUS_PASS;
+}
+
+/* Leaving in the middle of a frame that takes long: it is not ended first. */
 static void
 test_stop_is_quick (void **state)
 {
   GstElement *pipeline = launch ("flowsample model=\"%s\" ! video/x-flow-latent,width=2048,height=2048 ! "
                                  "flowdecode model=\"%s\" ! fakesink",
                                  fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gint latest = -1;
+  gst_bus_set_sync_handler (bus, note_decoding, &latest, NULL);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
-  g_usleep (700000);
-  const gint64 start = g_get_monotonic_time ();
+  for (guint tries = 0; tries < FIXTURE_TRIES && g_atomic_int_get (&latest) < 0; tries++)
+    g_usleep (10000);
+  assert_true (g_atomic_int_get (&latest) == GST_PROGRESS_TYPE_START
+               || g_atomic_int_get (&latest) == GST_PROGRESS_TYPE_CONTINUE);
   assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
+  assert_int_equal (latest, GST_PROGRESS_TYPE_CANCELED);
   assert_running (pipeline);
-  assert_true (g_get_monotonic_time () - start < 3 * G_USEC_PER_SEC);
   gst_object_unref (pipeline);
 }
 
