@@ -3,8 +3,8 @@
 # stream.sh VIDEO MODEL [PORT]
 #
 # Sends the latents of a video, in real time, through a model of videos over TCP on this machine, with a key
-# frame every 8 frames. One receiver is there from the start, is cut off after a third and connects again;
-# another joins in the middle. Says what each of them got, and checks that every frame that came out is, byte
+# frame every 8 frames. One receiver is there from the start, is cut off after 8 frames and connects again;
+# another joins after that. Says what each of them got, and checks that every frame that came out is, byte
 # for byte, the one that went in. PORT is 5001 if it is not given.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -37,6 +37,14 @@ join() {
   fail "no connection to port $port in $try tries"
 }
 
+# Waits until receiver $1 has got $2 frames.
+await() {
+  until [[ $(wc -l <"$work/$1") -ge $2 ]]; do
+    kill -0 "$sender" 2>/dev/null || fail "the sender ended before receiver $1 had $2 frames: $(cat "$work/sent.log" "$work/$1.log")"
+    sleep 0.1
+  done
+}
+
 gst-launch-1.0 -q "${source[@]}" ! clocksync ! videoconvert ! videoscale method=lanczos ! tee name=t \
   t. ! queue ! flowencode "model=$model" post-messages=false key-int-max=8 ! gdppay \
   ! tcpserversink host=127.0.0.1 "port=$port" sync-method=next-keyframe recover-policy=keyframe \
@@ -45,12 +53,11 @@ gst-launch-1.0 -q "${source[@]}" ! clocksync ! videoconvert ! videoscale method=
 sender=$!
 join first
 first=$receiver
-sleep 2
-kill -0 "$sender" 2>/dev/null || fail "the sender ended at once: $(cat "$work/sent.log")"
+await first 8
 kill "$first"
 join again
 again=$receiver
-sleep 1
+await again 1
 join late
 late=$receiver
 wait "$sender" || fail "the sender: $(cat "$work/sent.log")"

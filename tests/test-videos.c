@@ -708,7 +708,11 @@ run_script (const char *name, const char *const *arguments)
 static void
 stream_script (void **state)
 {
-  g_autofree char *clip = make_clip (80),
+  enum
+  {
+    LENGTH = 160 /* at 25 a second: time to join in */
+  };
+  g_autofree char *clip = make_clip (LENGTH),
                   *port = g_strdup_printf ("%d", 20000 + g_random_int_range (0, 20000));
   g_autofree char *said = run_script ("stream.sh", (const char *[]){ clip, video_model, port, NULL });
   guint sent, first, again, late;
@@ -719,7 +723,7 @@ stream_script (void **state)
   at = strstr (said, "late: ");
   assert_non_null (at);
   assert_int_equal (sscanf (at, "late: %u", &late), 1);
-  assert_int_equal (sent, 80);
+  assert_int_equal (sent, LENGTH);
   assert_true (first > 0 && again >= 8 && late >= 8 && late <= again);
   /* from a key frame on, to the end */
   assert_int_equal (again % 8, 0);
