@@ -50,6 +50,9 @@ clear_environment (void **state)
   g_setenv ("NORMFLOW_PRECISION", "bf16-weights", TRUE);
   g_autoptr (NfDevice) mixed = open_device ("cpu");
   assert_string_equal (nf_device_get_precision (mixed), "bf16-weights");
+  /* what holds where nothing else is said */
+  g_autoptr (NfDevice) said = open_device ("cpu,precision?=bf16");
+  assert_string_equal (nf_device_get_precision (said), "bf16-weights");
   g_setenv ("NORMFLOW_PRECISION", "half", TRUE);
   check_refused ("cpu", NF_ERROR_ARGUMENT, "NORMFLOW_PRECISION");
   g_unsetenv ("NORMFLOW_PRECISION");
@@ -102,6 +105,39 @@ test_specifications (void **state)
   g_autofree char *spaced = g_strdup_printf ("  %s , kernels=GPU", info->id);
   g_autoptr (NfDevice) other_kernels = open_device (spaced);
   assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
+}
+
+/* What holds where nothing else is said. */
+static void
+test_usual (void **state)
+{
+  g_autoptr (NfDevice) usual = open_device ("cpu,precision?=bf16,bf16=fma");
+  assert_string_equal (nf_device_get_precision (usual), "bf16");
+  g_autoptr (NfDevice) said = open_device ("cpu,precision?=bf16,precision=f32");
+  assert_string_equal (nf_device_get_precision (said), "f32");
+  g_autoptr (NfDevice) first = open_device ("cpu,precision?=bf16-weights,precision?=bf16");
+  assert_string_equal (nf_device_get_precision (first), "bf16-weights");
+  g_autoptr (NfDevice) kernels = open_device ("cpu,kernels?=gpu,vectors?=4");
+  assert_string_equal (nf_device_get_kernels (kernels), "gpu");
+  assert_int_equal (nf_device_get_vector_width (kernels), 4);
+  check_refused ("cpu,precision?=half", NF_ERROR_ARGUMENT, "half");
+  check_refused ("cpu,precision=bf16,precision=bf16", NF_ERROR_ARGUMENT, "each once");
+  check_refused ("cpu?=gpu", NF_ERROR_ARGUMENT, "not a device");
+
+  /* a device of the environment says more than a caller's default, and less than its word */
+  g_setenv ("NORMFLOW_DEVICE", "cpu,precision=bf16-weights,f32?=fma", TRUE);
+  g_autoptr (NfDevice) theirs = open_device (",precision?=bf16");
+  assert_string_equal (nf_device_get_precision (theirs), "bf16-weights");
+  g_autoptr (NfDevice) ours = open_device (",precision=f32,f32?=auto");
+  assert_string_equal (nf_device_get_f32_form (ours), "fma");
+  g_unsetenv ("NORMFLOW_DEVICE");
+
+  for (const char *const *name = nf_device_precisions (); *name; name++)
+    {
+      g_autofree char *spec = g_strdup_printf ("cpu,precision=%s", *name);
+      g_autoptr (NfDevice) device = open_device (spec);
+      assert_string_equal (nf_device_get_precision (device), *name);
+    }
 }
 
 /* What multiplies floats. */
@@ -579,6 +615,7 @@ main (int argc, char **argv)
   static const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_list),
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_usual, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_f32_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_bf16_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_refusals, clear_environment, clear_environment),

@@ -139,7 +139,7 @@ decode_file (Decode *decode, GError **error)
     decode->total = MIN (decode->total, decode->limit);
   /* unless another one is asked for: only what encoded gives every byte back */
   if (info->precision)
-    g_setenv ("NORMFLOW_PRECISION", info->precision, FALSE);
+    nf_command_prefer (decode->command, "precision", info->precision);
   session = nf_command_open (decode->command, error);
   if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error))
     return FALSE;

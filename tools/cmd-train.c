@@ -1286,7 +1286,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
 
   job.started = g_get_monotonic_time ();
   /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
-  g_setenv ("NORMFLOW_F32", "auto", FALSE);
+  nf_command_prefer (command, "f32", "auto");
   job.device = nf_device_open (command->device, error);
   if (!job.device)
     return FALSE;

@@ -61,6 +61,15 @@ check_decoding (NfCommand *self, const Decoding *decoding)
   return FALSE;
 }
 
+/* Appends KEY and VALUE to the device's specification. */
+static void
+specify (NfCommand *self, const char *key, const char *value)
+{
+  char *spec = g_strdup_printf ("%s,%s%s", self->device ? self->device : "", key, value);
+  g_free (self->device);
+  self->device = spec;
+}
+
 gboolean
 nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                   NfCommandOptions options, const char *usage, const char *summary, const char *description,
@@ -146,14 +155,17 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   if ((options & NF_COMMAND_DECODING) && !check_decoding (self, &decoding))
     return FALSE;
   if (self->precision)
-    {
-      char *spec = g_strdup_printf ("%s,precision=%s", self->device ? self->device : "", self->precision);
-      g_free (self->device);
-      self->device = spec;
-    }
+    specify (self, "precision=", self->precision);
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
   return TRUE;
+}
+
+void
+nf_command_prefer (NfCommand *self, const char *key, const char *value)
+{
+  g_autofree char *unless = g_strconcat (key, "?=", NULL);
+  specify (self, unless, value);
 }
 
 int

@@ -53,6 +53,10 @@ gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOpti
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);
 
+/* What a device's specification says of KEY ("precision", "f32", ...) unless options or the environment do.
+ */
+void nf_command_prefer (NfCommand *self, const char *key, const char *value);
+
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 

@@ -294,7 +294,6 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
   const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
-  static const char *const precisions[] = { "f32", "bf16", "bf16-weights", NULL };
   g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
 
   if (!digest || strlen (digest) != DIGEST_LENGTH || strspn (digest, "0123456789abcdef") != DIGEST_LENGTH)
@@ -305,7 +304,7 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "pixel_layout", layout);
   if (!rate || !nf_parse_rate (rate, &self->info.rate_n, &self->info.rate_d))
     return wrong (self, error, "frame_rate", rate);
-  if (precision && !g_strv_contains (precisions, precision))
+  if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
   self->info.precision = g_strdup (precision);
   self->info.digest = g_strdup (digest);

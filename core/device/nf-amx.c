@@ -91,13 +91,11 @@ run_probe (cl_program program, cl_context context, cl_device_id id, guint items,
 }
 
 static gboolean
-has_words (const char *flags, const char *const *words)
+has_all (const NfCpu *cpu, const char *const *flags)
 {
-  g_auto (GStrv) list = g_strsplit (flags, " ", -1);
-  for (; *words; words++)
-    if (!g_strv_contains ((const char *const *)list, *words))
-      return FALSE;
-  return TRUE;
+  while (*flags && nf_cpu_has (cpu, *flags))
+    flags++;
+  return !*flags;
 }
 
 static gboolean
@@ -112,13 +110,13 @@ get_permission (void)
 }
 
 char *
-nf_amx_find_fault (const NfDeviceInfo *info, const char *flags, NfProgramCache *programs, cl_context context,
+nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, NfProgramCache *programs, cl_context context,
                    cl_device_id id)
 {
   static const char *const needed[] = { "amx_tile", "amx_bf16", "avx512f", "avx512bw", NULL };
   static const char *const files[] = { "amx.cl", "amx_probe.cl", NULL };
 
-  if (info->is_gpu || !has_words (flags, needed))
+  if (info->is_gpu || !has_all (cpu, needed))
     return g_strdup ("the device has no AMX for bfloat16");
   if (strcmp (info->platform, NF_POCL) != 0)
     return g_strdup_printf ("the driver %s is not PoCL, which compiles its instructions", info->platform);

@@ -1,6 +1,7 @@
 /* normflow: OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-device-private.h"
 #include "nf-amx.h"
+#include "nf-cpu.h"
 #include "nf-pages.h"
 #include "nf-program-cache.h"
 
@@ -15,6 +16,7 @@ struct _NfDevice
 {
   GObject parent_instance;
 
+  NfCpu *cpu; /* of the machine */
   NfDeviceInfo *info;
   cl_device_id id;
   cl_context context;
@@ -217,41 +219,11 @@ has_word (const char *list, const char *word)
   return g_strv_contains ((const char *const *)words, word);
 }
 
-/* What Linux says of the first processor in the line that starts with NAME; "" where that is not known. */
-static char *
-get_cpu_line (const char *name)
-{
-  g_autofree char *text = NULL;
-  if (!g_file_get_contents ("/proc/cpuinfo", &text, NULL, NULL))
-    return g_strdup ("");
-
-  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
-  for (char **line = lines; *line; line++)
-    if (g_str_has_prefix (*line, name))
-      {
-        const char *colon = strchr (*line, ':');
-        if (colon)
-          return g_strstrip (g_strdup (colon + 1));
-      }
-  return g_strdup ("");
-}
-
-/* Its instruction sets. */
-static char *
-get_cpu_flags (void)
-{
-  g_autofree char *flags = get_cpu_line ("flags");
-  return *flags ? g_steal_pointer (&flags) : get_cpu_line ("Features");
-}
-
 static gboolean
-has_bf16 (cl_device_id id, gboolean is_gpu, const char *extensions)
+has_bf16 (const NfCpu *cpu, cl_device_id id, gboolean is_gpu, const char *extensions)
 {
   if (!is_gpu)
-    {
-      g_autofree char *flags = get_cpu_flags ();
-      return has_word (flags, "avx512_bf16");
-    }
+    return nf_cpu_has (cpu, "avx512_bf16");
   /* NVIDIA's matrix units take bfloat16 from compute capability 8.0 on. */
   return has_word (extensions, "cl_nv_device_attribute_query")
          && get_device_uint (id, CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= 8;
@@ -278,7 +250,8 @@ find_reason (cl_device_id id)
 }
 
 static Candidate *
-describe_device (cl_platform_id platform, guint platform_index, cl_device_id id, guint device_index)
+describe_device (const NfCpu *cpu, cl_platform_id platform, guint platform_index, cl_device_id id,
+                 guint device_index)
 {
   cl_device_type type = 0;
   if (clGetDeviceInfo (id, CL_DEVICE_TYPE, sizeof type, &type, NULL) != CL_SUCCESS
@@ -304,7 +277,7 @@ describe_device (cl_platform_id platform, guint platform_index, cl_device_id id,
   info->vector_width = get_device_uint (id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
   info->fp16 = has_word (extensions, "cl_khr_fp16");
   info->fp64 = has_word (extensions, "cl_khr_fp64");
-  info->bf16 = has_bf16 (id, info->is_gpu, extensions);
+  info->bf16 = has_bf16 (cpu, id, info->is_gpu, extensions);
 
   Candidate *candidate = g_new0 (Candidate, 1);
   candidate->info = info;
@@ -316,7 +289,7 @@ describe_device (cl_platform_id platform, guint platform_index, cl_device_id id,
 /* Every CPU and GPU as a Candidate. The indices count all devices, so that they agree with what clinfo shows.
  */
 static GPtrArray *
-enumerate (GError **error)
+enumerate (const NfCpu *cpu, GError **error)
 {
   g_autoptr (GPtrArray) candidates = g_ptr_array_new_with_free_func (candidate_free);
   cl_uint n_platforms = 0;
@@ -354,7 +327,7 @@ enumerate (GError **error)
         }
       for (cl_uint d = 0; d < n_devices; d++)
         {
-          Candidate *candidate = describe_device (platforms[p], p, ids[d], d);
+          Candidate *candidate = describe_device (cpu, platforms[p], p, ids[d], d);
           if (candidate)
             g_ptr_array_add (candidates, candidate);
         }
@@ -365,7 +338,8 @@ enumerate (GError **error)
 GPtrArray *
 nf_device_list (GError **error)
 {
-  g_autoptr (GPtrArray) candidates = enumerate (error);
+  g_autoptr (NfCpu) cpu = nf_cpu_read ();
+  g_autoptr (GPtrArray) candidates = enumerate (cpu, error);
   if (!candidates)
     return NULL;
 
@@ -430,7 +404,6 @@ static const char *const precision_names[]
     = { [NF_PRECISION_F32] = "f32",
         [NF_PRECISION_BF16] = "bf16",
         [NF_PRECISION_BF16_WEIGHTS] = "bf16-weights",
-        "auto",
         NULL },
     *const bf16_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
@@ -454,6 +427,11 @@ parse_name (const char *value, const char *const *names, const char *where, cons
 static gboolean
 parse_precision (const char *value, const char *where, const char **precision, GError **error)
 {
+  if (strcmp (value, "auto") == 0)
+    {
+      *precision = "auto";
+      return TRUE;
+    }
   return parse_name (value, precision_names, where,
                      "%s: precision \"%s\" is none of f32, bf16, bf16-weights and auto", precision, error);
 }
@@ -470,6 +448,22 @@ parse_f32 (const char *value, const char *where, const char **f32, GError **erro
 {
   return parse_name (value, f32_names, where, "%s: products of floats by \"%s\": only by amx, fma and auto",
                      f32, error);
+}
+
+/* What FORM leaves open is as in OTHER. */
+static void
+fill_form (Form *form, const Form *other)
+{
+  if (form->kernels == KERNELS_BY_DEVICE)
+    form->kernels = other->kernels;
+  if (form->vectors == 0)
+    form->vectors = other->vectors;
+  if (!form->precision)
+    form->precision = other->precision;
+  if (!form->bf16)
+    form->bf16 = other->bf16;
+  if (!form->f32)
+    form->f32 = other->f32;
 }
 
 /* One KEY=VALUE after the device's name; each at most once. */
@@ -490,7 +484,7 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
       ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, and "
-      ",f32=amx, fma or auto, each once",
+      ",f32=amx, fma or auto, each once; ?= for = is where nothing else is said",
       where, part, spec);
   return FALSE;
 }
@@ -510,9 +504,10 @@ is_index (const char *name)
   return before > 0 && after > 0 && name[before + 1 + after] == '\0';
 }
 
-/* Splits SPEC into NAME ("" if it has none) and FORM. WHERE names its source in messages. */
+/* Splits SPEC into NAME ("" if it has none), FORM, and USUAL, what is to be where nothing else is said. WHERE
+ * names its source in messages. */
 static gboolean
-parse_spec (const char *spec, const char *where, char **name, Form *form, GError **error)
+parse_spec (const char *spec, const char *where, char **name, Form *form, Form *usual, GError **error)
 {
   if (strlen (spec) > MAX_SPEC_LENGTH || !g_utf8_validate (spec, -1, NULL))
     {
@@ -522,10 +517,17 @@ parse_spec (const char *spec, const char *where, char **name, Form *form, GError
     }
 
   g_auto (GStrv) parts = g_strsplit (spec, ",", -1);
-  *form = (Form){ 0 };
+  *form = *usual = (Form){ 0 };
   for (guint i = 1; parts[0] && parts[i]; i++)
-    if (!parse_form (g_strstrip (parts[i]), spec, where, form, error))
-      return FALSE;
+    {
+      char *part = g_strstrip (parts[i]), *mark = strstr (part, "?=");
+      Form one = { 0 };
+      if (mark)
+        memmove (mark, mark + 1, strlen (mark));
+      if (!parse_form (part, spec, where, mark ? &one : form, error))
+        return FALSE;
+      fill_form (usual, &one);
+    }
 
   g_autofree char *device = g_strstrip (g_strdup (parts[0] ? parts[0] : ""));
   if (strchr (device, '=') || (is_index_like (device) && !is_index (device)))
@@ -546,26 +548,20 @@ static gboolean
 resolve_spec (const char *spec, char **name, Form *form, GError **error)
 {
   g_autofree char *device = NULL;
-  if (!parse_spec (spec ? spec : "", "device", &device, form, error))
+  Form usual;
+  if (!parse_spec (spec ? spec : "", "device", &device, form, &usual, error))
     return FALSE;
 
   const char *environment = g_getenv ("NORMFLOW_DEVICE");
   if (*device == '\0' && environment)
     {
-      Form theirs;
+      Form theirs, their_usual;
       g_clear_pointer (&device, g_free);
-      if (!parse_spec (environment, "NORMFLOW_DEVICE", &device, &theirs, error))
+      if (!parse_spec (environment, "NORMFLOW_DEVICE", &device, &theirs, &their_usual, error))
         return FALSE;
-      if (form->kernels == KERNELS_BY_DEVICE)
-        form->kernels = theirs.kernels;
-      if (form->vectors == 0)
-        form->vectors = theirs.vectors;
-      if (!form->precision)
-        form->precision = theirs.precision;
-      if (!form->bf16)
-        form->bf16 = theirs.bf16;
-      if (!form->f32)
-        form->f32 = theirs.f32;
+      fill_form (form, &theirs);
+      fill_form (&their_usual, &usual);
+      usual = their_usual;
     }
 
   environment = g_getenv ("NORMFLOW_KERNELS");
@@ -584,6 +580,7 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   if (!form->f32 && environment && *environment
       && !parse_f32 (environment, "NORMFLOW_F32", &form->f32, error))
     return FALSE;
+  fill_form (form, &usual);
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
   return TRUE;
@@ -674,6 +671,7 @@ nf_device_finalize (GObject *object)
   if (self->context)
     clReleaseContext (self->context);
   g_clear_pointer (&self->info, nf_device_info_free);
+  g_clear_pointer (&self->cpu, nf_cpu_free);
   g_mutex_clear (&self->lock);
   G_OBJECT_CLASS (nf_device_parent_class)->finalize (object);
 }
@@ -686,13 +684,13 @@ nf_device_class_init (NfDeviceClass *class)
 
 /* Everything about device and driver that a compiled program may depend on. */
 static char *
-get_identity (const Candidate *candidate)
+get_identity (const NfCpu *cpu, const Candidate *candidate)
 {
   g_autofree char *platform_vendor = get_platform_string (candidate->platform, CL_PLATFORM_VENDOR);
   g_autofree char *vendor = get_device_string (candidate->id, CL_DEVICE_VENDOR);
   g_autofree char *version = get_device_string (candidate->id, CL_DEVICE_VERSION);
   /* PoCL compiles for the very processor it runs on, whose name says too little. */
-  g_autofree char *flags = candidate->info->is_gpu ? g_strdup ("") : get_cpu_flags ();
+  g_autofree char *flags = candidate->info->is_gpu ? g_strdup ("") : g_strjoinv (" ", cpu->flags);
   return g_strjoin ("\n", candidate->info->platform, platform_vendor, candidate->info->driver,
                     candidate->info->name, vendor, version, flags, NULL);
 }
@@ -727,9 +725,8 @@ try_amx (NfDevice *self, const char *identity)
     return g_strdup ("kernels are those for a GPU");
   if (self->vector_width != 16)
     return g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
-  g_autofree char *flags = get_cpu_flags ();
   self->programs = new_programs (self, identity, NF_BF16_AMX);
-  char *fault = nf_amx_find_fault (info, flags, self->programs, self->context, self->id);
+  char *fault = nf_amx_find_fault (info, self->cpu, self->programs, self->context, self->id);
   if (!fault)
     return NULL;
   g_clear_pointer (&self->programs, nf_program_cache_free);
@@ -818,10 +815,10 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
 static gboolean
 favours_bf16 (NfDevice *self)
 {
-  g_autofree char *maker = get_cpu_line ("vendor_id");
   if (self->info->is_gpu)
     return self->info->bf16;
-  return self->form == NF_BF16_AMX || (self->form == NF_BF16_DOT && strcmp (maker, "AuthenticAMD") == 0);
+  return self->form == NF_BF16_AMX
+         || (self->form == NF_BF16_DOT && strcmp (self->cpu->maker, "AuthenticAMD") == 0);
 }
 
 NfDevice *
@@ -831,7 +828,8 @@ nf_device_open (const char *spec, GError **error)
   Form form;
   if (!resolve_spec (spec, &name, &form, error))
     return NULL;
-  g_autoptr (GPtrArray) candidates = enumerate (error);
+  g_autoptr (NfCpu) cpu = nf_cpu_read ();
+  g_autoptr (GPtrArray) candidates = enumerate (cpu, error);
   if (!candidates)
     return NULL;
   Candidate *candidate = choose (candidates, name, error);
@@ -849,7 +847,8 @@ nf_device_open (const char *spec, GError **error)
     }
 
   g_autoptr (NfDevice) self = g_object_new (NF_TYPE_DEVICE, NULL);
-  g_autofree char *identity = get_identity (candidate);
+  g_autofree char *identity = get_identity (cpu, candidate);
+  self->cpu = g_steal_pointer (&cpu);
   self->info = g_steal_pointer (&candidate->info);
   self->id = candidate->id;
   self->context = context;
@@ -893,6 +892,12 @@ nf_device_get_kernels (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
   return self->gpu_kernels ? "gpu" : "cpu";
+}
+
+const char *const *
+nf_device_precisions (void)
+{
+  return precision_names;
 }
 
 const char *

@@ -83,7 +83,8 @@ GPtrArray *nf_device_list (GError **error);
  * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
  * without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where it can be), else
  * `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it `fma` does. What it
- * is decides bits of results, so decode as you encoded.
+ * is decides bits of results, so decode as you encoded. A suffix with `?=` for `=`, such as
+ * `,precision?=bf16`, holds where neither another one nor the environment says otherwise.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
@@ -97,6 +98,10 @@ const NfDeviceInfo *nf_device_get_info (NfDevice *self);
 
 /** nf_device_get_kernels: Returns: the kernel variant in use, "cpu" or "gpu". */
 const char *nf_device_get_kernels (NfDevice *self);
+
+/** nf_device_precisions: Returns: (transfer none): what nf_device_get_precision() may be, with NULL at the
+ * end. */
+const char *const *nf_device_precisions (void);
 
 /** nf_device_get_precision: Returns: of matrix products, "f32", "bf16" or "bf16-weights". */
 const char *nf_device_get_precision (NfDevice *self);

@@ -1,0 +1,46 @@
+/* normflow: the processor that this runs on. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nf-cpu.h"
+
+#include <string.h>
+
+/* The value of the first among LINES whose name is NAME, "" if there is none. */
+static const char *
+find_value (char **lines, const char *name)
+{
+  for (; *lines; lines++)
+    if (g_str_has_prefix (*lines, name))
+      {
+        char *colon = strchr (*lines, ':');
+        if (colon)
+          return g_strstrip (colon + 1);
+      }
+  return "";
+}
+
+NfCpu *
+nf_cpu_read (void)
+{
+  NfCpu *cpu = g_new0 (NfCpu, 1);
+  g_autofree char *text = NULL;
+  if (!g_file_get_contents ("/proc/cpuinfo", &text, NULL, NULL))
+    text = g_strdup ("");
+  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
+  cpu->maker = g_strdup (find_value (lines, "vendor_id"));
+  const char *flags = find_value (lines, "flags");
+  cpu->flags = g_strsplit (*flags ? flags : find_value (lines, "Features"), " ", -1);
+  return cpu;
+}
+
+void
+nf_cpu_free (NfCpu *cpu)
+{
+  g_free (cpu->maker);
+  g_strfreev (cpu->flags);
+  g_free (cpu);
+}
+
+gboolean
+nf_cpu_has (const NfCpu *cpu, const char *flag)
+{
+  return g_strv_contains ((const char *const *)cpu->flags, flag);
+}
