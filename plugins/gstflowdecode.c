@@ -260,6 +260,8 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       gst_flow_post_error (self, error);
       return FALSE;
     }
+  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
+    return FALSE;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   GST_OBJECT_LOCK (self);
   const gint look_ahead = self->look_ahead;

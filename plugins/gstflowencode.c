@@ -166,7 +166,8 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
                              .height = GST_VIDEO_INFO_HEIGHT (video),
                              .fps_n = GST_VIDEO_INFO_FPS_N (video),
                              .fps_d = GST_VIDEO_INFO_FPS_D (video),
-                             .pixel_format = GST_VIDEO_INFO_FORMAT (video) };
+                             .pixel_format = GST_VIDEO_INFO_FORMAT (video),
+                             .precision = gst_flow_engine_get_precision (&self->engine) };
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   GST_OBJECT_LOCK (self);
   const gint context = self->context;

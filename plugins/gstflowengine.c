@@ -1,5 +1,6 @@
 /* normflow: GStreamer plugin, the model behind an element. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gstflowengine.h"
+#include "gstflowlatent.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -88,8 +89,9 @@ gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
           "precision", "Precision",
           "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
           "for it), bf16-weights (the same weights, but what they multiply is not rounded), auto (the faster "
-          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else f32. "
-          "Latents decode to the same bytes only in the precision that encoded them",
+          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else what latents that "
+          "come "
+          "were made in, else f32. Latents decode to the same bytes only in the precision that encoded them",
           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_STATS,
@@ -297,6 +299,18 @@ read_stats (GstFlowEngine *engine)
     nf_stream_get_stats (engine->stream, &engine->session_stats);
 }
 
+/* Under the lock: of the device. */
+static char *
+dup_spec (GstFlowEngine *engine)
+{
+  GString *spec = g_string_new (engine->device_spec);
+  if (engine->precision)
+    g_string_append_printf (spec, ",precision=%s", engine->precision);
+  if (engine->stated)
+    g_string_append_printf (spec, ",precision?=%s", engine->stated);
+  return g_string_free (spec, FALSE);
+}
+
 static gpointer
 load_thread (gpointer data)
 {
@@ -308,10 +322,7 @@ load_thread (gpointer data)
 
   g_mutex_lock (&engine->lock);
   g_autofree char *path = g_strdup (engine->path), *text = g_strdup (engine->text);
-  g_autofree char *spec = engine->precision ? g_strdup_printf ("%s,precision=%s",
-                                                               engine->device_spec ? engine->device_spec : "",
-                                                               engine->precision)
-                                            : g_strdup (engine->device_spec);
+  g_autofree char *spec = dup_spec (engine);
   g_mutex_unlock (&engine->lock);
 
   g_autoptr (NfDevice) device = nf_device_open (spec, &error);
@@ -346,6 +357,7 @@ load_thread (gpointer data)
       GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
                        nf_device_get_info (nf_model_get_device (model))->name);
       g_mutex_lock (&engine->lock);
+      g_free (engine->digest);
       engine->digest = g_strdup (nf_model_get_digest (model));
       engine->model = g_steal_pointer (&model);
       engine->session = g_steal_pointer (&session);
@@ -396,8 +408,9 @@ read_model (GstFlowEngine *engine, GError **error)
   return TRUE;
 }
 
+/* Cancels loading if it goes on, and drops what it brought. */
 static void
-engine_close (GstFlowEngine *engine)
+unload (GstFlowEngine *engine)
 {
   g_mutex_lock (&engine->lock);
   if (engine->load_cancellable)
@@ -407,11 +420,30 @@ engine_close (GstFlowEngine *engine)
     g_thread_join (g_steal_pointer (&engine->thread));
 
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  engine->open = FALSE;
   g_clear_object (&engine->load_cancellable);
   g_clear_object (&engine->session);
   g_clear_object (&engine->stream);
   g_clear_object (&engine->model);
+}
+
+static void
+begin_loading (GstFlowEngine *engine)
+{
+  g_mutex_lock (&engine->lock);
+  engine->failed = FALSE;
+  engine->loading = TRUE;
+  engine->phase = NULL;
+  engine->load_cancellable = g_cancellable_new ();
+  g_mutex_unlock (&engine->lock);
+  on_progress ("load", 0, engine);
+}
+
+static void
+engine_close (GstFlowEngine *engine)
+{
+  unload (engine);
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  engine->open = FALSE;
   g_clear_pointer (&engine->config, nf_config_free);
   g_clear_pointer (&engine->path, g_free);
   g_clear_pointer (&engine->digest, g_free);
@@ -425,11 +457,8 @@ engine_open (GstFlowEngine *engine)
   g_mutex_lock (&engine->lock);
   engine->open = TRUE;
   engine->stale = FALSE;
+  engine->stated = NULL;
   engine->checked = FALSE;
-  engine->failed = FALSE;
-  engine->loading = TRUE;
-  engine->phase = NULL;
-  engine->load_cancellable = g_cancellable_new ();
   engine->frames = engine->dropped = 0;
   engine->first_time = engine->last_time = 0;
   engine->total = 0;
@@ -437,7 +466,7 @@ engine_open (GstFlowEngine *engine)
   memset (&engine->session_stats, 0, sizeof engine->session_stats);
   g_mutex_unlock (&engine->lock);
 
-  on_progress ("load", 0, engine);
+  begin_loading (engine);
   if (!read_model (engine, &error) || engine->work == GST_FLOW_ENGINE_NO_WORK)
     end_loading (engine, error);
   else
@@ -525,6 +554,55 @@ gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session)
   if (session)
     *session = engine->session;
   return GST_FLOW_OK;
+}
+
+static const char *
+find_precision (GstFlowEngine *engine)
+{
+  return engine->model ? nf_device_get_precision (nf_model_get_device (engine->model))
+                       : gst_flow_find_precision (engine->precision);
+}
+
+const char *
+gst_flow_engine_get_precision (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return find_precision (engine);
+}
+
+GstFlowReturn
+gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision)
+{
+  g_autoptr (GError) error = NULL;
+  g_mutex_lock (&engine->lock);
+  const gboolean known = engine->stated == precision;
+  const char *const present = find_precision (engine), *wanted = present;
+  engine->stated = precision;
+  g_autofree char *spec = dup_spec (engine);
+  g_mutex_unlock (&engine->lock);
+  if (known)
+    return GST_FLOW_OK;
+
+  if (engine->work != GST_FLOW_ENGINE_NO_WORK)
+    {
+      g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+      if (!device)
+        return gst_flow_post_error (engine->element, error);
+      wanted = nf_device_get_precision (device);
+    }
+  if (precision && wanted && wanted != precision)
+    GST_ELEMENT_WARNING (
+        engine->element, STREAM, DECODE,
+        ("The latents were made in %s, but the property precision, device or the environment "
+         "says %s, which may give other samples back; leave it unset",
+         precision, wanted),
+        (NULL));
+  if (wanted == present)
+    return GST_FLOW_OK;
+  unload (engine);
+  begin_loading (engine);
+  engine->thread = g_thread_new ("flow-load", load_thread, engine);
+  return gst_flow_engine_wait (engine, NULL);
 }
 
 NfStream *

@@ -29,8 +29,9 @@ typedef struct
   char *model_name;
   char *device_spec;
   char *precision;
-  char *text;     /* file of text features */
-  gboolean stale; /* properties changed since opening */
+  char *text;         /* file of text features */
+  gboolean stale;     /* properties changed since opening */
+  const char *stated; /* the precision that latents are in, one of nf_device_precisions(), or NULL */
 
   gboolean open;
   gboolean loading;
@@ -103,6 +104,22 @@ void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
  * %GST_FLOW_ERROR: loading failed, an error was posted.
  */
 GstFlowReturn gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session);
+
+/* After gst_flow_engine_wait(): the precision, one of nf_device_precisions(), that the element works in. One
+ * without a device has what its property says; NULL is nothing. */
+const char *gst_flow_engine_get_precision (GstFlowEngine *engine);
+
+/**
+ * gst_flow_engine_take_precision:
+ * @precision: (nullable): one of nf_device_precisions(), in which the latents that come were made
+ *
+ * Loads the model again in @precision, if it is in another one and neither properties nor the environment say
+ * which; if they do, a warning is posted. For streaming threads, after gst_flow_engine_wait(); session and
+ * stream are others afterwards.
+ *
+ * Returns: as gst_flow_engine_wait() does.
+ */
+GstFlowReturn gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision);
 
 /* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
 NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);

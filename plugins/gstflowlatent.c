@@ -176,10 +176,21 @@ gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *con
   if (info->frames)
     gst_caps_set_simple (caps, "frames", G_TYPE_INT, (gint)info->frames, "context", G_TYPE_INT,
                          (gint)info->context, "actions", G_TYPE_INT, (gint)info->actions, NULL);
+  if (info->precision)
+    gst_caps_set_simple (caps, "precision", G_TYPE_STRING, info->precision, NULL);
   if (info->pixel_format != GST_VIDEO_FORMAT_UNKNOWN)
     gst_caps_set_simple (caps, "pixel-format", G_TYPE_STRING, gst_video_format_to_string (info->pixel_format),
                          NULL);
   return caps;
+}
+
+const char *
+gst_flow_find_precision (const char *name)
+{
+  const char *const *known = nf_device_precisions ();
+  while (*known && g_strcmp0 (*known, name) != 0)
+    known++;
+  return *known;
 }
 
 gboolean
@@ -334,6 +345,15 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     }
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
+  const char *precision = gst_structure_get_string (structure, "precision");
+  info->precision = gst_flow_find_precision (precision);
+  if (precision && !info->precision)
+    {
+      g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ());
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "the latents have precision %s, which is unknown; there are: %s", precision, known);
+      return FALSE;
+    }
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 

@@ -36,6 +36,7 @@ G_BEGIN_DECLS
  * @frames: frames of the model's window, 0 for models of images
  * @context: frames that are kept when it is full
  * @actions: values of the vector that tells the action, 0 for none
+ * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
  * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)
@@ -54,6 +55,7 @@ typedef struct
   GstVideoFormat pixel_format;
   NfGrid grid;
   guint frames, context, actions;
+  const char *precision;
 } GstFlowLatentInfo;
 
 /* Of CONFIG; the context is the usual one. */
@@ -95,6 +97,9 @@ gboolean gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps 
 
 /* Innermost first, as NNStreamer writes them: features, grid width, grid height. Missing ones are 1. */
 gboolean gst_flow_parse_dimensions (const char *text, guint64 dims[3]);
+
+/* The one of nf_device_precisions() that is called NAME (nullable), else NULL. */
+const char *gst_flow_find_precision (const char *name);
 
 /* Video caps that CONFIG's layout takes without loss, and of a model of videos' size; NULL: all. */
 GstCaps *gst_flow_video_caps (const NfConfig *config);

@@ -101,6 +101,8 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
       gst_flow_post_error (self, error);
       return FALSE;
     }
+  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
+    return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
   GST_OBJECT_LOCK (self);
   gst_caps_replace (&self->caps, caps);

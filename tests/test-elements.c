@@ -424,6 +424,122 @@ test_latent_caps (void **state)
     }
 }
 
+/* Warnings that speak of precisions on BUS. */
+static guint
+count_precision_warnings (GstBus *bus)
+{
+  GstMessage *message;
+  guint n = 0;
+  while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING)))
+    {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_warning (message, &error, NULL);
+      n += strstr (error->message, "were made in") != NULL;
+      gst_message_unref (message);
+    }
+  return n;
+}
+
+static char *
+dup_working_precision (GstElement *element)
+{
+  g_autoptr (GstStructure) stats = NULL;
+  g_object_get (element, "stats", &stats, NULL);
+  return g_strdup (gst_structure_get_string (stats, "precision"));
+}
+
+/* Latents say in which precision they were made, and are decoded in it unless something else is asked for. */
+static void
+test_precision_of_latents (void **state)
+{
+  static const struct
+  {
+    const char *made, *stated, *asked, *taken;
+    gboolean tensors, warned;
+  } cases[] = {
+    { "bf16", "bf16", NULL, "bf16", FALSE, FALSE },
+    { "bf16", "bf16", NULL, "bf16", TRUE, FALSE },
+    { "bf16-weights", "bf16-weights", NULL, "bf16-weights", FALSE, FALSE },
+    { "f32", "f32", NULL, "f32", FALSE, FALSE },
+    { "bf16", "bf16", "precision=bf16", "bf16", FALSE, FALSE },
+    { "bf16", "bf16", "precision=f32", "f32", FALSE, TRUE },
+    { "f32", "f32", "device=auto,precision=bf16", "bf16", FALSE, TRUE },
+    { "f32", NULL, NULL, "f32", FALSE, FALSE }, /* as they were before they said it */
+    { "bf16", NULL, "precision=bf16", "bf16", FALSE, FALSE },
+  };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 33, 22);
+  g_unsetenv ("NORMFLOW_PRECISION");
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *property = g_strdup_printf ("precision=%s", cases[i].made);
+      GstBus *bus;
+      GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, property, NULL);
+      GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, cases[i].asked, &bus);
+      if (cases[i].tensors)
+        gst_harness_set_sink_caps_str (encoder, "other/tensors");
+      set_video (encoder, &info);
+      for (guint n = 0; n < 3; n++)
+        {
+          g_autoptr (GstBuffer) in = fixture_frame (&info, n, FALSE);
+          GstBuffer *latents = gst_harness_push_and_pull (encoder, gst_buffer_ref (in));
+          if (n == 0)
+            {
+              g_autoptr (GstCaps) told = gst_pad_get_current_caps (encoder->sinkpad);
+              g_autoptr (GstCaps) caps = gst_caps_copy (told);
+              GstStructure *structure = gst_caps_get_structure (caps, 0);
+              assert_string_equal (gst_structure_get_string (structure, "precision"), cases[i].made);
+              if (!cases[i].stated)
+                gst_structure_remove_field (structure, "precision");
+              gst_harness_set_src_caps (decoder, g_steal_pointer (&caps));
+            }
+          g_autoptr (GstBuffer) out = gst_harness_push_and_pull (decoder, latents);
+          assert_non_null (out);
+          if (strcmp (cases[i].made, cases[i].taken) == 0)
+            assert_same_video (&info, in, out);
+        }
+      g_autofree char *taken = dup_working_precision (decoder->element);
+      assert_string_equal (taken, cases[i].taken);
+      assert_int_equal (count_precision_warnings (bus), cases[i].warned);
+      end_harness (encoder, NULL);
+      end_harness (decoder, bus);
+    }
+}
+
+/* One stream after the other goes by its own caps; an unknown precision is refused. */
+static void
+test_precision_changes (void **state)
+{
+  static const char *const streams[] = { "bf16", NULL, "bf16-weights", "bf16-weights", "f32" };
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_unsetenv ("NORMFLOW_PRECISION");
+  g_autoptr (GstCaps) caps = NULL;
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  for (guint i = 0; i < G_N_ELEMENTS (streams); i++)
+    {
+      GstCaps *other = gst_caps_copy (caps);
+      GstStructure *structure = gst_caps_get_structure (other, 0);
+      if (streams[i])
+        gst_structure_set (structure, "precision", G_TYPE_STRING, streams[i], NULL);
+      else
+        gst_structure_remove_field (structure, "precision");
+      gst_harness_set_src_caps (decoder, other);
+      gst_buffer_unref (gst_harness_push_and_pull (decoder, gst_buffer_copy (latents)));
+      g_autofree char *taken = dup_working_precision (decoder->element);
+      assert_string_equal (taken, streams[i] ? streams[i] : "f32");
+    }
+  assert_int_equal (count_precision_warnings (bus), 0);
+  GstCaps *unknown = gst_caps_copy (caps);
+  gst_caps_set_simple (unknown, "precision", G_TYPE_STRING, "f8", NULL);
+  gst_harness_set_src_caps (decoder, unknown);
+  gst_harness_push (decoder, gst_buffer_copy (latents));
+  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, "f8", "bf16-weights");
+  end_harness (decoder, bus);
+}
+
 static void
 test_tensors (void **state)
 {
@@ -1332,6 +1448,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_no_score_messages),
     cmocka_unit_test (test_anomalies),
     cmocka_unit_test (test_latent_caps),
+    cmocka_unit_test (test_precision_of_latents),
+    cmocka_unit_test (test_precision_changes),
     cmocka_unit_test (test_tensors),
     cmocka_unit_test (test_half_precision),
     cmocka_unit_test (test_frames_at_once),

@@ -451,6 +451,45 @@ look_ahead (void **state)
   assert_true (differ >= LENGTH - REAL - 4);
 }
 
+/* The precision of real frames goes with their latents, past flowsample too, to the decoder. */
+static void
+precision_of_real_frames (void **state)
+{
+  enum
+  {
+    REAL = 4,
+    LENGTH = 7
+  };
+  g_autofree char *video = g_strdup_printf ("videotestsrc pattern=snow num-buffers=%d ! "
+                                            "video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1",
+                                            REAL, WIDTH, HEIGHT);
+  g_autofree char *plain = g_strdup_printf ("%s ! appsink name=sink sync=false", video);
+  g_autofree char *line
+      = g_strdup_printf ("%s ! flowencode model=%s precision=bf16 ! flowsample model=%s horizon=%d ! "
+                         "flowdecode name=decode model=%s ! appsink name=sink sync=false",
+                         video, video_model, video_model, LENGTH - REAL, video_model);
+  g_unsetenv ("NORMFLOW_PRECISION");
+  GstElement *real = launch (plain), *pipeline = launch (line);
+  GstBuffer *buffer;
+  guint n = 0;
+  gst_element_set_state (real, GST_STATE_PLAYING);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      g_autoptr (GstBuffer) expected = n < REAL ? pull (real) : NULL;
+      if (expected)
+        assert_true (same (buffer, expected));
+      gst_buffer_unref (buffer);
+    }
+  assert_int_equal (n, LENGTH);
+  g_autoptr (GstElement) decode = get (pipeline, "decode");
+  g_autoptr (GstStructure) stats = NULL;
+  g_object_get (decode, "stats", &stats, NULL);
+  assert_string_equal (gst_structure_get_string (stats, "precision"), "bf16");
+  stop (real);
+  stop (pipeline);
+}
+
 /* The vector behind the latents of BUFFER. */
 static void
 read_vector (GstBuffer *buffer, float *vector)
@@ -769,17 +808,12 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (key_to_pixel),
-    cmocka_unit_test (behind_live),
-    cmocka_unit_test (forced_live),
-    cmocka_unit_test (joined),
-    cmocka_unit_test (look_ahead),
-    cmocka_unit_test (other_models),
-    cmocka_unit_test (unknown),
-    cmocka_unit_test (controls_of_video),
-    cmocka_unit_test (controls_of_samples),
-    cmocka_unit_test (controlled),
-    cmocka_unit_test (late_frames),
+    cmocka_unit_test (key_to_pixel),      cmocka_unit_test (behind_live),
+    cmocka_unit_test (forced_live),       cmocka_unit_test (joined),
+    cmocka_unit_test (look_ahead),        cmocka_unit_test (precision_of_real_frames),
+    cmocka_unit_test (other_models),      cmocka_unit_test (unknown),
+    cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
+    cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
     cmocka_unit_test (slow_sink),
   };
   const int status = fixture_open (&argc, &argv);
