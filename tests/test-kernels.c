@@ -1460,14 +1460,15 @@ softmax (const Heads *h, int b, int n, int head, double scale, double *P, double
 #define WEIGHT_TOLERANCE 2e-3
 #define GRADIENT_TOLERANCE 5e-3
 
-#define HALF_STEP(h) ((h)->d / 2 + 5) /* words */
+/* Words of a row on the left of a product, and some that stay. */
+#define HALF_STEP(rig, h) (((rig)->planes > 1 ? left_words (rig, (h)->d) : (h)->d / 2) + 5)
 
 /* Queries q0 .. q0+Nq-1 of samples b0 .. b0+B-1; out (B, Nq, d), stats (B, H, Nq, 2). */
 static float *
 run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double scale, double scale2,
                int split, gboolean halves, Memory **stats, Memory **out_memory)
 {
-  const int step = halves ? HALF_STEP (h) : h->d;
+  const int step = halves ? HALF_STEP (rig, h) : h->d;
   const gsize sample = (gsize)h->N * h->row;
   const size_t group = rig->gpu ? GROUP : 1;
   const gsize keys_at = b0 * keys_size (rig, h);
@@ -1524,7 +1525,7 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
       Memory *halves;
       g_autofree float *words
           = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &halves);
-      check_halves (rig, "attention, halves", halves, 3, HALF_STEP (&h), out, B * N, h.d);
+      check_halves (rig, "attention, halves", halves, 3, HALF_STEP (rig, &h), out, B * N, h.d);
     }
   nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2, tolerance);
 
@@ -1554,6 +1555,34 @@ test_attention (void **state)
   check_attention (&rig, 2, 1, 1, 40, HEAD_DIM, NULL, 12);
   /* more keys than softmax is brought up to date for at a time */
   check_attention (&rig, 1, 1, 1, 300, HEAD_DIM, NULL, 3);
+}
+
+/* What comes out, as a product by the matrix unit reads it: as sums of two or three bfloat16. */
+static void
+test_attention_planes (void **state)
+{
+  g_auto (Rig) rig;
+  const int B = 2, H = 3, N = 37, DH = 32;
+  g_auto (Heads) h;
+  Memory *halves;
+  rig_init (&rig, *state, DH);
+  heads_init (&rig, &h, B, H, 1, N, DH, NULL, 1);
+  const double scale = (double)(float)(1 / sqrt (DH));
+  const int step = HALF_STEP (&rig, &h), width = left_words (&rig, h.d);
+  g_autofree float *floats = run_attention (&rig, &h, 0, B, 0, N, scale, scale, B, FALSE, NULL, NULL),
+                   *words = run_attention (&rig, &h, 0, B, 0, N, scale, scale, B, TRUE, NULL, &halves);
+  for (int n = 0; n < B * N; n++)
+    {
+      const float *got = words + (gsize)n * step;
+      for (int e = 0; e < h.d; e++)
+        {
+          const double want = (double)floats[(gsize)n * h.d + e];
+          const double error = fabs ((double)read_left (&rig, got, e) - want);
+          assert_true (error <= (rig.planes == 2 ? ldexp (fabs (want), -17) : 0));
+        }
+      if (n + 1 < B * N)
+        check_untouched ("attention, planes", got + width, (gsize)(step - width));
+    }
 }
 
 static void
@@ -2428,8 +2457,9 @@ main (int argc, char **argv)
     enum
     {
       FLOATS,
-      PRODUCTS, /* again with other elements and instructions */
-      ATTENTION /* again with the matrix unit, in bfloat16 */
+      PRODUCTS,  /* again with other elements and instructions */
+      ATTENTION, /* again with the matrix unit, in bfloat16 */
+      PLANES     /* only where the matrix unit multiplies floats */
     } kind;
   } tests[] = {
     { "exp, gelu", test_math, PRODUCTS },
@@ -2446,6 +2476,7 @@ main (int argc, char **argv)
     { "gate", test_gate },
     { "attention", test_attention, ATTENTION },
     { "attention backward", test_attention_backward, ATTENTION },
+    { "attention in planes", test_attention_planes, PLANES },
     { "attention masks", test_attention_masks, ATTENTION },
     { "head sizes", test_head_sizes, ATTENTION },
     { "affine", test_affine },
@@ -2470,8 +2501,10 @@ main (int argc, char **argv)
     for (guint t = 0; t < G_N_ELEMENTS (tests); t++)
       {
         const char *form = settings[s].by;
-        if (form && tests[t].kind != PRODUCTS
-            && !(tests[t].kind == ATTENTION && strcmp (form, "amx") == 0 && settings[s].operands == HALVED))
+        const gboolean amx = g_strcmp0 (form, "amx") == 0, halved = settings[s].operands == HALVED;
+        if (tests[t].kind == PLANES
+                ? !amx || halved
+                : form && tests[t].kind != PRODUCTS && !(tests[t].kind == ATTENTION && amx && halved))
           continue;
         char *name = g_strdup_printf (
             "%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant, settings[s].vector_width,

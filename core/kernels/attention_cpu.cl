@@ -59,7 +59,7 @@ typedef struct
   int8 mask;
 } NfHead;
 
-/* One vector of a result, feature e of head h: into a row of floats, or of bfloat16 for a product. */
+/* One vector of a result, feature e of head h, or two: into a row of floats, or of what a product reads. */
 static inline void
 nf_leave (floatv v, const NfHead *t, __global float *out, int e)
 {
@@ -79,6 +79,20 @@ nf_leave (floatv v, const NfHead *t, __global float *out, int e)
   nf_storev (v, lane);
   for (int i = 0; i < lanes; i++)
     to[i] = nf_half (lane[i]);
+}
+
+static inline void
+nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
+{
+#if NF_PLANES > 1
+  if (t->halves) /* whole steps of a product: DH is a multiple of 32 */
+    {
+      nf_store_left_pair (a, b, out, t->h * DH + e);
+      return;
+    }
+#endif
+  nf_leave (a, t, out, e);
+  nf_leave (b, t, out, e + VW);
 }
 
 /* Queries first .. first+QT-1 of a head, as far as there are any. */
@@ -261,7 +275,8 @@ NF_PRODUCTS (6)
       {                                                                                                                \
         const float r = l[i] > 0.0f ? 1.0f / l[i] : 0.0f; /* a query that sees nothing gets nothing */                 \
         __global float *o = t->out + (size_t)(first + i) * t->out_row;                                                 \
-        _Pragma ("unroll") for (int e = 0; e < 2 * PAIRS; e++) nf_leave (acc[e / 2][i][e % 2] * r, t, o, e * VW);      \
+        _Pragma ("unroll") for (int e = 0; e < PAIRS; e++)                                                             \
+            nf_leave_pair (acc[e][i][0] * r, acc[e][i][1] * r, t, o, e * 2 * VW);                                      \
         if (t->stats)                                                                                                  \
           {                                                                                                            \
             t->stats[2 * (first + i)] = m[i];                                                                          \

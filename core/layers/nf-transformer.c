@@ -72,7 +72,7 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
   const gsize d = shape->d, row = row_floats (shape), inner = (gsize)shape->H * shape->head_dim;
   gsize layer = 2 * d + row + inner + shape->hidden;
   if (!keep) /* rows of halves may be 3/2 of those of floats */
-    layer += (d + shape->hidden + 1) / 2;
+    layer += (d + inner + shape->hidden + 1) / 2;
   if (shape->post_norm)
     layer += 2 * d;
   if (shape->gated)
@@ -94,7 +94,9 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
   tape->h = own_each (ops, owner, keep, K + 1, M * d);
   tape->a1 = own_each (ops, owner, keep, K, M * (keep ? d : nf_ops_row_size (ops, shape->d)));
   tape->raw = own_each (ops, owner, keep, K, M * row);
-  tape->attention = own_each (ops, owner, keep, K, M * shape->H * shape->head_dim);
+  tape->attention = own_each (
+      ops, owner, keep, K,
+      M * (keep ? shape->H * shape->head_dim : nf_ops_row_size (ops, shape->H * shape->head_dim)));
   tape->hidden
       = own_each (ops, owner, keep, K, M * (keep ? shape->hidden : nf_ops_row_size (ops, shape->hidden)));
   tape->qkv = keep && shape->qk_norm ? own_each (ops, owner, TRUE, K, M * row) : alias (tape->raw, K);
@@ -159,8 +161,7 @@ static Halves
 choose_halves (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
 {
   return (Halves){ .a = !keep && nf_ops_half_step (ops, shape->d) > 0,
-                   /* attention writes one bfloat16 for a value */
-                   .attention = !keep && nf_device_rounds_operands (nf_ops_get_device (ops))
+                   .attention = !keep && nf_ops_attention_leaves_halves (ops)
                                 && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
                    .hidden = !keep && nf_ops_half_step (ops, shape->hidden) > 0 };
 }
@@ -469,7 +470,7 @@ nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
                * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
                   + (shape->post_norm ? d : 0)
                   /* rows of halves may be 3/2 of those of floats */
-                  + (d + shape->hidden + 1) / 2);
+                  + (d + inner + shape->hidden + 1) / 2);
 }
 
 NfCache *
@@ -486,7 +487,7 @@ nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, 
   cache->qkv = own_each (ops, owner, TRUE, shape->K, (gsize)rows * S * row_floats (shape));
   cache->h = own (ops, owner, M * d);
   cache->a = own (ops, owner, M * nf_ops_row_size (ops, shape->d));
-  cache->attention = own (ops, owner, M * shape->H * shape->head_dim);
+  cache->attention = own (ops, owner, M * nf_ops_row_size (ops, shape->H * shape->head_dim));
   cache->hidden = own (ops, owner, M * nf_ops_row_size (ops, shape->hidden));
   if (shape->gated)
     cache->gate = own (ops, owner, 2 * M * shape->hidden);

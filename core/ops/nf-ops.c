@@ -908,6 +908,13 @@ kernel_mask (const NfMask *mask, guint n_keys)
                       causal ? 0 : (cl_int)mask->ahead - 1, (cl_int)mask->window, (cl_int)n_keys } };
 }
 
+gboolean
+nf_ops_attention_leaves_halves (NfOps *ops)
+{
+  /* planes go out in whole steps of a product */
+  return ops->rounds || (ops->planes > 1 && ops->head_dim % STEP_VALUES == 0);
+}
+
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {

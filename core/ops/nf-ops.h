@@ -203,6 +203,9 @@ typedef struct
   guint prefix, frame, ahead, window;
 } NfMask;
 
+/* TRUE if attention can leave rows of halves. */
+gboolean nf_ops_attention_leaves_halves (NfOps *ops);
+
 /* Attention of Nq queries per sample, the first at place q0, on those of n_keys keys (0: q0 + Nq) that MASK
  * lets them meet. Query head h uses key head h / (H / Hkv); Hkv 0 means H. Samples from SPLIT on use SCALE2.
  * A query that meets no key gets 0. HALVES: out is rows of halves, samples of Nq rows without gaps between
