@@ -1725,7 +1725,11 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
 {
   const int B = 2, N = 6, frame = 3, M = B * N, width = scale ? 2 * D : D,
             S = prefix + N + N / frame * extra - shift + rows_more;
-  const double g = 0.125, most = clip == 4 ? 0.5 : INFINITY;
+  const double g = 0.125,
+               most = clip == 4    ? 0.5
+                      : spread > 6 ? 1
+                                   : INFINITY,
+               least = most < INFINITY ? NF_LEAST_LOG_SCALE : -INFINITY;
   g_autofree double *u = numbers (1, (gsize)M * D, 1), *o = numbers (2, (gsize)B * S * width, spread),
                     *dz = numbers (3, (gsize)M * D, 1), *log_det = numbers (4, M, 1);
   g_autofree double *z = g_new (double, M *D), *du = g_new (double, M *D),
@@ -1745,10 +1749,10 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
           const gsize row = ((gsize)b * S + prefix + n + (n / frame + 1) * extra - shift) * width;
           const double mu = soft_clipped (o[row + width - D + i], clip),
                        raw = scale ? soft_clipped (o[row + i], clip) : 0,
-                       sigma = sigma_of (scale, scale == SCALE_EXP ? fmin (raw, most) : raw);
+                       sigma = sigma_of (scale, scale == SCALE_EXP ? CLAMP (raw, least, most) : raw);
           const double y = raw + log (M_E - 1), slope = scale == SCALE_SOFTPLUS ? 1 / ((1 + exp (-y)) * sigma)
-                                                        : raw > most            ? 0
-                                                                                : 1;
+                                                        : raw > most || raw < least ? 0
+                                                                                    : 1;
           z[out] = (u[at] - mu) / sigma;
           logs[at] = -log (sigma);
           log_det[(gsize)b * N + flipped (n, frame, flip)] -= log (sigma);
@@ -1799,6 +1803,8 @@ test_affine (void **state)
           check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0.75, 2, !shift && flip, flip,
                         2);
           check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 4, 1, 0, 0, 3);
+          if (scale == SCALE_EXP)
+            check_affine (&rig, flow_features[i], scale, shift, flip, out_flip, 0, 0, 0, 0, 9);
         }
 }
 

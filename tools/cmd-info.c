@@ -239,7 +239,8 @@ print_model (const Info *info, const NfConfig *config, const char *digest)
              config->basis == NF_BASIS_DCT ? "DCT" : "pixel");
   print_blocks (config);
   if (config->max_log_scale > 0)
-    print_row ("scales", "%.4g at most in each block", exp (config->max_log_scale));
+    print_row ("scales", "%.4g at most in each block, %.4g at least", exp (config->max_log_scale),
+               exp (NF_LEAST_LOG_SCALE));
   if (config->family == NF_FAMILY_STARFLOW)
     print_starflow (config);
   else if (config->n_classes)

@@ -10,9 +10,17 @@
 enum
 {
   NF_SCALE_NONE,
-  NF_SCALE_EXP,     /* log sigma = min(raw, most) */
+  NF_SCALE_EXP,     /* log sigma = raw, within limits */
   NF_SCALE_SOFTPLUS /* sigma = log(1 + exp(raw + log(e - 1))): 1 for raw 0 (Gu et al. 2025, arXiv 2506.06276) */
 };
+
+/* `most` is NfConfig's max_log_scale, infinite for none; the other end goes with it (NF_LEAST_LOG_SCALE of nf-config.h). */
+#define NF_LEAST_LOG_SCALE -6.0f
+static inline floatv
+nf_limit_scale (floatv raw, float most)
+{
+  return most < INFINITY ? fmax (fmin (raw, most), NF_LEAST_LOG_SCALE) : raw;
+}
 
 static inline int
 nf_flipped (int n, int frame, int flip)
@@ -109,7 +117,7 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
           const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
           if (scale == NF_SCALE_EXP)
             {
-              log_sigma = fmin (raw, most);
+              log_sigma = nf_limit_scale (raw, most);
               v *= nf_expv (-log_sigma);
             }
           else if (scale == NF_SCALE_SOFTPLUS)
@@ -170,10 +178,10 @@ nf_affine_backward (__global const float *u, ulong u_at, __global const float *o
           floatv z, slope = 1.0f;
           if (scale == NF_SCALE_EXP)
             {
-              const floatv e = nf_expv (-fmin (raw, most));
+              const floatv log_sigma = nf_limit_scale (raw, most), e = nf_expv (-log_sigma);
               z = c * e;
               before = v * e;
-              slope = select ((floatv)(1.0f), (floatv)(0.0f), isgreater (raw, (floatv)(most)));
+              slope = select ((floatv)(0.0f), (floatv)(1.0f), raw == log_sigma);
             }
           else
             {
@@ -312,7 +320,7 @@ nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong
               raw = fma ((floatv)(w_scale), raw - raw_f, raw);
             }
           if (scale == NF_SCALE_EXP)
-            sigma = nf_expv (fmin (raw, most));
+            sigma = nf_expv (nf_limit_scale (raw, most));
           else if (scale == NF_SCALE_SOFTPLUS)
             sigma = nf_softplus_sigma (raw);
           if (guidance == NF_GUIDANCE_PRODUCT)

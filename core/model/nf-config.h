@@ -70,6 +70,10 @@ typedef enum
   NF_FAMILY_STARFLOW,
 } NfFamily;
 
+/** NF_LEAST_LOG_SCALE: least log sigma of a block's step where there is a largest one: about that of the
+ * noise of an 8-bit step, whose deviation is 1/(128 √12) = exp(-6.1). */
+#define NF_LEAST_LOG_SCALE (-6.0)
+
 /** NF_MAX_BLOCKS: most blocks of a flow. */
 #define NF_MAX_BLOCKS 64
 
@@ -90,8 +94,9 @@ typedef enum
  * @basis: basis of a token ("basis", ours)
  * @noise: noise the model was trained with ("noise_type", ours)
  * @noise_std: its standard deviation if Gaussian ("noise_std", ours), on the [-1, 1] scale
- * @max_log_scale: largest log sigma of a block's step, whatever its network says; 0 for any ("max_log_scale",
- * ours, TARFlow alone). It bounds what a float latent can lose, so that frames of any kind come back exactly
+ * @max_log_scale: largest log sigma of a block's step, whatever its network says, and then
+ * %NF_LEAST_LOG_SCALE is the least; 0 for any ("max_log_scale", ours, TARFlow alone). They bound what a float
+ * latent can lose, and how large latents of frames unlike any that were learnt can become
  * @family: which of the two; what follows is of STARFlow alone and zero in a TARFlow
  * @top_width: width of the deep block, the last one, 0 if it is that of the others ("top_block_channels")
  * @n_heads: query heads, 0 for width/head_dim ("num_heads")

@@ -494,7 +494,7 @@ static double
 limit (const Network *net, double alpha)
 {
   const double most = net->reference->config->max_log_scale;
-  return most > 0 ? fmin (alpha, most) : alpha;
+  return most > 0 ? fmax (fmin (alpha, most), NF_LEAST_LOG_SCALE) : alpha;
 }
 
 static double
