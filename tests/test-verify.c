@@ -2,6 +2,7 @@
  * of decoding. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <glib/gstdio.h>
 
@@ -28,28 +29,45 @@ count_expected (const char *path)
   return n;
 }
 
-static void
-verify (const char *name, const char *kernels, const char *method)
+/* Runs verify on WEIGHTS, or those of NAME; the exit status. */
+static int
+run (const char *name, const char *weights, const char *kernels, const char *method, const char *precision,
+     char **output, char **errors)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
                   *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
-                  *weights = nf_test_file ("golden", weights_name),
-                  *expected = nf_test_file ("golden", expected_name), *output = NULL, *errors = NULL;
+                  *own_weights = nf_test_file ("golden", weights_name),
+                  *expected = nf_test_file ("golden", expected_name);
   const char *const command[]
-      = { g_getenv ("NORMFLOW_TOOL"), "verify", "--quiet", "--method", method, weights, expected, NULL };
+      = { g_getenv ("NORMFLOW_TOOL"),      "verify", "--method", method, "--precision", precision,
+          weights ? weights : own_weights, expected, NULL };
   g_autoptr (GSubprocessLauncher) launcher
       = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
   assert_non_null (command[0]);
   g_subprocess_launcher_setenv (launcher, "NORMFLOW_KERNELS", kernels, TRUE);
   g_autoptr (GSubprocess) process = g_subprocess_launcher_spawnv (launcher, command, &error);
   nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &output, &errors, &error), error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, output, errors, &error), error);
+  return g_subprocess_get_if_exited (process) ? g_subprocess_get_exit_status (process) : -1;
+}
 
-  g_autofree char *last = g_strdup_printf ("%u passed, 0 failed\n", count_expected (expected));
-  if (!g_subprocess_get_if_exited (process) || g_subprocess_get_exit_status (process) != 0
-      || !g_str_has_suffix (output, last) || strstr (output, "unknown "))
-    fail_msg ("%s, kernels %s, method %s: expected %s%s%s", name, kernels, method, last, output, errors);
+static void
+verify (const char *name, const char *kernels, const char *method, const char *precision)
+{
+  g_autofree char *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
+                  *expected = nf_test_file ("golden", expected_name), *output = NULL, *errors = NULL,
+                  *told = g_strdup_printf ("in %s; relative errors that pass: ", precision);
+  const int status = run (name, NULL, kernels, method, precision, &output, &errors);
+  guint passed = 0, skipped = 0;
+  const char *last = strstr (output, " passed, 0 failed");
+  while (last && last > output && last[-1] != '\n')
+    last--;
+  if (last)
+    sscanf (last, "%u passed, 0 failed, %u skipped", &passed, &skipped);
+  if (status != 0 || passed + skipped != count_expected (expected) || strstr (output, "unknown ")
+      || !strstr (errors, told) || (skipped > 0 && strcmp (precision, "bf16-weights") != 0))
+    fail_msg ("%s, kernels %s, method %s, %s: %s%s", name, kernels, method, precision, output, errors);
 }
 
 static void
@@ -57,7 +75,7 @@ test_cases (void **state)
 {
   const char *kernels = *state;
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
-    verify (cases[i], kernels, "auto");
+    verify (cases[i], kernels, "auto", "f32");
 }
 
 static void
@@ -67,11 +85,73 @@ test_methods (void **state)
   const char *kernels = *state;
   for (guint m = 0; m < G_N_ELEMENTS (methods); m++)
     {
-      verify ("tarflow_class", kernels, methods[m]);
-      verify ("starflow_text", kernels, methods[m]);
-      verify ("starflow_r2l_exp", kernels, methods[m]);
-      verify ("starflow_v", kernels, methods[m]);
+      verify ("tarflow_class", kernels, methods[m], "f32");
+      verify ("starflow_text", kernels, methods[m], "f32");
+      verify ("starflow_r2l_exp", kernels, methods[m], "f32");
+      verify ("starflow_v", kernels, methods[m], "f32");
     }
+}
+
+/* In other precisions errors are larger and pass. */
+static void
+test_precisions (void **state)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      verify (cases[i], "cpu", "auto", "bf16");
+      verify (cases[i], "cpu", "auto", "bf16-weights");
+    }
+}
+
+/* Two rows of the first matrix with PART in its name are exchanged: a wrong model, in all precisions. */
+static void
+check_wrong (const char *name, const char *part)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
+                  *weights = nf_test_file ("golden", weights_name),
+                  *changed = nf_test_temporary (".safetensors");
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (weights, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree float *values = NULL;
+  for (guint i = 0; i < n; i++)
+    {
+      NfTensor *t = &tensors[i];
+      *t = *nf_tensor_file_get (file, i);
+      if (values || t->n_dims != 2 || !strstr (t->name, part))
+        continue;
+      const gsize row = t->dims[1];
+      values = g_new (float, t->n_elements);
+      nf_tensor_to_float (t, values);
+      for (gsize k = 0; k < row; k++)
+        {
+          const float first = values[k];
+          values[k] = values[row + k];
+          values[row + k] = first;
+        }
+      t->dtype = NF_DTYPE_F32;
+      t->data = (const guint8 *)values;
+    }
+  assert_non_null (values);
+  nf_test_ok (nf_tensor_file_write (changed, tensors, n, nf_tensor_file_get_all_metadata (file), &error),
+              error);
+  for (const char *const *precision = nf_device_precisions (); *precision; precision++)
+    {
+      g_autofree char *output = NULL, *errors = NULL;
+      const int status = run (name, changed, "cpu", "auto", *precision, &output, &errors);
+      if (status != 1 || !strstr (output, "FAIL forward.z "))
+        fail_msg ("%s with rows of %s exchanged, %s: %s%s", name, part, *precision, output, errors);
+    }
+  g_unlink (changed);
+}
+
+static void
+test_wrong_models (void **state)
+{
+  check_wrong ("tarflow_class", "qkv.weight");
+  check_wrong ("starflow_text", "qkv.weight");
 }
 
 /* The golden case NAME but that one tensor has a last dimension of WIDTH: refused by its name, before
@@ -133,6 +213,8 @@ main (void)
     { "every case, kernels for GPUs", test_cases, NULL, NULL, (void *)"gpu" },
     { "methods of decoding, kernels for CPUs", test_methods, NULL, NULL, (void *)"cpu" },
     { "methods of decoding, kernels for GPUs", test_methods, NULL, NULL, (void *)"gpu" },
+    cmocka_unit_test (test_precisions),
+    cmocka_unit_test (test_wrong_models),
     cmocka_unit_test (test_refused),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
