@@ -120,6 +120,29 @@ test_twins (void **state)
   assert_true (n >= 3);
 }
 
+/* A model of images may have the switches of videos. What it is written with says so. */
+static void
+test_causal_images (void **state)
+{
+  g_autofree char *twin_path = nf_test_file ("golden", "starflow_wide.weights.safetensors"),
+                  *json_path = beside (".json");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) twin = open_file (twin_path);
+  write_pth (twin, "");
+  write_text (json_path, nf_tensor_file_get_metadata (twin, "config"));
+  g_autoptr (NfTensorFile) file = open_file (path);
+  g_autoptr (NfConfig) config = nf_checkpoint_config (
+      file, NULL, (const char *const[]){ "temporal_causal=2", "frames=0", NULL }, &error);
+  nf_test_ok (config, error);
+  g_autofree char *json = nf_config_to_json (config);
+  write_text (json_path, json);
+  g_autoptr (NfConfig) again = nf_checkpoint_config (file, NULL, NULL, &error);
+  g_unlink (json_path);
+  nf_test_ok (again, error);
+  assert_true (nf_config_equal (config, again));
+  assert_int_equal (again->frames, 0);
+}
+
 /* PyTorch's own file, whose shapes say everything. */
 static void
 test_official (void **state)
@@ -564,11 +587,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),          cmocka_unit_test (test_official),
-    cmocka_unit_test (test_shapes),         cmocka_unit_test (test_noise),
-    cmocka_unit_test (test_identities),     cmocka_unit_test (test_open),
-    cmocka_unit_test (test_contradictions), cmocka_unit_test (test_recipes),
-    cmocka_unit_test (test_bad_recipes),    cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_twins),    cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official), cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_noise),    cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),     cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_recipes),  cmocka_unit_test (test_bad_recipes),
+    cmocka_unit_test (test_yaml),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -749,8 +749,10 @@ nf_config_to_json (const NfConfig *config)
       const guint size = *(const guint *)field;
       if (!is_of (member, config->family))
         continue;
-      /* sizes of STARFlow that are 0 are "as it is by default" or "none" */
-      if (member->family == OF_STARFLOW && member->kind == MEMBER_SIZE && size == 0)
+      /* sizes of STARFlow that are 0 are "as it is by default" or "none"; but who reads temporal_causal asks
+       * for frames */
+      if (member->family == OF_STARFLOW && member->kind == MEMBER_SIZE && size == 0
+          && !(field == &config->frames && config->temporal_causal))
         continue;
       /* what is ours is not in official files */
       if ((field == &config->max_log_scale && config->max_log_scale == 0)
