@@ -574,6 +574,15 @@ test_large_buffers (void **state)
     {
       buffers[i] = nf_buffer_new (device, sizes[i], &error);
       nf_test_ok (buffers[i], error);
+      if (buffers[i]->zero)
+        {
+          assert_int_equal (
+              clEnqueueReadBuffer (queue, buffers[i]->mem, CL_TRUE, 0, sizes[i], back, 0, NULL, NULL),
+              CL_SUCCESS);
+          for (gsize w = 0; w < sizes[i] / 4; w++)
+            assert_int_equal (back[w], 0);
+          memset (back, 1, sizes[i]);
+        }
       for (gsize w = 0; w < sizes[i] / 4; w++)
         words[w] = (guint32)w * 2654435761u + i;
       assert_int_equal (

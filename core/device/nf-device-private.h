@@ -76,11 +76,12 @@ struct _NfBuffer
 {
   cl_mem mem;
   gsize size;
+  gboolean zero; /* all of it, as it was made */
   NfDevice *device;
 };
 
-/* SIZE bytes, uninitialised. NULL with NF_ERROR_NO_MEMORY naming size and device; checked against the
- * device's limits first. */
+/* SIZE bytes, uninitialised unless `zero` says something else. NULL with NF_ERROR_NO_MEMORY naming size and
+ * device; checked against the device's limits first. */
 NfBuffer *nf_buffer_new (NfDevice *device, gsize size, GError **error);
 void nf_buffer_free (NfBuffer *buffer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBuffer, nf_buffer_free)

@@ -1059,9 +1059,9 @@ free_pages (cl_mem mem, void *pages)
   nf_pages_free (pages);
 }
 
-/* A CPU computes in memory of ours: in large pages, if it gets them. */
+/* A CPU computes in memory of ours: in large pages, if it gets them. They are ZERO. */
 static cl_mem
-new_memory (NfDevice *device, gsize size, cl_int *status)
+new_memory (NfDevice *device, gsize size, gboolean *zero, cl_int *status)
 {
   NfPages *pages = device->info->is_gpu ? NULL : nf_pages_new (size);
   cl_mem mem = NULL;
@@ -1069,12 +1069,14 @@ new_memory (NfDevice *device, gsize size, cl_int *status)
     {
       mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size,
                             nf_pages_get_memory (pages), status);
+      *zero = TRUE;
       if (mem && clSetMemObjectDestructorCallback (mem, free_pages, pages) == CL_SUCCESS)
         return mem;
       if (mem)
         clReleaseMemObject (mem);
       nf_pages_free (pages);
     }
+  *zero = FALSE;
   return clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, status);
 }
 
@@ -1085,7 +1087,8 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
     return NULL;
 
   cl_int status;
-  cl_mem mem = new_memory (device, size, &status);
+  gboolean zero;
+  cl_mem mem = new_memory (device, size, &zero, &status);
   if (status != CL_SUCCESS)
     {
       unreserve (device, size);
@@ -1098,6 +1101,7 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
   NfBuffer *buffer = g_new (NfBuffer, 1);
   buffer->mem = mem;
   buffer->size = size;
+  buffer->zero = zero;
   buffer->device = g_object_ref (device);
   return buffer;
 }

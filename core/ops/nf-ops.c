@@ -434,7 +434,7 @@ nf_ops_alloc (NfOps *ops, gsize floats)
 
   g_autoptr (NfBuffer) buffer
       = nf_buffer_new (ops->device, (floats + NF_PADDING) * sizeof (float), &ops->failure);
-  if (buffer)
+  if (buffer && !buffer->zero)
     nf_ops_fill (ops, nf_view (buffer, 0), 0.0f, floats + NF_PADDING);
   return ops->failure ? NULL : g_steal_pointer (&buffer);
 }
