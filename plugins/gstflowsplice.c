@@ -146,7 +146,13 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
     case GST_EVENT_SEGMENT:
       gst_event_parse_segment (event, &segment);
       if (segment->format == GST_FORMAT_TIME)
-        gst_aggregator_update_segment (aggregator, segment);
+        {
+          /* what is drawn goes on where a file has its end */
+          GstSegment open = *segment;
+          if (open.rate > 0)
+            open.stop = open.duration = GST_CLOCK_TIME_NONE;
+          gst_aggregator_update_segment (aggregator, &open);
+        }
       break;
     default:
       break;

@@ -446,6 +446,21 @@ run (GstElement *pipeline)
   return buffers;
 }
 
+/* Demuxers of files say where they end. */
+static GstPadProbeReturn
+end_segment (GstPad *pad, GstPadProbeInfo *info, gpointer frames)
+{
+  GstEvent *event = GST_PAD_PROBE_INFO_EVENT (info);
+  GstSegment segment;
+  if (GST_EVENT_TYPE (event) != GST_EVENT_SEGMENT)
+    return GST_PAD_PROBE_OK;
+  gst_event_copy_segment (event, &segment);
+  segment.stop = GPOINTER_TO_UINT (frames) * 40 * GST_MSECOND;
+  GST_PAD_PROBE_INFO_DATA (info) = gst_event_new_segment (&segment);
+  gst_event_unref (event);
+  return GST_PAD_PROBE_OK;
+}
+
 /* FRAMES real frames to flowsample with PROPERTIES; what comes out, as video or, if not DECODED, as latents.
  */
 static GPtrArray *
@@ -461,6 +476,8 @@ splice (guint frames, const char *properties, gboolean decoded)
   g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
   assert_no_error (error);
   g_autoptr (GstElement) src = gst_bin_get_by_name (GST_BIN (pipeline), "src");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (src, "src");
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, end_segment, GUINT_TO_POINTER (frames), NULL);
   for (guint n = 0; n < frames; n++)
     {
       GstBuffer *frame = frame_new (n);
