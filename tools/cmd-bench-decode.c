@@ -2,6 +2,10 @@
 #include "command.h"
 #include "common.h"
 #include "media.h"
+#include "profile.h"
+
+#include "nf-ops.h"
+#include "nf-session-private.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,6 +28,8 @@ typedef struct
   NfDecodeReport report;
   guint64 differing; /* 8-bit values */
   guint largest;     /* of their differences */
+  GPtrArray *times;  /* of commands of one more run, NULL without a profile */
+  double profiled;   /* seconds of that run */
 } Row;
 
 typedef struct
@@ -34,6 +40,7 @@ typedef struct
   const char *video; /* NULL: pictures are drawn from the model */
   gint64 frame;
   double seconds;
+  gboolean profile;
 } BenchDecode;
 
 /* The first tiles of FROM, in reading order, side by side. They begin again where FROM has too few. */
@@ -105,11 +112,37 @@ compare_doubles (gconstpointer a, gconstpointer b)
   return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b;
 }
 
-/* Median time of encoding PICTURE to LATENTS (OPTIONS NULL) or of decoding them to OUT; with FRESH, each time
- * in a session that has decoded nothing yet and knows hints, if any, of other pictures. */
+/* The session of a run: BENCH's, or, if it is to be FRESH, one that has decoded nothing yet and knows hints,
+ * if any, of other pictures. */
+static NfSession *
+open_session (BenchDecode *bench, gboolean fresh, GError **error)
+{
+  if (!fresh)
+    return g_object_ref (bench->session);
+  g_autoptr (NfSession) session = nf_session_new (nf_session_get_model (bench->session), error);
+  if (!session || !nf_session_read_hints (session, bench->hints, error))
+    return NULL;
+  return g_steal_pointer (&session);
+}
+
+/* Encodes PICTURE to LATENTS (OPTIONS NULL) or decodes them to OUT. */
+static gboolean
+run_once (BenchDecode *bench, NfSession *session, const NfPicture *picture, float *latents,
+          const NfDecodeOptions *options, NfPicture *out, double *seconds, GError **error)
+{
+  const gint64 start = g_get_monotonic_time ();
+  if (!nf_command_go_on (bench->command, error)
+      || !(options ? nf_session_decode_frame (session, latents, -1, options, &out->frame, error)
+                   : nf_session_encode_frame (session, &picture->frame, latents, NULL, NULL, error)))
+    return FALSE;
+  *seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+  return TRUE;
+}
+
+/* ROW's median time of run_once(), its report, and its profile if one is wanted. */
 static gboolean
 measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfDecodeOptions *options,
-         NfPicture *out, gboolean fresh, double *median, NfDecodeReport *report, GError **error)
+         NfPicture *out, gboolean fresh, Row *row, GError **error)
 {
   const gint64 begin = g_get_monotonic_time ();
   double seconds[MAX_REPETITIONS] = { 0 };
@@ -118,25 +151,25 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
   /* the first one compiles and allocates */
   for (gint run = fresh ? 0 : -1; run < MAX_REPETITIONS; run++)
     {
-      g_autoptr (NfSession) session = fresh ? nf_session_new (nf_session_get_model (bench->session), error)
-                                            : g_object_ref (bench->session);
-      if (!session || (fresh && !nf_session_read_hints (session, bench->hints, error)))
+      g_autoptr (NfSession) session = open_session (bench, fresh, error);
+      if (!session || !run_once (bench, session, picture, latents, options, out, &seconds[n], error))
         return FALSE;
-      const gint64 start = g_get_monotonic_time ();
-      if (!nf_command_go_on (bench->command, error)
-          || !(options ? nf_session_decode_frame (session, latents, -1, options, &out->frame, error)
-                       : nf_session_encode_frame (session, &picture->frame, latents, NULL, NULL, error)))
-        return FALSE;
-      const gint64 end = g_get_monotonic_time ();
-      nf_session_get_decode_report (session, report);
-      if (run >= 0)
-        seconds[n++] = (double)(end - start) / G_USEC_PER_SEC;
-      if (n >= 3 && (double)(end - begin) > bench->seconds * G_USEC_PER_SEC)
+      nf_session_get_decode_report (session, &row->report);
+      n += run >= 0;
+      if (n >= 3 && (double)(g_get_monotonic_time () - begin) > bench->seconds * G_USEC_PER_SEC)
         break;
     }
   qsort (seconds, n, sizeof *seconds, compare_doubles);
-  *median = seconds[n / 2];
-  return TRUE;
+  row->seconds = seconds[n / 2];
+  if (!bench->profile)
+    return TRUE;
+  g_autoptr (NfSession) session = open_session (bench, fresh, error);
+  NfOps *ops = session ? nf_session_get_ops (session) : NULL;
+  if (!ops || !nf_ops_start_profile (ops, error)
+      || !run_once (bench, session, picture, latents, options, out, &row->profiled, error))
+    return FALSE;
+  row->times = nf_ops_end_profile (ops, error);
+  return row->times != NULL;
 }
 
 static gboolean
@@ -149,7 +182,7 @@ measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, Nf
   options.method = method;
   options.snap = TRUE;
   options.afresh = TRUE; /* it is the same frame again and again */
-  if (!measure (bench, picture, latents, &options, out, fresh, &row->seconds, &row->report, error))
+  if (!measure (bench, picture, latents, &options, out, fresh, row, error))
     return FALSE;
   for (gsize i = 0; i < picture->size; i++)
     {
@@ -219,6 +252,16 @@ print_row (BenchDecode *bench, guint tiles, const char *name, const Row *row, do
           row->report.passes, row->report.rows, row->report.residual, row->differing, row->largest);
 }
 
+/* Prints and frees it, if there is one. */
+static void
+print_profile (guint tiles, const char *name, Row *row)
+{
+  g_autofree char *what = g_strdup_printf ("%u %s, %s", tiles, tiles == 1 ? "tile" : "tiles", name);
+  if (row->times)
+    nf_profile_print (what, row->times, row->profiled);
+  g_clear_pointer (&row->times, g_ptr_array_unref);
+}
+
 static gboolean
 bench_tiles (BenchDecode *bench, guint tiles, GError **error)
 {
@@ -236,34 +279,37 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
   g_autoptr (NfPicture) picture = make_picture (bench, tiles, bench->frame, error);
   const gboolean drafts = bench->hints && tiles <= MAX_DRAFTED;
   g_autofree char *hints = g_steal_pointer (&bench->hints);
-  double encoding, sequential = NAN;
-  NfDecodeReport unread;
+  Row encoding = { 0 }, rows[G_N_ELEMENTS (ways)] = { 0 };
+  double sequential = NAN;
   NfGrid grid;
   gboolean done;
 
   done = picture && nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error);
   g_autofree float *latents = done ? g_new (float, nf_grid_latents (&grid)) : NULL;
-  done = done && measure (bench, picture, latents, NULL, NULL, FALSE, &encoding, &unread, error);
+  done = done && measure (bench, picture, latents, NULL, NULL, FALSE, &encoding, error);
   if (done)
     {
       nf_progress_clear (bench->command->progress);
-      printf ("%5u  %-11s %10.3f\n", tiles, "(encode)", 1e3 * encoding);
+      printf ("%5u  %-11s %10.3f\n", tiles, "(encode)", 1e3 * encoding.seconds);
     }
   for (guint i = 0; i < G_N_ELEMENTS (ways) && done; i++)
     {
-      Row row = { 0 };
+      Row *row = &rows[i];
       /* drafts of a picture that was decoded before would flatter */
       if (drafts ? ways[i].method == NF_DECODE_AUTO && !ways[i].fresh : ways[i].fresh)
         continue;
       nf_progress_update (bench->command->progress, "%u tiles, %s", tiles, ways[i].name);
       bench->hints = ways[i].hints ? hints : NULL;
-      done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, &row, error);
+      done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, row, error);
       if (ways[i].method == NF_DECODE_SEQUENTIAL)
-        sequential = row.seconds;
+        sequential = row->seconds;
       if (done)
-        print_row (bench, tiles, ways[i].name, &row, sequential, encoding);
+        print_row (bench, tiles, ways[i].name, row, sequential, encoding.seconds);
     }
   bench->hints = g_steal_pointer (&hints);
+  print_profile (tiles, "encode", &encoding);
+  for (guint i = 0; i < G_N_ELEMENTS (ways); i++)
+    print_profile (tiles, ways[i].name, &rows[i]);
   return done;
 }
 
@@ -302,6 +348,8 @@ nf_cmd_bench_decode (int argc, char **argv)
             "N,N,…" },
           { "frame", 0, 0, G_OPTION_ARG_INT64, &bench.frame, "Of VIDEO, counted from 0 (default: 0)", "I" },
           { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &bench.seconds, "For each measurement (default: 3)", "S" },
+          { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
+            "Where the time goes: each kernel's launches and time on the device", NULL },
           { NULL } };
 
   if (!nf_command_parse (

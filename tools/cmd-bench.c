@@ -2,6 +2,7 @@
  * LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "profile.h"
 
 #include "nf-model-private.h"
 #include "nf-ops.h"
@@ -1015,29 +1016,6 @@ run_all (Bench *bench, char **names, GError **error)
 
 /* Reports */
 
-static void
-print_profile (const Result *result)
-{
-  double all = 0;
-  guint64 launches = 0;
-
-  for (guint i = 0; i < result->times->len; i++)
-    {
-      const NfOpsTime *time = result->times->pdata[i];
-      all += time->seconds;
-      launches += time->launches;
-    }
-  printf ("\n%s %s: %" G_GUINT64_FORMAT " commands, %.3f ms\n%-40s %8s %15s %10s\n", result->what,
-          result->size, launches, 1e3 * all, "", "LAUNCHES", "TIME", "PART");
-  for (guint i = 0; i < result->times->len; i++)
-    {
-      const NfOpsTime *time = result->times->pdata[i];
-      printf ("%s%*s %8" G_GUINT64_FORMAT " %12.3f ms %8.1f %%\n", time->name,
-              MAX (40 - (int)g_utf8_strlen (time->name, -1), 0), "", time->launches, 1e3 * time->seconds,
-              100 * time->seconds / MAX (all, 1e-12));
-    }
-}
-
 /* Of what products the limit is: of floats where bfloat16 has no instructions of its own. */
 static const char *
 get_limit_precision (const Bench *bench)
@@ -1070,8 +1048,12 @@ print_table (const Bench *bench)
               memory ? r->gbps : r->gflops, memory ? "GB/s" : "GFLOP/s", 100 * r->share);
     }
   for (guint i = 0; i < bench->results->len; i++)
-    if (((Result *)bench->results->pdata[i])->times)
-      print_profile (bench->results->pdata[i]);
+    {
+      const Result *r = bench->results->pdata[i];
+      g_autofree char *what = g_strdup_printf ("%s %s", r->what, r->size);
+      if (r->times)
+        nf_profile_print (what, r->times, 0);
+    }
 }
 
 static void

@@ -44,8 +44,9 @@ struct _NfSession
   NfSessionStats stats;
 };
 
-/* What a trainer computes with, for a profile. */
+/* What a trainer, or a session, computes with, for a profile. */
 NfOps *nf_trainer_get_ops (NfTrainer *self);
+NfOps *nf_session_get_ops (NfSession *self);
 
 /* FALSE with %NF_ERROR_CANCELLED once the session is. */
 gboolean nf_session_go_on (NfSession *self, GError **error);

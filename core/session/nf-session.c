@@ -54,6 +54,12 @@ nf_session_new (NfModel *model, GError **error)
   return self;
 }
 
+NfOps *
+nf_session_get_ops (NfSession *self)
+{
+  return nf_flow_get_ops (self->flow);
+}
+
 NfModel *
 nf_session_get_model (NfSession *self)
 {
