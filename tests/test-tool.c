@@ -275,6 +275,39 @@ test_info (void **state)
   BAD (1, "video.y4m", "info", video);
 }
 
+/* Each method is compared, gets no value wrong, and its profile adds up to no more than what passed. */
+static void
+test_bench_decode (void **state)
+{
+  g_autofree char *text = good (
+      ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds", "0", "--profile", video));
+  g_auto (GStrv) lines = g_strsplit (text, "\n", -1);
+  guint methods = 0, profiles = 0;
+  for (guint i = 0; lines[i]; i++)
+    {
+      double numbers[8], device, passed;
+      char name[16];
+      if (sscanf (lines[i], " 1 %15[a-z, ] %lf %lf× %lf× %lf %lf %lf %lf %lf", name, &numbers[0], &numbers[1],
+                  &numbers[2], &numbers[3], &numbers[4], &numbers[5], &numbers[6], &numbers[7])
+          == 9)
+        {
+          methods++;
+          assert_true (numbers[0] > 0 && numbers[3] > 0 && numbers[4] >= numbers[3]);
+          assert_true (numbers[6] <= 0 && numbers[7] <= 0);
+        }
+      if (sscanf (lines[i], "1 tile, %15[a-z, ]: %*u commands, %lf ms of %lf ms", name, &device, &passed)
+          == 3)
+        {
+          profiles++;
+          assert_true (device > 0 && device <= passed);
+          assert_non_null (strstr (lines[i + 1], "LAUNCHES"));
+          assert_true (strstr (text, "nf_matmul") != NULL);
+        }
+    }
+  assert_in_range (methods, 3, 4);
+  assert_int_equal (profiles, methods + 1); /* encoding */
+}
+
 /* There and back */
 
 static void
@@ -536,12 +569,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_overview), cmocka_unit_test (test_models_and_devices),
-    cmocka_unit_test (test_info),     cmocka_unit_test (test_encode_decode),
-    cmocka_unit_test (test_eval),     cmocka_unit_test (test_calibrate),
-    cmocka_unit_test (test_hints),    cmocka_unit_test (test_sample),
-    cmocka_unit_test (test_text),     cmocka_unit_test (test_denoise),
-    cmocka_unit_test (test_train),    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_overview),      cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_info),          cmocka_unit_test (test_bench_decode),
+    cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_eval),
+    cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
+    cmocka_unit_test (test_sample),        cmocka_unit_test (test_text),
+    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
+    cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }
