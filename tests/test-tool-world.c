@@ -159,7 +159,7 @@ test_world (void **state)
   assert_string_equal (same, again);
   ok (run (0, NULL, "train", "-o", after, "--init", placed, "--world", "pong", "--actions", "--steps", "2",
            "--batch", "3", "--validation-tiles", "4", "--context-errors", "0.3", "-q", NULL));
-  ok (run (1, "--context-errors", "train", "-o", after, "--init", placed, "--world", "pong", "--steps", "2",
+  ok (run (2, "--context-errors", "train", "-o", after, "--init", placed, "--world", "pong", "--steps", "2",
            "--context-errors", "1.5", "-q", NULL));
   g_autofree char *described = run (0, NULL, "info", after, NULL);
   assert_non_null (strstr (described, "learned positions in a frame"));
@@ -226,11 +226,11 @@ static void
 test_refusals (void **state)
 {
   g_autofree char *model = in (state, "model.safetensors");
-  ok (run (1, "--frames F", "train", "-o", model, "--world", "pong", "--steps", "1", NULL));
-  ok (run (1, "tetris", "train", "-o", model, "--world", "tetris", "--config", config, "--steps", "1", NULL));
+  ok (run (2, "--frames F", "train", "-o", model, "--world", "pong", "--steps", "1", NULL));
+  ok (run (2, "tetris", "train", "-o", model, "--world", "tetris", "--config", config, "--steps", "1", NULL));
   ok (run (2, "takes the place of files", "train", "-o", model, "--world", "pong", "--config", config,
            "--steps", "1", "clip.mkv", NULL));
-  ok (run (1, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
+  ok (run (2, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
   ok (run (1, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
            "uniform", "--denoiser", "1", "--steps", "1", NULL));
   ok (run (2, "--world is one of", "eval", "world", model, NULL));

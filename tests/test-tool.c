@@ -343,7 +343,7 @@ test_encode_decode (void **state)
   BAD (1, ours, "decode", "-q", "-m", other, latents, "wrong.y4m");
   BAD (1, theirs, "decode", "-q", "-m", other, latents, "wrong.y4m");
   BAD (1, "other.safetensors", "decode", "-q", "-m", model, other, "wrong.y4m");
-  BAD (1, "wrong.xyz", "decode", "-q", "-m", model, latents, "wrong.xyz");
+  BAD (2, "wrong.xyz", "decode", "-q", "-m", model, latents, "wrong.xyz");
   BAD (1, "nothing.mkv", "encode", "-q", "-m", model, "nothing.mkv", "wrong.safetensors");
   BAD (1, "/nowhere/", "encode", "-q", "-m", model, video, "/nowhere/wrong.safetensors");
   BAD (1, "model.safetensors", "encode", "-q", "-m", model, model, "wrong.safetensors");
@@ -434,7 +434,8 @@ test_sample (void **state)
   assert_false (g_bytes_equal (a, c));
   GOOD ("sample", "-q", "-m", model, "--count", "3", "d.mkv");
   BAD (1, "class", "sample", "-q", "-m", model, "--class", "5", "e.png");
-  BAD (1, "e.xyz", "sample", "-q", "-m", model, "e.xyz");
+  BAD (2, "e.xyz", "sample", "-q", "-m", model, "e.xyz");
+  BAD (2, "must end in", "sample", "-q", "-m", "nothing.safetensors", "e.jpg"); /* before there is a model */
 }
 
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
@@ -522,7 +523,10 @@ test_train (void **state)
   BAD (2, "--output", TRAIN, "--steps", "2", video);
   BAD (1, "nothing", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "nothing");
   BAD (1, "resume", "train", "-q", "-o", "wrong.safetensors", "--resume");
-  BAD (1, "lr", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--lr", "5", video);
+  BAD (2, "lr", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--lr", "5", video);
+  BAD (2, "--context-errors", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--context-errors", "2",
+       video);
+  BAD (2, "--world", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--world", "pong");
   assert_missing ("wrong.safetensors");
 }
 

@@ -201,6 +201,8 @@ nf_cmd_decode (int argc, char **argv)
     return NF_EXIT_USAGE;
   if (first < 0 || frames < 0)
     return nf_command_usage (&command, "--first and --frames take no negative numbers");
+  if (!nf_media_check_name (argv[2], &error))
+    return nf_command_usage (&command, "%s", error->message);
   decode.input = argv[1];
   decode.output = argv[2];
   decode.first = (guint64)first;

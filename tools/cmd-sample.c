@@ -258,6 +258,8 @@ nf_cmd_sample (int argc, char **argv)
                          ".mp4 and .mov are videos, whose frames know nothing of each other.",
                          1, 1))
     return NF_EXIT_USAGE;
+  if (!nf_media_check_name (argv[1], &error))
+    return nf_command_usage (&command, "%s", error->message);
   sample.options = command.decoding;
   sheet = g_str_has_suffix (argv[1], ".png") && !strchr (argv[1], '%');
   if (!count)

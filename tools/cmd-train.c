@@ -1533,17 +1533,20 @@ nf_cmd_train (int argc, char **argv)
         make_absolute (&run.files[i]);
       for (gsize i = 0; run.validation && run.validation[i]; i++)
         make_absolute (&run.validation[i]);
-      if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error))
-        goto failed;
+      if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error)
+          || !check_run (&run, &error))
+        return g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT)
+                   ? nf_command_usage (&command, "%s", error->message)
+                   : nf_command_fail (&command, error);
     }
-  if (!check_run (&run, &error))
+  if (places.resume && !check_run (&run, &error))
     goto failed;
+  NfWorldPattern pattern;
+  if (!places.resume && run.world && *run.world && !nf_world_pattern_from_name (run.world, &pattern))
+    return nf_command_usage (&command, "--world %s is none of pong, bounce, gridworld", run.world);
   if (!run.config.frames && !run.init && ((run.world && *run.world) || run.actions))
-    {
-      g_set_error_literal (&error, NF_ERROR, NF_ERROR_ARGUMENT,
-                           "--world and --actions go with a model of videos: --family starflow --frames F");
-      goto failed;
-    }
+    return nf_command_usage (&command,
+                             "--world and --actions go with a model of videos: --family starflow --frames F");
 
   nf_command_catch_signals (&command);
   if (!run_job (&command, &run, &places, &error))

@@ -972,14 +972,29 @@ nf_media_writer_free (NfMediaWriter *self)
   g_free (self);
 }
 
+gboolean
+nf_media_check_name (const char *path, GError **error)
+{
+  static const char *const known[] = { "mkv", "mp4", "mov", "m4v", "y4m", "png", NULL };
+  if (has_extension (path, known))
+    return TRUE;
+  g_set_error (
+      error, NF_ERROR, NF_ERROR_ARGUMENT,
+      "%s: the file's name must end in .mkv (lossless), .mp4, .mov, .y4m or .png to say how to write it",
+      path);
+  return FALSE;
+}
+
 /* Container, encoder and pixel format by the file's extension. */
 static const AVCodec *
 choose_encoder (NfMediaWriter *self, const char **container, enum AVPixelFormat *pixels, GError **error)
 {
   static const char *const mkv[] = { "mkv", NULL }, *const mp4[] = { "mp4", "mov", "m4v", NULL },
-                           *const y4m[] = { "y4m", NULL }, *const png[] = { "png", NULL };
+                           *const y4m[] = { "y4m", NULL };
   const AVCodec *codec = NULL;
 
+  if (!nf_media_check_name (self->path, error))
+    return NULL;
   if (has_extension (self->path, mkv))
     {
       *container = "matroska";
@@ -1000,19 +1015,11 @@ choose_encoder (NfMediaWriter *self, const char **container, enum AVPixelFormat 
       codec = avcodec_find_encoder_by_name ("wrapped_avframe");
       *pixels = self->layout == NF_PIXELS_GRAY ? AV_PIX_FMT_GRAY8 : AV_PIX_FMT_YUV420P;
     }
-  else if (has_extension (self->path, png))
+  else
     {
       *container = "image2";
       codec = avcodec_find_encoder_by_name ("png");
       *pixels = self->layout == NF_PIXELS_GRAY ? AV_PIX_FMT_GRAY8 : AV_PIX_FMT_RGB24;
-    }
-  else
-    {
-      g_set_error (
-          error, NF_ERROR, NF_ERROR_ARGUMENT,
-          "%s: the file's name must end in .mkv (lossless), .mp4, .mov, .y4m or .png to say how to write it",
-          self->path);
-      return NULL;
     }
   if (!codec || !codec_takes (codec, *pixels))
     {

@@ -87,6 +87,9 @@ guint64 nf_media_reader_get_damaged (NfMediaReader *self);
  * libav has an encoder, else MPEG-4; .y4m raw; .png one picture, or a sequence if the name has %d in it. */
 typedef struct _NfMediaWriter NfMediaWriter;
 
+/* Whether PATH's extension is one of these. */
+gboolean nf_media_check_name (const char *path, GError **error);
+
 NfMediaWriter *nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height,
                                      int rate_n, int rate_d, GError **error);
 gboolean nf_media_writer_put (NfMediaWriter *self, const NfFrame *frame, GError **error);
