@@ -4,6 +4,7 @@
 #include "random-model.h"
 
 #include <json-glib/json-glib.h>
+#include <math.h>
 #include <signal.h>
 
 #define WIDTH 41
@@ -439,6 +440,45 @@ test_sample (void **state)
 }
 
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
+/* Samples of a model of another model's latents are floats; encoding gives back what was drawn. */
+static void
+test_sample_floats (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *weights = nf_test_file ("golden", "starflow_text.weights.safetensors"),
+                  *path = in_folder ("floats.safetensors");
+  GOOD ("sample", "-q", "-m", weights, "--count", "9", "--seed", "3", "floats.safetensors");
+  BAD (1, ".safetensors", "sample", "-q", "-m", weights, "--count", "1", "wrong.png");
+  BAD (1, "one of pictures", "sample", "-q", "-m", model, "--count", "1", "wrong.safetensors");
+  BAD (2, "--size", "sample", "-q", "-m", weights, "--size", "8x8", "wrong.safetensors");
+  assert_missing ("wrong.safetensors");
+
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfTensor *samples = nf_tensor_file_lookup (file, "samples");
+  assert_non_null (samples);
+  assert_true (samples->n_dims == 4 && samples->dims[0] == 9 && samples->dims[1] == 4 && samples->dims[2] == 8
+               && samples->dims[3] == 8);
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  nf_test_ok (device, error);
+  g_autoptr (NfModel) loaded = nf_model_load (weights, device, NULL, NULL, NULL, &error);
+  nf_test_ok (loaded, error);
+  g_autoptr (NfSession) session = nf_session_new (loaded, &error);
+  nf_test_ok (session, error);
+  const gsize n = 4 * 8 * 8;
+  g_autofree float *pixels = g_new (float, 9 * n), *tokens = g_new (float, 9 * n), *z = g_new (float, 9 * n),
+                   *drawn = g_new (float, n);
+  nf_tensor_to_float (samples, pixels);
+  nf_patchify (nf_model_get_config (loaded), pixels, 9, tokens);
+  nf_test_ok (nf_session_encode (session, tokens, 9, NULL, z, NULL, NULL, &error), error);
+  for (guint i = 0; i < 9; i++)
+    {
+      nf_random_normal (3, i, n, 1, drawn);
+      for (gsize k = 0; k < n; k++)
+        assert_true (fabsf (z[i * n + k] - drawn[k]) < 1e-3f);
+    }
+}
+
 static void
 test_text (void **state)
 {
@@ -577,9 +617,9 @@ main (void)
     cmocka_unit_test (test_info),          cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_eval),
     cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
-    cmocka_unit_test (test_sample),        cmocka_unit_test (test_text),
-    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
+    cmocka_unit_test (test_text),          cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_train),         cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

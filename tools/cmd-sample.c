@@ -11,6 +11,7 @@
 #define MAX_SHEET 4096
 #define MAX_SIDE 16384
 #define GAP 2
+#define AT_ONCE 8 /* samples of another model's latents that go through the flow together */
 
 typedef struct
 {
@@ -82,6 +83,52 @@ sample_video (Sample *sample, NfSession *session, GError **error)
         }
     }
   return nf_output_close (output, error);
+}
+
+/* Samples of a model of another model's latents: a tensor "samples" (count, C, rows, columns), which that
+ * model's decoder takes. */
+static gboolean
+sample_floats (Sample *sample, NfSession *session, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
+  const gsize n = (gsize)config->channels * nf_config_rows (config) * nf_config_columns (config);
+  const guint limit = nf_session_count_texts (session) > 1 ? 1 : AT_ONCE;
+  g_autofree float *samples = g_try_new (float, n * sample->count), *z = g_new (float, n *limit),
+                   *x = g_new (float, n *limit);
+  gint labels[AT_ONCE];
+  NfDecodeOptions options = sample->options;
+
+  if (!samples)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %u samples: ask for fewer",
+                   sample->count);
+      return FALSE;
+    }
+  options.snap = FALSE; /* these are no 8-bit values */
+  for (guint i = 0; i < AT_ONCE; i++)
+    labels[i] = sample->label;
+  for (; sample->done < sample->count; sample->done += sample->batch)
+    {
+      sample->batch = MIN (limit, sample->count - sample->done);
+      choose_text (session, sample->done);
+      for (guint i = 0; i < sample->batch; i++)
+        nf_random_normal (sample->seed, sample->done + i, n, sample->temperature, z + i * n);
+      if (!nf_command_go_on (sample->command, error)
+          || !nf_session_decode (session, z, sample->batch, sample->label < 0 ? NULL : labels, &options, x,
+                                 error))
+        return FALSE;
+      nf_unpatchify (config, x, sample->batch, samples + sample->done * n);
+    }
+  const NfTensor tensor
+      = { .name = (char *)"samples",
+          .dtype = NF_DTYPE_F32,
+          .n_dims = 4,
+          .dims = { sample->count, config->channels, nf_config_rows (config), nf_config_columns (config) },
+          .n_elements = n * sample->count,
+          .data = (const guint8 *)samples };
+  sample->width = nf_config_columns (config);
+  sample->height = nf_config_rows (config);
+  return nf_tensor_file_write (sample->output, &tensor, 1, NULL, error);
 }
 
 /* Copies the picture in cell COLUMN of STRIP, cells of whole tiles, to its place on the sheet. */
@@ -164,7 +211,7 @@ sample_sheet (Sample *sample, NfSession *session, GError **error)
 }
 
 static gboolean
-sample_file (Sample *sample, gboolean sheet, GError **error)
+sample_file (Sample *sample, gboolean sheet, gboolean floats, GError **error)
 {
   g_autoptr (NfSession) session = nf_command_open (sample->command, error);
   const NfConfig *config;
@@ -200,11 +247,23 @@ sample_file (Sample *sample, gboolean sheet, GError **error)
                                                         : "--attention-temperature other than 1");
       return FALSE;
     }
+  if (floats != (config->layout == NF_PIXELS_LATENT) || (floats && config->frames))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   config->frames ? "the model is one of videos: flowsample draws them"
+                   : floats       ? "%s: the model is one of pictures, whose name ends in .png, .mkv or so"
+                            : "%s: the model is one of another model's latents (pixel_layout latent), not of "
+                              "pictures: a name that ends in .safetensors is for them",
+                   sample->output);
+      return FALSE;
+    }
   if (!sample->width)
     sample->width = sample->height = config->img_size;
   nf_session_set_progress (session, tell, sample);
   sample->start = g_get_monotonic_time ();
-  return sheet ? sample_sheet (sample, session, error) : sample_video (sample, session, error);
+  return floats  ? sample_floats (sample, session, error)
+         : sheet ? sample_sheet (sample, session, error)
+                 : sample_video (sample, session, error);
 }
 
 static gboolean
@@ -228,7 +287,7 @@ nf_cmd_sample (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *guide = NULL, *rate = NULL;
   gint64 count = 0, seed = 0;
-  gboolean sheet;
+  gboolean sheet, floats;
   const GOptionEntry entries[] = {
     { "count", 'n', 0, G_OPTION_ARG_INT64, &count,
       "How many pictures (default: 16 on a sheet, 50 frames of a video)", "N" },
@@ -250,22 +309,26 @@ nf_cmd_sample (int argc, char **argv)
     { NULL }
   };
 
-  if (!nf_command_parse (&command, &argc, &argv, entries,
-                         NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
-                         "Draws pictures from the model: Gaussian latents through the inverse flow.",
-                         "OUT.png is a sheet of all pictures; OUT-%03d.png is a picture each; OUT.mkv (FFV1, "
-                         "lossless), .y4m,\n"
-                         ".mp4 and .mov are videos, whose frames know nothing of each other.",
-                         1, 1))
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
+          "Draws pictures from the model: Gaussian latents through the inverse flow.",
+          "OUT.png is a sheet of all pictures; OUT-%03d.png is a picture each; OUT.mkv (FFV1, "
+          "lossless), .y4m,\n"
+          ".mp4 and .mov are videos, whose frames know nothing of each other. OUT.safetensors is for "
+          "models of another\nmodel's latents.",
+          1, 1))
     return NF_EXIT_USAGE;
-  if (!nf_media_check_name (argv[1], &error))
+  floats = g_str_has_suffix (argv[1], ".safetensors");
+  if (!floats && !nf_media_check_name (argv[1], &error))
     return nf_command_usage (&command, "%s", error->message);
   sample.options = command.decoding;
   sheet = g_str_has_suffix (argv[1], ".png") && !strchr (argv[1], '%');
   if (!count)
-    count = sheet ? 16 : 50;
-  if (count < 1 || count > (sheet ? MAX_SHEET : MAX_COUNT))
-    return nf_command_usage (&command, "--count is 1 to %d here", sheet ? MAX_SHEET : MAX_COUNT);
+    count = sheet || floats ? 16 : 50;
+  if (count < 1 || count > (sheet || floats ? MAX_SHEET : MAX_COUNT))
+    return nf_command_usage (&command, "--count is 1 to %d here", sheet || floats ? MAX_SHEET : MAX_COUNT);
+  if (floats && (size || rate))
+    return nf_command_usage (&command, "--size and --rate are for pictures and videos");
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
                              size, MAX_SIDE);
@@ -293,10 +356,11 @@ nf_cmd_sample (int argc, char **argv)
   sample.output = argv[1];
   sample.count = (guint)count;
   sample.seed = (guint64)seed;
-  if (!sample_file (&sample, sheet, &error))
+  if (!sample_file (&sample, sheet, floats, &error))
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
   if (!command.quiet)
-    printf ("%u pictures of %ux%u in %s\n", sample.count, sample.width, sample.height, sample.output);
+    printf ("%u %s of %ux%u in %s\n", sample.count, floats ? "samples" : "pictures", sample.width,
+            sample.height, sample.output);
   return 0;
 }
