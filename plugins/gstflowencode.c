@@ -37,6 +37,7 @@
 #include "gstflowscore.h"
 
 #define GST_CAT_DEFAULT gst_flow_debug
+#define FAR_BITS 100.0 /* a dimension, of frames that may not come back in every byte */
 
 enum
 {
@@ -74,7 +75,7 @@ struct _GstFlowEncode
   /* with a model of videos */
   float *action; /* vector of what was done at the frame before */
   GstFlowAction last_action;
-  gboolean warned_action, warned_size;
+  gboolean warned_action, warned_size, warned_far;
 };
 
 static GstStaticPadTemplate sink_template
@@ -91,7 +92,7 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   self->frame_index = 0;
   self->segment_sent = FALSE;
-  self->warned_action = self->warned_size = FALSE;
+  self->warned_action = self->warned_size = self->warned_far = FALSE;
   gst_flow_scorer_reset (self->scorer);
   return TRUE;
 }
@@ -278,6 +279,22 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
 }
 
+/* Raw samples have 8 bits. Of a frame that has hundreds, latents are so large that float32 may lack the last
+ * bits of others. */
+static void
+check_margin (GstFlowEncode *self, const NfScore *score)
+{
+  if (score->bits_per_dim < FAR_BITS || self->warned_far)
+    return;
+  self->warned_far = TRUE;
+  GST_ELEMENT_WARNING (self, STREAM, ENCODE,
+                       ("Frame %" G_GUINT64_FORMAT
+                        " scores %.4g bits per dimension: it is so unlike what the "
+                        "model has learnt that not every byte of it may come back",
+                        self->frame_index, score->bits_per_dim),
+                       ("a score of %g and more; said once a stream", FAR_BITS));
+}
+
 /* Whether FRAME stands by itself; a stream then begins anew. */
 static gboolean
 begin_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
@@ -335,6 +352,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
                               &self->info.grid);
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
+  check_margin (self, &score);
   self->frame_index++;
   gst_flow_action_read (&self->last_action, frame->input_buffer);
   if (key)

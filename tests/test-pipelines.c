@@ -666,6 +666,33 @@ test_bundled_model (void **state)
                     2);
 }
 
+/* A stream has one warning if its frames are further from what was learnt than latents can keep. */
+static void
+test_far_frames (void **state)
+{
+  static const char *const patterns[] = { "ball", "checkers-2" };
+  for (guint i = 0; i < G_N_ELEMENTS (patterns); i++)
+    {
+      GstElement *pipeline
+          = launch ("videotestsrc num-buffers=3 pattern=%s ! video/x-raw,format=I420,width=64,height=64 ! "
+                    "flowencode ! fakesink",
+                    patterns[i]);
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      g_autoptr (GstMessage) end = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
+      assert_int_equal (GST_MESSAGE_TYPE (end), i ? GST_MESSAGE_WARNING : GST_MESSAGE_EOS);
+      if (i)
+        {
+          g_autoptr (GError) warning = NULL;
+          gst_message_parse_warning (end, &warning, NULL);
+          assert_non_null (strstr (warning->message, "bits per dimension"));
+          g_autoptr (GstMessage) next = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
+          assert_int_equal (GST_MESSAGE_TYPE (next), GST_MESSAGE_EOS);
+        }
+      stop (pipeline);
+    }
+}
+
 /* Whole real videos, if NORMFLOW_MEDIA names a folder of them: 96x64 pixels from the middle of every frame.
  */
 static void
@@ -723,6 +750,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_stop_is_quick),
     cmocka_unit_test (test_missing_model),
     cmocka_unit_test (test_bundled_model),
+    cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_real_videos),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);
