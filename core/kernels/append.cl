@@ -179,6 +179,7 @@ nf_append (__global const float *src, ulong src_at, int row, ulong batch, __glob
 /* A mask as the host passes it, NfMask: .s0 keys end at the query's own place (else with the frame `ahead`), .s1 tokens of the prefix, .s2 tokens
  * of a frame (0: no frames), .s3 the frame of the last key less that of the query, .s4 the window in frames, .s5 keys that there are. */
 #define NF_PREFIX(mask) ((mask).s1)
+#define NF_N_KEYS(mask) ((mask).s5)
 
 /* A query at `place` meets keys [.x, .y) and, below .y, those of the prefix. */
 static inline int2

@@ -99,7 +99,7 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 static void nf_attend (const NfHead *t, int first);
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, N, 2).
+ * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 __kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
@@ -112,7 +112,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
                         .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DHP * VW,
                         .V = V + V_at + b * v_batch + hkv * DH,
                         .out = out + out_at + b * out_batch,
-                        .stats = keep_stats ? stats + ((size_t)b * H + h) * Nq * 2 : 0,
+                        .stats = keep_stats ? stats + (((size_t)b * H + h) * NF_N_KEYS (mask) + q0) * 2 : 0,
                         .q_row = q_row,
                         .v_row = v_row,
                         .out_row = out_row,

@@ -203,14 +203,17 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
                   NfView u, guint B, const NfCondition *condition)
 {
   const NfTransformerShape *shape = &block->transformer.shape;
-  const guint M = B * nf_block_rows (sequence);
+  const guint first = sequence->rows.past ? sequence->rows.first : 0,
+              M = B * (nf_block_rows (sequence) - first);
+  const gsize at = (gsize)first * shape->d;
 
   enter (ops, block, sequence, tape, u, B, condition);
   nf_transformer_forward (ops, &block->transformer, &sequence->rows, tape->layers, B);
   if (block->final_norm.w.buffer)
-    nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], 0), block->final_norm.w,
-                 block->final_norm.b, nf_view (NULL, 0), nf_view (tape->last, 0), FALSE, M, shape->d);
-  nf_linear_forward (ops, &block->out, nf_view (tape->last, 0), nf_view (tape->o, 0), M, NULL);
+    nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], at), block->final_norm.w,
+                 block->final_norm.b, nf_view (NULL, 0), nf_view (tape->last, at), FALSE, M, shape->d);
+  nf_linear_forward (ops, &block->out, nf_view (tape->last, at),
+                     nf_view (tape->o, (gsize)first * block->out.n_out), M, NULL);
 }
 
 void

@@ -172,48 +172,52 @@ from_halves (gboolean halves)
   return halves ? NF_MATMUL_HALVES_A : 0;
 }
 
+/* Of M rows from FIRST on; rows of halves are not left out. */
 static void
 norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y,
-      gboolean halves, guint M)
+      gboolean halves, guint first, guint M)
 {
-  nf_ops_norm (ops, shape->norm, nf_view (x, 0), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, 0),
+  const gsize at = (gsize)first * shape->d;
+  nf_ops_norm (ops, shape->norm, nf_view (x, at), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, at),
                halves, M, shape->d);
 }
 
 /* h_out = h + LAYER(x), by way of SUB and the norm POST if there is one. */
 static void
 add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer, const NfNorm *post,
-              NfBuffer *x, gboolean halves, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint M)
+              NfBuffer *x, gboolean halves, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint first, guint M)
 {
+  const gsize at = (gsize)first * shape->d;
+  const NfView from = nf_view (x, (gsize)first * layer->n_in), residual = nf_view (h, at),
+               to = nf_view (h_out, at), between = nf_view (sub, at);
   NfLinearExtra extra = { .flags = from_halves (halves) };
   if (!shape->post_norm)
     {
-      extra.residual = nf_view (h, 0);
-      nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (h_out, 0), M, &extra);
+      extra.residual = residual;
+      nf_linear_forward (ops, layer, from, to, M, &extra);
       return;
     }
-  nf_linear_forward (ops, layer, nf_view (x, 0), nf_view (sub, 0), M, &extra);
-  nf_ops_norm (ops, NF_NORM_RMS, nf_view (sub, 0), post->w, post->b, nf_view (h, 0), nf_view (h_out, 0),
-               FALSE, M, shape->d);
+  nf_linear_forward (ops, layer, from, between, M, &extra);
+  nf_ops_norm (ops, NF_NORM_RMS, between, post->w, post->b, residual, to, FALSE, M, shape->d);
 }
 
 /* hidden = activation of a. BEFORE, what the activation gets, has no buffer if nobody asks for it; GATE is
  * there if gated. */
 static void
 activate (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, NfView a, NfView gate,
-          NfView before, NfBuffer *hidden, Halves halves, guint M)
+          NfView before, NfView hidden, Halves halves, guint M)
 {
   NfLinearExtra extra = { .flags = from_halves (halves.a) };
   if (!shape->gated)
     {
       extra.flags |= NF_MATMUL_GELU | (halves.hidden ? NF_MATMUL_HALVES : 0);
       extra.before = before;
-      nf_linear_forward (ops, &weights->fc1, a, nf_view (hidden, 0), M, &extra);
+      nf_linear_forward (ops, &weights->fc1, a, hidden, M, &extra);
       return;
     }
   nf_linear_forward (ops, &weights->gate, a, gate, M, &extra);
   nf_linear_forward (ops, &weights->fc1, a, before, M, &extra);
-  nf_ops_gate (ops, gate, before, nf_view (hidden, 0), halves.hidden, M, shape->hidden);
+  nf_ops_gate (ops, gate, before, hidden, halves.hidden, M, shape->hidden);
 }
 
 /* COUNT rows of each of B samples, rows of samples BATCH apart, at positions from Q0 on. */
@@ -244,37 +248,42 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
 {
   const NfTransformerShape *shape = &transformer->shape;
   const NfLayerWeights *weights = &transformer->layers[l];
-  const guint S = sequence->S, M = B * S, row = row_floats (shape), dh = shape->head_dim, H = shape->H,
-              Hkv = shape->Hkv;
-  const gsize batch = (gsize)S * row;
-  const NfView qkv = nf_view (tape->qkv[l], 0);
+  const NfCache *past = sequence->past;
+  const guint S = sequence->S, first = past ? sequence->first : 0, M = B * (S - first),
+              row = row_floats (shape), dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv, d = shape->d;
+  const gsize batch = (gsize)S * row, at = (gsize)first * d, wide = (gsize)first * shape->hidden;
+  const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
   const Halves halves = choose_halves (ops, shape, tape->keep);
   const NfLinearExtra extra = { .flags = from_halves (halves.a) };
 
-  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], halves.a, M);
-  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], 0), nf_view (tape->raw[l], 0), M, &extra);
+  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], halves.a, first, M);
+  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], at), raw, M, &extra);
+  if (past)
+    nf_ops_copy (ops, nf_view (past->qkv[l], (gsize)sequence->sample * past->S * row), qkv,
+                 (gsize)first * row);
   if (has_heads (shape, sequence))
     {
-      const NfHeads heads
-          = describe_heads (shape, sequence, weights, nf_view (tape->raw[l], 0), qkv, batch, 0, S, B);
+      const NfHeads heads = describe_heads (
+          shape, sequence, weights, raw, nf_view_add (qkv, (gsize)first * row), batch, first, S - first, B);
       nf_ops_heads (ops, &heads);
     }
   nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, tape->keys, 0, S, S, B, Hkv);
   const NfAttention attention = {
-    .Q = qkv,
+    .Q = nf_view_add (qkv, (gsize)first * row),
     .q_row = row,
     .q_batch = batch,
     .V = nf_view_add (qkv, (H + Hkv) * dh),
     .v_row = row,
     .v_batch = batch,
-    .out = nf_view (tape->attention[l], 0),
+    .out = nf_view (tape->attention[l], (gsize)first * H * dh),
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
     .halves = halves.attention,
     .keys = tape->keys,
     .capacity = S,
     .stats = tape->stats[l],
-    .Nq = S,
+    .q0 = first,
+    .Nq = S - first,
     .B = B,
     .H = H,
     .Hkv = Hkv,
@@ -285,18 +294,19 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
   };
   nf_ops_attention (ops, &attention);
   add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l], halves.attention,
-                tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], M);
-  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], halves.a, M);
-  activate (ops, shape, weights, nf_view (tape->a2[l], 0), nf_view (tape->gate ? tape->gate[l] : NULL, 0),
-            nf_view (tape->before[l], 0), tape->hidden[l], halves, M);
+                tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], first, M);
+  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], halves.a, first, M);
+  activate (ops, shape, weights, nf_view (tape->a2[l], at), nf_view (tape->gate ? tape->gate[l] : NULL, wide),
+            nf_view (tape->before[l], wide), nf_view (tape->hidden[l], wide), halves, M);
   add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l], halves.hidden,
-                tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], M);
+                tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], first, M);
 }
 
 void
 nf_transformer_forward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
                         NfTape *tape, guint B)
 {
+  g_assert (!sequence->past || (B == 1 && tape->keep));
   for (guint l = 0; l < transformer->shape.K; l++)
     forward_layer (ops, transformer, sequence, tape, l, B);
 }
@@ -518,7 +528,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   const Halves halves = choose_halves (ops, shape, FALSE);
   const gsize a_row = halves.a ? nf_ops_half_step (ops, d) : d;
 
-  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, halves.a, M);
+  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, halves.a, 0, M);
   /* rows of one sequence lie together, single rows of many sequences evenly apart; else sequence by sequence
    */
   const guint launches = count > 1 ? R : 1;
@@ -560,13 +570,13 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   };
   nf_ops_attention (ops, &attention);
   add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, halves.attention,
-                cache->sub, cache->h, cache->h, M);
-  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, halves.a, M);
+                cache->sub, cache->h, cache->h, 0, M);
+  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, halves.a, 0, M);
   const NfView gate = nf_view (cache->gate, 0),
                before = nf_view (cache->gate, cache->gate ? (gsize)M * shape->hidden : 0);
-  activate (ops, shape, weights, a, gate, before, cache->hidden, halves, M);
+  activate (ops, shape, weights, a, gate, before, nf_view (cache->hidden, 0), halves, M);
   add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, halves.hidden, cache->sub,
-                cache->h, cache->h, M);
+                cache->h, cache->h, 0, M);
 }
 
 void

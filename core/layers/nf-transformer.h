@@ -40,14 +40,19 @@ typedef struct
   NfLayerWeights *layers; /* K */
 } NfTransformer;
 
+typedef struct _NfCache NfCache;
+
 /* How rows of a sequence see each other: MASK, and positions: TABLE (S, DH/2, 2), cosines and sines, NULL
  * buffer for none. The backward pass of one sequence without gradients of parameters may leave out rows
- * before FIRST, if these see no row from it on: what it writes of them means nothing. */
+ * before FIRST, if these see no row from it on: what it writes of them means nothing. So may the forward pass
+ * into a tape that keeps, if PAST has what these rows are to the others, in its sequence SAMPLE. */
 typedef struct
 {
   guint S, first;
   NfMask mask;
   NfView table;
+  const NfCache *past; /* or NULL */
+  guint sample;
 } NfSequence;
 
 /* What a forward pass computes, for up to B samples. A tape that keeps has buffers of its own for every
@@ -108,7 +113,7 @@ void nf_norm_backward (NfOps *ops, NfNormKind kind, const NfNorm *norm, NfView x
 
 /* Keys and values of sequences that grow, for up to R of them and S rows each, and work memory for up to R ×
  * COUNT new rows. */
-typedef struct
+struct _NfCache
 {
   GPtrArray *buffers;
   guint rows, S, count;
@@ -116,7 +121,7 @@ typedef struct
   NfBuffer **qkv;  /* K: (R, S, (H + 2 Hkv) DH): the values stay where the product wrote them */
   NfBuffer *h;     /* (R, COUNT, d): input and output of nf_transformer_extend() */
   NfBuffer *a, *attention, *hidden, *gate, *sub;
-} NfCache;
+};
 
 NfCache *nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count);
 void nf_cache_free (NfCache *cache);

@@ -218,7 +218,7 @@ typedef struct
   NfBuffer *keys; /* of nf_ops_append() */
   guint capacity;
   gboolean halves;
-  NfBuffer *stats; /* NULL, or (B, H, Nq, 2) for the backward pass */
+  NfBuffer *stats; /* NULL, or (B, H, n_keys, 2) for the backward pass */
   guint q0, Nq, n_keys, B, H, Hkv, split;
   NfMask mask;
   float scale, scale2;

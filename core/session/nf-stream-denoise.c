@@ -136,7 +136,7 @@ turns (NfStream *self, guint t)
 }
 
 /* The deep block's part, of stream b: from the frames up to f to du of frame f. The terms of the frames
- * before do not depend on it, and their rows do not see it. */
+ * before do not depend on it, and their rows do not see it: what they are to it the window remembers. */
 static NfView
 score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
 {
@@ -150,6 +150,8 @@ score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
   sequence.N = (f + 1) * self->N;
   sequence.rows.S = nf_block_rows (&sequence);
   sequence.rows.first = nf_block_row (&sequence, f * self->N);
+  sequence.rows.past = window->cache->layers;
+  sequence.rows.sample = b;
   nf_block_forward (self->ops, block, &sequence, score->tapes[t], u, 1, &condition, nf_view (score->z, 0),
                     score->log_det, none, turns (self, t), FALSE);
   nf_ops_prior (self->ops, nf_view (score->z, 0), score->d[1], score->half_square, 1.0f, sequence.N, self->D);
