@@ -19,16 +19,28 @@ has_gaps (const NfBlockSequence *sequence)
   return sequence->prefix || sequence->extra;
 }
 
+/* Tokens that a past leaves out: those of all frames but the last. */
+static guint
+count_left_out (const NfBlockSequence *sequence)
+{
+  const guint n = sequence->N - sequence->frame;
+  if (!sequence->rows.past)
+    return 0;
+  g_assert (sequence->rows.first == nf_block_row (sequence, n));
+  return n;
+}
+
 NfAffine
 nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guint B)
 {
+  const gboolean past = sequence->rows.past != NULL;
   return (NfAffine){
     .B = B,
-    .N = sequence->N,
+    .N = sequence->N - count_left_out (sequence),
     .D = block->D,
     .S = nf_block_rows (sequence),
-    .prefix = sequence->prefix,
-    .extra = sequence->extra,
+    .prefix = past ? sequence->rows.first : sequence->prefix,
+    .extra = past ? 0 : sequence->extra,
     .frame = sequence->frame,
     .shift = !block->sos.buffer,
     .scale = block->scale,
@@ -163,6 +175,26 @@ substitute (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequenc
     }
 }
 
+/* The last frame alone, whose rows lie together. */
+static void
+enter_last (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
+            NfView u, const NfCondition *condition)
+{
+  const guint n0 = count_left_out (sequence), count = sequence->frame, d = block->transformer.shape.d;
+  const NfView h = nf_view (tape->layers->h[0], (gsize)sequence->rows.first * d),
+               shifted = nf_view (tape->shifted, (gsize)n0 * block->D);
+  const NfLinearExtra position
+      = { .residual = nf_view_add (block->ordered_position, (gsize)n0 * d), .r_mod = count };
+
+  g_assert (condition->n_substitutes == 0);
+  if (block->sos.buffer)
+    nf_ops_shift_in (ops, u, block->sos, shifted, n0, count, 1, sequence->N, block->D);
+  nf_linear_forward (ops, &block->in, block->sos.buffer ? shifted : nf_view_add (u, (gsize)n0 * block->D), h,
+                     count, &position);
+  if (block->n_classes > 0)
+    nf_ops_class_embed (ops, h, block->classes, condition->labels, 1, count, d, block->n_classes);
+}
+
 /* The first rows of the residual stream: tokens, text and actions. */
 static void
 enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape, NfView u,
@@ -207,7 +239,10 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
               M = B * (nf_block_rows (sequence) - first);
   const gsize at = (gsize)first * shape->d;
 
-  enter (ops, block, sequence, tape, u, B, condition);
+  if (sequence->rows.past)
+    enter_last (ops, block, sequence, tape, u, condition);
+  else
+    enter (ops, block, sequence, tape, u, B, condition);
   nf_transformer_forward (ops, &block->transformer, &sequence->rows, tape->layers, B);
   if (block->final_norm.w.buffer)
     nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], at), block->final_norm.w,
@@ -224,7 +259,8 @@ nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
   const NfAffine affine = nf_block_affine (block, sequence, B);
 
   nf_block_predict (ops, block, sequence, tape, u, B, condition);
-  nf_ops_affine (ops, &affine, u, tape->o, z, log_det, log_scales, block->flip, out_flip, accumulate);
+  nf_ops_affine (ops, &affine, nf_view_add (u, (gsize)count_left_out (sequence) * block->D), tape->o, z,
+                 log_det, log_scales, block->flip, out_flip, accumulate);
 }
 
 /* Backward */
@@ -249,6 +285,26 @@ nf_block_scratch_free (NfBlockScratch *scratch)
   nf_tape_scratch_free (scratch->layers);
   g_ptr_array_unref (scratch->buffers);
   g_free (scratch);
+}
+
+/* Of the last frame alone: from the gradient of its first rows to that of its tokens, which is added to. */
+static void
+leave_last (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, const NfBlockTape *tape,
+            NfBlockScratch *scratch, NfView u, NfView du)
+{
+  const guint count = sequence->frame;
+  const gsize at = (gsize)count_left_out (sequence) * block->D;
+  const NfView dh = nf_view (scratch->layers->dh, (gsize)sequence->rows.first * block->transformer.shape.d),
+               none = nf_view (NULL, 0), dshifted = nf_view (scratch->dshifted, 0);
+
+  if (!block->sos.buffer)
+    {
+      nf_linear_backward (ops, &block->in, nf_view_add (u, at), dh, du, count, NF_MATMUL_ACCUMULATE, none,
+                          NULL);
+      return;
+    }
+  nf_linear_backward (ops, &block->in, nf_view (tape->shifted, at), dh, dshifted, count, 0, none, NULL);
+  nf_ops_shift_in_backward (ops, dshifted, du, none, 1, count, block->D);
 }
 
 /* From the gradient of the first rows to those of tokens, text, actions and what embeds them. du is added to.
@@ -314,7 +370,10 @@ nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSe
                       nf_view (scratch->layers->dyc, at), dh, FALSE, M, shape->d, gradients);
   nf_transformer_backward (ops, &block->transformer, &sequence->rows, tape->layers, scratch->layers, B,
                            gradients);
-  leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
+  if (sequence->rows.past)
+    leave_last (ops, block, sequence, tape, scratch, u, du);
+  else
+    leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
 }
 
 void
@@ -325,7 +384,8 @@ nf_block_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *
 {
   const NfAffine affine = nf_block_affine (block, sequence, B);
 
-  nf_ops_affine_backward (ops, &affine, u, tape->o, dz, du, scratch->d_o, out_flip, g);
+  nf_ops_affine_backward (ops, &affine, nf_view_add (u, (gsize)count_left_out (sequence) * block->D), tape->o,
+                          dz, du, scratch->d_o, out_flip, g);
   nf_block_predict_backward (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
 }
 

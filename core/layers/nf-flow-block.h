@@ -93,7 +93,10 @@ void nf_block_move_tokens (NfOps *ops, const NfBlockSequence *sequence, guint B,
 void nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                        NfBlockTape *tape, NfView u, guint B, const NfCondition *condition);
 
-/* z (B, N, D) and log_det (B, N, natural order) of u; z is written in the reverse order if OUT_FLIP. log_det
+/* With a past in the sequence, of one sample, the last frame's tokens alone: z, log_det, dz and du are
+ * theirs, u is of the whole sequence, and the rows before are those that the past has.
+ *
+ * z (B, N, D) and log_det (B, N, natural order) of u; z is written in the reverse order if OUT_FLIP. log_det
  * is added to if ACCUMULATE. log_scales: NULL buffer, or gets -log sigma (B, N, D) in block order. */
 void nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                        NfBlockTape *tape, NfView u, guint B, const NfCondition *condition, NfView z,

@@ -90,7 +90,7 @@ static NfStreamScore *
 score_new (NfStream *self)
 {
   NfStreamScore *score = g_new0 (NfStreamScore, 1);
-  const gsize frame = (gsize)self->N * self->D, tokens = (gsize)self->F * self->N;
+  const gsize frame = (gsize)self->N * self->D;
 
   score->buffers = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
   score->tapes = g_new0 (NfBlockTape *, self->T + 1);
@@ -103,11 +103,11 @@ score_new (NfStream *self)
       score->scratches[t] = nf_block_scratch_new (self->ops, block, &self->flow->sequences[t], 1);
       score->inputs[t] = own (score, self->ops, frame);
     }
-  score->z = own (score, self->ops, tokens * self->D);
-  score->d[0] = own (score, self->ops, tokens * self->D);
-  score->d[1] = own (score, self->ops, tokens * self->D);
-  score->log_det = own (score, self->ops, tokens);
-  score->half_square = own (score, self->ops, tokens);
+  score->z = own (score, self->ops, frame);
+  score->d[0] = own (score, self->ops, frame);
+  score->d[1] = own (score, self->ops, frame);
+  score->log_det = own (score, self->ops, self->N);
+  score->half_square = own (score, self->ops, self->N);
   return score;
 }
 
@@ -154,10 +154,10 @@ score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
   sequence.rows.sample = b;
   nf_block_forward (self->ops, block, &sequence, score->tapes[t], u, 1, &condition, nf_view (score->z, 0),
                     score->log_det, none, turns (self, t), FALSE);
-  nf_ops_prior (self->ops, nf_view (score->z, 0), score->d[1], score->half_square, 1.0f, sequence.N, self->D);
+  nf_ops_prior (self->ops, nf_view (score->z, 0), score->d[1], score->half_square, 1.0f, self->N, self->D);
   nf_block_backward (self->ops, block, &sequence, score->tapes[t], score->scratches[t], u, 1, &condition,
                      nf_view (score->d[1], 0), nf_view (score->d[0], 0), turns (self, t), 1.0f, NULL);
-  return nf_view (score->d[0], (gsize)f * self->N * self->D);
+  return nf_view (score->d[0], 0);
 }
 
 /* -∇ log p(y | past) of stream b's frame; in natural order. */
