@@ -89,9 +89,9 @@ gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
           "precision", "Precision",
           "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
           "for it), bf16-weights (the same weights, but what they multiply is not rounded), auto (the faster "
-          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else what latents that "
-          "come "
-          "were made in, else f32. Latents decode to the same bytes only in the precision that encoded them",
+          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else what latents "
+          "that come were made in, else f32. Latents decode to the same bytes only in the precision that "
+          "encoded them",
           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_STATS,

@@ -96,52 +96,79 @@ nf_mend (const NfMatmul *t, __global const nf_element *b, size_t ldb, floatv v, 
 }
 #endif
 
-/* Rows of a tile, `count` of them at `from`, one or two: row m on of C and columns n on. The arithmetic of four vectors at once hides its latency. */
+/* A row of a tile, at `from`: row m of C and columns n on. Whole columns need no tests of their number, so that the arithmetic of several rows overlaps. */
 static inline __attribute__ ((always_inline)) void
-nf_finish_rows (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb, const int count)
+nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
 {
-  floatv v[4];
-#pragma unroll
-  for (int i = 0; i < 2 * count; i++)
-    v[i] = nf_loadv (from + i * VW);
+  floatv v0 = nf_loadv (from), v1 = nf_loadv (from + VW);
 #if NF_PLANES > 1
-#pragma unroll
-  for (int i = 0; i < count; i++)
-    if (nf_any_infinite (v[2 * i], v[2 * i + 1]))
-      {
-        v[2 * i] = nf_mend (t, b, ldb, v[2 * i], m + i);
-        v[2 * i + 1] = nf_mend (t, b + VW, ldb, v[2 * i + 1], m + i);
-      }
+  if (nf_any_infinite (v0, v1))
+    {
+      v0 = nf_mend (t, b, ldb, v0, m);
+      v1 = nf_mend (t, b + VW, ldb, v1, m);
+    }
 #endif
   if (n + NR > t->N)
     {
-      for (int i = 0; i < 2 * count; i++)
-        nf_finish (t, v[i], m + i / 2, n + i % 2 * VW);
+      nf_finish (t, v0, m, n);
+      nf_finish (t, v1, m, n + VW);
+      return;
+    }
+  __global float *c = t->C + (size_t)m * t->ldc;
+  v0 = nf_follow (t, v0, m, n, VW);
+  v1 = nf_follow (t, v1, m, n + VW, VW);
+  if (t->flags & NF_HALVES)
+    nf_store_left_pair (v0, v1, c, n);
+  else
+    {
+      nf_storev (v0, c + n);
+      nf_storev (v1, c + n + VW);
+    }
+}
+
+#if NF_PLANES == 2
+#define NF_ANY_INFINITE(v) (nf_any_infinite (v[0], v[1]) || nf_any_infinite (v[2], v[3]))
+#else
+#define NF_ANY_INFINITE(v) false
+#endif
+#if NF_PLANES < 3
+/* Two rows of a tile at once, rows m and m + 1 of C: the arithmetic of four vectors hides its latency. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
+{
+  floatv v[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    v[i] = nf_loadv (from + i * VW);
+  if (n + NR > t->N || NF_ANY_INFINITE (v))
+    {
+      nf_finish_row (t, from, m, n, b, ldb);
+      nf_finish_row (t, from + NR, m + 1, n, b, ldb);
       return;
     }
   if (t->flags & NF_BIAS)
     {
       const floatv bias[2] = { nf_loadv (t->bias + n), nf_loadv (t->bias + n + VW) };
 #pragma unroll
-      for (int i = 0; i < 2 * count; i++)
+      for (int i = 0; i < 4; i++)
         v[i] += bias[i % 2];
     }
   __global float *p = t->P + (size_t)m * t->N + n;
   if (t->flags & NF_SAVE)
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       nf_storev (v[i], p + i / 2 * (size_t)t->N + i % 2 * VW);
   if (t->flags & NF_GELU)
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       v[i] = nf_geluv (v[i]);
   if (t->flags & NF_GELU_SLOPE)
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       v[i] *= nf_gelu_slopev (nf_loadv (p + i / 2 * (size_t)t->N + i % 2 * VW));
   if (t->flags & NF_RESIDUAL)
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       {
         const int row = m + i / 2;
         v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
@@ -149,26 +176,33 @@ nf_finish_rows (const NfMatmul *t, const float *from, int m, int n, __global con
   __global float *c = t->C + (size_t)m * t->ldc;
   if (t->flags & NF_ACCUMULATE)
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       v[i] += nf_loadv (c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
   if (t->flags & NF_HALVES)
 #pragma unroll
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < 2; i++)
       nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
   else
 #pragma unroll
-    for (int i = 0; i < 2 * count; i++)
+    for (int i = 0; i < 4; i++)
       nf_storev (v[i], c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
 }
+#endif
 
-/* Rows `finished` to `until` of the tile before, two by two. */
+/* Rows `finished` to `until` of the tile before; of three planes in portions too small for pairs. */
+#if NF_PLANES < 3
+#define NF_FINISH_PAIRS(until)                                                                                         \
+  for (; finished + 1 < (until); finished += 2)                                                                        \
+  nf_finish_two (t, done + finished * NR, m - MR + finished, n0, panel, ldb)
+#else
+#define NF_FINISH_PAIRS(until) (void)0
+#endif
 #define NF_FINISH(until)                                                                                               \
   do                                                                                                                   \
     {                                                                                                                  \
-      for (; finished + 1 < (until); finished += 2)                                                                    \
-        nf_finish_rows (t, done + finished * NR, m - MR + finished, n0, panel, ldb, 2);                                \
-      if (finished < (until))                                                                                          \
-        nf_finish_rows (t, done + finished * NR, m - MR + finished, n0, panel, ldb, 1), finished++;                    \
+      NF_FINISH_PAIRS (until);                                                                                         \
+      for (; finished < (until); finished++)                                                                           \
+        nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);                                    \
     }                                                                                                                  \
   while (0)
 

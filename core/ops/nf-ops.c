@@ -911,8 +911,8 @@ kernel_mask (const NfMask *mask, guint n_keys)
 gboolean
 nf_ops_attention_leaves_halves (NfOps *ops)
 {
-  /* planes go out in whole steps of a product */
-  return ops->rounds || (ops->planes > 1 && ops->head_dim % STEP_VALUES == 0);
+  /* planes go out in whole steps of a product; three of them take attention longer than nf_halve takes */
+  return ops->rounds || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
 }
 
 void
