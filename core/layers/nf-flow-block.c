@@ -13,13 +13,14 @@ nf_block_row (const NfBlockSequence *sequence, guint n)
   return sequence->prefix + n + (n / sequence->frame + 1) * sequence->extra;
 }
 
-static gboolean
-has_gaps (const NfBlockSequence *sequence)
+/* The first row that is computed: a past has those before. */
+static guint
+first_row (const NfBlockSequence *sequence)
 {
-  return sequence->prefix || sequence->extra;
+  return sequence->rows.past ? sequence->rows.first : 0;
 }
 
-/* Tokens that a past leaves out: those of all frames but the last. */
+/* Tokens that a past leaves out: those of all frames but the last, whose rows lie together. */
 static guint
 count_left_out (const NfBlockSequence *sequence)
 {
@@ -28,6 +29,19 @@ count_left_out (const NfBlockSequence *sequence)
     return 0;
   g_assert (sequence->rows.first == nf_block_row (sequence, n));
   return n;
+}
+
+/* Of tokens U of a sequence, those that are not left out. */
+static NfView
+skip_left_out (const NfFlowBlock *block, const NfBlockSequence *sequence, NfView u)
+{
+  return nf_view_add (u, (gsize)count_left_out (sequence) * block->D);
+}
+
+static gboolean
+has_gaps (const NfBlockSequence *sequence)
+{
+  return !sequence->rows.past && (sequence->prefix || sequence->extra);
 }
 
 NfAffine
@@ -175,59 +189,42 @@ substitute (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequenc
     }
 }
 
-/* The last frame alone, whose rows lie together. */
-static void
-enter_last (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
-            NfView u, const NfCondition *condition)
-{
-  const guint n0 = count_left_out (sequence), count = sequence->frame, d = block->transformer.shape.d;
-  const NfView h = nf_view (tape->layers->h[0], (gsize)sequence->rows.first * d),
-               shifted = nf_view (tape->shifted, (gsize)n0 * block->D);
-  const NfLinearExtra position
-      = { .residual = nf_view_add (block->ordered_position, (gsize)n0 * d), .r_mod = count };
-
-  g_assert (condition->n_substitutes == 0);
-  if (block->sos.buffer)
-    nf_ops_shift_in (ops, u, block->sos, shifted, n0, count, 1, sequence->N, block->D);
-  nf_linear_forward (ops, &block->in, block->sos.buffer ? shifted : nf_view_add (u, (gsize)n0 * block->D), h,
-                     count, &position);
-  if (block->n_classes > 0)
-    nf_ops_class_embed (ops, h, block->classes, condition->labels, 1, count, d, block->n_classes);
-}
-
 /* The first rows of the residual stream: tokens, text and actions. */
 static void
 enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape, NfView u,
        guint B, const NfCondition *condition)
 {
-  const guint N = sequence->N, d = block->transformer.shape.d;
+  const guint N = sequence->N, n0 = count_left_out (sequence), count = N - n0, d = block->transformer.shape.d;
   const gboolean gaps = has_gaps (sequence);
-  const NfView h = nf_view (tape->layers->h[0], 0),
+  const NfView h = nf_view (tape->layers->h[0], (gsize)first_row (sequence) * d),
                /* not yet in use when the first layer begins */
-      dense = gaps ? nf_view (tape->layers->a1[0], 0) : h;
-  const NfLinearExtra position = { .residual = block->ordered_position, .r_mod = N };
+      dense = gaps ? nf_view (tape->layers->a1[0], 0) : h,
+               shifted = skip_left_out (block, sequence, nf_view (tape->shifted, 0));
+  const NfLinearExtra position
+      = { .residual = nf_view_add (block->ordered_position, (gsize)n0 * d), .r_mod = count };
 
+  g_assert (n0 == 0 || condition->n_substitutes == 0);
   if (block->sos.buffer)
     {
-      nf_ops_shift_in (ops, u, block->sos, nf_view (tape->shifted, 0), 0, N, B, N, block->D);
-      substitute (ops, block, sequence, condition, u, nf_view (tape->shifted, 0));
+      nf_ops_shift_in (ops, u, block->sos, shifted, n0, count, B, N, block->D);
+      substitute (ops, block, sequence, condition, u, shifted);
     }
-  nf_linear_forward (ops, &block->in, block->sos.buffer ? nf_view (tape->shifted, 0) : u, dense, B * N,
-                     &position);
+  nf_linear_forward (ops, &block->in, block->sos.buffer ? shifted : skip_left_out (block, sequence, u), dense,
+                     B * count, &position);
   if (gaps)
     nf_block_move_tokens (ops, sequence, B, d, dense, h, FALSE);
-  if (sequence->prefix)
+  if (gaps && sequence->prefix)
     {
       nf_linear_forward (ops, &block->text, condition->text, dense, B * sequence->prefix, NULL);
       move_text (ops, sequence, B, d, dense, h, FALSE);
     }
-  if (sequence->extra)
+  if (gaps && sequence->extra)
     {
       nf_linear_forward (ops, &block->action, condition->actions, dense, B * (N / sequence->frame), NULL);
       move_actions (ops, sequence, B, d, dense, h, FALSE);
     }
   if (block->n_classes > 0)
-    nf_ops_class_embed (ops, h, block->classes, condition->labels, B, N, d, block->n_classes);
+    nf_ops_class_embed (ops, h, block->classes, condition->labels, B, count, d, block->n_classes);
 }
 
 void
@@ -235,14 +232,10 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
                   NfView u, guint B, const NfCondition *condition)
 {
   const NfTransformerShape *shape = &block->transformer.shape;
-  const guint first = sequence->rows.past ? sequence->rows.first : 0,
-              M = B * (nf_block_rows (sequence) - first);
+  const guint first = first_row (sequence), M = B * (nf_block_rows (sequence) - first);
   const gsize at = (gsize)first * shape->d;
 
-  if (sequence->rows.past)
-    enter_last (ops, block, sequence, tape, u, condition);
-  else
-    enter (ops, block, sequence, tape, u, B, condition);
+  enter (ops, block, sequence, tape, u, B, condition);
   nf_transformer_forward (ops, &block->transformer, &sequence->rows, tape->layers, B);
   if (block->final_norm.w.buffer)
     nf_ops_norm (ops, NF_NORM_RMS, nf_view (tape->layers->h[shape->K], at), block->final_norm.w,
@@ -259,8 +252,8 @@ nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
   const NfAffine affine = nf_block_affine (block, sequence, B);
 
   nf_block_predict (ops, block, sequence, tape, u, B, condition);
-  nf_ops_affine (ops, &affine, nf_view_add (u, (gsize)count_left_out (sequence) * block->D), tape->o, z,
-                 log_det, log_scales, block->flip, out_flip, accumulate);
+  nf_ops_affine (ops, &affine, skip_left_out (block, sequence, u), tape->o, z, log_det, log_scales,
+                 block->flip, out_flip, accumulate);
 }
 
 /* Backward */
@@ -287,26 +280,6 @@ nf_block_scratch_free (NfBlockScratch *scratch)
   g_free (scratch);
 }
 
-/* Of the last frame alone: from the gradient of its first rows to that of its tokens, which is added to. */
-static void
-leave_last (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, const NfBlockTape *tape,
-            NfBlockScratch *scratch, NfView u, NfView du)
-{
-  const guint count = sequence->frame;
-  const gsize at = (gsize)count_left_out (sequence) * block->D;
-  const NfView dh = nf_view (scratch->layers->dh, (gsize)sequence->rows.first * block->transformer.shape.d),
-               none = nf_view (NULL, 0), dshifted = nf_view (scratch->dshifted, 0);
-
-  if (!block->sos.buffer)
-    {
-      nf_linear_backward (ops, &block->in, nf_view_add (u, at), dh, du, count, NF_MATMUL_ACCUMULATE, none,
-                          NULL);
-      return;
-    }
-  nf_linear_backward (ops, &block->in, nf_view (tape->shifted, at), dh, dshifted, count, 0, none, NULL);
-  nf_ops_shift_in_backward (ops, dshifted, du, none, 1, count, block->D);
-}
-
 /* From the gradient of the first rows to those of tokens, text, actions and what embeds them. du is added to.
  */
 static void
@@ -314,8 +287,8 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
        NfBlockScratch *scratch, NfView u, guint B, const NfCondition *condition, NfView du,
        NfBuffer *gradients)
 {
-  const guint N = sequence->N, d = block->transformer.shape.d;
-  const NfView dh = nf_view (scratch->layers->dh, 0), none = nf_view (NULL, 0),
+  const guint N = sequence->N, count = N - count_left_out (sequence), d = block->transformer.shape.d;
+  const NfView dh = nf_view (scratch->layers->dh, (gsize)first_row (sequence) * d), none = nf_view (NULL, 0),
                gathered = nf_view (scratch->layers->da, 0);
   const NfView dense = has_gaps (sequence) ? gathered : dh;
 
@@ -341,15 +314,16 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
                                  d, block->n_classes);
   if (!block->sos.buffer)
     {
-      nf_linear_backward (ops, &block->in, u, dense, du, B * N, NF_MATMUL_ACCUMULATE, none, gradients);
+      nf_linear_backward (ops, &block->in, skip_left_out (block, sequence, u), dense, du, B * count,
+                          NF_MATMUL_ACCUMULATE, none, gradients);
       return;
     }
   const NfView dshifted = nf_view (scratch->dshifted, 0);
-  nf_linear_backward (ops, &block->in, nf_view (tape->shifted, 0), dense, dshifted, B * N, 0, none,
-                      gradients);
+  nf_linear_backward (ops, &block->in, skip_left_out (block, sequence, nf_view (tape->shifted, 0)), dense,
+                      dshifted, B * count, 0, none, gradients);
   substitute (ops, block, sequence, condition, none, dshifted);
-  nf_ops_shift_in_backward (ops, dshifted, du, gradients ? nf_view (gradients, block->sos.at) : none, B, N,
-                            block->D);
+  nf_ops_shift_in_backward (ops, dshifted, du, gradients ? nf_view (gradients, block->sos.at) : none, B,
+                            count, block->D);
 }
 
 void
@@ -370,10 +344,7 @@ nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSe
                       nf_view (scratch->layers->dyc, at), dh, FALSE, M, shape->d, gradients);
   nf_transformer_backward (ops, &block->transformer, &sequence->rows, tape->layers, scratch->layers, B,
                            gradients);
-  if (sequence->rows.past)
-    leave_last (ops, block, sequence, tape, scratch, u, du);
-  else
-    leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
+  leave (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
 }
 
 void
@@ -384,8 +355,8 @@ nf_block_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *
 {
   const NfAffine affine = nf_block_affine (block, sequence, B);
 
-  nf_ops_affine_backward (ops, &affine, nf_view_add (u, (gsize)count_left_out (sequence) * block->D), tape->o,
-                          dz, du, scratch->d_o, out_flip, g);
+  nf_ops_affine_backward (ops, &affine, skip_left_out (block, sequence, u), tape->o, dz, du, scratch->d_o,
+                          out_flip, g);
   nf_block_predict_backward (ops, block, sequence, tape, scratch, u, B, condition, du, gradients);
 }
 
