@@ -132,7 +132,7 @@ nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global cons
 #define NF_ANY_INFINITE(v) false
 #endif
 #if NF_PLANES < 3
-/* Two rows of a tile at once, rows m and m + 1 of C: the arithmetic of four vectors hides its latency. */
+/* Two rows of a tile at once, rows m and m + 1 of C: the arithmetic of four vectors hides its latency. What only training asks for goes row by row. */
 static inline __attribute__ ((always_inline)) void
 nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
 {
@@ -140,7 +140,7 @@ nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global cons
 #pragma unroll
   for (int i = 0; i < 4; i++)
     v[i] = nf_loadv (from + i * VW);
-  if (n + NR > t->N || NF_ANY_INFINITE (v))
+  if (n + NR > t->N || t->flags & (NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE) || NF_ANY_INFINITE (v))
     {
       nf_finish_row (t, from, m, n, b, ldb);
       nf_finish_row (t, from + NR, m + 1, n, b, ldb);
@@ -153,19 +153,10 @@ nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global cons
       for (int i = 0; i < 4; i++)
         v[i] += bias[i % 2];
     }
-  __global float *p = t->P + (size_t)m * t->N + n;
-  if (t->flags & NF_SAVE)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      nf_storev (v[i], p + i / 2 * (size_t)t->N + i % 2 * VW);
   if (t->flags & NF_GELU)
 #pragma unroll
     for (int i = 0; i < 4; i++)
       v[i] = nf_geluv (v[i]);
-  if (t->flags & NF_GELU_SLOPE)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      v[i] *= nf_gelu_slopev (nf_loadv (p + i / 2 * (size_t)t->N + i % 2 * VW));
   if (t->flags & NF_RESIDUAL)
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -174,10 +165,6 @@ nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global cons
         v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
       }
   __global float *c = t->C + (size_t)m * t->ldc;
-  if (t->flags & NF_ACCUMULATE)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      v[i] += nf_loadv (c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
   if (t->flags & NF_HALVES)
 #pragma unroll
     for (int i = 0; i < 2; i++)
