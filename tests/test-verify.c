@@ -29,16 +29,21 @@ count_expected (const char *path)
   return n;
 }
 
+/* A file of the golden case NAME: PART is "weights" or "expected". */
+static char *
+golden (const char *name, const char *part)
+{
+  g_autofree char *file = g_strdup_printf ("%s.%s.safetensors", name, part);
+  return nf_test_file ("golden", file);
+}
+
 /* Runs verify on WEIGHTS, or those of NAME; the exit status. */
 static int
 run (const char *name, const char *weights, const char *kernels, const char *method, const char *precision,
      char **output, char **errors)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
-                  *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
-                  *own_weights = nf_test_file ("golden", weights_name),
-                  *expected = nf_test_file ("golden", expected_name);
+  g_autofree char *own_weights = golden (name, "weights"), *expected = golden (name, "expected");
   const char *const command[]
       = { g_getenv ("NORMFLOW_TOOL"),      "verify", "--method", method, "--precision", precision,
           weights ? weights : own_weights, expected, NULL };
@@ -55,8 +60,7 @@ run (const char *name, const char *weights, const char *kernels, const char *met
 static void
 verify (const char *name, const char *kernels, const char *method, const char *precision)
 {
-  g_autofree char *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
-                  *expected = nf_test_file ("golden", expected_name), *output = NULL, *errors = NULL,
+  g_autofree char *expected = golden (name, "expected"), *output = NULL, *errors = NULL,
                   *told = g_strdup_printf ("in %s; relative errors that pass: ", precision);
   const int status = run (name, NULL, kernels, method, precision, &output, &errors);
   guint passed = 0, skipped = 0;
@@ -108,9 +112,7 @@ static void
 check_wrong (const char *name, const char *part)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
-                  *weights = nf_test_file ("golden", weights_name),
-                  *changed = nf_test_temporary (".safetensors");
+  g_autofree char *weights = golden (name, "weights"), *changed = nf_test_temporary (".safetensors");
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (weights, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
@@ -160,10 +162,7 @@ static void
 check_refused (const char *name, const char *tensor, guint64 width, const char *reason)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *weights_name = g_strconcat (name, ".weights.safetensors", NULL),
-                  *expected_name = g_strconcat (name, ".expected.safetensors", NULL),
-                  *weights = nf_test_file ("golden", weights_name),
-                  *expected = nf_test_file ("golden", expected_name),
+  g_autofree char *weights = golden (name, "weights"), *expected = golden (name, "expected"),
                   *changed = nf_test_temporary (".safetensors"), *output = NULL, *errors = NULL;
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (expected, &error);
   nf_test_ok (file, error);
