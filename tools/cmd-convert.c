@@ -167,24 +167,19 @@ average (const NfConfig *config, NfTensor *tensors, guint n, const char *other, 
         }
       const gsize count = MAX (tensor->n_elements, 1);
       g_autofree float *a = g_try_new (float, count), *b = g_try_new (float, count);
-      if (a && b)
-        {
-          nf_tensor_to_float (&tensors[i], a);
-          nf_tensor_to_float (tensor, b);
-          for (gsize j = 0; j < tensor->n_elements; j++)
-            a[j] = a[j] / 2 + b[j] / 2;
-        }
-      tensors[i].dtype = NF_DTYPE_F32;
-      tensors[i].data = (const guint8 *)a;
-      guint8 *means = a && b ? cast (&tensors[i], NF_DTYPE_F32) : NULL;
-      if (!means)
+      if (!a || !b)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for tensor %s", other,
                        tensors[i].name);
           return FALSE;
         }
-      g_ptr_array_add (data, means);
-      tensors[i].data = means;
+      nf_tensor_to_float (&tensors[i], a);
+      nf_tensor_to_float (tensor, b);
+      for (gsize j = 0; j < tensor->n_elements; j++)
+        a[j] = a[j] / 2 + b[j] / 2;
+      tensors[i].dtype = NF_DTYPE_F32;
+      tensors[i].data = (const guint8 *)a;
+      g_ptr_array_add (data, g_steal_pointer (&a));
     }
   return TRUE;
 }
