@@ -580,7 +580,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision)
   engine->stated = precision;
   g_autofree char *spec = dup_spec (engine);
   g_mutex_unlock (&engine->lock);
-  if (known)
+  if (known || precision == present)
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
