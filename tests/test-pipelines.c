@@ -584,17 +584,23 @@ note_decoding (GstBus *bus, GstMessage *message, gpointer latest)
 static void
 test_stop_is_quick (void **state)
 {
-  GstElement *pipeline = launch ("flowsample model=\"%s\" ! video/x-flow-latent,width=2048,height=2048 ! "
+  GstElement *pipeline = launch ("flowsample model=\"%s\" ! video/x-flow-latent,width=4096,height=4096 ! "
                                  "flowdecode model=\"%s\" ! fakesink",
                                  fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   gint latest = -1;
   gst_bus_set_sync_handler (bus, note_decoding, &latest, NULL);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
-  for (guint tries = 0; tries < FIXTURE_TRIES && g_atomic_int_get (&latest) < 0; tries++)
-    g_usleep (10000);
-  assert_true (g_atomic_int_get (&latest) == GST_PROGRESS_TYPE_START
-               || g_atomic_int_get (&latest) == GST_PROGRESS_TYPE_CONTINUE);
+  /* one may just have been done when it is looked at: the next follows */
+  gint seen = -1;
+  for (guint tries = 0;
+       tries < FIXTURE_TRIES && seen != GST_PROGRESS_TYPE_START && seen != GST_PROGRESS_TYPE_CONTINUE;
+       tries++)
+    {
+      g_usleep (10000);
+      seen = g_atomic_int_get (&latest);
+    }
+  assert_true (seen == GST_PROGRESS_TYPE_START || seen == GST_PROGRESS_TYPE_CONTINUE);
   assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
   assert_int_equal (latest, GST_PROGRESS_TYPE_CANCELED);
   assert_running (pipeline);
