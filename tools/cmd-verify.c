@@ -1,24 +1,25 @@
 /* normflow verify: a model's numbers against expected ones. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "nf-device-private.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Largest relative errors that pass, by precision. In bfloat16 values have eight bits: errors of the official
- * cases are up to 0.0044, 0.029 (sums that nearly cancel) and 0.071 (gradients of a denoiser). */
-static const struct
+/* Largest relative errors that pass. */
+typedef struct
 {
-  const char *precision;
   double tokens; /* what the flow makes of tokens, block by block */
   double sums;   /* log-scales, log-determinants, losses */
   double others; /* samples, gradients, denoised ones */
-} tolerances[] = {
-  { "f32", 1e-5, 1e-5, 1e-4 },
-  { "bf16", 1e-2, 5e-2, 1e-1 },
-  { "bf16-weights", 1e-2, 5e-2, 1e-1 },
-};
+} Tolerances;
+
+static const Tolerances of_floats = { 1e-5, 1e-5, 1e-4 };
+
+/* In bfloat16 values have eight bits: errors of the official cases are up to 0.0044, 0.029 (sums that nearly
+ * cancel) and 0.071 (gradients of a denoiser). */
+static const Tolerances of_bf16 = { 1e-2, 5e-2, 1e-1 };
 
 #define DEFAULT_SIGMA 0.05
 #define SIGMA_KEY "denoise_noise_std"
@@ -30,8 +31,9 @@ typedef struct
   NfSession *session;
   NfConfig *config; /* of the model, for samples of the size of input.x */
   NfTensorFile *file;
-  double tolerance; /* 0: each quantity's own */
-  guint own;        /* which of the tolerances above these are */
+  double tolerance;      /* 0: each quantity's own */
+  const Tolerances *own; /* of the device's precision */
+  gboolean trainable;    /* whether it has gradients of parameters */
   NfDecodeMethod method;
 
   gsize N, D; /* tokens of a sample, all frames of it */
@@ -834,15 +836,15 @@ get_tolerance (const Verify *self, const Quantity *quantity)
     case WHAT_Z:
     case WHAT_PATCHES:
     case WHAT_BLOCK:
-      return tolerances[self->own].tokens;
+      return self->own->tokens;
     case WHAT_LOG_DET:
     case WHAT_LOG_SCALES:
     case WHAT_LOSS:
     case WHAT_LOSS_Z:
     case WHAT_LOSS_LOG_DET:
-      return tolerances[self->own].sums;
+      return self->own->sums;
     default:
-      return tolerances[self->own].others;
+      return self->own->others;
     }
 }
 
@@ -850,8 +852,7 @@ get_tolerance (const Verify *self, const Quantity *quantity)
 static gboolean
 is_skipped (const Verify *self, NfCommand *command, const GError *reason)
 {
-  if (!g_error_matches (reason, NF_ERROR, NF_ERROR_UNSUPPORTED)
-      || strcmp (tolerances[self->own].precision, "bf16-weights") != 0)
+  if (!g_error_matches (reason, NF_ERROR, NF_ERROR_UNSUPPORTED) || self->trainable)
     return FALSE;
   if (self->skipped == 0)
     nf_progress_note (command->progress, "normflow verify: skipped: %s", reason->message);
@@ -920,8 +921,8 @@ nf_cmd_verify (int argc, char **argv)
   const char *end = "";
   const GOptionEntry entries[] = {
     { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
-      "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others; in bf16 "
-      "and bf16-weights 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for others)",
+      "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others; with "
+      "weights in bfloat16 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for others)",
       "T" },
     { "method", 0, 0, G_OPTION_ARG_STRING, &method,
       "How samples are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
@@ -951,16 +952,16 @@ nf_cmd_verify (int argc, char **argv)
   if (!verify.session)
     return nf_command_fail (&command, error);
   verify.config = nf_config_copy (nf_model_get_config (nf_session_get_model (verify.session)));
-  const char *precision
-      = nf_device_get_precision (nf_model_get_device (nf_session_get_model (verify.session)));
-  while (strcmp (tolerances[verify.own].precision, precision) != 0)
-    verify.own++;
+  NfDevice *device = nf_model_get_device (nf_session_get_model (verify.session));
+  const char *precision = nf_device_get_precision (device);
+  verify.own = nf_device_uses_bf16 (device) ? &of_bf16 : &of_floats;
+  verify.trainable = nf_device_has_gradients (device);
   if (!command.quiet && verify.tolerance > 0)
     fprintf (stderr, "in %s; relative errors that pass: %g\n", precision, verify.tolerance);
   else if (!command.quiet)
-    fprintf (
-        stderr, "in %s; relative errors that pass: %g (tokens), %g (log-determinants, losses), %g (others)\n",
-        precision, tolerances[verify.own].tokens, tolerances[verify.own].sums, tolerances[verify.own].others);
+    fprintf (stderr,
+             "in %s; relative errors that pass: %g (tokens), %g (log-determinants, losses), %g (others)\n",
+             precision, verify.own->tokens, verify.own->sums, verify.own->others);
   if (!read_inputs (&verify, &error) || !check_all (&verify, &command, &error))
     return nf_command_fail (&command, error);
 
