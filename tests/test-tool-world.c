@@ -231,9 +231,12 @@ test_refusals (void **state)
   ok (run (2, "takes the place of files", "train", "-o", model, "--world", "pong", "--config", config,
            "--steps", "1", "clip.mkv", NULL));
   ok (run (2, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
-  ok (run (1, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
+  ok (run (2, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
            "uniform", "--denoiser", "1", "--steps", "1", NULL));
   ok (run (2, "--world is one of", "eval", "world", model, NULL));
+  ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
+           "/nowhere/a.png", NULL));
+  ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
   ok (run (2, "wavelets", "eval", "world", model, "--world", "pong", "--denoise", "wavelets", NULL));
   ok (run (2, "--seeds is 0", "eval", "world", model, "--world", "pong", "--seeds", "0", "--sheet", "a.png",
            NULL));

@@ -533,9 +533,25 @@ test_denoise (void **state)
   assert_png ("sheet.png");
   BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");
   BAD (2, "sigma", "denoise", "-q", "-m", model, "--sigma", "-1", video, "clean.mkv");
+  /* before there is a model */
+  BAD (2, "must end in", "denoise", "-m", "nothing.safetensors", "--sigma", "0.1", video, "clean.jpg");
+  BAD (2, "noisy.jpg", "denoise", "-m", "nothing.safetensors", "--noise", "0.1", "--noisy", "noisy.jpg",
+       video, "clean.mkv");
 }
 
 /* Training */
+
+/* How often PART stands in the file NAME. */
+static guint
+count (const char *name, const char *part)
+{
+  g_autofree char *path = in_folder (name), *text = NULL;
+  guint n = 0;
+  assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  for (const char *at = text; (at = strstr (at, part)); at++)
+    n++;
+  return n;
+}
 
 #define TRAIN                                                                                                \
   "train", "-q", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1",          \
@@ -546,10 +562,19 @@ static void
 test_train (void **state)
 {
   GOOD (TRAIN, "-o", "whole.safetensors", "--steps", "24", "--log", "whole.ndjson", video);
-  GOOD (TRAIN, "-o", "parts.safetensors", "--steps", "24", "--stop-after", "9", video);
+  GOOD (TRAIN, "-o", "parts.safetensors", "--steps", "24", "--stop-after", "9", "--log", "parts.ndjson",
+        video);
   GOOD ("train", "-q", "-o", "parts.safetensors", "--resume", "--stop-after", "17");
   GOOD ("train", "-q", "-o", "parts.safetensors", "--resume");
   assert_same_files ("whole.safetensors.checkpoint", "parts.safetensors.checkpoint");
+  /* its log, too, goes on, a line for each step as the run began with */
+  assert_int_equal (count ("parts.ndjson", "\"event\":\"resume\""), 2);
+  assert_int_equal (count ("parts.ndjson", "\"event\":\"step\""), 24);
+  /* a run without one keeps it from when it is first given */
+  GOOD (TRAIN, "-o", "late.safetensors", "--steps", "6", "--stop-after", "2", video);
+  GOOD ("train", "-q", "-o", "late.safetensors", "--resume", "--stop-after", "4", "--log", "late.ndjson");
+  GOOD ("train", "-q", "-o", "late.safetensors", "--resume", "--log-every", "2");
+  assert_int_equal (count ("late.ndjson", "\"event\":\"step\""), 3);
   GOOD ("eval", "-q", "-m", "whole.safetensors", "--check", "--frames", "1", video);
 
   g_autoptr (GBytes) log = contents ("whole.ndjson");
@@ -567,6 +592,20 @@ test_train (void **state)
   BAD (2, "--context-errors", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--context-errors", "2",
        video);
   BAD (2, "--world", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--world", "pong");
+  BAD (2, "patch_size", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--patch", "5", video);
+  BAD (2, "learned denoiser", "train", "-o", "wrong.safetensors", "--steps", "2", "--family", "starflow",
+       "--frames", "4", "--denoiser", "1", video);
+  BAD (2, "context_errors", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--context-errors", "0.5",
+       video);
+  BAD (2, "leave out --lr", "train", "-q", "-o", "parts.safetensors", "--resume", "--lr", "0.1");
+  BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
+  BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",
+       "bf16-weights", video);
+  BAD (2, "none of f32, bf16, bf16-weights, auto", "eval", "-m", model, "--precision", "f8", video);
+  BAD (1, "there is no folder /nowhere", TRAIN, "-o", "/nowhere/wrong.safetensors", "--steps", "2", video);
+  g_autofree char *help = good (ARGUMENTS ("train", "--help")), *others = good (ARGUMENTS ("eval", "--help"));
+  assert_null (strstr (help, "bf16-weights"));
+  assert_non_null (strstr (others, "bf16-weights"));
   assert_missing ("wrong.safetensors");
 }
 

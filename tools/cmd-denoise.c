@@ -222,6 +222,9 @@ nf_cmd_denoise (int argc, char **argv)
     return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
   if (frames < 0 || seed < 0)
     return nf_command_usage (&denoise.command, "--frames and --seed take no negative numbers");
+  if (!nf_media_check_name (argv[2], &error)
+      || (denoise.noisy_path && !nf_media_check_name (denoise.noisy_path, &error)))
+    return nf_command_usage (&denoise.command, "%s", error->message);
 
   denoise.input = argv[1];
   denoise.output_path = argv[2];

@@ -39,6 +39,8 @@ typedef struct
   char **validation;
   char *init;
   char *command;
+  char *log;
+  guint64 log_every;
   /* Where the run stands. */
   double best;
   guint64 best_step;
@@ -50,11 +52,9 @@ typedef struct
 {
   char *output;
   char *checkpoint;
-  char *log_path;
   char *samples;
   double save_every;
   guint64 sample_every;
-  guint64 log_every;
   guint64 cache;
   guint64 stop_after;
   gboolean resume;
@@ -69,6 +69,7 @@ run_clear (Run *run)
   g_free (run->init);
   g_free (run->world);
   g_free (run->command);
+  g_free (run->log);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
@@ -77,7 +78,6 @@ places_clear (Places *places)
 {
   g_free (places->output);
   g_free (places->checkpoint);
-  g_free (places->log_path);
   g_free (places->samples);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Places, places_clear)
@@ -188,6 +188,9 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_add_string_value (builder, run->init ? run->init : "");
   json_builder_set_member_name (builder, "command");
   json_builder_add_string_value (builder, run->command);
+  json_builder_set_member_name (builder, "log");
+  json_builder_add_string_value (builder, run->log ? run->log : "");
+  add_int (builder, "log_every", run->log_every);
   add_exact (builder, "best", run->best);
   add_int (builder, "best_step", run->best_step);
   add_int (builder, "skipped", run->skipped);
@@ -326,9 +329,13 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->train.ema = settings_double (&settings, "ema");
   run->train.label_dropout = settings_double (&settings, "label_dropout");
   run->train.action_dropout = settings_double (&settings, "action_dropout");
-  /* runs that began before there was such a thing have none */
+  /* runs that began before there were such things have none */
   if (json_object_has_member (settings.object, "context_errors"))
     run->train.context_errors = settings_double (&settings, "context_errors");
+  if (json_object_has_member (settings.object, "log"))
+    run->log = settings_string (&settings, "log");
+  if (json_object_has_member (settings.object, "log_every"))
+    run->log_every = settings_int (&settings, "log_every");
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -561,10 +568,14 @@ become_starflow (NfConfig *config, gboolean video)
     }
 }
 
-/* The configuration: a file or text, then single options over it. */
+/* What single options go over: the defaults, or what the file or text GIVEN (nullable) says. */
 static gboolean
-make_config (NfConfig *config, const Shape *shape, GError **error)
+read_config (NfConfig *config, const char *given, GError **error)
 {
+  g_autoptr (NfConfig) parsed = NULL;
+  g_autoptr (GError) local = NULL;
+  g_autofree char *text = NULL;
+
   *config = (NfConfig){ .channels = 3,
                         .img_size = 32,
                         .patch_size = 4,
@@ -577,22 +588,24 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
                         .layout = NF_PIXELS_YUV420,
                         .basis = NF_BASIS_PIXEL,
                         .noise = NF_NOISE_UNIFORM };
-  if (shape->config)
+  if (!given)
+    return TRUE;
+  if (given[0] != '{' && !g_file_get_contents (given, &text, NULL, &local))
     {
-      g_autoptr (NfConfig) parsed = NULL;
-      g_autoptr (GError) local = NULL;
-      g_autofree char *text = NULL;
-
-      if (shape->config[0] != '{' && !g_file_get_contents (shape->config, &text, NULL, &local))
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config %s: %s", shape->config, local->message);
-          return FALSE;
-        }
-      parsed = nf_config_from_json (text ? text : shape->config, text ? shape->config : "--config", error);
-      if (!parsed)
-        return FALSE;
-      *config = *parsed;
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config %s: %s", given, local->message);
+      return FALSE;
     }
+  parsed = nf_config_from_json (text ? text : given, text ? given : "--config", error);
+  if (!parsed)
+    return FALSE;
+  *config = *parsed;
+  return TRUE;
+}
+
+/* Single options over the configuration. */
+static gboolean
+make_config (NfConfig *config, const Shape *shape, GError **error)
+{
   if (shape->family)
     {
       if (strcmp (shape->family, "tarflow") && strcmp (shape->family, "starflow"))
@@ -694,6 +707,46 @@ check_run (const Run *run, GError **error)
                      ranges[i].value, ranges[i].low, ranges[i].high);
         return FALSE;
       }
+  /* those of --init are known later */
+  return (run->init && *run->init)
+         || (nf_config_check (&run->config, "the options", error)
+             && nf_trainer_check (&run->config, train, error));
+}
+
+/* The first option that is one of the run's settings, without its dashes: all but those that say where to
+ * write, how often, and on what. */
+static char *
+find_setting (int argc, char **argv, const GOptionEntry *entries)
+{
+  static const char *const others[]
+      = { "output",       "checkpoint", "resume", "log",        "log-every", "samples",
+          "sample-every", "save-every", "cache",  "stop-after", NULL };
+
+  for (int i = 1; i < argc && strcmp (argv[i], "--") != 0; i++)
+    for (const GOptionEntry *entry = entries; entry->long_name; entry++)
+      {
+        const gsize length = strlen (entry->long_name);
+
+        if (g_str_has_prefix (argv[i], "--") && strncmp (argv[i] + 2, entry->long_name, length) == 0
+            && (!argv[i][2 + length] || argv[i][2 + length] == '=')
+            && !g_strv_contains (others, entry->long_name))
+          return g_strdup (entry->long_name);
+      }
+  return NULL;
+}
+
+/* Whether what is written at last can be. */
+static gboolean
+check_places (const Places *places, const Run *run, GError **error)
+{
+  if (!nf_check_output (places->output, NULL, error) || !nf_check_output (places->checkpoint, NULL, error)
+      || (run->log && *run->log && !nf_check_folder (run->log, error)))
+    return FALSE;
+  if (places->samples && g_mkdir_with_parents (places->samples, 0777) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", places->samples, g_strerror (errno));
+      return FALSE;
+    }
   return TRUE;
 }
 
@@ -774,8 +827,8 @@ write_log (Job *job, JsonBuilder *builder, GError **error)
   text = builder_text (builder, FALSE);
   if (fprintf (job->log, "%s\n", text) < 0 || fflush (job->log) != 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s",
-                   job->places->log_path, g_strerror (errno));
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s", job->run->log,
+                   g_strerror (errno));
       return FALSE;
     }
   return TRUE;
@@ -1125,7 +1178,7 @@ train (Job *job, GError **error)
         }
       if (isfinite (seconds_per_step))
         show_step (job, &report, smooth, 1 / seconds_per_step);
-      if ((report.skipped || report.step % places->log_every == 0) && !log_step (job, &report, error))
+      if ((report.skipped || report.step % run->log_every == 0) && !log_step (job, &report, error))
         return FALSE;
       if (run->validate_every && report.step % run->validate_every == 0)
         {
@@ -1183,13 +1236,13 @@ open_log (Job *job, GError **error)
 {
   g_autoptr (JsonBuilder) builder = NULL;
 
-  if (!job->places->log_path)
+  if (!job->run->log || !*job->run->log)
     return TRUE;
-  job->log = g_fopen (job->places->log_path, job->places->resume ? "a" : "w");
+  job->log = g_fopen (job->run->log, job->places->resume ? "a" : "w");
   if (!job->log)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--log %s: %s", job->places->log_path,
-                   g_strerror (errno));
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s; --log names another",
+                   job->run->log, g_strerror (errno));
       return FALSE;
     }
   builder = begin_log (job->places->resume ? "resume" : "start", nf_trainer_get_step (job->trainer));
@@ -1369,7 +1422,7 @@ nf_cmd_train (int argc, char **argv)
 {
   g_auto (NfCommand) command = { .name = NAME };
   g_auto (Run) run = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512 };
-  g_auto (Places) places = { .save_every = 300, .log_every = 10 };
+  g_auto (Places) places = { .save_every = 300 };
   g_auto (Shape) shape = { .patch = -1,
                            .width = -1,
                            .top_width = -1,
@@ -1379,9 +1432,9 @@ nf_cmd_train (int argc, char **argv)
                            .denoiser = -1,
                            .noise_std = NAN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *scales = NULL;
+  g_autofree char *scales = NULL, *log = NULL, *setting = NULL;
   gint64 steps = 0, stop_after = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000,
-         log_every = 10, cache = 1024;
+         log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
   NfTrainOptions *t = &run.train;
 
@@ -1400,7 +1453,7 @@ nf_cmd_train (int argc, char **argv)
       { "init", 0, 0, G_OPTION_ARG_FILENAME, &run.init, "Start from a model's weights", "MODEL" },
       { "validation", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &run.validation,
         "Whole file or folder to validate on besides (repeatable)", "FILE" },
-      { "log", 0, 0, G_OPTION_ARG_FILENAME, &places.log_path, "Losses as NDJSON", "FILE" },
+      { "log", 0, 0, G_OPTION_ARG_FILENAME, &log, "Losses as NDJSON; --resume goes on with it", "FILE" },
       { "log-every", 0, 0, G_OPTION_ARG_INT64, &log_every, "Steps between its lines (default: 10)", "STEPS" },
       { "samples", 0, 0, G_OPTION_ARG_FILENAME, &places.samples, "Folder for pictures of samples", "FOLDER" },
       { "sample-every", 0, 0, G_OPTION_ARG_INT64, &sample_every, "Steps between them (default: 1000)",
@@ -1472,7 +1525,9 @@ nf_cmd_train (int argc, char **argv)
     };
 
     run.command = plain_command (argc, argv);
-    if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE, "FILE|FOLDER…",
+    setting = find_setting (argc, argv, entries);
+    if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE | NF_COMMAND_GRADIENTS,
+                           "FILE|FOLDER…",
                            "Trains a flow by exact maximum likelihood on tiles of videos and pictures.",
                            "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.", 0, G_MAXINT))
       return NF_EXIT_USAGE;
@@ -1486,31 +1541,25 @@ nf_cmd_train (int argc, char **argv)
                                          : "name the videos, pictures or folders to train on");
   if (!places.resume && (steps > 0) == (places.minutes > 0))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
-  if (places.resume
-      && (steps != 0 || places.minutes != 0 || run.init || run.validation || run.world || run.actions
-          || shape_given (&shape)))
-    return nf_command_usage (&command, "--resume goes on with the settings of the run; only files to "
-                                       "write and the device can be given");
+  if (places.resume && setting)
+    return nf_command_usage (&command,
+                             "--resume goes on with the settings of the run: leave out --%s; files to write, "
+                             "how often, and the device can be given",
+                             setting);
   if (run.init && shape_given (&shape))
     return nf_command_usage (
         &command, "--init takes the configuration from the model: give no options of the model with it");
-  if (log_every < 1 || sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0)
-      || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0 || steps < 0 || stop_after < 0)
+  if ((log_every < 1 && log_every != -1) || sample_every < 0 || cache < 0 || cache > 1 << 20
+      || !(places.save_every >= 0) || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0
+      || steps < 0 || stop_after < 0)
     return nf_command_usage (&command,
                              "--log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
                              "--validation-tiles, --seed, --steps and --stop-after take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
-  places.log_every = (guint64)log_every;
   places.sample_every = (guint64)sample_every;
   places.cache = (guint64)cache << 20;
   places.stop_after = (guint64)stop_after;
-  if (places.samples && g_mkdir_with_parents (places.samples, 0777) != 0)
-    {
-      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", places.samples, g_strerror (errno));
-      goto failed;
-    }
-
   if (places.resume)
     {
       g_clear_pointer (&run.command, g_free);
@@ -1533,11 +1582,13 @@ nf_cmd_train (int argc, char **argv)
         make_absolute (&run.files[i]);
       for (gsize i = 0; run.validation && run.validation[i]; i++)
         make_absolute (&run.validation[i]);
+      /* what is in a file is not the command line's fault */
+      if (!read_config (&run.config, shape.config, &error))
+        return shape.config[0] == '{' ? nf_command_usage (&command, "%s", error->message)
+                                      : nf_command_fail (&command, error);
       if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error)
           || !check_run (&run, &error))
-        return g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT)
-                   ? nf_command_usage (&command, "%s", error->message)
-                   : nf_command_fail (&command, error);
+        return nf_command_usage (&command, "%s", error->message);
     }
   if (places.resume && !check_run (&run, &error))
     goto failed;
@@ -1547,6 +1598,15 @@ nf_cmd_train (int argc, char **argv)
   if (!run.config.frames && !run.init && ((run.world && *run.world) || run.actions))
     return nf_command_usage (&command,
                              "--world and --actions go with a model of videos: --family starflow --frames F");
+  if (log)
+    {
+      g_free (run.log);
+      run.log = g_canonicalize_filename (log, NULL);
+    }
+  if (log_every != -1 || !run.log_every)
+    run.log_every = log_every != -1 ? (guint64)log_every : 10;
+  if (!check_places (&places, &run, &error))
+    goto failed;
 
   nf_command_catch_signals (&command);
   if (!run_job (&command, &run, &places, &error))

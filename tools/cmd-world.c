@@ -183,6 +183,8 @@ nf_cmd_world (int argc, char **argv)
     return nf_command_usage (&command, "--policy \"%s\" is none of none, random, follow, mixed", policy);
   if (policy && replay)
     return nf_command_usage (&command, "--policy chooses actions, and --actions has them: give one of them");
+  if (!clips && !nf_media_check_name (argv[2], &error))
+    return nf_command_usage (&command, "%s", error->message);
   worlds.frames = (guint64)frames;
   worlds.seed = (guint64)seed;
   if (replay

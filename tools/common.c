@@ -11,6 +11,7 @@
 #include <glib/gstdio.h>
 
 #define MAX_SIDE 16384
+#define WEIGHTS "bf16-weights" /* has no gradients of parameters */
 
 void
 nf_command_clear (NfCommand *self)
@@ -61,6 +62,22 @@ check_decoding (NfCommand *self, const Decoding *decoding)
   return FALSE;
 }
 
+static gboolean
+check_precision (NfCommand *self, NfCommandOptions options)
+{
+  g_autoptr (GString) names = g_string_new (NULL);
+  gboolean found = strcmp (self->precision, "auto") == 0;
+  for (const char *const *name = nf_device_precisions (); *name; name++)
+    if (!(options & NF_COMMAND_GRADIENTS) || strcmp (*name, WEIGHTS))
+      {
+        g_string_append_printf (names, "%s, ", *name);
+        found = found || strcmp (self->precision, *name) == 0;
+      }
+  if (!found)
+    nf_command_usage (self, "--precision \"%s\" is none of %sauto", self->precision, names->str);
+  return found;
+}
+
 /* Appends KEY and VALUE to the device's specification. */
 static void
 specify (NfCommand *self, const char *key, const char *value)
@@ -78,15 +95,16 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry model[] = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &self->model,
                                    "A model file or name (default: the bundled one)", "MODEL" },
                                  { NULL } };
-  const GOptionEntry device[] = {
-    { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
-      "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
-    { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
-      "Of matrix products: f32 (default), bf16, bf16-weights (of weights alone), or auto: the faster of "
-      "f32 and bf16, by the kind of device",
-      "PRECISION" },
-    { NULL }
-  };
+  const GOptionEntry device[]
+      = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
+            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+          { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
+            options & NF_COMMAND_GRADIENTS
+                ? "Of matrix products: f32 (default), bf16, or auto: the faster, by the kind of device"
+                : "Of matrix products: f32 (default), bf16, " WEIGHTS
+                  " (of weights alone), or auto: the faster of f32 and bf16, by the kind of device",
+            "PRECISION" },
+          { NULL } };
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
             "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "
@@ -153,6 +171,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       return FALSE;
     }
   if ((options & NF_COMMAND_DECODING) && !check_decoding (self, &decoding))
+    return FALSE;
+  if (self->precision && !check_precision (self, options))
     return FALSE;
   if (self->precision)
     specify (self, "precision=", self->precision);
@@ -361,10 +381,23 @@ nf_temporary_name (const char *path, GError **error)
 }
 
 gboolean
+nf_check_folder (const char *path, GError **error)
+{
+  g_autofree char *folder = g_path_get_dirname (path);
+
+  if (g_file_test (folder, G_FILE_TEST_IS_DIR))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
+  return FALSE;
+}
+
+gboolean
 nf_check_output (const char *path, const char *input, GError **error)
 {
   GStatBuf out, in;
 
+  if (!nf_check_folder (path, error))
+    return FALSE;
   if (g_stat (path, &out) != 0)
     return TRUE;
   if (!S_ISREG (out.st_mode))

@@ -44,11 +44,13 @@ typedef enum
   NF_COMMAND_MODEL = 1 << 0,
   NF_COMMAND_DEVICE = 1 << 1,
   NF_COMMAND_DECODING = 1 << 2,
+  NF_COMMAND_GRADIENTS = 1 << 3,
 } NfCommandOptions;
 
 /* Parses ENTRIES and --quiet, with OPTIONS also --model, --device, with both --text, and those of decoding;
- * USAGE names the arguments, of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION
- * (nullable) ends the help text. Prints what is wrong; FALSE means NF_EXIT_USAGE. */
+ * with NF_COMMAND_GRADIENTS --precision takes only what models can be trained in. USAGE names the arguments,
+ * of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the help text.
+ * Prints what is wrong; FALSE means NF_EXIT_USAGE. */
 gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);
@@ -83,7 +85,10 @@ gboolean nf_parse_rate (const char *text, int *rate_n, int *rate_d);
  * full) */
 char *nf_temporary_name (const char *path, GError **error);
 
-/* Refuses an output that is an input or not a plain file. */
+/* Whether the folder of the file PATH is there. */
+gboolean nf_check_folder (const char *path, GError **error);
+
+/* Refuses an output that is an input, not a plain file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
 /* Flushes TEMPORARY to the disk and gives it its name. */

@@ -122,10 +122,12 @@ check_options (const NfTrainOptions *o, GError **error)
   return TRUE;
 }
 
-static gboolean
-check_model (NfModel *model, const NfTrainOptions *options, GError **error)
+gboolean
+nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError **error)
 {
-  const NfConfig *config = nf_model_get_config (model);
+  g_return_val_if_fail (config && options, FALSE);
+  if (!check_options (options, error))
+    return FALSE;
   if (config->layout == NF_PIXELS_LATENT || config->txt_size)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
@@ -155,13 +157,12 @@ NfTrainer *
 nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
 {
   g_return_val_if_fail (NF_IS_MODEL (model) && options, NULL);
-  if (!check_options (options, error))
-    return NULL;
   g_autoptr (NfTrainer) self = g_object_new (NF_TYPE_TRAINER, NULL);
   self->model = g_object_ref (model);
   self->options = *options;
   self->n = nf_model_count_parameters (model);
-  if (!check_model (model, options, error) || !nf_model_check_gradients (model, error))
+  if (!nf_trainer_check (nf_model_get_config (model), options, error)
+      || !nf_model_check_gradients (model, error))
     return NULL;
   nf_model_make_private (model);
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;

@@ -55,6 +55,14 @@ G_DECLARE_FINAL_TYPE (NfTrainer, nf_trainer, NF, TRAINER, GObject)
 NfTrainer *nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error);
 
 /**
+ * nf_trainer_check:
+ *
+ * Needs no device. Returns: whether models of @config can be trained, and with @options; nf_trainer_new()
+ * refuses the same, and devices whose precision has no gradients
+ */
+gboolean nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError **error);
+
+/**
  * NfTrainBatch:
  * @B: samples
  * @tiles: (B, frames, tile bytes) 8-bit samples, planes one after the other in the model's layout, each
