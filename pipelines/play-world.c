@@ -63,15 +63,16 @@ on_event (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 
   if (GST_EVENT_TYPE (event) != GST_EVENT_NAVIGATION)
     return GST_PAD_PROBE_OK;
+  GSourceFunc what = NULL; /* keys that are no worlds' */
   if (gst_navigation_event_get_type (event) == GST_NAVIGATION_EVENT_KEY_PRESS
       && gst_navigation_event_parse_key_event (event, &key))
-    {
-      if (g_str_equal (key, "Return"))
-        g_idle_add (show, play);
-      else if (g_str_equal (key, "q") || g_str_equal (key, "Escape"))
-        g_idle_add (quit, play);
-    }
-  gst_pad_send_event (play->keys, gst_event_ref (event));
+    what = g_str_equal (key, "Return")                             ? show
+           : g_str_equal (key, "q") || g_str_equal (key, "Escape") ? quit
+                                                                   : NULL;
+  if (what)
+    g_idle_add (what, play);
+  else
+    gst_pad_send_event (play->keys, gst_event_ref (event));
   return GST_PAD_PROBE_DROP;
 }
 

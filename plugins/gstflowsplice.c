@@ -326,6 +326,21 @@ ask_for_key (GstFlowSplice *self)
                         gst_video_event_new_upstream_force_key_unit (GST_CLOCK_TIME_NONE, FALSE, 0));
 }
 
+/* GstAggregator makes an empty buffer of a gap event, such as demuxers send where a track has nothing. */
+static gboolean
+take_gap (GstFlowSplice *self, GstBuffer **buffer)
+{
+  g_autoptr (GstBuffer) gap = NULL;
+  if (!*buffer || gst_buffer_get_size (*buffer) > 0 || !GST_BUFFER_FLAG_IS_SET (*buffer, GST_BUFFER_FLAG_GAP))
+    return FALSE;
+  gap = g_steal_pointer (buffer);
+  /* before the first frame there are no caps and no segment downstream */
+  if (self->passed + self->predicted > 0 && GST_BUFFER_PTS_IS_VALID (gap))
+    gst_pad_push_event (GST_AGGREGATOR (self)->srcpad,
+                        gst_event_new_gap (GST_BUFFER_PTS (gap), GST_BUFFER_DURATION (gap)));
+  return TRUE;
+}
+
 static GstFlowReturn
 gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
 {
@@ -336,6 +351,8 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
   const gboolean ended = gst_aggregator_pad_is_eos (pad);
   GstBuffer *buffer = gst_aggregator_pad_pop_buffer (pad);
 
+  if (take_gap (self, &buffer))
+    return GST_FLOW_OK;
   GST_OBJECT_LOCK (self);
   const gboolean told = self->predict, known = self->caps != NULL;
   const guint64 after = self->after;

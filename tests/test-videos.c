@@ -678,6 +678,35 @@ keys (void **state)
   gst_harness_teardown (encoder);
 }
 
+/* A gap in what comes is no frame: the event goes on, and the frames after it. */
+static void
+gap (void **state)
+{
+  GstHarness *h = harness_new ("flowsample", video_model), *encoder = harness_new ("flowencode", video_model);
+  guint gaps = 0;
+  g_object_set (h->element, "after", (guint64)3, NULL);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 6; n++)
+    {
+      float action[ACTIONS];
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      if (n == 0)
+        connect_caps (encoder, h);
+      /* before the first, among real frames, and among drawn ones */
+      if (n % 2 == 0)
+        assert_true (gst_harness_push_event (h, gst_event_new_gap (n * 40 * GST_MSECOND, 0)));
+      assert_int_equal (gst_harness_push (h, latents), GST_FLOW_OK);
+      g_autoptr (GstBuffer) out = gst_harness_pull (h);
+      assert_non_null (out);
+      assert_int_equal (read_tail (out, action), n);
+    }
+  for (GstEvent *event; (event = gst_harness_try_pull_event (h)); gst_event_unref (event))
+    gaps += GST_EVENT_TYPE (event) == GST_EVENT_GAP;
+  assert_int_equal (gaps, 2);
+  gst_harness_teardown (h);
+  gst_harness_teardown (encoder);
+}
+
 /* Scripts */
 
 /* A clip of N frames at 10 frames a second. */
@@ -931,11 +960,22 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip),    cmocka_unit_test (key_frames),      cmocka_unit_test (loss),
-    cmocka_unit_test (actions),       cmocka_unit_test (scores),          cmocka_unit_test (refusals),
-    cmocka_unit_test (keep_up),       cmocka_unit_test (continuation),    cmocka_unit_test (splicing),
-    cmocka_unit_test (told),          cmocka_unit_test (source),          cmocka_unit_test (keys),
-    cmocka_unit_test (stream_script), cmocka_unit_test (continue_script), cmocka_unit_test (surprise_script),
+    cmocka_unit_test (round_trip),
+    cmocka_unit_test (key_frames),
+    cmocka_unit_test (loss),
+    cmocka_unit_test (actions),
+    cmocka_unit_test (scores),
+    cmocka_unit_test (refusals),
+    cmocka_unit_test (keep_up),
+    cmocka_unit_test (continuation),
+    cmocka_unit_test (splicing),
+    cmocka_unit_test (told),
+    cmocka_unit_test (source),
+    cmocka_unit_test (keys),
+    cmocka_unit_test (gap),
+    cmocka_unit_test (stream_script),
+    cmocka_unit_test (continue_script),
+    cmocka_unit_test (surprise_script),
     cmocka_unit_test (play_script),
   };
   const int status = fixture_open (&argc, &argv);
