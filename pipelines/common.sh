@@ -44,6 +44,11 @@ need_elements() {
   done
 }
 
+# Runs a command that ends in openh264enc, which at every end of a stream says on stderr that it got no frame.
+with_h264() {
+  "$@" 2> >(grep -v '^\[OpenH264\].*cmInitParaError' >&2)
+}
+
 # The words of a pipeline that reads and decodes $1, a file or a URI, into the array source.
 set_source() {
   case $1 in

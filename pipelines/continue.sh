@@ -8,7 +8,7 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
-need_elements compositor rawvideoparse imagefreeze avenc_mpeg4 mp4mux
+need_elements compositor rawvideoparse imagefreeze openh264enc h264parse mp4mux
 set_source "$1"
 model=$2 out=${3:-continue.mp4} horizon=${4:-64}
 [[ $horizon =~ ^[1-9][0-9]*$ ]] || fail "$horizon is not a number of frames"
@@ -24,7 +24,7 @@ scores() {
 }
 scores all >"$work/scores"
 past=$(scores past | wc -l)
-duration=$(sed -n 's/.*flow-score,.* duration=(guint64)\([0-9]*\).*/\1/p' "$work/log" | head -n 1)
+duration=$(sed -n '/.*flow-score,.* duration=(guint64)\([0-9]*\).*/{s//\1/p;q}' "$work/log")
 [[ $duration =~ ^[1-9][0-9]{1,9}$ ]] && rate=1000000000/$duration || rate=25/1
 all=$(wc -l <"$work/scores")
 [[ $past -gt 0 && $all -gt $past ]] || fail "no scores came out: $(tail -n 3 "$work/log")"
@@ -55,9 +55,9 @@ for i in 0 1 2 3; do
     ! videoconvert ! queue max-size-buffers=4 ! "c.sink_$i")
 done
 # shellcheck disable=SC2046 # words are wanted
-gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
-  sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! avenc_mpeg4 bitrate=4000000 \
-  ! mp4mux ! filesink "location=$out" \
+with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
+  sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! openh264enc bitrate=4000000 \
+  ! h264parse ! mp4mux ! filesink "location=$out" \
   "${source[@]}" ! videoconvert ! videoscale method=lanczos ! flowencode "model=$model" post-messages=false ! tee name=t "${branches[@]}" \
   filesrc "location=$work/curve.rgb" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
   ! "video/x-raw,framerate=$rate" ! c.sink_4

@@ -10,14 +10,14 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
-need_elements avenc_mpeg4 mp4mux
+need_elements openh264enc h264parse mp4mux
 command -v watch-surprise >/dev/null || use_build
 [[ $1 == *://* || -f $1 ]] || fail "there is no file $1"
 out=${3:-surprise.mp4}
 labels=${4:-}
 [[ -z $labels || -f $labels ]] || fail "there is no file $labels"
 command -v watch-surprise >/dev/null || fail "watch-surprise is not built: ./pipelines/demo.sh builds what is needed"
-watch-surprise "$1" "$2" "$out" >"${out%.mp4}.ndjson"
+with_h264 watch-surprise "$1" "$2" "$out" >"${out%.mp4}.ndjson"
 echo "$out, ${out%.mp4}.ndjson: $(wc -l <"${out%.mp4}.ndjson") frames"
 
 # The area under the ROC curve of the bits per dimension in lines of JSON, $1, for the labels, $2.

@@ -124,7 +124,7 @@ open_writer (Watch *watch, const char *out, GError **error)
   watch->width = watch->info.width * watch->scale;
   watch->height = watch->info.height * watch->scale + CURVE;
   watch->writer = launch ("appsrc name=pictures format=time block=true max-buffers=4 ! videoconvert ! "
-                          "avenc_mpeg4 bitrate=4000000 ! mp4mux ! filesink name=file",
+                          "openh264enc bitrate=4000000 ! h264parse ! mp4mux ! filesink name=file",
                           error);
   if (!watch->writer)
     return FALSE;

@@ -731,6 +731,15 @@ make_clip (guint n)
   return path;
 }
 
+/* BUFFER is frame N of a clip at 10 frames a second. */
+static void
+assert_frame_time (GstBuffer *buffer, guint n)
+{
+  const GstClockTimeDiff off = GST_CLOCK_DIFF (n * 100 * GST_MSECOND, GST_BUFFER_PTS (buffer));
+  if (ABS (off) > 2 * (GstClockTimeDiff)GST_MSECOND)
+    fail_msg ("frame %u is at %" GST_TIME_FORMAT, n, GST_TIME_ARGS (GST_BUFFER_PTS (buffer)));
+}
+
 /* Runs a script of pipelines/, which must succeed; what it says. */
 static char *
 run_script (const char *name, const char *const *arguments)
@@ -800,6 +809,7 @@ continue_script (void **state)
       guint64 difference = 0;
       gst_buffer_map (g_ptr_array_index (frames, n), &map, GST_MAP_READ);
       assert_int_equal (map.size, 512 * 608 * 3);
+      assert_frame_time (g_ptr_array_index (frames, n), n);
       for (guint y = 0; y < 256; y++)
         for (guint x = 0; x < 256 * 3; x++)
           difference += ABS (map.data[y * 512 * 3 + x] - map.data[y * 512 * 3 + 256 * 3 + x]);
@@ -878,6 +888,8 @@ surprise_script (void **state)
   assert_no_error (error);
   g_autoptr (GPtrArray) frames = run (reader);
   assert_int_equal (frames->len, 35);
+  for (guint n = 0; n < frames->len; n++)
+    assert_frame_time (g_ptr_array_index (frames, n), n);
 
   /* a file that is no video is an error, and soon */
   g_autofree char *program = g_find_program_in_path ("watch-surprise"), *errors = NULL, *nothing = NULL;
