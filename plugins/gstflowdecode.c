@@ -91,6 +91,7 @@ struct _GstFlowDecode
   GPtrArray *held; /* frames that were decoded and wait for those that they look at */
   float *action;
   gboolean drawn; /* and whether the frame's latents were, rather than encoded */
+  guint32 mark;   /* of the last frame that was not dropped */
   gboolean lost;  /* frames are dropped until a key frame comes */
 };
 
@@ -337,29 +338,44 @@ static gboolean
 has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
 {
   const guint64 next = nf_stream_get_index (stream);
+  GstFlowLatentTail tail = { 0 };
   GstMapInfo in;
-  guint32 index = 0;
+  guint32 mark = 0;
 
   if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
     return TRUE; /* decoding will say so */
   if (in.size == gst_flow_latent_info_size (&self->info))
-    gst_flow_latent_read_tail (&self->info, in.data, self->action, &index, &self->drawn);
-  gst_buffer_unmap (frame->input_buffer, &in);
-  if (index == 0)
     {
-      show_held (self);
-      nf_stream_reset (stream);
+      gst_flow_latent_read_tail (&self->info, in.data, self->action, &tail);
+      mark = gst_flow_latent_mark (&self->info, in.data);
+    }
+  gst_buffer_unmap (frame->input_buffer, &in);
+  self->drawn = tail.drawn;
+  const gboolean joined = tail.index == next && tail.follows && tail.follows != self->mark;
+  if (tail.index == 0 || (tail.index == next && !joined && !self->lost))
+    {
+      if (tail.index == 0)
+        {
+          show_held (self);
+          nf_stream_reset (stream);
+        }
       self->lost = FALSE;
+      self->mark = mark;
       return TRUE;
     }
-  if (index == next && !self->lost)
-    return TRUE;
   show_held (self);
-  if (!self->lost)
+  if (!self->lost && joined)
+    GST_ELEMENT_WARNING (
+        self, STREAM, DECODE,
+        ("Frame %u after a key frame does not follow the frame that came before it but one of "
+         "another stream: frames are dropped until the next key frame",
+         tail.index),
+        (NULL));
+  else if (!self->lost)
     GST_ELEMENT_WARNING (self, STREAM, DECODE,
                          ("Frame %u after a key frame came, but the one to come was number %" G_GUINT64_FORMAT
                           ": what it was predicted from is lost; frames are dropped until the next key frame",
-                          index, next),
+                          tail.index, next),
                          (NULL));
   self->lost = TRUE;
   nf_stream_reset (stream);

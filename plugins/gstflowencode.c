@@ -74,6 +74,7 @@ struct _GstFlowEncode
 
   /* with a model of videos */
   float *action; /* vector of what was done at the frame before */
+  guint32 mark;  /* of its latents */
   GstFlowAction last_action;
   gboolean warned_action, warned_size, warned_far;
 };
@@ -215,6 +216,7 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
 {
   const gsize n = nf_grid_latents (&self->info.grid);
   const gboolean direct = !self->info.half && GPOINTER_TO_SIZE (data) % sizeof (float) == 0;
+  GstFlowLatentTail tail = { 0 };
   NfFrame view;
 
   if (!direct && !self->latents)
@@ -239,7 +241,7 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
       if (!nf_stream_encode (stream, &view, self->info.actions ? self->action : NULL, latents, score,
                              score_map, error))
         return FALSE;
-      gst_flow_latent_write_tail (&self->info, data, self->action, index, FALSE);
+      tail = (GstFlowLatentTail){ index, index > 0 ? self->mark : 0, FALSE };
     }
   else if (!nf_session_encode_frame (session, &view, latents, score, score_map, error))
     return FALSE;
@@ -247,6 +249,11 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
     nf_half_from_float (self->latents, (guint16 *)(gpointer)data, n);
   else if (!direct)
     memcpy (data, self->latents, n * sizeof (float));
+  if (stream)
+    {
+      gst_flow_latent_write_tail (&self->info, data, self->action, &tail);
+      self->mark = gst_flow_latent_mark (&self->info, data);
+    }
   return TRUE;
 }
 

@@ -107,8 +107,8 @@ gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config)
 }
 
 void
-gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action, guint32 index,
-                            gboolean drawn)
+gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action,
+                            const GstFlowLatentTail *tail)
 {
   const gsize size = info->actions * sizeof (float);
   data += nf_grid_latents (&info->grid) * sizeof (float);
@@ -116,21 +116,34 @@ gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const f
     memcpy (data, action, size);
   else
     memset (data, 0, size);
-  GST_WRITE_UINT32_LE (data + size, index);
-  GST_WRITE_UINT32_LE (data + size + sizeof (guint32), drawn ? 1 : 0);
+  GST_WRITE_UINT32_LE (data + size, tail->index);
+  GST_WRITE_UINT32_LE (data + size + sizeof (guint32), tail->follows << 1 | (tail->drawn ? 1 : 0));
 }
 
 void
-gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action, guint32 *index,
-                           gboolean *drawn)
+gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action,
+                           GstFlowLatentTail *tail)
 {
   const gsize size = info->actions * sizeof (float);
   data += nf_grid_latents (&info->grid) * sizeof (float);
   if (action)
     memcpy (action, data, size);
-  *index = GST_READ_UINT32_LE (data + size);
-  if (drawn)
-    *drawn = GST_READ_UINT32_LE (data + size + sizeof (guint32)) != 0;
+  const guint32 word = GST_READ_UINT32_LE (data + size + sizeof (guint32));
+  *tail = (GstFlowLatentTail){ GST_READ_UINT32_LE (data + size), word >> 1, word & 1 };
+}
+
+guint32
+gst_flow_latent_mark (const GstFlowLatentInfo *info, const guint8 *data)
+{
+  const gsize size = gst_flow_latent_info_size (info);
+  guint64 hash = size;
+  for (gsize at = 0; at + sizeof (guint32) <= size; at += sizeof (guint32))
+    {
+      /* as of splitmix64 */
+      hash = (hash ^ GST_READ_UINT32_LE (data + at)) * G_GUINT64_CONSTANT (0xbf58476d1ce4e5b9);
+      hash ^= hash >> 29;
+    }
+  return MAX ((guint32)(hash >> 33), 1);
 }
 
 gboolean

@@ -40,9 +40,8 @@ G_BEGIN_DECLS
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
  * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)
- * follows, then the frame's number since the last key frame (guint32): a decoder knows by it whether it has
- * seen all that the frame was predicted from; then whether the latents are those of a frame (guint32, 0) or
- * were drawn (1): a decoder knows by it which noise is in the frame.
+ * follows, then GstFlowLatentTail: the number (guint32), and the mark with the bit of drawn ones under it
+ * (guint32).
  */
 typedef struct
 {
@@ -58,17 +57,35 @@ typedef struct
   const char *precision;
 } GstFlowLatentInfo;
 
+/**
+ * GstFlowLatentTail:
+ * @index: the frame's number since the last key frame: a decoder knows by it whether frames are missing
+ * @follows: gst_flow_latent_mark() of the frame before, 0 in a key frame, or if it is not said: a decoder
+ * knows by it whether it has seen the frames that this one was predicted from, or those of another stream
+ * @drawn: the latents are not those of a frame but were drawn: a decoder knows by it which noise is in the
+ * frame
+ *
+ * What follows latents and action with a model of videos.
+ */
+typedef struct
+{
+  guint32 index;
+  guint32 follows;
+  gboolean drawn;
+} GstFlowLatentTail;
+
 /* Of CONFIG; the context is the usual one. */
 void gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config);
 
-/* What follows the latents of a model of videos, at DATA, which holds a whole buffer. ACTION: NULL is
- * unknown.
- */
+/* At DATA, which holds a whole buffer. ACTION: NULL is unknown. */
 void gst_flow_latent_write_tail (const GstFlowLatentInfo *info, guint8 *data, const float *action,
-                                 guint32 index, gboolean drawn);
-/* ACTION and DRAWN may be NULL. */
+                                 const GstFlowLatentTail *tail);
+/* ACTION may be NULL. */
 void gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, float *action,
-                                guint32 *index, gboolean *drawn);
+                                GstFlowLatentTail *tail);
+
+/* Of the whole buffer at DATA, its tail included, so of all frames since the key frame: 31 bits, never 0. */
+guint32 gst_flow_latent_mark (const GstFlowLatentInfo *info, const guint8 *data);
 
 /* FALSE, with %NF_ERROR_ARGUMENT, if a model of videos is not of this size. */
 gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height, GError **error);

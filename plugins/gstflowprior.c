@@ -341,7 +341,9 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
         gst_flow_action_forget (&prior->last_action);
       gst_flow_action_to_vector (prior->element, &prior->last_action, prior->vector, info->actions,
                                  &prior->warned);
-      gst_flow_latent_write_tail (info, map.data, prior->vector, prior->index, TRUE);
+      const GstFlowLatentTail tail = { prior->index, prior->index > 0 ? prior->mark : 0, TRUE };
+      gst_flow_latent_write_tail (info, map.data, prior->vector, &tail);
+      prior->mark = gst_flow_latent_mark (info, map.data);
       if (prior->index > 0)
         GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
       prior->index++;

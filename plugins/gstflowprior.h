@@ -38,6 +38,7 @@ typedef struct
   /* of the streaming thread */
   GstFlowLatentInfo info;
   guint32 index;             /* of the next frame, since the last key frame */
+  guint32 mark;              /* of the frame before it */
   GstFlowAction last_action; /* of the frame before it */
   float *vector, *latents;
   float *nothing; /* controls of zeros */

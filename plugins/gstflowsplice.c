@@ -241,20 +241,21 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
     }
   if (info->frames)
     {
+      GstFlowLatentTail tail = { 0 };
       GstMapInfo map;
-      guint32 index = 0;
       if (gst_buffer_map (buffer, &map, GST_MAP_READ))
         {
-          gst_flow_latent_read_tail (info, map.data, NULL, &index, NULL);
+          gst_flow_latent_read_tail (info, map.data, NULL, &tail);
+          self->prior.mark = gst_flow_latent_mark (info, map.data);
           gst_buffer_unmap (buffer, &map);
         }
-      if (self->needs_key && index != 0)
+      if (self->needs_key && tail.index != 0)
         {
           gst_buffer_unref (buffer);
           return GST_FLOW_OK;
         }
       self->needs_key = FALSE;
-      self->prior.index = index + 1;
+      self->prior.index = tail.index + 1;
       gst_flow_action_read (&self->prior.last_action, buffer);
       if (!gst_flow_action_is_known (&self->prior.last_action) && info->actions)
         gst_flow_prior_take_action (&self->prior);

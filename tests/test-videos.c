@@ -225,6 +225,44 @@ loss (void **state)
   gst_harness_teardown (decoder);
 }
 
+/* Two streams of one model, joined where the numbers of their frames agree: nothing is decoded from a past
+ * that is not its own. */
+static void
+joined (void **state)
+{
+  GstHarness *encoders[2]
+      = { harness_new ("flowencode", video_model), harness_new ("flowencode", video_model) },
+      *decoder = harness_new ("flowdecode", video_model);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_bus (decoder->element, bus);
+  for (guint i = 0; i < 2; i++)
+    {
+      g_object_set (encoders[i]->element, "key-int-max", 8, NULL);
+      set_video_caps (encoders[i]);
+    }
+  for (guint n = 0; n < 16; n++)
+    {
+      GstBuffer *latents[2]
+          = { encode (encoders[0], frame_new (n)), encode (encoders[1], frame_new (100 + n)) };
+      const guint which = n >= 5;
+      if (n == 0)
+        connect_caps (encoders[0], decoder);
+      gst_buffer_unref (latents[!which]);
+      assert_int_equal (gst_harness_push (decoder, latents[which]), GST_FLOW_OK);
+      g_autoptr (GstBuffer) frame = gst_harness_try_pull (decoder);
+      const gboolean lost = n >= 5 && n < 8;
+      if (!!frame == lost)
+        fail_msg ("frame %u %s", n, lost ? "came although it follows another" : "is missing");
+      if (frame)
+        assert_frame (frame, which ? 100 + n : n);
+    }
+  assert_int_equal (count_warnings (bus, "another stream"), 1);
+  gst_element_set_bus (decoder->element, NULL);
+  for (guint i = 0; i < 2; i++)
+    gst_harness_teardown (encoders[i]);
+  gst_harness_teardown (decoder);
+}
+
 static void
 attach_action (GstBuffer *buffer, gint action)
 {
@@ -985,6 +1023,7 @@ main (int argc, char **argv)
     cmocka_unit_test (source),
     cmocka_unit_test (keys),
     cmocka_unit_test (gap),
+    cmocka_unit_test (joined),
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
     cmocka_unit_test (surprise_script),
