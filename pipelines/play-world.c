@@ -133,7 +133,12 @@ open_pipeline (Play *play, const char *model, const char *pattern, const char *a
   play->keys = gst_element_get_static_pad (play->dream, "src");
   gst_util_set_object_arg (G_OBJECT (world), "pattern", pattern);
   g_object_set (world, "seed", (gint64)-1, "record-actions", actions, NULL);
-  g_object_set (play->dream, "action-map", "Up=1,Down=2,w=1,s=2,Left=3,Right=4,a=3,d=4", NULL);
+  /* as of the true world, which chooses by its pattern */
+  g_object_set (play->dream, "action-map",
+                g_str_equal (pattern, "gridworld") ? "Up=1,Down=2,Left=3,Right=4,w=1,s=2,a=3,d=4"
+                : g_str_equal (pattern, "pong")    ? "Up=1,Down=2,w=1,s=2"
+                                                   : "",
+                NULL);
   gst_pad_add_probe (out, GST_PAD_PROBE_TYPE_EVENT_UPSTREAM, on_event, play, NULL);
   return TRUE;
 }

@@ -35,6 +35,8 @@ gst_flow_prior_clear (GstFlowPrior *prior)
   g_clear_pointer (&prior->nothing, g_free);
   g_clear_pointer (&prior->latents, g_free);
   g_clear_pointer (&prior->action_map, g_free);
+  g_clear_pointer (&prior->record_actions, g_free);
+  g_clear_pointer (&prior->record, nf_actions_writer_free);
 }
 
 void
@@ -89,6 +91,13 @@ gst_flow_prior_install_properties (GObjectClass *class)
                             "Draw nothing for a time that sinks say has passed: a world goes on more slowly, "
                             "but its frames are not late",
                             TRUE, flags | GST_PARAM_MUTABLE_PLAYING));
+  g_object_class_install_property (
+      class, GST_FLOW_PRIOR_PROP_RECORD_ACTIONS,
+      g_param_spec_string (
+          "record-actions", "Record actions",
+          "File that the actions or controls of all frames are written to (NDJSON), a line a "
+          "frame",
+          NULL, flags | GST_PARAM_MUTABLE_READY));
   for (guint i = 0; i < GST_FLOW_PRIOR_CONTROLS; i++)
     {
       g_autofree char *name = g_strdup_printf ("control-%u", i), *nick = g_strdup_printf ("Control %u", i);
@@ -102,18 +111,26 @@ gst_flow_prior_install_properties (GObjectClass *class)
     }
 }
 
+/* One that is set before the start is read then: nobody hears of its errors now. */
 static void
 set_action_map (GstFlowPrior *prior, const char *text)
 {
   g_autoptr (GError) error = NULL;
-  GstFlowActionMap *map = gst_flow_action_map_parse (text ? text : "", 0, &error);
-  if (!map)
+  GST_OBJECT_LOCK (prior->element);
+  const gboolean started = prior->started;
+  const guint n_actions = prior->n_actions;
+  GST_OBJECT_UNLOCK (prior->element);
+  if (started)
     {
-      GST_ELEMENT_WARNING (prior->element, RESOURCE, SETTINGS, ("%s; the one before is kept", error->message),
-                           (NULL));
-      return;
+      GstFlowActionMap *map = gst_flow_action_map_parse (text ? text : "", n_actions, &error);
+      if (!map)
+        {
+          GST_ELEMENT_WARNING (prior->element, RESOURCE, SETTINGS,
+                               ("%s; the one before is kept", error->message), (NULL));
+          return;
+        }
+      gst_flow_action_input_set_map (&prior->input, map);
     }
-  gst_flow_action_input_set_map (&prior->input, map);
   GST_OBJECT_LOCK (prior->element);
   g_free (prior->action_map);
   prior->action_map = g_strdup (text);
@@ -153,6 +170,10 @@ gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value)
       break;
     case GST_FLOW_PRIOR_PROP_QOS:
       prior->qos = g_value_get_boolean (value);
+      break;
+    case GST_FLOW_PRIOR_PROP_RECORD_ACTIONS:
+      g_free (prior->record_actions);
+      prior->record_actions = g_value_dup_string (value);
       break;
     default:
       done = is_control (id);
@@ -208,6 +229,9 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
     case GST_FLOW_PRIOR_PROP_ACTION_MAP:
       g_value_set_string (value, prior->action_map);
       break;
+    case GST_FLOW_PRIOR_PROP_RECORD_ACTIONS:
+      g_value_set_string (value, prior->record_actions);
+      break;
     default:
       done = is_control (id);
       if (done)
@@ -217,10 +241,58 @@ gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value)
   return done;
 }
 
-void
-gst_flow_prior_start (GstFlowPrior *prior)
+/* The stream goes on without. */
+static void
+stop_recording (GstFlowPrior *prior, const GError *error)
 {
+  GST_ELEMENT_WARNING (prior->element, RESOURCE, WRITE,
+                       ("%s; actions are not recorded from here on", error->message), (NULL));
+  g_clear_pointer (&prior->record, nf_actions_writer_free);
+}
+
+void
+gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts)
+{
+  const GArray *controls = prior->last_action.controls;
+  const guint n = controls ? controls->len : 0;
+  g_autoptr (GError) error = NULL;
+  if (!prior->record)
+    return;
+  if (!prior->recorded)
+    prior->recorded_controls = n;
+  prior->recorded = TRUE;
+  if (n != prior->recorded_controls || n > NF_ACTIONS_MAX_CONTROLS)
+    g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "a frame has %u controls, the first of the file has %u (0: an action), and there may be %d",
+                 n, prior->recorded_controls, NF_ACTIONS_MAX_CONTROLS);
+  else if (n > 0)
+    nf_actions_writer_put_controls (prior->record, pts, (const float *)(gpointer)controls->data, n, &error);
+  else
+    nf_actions_writer_put (prior->record, pts, (guint)MAX (prior->last_action.number, 0), &error);
+  if (error)
+    stop_recording (prior, error);
+}
+
+gboolean
+gst_flow_prior_start (GstFlowPrior *prior, guint n_actions)
+{
+  g_autoptr (GError) error = NULL;
   GST_OBJECT_LOCK (prior->element);
+  g_autofree char *text = g_strdup (prior->action_map ? prior->action_map : ""),
+                  *record = g_strdup (prior->record_actions);
+  GST_OBJECT_UNLOCK (prior->element);
+  GstFlowActionMap *map = gst_flow_action_map_parse (text, n_actions, &error);
+  if (!map || (record && !(prior->record = nf_actions_writer_open (record, &error))))
+    {
+      g_clear_pointer (&map, gst_flow_action_map_free);
+      gst_flow_post_error (prior->element, error);
+      return FALSE;
+    }
+  gst_flow_action_input_set_map (&prior->input, map);
+  prior->recorded = FALSE;
+  GST_OBJECT_LOCK (prior->element);
+  prior->started = TRUE;
+  prior->n_actions = n_actions;
   /* Non-negative, so that it can be asked for again. */
   prior->seed = prior->wanted_seed >= 0
                     ? prior->wanted_seed
@@ -232,14 +304,20 @@ gst_flow_prior_start (GstFlowPrior *prior)
   gst_flow_action_forget (&prior->last_action);
   prior->warned = FALSE;
   g_object_notify (G_OBJECT (prior->element), "seed");
+  return TRUE;
 }
 
 void
 gst_flow_prior_stop (GstFlowPrior *prior)
 {
+  g_autoptr (GError) error = NULL;
   GST_OBJECT_LOCK (prior->element);
   prior->seed = -1;
+  prior->started = FALSE;
   GST_OBJECT_UNLOCK (prior->element);
+  if (prior->record && !nf_actions_writer_close (prior->record, &error))
+    stop_recording (prior, error);
+  g_clear_pointer (&prior->record, nf_actions_writer_free);
   g_clear_pointer (&prior->latents, g_free);
 }
 
@@ -354,6 +432,8 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
       gst_flow_prior_take_action (prior);
       gst_flow_action_attach (&prior->last_action, buffer, number);
     }
+  else
+    gst_flow_action_forget (&prior->last_action);
   GST_BUFFER_OFFSET (buffer) = number;
   GST_BUFFER_OFFSET_END (buffer) = number + 1;
   return buffer;

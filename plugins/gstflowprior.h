@@ -13,7 +13,7 @@ G_BEGIN_DECLS
  * Draws latents, frame after frame: of a model of videos with what follows them, the action that led to the
  * frame and its number since the last key frame. A member of an element's own structure, with the properties
  * `seed`, `temperature`, `action`, `action-map`, `key-int-max`, `controls`, `control-0` to `control-7`,
- * `pointer` and `qos`.
+ * `pointer`, `qos` and `record-actions`.
  */
 typedef struct
 {
@@ -30,6 +30,9 @@ typedef struct
   gboolean single;        /* they were set one by one: those that were not are 0 */
   gboolean pointer;       /* the first two of them are where it is */
   char *action_map;
+  char *record_actions;
+  gboolean started;
+  guint n_actions; /* of the model in use, 0 for any */
   gboolean qos;
   double proportion;     /* as sinks told last */
   GstClockTime earliest; /* running time before which a frame would be late; none if unknown */
@@ -43,6 +46,9 @@ typedef struct
   float *vector, *latents;
   float *nothing; /* controls of zeros */
   gboolean warned;
+  NfActionsWriter *record; /* or NULL */
+  guint recorded_controls; /* of each of its lines, 0 for an action */
+  gboolean recorded;       /* there are lines */
 } GstFlowPrior;
 
 /* Controls that have a property each: GstController drives numbers, not arrays of them. */
@@ -58,6 +64,7 @@ enum
   GST_FLOW_PRIOR_PROP_CONTROLS,
   GST_FLOW_PRIOR_PROP_POINTER,
   GST_FLOW_PRIOR_PROP_QOS,
+  GST_FLOW_PRIOR_PROP_RECORD_ACTIONS,
   GST_FLOW_PRIOR_PROP_CONTROL_0,
   GST_FLOW_PRIOR_PROP_LAST = GST_FLOW_PRIOR_PROP_CONTROL_0 + GST_FLOW_PRIOR_CONTROLS,
 };
@@ -70,14 +77,18 @@ void gst_flow_prior_install_properties (GObjectClass *class);
 gboolean gst_flow_prior_set_property (GstFlowPrior *prior, guint id, const GValue *value);
 gboolean gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *value);
 
-/* Takes up the seed, begins with a key frame. */
-void gst_flow_prior_start (GstFlowPrior *prior);
+/* Takes up seed, map and file, begins with a key frame. N_ACTIONS: of the model, 0 for any. FALSE with an
+ * error message posted. */
+gboolean gst_flow_prior_start (GstFlowPrior *prior, guint n_actions);
 void gst_flow_prior_stop (GstFlowPrior *prior);
 
 void gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info);
 
 /* prior->last_action becomes that of this moment: controls, or of keys, else the property. */
 void gst_flow_prior_take_action (GstFlowPrior *prior);
+
+/* A frame goes on at PTS: prior->last_action, that of its moment, is recorded, if it is to be. */
+void gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts);
 
 /* Frame NUMBER of the seed, as a buffer with flags, offsets and its action, but without times. NULL with an
  * error message posted. */

@@ -47,8 +47,8 @@ gst_flow_source_start (GstBaseSrc *src)
   GST_OBJECT_UNLOCK (self);
   self->frame_index = self->base_index = self->left_out = 0;
   self->base_time = 0;
-  gst_flow_prior_start (&self->prior);
-  return TRUE;
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  return gst_flow_prior_start (&self->prior, config ? config->action_dim : 0);
 }
 
 static gboolean
@@ -318,6 +318,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 
   GST_BUFFER_PTS (buffer) = pts;
   GST_BUFFER_DURATION (buffer) = duration;
+  gst_flow_prior_record (&self->prior, pts);
   self->frame_index++;
   *out = buffer;
   if (gst_flow_engine_count_frame (&self->engine, start, &latency)

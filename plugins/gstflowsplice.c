@@ -60,9 +60,9 @@ static gboolean
 gst_flow_splice_start (GstAggregator *aggregator)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
-  gst_flow_prior_start (&self->prior);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   forget (self);
-  return TRUE;
+  return gst_flow_prior_start (&self->prior, config ? config->action_dim : 0);
 }
 
 static gboolean
@@ -222,6 +222,7 @@ static GstFlowReturn
 finish (GstFlowSplice *self, GstBuffer *buffer)
 {
   reach (self, GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer));
+  gst_flow_prior_record (&self->prior, GST_BUFFER_PTS (buffer));
   return gst_aggregator_finish_buffer (GST_AGGREGATOR (self), buffer);
 }
 

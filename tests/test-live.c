@@ -643,6 +643,93 @@ controlled (void **state)
   stop (pipeline);
 }
 
+/* What is done is written down, a line for each frame: of real ones what they bring, then what is done here.
+ */
+static void
+recorded (void **state)
+{
+  g_autofree char *path = fixture_path ("clip.mkv.actions.ndjson");
+  for (guint controls = 0; controls < 2; controls++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *line = g_strdup_printf (
+          "flowtestsrc pattern=pong action=2 num-buffers=5 ! video/x-raw,format=RGB,width=%d,height=%d,"
+          "framerate=10/1 ! videoscale ! flowencode model=%s ! flowsample model=%s horizon=4 action=1 "
+          "record-actions=%s ! "
+          "appsink name=sink sync=false",
+          2 * WIDTH, 2 * HEIGHT, video_model, video_model, path);
+      if (controls)
+        {
+          g_free (line);
+          line = g_strdup_printf (
+              "flowsample model=%s num-buffers=9 controls=\"<0.5,-1,2.25>\" record-actions=%s ! "
+              "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
+              video_model, path);
+        }
+      GstElement *pipeline = launch (line);
+      GstBuffer *buffer;
+      guint n = 0, n_controls = 0;
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      for (; (buffer = pull (pipeline)); n++)
+        gst_buffer_unref (buffer);
+      assert_int_equal (n, 9);
+      stop (pipeline);
+      assert_int_equal (nf_actions_has_controls (path), controls);
+      g_autoptr (GArray) read = controls ? nf_actions_read_controls (path, &n_controls, &error)
+                                         : nf_actions_read (path, 3, &error);
+      assert_no_error (error);
+      assert_int_equal (read->len, controls ? 9 * ACTIONS : 9);
+      for (guint i = 0; i < 9; i++)
+        if (controls)
+          assert_true (g_array_index (read, float, i *ACTIONS) == 0.5f
+                       && g_array_index (read, float, i *ACTIONS + 2) == 2.25f);
+        else
+          assert_int_equal (g_array_index (read, guint, i), i < 5 ? 2 : 1);
+    }
+}
+
+/* A map that is none, keys of actions that the model does not have, and a file that cannot be written are
+ * told at the start; a map while playing is a warning. */
+static void
+bad_settings (void **state)
+{
+  static const char *const settings[][2] = { { "action-map=Up", "\"Up\" is not a key and its action" },
+                                             { "action-map=Up=3", "must be a number of 0 to 2" },
+                                             { "record-actions=/nowhere/actions", "cannot be written" } };
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (settings); i++)
+    {
+      const char *const *setting = settings[i / 2];
+      g_autofree char *input = g_strdup_printf ("appsrc ! flowencode model=%s !", video_model),
+                      *line = g_strdup_printf ("%s flowsample model=%s %s ! fakesink", i % 2 ? input : "",
+                                               video_model, setting[0]);
+      GstElement *pipeline = launch (line);
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_FAILURE);
+      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+      g_autoptr (GError) error = NULL;
+      assert_non_null (message);
+      gst_message_parse_error (message, &error, NULL);
+      if (!strstr (error->message, setting[1]))
+        fail_msg ("%s: %s", setting[0], error->message);
+      stop (pipeline);
+    }
+
+  g_autofree char *line
+      = g_strdup_printf ("flowsample name=sample model=%s action-map=Up=1 ! fakesink", video_model),
+      *map = NULL;
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  guint told, other;
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  g_object_set (sample, "action-map", "Down=7", NULL);
+  g_object_get (sample, "action-map", &map, NULL);
+  assert_string_equal (map, "Up=1");
+  count_warnings (bus, "the one before is kept", &told, "another", &other);
+  assert_int_equal (told, 1);
+  stop (pipeline);
+}
+
 /* QoS messages of flowsample, and what the last one counts. */
 typedef struct
 {
@@ -814,7 +901,8 @@ main (int argc, char **argv)
     cmocka_unit_test (other_models),      cmocka_unit_test (unknown),
     cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
-    cmocka_unit_test (slow_sink),
+    cmocka_unit_test (slow_sink),         cmocka_unit_test (recorded),
+    cmocka_unit_test (bad_settings),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
