@@ -36,15 +36,12 @@ gst_flow_live_wait_for_frame (GstFlowLive *live, GstBaseSrc *src, GstClockTime p
                              gst_segment_to_running_time (&src->segment, GST_FORMAT_TIME, pts));
 }
 
-void
-gst_flow_live_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end)
+GstClockTime
+gst_flow_live_begin (GstBaseSrc *src)
 {
-  *start = *end = GST_CLOCK_TIME_NONE;
-  if (!gst_base_src_is_live (src) || !GST_BUFFER_PTS_IS_VALID (buffer))
-    return;
-  *start = GST_BUFFER_PTS (buffer);
-  if (GST_BUFFER_DURATION_IS_VALID (buffer))
-    *end = *start + GST_BUFFER_DURATION (buffer);
+  const GstClockTime now
+      = gst_base_src_is_live (src) ? gst_element_get_current_running_time (GST_ELEMENT (src)) : 0;
+  return GST_CLOCK_TIME_IS_VALID (now) ? now : 0;
 }
 
 void

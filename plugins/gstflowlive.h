@@ -26,8 +26,10 @@ GstFlowReturn gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClo
 /* The same until a frame of SRC at PTS is due, if SRC is live. */
 GstFlowReturn gst_flow_live_wait_for_frame (GstFlowLive *live, GstBaseSrc *src, GstClockTime pts);
 
-/* GstBaseSrcClass::get_times of a source whose live frames are of the times that they have. */
-void gst_flow_live_get_times (GstBaseSrc *src, GstBuffer *buffer, GstClockTime *start, GstClockTime *end);
+/* The running time at which the first frame of SRC is due: if SRC is live the present one, since the clock
+ * has run for as long as everything took to begin. GstBaseSrc would add that to times of buffers, unknown to
+ * SRC, if it were to wait for them; but sinks speak in QoS events of the times that buffers have. */
+GstClockTime gst_flow_live_begin (GstBaseSrc *src);
 
 /* Ends the wait, and keeps others from beginning until UNLOCKED is FALSE again. */
 void gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked);

@@ -27,6 +27,7 @@ struct _GstFlowSource
   guint64 frame_index;    /* of the stream, which latents depend on */
   guint64 left_out;       /* times since base_index for which a world has no frame */
   GstClockTime base_time; /* of frame base_index, with the present frame rate */
+  gboolean begun;         /* a frame was drawn */
   guint64 base_index;
 
   gint restart; /* atomic: a key frame is wanted */
@@ -47,6 +48,7 @@ gst_flow_source_start (GstBaseSrc *src)
   GST_OBJECT_UNLOCK (self);
   self->frame_index = self->base_index = self->left_out = 0;
   self->base_time = 0;
+  self->begun = FALSE;
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   return gst_flow_prior_start (&self->prior, config ? config->action_dim : 0);
 }
@@ -298,6 +300,9 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   if (info->fps_n == 0 && self->frame_index > 0) /* a still */
     return GST_FLOW_EOS;
 
+  if (!self->begun)
+    self->base_time += gst_flow_live_begin (GST_BASE_SRC (src));
+  self->begun = TRUE;
   GstClockTime pts = get_time (self, &duration);
   for (; info->fps_n
          && gst_flow_prior_leave_out (&self->prior, segment, gst_base_src_is_live (GST_BASE_SRC (src)), pts,
@@ -396,7 +401,6 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_source_set_caps);
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_source_is_seekable);
   src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_source_do_seek);
-  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_live_get_times);
   src_class->unlock = GST_DEBUG_FUNCPTR (gst_flow_source_unlock);
   src_class->unlock_stop = GST_DEBUG_FUNCPTR (gst_flow_source_unlock_stop);
   src_class->event = GST_DEBUG_FUNCPTR (gst_flow_source_event);

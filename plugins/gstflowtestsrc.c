@@ -84,6 +84,7 @@ struct _GstFlowTestSrc
   guint64 world_begin; /* frame of the stream that is the world's first */
   guint64 frame_index;
   GstClockTime base_time; /* of frame base_index, with the present frame rate */
+  gboolean begun;         /* a frame was sent */
   guint64 base_index;
   guint last_action;   /* of the frame before */
   GByteArray *history; /* action of each frame, for seeking; none if live */
@@ -179,7 +180,7 @@ gst_flow_test_src_start (GstBaseSrc *src)
   GST_OBJECT_UNLOCK (self);
   self->frame_index = self->base_index = self->world_begin = 0;
   self->base_time = 0;
-  self->has_info = self->warned = FALSE;
+  self->has_info = self->warned = self->begun = FALSE;
   self->last_action = 0;
   g_object_notify (G_OBJECT (self), "seed");
 
@@ -440,6 +441,9 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
       GST_ELEMENT_ERROR (self, RESOURCE, WRITE, ("A buffer for video cannot be written to"), (NULL));
       return GST_FLOW_ERROR;
     }
+  if (!self->begun)
+    self->base_time += gst_flow_live_begin (GST_BASE_SRC (src));
+  self->begun = TRUE;
   const GstClockTime pts = time_of (self, n);
   /* its action is the one of that moment */
   const GstFlowReturn result = gst_flow_live_wait_for_frame (&self->live, GST_BASE_SRC (src), pts);
@@ -735,7 +739,6 @@ gst_flow_test_src_class_init (GstFlowTestSrcClass *class)
   src_class->decide_allocation = GST_DEBUG_FUNCPTR (gst_flow_test_src_decide_allocation);
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_test_src_is_seekable);
   src_class->do_seek = GST_DEBUG_FUNCPTR (gst_flow_test_src_do_seek);
-  src_class->get_times = GST_DEBUG_FUNCPTR (gst_flow_live_get_times);
   src_class->event = GST_DEBUG_FUNCPTR (gst_flow_test_src_event);
   src_class->query = GST_DEBUG_FUNCPTR (gst_flow_test_src_query);
   src_class->unlock = GST_DEBUG_FUNCPTR (gst_flow_test_src_unlock);

@@ -845,6 +845,49 @@ late_frames (void **state)
 
 #define SHOWING (230 * GST_MSECOND) /* takes a slow sink so long */
 
+/* Caps take their time, once all are playing. */
+static GstPadProbeReturn
+begin_late (GstPad *pad, GstPadProbeInfo *info, gpointer clock)
+{
+  g_autoptr (GstElement) sample = gst_pad_get_parent_element (pad);
+  if (GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) != GST_EVENT_CAPS)
+    return GST_PAD_PROBE_OK;
+  for (guint tries = 0; tries < FIXTURE_TRIES && GST_STATE (sample) != GST_STATE_PLAYING; tries++)
+    g_usleep (10000);
+  gst_test_clock_advance_time (clock, 3 * FRAME);
+  return GST_PAD_PROBE_OK;
+}
+
+/* A live stream whose beginning took a while begins then; what a sink says of frames that come in time leaves
+ * none out. */
+static void
+late_beginning (void **state)
+{
+  g_autofree char *line
+      = g_strdup_printf ("flowsample name=sample model=%s is-live=true num-buffers=6 ! "
+                         "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
+                         video_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
+  g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src");
+  Qos qos;
+  watch_qos (pipeline, &qos);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, begin_late, clock, NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint n = 0; n < 6; n++)
+    {
+      g_autoptr (GstBuffer) buffer = pull_at (pipeline, clock, n ? (3 + n) * FRAME : 0);
+      assert_non_null (buffer);
+      assert_int_equal (GST_BUFFER_PTS (buffer), (3 + n) * FRAME);
+      gst_element_send_event (sink,
+                              gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 0.5, -(GstClockTimeDiff)FRAME / 5,
+                                                 GST_BUFFER_PTS (buffer)));
+    }
+  stop (pipeline);
+  assert_int_equal (qos.n, 0);
+}
+
 /* A frame takes its time on the way to the sink. */
 static GstPadProbeReturn
 take_time (GstPad *pad, GstPadProbeInfo *info, gpointer clock)
@@ -902,7 +945,7 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
     cmocka_unit_test (slow_sink),         cmocka_unit_test (recorded),
-    cmocka_unit_test (bad_settings),
+    cmocka_unit_test (bad_settings),      cmocka_unit_test (late_beginning),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
