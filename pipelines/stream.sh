@@ -32,6 +32,7 @@ join() {
     if kill -0 "$receiver" 2>/dev/null; then
       return
     fi
+    kill -0 "$sender" 2>/dev/null || fail "the sender: $(cat "$work/sent.log")"
   done
   cat "$work/$1.log" >&2
   fail "no connection to port $port in $try tries"
