@@ -47,7 +47,7 @@ LC_ALL=C awk -v past="$past" '
 
 place() { # future $1 of the four
   local row=$(($1 / 2)) column=$(($1 % 2))
-  echo "sink_$1::xpos=$((column * 256)) sink_$1::ypos=$((row * 256)) sink_$1::width=256 sink_$1::height=256"
+  echo "sink_$1::xpos=$((column * 256)) sink_$1::ypos=$((row * 256)) sink_$1::width=256 sink_$1::height=256 sink_$1::sizing-policy=keep-aspect-ratio"
 }
 branches=()
 for i in 0 1 2 3; do
