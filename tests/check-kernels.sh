@@ -20,6 +20,11 @@ check() {
     -DDH=64 -DD_MAX=64 $1 -Werror -fsyntax-only -
 }
 
+# check_list OPTIONS FILE…: what may be in a command list, as one
+check_list() {
+  check "$1 -DNF_LIST=1" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl append.cl heads.cl "${@:2}" flow.cl pixels.cl list.cl
+}
+
 forms=0
 for vectors in 4 8 16; do
   for gpu in 0 1; do
@@ -29,6 +34,7 @@ for vectors in 4 8 16; do
       check "$options" "rows_$kind.cl" matmul.cl "matmul_$kind.cl" pack.cl gate.cl optimizer.cl
       if [[ $kind = cpu ]]; then
         check "$options" append.cl heads.cl attention_cpu.cl
+        check_list "$options" attention_cpu.cl
       else
         check "$options" append.cl heads.cl rows_gpu.cl attention_gpu.cl
       fi
@@ -43,9 +49,11 @@ for unit in "-DNF_BF16=1 -DNF_BF16_DOT=1" "-DNF_BF16=1 -DNF_BF16_AMX=1" "-DNF_F3
   [[ $unit != *AMX* ]] || amx=(amx.cl matmul_amx.cl)
   check "$options" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl optimizer.cl "${amx[@]}"
   if [[ $unit = *BF16_AMX* ]]; then
+    check_list "$options" attention_cpu.cl "${amx[@]}" attention_amx.cl
     check "$options" append.cl heads.cl attention_cpu.cl amx.cl attention_amx.cl
     check "$options" amx.cl amx_probe.cl
   else
+    check_list "$options" attention_cpu.cl "${amx[@]}"
     check "$options" append.cl heads.cl attention_cpu.cl
   fi
   forms=$((forms + 1))

@@ -140,6 +140,23 @@ test_usual (void **state)
     }
 }
 
+/* Launches come as lists where they can. */
+static void
+test_launch (void **state)
+{
+  g_autoptr (NfDevice) usual = open_device ("cpu"), each = open_device ("cpu,launch=each"),
+                       gpu_kernels = open_device ("cpu,kernels=gpu");
+  const gboolean pocl = strcmp (nf_device_get_info (usual)->platform, NF_POCL) == 0;
+  assert_string_equal (nf_device_get_launch (usual), pocl ? "lists" : "each");
+  assert_string_equal (nf_device_get_launch (each), "each");
+  assert_string_equal (nf_device_get_launch (gpu_kernels), "each");
+  check_refused ("cpu,kernels=gpu,launch=lists", NF_ERROR_NO_DEVICE, "as lists");
+  g_setenv ("NORMFLOW_LAUNCH", "each", TRUE);
+  g_autoptr (NfDevice) theirs = open_device ("cpu");
+  g_unsetenv ("NORMFLOW_LAUNCH");
+  assert_string_equal (nf_device_get_launch (theirs), "each");
+}
+
 /* What multiplies floats. */
 static void
 test_f32_forms (void **state)
@@ -256,6 +273,8 @@ test_refusals (void **state)
   check_refused ("cpu,bf16=fma,bf16=fma", NF_ERROR_ARGUMENT, "bf16=fma");
   check_refused ("cpu,f32=dot", NF_ERROR_ARGUMENT, "dot");
   check_refused ("cpu,f32=fma,f32=fma", NF_ERROR_ARGUMENT, "f32=fma");
+  check_refused ("cpu,launch=one", NF_ERROR_ARGUMENT, "\"one\"");
+  check_refused ("cpu,launch=each,launch=each", NF_ERROR_ARGUMENT, "launch=each");
   check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");
   check_refused ("cpu,", NF_ERROR_ARGUMENT, "cpu,");
@@ -626,6 +645,7 @@ main (int argc, char **argv)
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_usual, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_f32_forms, clear_environment, clear_environment),
+    cmocka_unit_test_setup_teardown (test_launch, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_bf16_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_refusals, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_environment, clear_environment, clear_environment),

@@ -69,11 +69,12 @@ add_string (JsonBuilder *builder, const char *name, const char *value)
 }
 
 static void
-print_json (GPtrArray *devices, const char *chosen, const char *precision)
+print_json (GPtrArray *devices, NfDevice *opened)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonNode) root = NULL;
   g_autofree char *text = NULL;
+  const char *chosen = opened ? nf_device_get_info (opened)->id : NULL;
 
   json_builder_begin_array (builder);
   for (guint i = 0; i < devices->len; i++)
@@ -106,7 +107,10 @@ print_json (GPtrArray *devices, const char *chosen, const char *precision)
       add_string (builder, "reason", reason);
       add_bool (builder, "chosen", g_strcmp0 (info->id, chosen) == 0);
       if (g_strcmp0 (info->id, chosen) == 0)
-        add_string (builder, "precision", precision);
+        {
+          add_string (builder, "precision", nf_device_get_precision (opened));
+          add_string (builder, "launch", nf_device_get_launch (opened));
+        }
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
@@ -193,7 +197,7 @@ nf_cmd_devices (int argc, char **argv)
     chosen = nf_device_get_info (device)->id;
   const char *precision = device ? nf_device_get_precision (device) : NULL;
   if (json)
-    print_json (devices, chosen, precision);
+    print_json (devices, device);
   else if (devices->len)
     print_table (devices, chosen, precision);
   return device ? 0 : nf_command_fail (&command, unfit);

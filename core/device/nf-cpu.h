@@ -4,11 +4,13 @@
 #include <glib.h>
 
 /* Not installed. What Linux says of the first processor: who made it ("" where that is not said), and its
- * instruction sets by the names that Linux has for them. Read once and not changed. */
+ * instruction sets by the names that Linux has for them. And how many this process may keep busy, by its
+ * affinity and its control group's share of time (cpu.max). Read once and not changed. */
 typedef struct
 {
   char *maker;
   GStrv flags;
+  guint count;
 } NfCpu;
 
 /* Without /proc/cpuinfo nothing is known. */

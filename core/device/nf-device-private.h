@@ -56,6 +56,12 @@ gboolean nf_device_uses_amx (NfDevice *self);
  * packed weights. */
 guint nf_device_get_vector_width (NfDevice *self);
 
+/* TRUE if launches come as command lists. */
+gboolean nf_device_launches_lists (NfDevice *self);
+
+/* A CPU's cores that this process may keep busy; compute units of another device. */
+guint nf_device_count_cores (NfDevice *self);
+
 /* A new in-order queue; release with clReleaseCommandQueue(). */
 cl_command_queue nf_device_new_queue (NfDevice *self, GError **error);
 
@@ -76,6 +82,7 @@ struct _NfBuffer
 {
   cl_mem mem;
   gsize size;
+  void *memory;  /* where a CPU has it, in memory of the host; NULL elsewhere */
   gboolean zero; /* all of it, as it was made */
   NfDevice *device;
 };

@@ -25,6 +25,7 @@ struct _NfDevice
   NfPrecision precision;
   NfBf16 form;      /* of products with bfloat16 */
   gboolean f32_amx; /* products of floats by the matrix unit */
+  gboolean lists;   /* launches may be command lists */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -368,6 +369,7 @@ typedef struct
   guint vectors;          /* 0: the device decides */
   const char *precision;  /* NULL: not said */
   const char *bf16, *f32; /* likewise */
+  const char *launch;     /* likewise */
 } Form;
 
 static gboolean
@@ -407,7 +409,8 @@ static const char *const precision_names[]
         NULL },
     *const bf16_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
-        *const f32_names[] = { "fma", "amx", "auto", NULL };
+        *const f32_names[] = { "fma", "amx", "auto", NULL },
+               *const launch_names[] = { "lists", "each", NULL };
 
 /* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
@@ -450,6 +453,13 @@ parse_f32 (const char *value, const char *where, const char **f32, GError **erro
                      f32, error);
 }
 
+static gboolean
+parse_launch (const char *value, const char *where, const char **launch, GError **error)
+{
+  return parse_name (value, launch_names, where, "%s: launches of \"%s\": only as lists, or each for itself",
+                     launch, error);
+}
+
 /* What FORM leaves open is as in OTHER. */
 static void
 fill_form (Form *form, const Form *other)
@@ -464,6 +474,8 @@ fill_form (Form *form, const Form *other)
     form->bf16 = other->bf16;
   if (!form->f32)
     form->f32 = other->f32;
+  if (!form->launch)
+    form->launch = other->launch;
 }
 
 /* One KEY=VALUE after the device's name; each at most once. */
@@ -480,11 +492,13 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_bf16 (part + strlen ("bf16="), where, &form->bf16, error);
   if (g_str_has_prefix (part, "f32=") && !form->f32)
     return parse_f32 (part + strlen ("f32="), where, &form->f32, error);
+  if (g_str_has_prefix (part, "launch=") && !form->launch)
+    return parse_launch (part + strlen ("launch="), where, &form->launch, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, and "
-      ",f32=amx, fma or auto, each once; ?= for = is where nothing else is said",
+      ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, "
+      ",f32=amx, fma or auto, and ,launch=lists or each, each once; ?= for = is where nothing else is said",
       where, part, spec);
   return FALSE;
 }
@@ -579,6 +593,10 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   environment = g_getenv ("NORMFLOW_F32");
   if (!form->f32 && environment && *environment
       && !parse_f32 (environment, "NORMFLOW_F32", &form->f32, error))
+    return FALSE;
+  environment = g_getenv ("NORMFLOW_LAUNCH");
+  if (!form->launch && environment && *environment
+      && !parse_launch (environment, "NORMFLOW_LAUNCH", &form->launch, error))
     return FALSE;
   fill_form (form, &usual);
 
@@ -809,6 +827,23 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
   return TRUE;
 }
 
+/* Decides whether launches come as lists: where they can, unless WANTED says each. */
+static gboolean
+choose_launch (NfDevice *self, const char *wanted, GError **error)
+{
+  const NfDeviceInfo *info = self->info;
+  if (g_strcmp0 (wanted, "each") == 0)
+    return TRUE;
+  self->lists = !info->is_gpu && !self->gpu_kernels && strcmp (info->platform, NF_POCL) == 0;
+  if (self->lists || !wanted)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+               "%s %s takes no launches as lists, only CPU kernels by PoCL do; leave launch= out, or unset "
+               "NORMFLOW_LAUNCH",
+               info->id, info->name);
+  return FALSE;
+}
+
 /* Products of bfloat16 are faster than those of floats. By kinds of processors and not by measuring, since
  * what is decided here changes results: on AMD's cores vdpbf16ps does twice the work of a multiply-add of
  * floats in its time, on Intel's half of it. */
@@ -874,6 +909,8 @@ nf_device_open (const char *spec, GError **error)
     return NULL;
   if (!self->programs)
     self->programs = new_programs (self, identity, self->form);
+  if (!choose_launch (self, form.launch, error))
+    return NULL;
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
            nf_device_uses_bf16 (self) ? bf16_names[self->form] : f32_names[self->f32_amx]);
@@ -919,6 +956,13 @@ nf_device_get_f32_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
   return nf_device_uses_bf16 (self) ? NULL : f32_names[self->f32_amx];
+}
+
+const char *
+nf_device_get_launch (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return launch_names[!self->lists];
 }
 
 double
@@ -984,6 +1028,19 @@ gboolean
 nf_device_uses_amx (NfDevice *self)
 {
   return self->form == NF_BF16_AMX || self->f32_amx;
+}
+
+gboolean
+nf_device_launches_lists (NfDevice *self)
+{
+  return self->lists;
+}
+
+guint
+nf_device_count_cores (NfDevice *self)
+{
+  const guint units = MAX (self->info->compute_units, 1);
+  return self->info->is_gpu ? units : MIN (units, self->cpu->count);
 }
 
 guint
@@ -1059,24 +1116,23 @@ free_pages (cl_mem mem, void *pages)
   nf_pages_free (pages);
 }
 
-/* A CPU computes in memory of ours: in large pages, if it gets them. They are ZERO. */
+/* A CPU computes in MEMORY of ours: in large pages, if it gets them. It is zero. */
 static cl_mem
-new_memory (NfDevice *device, gsize size, gboolean *zero, cl_int *status)
+new_memory (NfDevice *device, gsize size, void **memory, cl_int *status)
 {
   NfPages *pages = device->info->is_gpu ? NULL : nf_pages_new (size);
   cl_mem mem = NULL;
   if (pages)
     {
-      mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size,
-                            nf_pages_get_memory (pages), status);
-      *zero = TRUE;
+      *memory = nf_pages_get_memory (pages);
+      mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size, *memory, status);
       if (mem && clSetMemObjectDestructorCallback (mem, free_pages, pages) == CL_SUCCESS)
         return mem;
       if (mem)
         clReleaseMemObject (mem);
       nf_pages_free (pages);
     }
-  *zero = FALSE;
+  *memory = NULL;
   return clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, status);
 }
 
@@ -1087,8 +1143,8 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
     return NULL;
 
   cl_int status;
-  gboolean zero;
-  cl_mem mem = new_memory (device, size, &zero, &status);
+  void *memory;
+  cl_mem mem = new_memory (device, size, &memory, &status);
   if (status != CL_SUCCESS)
     {
       unreserve (device, size);
@@ -1101,7 +1157,8 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
   NfBuffer *buffer = g_new (NfBuffer, 1);
   buffer->mem = mem;
   buffer->size = size;
-  buffer->zero = zero;
+  buffer->memory = memory;
+  buffer->zero = memory != NULL;
   buffer->device = g_object_ref (device);
   return buffer;
 }

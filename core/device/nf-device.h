@@ -83,13 +83,15 @@ GPtrArray *nf_device_list (GError **error);
  * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
  * without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where it can be), else
  * `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it `fma` does. What it
- * is decides bits of results, so decode as you encoded. A suffix with `?=` for `=`, such as
+ * is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or `each`, else
+ * `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see nf_device_get_launch(). A suffix
+ * with `?=` for `=`, such as
  * `,precision?=bf16`, holds where neither another one nor the environment says otherwise.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
- * what there is and what to install; or `bf16` or `f32` asks for what the device cannot do: why not),
- * %NF_ERROR_ARGUMENT (malformed @spec).
+ * what there is and what to install; or `bf16`, `f32` or `launch` asks for what the device cannot do: why
+ * not), %NF_ERROR_ARGUMENT (malformed @spec).
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 
@@ -125,6 +127,15 @@ const char *nf_device_get_bf16_form (NfDevice *self);
  * NULL if products are not in f32.
  */
 const char *nf_device_get_f32_form (NfDevice *self);
+
+/**
+ * nf_device_get_launch:
+ * @self: the device
+ *
+ * Returns: how kernels are launched: "lists", many as one, where CPU kernels run by PoCL, else "each".
+ * Results are the same.
+ */
+const char *nf_device_get_launch (NfDevice *self);
 
 /** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
 double nf_device_get_build_seconds (NfDevice *self);

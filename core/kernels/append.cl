@@ -115,8 +115,8 @@ nf_append_row (__global const float *k, __global const float *v, __global ushort
     }
 }
 
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+NF_KERNEL_OF_ONE void
+nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
 {
   const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
   const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
@@ -139,8 +139,8 @@ nf_append (__global const float *src, ulong src_at, int row, ulong batch, __glob
 
 #else
 
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_append (__global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+NF_KERNEL_OF_ONE void
+nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
 {
   const int h = get_global_id (1), b = get_global_id (2);
   src += src_at + b * batch + h * DH;

@@ -27,7 +27,7 @@ nf_exp2v (floatv x)
 }
 
 /* c += a · b of a step of 32 values: rows of a A_ROW words apart, of b 32 words. Pointers of any kind. */
-#define NF_STEP(a, a_row, b, lower)                                                                                    \
+#define NF_TILE_STEP(a, a_row, b, lower)                                                                                    \
   do                                                                                                                   \
     {                                                                                                                  \
       __asm__ volatile ("tileloadd (%1,%3,1), %%tmm6\n\t"                                                              \
@@ -133,7 +133,7 @@ nf_attend (const NfHead *t, int first)
         nf_amx_zero ();
 #pragma unroll
         for (int e = 0; e < DHP; e += 32)
-          NF_STEP (q[0] + e / 2, DHP / 2, k + e / 2 * NR, lower);
+          NF_TILE_STEP (q[0] + e / 2, DHP / 2, k + e / 2 * NR, lower);
         NF_STORE_TILES (s, NF_SCORES, lower);
         if (!nf_all_see (tile, prefix, key0))
           for (int i = 0; i < n; i++, s += NF_SCORES)
@@ -157,7 +157,7 @@ nf_attend (const NfHead *t, int first)
         {
           NF_LOAD_TILES (acc[0] + e, DHP, lower);
           for (int i = 0; i < blocks; i++)
-            NF_STEP ((const uint *)p[0] + i * NR / 2, NF_SCORES, values[i] + e * NR / 2, lower);
+            NF_TILE_STEP ((const uint *)p[0] + i * NR / 2, NF_SCORES, values[i] + e * NR / 2, lower);
           NF_STORE_TILES (acc[0] + e, DHP, lower);
         }
     }
@@ -260,12 +260,12 @@ nf_weigh (const NfBackward *t, const NfKeyPart *keys, NfQueryPart *part, int at,
       nf_amx_zero ();
 #pragma unroll
       for (int e = 0; e < DHP; e += 32)
-        NF_STEP (part->q[0] + e / 2, DHP / 2, keys->kt[block] + e / 2 * NR, true);
+        NF_TILE_STEP (part->q[0] + e / 2, DHP / 2, keys->kt[block] + e / 2 * NR, true);
       NF_STORE_TILES (s[0], NR, true);
       nf_amx_zero ();
 #pragma unroll
       for (int e = 0; e < DHP; e += 32)
-        NF_STEP (part->g[0] + e / 2, DHP / 2, keys->vt[block] + e / 2 * NR, true);
+        NF_TILE_STEP (part->g[0] + e / 2, DHP / 2, keys->vt[block] + e / 2 * NR, true);
       NF_STORE_TILES (dp[0], NR, true);
       for (int i = 0; i < NR && !all; i++)
         {
@@ -304,7 +304,7 @@ nf_gather (float (*to)[SIDE], const uint (*left)[SIDE / 2], uint (*right)[SIDE /
         NF_LOAD_TILES (to[e] + block * NR, SIDE, true);
         for (int at = 0; at < tiles; at++)
           if (part->seen[at][block])
-            NF_STEP (left[e] + at * NR / 2, SIDE / 2, right[block][at * NR / 2], true);
+            NF_TILE_STEP (left[e] + at * NR / 2, SIDE / 2, right[block][at * NR / 2], true);
         NF_STORE_TILES (to[e] + block * NR, SIDE, true);
       }
 }
@@ -319,7 +319,7 @@ nf_add_queries (const NfBackward *t, const NfKeyPart *keys, const NfQueryPart *p
       nf_amx_zero ();
       for (int block = 0; block < TILES; block++)
         if (part->seen[at][block])
-          NF_STEP (part->ds_left[at * NR] + block * NR / 2, SIDE / 2, keys->k[block] + e * NR / 2, true);
+          NF_TILE_STEP (part->ds_left[at * NR] + block * NR / 2, SIDE / 2, keys->k[block] + e * NR / 2, true);
       NF_STORE_TILES (sum[0], 32, true);
       for (int i = 0; i < min (NR, t->N - first); i++)
         for (int v = 0; v < 32; v += VW)
@@ -349,8 +349,8 @@ nf_put_columns (__global float *to, int row, int count, const float (*from)[SIDE
 }
 
 /* As in attention_cpu.cl; Kt and Vt are not read. */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
+NF_KERNEL_OF_ONE void
+nf_attention_backward (NF_ITEM __global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
                        __global const float *out, ulong out_at, __global const float *dout, ulong dout_at,
                        __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, int Hkv, int8 mask,
                        float scale)

@@ -101,8 +101,8 @@ static void nf_attend (const NfHead *t, int first);
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
  * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
+NF_KERNEL_OF_ONE void
+nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
               ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
@@ -131,9 +131,9 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
 #define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
 
 /* Rows lie pages apart, which no hardware fetches ahead. */
-#define NF_ROWS_AHEAD 8
+#define NF_KEYS_AHEAD 8
 #define NF_EXPECT_ROW(p, row)                                                                                          \
-  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_ROWS_AHEAD * (row) + line_)
+  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_KEYS_AHEAD * (row) + line_)
 #define NF_EXPECT_KEYS(p)                                                                                              \
   NF_PREFETCH ((p) + 2 * DH * VW);                                                                                     \
   NF_PREFETCH ((p) + 3 * DH * VW)
@@ -426,8 +426,8 @@ nf_gather (__global float *to, int row, int keys, const float *w, __global const
 /* Backward of a key head, and of the query heads that share it, over a whole sequence. qkv, dqkv (B, N, (H + 2 Hkv) DH); out, dout (B, N, H DH);
  * Kt, Vt from nf_append; stats from nf_attention.
  * P = exp(S - m)/l, dP = dout·V, dS = scale P (dP - dout·out), dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dout. Global size (Hkv, B). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
+NF_KERNEL_OF_ONE void
+nf_attention_backward (NF_ITEM __global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
                        __global const float *out, ulong out_at, __global const float *dout, ulong dout_at,
                        __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, int Hkv, int8 mask,
                        float scale)

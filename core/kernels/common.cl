@@ -16,6 +16,22 @@
 #define NF_BF16_WEIGHTS 0
 #endif
 
+/* A kernel is what one work-item does. In a command list (list.cl) that is a function, which is called for one item after the other. */
+#ifndef NF_LIST
+#define NF_LIST 0
+#endif
+#if NF_LIST
+#define NF_KERNEL static __attribute__ ((unused))
+#define NF_KERNEL_OF_ONE NF_KERNEL
+#define NF_ITEM const uint3 nf_item, const uint3 nf_items,
+#define get_global_id(dimension) ((size_t)nf_item[dimension])
+#define get_global_size(dimension) ((size_t)nf_items[dimension])
+#else
+#define NF_KERNEL __kernel
+#define NF_KERNEL_OF_ONE __kernel __attribute__ ((reqd_work_group_size (1, 1, 1)))
+#define NF_ITEM
+#endif
+
 #define NF_CAT_(a, b) a##b
 #define NF_CAT(a, b) NF_CAT_ (a, b)
 typedef NF_CAT (float, VW) floatv;

@@ -95,8 +95,8 @@ nf_round_to (floatv x, float per_unit)
 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
  * what is there if accumulate. z is rounded to multiples of 1/per_unit. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
-__kernel void
-nf_affine (__global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
+NF_KERNEL void
+nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
            int scale, float soft_clip, float most, float per_unit, int flip, int out_flip, int accumulate)
 {
@@ -138,8 +138,8 @@ nf_affine (__global const float *u, ulong u_at, __global const float *o, __globa
 
 /* dz (rows as nf_affine wrote z), dL/dlog-determinant = -g per value: du (B, N, D), d_o like o; rows of o that say nothing of a token get 0.
  * Global size (B max(S, prefix + N)). */
-__kernel void
-nf_affine_backward (__global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at, __global float *du,
+NF_KERNEL void
+nf_affine_backward (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global const float *dz, ulong dz_at, __global float *du,
                     ulong du_at, __global float *d_o, int N, int D, int S, int prefix, int extra, int frame, int shift, int scale,
                     float soft_clip, float most, int out_flip, float g)
 {
@@ -200,8 +200,8 @@ nf_affine_backward (__global const float *u, ulong u_at, __global const float *o
 }
 
 /* dz = g z and z²/2 summed over each token. Global size (B N). */
-__kernel void
-nf_prior (__global const float *z, ulong z_at, __global float *dz, int keep, __global float *half_square, float g, int D)
+NF_KERNEL void
+nf_prior (NF_ITEM __global const float *z, ulong z_at, __global float *dz, int keep, __global float *half_square, float g, int D)
 {
   const int m = get_global_id (0);
   z += z_at + (size_t)m * D;
@@ -284,8 +284,8 @@ enum
  * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
  * to multiples of 1/per_unit, as nf_affine rounded it. changes (B, count), if wanted, gets the largest
  * change of a value. Global size (B count). */
-__kernel void
-nf_affine_inverse (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
+NF_KERNEL void
+nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
                    int o_rows, int o_first, int scale, float soft_clip, float most, float per_unit, int guidance, float4 weights, int keep_first, int snap_steps,
                    __global const float *basis, int has_basis, __global float *changes, int keep_changes)
 {
@@ -363,8 +363,8 @@ nf_mix (const float *from, __global const float *W, float *to, int D)
 }
 
 /* Tokens n0 .. n0+count-1 of x (B, N, D) become weights (2 D + 1, D) of the token before, of z, and of 1, one after the other. n0 > 0. Global size (B). */
-__kernel void
-nf_foresee (__global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *weights, ulong weights_at, int N, int D, int n0,
+NF_KERNEL void
+nf_foresee (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *weights, ulong weights_at, int N, int D, int n0,
             int count)
 {
   float from[D_MAX], to[D_MAX];
@@ -389,8 +389,8 @@ nf_foresee (__global const float *z, ulong z_at, __global float *x, ulong x_at, 
 /* Tokens n0 .. n0+count-1 of x (B, N, D) are what a sweep says that read BEFORE (B, count, D). Each is moved on by slopes (D, D) times what the token before
  * it moved by unless MOVING is 0, and, if PLACED, to the nearest of the values that an 8-bit sample has at its place: places (B, N, D), in the basis of
  * pixels, are those of samples of 0. changes (2, B, count) gets the largest change of a value, and how far at most PLACED moved one. Global size (B). */
-__kernel void
-nf_settle (__global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, int moving,
+NF_KERNEL void
+nf_settle (NF_ITEM __global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, int moving,
            __global const float *places, ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D, int n0, int count)
 {
   const int b = get_global_id (0);
@@ -435,8 +435,8 @@ nf_settle (__global float *x, ulong x_at, __global const float *before, __global
 }
 
 /* to (B, count, D) = tokens n0-1 .. n0+count-2 of u (B, N, D), token -1 is sos (D). Global size (B count). */
-__kernel void
-nf_shift_in (__global const float *u, ulong u_at, __global const float *sos, ulong sos_at, __global float *to, ulong to_at, int n0, int count, int N,
+NF_KERNEL void
+nf_shift_in (NF_ITEM __global const float *u, ulong u_at, __global const float *sos, ulong sos_at, __global float *to, ulong to_at, int n0, int count, int N,
              int D)
 {
   const int b = get_global_id (0) / count, n = n0 + get_global_id (0) % count - 1;
@@ -447,8 +447,8 @@ nf_shift_in (__global const float *u, ulong u_at, __global const float *sos, ulo
 }
 
 /* Of the whole sequence: du[b, n] += dto[b, n+1]; dsos += sum over b of dto[b, 0] if wanted. Global size (D / VW, rounded up, N). */
-__kernel void
-nf_shift_in_backward (__global const float *dto, ulong dto_at, __global float *du, ulong du_at, __global float *dsos, ulong dsos_at, int want_sos, int B,
+NF_KERNEL void
+nf_shift_in_backward (NF_ITEM __global const float *dto, ulong dto_at, __global float *du, ulong du_at, __global float *dsos, ulong dsos_at, int want_sos, int B,
                       int N, int D)
 {
   const int i = get_global_id (0) * VW, n = get_global_id (1), lanes = D - i;
@@ -469,8 +469,8 @@ nf_shift_in_backward (__global const float *dto, ulong dto_at, __global float *d
 }
 
 /* to[b, n] = from[b, m], m = n, or n reversed within its frame (flip), times scale[m] if scaled (the prior's standard deviations). Global size (B N). */
-__kernel void
-nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip, int frame,
+NF_KERNEL void
+nf_reorder (NF_ITEM __global const float *from, ulong from_at, __global float *to, ulong to_at, int N, int D, int flip, int frame,
             __global const float *scale, ulong scale_at, int scaled)
 {
   const int row = get_global_id (0), b = row / N, n = row % N, m = nf_flipped (n, frame, flip);
@@ -485,8 +485,8 @@ nf_reorder (__global const float *from, ulong from_at, __global float *to, ulong
 }
 
 /* Tokens of tiles [tile0, tile0 + tiles) <-> the grid of a frame, (grid_height, grid_width, D). Global size (tokens of a tile, tiles). */
-__kernel void
-nf_grid (__global float *tokens, ulong tokens_at, __global float *grid, int tile0, int tiles_x, int columns, int rows, int D,
+NF_KERNEL void
+nf_grid (NF_ITEM __global float *tokens, ulong tokens_at, __global float *grid, int tile0, int tiles_x, int columns, int rows, int D,
          int to_grid)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
@@ -501,16 +501,16 @@ nf_grid (__global float *tokens, ulong tokens_at, __global float *grid, int tile
 }
 
 /* y + sigma² ∇ log p(y): x = y - k dL/dx. Global size (values / VW, rounded up; buffers are padded). */
-__kernel void
-nf_denoise (__global const float *y, ulong y_at, __global const float *grad, ulong grad_at, __global float *x, ulong x_at, float k)
+NF_KERNEL void
+nf_denoise (NF_ITEM __global const float *y, ulong y_at, __global const float *grad, ulong grad_at, __global float *x, ulong x_at, float k)
 {
   const size_t i = get_global_id (0) * VW;
   nf_storev (fma ((floatv)(-k), nf_loadv (grad + grad_at + i), nf_loadv (y + y_at + i)), x + x_at + i);
 }
 
 /* h[b, n, :] += the class's embedding, the mean of all for label -1. Global size (B N). */
-__kernel void
-nf_class_embed (__global float *h, ulong h_at, __global const float *E, ulong E_at, __global const int *labels, int N, int d, int classes)
+NF_KERNEL void
+nf_class_embed (NF_ITEM __global float *h, ulong h_at, __global const float *E, ulong E_at, __global const int *labels, int N, int d, int classes)
 {
   const int m = get_global_id (0), label = labels[m / N];
   h += h_at + (size_t)m * d;
@@ -531,8 +531,8 @@ nf_class_embed (__global float *h, ulong h_at, __global const float *E, ulong E_
 }
 
 /* dE += from dh (B, N, d). Global size (d, classes). */
-__kernel void
-nf_class_embed_backward (__global const float *dh, ulong dh_at, __global float *dE, ulong dE_at, __global const int *labels, int B, int N,
+NF_KERNEL void
+nf_class_embed_backward (NF_ITEM __global const float *dh, ulong dh_at, __global float *dE, ulong dE_at, __global const int *labels, int B, int N,
                          int d, int classes)
 {
   const int i = get_global_id (0), c = get_global_id (1);
@@ -550,8 +550,8 @@ nf_class_embed_backward (__global const float *dh, ulong dh_at, __global float *
 }
 
 /* dpos[n] += sum over b of dh[b, n], n in natural order. Global size (d, N). */
-__kernel void
-nf_position_backward (__global const float *dh, ulong dh_at, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip, int frame)
+NF_KERNEL void
+nf_position_backward (NF_ITEM __global const float *dh, ulong dh_at, __global float *dpos, ulong dpos_at, int B, int N, int d, int flip, int frame)
 {
   const int i = get_global_id (0), n = get_global_id (1);
   float sum = 0.0f;

@@ -10,8 +10,8 @@ nf_gate_argument (floatv x)
 }
 
 /* If `halves` is not 0 hidden is bfloat16 for a product, rows of `width` values so many words apart. Both are multiples of VW then. */
-__kernel void
-nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, int halves,
+NF_KERNEL void
+nf_gate (NF_ITEM __global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, int halves,
          int width, ulong n, int vectors)
 {
   const size_t first = get_global_id (0) * vectors * VW, end = min (n, (ulong)(first + (size_t)vectors * VW));
@@ -32,8 +32,8 @@ nf_gate (__global const float *gate, ulong gate_at, __global const float *up, ul
 }
 
 /* dgate = dhidden up (s + x s (1 - s) (2y)'), dup = dhidden gelu_tanh(gate). dup may be dhidden. */
-__kernel void
-nf_gate_backward (__global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global const float *dhidden,
+NF_KERNEL void
+nf_gate_backward (NF_ITEM __global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global const float *dhidden,
                   ulong dhidden_at, __global float *dgate, ulong dgate_at, __global float *dup, ulong dup_at, ulong n, int vectors)
 {
   const size_t first = get_global_id (0) * vectors * VW, end = min (n, (ulong)(first + (size_t)vectors * VW));

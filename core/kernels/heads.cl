@@ -62,8 +62,8 @@ nf_head_factor (__global const float *x)
 
 /* `heads` of each row: all, or not the values if they are where they should be. Row r of a sample has position position0 + r.
  * Global size (count B, work-items that share a row's heads). */
-__kernel void
-nf_heads (__global const float *from, ulong from_at, __global float *to, ulong to_at, __global const float *q_norm, ulong q_norm_at,
+NF_KERNEL void
+nf_heads (NF_ITEM __global const float *from, ulong from_at, __global float *to, ulong to_at, __global const float *q_norm, ulong q_norm_at,
           __global const float *k_norm, ulong k_norm_at, int normed, __global const float *table, ulong table_at, int rotated, int half_split,
           ulong row, ulong batch, int position0, int count, int H, int Hkv, int heads)
 {
@@ -81,8 +81,8 @@ nf_heads (__global const float *from, ulong from_at, __global float *to, ulong t
 
 /* Gradients of the above in place: d holds those of what nf_heads wrote and gets those of what it read, `from`. products (B count, H + Hkv, DH), with
  * norms only, gets what the gradients of the norms are sums of. */
-__kernel void
-nf_heads_backward (__global const float *from, ulong from_at, __global float *d, ulong d_at, __global const float *q_norm, ulong q_norm_at,
+NF_KERNEL void
+nf_heads_backward (NF_ITEM __global const float *from, ulong from_at, __global float *d, ulong d_at, __global const float *q_norm, ulong q_norm_at,
                    __global const float *k_norm, ulong k_norm_at, int normed, __global const float *table, ulong table_at, int rotated,
                    int half_split, ulong row, ulong batch, int position0, int count, int H, int Hkv, __global float *products)
 {

@@ -178,8 +178,8 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
 #endif
 
 /* Global size (panels of N, groups of `tiles` row tiles). With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
+NF_KERNEL_OF_ONE void
+nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
            __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {

@@ -4,8 +4,8 @@
 
 /* One step; every array is padded to whole vectors. clip multiplies the gradient; fix1, fix2 = 1/(1 - beta^t). ema < 0: no average.
  * Global size (n / (64 VW), rounded up). */
-__kernel void
-nf_adamw (__global float *theta, __global const float *grad, __global float *m, __global float *v, __global float *average, ulong n,
+NF_KERNEL void
+nf_adamw (NF_ITEM __global float *theta, __global const float *grad, __global float *m, __global float *v, __global float *average, ulong n,
           float clip, float lr, float beta1, float beta2, float fix1, float fix2, float eps, float decay, float ema)
 {
   const size_t first = get_global_id (0) * (NF_ADAMW_VECTORS * VW), end = min ((ulong)first + NF_ADAMW_VECTORS * VW, n);
@@ -27,8 +27,8 @@ nf_adamw (__global float *theta, __global const float *grad, __global float *m, 
 }
 
 /* partial[i] = sum of squares of `count` values from i·count on; not finite if one of them is not. Global size (parts). */
-__kernel void
-nf_sum_squares (__global const float *x, ulong x_at, ulong n, ulong count, __global float *partial)
+NF_KERNEL void
+nf_sum_squares (NF_ITEM __global const float *x, ulong x_at, ulong n, ulong count, __global float *partial)
 {
   const size_t first = get_global_id (0) * count, end = min ((ulong)(first + count), n);
   floatv sum = 0.0f;

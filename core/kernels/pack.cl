@@ -50,8 +50,8 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
 #else
 
 /* Global size (rows / NF_PACK_ROWS, panels). P_at counts elements. */
-__kernel void
-nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
+NF_KERNEL void
+nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
          int transposed)
 {
   const int first = get_global_id (0) * NF_PACK_ROWS, count = min (NF_PACK_ROWS, rows - first);
@@ -87,8 +87,8 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
 
 #if NF_AMX || (NF_BF16 && !NF_BF16_WEIGHTS)
 /* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart; zeros up to a whole step. Global size (M). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+NF_KERNEL_OF_ONE void
+nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
   const size_t row = get_global_id (0);
   x += x_at + row * ldx;
@@ -114,8 +114,8 @@ nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ld
 /* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
  * if there are more); zeros up to a whole step. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
  * bits of (row, column) by one. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_pack_left (__global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
+NF_KERNEL_OF_ONE void
+nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
 {
   const int first = get_global_id (0) * NF_STEP_VALUES, count = min (NF_STEP_VALUES, rows - first);
   const int column = get_global_id (1) * NF_LEFT_BLOCKS * VW, end = min (columns, column + NF_LEFT_BLOCKS * VW);

@@ -42,8 +42,8 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, i
 
 /* width, height of plane 0; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if tile_bytes is not 0, tiles
  * are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
-__kernel void
-nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
+NF_KERNEL void
+nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int mode, int steps, float std, uint2 seed, uint2 stream,
                      __global const float *basis, int has_basis, __global float *x, ulong x_at, int D, __global const float *noise)
 {
@@ -96,8 +96,8 @@ nf_pixels_to_tokens (__global const uchar *frame, ulong4 at, int4 stride, int4 s
 
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise, less the noise that is known to be in x, if any; samples outside the
  * frame are dropped. Global size (N, tiles). */
-__kernel void
-nf_tokens_to_pixels (__global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
+NF_KERNEL void
+nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int steps, __global const float *basis, int has_basis,
                      int D, __global const float *noise, int has_noise)
 {

@@ -49,8 +49,8 @@ nf_normed (__global const float *x, __global const float *w, __global const floa
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
  * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words, and d a multiple of 2 VW.
  * Global size (M). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
+NF_KERNEL_OF_ONE void
+nf_norm (NF_ITEM __global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
          __global float *y, ulong y_at, int halves, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
@@ -79,8 +79,8 @@ nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_a
 
 /* Backward of the above: dx (+)= rstd (g - mean(g) - c mean(g c)), g = dy w, c the normalised x; with rms g = dy (1 + w) and mean(g) falls out.
  * What dw needs is written to dyc = dy c. dx may be dy unless it accumulates. All (M, d). Global size (M). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_norm_backward (__global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy, ulong dy_at,
+NF_KERNEL_OF_ONE void
+nf_norm_backward (NF_ITEM __global const float *x, ulong x_at, __global const float *w, ulong w_at, __global const float *dy, ulong dy_at,
                   __global float *dyc, ulong dyc_at, __global float *dx, ulong dx_at, int accumulate, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
@@ -112,8 +112,8 @@ nf_norm_backward (__global const float *x, ulong x_at, __global const float *w, 
 }
 
 /* s[n] (+)= sum over m of x[m, n]. x (M, N). Global size (N / VW, rounded up). */
-__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
-nf_column_sums (__global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate)
+NF_KERNEL_OF_ONE void
+nf_column_sums (NF_ITEM __global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate)
 {
   const int n = get_global_id (0) * VW, lanes = N - n;
   floatv sum = 0.0f;

@@ -1,5 +1,6 @@
 /* normflow: operations on device tensors. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-ops.h"
+#include "nf-command-list.h"
 
 #include <string.h>
 
@@ -75,11 +76,37 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_SUM_SQUARES] = "nf_sum_squares",
 };
 
+/* Those that a command list may hold. */
+static const NfListed kernel_commands[N_KERNELS] = {
+  [KERNEL_MATMUL] = NF_LIST_MATMUL,
+  [KERNEL_NORM] = NF_LIST_NORM,
+  [KERNEL_HEADS] = NF_LIST_HEADS,
+  [KERNEL_APPEND] = NF_LIST_APPEND,
+  [KERNEL_ATTENTION] = NF_LIST_ATTENTION,
+  [KERNEL_GATE] = NF_LIST_GATE,
+  [KERNEL_PACK] = NF_LIST_PACK,
+  [KERNEL_HALVE] = NF_LIST_HALVE,
+  [KERNEL_AFFINE] = NF_LIST_AFFINE,
+  [KERNEL_AFFINE_INVERSE] = NF_LIST_AFFINE_INVERSE,
+  [KERNEL_FORESEE] = NF_LIST_FORESEE,
+  [KERNEL_SETTLE] = NF_LIST_SETTLE,
+  [KERNEL_SHIFT_IN] = NF_LIST_SHIFT_IN,
+  [KERNEL_PRIOR] = NF_LIST_PRIOR,
+  [KERNEL_REORDER] = NF_LIST_REORDER,
+  [KERNEL_GRID] = NF_LIST_GRID,
+  [KERNEL_DENOISE] = NF_LIST_DENOISE,
+  [KERNEL_CLASS_EMBED] = NF_LIST_CLASS_EMBED,
+  [KERNEL_PIXELS_TO_TOKENS] = NF_LIST_PIXELS_TO_TOKENS,
+  [KERNEL_TOKENS_TO_PIXELS] = NF_LIST_TOKENS_TO_PIXELS,
+};
+
 struct _NfOps
 {
   NfDevice *device;
   cl_command_queue queue;
-  cl_kernel kernels[N_KERNELS];
+  NfCommandList *list;          /* what is not enqueued yet; NULL where each launch is one */
+  gsize work;                   /* of products in it, multiply-adds */
+  cl_kernel kernels[N_KERNELS]; /* NULL as long as they were not launched, but by lists */
   cl_uint n_arguments[N_KERNELS];
   gboolean gpu;       /* the GPU variant of the kernels */
   guint vector_width; /* VW of common.cl */
@@ -87,17 +114,19 @@ struct _NfOps
   guint row_tile;     /* MR of common.cl */
   guint query_tile;   /* QT of attention_cpu.cl, SIDE of attention_gpu.cl */
   guint head_dim;
-  guint depth;             /* NF_DEPTH of common.cl */
-  guint planes;            /* NF_PLANES, likewise */
-  gboolean bf16;           /* matrices are pairs of bfloat16, else floats */
-  gboolean rounds;         /* so is what they are multiplied by */
-  gboolean amx;            /* the matrix unit multiplies */
+  guint features;  /* of a token, as it is compiled for: tokens of nearly the same size are one case */
+  guint depth;     /* NF_DEPTH of common.cl */
+  guint planes;    /* NF_PLANES, likewise */
+  gboolean bf16;   /* matrices are pairs of bfloat16, else floats */
+  gboolean rounds; /* so is what they are multiplied by */
+  gboolean amx;    /* the matrix unit multiplies */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
-  GArray *events;    /* of Noted, only while there is a profile */
-  GHashTable *times; /* NfOpsTimes by name, likewise */
-  char detail[64];   /* what a profile says of the next launch besides the kernel's name */
+  GArray *events;      /* of Noted, only while there is a profile */
+  GHashTable *times;   /* NfOpsTimes by name, likewise */
+  gboolean by_columns; /* the next launch's items are shared out by columns */
+  char detail[64];     /* what a profile says of the next launch besides the kernel's name */
 };
 
 /* Profile */
@@ -176,47 +205,70 @@ end_profile (NfOps *ops)
 
 /* Launching */
 
-typedef struct
-{
-  size_t size;
-  const void *value;
-} Argument;
-
 #define BUFFER(b)                                                                                            \
   {                                                                                                          \
-    sizeof (cl_mem), (b) ? &(b)->mem : NULL                                                                  \
+    sizeof (cl_mem), (b) ? &(b)->mem : NULL, TRUE, (b)                                                       \
   }
 #define VIEW(v)                                                                                              \
   BUFFER ((v).buffer),                                                                                       \
   {                                                                                                          \
-    sizeof (cl_ulong), &(cl_ulong) { (v).at }                                                                \
+    .size = sizeof (cl_ulong), .value = &(cl_ulong) { (v).at }                                               \
   }
 #define LONG(x)                                                                                              \
   {                                                                                                          \
-    sizeof (cl_ulong), &(cl_ulong) { (x) }                                                                   \
+    .size = sizeof (cl_ulong), .value = &(cl_ulong) { (x) }                                                  \
   }
 #define INT(x)                                                                                               \
   {                                                                                                          \
-    sizeof (cl_int), &(cl_int) { (cl_int) (x) }                                                              \
+    .size = sizeof (cl_int), .value = &(cl_int) { (cl_int) (x) }                                             \
   }
 #define FLOAT(x)                                                                                             \
   {                                                                                                          \
-    sizeof (cl_float), &(cl_float) { (x) }                                                                   \
+    .size = sizeof (cl_float), .value = &(cl_float) { (x) }                                                  \
   }
 #define VALUE(x)                                                                                             \
   {                                                                                                          \
-    sizeof (x), &(x)                                                                                         \
+    .size = sizeof (x), .value = &(x)                                                                        \
   }
 
 #define GROUP 64 /* work-items of a work-group that shares one row in the GPU variant */
 
+/* TRUE if commands go into a list. A profile wants each for itself. */
+static gboolean
+lists (NfOps *ops)
+{
+  return ops->list && !ops->events;
+}
+
+/* Enqueues the list: before everything that does not go into it. */
 static void
-launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3], const Argument *arguments,
+enqueue_list (NfOps *ops)
+{
+  const cl_int status = ops->list && !ops->failure ? nf_command_list_flush (ops->list) : CL_SUCCESS;
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "cannot run a command list");
+  ops->work = 0;
+}
+
+static gboolean need_kernel (NfOps *ops, Kernel kernel, GError **error);
+
+static void
+launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3], const NfArgument *arguments,
         guint n)
 {
   if (ops->failure || global[0] == 0 || global[1] == 0 || global[2] == 0)
     return;
-
+  if (lists (ops) && kernel_commands[kernel] && nf_command_list_takes (global))
+    {
+      const cl_int added
+          = nf_command_list_add (ops->list, kernel_commands[kernel], global, ops->by_columns, arguments, n);
+      if (added != CL_SUCCESS)
+        nf_cl_error (&ops->failure, added, "cannot run the kernel %s", kernel_names[kernel]);
+      return;
+    }
+  enqueue_list (ops);
+  if (ops->failure || !need_kernel (ops, kernel, &ops->failure))
+    return;
   /* a driver may crash on arguments that do not fit */
   g_assert (n == ops->n_arguments[kernel]);
   cl_int status = CL_SUCCESS;
@@ -232,7 +284,7 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
 #define LAUNCH(ops, kernel, global, local, ...)                                                              \
   G_STMT_START                                                                                               \
   {                                                                                                          \
-    const Argument arguments_[] = { __VA_ARGS__ };                                                           \
+    const NfArgument arguments_[] = { __VA_ARGS__ };                                                         \
     launch (ops, kernel, global, local, arguments_, G_N_ELEMENTS (arguments_));                              \
   }                                                                                                          \
   G_STMT_END
@@ -278,6 +330,92 @@ divide_up (guint a, guint b)
 
 /* Making */
 
+/* Three programs, so that models share what they can. */
+#define N_PARTS 3
+
+static cl_program
+get_part (NfOps *ops, guint part, GError **error)
+{
+  g_autofree char *head = g_strdup_printf ("-DDH=%u", ops->head_dim),
+                  *token = g_strdup_printf ("-DD_MAX=%u", ops->features);
+  const struct
+  {
+    const char *files[9], *options;
+  } parts[N_PARTS] = {
+    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
+        "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
+      "" },
+    { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
+        ops->gpu              ? "attention_gpu.cl"
+        : ops->attends_by_amx ? "amx.cl"
+                              : NULL,
+        ops->attends_by_amx ? "attention_amx.cl" : NULL },
+      head },
+    { { "flow.cl", "pixels.cl" }, token },
+  };
+  return nf_device_get_program (ops->device, parts[part].files, parts[part].options, error);
+}
+
+/* What a list may hold is one program. */
+static cl_program
+get_list_program (NfOps *ops, GError **error)
+{
+  g_autofree char *options = g_strdup_printf ("-DDH=%u -DD_MAX=%u -DNF_LIST=1", ops->head_dim, ops->features);
+  const char *files[] = { "rows_cpu.cl",
+                          "matmul.cl",
+                          "matmul_cpu.cl",
+                          "pack.cl",
+                          "gate.cl",
+                          "append.cl",
+                          "heads.cl",
+                          "attention_cpu.cl",
+                          "flow.cl",
+                          "pixels.cl",
+                          NULL,
+                          NULL,
+                          NULL,
+                          NULL,
+                          NULL };
+  guint n = 10;
+  if (ops->amx)
+    {
+      files[n++] = "amx.cl";
+      files[n++] = "matmul_amx.cl";
+    }
+  if (ops->attends_by_amx)
+    files[n++] = "attention_amx.cl";
+  files[n] = "list.cl";
+  return nf_device_get_program (ops->device, files, options, error);
+}
+
+/* Not all are in each form. */
+static gboolean
+exists (NfOps *ops, Kernel kernel)
+{
+  return kernel == KERNEL_HALVE ? ops->rounds || ops->amx : kernel != KERNEL_PACK_LEFT || ops->amx;
+}
+
+/* Compiles what KERNEL is in, if it was not compiled yet. */
+static gboolean
+need_kernel (NfOps *ops, Kernel kernel, GError **error)
+{
+  cl_int status = CL_INVALID_KERNEL_NAME;
+  if (ops->kernels[kernel])
+    return TRUE;
+  for (guint part = 0; part < N_PARTS && status == CL_INVALID_KERNEL_NAME; part++)
+    {
+      cl_program program = get_part (ops, part, error);
+      if (!program)
+        return FALSE;
+      ops->kernels[kernel] = clCreateKernel (program, kernel_names[kernel], &status);
+    }
+  if (status == CL_SUCCESS)
+    status = clGetKernelInfo (ops->kernels[kernel], CL_KERNEL_NUM_ARGS, sizeof (cl_uint),
+                              &ops->n_arguments[kernel], NULL);
+  return status == CL_SUCCESS
+         || nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[kernel]);
+}
+
 NfOps *
 nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
 {
@@ -296,50 +434,26 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
-  /* Three programs, and tokens of nearly the same size are one case, so that models share what they can. */
-  g_autofree char *head = g_strdup_printf ("-DDH=%u", head_dim),
-                  *token = g_strdup_printf ("-DD_MAX=%u", divide_up (features, 64) * 64);
-  const struct
-  {
-    const char *files[9], *options;
-  } parts[] = {
-    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
-        "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
-      "" },
-    { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-        ops->gpu              ? "attention_gpu.cl"
-        : ops->attends_by_amx ? "amx.cl"
-                              : NULL,
-        ops->attends_by_amx ? "attention_amx.cl" : NULL },
-      head },
-    { { "flow.cl", "pixels.cl" }, token },
-  };
-  cl_program programs[G_N_ELEMENTS (parts)];
-  for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
-    {
-      programs[i] = nf_device_get_program (device, parts[i].files, parts[i].options, error);
-      if (!programs[i])
-        return NULL;
-    }
+  ops->features = divide_up (features, 64) * 64;
   ops->queue = nf_device_new_queue (device, error);
   if (!ops->queue)
     return NULL;
-  for (guint i = 0; i < N_KERNELS; i++)
+  if (nf_device_launches_lists (device))
     {
-      if ((i == KERNEL_HALVE && !ops->rounds && !ops->amx) || (i == KERNEL_PACK_LEFT && !ops->amx))
-        continue;
-      cl_int status = CL_INVALID_KERNEL_NAME;
-      for (guint p = 0; p < G_N_ELEMENTS (parts) && status == CL_INVALID_KERNEL_NAME; p++)
-        ops->kernels[i] = clCreateKernel (programs[p], kernel_names[i], &status);
-      if (status == CL_SUCCESS)
-        status = clGetKernelInfo (ops->kernels[i], CL_KERNEL_NUM_ARGS, sizeof (cl_uint), &ops->n_arguments[i],
-                                  NULL);
-      if (status != CL_SUCCESS)
+      g_autoptr (GError) failure = NULL;
+      cl_program program = get_list_program (ops, error);
+      if (!program)
+        return NULL;
+      ops->list = nf_command_list_new (device, program, ops->queue, &failure);
+      if (failure)
         {
-          nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[i]);
+          g_propagate_error (error, g_steal_pointer (&failure));
           return NULL;
         }
     }
+  for (guint i = 0; !ops->list && i < N_KERNELS; i++)
+    if (exists (ops, i) && !need_kernel (ops, i, error))
+      return NULL;
   return g_steal_pointer (&ops);
 }
 
@@ -358,6 +472,8 @@ renew_queue (NfOps *ops, gboolean profile, GError **error)
                         nf_device_get_info (ops->device)->name);
   clReleaseCommandQueue (ops->queue);
   ops->queue = queue;
+  if (ops->list)
+    nf_command_list_set_queue (ops->list, queue);
   return TRUE;
 }
 
@@ -405,10 +521,10 @@ nf_ops_free (NfOps *ops)
 {
   end_profile (ops);
   if (ops->queue)
-    {
-      clFinish (ops->queue);
-      clReleaseCommandQueue (ops->queue);
-    }
+    clFinish (ops->queue);
+  g_clear_pointer (&ops->list, nf_command_list_free);
+  if (ops->queue)
+    clReleaseCommandQueue (ops->queue);
   for (guint i = 0; i < N_KERNELS; i++)
     if (ops->kernels[i])
       clReleaseKernel (ops->kernels[i]);
@@ -452,6 +568,7 @@ report (NfOps *ops, GError **error)
 gboolean
 nf_ops_finish (NfOps *ops, GError **error)
 {
+  enqueue_list (ops);
   cl_int status = clFinish (ops->queue);
   if (status != CL_SUCCESS && !ops->failure)
     nf_cl_error (&ops->failure, status, "the device %s failed", nf_device_get_info (ops->device)->name);
@@ -463,6 +580,7 @@ nf_ops_write (NfOps *ops, NfView to, const void *from, gsize bytes)
 {
   if (ops->failure || bytes == 0)
     return;
+  enqueue_list (ops);
   cl_int status = clEnqueueWriteBuffer (ops->queue, to.buffer->mem, CL_TRUE, to.at * sizeof (float), bytes,
                                         from, 0, NULL, note (ops, "write", ""));
   if (status != CL_SUCCESS)
@@ -474,6 +592,7 @@ read_view (NfOps *ops, NfView from, void *to, gsize bytes, cl_bool wait)
 {
   if (ops->failure || bytes == 0)
     return;
+  enqueue_list (ops);
   cl_int status = clEnqueueReadBuffer (ops->queue, from.buffer->mem, wait, from.at * sizeof (float), bytes,
                                        to, 0, NULL, note (ops, "read", ""));
   if (status != CL_SUCCESS)
@@ -498,9 +617,12 @@ nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats)
 {
   if (ops->failure || floats == 0)
     return;
-  cl_int status = clEnqueueCopyBuffer (ops->queue, from.buffer->mem, to.buffer->mem, from.at * sizeof (float),
-                                       to.at * sizeof (float), floats * sizeof (float), 0, NULL,
-                                       note (ops, "copy", ""));
+  cl_int status
+      = lists (ops)
+            ? nf_command_list_copy (ops->list, from.buffer, from.at, 0, to.buffer, to.at, 0, floats, 1)
+            : clEnqueueCopyBuffer (ops->queue, from.buffer->mem, to.buffer->mem, from.at * sizeof (float),
+                                   to.at * sizeof (float), floats * sizeof (float), 0, NULL,
+                                   note (ops, "copy", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %" G_GSIZE_FORMAT " floats on the device", floats);
 }
@@ -513,9 +635,11 @@ nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsize to_
     return;
   const size_t size = sizeof (float), from_origin[3] = { from.at * size, 0, 0 },
                to_origin[3] = { to.at * size, 0, 0 }, region[3] = { floats * size, count, 1 };
-  cl_int status
-      = clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem, from_origin, to_origin, region,
-                                 from_step * size, 0, to_step * size, 0, 0, NULL, note (ops, "copy", ""));
+  cl_int status = lists (ops) ? nf_command_list_copy (ops->list, from.buffer, from.at, from_step, to.buffer,
+                                                      to.at, to_step, floats, count)
+                              : clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem,
+                                                         from_origin, to_origin, region, from_step * size, 0,
+                                                         to_step * size, 0, 0, NULL, note (ops, "copy", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %u rows of %" G_GSIZE_FORMAT " floats on the device",
                  count, floats);
@@ -526,8 +650,10 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 {
   if (ops->failure || floats == 0)
     return;
-  cl_int status = clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value, x.at * sizeof (float),
-                                       floats * sizeof (float), 0, NULL, note (ops, "fill", ""));
+  cl_int status = lists (ops) ? nf_command_list_fill (ops->list, x.buffer, x.at, value, floats)
+                              : clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value,
+                                                     x.at * sizeof (float), floats * sizeof (float), 0, NULL,
+                                                     note (ops, "fill", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot fill %" G_GSIZE_FORMAT " floats on the device", floats);
 }
@@ -566,6 +692,7 @@ need_panels (NfOps *ops, gsize elements)
   if (ops->panels && ops->panels->size >= elements * sizeof (float))
     return TRUE;
   /* what is enqueued may still use it */
+  enqueue_list (ops);
   if (ops->panels && !ops->failure)
     clFinish (ops->queue);
   g_clear_pointer (&ops->panels, nf_buffer_free);
@@ -609,6 +736,9 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
   return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
 
+/* Multiply-adds after which a list ends, some milliseconds: the device's other queues come to their turn. */
+#define MOST_WORK ((gsize)1 << 30)
+
 #define GPU_TILE_M 128 /* TILE_M and the others of matmul_gpu.cl */
 #define GPU_TILE_N 64
 #define GPU_TILE_SIDE 16
@@ -626,6 +756,8 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
                                  (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
                gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
 
+  /* rows that stay in the second-level cache meet each panel once */
+  ops->by_columns = (gsize)t->M * count_left (ops, t->K) <= MOST_LEFT;
   if (ops->events)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
@@ -634,6 +766,10 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
           INT (MAX (t->r_mod, 1)), VIEW (t->C), INT (t->ldc), VIEW (t->P), INT (t->M), INT (t->N),
           INT (ops->amx || !ops->rounds ? t->K : count_elements (ops, t->K)), INT (t->flags), INT (tiles),
           INT (t->ldb));
+  ops->by_columns = FALSE;
+  ops->work += (gsize)t->M * t->N * t->K;
+  if (ops->work >= MOST_WORK)
+    enqueue_list (ops);
   *ops->detail = '\0';
 }
 

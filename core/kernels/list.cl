@@ -1,0 +1,278 @@
+/* Command lists on a CPU: many launches as one. SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A launch costs some microseconds, and a step of decoding is forty of them that take less. So the host writes kernels and their arguments one after
+ * the other into memory that it shares with the device (nf-command-list.c), and launches what reads them: a work-item for each core, a member. The items
+ * of a command are shared out among members, each of which takes those of its own share from the front, again and again the same: so what it reads, as
+ * weights, is in its own core's cache. Who has none left takes from the back of another's share. Nobody begins a command before all items of the one
+ * before are done.
+ *
+ * Members need not run at the same time: each could do all of it alone. One waits for another only if that is in the middle of an item.
+ *
+ * Compiled with -DNF_LIST=1 behind all files whose kernels a list may hold. */
+
+#pragma OPENCL EXTENSION cl_khr_int64_base_atomics : enable
+
+/* Before the first command each member has a cache line for its share; then come commands. As in nf-command-list.c. */
+#define NF_MOST_MEMBERS 8
+#define NF_LINE 8 /* ulongs */
+#define NF_COMMANDS ((NF_MOST_MEMBERS + 1) * NF_LINE)
+#define NF_SHARE(member) (((member) + 1) * NF_LINE)
+
+/* Of a command: its number and how many words it has, its items along x and y, along z and in which order, how many are done, arguments. */
+#define NF_NUMBER(command) ((uint)(command)[0] & 0xffff)
+#define NF_LENGTH(command) ((uint)((command)[0] >> 32))
+#define NF_BY_COLUMNS(command) ((uint)((command)[2] >> 32)) /* x changes last */
+#define NF_DONE 3
+#define NF_ARGUMENTS 4
+
+/* A share: which command it is of, its first item and the one behind its last. */
+#define NF_SHARE_BITS 20
+#define NF_SHARE_OF(word, first, end) ((ulong)(word) << 2 * NF_SHARE_BITS | (ulong)(first) << NF_SHARE_BITS | (ulong)(end))
+#define NF_SHARE_WORD(share) ((int)((share) >> 2 * NF_SHARE_BITS))
+#define NF_SHARE_FIRST(share) ((int)((share) >> NF_SHARE_BITS) & ((1 << NF_SHARE_BITS) - 1))
+#define NF_SHARE_END(share) ((int)(share) & ((1 << NF_SHARE_BITS) - 1))
+
+/* How often one looks whether all is done before it takes from another's share: what is short is done sooner. */
+#define NF_PATIENCE 40
+
+#ifdef __x86_64__
+/* stores are seen in their order, and loads done in theirs */
+#define NF_ORDER __asm__ volatile ("" : : : "memory")
+#define NF_WAIT __asm__ volatile ("pause" : : : "memory")
+#else
+#define NF_ORDER __atomic_thread_fence (__ATOMIC_SEQ_CST)
+#define NF_WAIT NF_ORDER
+#endif
+
+static inline ulong
+nf_look (volatile __global const ulong *at)
+{
+  const ulong value = *at;
+  NF_ORDER;
+  return value;
+}
+
+/* The next item of a member's share of the `all` items of the command at `word`, or the last; -1 if none is left. */
+static inline int
+nf_take (volatile __global ulong *words, int word, int all, int member, int members, bool last)
+{
+  volatile __global ulong *share = words + NF_SHARE (member);
+  for (ulong seen = nf_look (share);;)
+    {
+      const bool begun = NF_SHARE_WORD (seen) == word;
+      if (NF_SHARE_WORD (seen) > word)
+        return -1;
+      const int first = begun ? NF_SHARE_FIRST (seen) : (int)((long)all * member / members),
+                end = begun ? NF_SHARE_END (seen) : (int)((long)all * (member + 1) / members);
+      if (first == end)
+        return -1;
+      const ulong left = last ? NF_SHARE_OF (word, first, end - 1) : NF_SHARE_OF (word, first + 1, end);
+      const ulong found = atom_cmpxchg (share, seen, left);
+      if (found == seen)
+        return last ? end - 1 : first;
+      seen = found;
+    }
+}
+
+/* What a list may hold, by the numbers of nf-command-list.h. */
+enum
+{
+  NF_LIST_END,
+  NF_LIST_COPY,
+  NF_LIST_FILL,
+  NF_LIST_MATMUL,
+  NF_LIST_NORM,
+  NF_LIST_HEADS,
+  NF_LIST_APPEND,
+  NF_LIST_ATTENTION,
+  NF_LIST_GATE,
+  NF_LIST_PACK,
+  NF_LIST_HALVE,
+  NF_LIST_AFFINE,
+  NF_LIST_AFFINE_INVERSE,
+  NF_LIST_FORESEE,
+  NF_LIST_SETTLE,
+  NF_LIST_SHIFT_IN,
+  NF_LIST_PRIOR,
+  NF_LIST_REORDER,
+  NF_LIST_GRID,
+  NF_LIST_DENOISE,
+  NF_LIST_CLASS_EMBED,
+  NF_LIST_PIXELS_TO_TOKENS,
+  NF_LIST_TOKENS_TO_PIXELS,
+};
+
+#define NF_COPY_PART 4096 /* floats of an item, as in nf-command-list.c */
+
+/* `count` rows of `floats` floats. Global size (parts of a row, rows). */
+NF_KERNEL void
+nf_copy_rows (NF_ITEM __global const float *from, ulong from_at, ulong from_step, __global float *to, ulong to_at, ulong to_step, ulong floats)
+{
+  const size_t first = get_global_id (0) * NF_COPY_PART, end = min ((ulong)first + NF_COPY_PART, floats);
+  from += from_at + get_global_id (1) * from_step;
+  to += to_at + get_global_id (1) * to_step;
+  size_t i = first;
+  for (; i + VW <= end; i += VW)
+    nf_storev (nf_loadv (from + i), to + i);
+  for (; i < end; i++)
+    to[i] = from[i];
+}
+
+/* Global size (parts of `floats`). */
+NF_KERNEL void
+nf_fill (NF_ITEM __global float *x, ulong at, float value, ulong floats)
+{
+  const size_t first = get_global_id (0) * NF_COPY_PART, end = min ((ulong)first + NF_COPY_PART, floats);
+  for (size_t i = first; i < end; i++)
+    x[at + i] = value;
+}
+
+/* Arguments of a command, as they lie in the list: each fills whole words. */
+#define NF_LONG(i) a[i]
+#define NF_INT(i) ((int)a[i])
+#define NF_FLOAT(i) as_float ((uint)a[i])
+#define NF_FLOATS(i) ((__global float *)a[i])
+#define NF_VIEW(i) NF_FLOATS (i), NF_LONG ((i) + 1)
+#define NF_WORDS(i) ((__global uint *)a[i])
+#define NF_BYTES(i) ((__global uchar *)a[i])
+#define NF_INT2(i) as_uint2 (a[i])
+#define NF_INT4(i) as_int4 (vload2 (0, a + (i)))
+#define NF_INT8(i) as_int8 (vload4 (0, a + (i)))
+
+static inline void
+nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
+{
+  switch (command)
+    {
+    case NF_LIST_COPY:
+      nf_copy_rows (item, items, NF_VIEW (0), NF_LONG (2), NF_VIEW (3), NF_LONG (5), NF_LONG (6));
+      break;
+    case NF_LIST_FILL:
+      nf_fill (item, items, NF_VIEW (0), NF_FLOAT (2), NF_LONG (3));
+      break;
+    case NF_LIST_MATMUL:
+      nf_matmul (item, items, (__global const nf_left_element *)a[0], NF_LONG (1), NF_INT (2), (__global const nf_element *)a[3], NF_LONG (4), NF_VIEW (5),
+                 NF_VIEW (7), NF_INT (9), NF_INT (10), NF_VIEW (11), NF_INT (13), NF_VIEW (14), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19),
+                 NF_INT (20), NF_INT (21));
+      break;
+    case NF_LIST_NORM:
+      nf_norm (item, items, NF_VIEW (0), NF_VIEW (2), NF_LONG (4), NF_VIEW (5), NF_INT (7), NF_VIEW (8), NF_INT (10), NF_INT (11), NF_INT (12));
+      break;
+    case NF_LIST_HEADS:
+      nf_heads (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_INT (8), NF_VIEW (9), NF_INT (11), NF_INT (12), NF_LONG (13),
+                NF_LONG (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19));
+      break;
+    case NF_LIST_APPEND:
+      nf_append (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      break;
+    case NF_LIST_ATTENTION:
+      nf_attention (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_VIEW (7), NF_INT (9), NF_LONG (10), NF_VIEW (11),
+                    NF_INT (13), NF_LONG (14), NF_INT (15), NF_FLOATS (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_FLOAT (20), NF_FLOAT (21), NF_INT (22),
+                    NF_INT (23), NF_INT (24), NF_INT8 (25));
+      break;
+    case NF_LIST_GATE:
+      nf_gate (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_LONG (8), NF_INT (9));
+      break;
+    case NF_LIST_PACK:
+      nf_pack (item, items, NF_VIEW (0), NF_INT (2), (__global nf_element *)a[3], NF_LONG (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
+      break;
+#if NF_AMX || (NF_BF16 && !NF_BF16_WEIGHTS)
+    case NF_LIST_HALVE:
+      nf_halve (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5));
+      break;
+#endif
+    case NF_LIST_AFFINE:
+      nf_affine (item, items, NF_VIEW (0), NF_FLOATS (2), NF_VIEW (3), NF_FLOATS (5), NF_VIEW (6), NF_INT (8), NF_INT (9), NF_INT (10), NF_INT (11),
+                 NF_INT (12), NF_INT (13), NF_INT (14), NF_INT (15), NF_INT (16), NF_FLOAT (17), NF_FLOAT (18), NF_FLOAT (19), NF_INT (20), NF_INT (21),
+                 NF_INT (22));
+      break;
+    case NF_LIST_AFFINE_INVERSE:
+      nf_affine_inverse (item, items, NF_VIEW (0), NF_VIEW (2), NF_FLOATS (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9), NF_INT (10),
+                         NF_INT (11), NF_INT (12), NF_FLOAT (13), NF_FLOAT (14), NF_FLOAT (15), NF_INT (16), as_float4 (NF_INT4 (17)), NF_INT (19),
+                         NF_INT (20), NF_FLOATS (21), NF_INT (22), NF_FLOATS (23), NF_INT (24));
+      break;
+    case NF_LIST_FORESEE:
+      nf_foresee (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      break;
+    case NF_LIST_SETTLE:
+      nf_settle (item, items, NF_VIEW (0), NF_FLOATS (2), NF_VIEW (3), NF_INT (5), NF_VIEW (6), NF_INT (8), NF_FLOATS (9), NF_INT (10), NF_FLOATS (11),
+                 NF_INT (12), NF_INT (13), NF_INT (14), NF_INT (15));
+      break;
+    case NF_LIST_SHIFT_IN:
+      nf_shift_in (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      break;
+    case NF_LIST_PRIOR:
+      nf_prior (item, items, NF_VIEW (0), NF_FLOATS (2), NF_INT (3), NF_FLOATS (4), NF_FLOAT (5), NF_INT (6));
+      break;
+    case NF_LIST_REORDER:
+      nf_reorder (item, items, NF_VIEW (0), NF_VIEW (2), NF_INT (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_VIEW (8), NF_INT (10));
+      break;
+    case NF_LIST_GRID:
+      nf_grid (item, items, NF_VIEW (0), NF_FLOATS (2), NF_INT (3), NF_INT (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
+      break;
+    case NF_LIST_DENOISE:
+      nf_denoise (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_FLOAT (6));
+      break;
+    case NF_LIST_CLASS_EMBED:
+      nf_class_embed (item, items, NF_VIEW (0), NF_VIEW (2), (__global const int *)a[4], NF_INT (5), NF_INT (6), NF_INT (7));
+      break;
+    case NF_LIST_PIXELS_TO_TOKENS:
+      nf_pixels_to_tokens (item, items, NF_BYTES (0), vload4 (0, a + 1), NF_INT4 (5), NF_INT4 (7), NF_INT (9), NF_INT (10), NF_LONG (11), NF_INT (12),
+                           NF_INT (13), NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_FLOAT (21),
+                           NF_INT2 (22), NF_INT2 (23), NF_FLOATS (24), NF_INT (25), NF_VIEW (26), NF_INT (28), NF_FLOATS (29));
+      break;
+    case NF_LIST_TOKENS_TO_PIXELS:
+      nf_tokens_to_pixels (item, items, NF_VIEW (0), NF_BYTES (2), vload4 (0, a + 3), NF_INT4 (7), NF_INT4 (9), NF_INT (11), NF_INT (12), NF_INT (13),
+                           NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_FLOATS (21), NF_INT (22),
+                           NF_INT (23), NF_FLOATS (24), NF_INT (25));
+      break;
+    }
+}
+
+/* Item i of a command. */
+static inline void
+nf_run (__global const ulong *command, int i)
+{
+  const uint3 items = (uint3)((uint)command[1], (uint)(command[1] >> 32), (uint)command[2]);
+  const uint fast = NF_BY_COLUMNS (command) ? items.y * items.z : items.x, slow = i / fast, inside = i % fast;
+  const uint3 item = NF_BY_COLUMNS (command) ? (uint3)(slow, inside % items.y, inside / items.y) : (uint3)(inside, slow % items.y, slow / items.y);
+  nf_run_item (NF_NUMBER (command), item, items, command + NF_ARGUMENTS);
+}
+
+#undef get_global_id
+#undef get_global_size
+
+/* Runs the list at `words`, and says there at which address it found it. Global size (members). */
+__kernel __attribute__ ((reqd_work_group_size (1, 1, 1))) void
+nf_list (__global ulong *words)
+{
+  const int member = get_global_id (0), members = get_global_size (0);
+  words[0] = (ulong)words;
+  for (int word = NF_COMMANDS; NF_NUMBER (words + word) != NF_LIST_END; word += NF_LENGTH (words + word))
+    {
+      __global ulong *command = words + word;
+      volatile __global ulong *done = command + NF_DONE;
+      const int all = (int)((uint)command[1] * (command[1] >> 32) * (uint)command[2]);
+      int looks = 0, ran = 0;
+      while (nf_look (done) < all)
+        {
+          int item = nf_take (words, word, all, member, members, false);
+          if (item < 0 && ran > 0)
+            {
+              atom_add (done, (ulong)ran);
+              ran = 0;
+              continue;
+            }
+          if (item < 0 && ++looks > NF_PATIENCE)
+            for (int other = 1; other < members && item < 0; other++)
+              item = nf_take (words, word, all, (member + other) % members, members, true);
+          if (item < 0)
+            NF_WAIT;
+          else
+            {
+              nf_run (command, item);
+              ran++;
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+/* normflow: many launches as one. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "nf-device-private.h"
+
+/* Not installed. Commands are written one after the other into memory that host and device share, and one
+ * kernel runs them (core/kernels/list.cl): a launch takes longer than most kernels of a step of decoding. One
+ * thread at a time. */
+typedef struct _NfCommandList NfCommandList;
+
+/* What a list may hold, as in list.cl. */
+typedef enum
+{
+  NF_LIST_END,
+  NF_LIST_COPY,
+  NF_LIST_FILL,
+  NF_LIST_MATMUL,
+  NF_LIST_NORM,
+  NF_LIST_HEADS,
+  NF_LIST_APPEND,
+  NF_LIST_ATTENTION,
+  NF_LIST_GATE,
+  NF_LIST_PACK,
+  NF_LIST_HALVE,
+  NF_LIST_AFFINE,
+  NF_LIST_AFFINE_INVERSE,
+  NF_LIST_FORESEE,
+  NF_LIST_SETTLE,
+  NF_LIST_SHIFT_IN,
+  NF_LIST_PRIOR,
+  NF_LIST_REORDER,
+  NF_LIST_GRID,
+  NF_LIST_DENOISE,
+  NF_LIST_CLASS_EMBED,
+  NF_LIST_PIXELS_TO_TOKENS,
+  NF_LIST_TOKENS_TO_PIXELS,
+} NfListed;
+
+/* Of a kernel, as for clSetKernelArg(): SIZE bytes at VALUE. Of a buffer VALUE is its cl_mem, or NULL if
+ * there is none. */
+typedef struct
+{
+  gsize size;
+  const void *value;
+  gboolean is_buffer;
+  const NfBuffer *buffer;
+} NfArgument;
+
+/* A list for PROGRAM, in which nf_list is, upon QUEUE. NULL without an error if the device does not see
+ * memory where the host does. */
+NfCommandList *nf_command_list_new (NfDevice *device, cl_program program, cl_command_queue queue,
+                                    GError **error);
+
+/* Everything that was enqueued must be done. */
+void nf_command_list_free (NfCommandList *self);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCommandList, nf_command_list_free)
+
+/* FALSE if these are too many for a command. None of them is 0. */
+gboolean nf_command_list_takes (const gsize items[3]);
+
+/* One more command of ITEMS along each axis, of which x changes first, or, BY_COLUMNS, last. Buffers may be
+ * freed from here on. */
+cl_int nf_command_list_add (NfCommandList *self, NfListed command, const gsize items[3], gboolean by_columns,
+                            const NfArgument *arguments, guint n);
+
+/* COUNT rows of FLOATS floats, so many floats apart; likewise. */
+cl_int nf_command_list_copy (NfCommandList *self, const NfBuffer *from, gsize from_at, gsize from_step,
+                             const NfBuffer *to, gsize to_at, gsize to_step, gsize floats, guint count);
+cl_int nf_command_list_fill (NfCommandList *self, const NfBuffer *x, gsize at, float value, gsize floats);
+
+/* Another queue; what was added must be enqueued. */
+void nf_command_list_set_queue (NfCommandList *self, cl_command_queue queue);
+
+/* Enqueues what was added. */
+cl_int nf_command_list_flush (NfCommandList *self);
