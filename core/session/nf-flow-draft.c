@@ -370,6 +370,10 @@ try_windows (Sweeping *self)
         best = i;
       else if (get_cost (pace, i) > BEHIND * get_cost (pace, best))
         break; /* still larger ones would be still further behind */
+      /* as would any be behind steps of one token */
+      if (pace->exact > 0 && !drafting->insist
+          && drafting->flow->T * N * SHARE_HINTED * get_cost (pace, best) > BEHIND * pace->exact)
+        break;
     }
   /* a wider one that is about as good waits less often for what is not the pass's own */
   for (guint i = best + 1; i < N_WINDOWS; i++)

@@ -21,6 +21,7 @@
 #define PATIENCE 4   /* sweeps after which a trial that is behind ends */
 #define TRY_AGAIN 64 /* decodings after which the windows are tried again: machines and videos change */
 #define CLEARLY 1.25 /* faster by this much is faster */
+#define BEHIND 2     /* slower by this much is hopeless */
 
 static const guint paces[NF_FLOW_N_PACES] = { 1, 8, 16, NF_FLOW_WINDOW };
 
@@ -257,6 +258,8 @@ run_fastest (Inversion *self, guint first)
           }
         else if (known->rate[i] > CLEARLY * known->rate[pace])
           pace = i;
+        else if (known->rate[i] > 0 && known->rate[i] * BEHIND < known->rate[0])
+          break; /* wider ones would be further behind */
 
       const guint window = paces[pace], begin = n, end = trial ? n + MAX (window, TRIAL) : N;
       /* what was enqueued before is not the trial's */
