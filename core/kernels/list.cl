@@ -34,6 +34,7 @@
 
 /* How often one looks whether all is done before it takes from another's share: what is short is done sooner. */
 #define NF_PATIENCE 40
+#define NF_LONG_WAIT 400 /* looks */
 
 #ifdef __x86_64__
 /* stores are seen in their order, and loads done in theirs */
@@ -42,6 +43,19 @@
 #else
 #define NF_ORDER __atomic_thread_fence (__ATOMIC_SEQ_CST)
 #define NF_WAIT NF_ORDER
+#endif
+
+/* Where there are more threads than cores the one that is waited for may wait for this core. */
+#if defined(__x86_64__) && defined(__linux__)
+#define NF_YIELD                                                                                                       \
+  do                                                                                                                   \
+    {                                                                                                                  \
+      long sched_yield_ = 24;                                                                                          \
+      __asm__ volatile ("syscall" : "+a"(sched_yield_) : : "rcx", "r11", "memory");                                   \
+    }                                                                                                                  \
+  while (0)
+#else
+#define NF_YIELD NF_WAIT
 #endif
 
 static inline ulong
@@ -266,8 +280,10 @@ nf_list (__global ulong *words)
           if (item < 0 && ++looks > NF_PATIENCE)
             for (int other = 1; other < members && item < 0; other++)
               item = nf_take (words, word, all, (member + other) % members, members, true);
-          if (item < 0)
+          if (item < 0 && looks < NF_LONG_WAIT)
             NF_WAIT;
+          else if (item < 0)
+            NF_YIELD;
           else
             {
               nf_run (command, item);
