@@ -38,7 +38,7 @@ void
 gst_flow_action_set_number (GstFlowAction *action, gint number)
 {
   gst_flow_action_forget (action);
-  action->number = MAX (number, -1);
+  action->number = number;
 }
 
 void
@@ -70,7 +70,7 @@ gst_flow_action_set_control (GstFlowAction *action, guint i, float value)
 gboolean
 gst_flow_action_is_known (const GstFlowAction *action)
 {
-  return action->number >= 0 || action->controls;
+  return action->number != -1 || action->controls;
 }
 
 gboolean
@@ -115,8 +115,11 @@ gst_flow_action_read (GstFlowAction *action, GstBuffer *buffer)
   const GValue *controls = structure ? gst_structure_get_value (structure, "controls") : NULL;
   gint number;
   gst_flow_action_forget (action);
+  if (controls && gst_flow_action_set_value (action, controls))
+    return;
+  /* none that are numbers, which is told where they are wanted */
   if (controls)
-    gst_flow_action_set_value (action, controls);
+    gst_flow_action_set_controls (action, NULL, 0);
   else if (structure && gst_structure_get_int (structure, "action", &number))
     gst_flow_action_set_number (action, number);
 }
@@ -149,15 +152,17 @@ gst_flow_action_to_vector (GstElement *element, const GstFlowAction *action, flo
     return;
   if (action->controls && action->controls->len == n)
     memcpy (vector, action->controls->data, n * sizeof *vector);
-  else if (!action->controls && action->number < (gint)n)
+  else if (!action->controls && action->number >= 0 && action->number < (gint)n)
     vector[action->number] = 1;
   else if (!*warned)
     {
       *warned = TRUE;
       if (action->controls)
-        GST_ELEMENT_WARNING (
-            element, RESOURCE, SETTINGS,
-            ("%u controls: the model takes %u; they are taken as unknown", action->controls->len, n), (NULL));
+        GST_ELEMENT_WARNING (element, RESOURCE, SETTINGS,
+                             ("%u controls%s: the model takes %u; they are taken as unknown",
+                              action->controls->len, action->controls->len ? "" : " that are finite numbers",
+                              n),
+                             (NULL));
       else
         GST_ELEMENT_WARNING (
             element, RESOURCE, SETTINGS,

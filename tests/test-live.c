@@ -8,6 +8,7 @@
 #include <gst/controller/gstinterpolationcontrolsource.h>
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
+#include <math.h>
 
 #define WIDTH RANDOM_VIDEO_WIDTH
 #define HEIGHT RANDOM_VIDEO_HEIGHT
@@ -547,6 +548,47 @@ controls_of_video (void **state)
   gst_harness_teardown (h);
 }
 
+/* So are controls that are no numbers, and an action below all. */
+static void
+wrong_actions (void **state)
+{
+  for (guint i = 0; i < 2; i++)
+    {
+      GstElement *made = gst_element_factory_make ("flowencode", NULL);
+      g_object_set (made, "model", video_model, NULL);
+      GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
+      gst_object_unref (made);
+      g_autoptr (GstBus) bus = gst_bus_new ();
+      gst_element_set_bus (h->element, bus);
+      GstVideoInfo info;
+      fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+      GstCaps *caps = gst_video_info_to_caps (&info);
+      gst_caps_set_simple (caps, "framerate", GST_TYPE_FRACTION, 25, 1, NULL);
+      gst_harness_set_src_caps (h, caps);
+      for (guint n = 0; n < 3; n++)
+        {
+          float vector[ACTIONS];
+          GstBuffer *frame = fixture_frame (&info, n, FALSE);
+          if (i == 0)
+            attach_controls (frame, ACTIONS, (double)NAN);
+          else
+            gst_structure_set (
+                gst_custom_meta_get_structure (gst_buffer_add_custom_meta (frame, "GstFlowActionMeta")),
+                "action", G_TYPE_INT, -7, NULL);
+          assert_int_equal (gst_harness_push (h, frame), GST_FLOW_OK);
+          g_autoptr (GstBuffer) latents = gst_harness_pull (h);
+          read_vector (latents, vector);
+          assert_true (vector[0] == 0 && vector[1] == 0 && vector[2] == 0);
+        }
+      guint controls_told, action_told;
+      count_warnings (bus, "0 controls that are finite numbers", &controls_told, "Action -7", &action_told);
+      assert_int_equal (controls_told, i == 0);
+      assert_int_equal (action_told, i == 1);
+      gst_element_set_bus (h->element, NULL);
+      gst_harness_teardown (h);
+    }
+}
+
 /* Drawn frames are led by the property, or by the pointer. */
 static void
 controls_of_samples (void **state)
@@ -946,6 +988,7 @@ main (int argc, char **argv)
     cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
     cmocka_unit_test (slow_sink),         cmocka_unit_test (recorded),
     cmocka_unit_test (bad_settings),      cmocka_unit_test (late_beginning),
+    cmocka_unit_test (wrong_actions),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
