@@ -13,7 +13,7 @@
 #pragma OPENCL EXTENSION cl_khr_int64_base_atomics : enable
 
 /* Before the first command each member has a cache line for its share; then come commands. As in nf-command-list.c. */
-#define NF_MOST_MEMBERS 8
+#define NF_MOST_MEMBERS 128
 #define NF_LINE 8 /* ulongs */
 #define NF_COMMANDS ((NF_MOST_MEMBERS + 1) * NF_LINE)
 #define NF_SHARE(member) (((member) + 1) * NF_LINE)
@@ -32,9 +32,10 @@
 #define NF_SHARE_FIRST(share) ((int)((share) >> NF_SHARE_BITS) & ((1 << NF_SHARE_BITS) - 1))
 #define NF_SHARE_END(share) ((int)(share) & ((1 << NF_SHARE_BITS) - 1))
 
-/* How often one looks whether all is done before it takes from another's share: what is short is done sooner. */
+/* How often one looks whether all is done before it looks into others' shares, since what is short is done sooner, and how often before it gives its
+ * core away. */
 #define NF_PATIENCE 40
-#define NF_LONG_WAIT 400 /* looks */
+#define NF_LONG_WAIT 400
 
 #ifdef __x86_64__
 /* stores are seen in their order, and loads done in theirs */
@@ -267,7 +268,7 @@ nf_list (__global ulong *words)
       __global ulong *command = words + word;
       volatile __global ulong *done = command + NF_DONE;
       const int all = (int)((uint)command[1] * (command[1] >> 32) * (uint)command[2]);
-      int looks = 0, ran = 0;
+      int looks = 0, ran = 0; /* not counted as done yet */
       while (nf_look (done) < all)
         {
           int item = nf_take (words, word, all, member, members, false);
@@ -277,7 +278,7 @@ nf_list (__global ulong *words)
               ran = 0;
               continue;
             }
-          if (item < 0 && ++looks > NF_PATIENCE)
+          if (item < 0 && ++looks % NF_PATIENCE == 0)
             for (int other = 1; other < members && item < 0; other++)
               item = nf_take (words, word, all, (member + other) % members, members, true);
           if (item < 0 && looks < NF_LONG_WAIT)

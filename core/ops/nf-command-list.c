@@ -4,8 +4,8 @@
 #include <string.h>
 
 /* Of list.cl */
-#define MOST_MEMBERS 8
-#define COMMANDS 72 /* words before the first command */
+#define MOST_MEMBERS 128
+#define COMMANDS ((MOST_MEMBERS + 1) * 8) /* words before the first command */
 #define HEAD 4      /* words of a command before its arguments */
 #define MOST_ITEMS ((1 << 20) - 1)
 #define COPY_PART 4096
