@@ -3,6 +3,7 @@
  * Lists are how everything else in these tests runs where it can; here is what they must keep to: order,
  * memory, and the bits that each launch for itself gives. */
 #include "nf-test.h"
+#include "nf-command-list.h"
 #include "nf-ops.h"
 
 #define HEAD_DIM 16
@@ -132,6 +133,70 @@ test_freed_buffers (void **state)
     assert_true (found[i] == (i < 200 ? (float)i : 0.0f));
 }
 
+static void CL_CALLBACK
+note_end (cl_mem mem, void *ended)
+{
+  (void)mem;
+  g_atomic_int_set ((gint *)ended, TRUE);
+}
+
+/* But not for longer than it takes. */
+static void
+test_memory_is_given_back (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfOps) ops = open_ops (open_with_lists ());
+  gint ended = FALSE;
+  NfBuffer *buffer = nf_ops_alloc (ops, 1000);
+  assert_int_equal (clSetMemObjectDestructorCallback (buffer->mem, note_end, &ended), CL_SUCCESS);
+  nf_ops_fill (ops, nf_view (buffer, 0), 1.0f, 1000);
+  nf_buffer_free (buffer);
+  assert_false (g_atomic_int_get (&ended));
+  nf_test_ok (nf_ops_finish (ops, &error), error);
+  assert_true (g_atomic_int_get (&ended));
+}
+
+/* A queue that takes nothing is an error once; what comes after it on another one happens. */
+static void
+test_refused_launch (void **state)
+{
+  NfDevice *device = open_with_lists ();
+  const char *const files[]
+      = { "rows_cpu.cl", "matmul.cl",        "matmul_cpu.cl", "pack.cl",   "gate.cl", "append.cl",
+          "heads.cl",    "attention_cpu.cl", "flow.cl",       "pixels.cl", "list.cl", NULL };
+  g_autoptr (GError) error = NULL;
+  if (nf_device_uses_amx (device))
+    skip ();
+  cl_program program = nf_device_get_program (device, files, "-DDH=16 -DD_MAX=64 -DNF_LIST=1", &error);
+  nf_test_ok (program, error);
+  cl_command_queue queue = nf_device_new_queue (device, &error);
+  nf_test_ok (queue, error);
+  g_autoptr (NfCommandList) list = nf_command_list_new (device, program, queue, &error);
+  nf_test_ok (list, error);
+  NfBuffer *buffer = nf_buffer_new (device, 1000 * sizeof (float), &error);
+  nf_test_ok (buffer, error);
+  for (guint round = 0; round < 10; round++)
+    {
+      cl_int status = CL_SUCCESS;
+      nf_command_list_set_queue (list, NULL);
+      /* by itself when it is full, else when it is asked to */
+      for (guint i = 0; i < (round % 2 ? 3000u : 3u) && status == CL_SUCCESS; i++)
+        status = nf_command_list_fill (list, buffer, 0, -1.0f, 1000);
+      if (status == CL_SUCCESS)
+        status = nf_command_list_flush (list);
+      assert_int_equal (status, CL_INVALID_COMMAND_QUEUE);
+      nf_command_list_set_queue (list, queue);
+      assert_int_equal (nf_command_list_fill (list, buffer, 0, (float)round, 1000), CL_SUCCESS);
+      assert_int_equal (nf_command_list_flush (list), CL_SUCCESS);
+      assert_int_equal (clFinish (queue), CL_SUCCESS);
+      for (guint i = 0; i < 1000; i++)
+        assert_true (((float *)buffer->memory)[i] == (float)round);
+    }
+  nf_buffer_free (buffer);
+  g_clear_pointer (&list, nf_command_list_free);
+  clReleaseCommandQueue (queue);
+}
+
 /* A command of more items than it can count is a launch of its own. */
 static void
 test_many_items (void **state)
@@ -234,9 +299,10 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_order),         cmocka_unit_test (test_many_queues),
-    cmocka_unit_test (test_freed_buffers), cmocka_unit_test (test_many_items),
-    cmocka_unit_test (test_rows),          cmocka_unit_test (test_same_bits),
+    cmocka_unit_test (test_order),          cmocka_unit_test (test_many_queues),
+    cmocka_unit_test (test_freed_buffers),  cmocka_unit_test (test_memory_is_given_back),
+    cmocka_unit_test (test_refused_launch), cmocka_unit_test (test_many_items),
+    cmocka_unit_test (test_rows),           cmocka_unit_test (test_same_bits),
   };
   return cmocka_run_group_tests_name ("command lists", tests, NULL, NULL);
 }

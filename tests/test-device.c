@@ -593,7 +593,7 @@ test_large_buffers (void **state)
     {
       buffers[i] = nf_buffer_new (device, sizes[i], &error);
       nf_test_ok (buffers[i], error);
-      if (buffers[i]->zero)
+      if (buffers[i]->memory)
         {
           assert_int_equal (
               clEnqueueReadBuffer (queue, buffers[i]->mem, CL_TRUE, 0, sizes[i], back, 0, NULL, NULL),

@@ -45,6 +45,7 @@ read_share (void)
               && period > 0)
             share = (guint)MIN (share, MAX ((quota + period - 1) / period, 1));
         }
+      break;
     }
   return share;
 }

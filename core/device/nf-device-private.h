@@ -82,13 +82,12 @@ struct _NfBuffer
 {
   cl_mem mem;
   gsize size;
-  void *memory;  /* where a CPU has it, in memory of the host; NULL elsewhere */
-  gboolean zero; /* all of it, as it was made */
+  void *memory; /* of the host, where a CPU has it; all zero as it was made. NULL elsewhere */
   NfDevice *device;
 };
 
-/* SIZE bytes, uninitialised unless `zero` says something else. NULL with NF_ERROR_NO_MEMORY naming size and
- * device; checked against the device's limits first. */
+/* SIZE bytes, uninitialised unless they are in memory of the host. NULL with NF_ERROR_NO_MEMORY naming size
+ * and device; checked against the device's limits first. */
 NfBuffer *nf_buffer_new (NfDevice *device, gsize size, GError **error);
 void nf_buffer_free (NfBuffer *buffer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBuffer, nf_buffer_free)

@@ -1116,24 +1116,28 @@ free_pages (cl_mem mem, void *pages)
   nf_pages_free (pages);
 }
 
-/* A CPU computes in MEMORY of ours: in large pages, if it gets them. It is zero. */
+/* A CPU computes in MEMORY of ours: in large pages, if it gets them. */
 static cl_mem
 new_memory (NfDevice *device, gsize size, void **memory, cl_int *status)
 {
-  NfPages *pages = device->info->is_gpu ? NULL : nf_pages_new (size);
-  cl_mem mem = NULL;
-  if (pages)
-    {
-      *memory = nf_pages_get_memory (pages);
-      mem = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size, *memory, status);
-      if (mem && clSetMemObjectDestructorCallback (mem, free_pages, pages) == CL_SUCCESS)
-        return mem;
-      if (mem)
-        clReleaseMemObject (mem);
-      nf_pages_free (pages);
-    }
   *memory = NULL;
-  return clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, status);
+  if (device->info->is_gpu)
+    return clCreateBuffer (device->context, CL_MEM_READ_WRITE, size, NULL, status);
+  NfPages *pages = nf_pages_new (size);
+  *status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  if (!pages)
+    return NULL;
+  *memory = nf_pages_get_memory (pages);
+  cl_mem mem
+      = clCreateBuffer (device->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, size, *memory, status);
+  if (*status == CL_SUCCESS)
+    *status = clSetMemObjectDestructorCallback (mem, free_pages, pages);
+  if (*status == CL_SUCCESS)
+    return mem;
+  if (mem)
+    clReleaseMemObject (mem);
+  nf_pages_free (pages);
+  return NULL;
 }
 
 NfBuffer *
@@ -1158,7 +1162,6 @@ nf_buffer_new (NfDevice *device, gsize size, GError **error)
   buffer->mem = mem;
   buffer->size = size;
   buffer->memory = memory;
-  buffer->zero = memory != NULL;
   buffer->device = g_object_ref (device);
   return buffer;
 }

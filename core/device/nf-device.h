@@ -77,16 +77,15 @@ GPtrArray *nf_device_list (GError **error);
  * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are. A
  * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
  * in float32; `bf16-weights` rounds weights only; `f32`, which is the default, rounds nothing; `auto` is bf16
- * where that is faster than f32: with
- * AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without it the
- * environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`, else the
- * environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see nf_device_get_bf16_form();
- * without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where it can be), else
- * `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it `fma` does. What it
- * is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or `each`, else
- * `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see nf_device_get_launch(). A suffix
- * with `?=` for `=`, such as
- * `,precision?=bf16`, holds where neither another one nor the environment says otherwise.
+ * where that is faster than f32: with AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix
+ * units for it. Without it the environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`,
+ * `dot`, `mma` or `fma`, else the environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
+ * nf_device_get_bf16_form(); without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where
+ * it can be), else `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it
+ * `fma` does. What it is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or
+ * `each`, else `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see
+ * nf_device_get_launch(). A suffix with `?=` for `=`, such as `,precision?=bf16`, holds where neither another
+ * one nor the environment says otherwise.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists

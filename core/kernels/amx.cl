@@ -8,7 +8,7 @@
  *
  * An instruction adds, to an element of c, the sum of the 16 products of lower halves plus that of the upper ones; each sum starts from zero and
  * takes its products in the order of k. So a result depends on neither the rows of a tile nor the other ones.
- * Tiles are a thread's state: a work-group configures them before and releases them after its use. The compiler knows nothing of them. */
+ * Tiles are a thread's state: a work-item configures them before and releases them after its use. The compiler knows nothing of them. */
 
 #define NF_TILE_ROWS 16
 

@@ -46,7 +46,7 @@
 #define NF_WAIT NF_ORDER
 #endif
 
-/* Where there are more threads than cores the one that is waited for may wait for this core. */
+/* Where there are more threads than cores the one that is waited for may wait for this core; elsewhere than here the system gives it away in its time. */
 #if defined(__x86_64__) && defined(__linux__)
 #define NF_YIELD                                                                                                       \
   do                                                                                                                   \
@@ -279,8 +279,12 @@ nf_list (__global ulong *words)
               continue;
             }
           if (item < 0 && ++looks % NF_PATIENCE == 0)
-            for (int other = 1; other < members && item < 0; other++)
-              item = nf_take (words, word, all, (member + other) % members, members, true);
+            {
+              for (int other = 1; other < members && item < 0; other++)
+                item = nf_take (words, word, all, (member + other) % members, members, true);
+              if (item >= 0) /* where there was one there may be more */
+                looks = NF_PATIENCE - 1;
+            }
           if (item < 0 && looks < NF_LONG_WAIT)
             NF_WAIT;
           else if (item < 0)

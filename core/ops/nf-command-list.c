@@ -6,14 +6,15 @@
 /* Of list.cl */
 #define MOST_MEMBERS 128
 #define COMMANDS ((MOST_MEMBERS + 1) * 8) /* words before the first command */
-#define HEAD 4      /* words of a command before its arguments */
+#define HEAD 4                            /* words of a command before its arguments */
 #define MOST_ITEMS ((1 << 20) - 1)
 #define COPY_PART 4096
 
 #define WORDS 16384 /* of a list */
 #define MOST_HELD 128
 #define N_PLACES (4 * MOST_HELD)
-#define N_LISTS 4 /* that may be on their way */
+#define PLACE_SHIFT 23 /* a hash of 32 bits to one of 512 places */
+#define N_LISTS 4      /* that may be on their way */
 
 typedef struct
 {
@@ -83,6 +84,14 @@ nf_command_list_flush (NfCommandList *self)
   return self->word > COMMANDS ? run (self) : CL_SUCCESS;
 }
 
+void
+nf_command_list_retire (NfCommandList *self)
+{
+  for (guint i = 0; i < N_LISTS; i++)
+    if (i != self->current || self->word == 0)
+      retire (&self->lists[i]);
+}
+
 NfCommandList *
 nf_command_list_new (NfDevice *device, cl_program program, cl_command_queue queue, GError **error)
 {
@@ -140,15 +149,44 @@ static cl_int
 hold (NfCommandList *self, cl_mem mem)
 {
   List *list = &self->lists[self->current];
-  guint place = (guint)((guintptr)mem >> 4) * 2654435761u % N_PLACES;
+  guint place = (guint32)((guintptr)mem >> 4) * 2654435761u >> PLACE_SHIFT;
   while (self->places[place] && self->places[place] != mem)
     place = (place + 1) % N_PLACES;
   if (self->places[place])
     return CL_SUCCESS;
+  const cl_int status = clRetainMemObject (mem);
+  if (status != CL_SUCCESS)
+    return status;
   self->places[place] = mem;
   list->held[list->n_held++] = mem;
-  return clRetainMemObject (mem);
+  return CL_SUCCESS;
 }
+
+/* Of each command's arguments, as nf_run_item() of list.cl reads them. */
+static const guint8 argument_words[] = {
+  [NF_LIST_COPY] = 7,
+  [NF_LIST_FILL] = 4,
+  [NF_LIST_MATMUL] = 22,
+  [NF_LIST_NORM] = 13,
+  [NF_LIST_HEADS] = 20,
+  [NF_LIST_APPEND] = 10,
+  [NF_LIST_ATTENTION] = 29,
+  [NF_LIST_GATE] = 10,
+  [NF_LIST_PACK] = 9,
+  [NF_LIST_HALVE] = 6,
+  [NF_LIST_AFFINE] = 23,
+  [NF_LIST_AFFINE_INVERSE] = 25,
+  [NF_LIST_FORESEE] = 10,
+  [NF_LIST_SETTLE] = 16,
+  [NF_LIST_SHIFT_IN] = 10,
+  [NF_LIST_PRIOR] = 7,
+  [NF_LIST_REORDER] = 11,
+  [NF_LIST_GRID] = 9,
+  [NF_LIST_DENOISE] = 7,
+  [NF_LIST_CLASS_EMBED] = 8,
+  [NF_LIST_PIXELS_TO_TOKENS] = 30,
+  [NF_LIST_TOKENS_TO_PIXELS] = 26,
+};
 
 gboolean
 nf_command_list_takes (const gsize items[3])
@@ -173,7 +211,11 @@ nf_command_list_add (NfCommandList *self, NfListed command, const gsize items[3]
     status = run (self);
   if (status == CL_SUCCESS && self->word == 0)
     status = begin (self);
+  if (status != CL_SUCCESS)
+    return status;
 
+  /* a kernel would read what is not there */
+  g_assert (words - HEAD == argument_words[command]);
   guint64 *to = (guint64 *)self->lists[self->current].buffer->memory + self->word;
   to[0] = command | (guint64)words << 32;
   to[1] = items[0] | (guint64)items[1] << 32;
@@ -195,8 +237,21 @@ nf_command_list_add (NfCommandList *self, NfListed command, const gsize items[3]
       memcpy (to, argument->value, argument->size);
       to += whole;
     }
-  self->word += words;
+  if (status == CL_SUCCESS)
+    self->word += words;
   return status;
+}
+
+static gsize
+count_parts (gsize floats)
+{
+  return (floats + COPY_PART - 1) / COPY_PART;
+}
+
+gboolean
+nf_command_list_takes_rows (gsize floats, guint count)
+{
+  return nf_command_list_takes ((const gsize[3]){ count_parts (floats), count, 1 });
 }
 
 #define BUFFER(b)                                                                                            \
@@ -212,7 +267,7 @@ cl_int
 nf_command_list_copy (NfCommandList *self, const NfBuffer *from, gsize from_at, gsize from_step,
                       const NfBuffer *to, gsize to_at, gsize to_step, gsize floats, guint count)
 {
-  const gsize items[3] = { (floats + COPY_PART - 1) / COPY_PART, count, 1 };
+  const gsize items[3] = { count_parts (floats), count, 1 };
   const NfArgument arguments[] = { BUFFER (from), VALUE (from_at), VALUE (from_step), BUFFER (to),
                                    VALUE (to_at), VALUE (to_step), VALUE (floats) };
   return nf_command_list_add (self, NF_LIST_COPY, items, FALSE, arguments, G_N_ELEMENTS (arguments));
@@ -221,7 +276,7 @@ nf_command_list_copy (NfCommandList *self, const NfBuffer *from, gsize from_at, 
 cl_int
 nf_command_list_fill (NfCommandList *self, const NfBuffer *x, gsize at, float value, gsize floats)
 {
-  const gsize items[3] = { (floats + COPY_PART - 1) / COPY_PART, 1, 1 };
+  const gsize items[3] = { count_parts (floats), 1, 1 };
   const NfArgument arguments[] = { BUFFER (x), VALUE (at), VALUE (value), VALUE (floats) };
   return nf_command_list_add (self, NF_LIST_FILL, items, FALSE, arguments, G_N_ELEMENTS (arguments));
 }

@@ -51,7 +51,10 @@ typedef struct
 NfCommandList *nf_command_list_new (NfDevice *device, cl_program program, cl_command_queue queue,
                                     GError **error);
 
-/* Everything that was enqueued must be done. */
+/* Lists that were enqueued hold nothing any more: they must be done, or are waited for. */
+void nf_command_list_retire (NfCommandList *self);
+
+/* Waits for what was enqueued. */
 void nf_command_list_free (NfCommandList *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCommandList, nf_command_list_free)
 
@@ -64,6 +67,7 @@ cl_int nf_command_list_add (NfCommandList *self, NfListed command, const gsize i
                             const NfArgument *arguments, guint n);
 
 /* COUNT rows of FLOATS floats, so many floats apart; likewise. */
+gboolean nf_command_list_takes_rows (gsize floats, guint count);
 cl_int nf_command_list_copy (NfCommandList *self, const NfBuffer *from, gsize from_at, gsize from_step,
                              const NfBuffer *to, gsize to_at, gsize to_step, gsize floats, guint count);
 cl_int nf_command_list_fill (NfCommandList *self, const NfBuffer *x, gsize at, float value, gsize floats);

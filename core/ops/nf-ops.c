@@ -244,10 +244,31 @@ lists (NfOps *ops)
 static void
 enqueue_list (NfOps *ops)
 {
-  const cl_int status = ops->list && !ops->failure ? nf_command_list_flush (ops->list) : CL_SUCCESS;
-  if (status != CL_SUCCESS)
+  const cl_int status = ops->list ? nf_command_list_flush (ops->list) : CL_SUCCESS;
+  if (status != CL_SUCCESS && !ops->failure)
     nf_cl_error (&ops->failure, status, "cannot run a command list");
   ops->work = 0;
+}
+
+/* Waits for the queue. */
+static cl_int
+wait_for_all (NfOps *ops)
+{
+  enqueue_list (ops);
+  const cl_int status = clFinish (ops->queue);
+  if (ops->list)
+    nf_command_list_retire (ops->list);
+  return status;
+}
+
+/* TRUE if COUNT rows of so many floats go into the list. Else what is in it is enqueued. */
+static gboolean
+lists_rows (NfOps *ops, gsize floats, guint count)
+{
+  if (lists (ops) && nf_command_list_takes_rows (floats, count))
+    return TRUE;
+  enqueue_list (ops);
+  return FALSE;
 }
 
 static gboolean need_kernel (NfOps *ops, Kernel kernel, GError **error);
@@ -412,8 +433,10 @@ need_kernel (NfOps *ops, Kernel kernel, GError **error)
   if (status == CL_SUCCESS)
     status = clGetKernelInfo (ops->kernels[kernel], CL_KERNEL_NUM_ARGS, sizeof (cl_uint),
                               &ops->n_arguments[kernel], NULL);
-  return status == CL_SUCCESS
-         || nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[kernel]);
+  if (status == CL_SUCCESS)
+    return TRUE;
+  g_clear_pointer (&ops->kernels[kernel], clReleaseKernel);
+  return nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[kernel]);
 }
 
 NfOps *
@@ -521,7 +544,7 @@ nf_ops_free (NfOps *ops)
 {
   end_profile (ops);
   if (ops->queue)
-    clFinish (ops->queue);
+    wait_for_all (ops);
   g_clear_pointer (&ops->list, nf_command_list_free);
   if (ops->queue)
     clReleaseCommandQueue (ops->queue);
@@ -550,7 +573,7 @@ nf_ops_alloc (NfOps *ops, gsize floats)
 
   g_autoptr (NfBuffer) buffer
       = nf_buffer_new (ops->device, (floats + NF_PADDING) * sizeof (float), &ops->failure);
-  if (buffer && !buffer->zero)
+  if (buffer && !buffer->memory)
     nf_ops_fill (ops, nf_view (buffer, 0), 0.0f, floats + NF_PADDING);
   return ops->failure ? NULL : g_steal_pointer (&buffer);
 }
@@ -568,8 +591,7 @@ report (NfOps *ops, GError **error)
 gboolean
 nf_ops_finish (NfOps *ops, GError **error)
 {
-  enqueue_list (ops);
-  cl_int status = clFinish (ops->queue);
+  cl_int status = wait_for_all (ops);
   if (status != CL_SUCCESS && !ops->failure)
     nf_cl_error (&ops->failure, status, "the device %s failed", nf_device_get_info (ops->device)->name);
   return report (ops, error);
@@ -618,7 +640,7 @@ nf_ops_copy (NfOps *ops, NfView from, NfView to, gsize floats)
   if (ops->failure || floats == 0)
     return;
   cl_int status
-      = lists (ops)
+      = lists_rows (ops, floats, 1)
             ? nf_command_list_copy (ops->list, from.buffer, from.at, 0, to.buffer, to.at, 0, floats, 1)
             : clEnqueueCopyBuffer (ops->queue, from.buffer->mem, to.buffer->mem, from.at * sizeof (float),
                                    to.at * sizeof (float), floats * sizeof (float), 0, NULL,
@@ -635,11 +657,13 @@ nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsize to_
     return;
   const size_t size = sizeof (float), from_origin[3] = { from.at * size, 0, 0 },
                to_origin[3] = { to.at * size, 0, 0 }, region[3] = { floats * size, count, 1 };
-  cl_int status = lists (ops) ? nf_command_list_copy (ops->list, from.buffer, from.at, from_step, to.buffer,
-                                                      to.at, to_step, floats, count)
-                              : clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem,
-                                                         from_origin, to_origin, region, from_step * size, 0,
-                                                         to_step * size, 0, 0, NULL, note (ops, "copy", ""));
+  g_assert (count == 1 || (from_step >= floats && to_step >= floats));
+  cl_int status = lists_rows (ops, floats, count)
+                      ? nf_command_list_copy (ops->list, from.buffer, from.at, from_step, to.buffer, to.at,
+                                              to_step, floats, count)
+                      : clEnqueueCopyBufferRect (ops->queue, from.buffer->mem, to.buffer->mem, from_origin,
+                                                 to_origin, region, from_step * size, 0, to_step * size, 0, 0,
+                                                 NULL, note (ops, "copy", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot copy %u rows of %" G_GSIZE_FORMAT " floats on the device",
                  count, floats);
@@ -650,10 +674,11 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 {
   if (ops->failure || floats == 0)
     return;
-  cl_int status = lists (ops) ? nf_command_list_fill (ops->list, x.buffer, x.at, value, floats)
-                              : clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value,
-                                                     x.at * sizeof (float), floats * sizeof (float), 0, NULL,
-                                                     note (ops, "fill", ""));
+  cl_int status
+      = lists_rows (ops, floats, 1)
+            ? nf_command_list_fill (ops->list, x.buffer, x.at, value, floats)
+            : clEnqueueFillBuffer (ops->queue, x.buffer->mem, &value, sizeof value, x.at * sizeof (float),
+                                   floats * sizeof (float), 0, NULL, note (ops, "fill", ""));
   if (status != CL_SUCCESS)
     nf_cl_error (&ops->failure, status, "cannot fill %" G_GSIZE_FORMAT " floats on the device", floats);
 }
@@ -692,9 +717,8 @@ need_panels (NfOps *ops, gsize elements)
   if (ops->panels && ops->panels->size >= elements * sizeof (float))
     return TRUE;
   /* what is enqueued may still use it */
-  enqueue_list (ops);
-  if (ops->panels && !ops->failure)
-    clFinish (ops->queue);
+  if (ops->panels)
+    wait_for_all (ops);
   g_clear_pointer (&ops->panels, nf_buffer_free);
   ops->panels = nf_ops_alloc (ops, elements);
   return ops->panels != NULL;
@@ -731,7 +755,7 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
 static guint
 choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 {
-  const guint units = MAX (nf_device_get_info (ops->device)->compute_units, 1);
+  const guint units = nf_device_count_cores (ops->device);
   const guint most = ops->amx ? CLAMP (MOST_LEFT / (ops->row_tile * K), 1, MOST_AMX_TILES) : MOST_TILES;
   return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
