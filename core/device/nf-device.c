@@ -834,12 +834,14 @@ choose_launch (NfDevice *self, const char *wanted, GError **error)
   const NfDeviceInfo *info = self->info;
   if (g_strcmp0 (wanted, "each") == 0)
     return TRUE;
-  self->lists = !info->is_gpu && !self->gpu_kernels && strcmp (info->platform, NF_POCL) == 0;
+  g_autofree char *extensions = get_device_string (self->id, CL_DEVICE_EXTENSIONS);
+  self->lists = !info->is_gpu && !self->gpu_kernels && strcmp (info->platform, NF_POCL) == 0
+                && has_word (extensions, "cl_khr_int64_base_atomics");
   if (self->lists || !wanted)
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
-               "%s %s takes no launches as lists, only CPU kernels by PoCL do; leave launch= out, or unset "
-               "NORMFLOW_LAUNCH",
+               "%s %s takes no launches as lists, only CPU kernels by PoCL with atomics of 64 bits do; leave "
+               "launch= out, or unset NORMFLOW_LAUNCH",
                info->id, info->name);
   return FALSE;
 }

@@ -382,22 +382,9 @@ static cl_program
 get_list_program (NfOps *ops, GError **error)
 {
   g_autofree char *options = g_strdup_printf ("-DDH=%u -DD_MAX=%u -DNF_LIST=1", ops->head_dim, ops->features);
-  const char *files[] = { "rows_cpu.cl",
-                          "matmul.cl",
-                          "matmul_cpu.cl",
-                          "pack.cl",
-                          "gate.cl",
-                          "append.cl",
-                          "heads.cl",
-                          "attention_cpu.cl",
-                          "flow.cl",
-                          "pixels.cl",
-                          NULL,
-                          NULL,
-                          NULL,
-                          NULL,
-                          NULL };
-  guint n = 10;
+  const char *files[16] = { "rows_cpu.cl", "matmul.cl", "matmul_cpu.cl",    "pack.cl", "gate.cl",
+                            "append.cl",   "heads.cl",  "attention_cpu.cl", "flow.cl", "pixels.cl" };
+  guint n = g_strv_length ((GStrv)files);
   if (ops->amx)
     {
       files[n++] = "amx.cl";
