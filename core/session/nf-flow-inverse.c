@@ -14,7 +14,11 @@
  * tokens have read settled tokens only: their keys and values are those of the accepted values, bit for bit
  * what one token at a time gives. */
 
-#define STEPS_AHEAD 16 /* token steps enqueued before waiting: bounds the queue, and tells progress */
+/* Token steps that are enqueued before waiting, which tells progress and takes as long as a step of a small
+ * model: so many that it comes once in about WAIT_EVERY seconds. */
+#define LEAST_AHEAD 16
+#define MOST_AHEAD 256
+#define WAIT_EVERY 0.01
 /* From here on a step of one token of each is bound by arithmetic: sweeps would only add some. */
 #define MANY_SAMPLES 8
 #define TRIAL 16     /* least tokens that say how fast a window is */
@@ -36,6 +40,8 @@ typedef struct
   const NfTokens *tokens; /* whose lattice values snap to */
   gint64 deadline;        /* monotonic time, 0 for none */
   guint done, all;        /* tokens of the sequences of all blocks */
+  guint ahead, enqueued;  /* steps to enqueue before the next wait, and since the last one */
+  gint64 waited;          /* monotonic time of that */
 
   /* the block that is being inverted */
   guint t, B; /* samples: frames count where the block is local */
@@ -119,7 +125,24 @@ pass_given (Inversion *self, guint given)
   return given;
 }
 
-/* Tokens first .. end-1, one by one. */
+/* A step of one token was enqueued. */
+static gboolean
+reach_step (Inversion *self)
+{
+  const gboolean wait = ++self->enqueued >= self->ahead;
+  if (!reach (self, 1, wait))
+    return FALSE;
+  if (!wait)
+    return TRUE;
+  const gint64 now = g_get_monotonic_time ();
+  const double steps = self->enqueued * WAIT_EVERY * 1e6 / (double)MAX (now - self->waited, 1);
+  self->ahead = (guint)CLAMP (steps, LEAST_AHEAD, MIN (2 * self->ahead, MOST_AHEAD));
+  self->enqueued = 0;
+  self->waited = now;
+  return TRUE;
+}
+
+/* Tokens first .. end-1, one by one. They may still be on their way. */
 static gboolean
 run_sequential (Inversion *self, guint first, guint end)
 {
@@ -128,7 +151,7 @@ run_sequential (Inversion *self, guint first, guint end)
       if (n > 0 || self->block->sos.buffer)
         predict (self, n, 1);
       apply (self, n, 1, NULL);
-      if (!reach (self, 1, n % STEPS_AHEAD == 0 || n + 1 == end))
+      if (!reach_step (self))
         return FALSE;
     }
   return TRUE;
@@ -273,6 +296,8 @@ run_fastest (Inversion *self, guint first)
         n = end;
       if (trial)
         {
+          if (!nf_ops_finish (self->flow->ops, self->error))
+            return FALSE;
           tried += n - begin;
           known->rate[pace] = 1e6 * (n - begin) / (double)MAX (g_get_monotonic_time () - start, 1);
         }
@@ -335,6 +360,8 @@ inversion (NfFlow *flow, const NfDecodeOptions *options,
     .tokens = nf_model_get_tokens (flow->model),
     .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
     .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
+    .ahead = LEAST_AHEAD,
+    .waited = g_get_monotonic_time (),
   };
 }
 
@@ -384,7 +411,7 @@ nf_flow_inverse (NfFlow *flow, guint B, const NfDecodeOptions *options, guint gi
       flow->output = flow->spare;
       flow->spare = x;
     }
-  return nf_ops_finish (flow->ops, error);
+  return reach (&self, 0, TRUE);
 }
 
 NfBuffer *
@@ -424,5 +451,5 @@ nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOpt
       was = self.block->flip;
     }
   nf_ops_reorder (flow->ops, from, nf_view (frame->latents, 0), B, F, D, was, F, none);
-  return nf_ops_finish (flow->ops, error) ? frame->latents : NULL;
+  return reach (&self, 0, TRUE) ? frame->latents : NULL;
 }
