@@ -22,7 +22,7 @@ check() {
 
 # check_list OPTIONS FILE…: what may be in a command list, as one
 check_list() {
-  check "$1 -DNF_LIST=1" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl append.cl heads.cl "${@:2}" flow.cl pixels.cl list.cl
+  check "$1 -DNF_LIST=1" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl append.cl heads.cl "${@:2}" flow.cl pixels.cl listed.h list.cl
 }
 
 forms=0

@@ -162,8 +162,8 @@ test_refused_launch (void **state)
 {
   NfDevice *device = open_with_lists ();
   const char *const files[]
-      = { "rows_cpu.cl", "matmul.cl",        "matmul_cpu.cl", "pack.cl",   "gate.cl", "append.cl",
-          "heads.cl",    "attention_cpu.cl", "flow.cl",       "pixels.cl", "list.cl", NULL };
+      = { "rows_cpu.cl",      "matmul.cl", "matmul_cpu.cl", "pack.cl",  "gate.cl", "append.cl", "heads.cl",
+          "attention_cpu.cl", "flow.cl",   "pixels.cl",     "listed.h", "list.cl", NULL };
   g_autoptr (GError) error = NULL;
   if (nf_device_uses_amx (device))
     skip ();

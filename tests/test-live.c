@@ -515,21 +515,29 @@ attach_controls (GstBuffer *buffer, guint n, double first)
   gst_structure_set_value (gst_custom_meta_get_structure (meta), "controls", &array);
 }
 
-/* Continuous controls of frame t go with frame t+1; another number of them than the model's is told once. */
-static void
-controls_of_video (void **state)
+/* An encoder of the video model's frames, with what it says on BUS. */
+static GstHarness *
+new_encoder (GstBus *bus, GstVideoInfo *info)
 {
   GstElement *made = gst_element_factory_make ("flowencode", NULL);
   g_object_set (made, "model", video_model, NULL);
   GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
   gst_object_unref (made);
-  g_autoptr (GstBus) bus = gst_bus_new ();
   gst_element_set_bus (h->element, bus);
-  GstVideoInfo info;
-  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
-  GstCaps *caps = gst_video_info_to_caps (&info);
+  fixture_video (info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  GstCaps *caps = gst_video_info_to_caps (info);
   gst_caps_set_simple (caps, "framerate", GST_TYPE_FRACTION, 25, 1, NULL);
   gst_harness_set_src_caps (h, caps);
+  return h;
+}
+
+/* Continuous controls of frame t go with frame t+1; another number of them than the model's is told once. */
+static void
+controls_of_video (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  GstHarness *h = new_encoder (bus, &info);
   for (guint n = 0; n < 6; n++)
     {
       float vector[ACTIONS];
@@ -554,17 +562,9 @@ wrong_actions (void **state)
 {
   for (guint i = 0; i < 2; i++)
     {
-      GstElement *made = gst_element_factory_make ("flowencode", NULL);
-      g_object_set (made, "model", video_model, NULL);
-      GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
-      gst_object_unref (made);
-      g_autoptr (GstBus) bus = gst_bus_new ();
-      gst_element_set_bus (h->element, bus);
       GstVideoInfo info;
-      fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
-      GstCaps *caps = gst_video_info_to_caps (&info);
-      gst_caps_set_simple (caps, "framerate", GST_TYPE_FRACTION, 25, 1, NULL);
-      gst_harness_set_src_caps (h, caps);
+      g_autoptr (GstBus) bus = gst_bus_new ();
+      GstHarness *h = new_encoder (bus, &info);
       for (guint n = 0; n < 3; n++)
         {
           float vector[ACTIONS];

@@ -8,7 +8,7 @@
  *
  * Members need not run at the same time: each could do all of it alone. One waits for another only if that is in the middle of an item.
  *
- * Compiled with -DNF_LIST=1 behind all files whose kernels a list may hold. */
+ * Compiled with -DNF_LIST=1 behind all files whose kernels a list may hold, and listed.h. */
 
 #pragma OPENCL EXTENSION cl_khr_int64_base_atomics : enable
 
@@ -88,34 +88,6 @@ nf_take (volatile __global ulong *words, int word, int all, int member, int memb
       seen = found;
     }
 }
-
-/* What a list may hold, by the numbers of nf-command-list.h. */
-enum
-{
-  NF_LIST_END,
-  NF_LIST_COPY,
-  NF_LIST_FILL,
-  NF_LIST_MATMUL,
-  NF_LIST_NORM,
-  NF_LIST_HEADS,
-  NF_LIST_APPEND,
-  NF_LIST_ATTENTION,
-  NF_LIST_GATE,
-  NF_LIST_PACK,
-  NF_LIST_HALVE,
-  NF_LIST_AFFINE,
-  NF_LIST_AFFINE_INVERSE,
-  NF_LIST_FORESEE,
-  NF_LIST_SETTLE,
-  NF_LIST_SHIFT_IN,
-  NF_LIST_PRIOR,
-  NF_LIST_REORDER,
-  NF_LIST_GRID,
-  NF_LIST_DENOISE,
-  NF_LIST_CLASS_EMBED,
-  NF_LIST_PIXELS_TO_TOKENS,
-  NF_LIST_TOKENS_TO_PIXELS,
-};
 
 #define NF_COPY_PART 4096 /* floats of an item, as in nf-command-list.c */
 

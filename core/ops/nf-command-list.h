@@ -1,40 +1,13 @@
 /* normflow: many launches as one. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include "kernels/listed.h"
 #include "nf-device-private.h"
 
 /* Not installed. Commands are written one after the other into memory that host and device share, and one
  * kernel runs them (core/kernels/list.cl): a launch takes longer than most kernels of a step of decoding. One
  * thread at a time. */
 typedef struct _NfCommandList NfCommandList;
-
-/* What a list may hold, as in list.cl. */
-typedef enum
-{
-  NF_LIST_END,
-  NF_LIST_COPY,
-  NF_LIST_FILL,
-  NF_LIST_MATMUL,
-  NF_LIST_NORM,
-  NF_LIST_HEADS,
-  NF_LIST_APPEND,
-  NF_LIST_ATTENTION,
-  NF_LIST_GATE,
-  NF_LIST_PACK,
-  NF_LIST_HALVE,
-  NF_LIST_AFFINE,
-  NF_LIST_AFFINE_INVERSE,
-  NF_LIST_FORESEE,
-  NF_LIST_SETTLE,
-  NF_LIST_SHIFT_IN,
-  NF_LIST_PRIOR,
-  NF_LIST_REORDER,
-  NF_LIST_GRID,
-  NF_LIST_DENOISE,
-  NF_LIST_CLASS_EMBED,
-  NF_LIST_PIXELS_TO_TOKENS,
-  NF_LIST_TOKENS_TO_PIXELS,
-} NfListed;
 
 /* Of a kernel, as for clSetKernelArg(): SIZE bytes at VALUE. Of a buffer VALUE is its cl_mem, or NULL if
  * there is none. */

@@ -392,6 +392,7 @@ get_list_program (NfOps *ops, GError **error)
     }
   if (ops->attends_by_amx)
     files[n++] = "attention_amx.cl";
+  files[n++] = "listed.h";
   files[n] = "list.cl";
   return nf_device_get_program (ops->device, files, options, error);
 }
