@@ -105,8 +105,6 @@ nf_command_list_new (NfDevice *device, cl_program program, cl_command_queue queu
       self->lists[i].buffer = nf_buffer_new (device, WORDS * sizeof (guint64), error);
       if (!self->lists[i].buffer)
         return NULL;
-      if (!self->lists[i].buffer->memory)
-        return NULL;
     }
   self->kernel = clCreateKernel (program, "nf_list", &status);
   /* an empty one tells whether device and host mean the same by an address */
