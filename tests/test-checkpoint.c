@@ -430,6 +430,41 @@ test_contradictions (void **state)
   check_model_refused ("do not say");
 }
 
+/* Of a STARFlow no parameter, but the buffer of its rotations says how wide heads are and how long texts. */
+static void
+test_rotations (void **state)
+{
+  static const struct
+  {
+    const char *setting, *mentions;
+  } cases[] = {
+    { "\"head_dim\": 64", "feat_rope.freqs_cos is (70, 32), its configuration needs (70, 64)" },
+    { "\"txt_size\": 9", "feat_rope.freqs_cos is (70, 32), its configuration needs (73, 32)" },
+    { "\"img_size\": 4, \"pt_seq_len\": 8", NULL }, /* the same model with smaller pictures */
+  };
+  g_autofree char *twin_path = nf_test_file ("golden", "starflow_text.weights.safetensors"),
+                  *json_path = beside (".json");
+  g_autoptr (NfTensorFile) twin = open_file (twin_path);
+  write_pth (twin, "");
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *json = g_strdup_printf (
+          "{%s, \"in_channels\": 4, \"patch_size\": 1, \"rope\": true, \"use_softplus\": true, "
+          "\"soft_clip\": 4, \"seq_order\": \"L2R\"}",
+          cases[i].setting);
+      write_text (json_path, json);
+      g_autofree char *digest = nf_model_digest_of_file (path, &error);
+      g_unlink (json_path);
+      if (!cases[i].mentions)
+        nf_test_ok (digest, error);
+      else if (digest)
+        fail_msg ("%s was accepted", cases[i].setting);
+      else if (!strstr (error->message, cases[i].mentions))
+        fail_msg ("\"%s\" does not mention \"%s\"", error->message, cases[i].mentions);
+    }
+}
+
 /* YAML */
 
 /* The sizes of the two official configurations. */
@@ -468,6 +503,8 @@ test_recipes (void **state)
     /* pairs alone, a list as YAML has it, and a size that no autoencoder changes */
     { "# one\nblocks: 2\nlayers_per_block: [1, 3]\nimg_size: 64\n",
       "num_blocks=2 layers_per_block=[1,3] img_size=64" },
+    /* options that were not given */
+    { "blocks: 2\ntop_block_channels: null\nnum_heads: None\nnum_kv_heads: ~\nvid_size:\n", "num_blocks=2" },
     /* of an unknown autoencoder */
     { "img_size: 64\nvae: other\nblocks: 2\n", "num_blocks=2" },
   };
@@ -587,12 +624,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),    cmocka_unit_test (test_causal_images),
-    cmocka_unit_test (test_official), cmocka_unit_test (test_shapes),
-    cmocka_unit_test (test_noise),    cmocka_unit_test (test_identities),
-    cmocka_unit_test (test_open),     cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_recipes),  cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_twins),       cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official),    cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_noise),       cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),        cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_rotations),   cmocka_unit_test (test_recipes),
+    cmocka_unit_test (test_bad_recipes), cmocka_unit_test (test_yaml),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -429,6 +429,41 @@ test_prefixes (void **state)
   check_pickle_refused (pickle->data, pickle->len, "impossible name, \"x?[2J\"");
 }
 
+/* A flow that is an attribute of the module that was saved; torch.optim.swa_utils.AveragedModel's counter. */
+static void
+test_owners (void **state)
+{
+  static const struct
+  {
+    const char *names[4], *wanted;
+  } cases[] = {
+    { { "model.blocks.0.a", "model.var" }, "blocks.0.a=0 var=1" },
+    { { "module.flow.blocks.0.a", "module.flow._orig_mod.b" }, "blocks.0.a=0 b=1" },
+    { { "n_averaged", "module.blocks.0.a", "module.var" }, "blocks.0.a=1 var=2" },
+    { { "n_averaged", "module.model.blocks.0.a" }, "blocks.0.a=1" },
+    { { "blocks.0.a", "blocks.1.a" }, "blocks.0.a=0 blocks.1.a=1" },
+    { { "model.blocks.0.a", "models.b" }, "model.blocks.0.a=0 models.b=1" },
+    { { "model.blocks.0.a", "ema.blocks.0.a" }, "model.blocks.0.a=0 ema.blocks.0.a=1" },
+    { { "text" }, "text=0" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GByteArray) pickle = g_byte_array_new ();
+      NF_PUT (pickle, "\x80\x02}(");
+      for (guint j = 0; j < G_N_ELEMENTS (cases[i].names) && cases[i].names[j]; j++)
+        if (g_str_equal (cases[i].names[j], "n_averaged"))
+          {
+            const NfTorchTensor counter = { "Byte", "0", 64, j, 0, { 0 }, { 0 } };
+            nf_put_string (pickle, cases[i].names[j]);
+            nf_put_tensor (pickle, &counter);
+          }
+        else
+          put_weight (pickle, cases[i].names[j], j);
+      NF_PUT (pickle, "u.");
+      check_weights (pickle, NULL, cases[i].wanted);
+    }
+}
+
 /* What modules, parameters and newer protocols write. */
 static void
 test_forms (void **state)
@@ -1112,6 +1147,7 @@ main (void)
     cmocka_unit_test (test_wrappers),
     cmocka_unit_test (test_state_of_safetensors),
     cmocka_unit_test (test_prefixes),
+    cmocka_unit_test (test_owners),
     cmocka_unit_test (test_forms),
     cmocka_unit_test (test_code),
     cmocka_unit_test (test_misuse),

@@ -382,6 +382,21 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
   return TRUE;
 }
 
+/* Nothing is read of the rotations, but a row has a number for each feature of a head, and there is a row for
+ * each text token and each of the image size of training: no other tensor may tell of these. */
+static gboolean
+check_rotations (NfTensorFile *file, const NfConfig *config, GError **error)
+{
+  const NfTensor *rope = nf_tensor_file_lookup (file, "feat_rope.freqs_cos"),
+                 *var = nf_tensor_file_lookup (file, "var");
+  if (config->family != NF_FAMILY_STARFLOW || !config->rope || !rope)
+    return TRUE;
+  guint64 dims[] = { rope->dims[0], config->head_dim };
+  if (var && var->n_dims == 2)
+    dims[0] = var->dims[0] + config->txt_size;
+  return find_tensor (file, rope->name, 2, dims, error) != NULL;
+}
+
 /* Shape of the buffer "var", where it is written. */
 static void
 get_variance_dims (const NfConfig *config, guint64 dims[2])
@@ -453,7 +468,8 @@ nf_weights_open (NfTensorFile *file, GError **error)
 
   g_autoptr (NfWeights) self = weights_new (config);
   self->file = g_object_ref (file);
-  if (!check_surplus (file, self, error) || !read_variance (file, self, error))
+  if (!check_surplus (file, self, error) || !check_rotations (file, config, error)
+      || !read_variance (file, self, error))
     return NULL;
   return g_steal_pointer (&self);
 }

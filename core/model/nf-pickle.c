@@ -399,7 +399,8 @@ push_global (Machine *m, const char *module, const char *name)
   g_autofree char *shown_module = nf_json_shorten (module), *shown_name = nf_json_shorten (name);
   return FAIL (m,
                "the pickle asks for %s.%s, before byte %" G_GSIZE_FORMAT
-               "; weights need no such thing, and nothing of it was run",
+               "; weights need no such thing, and nothing of it was run. Save them alone: "
+               "torch.save(model.state_dict(), FILE)",
                shown_module, shown_name, place (m));
 }
 

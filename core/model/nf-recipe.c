@@ -253,6 +253,14 @@ is_off (const char *text)
   return g_strv_contains (off, text);
 }
 
+/* What YAML writes where an option was not given. */
+static gboolean
+is_null (const char *text)
+{
+  static const char *const null[] = { "", "null", "Null", "NULL", "~", "None", NULL };
+  return g_strv_contains (null, text);
+}
+
 static gboolean
 read_number (const char *origin, const char *name, const char *text, guint least, guint64 *number,
              GError **error)
@@ -329,7 +337,10 @@ make_members (GHashTable *pairs, const char *origin, GError **error)
       for (guint r = 0; r < G_N_ELEMENTS (renamed); r++)
         if (strcmp (name, renamed[r][0]) == 0)
           target = renamed[r][1];
-      if (target != name || g_strv_contains (kept, name))
+      const gboolean member = target != name || g_strv_contains (kept, name);
+      if (member && is_null (value))
+        continue;
+      if (member)
         json_object_set_member (object, target, make_node (value));
       else if (g_strv_contains (unsupported, name) && !is_off (value))
         {

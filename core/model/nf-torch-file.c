@@ -384,10 +384,42 @@ is_name (const char *text)
   return n > 0 && n <= MAX_NAME && !text[n];
 }
 
-static gboolean
-add_tensor (Reader *r, const char *key, const NfPickleTensor *from, GHashTable *names)
+/* A tensor of a state, NULL if item I is none. The counter of an average that
+ * torch.optim.swa_utils.AveragedModel keeps is none of its weights. */
+static const NfPickleTensor *
+get_weight (const NfPickleValue *state, guint i)
 {
-  g_autofree char *name = strip_name (key), *shown = nf_json_shorten (name);
+  const NfPickleValue *key = state->items->pdata[i], *value = state->items->pdata[i + 1];
+  if (key->type != NF_PICKLE_STRING || value->type != NF_PICKLE_TENSOR
+      || (strcmp (key->text, "n_averaged") == 0 && value->tensor->n_dims == 0))
+    return NULL;
+  return value->tensor;
+}
+
+/* The length of the component, with its dot, that all names begin with where the flow is an attribute of the
+ * module that was saved ("model.blocks.0.…"), else 0. */
+static gsize
+find_owner (const NfPickleValue *state)
+{
+  g_autofree char *owner = NULL;
+  for (guint i = 0; i < state->items->len; i += 2)
+    if (get_weight (state, i))
+      {
+        g_autofree char *name = strip_name (((const NfPickleValue *)state->items->pdata[i])->text);
+        const char *dot = strchr (name, '.');
+        if (!owner && dot && !g_str_has_prefix (name, "blocks."))
+          owner = g_strndup (name, (gsize)(dot - name) + 1);
+        if (!owner || !g_str_has_prefix (name, owner))
+          return 0;
+      }
+  return owner ? strlen (owner) : 0;
+}
+
+static gboolean
+add_tensor (Reader *r, const char *key, gsize owner, const NfPickleTensor *from, GHashTable *names)
+{
+  g_autofree char *whole = strip_name (key), *name = g_strdup (whole + owner),
+                  *shown = nf_json_shorten (name);
   const guint8 *storage = g_hash_table_lookup (r->storages, from->storage);
   NfTensor tensor = { .dtype = from->storage->dtype,
                       .n_dims = from->n_dims,
@@ -412,11 +444,12 @@ static gboolean
 add_state (Reader *r, const NfPickleValue *state)
 {
   g_autoptr (GHashTable) names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  const gsize owner = find_owner (state);
   for (guint i = 0; i < state->items->len; i += 2)
     {
-      const NfPickleValue *key = state->items->pdata[i], *value = state->items->pdata[i + 1];
-      if (key->type == NF_PICKLE_STRING && value->type == NF_PICKLE_TENSOR
-          && !add_tensor (r, key->text, value->tensor, names))
+      const NfPickleTensor *tensor = get_weight (state, i);
+      const NfPickleValue *key = state->items->pdata[i];
+      if (tensor && !add_tensor (r, key->text, owner, tensor, names))
         return FALSE;
     }
   return TRUE;
