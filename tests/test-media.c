@@ -680,6 +680,42 @@ test_clips_errors (void **state)
   assert_error (error, NF_ERROR_FORMAT, "broken.png");
 }
 
+/* Rows shorter than swscale's vectors: what lies behind them, other planes and other memory, stays as it is.
+ */
+static void
+test_narrow (void **state)
+{
+  static const guint8 values[] = { 200, 60, 130 };
+  for (guint width = 1; width <= 40; width++)
+    for (guint height = 1; height <= 9; height += 4)
+      {
+        g_autoptr (GError) error = NULL;
+        g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_YUV420, width, height);
+        guint8 *at = picture->data;
+        for (guint i = 0; i < 3; i++)
+          {
+            guint w, h;
+            nf_picture_extent (NF_PIXELS_YUV420, i, width, height, &w, &h);
+            memset (at, values[i], (gsize)w * h);
+            at += (gsize)w * h;
+          }
+        g_autoptr (NfPicture) scaled = nf_picture_scale (picture, 41 - width, height, &error);
+        assert_non_null (scaled);
+        at = scaled->data;
+        for (guint i = 0; i < 3; i++)
+          {
+            guint w, h;
+            nf_picture_extent (NF_PIXELS_YUV420, i, 41 - width, height, &w, &h);
+            for (gsize n = (gsize)w * h; n > 0; n--)
+              assert_int_equal (*at++, values[i]);
+          }
+        g_autoptr (NfPicture) rgb = nf_picture_to_rgb (picture, &error);
+        assert_non_null (rgb);
+        for (gsize i = 0; i < rgb->size; i++)
+          assert_int_equal (rgb->data[i], rgb->data[i / (rgb->size / 3) * (rgb->size / 3)]);
+      }
+}
+
 int
 main (void)
 {
@@ -689,8 +725,9 @@ main (void)
     cmocka_unit_test (test_pictures),      cmocka_unit_test (test_list),
     cmocka_unit_test (test_bad_files),     cmocka_unit_test (test_writer_errors),
     cmocka_unit_test (test_peers),         cmocka_unit_test (test_scale_and_filter),
-    cmocka_unit_test (test_clips_pure),    cmocka_unit_test (test_clips_holdout),
-    cmocka_unit_test (test_clips_classes), cmocka_unit_test (test_clips_errors),
+    cmocka_unit_test (test_narrow),        cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_clips_holdout), cmocka_unit_test (test_clips_classes),
+    cmocka_unit_test (test_clips_errors),
   };
 
   return cmocka_run_group_tests_name ("media", tests, set_up, tear_down);

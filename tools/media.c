@@ -18,6 +18,7 @@
 #define MAX_SIDE 16384
 #define MAX_PIXELS (1 << 27)
 #define MAX_DEPTH 32
+#define READ_PAST 64 /* bytes behind its planes that swscale may read */
 /* Same pixels on every machine, and no shortcuts in chroma. */
 #define SWS_FLAGS (SWS_BICUBIC | SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)
 
@@ -81,7 +82,7 @@ nf_picture_new (NfPixelLayout layout, guint width, guint height)
   picture->frame.height = height;
   picture->seconds = NAN;
   picture->size = nf_frame_samples (layout, width, height);
-  picture->data = g_malloc (picture->size);
+  picture->data = g_malloc (picture->size + READ_PAST);
   for (guint i = 0; i < nf_picture_planes (layout); i++)
     {
       guint w, h;
@@ -154,6 +155,35 @@ copy_rows (guint8 *to, gssize to_stride, const guint8 *from, gssize from_stride,
     }
 }
 
+/* swscale writes whole vectors, which may be longer than rows that lie one behind the other. So it writes to
+ * a frame of libav's, with room at the ends of its rows, from which they are copied. */
+static gboolean
+convert (struct SwsContext *sws, const guint8 *const *from, const int *from_stride, int from_height,
+         const NfPicture *to)
+{
+  const NfFrame *frame = &to->frame;
+  guint8 *data[4];
+  int stride[4];
+  AVFrame *padded = av_frame_alloc ();
+  gboolean good = padded != NULL;
+
+  if (good)
+    {
+      padded->format = layout_format (to->layout);
+      padded->width = (int)frame->width;
+      padded->height = (int)frame->height;
+      good = av_frame_get_buffer (padded, 0) >= 0
+             && sws_scale (sws, from, from_stride, 0, from_height, padded->data, padded->linesize)
+                    == padded->height;
+    }
+  frame_pointers (to->layout, frame, data, stride);
+  if (good)
+    av_image_copy (data, stride, (const guint8 **)padded->data, padded->linesize, padded->format,
+                   padded->width, padded->height);
+  av_frame_free (&padded);
+  return good;
+}
+
 /* A tightly packed copy of a frame with any steps and strides. */
 static NfPicture *
 picture_from_frame (NfPixelLayout layout, const NfFrame *frame)
@@ -177,8 +207,9 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   g_autoptr (NfPicture) scaled = NULL;
   struct SwsContext *sws;
   enum AVPixelFormat format = layout_format (picture->layout);
-  guint8 *from[4], *to[4];
-  int from_stride[4], to_stride[4];
+  guint8 *from[4];
+  int from_stride[4];
+  gboolean good;
 
   media_init ();
   if (!width || !height || width > MAX_SIDE || height > MAX_SIDE)
@@ -189,19 +220,18 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
     }
   sws = sws_getContext ((int)picture->frame.width, (int)picture->frame.height, format, (int)width,
                         (int)height, format, SWS_AREA | SWS_ACCURATE_RND | SWS_BITEXACT, NULL, NULL, NULL);
-  if (!sws)
+  scaled = nf_picture_new (picture->layout, width, height);
+  scaled->index = picture->index;
+  scaled->seconds = picture->seconds;
+  frame_pointers (picture->layout, &picture->frame, from, from_stride);
+  good = sws && convert (sws, (const guint8 *const *)from, from_stride, (int)picture->frame.height, scaled);
+  sws_freeContext (sws);
+  if (!good)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "cannot scale a picture from %u×%u to %u×%u",
                    picture->frame.width, picture->frame.height, width, height);
       return NULL;
     }
-  scaled = nf_picture_new (picture->layout, width, height);
-  scaled->index = picture->index;
-  scaled->seconds = picture->seconds;
-  frame_pointers (picture->layout, &picture->frame, from, from_stride);
-  frame_pointers (scaled->layout, &scaled->frame, to, to_stride);
-  sws_scale (sws, (const guint8 *const *)from, from_stride, 0, (int)picture->frame.height, to, to_stride);
-  sws_freeContext (sws);
   return g_steal_pointer (&scaled);
 }
 
@@ -211,8 +241,9 @@ nf_picture_to_rgb (NfPicture *picture, GError **error)
   g_autoptr (NfPicture) rgb = NULL;
   guint width = picture->frame.width, height = picture->frame.height;
   struct SwsContext *sws;
-  guint8 *from[4], *to[4];
-  int from_stride[4], to_stride[4];
+  guint8 *from[4];
+  int from_stride[4];
+  gboolean good;
 
   if (picture->layout == NF_PIXELS_RGB)
     return nf_picture_ref (picture);
@@ -226,16 +257,15 @@ nf_picture_to_rgb (NfPicture *picture, GError **error)
   media_init ();
   sws = sws_getContext ((int)width, (int)height, layout_format (picture->layout), (int)width, (int)height,
                         layout_format (NF_PIXELS_RGB), SWS_FLAGS, NULL, NULL, NULL);
-  if (!sws)
+  frame_pointers (picture->layout, &picture->frame, from, from_stride);
+  good = sws && convert (sws, (const guint8 *const *)from, from_stride, (int)height, rgb);
+  sws_freeContext (sws);
+  if (!good)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a picture of %ux%u cannot be converted to RGB",
                    width, height);
       return NULL;
     }
-  frame_pointers (picture->layout, &picture->frame, from, from_stride);
-  frame_pointers (rgb->layout, &rgb->frame, to, to_stride);
-  sws_scale (sws, (const guint8 *const *)from, from_stride, 0, (int)height, to, to_stride);
-  sws_freeContext (sws);
   return g_steal_pointer (&rgb);
 }
 
@@ -686,8 +716,6 @@ convert_frame (NfMediaReader *self, GError **error)
   const AVFrame *frame = self->frame;
   enum AVPixelFormat format = frame->format, target = layout_format (self->layout);
   g_autoptr (NfPicture) picture = NULL;
-  guint8 *data[4];
-  int stride[4];
   gboolean full = frame->color_range == AVCOL_RANGE_JPEG;
 
   if (frame->width < 1 || frame->height < 1 || frame->width > MAX_SIDE || frame->height > MAX_SIDE)
@@ -761,10 +789,7 @@ convert_frame (NfMediaReader *self, GError **error)
     /* Where swscale refuses (packed to packed), there is nothing to set. */
     (void)sws_setColorspaceDetails (self->sws, matrix, from, matrix, to, 0, 1 << 16, 1 << 16);
   }
-  frame_pointers (self->layout, &picture->frame, data, stride);
-  if (sws_scale (self->sws, (const guint8 *const *)frame->data, frame->linesize, 0, frame->height, data,
-                 stride)
-      != frame->height)
+  if (!convert (self->sws, (const guint8 *const *)frame->data, frame->linesize, frame->height, picture))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "%s: a frame cannot be converted to %s", self->path,
                    nf_pixel_layout_name (self->layout));
