@@ -465,6 +465,39 @@ test_rotations (void **state)
     }
 }
 
+/* Positions may be scaled to another number of tokens than the images of training have: shapes say it, too.
+ */
+static void
+test_scaled_positions (void **state)
+{
+  static const char *const settings[] = { ", \"pt_seq_len\": 4", "" };
+  NfConfig config = starflow;
+  config.pt_seq_len = 4;
+  write_weights (&config, NULL, NULL);
+  g_autofree char *json_path = beside (".json");
+  g_autoptr (NfTensorFile) file = open_file (path);
+  const NfTensor *rotations = nf_tensor_file_lookup (file, "feat_rope.freqs_sin");
+  assert_int_equal (rotations->dims[0], 4 * 4 + config.txt_size);
+  assert_int_equal (rotations->dims[1], config.head_dim);
+  g_autofree char *told = NULL;
+  for (guint i = 0; i < G_N_ELEMENTS (settings); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *json = g_strdup_printf (
+          "{\"in_channels\": 4, \"patch_size\": 1, \"rope\": true, \"use_softplus\": true, \"soft_clip\": 4, "
+          "\"cond_top_only\": true, \"seq_order\": \"L2R\"%s}",
+          settings[i]);
+      write_text (json_path, json);
+      g_autofree char *digest = nf_model_digest_of_file (path, &error);
+      g_unlink (json_path);
+      nf_test_ok (digest, error);
+      if (told)
+        assert_string_equal (digest, told);
+      else
+        told = g_steal_pointer (&digest);
+    }
+}
+
 /* YAML */
 
 /* The sizes of the two official configurations. */
@@ -624,12 +657,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),       cmocka_unit_test (test_causal_images),
-    cmocka_unit_test (test_official),    cmocka_unit_test (test_shapes),
-    cmocka_unit_test (test_noise),       cmocka_unit_test (test_identities),
-    cmocka_unit_test (test_open),        cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_rotations),   cmocka_unit_test (test_recipes),
-    cmocka_unit_test (test_bad_recipes), cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_twins),     cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official),  cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_noise),     cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),      cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_rotations), cmocka_unit_test (test_scaled_positions),
+    cmocka_unit_test (test_recipes),   cmocka_unit_test (test_bad_recipes),
+    cmocka_unit_test (test_yaml),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

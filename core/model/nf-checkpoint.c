@@ -250,8 +250,8 @@ say_layers (Config *c, guint T)
   json_object_set_array_member (c->members, "layers_per_block", array);
 }
 
-/* The buffer "var" has a row for each image token of training; masks and rotations one for each text token
- * more. */
+/* The buffer "var" has a row for each image token of training; masks one for each text token more, and
+ * rotations as many for the image as positions are scaled to. */
 static void
 say_positions (Config *c, gboolean text)
 {
@@ -267,6 +267,10 @@ say_positions (Config *c, gboolean text)
     say (c, "txt_size", 0);
   else
     say_or_ask (c, "txt_size", var && all > var ? all - var : 0);
+  const guint rotations = size_of (rope, 0), txt = get (c, "txt_size"),
+              scaled = rotations > txt ? root_of (rotations - txt) : 0;
+  if (var && scaled && scaled != root_of (var))
+    say (c, "pt_seq_len", scaled);
 }
 
 static void

@@ -382,8 +382,18 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
   return TRUE;
 }
 
-/* Nothing is read of the rotations, but a row has a number for each feature of a head, and there is a row for
- * each text token and each of the image size of training: no other tensor may tell of these. */
+/* Shape of the buffers that stand for rotations: a row for each text token, and as many for the image as
+ * positions are scaled to; SIDE is that of the image size of training. */
+static void
+get_rotation_dims (const NfConfig *config, guint64 side, guint64 dims[2])
+{
+  if (config->pt_seq_len > 0)
+    side = config->pt_seq_len;
+  dims[0] = side * side + config->txt_size;
+  dims[1] = config->head_dim;
+}
+
+/* Nothing is read of the rotations, but no other tensor may tell of heads and text. */
 static gboolean
 check_rotations (NfTensorFile *file, const NfConfig *config, GError **error)
 {
@@ -391,9 +401,11 @@ check_rotations (NfTensorFile *file, const NfConfig *config, GError **error)
                  *var = nf_tensor_file_lookup (file, "var");
   if (config->family != NF_FAMILY_STARFLOW || !config->rope || !rope)
     return TRUE;
-  guint64 dims[] = { rope->dims[0], config->head_dim };
-  if (var && var->n_dims == 2)
-    dims[0] = var->dims[0] + config->txt_size;
+  guint64 dims[2];
+  const guint64 patches = var && var->n_dims == 2 ? var->dims[0] : 0;
+  get_rotation_dims (config, (guint64)sqrt ((double)patches), dims);
+  if (patches == 0 && config->pt_seq_len == 0)
+    dims[0] = rope->dims[0];
   return find_tensor (file, rope->name, 2, dims, error) != NULL;
 }
 
@@ -556,7 +568,8 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
         NfTensor tensor = describe (name, 2, mask_dims, mask);
         g_array_append_val (tensors, tensor);
       }
-  const guint64 rope_dims[2] = { N, self->config->head_dim };
+  guint64 rope_dims[2];
+  get_rotation_dims (self->config, self->config->img_size / self->config->patch_size, rope_dims);
   g_autofree float *zeros = g_new0 (float, rope_dims[0] * rope_dims[1]);
   static const char *const rope_names[] = { "feat_rope.freqs_cos", "feat_rope.freqs_sin" };
   for (guint i = 0; starflow && self->config->rope && i < G_N_ELEMENTS (rope_names); i++)
