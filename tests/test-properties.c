@@ -47,6 +47,17 @@ static const NfConfig configs[] = {
     .head_dim = 20,
     .expansion = 4,
     .layout = NF_PIXELS_GRAY },
+  /* a sample of one token: nothing is before it, so blocks leave it as it is */
+  { .channels = 3,
+    .img_size = 4,
+    .patch_size = 4,
+    .width = 24,
+    .n_blocks = 2,
+    .n_layers = 1,
+    .nvp = TRUE,
+    .head_dim = 24,
+    .expansion = 2,
+    .layout = NF_PIXELS_RGB },
 };
 
 /* One model and a batch. */

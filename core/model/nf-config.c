@@ -232,8 +232,8 @@ check_tokens (const NfConfig *config, const char *origin, GError **error)
     return impossible (error, origin, "a token has %u features, at most %d are possible",
                        nf_config_features (config), MAX_FEATURES);
   const guint64 tokens = (guint64)nf_config_tokens (config) * nf_config_frames (config);
-  if (tokens < 2 || tokens > MAX_TOKENS)
-    return impossible (error, origin, "a sample has %" G_GUINT64_FORMAT " tokens, possible are 2 to %d",
+  if (tokens < 1 || tokens > MAX_TOKENS)
+    return impossible (error, origin, "a sample has %" G_GUINT64_FORMAT " tokens, possible are 1 to %d",
                        tokens, MAX_TOKENS);
   if (!(config->noise_std >= 0 && config->noise_std <= 2))
     return impossible (error, origin, "noise_std is %g, it must be 0 to 2", config->noise_std);
