@@ -6,9 +6,10 @@
  * @short_description: Gaussian latents to video
  *
  * Runs a normalizing flow backwards: float32 latents of flowencode become the very bytes of the video they
- * were made from; latents of flowsample become new video. Latents of another model, or a buffer that is not
- * as large as its caps say, are an error. `class`, `guidance` and the properties after them steer sampling;
- * leave them alone to get encoded video back.
+ * were made from; latents of flowsample become new video. Latents of another model are an error; after some
+ * of its own they are dropped with a warning until there are such again. A buffer that is not as large as its
+ * caps say is an error. `class`, `guidance` and the properties after them steer sampling; leave them alone to
+ * get encoded video back.
  *
  * With a model of videos decoding begins at a key frame. Frames whose past was lost (they are numbered) are
  * dropped with a warning until the next one, which upstream is asked for.
@@ -86,6 +87,8 @@ struct _GstFlowDecode
   guint room;         /* for so many */
   gint64 begun;       /* when the frame in work was */
   gboolean told;      /* and whether its progress was posted */
+  gboolean foreign;   /* the latents that come are not the model's, after some that were: they are dropped */
+  GstCaps *refused;   /* those that an error was posted of: they come again with the next buffer */
 
   /* with a model of videos */
   GPtrArray *held; /* frames that were decoded and wait for those that they look at */
@@ -178,6 +181,8 @@ gst_flow_decode_stop (GstVideoDecoder *decoder)
   g_clear_pointer (&self->latents, g_free);
   self->room = 0;
   g_clear_pointer (&self->action, g_free);
+  gst_clear_caps (&self->refused);
+  self->foreign = FALSE;
   return TRUE;
 }
 
@@ -241,6 +246,26 @@ show_held (GstFlowDecode *self)
   return ret;
 }
 
+/* CAPS are none of this model's latents. At first nothing can be done; later, others of its own may come
+ * again. */
+static gboolean
+refuse (GstFlowDecode *self, GstCaps *caps, const GError *error)
+{
+  if (self->output)
+    {
+      if (!self->foreign)
+        GST_ELEMENT_WARNING (
+            self, STREAM, WRONG_TYPE,
+            ("%s; frames are dropped until there are some of this model again", error->message), (NULL));
+      self->foreign = TRUE;
+      return TRUE;
+    }
+  if (!self->refused || !gst_caps_is_equal (self->refused, caps))
+    gst_flow_post_error (self, error);
+  gst_caps_replace (&self->refused, caps);
+  return FALSE;
+}
+
 static gboolean
 gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
 {
@@ -257,10 +282,8 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
   g_autofree char *model = gst_flow_engine_describe (&self->engine);
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
-    {
-      gst_flow_post_error (self, error);
-      return FALSE;
-    }
+    return refuse (self, state->caps, error);
+  self->foreign = FALSE;
   if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
     return FALSE;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
@@ -656,6 +679,11 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  if (ret == GST_FLOW_OK && self->foreign)
+    {
+      gst_flow_engine_count_dropped (&self->engine);
+      return gst_video_decoder_drop_frame (decoder, frame);
+    }
   if (ret == GST_FLOW_OK && stream && !has_context (self, stream, frame))
     {
       gst_flow_engine_count_dropped (&self->engine);

@@ -506,7 +506,7 @@ test_precision_of_latents (void **state)
     }
 }
 
-/* One stream after the other goes by its own caps; an unknown precision is refused. */
+/* One stream after the other goes by its own caps; one of an unknown precision is dropped. */
 static void
 test_precision_changes (void **state)
 {
@@ -536,7 +536,12 @@ test_precision_changes (void **state)
   gst_caps_set_simple (unknown, "precision", G_TYPE_STRING, "f8", NULL);
   gst_harness_set_src_caps (decoder, unknown);
   gst_harness_push (decoder, gst_buffer_copy (latents));
-  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, "f8", "bf16-weights");
+  assert_null (gst_harness_try_pull (decoder));
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING);
+  g_autoptr (GError) warning = NULL;
+  gst_message_parse_warning (message, &warning, NULL);
+  assert_true (g_error_matches (warning, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE));
+  assert_true (strstr (warning->message, "f8") && strstr (warning->message, "bf16-weights"));
   end_harness (decoder, bus);
 }
 
@@ -1058,6 +1063,65 @@ test_bad_latents (void **state)
     }
 }
 
+/* Latents of another model in the middle of a stream: one warning, and what is the model's own comes back. */
+static void
+test_foreign_latents (void **state)
+{
+  static const guint models[] = { MODEL_YUV, MODEL_OTHER, MODEL_RGB, MODEL_YUV };
+  GstVideoInfo info, rgb;
+  g_autoptr (GstBus) bus = NULL;
+  guint warnings = 0;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  fixture_video (&rgb, GST_VIDEO_FORMAT_RGB, 16, 8);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  for (guint i = 0; i < G_N_ELEMENTS (models); i++)
+    {
+      GstCaps *caps;
+      GstBuffer *latents = encode_one (models[i], models[i] == MODEL_RGB ? &rgb : &info, NULL, &caps);
+      g_autoptr (GstBuffer) again = gst_buffer_copy (latents), wanted = fixture_frame (&info, 0, FALSE);
+      gst_harness_set_src_caps (harness, caps);
+      assert_int_equal (gst_harness_push (harness, latents), GST_FLOW_OK);
+      assert_int_equal (gst_harness_push (harness, g_steal_pointer (&again)), GST_FLOW_OK);
+      assert_int_equal (gst_harness_buffers_in_queue (harness), models[i] == MODEL_YUV ? 2 : 0);
+      for (guint n = gst_harness_buffers_in_queue (harness); n > 0; n--)
+        {
+          g_autoptr (GstBuffer) out = gst_harness_pull (harness);
+          assert_same_video (&info, out, wanted);
+        }
+    }
+  for (GstMessage *message; (message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING | GST_MESSAGE_ERROR));)
+    {
+      g_autoptr (GError) error = NULL;
+      assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_WARNING);
+      gst_message_parse_warning (message, &error, NULL);
+      assert_true (g_error_matches (error, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE));
+      assert_non_null (strstr (error->message, "dropped"));
+      gst_message_unref (message);
+      warnings++;
+    }
+  assert_int_equal (warnings, 1);
+  end_harness (harness, g_steal_pointer (&bus));
+}
+
+/* At the start they are an error, once, however often its caps come. */
+static void
+test_foreign_from_the_start (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstBus) bus = NULL;
+  GstCaps *caps;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstBuffer *latents = encode_one (MODEL_OTHER, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  gst_harness_set_src_caps (harness, caps);
+  assert_int_equal (gst_harness_push (harness, latents), GST_FLOW_NOT_NEGOTIATED);
+  g_autoptr (GstMessage) first = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR),
+                         second = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+  assert_non_null (first);
+  assert_null (second);
+  end_harness (harness, g_steal_pointer (&bus));
+}
+
 static void
 test_bad_class (void **state)
 {
@@ -1463,6 +1527,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_sample_caps),
     cmocka_unit_test (test_sample_seeds),
     cmocka_unit_test (test_bad_latents),
+    cmocka_unit_test (test_foreign_latents),
+    cmocka_unit_test (test_foreign_from_the_start),
     cmocka_unit_test (test_bad_class),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
