@@ -4,19 +4,22 @@
 #
 # A real past and four different futures of it: a model of videos continues the video by 64 frames, or HORIZON,
 # from four seeds, in a grid; underneath, the score of every frame given those before it, of the past (gray) and of
-# the first future (red). OUT.mp4 is continue.mp4 if it is not given.
+# the first future (red). OUT.mp4 is continue.mp4 if it is not given. What was done in the video is read from
+# VIDEO.actions.ndjson, if there is one.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
 need_elements compositor rawvideoparse imagefreeze openh264enc h264parse mp4mux
 set_source "$1"
+encoder=(flowencode "model=$2")
+[[ ! -f $1.actions.ndjson ]] || encoder+=("actions-location=$1.actions.ndjson")
 model=$2 out=${3:-continue.mp4} horizon=${4:-64}
 [[ $horizon =~ ^[1-9][0-9]*$ ]] || fail "$horizon is not a number of frames"
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
 # First the scores: of the past as it is coded, of the future as it is coded again.
-gst-launch-1.0 -m "${source[@]}" ! videoconvert ! videoscale method=lanczos ! flowencode name=past "model=$model" \
+gst-launch-1.0 -m "${source[@]}" ! videoconvert ! videoscale method=lanczos ! "${encoder[@]}" name=past \
   ! flowsample "model=$model" seed=1 "horizon=$horizon" ! flowdecode "model=$model" ! flowencode name=all "model=$model" \
   ! fakesink sync=false >"$work/log" 2>"$work/errors" || fail "$(cat "$work/errors")"
 scores() {
@@ -58,7 +61,7 @@ done
 with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
   sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! openh264enc bitrate=4000000 \
   ! h264parse ! mp4mux ! filesink "location=$out" \
-  "${source[@]}" ! videoconvert ! videoscale method=lanczos ! flowencode "model=$model" post-messages=false ! tee name=t "${branches[@]}" \
+  "${source[@]}" ! videoconvert ! videoscale method=lanczos ! "${encoder[@]}" post-messages=false ! tee name=t "${branches[@]}" \
   filesrc "location=$work/curve.rgb" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
   ! "video/x-raw,framerate=$rate" ! c.sink_4
 echo "$out: $past real frames and $horizon drawn ones, four times"

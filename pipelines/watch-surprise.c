@@ -111,6 +111,9 @@ open_reader (Watch *watch, const char *file, const char *model, GError **error)
                          encode = gst_bin_get_by_name (GST_BIN (watch->reader), "encode");
   g_object_set (source, "uri", uri, NULL);
   g_object_set (encode, "model", model, NULL);
+  g_autofree char *actions = g_strconcat (file, ".actions.ndjson", NULL);
+  if (g_file_test (actions, G_FILE_TEST_EXISTS))
+    g_object_set (encode, "actions-location", actions, NULL);
   watch->latents = GST_APP_SINK (gst_bin_get_by_name (GST_BIN (watch->reader), "latents"));
   watch->video = GST_APP_SINK (gst_bin_get_by_name (GST_BIN (watch->reader), "video"));
   return gst_element_set_state (watch->reader, GST_STATE_PLAYING) != GST_STATE_CHANGE_FAILURE;

@@ -170,6 +170,50 @@ gst_flow_action_to_vector (GstElement *element, const GstFlowAction *action, flo
     }
 }
 
+/* Files */
+
+struct _GstFlowActionFile
+{
+  GArray *values; /* guint, or float, n_controls of each frame */
+  guint n_controls;
+};
+
+GstFlowActionFile *
+gst_flow_action_file_read (const char *path, GError **error)
+{
+  guint n_controls = 0;
+  GArray *values = nf_actions_has_controls (path) ? nf_actions_read_controls (path, &n_controls, error)
+                                                  : nf_actions_read (path, 0, error);
+  if (!values)
+    return NULL;
+  GstFlowActionFile *file = g_new (GstFlowActionFile, 1);
+  *file = (GstFlowActionFile){ values, n_controls };
+  return file;
+}
+
+void
+gst_flow_action_file_free (GstFlowActionFile *file)
+{
+  if (!file)
+    return;
+  g_array_unref (file->values);
+  g_free (file);
+}
+
+gboolean
+gst_flow_action_file_get (const GstFlowActionFile *file, guint64 frame, GstFlowAction *action)
+{
+  const guint n = file->n_controls;
+  gst_flow_action_forget (action);
+  if (frame >= file->values->len / MAX (n, 1))
+    return FALSE;
+  if (n > 0)
+    gst_flow_action_set_controls (action, &g_array_index (file->values, float, frame *n), n);
+  else
+    gst_flow_action_set_number (action, (gint)g_array_index (file->values, guint, frame));
+  return TRUE;
+}
+
 /* The map */
 
 typedef struct

@@ -55,6 +55,20 @@ gboolean gst_flow_action_set_value (GstFlowAction *action, const GValue *value);
 void gst_flow_action_get_value (const GstFlowAction *action, GValue *value);
 
 /**
+ * GstFlowActionFile:
+ *
+ * What was done in a recorded video, of each of its frames from 0 (nf-actions.h).
+ */
+typedef struct _GstFlowActionFile GstFlowActionFile;
+
+/* NULL with NF_ERROR_NOT_FOUND, NF_ERROR_READ or NF_ERROR_FORMAT. */
+GstFlowActionFile *gst_flow_action_file_read (const char *path, GError **error);
+void gst_flow_action_file_free (GstFlowActionFile *file);
+
+/* ACTION becomes that of FRAME; FALSE, and unknown, behind the last one. */
+gboolean gst_flow_action_file_get (const GstFlowActionFile *file, guint64 frame, GstFlowAction *action);
+
+/**
  * GstFlowActionMap:
  *
  * Which keys are which actions: "Up=1,Down=2,w=1,w+a=5". Names are those of navigation events (X11's

@@ -49,6 +49,7 @@ enum
   PROP_SMOOTHING_WINDOW,
   PROP_KEY_INT_MAX,
   PROP_CONTEXT,
+  PROP_ACTIONS_LOCATION,
 };
 
 struct _GstFlowEncode
@@ -62,6 +63,7 @@ struct _GstFlowEncode
   gboolean score_map;
   guint key_int_max;
   gint context;
+  char *actions_location;
 
   /* of the streaming thread */
   GstVideoCodecState *input;
@@ -76,7 +78,8 @@ struct _GstFlowEncode
   float *action; /* vector of what was done at the frame before */
   guint32 mark;  /* of its latents */
   GstFlowAction last_action;
-  gboolean warned_action, warned_size, warned_far;
+  GstFlowActionFile *recorded;
+  gboolean warned_action, warned_size, warned_far, warned_recorded;
 };
 
 static GstStaticPadTemplate sink_template
@@ -93,8 +96,17 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   self->frame_index = 0;
   self->segment_sent = FALSE;
-  self->warned_action = self->warned_size = self->warned_far = FALSE;
+  self->warned_action = self->warned_size = self->warned_far = self->warned_recorded = FALSE;
   gst_flow_scorer_reset (self->scorer);
+  GST_OBJECT_LOCK (self);
+  g_autofree char *location = g_strdup (self->actions_location);
+  GST_OBJECT_UNLOCK (self);
+  g_autoptr (GError) error = NULL;
+  if (location && !(self->recorded = gst_flow_action_file_read (location, &error)))
+    {
+      gst_flow_post_error (self, error);
+      return FALSE;
+    }
   return TRUE;
 }
 
@@ -107,6 +119,7 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   g_clear_pointer (&self->digest, g_free);
   g_clear_pointer (&self->action, g_free);
   gst_flow_action_forget (&self->last_action);
+  g_clear_pointer (&self->recorded, gst_flow_action_file_free);
   return TRUE;
 }
 
@@ -320,6 +333,40 @@ begin_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
   return nf_stream_get_index (stream) == 0;
 }
 
+/* The number of FRAME in the recorded video: of a constant rate by its time, which is right after a seek and
+ * a gap, too. */
+static guint64
+find_recorded_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
+{
+  const GstSegment *segment = &GST_VIDEO_ENCODER (self)->input_segment;
+  const guint64 time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, frame->pts);
+  if (!GST_CLOCK_TIME_IS_VALID (time) || self->info.fps_n <= 0)
+    return self->frame_index;
+  return gst_util_uint64_scale_round (time, (guint64)self->info.fps_n,
+                                      (guint64)self->info.fps_d * GST_SECOND);
+}
+
+/* What was done at FRAME: as its meta tells, else as it was recorded, which those behind are told of, too. */
+static void
+take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
+{
+  gst_flow_action_read (&self->last_action, frame->input_buffer);
+  if (!self->recorded || gst_flow_action_is_known (&self->last_action))
+    return;
+  const guint64 number = find_recorded_frame (self, frame);
+  if (gst_flow_action_file_get (self->recorded, number, &self->last_action))
+    gst_flow_action_attach (&self->last_action, frame->output_buffer, number);
+  else if (!self->warned_recorded)
+    {
+      self->warned_recorded = TRUE;
+      GST_ELEMENT_WARNING (self, STREAM, ENCODE,
+                           ("There are no recorded actions of frame %" G_GUINT64_FORMAT
+                            " and what follows: they count as unknown",
+                            number),
+                           (NULL));
+    }
+}
+
 static GstFlowReturn
 gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *frame)
 {
@@ -361,7 +408,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
                        frame->duration, self->frame_index, &score);
   check_margin (self, &score);
   self->frame_index++;
-  gst_flow_action_read (&self->last_action, frame->input_buffer);
+  take_action (self, frame);
   if (key)
     GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
@@ -465,6 +512,10 @@ gst_flow_encode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_CONTEXT:
       self->context = g_value_get_int (value);
       break;
+    case PROP_ACTIONS_LOCATION:
+      g_free (self->actions_location);
+      self->actions_location = g_value_dup_string (value);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -505,6 +556,9 @@ gst_flow_encode_get_property (GObject *object, guint id, GValue *value, GParamSp
     case PROP_CONTEXT:
       g_value_set_int (value, self->context);
       break;
+    case PROP_ACTIONS_LOCATION:
+      g_value_set_string (value, self->actions_location);
+      break;
     default:
       G_OBJECT_WARN_INVALID_PROPERTY_ID (object, id, pspec);
     }
@@ -517,6 +571,7 @@ gst_flow_encode_finalize (GObject *object)
   GstFlowEncode *self = GST_FLOW_ENCODE (object);
   gst_flow_engine_clear (&self->engine);
   gst_flow_scorer_free (self->scorer);
+  g_free (self->actions_location);
   G_OBJECT_CLASS (gst_flow_encode_parent_class)->finalize (object);
 }
 
@@ -590,6 +645,12 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
                         "them",
                         -1, G_MAXINT, -1,
                         G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      object_class, PROP_ACTIONS_LOCATION,
+      g_param_spec_string ("actions-location", "Actions location",
+                           "With a model of videos: NDJSON with what was done at each frame of a recorded "
+                           "video, for frames whose metas do not tell it",
+                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);

@@ -730,6 +730,81 @@ recorded (void **state)
     }
 }
 
+/* Latents of frames FIRST to LAST by flowencode PROPERTIES, with METAS of ACTIONS or without any. */
+static GPtrArray *
+encode_played (guint first, guint last, const char *properties, const guint *actions)
+{
+  GPtrArray *latents = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+  g_autofree char *line = g_strdup_printf ("flowencode model=%s %s", video_model, properties);
+  GstHarness *harness = gst_harness_new_parse (line);
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  GST_VIDEO_INFO_FPS_N (&info) = 10;
+  GST_VIDEO_INFO_FPS_D (&info) = 1;
+  gst_harness_set_src_caps (harness, gst_video_info_to_caps (&info));
+  for (guint n = first; n <= last; n++)
+    {
+      GstBuffer *frame = fixture_frame (&info, n, FALSE);
+      GST_BUFFER_PTS (frame) = n * FRAME;
+      GST_BUFFER_DURATION (frame) = FRAME;
+      if (actions)
+        gst_structure_set (
+            gst_custom_meta_get_structure (gst_buffer_add_custom_meta (frame, "GstFlowActionMeta")), "action",
+            G_TYPE_INT, (gint)actions[n], NULL);
+      GstBuffer *out = gst_harness_push_and_pull (harness, frame);
+      assert_non_null (out);
+      g_ptr_array_add (latents, out);
+    }
+  gst_harness_teardown (harness);
+  return latents;
+}
+
+/* Which is the first buffer that differs; their number if none does. */
+static guint
+find_difference (GPtrArray *a, GPtrArray *b)
+{
+  guint i = 0;
+  assert_int_equal (a->len, b->len);
+  while (i < a->len && same (g_ptr_array_index (a, i), g_ptr_array_index (b, i)))
+    i++;
+  return i;
+}
+
+/* Actions of a file are those of metas, also if a video is played from its middle; action t conditions frame
+ * t + 1; metas go first; what comes after the file's last one is unknown. */
+static void
+replayed (void **state)
+{
+  static const guint done[] = { 0, 1, 2, 2, 1, 0 }, other[] = { 0, 1, 2, 1, 1, 0 };
+  const guint n = G_N_ELEMENTS (done);
+  g_autofree char *path = fixture_path ("play.mkv.actions.ndjson"),
+                  *recorded = g_strdup_printf ("actions-location=%s", path);
+  g_autoptr (GError) error = NULL;
+  {
+    g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (path, &error);
+    for (guint t = 0; t < n; t++)
+      assert_true (nf_actions_writer_put (writer, t * FRAME, done[t], &error));
+    assert_true (nf_actions_writer_close (writer, &error));
+  }
+  for (guint first = 0; first <= 2; first += 2)
+    {
+      g_autoptr (GPtrArray) metas = encode_played (first, n - 1, "", done),
+                            file = encode_played (first, n - 1, recorded, NULL),
+                            both = encode_played (first, n - 1, recorded, other),
+                            none = encode_played (first, n - 1, "", NULL);
+      assert_int_equal (find_difference (metas, file), n - first);
+      assert_int_equal (find_difference (metas, both), 4 - first);
+      assert_int_equal (find_difference (metas, none), 1);
+    }
+  g_autoptr (GPtrArray) longer = encode_played (3, n + 2, recorded, NULL);
+  GstCustomMeta *meta = gst_buffer_get_custom_meta (g_ptr_array_index (longer, 1), "GstFlowActionMeta");
+  gint action = -1;
+  assert_non_null (meta);
+  assert_true (gst_structure_get_int (gst_custom_meta_get_structure (meta), "action", &action));
+  assert_int_equal (action, done[4]);
+  assert_null (gst_buffer_get_custom_meta (g_ptr_array_index (longer, 3), "GstFlowActionMeta"));
+}
+
 /* A map that is none, keys of actions that the model does not have, and a file that cannot be written are
  * told at the start; a map while playing is a warning. */
 static void
@@ -987,8 +1062,8 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
     cmocka_unit_test (slow_sink),         cmocka_unit_test (recorded),
-    cmocka_unit_test (bad_settings),      cmocka_unit_test (late_beginning),
-    cmocka_unit_test (wrong_actions),
+    cmocka_unit_test (replayed),          cmocka_unit_test (bad_settings),
+    cmocka_unit_test (late_beginning),    cmocka_unit_test (wrong_actions),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
