@@ -19,7 +19,7 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
 # First the scores: of the past as it is coded, of the future as it is coded again.
-gst-launch-1.0 -m "${source[@]}" ! videoconvert ! videoscale method=lanczos ! "${encoder[@]}" name=past \
+gst-launch-1.0 -m "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past \
   ! flowsample "model=$model" seed=1 "horizon=$horizon" ! flowdecode "model=$model" ! flowencode name=all "model=$model" \
   ! fakesink sync=false >"$work/log" 2>"$work/errors" || fail "$(cat "$work/errors")"
 scores() {
@@ -61,7 +61,7 @@ done
 with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
   sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! openh264enc bitrate=4000000 \
   ! h264parse ! mp4mux ! filesink "location=$out" \
-  "${source[@]}" ! videoconvert ! videoscale method=lanczos ! "${encoder[@]}" post-messages=false ! tee name=t "${branches[@]}" \
+  "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" post-messages=false ! tee name=t "${branches[@]}" \
   filesrc "location=$work/curve.rgb" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
   ! "video/x-raw,framerate=$rate" ! c.sink_4
 echo "$out: $past real frames and $horizon drawn ones, four times"

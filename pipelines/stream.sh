@@ -46,7 +46,7 @@ await() {
   done
 }
 
-gst-launch-1.0 -q "${source[@]}" ! clocksync ! videoconvert ! videoscale method=lanczos ! tee name=t \
+gst-launch-1.0 -q "${source[@]}" ! clocksync ! "${scaler[@]}" ! tee name=t \
   t. ! queue ! flowencode "model=$model" post-messages=false key-int-max=8 ! gdppay \
   ! tcpserversink host=127.0.0.1 "port=$port" sync-method=next-keyframe recover-policy=keyframe \
   t. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! identity name=copy ! videoconvert ! video/x-raw,format=RGB \

@@ -99,7 +99,8 @@ open_reader (Watch *watch, const char *file, const char *model, GError **error)
   g_autofree char *uri = gst_uri_is_valid (file) ? g_strdup (file) : gst_filename_to_uri (file, error);
   if (!uri)
     return FALSE;
-  watch->reader = launch ("uridecodebin name=source ! videoconvert ! videoscale method=lanczos ! tee name=t "
+  watch->reader = launch ("uridecodebin name=source ! videoconvert ! video/x-raw,format={AYUV64,ARGB64} ! "
+                          "videoscale method=lanczos envelope=1 ! videoconvert dither=none ! tee name=t "
                           "t. ! queue ! flowencode name=encode score-map=true post-messages=false ! "
                           "appsink name=latents sync=false max-buffers=2 "
                           "t. ! queue max-size-buffers=8 max-size-bytes=0 max-size-time=0 ! videoconvert ! "

@@ -27,9 +27,10 @@
  * flowdecode ! videoconvert ! autovideosink
  * ]| generates 25 frames.
  * |[
- * gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! videoconvert ! videoscale method=lanczos !
- * flowencode model=world.safetensors ! flowsample model=world.safetensors horizon=64 ! flowdecode
- * model=world.safetensors ! videoconvert ! autovideosink
+ * gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! videoconvert ! 'video/x-raw,format={AYUV64,ARGB64}'
+ * ! videoscale method=lanczos envelope=1 ! videoconvert dither=none ! flowencode model=world.safetensors !
+ * flowsample model=world.safetensors horizon=64 ! flowdecode model=world.safetensors ! videoconvert !
+ * autovideosink
  * ]| continues a clip by 64 frames.
  *
  * Since: 0.1
