@@ -49,8 +49,8 @@ with_h264() {
   "$@" 2> >(grep -v '^\[OpenH264\].*cmInitParaError' >&2)
 }
 
-# The words of a pipeline that shrinks video to a model's size as training does, to the mean of areas. With 8 bits videoscale has weights of 8 bits,
-# too, which do not add up: pictures shrunk to a twelfth came out up to six steps brighter or darker.
+# The words of a pipeline that shrinks video to a model's size as training does, to the mean of areas. With 8 bits
+# videoscale has weights of 8 bits, too, which do not add up: pictures shrunk to a twelfth came out 1.7 steps too bright.
 # shellcheck disable=SC2034 # for those who source this
 scaler=(videoconvert ! "video/x-raw,format={AYUV64,ARGB64}" ! videoscale method=lanczos envelope=1 ! videoconvert dither=none)
 

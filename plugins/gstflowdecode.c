@@ -679,15 +679,11 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  if (ret == GST_FLOW_OK && self->foreign)
+  if (ret == GST_FLOW_OK && (self->foreign || (stream && !has_context (self, stream, frame))))
     {
       gst_flow_engine_count_dropped (&self->engine);
-      return gst_video_decoder_drop_frame (decoder, frame);
-    }
-  if (ret == GST_FLOW_OK && stream && !has_context (self, stream, frame))
-    {
-      gst_flow_engine_count_dropped (&self->engine);
-      gst_video_decoder_request_sync_point (decoder, frame, 0);
+      if (!self->foreign)
+        gst_video_decoder_request_sync_point (decoder, frame, 0);
       return gst_video_decoder_drop_frame (decoder, frame);
     }
   /* a picture that is late already would make the next one late as well; a video's are needed by the next */

@@ -515,12 +515,19 @@ attach_controls (GstBuffer *buffer, guint n, double first)
   gst_structure_set_value (gst_custom_meta_get_structure (meta), "controls", &array);
 }
 
-/* An encoder of the video model's frames, with what it says on BUS. */
+static void
+attach_action (GstBuffer *buffer, gint number)
+{
+  GstCustomMeta *meta = gst_buffer_add_custom_meta (buffer, "GstFlowActionMeta");
+  gst_structure_set (gst_custom_meta_get_structure (meta), "action", G_TYPE_INT, number, NULL);
+}
+
+/* An encoder of the video model's frames, with what it says on BUS. ACTIONS: of a file, or NULL. */
 static GstHarness *
-new_encoder (GstBus *bus, GstVideoInfo *info)
+new_encoder (GstBus *bus, const char *actions, GstVideoInfo *info)
 {
   GstElement *made = gst_element_factory_make ("flowencode", NULL);
-  g_object_set (made, "model", video_model, NULL);
+  g_object_set (made, "model", video_model, "actions-location", actions, NULL);
   GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
   gst_object_unref (made);
   gst_element_set_bus (h->element, bus);
@@ -537,7 +544,7 @@ controls_of_video (void **state)
 {
   GstVideoInfo info;
   g_autoptr (GstBus) bus = gst_bus_new ();
-  GstHarness *h = new_encoder (bus, &info);
+  GstHarness *h = new_encoder (bus, NULL, &info);
   for (guint n = 0; n < 6; n++)
     {
       float vector[ACTIONS];
@@ -564,7 +571,7 @@ wrong_actions (void **state)
     {
       GstVideoInfo info;
       g_autoptr (GstBus) bus = gst_bus_new ();
-      GstHarness *h = new_encoder (bus, &info);
+      GstHarness *h = new_encoder (bus, NULL, &info);
       for (guint n = 0; n < 3; n++)
         {
           float vector[ACTIONS];
@@ -572,9 +579,7 @@ wrong_actions (void **state)
           if (i == 0)
             attach_controls (frame, ACTIONS, (double)NAN);
           else
-            gst_structure_set (
-                gst_custom_meta_get_structure (gst_buffer_add_custom_meta (frame, "GstFlowActionMeta")),
-                "action", G_TYPE_INT, -7, NULL);
+            attach_action (frame, -7);
           assert_int_equal (gst_harness_push (h, frame), GST_FLOW_OK);
           g_autoptr (GstBuffer) latents = gst_harness_pull (h);
           read_vector (latents, vector);
@@ -730,31 +735,26 @@ recorded (void **state)
     }
 }
 
-/* Latents of frames FIRST to LAST by flowencode PROPERTIES, with METAS of ACTIONS or without any. */
+/* Latents of frames FIRST to LAST, with metas of ACTIONS, unless it is NULL, and the file LOCATION of
+ * actions. */
 static GPtrArray *
-encode_played (guint first, guint last, const char *properties, const guint *actions)
+encode_played (guint first, guint last, const char *location, const guint *actions)
 {
   GPtrArray *latents = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
-  g_autofree char *line = g_strdup_printf ("flowencode model=%s %s", video_model, properties);
-  GstHarness *harness = gst_harness_new_parse (line);
   GstVideoInfo info;
-  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
-  GST_VIDEO_INFO_FPS_N (&info) = 10;
-  GST_VIDEO_INFO_FPS_D (&info) = 1;
-  gst_harness_set_src_caps (harness, gst_video_info_to_caps (&info));
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  GstHarness *harness = new_encoder (bus, location, &info);
   for (guint n = first; n <= last; n++)
     {
       GstBuffer *frame = fixture_frame (&info, n, FALSE);
-      GST_BUFFER_PTS (frame) = n * FRAME;
-      GST_BUFFER_DURATION (frame) = FRAME;
+      GST_BUFFER_PTS (frame) = n * GST_SECOND / 25;
       if (actions)
-        gst_structure_set (
-            gst_custom_meta_get_structure (gst_buffer_add_custom_meta (frame, "GstFlowActionMeta")), "action",
-            G_TYPE_INT, (gint)actions[n], NULL);
+        attach_action (frame, (gint)actions[n]);
       GstBuffer *out = gst_harness_push_and_pull (harness, frame);
       assert_non_null (out);
       g_ptr_array_add (latents, out);
     }
+  gst_element_set_bus (harness->element, NULL);
   gst_harness_teardown (harness);
   return latents;
 }
@@ -777,21 +777,20 @@ replayed (void **state)
 {
   static const guint done[] = { 0, 1, 2, 2, 1, 0 }, other[] = { 0, 1, 2, 1, 1, 0 };
   const guint n = G_N_ELEMENTS (done);
-  g_autofree char *path = fixture_path ("play.mkv.actions.ndjson"),
-                  *recorded = g_strdup_printf ("actions-location=%s", path);
+  g_autofree char *recorded = fixture_path ("play.mkv.actions.ndjson");
   g_autoptr (GError) error = NULL;
   {
-    g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (path, &error);
+    g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (recorded, &error);
     for (guint t = 0; t < n; t++)
       assert_true (nf_actions_writer_put (writer, t * FRAME, done[t], &error));
     assert_true (nf_actions_writer_close (writer, &error));
   }
   for (guint first = 0; first <= 2; first += 2)
     {
-      g_autoptr (GPtrArray) metas = encode_played (first, n - 1, "", done),
+      g_autoptr (GPtrArray) metas = encode_played (first, n - 1, NULL, done),
                             file = encode_played (first, n - 1, recorded, NULL),
                             both = encode_played (first, n - 1, recorded, other),
-                            none = encode_played (first, n - 1, "", NULL);
+                            none = encode_played (first, n - 1, NULL, NULL);
       assert_int_equal (find_difference (metas, file), n - first);
       assert_int_equal (find_difference (metas, both), 4 - first);
       assert_int_equal (find_difference (metas, none), 1);
@@ -805,8 +804,8 @@ replayed (void **state)
   assert_null (gst_buffer_get_custom_meta (g_ptr_array_index (longer, 3), "GstFlowActionMeta"));
 }
 
-/* A map that is none, keys of actions that the model does not have, and a file that cannot be written are
- * told at the start; a map while playing is a warning. */
+/* A map that is none, keys of actions that the model does not have, and files that cannot be written or read
+ * are told at the start; a map while playing is a warning. */
 static void
 bad_settings (void **state)
 {
@@ -830,6 +829,18 @@ bad_settings (void **state)
         fail_msg ("%s: %s", setting[0], error->message);
       stop (pipeline);
     }
+
+  g_autofree char *unread = g_strdup_printf (
+      "videotestsrc ! flowencode model=%s actions-location=/nowhere/actions ! fakesink", video_model);
+  GstElement *encoder = launch (unread);
+  g_autoptr (GstBus) said = gst_element_get_bus (encoder);
+  gst_element_set_state (encoder, GST_STATE_PAUSED);
+  g_autoptr (GstMessage) message = gst_bus_timed_pop_filtered (said, 30 * GST_SECOND, GST_MESSAGE_ERROR);
+  g_autoptr (GError) error = NULL;
+  assert_non_null (message);
+  gst_message_parse_error (message, &error, NULL);
+  assert_non_null (strstr (error->message, "/nowhere/actions"));
+  stop (encoder);
 
   g_autofree char *line
       = g_strdup_printf ("flowsample name=sample model=%s action-map=Up=1 ! fakesink", video_model),
