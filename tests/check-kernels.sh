@@ -31,12 +31,12 @@ for vectors in 4 8 16; do
     for precision in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1"; do
       kind=$([[ $gpu = 1 ]] && echo gpu || echo cpu)
       options="-DVW=$vectors -DNF_GPU_KERNELS=$gpu $precision"
-      check "$options" "rows_$kind.cl" matmul.cl "matmul_$kind.cl" pack.cl gate.cl optimizer.cl
+      check "$options" "rows_$kind.cl" pack.cl gate.cl optimizer.cl matmul.cl mma.cl "matmul_$kind.cl"
       if [[ $kind = cpu ]]; then
         check "$options" append.cl heads.cl attention_cpu.cl
         check_list "$options" attention_cpu.cl
       else
-        check "$options" append.cl heads.cl rows_gpu.cl attention_gpu.cl
+        check "$options" append.cl heads.cl rows_gpu.cl mma.cl attention_mma.cl attention_gpu.cl
       fi
       check "$options" flow.cl pixels.cl
       forms=$((forms + 1))

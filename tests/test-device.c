@@ -173,6 +173,7 @@ test_f32_forms (void **state)
   assert_string_equal (nf_device_get_f32_form (quietly), "fma");
   check_refused ("cpu,vectors=8,f32=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
   check_refused ("cpu,kernels=gpu,f32=amx", NF_ERROR_NO_DEVICE, "for a GPU");
+  check_refused ("cpu,kernels=gpu,f32=mma", NF_ERROR_NO_DEVICE, "NVIDIA GPU");
 
   /* the matrix unit is taken if it is asked for and works */
   g_autoptr (GError) error = NULL;

@@ -17,6 +17,7 @@
 #define HEAD_DIM 20 /* no whole vectors */
 #define FEATURES 27
 #define PRODUCT_TOLERANCE 1e-6
+#define SPLIT_TOLERANCE 1e-5      /* where a float is the sum of two bfloat16 */
 #define SHORT_GELU_TOLERANCE 3e-4 /* for bfloat16, of values around 1/10 */
 #define TOLERANCE 3e-6
 
@@ -49,6 +50,7 @@ typedef struct
   cl_program programs[3];
   cl_command_queue queue;
   gboolean gpu, bf16, rounds, amx;   /* B is of bfloat16, A, too; by the matrix unit */
+  gboolean coarse, mma;              /* attention with operands of a few bits; by tensor cores */
   int VW, NR, MR, QT, depth, planes; /* of common.cl */
   GPtrArray *memory;
 } Rig;
@@ -94,19 +96,27 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
 {
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
-  const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0;
+  const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0,
+                 mma = g_strcmp0 (setting->by, "mma") == 0;
   const gboolean bf16 = setting->by && setting->operands != WHOLE,
                  rounds = bf16 && setting->operands == HALVED;
   static const char *const units[]
       = { [HALVED] = " -DNF_BF16_AMX=1", [WHOLE] = " -DNF_F32_AMX=1", [MIXED] = " -DNF_WEIGHTS_AMX=1" };
   const char *const files[][9] = {
-    { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", gpu ? "matmul_gpu.cl" : "matmul_cpu.cl", "pack.cl",
-      "gate.cl", "optimizer.cl", amx ? "amx.cl" : NULL, "matmul_amx.cl" },
+    { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "pack.cl", "gate.cl", "optimizer.cl", "matmul.cl",
+      gpu ? "mma.cl" : "matmul_cpu.cl",
+      gpu   ? "matmul_gpu.cl"
+      : amx ? "amx.cl"
+            : NULL,
+      amx ? "matmul_amx.cl" : NULL },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-      gpu             ? "attention_gpu.cl"
+      gpu             ? "mma.cl"
       : amx && rounds ? "amx.cl"
                       : NULL,
-      amx && rounds ? "attention_amx.cl" : NULL },
+      gpu             ? "attention_mma.cl"
+      : amx && rounds ? "attention_amx.cl"
+                      : NULL,
+      gpu ? "attention_gpu.cl" : NULL },
     { "flow.cl", "pixels.cl" },
   };
 
@@ -114,6 +124,8 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   *rig = (Rig){ .device = amx || dot ? open_form (setting) : nf_test_device (plain),
                 .gpu = gpu,
                 .amx = amx,
+                .coarse = (amx || mma) && rounds,
+                .mma = mma,
                 .VW = setting->vector_width,
                 .bf16 = bf16,
                 .rounds = rounds };
@@ -129,9 +141,11 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
       g_autofree char *options = g_strdup_printf (
           "-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
           bf16 ? " -DNF_BF16=1" : "", bf16 && !rounds ? " -DNF_BF16_WEIGHTS=1" : "",
-          amx   ? units[setting->operands]
-          : dot ? " -DNF_BF16_DOT=1"
-                : "");
+          amx           ? units[setting->operands]
+          : dot         ? " -DNF_BF16_DOT=1"
+          : mma && bf16 ? " -DNF_BF16_MMA=1"
+          : mma         ? " -DNF_F32_MMA=1"
+                        : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -693,10 +707,10 @@ check_product (Rig *rig, const Product *p, int tiles)
         *c = p->flags & ACCUMULATE ? v + *c : v;
       }
   g_autofree char *what = g_strdup_printf ("%d×%d×%d, flags %d", p->M, p->N, p->K, p->flags);
+  const double tolerance = rig->mma && rig->bf16 && !rig->rounds ? SPLIT_TOLERANCE : PRODUCT_TOLERANCE;
   nf_test_close_float (what, got, want, n,
-                       rig->rounds && p->flags & (GELU | GELU_SLOPE) ? SHORT_GELU_TOLERANCE
-                                                                     : PRODUCT_TOLERANCE);
-  nf_test_close_float (what, saved, want_saved, (gsize)p->M * p->N, PRODUCT_TOLERANCE);
+                       rig->rounds && p->flags & (GELU | GELU_SLOPE) ? SHORT_GELU_TOLERANCE : tolerance);
+  nf_test_close_float (what, saved, want_saved, (gsize)p->M * p->N, tolerance);
   /* what lies between rows stays */
   for (int m = 0; m + 1 < p->M; m++)
     for (int j = p->N; j < p->ldc; j++)
@@ -875,7 +889,10 @@ test_matmul_accuracy (void **state)
         g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
                          *by_fma = run_product (&plain, &p, 0, p.M, 2, NULL);
         const double error = get_error (&p, got), fma_error = get_error (&p, by_fma);
-        if (!(error <= (rig.planes == 2 ? ldexp (1, -17) : 2 * fma_error)))
+        const double most = rig.planes == 2 || (rig.mma && rig.bf16) ? ldexp (1, -17)
+                            : rig.mma                                ? ldexp (1, -20)
+                                                                     : 2 * fma_error;
+        if (!(error <= most))
           fail_msg ("K %d, kind %d: an error of %g, by fma %g", K, kind, error, fma_error);
       }
 }
@@ -888,7 +905,7 @@ test_matmul_special (void **state)
   rig_init (&rig, *state, HEAD_DIM);
   if (rig.rounds)
     return;
-  const double exact = rig.planes == 2 ? 1e-5 : 1e-6;
+  const double exact = rig.planes == 2 || rig.mma ? 1e-5 : 1e-6;
   const double values[] = { INFINITY, -INFINITY, NAN, FLT_MAX, -FLT_MAX, 1e38, 3.4e38 };
   for (guint i = 0; i < G_N_ELEMENTS (values); i++)
     for (int side = 0; side < 3; side++)
@@ -913,8 +930,9 @@ test_matmul_special (void **state)
                   float want = 0;
                   for (int at = 0; at < p.K; at++)
                     want = fmaf ((float)p.A[m * p.lda + at], (float)p.W[at * p.N + j], want);
+                  /* for tensor cores what is infinite is the sum of that and of no number */
                   if (isnan (want)   ? !isnan (v)
-                      : isinf (want) ? v != (double)want
+                      : isinf (want) ? v != (double)want && !(rig.mma && isnan (v))
                                      : !(fabs (v - (double)want) <= exact * fabs ((double)want) + 1e-5))
                     fail_msg ("%g at side %d: row %d, column %d is %g, not %g", values[i], side, m, j, v,
                               (double)want);
@@ -1519,7 +1537,8 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
         }
   /* a score of size s is known to s times the rounding error, and so is its exponential */
   const double tolerance = TOLERANCE * MAX (1, spread * spread);
-  nf_test_close_float ("attention", out, want, (gsize)B * N * h.d, rig->amx ? WEIGHT_TOLERANCE : tolerance);
+  nf_test_close_float ("attention", out, want, (gsize)B * N * h.d,
+                       rig->coarse ? WEIGHT_TOLERANCE : tolerance);
   if (h.d % 2 == 0)
     {
       Memory *halves;
@@ -1527,7 +1546,8 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
           = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &halves);
       check_halves (rig, "attention, halves", halves, 3, HALF_STEP (rig, &h), out, B * N, h.d);
     }
-  nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2, tolerance);
+  nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2,
+                       rig->coarse && rig->mma ? WEIGHT_TOLERANCE : tolerance);
 
   /* alone, one by one and a few at a time: the same bits */
   for (int n = 0; n < N; n += 1 + n / 3)
@@ -1629,7 +1649,7 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
             }
         }
   g_autofree float *got = take_at (rig, dqkv, 7);
-  nf_test_close_float ("attention, backward", got, want, n_qkv, rig->amx ? GRADIENT_TOLERANCE : TOLERANCE);
+  nf_test_close_float ("attention, backward", got, want, n_qkv, rig->coarse ? GRADIENT_TOLERANCE : TOLERANCE);
 }
 
 static void
@@ -2437,6 +2457,14 @@ test_sums_and_denoise (void **state)
   nf_test_close_float ("score step", denoised, y, whole, TOLERANCE);
 }
 
+/* TRUE if NORMFLOW_DEVICE names a GPU with NVIDIA's tensor cores. */
+static gboolean
+find_mma (void)
+{
+  g_autoptr (NfDevice) device = nf_device_open (",f32=mma", NULL);
+  return device != NULL;
+}
+
 /* An argument is a pattern of the cases to run: test-kernels 'attention*gpu*'. */
 int
 main (int argc, char **argv)
@@ -2455,7 +2483,10 @@ main (int argc, char **argv)
                                 { "cpu", 16, "fma", MIXED },
                                 { "cpu", 8, "fma", MIXED },
                                 { "cpu", 4, "fma", MIXED },
-                                { "gpu", 16, "fma", MIXED } };
+                                { "gpu", 16, "fma", MIXED },
+                                { "gpu", 16, "mma" },
+                                { "gpu", 16, "mma", WHOLE },
+                                { "gpu", 16, "mma", MIXED } };
   static const struct
   {
     const char *name;
@@ -2464,7 +2495,7 @@ main (int argc, char **argv)
     {
       FLOATS,
       PRODUCTS,  /* again with other elements and instructions */
-      ATTENTION, /* again with the matrix unit, in bfloat16 */
+      ATTENTION, /* again with the matrix unit, in bfloat16, and with tensor cores */
       PLANES     /* only where the matrix unit multiplies floats */
     } kind;
   } tests[] = {
@@ -2500,6 +2531,7 @@ main (int argc, char **argv)
   };
   static const char *const words[]
       = { [HALVED] = ", bfloat16 by ", [WHOLE] = ", floats by ", [MIXED] = ", floats and bfloat16 by " };
+  const gboolean has_mma = find_mma ();
   struct CMUnitTest all[G_N_ELEMENTS (settings) * G_N_ELEMENTS (tests)];
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
   gsize n = 0;
@@ -2507,10 +2539,14 @@ main (int argc, char **argv)
     for (guint t = 0; t < G_N_ELEMENTS (tests); t++)
       {
         const char *form = settings[s].by;
-        const gboolean amx = g_strcmp0 (form, "amx") == 0, halved = settings[s].operands == HALVED;
+        const gboolean amx = g_strcmp0 (form, "amx") == 0, mma = g_strcmp0 (form, "mma") == 0,
+                       halved = settings[s].operands == HALVED, mixed = settings[s].operands == MIXED;
+        if (mma && !has_mma)
+          continue;
         if (tests[t].kind == PLANES
                 ? !amx || halved
-                : form && tests[t].kind != PRODUCTS && !(tests[t].kind == ATTENTION && amx && halved))
+                : form && tests[t].kind != PRODUCTS
+                      && !(tests[t].kind == ATTENTION && ((amx && halved) || (mma && !mixed))))
           continue;
         char *name = g_strdup_printf (
             "%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant, settings[s].vector_width,

@@ -47,6 +47,15 @@ typedef enum
   NF_BF16_MMA,
 } NfBf16;
 
+/* What makes products of floats: fma(), a CPU's matrix unit (NF_F32_AMX of the kernels), or NVIDIA's tensor
+ * cores (NF_F32_MMA). */
+typedef enum
+{
+  NF_F32_FMA,
+  NF_F32_AMX,
+  NF_F32_MMA,
+} NfF32;
+
 NfBf16 nf_device_get_bf16 (NfDevice *self);
 
 /* TRUE if a CPU's matrix unit makes products, in either precision. */

@@ -23,9 +23,9 @@ struct _NfDevice
   gboolean gpu_kernels;
   guint vector_width;
   NfPrecision precision;
-  NfBf16 form;      /* of products with bfloat16 */
-  gboolean f32_amx; /* products of floats by the matrix unit */
-  gboolean lists;   /* launches may be command lists */
+  NfBf16 form;    /* of products with bfloat16 */
+  NfF32 f32_form; /* of products of floats */
+  gboolean lists; /* launches may be command lists */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -409,8 +409,9 @@ static const char *const precision_names[]
         NULL },
     *const bf16_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
-        *const f32_names[] = { "fma", "amx", "auto", NULL },
-               *const launch_names[] = { "lists", "each", NULL };
+        *const f32_names[]
+        = { [NF_F32_FMA] = "fma", [NF_F32_AMX] = "amx", [NF_F32_MMA] = "mma", "auto", NULL },
+            *const launch_names[] = { "lists", "each", NULL };
 
 /* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
@@ -449,8 +450,8 @@ parse_bf16 (const char *value, const char *where, const char **bf16, GError **er
 static gboolean
 parse_f32 (const char *value, const char *where, const char **f32, GError **error)
 {
-  return parse_name (value, f32_names, where, "%s: products of floats by \"%s\": only by amx, fma and auto",
-                     f32, error);
+  return parse_name (value, f32_names, where,
+                     "%s: products of floats by \"%s\": only by amx, mma, fma and auto", f32, error);
 }
 
 static gboolean
@@ -498,7 +499,8 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
       ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, "
-      ",f32=amx, fma or auto, and ,launch=lists or each, each once; ?= for = is where nothing else is said",
+      ",f32=amx, mma, fma or auto, and ,launch=lists or each, each once; ?= for = is where nothing else is "
+      "said",
       where, part, spec);
   return FALSE;
 }
@@ -713,9 +715,9 @@ get_identity (const NfCpu *cpu, const Candidate *candidate)
                     candidate->info->name, vendor, version, flags, NULL);
 }
 
-/* The compiled kernels of SELF; FORM is how products are made. */
+/* The compiled kernels of SELF; AMX if products are made by it, whatever the forms say. */
 static NfProgramCache *
-new_programs (NfDevice *self, const char *identity, NfBf16 form)
+new_programs (NfDevice *self, const char *identity, gboolean amx)
 {
   static const char *const kinds[]
       = { [NF_PRECISION_F32] = "",
@@ -726,9 +728,12 @@ new_programs (NfDevice *self, const char *identity, NfBf16 form)
                          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1" },
              *const forms[]
              = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
-  g_autofree char *all
-      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width, self->gpu_kernels ? 1 : 0,
-                         kinds[self->precision], form == NF_BF16_AMX ? units[self->precision] : forms[form]);
+  const char *form = amx                                   ? units[self->precision]
+                     : self->precision != NF_PRECISION_F32 ? forms[self->form]
+                     : self->f32_form == NF_F32_MMA        ? " -DNF_F32_MMA=1"
+                                                           : "";
+  g_autofree char *all = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
+                                          self->gpu_kernels ? 1 : 0, kinds[self->precision], form);
   return nf_program_cache_new (self->context, self->id, identity, all);
 }
 
@@ -743,7 +748,7 @@ try_amx (NfDevice *self, const char *identity)
     return g_strdup ("kernels are those for a GPU");
   if (self->vector_width != 16)
     return g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
-  self->programs = new_programs (self, identity, NF_BF16_AMX);
+  self->programs = new_programs (self, identity, TRUE);
   char *fault = nf_amx_find_fault (info, self->cpu, self->programs, self->context, self->id);
   if (!fault)
     return NULL;
@@ -752,25 +757,8 @@ try_amx (NfDevice *self, const char *identity)
   return fault;
 }
 
-/* Decides what multiplies floats: fma(), unless WANTED says amx, or auto where it can be. That does more rows
- * in less time, but a single row, as in decoding token by token, takes it longer. */
-static gboolean
-choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **error)
-{
-  if (!wanted || strcmp (wanted, "fma") == 0)
-    return TRUE;
-  g_autofree char *fault = try_amx (self, identity);
-  self->f32_amx = fault == NULL;
-  if (!fault || strcmp (wanted, "auto") == 0)
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
-               "%s %s does no products of floats by %s: %s; leave f32= out, or unset NORMFLOW_F32",
-               self->info->id, self->info->name, wanted, fault);
-  return FALSE;
-}
-
 #define COMPUTE_CAPABILITY_MAJOR 0x4000 /* CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV */
-#define MMA_CAPABILITY 8                /* mma.sync with bfloat16 (PTX ISA 7.0) */
+#define MMA_CAPABILITY 8                /* mma.sync with bfloat16 and with tf32 (PTX ISA 7.0) */
 
 static gboolean
 has_mma (const NfDeviceInfo *info, cl_device_id id)
@@ -778,6 +766,41 @@ has_mma (const NfDeviceInfo *info, cl_device_id id)
   g_autofree char *extensions = get_device_string (id, CL_DEVICE_EXTENSIONS);
   return info->is_gpu && has_word (extensions, "cl_nv_device_attribute_query")
          && get_device_uint (id, COMPUTE_CAPABILITY_MAJOR) >= MMA_CAPABILITY;
+}
+
+/* Why there are none. */
+static char *
+explain_mma (void)
+{
+  return g_strdup_printf ("it takes the GPU kernels on an NVIDIA GPU of compute capability %d.0 or more",
+                          MMA_CAPABILITY);
+}
+
+/* Decides what multiplies floats: fma(), unless WANTED says amx or mma, or auto where either can be. AMX does
+ * more rows in less time, but a single row, as in decoding token by token, takes it longer. */
+static gboolean
+choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **error)
+{
+  const gboolean automatic = g_strcmp0 (wanted, "auto") == 0;
+  g_autofree char *fault = NULL;
+
+  if (!wanted || strcmp (wanted, f32_names[NF_F32_FMA]) == 0)
+    return TRUE;
+  if (automatic ? self->gpu_kernels : strcmp (wanted, f32_names[NF_F32_MMA]) == 0)
+    {
+      if (self->gpu_kernels && has_mma (self->info, self->id))
+        self->f32_form = NF_F32_MMA;
+      else
+        fault = explain_mma ();
+    }
+  else if (!(fault = try_amx (self, identity)))
+    self->f32_form = NF_F32_AMX;
+  if (!fault || automatic)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+               "%s %s does no products of floats by %s: %s; leave f32= out, or unset NORMFLOW_F32",
+               self->info->id, self->info->name, wanted, fault);
+  return FALSE;
 }
 
 /* Decides what multiplies bfloat16: what WANTED names, or, if that is NULL, the fastest. A CPU's instructions
@@ -799,8 +822,7 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
       return TRUE;
     }
   if (g_strcmp0 (wanted, "mma") == 0)
-    fault = g_strdup_printf ("it takes the GPU kernels on an NVIDIA GPU of compute capability %d.0 or more",
-                             MMA_CAPABILITY);
+    fault = explain_mma ();
   else if (self->gpu_kernels || info->is_gpu)
     return TRUE;
   else if (self->vector_width != 16)
@@ -910,12 +932,12 @@ nf_device_open (const char *spec, GError **error)
   if (self->precision == NF_PRECISION_F32 && !choose_f32 (self, form.f32, identity, error))
     return NULL;
   if (!self->programs)
-    self->programs = new_programs (self, identity, self->form);
+    self->programs = new_programs (self, identity, FALSE);
   if (!choose_launch (self, form.launch, error))
     return NULL;
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
-           nf_device_uses_bf16 (self) ? bf16_names[self->form] : f32_names[self->f32_amx]);
+           nf_device_uses_bf16 (self) ? bf16_names[self->form] : f32_names[self->f32_form]);
   return g_steal_pointer (&self);
 }
 
@@ -957,7 +979,7 @@ const char *
 nf_device_get_f32_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return nf_device_uses_bf16 (self) ? NULL : f32_names[self->f32_amx];
+  return nf_device_uses_bf16 (self) ? NULL : f32_names[self->f32_form];
 }
 
 const char *
@@ -1029,7 +1051,7 @@ nf_device_get_bf16 (NfDevice *self)
 gboolean
 nf_device_uses_amx (NfDevice *self)
 {
-  return self->form == NF_BF16_AMX || self->f32_amx;
+  return self->form == NF_BF16_AMX || self->f32_form == NF_F32_AMX;
 }
 
 gboolean

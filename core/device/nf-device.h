@@ -80,12 +80,12 @@ GPtrArray *nf_device_list (GError **error);
  * where that is faster than f32: with AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix
  * units for it. Without it the environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`,
  * `dot`, `mma` or `fma`, else the environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
- * nf_device_get_bf16_form(); without it the fastest is taken. A suffix `,f32=amx`, `fma` or `auto` (amx where
- * it can be), else `NORMFLOW_F32`, says what multiplies floats, see nf_device_get_f32_form(); without it
- * `fma` does. What it is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or
- * `each`, else `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see
- * nf_device_get_launch(). A suffix with `?=` for `=`, such as `,precision?=bf16`, holds where neither another
- * one nor the environment says otherwise.
+ * nf_device_get_bf16_form(); without it the fastest is taken. A suffix `,f32=amx`, `mma`, `fma` or `auto`
+ * (amx or mma where it can be), else `NORMFLOW_F32`, says what multiplies floats, see
+ * nf_device_get_f32_form(); without it `fma` does. What it is decides bits of results, so decode as you
+ * encoded. A suffix `,launch=lists` or `each`, else `NORMFLOW_LAUNCH`, says whether many launches of kernels
+ * become one, see nf_device_get_launch(). A suffix with `?=` for `=`, such as `,precision?=bf16`, holds where
+ * neither another one nor the environment says otherwise.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
@@ -122,8 +122,9 @@ const char *nf_device_get_bf16_form (NfDevice *self);
  * @self: the device
  *
  * Returns: (nullable): what multiplies floats, decided when the device was opened: "amx" (the matrix unit of
- * a CPU, through PoCL: each float as the sum of three bfloat16, the errors are those of float32), else "fma".
- * NULL if products are not in f32.
+ * a CPU, through PoCL: each float as the sum of three bfloat16, the errors are those of float32), "mma" (an
+ * NVIDIA GPU's tensor cores: each float as the sum of two of 19 bits, errors of 2^-21 of a factor), else
+ * "fma". NULL if products are not in f32.
  */
 const char *nf_device_get_f32_form (NfDevice *self);
 

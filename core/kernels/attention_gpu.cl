@@ -8,6 +8,8 @@
  *   X │   │ │  S  │
  *     └───┘ └─────┘     A query meets keys in blocks of SIDE from key 0 on, whatever the number of queries and samples. */
 
+#if !NF_ATTENTION_MMA
+
 #define SIDE 32
 #define LINES 8 /* GROUP = LINES² */
 #define ROWS (SIDE / LINES)
@@ -376,3 +378,5 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
       nf_write_rows (dV + first * row, row, count, acc[1], tx, ty);
     }
 }
+
+#endif

@@ -2,6 +2,9 @@
 
 #define GROUP 64
 
+/* Arrays that a function is given are registers only where it is not called. */
+#define NF_INLINED static inline __attribute__ ((always_inline))
+
 /* The sum over a work-group, known to all of it; always added up in the same order. */
 static inline float
 nf_group_sum (__local float *part, float v)

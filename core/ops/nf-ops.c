@@ -361,16 +361,23 @@ get_part (NfOps *ops, guint part, GError **error)
                   *token = g_strdup_printf ("-DD_MAX=%u", ops->features);
   const struct
   {
-    const char *files[9], *options;
+    const char *files[10], *options;
   } parts[N_PARTS] = {
-    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", "matmul.cl", ops->gpu ? "matmul_gpu.cl" : "matmul_cpu.cl",
-        "pack.cl", "gate.cl", "optimizer.cl", ops->amx ? "amx.cl" : NULL, "matmul_amx.cl" },
+    { { ops->gpu ? "rows_gpu.cl" : "rows_cpu.cl", "pack.cl", "gate.cl", "optimizer.cl", "matmul.cl",
+        ops->gpu ? "mma.cl" : "matmul_cpu.cl",
+        ops->gpu   ? "matmul_gpu.cl"
+        : ops->amx ? "amx.cl"
+                   : NULL,
+        ops->amx ? "matmul_amx.cl" : NULL },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
-        ops->gpu              ? "attention_gpu.cl"
+        ops->gpu              ? "mma.cl"
         : ops->attends_by_amx ? "amx.cl"
                               : NULL,
-        ops->attends_by_amx ? "attention_amx.cl" : NULL },
+        ops->gpu              ? "attention_mma.cl"
+        : ops->attends_by_amx ? "attention_amx.cl"
+                              : NULL,
+        ops->gpu ? "attention_gpu.cl" : NULL },
       head },
     { { "flow.cl", "pixels.cl" }, token },
   };
