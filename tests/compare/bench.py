@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Times encoding, sequential decoding and a training step beside `normflow bench --json`, and prints the ratios.
 
-Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] [--precision f32|bf16] NORMFLOW
+Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] [--precision f32|bf16] [--device cuda] NORMFLOW
 
-PyTorch runs eagerly, in float32 and in bfloat16 (autocast), with as many threads as the device has compute units; the better of the two
+PyTorch runs eagerly, in float32 and in bfloat16 (autocast), with as many threads as the device has compute units, or on a GPU; the better of the two
 counts, or, with --precision, that one, against normflow in the same. Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
 median is printed. A ratio of 2 means that normflow takes half the time.
 """
@@ -25,24 +25,31 @@ SIZES = {
 BUDGET, LEAST = 6.0, 3  # seconds, and runs, of a measurement
 
 
-def median_time(run):
-    run()  # allocates
+def median_time(run, device):
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(3 if device == "cuda" else 1):
+        run()  # allocates
+    wait()
     times, end = [], time.perf_counter() + BUDGET
     while len(times) < LEAST or (time.perf_counter() < end and len(times) < 31):
         start = time.perf_counter()
         run()
+        wait()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def time_peer(size, what, batch, half):
+def time_peer(size, what, batch, half, device):
     config = Config(family="tarflow", in_channels=3, **SIZES[size])
     torch.manual_seed(0)
-    flow = Flow(config)
+    flow = Flow(config).to(device)
     for block in flow.blocks:
         torch.nn.init.normal_(block.proj_out.weight, std=0.01)
-    x = torch.rand(batch, 3, config.img_size, config.img_size) * 2 - 1
-    cast = (lambda: torch.autocast("cpu", torch.bfloat16)) if half else contextlib.nullcontext
+    x = torch.rand(batch, 3, config.img_size, config.img_size, device=device) * 2 - 1
+    cast = (lambda: torch.autocast(device, torch.bfloat16)) if half else contextlib.nullcontext
     if what == "train":
         optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
 
@@ -60,16 +67,19 @@ def time_peer(size, what, batch, half):
             with torch.no_grad(), cast():
                 flow(x) if what == "encode" else flow.inverse(z)
 
-    return median_time(run)
+    return median_time(run, device)
 
 
-def time_normflow(command, size, what, batch, precision):
+def time_normflow(command, size, what, batch, precision, device):
     said = [f"--precision={precision}"] if precision else []
+    if device == "cuda":
+        said.append("--device=gpu")
     done = subprocess.run(
         [command, "bench", "--quiet", "--json", f"--sizes={size}", f"--batch={batch}", *said, what], stdout=subprocess.PIPE, check=True
     )
     report = json.loads(done.stdout)
-    torch.set_num_threads(report["device"]["compute_units"])
+    if device == "cpu":
+        torch.set_num_threads(report["device"]["compute_units"])
     (result,) = (r for r in report["results"] if r["what"] == what)
     return result["seconds"], result["share"], report
 
@@ -81,6 +91,7 @@ def main():
     parser.add_argument("--what", default="encode,decode,train")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=("f32", "bf16"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("normflow")
     options = parser.parse_args()
     first = True
@@ -89,12 +100,13 @@ def main():
             for what in options.what.split(","):
                 rounds = []
                 for _ in range(options.rounds):
-                    seconds, share, report = time_normflow(options.normflow, size, what, batch, options.precision)
-                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16") for dtype in ([options.precision] if options.precision else ("f32", "bf16"))}
+                    seconds, share, report = time_normflow(options.normflow, size, what, batch, options.precision, options.device)
+                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16", options.device) for dtype in ([options.precision] if options.precision else ("f32", "bf16"))}
                     dtype = min(peers, key=peers.get)
                     rounds.append((peers[dtype] / seconds, seconds, share, peers[dtype], dtype))
                 if first:
-                    print(f"{report['device']['name']}, PyTorch {torch.__version__} with {torch.get_num_threads()} threads\n")
+                    threads = f" with {torch.get_num_threads()} threads" if options.device == "cpu" else ""
+                    print(f"{report['device']['name']}, PyTorch {torch.__version__}{threads}\n")
                     print(f"{'':8}{'size':14}{'batch':>6}{'normflow':>12}{'of limit':>10}{'PyTorch':>12}{'':6}{'ratio':>8}")
                     first = False
                 ratio, seconds, share, peer, dtype = sorted(rounds)[len(rounds) // 2]
