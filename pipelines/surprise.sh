@@ -18,8 +18,11 @@ out=${3:-surprise.mp4}
 labels=${4:-}
 [[ -z $labels || -f $labels ]] || fail "there is no file $labels"
 command -v watch-surprise >/dev/null || fail "watch-surprise is not built: ./pipelines/demo.sh builds what is needed"
-with_h264 watch-surprise "$1" "$2" "$out" >"${out%.mp4}.ndjson"
-echo "$out, ${out%.mp4}.ndjson: $(wc -l <"${out%.mp4}.ndjson") frames"
+lines=${out%.mp4}.ndjson
+# no lines are left of what failed
+with_h264 watch-surprise "$1" "$2" "$out" >"$lines.part" || { rm -f -- "$lines.part" && exit 1; }
+mv -- "$lines.part" "$lines"
+echo "$out, $lines: $(wc -l <"$lines") frames"
 
 # The area under the ROC curve of the bits per dimension in lines of JSON, $1, for the labels, $2.
 area() {
@@ -44,4 +47,4 @@ area() {
       printf "area under the ROC curve: %.4f (%d surprising frames, %d usual ones)\n", sum / n / m, n, m
     }' "$2" "$1"
 }
-[[ -z $labels ]] || area "${out%.mp4}.ndjson" "$labels"
+[[ -z $labels ]] || area "$lines" "$labels"

@@ -138,7 +138,8 @@ open_writer (Watch *watch, const char *out, GError **error)
   g_autoptr (GstCaps) caps = gst_caps_new_simple (
       "video/x-raw", "format", G_TYPE_STRING, "RGB", "width", G_TYPE_INT, (gint)watch->width, "height",
       G_TYPE_INT, (gint)watch->height, "framerate", GST_TYPE_FRACTION,
-      watch->info.fps_n > 0 ? watch->info.fps_n : 25, watch->info.fps_n > 0 ? watch->info.fps_d : 1, NULL);
+      watch->info.fps_n > 0 ? watch->info.fps_n : 25, watch->info.fps_n > 0 ? watch->info.fps_d : 1,
+      "pixel-aspect-ratio", GST_TYPE_FRACTION, watch->info.par_n, watch->info.par_d, NULL);
   gst_app_src_set_caps (watch->pictures, caps);
   return gst_element_set_state (watch->writer, GST_STATE_PLAYING) != GST_STATE_CHANGE_FAILURE;
 }

@@ -867,11 +867,13 @@ surprise_script (void **state)
   g_autoptr (GError) error = NULL;
   g_autofree char *clip = fixture_path ("change.mkv"), *out = fixture_path ("surprise.mp4"),
                   *lines = fixture_path ("surprise.ndjson"), *text = NULL;
-  g_autofree char *line = g_strdup_printf (
-      "concat name=c ! avenc_ffv1 ! matroskamux ! filesink name=sink location=%s "
-      "videotestsrc pattern=smpte num-buffers=30 ! video/x-raw,width=48,height=32,framerate=10/1 ! c. "
-      "videotestsrc pattern=checkers-8 num-buffers=5 ! video/x-raw,width=48,height=32,framerate=10/1 ! c.",
-      clip);
+  g_autofree char *line
+      = g_strdup_printf ("concat name=c ! avenc_ffv1 ! matroskamux ! filesink name=sink location=%s "
+                         "videotestsrc pattern=smpte num-buffers=30 ! "
+                         "video/x-raw,width=48,height=32,framerate=10/1,pixel-aspect-ratio=2/1 ! c. "
+                         "videotestsrc pattern=checkers-8 num-buffers=5 ! "
+                         "video/x-raw,width=48,height=32,framerate=10/1,pixel-aspect-ratio=2/1 ! c.",
+                         clip);
   g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
   assert_no_error (error);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
@@ -919,9 +921,10 @@ surprise_script (void **state)
   assert_int_equal (at, 30);
   assert_true (largest > 3);
 
-  g_autofree char *read = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
-                                           "video/x-raw,format=RGB ! appsink name=sink sync=false",
-                                           out);
+  g_autofree char *read
+      = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
+                         "video/x-raw,format=RGB,pixel-aspect-ratio=2/1 ! appsink name=sink sync=false",
+                         out);
   g_autoptr (GstElement) reader = gst_parse_launch (read, &error);
   assert_no_error (error);
   g_autoptr (GPtrArray) frames = run (reader);
@@ -938,6 +941,14 @@ surprise_script (void **state)
   assert_false (g_spawn_check_wait_status (status, NULL));
   assert_string_equal (nothing, "");
   assert_non_null (strstr (errors, "watch-surprise: "));
+  g_autofree char *script
+      = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", "surprise.sh", NULL),
+      *failure = NULL;
+  g_unlink (lines);
+  assert_true (g_spawn_sync (NULL, (char *[]){ script, video_model, video_model, out, NULL }, NULL,
+                             G_SPAWN_DEFAULT, NULL, NULL, NULL, &failure, &status, &error));
+  assert_false (g_spawn_check_wait_status (status, NULL));
+  assert_false (g_file_test (lines, G_FILE_TEST_EXISTS));
 }
 
 /* On a screen that nobody sees: keys reach the true world, and both worlds are drawn. */
