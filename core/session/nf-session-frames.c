@@ -16,7 +16,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
       g_set_error (
           error, NF_ERROR, NF_ERROR_UNSUPPORTED,
           config->frames
-              ? "a model of videos takes frames as a stream only"
+              ? "a model of videos takes frames as a stream (flowencode) or as tokens (nf_session_encode())"
               : "the model is one of another model's latents (pixel_layout latent), not of pictures");
       return FALSE;
     }

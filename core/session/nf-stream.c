@@ -87,15 +87,15 @@ check_model (const NfConfig *config, GError **error)
     lacks = "it sees later frames (temporal_causal is 0)";
   else if (!config->shallow_local)
     lacks = "its shallow blocks see more than one frame (shallow_block_local is false), which a window that "
-            "moves on "
-            "would change";
+            "moves on would change";
   else if (!config->sos)
     lacks = "it has no start token (sos is false)";
   else if (config->txt_size)
     lacks = "it sees text (txt_size), which streams have none of";
   if (!lacks)
     return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "the model cannot code a stream of frames: %s", lacks);
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "the model cannot code a stream of frames: %s%s", lacks,
+               config->frames ? "; all frames of a sample it codes as tokens (nf_session_encode())" : "");
   return FALSE;
 }
 
