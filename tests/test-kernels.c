@@ -257,25 +257,43 @@ from_half (guint16 half)
   return value;
 }
 
-/* M rows of WIDTH halves, STEP words apart from AT on, are FLOATS rounded; between rows nothing was written.
+/* What a product has on its left is floats as they are. */
+static gboolean
+reads_floats (const Rig *rig)
+{
+  return !rig->gpu && !rig->rounds && rig->planes == 1;
+}
+
+/* Words of a row of N values on the left of a product, of one plane. */
+static guint
+left_width (const Rig *rig, guint N)
+{
+  return reads_floats (rig) ? N : N / 2;
+}
+
+/* M rows of WIDTH values, STEP words apart from AT on, are FLOATS as a product reads them; between rows
+ * nothing was written.
  */
 static void
-check_halves (Rig *rig, const char *what, const Memory *memory, gsize at, guint step, const float *floats,
-              guint M, guint width)
+check_left (Rig *rig, const char *what, const Memory *memory, gsize at, guint step, const float *floats,
+            guint M, guint width)
 {
   g_autofree float *words = take_at (rig, memory, at);
   for (guint m = 0; m < M; m++)
     {
-      const guint16 *got = (const guint16 *)(words + (gsize)m * step);
+      const float *row = words + (gsize)m * step;
+      const guint16 *got = (const guint16 *)row;
       for (guint i = 0; i < width; i++)
         {
           const float value = floats[(gsize)m * width + i];
-          if (got[i] != to_half (value))
+          if (reads_floats (rig))
+            assert_true ((double)row[i] == (double)value);
+          else if (got[i] != to_half (value))
             fail_msg ("%s, row %u, value %u: %04x for %g, not %04x", what, m, i, got[i], (double)value,
                       to_half (value));
         }
       if (m + 1 < M)
-        check_untouched (what, words + (gsize)m * step + width / 2, step - width / 2);
+        check_untouched (what, row + left_width (rig, width), step - left_width (rig, width));
     }
 }
 
@@ -787,12 +805,14 @@ test_matmul_batches (void **state)
   check_batches (&rig, &deep);
 }
 
-/* Value J of a row on the left of a product: a bfloat16, or the sum of two or three. */
+/* Value J of a row on the left of a product: a float, a bfloat16, or the sum of two or three. */
 static float
 read_left (const Rig *rig, const float *words, int j)
 {
   const guint16 *halves = (const guint16 *)words;
   double sum = 0;
+  if (reads_floats (rig))
+    return words[j];
   for (int p = 0; p < rig->planes; p++)
     sum += (double)from_half (halves[rig->planes > 1 ? (j / 32 * rig->planes + p) * 32 + j % 32 : j]);
   return (float)sum;
@@ -809,7 +829,7 @@ test_matmul_halves (void **state)
   g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
   Product halves = p;
   halves.flags |= HALVES;
-  const int width = rig.planes > 1 ? left_words (&rig, p.N) : p.N / 2;
+  const int width = rig.planes > 1 ? left_words (&rig, p.N) : (int)left_width (&rig, p.N);
   halves.ldc = width + 13;
   halves.C = numbers (6, (gsize)p.M * halves.ldc, 1);
   g_autofree float *words = run_product (&rig, &halves, 0, p.M, 2, NULL);
@@ -819,7 +839,7 @@ test_matmul_halves (void **state)
       for (int j = 0; j < p.N; j++)
         {
           double want = (double)floats[(gsize)m * p.ldc + j];
-          if (rig.planes == 1)
+          if (rig.planes == 1 && !reads_floats (&rig))
             want = (double)from_half (to_half ((float)want));
           const double error = fabs ((double)read_left (&rig, got, j) - want);
           assert_true (error <= (rig.planes == 2 ? ldexp (fabs (want), -17) : 0));
@@ -1060,7 +1080,7 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
   RUN (rig, "nf_norm_backward", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
        BUFFER (dys), LONG (4), BUFFER (dycs), LONG (5), BUFFER (dxs), LONG (in_place ? 4 : 6),
        INT (!in_place), INT (rms), INT (d));
-  const guint step = d / 2 + 3;
+  const guint step = left_width (rig, d) + 3;
   Memory *halves = room (rig, 7 + (gsize)M * step);
   const gboolean halved = d % 32 == 0;
   if (halved)
@@ -1096,7 +1116,7 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
                    *got_dyc = take_at (rig, dycs, 5), *got_dx = take_at (rig, dxs, in_place ? 4 : 6);
   nf_test_close_float ("norm in place", got_alone, y, n, tolerance);
   if (halved)
-    check_halves (rig, "norm, halves", halves, 7, step, got_alone, M, d);
+    check_left (rig, "norm, halves", halves, 7, step, got_alone, M, d);
   for (gsize i = 0; i < n && in_place; i++)
     y[i] += R[i];
   nf_test_close_float ("norm", got_y, y, n, tolerance);
@@ -1302,7 +1322,7 @@ test_gate (void **state)
                *out = room (&rig, 3 + n), *d = give_at (&rig, 4, dh, n), *dgates = room (&rig, 5 + n);
         RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups), LONG (2),
              BUFFER (out), LONG (3), INT (0), INT (n), LONG (n), INT (vectors));
-        const guint width = 32, step = 21;
+        const guint width = 32, step = left_width (&rig, width) + 5;
         Memory *halves = room (&rig, 6 + (gsize)n / width * step);
         if (n % width == 0)
           RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
@@ -1313,7 +1333,7 @@ test_gate (void **state)
         g_autofree float *got = take_at (&rig, out, 3), *got_gate = take_at (&rig, dgates, 5),
                          *got_up = take_at (&rig, d, 4);
         if (n % width == 0)
-          check_halves (&rig, "gate, halves", halves, 6, step, got, n / width, width);
+          check_left (&rig, "gate, halves", halves, 6, step, got, n / width, width);
         if (n > 1)
           {
             /* far out: the identity, and nothing */
@@ -1479,7 +1499,7 @@ softmax (const Heads *h, int b, int n, int head, double scale, double *P, double
 #define GRADIENT_TOLERANCE 5e-3
 
 /* Words of a row on the left of a product, and some that stay. */
-#define HALF_STEP(rig, h) (((rig)->planes > 1 ? left_words (rig, (h)->d) : (h)->d / 2) + 5)
+#define HALF_STEP(rig, h) (((rig)->planes > 1 ? left_words (rig, (h)->d) : (int)left_width (rig, (h)->d)) + 5)
 
 /* Queries q0 .. q0+Nq-1 of samples b0 .. b0+B-1; out (B, Nq, d), stats (B, H, Nq, 2). */
 static float *
@@ -1544,7 +1564,7 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
       Memory *halves;
       g_autofree float *words
           = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &halves);
-      check_halves (rig, "attention, halves", halves, 3, HALF_STEP (rig, &h), out, B * N, h.d);
+      check_left (rig, "attention, halves", halves, 3, HALF_STEP (rig, &h), out, B * N, h.d);
     }
   nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2,
                        rig->coarse && rig->mma ? WEIGHT_TOLERANCE : tolerance);

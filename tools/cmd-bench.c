@@ -517,7 +517,7 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autoptr (NfOps) ops = nf_ops_new (bench->device, 64, 48, error);
   if (!ops)
     return FALSE;
-  g_autoptr (NfBuffer) A = random_buffer (ops, (gsize)M * K);
+  g_autoptr (NfBuffer) A = random_buffer (ops, (gsize)M * (K + 16));
   g_autoptr (NfBuffer) W = random_buffer (ops, (gsize)N * K);
   g_autoptr (NfBuffer) B = nf_ops_alloc (ops, nf_ops_packed_size (ops, N, K, TRUE));
   g_autoptr (NfBuffer) bias = random_buffer (ops, N);
@@ -528,7 +528,7 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
     return FALSE;
   Part part = { .ops = ops,
                 .product = { .A = nf_view (A, 0),
-                             .lda = K,
+                             .lda = K + 16, /* as layers keep rows: apart by no power of two */
                              .B = nf_view (B, 0),
                              .bias = nf_view (bias, 0),
                              .C = nf_view (C, 0),

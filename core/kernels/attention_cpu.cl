@@ -64,7 +64,7 @@ static inline void
 nf_leave (floatv v, const NfHead *t, __global float *out, int e)
 {
   const int lanes = DH - e;
-  if (!t->halves)
+  if (NF_LEFT_FLOATS || !t->halves)
     {
       nf_store_head (v, out + t->h * DH + e, lanes);
       return;

@@ -182,6 +182,12 @@ typedef float nf_left_element;
 typedef nf_element nf_left_element;
 #endif
 
+#if !NF_GPU_KERNELS && NF_PLANES == 1 && (!NF_BF16 || NF_BF16_WEIGHTS)
+#define NF_LEFT_FLOATS 1 /* what products have on their left is not made into anything else */
+#else
+#define NF_LEFT_FLOATS 0
+#endif
+
 /* What products read has so many elements of k (of a packed matrix; of a row on the left) or a multiple of it, zeros at the end. */
 #if NF_BF16_AMX || NF_WEIGHTS_AMX
 #define NF_DEPTH 16
@@ -266,6 +272,8 @@ nf_store_left (floatv v, __global void *row, int i)
   nf_split (v, planes);
   for (int p = 0; p < NF_PLANES; p++)
     vstore16 (convert_ushort16 (planes[p] >> 16), 0, to + 32 * p);
+#elif NF_LEFT_FLOATS
+  nf_storev (v, (__global float *)row + i);
 #else
   nf_store_halves (v, (__global ushort *)row + i);
 #endif
@@ -293,7 +301,7 @@ nf_upper_halves (uintv a, uintv b)
 #endif
 
 /* The same of 2 VW values, of which i is a multiple: a whole step with planes. What nf_split() takes care of leaves something infinite or a NaN. */
-static inline void
+static inline __attribute__ ((always_inline)) void
 nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 {
 #if NF_PLANES > 1

@@ -17,5 +17,6 @@ typedef struct
   __global const float *bias, *R;
   __global float *C, *P;
   int M, N, K, lda, ldb, ldc, ldr, rmod, flags;
+  int first;  /* row of a work-item, on a CPU */
   int values; /* of k, on a GPU where A is floats and B words of two */
 } NfMatmul;

@@ -96,9 +96,9 @@ nf_mend (const NfMatmul *t, __global const nf_element *b, size_t ldb, floatv v, 
 }
 #endif
 
-/* A row of a tile, at `from`: row m of C and columns n on. Whole columns need no tests of their number, so that the arithmetic of several rows overlaps. */
+/* A row of a tile, at `from`: row m of C and columns n on. */
 static inline __attribute__ ((always_inline)) void
-nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
+nf_finish_tile_row (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
 {
   floatv v0 = nf_loadv (from), v1 = nf_loadv (from + VW);
 #if NF_PLANES > 1
@@ -108,22 +108,7 @@ nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global cons
       v1 = nf_mend (t, b + VW, ldb, v1, m);
     }
 #endif
-  if (n + NR > t->N)
-    {
-      nf_finish (t, v0, m, n);
-      nf_finish (t, v1, m, n + VW);
-      return;
-    }
-  __global float *c = t->C + (size_t)m * t->ldc;
-  v0 = nf_follow (t, v0, m, n, VW);
-  v1 = nf_follow (t, v1, m, n + VW, VW);
-  if (t->flags & NF_HALVES)
-    nf_store_left_pair (v0, v1, c, n);
-  else
-    {
-      nf_storev (v0, c + n);
-      nf_storev (v1, c + n + VW);
-    }
+  nf_finish_row (t, v0, v1, m, n);
 }
 
 #if NF_PLANES == 2
@@ -132,47 +117,19 @@ nf_finish_row (const NfMatmul *t, const float *from, int m, int n, __global cons
 #define NF_ANY_INFINITE(v) false
 #endif
 #if NF_PLANES < 3
-/* Two rows of a tile at once, rows m and m + 1 of C: the arithmetic of four vectors hides its latency. What only training asks for goes row by row. */
+/* Rows m and m + 1 of C. */
 static inline __attribute__ ((always_inline)) void
-nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
+nf_finish_tile_rows (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
 {
   floatv v[4];
 #pragma unroll
   for (int i = 0; i < 4; i++)
     v[i] = nf_loadv (from + i * VW);
-  if (n + NR > t->N || t->flags & (NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE) || NF_ANY_INFINITE (v))
-    {
-      nf_finish_row (t, from, m, n, b, ldb);
-      nf_finish_row (t, from + NR, m + 1, n, b, ldb);
-      return;
-    }
-  if (t->flags & NF_BIAS)
-    {
-      const floatv bias[2] = { nf_loadv (t->bias + n), nf_loadv (t->bias + n + VW) };
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        v[i] += bias[i % 2];
-    }
-  if (t->flags & NF_GELU)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      v[i] = nf_geluv (v[i]);
-  if (t->flags & NF_RESIDUAL)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      {
-        const int row = m + i / 2;
-        v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
-      }
-  __global float *c = t->C + (size_t)m * t->ldc;
-  if (t->flags & NF_HALVES)
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-      nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
+  if (NF_FINISHES_TWO (t, n) && !NF_ANY_INFINITE (v))
+    nf_finish_two (t, v, m, n);
   else
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      nf_storev (v[i], c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
+    for (int i = 0; i < 2; i++)
+      nf_finish_tile_row (t, from + i * NR, m + i, n, b, ldb);
 }
 #endif
 
@@ -180,7 +137,7 @@ nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global cons
 #if NF_PLANES < 3
 #define NF_FINISH_PAIRS(until)                                                                                         \
   for (; finished + 1 < (until); finished += 2)                                                                        \
-  nf_finish_two (t, done + finished * NR, m - MR + finished, n0, panel, ldb)
+  nf_finish_tile_rows (t, done + finished * NR, m - MR + finished, n0, panel, ldb)
 #else
 #define NF_FINISH_PAIRS(until) (void)0
 #endif
@@ -189,7 +146,7 @@ nf_finish_two (const NfMatmul *t, const float *from, int m, int n, __global cons
     {                                                                                                                  \
       NF_FINISH_PAIRS (until);                                                                                         \
       for (; finished < (until); finished++)                                                                           \
-        nf_finish_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);                                    \
+        nf_finish_tile_row (t, done + finished * NR, m - MR + finished, n0, panel, ldb);                                    \
     }                                                                                                                  \
   while (0)
 

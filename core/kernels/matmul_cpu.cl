@@ -13,24 +13,6 @@
  *
  * With AMX matmul_amx.cl has the tiles instead. */
 
-/* What a tile will need after its product, and where it goes, is on its way to the cache meanwhile. */
-static inline void
-nf_expect (const NfMatmul *t, int m0, int n0, int rows)
-{
-  for (int i = 0; i < rows; i++)
-    {
-      const int m = m0 + i;
-      for (int e = n0; e < min (n0 + NR, t->N); e += VW)
-        {
-          NF_PREFETCH_TO_WRITE (t->C + (size_t)m * t->ldc + (t->flags & NF_HALVES ? e / 2 : e));
-          if (t->flags & NF_RESIDUAL)
-            NF_PREFETCH (t->R + (size_t)(m % t->rmod) * t->ldr + e);
-          if (t->flags & (NF_SAVE | NF_GELU_SLOPE))
-            NF_PREFETCH (t->P + (size_t)m * t->N + e);
-        }
-    }
-}
-
 /* What follows a vector of a product at row m, column n, of which `lanes` are there. */
 static inline __attribute__ ((always_inline)) floatv
 nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
@@ -50,17 +32,76 @@ nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
   return v;
 }
 
-static inline __attribute__ ((always_inline)) void
-nf_finish (const NfMatmul *t, floatv v, int m, int n)
+/* A vector of row m of C, of columns that may not all be there. */
+static __attribute__ ((noinline)) void
+nf_finish_part (const NfMatmul *t, floatv v, int m, int n)
 {
-  const int lanes = t->N - n;
-  if (lanes <= 0)
+  __global float *c = t->C + (size_t)m * t->ldc;
+  if (n >= t->N)
     return;
-  v = nf_follow (t, v, m, n, lanes);
+  v = nf_follow (t, v, m, n, t->N - n);
   if (t->flags & NF_HALVES)
-    nf_store_left (v, t->C + (size_t)m * t->ldc, n);
+    nf_store_left (v, c, n);
   else
-    nf_store_head (v, t->C + (size_t)m * t->ldc + n, lanes);
+    nf_store_head (v, c + n, t->N - n);
+}
+
+/* The two vectors of row m of C at columns n on. Whole columns need no tests of their number, so that the arithmetic of several rows overlaps. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_row (const NfMatmul *t, floatv v0, floatv v1, int m, int n)
+{
+  __global float *c = t->C + (size_t)m * t->ldc;
+  if (n + NR > t->N)
+    {
+      nf_finish_part (t, v0, m, n);
+      nf_finish_part (t, v1, m, n + VW);
+      return;
+    }
+  v0 = nf_follow (t, v0, m, n, VW);
+  v1 = nf_follow (t, v1, m, n + VW, VW);
+  if (t->flags & NF_HALVES)
+    nf_store_left_pair (v0, v1, c, n);
+  else
+    {
+      nf_storev (v0, c + n);
+      nf_storev (v1, c + n + VW);
+    }
+}
+
+/* Can nf_finish_two() take columns n on? What only training asks for goes row by row. */
+#define NF_FINISHES_TWO(t, n) ((n) + NR <= (t)->N && !((t)->flags & (NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE)))
+
+/* Rows m and m + 1 of C at once, two vectors each: the arithmetic of four hides its latency. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
+{
+  if (t->flags & NF_BIAS)
+    {
+      const floatv bias[2] = { nf_loadv (t->bias + n), nf_loadv (t->bias + n + VW) };
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        v[i] += bias[i % 2];
+    }
+  if (t->flags & NF_GELU)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      v[i] = nf_geluv (v[i]);
+  if (t->flags & NF_RESIDUAL)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      {
+        const int row = m + i / 2;
+        v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
+      }
+  __global float *c = t->C + (size_t)m * t->ldc;
+  if (t->flags & NF_HALVES)
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
+  else
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      nf_storev (v[i], c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
 }
 
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
@@ -95,38 +136,138 @@ typedef nf_elementv nf_factorv;
   NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                              \
   NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + VW)
 
-/* Rows m0 .. m0+mr-1 of one panel; row i at inner index k is a[AT]. The accumulators leave through memory, so that what follows the product is
- * one loop and not 2 mr copies. */
-#define NF_TILE(name, mr, lda, AT)                                                                                     \
-  static inline void name (const NfMatmul *t, __global const nf_element *restrict b, int m0, int n0)                        \
+#define NF_STEPS 4 /* of k in a turn of a tile's loop */
+
+/* What is on its way to the caches while a tile is multiplied: rows of C and what is added to them, one after the other, since a core has few places
+ * for lines on their way, which its panel needs, too; and the next panel to the second-level cache, of each eight lines that a turn reads one by each of
+ * the first eight tiles. */
+typedef struct
+{
+  __global const float *c, *other;
+  ulong ldc, ld_other;
+  ulong row, each; /* in 2^-32 */
+  size_t next_panel;
+} NfExpected;
+
+/* Of rows m0 .. m0+rows-1, columns n0 on. */
+static inline NfExpected
+nf_expect (const NfMatmul *t, int m0, int n0, int rows)
+{
+  NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_HALVES ? n0 / 2 : n0), .ldc = t->ldc };
+  e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
+  if (m0 - t->first < 2 * NF_STEPS * MR)
+    e.next_panel = NF_PANEL_ROW (t->K + NF_BF16_WEIGHTS) + (m0 - t->first) / MR * VW;
+  e.other = e.c;
+  e.ld_other = e.ldc;
+  if (t->flags & NF_RESIDUAL)
+    {
+      e.other = t->R + (size_t)(m0 % t->rmod) * t->ldr + n0;
+      e.ld_other = t->ldr;
+    }
+  else if (t->flags & (NF_SAVE | NF_GELU_SLOPE))
+    {
+      e.other = t->P + (size_t)m0 * t->N + n0;
+      e.ld_other = t->N;
+    }
+  return e;
+}
+
+/* In a turn that has come to b in its panel. */
+static inline void
+nf_fetch_expected (NfExpected *e, __global const nf_element *b)
+{
+  const ulong row = e->row >> 32;
+  e->row += e->each;
+  NF_PREFETCH_FAR (b + e->next_panel);
+  if (e->row >> 32 == row)
+    return;
+  __global const float *c = e->c + row * e->ldc, *other = e->other + row * e->ld_other;
+  NF_PREFETCH_TO_WRITE (c);
+  NF_PREFETCH_TO_WRITE (c + VW);
+  NF_PREFETCH (other);
+  NF_PREFETCH (other + VW);
+}
+
+/* Rows m0 .. m0+rows-1 of C, as tiles leave them. */
+static __attribute__ ((noinline)) void
+nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
+{
+  int i = 0;
+  if (NF_FINISHES_TWO (t, n0))
+    for (; i + 1 < rows; i += 2)
+      {
+        floatv two[4] = { v[2 * i], v[2 * i + 1], v[2 * i + 2], v[2 * i + 3] };
+        nf_finish_two (t, two, m0 + i, n0);
+      }
+  for (; i < rows; i++)
+    nf_finish_row (t, v[2 * i], v[2 * i + 1], m0 + i, n0);
+}
+
+/* Where a tile reads A: rows of A itself, by a pointer for each three, since an address can be so many rows after a pointer without an addition, and
+ * additions take the places of multiply-adds. A compiler that knew where these pointers come from would keep one, and add for each row. */
+#ifdef __x86_64__
+#define NF_HIDE(p) __asm__ volatile ("" : "+r"(p))
+#else
+#define NF_HIDE(p)
+#endif
+#define NF_THREES(mr) (((mr) + 2) / 3)
+#define NF_AT_ROW(mr, i, k) from[(i) / 3][(i) % 3 * ld + (k)]
+#define NF_PASS_ROWS(mr, steps)                                                                                        \
+  _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++)                                                          \
+  {                                                                                                                    \
+    from[j] += steps;                                                                                                  \
+    NF_HIDE (from[j]);                                                                                                 \
+  }
+/* ... or a panel of A. */
+#define NF_AT_PANEL(mr, i, k) from[0][(k) * (mr) + (i)]
+#define NF_PASS_PANEL(mr, steps) from[0] += (steps) * (mr)
+
+/* One step of k, the next but `ahead`. */
+#define NF_STEP_DOWN(mr, k, ahead, AT)                                                                                 \
+  {                                                                                                                    \
+    const nf_factorv b0 = NF_RIGHT (b, (k) + (ahead)), b1 = NF_RIGHT (b + VW, (k) + (ahead));                          \
+    NF_FETCH_PANEL (b + NF_PANEL_ROW ((k) + (ahead)), mr);                                                             \
+    _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
+    {                                                                                                                  \
+      const nf_factorv av = (nf_factorv)(AT (mr, i, ahead));                                                           \
+      NF_ADD (acc[i][0], av, b0);                                                                                      \
+      NF_ADD (acc[i][1], av, b1);                                                                                      \
+    }                                                                                                                  \
+  }
+
+/* Rows m0 .. m0+mr-1 of one panel. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
+#define NF_TILE(name, mr, lda, AT, PASS)                                                                               \
+  static inline void name (const NfMatmul *t, __global const nf_element *restrict b, int m0, int n0)                   \
   {                                                                                                                    \
     floatv acc[mr][2], out[2 * mr];                                                                                    \
-    const int K = t->K, ld = lda, rows = min (mr, t->M - m0);                                                          \
-    __global const nf_left_element *restrict a = t->A + (size_t)m0 * ld;                                               \
-    nf_expect (t, m0, n0, rows);                                                                                       \
+    const int K = t->K, rows = min (mr, t->M - m0);                                                                    \
+    const size_t ld = lda;                                                                                             \
+    __global const nf_left_element *from[NF_THREES (mr)];                                                              \
+    NfExpected expected = nf_expect (t, m0, n0, rows);                                                                 \
+    _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++) from[j] = t->A + (m0 + 3 * j) * ld;                    \
     _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
-    for (int k = 0; k < K; k++)                                                                                        \
+    int k = 0;                                                                                                         \
+    for (; k + NF_STEPS <= K; k += NF_STEPS)                                                                           \
       {                                                                                                                \
-        const nf_factorv b0 = NF_RIGHT (b, k), b1 = NF_RIGHT (b + VW, k);                                              \
-        NF_FETCH_PANEL (b + NF_PANEL_ROW (k), mr);                                                                     \
-        _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
-        {                                                                                                              \
-          const nf_factorv av = (nf_factorv)(a[AT]);                                                                   \
-          NF_ADD (acc[i][0], av, b0);                                                                                  \
-          NF_ADD (acc[i][1], av, b1);                                                                                  \
-        }                                                                                                              \
+        nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                           \
+        _Pragma ("unroll") for (int ahead = 0; ahead < NF_STEPS; ahead++) NF_STEP_DOWN (mr, k, ahead, AT)              \
+        PASS (mr, NF_STEPS);                                                                                           \
+      }                                                                                                                \
+    for (; k < K; k++)                                                                                                 \
+      {                                                                                                                \
+        NF_STEP_DOWN (mr, k, 0, AT)                                                                                    \
+        PASS (mr, 1);                                                                                                  \
       }                                                                                                                \
     _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
     {                                                                                                                  \
       out[2 * i] = acc[i][0];                                                                                          \
       out[2 * i + 1] = acc[i][1];                                                                                      \
     }                                                                                                                  \
-    for (int i = 0; i < 2 * rows; i++)                                                                                 \
-      nf_finish (t, out[i], m0 + i / 2, n0 + i % 2 * VW);                                                              \
+    nf_finish_rows (t, out, m0, n0, rows);                                                                             \
   }
 
-#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, t->lda, i *ld + k)
-NF_TILE (nf_tile_panel, MR, K, k *MR + i)
+#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+NF_TILE (nf_tile_panel, MR, K, NF_AT_PANEL, NF_PASS_PANEL)
 NF_ROW_TILE (1)
 NF_ROW_TILE (2)
 NF_ROW_TILE (3)
@@ -148,14 +289,12 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
         nf_tile_panel (t, b, m, n0);
       return;
     }
-  for (; m + MR <= end; m += MR)
+  for (; m + MR <= end && m + MR + 4 != end; m += MR)
     nf_tile_max (t, b, m, n0);
 #if MR > 6
-  if (m + 8 <= end)
-    {
-      nf_tile_8 (t, b, m, n0);
-      m += 8;
-    }
+  /* the rest, and twice where 16 rows are left: the chains of a tile of four would wait for each other */
+  for (; m + 8 <= end; m += 8)
+    nf_tile_8 (t, b, m, n0);
 #endif
   if (m + 6 <= end)
     {
@@ -186,12 +325,12 @@ nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __glo
   const int panel = get_global_id (0);
   const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
                        .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
-                       .flags = flags };
+                       .flags = flags, .first = get_global_id (1) * tiles * MR };
 #if NF_AMX
   __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
 #else
   __global const nf_element *b = t.B + panel * NF_PANEL_ROW (K + NF_BF16_WEIGHTS);
 #endif
-  const int m = get_global_id (1) * tiles * MR;
+  const int m = t.first;
   nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);
 }

@@ -742,7 +742,7 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
   pack (ops, W, K, packed, transposed ? K : N, transposed ? N : K, ops->panel, transposed);
 }
 
-#define MOST_TILES 8
+#define MOST_TILES 12
 #define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl */
 #define MOST_LEFT (1u << 18) /* elements of A that stay in the second-level cache while a panel is read */
 
@@ -806,8 +806,8 @@ guint
 nf_ops_half_step (NfOps *ops, guint N)
 {
   /* no value is without its neighbour in a word or in a step of a product */
-  return (ops->rounds || ops->amx) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
-                                                                      : 0;
+  return (ops->rounds || !ops->gpu) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
+                                                                       : 0;
 }
 
 guint
@@ -1067,7 +1067,7 @@ gboolean
 nf_ops_attention_leaves_halves (NfOps *ops)
 {
   /* planes go out in whole steps of a product; three of them take attention longer than nf_halve takes */
-  return ops->rounds || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
+  return ops->rounds || (!ops->gpu && !ops->amx) || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
 }
 
 void

@@ -84,10 +84,10 @@ void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
 
-/* Rows of halves: N values as a product reads them on its left, so that nobody need do it first: in bfloat16,
- * or, if the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them
- * by bfloat16. Words (floats) from a row to the next; 0 if products read floats, or N is not for it.
- * nf_ops_row_size() is what to allocate, halves or not.
+/* Left rows: N values as a product reads them on its left, so that nobody need do it first: in bfloat16, or, if
+ * the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them by
+ * bfloat16; on a CPU without it floats, with a gap after a row. Words (floats) from a row to the next; 0 if
+ * there is nothing to gain, or N is not for it. nf_ops_row_size() is what to allocate, left rows or not.
  */
 guint nf_ops_half_step (NfOps *ops, guint N);
 guint nf_ops_row_size (NfOps *ops, guint N);
