@@ -615,7 +615,7 @@ enum
   ACCUMULATE = 16,
   GELU_SLOPE = 32,
   PANELS = 64,
-  HALVES = 128,
+  LEFT = 128,
 };
 
 /* C (rows ldc apart) of one launch; every optional operand is there whether FLAGS use it or not. */
@@ -820,22 +820,22 @@ read_left (const Rig *rig, const float *words, int j)
 
 /* The same values, as another product reads them, in rows of words; what lies between these stays. */
 static void
-test_matmul_halves (void **state)
+test_matmul_left (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   g_auto (Product) p;
   product_init (&rig, &p, 27, 96, 40, BIAS | GELU, 1);
   g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
-  Product halves = p;
-  halves.flags |= HALVES;
+  Product left = p;
+  left.flags |= LEFT;
   const int width = rig.planes > 1 ? left_words (&rig, p.N) : (int)left_width (&rig, p.N);
-  halves.ldc = width + 13;
-  halves.C = numbers (6, (gsize)p.M * halves.ldc, 1);
-  g_autofree float *words = run_product (&rig, &halves, 0, p.M, 2, NULL);
+  left.ldc = width + 13;
+  left.C = numbers (6, (gsize)p.M * left.ldc, 1);
+  g_autofree float *words = run_product (&rig, &left, 0, p.M, 2, NULL);
   for (int m = 0; m < p.M; m++)
     {
-      const float *got = words + (gsize)m * halves.ldc;
+      const float *got = words + (gsize)m * left.ldc;
       for (int j = 0; j < p.N; j++)
         {
           double want = (double)floats[(gsize)m * p.ldc + j];
@@ -844,10 +844,10 @@ test_matmul_halves (void **state)
           const double error = fabs ((double)read_left (&rig, got, j) - want);
           assert_true (error <= (rig.planes == 2 ? ldexp (fabs (want), -17) : 0));
         }
-      for (int j = width; j < halves.ldc && m + 1 < p.M; j++)
-        assert_true ((double)words[(gsize)m * halves.ldc + j] == halves.C[(gsize)m * halves.ldc + j]);
+      for (int j = width; j < left.ldc && m + 1 < p.M; j++)
+        assert_true ((double)words[(gsize)m * left.ldc + j] == left.C[(gsize)m * left.ldc + j]);
     }
-  g_free (halves.C);
+  g_free (left.C);
 }
 
 /* Products of floats by other instructions than fma() are as exact as by this, whatever sizes values have and
@@ -1081,11 +1081,11 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
        BUFFER (dys), LONG (4), BUFFER (dycs), LONG (5), BUFFER (dxs), LONG (in_place ? 4 : 6),
        INT (!in_place), INT (rms), INT (d));
   const guint step = left_width (rig, d) + 3;
-  Memory *halves = room (rig, 7 + (gsize)M * step);
+  Memory *left = room (rig, 7 + (gsize)M * step);
   const gboolean halved = d % 32 == 0;
   if (halved)
     RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
-         BUFFER (NONE), LONG (0), INT (0), BUFFER (halves), LONG (7), INT (step), INT (rms), INT (d));
+         BUFFER (NONE), LONG (0), INT (0), BUFFER (left), LONG (7), INT (step), INT (rms), INT (d));
   RUN (rig, "nf_norm", global, local, BUFFER (in), LONG (1), BUFFER (weights), LONG (3), LONG (3 + d),
        BUFFER (NONE), LONG (0), INT (0), BUFFER (in), LONG (1), INT (0), INT (rms), INT (d));
   for (int m = 0; m < M; m++)
@@ -1116,7 +1116,7 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
                    *got_dyc = take_at (rig, dycs, 5), *got_dx = take_at (rig, dxs, in_place ? 4 : 6);
   nf_test_close_float ("norm in place", got_alone, y, n, tolerance);
   if (halved)
-    check_left (rig, "norm, halves", halves, 7, step, got_alone, M, d);
+    check_left (rig, "norm, left", left, 7, step, got_alone, M, d);
   for (gsize i = 0; i < n && in_place; i++)
     y[i] += R[i];
   nf_test_close_float ("norm", got_y, y, n, tolerance);
@@ -1323,17 +1323,17 @@ test_gate (void **state)
         RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups), LONG (2),
              BUFFER (out), LONG (3), INT (0), INT (n), LONG (n), INT (vectors));
         const guint width = 32, step = left_width (&rig, width) + 5;
-        Memory *halves = room (&rig, 6 + (gsize)n / width * step);
+        Memory *left = room (&rig, 6 + (gsize)n / width * step);
         if (n % width == 0)
           RUN (&rig, "nf_gate", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
-               LONG (2), BUFFER (halves), LONG (6), INT (step), INT (width), LONG (n), INT (vectors));
+               LONG (2), BUFFER (left), LONG (6), INT (step), INT (width), LONG (n), INT (vectors));
         RUN (&rig, "nf_gate_backward", SIZES (items, 1, 1), ONE_EACH, BUFFER (gates), LONG (1), BUFFER (ups),
              LONG (2), BUFFER (d), LONG (4), BUFFER (dgates), LONG (5), BUFFER (d), LONG (4), LONG (n),
              INT (vectors));
         g_autofree float *got = take_at (&rig, out, 3), *got_gate = take_at (&rig, dgates, 5),
                          *got_up = take_at (&rig, d, 4);
         if (n % width == 0)
-          check_left (&rig, "gate, halves", halves, 6, step, got, n / width, width);
+          check_left (&rig, "gate, left", left, 6, step, got, n / width, width);
         if (n > 1)
           {
             /* far out: the identity, and nothing */
@@ -1499,14 +1499,14 @@ softmax (const Heads *h, int b, int n, int head, double scale, double *P, double
 #define GRADIENT_TOLERANCE 5e-3
 
 /* Words of a row on the left of a product, and some that stay. */
-#define HALF_STEP(rig, h) (((rig)->planes > 1 ? left_words (rig, (h)->d) : (int)left_width (rig, (h)->d)) + 5)
+#define LEFT_STEP(rig, h) (((rig)->planes > 1 ? left_words (rig, (h)->d) : (int)left_width (rig, (h)->d)) + 5)
 
 /* Queries q0 .. q0+Nq-1 of samples b0 .. b0+B-1; out (B, Nq, d), stats (B, H, Nq, 2). */
 static float *
 run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double scale, double scale2,
-               int split, gboolean halves, Memory **stats, Memory **out_memory)
+               int split, gboolean left, Memory **stats, Memory **out_memory)
 {
-  const int step = halves ? HALF_STEP (rig, h) : h->d;
+  const int step = left ? LEFT_STEP (rig, h) : h->d;
   const gsize sample = (gsize)h->N * h->row;
   const size_t group = rig->gpu ? GROUP : 1;
   const gsize keys_at = b0 * keys_size (rig, h);
@@ -1516,7 +1516,7 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
        SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
        LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (h->in),
        LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (step),
-       LONG ((gsize)Nq * step), INT (halves), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq),
+       LONG ((gsize)Nq * step), INT (left), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq),
        FLOAT (scale), FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
   if (stats)
     *stats = kept;
@@ -1561,10 +1561,9 @@ check_attention (Rig *rig, int B, int H, int Hkv, int N, int DH, const Mask *mas
                        rig->coarse ? WEIGHT_TOLERANCE : tolerance);
   if (h.d % 2 == 0)
     {
-      Memory *halves;
-      g_autofree float *words
-          = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &halves);
-      check_left (rig, "attention, halves", halves, 3, HALF_STEP (rig, &h), out, B * N, h.d);
+      Memory *left;
+      g_autofree float *words = run_attention (rig, &h, 0, B, 0, N, scale, scale2, split, TRUE, NULL, &left);
+      check_left (rig, "attention, left", left, 3, LEFT_STEP (rig, &h), out, B * N, h.d);
     }
   nf_test_close_float ("statistics of the softmax", got_stats, want_stats, (gsize)B * H * N * 2,
                        rig->coarse && rig->mma ? WEIGHT_TOLERANCE : tolerance);
@@ -1604,13 +1603,13 @@ test_attention_planes (void **state)
   g_auto (Rig) rig;
   const int B = 2, H = 3, N = 37, DH = 32;
   g_auto (Heads) h;
-  Memory *halves;
+  Memory *left;
   rig_init (&rig, *state, DH);
   heads_init (&rig, &h, B, H, 1, N, DH, NULL, 1);
   const double scale = (double)(float)(1 / sqrt (DH));
-  const int step = HALF_STEP (&rig, &h), width = left_words (&rig, h.d);
+  const int step = LEFT_STEP (&rig, &h), width = left_words (&rig, h.d);
   g_autofree float *floats = run_attention (&rig, &h, 0, B, 0, N, scale, scale, B, FALSE, NULL, NULL),
-                   *words = run_attention (&rig, &h, 0, B, 0, N, scale, scale, B, TRUE, NULL, &halves);
+                   *words = run_attention (&rig, &h, 0, B, 0, N, scale, scale, B, TRUE, NULL, &left);
   for (int n = 0; n < B * N; n++)
     {
       const float *got = words + (gsize)n * step;
@@ -2523,7 +2522,7 @@ main (int argc, char **argv)
     { "pack", test_pack, PRODUCTS },
     { "matmul", test_matmul, PRODUCTS },
     { "matmul in batches", test_matmul_batches, PRODUCTS },
-    { "matmul in halves", test_matmul_halves, PRODUCTS },
+    { "matmul, left", test_matmul_left, PRODUCTS },
     { "matmul, accuracy", test_matmul_accuracy, PRODUCTS },
     { "matmul, special values", test_matmul_special, PRODUCTS },
     { "matmul transposed", test_matmul_tn, PRODUCTS },

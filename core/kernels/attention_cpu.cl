@@ -54,7 +54,7 @@ typedef struct
 {
   __global const float *Q, *Kt, *V;
   __global float *out, *stats;
-  int q_row, v_row, out_row, halves, h, q0, Nq, prefix;
+  int q_row, v_row, out_row, left, h, q0, Nq, prefix;
   float scale;
   int8 mask;
 } NfHead;
@@ -64,7 +64,7 @@ static inline void
 nf_leave (floatv v, const NfHead *t, __global float *out, int e)
 {
   const int lanes = DH - e;
-  if (NF_LEFT_FLOATS || !t->halves)
+  if (NF_LEFT_FLOATS || !t->left)
     {
       nf_store_head (v, out + t->h * DH + e, lanes);
       return;
@@ -85,7 +85,7 @@ static inline void
 nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 {
 #if NF_PLANES > 1
-  if (t->halves) /* whole steps of a product: DH is a multiple of 32 */
+  if (t->left) /* whole steps of a product: DH is a multiple of 32 */
     {
       nf_store_left_pair (a, b, out, t->h * DH + e);
       return;
@@ -99,12 +99,12 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 static void nf_attend (const NfHead *t, int first);
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
+ * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
 nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
@@ -116,7 +116,7 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
                         .q_row = q_row,
                         .v_row = v_row,
                         .out_row = out_row,
-                        .halves = halves,
+                        .left = left,
                         .h = h,
                         .q0 = q0,
                         .Nq = Nq,

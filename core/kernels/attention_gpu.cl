@@ -89,12 +89,12 @@ nf_put (__local NfTile *tile, int row, int column, float v)
 }
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `halves` of bfloat16 for a product and out_row and out_batch in words of two; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
+ * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (Nq / SIDE GROUP, H, B), rounded up. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   __local NfTile X, Y, P;
@@ -209,7 +209,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
           for (int k = 0; k < 4; k++)
             {
               const int e = c * CHUNK + 4 * tx + k;
-              if (e < DH && halves)
+              if (e < DH && left)
                 ((__global ushort *)to)[h * DH + e] = nf_half (v[k]);
               else if (e < DH)
                 to[h * DH + e] = v[k];

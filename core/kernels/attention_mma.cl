@@ -94,7 +94,7 @@ nf_weigh (float sum[4], const NfLeft weights[TILES], __local const float *Y, int
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int halves, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   __local float __attribute__ ((aligned (16))) keys_of[2][HEAD * KEY_PITCH], values_of[2][SIDE * PITCH];
@@ -209,7 +209,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
         for (int c = 0; c < 2; c++)
           {
             const int at = 8 * e + 2 * t + c;
-            if (at < DH && halves)
+            if (at < DH && left)
               ((__global ushort *)to)[h * DH + at] = nf_half (acc[e][2 * i + c] * r);
             else if (at < DH)
               to[h * DH + at] = acc[e][2 * i + c] * r;

@@ -9,9 +9,9 @@ nf_gate_argument (floatv x)
   return 1.59576912f * fma (x * x * x, (floatv)(0.044715f), x);
 }
 
-/* If `halves` is not 0 hidden is bfloat16 for a product, rows of `width` values so many words apart. Both are multiples of VW then. */
+/* If `left` is not 0 hidden is left rows of a product, rows of `width` values so many words apart. Both are multiples of VW then. */
 NF_KERNEL void
-nf_gate (NF_ITEM __global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, int halves,
+nf_gate (NF_ITEM __global const float *gate, ulong gate_at, __global const float *up, ulong up_at, __global float *hidden, ulong hidden_at, int left,
          int width, ulong n, int vectors)
 {
   const size_t first = get_global_id (0) * vectors * VW, end = min (n, (ulong)(first + (size_t)vectors * VW));
@@ -24,8 +24,8 @@ nf_gate (NF_ITEM __global const float *gate, ulong gate_at, __global const float
       const floatv x = nf_load_head (gate + i, lanes);
       const floatv e = nf_expv (-nf_gate_argument (clamp (x, -16.0f, 16.0f)));
       const floatv v = x / (e + 1.0f) * nf_load_head (up + i, lanes);
-      if (halves)
-        nf_store_left (v, hidden + i / width * halves, i % width);
+      if (left)
+        nf_store_left (v, hidden + i / width * left, i % width);
       else
         nf_store_head (v, hidden + i, lanes);
     }

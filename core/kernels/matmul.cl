@@ -7,7 +7,7 @@
 #define NF_SAVE 8 /* keep the value before GELU in P */
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
-#define NF_HALVES 128 /* C is bfloat16 for another product, ldc counts words of two */
+#define NF_LEFT 128 /* C is left rows of another product (nf-ops.h), ldc counts words */
 #define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack): rows of a large power of two apart would fight for the same cache lines */
 
 typedef struct

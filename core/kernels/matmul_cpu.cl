@@ -40,7 +40,7 @@ nf_finish_part (const NfMatmul *t, floatv v, int m, int n)
   if (n >= t->N)
     return;
   v = nf_follow (t, v, m, n, t->N - n);
-  if (t->flags & NF_HALVES)
+  if (t->flags & NF_LEFT)
     nf_store_left (v, c, n);
   else
     nf_store_head (v, c + n, t->N - n);
@@ -59,7 +59,7 @@ nf_finish_row (const NfMatmul *t, floatv v0, floatv v1, int m, int n)
     }
   v0 = nf_follow (t, v0, m, n, VW);
   v1 = nf_follow (t, v1, m, n + VW, VW);
-  if (t->flags & NF_HALVES)
+  if (t->flags & NF_LEFT)
     nf_store_left_pair (v0, v1, c, n);
   else
     {
@@ -94,7 +94,7 @@ nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
         v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
       }
   __global float *c = t->C + (size_t)m * t->ldc;
-  if (t->flags & NF_HALVES)
+  if (t->flags & NF_LEFT)
 #pragma unroll
     for (int i = 0; i < 2; i++)
       nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
@@ -153,7 +153,7 @@ typedef struct
 static inline NfExpected
 nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 {
-  NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_HALVES ? n0 / 2 : n0), .ldc = t->ldc };
+  NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n0 / 2 : n0), .ldc = t->ldc };
   e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
   if (m0 - t->first < 2 * NF_STEPS * MR)
     e.next_panel = NF_PANEL_ROW (t->K + NF_BF16_WEIGHTS) + (m0 - t->first) / MR * VW;

@@ -45,7 +45,7 @@ nf_finish (const NfRow *row, float v, int n)
     v *= nf_gelu_slope (row->P[n]);
   if (row->flags & NF_RESIDUAL)
     v += row->R[n];
-  if (row->flags & NF_HALVES)
+  if (row->flags & NF_LEFT)
     ((__global ushort *)row->C)[n] = nf_half (v);
   else
     row->C[n] = row->flags & NF_ACCUMULATE ? v + row->C[n] : v;

@@ -47,23 +47,23 @@ nf_normed (__global const float *x, __global const float *w, __global const floa
 }
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
- * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words, and d a multiple of 2 VW.
+ * x, R, y (M, d); y may be x, R may be y. If `left` is not 0 y is left rows of a product, rows of so many words, and d a multiple of 2 VW.
  * Global size (M). */
 NF_KERNEL_OF_ONE void
 nf_norm (NF_ITEM __global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
-         __global float *y, ulong y_at, int halves, int rms, int d)
+         __global float *y, ulong y_at, int left, int rms, int d)
 {
   const size_t row = (size_t)get_global_id (0) * d;
   x += x_at + row;
-  y += y_at + (halves ? get_global_id (0) * halves : row);
+  y += y_at + (left ? get_global_id (0) * left : row);
   R += R_at + row;
   const float2 moments = nf_moments (x, d, rms);
-  if (halves)
+  if (left)
     {
       for (int i = 0; i < d; i += 2 * VW)
         {
           floatv v[2];
-          NF_PREFETCH_TO_WRITE (y + halves + i / 2);
+          NF_PREFETCH_TO_WRITE (y + left + i / 2);
           for (int j = 0; j < 2; j++)
             v[j] = nf_normed (x, w + w_at, w + b_at, R, add, moments, rms, i + j * VW, VW);
           nf_store_left_pair (v[0], v[1], y, i);

@@ -40,22 +40,22 @@ nf_moments (__global const float *x, int d, int rms, __local float *part)
 }
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
- * x, R, y (M, d); y may be x, R may be y. If `halves` is not 0 y is bfloat16 for a product, rows of so many words. Global size (M GROUP). */
+ * x, R, y (M, d); y may be x, R may be y. If `left` is not 0 y is left rows of a product, rows of so many words. Global size (M GROUP). */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_norm (__global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,
-         __global float *y, ulong y_at, int halves, int rms, int d)
+         __global float *y, ulong y_at, int left, int rms, int d)
 {
   __local float part[GROUP];
   const size_t row = (size_t)get_group_id (0) * d;
   x += x_at + row;
-  y += y_at + (halves ? get_group_id (0) * halves : row);
+  y += y_at + (left ? get_group_id (0) * left : row);
   R += R_at + row;
   const float2 moments = nf_moments (x, d, rms, part);
   for (int i = get_local_id (0); i < d; i += GROUP)
     {
       const float c = (x[i] - moments.x) * moments.y, v = rms ? c * (w[w_at + i] + 1.0f) : fma (c, w[w_at + i], w[b_at + i]);
       const float sum = add ? v + R[i] : v;
-      if (halves)
+      if (left)
         ((__global ushort *)y)[i] = nf_half (sum);
       else
         y[i] = sum;

@@ -6,8 +6,8 @@ nf_linear_forward (NfOps *ops, const NfLinear *layer, NfView x, NfView y, guint 
 {
   static const NfLinearExtra nothing = { 0 };
   const NfLinearExtra *e = extra ? extra : &nothing;
-  const guint x_row = e->flags & NF_MATMUL_HALVES_A ? nf_ops_half_step (ops, layer->n_in) : layer->n_in,
-              y_row = e->flags & NF_MATMUL_HALVES ? nf_ops_half_step (ops, layer->n_out) : layer->n_out;
+  const guint x_row = e->flags & NF_MATMUL_LEFT_A ? nf_ops_left_step (ops, layer->n_in) : layer->n_in,
+              y_row = e->flags & NF_MATMUL_LEFT ? nf_ops_left_step (ops, layer->n_out) : layer->n_out;
   const NfMatmul product = {
     .A = x,
     .lda = e->x_row ? e->x_row : x_row,

@@ -71,7 +71,7 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
 {
   const gsize d = shape->d, row = row_floats (shape), inner = (gsize)shape->H * shape->head_dim;
   gsize layer = 2 * d + row + inner + shape->hidden;
-  if (!keep) /* rows of halves may be 3/2 of those of floats */
+  if (!keep) /* left rows may be 3/2 of those of floats */
     layer += (d + inner + shape->hidden + 1) / 2;
   if (shape->post_norm)
     layer += 2 * d;
@@ -154,43 +154,43 @@ nf_tape_free (NfTape *tape)
 /* What only products read is written as they read it, unless a backward pass wants its floats. */
 typedef struct
 {
-  gboolean a, attention, hidden; /* rows of halves */
-} Halves;
+  gboolean a, attention, hidden; /* left rows */
+} LeftRows;
 
-static Halves
-choose_halves (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
+static LeftRows
+choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
 {
-  return (Halves){ .a = !keep && nf_ops_half_step (ops, shape->d) > 0,
-                   .attention = !keep && nf_ops_attention_leaves_halves (ops)
-                                && nf_ops_half_step (ops, shape->H * shape->head_dim) > 0,
-                   .hidden = !keep && nf_ops_half_step (ops, shape->hidden) > 0 };
+  return (LeftRows){ .a = !keep && nf_ops_left_step (ops, shape->d) > 0,
+                     .attention = !keep && nf_ops_attention_writes_left (ops)
+                                  && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
+                     .hidden = !keep && nf_ops_left_step (ops, shape->hidden) > 0 };
 }
 
 static guint
-from_halves (gboolean halves)
+from_left (gboolean left)
 {
-  return halves ? NF_MATMUL_HALVES_A : 0;
+  return left ? NF_MATMUL_LEFT_A : 0;
 }
 
-/* Of M rows from FIRST on; rows of halves are not left out. */
+/* Of M rows from FIRST on; left rows are not left out. */
 static void
 norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y,
-      gboolean halves, guint first, guint M)
+      gboolean left, guint first, guint M)
 {
   const gsize at = (gsize)first * shape->d;
   nf_ops_norm (ops, shape->norm, nf_view (x, at), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, at),
-               halves, M, shape->d);
+               left, M, shape->d);
 }
 
 /* h_out = h + LAYER(x), by way of SUB and the norm POST if there is one. */
 static void
 add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer, const NfNorm *post,
-              NfBuffer *x, gboolean halves, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint first, guint M)
+              NfBuffer *x, gboolean left, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint first, guint M)
 {
   const gsize at = (gsize)first * shape->d;
   const NfView from = nf_view (x, (gsize)first * layer->n_in), residual = nf_view (h, at),
                to = nf_view (h_out, at), between = nf_view (sub, at);
-  NfLinearExtra extra = { .flags = from_halves (halves) };
+  NfLinearExtra extra = { .flags = from_left (left) };
   if (!shape->post_norm)
     {
       extra.residual = residual;
@@ -205,19 +205,19 @@ add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer
  * there if gated. */
 static void
 activate (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, NfView a, NfView gate,
-          NfView before, NfView hidden, Halves halves, guint M)
+          NfView before, NfView hidden, LeftRows left, guint M)
 {
-  NfLinearExtra extra = { .flags = from_halves (halves.a) };
+  NfLinearExtra extra = { .flags = from_left (left.a) };
   if (!shape->gated)
     {
-      extra.flags |= NF_MATMUL_GELU | (halves.hidden ? NF_MATMUL_HALVES : 0);
+      extra.flags |= NF_MATMUL_GELU | (left.hidden ? NF_MATMUL_LEFT : 0);
       extra.before = before;
       nf_linear_forward (ops, &weights->fc1, a, hidden, M, &extra);
       return;
     }
   nf_linear_forward (ops, &weights->gate, a, gate, M, &extra);
   nf_linear_forward (ops, &weights->fc1, a, before, M, &extra);
-  nf_ops_gate (ops, gate, before, hidden, halves.hidden, M, shape->hidden);
+  nf_ops_gate (ops, gate, before, hidden, left.hidden, M, shape->hidden);
 }
 
 /* COUNT rows of each of B samples, rows of samples BATCH apart, at positions from Q0 on. */
@@ -253,10 +253,10 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
               row = row_floats (shape), dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv, d = shape->d;
   const gsize batch = (gsize)S * row, at = (gsize)first * d, wide = (gsize)first * shape->hidden;
   const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
-  const Halves halves = choose_halves (ops, shape, tape->keep);
-  const NfLinearExtra extra = { .flags = from_halves (halves.a) };
+  const LeftRows left = choose_left (ops, shape, tape->keep);
+  const NfLinearExtra extra = { .flags = from_left (left.a) };
 
-  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], halves.a, first, M);
+  norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], left.a, first, M);
   nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], at), raw, M, &extra);
   if (past)
     nf_ops_copy (ops, nf_view (past->qkv[l], (gsize)sequence->sample * past->S * row), qkv,
@@ -278,7 +278,7 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .out = nf_view (tape->attention[l], (gsize)first * H * dh),
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
-    .halves = halves.attention,
+    .left = left.attention,
     .keys = tape->keys,
     .capacity = S,
     .stats = tape->stats[l],
@@ -293,12 +293,12 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .mask = sequence->mask,
   };
   nf_ops_attention (ops, &attention);
-  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l], halves.attention,
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l], left.attention,
                 tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], first, M);
-  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], halves.a, first, M);
+  norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], left.a, first, M);
   activate (ops, shape, weights, nf_view (tape->a2[l], at), nf_view (tape->gate ? tape->gate[l] : NULL, wide),
-            nf_view (tape->before[l], wide), nf_view (tape->hidden[l], wide), halves, M);
-  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l], halves.hidden,
+            nf_view (tape->before[l], wide), nf_view (tape->hidden[l], wide), left, M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l], left.hidden,
                 tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], first, M);
 }
 
@@ -479,7 +479,7 @@ nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
          + count
                * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
                   + (shape->post_norm ? d : 0)
-                  /* rows of halves may be 3/2 of those of floats */
+                  /* left rows may be 3/2 of those of floats */
                   + (d + inner + shape->hidden + 1) / 2);
 }
 
@@ -525,17 +525,16 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
               d = shape->d;
   const gsize batch = (gsize)cache->S * row;
   const NfView qkv = nf_view (cache->qkv[l], (gsize)q0 * row), a = nf_view (cache->a, 0);
-  const Halves halves = choose_halves (ops, shape, FALSE);
-  const gsize a_row = halves.a ? nf_ops_half_step (ops, d) : d;
+  const LeftRows left = choose_left (ops, shape, FALSE);
+  const gsize a_row = left.a ? nf_ops_left_step (ops, d) : d;
 
-  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, halves.a, 0, M);
+  norm (ops, shape, &weights->attention_norm, cache->h, cache->a, left.a, 0, M);
   /* rows of one sequence lie together, single rows of many sequences evenly apart; else sequence by sequence
    */
   const guint launches = count > 1 ? R : 1;
   for (guint i = 0; i < launches; i++)
     {
-      const NfLinearExtra extra
-          = { .flags = from_halves (halves.a), .y_row = count > 1 ? row : (guint)batch };
+      const NfLinearExtra extra = { .flags = from_left (left.a), .y_row = count > 1 ? row : (guint)batch };
       nf_linear_forward (ops, &weights->qkv, nf_view_add (a, (gsize)i * count * a_row),
                          nf_view_add (qkv, i * batch), M / launches, &extra);
     }
@@ -555,7 +554,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
     .out = nf_view (cache->attention, 0),
     .out_row = H * dh,
     .out_batch = (gsize)count * H * dh,
-    .halves = halves.attention,
+    .left = left.attention,
     .keys = cache->keys[l],
     .capacity = cache->S,
     .q0 = q0,
@@ -569,13 +568,13 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
     .mask = sequence->mask,
   };
   nf_ops_attention (ops, &attention);
-  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, halves.attention,
+  add_sublayer (ops, shape, &weights->proj, &weights->attention_post, cache->attention, left.attention,
                 cache->sub, cache->h, cache->h, 0, M);
-  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, halves.a, 0, M);
+  norm (ops, shape, &weights->mlp_norm, cache->h, cache->a, left.a, 0, M);
   const NfView gate = nf_view (cache->gate, 0),
                before = nf_view (cache->gate, cache->gate ? (gsize)M * shape->hidden : 0);
-  activate (ops, shape, weights, a, gate, before, nf_view (cache->hidden, 0), halves, M);
-  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, halves.hidden, cache->sub,
+  activate (ops, shape, weights, a, gate, before, nf_view (cache->hidden, 0), left, M);
+  add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, cache->hidden, left.hidden, cache->sub,
                 cache->h, cache->h, 0, M);
 }
 

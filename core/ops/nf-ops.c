@@ -803,7 +803,7 @@ get_row_step (guint words)
 }
 
 guint
-nf_ops_half_step (NfOps *ops, guint N)
+nf_ops_left_step (NfOps *ops, guint N)
 {
   /* no value is without its neighbour in a word or in a step of a product */
   return (ops->rounds || !ops->gpu) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
@@ -813,7 +813,7 @@ nf_ops_half_step (NfOps *ops, guint N)
 guint
 nf_ops_row_size (NfOps *ops, guint N)
 {
-  return MAX (N, nf_ops_half_step (ops, N));
+  return MAX (N, nf_ops_left_step (ops, N));
 }
 
 gboolean
@@ -826,7 +826,7 @@ void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
   g_assert (t->ldb == 0 || ops->amx);
-  if ((!ops->rounds && !ops->amx) || t->flags & NF_MATMUL_HALVES_A)
+  if ((!ops->rounds && !ops->amx) || t->flags & NF_MATMUL_LEFT_A)
     {
       multiply (ops, t, 1);
       return;
@@ -954,11 +954,11 @@ nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N)
 }
 
 void
-nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, gboolean halves,
+nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, gboolean left,
              guint M, guint d)
 {
   LAUNCH_ROWS (ops, KERNEL_NORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (R), INT (R.buffer != NULL),
-               VIEW (y), INT (halves ? nf_ops_half_step (ops, d) : 0), INT (kind == NF_NORM_RMS), INT (d));
+               VIEW (y), INT (left ? nf_ops_left_step (ops, d) : 0), INT (kind == NF_NORM_RMS), INT (d));
 }
 
 void
@@ -1064,7 +1064,7 @@ kernel_mask (const NfMask *mask, guint n_keys)
 }
 
 gboolean
-nf_ops_attention_leaves_halves (NfOps *ops)
+nf_ops_attention_writes_left (NfOps *ops)
 {
   /* planes go out in whole steps of a product; three of them take attention longer than nf_halve takes */
   return ops->rounds || (!ops->gpu && !ops->amx) || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
@@ -1074,8 +1074,8 @@ void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {
   const guint Hkv = a->Hkv ? a->Hkv : a->H, n_keys = a->n_keys ? a->n_keys : a->q0 + a->Nq,
-              step = a->halves ? nf_ops_half_step (ops, a->H * ops->head_dim) : a->out_row;
-  const gsize out_batch = a->halves ? (gsize)a->Nq * step : a->out_batch;
+              step = a->left ? nf_ops_left_step (ops, a->H * ops->head_dim) : a->out_row;
+  const gsize out_batch = a->left ? (gsize)a->Nq * step : a->out_batch;
   const cl_int8 mask = kernel_mask (&a->mask, n_keys);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
   const size_t global[3] = { divide_up (a->Nq, ops->query_tile) * group[0], a->H, a->B };
@@ -1083,7 +1083,7 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->V),
-          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (step), LONG (out_batch), INT (a->halves),
+          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (step), LONG (out_batch), INT (a->left),
           BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
           FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
@@ -1129,12 +1129,12 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
 #define GATE_VECTORS 64 /* of a work-item on a CPU */
 
 void
-nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean halves, guint M, guint width)
+nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean left, guint M, guint width)
 {
   const gsize n = (gsize)M * width;
   const gsize vectors = ops->gpu ? 1 : GATE_VECTORS, part = vectors * ops->vector_width;
   LAUNCH_ITEMS (ops, KERNEL_GATE, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (hidden),
-                INT (halves ? nf_ops_half_step (ops, width) : 0), INT (width), LONG (n), INT (vectors));
+                INT (left ? nf_ops_left_step (ops, width) : 0), INT (width), LONG (n), INT (vectors));
 }
 
 void

@@ -84,12 +84,12 @@ void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
 void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed);
 
-/* Left rows: N values as a product reads them on its left, so that nobody need do it first: in bfloat16, or, if
- * the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them by
+/* Left rows: N values as a product reads them on its left, so that nobody need do it first: in bfloat16, or,
+ * if the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them by
  * bfloat16; on a CPU without it floats, with a gap after a row. Words (floats) from a row to the next; 0 if
  * there is nothing to gain, or N is not for it. nf_ops_row_size() is what to allocate, left rows or not.
  */
-guint nf_ops_half_step (NfOps *ops, guint N);
+guint nf_ops_left_step (NfOps *ops, guint N);
 guint nf_ops_row_size (NfOps *ops, guint N);
 
 /* TRUE if B of a product need not be packed: ldb of NfMatmul. */
@@ -103,9 +103,9 @@ typedef enum
   NF_MATMUL_SAVE = 8,
   NF_MATMUL_ACCUMULATE = 16,
   NF_MATMUL_GELU_SLOPE = 32,
-  NF_MATMUL_PANELS = 64,    /* A is in panels of rows: of nf_ops_matmul_tn() */
-  NF_MATMUL_HALVES = 128,   /* C is rows of halves */
-  NF_MATMUL_HALVES_A = 256, /* A is */
+  NF_MATMUL_PANELS = 64,  /* A is in panels of rows: of nf_ops_matmul_tn() */
+  NF_MATMUL_LEFT = 128,   /* C is left rows */
+  NF_MATMUL_LEFT_A = 256, /* A is */
 } NfMatmulFlags;
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
@@ -139,9 +139,9 @@ typedef enum
 } NfNormKind;
 
 /* y = norm (x) + R; x, R, y (M, d) dense. y may be x and R may be y; with a NULL buffer there is no R. w and
- * b lie in one buffer. HALVES: y is rows of halves, and not x. */
+ * b lie in one buffer. LEFT: y is left rows, and not x. */
 void nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y,
-                  gboolean halves, guint M, guint d);
+                  gboolean left, guint M, guint d);
 
 /* dx = dL/dx, or += if ACCUMULATE; dyc = dy × normalised x, whose column sums are dw. dx may be dy unless it
  * accumulates, dyc must be another buffer. */
@@ -203,12 +203,12 @@ typedef struct
   guint prefix, frame, ahead, window;
 } NfMask;
 
-/* TRUE if attention can leave rows of halves. */
-gboolean nf_ops_attention_leaves_halves (NfOps *ops);
+/* TRUE if attention can leave left rows. */
+gboolean nf_ops_attention_writes_left (NfOps *ops);
 
 /* Attention of Nq queries per sample, the first at place q0, on those of n_keys keys (0: q0 + Nq) that MASK
  * lets them meet. Query head h uses key head h / (H / Hkv); Hkv 0 means H. Samples from SPLIT on use SCALE2.
- * A query that meets no key gets 0. HALVES: out is rows of halves, samples of Nq rows without gaps between
+ * A query that meets no key gets 0. LEFT: out is left rows, samples of Nq rows without gaps between
  * them; out_row and out_batch are not read. */
 typedef struct
 {
@@ -217,7 +217,7 @@ typedef struct
   gsize q_batch, v_batch, out_batch;
   NfBuffer *keys; /* of nf_ops_append() */
   guint capacity;
-  gboolean halves;
+  gboolean left;
   NfBuffer *stats; /* NULL, or (B, H, n_keys, 2) for the backward pass */
   guint q0, Nq, n_keys, B, H, Hkv, split;
   NfMask mask;
@@ -243,9 +243,9 @@ typedef struct
 
 void nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *attention);
 
-/* hidden = gelu_tanh (gate) × up, M rows of n, of halves if HALVES; gelu_tanh (x) = x/2 (1 + tanh (sqrt
+/* hidden = gelu_tanh (gate) × up, M rows of n, left rows if LEFT; gelu_tanh (x) = x/2 (1 + tanh (sqrt
  * (2/pi) (x + 0.044715 x³))). And its gradient; dup may be dhidden. */
-void nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean halves, guint M, guint n);
+void nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean left, guint M, guint n);
 void nf_ops_gate_backward (NfOps *ops, NfView gate, NfView up, NfView dhidden, NfView dgate, NfView dup,
                            gsize n);
 
