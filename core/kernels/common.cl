@@ -301,7 +301,7 @@ nf_upper_halves (uintv a, uintv b)
 #endif
 
 /* The same of 2 VW values, of which i is a multiple: a whole step with planes. What nf_split() takes care of leaves something infinite or a NaN. */
-static inline __attribute__ ((always_inline)) void
+static inline void
 nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 {
 #if NF_PLANES > 1

@@ -32,8 +32,12 @@ nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
   return v;
 }
 
-/* A vector of row m of C, of columns that may not all be there. */
+/* A vector of row m of C, of columns that may not all be there. A call would cost what is busy with the matrix unit its registers. */
+#if NF_AMX
+static inline __attribute__ ((always_inline)) void
+#else
 static __attribute__ ((noinline)) void
+#endif
 nf_finish_part (const NfMatmul *t, floatv v, int m, int n)
 {
   __global float *c = t->C + (size_t)m * t->ldc;
