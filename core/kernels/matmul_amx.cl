@@ -111,21 +111,20 @@ nf_finish_tile_row (const NfMatmul *t, const float *from, int m, int n, __global
   nf_finish_row (t, v0, v1, m, n);
 }
 
-#if NF_PLANES == 2
-#define NF_ANY_INFINITE(v) (nf_any_infinite (v[0], v[1]) || nf_any_infinite (v[2], v[3]))
-#else
-#define NF_ANY_INFINITE(v) false
-#endif
 #if NF_PLANES < 3
 /* Rows m and m + 1 of C. */
 static inline __attribute__ ((always_inline)) void
 nf_finish_tile_rows (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *b, size_t ldb)
 {
   floatv v[4];
+  bool two = NF_FINISHES_TWO (t, n);
 #pragma unroll
   for (int i = 0; i < 4; i++)
     v[i] = nf_loadv (from + i * VW);
-  if (NF_FINISHES_TWO (t, n) && !NF_ANY_INFINITE (v))
+#if NF_PLANES == 2
+  two = two && !nf_any_infinite (v[0], v[1]) && !nf_any_infinite (v[2], v[3]);
+#endif
+  if (two)
     nf_finish_two (t, v, m, n);
   else
     for (int i = 0; i < 2; i++)
