@@ -89,7 +89,8 @@ nf_put (__local NfTile *tile, int row, int column, float v)
 }
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
+ * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the
+ * softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (Nq / SIDE GROUP, H, B), rounded up. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,

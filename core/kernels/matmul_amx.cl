@@ -7,7 +7,7 @@
  *     Chains of sums go on where they stopped, so parts change no result.
  *   - Where B is floats, the next part is split into planes (NfSplit) while the matrix unit is busy with this one. Packed or rows of a matrix as it is,
  *     floats cost the same.
- *   - What follows a product (nf_finish) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
+ *   - What follows a product (nf_finish_row) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
  *   - The next panel, which the same thread will most likely read, comes to the second-level cache meanwhile. A single tile of rows leaves no time
  *     for it; with two planes there is some for what it reads itself NF_STEPS_AHEAD steps later. */
 
