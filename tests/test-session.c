@@ -481,7 +481,7 @@ test_flying_candidates (void **state)
   {
     SIDE = 32
   };
-  static const double scales[] = { 0.45, 0.7 };
+  static const double scales[] = { 0.4, 0.45, 0.7 };
   static const NfDecodeMethod methods[] = { NF_DECODE_JACOBI, NF_DECODE_AUTO, NF_DECODE_DRAFT };
   const NfConfig config = { .channels = 3,
                             .img_size = SIDE,
