@@ -4,7 +4,7 @@
 #
 # Draws latents from the prior and decodes them: one picture of independent samples, a tile each (256x256
 # unless said otherwise), in a PNG file, or, without a name, a slow show of them on the screen. The same seed
-# gives the same latents on every machine.
+# gives the same latents on every machine. What a model of Gaussian noise draws loses its noise.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -le 3 && ${1:-1} =~ ^[0-9]+$ ]] || usage 2
@@ -21,4 +21,4 @@ else
 fi
 
 gst-launch-1.0 flowsample "seed=$seed" "num-buffers=$frames" ! "video/x-flow-latent,$size,framerate=1/1" \
-  ! flowdecode ! videoconvert ! "${sink[@]}"
+  ! flowdecode denoise=score ! videoconvert ! "${sink[@]}"

@@ -64,7 +64,7 @@ typedef struct
   NfDecodeOptions options;
   gint label;
   gboolean keep_up;
-  NfStreamDenoise denoise;
+  NfDenoise denoise;
 } Settings;
 
 struct _GstFlowDecode
@@ -159,10 +159,10 @@ gst_flow_stream_denoise_get_type (void)
 {
   static gsize type;
   static const GEnumValue values[] = {
-    { NF_STREAM_DENOISE_AUTO, "Learned if the model has a denoiser as wide as a token, else score", "auto" },
-    { NF_STREAM_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
-    { NF_STREAM_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
-    { NF_STREAM_DENOISE_NONE, "As they were drawn", "none" },
+    { NF_DENOISE_AUTO, "Learned if the model has a denoiser as wide as a token, else score", "auto" },
+    { NF_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
+    { NF_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
+    { NF_DENOISE_NONE, "As they were drawn", "none" },
     { 0, NULL, NULL },
   };
 
@@ -546,6 +546,9 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   NfDecodeOptions options = settings->options;
   gboolean done = TRUE;
 
+  /* of pictures nothing says whether they were drawn, but whoever asks how they lose their noise */
+  options.denoise = settings->denoise;
+  options.drawn = options.denoise == NF_DENOISE_SCORE || options.denoise == NF_DENOISE_LEARNED;
   if (settings->keep_up)
     limit_budget (self, first, &options);
   for (guint i = 0; i < n && done; i++)
@@ -1003,9 +1006,10 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   g_object_class_install_property (
       object_class, PROP_DENOISE,
       g_param_spec_enum ("denoise", "Denoise",
-                         "What is shown of drawn frames, with a model of videos that was trained with "
-                         "Gaussian noise; frames that were encoded come back as they were",
-                         GST_TYPE_FLOW_STREAM_DENOISE, NF_STREAM_DENOISE_AUTO, flags));
+                         "What is shown of drawn frames, with a model that was trained with Gaussian noise; "
+                         "frames of videos that were encoded come back as they were; latents of pictures are "
+                         "taken for drawn ones with learned or score, for encoded ones else",
+                         GST_TYPE_FLOW_STREAM_DENOISE, NF_DENOISE_AUTO, flags));
   g_object_class_install_property (
       object_class, PROP_LOOK_AHEAD,
       g_param_spec_int ("look-ahead", "Look ahead",

@@ -32,7 +32,7 @@ GType gst_flow_guess_get_type (void);
 /**
  * GstFlowStreamDenoise:
  *
- * What is shown of drawn frames: #NfStreamDenoise as a type of its own.
+ * What is shown of drawn frames: #NfDenoise as a type of its own.
  */
 #define GST_TYPE_FLOW_STREAM_DENOISE (gst_flow_stream_denoise_get_type ())
 GType gst_flow_stream_denoise_get_type (void);

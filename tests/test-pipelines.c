@@ -254,6 +254,33 @@ test_seek_samples (void **state)
   assert_same_samples (all, part);
 }
 
+/* Pictures that are drawn from a model of Gaussian noise lose it when they are asked to. */
+static void
+test_drawn_pictures (void **state)
+{
+  const char *line = "flowsample seed=3 model=normflow-yuv420-32-noisy num-buffers=1 ! "
+                     "video/x-flow-latent,width=32,height=32 ! flowdecode model=normflow-yuv420-32-noisy "
+                     "denoise=%s ! appsink name=out sync=false";
+  static const char *const how[] = { "auto", "none", "score" };
+  double rough[G_N_ELEMENTS (how)] = { 0 };
+  for (guint i = 0; i < G_N_ELEMENTS (how); i++)
+    {
+      g_autoptr (GPtrArray) got = run (launch (line, how[i]));
+      GstMapInfo map;
+      assert_int_equal (got->len, 1);
+      assert_true (gst_buffer_map (gst_sample_get_buffer (got->pdata[0]), &map, GST_MAP_READ));
+      for (gsize y = 0; y < 32; y++)
+        for (gsize x = 1; x < 32; x++)
+          {
+            const double step = (double)map.data[y * 32 + x] - map.data[y * 32 + x - 1];
+            rough[i] += step * step;
+          }
+      gst_buffer_unmap (gst_sample_get_buffer (got->pdata[0]), &map);
+    }
+  assert_true (rough[0] == rough[1]);
+  assert_true (rough[2] < 0.7 * rough[0]);
+}
+
 static double
 get_p95_ms (GstElement *pipeline, const char *name)
 {
@@ -743,6 +770,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_network),
     cmocka_unit_test (test_seek),
     cmocka_unit_test (test_seek_samples),
+    cmocka_unit_test (test_drawn_pictures),
     cmocka_unit_test (test_live_latency),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_conversion_is_negotiated),

@@ -358,8 +358,8 @@ denoise_methods (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     {
       g_autoptr (NfStream) stream = stream_new (model, 1);
-      NfStreamDenoise denoise;
-      assert_true (nf_stream_denoise_from_name (names[i], &denoise));
+      NfDenoise denoise;
+      assert_true (nf_denoise_from_name (names[i], &denoise));
       nf_test_ok (nf_stream_set_denoise (stream, denoise, &error), error);
       for (guint f = 0; f < 2 * FRAMES; f++)
         {
@@ -375,8 +375,8 @@ denoise_methods (void **state)
   assert_memory_equal (shown[0], shown[1], BYTES);
   assert_memory_not_equal (shown[1], shown[2], BYTES);
   assert_memory_not_equal (shown[2], shown[3], BYTES);
-  NfStreamDenoise unused;
-  assert_false (nf_stream_denoise_from_name ("wavelets", &unused));
+  NfDenoise unused;
+  assert_false (nf_denoise_from_name ("wavelets", &unused));
   /* other noise, other latents */
   g_autoptr (NfStream) seeded = stream_new (model, 1);
   fill (samples, 1);
@@ -384,7 +384,7 @@ denoise_methods (void **state)
   nf_stream_set_noise_seed (seeded, 1);
   encode (seeded, samples, 1, z, NULL, NULL);
   assert_memory_not_equal (first, z, sizeof z);
-  assert_false (nf_stream_set_denoise (other, NF_STREAM_DENOISE_LEARNED, &error));
+  assert_false (nf_stream_set_denoise (other, NF_DENOISE_LEARNED, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
 }
 
@@ -575,7 +575,7 @@ endless (void **state)
 /* Denoising brings a frame with the model's noise closer to the frame without: the bundled model of pong, on
  * latents of frames that are decoded as if they had been drawn. */
 static void
-check_closer (NfStreamDenoise denoise, double most)
+check_closer (NfDenoise denoise, double most)
 {
   enum
   {
@@ -618,8 +618,8 @@ check_closer (NfStreamDenoise denoise, double most)
 static void
 closer_to_the_truth (void **state)
 {
-  check_closer (NF_STREAM_DENOISE_SCORE, 0.5);
-  check_closer (NF_STREAM_DENOISE_LEARNED, 1);
+  check_closer (NF_DENOISE_SCORE, 0.5);
+  check_closer (NF_DENOISE_LEARNED, 1);
 }
 
 int

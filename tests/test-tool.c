@@ -439,7 +439,6 @@ test_sample (void **state)
   BAD (2, "must end in", "sample", "-q", "-m", "nothing.safetensors", "e.jpg"); /* before there is a model */
 }
 
-/* Text features: the same text gives the same bytes, and so does one text for each picture. */
 /* Samples of a model of another model's latents are floats; encoding gives back what was drawn. */
 static void
 test_sample_floats (void **state)
@@ -450,7 +449,10 @@ test_sample_floats (void **state)
   GOOD ("sample", "-q", "-m", weights, "--count", "9", "--seed", "3", "floats.safetensors");
   BAD (1, ".safetensors", "sample", "-q", "-m", weights, "--count", "1", "wrong.png");
   BAD (1, "one of pictures", "sample", "-q", "-m", model, "--count", "1", "wrong.safetensors");
-  BAD (2, "--size", "sample", "-q", "-m", weights, "--size", "8x8", "wrong.safetensors");
+  BAD (2, "--size", "sample", "-q", "-m", weights, "--size", "5", "wrong.safetensors");
+  BAD (1, "no frames", "sample", "-q", "-m", weights, "--given", "floats.safetensors", "wrong.safetensors");
+  BAD (1, "--frames", "sample", "-q", "-m", weights, "--count", "2", "--frames", "2", "wrong.safetensors");
+  BAD (2, "wavelets", "sample", "-q", "-m", weights, "--denoise", "wavelets", "wrong.safetensors");
   assert_missing ("wrong.safetensors");
 
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
@@ -479,6 +481,47 @@ test_sample_floats (void **state)
     }
 }
 
+static void
+check_samples (const char *name, guint64 count, guint64 frames, guint64 rows, guint64 columns)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = in_folder (name);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfTensor *samples = nf_tensor_file_lookup (file, "samples");
+  assert_non_null (samples);
+  assert_int_equal (samples->n_dims, 5);
+  assert_true (samples->dims[0] == count && samples->dims[1] == frames && samples->dims[2] == 6
+               && samples->dims[3] == rows && samples->dims[4] == columns);
+}
+
+/* Videos: of another model's latents, of any length and size, and as continuations; of pixels, side by side.
+ */
+static void
+test_sample_videos (void **state)
+{
+  g_autofree char *weights = nf_test_file ("golden", "starflow_v.weights.safetensors");
+  GOOD ("sample", "-q", "-m", weights, "--count", "2", "--frames", "3", "three.safetensors");
+  check_samples ("three.safetensors", 2, 3, 4, 6);
+  GOOD ("sample", "-q", "-m", weights, "--size", "3x2", "small.safetensors");
+  check_samples ("small.safetensors", 1, 5, 2, 3);
+  GOOD ("sample", "-q", "-m", weights, "--given", "three.safetensors", "--count", "2", "on.safetensors");
+  check_samples ("on.safetensors", 2, 5, 4, 6);
+  BAD (1, "3 frames", "sample", "-q", "-m", weights, "--given", "three.safetensors", "--count", "2",
+       "--frames", "3", "wrong.safetensors");
+  BAD (1, "given", "sample", "-q", "-m", weights, "--given", "small.safetensors", "wrong.safetensors");
+  BAD (1, "learned", "sample", "-q", "-m", "normflow-yuv420-32-noisy", "--denoise", "learned", "wrong.mkv");
+  BAD (1, "--given", "sample", "-q", "-m", "normflow-pong-64", "--given", "three.safetensors", "wrong.mkv");
+  assert_missing ("wrong.safetensors");
+
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "2", "--seed", "3", "one-%d.png");
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "2", "--seed", "2", "--count", "2",
+        "two-%d.png");
+  assert_missing ("one-3.png");
+  assert_png ("two-2.png");
+}
+
+/* Text features: the same text gives the same bytes, and so does one text for each picture. */
 static void
 test_text (void **state)
 {
@@ -657,8 +700,9 @@ main (void)
     cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_eval),
     cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
     cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
-    cmocka_unit_test (test_text),          cmocka_unit_test (test_denoise),
-    cmocka_unit_test (test_train),         cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
+    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
+    cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

@@ -415,7 +415,7 @@ nf_cmd_eval_world (int argc, char **argv)
     return nf_command_usage (&command,
                              "--windows, --seeds, --events, --timed and --seed take no negative numbers, "
                              "--frames 1 or more, --temperature 0 to 2");
-  if (options.denoise && !nf_stream_denoise_from_name (options.denoise, &figures.denoise))
+  if (options.denoise && !nf_denoise_from_name (options.denoise, &figures.denoise))
     return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none",
                              options.denoise);
   if ((options.sheet || options.plot) && !options.seeds)

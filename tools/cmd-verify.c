@@ -18,7 +18,7 @@ typedef struct
 static const Tolerances of_floats = { 1e-5, 1e-5, 1e-4 };
 
 /* In bfloat16 values have eight bits: errors of the official cases are up to 0.0044, 0.029 (sums that nearly
- * cancel) and 0.076 (gradients). */
+ * cancel) and 0.086 (guided samples). */
 static const Tolerances of_bf16 = { 1e-2, 5e-2, 1e-1 };
 
 #define DEFAULT_SIGMA 0.05

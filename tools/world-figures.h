@@ -22,7 +22,7 @@ typedef struct
   guint64 seed;
   guint width, height;
   guint side_by_side; /* most streams that are coded together */
-  NfStreamDenoise denoise;
+  NfDenoise denoise;
 } NfFigures;
 
 /* -log2 p of frames, beyond what the noise that was added takes, and the information that the truth has. */

@@ -120,6 +120,13 @@ nf_config_has_text (const NfConfig *config, guint t)
   return config->txt_size > 0 && (t + 1 == config->n_blocks || !config->cond_top_only);
 }
 
+gboolean
+nf_config_is_noisy (const NfConfig *config)
+{
+  g_return_val_if_fail (config, FALSE);
+  return config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0;
+}
+
 guint
 nf_config_classes (const NfConfig *config)
 {

@@ -726,6 +726,43 @@ nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
   flow->spare = d[1];
 }
 
+/* Taking noise away */
+
+gboolean
+nf_flow_check_denoise (NfFlow *flow, NfDenoise denoise, GError **error)
+{
+  if (denoise != NF_DENOISE_LEARNED || nf_model_get_denoiser (flow->model))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+               "the model has no learned denoiser; a step along its score is possible");
+  return FALSE;
+}
+
+NfDenoise
+nf_flow_choose_denoise (NfFlow *flow, NfDenoise denoise)
+{
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
+  if (!nf_config_is_noisy (nf_model_get_config (flow->model)))
+    return NF_DENOISE_NONE;
+  if (denoise != NF_DENOISE_AUTO)
+    return denoise;
+  /* it says D values of each token by a projection of its features, and fewer cannot say what is noise */
+  return denoiser && denoiser->transformer.shape.d >= flow->shape.D ? NF_DENOISE_LEARNED : NF_DENOISE_SCORE;
+}
+
+void
+nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B)
+{
+  const double sigma = nf_model_get_config (flow->model)->noise_std;
+  if (how == NF_DENOISE_LEARNED)
+    nf_flow_denoiser (flow, B);
+  else
+    nf_flow_backward (flow, B, 1.0f, NULL);
+  nf_ops_denoise (flow->ops, nf_view (flow->input, 0), nf_view (flow->output, 0), nf_view (flow->output, 0),
+                  (float)(how == NF_DENOISE_LEARNED ? NF_FLOW_DENOISER_CONSTANT : sigma * sigma),
+                  (gsize)B * flow->shape.N * flow->shape.D);
+}
+
 /* The learned denoiser */
 
 void

@@ -128,6 +128,16 @@ NfHints *nf_flow_get_hints (NfFlow *flow);
  * official training (arXiv 2511.20462, code). */
 #define NF_FLOW_DENOISER_CONSTANT 0.3
 
+/* FALSE with %NF_ERROR_UNSUPPORTED if the model has no such denoiser. */
+gboolean nf_flow_check_denoise (NfFlow *flow, NfDenoise denoise, GError **error);
+
+/* How noise leaves what was drawn: learned, by score, or not at all, since there is none. */
+NfDenoise nf_flow_choose_denoise (NfFlow *flow, NfDenoise denoise);
+
+/* Output (B, N, D): the input without the noise of the model's noise_std, HOW being learned or by score,
+ * whose work (NF_FLOW_DENOISER, NF_FLOW_GRADIENTS) is prepared for B samples. */
+void nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B);
+
 /* Output (B, N, D): what the learned denoiser says of the input. */
 void nf_flow_denoiser (NfFlow *flow, guint B);
 

@@ -211,7 +211,7 @@ decode_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
   return a->guidance == b->guidance && a->guide == b->guide && a->annealed == b->annealed
          && a->attention_temperature == b->attention_temperature && a->snap == b->snap
          && a->method == b->method && a->window == b->window && a->guess == b->guess
-         && a->tolerance == b->tolerance;
+         && a->tolerance == b->tolerance && a->drawn == b->drawn && a->denoise == b->denoise;
 }
 
 /* Frames on their way: one's latents are on the device, and one's samples are staged. */
@@ -282,7 +282,7 @@ fill_places (Frames *self, const Work *work, guint count)
 
 /* Latents of COUNT tiles through the flow into the staged samples. */
 static gboolean
-decode_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions *options,
+decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, const NfDecodeOptions *options,
               NfDecodeProgress *progress, GError **error)
 {
   NfSession *session = self->session;
@@ -311,7 +311,8 @@ decode_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions
         return FALSE;
     }
   else if (!nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress,
-                             &session->report, error))
+                             &session->report, error)
+           || !nf_session_finish_drawn (session, options, labels, 0, count, error))
     return FALSE;
   for (guint i = 0, run; i < count; i += run)
     {
@@ -380,6 +381,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   g_return_val_if_fail (NF_IS_SESSION (self) && latents && frames && n_frames > 0, FALSE);
   options = options ? options : &lossless;
   const gboolean guided = options->guidance != 0;
+  NfDecodeOptions how;
   NfShown *shown = &self->shown;
   NfGrid grid;
   NfPlanes planes;
@@ -387,7 +389,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   if (!nf_session_check_labels (self, &label, 1, error) || !nf_session_check_options (self, options, error))
     return FALSE;
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (limit == 0)
+  if (limit == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
   for (guint i = 0; i < n_frames; i++)
     {
@@ -405,7 +407,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
         return FALSE;
     }
 
-  const gboolean drafts = may_draft (options, label);
+  const gboolean drafts = may_draft (&how, label);
   if (drafts && !prepare_drafts (self, error))
     return FALSE;
 
@@ -440,7 +442,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
       const guint n = MIN (batch, count - first);
       NfDecodeProgress progress = { self, first, n, count };
       nf_session_condition (self, labels, 0, n, guided ? 2 : 1);
-      if (!decode_tiles (&all, work + first, n, options, &progress, error))
+      if (!decode_tiles (&all, work + first, n, labels, &how, &progress, error))
         return FALSE;
     }
   if (!reach_frame (&all, n_frames, error) || !nf_ops_finish (ops, error))

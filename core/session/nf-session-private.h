@@ -35,6 +35,10 @@ struct _NfSession
   gsize n_tokens;
   NfShown shown;
 
+  NfBuffer *drawn; /* samples on their way to lose their noise */
+  gsize n_drawn;   /* floats of it */
+  guint denoise_batch;
+
   float *text, *null_text, *actions; /* of samples to come */
   guint n_text, n_actions;           /* how many of them, 0 for none */
   gint text_at;                      /* the one of them for all samples, -1 if each has its own */
@@ -66,6 +70,15 @@ void nf_session_condition (NfSession *self, const gint *labels, guint first, gui
 guint nf_session_share (guint all, guint limit);
 
 gboolean nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error);
+
+/* What OPTIONS ask for, noise considered: in DRAWN, denoise says how it leaves, and snap is off where there
+ * is some. Takes the memory for it, so before anything is decoded. */
+gboolean nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDecodeOptions *drawn,
+                                   GError **error);
+
+/* The flow's output, samples first .. first+count-1 of a call, loses its noise. */
+gboolean nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gint *labels,
+                                  guint first, guint count, GError **error);
 
 /* Progress of decoding, for nf_flow_inverse(): samples before this batch, in it, and in all. */
 typedef struct

@@ -14,6 +14,7 @@ nf_session_finalize (GObject *object)
   NfSession *self = NF_SESSION (object);
 
   nf_staging_clear (&self->staging);
+  g_clear_pointer (&self->drawn, nf_buffer_free);
   g_clear_pointer (&self->grid, nf_buffer_free);
   g_clear_pointer (&self->black, nf_buffer_free);
   g_clear_pointer (&self->flow, nf_flow_free);
@@ -473,8 +474,9 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   if (!nf_session_check_condition (self, labels, B, error) || !nf_session_check_options (self, options, error)
       || !nf_session_check_finite ("latents", z, B * n, error))
     return FALSE;
+  NfDecodeOptions how;
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
-  if (limit == 0)
+  if (limit == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
@@ -489,8 +491,9 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), z + first * n, count * n * sizeof *z);
       nf_session_condition (self, labels, first, count, guided ? 2 : 1);
-      if (!nf_flow_inverse (self->flow, count, options, 0, nf_session_tell_decode, &progress, &self->report,
+      if (!nf_flow_inverse (self->flow, count, &how, 0, nf_session_tell_decode, &progress, &self->report,
                             error)
+          || !nf_session_finish_drawn (self, &how, labels, first, count, error)
           || !nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), x + first * n,
                            count * n * sizeof *x, error))
         return FALSE;
@@ -577,38 +580,6 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
     return FALSE;
   *loss = (sums[0] - sums[1]) / (double)dimensions;
   return !gradients || nf_session_read_gradients (self, gradients, grad_parameters, error);
-}
-
-gboolean
-nf_session_check_sigma (double sigma, GError **error)
-{
-  if (sigma >= 0 && sigma <= 2)
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-               "sigma %g is out of range: 0 to 2, on the scale where samples go from -1 to 1", sigma);
-  return FALSE;
-}
-
-gboolean
-nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma, float *x,
-                    GError **error)
-{
-  g_return_val_if_fail (NF_IS_SESSION (self) && y && x, FALSE);
-  const gsize n = (gsize)B * nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
-  double sums[2] = { 0, 0 };
-  g_autofree float *gradient = g_try_new (float, n);
-  if (!gradient)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " gradients", n);
-      return FALSE;
-    }
-  /* g = 1: the gradient of the summed negative log-likelihood, so that samples do not depend on each other */
-  if (!nf_session_check_sigma (sigma, error) || !nf_session_check_condition (self, labels, B, error)
-      || !nf_session_add_gradients (self, y, B, labels, 1.0f, sums, gradient, NULL, error))
-    return FALSE;
-  for (gsize i = 0; i < n; i++)
-    x[i] = (float)((double)y[i] - sigma * sigma * (double)gradient[i]);
-  return nf_session_check_finite ("denoised tokens", x, n, error);
 }
 
 /* Images of floats */

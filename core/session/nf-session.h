@@ -133,6 +133,26 @@ const char *nf_guess_name (NfGuess guess);
 gboolean nf_guess_from_name (const char *name, NfGuess *guess);
 
 /**
+ * NfDenoise: how a picture that was drawn from a model of Gaussian noise loses the noise that it has.
+ * @NF_DENOISE_AUTO: what the learned denoiser says if the model has one of as many features as a token has
+ * values, which fewer cannot say, else a step along the score
+ * @NF_DENOISE_LEARNED: by the learned denoiser
+ * @NF_DENOISE_SCORE: by one step along the gradient of log p (Tweedie): exact, but it takes the flow there
+ * and back
+ * @NF_DENOISE_NONE: not at all: as it was drawn
+ */
+typedef enum
+{
+  NF_DENOISE_AUTO,
+  NF_DENOISE_LEARNED,
+  NF_DENOISE_SCORE,
+  NF_DENOISE_NONE,
+} NfDenoise;
+
+/** nf_denoise_from_name: Returns: FALSE if @name is none of "auto", "learned", "score", "none". */
+gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
+
+/**
  * NfDecodeOptions:
  * @guidance: weight w; 0 is none (arXiv 2412.06329, section 3.4; STARFlow: arXiv 2506.06276, proposition 2)
  * @guide: #NfGuide flags
@@ -150,6 +170,10 @@ gboolean nf_guess_from_name (const char *name, NfGuess *guess);
  * @budget_ms: time after which each window is swept once only, 0 for no limit
  * @afresh: nf_session_decode_frame() decodes every tile, also those whose latents are, bit for bit, those of
  * the frame that it decoded before
+ * @drawn: the latents are drawn from the prior, not those of an encoder. With a model that was trained with
+ * Gaussian noise what they become is noisy, too: nothing is snapped, and the noise leaves by @denoise, in
+ * floats, before there are pixels (arXiv 2412.06329, section 3.3). Streams are told by their own calls
+ * @denoise: see @drawn; the learned one is for videos
  *
  * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
  * guide 0 as both).
@@ -168,6 +192,8 @@ typedef struct
   guint max_sweeps;
   double budget_ms;
   gboolean afresh;
+  gboolean drawn;
+  NfDenoise denoise;
 } NfDecodeOptions;
 
 /**
@@ -283,15 +309,29 @@ gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, con
  * nf_session_continue:
  * @x: (B, N, D): videos whose first @given frames are known
  * @given: 1 or more, less than the frames of a sample
- * @z: latents (B, N, D); those of the known frames are not read
+ * @z: latents (B, N, D); those of the known frames are not used
  * @y: (out caller-allocates): (B, N, D): the known frames of @x, then frames decoded from @z that continue
  * them
  *
  * The known frames go through the flow and fill the keys and values of each block that sees more than one
- * frame (arXiv 2511.20462, section on image-to-video). For models of videos.
+ * frame (arXiv 2511.20462, section on image-to-video). For models of videos; one of Gaussian noise has seen
+ * noisy frames only, so that @x should have such noise. With latents that are drawn (NfDecodeOptions.drawn)
+ * all frames of @y have lost their noise, the known ones, too.
  */
 gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
                               const NfDecodeOptions *options, float *y, GError **error);
+
+/**
+ * nf_session_show_video:
+ * @x: (array): tokens (N, D) of one sample, such as of nf_session_decode() or nf_session_continue()
+ * @frames: (array): as many as a sample has, of its size: their samples are written
+ *
+ * Tokens become 8-bit samples, of which those of an encoder were made. For models of videos of pixels.
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT (size, planes) or
+ * device errors.
+ */
+gboolean nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, GError **error);
 
 /**
  * nf_session_predict_noise:

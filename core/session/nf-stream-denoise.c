@@ -208,54 +208,33 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, guint f, GError **erro
 }
 
 gboolean
-nf_stream_can_denoise (NfStream *self)
-{
-  const NfFlowBlock *denoiser = nf_model_get_denoiser (self->model);
-  return denoiser && denoiser->transformer.shape.d >= self->D;
-}
-
-gboolean
 nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error)
 {
   const gsize frame = (gsize)self->N * self->D;
   if (window->y)
     nf_ops_copy_rows (self->ops, nf_stream_window_frame (self, window->y, f), nf_stream_window_step (self),
                       nf_view (self->input, 0), frame, frame, self->B);
-  if (self->denoise == NF_STREAM_DENOISE_NONE)
+  switch (nf_flow_choose_denoise (self->flow, self->denoise))
     {
+    case NF_DENOISE_SCORE:
+      return denoise_by_score (self, window, f, error);
+    case NF_DENOISE_LEARNED:
+      denoise_learned (self, window, f, known);
+      return TRUE;
+    case NF_DENOISE_NONE:
+    case NF_DENOISE_AUTO:
+    default:
       nf_ops_copy (self->ops, nf_view (self->input, 0), nf_view (self->latents, 0), self->B * frame);
       return TRUE;
     }
-  if (self->denoise == NF_STREAM_DENOISE_SCORE
-      || (self->denoise == NF_STREAM_DENOISE_AUTO && !nf_stream_can_denoise (self)))
-    return denoise_by_score (self, window, f, error);
-  denoise_learned (self, window, f, known);
-  return TRUE;
 }
 
 gboolean
-nf_stream_denoise_from_name (const char *name, NfStreamDenoise *denoise)
-{
-  static const char *const names[] = { "auto", "learned", "score", "none" };
-  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
-    if (g_str_equal (name, names[i]))
-      {
-        *denoise = (NfStreamDenoise)i;
-        return TRUE;
-      }
-  return FALSE;
-}
-
-gboolean
-nf_stream_set_denoise (NfStream *self, NfStreamDenoise denoise, GError **error)
+nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
-  if (denoise == NF_STREAM_DENOISE_LEARNED && self->noisy && !nf_model_get_denoiser (self->model))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "the model has no learned denoiser; a step along its score is possible");
-      return FALSE;
-    }
+  if (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error))
+    return FALSE;
   self->denoise = denoise;
   return TRUE;
 }

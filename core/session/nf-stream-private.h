@@ -64,9 +64,9 @@ struct _NfStream
   float *no_action;
 
   /* models of Gaussian noise */
-  gboolean noisy;
+  gboolean noisy; /* with a model of Gaussian noise */
   guint64 noise_seed;
-  NfStreamDenoise denoise;
+  NfDenoise denoise;
   guint look_ahead;     /* that is wanted, and at most what the context has */
   GArray *held;         /* NfStreamHeld: decoded and not shown yet */
   gboolean shown;       /* whether the last call wrote its frame */
@@ -105,10 +105,6 @@ nf_stream_window_step (NfStream *self)
 {
   return (gsize)self->F * self->N * self->D;
 }
-
-/* Whether there is a learned denoiser that is worth asking: it says D values of each token, by a projection
- * of its features, and fewer of these cannot say what is noise. */
-gboolean nf_stream_can_denoise (NfStream *self);
 
 /* self->latents becomes the best estimate of the clean tokens of the frame at place F of WINDOW, from frames
  * up to this one, and by a learned denoiser from those of its look-ahead among the KNOWN ones of the window.

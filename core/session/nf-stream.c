@@ -179,7 +179,8 @@ most_look_ahead (NfStream *self)
 static guint
 usual_look_ahead (NfStream *self)
 {
-  return nf_stream_can_denoise (self) ? most_look_ahead (self) : 0;
+  return nf_flow_choose_denoise (self->flow, NF_DENOISE_AUTO) == NF_DENOISE_LEARNED ? most_look_ahead (self)
+                                                                                    : 0;
 }
 
 NfStream *
@@ -216,7 +217,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   self->D = nf_config_features (config);
   self->context = self->F / 2;
   self->noise_seed = NOISE_SEED;
-  self->noisy = config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0;
+  self->noisy = nf_config_is_noisy (config);
   self->tokens = *nf_model_get_tokens (model);
   if (self->noisy)
     self->tokens.steps = -NF_LATTICE;

@@ -86,39 +86,20 @@ guint nf_stream_get_context (NfStream *self);
 void nf_stream_set_noise_seed (NfStream *self, guint64 seed);
 
 /**
- * NfStreamDenoise: what is shown of a drawn frame of a model of Gaussian noise.
- * @NF_STREAM_DENOISE_AUTO: what the learned denoiser says if the model has one of as many features as a token
- * has values, which fewer cannot say, else a step along the score
- * @NF_STREAM_DENOISE_LEARNED: by the learned denoiser
- * @NF_STREAM_DENOISE_SCORE: by one step along the gradient of log p (frame | the frames before it): exact,
- * but it takes the deep block there and back over the window
- * @NF_STREAM_DENOISE_NONE: the frame as it was drawn
- */
-typedef enum
-{
-  NF_STREAM_DENOISE_AUTO,
-  NF_STREAM_DENOISE_LEARNED,
-  NF_STREAM_DENOISE_SCORE,
-  NF_STREAM_DENOISE_NONE,
-} NfStreamDenoise;
-
-/** nf_stream_denoise_from_name: Returns: FALSE if @name is none of "auto", "learned", "score", "none". */
-gboolean nf_stream_denoise_from_name (const char *name, NfStreamDenoise *denoise);
-
-/**
  * nf_stream_set_denoise:
+ * @denoise: what is shown of drawn frames
  *
  * What is remembered does not depend on it. Any time; models without Gaussian noise do not care.
  *
- * Returns: FALSE with %NF_ERROR_UNSUPPORTED if @denoise is %NF_STREAM_DENOISE_LEARNED and the model has no
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED if @denoise is %NF_DENOISE_LEARNED and the model has no
  * denoiser.
  */
-gboolean nf_stream_set_denoise (NfStream *self, NfStreamDenoise denoise, GError **error);
+gboolean nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error);
 
 /**
  * nf_stream_set_look_ahead:
  * @frames: that showing waits for; -1, as at first, is what the learned denoiser was trained with
- * (temporal_causal - 1; 0 without one that %NF_STREAM_DENOISE_AUTO asks). Not more than the context in any
+ * (temporal_causal - 1; 0 without one that %NF_DENOISE_AUTO asks). Not more than the context in any
  * case
  *
  * With more than 0 nf_stream_decode() and nf_stream_sample() write the frame of @frames calls ago; the first

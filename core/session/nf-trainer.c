@@ -143,7 +143,7 @@ nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError 
           options->context_errors);
       return FALSE;
     }
-  if (config->denoiser_layers && !(config->noise == NF_NOISE_GAUSSIAN && config->noise_std > 0))
+  if (config->denoiser_layers && !nf_config_is_noisy (config))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
                    "the model has a learned denoiser (learnable_self_denoiser), which learns from Gaussian "

@@ -1,0 +1,268 @@
+/* normflow: what is drawn from models of Gaussian noise, and whole videos. SPDX-License-Identifier:
+ * LGPL-2.1-or-later */
+#include "stream-fixture.h"
+
+#include <math.h>
+
+#define B 3
+#define SIDE 16
+
+static NfConfig
+picture_config (NfNoise noise)
+{
+  return (NfConfig){ .channels = 3,
+                     .img_size = SIDE,
+                     .patch_size = 4,
+                     .width = 32,
+                     .n_blocks = 3,
+                     .n_layers = 1,
+                     .nvp = TRUE,
+                     .head_dim = 16,
+                     .expansion = 2,
+                     .n_classes = 2,
+                     .noise = noise,
+                     .noise_std = 0.3 };
+}
+
+/* Of weights that leave samples near the unit's size, whatever is drawn. */
+static NfModel *
+calm_model (const NfConfig *config, const char *kernels)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write_scaled (path, config, nf_test_device (kernels), 5, 0.02);
+  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  return model;
+}
+
+static float *
+draw (guint64 seed, gsize n)
+{
+  float *z = g_new (float, n);
+  nf_random_normal (seed, 0, n, 1, z);
+  return z;
+}
+
+static void
+assert_near (const float *a, const float *b, gsize n)
+{
+  for (gsize i = 0; i < n; i++)
+    if (!(fabsf (a[i] - b[i]) <= 2e-5f * (1 + fabsf (b[i]))))
+      fail_msg ("value %" G_GSIZE_FORMAT ": %.8g and %.8g", i, (double)a[i], (double)b[i]);
+}
+
+static gsize
+count_other (const float *a, const float *b, gsize n)
+{
+  gsize other = 0;
+  for (gsize i = 0; i < n; i++)
+    other += a[i] != b[i];
+  return other;
+}
+
+/* Tokens that are drawn lose their noise by the step of nf_session_denoise(), each under its own class. */
+static void
+drawn_tokens (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = picture_config (NF_NOISE_GAUSSIAN);
+  g_autoptr (NfModel) model = calm_model (&config, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const gsize n = B * SIDE * SIDE * 3;
+  const gint labels[B] = { 0, -1, 1 };
+  NfDecodeOptions options = { .guidance = 1.5, .drawn = TRUE };
+  g_autofree float *z = draw (1, n), *x = g_new (float, n), *noisy = g_new (float, n),
+                   *clean = g_new (float, n);
+
+  nf_test_ok (nf_session_decode (session, z, B, labels, &options, x, &error), error);
+  options.drawn = FALSE;
+  nf_test_ok (nf_session_decode (session, z, B, labels, &options, noisy, &error), error);
+  nf_test_ok (nf_session_denoise (session, noisy, B, labels, config.noise_std, clean, &error), error);
+  assert_near (x, clean, n);
+  assert_true (count_other (x, noisy, n) > n / 2);
+
+  options = (NfDecodeOptions){ .guidance = 1.5, .drawn = TRUE, .denoise = NF_DENOISE_NONE };
+  nf_test_ok (nf_session_decode (session, z, B, labels, &options, x, &error), error);
+  assert_memory_equal (x, noisy, n * sizeof *x);
+  options.denoise = NF_DENOISE_LEARNED;
+  assert_false (nf_session_decode (session, z, B, labels, &options, x, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+}
+
+/* FLOATS (SIDE·tiles wide) against 8-bit samples of one tile: within one step, and mostly the same. */
+static void
+check_tile (const NfConfig *config, const float *tokens, const guint8 *samples, gsize stride)
+{
+  const gsize n = 3 * SIDE * SIDE;
+  g_autofree float *image = g_new (float, n);
+  guint other = 0;
+  nf_unpatchify (config, tokens, 1, image);
+  for (gsize i = 0; i < n; i++)
+    {
+      const gsize c = i / (SIDE * SIDE), y = i / SIDE % SIDE, x = i % SIDE;
+      const float wanted = fminf (fmaxf (rintf ((image[i] + 1) * 127.5f), 0), 255);
+      const float is = samples[c * stride * SIDE + y * stride + x];
+      assert_true (fabsf (is - wanted) <= 1);
+      other += is != wanted;
+    }
+  assert_true (other < n / 100);
+}
+
+static NfFrame
+frame_of (guint8 *samples, guint width, guint height)
+{
+  NfFrame frame = { .width = width, .height = height };
+  for (guint i = 0; i < 3; i++)
+    frame.planes[i] = (NfPlane){ samples + (gsize)i * width * height, (gint)width, 1 };
+  return frame;
+}
+
+/* Pictures that are drawn are those tokens, rounded once; their noise is that of the label's model. Without
+ * Gaussian noise to be drawn means nothing. */
+static void
+drawn_pictures (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = picture_config (NF_NOISE_GAUSSIAN), uniform = picture_config (NF_NOISE_UNIFORM);
+  g_autoptr (NfModel) model = calm_model (&config, *state), plain = calm_model (&uniform, *state);
+  g_autoptr (NfSession) session = nf_test_session (model), other = nf_test_session (plain);
+  const gsize n = 3 * SIDE * SIDE;
+  const gint label = 1;
+  const NfDecodeOptions options = { .snap = TRUE, .drawn = TRUE }, lossless = { .snap = TRUE };
+  guint8 samples[2 * 3 * SIDE * SIDE], again[2 * 3 * SIDE * SIDE];
+  const NfFrame frame = frame_of (samples, 2 * SIDE, SIDE), second = frame_of (again, 2 * SIDE, SIDE);
+  g_autofree float *z = draw (2, 2 * n), *grid = g_new (float, 2 * n), *x = g_new (float, 2 * n);
+  const gint both[2] = { label, label };
+
+  /* tiles side by side: rows of a grid */
+  for (guint tile = 0; tile < 2; tile++)
+    for (guint row = 0; row < SIDE / 4; row++)
+      memcpy (grid + (row * 2 + tile) * 4 * 48, z + tile * n + row * 4 * 48, 4 * 48 * sizeof *grid);
+  nf_test_ok (nf_session_decode_frame (session, grid, label, &options, &frame, &error), error);
+  nf_test_ok (nf_session_decode (session, z, 2, both, &options, x, &error), error);
+  for (guint tile = 0; tile < 2; tile++)
+    check_tile (&config, x + tile * n, samples + tile * SIDE, 2 * SIDE);
+
+  /* a frame that the session has shown is not one that was drawn */
+  nf_test_ok (nf_session_decode_frame (session, grid, label, &lossless, &second, &error), error);
+  assert_memory_not_equal (samples, again, sizeof samples);
+
+  nf_test_ok (nf_session_decode_frame (other, grid, label, &options, &frame, &error), error);
+  nf_test_ok (nf_session_decode_frame (other, grid, label, &lossless, &second, &error), error);
+  assert_memory_equal (samples, again, sizeof samples);
+}
+
+static NfConfig
+video_config (guint denoiser_layers)
+{
+  NfConfig config = random_video_config ();
+  config.action_dim = 0;
+  config.noise = NF_NOISE_GAUSSIAN;
+  config.noise_std = 0.3;
+  config.denoiser_layers = denoiser_layers;
+  config.temporal_causal = 2;
+  return config;
+}
+
+/* Videos lose their noise by the learned denoiser, or by score without one; so do given frames that they
+ * continue. */
+static void
+drawn_videos (void **state)
+{
+  for (guint layers = 0; layers < 2; layers++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfConfig config = video_config (layers);
+      config.width = 64; /* a denoiser as wide as a token */
+      g_autoptr (NfModel) model = calm_model (&config, *state);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      const gsize n = FRAMES * WIDTH * HEIGHT * 3;
+      const NfDecodeOptions drawn = { .drawn = TRUE };
+      g_autofree float *z = draw (3, 2 * n), *x = g_new (float, 2 * n), *noisy = g_new (float, 2 * n),
+                       *clean = g_new (float, 2 * n);
+
+      for (guint given = 0; given < 3; given += 2)
+        {
+          g_autofree float *past = draw (4, 2 * n);
+          if (given)
+            {
+              nf_test_ok (nf_session_continue (session, past, 2, given, z, &drawn, x, &error), error);
+              nf_test_ok (nf_session_continue (session, past, 2, given, z, NULL, noisy, &error), error);
+              for (guint b = 0; b < 2; b++)
+                assert_memory_equal (noisy + b * n, past + b * n, n / FRAMES * given * sizeof *noisy);
+            }
+          else
+            {
+              nf_test_ok (nf_session_decode (session, z, 2, NULL, &drawn, x, &error), error);
+              nf_test_ok (nf_session_decode (session, z, 2, NULL, NULL, noisy, &error), error);
+            }
+          if (layers)
+            nf_test_ok (nf_session_denoise_learned (session, noisy, 2, config.noise_std, 0, clean, &error),
+                        error);
+          else
+            nf_test_ok (nf_session_denoise (session, noisy, 2, NULL, config.noise_std, clean, &error), error);
+          assert_near (x, clean, 2 * n);
+          assert_true (count_other (x, noisy, 2 * n) > n);
+        }
+      x[5] = (float)NAN;
+      assert_false (nf_session_continue (session, x, 2, 1, z, NULL, noisy, &error));
+      assert_non_null (strstr (error->message, "given"));
+    }
+}
+
+/* Tokens of a whole video become the pixels that a stream decodes. */
+static void
+shown_videos (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig config = random_video_config ();
+  config.action_dim = 0;
+  g_autoptr (NfModel) model = calm_model (&config, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_autoptr (NfStream) stream = nf_stream_new (model, &error);
+  nf_test_ok (stream, error);
+  const gsize n = FRAMES * WIDTH * HEIGHT * 3;
+  guint8 streamed[FRAMES][BYTES], shown[FRAMES][BYTES], samples[BYTES];
+  NfFrame frames[FRAMES];
+  g_autofree float *z = g_new (float, n), *x = g_new (float, n);
+
+  for (guint f = 0; f < FRAMES; f++)
+    {
+      const NfFrame in = frame_of (samples, WIDTH, HEIGHT), out = frame_of (streamed[f], WIDTH, HEIGHT);
+      fill (samples, f);
+      frames[f] = frame_of (shown[f], WIDTH, HEIGHT);
+      nf_test_ok (nf_stream_encode (stream, &in, NULL, z + f * BYTES, NULL, NULL, &error), error);
+      memcpy (out.planes[0].data, samples, BYTES);
+    }
+  nf_test_ok (nf_session_decode (session, z, 1, NULL, NULL, x, &error), error);
+  nf_test_ok (nf_session_show_video (session, x, frames, &error), error);
+  assert_memory_equal (shown, streamed, sizeof shown);
+
+  frames[1].width -= 4;
+  assert_false (nf_session_show_video (session, x, frames, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
+  const NfConfig picture = picture_config (NF_NOISE_UNIFORM);
+  g_autoptr (NfModel) of_pictures = model_new (&picture, *state);
+  g_autoptr (NfSession) other = nf_test_session (of_pictures);
+  assert_false (nf_session_show_video (other, x, frames, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    { "drawn tokens, kernels=cpu", drawn_tokens, NULL, NULL, (void *)"cpu" },
+    { "drawn tokens, kernels=gpu", drawn_tokens, NULL, NULL, (void *)"gpu" },
+    { "drawn pictures, kernels=cpu", drawn_pictures, NULL, NULL, (void *)"cpu" },
+    { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
+    { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
+    { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
+    { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },
+    { "shown videos, kernels=gpu", shown_videos, NULL, NULL, (void *)"gpu" },
+  };
+  return cmocka_run_group_tests_name ("drawn", tests, NULL, NULL);
+}
