@@ -251,8 +251,8 @@ guint nf_config_width (const NfConfig *config, guint t);
 /** nf_config_has_text: Returns: whether block @t sees the text. */
 gboolean nf_config_has_text (const NfConfig *config, guint t);
 
-/** nf_config_is_noisy: Returns: whether the model was trained with Gaussian noise, which what is drawn from it
- * then has, too. */
+/** nf_config_is_noisy: Returns: whether the model was trained with Gaussian noise, which what is drawn from
+ * it then has, too. */
 gboolean nf_config_is_noisy (const NfConfig *config);
 
 /** nf_config_classes: Returns: classes that samples may have: those of a TARFlow, or of a STARFlow the
