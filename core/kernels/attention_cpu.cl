@@ -190,7 +190,6 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
       sum[i][1] = acc[i][1];                                                                                           \
     }                                                                                                                  \
   }
-NF_PRODUCTS (1)
 #if VW == 16
 NF_PRODUCTS (12)
 #define nf_dots nf_dots_12
@@ -285,18 +284,116 @@ NF_PRODUCTS (6)
           }                                                                                                            \
       }                                                                                                                \
   }
-NF_ATTEND (nf_attend_one, 1)
 #if VW == 16
 NF_ATTEND (nf_attend_tile, 12)
 #else
 NF_ATTEND (nf_attend_tile, 6)
 #endif
 
+/* One query by itself, with the same sums in the same order. A tile has chains of fma() side by side in its rows; here these are of two blocks of
+ * keys, and of all features of a value. */
+#define ROW_LINES ((DH + 15) / 16)
+#define NF_EXPECT_VALUES(v) _Pragma ("unroll") for (int line_ = 0; line_ < ROW_LINES; line_++) NF_PREFETCH ((v) + line_ * 16)
+
+/* s: scores of `vectors` vectors of keys from the block kt on. */
+#define NF_DOTS_OF_ONE(vectors)                                                                                        \
+  {                                                                                                                    \
+    floatv acc[vectors];                                                                                               \
+    _Pragma ("unroll") for (int i = 0; i < vectors; i++) acc[i] = 0.0f;                                                \
+    for (int e = 0; e < DH; e++)                                                                                       \
+      {                                                                                                                \
+        const floatv qe = q[e];                                                                                        \
+        _Pragma ("unroll") for (int i = 0; i < vectors; i++)                                                           \
+        {                                                                                                              \
+          acc[i] = fma (qe, nf_loadv (kt + (i * DH + e) * VW), acc[i]);                                                \
+          NF_PREFETCH (kt + ((i + vectors) * DH + e) * VW);                                                            \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int i = 0; i < vectors; i++) s[i] = acc[i] * t->scale;                                     \
+  }
+
+static void
+nf_attend_one (const NfHead *t)
+{
+  const int prefix = t->prefix;
+  const int2 sight = nf_sight (t->mask, t->q0);
+  const int4 all = sight.xyxy;
+  __global const float *q = t->Q;
+  floatv acc[2 * PAIRS];
+  float m = -INFINITY, l = 0.0f, p[KEYS];
+#pragma unroll
+  for (int e = 0; e < 2 * PAIRS; e++)
+    acc[e] = 0.0f;
+  for (int part = nf_seen_block (all, prefix, 0) / KEYS * KEYS; part < all.y; part += KEYS)
+    {
+      const int end = min (part + KEYS, all.y), begin = nf_seen_block (all, prefix, part);
+      floatv top = -INFINITY, total = 0.0f;
+      for (int i = 0; i < NF_KEYS_AHEAD; i++)
+        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * t->v_row);
+      for (int key0 = begin; key0 < end;)
+        {
+          /* the block after it as well, if there is one that is seen */
+          const int next = nf_seen_block (all, prefix, key0 + NR), both = next == key0 + NR && next < end;
+          __global const float *kt = t->Kt + (size_t)(key0 / VW) * DH * VW;
+          floatv s[4];
+          if (both)
+            NF_DOTS_OF_ONE (4)
+          else
+            NF_DOTS_OF_ONE (2)
+          for (int i = 0; i < (both ? 4 : 2); i++)
+            {
+              floatv v = s[i];
+              if (!nf_all_see (all, prefix, key0 + i / 2 * NR))
+                v = nf_hide (v, sight, prefix, key0 + i * VW);
+              nf_storev (v, p + key0 - part + i * VW);
+              top = fmax (top, v);
+            }
+          key0 = both ? nf_seen_block (all, prefix, next + NR) : next;
+        }
+      const float most = fmax (m, nf_maxv (top));
+      for (int key0 = begin; key0 < end; key0 = nf_seen_block (all, prefix, key0 + NR))
+        for (int v = key0 - part; v < key0 - part + NR; v += VW)
+          {
+            const floatv s = nf_loadv (p + v);
+            const floatv w = select (nf_expv (s - most), (floatv)(0.0f), s == (floatv)(-INFINITY));
+            nf_storev (w, p + v);
+            total += w;
+          }
+      const float shrink = m == most ? 1.0f : nf_exp (m - most);
+      l = fma (l, shrink, nf_sumv (total));
+      m = most;
+#pragma unroll
+      for (int e = 0; e < 2 * PAIRS; e++)
+        acc[e] *= shrink;
+      for (int key0 = begin; key0 < end; key0 = nf_seen_block (all, prefix, key0 + NR))
+        {
+          __global const float *v = t->V + (size_t)key0 * t->v_row;
+          for (int key = key0; key < min (key0 + NR, end); key++, v += t->v_row)
+            {
+              const floatv w = p[key - part];
+              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * t->v_row);
+#pragma unroll
+              for (int e = 0; e < 2 * PAIRS; e++)
+                acc[e] = fma (w, nf_load_head (v + e * VW, DH - e * VW), acc[e]);
+            }
+        }
+    }
+  const float r = l > 0.0f ? 1.0f / l : 0.0f; /* a query that sees nothing gets nothing */
+#pragma unroll
+  for (int e = 0; e < 2 * PAIRS; e += 2)
+    nf_leave_pair (acc[e] * r, acc[e + 1] * r, t, t->out, e * VW);
+  if (t->stats)
+    {
+      t->stats[0] = m;
+      t->stats[1] = l;
+    }
+}
+
 static void
 nf_attend (const NfHead *t, int first)
 {
   if (t->Nq == 1)
-    nf_attend_one (t, 0);
+    nf_attend_one (t);
   else
     nf_attend_tile (t, first);
 }

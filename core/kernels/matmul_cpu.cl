@@ -134,17 +134,22 @@ typedef nf_elementv nf_factorv;
   acc = fma (nf_as_floatv ((a) << 16), nf_as_floatv ((b) << 16), acc)
 #endif
 
+#define NF_CACHE_LINE 16 /* words of a cache line */
+
 /* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. */
 #define NF_AHEAD(mr) ((mr) >= 6 ? 16 : 96)
 #define NF_FETCH_PANEL(b, mr)                                                                                          \
-  NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                              \
-  NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + VW)
+  {                                                                                                                    \
+    NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                            \
+    if (NR > NF_CACHE_LINE)                                                                                            \
+      NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + NF_CACHE_LINE);                                                          \
+  }
 
 #define NF_STEPS 4 /* of k in a turn of a tile's loop */
 
 /* What is on its way to the caches while a tile is multiplied: rows of C and what is added to them, one after the other, since a core has few places
- * for lines on their way, which its panel needs, too; and the next panel to the second-level cache, of each eight lines that a turn reads one by each of
- * the first eight tiles. */
+ * for lines on their way, which its panel needs, too; and the next panel to the second-level cache, of the lines that a turn reads one by each of the
+ * first tiles. */
 typedef struct
 {
   __global const float *c, *other;
@@ -159,8 +164,8 @@ nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 {
   NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n0 / 2 : n0), .ldc = t->ldc };
   e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
-  if (m0 - t->first < 2 * NF_STEPS * MR)
-    e.next_panel = NF_PANEL_ROW (t->K + NF_BF16_WEIGHTS) + (m0 - t->first) / MR * VW;
+  if (m0 - t->first < NF_STEPS * NR / NF_CACHE_LINE * MR)
+    e.next_panel = NF_PANEL_ROW (t->K + NF_BF16_WEIGHTS) + (m0 - t->first) / MR * NF_CACHE_LINE;
   e.other = e.c;
   e.ld_other = e.ldc;
   if (t->flags & NF_RESIDUAL)
@@ -187,9 +192,12 @@ nf_fetch_expected (NfExpected *e, __global const nf_element *b)
     return;
   __global const float *c = e->c + row * e->ldc, *other = e->other + row * e->ld_other;
   NF_PREFETCH_TO_WRITE (c);
-  NF_PREFETCH_TO_WRITE (c + VW);
   NF_PREFETCH (other);
-  NF_PREFETCH (other + VW);
+  if (NR > NF_CACHE_LINE)
+    {
+      NF_PREFETCH_TO_WRITE (c + NF_CACHE_LINE);
+      NF_PREFETCH (other + NF_CACHE_LINE);
+    }
 }
 
 /* Rows m0 .. m0+rows-1 of C, as tiles leave them. */
@@ -230,7 +238,7 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
 #define NF_STEP_DOWN(mr, k, ahead, AT)                                                                                 \
   {                                                                                                                    \
     const nf_factorv b0 = NF_RIGHT (b, (k) + (ahead)), b1 = NF_RIGHT (b + VW, (k) + (ahead));                          \
-    NF_FETCH_PANEL (b + NF_PANEL_ROW ((k) + (ahead)), mr);                                                             \
+    NF_FETCH_PANEL (b + NF_PANEL_ROW ((k) + (ahead)), mr)                                                              \
     _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
     {                                                                                                                  \
       const nf_factorv av = (nf_factorv)(AT (mr, i, ahead));                                                           \
@@ -281,6 +289,7 @@ NF_ROW_TILE (8)
 NF_ROW_TILE (12)
 #define nf_tile_max nf_tile_12
 #else
+NF_ROW_TILE (4)
 #define nf_tile_max nf_tile_6
 #endif
 
@@ -293,18 +302,23 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
         nf_tile_panel (t, b, m, n0);
       return;
     }
+  /* the last rows in tiles whose chains do not wait for each other, where there are such */
+#if MR > 6
   for (; m + MR <= end && m + MR + 4 != end; m += MR)
     nf_tile_max (t, b, m, n0);
-#if MR > 6
-  /* the rest, and twice where 16 rows are left: the chains of a tile of four would wait for each other */
   for (; m + 8 <= end; m += 8)
     nf_tile_8 (t, b, m, n0);
-#endif
   if (m + 6 <= end)
     {
       nf_tile_6 (t, b, m, n0);
       m += 6;
     }
+#else
+  for (int left = end - m; left >= MR && left != 7 && left != 8 && left != 11; left -= MR, m += MR)
+    nf_tile_max (t, b, m, n0);
+  for (; m + 4 <= end; m += 4)
+    nf_tile_4 (t, b, m, n0);
+#endif
   if (m + 3 <= end)
     {
       nf_tile_3 (t, b, m, n0);
