@@ -332,12 +332,8 @@ load_thread (gpointer data)
     g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
   else if (model && nf_model_get_config (model)->frames && engine->work != NF_SESSION_DENOISE)
     {
-      if (text)
-        g_set_error (&error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                     "text %s is given, but streams of frames see none", text);
-      else
-        stream = nf_stream_new (model, &error);
-      if (stream)
+      stream = nf_stream_new (model, &error);
+      if (stream && (!text || nf_stream_load_text (stream, text, &error)))
         {
           nf_stream_set_cancellable (stream, engine->load_cancellable);
           nf_stream_prepare (stream, &error);

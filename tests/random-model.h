@@ -87,6 +87,15 @@ random_video_config (void)
 #define RANDOM_TEXT_TOKENS 2
 #define RANDOM_TEXT_FEATURES 3
 
+/* CONFIG sees text, in its deep block alone or in all. */
+static inline void
+random_config_see_text (NfConfig *config, gboolean top_only)
+{
+  config->txt_size = RANDOM_TEXT_TOKENS;
+  config->txt_dim = RANDOM_TEXT_FEATURES;
+  config->cond_top_only = top_only;
+}
+
 /* Of a model of pictures that sees text of TOKENS tokens. */
 static inline NfConfig
 random_text_config (guint tokens)

@@ -3,6 +3,7 @@
 #include "stream-fixture.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define B 3
 #define SIDE 16
@@ -251,6 +252,47 @@ shown_videos (void **state)
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
 }
 
+/* What a stream shows of a frame that it draws under a text is what a session draws of it, whose only frame
+ * it is. A denoiser that sees text is none for streams. */
+static void
+drawn_streams (void **state)
+{
+  for (guint top_only = 0; top_only < 2; top_only++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfConfig config = video_config (1);
+      config.frames = 1;
+      config.denoiser_text = TRUE;
+      random_config_see_text (&config, top_only);
+      g_autoptr (NfModel) model = model_new (&config, *state);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      g_autoptr (NfStream) stream = nf_stream_new (model, &error);
+      nf_test_ok (stream, error);
+      const NfDecodeOptions drawn = { .drawn = TRUE, .denoise = NF_DENOISE_SCORE };
+      g_autofree float *z = g_new (float, BYTES), *x = g_new (float, BYTES),
+                       *text = draw (7, RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES);
+      guint8 whole[BYTES], shown[BYTES];
+      const NfFrame frames[] = { frame_of (whole, WIDTH, HEIGHT), frame_of (shown, WIDTH, HEIGHT) };
+      guint other = 0;
+
+      nf_random_normal (9, 0, BYTES, 1, z);
+      nf_test_ok (nf_session_set_text (session, text, NULL, 1, &error), error);
+      nf_test_ok (nf_stream_set_text (stream, text, 1, &error), error);
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &drawn, x, &error), error);
+      nf_test_ok (nf_session_show_video (session, x, &frames[0], &error), error);
+      nf_test_ok (nf_stream_decode (stream, z, NULL, TRUE, NULL, &frames[1], &error), error);
+      assert_true (nf_stream_is_shown (stream));
+      for (guint i = 0; i < BYTES; i++)
+        {
+          other += whole[i] != shown[i];
+          assert_true (abs (whole[i] - shown[i]) <= 1);
+        }
+      assert_true (other < BYTES / 50);
+      assert_false (nf_stream_set_denoise (stream, NF_DENOISE_LEARNED, &error));
+      assert_non_null (strstr (error->message, "conditional_denoiser"));
+    }
+}
+
 int
 main (void)
 {
@@ -261,6 +303,8 @@ main (void)
     { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
     { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
     { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
+    { "drawn streams, kernels=cpu", drawn_streams, NULL, NULL, (void *)"cpu" },
+    { "drawn streams, kernels=gpu", drawn_streams, NULL, NULL, (void *)"gpu" },
     { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },
     { "shown videos, kernels=gpu", shown_videos, NULL, NULL, (void *)"gpu" },
   };

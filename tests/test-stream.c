@@ -40,19 +40,37 @@ decode (NfStream *stream, const float *z, const float *action, const NfDecodeOpt
   nf_test_ok (nf_stream_decode (stream, z, action, FALSE, options, &frame, &error), error);
 }
 
-/* The first frames are what the whole model says of them: every bit of latents and scores. */
+#define TEXT (RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES)
+
+static void
+fill_text (guint64 seed, float text[TEXT])
+{
+  nf_random_normal (seed, 0, TEXT, 1, text);
+}
+
+/* The first frames are what the whole model says of them, text in front of its deep block or of all: every
+ * bit of latents and scores. */
 static void
 equals_session (void **state)
 {
   static const char *const kernels[] = { "cpu", "gpu" };
-  for (guint k = 0; k < 2 * G_N_ELEMENTS (kernels); k++)
+  for (guint k = 0; k < 4 * G_N_ELEMENTS (kernels); k++)
     {
       g_autoptr (GError) error = NULL;
       NfConfig config = random_video_config ();
       config.frame_positions = k % 2;
-      g_autoptr (NfModel) model = model_new (&config, kernels[k / 2]);
+      if (k % 4 > 1)
+        random_config_see_text (&config, k % 2);
+      g_autoptr (NfModel) model = model_new (&config, kernels[k / 4]);
       g_autoptr (NfStream) stream = stream_new (model);
       g_autoptr (NfSession) session = nf_test_session (model);
+      float text[TEXT];
+      fill_text (k, text);
+      if (config.txt_size)
+        {
+          nf_test_ok (nf_stream_set_text (stream, text, 1, &error), error);
+          nf_test_ok (nf_session_set_text (session, text, NULL, 1, &error), error);
+        }
       const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config),
                   D = nf_config_features (&config);
       g_autofree float *z = g_new (float, FRAMES *n), *x = g_new (float, FRAMES *n),
@@ -126,6 +144,58 @@ frame_positions (void **state)
           decode (decoder, z, NULL, NULL, decoded);
           assert_memory_equal (samples, decoded, BYTES);
         }
+    }
+}
+
+/* Text is seen in all frames, also of windows that began anew; each of streams side by side sees its own. */
+static void
+text (void **state)
+{
+  for (guint top_only = 0; top_only < 2; top_only++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfConfig config = random_video_config ();
+      random_config_see_text (&config, top_only);
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autoptr (NfStream) none = stream_new (model);
+      g_autoptr (NfStream) encoder = stream_new (model);
+      g_autoptr (NfStream) decoder = stream_new (model);
+      g_autoptr (NfStream) both = nf_stream_new_batch (model, 2, &error);
+      nf_test_ok (both, error);
+      const gsize n = nf_stream_get_latents (encoder);
+      g_autofree float *z = g_new (float, n), *other = g_new (float, n), *pair = g_new (float, 2 * n);
+      float texts[2][TEXT] = { 0 };
+      guint8 samples[BYTES], decoded[BYTES];
+      fill_text (1, texts[1]);
+      nf_test_ok (nf_stream_set_text (encoder, texts[1], 1, &error), error);
+      nf_test_ok (nf_stream_set_text (decoder, texts[1], 1, &error), error);
+      nf_test_ok (nf_stream_set_text (both, texts[0], 2, &error), error);
+      for (guint f = 0; f < 4 * FRAMES; f++)
+        {
+          fill (samples, f);
+          const NfFrame two[2] = { view (samples), view (samples) };
+          const float actions[2][ACTIONS] = { 0 };
+          encode (encoder, samples, NULL, z, NULL, NULL);
+          encode (none, samples, NULL, other, NULL, NULL);
+          assert_memory_not_equal (z, other, n * sizeof *z);
+          nf_test_ok (nf_stream_encode (both, two, actions[0], pair, NULL, NULL, &error), error);
+          assert_memory_equal (pair, other, n * sizeof *z);
+          assert_memory_equal (pair + n, z, n * sizeof *z);
+          memset (decoded, 0, sizeof decoded);
+          decode (decoder, z, NULL, NULL, decoded);
+          assert_memory_equal (samples, decoded, BYTES);
+        }
+      nf_test_ok (nf_stream_set_text (encoder, NULL, 0, &error), error);
+      fill (samples, 0);
+      nf_stream_reset (none);
+      encode (encoder, samples, NULL, z, NULL, NULL);
+      encode (none, samples, NULL, other, NULL, NULL);
+      assert_memory_equal (z, other, n * sizeof *z);
+      assert_false (nf_stream_set_text (both, texts[0], 3, &error));
+      assert_non_null (strstr (error->message, "3 samples"));
+      g_clear_error (&error);
+      texts[1][2] = (float)NAN;
+      assert_false (nf_stream_set_text (encoder, texts[1], 1, &error));
     }
 }
 
@@ -454,9 +524,11 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (equals_session),  cmocka_unit_test (lossless),       cmocka_unit_test (begins_anew),
-    cmocka_unit_test (frame_positions), cmocka_unit_test (action_indices), cmocka_unit_test (continuation),
-    cmocka_unit_test (scores),          cmocka_unit_test (budget),         cmocka_unit_test (refusals),
+    cmocka_unit_test (equals_session),  cmocka_unit_test (text),
+    cmocka_unit_test (lossless),        cmocka_unit_test (begins_anew),
+    cmocka_unit_test (frame_positions), cmocka_unit_test (action_indices),
+    cmocka_unit_test (continuation),    cmocka_unit_test (scores),
+    cmocka_unit_test (budget),          cmocka_unit_test (refusals),
     cmocka_unit_test (bounded),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

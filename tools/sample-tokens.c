@@ -326,6 +326,8 @@ nf_sample_videos (NfSample *sample, NfSession *session, GError **error)
     }
   if (!stream)
     return draw_whole (sample, session, error);
+  if (sample->command->text && !nf_stream_load_text (stream, sample->command->text, error))
+    return FALSE;
   sample->width = nf_config_columns (config);
   sample->height = nf_config_rows (config);
   sample->frames = sample->frames ? sample->frames : config->frames;

@@ -442,6 +442,8 @@ nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOpt
       /* the deep block's sequence has other frames between those of this one */
       if (deep)
         nf_ops_copy_rows (flow->ops, x, sample, nf_view_add (z, (gsize)first * D), (gsize)N * D, sample, B);
+      if (!deep) /* whose text went before its first frame */
+        nf_block_begin (flow->ops, self.block, self.sequence, self.cache, B, 1, &self.condition);
       if (!find_tokens (&self, deep ? first : 0))
         return NULL;
       if (deep)

@@ -83,7 +83,7 @@ typedef struct
 {
   guint B;
   guint f;               /* its number in the deep block's sequence */
-  NfBlockCache **caches; /* T, of B samples; the deep block's holds the frames before f */
+  NfBlockCache **caches; /* T, of B samples; the deep block's holds the text and the frames before f */
   NfCondition condition;
   NfBuffer *u;            /* (B, N, D): what the deep block reads, in its order; frame f is found */
   NfBuffer *z;            /* (B, N, D): work memory */

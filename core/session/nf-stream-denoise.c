@@ -141,9 +141,9 @@ static NfView
 score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
 {
   NfStreamScore *score = self->score;
-  const guint t = self->T - 1, A = nf_model_get_config (self->model)->action_dim;
+  const guint t = self->T - 1;
   const NfFlowBlock *block = nf_stream_deep_block (self);
-  const NfCondition condition = { .actions = nf_view (window->actions, (gsize)b * self->F * A) };
+  const NfCondition condition = nf_stream_condition (self, window, b);
   const NfView u = nf_view (window->u, b * nf_stream_window_step (self)), none = nf_view (NULL, 0);
   NfBlockSequence sequence = *nf_stream_deep_sequence (self);
 
@@ -165,7 +165,7 @@ static NfView
 score_frame (NfStream *self, NfStreamWindow *window, guint b, guint f)
 {
   NfStreamScore *score = self->score;
-  const NfCondition condition = { 0 };
+  const NfCondition condition = nf_stream_condition (self, NULL, b);
   const NfView none = nf_view (NULL, 0), y = nf_view (self->input, (gsize)b * self->N * self->D);
   const gboolean flip = nf_model_get_block (self->model, 0)->flip;
 
@@ -207,6 +207,22 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, guint f, GError **erro
   return TRUE;
 }
 
+/* In a denoiser that sees text the text sees frames, also later ones, so that nothing of it can be
+ * remembered. */
+static gboolean
+learns_from_text (NfStream *self)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  return config->txt_size && config->denoiser_layers && config->denoiser_text;
+}
+
+NfDenoise
+nf_stream_choose_denoise (NfStream *self, NfDenoise denoise)
+{
+  const NfDenoise how = nf_flow_choose_denoise (self->flow, denoise);
+  return how == NF_DENOISE_LEARNED && learns_from_text (self) ? NF_DENOISE_SCORE : how;
+}
+
 gboolean
 nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error)
 {
@@ -214,7 +230,7 @@ nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known,
   if (window->y)
     nf_ops_copy_rows (self->ops, nf_stream_window_frame (self, window->y, f), nf_stream_window_step (self),
                       nf_view (self->input, 0), frame, frame, self->B);
-  switch (nf_flow_choose_denoise (self->flow, self->denoise))
+  switch (nf_stream_choose_denoise (self, self->denoise))
     {
     case NF_DENOISE_SCORE:
       return denoise_by_score (self, window, f, error);
@@ -235,6 +251,14 @@ nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error)
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
   if (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error))
     return FALSE;
+  if (self->noisy && denoise == NF_DENOISE_LEARNED && learns_from_text (self))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "the model's learned denoiser sees text (conditional_denoiser), for which all frames must be "
+          "known; a step along its score is possible");
+      return FALSE;
+    }
   self->denoise = denoise;
   return TRUE;
 }

@@ -10,6 +10,7 @@
 typedef struct
 {
   guint frames;
+  gboolean begun; /* the text is in front of what the cache has */
   NfBlockCache *cache;
   NfBuffer *u;       /* (B, F, frame, D), in the deep block's order */
   NfBuffer *actions; /* (B, F, action_dim), or NULL */
@@ -57,6 +58,7 @@ struct _NfStream
   NfBlockCache **cache; /* T: and the deep block's of the window in use */
   NfBuffer *input;      /* (B, N, D): tokens of the frame in natural order, with their noise */
   NfBuffer *u;          /* (B, N, D): of the frame, as the deep block reads it */
+  NfBuffer *text;       /* (B, txt_size, txt_dim), or NULL */
   NfBuffer *between[2], *z, *latents, *log_det, *half_square, *changes;
   NfStaging *staging;             /* B */
   NfPlanes *planes;               /* B */
@@ -92,6 +94,10 @@ nf_stream_deep_sequence (NfStream *self)
   return &self->flow->sequences[self->T - 1];
 }
 
+/* What blocks are conditioned by in a window's frames, from stream B on; the window is NULL for those that
+ * see one frame. */
+NfCondition nf_stream_condition (NfStream *self, const NfStreamWindow *window, guint b);
+
 /* Tokens of frame F of each stream, in a buffer (B, F, N, D) of a window: rows nf_stream_window_step() apart.
  */
 static inline NfView
@@ -114,6 +120,9 @@ gboolean nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, gui
 /* The frame at the next place of WINDOW was copied from FROM: if frames of that are being denoised, it joins
  * what the denoiser remembers. */
 void nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStreamWindow *from);
+
+/* How drawn frames lose their noise: NF_DENOISE_AUTO and whether there is any considered. */
+NfDenoise nf_stream_choose_denoise (NfStream *self, NfDenoise denoise);
 
 void nf_stream_window_clear_denoiser (NfStreamWindow *window);
 void nf_stream_score_free (NfStreamScore *score);

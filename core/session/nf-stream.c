@@ -26,15 +26,16 @@ static void
 window_forget (NfStreamWindow *window)
 {
   window->frames = window->denoised = 0;
+  window->begun = FALSE;
 }
 
 static void
 nf_stream_finalize (GObject *object)
 {
   NfStream *self = NF_STREAM (object);
-  NfBuffer **const buffers[]
-      = { &self->input,   &self->u,       &self->between[0],  &self->between[1], &self->z,
-          &self->latents, &self->log_det, &self->half_square, &self->changes,    &self->noise };
+  NfBuffer **const buffers[] = { &self->input,   &self->u,       &self->between[0], &self->between[1],
+                                 &self->z,       &self->latents, &self->log_det,    &self->half_square,
+                                 &self->changes, &self->noise,   &self->text };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -90,8 +91,6 @@ check_model (const NfConfig *config, GError **error)
             "moves on would change";
   else if (!config->sos)
     lacks = "it has no start token (sos is false)";
-  else if (config->txt_size)
-    lacks = "it sees text (txt_size), which streams have none of";
   if (!lacks)
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "the model cannot code a stream of frames: %s%s", lacks,
@@ -145,6 +144,12 @@ reserve (NfStream *self)
       if (self->noisy && nf_model_get_denoiser (self->model))
         window->y = nf_ops_alloc (self->ops, self->F * frame);
     }
+  if (config->txt_size)
+    {
+      const gsize text = (gsize)self->B * config->txt_size * config->txt_dim;
+      if ((self->text = nf_ops_alloc (self->ops, text)))
+        nf_ops_fill (self->ops, nf_view (self->text, 0), 0.0f, text);
+    }
   self->input = nf_ops_alloc (self->ops, frame);
   self->u = nf_ops_alloc (self->ops, frame);
   self->between[0] = nf_ops_alloc (self->ops, frame);
@@ -179,8 +184,7 @@ most_look_ahead (NfStream *self)
 static guint
 usual_look_ahead (NfStream *self)
 {
-  return nf_flow_choose_denoise (self->flow, NF_DENOISE_AUTO) == NF_DENOISE_LEARNED ? most_look_ahead (self)
-                                                                                    : 0;
+  return nf_stream_choose_denoise (self, NF_DENOISE_AUTO) == NF_DENOISE_LEARNED ? most_look_ahead (self) : 0;
 }
 
 NfStream *
@@ -316,6 +320,33 @@ nf_stream_set_noise_seed (NfStream *self, guint64 seed)
   nf_stream_reset (self);
 }
 
+gboolean
+nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize one = (gsize)config->txt_size * config->txt_dim;
+  if (text && (!config->txt_size || (n != 1 && n != self->B)))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   config->txt_size
+                       ? "text features of %u samples are given for %u streams: one of each, or one for all"
+                       : "text features are given, but the model sees no text",
+                   n, self->B);
+      return FALSE;
+    }
+  if (text && !nf_session_check_finite ("text features", text, n * one, error))
+    return FALSE;
+  nf_stream_reset (self);
+  if (!config->txt_size)
+    return TRUE;
+  if (!text)
+    nf_ops_fill (self->ops, nf_view (self->text, 0), 0.0f, self->B * one);
+  for (guint b = 0; text && b < self->B; b++)
+    nf_ops_write (self->ops, nf_view (self->text, b * one), text + (n > 1 ? b * one : 0), one * sizeof *text);
+  return nf_ops_finish (self->ops, error);
+}
+
 void
 nf_stream_reset (NfStream *self)
 {
@@ -362,17 +393,33 @@ open_window (NfStream *self)
   return &self->windows[self->current];
 }
 
-static NfCondition
-window_condition (const NfStreamWindow *window)
+NfCondition
+nf_stream_condition (NfStream *self, const NfStreamWindow *window, guint b)
 {
-  return (NfCondition){ .actions = nf_view (window->actions, 0) };
+  const NfConfig *config = nf_model_get_config (self->model);
+  return (NfCondition){
+    .text = nf_view (self->text, (gsize)b * config->txt_size * config->txt_dim),
+    .actions = nf_view (window ? window->actions : NULL, (gsize)b * self->F * config->action_dim),
+  };
+}
+
+/* The text goes through the deep block before anything else. */
+static void
+begin (NfStream *self, NfStreamWindow *window)
+{
+  const NfCondition condition = nf_stream_condition (self, window, 0);
+  if (!window->begun)
+    nf_block_begin (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self), window->cache,
+                    self->B, 1, &condition);
+  window->begun = TRUE;
 }
 
 /* The frame after the last one, and its action, go through the deep block. */
 static void
-extend (NfStream *self, const NfStreamWindow *window)
+extend (NfStream *self, NfStreamWindow *window)
 {
-  const NfCondition condition = window_condition (window);
+  const NfCondition condition = nf_stream_condition (self, window, 0);
+  begin (self, window);
   nf_block_begin_frame (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self), window->cache,
                         self->B, 1, &condition, window->frames);
   nf_block_extend (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self), window->cache,
@@ -520,7 +567,7 @@ keep_tokens (NfStream *self, const NfStreamWindow *window)
 static void
 forward_shallow (NfStream *self, const NfStreamWindow *window)
 {
-  const NfCondition condition = { 0 };
+  const NfCondition condition = nf_stream_condition (self, NULL, 0);
   const gsize frame = (gsize)self->N * self->D;
   const NfView u = nf_view (self->u, 0), none = nf_view (NULL, 0);
   gboolean flip = nf_model_get_block (self->model, 0)->flip;
@@ -722,13 +769,14 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
     draw_noise (self, self->index);
   nf_ops_write (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents);
   const double upload = nf_stats_lap (&time);
+  begin (self, window);
   NfDecodeOptions how = *options;
   if (drawn && self->noisy)
     how.snap = FALSE; /* a drawn frame lies on no lattice */
   const NfFlowFrame inverse = { .B = self->B,
                                 .f = window->frames,
                                 .caches = self->cache,
-                                .condition = window_condition (window),
+                                .condition = nf_stream_condition (self, window, 0),
                                 .u = window->u,
                                 .z = self->z,
                                 .x = self->between[0],

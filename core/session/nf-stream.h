@@ -9,7 +9,7 @@ G_BEGIN_DECLS
  * NfStream:
  *
  * A stream of 8-bit frames through a model of videos (STARFlow-V, arXiv 2511.20462): p(frame | the frames
- * before it, actions), exactly, one frame at a time, for as long as wanted in the same memory and time.
+ * before it, actions, text), exactly, one frame at a time, for as long as wanted in the same memory and time.
  *
  * The model's shallow blocks see one frame each. Its deep block sees a window of frames, whose keys and
  * values are kept on the device. The window holds at most the model's number of frames F. Once it is full it
@@ -37,8 +37,7 @@ G_DECLARE_FINAL_TYPE (NfStream, nf_stream, NF, STREAM, GObject)
 
 /**
  * nf_stream_new:
- * @model: of videos, with shallow blocks that see one frame (shallow_block_local), a start token (sos) and no
- * text
+ * @model: of videos, with shallow blocks that see one frame (shallow_block_local) and a start token (sos)
  *
  * Returns: (transfer full): a stream that begins with a key frame, or NULL with %NF_ERROR_UNSUPPORTED
  * (another kind of model), %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY.
@@ -127,6 +126,27 @@ guint nf_stream_get_held (NfStream *self);
  * Returns: FALSE as nf_stream_decode() does.
  */
 gboolean nf_stream_drain (NfStream *self, const NfFrame *frame, GError **error);
+
+/**
+ * nf_stream_set_text:
+ * @text: (nullable) (array): text features (@n, txt_size, txt_dim); NULL for zeros, as at first
+ * @n: samples of them: 1 for all streams, or B
+ *
+ * What the model is to see of text, in all frames to come. Encoder and decoder must agree. Begins anew, as
+ * nf_stream_reset() does.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (the model sees no text, @n), %NF_ERROR_DATA (a value is not finite)
+ * or device errors.
+ */
+gboolean nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error);
+
+/**
+ * nf_stream_load_text:
+ * @path: as of nf_session_load_text(); of the caption that says nothing streams have no use
+ *
+ * nf_stream_set_text() with what the file holds.
+ */
+gboolean nf_stream_load_text (NfStream *self, const char *path, GError **error);
 
 /** nf_stream_reset: Forgets all frames: the next one is a key frame, coded by itself. */
 void nf_stream_reset (NfStream *self);

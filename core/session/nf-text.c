@@ -1,5 +1,6 @@
 /* normflow: text features from files. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-session.h"
+#include "nf-stream.h"
 
 #include <string.h>
 
@@ -92,26 +93,51 @@ read_null_text (NfTensorFile *file, const char *name, const NfConfig *config, gu
   return repeated;
 }
 
-gboolean
-nf_session_load_text (NfSession *self, const char *path, GError **error)
+/* What the file at PATH holds for CONFIG; that of no caption only if NULL_TEXT is not NULL. */
+static float *
+read_texts (const char *path, const NfConfig *config, guint *B, float **null_text, GError **error)
 {
-  g_return_val_if_fail (NF_IS_SESSION (self) && path, FALSE);
-  const NfConfig *config = nf_model_get_config (nf_session_get_model (self));
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
   if (!file)
-    return FALSE;
+    return NULL;
   const char *name = find_name (file, names), *null_name = find_name (file, null_names);
   for (guint i = 0;
        !name && i < nf_tensor_file_count (file) && nf_tensor_file_count (file) == (null_name ? 2 : 1); i++)
     if (g_strcmp0 (nf_tensor_file_get (file, i)->name, null_name) != 0)
       name = nf_tensor_file_get (file, i)->name;
+  g_autofree float *text = nf_text_read (file, name ? name : names[0], config, B, error);
+  if (!text
+      || (null_text && null_name && !(*null_text = read_null_text (file, null_name, config, *B, error))))
+    return NULL;
+  return g_steal_pointer (&text);
+}
+
+gboolean
+nf_session_load_text (NfSession *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self) && path, FALSE);
   guint B = 0;
-  g_autofree float *text = nf_text_read (file, name ? name : names[0], config, &B, error), *null_text = NULL;
+  g_autofree float *null_text = NULL;
+  g_autofree float *text
+      = read_texts (path, nf_model_get_config (nf_session_get_model (self)), &B, &null_text, error);
   if (!text)
     return FALSE;
-  if (null_name && !(null_text = read_null_text (file, null_name, config, B, error)))
-    return FALSE;
   if (nf_session_set_text (self, text, null_text, B, error))
+    return TRUE;
+  g_prefix_error (error, "%s: ", path);
+  return FALSE;
+}
+
+gboolean
+nf_stream_load_text (NfStream *self, const char *path, GError **error)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self) && path, FALSE);
+  guint B = 0;
+  g_autofree float *text
+      = read_texts (path, nf_model_get_config (nf_stream_get_model (self)), &B, NULL, error);
+  if (!text)
+    return FALSE;
+  if (nf_stream_set_text (self, text, B, error))
     return TRUE;
   g_prefix_error (error, "%s: ", path);
   return FALSE;
