@@ -29,14 +29,20 @@ make_models (void)
 }
 
 static GstHarness *
-harness_new (const char *element, const char *model)
+harness_new_of (const char *element, const char *model, const char *text)
 {
   GstElement *made = gst_element_factory_make (element, NULL);
   assert_non_null (made);
-  g_object_set (made, "model", model, NULL);
+  g_object_set (made, "model", model, "text", text, NULL);
   GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
   gst_object_unref (made);
   return h;
+}
+
+static GstHarness *
+harness_new (const char *element, const char *model)
+{
+  return harness_new_of (element, model, NULL);
 }
 
 static void
@@ -1017,6 +1023,56 @@ play_script (void **state)
   assert_int_equal (pixels[100 * 2400 + 324 * 3], 0);
 }
 
+/* Latents are those of the text, and frames come back with it. */
+static void
+text (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  NfConfig config = random_video_config ();
+  random_config_see_text (&config, FALSE);
+  g_autofree char *model = fixture_path ("seeing-video.safetensors"),
+                  *first = fixture_path ("first.safetensors"), *second = fixture_path ("second.safetensors");
+  random_model_write_scaled (model, &config, device, 5, RANDOM_VIDEO_SCALE);
+  random_text_write (first, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 0, 1);
+  random_text_write (second, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 0, 2);
+  const char *const texts[] = { first, second, NULL };
+  GstHarness *encoders[G_N_ELEMENTS (texts)], *decoders[G_N_ELEMENTS (texts)];
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+    {
+      encoders[i] = harness_new_of ("flowencode", model, texts[i]);
+      decoders[i] = harness_new_of ("flowdecode", model, texts[i]);
+      set_video_caps (encoders[i]);
+    }
+  for (guint n = 0; n < RANDOM_VIDEO_FRAMES + 2; n++)
+    {
+      GstMapInfo before = GST_MAP_INFO_INIT;
+      g_autoptr (GstBuffer) last = NULL;
+      for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+        {
+          GstBuffer *latents = encode (encoders[i], frame_new (n));
+          if (n == 0)
+            connect_caps (encoders[i], decoders[i]);
+          if (last)
+            {
+              assert_true (gst_buffer_map (last, &before, GST_MAP_READ));
+              assert_true (gst_buffer_memcmp (latents, 0, before.data, LATENTS * sizeof (float)) != 0);
+              gst_buffer_unmap (last, &before);
+            }
+          gst_buffer_replace (&last, latents);
+          assert_int_equal (gst_harness_push (decoders[i], latents), GST_FLOW_OK);
+          g_autoptr (GstBuffer) got = gst_harness_pull (decoders[i]);
+          assert_frame (got, n);
+        }
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+    {
+      gst_harness_teardown (encoders[i]);
+      gst_harness_teardown (decoders[i]);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -1024,6 +1080,7 @@ main (int argc, char **argv)
     cmocka_unit_test (round_trip),
     cmocka_unit_test (key_frames),
     cmocka_unit_test (loss),
+    cmocka_unit_test (text),
     cmocka_unit_test (actions),
     cmocka_unit_test (scores),
     cmocka_unit_test (refusals),
