@@ -244,6 +244,12 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
                    "--given %s: the model is one of pictures, which no frames come before", sample->given);
       return FALSE;
     }
+  if (sample->given && sample->label >= 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "--class %d with --given: videos are continued under a text only", sample->label);
+      return FALSE;
+    }
   nf_session_set_progress (session, nf_sample_tell, sample);
   sample->start = g_get_monotonic_time ();
   if (floats)

@@ -317,7 +317,7 @@ nf_sample_videos (NfSample *sample, NfSession *session, GError **error)
                    "--given is for models of another model's latents; flowsample continues videos of pixels");
       return FALSE;
     }
-  if (!sample->width && sample->options.guidance == 0)
+  if (!sample->width && sample->options.guidance == 0 && sample->label < 0)
     stream = nf_stream_new_batch (model, sample->count, &local);
   if (!stream && local && !g_error_matches (local, NF_ERROR, NF_ERROR_UNSUPPORTED))
     {

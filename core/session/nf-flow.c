@@ -54,8 +54,10 @@ release (NfFlow *flow, NfFlowWork work)
       flow->batch[NF_FLOW_DECODE] = flow->batch[NF_FLOW_DECODE_GUIDED] = 0;
       break;
     case NF_FLOW_DENOISER:
+    case NF_FLOW_DENOISER_GRADIENTS:
       g_clear_pointer (&flow->denoiser, nf_block_tape_free);
       g_clear_pointer (&flow->denoiser_scratch, nf_block_scratch_free);
+      flow->batch[NF_FLOW_DENOISER] = flow->batch[NF_FLOW_DENOISER_GRADIENTS] = 0;
       break;
     case NF_FLOW_N_WORKS:
       g_assert_not_reached ();
@@ -329,6 +331,7 @@ choose_batch (NfFlow *flow, NfFlowWork work)
       return MAX (ENCODE_ROWS * factor / flow->shape.N, 1);
     case NF_FLOW_GRADIENTS:
     case NF_FLOW_DENOISER:
+    case NF_FLOW_DENOISER_GRADIENTS:
       return MAX (GRADIENT_ROWS * factor / flow->shape.N, 1);
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:
@@ -455,11 +458,15 @@ reserve_decoding (NfFlow *flow, guint rows)
 }
 
 static void
-reserve_denoiser (NfFlow *flow, guint B)
+reserve_denoiser (NfFlow *flow, guint B, gboolean gradients)
 {
   const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
-  flow->denoiser = nf_block_tape_new (flow->ops, denoiser, &flow->sequences[flow->T], B, TRUE);
-  flow->denoiser_scratch = nf_block_scratch_new (flow->ops, denoiser, &flow->sequences[flow->T], B);
+  if (flow->denoiser && !gradients)
+    return;
+  g_clear_pointer (&flow->denoiser, nf_block_tape_free);
+  flow->denoiser = nf_block_tape_new (flow->ops, denoiser, &flow->sequences[flow->T], B, gradients);
+  if (gradients)
+    flow->denoiser_scratch = nf_block_scratch_new (flow->ops, denoiser, &flow->sequences[flow->T], B);
 }
 
 guint
@@ -467,12 +474,14 @@ nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
 {
   if (flow->batch[work] > 0)
     return flow->batch[work];
-  if (work == NF_FLOW_DENOISER && !nf_model_get_denoiser (flow->model))
+  if ((work == NF_FLOW_DENOISER || work == NF_FLOW_DENOISER_GRADIENTS)
+      && !nf_model_get_denoiser (flow->model))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "the model has no learned denoiser");
       return 0;
     }
-  if ((work == NF_FLOW_GRADIENTS || work == NF_FLOW_DENOISER) && !nf_model_need_backward (flow->model, error))
+  if ((work == NF_FLOW_GRADIENTS || work == NF_FLOW_DENOISER_GRADIENTS)
+      && !nf_model_need_backward (flow->model, error))
     return 0;
 
   const guint B = choose_batch (flow, work);
@@ -486,7 +495,8 @@ nf_flow_prepare (NfFlow *flow, NfFlowWork work, GError **error)
       reserve_gradients (flow, B);
       break;
     case NF_FLOW_DENOISER:
-      reserve_denoiser (flow, B);
+    case NF_FLOW_DENOISER_GRADIENTS:
+      reserve_denoiser (flow, B, work == NF_FLOW_DENOISER_GRADIENTS);
       break;
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:

@@ -28,7 +28,8 @@ typedef enum
   NF_FLOW_DECODE,
   NF_FLOW_DECODE_GUIDED, /* two branches a sample */
   NF_FLOW_GRADIENTS,
-  NF_FLOW_DENOISER, /* the learned denoiser, with gradients */
+  NF_FLOW_DENOISER,           /* the learned denoiser */
+  NF_FLOW_DENOISER_GRADIENTS, /* and its gradients */
   NF_FLOW_N_WORKS,
 } NfFlowWork;
 

@@ -113,7 +113,7 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
   g_return_val_if_fail (NF_IS_SESSION (self) && x && loss && B > 0, FALSE);
   const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D, all = B * n,
               n_parameters = nf_model_count_parameters (self->model);
-  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER, error);
+  const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER_GRADIENTS, error);
   NfOps *ops = nf_flow_get_ops (self->flow);
   g_autofree float *wanted = g_new (float, all), *said = g_new (float, all);
   g_autoptr (NfBuffer) gradients = NULL;

@@ -172,7 +172,7 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   NfOps *ops = nf_flow_get_ops (self->flow);
   if (nf_model_get_denoiser (model))
     {
-      const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER, error);
+      const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER_GRADIENTS, error);
       const gsize n = (gsize)batch * nf_model_get_shape (model)->N * nf_model_get_shape (model)->D;
       if (batch == 0)
         return NULL;
