@@ -311,6 +311,21 @@ test_bench_decode (void **state)
 
 /* There and back */
 
+/* A file of more than the model's layout holds is encoded, and what is left of it is said. */
+static void
+test_lossy_input (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GString) clip = g_string_new ("YUV4MPEG2 W16 H16 F5:1 C444\nFRAME\n");
+  g_autofree char *path = in_folder ("444.y4m");
+  for (guint i = 0; i < 3 * 16 * 16; i++)
+    g_string_append_c (clip, (char)(i * 7));
+  nf_test_ok (g_file_set_contents (path, clip->str, (gssize)clip->len, &error), error);
+  g_auto (Result) result = run (ARGUMENTS ("encode", "-m", model, "444.y4m", "444.safetensors"));
+  assert_int_equal (result.status, 0);
+  assert_non_null (strstr (result.errors, "colour becomes 4:2:0"));
+}
+
 static void
 test_encode_decode (void **state)
 {
@@ -697,12 +712,12 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_overview),      cmocka_unit_test (test_models_and_devices),
     cmocka_unit_test (test_info),          cmocka_unit_test (test_bench_decode),
-    cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_eval),
-    cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
-    cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
-    cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
-    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_lossy_input),
+    cmocka_unit_test (test_eval),          cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_hints),         cmocka_unit_test (test_sample),
+    cmocka_unit_test (test_sample_floats), cmocka_unit_test (test_sample_videos),
+    cmocka_unit_test (test_text),          cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_train),         cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

@@ -104,6 +104,10 @@ encode_file (Encode *encode, GError **error)
   if (!reader)
     return FALSE;
   media = *nf_media_reader_get_info (reader);
+  g_autofree char *loss = encode->command->quiet ? NULL : nf_media_reader_describe_loss (reader);
+  if (loss)
+    fprintf (stderr, "normflow encode: note: %s is %s; decoding gives back exactly that\n", encode->input,
+             loss);
   info.width = media.width;
   info.height = media.height;
   info.rate_n = media.rate_n;

@@ -710,6 +710,30 @@ has_luma (enum AVPixelFormat format)
          && d->comp[0].plane == 0 && d->comp[0].step == 1 && d->comp[0].depth == 8 && d->comp[0].offset == 0;
 }
 
+char *
+nf_media_reader_describe_loss (NfMediaReader *self)
+{
+  const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (self->codec->pix_fmt);
+  g_autoptr (GPtrArray) losses = g_ptr_array_new_with_free_func (g_free);
+  if (!d)
+    return NULL;
+  const gboolean rgb = (d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL)) != 0,
+                 colour = rgb || d->nb_components > 2;
+  if (d->comp[0].depth > 8)
+    g_ptr_array_add (losses, g_strdup_printf ("samples of %d bits become 8", d->comp[0].depth));
+  if (self->layout == NF_PIXELS_GRAY && colour)
+    g_ptr_array_add (losses, g_strdup ("colour is left out"));
+  if (self->layout == NF_PIXELS_YUV420 && colour && (rgb || d->log2_chroma_w < 1 || d->log2_chroma_h < 1))
+    g_ptr_array_add (losses, g_strdup_printf ("%s becomes 4:2:0", rgb ? "RGB" : "colour"));
+  if (self->layout == NF_PIXELS_RGB && colour && !rgb)
+    g_ptr_array_add (losses, g_strdup ("Y'CbCr becomes RGB, rounded"));
+  if (losses->len == 0)
+    return NULL;
+  g_ptr_array_add (losses, NULL);
+  g_autofree char *all = g_strjoinv (", ", (char **)losses->pdata);
+  return g_strdup_printf ("%s: %s", self->info.pixel_format, all);
+}
+
 static NfPicture *
 convert_frame (NfMediaReader *self, GError **error)
 {

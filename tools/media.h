@@ -67,6 +67,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfMediaReader, nf_media_reader_free)
 
 const NfMediaInfo *nf_media_reader_get_info (NfMediaReader *self);
 
+/* What of the file's samples the layout does not hold, in words, or NULL if it holds them all: only what is
+ * left comes back from latents. (transfer full) */
+char *nf_media_reader_describe_loss (NfMediaReader *self);
+
 /* Reads all packets once, without decoding, for an exact number of frames and the time of each. */
 gboolean nf_media_reader_index (NfMediaReader *self, GError **error);
 
