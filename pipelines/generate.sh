@@ -21,4 +21,4 @@ else
 fi
 
 gst-launch-1.0 flowsample "seed=$seed" "num-buffers=$frames" ! "video/x-flow-latent,$size,framerate=1/1" \
-  ! flowdecode denoise=score ! videoconvert ! "${sink[@]}"
+  ! flowdecode ! videoconvert ! "${sink[@]}"

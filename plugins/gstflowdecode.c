@@ -546,9 +546,8 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   NfDecodeOptions options = settings->options;
   gboolean done = TRUE;
 
-  /* of pictures nothing says whether they were drawn, but whoever asks how they lose their noise */
   options.denoise = settings->denoise;
-  options.drawn = options.denoise == NF_DENOISE_SCORE || options.denoise == NF_DENOISE_LEARNED;
+  options.drawn = self->info.drawn;
   if (settings->keep_up)
     limit_budget (self, first, &options);
   for (guint i = 0; i < n && done; i++)
@@ -1007,8 +1006,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
       object_class, PROP_DENOISE,
       g_param_spec_enum ("denoise", "Denoise",
                          "What is shown of drawn frames, with a model that was trained with Gaussian noise; "
-                         "frames of videos that were encoded come back as they were; latents of pictures are "
-                         "taken for drawn ones with learned or score, for encoded ones else",
+                         "frames that were encoded come back as they were",
                          GST_TYPE_FLOW_STREAM_DENOISE, NF_DENOISE_AUTO, flags));
   g_object_class_install_property (
       object_class, PROP_LOOK_AHEAD,

@@ -191,6 +191,8 @@ gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *con
                          (gint)info->context, "actions", G_TYPE_INT, (gint)info->actions, NULL);
   if (info->precision)
     gst_caps_set_simple (caps, "precision", G_TYPE_STRING, info->precision, NULL);
+  if (info->drawn)
+    gst_caps_set_simple (caps, "drawn", G_TYPE_BOOLEAN, TRUE, NULL);
   if (info->pixel_format != GST_VIDEO_FORMAT_UNKNOWN)
     gst_caps_set_simple (caps, "pixel-format", G_TYPE_STRING, gst_video_format_to_string (info->pixel_format),
                          NULL);
@@ -358,6 +360,7 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     }
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
+  gst_structure_get_boolean (structure, "drawn", &info->drawn);
   const char *precision = gst_structure_get_string (structure, "precision");
   info->precision = gst_flow_find_precision (precision);
   if (precision && !info->precision)
