@@ -172,7 +172,7 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * the frame that it decoded before
  * @drawn: the latents are drawn from the prior, not those of an encoder. With a model that was trained with
  * Gaussian noise what they become is noisy, too: nothing is snapped, and the noise leaves by @denoise, in
- * floats, before there are pixels (arXiv 2412.06329, section 3.3). Streams are told by their own calls
+ * floats, before there are pixels (arXiv 2412.06329, eq. 8). Streams are told by their own calls
  * @denoise: see @drawn; the learned one is for videos
  *
  * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
@@ -309,7 +309,7 @@ gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, con
  * nf_session_continue:
  * @x: (B, N, D): videos whose first @given frames are known
  * @given: 1 or more, less than the frames of a sample
- * @z: latents (B, N, D); those of the known frames are not used
+ * @z: latents (B, N, D); those of the known frames do not matter, but must be finite
  * @y: (out caller-allocates): (B, N, D): the known frames of @x, then frames decoded from @z that continue
  * them
  *
@@ -326,7 +326,7 @@ gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint gi
  * @x: (array): tokens (N, D) of one sample, such as of nf_session_decode() or nf_session_continue()
  * @frames: (array): as many as a sample has, of its size: their samples are written
  *
- * Tokens become 8-bit samples, of which those of an encoder were made. For models of videos of pixels.
+ * The 8-bit samples that these tokens are of, to the nearest. For models of videos of pixels.
  *
  * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT (size, planes) or
  * device errors.

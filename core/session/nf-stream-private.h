@@ -66,7 +66,7 @@ struct _NfStream
   float *no_action;
 
   /* models of Gaussian noise */
-  gboolean noisy; /* with a model of Gaussian noise */
+  gboolean noisy;
   guint64 noise_seed;
   NfDenoise denoise;
   guint look_ahead;     /* that is wanted, and at most what the context has */
