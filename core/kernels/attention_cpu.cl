@@ -200,6 +200,22 @@ NF_PRODUCTS (6)
 #define nf_sums nf_sums_6
 #endif
 
+/* Scores s of the keys of a part, up to `end`, become exp(s - most); returns their sum. */
+static inline __attribute__ ((always_inline)) floatv
+nf_exponentials (float *s, int4 tile, int prefix, int part, int end, float most)
+{
+  floatv total = 0.0f;
+  NF_SEEN_BLOCKS (key0, part, end)
+  for (int v = key0 - part; v < key0 - part + NR; v += VW)
+    {
+      const floatv sv = nf_loadv (s + v);
+      const floatv w = select (nf_expv (sv - most), (floatv)(0.0f), sv == (floatv)(-INFINITY));
+      nf_storev (w, s + v);
+      total += w;
+    }
+  return total;
+}
+
 /* name: queries first .. first+n-1 of a head. Scores of KEYS keys, their exponentials, then the sum of these keys' values: a row needs one largest
  * score and one sum for all of them, and accumulators stay in registers. */
 #define NF_ATTEND(name, n)                                                                                             \
@@ -249,15 +265,7 @@ NF_PRODUCTS (6)
         for (int i = 0; i < n; i++)                                                                                    \
           {                                                                                                            \
             const float most = fmax (m[i], nf_maxv (top[i]));                                                          \
-            floatv total = 0.0f;                                                                                       \
-            NF_SEEN_BLOCKS (key0, part, end)                                                                           \
-            for (int v = key0 - part; v < key0 - part + NR; v += VW)                                                   \
-              {                                                                                                        \
-                const floatv s = nf_loadv (p[i] + v);                                                                  \
-                const floatv w = select (nf_expv (s - most), (floatv)(0.0f), s == (floatv)(-INFINITY));                \
-                nf_storev (w, p[i] + v);                                                                               \
-                total += w;                                                                                            \
-              }                                                                                                        \
+            const floatv total = nf_exponentials (p[i], tile, prefix, part, end, most);                                \
             const float shrink = m[i] == most ? 1.0f : nf_exp (m[i] - most);                                           \
             l[i] = fma (l[i], shrink, nf_sumv (total));                                                                \
             m[i] = most;                                                                                               \
@@ -317,23 +325,23 @@ nf_attend_one (const NfHead *t)
 {
   const int prefix = t->prefix;
   const int2 sight = nf_sight (t->mask, t->q0);
-  const int4 all = sight.xyxy;
+  const int4 tile = sight.xyxy;
   __global const float *q = t->Q;
   floatv acc[2 * PAIRS];
   float m = -INFINITY, l = 0.0f, p[KEYS];
 #pragma unroll
   for (int e = 0; e < 2 * PAIRS; e++)
     acc[e] = 0.0f;
-  for (int part = nf_seen_block (all, prefix, 0) / KEYS * KEYS; part < all.y; part += KEYS)
+  for (int part = nf_seen_block (tile, prefix, 0) / KEYS * KEYS; part < tile.y; part += KEYS)
     {
-      const int end = min (part + KEYS, all.y), begin = nf_seen_block (all, prefix, part);
-      floatv top = -INFINITY, total = 0.0f;
+      const int end = min (part + KEYS, tile.y), begin = nf_seen_block (tile, prefix, part);
+      floatv top = -INFINITY;
       for (int i = 0; i < NF_KEYS_AHEAD; i++)
         NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * t->v_row);
       for (int key0 = begin; key0 < end;)
         {
           /* the block after it as well, if there is one that is seen */
-          const int next = nf_seen_block (all, prefix, key0 + NR), both = next == key0 + NR && next < end;
+          const int next = nf_seen_block (tile, prefix, key0 + NR), both = next == key0 + NR && next < end;
           __global const float *kt = t->Kt + (size_t)(key0 / VW) * DH * VW;
           floatv s[4];
           if (both)
@@ -343,29 +351,22 @@ nf_attend_one (const NfHead *t)
           for (int i = 0; i < (both ? 4 : 2); i++)
             {
               floatv v = s[i];
-              if (!nf_all_see (all, prefix, key0 + i / 2 * NR))
+              if (!nf_all_see (tile, prefix, key0 + i / 2 * NR))
                 v = nf_hide (v, sight, prefix, key0 + i * VW);
               nf_storev (v, p + key0 - part + i * VW);
               top = fmax (top, v);
             }
-          key0 = both ? nf_seen_block (all, prefix, next + NR) : next;
+          key0 = both ? nf_seen_block (tile, prefix, next + NR) : next;
         }
       const float most = fmax (m, nf_maxv (top));
-      for (int key0 = begin; key0 < end; key0 = nf_seen_block (all, prefix, key0 + NR))
-        for (int v = key0 - part; v < key0 - part + NR; v += VW)
-          {
-            const floatv s = nf_loadv (p + v);
-            const floatv w = select (nf_expv (s - most), (floatv)(0.0f), s == (floatv)(-INFINITY));
-            nf_storev (w, p + v);
-            total += w;
-          }
+      const floatv total = nf_exponentials (p, tile, prefix, part, end, most);
       const float shrink = m == most ? 1.0f : nf_exp (m - most);
       l = fma (l, shrink, nf_sumv (total));
       m = most;
 #pragma unroll
       for (int e = 0; e < 2 * PAIRS; e++)
         acc[e] *= shrink;
-      for (int key0 = begin; key0 < end; key0 = nf_seen_block (all, prefix, key0 + NR))
+      NF_SEEN_BLOCKS (key0, part, end)
         {
           __global const float *v = t->V + (size_t)key0 * t->v_row;
           for (int key = key0; key < min (key0 + NR, end); key++, v += t->v_row)
