@@ -64,7 +64,6 @@ typedef struct
   NfDecodeOptions options;
   gint label;
   gboolean keep_up;
-  NfDenoise denoise;
 } Settings;
 
 struct _GstFlowDecode
@@ -546,7 +545,6 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   NfDecodeOptions options = settings->options;
   gboolean done = TRUE;
 
-  options.denoise = settings->denoise;
   options.drawn = self->info.drawn;
   if (settings->keep_up)
     limit_budget (self, first, &options);
@@ -565,7 +563,7 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
           nf_session_set_progress (session, NULL, NULL);
         }
       else
-        done = nf_stream_set_denoise (stream, settings->denoise, &error)
+        done = nf_stream_set_denoise (stream, options.denoise, &error)
                && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
                                     &options, views, &error);
       if (self->told)
@@ -837,7 +835,7 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
       self->wanted.keep_up = g_value_get_boolean (value);
       break;
     case PROP_DENOISE:
-      self->wanted.denoise = g_value_get_enum (value);
+      self->wanted.options.denoise = g_value_get_enum (value);
       break;
     case PROP_FRAMES_AT_ONCE:
       self->at_once = g_value_get_uint (value);
@@ -898,7 +896,7 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
       g_value_set_boolean (value, self->wanted.keep_up);
       break;
     case PROP_DENOISE:
-      g_value_set_enum (value, self->wanted.denoise);
+      g_value_set_enum (value, self->wanted.options.denoise);
       break;
     case PROP_FRAMES_AT_ONCE:
       g_value_set_uint (value, self->at_once);

@@ -11,16 +11,23 @@
 #define ACTIONS RANDOM_VIDEO_ACTIONS
 #define BYTES (WIDTH * HEIGHT * 3)
 
+/* Of random weights of a strength, see random_model_write_scaled(). */
 static inline NfModel *
-model_new (const NfConfig *config, const char *kernels)
+model_new_scaled (const NfConfig *config, const char *kernels, double deviation)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *path = nf_test_temporary (".safetensors");
-  random_model_write_scaled (path, config, nf_test_device (kernels), 5, RANDOM_VIDEO_SCALE);
+  random_model_write_scaled (path, config, nf_test_device (kernels), 5, deviation);
   NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
   g_unlink (path);
   nf_test_ok (model, error);
   return model;
+}
+
+static inline NfModel *
+model_new (const NfConfig *config, const char *kernels)
+{
+  return model_new_scaled (config, kernels, RANDOM_VIDEO_SCALE);
 }
 
 /* A picture that changes from frame to frame, with noise. */

@@ -29,13 +29,7 @@ picture_config (NfNoise noise)
 static NfModel *
 calm_model (const NfConfig *config, const char *kernels)
 {
-  g_autoptr (GError) error = NULL;
-  g_autofree char *path = nf_test_temporary (".safetensors");
-  random_model_write_scaled (path, config, nf_test_device (kernels), 5, 0.02);
-  NfModel *model = nf_model_load (path, nf_test_device (kernels), NULL, NULL, NULL, &error);
-  g_unlink (path);
-  nf_test_ok (model, error);
-  return model;
+  return model_new_scaled (config, kernels, 0.02);
 }
 
 static float *

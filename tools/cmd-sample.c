@@ -11,8 +11,8 @@
 #define MAX_SHEET 4096
 #define GAP 2
 
-void
-nf_sample_tell (const char *phase, double fraction, gpointer data)
+static void
+tell (const char *phase, double fraction, gpointer data)
 {
   const NfSample *sample = data;
   const double done = sample->done + sample->batch * fraction;
@@ -250,7 +250,7 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
                    "--class %d with --given: videos are continued under a text only", sample->label);
       return FALSE;
     }
-  nf_session_set_progress (session, nf_sample_tell, sample);
+  nf_session_set_progress (session, tell, sample);
   sample->start = g_get_monotonic_time ();
   if (floats)
     return nf_sample_floats (sample, session, error);

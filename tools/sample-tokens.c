@@ -169,17 +169,17 @@ nf_sample_floats (NfSample *sample, NfSession *session, GError **error)
         return FALSE;
       nf_unpatchify (config, x, sample->batch * tokens.frames, samples + sample->done * n);
     }
-  const NfTensor of_images = { .name = (char *)"samples",
-                               .dtype = NF_DTYPE_F32,
-                               .n_dims = 4,
-                               .dims = { sample->count, config->channels, sample->height, sample->width },
-                               .n_elements = n * sample->count,
-                               .data = (const guint8 *)samples };
-  NfTensor of_videos = of_images;
-  of_videos.n_dims = 5;
-  memmove (of_videos.dims + 2, of_images.dims + 1, 3 * sizeof *of_videos.dims);
-  of_videos.dims[1] = tokens.frames;
-  return nf_tensor_file_write (sample->output, config->frames ? &of_videos : &of_images, 1, NULL, error);
+  NfTensor tensor = { .name = (char *)"samples",
+                      .dtype = NF_DTYPE_F32,
+                      .n_elements = n * sample->count,
+                      .data = (const guint8 *)samples };
+  tensor.dims[tensor.n_dims++] = sample->count;
+  if (config->frames)
+    tensor.dims[tensor.n_dims++] = tokens.frames;
+  tensor.dims[tensor.n_dims++] = config->channels;
+  tensor.dims[tensor.n_dims++] = sample->height;
+  tensor.dims[tensor.n_dims++] = sample->width;
+  return nf_tensor_file_write (sample->output, &tensor, 1, NULL, error);
 }
 
 /* Videos of pixels, side by side */
@@ -187,7 +187,6 @@ nf_sample_floats (NfSample *sample, NfSession *session, GError **error)
 typedef struct
 {
   NfSample *sample;
-  NfPixelLayout layout;
   NfOutput *output;
   NfPicture *sheet; /* NULL for one video */
   guint columns;    /* of the sheet */
@@ -206,7 +205,6 @@ static gboolean
 videos_init (Videos *self, NfSample *sample, NfPixelLayout layout, GError **error)
 {
   self->sample = sample;
-  self->layout = layout;
   if (sample->count > 1
       && !(self->sheet = nf_sample_sheet_new (sample, layout, sample->count, &self->columns, error)))
     return FALSE;

@@ -29,9 +29,6 @@ typedef struct
 /* Pictures to come are of text INDEX, where there is one for each. */
 void nf_sample_choose_text (NfSession *session, guint index);
 
-/* A line of progress, for nf_session_set_progress() with an NfSample. */
-void nf_sample_tell (const char *phase, double fraction, gpointer data);
-
 /* A sheet for COUNT pictures of the size, gray, and how many stand in a row; NULL with a GError that says
  * what else to ask for if it would be too large. */
 NfPicture *nf_sample_sheet_new (const NfSample *sample, NfPixelLayout layout, guint count, guint *columns,

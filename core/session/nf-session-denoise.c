@@ -157,6 +157,14 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
 
 /* Of what was drawn */
 
+/* Samples at a time; takes their memory when it is first asked. */
+static guint
+prepare_denoise (NfSession *self, NfDenoise how, GError **error)
+{
+  return nf_flow_prepare (self->flow, how == NF_DENOISE_LEARNED ? NF_FLOW_DENOISER : NF_FLOW_GRADIENTS,
+                          error);
+}
+
 gboolean
 nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDecodeOptions *drawn,
                           GError **error)
@@ -169,11 +177,7 @@ nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDec
     return FALSE;
   drawn->snap = FALSE; /* what is noisy lies on no lattice */
   drawn->denoise = nf_flow_choose_denoise (self->flow, options->denoise);
-  if (drawn->denoise == NF_DENOISE_NONE)
-    return TRUE;
-  self->denoise_batch = nf_flow_prepare (
-      self->flow, drawn->denoise == NF_DENOISE_LEARNED ? NF_FLOW_DENOISER : NF_FLOW_GRADIENTS, error);
-  return self->denoise_batch > 0;
+  return drawn->denoise == NF_DENOISE_NONE || prepare_denoise (self, drawn->denoise, error) > 0;
 }
 
 gboolean
@@ -184,6 +188,9 @@ nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gi
   NfOps *ops = nf_flow_get_ops (self->flow);
   if (drawn->denoise == NF_DENOISE_NONE)
     return TRUE;
+  const guint batch = prepare_denoise (self, drawn->denoise, error);
+  if (batch == 0)
+    return FALSE;
   if (self->n_drawn < count * n)
     {
       g_clear_pointer (&self->drawn, nf_buffer_free);
@@ -197,9 +204,9 @@ nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gi
     }
   const NfView all = nf_view (self->drawn, 0);
   nf_ops_copy (ops, nf_view (nf_flow_get_output (self->flow), 0), all, count * n);
-  for (guint i = 0; i < count; i += self->denoise_batch)
+  for (guint i = 0; i < count; i += batch)
     {
-      const guint part = MIN (self->denoise_batch, count - i);
+      const guint part = MIN (batch, count - i);
       if (!nf_session_go_on (self, error))
         return FALSE;
       nf_ops_copy (ops, nf_view_add (all, i * n), nf_view (nf_flow_get_input (self->flow), 0), part * n);

@@ -37,7 +37,6 @@ struct _NfSession
 
   NfBuffer *drawn; /* samples on their way to lose their noise */
   gsize n_drawn;   /* floats of it */
-  guint denoise_batch;
 
   float *text, *null_text, *actions; /* of samples to come */
   guint n_text, n_actions;           /* how many of them, 0 for none */

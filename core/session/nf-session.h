@@ -326,7 +326,7 @@ gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint gi
  * @x: (array): tokens (N, D) of one sample, such as of nf_session_decode() or nf_session_continue()
  * @frames: (array): as many as a sample has, of its size: their samples are written
  *
- * The 8-bit samples that these tokens are of, to the nearest. For models of videos of pixels.
+ * The 8-bit samples that these tokens are of. For models of videos of pixels.
  *
  * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT (size, planes) or
  * device errors.
