@@ -86,11 +86,16 @@ nf_softplus_slope (floatv raw, floatv sigma)
   return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
 }
 
-/* The nearest multiple of 1/per_unit, a power of two; 0 leaves x as it is. */
+/* The nearest multiple of 1/per_unit, a power of two, of 22 bits: what was rounded on the way to a large value must stay under half a step, too. 0 leaves x
+ * as it is. */
 static inline floatv
 nf_round_to (floatv x, float per_unit)
 {
-  return per_unit > 0.0f ? rint (x * per_unit) / per_unit : x;
+  if (per_unit == 0.0f)
+    return x;
+  const int dropped = 21 + 127 - (as_int (per_unit) >> 23), half_step = 1 << (dropped - 1);
+  const intv bits = nf_as_intv (rint (x * per_unit) / per_unit);
+  return nf_as_floatv ((bits + half_step - 1 + ((bits >> dropped) & 1)) & -2 * half_step);
 }
 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
@@ -118,7 +123,7 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
           if (scale == NF_SCALE_EXP)
             {
               log_sigma = nf_limit_scale (raw, most);
-              v *= nf_expv (-log_sigma);
+              v /= nf_expv (log_sigma); /* what decoding multiplies by */
             }
           else if (scale == NF_SCALE_SOFTPLUS)
             {
@@ -333,7 +338,7 @@ nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *
               mu = fma (w_scale * s / k, mu - mu_f, mu);
               sigma /= sqrt (k);
             }
-          v = v * sigma + mu;
+          v = fma (v, sigma, mu);
         }
       v = select (v, copysign ((floatv)(NF_FARTHEST), v), isgreater (fabs (v), (floatv)(NF_FARTHEST)));
       nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
