@@ -88,8 +88,9 @@ gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
       g_param_spec_string (
           "precision", "Precision",
           "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
-          "for it), bf16-weights (the same weights, but what they multiply is not rounded), auto (the faster "
-          "of f32 and bf16); unset is the environment variable NORMFLOW_PRECISION, else what latents "
+          "for it), bf16-weights (the same weights, but what they multiply is not rounded), int8-weights (a "
+          "quarter of the weights, for what waits for memory), auto (the faster of f32 and bf16); unset is "
+          "the environment variable NORMFLOW_PRECISION, else what latents "
           "that come were made in, else f32. Latents decode to the same bytes only in the precision that "
           "encoded them",
           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));

@@ -28,7 +28,7 @@ check_list() {
 forms=0
 for vectors in 4 8 16; do
   for gpu in 0 1; do
-    for precision in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1"; do
+    for precision in "" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1" "-DNF_INT8_WEIGHTS=1"; do
       kind=$([[ $gpu = 1 ]] && echo gpu || echo cpu)
       options="-DVW=$vectors -DNF_GPU_KERNELS=$gpu $precision"
       check "$options" "rows_$kind.cl" pack.cl gate.cl optimizer.cl matmul.cl mma.cl "matmul_$kind.cl"
@@ -43,7 +43,8 @@ for vectors in 4 8 16; do
     done
   done
 done
-for unit in "-DNF_BF16=1 -DNF_BF16_DOT=1" "-DNF_BF16=1 -DNF_BF16_AMX=1" "-DNF_F32_AMX=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_WEIGHTS_AMX=1"; do
+for unit in "-DNF_BF16=1 -DNF_BF16_DOT=1" "-DNF_BF16=1 -DNF_BF16_AMX=1" "-DNF_F32_AMX=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_WEIGHTS_AMX=1" \
+  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1" "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1"; do
   options="-DVW=16 -DNF_GPU_KERNELS=0 $unit"
   amx=()
   [[ $unit != *AMX* ]] || amx=(amx.cl matmul_amx.cl)

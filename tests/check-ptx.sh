@@ -30,7 +30,7 @@ assemble() {
 }
 
 for options in "" "-DNF_F32_MMA=1" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1" \
-  "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_BF16_MMA=1"; do
+  "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_BF16_MMA=1" "-DNF_INT8_WEIGHTS=1"; do
   products=$(assemble "$options" rows_gpu.cl pack.cl matmul.cl mma.cl matmul_gpu.cl)
   [[ $options != *MMA* || $products -gt 0 ]]
   for head in 64 20 128; do

@@ -279,6 +279,8 @@ test_same_bits (void **state)
 {
   static const char *const cases[][2] = { { "tarflow_class", "" },
                                           { "tarflow_class", ",precision=bf16-weights" },
+                                          { "tarflow_class", ",precision=int8-weights" },
+                                          { "starflow_gqa_swiglu", ",precision=int8-weights,int8=fma" },
                                           { "starflow_v_whole", ",precision=bf16" },
                                           { "starflow_gqa_swiglu", ",f32=auto" },
                                           { "starflow_gqa_swiglu", ",vectors=8" } };

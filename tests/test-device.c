@@ -41,6 +41,7 @@ clear_environment (void **state)
   g_unsetenv ("NORMFLOW_KERNELS");
   g_unsetenv ("NORMFLOW_BF16");
   g_unsetenv ("NORMFLOW_F32");
+  g_unsetenv ("NORMFLOW_INT8");
 
   g_setenv ("NORMFLOW_PRECISION", "bf16", TRUE);
   g_autoptr (NfDevice) half = open_device ("cpu");
@@ -241,6 +242,27 @@ test_bf16_forms (void **state)
   check_refused ("cpu,vectors=16,precision=bf16-weights,bf16=dot", NF_ERROR_NO_DEVICE, "bf16-weights");
   check_refused ("cpu,precision=bf16-weights,vectors=8,bf16=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
 
+  /* floats by integers */
+  g_autoptr (NfDevice) bytes = open_device ("cpu,precision=int8-weights");
+  assert_null (nf_device_get_f32_form (bytes));
+  assert_null (nf_device_get_bf16_form (bytes));
+  assert_null (nf_device_get_int8_form (mixed));
+  g_autoptr (NfDevice) by_madd = nf_device_open ("cpu,precision=int8-weights,int8=madd", NULL);
+  g_autoptr (NfDevice) by_vnni = nf_device_open ("cpu,precision=int8-weights,int8=vnni", NULL);
+  assert_string_equal (nf_device_get_int8_form (bytes), by_vnni ? "vnni" : by_madd ? "madd" : "fma");
+  assert_true (by_madd || !by_vnni);
+  g_setenv ("NORMFLOW_INT8", "fma", TRUE);
+  g_autoptr (NfDevice) bytes_fma = open_device ("cpu,precision=int8-weights");
+  assert_string_equal (nf_device_get_int8_form (bytes_fma), "fma");
+  g_setenv ("NORMFLOW_INT8", "mmx", TRUE);
+  check_refused ("cpu,precision=int8-weights", NF_ERROR_ARGUMENT, "NORMFLOW_INT8");
+  g_unsetenv ("NORMFLOW_INT8");
+  g_autoptr (NfDevice) on_gpu = open_device ("cpu,kernels=gpu,precision=int8-weights");
+  assert_string_equal (nf_device_get_int8_form (on_gpu), "fma");
+  check_refused ("cpu,kernels=gpu,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "GPU");
+  check_refused ("cpu,vectors=4,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "vectors of 4");
+  check_refused ("cpu,vectors=8,precision=int8-weights,int8=vnni", NF_ERROR_NO_DEVICE, "VNNI");
+
   if (strcmp (nf_device_get_bf16_form (half), "fma") == 0) /* floats beat emulation */
     assert_string_equal (nf_device_get_precision (automatic), "f32");
 
@@ -271,6 +293,7 @@ test_refusals (void **state)
   check_refused ("cpu,precision=f16", NF_ERROR_ARGUMENT, "f16");
   check_refused ("cpu,precision=f32,precision=bf16", NF_ERROR_ARGUMENT, "precision=bf16");
   check_refused ("cpu,bf16=amy", NF_ERROR_ARGUMENT, "amy");
+  check_refused ("cpu,int8=dot", NF_ERROR_ARGUMENT, "dot");
   check_refused ("cpu,bf16=fma,bf16=fma", NF_ERROR_ARGUMENT, "bf16=fma");
   check_refused ("cpu,f32=dot", NF_ERROR_ARGUMENT, "dot");
   check_refused ("cpu,f32=fma,f32=fma", NF_ERROR_ARGUMENT, "f32=fma");

@@ -460,6 +460,7 @@ test_precision_of_latents (void **state)
     { "bf16", "bf16", NULL, "bf16", FALSE, FALSE },
     { "bf16", "bf16", NULL, "bf16", TRUE, FALSE },
     { "bf16-weights", "bf16-weights", NULL, "bf16-weights", FALSE, FALSE },
+    { "int8-weights", "int8-weights", NULL, "int8-weights", FALSE, FALSE },
     { "f32", "f32", NULL, "f32", FALSE, FALSE },
     { "bf16", "bf16", "precision=bf16", "bf16", FALSE, FALSE },
     { "bf16", "bf16", "precision=f32", "f32", FALSE, TRUE },

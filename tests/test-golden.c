@@ -11,6 +11,8 @@
  * that where the reference has the same weights: values of 16 bits and the lattices between blocks. */
 #define WEIGHTS_TOLERANCE 5e-3
 #define SAME_WEIGHTS_TOLERANCE 5e-5
+/* Likewise of integers: half a unit of 1/127 of the largest weight of an output. */
+#define BYTES_TOLERANCE 2e-2
 
 static const char *const cases[] = { "tarflow_uncond", "tarflow_class", "tarflow_vp" };
 
@@ -263,26 +265,57 @@ test_golden (void **state)
 }
 
 static void
-round_matrices (NfReference *reference)
+round_to_bf16 (double *x, gsize n)
+{
+  for (gsize j = 0; j < n; j++)
+    {
+      int exponent;
+      const double mantissa = frexp (x[j], &exponent);
+      x[j] = ldexp (rint (ldexp (mantissa, 8)), exponent - 8);
+    }
+}
+
+/* N weights of an output become multiples of 1/127 of the largest. */
+static void
+round_to_bytes (double *x, gsize n)
+{
+  double largest = 0;
+  for (gsize j = 0; j < n; j++)
+    largest = fmax (largest, fabs (x[j]));
+  const float unit = (float)largest / 127.0f;
+  for (gsize j = 0; j < n && unit > 0; j++)
+    x[j] = (double)rintf ((float)x[j] / unit) * (double)unit;
+}
+
+static void
+round_matrices (NfReference *reference, gboolean bytes)
 {
   for (guint i = 0; i < reference->parameters->len; i++)
     {
       NfReferenceParameter *parameter = reference->parameters->pdata[i];
-      for (gsize j = 0;
-           g_str_has_suffix (parameter->name, ".weight") && parameter->n_dims == 2 && j < parameter->n; j++)
-        {
-          int exponent;
-          const double mantissa = frexp (parameter->value[j], &exponent);
-          parameter->value[j] = ldexp (rint (ldexp (mantissa, 8)), exponent - 8);
-        }
+      if (!g_str_has_suffix (parameter->name, ".weight") || parameter->n_dims != 2)
+        continue;
+      const gsize row = parameter->dims[1];
+      for (gsize at = 0; at < parameter->n; at += row)
+        (bytes ? round_to_bytes : round_to_bf16) (parameter->value + at, row);
     }
 }
 
-/* Weights in bfloat16: what their rounding makes of the official numbers, and that nothing else is rounded.
+/* Weights of few bits: what their rounding makes of the official numbers, and that nothing else is rounded,
+ * or no more than to 16 bits. For gradients integers have other scales, those of inputs.
  */
 static void
 test_weights (void **state)
 {
+  const gboolean bytes = strstr (*state, "int8") != NULL, madd = strstr (*state, "madd") != NULL;
+  if (madd)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfDevice) device = nf_device_open (*state, &error);
+      if (g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE))
+        skip ();
+      nf_test_ok (device, error);
+    }
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
       g_autoptr (GError) error = NULL;
@@ -292,8 +325,8 @@ test_weights (void **state)
       g_autofree double *z = g_new (double, c.n), *blocks = g_new (double, T *c.n),
                         *log_det = g_new (double, c.B *N), *want = g_new (double, c.n);
       encode (&c, z, blocks, log_det);
-      check (&c, "forward.z", z, c.n, WEIGHTS_TOLERANCE);
-      round_matrices (c.reference);
+      check (&c, "forward.z", z, c.n, bytes ? BYTES_TOLERANCE : WEIGHTS_TOLERANCE);
+      round_matrices (c.reference, bytes);
       nf_reference_encode (c.reference, c.x, c.B, c.labels, want, blocks, log_det);
       nf_test_close ("the same weights", z, want, c.n, SAME_WEIGHTS_TOLERANCE);
 
@@ -309,7 +342,8 @@ test_weights (void **state)
         got[j] = (double)grad_x[j];
       const double want_loss = nf_reference_gradients (c.reference, c.x, c.B, c.labels, want_grad);
       nf_test_close ("loss", &loss, &want_loss, 1, SAME_WEIGHTS_TOLERANCE);
-      nf_test_close ("gradient of x", got, want_grad, c.n, 2 * SAME_WEIGHTS_TOLERANCE);
+      nf_test_close ("gradient of x", got, want_grad, c.n,
+                     bytes ? BYTES_TOLERANCE : 2 * SAME_WEIGHTS_TOLERANCE);
     }
 }
 
@@ -325,6 +359,11 @@ main (void)
       (void *)"cpu,precision=bf16-weights,bf16=fma" },
     { "weights in bfloat16, kernels for GPUs", test_weights, NULL, NULL,
       (void *)"gpu,precision=bf16-weights" },
+    { "weights in integers", test_weights, NULL, NULL, (void *)"cpu,precision=int8-weights,int8=fma" },
+    { "weights in integers by vpmaddwd", test_weights, NULL, NULL,
+      (void *)"cpu,precision=int8-weights,int8=madd" },
+    { "weights in integers, kernels for GPUs", test_weights, NULL, NULL,
+      (void *)"gpu,precision=int8-weights" },
   };
   return cmocka_run_group_tests_name ("golden", tests, NULL, NULL);
 }

@@ -30,7 +30,8 @@ typedef struct
   {
     HALVED, /* of bfloat16 */
     WHOLE,  /* of floats */
-    MIXED   /* of floats by bfloat16 */
+    MIXED,  /* of floats by bfloat16 */
+    BYTES   /* of floats by integers of eight bits */
   } operands;
 } Setting;
 
@@ -50,6 +51,7 @@ typedef struct
   cl_program programs[3];
   cl_command_queue queue;
   gboolean gpu, bf16, rounds, amx;   /* B is of bfloat16, A, too; by the matrix unit */
+  gboolean bytes, madd;              /* B is of integers, A, too */
   gboolean coarse, mma;              /* attention with operands of a few bits; by tensor cores */
   int VW, NR, MR, QT, depth, planes; /* of common.cl */
   GPtrArray *memory;
@@ -78,9 +80,12 @@ static NfDevice *
 open_form (const Setting *setting)
 {
   g_autoptr (GError) error = NULL;
-  static const char *const products[]
-      = { [HALVED] = "precision=bf16,bf16", [WHOLE] = "f32", [MIXED] = "precision=bf16-weights,bf16" };
-  g_autofree char *spec = g_strdup_printf ("cpu,vectors=16,%s=%s", products[setting->operands], setting->by);
+  static const char *const products[] = { [HALVED] = "precision=bf16,bf16",
+                                          [WHOLE] = "f32",
+                                          [MIXED] = "precision=bf16-weights,bf16",
+                                          [BYTES] = "precision=int8-weights,int8" };
+  g_autofree char *spec = g_strdup_printf ("cpu,vectors=%u,%s=%s", setting->vector_width,
+                                           products[setting->operands], setting->by);
   NfDevice *device = nf_device_open (spec, &error);
   if (!device && g_error_matches (error, NF_ERROR, NF_ERROR_NO_DEVICE))
     {
@@ -97,9 +102,11 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   g_autoptr (GError) error = NULL;
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0,
-                 mma = g_strcmp0 (setting->by, "mma") == 0;
-  const gboolean bf16 = setting->by && setting->operands != WHOLE,
-                 rounds = bf16 && setting->operands == HALVED;
+                 mma = g_strcmp0 (setting->by, "mma") == 0, vnni = g_strcmp0 (setting->by, "vnni") == 0,
+                 madd = vnni || g_strcmp0 (setting->by, "madd") == 0;
+  const gboolean bf16 = setting->by && (setting->operands == HALVED || setting->operands == MIXED),
+                 rounds = bf16 && setting->operands == HALVED,
+                 bytes = setting->by && setting->operands == BYTES;
   static const char *const units[]
       = { [HALVED] = " -DNF_BF16_AMX=1", [WHOLE] = " -DNF_F32_AMX=1", [MIXED] = " -DNF_WEIGHTS_AMX=1" };
   const char *const files[][9] = {
@@ -121,14 +128,16 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   };
 
   g_autofree char *plain = g_strdup_printf ("%s,f32=fma", setting->variant);
-  *rig = (Rig){ .device = amx || dot ? open_form (setting) : nf_test_device (plain),
+  *rig = (Rig){ .device = amx || dot || madd ? open_form (setting) : nf_test_device (plain),
                 .gpu = gpu,
                 .amx = amx,
                 .coarse = (amx || mma) && rounds,
                 .mma = mma,
                 .VW = setting->vector_width,
                 .bf16 = bf16,
-                .rounds = rounds };
+                .rounds = rounds,
+                .bytes = bytes,
+                .madd = madd };
   rig->NR = 2 * rig->VW;
   rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
   rig->QT = amx && rounds ? 32 : rig->VW == 16 ? 12 : 6;
@@ -138,14 +147,19 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
       /* only attention is compiled for one size of heads */
-      g_autofree char *options = g_strdup_printf (
-          "-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s%s", rig->VW, i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
-          bf16 ? " -DNF_BF16=1" : "", bf16 && !rounds ? " -DNF_BF16_WEIGHTS=1" : "",
-          amx           ? units[setting->operands]
-          : dot         ? " -DNF_BF16_DOT=1"
-          : mma && bf16 ? " -DNF_BF16_MMA=1"
-          : mma         ? " -DNF_F32_MMA=1"
-                        : "");
+      g_autofree char *options = g_strdup_printf ("-w -DVW=%d -DDH=%u -DD_MAX=%d%s%s%s", rig->VW,
+                                                  i == 1 ? head_dim : HEAD_DIM, MAX (FEATURES, 48),
+                                                  bf16    ? " -DNF_BF16=1"
+                                                  : bytes ? " -DNF_INT8_WEIGHTS=1"
+                                                          : "",
+                                                  bf16 && !rounds ? " -DNF_BF16_WEIGHTS=1" : "",
+                                                  amx           ? units[setting->operands]
+                                                  : vnni        ? " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1"
+                                                  : madd        ? " -DNF_INT8_MADD=1"
+                                                  : dot         ? " -DNF_BF16_DOT=1"
+                                                  : mma && bf16 ? " -DNF_BF16_MMA=1"
+                                                  : mma         ? " -DNF_F32_MMA=1"
+                                                                : "");
       rig->programs[i] = nf_device_get_program (rig->device, files[i], options, &error);
       nf_test_ok (rig->programs[i], error);
     }
@@ -404,17 +418,36 @@ round_to_bf16 (double x)
   return (double)single;
 }
 
-/* What a product with elements of the rig makes of its right operand, and of the left one. */
+/* N values, STEP apart, become integers times a power of two. The largest is MOST of these, so that kernels
+ * find that very power. */
 static void
-round_right (const Rig *rig, double *x, gsize n)
+round_to_integers (double *x, int n, gsize step, double most)
 {
-  for (gsize i = 0; rig->bf16 && i < n; i++)
+  int largest = 0;
+  for (int i = 0; i < n; i++)
+    if (fabs (x[i * step]) > fabs (x[largest * step]))
+      largest = i;
+  const double unit = exp2 (ceil (log2 (fabs (x[largest * step]) / most)));
+  for (int i = 0; i < n; i++)
+    x[i * step] = i == largest ? copysign (most * unit, x[i * step]) : rint (x[i * step] / unit) * unit;
+}
+
+/* What a product with elements of the rig makes of its right operand (rows, columns), and of the left one,
+ * whose rows are ld apart. */
+static void
+round_right (const Rig *rig, double *x, int rows, int columns)
+{
+  for (gsize i = 0; rig->bf16 && i < (gsize)rows * columns; i++)
     x[i] = round_to_bf16 (x[i]);
+  for (int j = 0; rig->bytes && j < columns; j++)
+    round_to_integers (x + j, rows, columns, 127);
 }
 static void
-round_left (const Rig *rig, double *x, gsize n)
+round_left (const Rig *rig, double *x, int rows, int columns, int ld)
 {
-  for (gsize i = 0; i < n && (rig->rounds || rig->planes == 2); i++)
+  for (int m = 0; rig->madd && m < rows; m++)
+    round_to_integers (x + (gsize)m * ld, columns, 1, 32767);
+  for (gsize i = 0; i < (gsize)rows * ld && (rig->rounds || rig->planes == 2); i++)
     {
       const double first = round_to_bf16 (x[i]);
       x[i] = first + (rig->planes == 2 ? round_to_bf16 (x[i] - first) : 0);
@@ -425,6 +458,8 @@ round_left (const Rig *rig, double *x, gsize n)
 static int
 elements (const Rig *rig, int K)
 {
+  if (rig->bytes)
+    return 1 + (K + 3) / 4;
   return ((rig->bf16 ? (K + 1) / 2 : K) + rig->depth - 1) / rig->depth * rig->depth;
 }
 
@@ -432,7 +467,10 @@ elements (const Rig *rig, int K)
 static int
 left_words (const Rig *rig, int K)
 {
-  return rig->amx ? (K + 31) / 32 * 16 * rig->planes : rig->rounds ? elements (rig, K) : K;
+  return rig->amx      ? (K + 31) / 32 * 16 * rig->planes
+         : rig->rounds ? elements (rig, K)
+         : rig->madd   ? (K + 1) / 2 + 1
+                       : K;
 }
 
 /* exp, GELU */
@@ -544,6 +582,29 @@ test_math (void **state)
 
 /* Products */
 
+/* A column of a matrix into a panel: its scale, then integers, four in a word on a GPU, else by rows, or, for
+ * vpmaddwd, by pairs of rows. */
+static void
+pack_bytes (const Rig *rig, const double *x, int rows, gsize row_step, float *panel, int column)
+{
+  const int NR = rig->NR;
+  gint8 *bytes = (gint8 *)(panel + NR);
+  float largest = 0;
+  for (int row = 0; row < rows; row++)
+    {
+      const float size = fabsf ((float)x[row * row_step]);
+      largest = size > largest || isnan (size) ? size : largest;
+    }
+  const float scale = panel[column] = largest / 127.0f;
+  for (int row = 0; row < rows; row++)
+    {
+      const gsize at = rig->gpu    ? ((gsize)(row / 4) * NR + column) * 4 + row % 4
+                       : rig->madd ? ((gsize)(row / 2) * NR + column) * 2 + row % 2
+                                   : (gsize)row * NR + column;
+      bytes[at] = scale > 0 && isfinite (scale) ? (gint8)rintf ((float)x[row * row_step] / scale) : 0;
+    }
+}
+
 /* Panels of NR columns of a matrix (rows, columns), element (row, column) at row·row_step +
  * column·column_step. */
 static float *
@@ -552,7 +613,10 @@ pack (const Rig *rig, const double *W, int rows, int columns, gsize row_step, gs
   const int NR = rig->NR, n = elements (rig, rows), step = rig->bf16 ? 2 : 1;
   const gsize panels = divide_up (columns, NR);
   float *packed = g_new0 (float, panels *n *NR);
-  for (int row = 0; row < rows; row++)
+  for (int column = 0; rig->bytes && column < columns; column++)
+    pack_bytes (rig, W + column * column_step, rows, row_step, packed + (gsize)(column / NR) * n * NR,
+                column % NR);
+  for (int row = 0; !rig->bytes && row < rows; row++)
     for (int column = 0; column < columns; column++)
       {
         const double x = W[row * row_step + column * column_step];
@@ -578,8 +642,8 @@ run_pack (Rig *rig, const Memory *X, gsize X_at, int ld, const Memory *panels, g
           int columns, int width, int transposed)
 {
   const size_t n = divide_up (columns, width);
-  const size_t cpu[3] = { divide_up (rows, PACK_ROWS), n, 1 };
-  const size_t gpu[3] = { divide_up (n * width, GROUP) * GROUP, elements (rig, rows), 1 };
+  const size_t cpu[3] = { rig->bytes ? 1 : divide_up (rows, PACK_ROWS), n, 1 };
+  const size_t gpu[3] = { divide_up (n * width, GROUP) * GROUP, rig->bytes ? 1 : elements (rig, rows), 1 };
   RUN (rig, "nf_pack", rig->gpu ? gpu : cpu, SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (X), LONG (X_at),
        INT (ld), BUFFER (panels), LONG (panels_at), INT (rows), INT (columns), INT (width), INT (transposed));
 }
@@ -616,6 +680,7 @@ enum
   GELU_SLOPE = 32,
   PANELS = 64,
   LEFT = 128,
+  ROUND = 256,
 };
 
 /* C (rows ldc apart) of one launch; every optional operand is there whether FLAGS use it or not. */
@@ -647,8 +712,8 @@ product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double
   };
   p->A = numbers (1, (gsize)M * p->lda, spread);
   p->W = numbers (2, (gsize)K * N, 1);
-  round_left (rig, p->A, (gsize)M * p->lda);
-  round_right (rig, p->W, (gsize)K * N);
+  round_left (rig, p->A, M, K, p->lda);
+  round_right (rig, p->W, K, N);
   p->bias = numbers (3, N, spread);
   p->R = numbers (4, (gsize)p->rmod * p->ldr, spread);
   p->C = numbers (5, (gsize)M * p->ldc, spread);
@@ -668,12 +733,18 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
          *B = room (rig, 16 + n), *bias = give_at (rig, 1, p->bias, p->N),
          *R = give_at (rig, 2, p->R, (gsize)p->rmod * p->ldr - 2),
          *C = give_at (rig, 3, p->C + (gsize)first * p->ldc, (gsize)count * p->ldc - 5),
-         *P = give_at (rig, 4, p->P + (gsize)first * p->N, (gsize)count * p->N);
+         *P = give_at (rig, 4, p->P + (gsize)first * p->N, (gsize)count * p->N), *before = P;
   gsize A_at = 7;
-  int lda = p->lda;
+  int lda = p->lda, ldb = p->rows ? p->N : 0, flags = p->flags;
   g_autofree float *rows = nf_test_to_float (p->W, (gsize)p->K * p->N);
   put (rig, B, 16, p->rows ? rows : packed, n);
-  if (rig->rounds || rig->amx)
+  if (rig->madd && count <= 2) /* each work-item has left rows of its own */
+    {
+      flags |= ROUND;
+      ldb = left_words (rig, p->K) + 3;
+      before = room (rig, 4 + panels * count * ldb);
+    }
+  else if (rig->rounds || rig->amx || rig->madd)
     {
       lda = left_words (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
@@ -685,13 +756,13 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
-  const size_t cpu[3] = { panels, divide_up (count, tile), 1 };
+  const gsize each = rig->amx || count > 2 ? 1 : 1 + tiles % 4; /* panels of a work-item */
+  const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
   const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
        BUFFER (B), LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod),
-       BUFFER (C), LONG (3), INT (p->ldc), BUFFER (P), LONG (4), INT (count), INT (p->N),
-       INT (rig->amx || !rig->rounds ? p->K : elements (rig, p->K)), INT (p->flags), INT (tiles),
-       INT (p->rows ? p->N : 0));
+       BUFFER (C), LONG (3), INT (p->ldc), BUFFER (before), LONG (4), INT (count), INT (p->N),
+       INT (rig->amx || !rig->rounds ? p->K : elements (rig, p->K)), INT (flags), INT (tiles), INT (ldb));
   g_autofree float *all = take_at (rig, P, 4);
   if (saved)
     *saved = g_steal_pointer (&all);
@@ -740,9 +811,9 @@ test_matmul (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  static const int sizes[][3]
-      = { { 1, 1, 1 },     { 2, 3, 40 },   { 7, 33, 5 },    { 13, 70, 129 }, { 48, 16, 64 },
-          { 67, 100, 31 }, { 32, 32, 32 }, { 49, 33, 520 }, { 75, 45, 1090 } };
+  static const int sizes[][3] = { { 1, 1, 1 },      { 2, 3, 40 },     { 7, 33, 5 },   { 13, 70, 129 },
+                                  { 48, 16, 64 },   { 67, 100, 31 },  { 32, 32, 32 }, { 49, 33, 520 },
+                                  { 75, 45, 1090 }, { 1, 150, 1090 }, { 2, 150, 71 } };
   static const int flags[] = { 0,
                                BIAS,
                                BIAS | GELU,
@@ -754,6 +825,8 @@ test_matmul (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     for (guint f = 0; f < G_N_ELEMENTS (flags); f++)
       {
+        if (rig.madd && flags[f] & (SAVE | GELU_SLOPE)) /* of training */
+          continue;
         g_auto (Product) p;
         product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
         check_product (&rig, &p, 1 + f % 3);
@@ -798,8 +871,9 @@ test_matmul_batches (void **state)
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
   g_auto (Product) p, deep;
-  product_init (&rig, &p, 77, 50, 300, BIAS | GELU | SAVE | RESIDUAL, 1);
-  product_init (&rig, &deep, 77, 50, 1100, BIAS | GELU | SAVE | RESIDUAL, 1);
+  const int flags = BIAS | GELU | (rig.madd ? 0 : SAVE) | RESIDUAL;
+  product_init (&rig, &p, 77, 50, 300, flags, 1);
+  product_init (&rig, &deep, 77, 150, 1100, flags, 1);
   p.rmod = deep.rmod = 1; /* rows count from the first of each launch */
   check_batches (&rig, &p);
   check_batches (&rig, &deep);
@@ -824,6 +898,8 @@ test_matmul_left (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
+  if (rig.madd) /* a row's scale is not known as it is written */
+    return;
   g_auto (Product) p;
   product_init (&rig, &p, 27, 96, 40, BIAS | GELU, 1);
   g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
@@ -879,7 +955,8 @@ test_matmul_accuracy (void **state)
 {
   const Setting *setting = *state;
   static const Setting fma_setting = { "cpu", 16 };
-  if (!setting->by || setting->operands == HALVED)
+  if (!setting->by || setting->operands == HALVED
+      || (setting->operands == BYTES && strcmp (setting->by, "fma")))
     return;
   g_auto (Rig) rig, plain;
   rig_init (&rig, setting, HEAD_DIM);
@@ -905,7 +982,7 @@ test_matmul_accuracy (void **state)
             p.W[(gsize)(k + 1) * p.N + j] = (double)(float)(p.W[(gsize)k * p.N + j] * (1 + 1e-6 * j));
         for (gsize e = 0; kind == 3 && e < (gsize)p.M * p.lda; e++) /* 20 orders of magnitude */
           p.A[e] = (double)(float)(p.A[e] * pow (10, e * 7 % 21 - 10.0));
-        round_right (&rig, p.W, (gsize)K * p.N);
+        round_right (&rig, p.W, K, p.N);
         g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
                          *by_fma = run_product (&plain, &p, 0, p.M, 2, NULL);
         const double error = get_error (&p, got), fma_error = get_error (&p, by_fma);
@@ -917,13 +994,48 @@ test_matmul_accuracy (void **state)
       }
 }
 
+/* What is no number or infinite spoils its row or its column, whose scale it makes so, and touches nothing
+ * else. */
+static void
+test_matmul_scales (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  if (!rig.bytes)
+    return;
+  const double values[] = { INFINITY, -INFINITY, NAN };
+  for (guint i = 0; i < G_N_ELEMENTS (values); i++)
+    for (int side = 0; side < 2; side++)
+      for (int count = 1; count < 36; count += 34)
+        {
+          g_auto (Product) p;
+          product_init (&rig, &p, 35, 37, 70, 0, 1);
+          const int first = p.M - count, row = 34, column = 35, k = 66;
+          g_autofree float *before = run_product (&rig, &p, first, count, 2, NULL);
+          if (side == 0)
+            p.A[row * p.lda + k] = values[i];
+          else
+            p.W[k * p.N + column] = values[i];
+          g_autofree float *got = run_product (&rig, &p, first, count, 2, NULL);
+          for (int m = 0; m < count; m++)
+            for (int j = 0; j < p.N; j++)
+              {
+                const float v = got[m * p.ldc + j];
+                if (side == 0 ? first + m == row : j == column)
+                  assert_false (isfinite (v));
+                else
+                  assert_memory_equal (&v, &before[m * p.ldc + j], sizeof v);
+              }
+        }
+}
+
 /* What is no number, infinite, or nearly so, comes out as by fma(), and touches no other element. */
 static void
 test_matmul_special (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  if (rig.rounds)
+  if (rig.rounds || rig.bytes)
     return;
   const double exact = rig.planes == 2 || rig.mma ? 1e-5 : 1e-6;
   const double values[] = { INFINITY, -INFINITY, NAN, FLT_MAX, -FLT_MAX, 1e38, 3.4e38 };
@@ -970,8 +1082,8 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
   const gsize n = (gsize)N * K;
   g_autofree double *A = numbers (1, (gsize)M * lda, 1), *X = numbers (2, (gsize)M * ldx, 1),
                     *C = numbers (3, n, 1);
-  round_left (rig, A, (gsize)M * lda);
-  round_right (rig, X, (gsize)M * ldx);
+  round_left (rig, A, 1, M * lda, M * lda);
+  round_right (rig, X, 1, M * ldx);
   Memory *a = give_at (rig, 5, A, (gsize)M * lda - 2), *x = give_at (rig, 2, X, (gsize)M * ldx - 1),
          *c = accumulate ? give_at (rig, 9, C, n) : room (rig, 9 + n);
   const size_t left = divide_up (N, rig->MR), right = divide_up (K, rig->NR), tiles = 2;
@@ -1427,7 +1539,7 @@ heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask
   if (!rig->amx)
     h->values = append (rig, h, 2);
   if (rig->amx)
-    round_right (rig, h->qkv, n);
+    round_right (rig, h->qkv, 1, (int)n);
 }
 
 /* HEAD is a query head; its keys and values are those that it shares with others. */
@@ -2078,6 +2190,54 @@ test_affine_there_and_back (void **state)
       }
 }
 
+/* As nf_affine() rounds: to 2^-BITS, to 2^-BITS of an eighth of what is larger than 8. */
+static double
+on_lattice (double x, int bits)
+{
+  int exponent;
+  (void)frexp (x, &exponent); /* below 2^exponent */
+  const double per_unit = exp2 (bits - MAX (exponent - 3, 0));
+  return rint (x * per_unit) / per_unit;
+}
+
+/* Values between blocks, large ones too, come back on their lattice from latents, of floats and of a finer
+ * lattice. */
+static void
+test_affine_lattices (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  enum
+  {
+    B = 3,
+    N = 2000,
+    D = FEATURES
+  };
+  for (int bits = 17; bits < 20; bits += 2)
+    {
+      const gsize n = (gsize)B * N * D;
+      const cl_float4 weights = { { 0 } };
+      g_autofree double *u = numbers (1, n, 1), *o = numbers (2, 2 * n, 1), *d = numbers (3, n, 1);
+      for (gsize i = 0; i < n; i++)
+        {
+          u[i] = on_lattice (u[i] * exp2 ((double)(i % 7)), bits);
+          o[i / D * 2 * D + D + i % D] = u[i] + 3.9 * d[i] * fmax (fabs (u[i]) / 8, 1);
+        }
+      Memory *us = give (&rig, u, n), *os = give (&rig, o, 2 * n), *z = room (&rig, n),
+             *back = room (&rig, n), *dets = room (&rig, B * N);
+      RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
+           LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
+           INT (0), INT (N), INT (0), INT (1), FLOAT (0), FLOAT (INFINITY), FLOAT (bits < 19 ? 1 << 19 : 0),
+           INT (0), INT (0), INT (0));
+      RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
+           LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (1),
+           FLOAT (0), FLOAT (INFINITY), FLOAT (1 << bits), INT (0), VALUE (weights), INT (0), INT (-1),
+           BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
+      g_autofree float *got = take (&rig, back);
+      nf_test_close_float ("on the lattice", got, u, n, 0);
+    }
+}
+
 static void
 test_shift_in (void **state)
 {
@@ -2505,7 +2665,14 @@ main (int argc, char **argv)
                                 { "gpu", 16, "fma", MIXED },
                                 { "gpu", 16, "mma" },
                                 { "gpu", 16, "mma", WHOLE },
-                                { "gpu", 16, "mma", MIXED } };
+                                { "gpu", 16, "mma", MIXED },
+                                { "cpu", 16, "vnni", BYTES },
+                                { "cpu", 16, "madd", BYTES },
+                                { "cpu", 8, "madd", BYTES },
+                                { "cpu", 16, "fma", BYTES },
+                                { "cpu", 8, "fma", BYTES },
+                                { "cpu", 4, "fma", BYTES },
+                                { "gpu", 16, "fma", BYTES } };
   static const struct
   {
     const char *name;
@@ -2525,6 +2692,7 @@ main (int argc, char **argv)
     { "matmul, left", test_matmul_left, PRODUCTS },
     { "matmul, accuracy", test_matmul_accuracy, PRODUCTS },
     { "matmul, special values", test_matmul_special, PRODUCTS },
+    { "matmul, scales", test_matmul_scales, PRODUCTS },
     { "matmul transposed", test_matmul_tn, PRODUCTS },
     { "column sums", test_column_sums },
     { "norms", test_norm },
@@ -2539,6 +2707,7 @@ main (int argc, char **argv)
     { "affine inverse", test_affine_inverse },
     { "drafts", test_drafts },
     { "there and back", test_affine_there_and_back },
+    { "lattices", test_affine_lattices },
     { "shift in", test_shift_in },
     { "prior", test_prior },
     { "reorder", test_reorder },
@@ -2548,8 +2717,10 @@ main (int argc, char **argv)
     { "adamw", test_adamw },
     { "sums and denoise", test_sums_and_denoise },
   };
-  static const char *const words[]
-      = { [HALVED] = ", bfloat16 by ", [WHOLE] = ", floats by ", [MIXED] = ", floats and bfloat16 by " };
+  static const char *const words[] = { [HALVED] = ", bfloat16 by ",
+                                       [WHOLE] = ", floats by ",
+                                       [MIXED] = ", floats and bfloat16 by ",
+                                       [BYTES] = ", floats and bytes by " };
   const gboolean has_mma = find_mma ();
   struct CMUnitTest all[G_N_ELEMENTS (settings) * G_N_ELEMENTS (tests)];
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
@@ -2561,6 +2732,8 @@ main (int argc, char **argv)
         const gboolean amx = g_strcmp0 (form, "amx") == 0, mma = g_strcmp0 (form, "mma") == 0,
                        halved = settings[s].operands == HALVED, mixed = settings[s].operands == MIXED;
         if (mma && !has_mma)
+          continue;
+        if (settings[s].operands == BYTES && tests[t].run == test_matmul_tn) /* of training */
           continue;
         if (tests[t].kind == PLANES
                 ? !amx || halved

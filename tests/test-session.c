@@ -1131,7 +1131,8 @@ static void
 test_memory (void **state)
 {
   g_autoptr (GError) error = NULL;
-  const gboolean half = strstr (*state, "bf16") != NULL, trains = !strstr (*state, "weights");
+  const double share = strstr (*state, "int8") ? 0.45 : strstr (*state, "bf16") ? 0.7 : 1.2;
+  const gboolean trains = !strstr (*state, "weights");
   g_autoptr (NfDevice) device = nf_device_open (*state, &error);
   nf_test_ok (device, error);
   const NfConfig config = { .channels = 3,
@@ -1150,7 +1151,7 @@ test_memory (void **state)
   nf_test_ok (model, error);
   const double n = (double)nf_model_count_parameters (model) * sizeof (float),
                loaded = (double)(nf_device_get_allocated (device) - before);
-  if (loaded > (half ? 0.7 : 1.2) * n)
+  if (loaded > share * n)
     fail_msg ("%.0f bytes for %.0f of parameters", loaded, n);
 
   g_autofree char *digest = nf_model_digest_of_file (path, &error);
@@ -1162,7 +1163,7 @@ test_memory (void **state)
     {
       assert_null (trainer);
       assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
-      assert_non_null (strstr (error->message, "bf16-weights"));
+      assert_non_null (strstr (error->message, nf_device_get_precision (device)));
       return;
     }
   nf_test_ok (trainer, error);
@@ -1207,29 +1208,45 @@ main (int argc, char **argv)
       (void *)"cpu,vectors=8,precision=bf16-weights" },
     { "there and back, weights in bfloat16, kernels=gpu", test_round_trip, NULL, NULL,
       (void *)"gpu,precision=bf16-weights" },
+    { "there and back, weights in integers", test_round_trip, NULL, NULL,
+      (void *)"cpu,precision=int8-weights" },
+    { "there and back, weights in integers by fma()", test_round_trip, NULL, NULL,
+      (void *)"cpu,vectors=8,precision=int8-weights,int8=fma" },
+    { "there and back, weights in integers, kernels=gpu", test_round_trip, NULL, NULL,
+      (void *)"gpu,precision=int8-weights" },
     { "drafts, kernels=cpu", test_drafted, NULL, NULL, (void *)"cpu" },
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
+    { "drafts, weights in integers", test_drafted, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     { "flying candidates, kernels=cpu", test_flying_candidates, NULL, NULL, (void *)"cpu" },
     { "flying candidates, kernels=gpu", test_flying_candidates, NULL, NULL, (void *)"gpu" },
     { "flying candidates, bfloat16", test_flying_candidates, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "flying candidates, weights in bfloat16", test_flying_candidates, NULL, NULL,
       (void *)"cpu,precision=bf16-weights" },
+    { "flying candidates, weights in integers", test_flying_candidates, NULL, NULL,
+      (void *)"cpu,precision=int8-weights" },
     { "hints, kernels=cpu", test_hints, NULL, NULL, (void *)"cpu" },
     { "hints, kernels=gpu", test_hints, NULL, NULL, (void *)"gpu" },
     { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },
     { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
     { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "kept tiles, weights in integers", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     { "frames at once, kernels=cpu", test_frames_at_once, NULL, NULL, (void *)"cpu" },
     { "frames at once, kernels=gpu", test_frames_at_once, NULL, NULL, (void *)"gpu" },
     { "frames at once, bfloat16", test_frames_at_once, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "frames at once, weights in integers", test_frames_at_once, NULL, NULL,
+      (void *)"cpu,precision=int8-weights" },
     { "bfloat16, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "bfloat16, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=bf16" },
     { "weights in bfloat16, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "weights in bfloat16 by fma()", test_precision, NULL, NULL,
       (void *)"cpu,precision=bf16-weights,bf16=fma" },
     { "weights in bfloat16, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=bf16-weights" },
+    { "weights in integers, kernels=cpu", test_precision, NULL, NULL, (void *)"cpu,precision=int8-weights" },
+    { "weights in integers by fma()", test_precision, NULL, NULL,
+      (void *)"cpu,precision=int8-weights,int8=fma" },
+    { "weights in integers, kernels=gpu", test_precision, NULL, NULL, (void *)"gpu,precision=int8-weights" },
     { "scores, kernels=cpu", test_scores, NULL, NULL, (void *)"cpu" },
     { "scores, kernels=gpu", test_scores, NULL, NULL, (void *)"gpu" },
     { "denoise, kernels=cpu", test_denoise, NULL, NULL, (void *)"cpu" },
@@ -1239,6 +1256,7 @@ main (int argc, char **argv)
     { "memory, f32", test_memory, NULL, NULL, (void *)"cpu" },
     { "memory, bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "memory, weights in bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
+    { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_bad_text),
     cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),

@@ -659,11 +659,12 @@ test_train (void **state)
   BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
   BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",
        "bf16-weights", video);
-  BAD (2, "none of f32, bf16, bf16-weights, auto", "eval", "-m", model, "--precision", "f8", video);
+  BAD (2, "none of f32, bf16, bf16-weights, int8-weights, auto", "eval", "-m", model, "--precision", "f8",
+       video);
   BAD (1, "there is no folder /nowhere", TRAIN, "-o", "/nowhere/wrong.safetensors", "--steps", "2", video);
   g_autofree char *help = good (ARGUMENTS ("train", "--help")), *others = good (ARGUMENTS ("eval", "--help"));
-  assert_null (strstr (help, "bf16-weights"));
-  assert_non_null (strstr (others, "bf16-weights"));
+  assert_null (strstr (help, "-weights"));
+  assert_non_null (strstr (others, "bf16-weights, int8-weights"));
   assert_missing ("wrong.safetensors");
 }
 

@@ -57,6 +57,12 @@ static const char limit_source[]
       "#else\n"
       "#ifdef DOT\n"
       "#define ADD(sum, x, y) __asm__ (\"vdpbf16ps %2, %1, %0\" : \"+v\"(sum) : \"v\"(x), \"v\"(y))\n"
+      "#elif defined VNNI\n"
+      "#define ADD(sum, x, y) __asm__ (\"vpdpwssd %2, %1, %0\" : \"+v\"(sum) : \"v\"(x), \"v\"(y))\n"
+      "#elif defined MADD\n"
+      "#define ADD(sum, x, y) __asm__ volatile (\"vpmaddwd %3, %2, %1\\n\\tvpaddd %1, %0, %0\" : "
+      "\"+v\"(sum), "
+      "\"=&v\"(products) : \"v\"(x), \"v\"(y))\n"
       "#else\n"
       "#define ADD(sum, x, y) sum = fma (sum, x, y)\n"
       "#endif\n"
@@ -64,7 +70,7 @@ static const char limit_source[]
       "{\n"
       "  const int at = get_global_id (0);\n"
       "  const T x = out[at], y = x * 0.5f;\n"
-      "  T a[R], sum = 0.0f;\n"
+      "  T a[R], sum = 0.0f, products;\n"
       "#pragma unroll\n"
       "  for (int i = 0; i < R; i++)\n"
       "    a[i] = (T)(i);\n"
@@ -194,15 +200,27 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   cl_int status;
 
   limits->device = device;
-  const gboolean f32 = !nf_device_uses_bf16 (device), mixed = !f32 && !nf_device_rounds_operands (device);
-  const char *form = f32 ? nf_device_get_f32_form (device) : nf_device_get_bf16_form (device);
-  const gboolean amx = g_strcmp0 (form, "amx") == 0;
+  static const struct
+  {
+    const char *by, *option;
+  } forms[] = { { "amx", " -DAMX" }, { "dot", " -DDOT" }, { "madd", " -DMADD" }, { "vnni", " -DVNNI" } };
+  const char *bf16 = nf_device_get_bf16_form (device), *f32 = nf_device_get_f32_form (device),
+             *form = bf16  ? bf16
+                     : f32 ? f32
+                           : nf_device_get_int8_form (device),
+             *option = "";
+  const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_operands (device);
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
-  limits->by = amx || g_strcmp0 (form, "dot") == 0 ? form : NULL;
+  for (guint i = 0; i < G_N_ELEMENTS (forms); i++)
+    if (strcmp (form, forms[i].by) == 0)
+      {
+        limits->by = form;
+        option = forms[i].option;
+      }
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
   /* four products of tiles of 16 × 16 by 32, of which one of floats takes six, one of floats by bfloat16 two;
-   * or a vector, of pairs of bfloat16 or of floats */
+   * or a vector, of pairs of bfloat16 or of integers, or of floats */
   limits->flops = amx ? 4 * 2.0 * 16 * 16 * 32
                             / (f32     ? 6
                                : mixed ? 2
@@ -217,10 +235,7 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   if (status != CL_SUCCESS)
     return nf_cl_error (error, status, "cannot create the kernels that measure limits");
   g_autofree char *options
-      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u%s", limits->width, limits->accumulators,
-                         amx          ? " -DAMX"
-                         : limits->by ? " -DDOT"
-                                      : "");
+      = g_strdup_printf ("-cl-std=CL1.2 -DVW=%u -DR=%u%s", limits->width, limits->accumulators, option);
   status = clBuildProgram (limits->program, 1, &id, options, NULL, NULL);
   if (status == CL_SUCCESS)
     limits->multiply_add = clCreateKernel (limits->program, "multiply_add", &status);
@@ -759,7 +774,7 @@ run_decode (gpointer data, GError **error)
 static Bound
 bound_steps (NfModel *model, NfOps *ops, guint B)
 {
-  const double element = nf_device_uses_bf16 (nf_model_get_device (model)) ? 2 : 4;
+  const double element = 4.0 / nf_device_values_per_word (nf_model_get_device (model));
   Bound bound = { 0 };
 
   for (guint t = 0; t < nf_model_count_blocks (model); t++)

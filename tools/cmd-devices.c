@@ -19,8 +19,9 @@ find_form (const NfDeviceInfo *info, const char *precision)
 
   if (!device)
     return NULL;
-  return g_strdup (strcmp (precision, "f32") == 0 ? nf_device_get_f32_form (device)
-                                                  : nf_device_get_bf16_form (device));
+  return g_strdup (strcmp (precision, "f32") == 0            ? nf_device_get_f32_form (device)
+                   : strcmp (precision, "int8-weights") == 0 ? nf_device_get_int8_form (device)
+                                                             : nf_device_get_bf16_form (device));
 }
 
 /* Kernel variant that the device gets, NULL if it cannot be opened; REASON then says why. */
@@ -82,7 +83,8 @@ print_json (GPtrArray *devices, NfDevice *opened)
       const NfDeviceInfo *info = devices->pdata[i];
       g_autofree char *reason = NULL;
       g_autofree char *kernels = find_kernels (info, &reason), *form = find_form (info, "bf16"),
-                      *weights_form = find_form (info, "bf16-weights"), *f32_form = find_form (info, "f32");
+                      *weights_form = find_form (info, "bf16-weights"),
+                      *int8_form = find_form (info, "int8-weights"), *f32_form = find_form (info, "f32");
 
       json_builder_begin_object (builder);
       add_string (builder, "id", info->id);
@@ -101,6 +103,7 @@ print_json (GPtrArray *devices, NfDevice *opened)
       add_bool (builder, "bf16", info->bf16);
       add_string (builder, "bf16_form", form);
       add_string (builder, "bf16_weights_form", weights_form);
+      add_string (builder, "int8_weights_form", int8_form);
       add_string (builder, "f32_form", f32_form);
       add_string (builder, "kernels", kernels);
       add_bool (builder, "usable", kernels != NULL);
@@ -143,7 +146,7 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision)
       width = CLAMP ((int)g_utf8_strlen (info->name, -1), width, MAX_NAME);
     }
   printf ("  ID   %-*s  TYPE  UNITS      CLOCK      MEMORY  VECTOR  FP16  FP64  F32   BF16  BF16-WEIGHTS  "
-          "KERNELS\n",
+          "INT8-WEIGHTS  KERNELS\n",
           width, "NAME");
   for (guint i = 0; i < devices->len; i++)
     {
@@ -151,16 +154,17 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision)
       gboolean is_chosen = g_strcmp0 (info->id, chosen) == 0;
       g_autofree char *reason = NULL;
       g_autofree char *kernels = find_kernels (info, &reason), *form = find_form (info, "bf16"),
-                      *weights_form = find_form (info, "bf16-weights"), *f32_form = find_form (info, "f32");
+                      *weights_form = find_form (info, "bf16-weights"),
+                      *int8_form = find_form (info, "int8-weights"), *f32_form = find_form (info, "f32");
       g_autofree char *name = g_utf8_substring (info->name, 0, MIN (width, g_utf8_strlen (info->name, -1)));
 
       any = any || is_chosen;
-      printf ("%c %-4s %s%*s  %-4s %6u  %5u MHz  %6.1f GiB  %6u  %-4s  %-4s  %-4s  %-4s  %-12s  %s\n",
+      printf ("%c %-4s %s%*s  %-4s %6u  %5u MHz  %6.1f GiB  %6u  %-4s  %-4s  %-4s  %-4s  %-12s  %-12s  %s\n",
               is_chosen ? '*' : ' ', info->id, name, width - (int)g_utf8_strlen (name, -1), "",
               info->is_gpu ? "GPU" : "CPU", info->compute_units, info->clock_mhz,
               (double)info->global_memory / (1 << 30), info->vector_width, info->fp16 ? "yes" : "no",
               info->fp64 ? "yes" : "no", f32_form ? f32_form : "-", form ? form : "-",
-              weights_form ? weights_form : "-", kernels ? kernels : "-");
+              weights_form ? weights_form : "-", int8_form ? int8_form : "-", kernels ? kernels : "-");
       print_cut (info->platform, info->driver);
       if (reason)
         printf ("       not usable: %s\n", reason);

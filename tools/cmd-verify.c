@@ -21,6 +21,9 @@ static const Tolerances of_floats = { 1e-5, 1e-5, 1e-4 };
  * cancel) and 0.086 (guided samples). */
 static const Tolerances of_bf16 = { 1e-2, 5e-2, 1e-1 };
 
+/* Integers of eight bits are multiples of 1/127 of the largest weight: 0.011, 0.05 and 0.13. */
+static const Tolerances of_int8 = { 3e-2, 1e-1, 2e-1 };
+
 #define DEFAULT_SIGMA 0.05
 #define SIGMA_KEY "denoise_noise_std"
 #define MAX_BATCH 65536
@@ -990,7 +993,9 @@ nf_cmd_verify (int argc, char **argv)
   verify.config = nf_config_copy (nf_model_get_config (nf_session_get_model (verify.session)));
   NfDevice *device = nf_model_get_device (nf_session_get_model (verify.session));
   const char *precision = nf_device_get_precision (device);
-  verify.own = nf_device_uses_bf16 (device) ? &of_bf16 : &of_floats;
+  verify.own = nf_device_uses_bf16 (device)              ? &of_bf16
+               : nf_device_values_per_word (device) == 1 ? &of_floats
+                                                         : &of_int8;
   verify.trainable = nf_device_has_gradients (device);
   if (!command.quiet && verify.tolerance > 0)
     fprintf (stderr, "in %s; relative errors that pass: %g\n", precision, verify.tolerance);

@@ -11,7 +11,7 @@
 #include <glib/gstdio.h>
 
 #define MAX_SIDE 16384
-#define WEIGHTS "bf16-weights" /* has no gradients of parameters */
+#define ONLY_WEIGHTS "-weights" /* what ends so has no gradients of parameters */
 
 void
 nf_command_clear (NfCommand *self)
@@ -68,7 +68,7 @@ check_precision (NfCommand *self, NfCommandOptions options)
   g_autoptr (GString) names = g_string_new (NULL);
   gboolean found = strcmp (self->precision, "auto") == 0;
   for (const char *const *name = nf_device_precisions (); *name; name++)
-    if (!(options & NF_COMMAND_GRADIENTS) || strcmp (*name, WEIGHTS))
+    if (!(options & NF_COMMAND_GRADIENTS) || !g_str_has_suffix (*name, ONLY_WEIGHTS))
       {
         g_string_append_printf (names, "%s, ", *name);
         found = found || strcmp (self->precision, *name) == 0;
@@ -95,16 +95,17 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry model[] = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &self->model,
                                    "A model file or name (default: the bundled one)", "MODEL" },
                                  { NULL } };
-  const GOptionEntry device[]
-      = { { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
-            "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
-          { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
-            options & NF_COMMAND_GRADIENTS
-                ? "Of matrix products: f32 (default), bf16, or auto: the faster, by the kind of device"
-                : "Of matrix products: f32 (default), bf16, " WEIGHTS
-                  " (of weights alone), or auto: the faster of f32 and bf16, by the kind of device",
-            "PRECISION" },
-          { NULL } };
+  const GOptionEntry device[] = {
+    { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
+      "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
+    { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
+      options & NF_COMMAND_GRADIENTS
+          ? "Of matrix products: f32 (default), bf16, or auto: the faster, by the kind of device"
+          : "Of matrix products: f32 (default), bf16, bf16-weights, int8-weights (of weights alone), or "
+            "auto: the faster of f32 and bf16, by the kind of device",
+      "PRECISION" },
+    { NULL }
+  };
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
             "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "

@@ -24,9 +24,14 @@ typedef enum
   NF_PRECISION_F32,
   NF_PRECISION_BF16,
   NF_PRECISION_BF16_WEIGHTS,
+  NF_PRECISION_INT8_WEIGHTS,
 } NfPrecision;
 
-/* TRUE if the matrices that products keep are of bfloat16: NF_BF16 of the kernels. */
+/* Values in a word of the matrices that products keep: one float, two bfloat16 (NF_BF16 of the kernels) or
+ * four integers (NF_INT8_WEIGHTS), with a scale for each column. */
+guint nf_device_values_per_word (NfDevice *self);
+
+/* TRUE if the matrices that products keep are of bfloat16. */
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
 /* TRUE if what they are multiplied by is rounded to it, too; else NF_BF16_WEIGHTS of the kernels. */
@@ -56,7 +61,20 @@ typedef enum
   NF_F32_MMA,
 } NfF32;
 
+/* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD) or vpdpwssd
+ * (NF_INT8_VNNI as well), with the same results, of floats
+ * that were rounded to integers of 16 bits. */
+typedef enum
+{
+  NF_INT8_FMA,
+  NF_INT8_MADD,
+  NF_INT8_VNNI,
+} NfInt8;
+
 NfBf16 nf_device_get_bf16 (NfDevice *self);
+
+/* NF_INT8_FMA as well if there are no such products. */
+NfInt8 nf_device_get_int8 (NfDevice *self);
 
 /* TRUE if a CPU's matrix unit makes products, in either precision. */
 gboolean nf_device_uses_amx (NfDevice *self);

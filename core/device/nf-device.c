@@ -23,9 +23,10 @@ struct _NfDevice
   gboolean gpu_kernels;
   guint vector_width;
   NfPrecision precision;
-  NfBf16 form;    /* of products with bfloat16 */
-  NfF32 f32_form; /* of products of floats */
-  gboolean lists; /* launches may be command lists */
+  NfBf16 form;      /* of products with bfloat16 */
+  NfF32 f32_form;   /* of products of floats */
+  NfInt8 int8_form; /* of floats by integers */
+  gboolean lists;   /* launches may be command lists */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -366,10 +367,10 @@ typedef enum
 typedef struct
 {
   Kernels kernels;
-  guint vectors;          /* 0: the device decides */
-  const char *precision;  /* NULL: not said */
-  const char *bf16, *f32; /* likewise */
-  const char *launch;     /* likewise */
+  guint vectors;                 /* 0: the device decides */
+  const char *precision;         /* NULL: not said */
+  const char *bf16, *f32, *int8; /* likewise */
+  const char *launch;            /* likewise */
 } Form;
 
 static gboolean
@@ -406,12 +407,15 @@ static const char *const precision_names[]
     = { [NF_PRECISION_F32] = "f32",
         [NF_PRECISION_BF16] = "bf16",
         [NF_PRECISION_BF16_WEIGHTS] = "bf16-weights",
+        [NF_PRECISION_INT8_WEIGHTS] = "int8-weights",
         NULL },
     *const bf16_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
         *const f32_names[]
         = { [NF_F32_FMA] = "fma", [NF_F32_AMX] = "amx", [NF_F32_MMA] = "mma", "auto", NULL },
-            *const launch_names[] = { "lists", "each", NULL };
+            *const int8_names[]
+            = { [NF_INT8_FMA] = "fma", [NF_INT8_MADD] = "madd", [NF_INT8_VNNI] = "vnni", NULL },
+                *const launch_names[] = { "lists", "each", NULL };
 
 /* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
@@ -437,7 +441,8 @@ parse_precision (const char *value, const char *where, const char **precision, G
       return TRUE;
     }
   return parse_name (value, precision_names, where,
-                     "%s: precision \"%s\" is none of f32, bf16, bf16-weights and auto", precision, error);
+                     "%s: precision \"%s\" is none of f32, bf16, bf16-weights, int8-weights and auto",
+                     precision, error);
 }
 
 static gboolean
@@ -452,6 +457,13 @@ parse_f32 (const char *value, const char *where, const char **f32, GError **erro
 {
   return parse_name (value, f32_names, where,
                      "%s: products of floats by \"%s\": only by amx, mma, fma and auto", f32, error);
+}
+
+static gboolean
+parse_int8 (const char *value, const char *where, const char **int8, GError **error)
+{
+  return parse_name (value, int8_names, where,
+                     "%s: products of integers by \"%s\": only by vnni, madd and fma", int8, error);
 }
 
 static gboolean
@@ -475,6 +487,8 @@ fill_form (Form *form, const Form *other)
     form->bf16 = other->bf16;
   if (!form->f32)
     form->f32 = other->f32;
+  if (!form->int8)
+    form->int8 = other->int8;
   if (!form->launch)
     form->launch = other->launch;
 }
@@ -493,13 +507,18 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
     return parse_bf16 (part + strlen ("bf16="), where, &form->bf16, error);
   if (g_str_has_prefix (part, "f32=") && !form->f32)
     return parse_f32 (part + strlen ("f32="), where, &form->f32, error);
+  if (g_str_has_prefix (part, "int8=") && !form->int8)
+    return parse_int8 (part + strlen ("int8="), where, &form->int8, error);
   if (g_str_has_prefix (part, "launch=") && !form->launch)
     return parse_launch (part + strlen ("launch="), where, &form->launch, error);
   g_set_error (
       error, NF_ERROR, NF_ERROR_ARGUMENT,
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
-      ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights or auto, ,bf16=amx, dot, mma or fma, "
-      ",f32=amx, mma, fma or auto, and ,launch=lists or each, each once; ?= for = is where nothing else is "
+      ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights, int8-weights or auto, ,bf16=amx, dot, mma or "
+      "fma, "
+      ",f32=amx, mma, fma or auto, ,int8=vnni, madd or fma, and ,launch=lists or each, each once; ?= for = "
+      "is "
+      "where nothing else is "
       "said",
       where, part, spec);
   return FALSE;
@@ -595,6 +614,10 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   environment = g_getenv ("NORMFLOW_F32");
   if (!form->f32 && environment && *environment
       && !parse_f32 (environment, "NORMFLOW_F32", &form->f32, error))
+    return FALSE;
+  environment = g_getenv ("NORMFLOW_INT8");
+  if (!form->int8 && environment && *environment
+      && !parse_int8 (environment, "NORMFLOW_INT8", &form->int8, error))
     return FALSE;
   environment = g_getenv ("NORMFLOW_LAUNCH");
   if (!form->launch && environment && *environment
@@ -722,16 +745,21 @@ new_programs (NfDevice *self, const char *identity, gboolean amx)
   static const char *const kinds[]
       = { [NF_PRECISION_F32] = "",
           [NF_PRECISION_BF16] = " -DNF_BF16=1",
-          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_BF16=1 -DNF_BF16_WEIGHTS=1" },
+          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_BF16=1 -DNF_BF16_WEIGHTS=1",
+          [NF_PRECISION_INT8_WEIGHTS] = " -DNF_INT8_WEIGHTS=1" },
       *const units[] = { [NF_PRECISION_F32] = " -DNF_F32_AMX=1",
                          [NF_PRECISION_BF16] = " -DNF_BF16_AMX=1",
                          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1" },
+             *const int8_forms[] = { [NF_INT8_FMA] = "",
+                                     [NF_INT8_MADD] = " -DNF_INT8_MADD=1",
+                                     [NF_INT8_VNNI] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" },
              *const forms[]
              = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
-  const char *form = amx                                   ? units[self->precision]
-                     : self->precision != NF_PRECISION_F32 ? forms[self->form]
-                     : self->f32_form == NF_F32_MMA        ? " -DNF_F32_MMA=1"
-                                                           : "";
+  const char *form = amx                              ? units[self->precision]
+                     : nf_device_uses_bf16 (self)     ? forms[self->form]
+                     : self->int8_form != NF_INT8_FMA ? int8_forms[self->int8_form]
+                     : self->f32_form == NF_F32_MMA   ? " -DNF_F32_MMA=1"
+                                                      : "";
   g_autofree char *all = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
                                           self->gpu_kernels ? 1 : 0, kinds[self->precision], form);
   return nf_program_cache_new (self->context, self->id, identity, all);
@@ -849,6 +877,37 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
   return TRUE;
 }
 
+/* Decides what multiplies floats by integers of 8 bits: what WANTED names, or, if that is NULL, the fastest.
+ * Instructions for it are of CPUs with vectors of eight floats or more, and PoCL takes them as they are. */
+static gboolean
+choose_int8 (NfDevice *self, const char *wanted, GError **error)
+{
+  const NfDeviceInfo *info = self->info;
+  const char *needed = self->vector_width == 16 ? "avx512bw" : "avx2", *fault = NULL;
+  const gboolean vnni = self->vector_width == 16 && nf_cpu_has (self->cpu, "avx512_vnni");
+
+  if (g_strcmp0 (wanted, int8_names[NF_INT8_FMA]) == 0)
+    return TRUE;
+  if (self->gpu_kernels || info->is_gpu)
+    fault = "kernels are those for a GPU";
+  else if (strcmp (info->platform, NF_POCL) != 0)
+    fault = "only PoCL compiles them";
+  else if (self->vector_width < 8)
+    fault = "kernels are compiled for vectors of 4 floats, not 8 or 16";
+  else if (!nf_cpu_has (self->cpu, needed))
+    fault = self->vector_width == 16 ? "the CPU has no AVX512BW" : "the CPU has no AVX2";
+  else if (g_strcmp0 (wanted, int8_names[NF_INT8_VNNI]) == 0 && !vnni)
+    fault = "the CPU has no AVX512_VNNI, or kernels are compiled for other vectors than of 16 floats";
+  if (!fault)
+    self->int8_form = vnni && g_strcmp0 (wanted, int8_names[NF_INT8_MADD]) != 0 ? NF_INT8_VNNI : NF_INT8_MADD;
+  if (!fault || !wanted)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+               "%s %s does no products of integers by %s: %s; leave int8= out, or unset NORMFLOW_INT8",
+               info->id, info->name, wanted, fault);
+  return FALSE;
+}
+
 /* Decides whether launches come as lists: where they can, unless WANTED says each. */
 static gboolean
 choose_launch (NfDevice *self, const char *wanted, GError **error)
@@ -921,7 +980,7 @@ nf_device_open (const char *spec, GError **error)
   const char *precision = automatic ? "bf16" : form.precision ? form.precision : "f32";
   while (strcmp (precision, precision_names[self->precision]) != 0)
     self->precision++;
-  if (self->precision != NF_PRECISION_F32 && !choose_form (self, form.bf16, identity, error))
+  if (nf_device_uses_bf16 (self) && !choose_form (self, form.bf16, identity, error))
     return NULL;
   if (automatic && !favours_bf16 (self))
     {
@@ -931,13 +990,17 @@ nf_device_open (const char *spec, GError **error)
     }
   if (self->precision == NF_PRECISION_F32 && !choose_f32 (self, form.f32, identity, error))
     return NULL;
+  if (self->precision == NF_PRECISION_INT8_WEIGHTS && !choose_int8 (self, form.int8, error))
+    return NULL;
   if (!self->programs)
     self->programs = new_programs (self, identity, FALSE);
   if (!choose_launch (self, form.launch, error))
     return NULL;
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
-           nf_device_uses_bf16 (self) ? bf16_names[self->form] : f32_names[self->f32_form]);
+           nf_device_uses_bf16 (self)                     ? bf16_names[self->form]
+           : self->precision == NF_PRECISION_INT8_WEIGHTS ? int8_names[self->int8_form]
+                                                          : f32_names[self->f32_form]);
   return g_steal_pointer (&self);
 }
 
@@ -979,7 +1042,14 @@ const char *
 nf_device_get_f32_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return nf_device_uses_bf16 (self) ? NULL : f32_names[self->f32_form];
+  return self->precision == NF_PRECISION_F32 ? f32_names[self->f32_form] : NULL;
+}
+
+const char *
+nf_device_get_int8_form (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->precision == NF_PRECISION_INT8_WEIGHTS ? int8_names[self->int8_form] : NULL;
 }
 
 const char *
@@ -1024,10 +1094,20 @@ nf_device_uses_gpu_kernels (NfDevice *self)
   return self->gpu_kernels;
 }
 
+guint
+nf_device_values_per_word (NfDevice *self)
+{
+  static const guint values[] = { [NF_PRECISION_F32] = 1,
+                                  [NF_PRECISION_BF16] = 2,
+                                  [NF_PRECISION_BF16_WEIGHTS] = 2,
+                                  [NF_PRECISION_INT8_WEIGHTS] = 4 };
+  return values[self->precision];
+}
+
 gboolean
 nf_device_uses_bf16 (NfDevice *self)
 {
-  return self->precision != NF_PRECISION_F32;
+  return self->precision == NF_PRECISION_BF16 || self->precision == NF_PRECISION_BF16_WEIGHTS;
 }
 
 gboolean
@@ -1039,7 +1119,13 @@ nf_device_rounds_operands (NfDevice *self)
 gboolean
 nf_device_has_gradients (NfDevice *self)
 {
-  return self->precision != NF_PRECISION_BF16_WEIGHTS;
+  return self->precision == NF_PRECISION_F32 || self->precision == NF_PRECISION_BF16;
+}
+
+NfInt8
+nf_device_get_int8 (NfDevice *self)
+{
+  return self->int8_form;
 }
 
 NfBf16

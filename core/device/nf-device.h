@@ -76,21 +76,24 @@ GPtrArray *nf_device_list (GError **error);
  * is tested); without it the environment variable `NORMFLOW_KERNELS` is heard, else the device decides. A
  * suffix `,vectors=4`, `8` or `16` compiles for vectors of so many floats whatever the device's own are. A
  * suffix `,precision=bf16` keeps weights in bfloat16 and rounds what they are multiplied by to it, with sums
- * in float32; `bf16-weights` rounds weights only; `f32`, which is the default, rounds nothing; `auto` is bf16
- * where that is faster than f32: with AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix
- * units for it. Without it the environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`,
- * `dot`, `mma` or `fma`, else the environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
+ * in float32; `bf16-weights` rounds weights only; `int8-weights` makes these integers of 8 bits, times a
+ * scale for each output; `f32`, which is the default, rounds nothing; `auto` is bf16 where that is faster
+ * than f32: with AMX, with AVX512_BF16 of a processor by AMD, or on a GPU with matrix units for it. Without
+ * it the environment variable `NORMFLOW_PRECISION` is heard. A suffix `,bf16=amx`, `dot`, `mma` or `fma`,
+ * else the environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
  * nf_device_get_bf16_form(); without it the fastest is taken. A suffix `,f32=amx`, `mma`, `fma` or `auto`
  * (amx or mma where it can be), else `NORMFLOW_F32`, says what multiplies floats, see
- * nf_device_get_f32_form(); without it `fma` does. What it is decides bits of results, so decode as you
- * encoded. A suffix `,launch=lists` or `each`, else `NORMFLOW_LAUNCH`, says whether many launches of kernels
- * become one, see nf_device_get_launch(). A suffix with `?=` for `=`, such as `,precision?=bf16`, holds where
- * neither another one nor the environment says otherwise.
+ * nf_device_get_f32_form(); without it `fma` does. A suffix `,int8=vnni`, `madd` or `fma`, else
+ * `NORMFLOW_INT8`, says what multiplies weights in integers, see nf_device_get_int8_form(); without it the
+ * fastest. What it is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or `each`,
+ * else `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see nf_device_get_launch(). A
+ * suffix with `?=` for `=`, such as `,precision?=bf16`, holds where neither another one nor the environment
+ * says otherwise.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
- * what there is and what to install; or `bf16`, `f32` or `launch` asks for what the device cannot do: why
- * not), %NF_ERROR_ARGUMENT (malformed @spec).
+ * what there is and what to install; or `bf16`, `f32`, `int8` or `launch` asks for what the device cannot do:
+ * why not), %NF_ERROR_ARGUMENT (malformed @spec).
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 
@@ -104,7 +107,8 @@ const char *nf_device_get_kernels (NfDevice *self);
  * end. */
 const char *const *nf_device_precisions (void);
 
-/** nf_device_get_precision: Returns: of matrix products, "f32", "bf16" or "bf16-weights". */
+/** nf_device_get_precision: Returns: of matrix products, "f32", "bf16", "bf16-weights" or "int8-weights".
+ */
 const char *nf_device_get_precision (NfDevice *self);
 
 /**
@@ -113,7 +117,8 @@ const char *nf_device_get_precision (NfDevice *self);
  *
  * Returns: (nullable): what multiplies bfloat16, decided when the device was opened: "amx" (the matrix unit
  * of a CPU, through PoCL; in bf16-weights a float is the sum of two bfloat16), where that does not work "dot"
- * (AVX512_BF16's `vdpbf16ps`, in bf16 only), else "fma" (as floats). NULL if products are in f32.
+ * (AVX512_BF16's `vdpbf16ps`, in bf16 only), else "fma" (as floats). NULL if products are not in bf16 or
+ * bf16-weights.
  */
 const char *nf_device_get_bf16_form (NfDevice *self);
 
@@ -127,6 +132,18 @@ const char *nf_device_get_bf16_form (NfDevice *self);
  * "fma". NULL if products are not in f32.
  */
 const char *nf_device_get_f32_form (NfDevice *self);
+
+/**
+ * nf_device_get_int8_form:
+ * @self: the device
+ *
+ * Returns: (nullable): what multiplies weights in integers of 8 bits, decided when the device was opened:
+ * "vnni" or "madd" (`vpdpwssd` of AVX512_VNNI, `vpmaddwd` of AVX2 or AVX-512, through PoCL, with the same
+ * results: rows that weights multiply become integers of 16 bits, times a scale for each row, and sums of 512
+ * products are exact), else "fma" (as floats, which are not rounded). NULL if products are not in
+ * int8-weights.
+ */
+const char *nf_device_get_int8_form (NfDevice *self);
 
 /**
  * nf_device_get_launch:

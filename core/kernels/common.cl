@@ -3,6 +3,8 @@
  * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and, if a CPU's instructions
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
+ * -DNF_INT8_WEIGHTS=1: these are integers of eight bits, times a scale for each column; -DNF_INT8_MADD=1: what they multiply is made integers of 16 bits, by
+ * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -14,6 +16,12 @@
 #endif
 #ifndef NF_BF16_WEIGHTS
 #define NF_BF16_WEIGHTS 0
+#endif
+#ifndef NF_INT8_WEIGHTS
+#define NF_INT8_WEIGHTS 0
+#endif
+#ifndef NF_INT8_MADD
+#define NF_INT8_MADD 0
 #endif
 
 /* A kernel is what one work-item does. In a command list (list.cl) that is a function, which is called for one item after the other. */
@@ -152,14 +160,28 @@ nf_store_head (floatv v, __global float *p, int n)
 }
 
 /* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. With
- * -DNF_BF16_WEIGHTS=1 that is the right operand; the left one is floats, or, with AMX, planes of them. */
-#if NF_BF16
+ * -DNF_BF16_WEIGHTS=1 that is the right operand; the left one is floats, or, with AMX, planes of them. With -DNF_INT8_WEIGHTS=1 the right operand has
+ * four integers in a word, and the left one is floats, or, with -DNF_INT8_MADD=1, two integers in a word. */
+#if NF_BF16 || NF_INT8_WEIGHTS
 typedef uint nf_element;
 typedef uintv nf_elementv;
 #else
 typedef float nf_element;
 typedef floatv nf_elementv;
 #endif
+
+/* Steps of k in an element on the right, which are values or words on the left, and rows of elements in a panel before these. */
+#if NF_INT8_WEIGHTS
+#define NF_RIGHT_VALUES (NF_INT8_MADD ? 2 : 4)
+#define NF_SCALES 1 /* one of floats */
+#elif NF_BF16_WEIGHTS
+#define NF_RIGHT_VALUES 2
+#define NF_SCALES 0
+#else
+#define NF_RIGHT_VALUES 1
+#define NF_SCALES 0
+#endif
+#define NF_RIGHT_ELEMENTS(K) (((K) + NF_RIGHT_VALUES - 1) / NF_RIGHT_VALUES) /* of K steps */
 
 /* The matrix unit multiplies bfloat16 only. A float is the sum of three of them: itself rounded to one, what is left rounded to one, and what is left
  * then, which is one; the sum of the first two has 16 bits. A step of 32 values of k is so many planes, one, two or three, of 16 words in a row of the
@@ -174,15 +196,15 @@ typedef floatv nf_elementv;
 #define NF_PLANES 1
 #define NF_RIGHT_PLANES 1
 #endif
-#if NF_PLANES > 1
+#if NF_PLANES > 1 || NF_INT8_MADD
 typedef uint nf_left_element;
-#elif NF_BF16_WEIGHTS
+#elif NF_BF16_WEIGHTS || NF_INT8_WEIGHTS
 typedef float nf_left_element;
 #else
 typedef nf_element nf_left_element;
 #endif
 
-#if !NF_GPU_KERNELS && NF_PLANES == 1 && (!NF_BF16 || NF_BF16_WEIGHTS)
+#if !NF_GPU_KERNELS && NF_PLANES == 1 && (!NF_BF16 || NF_BF16_WEIGHTS) && !NF_INT8_MADD
 #define NF_LEFT_FLOATS 1 /* what products have on their left is not made into anything else */
 #else
 #define NF_LEFT_FLOATS 0
@@ -325,6 +347,39 @@ nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
   nf_store_left (a, row, i);
   nf_store_left (b, row, i + VW);
 }
+
+#if NF_INT8_MADD
+#define NF_SMALLEST 1e-30f /* what is below it counts as zero: its inverse would be too large */
+#define NF_MOST 32767.0f
+
+/* K values of a row as a product reads them on its left: multiples of 1/32767 of the largest, two in a word, and after these what they are multiples of. What
+ * is not finite makes that so, and with it all that the row comes to. */
+static inline void
+nf_round_row (__global const float *x, int K, __global uint *y)
+{
+  __global ushort *to = (__global ushort *)y;
+  const float magic = 12582912.0f; /* leaves an integer in the lower bits */
+  intv sizes = 0;
+  for (int k = 0; k < K; k += VW)
+    sizes = max (sizes, nf_as_intv (nf_load_head (x + k, K - k)) & 0x7fffffff);
+  int lane[VW], largest = 0;
+  nf_storev (nf_as_uintv (sizes), (uint *)lane);
+  for (int i = 0; i < VW; i++)
+    largest = max (largest, lane[i]);
+  const float size = as_float (largest), inverse = size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
+  int k = 0;
+  for (; k + VW <= K; k += VW)
+    {
+      const uintv bits = nf_as_uintv (nf_loadv (x + k) * inverse + magic);
+      NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (bits & 0xffffu), 0, to + k);
+    }
+  for (; k < K; k++)
+    to[k] = as_uint (x[k] * inverse + magic) & 0xffffu;
+  if (K % 2)
+    to[K] = 0;
+  y[(K + 1) / 2] = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
+}
+#endif
 
 static inline ushort
 nf_half (float v)

@@ -8,6 +8,7 @@
 #define NF_ACCUMULATE 16
 #define NF_GELU_SLOPE 32 /* C = product × GELU'(P): the backward pass through GELU */
 #define NF_LEFT 128 /* C is left rows of another product (nf-ops.h), ldc counts words */
+#define NF_ROUND 256 /* A is floats that are integers on the left of a product: a work-item makes its own of these */
 #define NF_PANELS 64 /* A lies in panels of MR rows (nf_pack): rows of a large power of two apart would fight for the same cache lines */
 
 typedef struct
@@ -18,5 +19,5 @@ typedef struct
   __global float *C, *P;
   int M, N, K, lda, ldb, ldc, ldr, rmod, flags;
   int first;  /* row of a work-item, on a CPU */
-  int values; /* of k, on a GPU where A is floats and B words of two */
+  int values; /* of k, on a GPU where A is floats and B words of several */
 } NfMatmul;

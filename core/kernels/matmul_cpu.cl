@@ -1,7 +1,8 @@
 /* Matrix products on a CPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  *   nf_matmul      C (M, N) = A (M, K) · B (K, N), then what follows a product: bias, GELU, residual. A and B are nf_elements: with bfloat16
- *                  K, lda and offsets count words of two values. With -DNF_BF16_WEIGHTS=1 only B is in such words.
+ *                  K, lda and offsets count words of two values. With -DNF_BF16_WEIGHTS=1 only B is in such words, with -DNF_INT8_WEIGHTS=1 in words
+ *                  of four, and K counts values.
  *
  *          NR                     One work-item keeps a tile of MR rows × NR columns of C in registers (2 MR vectors) and walks down k:
  *        ┌────┐ B, panel          two loads of B, MR broadcasts of A, 2 MR fused multiply-adds. B is packed so that a panel is read as
@@ -112,19 +113,66 @@ nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
 
 #if !NF_AMX
-/* Row k of a panel. Floats multiply floats: bfloat16 in words of two become these. */
+/* Vector i of two in row k of a panel. Floats multiply floats: bfloat16 in words of two and bytes become these. A word of bytes holds no column: bytes lie
+ * as other elements would, so that one instruction makes a vector of them, and their sums get the columns' scales, which lie before them. */
+#define NF_STEP_WORDS (NR / NF_RIGHT_VALUES) /* of a step of k, in the panel */
+#define NF_PANEL_ROW(k) ((size_t)((k) / NF_WHOLE_STEPS) * NF_WHOLE_STEPS * NF_STEP_WORDS)
 #if NF_BF16_WEIGHTS
+#define NF_WHOLE_STEPS 2 /* in a row */
+#define NF_RIGHT(b, i, k) nf_as_floatv ((nf_loadv ((b) + NF_PANEL_ROW (k) + (i) * VW) << ((k) % 2 ? 0u : 16u)) & 0xffff0000u)
 typedef floatv nf_factorv;
-#define NF_PANEL_ROW(k) ((size_t)(k) / 2 * NR)
-#define NF_RIGHT(b, k) nf_as_floatv ((nf_loadv ((b) + NF_PANEL_ROW (k)) << ((k) % 2 ? 0u : 16u)) & 0xffff0000u)
+#elif NF_INT8_MADD
+#define NF_WHOLE_STEPS 1
+#define NF_RIGHT(b, i, k) nf_widen ((b) + NF_PANEL_ROW (k) + (i) * VW / 2)
+typedef uintv nf_factorv;
+
+/* A word of two integers for each column. */
+static inline uintv
+nf_widen (__global const nf_element *p)
+{
+  typedef char Bytes __attribute__ ((ext_vector_type (2 * VW)));
+  typedef short Shorts __attribute__ ((ext_vector_type (2 * VW)));
+  typedef Bytes Anywhere __attribute__ ((aligned (1), may_alias));
+  return __builtin_astype (__builtin_convertvector (*(__global const Anywhere *)p, Shorts), uintv);
+}
+#elif NF_INT8_WEIGHTS
+#define NF_WHOLE_STEPS 1
+#define NF_RIGHT(b, i, k) NF_CAT (convert_float, VW) (nf_loadv ((__global const char *)((b) + NF_PANEL_ROW (k)) + (i) * VW))
+typedef floatv nf_factorv;
 #else
+#define NF_WHOLE_STEPS 1
+#define NF_RIGHT(b, i, k) nf_loadv ((b) + NF_PANEL_ROW (k) + (i) * VW)
 typedef nf_elementv nf_factorv;
-#define NF_PANEL_ROW(k) ((size_t)(k) * NR)
-#define NF_RIGHT(b, k) nf_loadv ((b) + NF_PANEL_ROW (k))
+#endif
+
+/* What sums are until they leave, how many steps they take until then, and what becomes of them. Integers have room for 258 pairs of products. */
+#if NF_INT8_MADD
+typedef intv nf_partv;
+#define NF_STEPS_OF_SUMS 256
+#define NF_LEAVE(v, sum, first) v = ((first) ? (floatv)(0.0f) : v) + NF_CAT (convert_float, VW) (sum)
+#define NF_SCALED(v, b, i, row) ((v) * (nf_as_floatv (nf_loadv ((b) + ((i) - 2) * VW)) * as_float ((row)[K])))
+#else
+typedef floatv nf_partv;
+#define NF_STEPS_OF_SUMS INT_MAX
+#define NF_LEAVE(v, sum, first) v = sum
+#if NF_SCALES
+#define NF_SCALED(v, b, i, row) ((v) * nf_as_floatv (nf_loadv ((b) + ((i) - 2) * VW)))
+#else
+#define NF_SCALED(v, b, i, row) (v)
+#endif
 #endif
 
 /* acc += a b, of both halves with bfloat16: the upper one first, as the instruction does it. */
-#if !NF_BF16 || NF_BF16_WEIGHTS
+#if NF_INT8_VNNI
+#define NF_ADD(acc, a, b) __asm__ ("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
+#elif NF_INT8_MADD
+#define NF_ADD(acc, a, b)                                                                                              \
+  {                                                                                                                    \
+    intv products;                                                                                                     \
+    __asm__ ("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(a), "v"(b));                                                 \
+    acc += products;                                                                                                   \
+  }
+#elif !NF_BF16 || NF_BF16_WEIGHTS
 #define NF_ADD(acc, a, b) acc = fma (a, b, acc)
 #elif NF_BF16_DOT
 #define NF_ADD(acc, a, b) __asm__ ("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
@@ -135,13 +183,15 @@ typedef nf_elementv nf_factorv;
 #endif
 
 #define NF_CACHE_LINE 16 /* words of a cache line */
+#define NF_PANEL(K) ((size_t)(NF_SCALES + NF_RIGHT_ELEMENTS (K)) * NR) /* words of a panel */
 
 /* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. */
 #define NF_AHEAD(mr) ((mr) >= 6 ? 16 : 96)
-#define NF_FETCH_PANEL(b, mr)                                                                                          \
+#define NF_FETCH_PANEL(b, mr, step)                                                                                    \
   {                                                                                                                    \
-    NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                            \
-    if (NR > NF_CACHE_LINE)                                                                                            \
+    if ((step) * NF_STEP_WORDS % NF_CACHE_LINE == 0)                                                                   \
+      NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                          \
+    if (NF_STEP_WORDS > NF_CACHE_LINE)                                                                                 \
       NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + NF_CACHE_LINE);                                                          \
   }
 
@@ -164,8 +214,8 @@ nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 {
   NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n0 / 2 : n0), .ldc = t->ldc };
   e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
-  if (m0 - t->first < NF_STEPS * NR / NF_CACHE_LINE * MR)
-    e.next_panel = NF_PANEL_ROW (t->K + NF_BF16_WEIGHTS) + (m0 - t->first) / MR * NF_CACHE_LINE;
+  if (m0 - t->first < max (NF_STEPS * NF_STEP_WORDS / NF_CACHE_LINE, 1) * MR)
+    e.next_panel = NF_PANEL (t->K) + (m0 - t->first) / MR * NF_CACHE_LINE;
   e.other = e.c;
   e.ld_other = e.ldc;
   if (t->flags & NF_RESIDUAL)
@@ -234,54 +284,77 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
 #define NF_AT_PANEL(mr, i, k) from[0][(k) * (mr) + (i)]
 #define NF_PASS_PANEL(mr, steps) from[0] += (steps) * (mr)
 
-/* One step of k, the next but `ahead`. */
-#define NF_STEP_DOWN(mr, k, ahead, AT)                                                                                 \
+/* One step of k, the next but `ahead`, in panel w. */
+#define NF_STEP_DOWN(mr, w, k, ahead, AT)                                                                              \
   {                                                                                                                    \
-    const nf_factorv b0 = NF_RIGHT (b, (k) + (ahead)), b1 = NF_RIGHT (b + VW, (k) + (ahead));                          \
-    NF_FETCH_PANEL (b + NF_PANEL_ROW ((k) + (ahead)), mr)                                                              \
+    __global const nf_element *row = b + (w) * panel;                                                                  \
+    const nf_factorv b0 = NF_RIGHT (row, 0, (k) + (ahead)), b1 = NF_RIGHT (row, 1, (k) + (ahead));                     \
+    NF_FETCH_PANEL (row + NF_PANEL_ROW ((k) + (ahead)), mr, ahead)                                                     \
     _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
     {                                                                                                                  \
       const nf_factorv av = (nf_factorv)(AT (mr, i, ahead));                                                           \
-      NF_ADD (acc[i][0], av, b0);                                                                                      \
-      NF_ADD (acc[i][1], av, b1);                                                                                      \
+      NF_ADD (acc[w][i][0], av, b0);                                                                                   \
+      NF_ADD (acc[w][i][1], av, b1);                                                                                   \
     }                                                                                                                  \
   }
 
-/* Rows m0 .. m0+mr-1 of one panel. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
-#define NF_TILE(name, mr, lda, AT, PASS)                                                                               \
+/* Rows m0 .. m0+mr-1 of `wide` panels. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
+#define NF_TILE(name, mr, wide, lda, AT, PASS)                                                                         \
   static inline void name (const NfMatmul *t, __global const nf_element *restrict b, int m0, int n0)                   \
   {                                                                                                                    \
-    floatv acc[mr][2], out[2 * mr];                                                                                    \
+    nf_partv acc[wide][mr][2];                                                                                          \
+    floatv out[wide][2 * mr];                                                                                          \
     const int K = t->K, rows = min (mr, t->M - m0);                                                                    \
-    const size_t ld = lda;                                                                                             \
+    const size_t ld = lda, panel = NF_PANEL (K);                                                                       \
     __global const nf_left_element *from[NF_THREES (mr)];                                                              \
     NfExpected expected = nf_expect (t, m0, n0, rows);                                                                 \
     _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++) from[j] = t->A + (m0 + 3 * j) * ld;                    \
-    _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = 0.0f;                                      \
+    b += NF_SCALES * NR;                                                                                               \
     int k = 0;                                                                                                         \
-    for (; k + NF_STEPS <= K; k += NF_STEPS)                                                                           \
+    do                                                                                                                 \
       {                                                                                                                \
-        nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                           \
-        _Pragma ("unroll") for (int ahead = 0; ahead < NF_STEPS; ahead++) NF_STEP_DOWN (mr, k, ahead, AT)              \
-        PASS (mr, NF_STEPS);                                                                                           \
+        const int first = k, end = NF_INT8_MADD ? min (K, k + NF_STEPS_OF_SUMS) : K;                                   \
+        _Pragma ("unroll") for (int w = 0; w < wide; w++)                                                              \
+        _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[w][i][0] = acc[w][i][1] = 0;                               \
+        for (; k + NF_STEPS <= end; k += NF_STEPS)                                                                     \
+          {                                                                                                            \
+            nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                       \
+            _Pragma ("unroll") for (int ahead = 0; ahead < NF_STEPS; ahead++)                                          \
+            _Pragma ("unroll") for (int w = 0; w < wide; w++) NF_STEP_DOWN (mr, w, k, ahead, AT)                       \
+            PASS (mr, NF_STEPS);                                                                                       \
+          }                                                                                                            \
+        for (; k < end; k++)                                                                                           \
+          {                                                                                                            \
+            _Pragma ("unroll") for (int w = 0; w < wide; w++) NF_STEP_DOWN (mr, w, k, 0, AT)                           \
+            PASS (mr, 1);                                                                                              \
+          }                                                                                                            \
+        _Pragma ("unroll") for (int w = 0; w < wide; w++)                                                              \
+        _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                \
+        {                                                                                                              \
+          NF_LEAVE (out[w][2 * i], acc[w][i][0], first == 0);                                                          \
+          NF_LEAVE (out[w][2 * i + 1], acc[w][i][1], first == 0);                                                      \
+        }                                                                                                              \
       }                                                                                                                \
-    for (; k < K; k++)                                                                                                 \
+    while (NF_INT8_MADD && k < K);                                                                                     \
+    for (int w = 0; w < wide; w++)                                                                                     \
       {                                                                                                                \
-        NF_STEP_DOWN (mr, k, 0, AT)                                                                                    \
-        PASS (mr, 1);                                                                                                  \
+        for (int i = 0; NF_SCALES && i < rows; i++)                                                                    \
+          {                                                                                                            \
+            out[w][2 * i] = NF_SCALED (out[w][2 * i], b + w * panel, 0, t->A + (m0 + i) * ld);                         \
+            out[w][2 * i + 1] = NF_SCALED (out[w][2 * i + 1], b + w * panel, 1, t->A + (m0 + i) * ld);                 \
+          }                                                                                                            \
+        nf_finish_rows (t, out[w], m0, n0 + w * NR, rows);                                                             \
       }                                                                                                                \
-    _Pragma ("unroll") for (int i = 0; i < mr; i++)                                                                    \
-    {                                                                                                                  \
-      out[2 * i] = acc[i][0];                                                                                          \
-      out[2 * i + 1] = acc[i][1];                                                                                      \
-    }                                                                                                                  \
-    nf_finish_rows (t, out, m0, n0, rows);                                                                             \
   }
 
-#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, t->lda, NF_AT_ROW, NF_PASS_ROWS)
-NF_TILE (nf_tile_panel, MR, K, NF_AT_PANEL, NF_PASS_PANEL)
+#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+#define NF_WIDE_TILE(mr, wide) NF_TILE (nf_tile_##mr##_of_##wide, mr, wide, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+NF_TILE (nf_tile_panel, MR, 1, K, NF_AT_PANEL, NF_PASS_PANEL)
 NF_ROW_TILE (1)
+NF_WIDE_TILE (1, 2)
+NF_WIDE_TILE (1, 4)
 NF_ROW_TILE (2)
+NF_WIDE_TILE (2, 2)
 NF_ROW_TILE (3)
 NF_ROW_TILE (6)
 #if MR > 6
@@ -332,22 +405,57 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
   if (m < end)
     nf_tile_1 (t, b, m, n0);
 }
+
+/* The one or two rows of a product in `panels` panels: chains of several do not wait for each other. */
+static void
+nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0)
+{
+  const size_t panel = NF_PANEL (t->K);
+  for (; t->M == 1 && panels >= 4; panels -= 4, b += 4 * panel, n0 += 4 * NR)
+    nf_tile_1_of_4 (t, b, 0, n0);
+  for (; panels >= 2; panels -= 2, b += 2 * panel, n0 += 2 * NR)
+    if (t->M == 1)
+      nf_tile_1_of_2 (t, b, 0, n0);
+    else
+      nf_tile_2_of_2 (t, b, 0, n0);
+  if (panels > 0)
+    nf_rows (t, b, 0, t->M, n0);
+}
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles). With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+/* Global size (panels of N, groups of `tiles` row tiles); fewer than there are panels share these among them, if rows are one or two. With
+ * NF_ROUND P is memory for their left rows, ldb words apart. With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 NF_KERNEL_OF_ONE void
 nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
            __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {
   const int panel = get_global_id (0);
-  const NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
-                       .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
-                       .flags = flags, .first = get_global_id (1) * tiles * MR };
+  NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
+                 .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
+                 .flags = flags, .first = get_global_id (1) * tiles * MR };
 #if NF_AMX
   __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
 #else
-  __global const nf_element *b = t.B + panel * NF_PANEL_ROW (K + NF_BF16_WEIGHTS);
+  const int panels = (N + NR - 1) / NR, items = get_global_size (0), each = (panels + items - 1) / items;
+  if (panel * each >= panels)
+    return;
+#if NF_INT8_MADD
+  t.K = (K + 1) / 2;
+  if (flags & NF_ROUND)
+    {
+      t.A = (__global const uint *)t.P + (size_t)panel * M * ldb;
+      t.lda = ldb;
+      for (int m = 0; m < M; m++)
+        nf_round_row ((__global const float *)A + A_at + (size_t)m * lda, K, (__global uint *)t.P + ((size_t)panel * M + m) * ldb);
+    }
+#endif
+  __global const nf_element *b = t.B + panel * each * NF_PANEL (t.K);
+  if (each > 1)
+    {
+      nf_few_rows (&t, b, min (each, panels - panel * each), panel * each * NR);
+      return;
+    }
 #endif
   const int m = t.first;
   nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);

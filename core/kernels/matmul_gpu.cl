@@ -4,7 +4,8 @@
  * local memory by all, the next ones on their way while one is added up.
  * Each work-item adds to ROWS × COLUMNS elements, each one chain of fma() over k, as on a CPU. With tensor cores (mma.cl) a warp of 32 work-items adds
  * 16 k at a time (8 of floats) to 32 × 32 elements. Either way the order of the sum is the same for every M: results do not depend on the batch.
- * With NF_BF16_WEIGHTS k counts words of B, and A is floats, two for such a word; for the tensor cores each becomes the sum of two bfloat16. */
+ * With NF_BF16_WEIGHTS k counts words of B, and A is floats, two for such a word; for the tensor cores each becomes the sum of two bfloat16. With
+ * NF_INT8_WEIGHTS these are four. */
 
 #define TILE_M 128
 #define TILE_N 64
@@ -20,6 +21,10 @@ typedef struct
   __global const float *bias, *R;
   __global float *C, *P;
   int N, flags;
+#if NF_SCALES
+  __global const nf_element *B;
+  int K;
+#endif
 } NfRow;
 
 NF_INLINED NfRow
@@ -27,6 +32,10 @@ nf_row (const NfMatmul *t, int m)
 {
   NfRow row = { .bias = t->bias, .C = t->C + (size_t)m * t->ldc, .P = t->P + (size_t)m * t->N, .N = t->N, .flags = t->flags };
   row.R = t->flags & NF_RESIDUAL ? t->R + (size_t)(m % t->rmod) * t->ldr : t->R;
+#if NF_SCALES
+  row.B = t->B;
+  row.K = t->K;
+#endif
   return row;
 }
 
@@ -35,6 +44,9 @@ nf_finish (const NfRow *row, float v, int n)
 {
   if (n >= row->N)
     return;
+#if NF_SCALES
+  v *= as_float (row->B[(size_t)(n / NR) * (NF_SCALES + row->K) * NR + n % NR]);
+#endif
   if (row->flags & NF_BIAS)
     v += row->bias[n];
   if (row->flags & NF_SAVE)
@@ -51,7 +63,11 @@ nf_finish (const NfRow *row, float v, int n)
     row->C[n] = row->flags & NF_ACCUMULATE ? v + row->C[n] : v;
 }
 
+#if NF_INT8_WEIGHTS
+#define TILE_K 8 /* local memory for no more */
+#else
 #define TILE_K 16
+#endif
 
 #if NF_MMA
 
@@ -63,10 +79,13 @@ nf_finish (const NfRow *row, float v, int n)
 /* Slices come by way of registers. A work-item knows where its elements are, in the first slice; all move by the same from slice to slice. Rows and
  * columns that are not there are taken from the last one: what they make is not kept. */
 #if NF_BF16_WEIGHTS
-typedef float2 nf_left_pair;
+typedef float2 nf_left_words;
 #define NF_LEFT_WORDS 2
+#elif NF_INT8_WEIGHTS
+typedef float4 nf_left_words;
+#define NF_LEFT_WORDS 4
 #else
-typedef nf_element nf_left_pair;
+typedef nf_element nf_left_words;
 #define NF_LEFT_WORDS 1
 #endif
 
@@ -76,7 +95,7 @@ typedef nf_element nf_left_pair;
 
 typedef struct
 {
-  nf_left_pair a[BRING_A];
+  nf_left_words a[BRING_A];
   nf_element b[BRING_B];
 } NfSlice;
 
@@ -97,7 +116,7 @@ nf_places (const NfMatmul *t, int item, int m0, int n0, int first)
 {
   const int panels = t->flags & NF_PANELS;
   NfPlaces places = { .A = t->A + (panels ? ((size_t)(m0 / MR) * t->K + first) * MR : (size_t)m0 * t->lda + NF_LEFT_WORDS * first),
-                      .B = t->B + ((size_t)(n0 / NR) * t->K + first) * NR,
+                      .B = t->B + ((size_t)(n0 / NR) * (NF_SCALES + t->K) + NF_SCALES + first) * NR,
                       .a_step = panels ? TILE_K * MR : TILE_K * NF_LEFT_WORDS,
                       .b_step = TILE_K * NR };
 #pragma unroll
@@ -110,7 +129,7 @@ nf_places (const NfMatmul *t, int item, int m0, int n0, int first)
   for (int j = 0; j < BRING_B; j++)
     {
       const int i = j * GROUP_ITEMS + item, n = min (n0 + i % TILE_N, t->N - 1);
-      places.b[j] = ((n / NR - n0 / NR) * t->K + NF_B_K (i)) * NR + n % NR;
+      places.b[j] = ((n / NR - n0 / NR) * (NF_SCALES + t->K) + NF_B_K (i)) * NR + n % NR;
     }
   return places;
 }
@@ -127,6 +146,9 @@ nf_bring (const NfMatmul *t, NfPlaces *places, NfSlice *slice, int item, int k0,
 #if NF_BF16_WEIGHTS
       const int k = k0 + NF_A_K (j * GROUP_ITEMS + item);
       slice->a[j] = (float2)(whole || k < end ? a[0] : 0.0f, 2 * k + 1 < t->values && (whole || k < end) ? a[1] : 0.0f);
+#elif NF_INT8_WEIGHTS
+      const int k = k0 + NF_A_K (j * GROUP_ITEMS + item), left = whole || k < end ? t->values - 4 * k : 0;
+      slice->a[j] = (float4)(left > 0 ? a[0] : 0.0f, left > 1 ? a[1] : 0.0f, left > 2 ? a[2] : 0.0f, left > 3 ? a[3] : 0.0f);
 #else
       slice->a[j] = whole || k0 + NF_A_K (j * GROUP_ITEMS + item) < end ? a[0] : 0;
 #endif
@@ -331,12 +353,20 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 #define VALUES 2 /* of an element */
 #define NF_PUT(to, k, row, at, element)                                                                                \
   to[2 * (k) * (row) + (at)] = as_float ((element) & 0xffff0000u), to[(2 * (k) + 1) * (row) + (at)] = as_float ((element) << 16)
+#elif NF_INT8_WEIGHTS
+#define VALUES 4
+#define NF_PUT(to, k, row, at, element)                                                                                \
+  _Pragma ("unroll") for (int i_ = 0; i_ < 4; i_++) to[(4 * (k) + i_) * (row) + (at)] = (float)(char)((element) >> 8 * i_)
 #else
 #define VALUES 1
 #define NF_PUT(to, k, row, at, element) to[(k) * (row) + (at)] = element
 #endif
 #if NF_BF16_WEIGHTS
 #define NF_PUT_LEFT(to, k, row, at, pair) to[2 * (k) * (row) + (at)] = (pair).y, to[(2 * (k) + 1) * (row) + (at)] = (pair).x
+#elif NF_INT8_WEIGHTS
+#define NF_PUT_LEFT(to, k, row, at, four)                                                                              \
+  to[4 * (k) * (row) + (at)] = (four).x, to[(4 * (k) + 1) * (row) + (at)] = (four).y, to[(4 * (k) + 2) * (row) + (at)] = (four).z, \
+                          to[(4 * (k) + 3) * (row) + (at)] = (four).w
 #else
 #define NF_PUT_LEFT NF_PUT
 #endif
@@ -428,7 +458,7 @@ nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global cons
   __local NF_LOCAL_A;
   __local NF_LOCAL_B;
   const int item = get_local_id (1) * GROUP_X + get_local_id (0), m0 = get_group_id (1) * TILE_M, n0 = get_group_id (0) * TILE_N,
-            part = get_group_id (2), parts = get_num_groups (2), elements = NF_BF16_WEIGHTS ? (K + 1) / 2 : K;
+            part = get_group_id (2), parts = get_num_groups (2), elements = NF_RIGHT_ELEMENTS (K);
   /* whole slices for each part but the last */
   const int share = ((elements + parts - 1) / parts + TILE_K - 1) / TILE_K * TILE_K, first = min (part * share, elements),
             end = min (elements, first + share);

@@ -5,11 +5,39 @@
  * Columns past the last one are zero. X is W (rows ld apart), or Wᵀ if transposed: W (N, K) as in a state_dict, (out features, in features), is
  * packed transposed for y = x Wᵀ and as it is for dx = dy W.
  * With bfloat16 a row of a panel holds two rows of X, the first in the lower halves of its words; a row that is missing at the end is zero, and so
- * are the rows of a panel up to a multiple of NF_DEPTH. */
+ * are the rows of a panel up to a multiple of NF_DEPTH.
+ * Integers of eight bits are the values of a column divided by 1/127 of the largest, which is their scale: a first row of floats. Then come words of four
+ * values of k, of each column on a GPU; on a CPU a row's bytes lie side by side, or, for vpmaddwd, those of two rows by pairs. */
 
 #define NF_PACK_ROWS 64 /* of a work-item */
 
-#if NF_BF16
+#if NF_INT8_WEIGHTS
+#define NF_FOUR 4 /* values in a word */
+#if NF_INT8_MADD
+#define NF_BYTE(r, i, width) ((size_t)(r) / 2 * 2 * (width) + 2 * (i) + (r) % 2)
+#else
+#define NF_BYTE(r, i, width) ((size_t)(r) * (width) + (i))
+#endif
+
+/* Of `rows` values, `step` apart. What is not finite makes the scale so, and with it what a product comes to. */
+static inline float
+nf_scale (__global const float *x, int rows, size_t step)
+{
+  float largest = 0.0f;
+  for (int r = 0; r < rows; r++)
+    {
+      const float size = fabs (x[r * step]);
+      largest = size > largest || isnan (size) ? size : largest;
+    }
+  return largest / 127.0f;
+}
+
+static inline char
+nf_integer (float x, float scale)
+{
+  return scale > 0.0f ? convert_char_sat_rte (x / scale) : 0;
+}
+#elif NF_BF16
 #define NF_STEP 2 /* rows of X in a row of a panel */
 #define NF_ELEMENT(first, second) nf_pair (first, second)
 #define NF_ELEMENTV(first, second) nf_pairv (first, second)
@@ -19,7 +47,63 @@
 #define NF_ELEMENTV(first, second) (first)
 #endif
 
+#if NF_INT8_WEIGHTS
+
+/* Global size: on a GPU (panels width, 1), the former as a multiple of GROUP, a work-item for each column; on a CPU (1, panels). */
 #if NF_GPU_KERNELS
+__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
+         int transposed)
+{
+  const int column = get_global_id (0), panel = column / width, elements = (rows + NF_FOUR - 1) / NF_FOUR;
+  const size_t down = transposed ? 1 : ld;
+  W += W_at + column * (transposed ? (size_t)ld : 1);
+  P += P_at + (size_t)panel * (NF_SCALES + elements) * width + column % width;
+  if (panel * width >= columns)
+    return;
+  const int there = column < columns ? rows : 0;
+  const float scale = nf_scale (W, there, down);
+  P[0] = as_uint (scale);
+  for (int e = 0; e < elements; e++)
+    {
+      uint word = 0;
+      for (int i = 0; i < NF_FOUR; i++)
+        if (NF_FOUR * e + i < there)
+          word |= (uint)(uchar)nf_integer (W[(NF_FOUR * e + i) * down], scale) << 8 * i;
+      P[(size_t)(NF_SCALES + e) * width] = word;
+    }
+}
+#else
+NF_KERNEL void
+nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
+         int transposed)
+{
+  const int panel = get_global_id (1), elements = (rows + NF_FOUR - 1) / NF_FOUR;
+  const size_t down = transposed ? 1 : ld, across = transposed ? ld : 1;
+  P += P_at + (size_t)panel * (NF_SCALES + elements) * width;
+  for (int i = 0; i < width; i++)
+    {
+      const int column = panel * width + i, there = column < columns ? rows : 0;
+      __global const float *x = W + W_at + column * across;
+      __global char *to = (__global char *)(P + NF_SCALES * width);
+      const float scale = nf_scale (x, there, down);
+      P[i] = as_uint (scale);
+      for (int r = 0; r < NF_FOUR * elements; r++)
+        to[NF_BYTE (r, i, width)] = r < there ? nf_integer (x[r * down], scale) : 0;
+    }
+}
+
+#if NF_INT8_MADD
+/* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart. Global size (M). */
+NF_KERNEL_OF_ONE void
+nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+{
+  nf_round_row (x + x_at + (size_t)get_global_id (0) * ldx, K, y + (size_t)get_global_id (0) * ldy);
+}
+#endif
+#endif
+
+#elif NF_GPU_KERNELS
 
 /* The same two kernels with a work-item for each element that is written. Global size (panels width, elements of a column), the former as a multiple of
  * GROUP. */

@@ -117,8 +117,10 @@ struct _NfOps
   guint features;  /* of a token, as it is compiled for: tokens of nearly the same size are one case */
   guint depth;     /* NF_DEPTH of common.cl */
   guint planes;    /* NF_PLANES, likewise */
-  gboolean bf16;   /* matrices are pairs of bfloat16, else floats */
+  guint values;    /* in an element of a packed matrix: a float, two bfloat16 or four integers */
+  gboolean bf16;   /* two */
   gboolean rounds; /* so is what they are multiplied by */
+  gboolean madd;   /* four, and two integers are what they are multiplied by */
   gboolean amx;    /* the matrix unit multiplies */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
@@ -408,7 +410,8 @@ get_list_program (NfOps *ops, GError **error)
 static gboolean
 exists (NfOps *ops, Kernel kernel)
 {
-  return kernel == KERNEL_HALVE ? ops->rounds || ops->amx : kernel != KERNEL_PACK_LEFT || ops->amx;
+  return kernel == KERNEL_HALVE ? ops->rounds || ops->amx || ops->madd
+                                : kernel != KERNEL_PACK_LEFT || ops->amx;
 }
 
 /* Compiles what KERNEL is in, if it was not compiled yet. */
@@ -442,8 +445,10 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->gpu = nf_device_uses_gpu_kernels (device);
   ops->vector_width = nf_device_get_vector_width (device);
   ops->panel = 2 * ops->vector_width;
+  ops->values = nf_device_values_per_word (device);
   ops->bf16 = nf_device_uses_bf16 (device);
   ops->rounds = nf_device_rounds_operands (device);
+  ops->madd = nf_device_get_int8 (device) != NF_INT8_FMA;
   ops->amx = nf_device_uses_amx (device);
   ops->planes = !ops->amx || ops->rounds ? 1 : ops->bf16 ? 2 : 3;
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
@@ -680,11 +685,18 @@ nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats)
 
 /* Products */
 
+/* TRUE if packed matrices are of integers: then the scale of a column stands before its values. */
+static gboolean
+has_scales (NfOps *ops)
+{
+  return ops->values == 4;
+}
+
 /* Elements that K values of a column take. */
 static guint
 count_elements (NfOps *ops, guint K)
 {
-  return divide_up (ops->bf16 ? divide_up (K, 2) : K, ops->depth) * ops->depth;
+  return divide_up (divide_up (K, ops->values), ops->depth) * ops->depth + has_scales (ops);
 }
 
 #define STEP_VALUES 32 /* NF_STEP_VALUES of common.cl */
@@ -695,6 +707,7 @@ count_left (NfOps *ops, guint K)
 {
   return ops->amx      ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes
          : ops->rounds ? count_elements (ops, K)
+         : ops->madd   ? divide_up (K, 2) + 1 /* the row's scale */
                        : K;
 }
 
@@ -725,15 +738,17 @@ static void
 pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
       gboolean transposed)
 {
+  /* a scale is that of a whole column */
   if (ops->gpu)
     {
-      LAUNCH_GROUPS (ops, KERNEL_PACK, divide_up (columns, width) * width, count_elements (ops, rows), 1,
-                     VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns), INT (width),
-                     INT (transposed));
+      LAUNCH_GROUPS (ops, KERNEL_PACK, divide_up (columns, width) * width,
+                     has_scales (ops) ? 1 : count_elements (ops, rows), 1, VIEW (X), INT (ld), VIEW (panels),
+                     INT (rows), INT (columns), INT (width), INT (transposed));
       return;
     }
-  LAUNCH_ITEMS (ops, KERNEL_PACK, divide_up (rows, PACK_ROWS), divide_up (columns, width), VIEW (X), INT (ld),
-                VIEW (panels), INT (rows), INT (columns), INT (width), INT (transposed));
+  LAUNCH_ITEMS (ops, KERNEL_PACK, has_scales (ops) ? 1 : divide_up (rows, PACK_ROWS),
+                divide_up (columns, width), VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns),
+                INT (width), INT (transposed));
 }
 
 void
@@ -755,6 +770,18 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
   return CLAMP (row_tiles * panels / (8 * units), 1, most);
 }
 
+#define FEW_ROWS 2
+
+/* Panels of a work-item where rows are so few that what it adds to one of them would wait for what it added
+ * before: as many as leave enough work-items. */
+static guint
+choose_panels (NfOps *ops, guint M, guint panels)
+{
+  const guint units = nf_device_count_cores (ops->device),
+              most = ops->gpu || ops->amx || M > FEW_ROWS ? 1 : 4 / M;
+  return CLAMP (panels / (4 * units), 1, most);
+}
+
 /* Multiply-adds after which a list ends, some milliseconds: the device's other queues come to their turn. */
 #define MOST_WORK ((gsize)1 << 30)
 
@@ -770,7 +797,9 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
   const guint tiles = choose_tiles (ops, row_tiles, panels, count_left (ops, t->K));
-  const size_t cpu_global[3] = { panels, divide_up (row_tiles, tiles), 1 }, cpu_local[3] = { 1, 1, 1 };
+  const size_t cpu_global[3]
+      = { divide_up (panels, choose_panels (ops, t->M, panels)), divide_up (row_tiles, tiles), 1 },
+      cpu_local[3] = { 1, 1, 1 };
   const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
                                  (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
                gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
@@ -805,9 +834,11 @@ get_row_step (guint words)
 guint
 nf_ops_left_step (NfOps *ops, guint N)
 {
-  /* no value is without its neighbour in a word or in a step of a product */
-  return (ops->rounds || !ops->gpu) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
-                                                                       : 0;
+  /* no value is without its neighbour in a word or in a step of a product; a row's scale is not known before
+   * its last value */
+  return (ops->rounds || (!ops->gpu && !ops->madd)) && N % STEP_VALUES == 0 && N >= 64
+             ? get_row_step (count_left (ops, N))
+             : 0;
 }
 
 guint
@@ -826,13 +857,24 @@ void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
   g_assert (t->ldb == 0 || ops->amx);
-  if ((!ops->rounds && !ops->amx) || t->flags & NF_MATMUL_LEFT_A)
+  if ((!ops->rounds && !ops->amx && !ops->madd) || t->flags & NF_MATMUL_LEFT_A)
     {
       multiply (ops, t, 1);
       return;
     }
   NfMatmul product = *t;
   const guint words = count_left (ops, t->K);
+  if (ops->madd && t->M <= FEW_ROWS)
+    {
+      const guint items = divide_up (t->N, ops->panel);
+      product.flags |= NF_MATMUL_ROUND;
+      product.ldb = get_row_step (words);
+      if (!need_panels (ops, (gsize)items * t->M * product.ldb))
+        return;
+      product.P = nf_view (ops->panels, 0);
+      multiply (ops, &product, 1);
+      return;
+    }
   product.lda = get_row_step (words);
   if (!need_panels (ops, (gsize)t->M * product.lda))
     return;

@@ -78,7 +78,8 @@ void nf_ops_copy_rows (NfOps *ops, NfView from, gsize from_step, NfView to, gsiz
 
 void nf_ops_fill (NfOps *ops, NfView x, float value, gsize floats);
 
-/* Packed weights, in elements of products: a float, or two bfloat16 in its place if the device keeps these. W
+/* Packed weights, in elements of products: a float, or in its place two bfloat16 or four integers of -127 to
+ * 127 if the device keeps these, the integers with a scale for each column of a panel. W
  * is (N, K) as in a state_dict: TRANSPOSED packs for y = x Wᵀ (panels over N), else for dx = dy W (panels
  * over K). */
 gsize nf_ops_packed_size (NfOps *ops, guint N, guint K, gboolean transposed);
@@ -105,7 +106,8 @@ typedef enum
   NF_MATMUL_GELU_SLOPE = 32,
   NF_MATMUL_PANELS = 64,  /* A is in panels of rows: of nf_ops_matmul_tn() */
   NF_MATMUL_LEFT = 128,   /* C is left rows */
-  NF_MATMUL_LEFT_A = 256, /* A is */
+  NF_MATMUL_ROUND = 256,  /* A is none yet, where it has to be: for nf_ops_matmul() alone to say */
+  NF_MATMUL_LEFT_A = 512, /* A is */
 } NfMatmulFlags;
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
