@@ -3,9 +3,9 @@
 """The regression guard of speed: check-shares.py REFERENCE < what `normflow bench --json` printed, once or more.
 
 REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32" and "f32 by amx", or what multiplies
-bfloat16 there: "bf16 by amx", "bf16 by dot", "bf16-weights by amx") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
+fewer bits there: "bf16 by amx", "bf16 by dot", "bf16-weights by amx", "int8-weights by madd") and measurement, as cautious as the slowest kind of machine wants them. Of repeated
 measurements the best counts. Fails if one is below two thirds of its reference, or missing, or if there
-is no report of float32. Kinds that the reference does not know, and bfloat16 without instructions for it, whose limit
+is no report of float32. Kinds that the reference does not know, and fewer bits without instructions for them, whose limit
 is another, are not compared."""
 import json
 import sys

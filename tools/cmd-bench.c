@@ -1031,7 +1031,7 @@ run_all (Bench *bench, char **names, GError **error)
 
 /* Reports */
 
-/* Of what products the limit is: of floats where bfloat16 has no instructions of its own. */
+/* Of what products the limit is: of floats where fewer bits have no instructions of their own. */
 static const char *
 get_limit_precision (const Bench *bench)
 {
@@ -1047,9 +1047,10 @@ print_table (const Bench *bench)
           nf_device_get_kernels (bench->device), nf_device_get_precision (bench->device));
   const char *precision = get_limit_precision (bench);
   printf ("limits: %.1f GFLOP/s multiply-add, %s%s%s", bench->multiply_add_gflops,
-          strcmp (precision, "f32") == 0    ? "single precision"
-          : strcmp (precision, "bf16") == 0 ? "bfloat16"
-                                            : "floats and bfloat16",
+          strcmp (precision, "f32") == 0                   ? "single precision"
+          : strcmp (precision, "bf16") == 0                ? "bfloat16"
+          : nf_device_values_per_word (bench->device) == 4 ? "integers of 16 and 8 bits"
+                                                           : "floats and bfloat16",
           bench->limits.by ? " by " : "", bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);

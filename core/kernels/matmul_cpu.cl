@@ -145,15 +145,15 @@ typedef floatv nf_factorv;
 typedef nf_elementv nf_factorv;
 #endif
 
-/* What sums are until they leave, how many steps they take until then, and what becomes of them. Integers have room for 258 pairs of products. */
+/* What sums are until they leave, where those from step k on have to, and what becomes of them. Integers have room for 258 pairs of products. */
 #if NF_INT8_MADD
 typedef intv nf_partv;
-#define NF_STEPS_OF_SUMS 256
+#define NF_SUMS_END(k, K) min (K, (k) + 256)
 #define NF_LEAVE(v, sum, first) v = ((first) ? (floatv)(0.0f) : v) + NF_CAT (convert_float, VW) (sum)
 #define NF_SCALED(v, b, i, row) ((v) * (nf_as_floatv (nf_loadv ((b) + ((i) - 2) * VW)) * as_float ((row)[K])))
 #else
 typedef floatv nf_partv;
-#define NF_STEPS_OF_SUMS INT_MAX
+#define NF_SUMS_END(k, K) K
 #define NF_LEAVE(v, sum, first) v = sum
 #if NF_SCALES
 #define NF_SCALED(v, b, i, row) ((v) * nf_as_floatv (nf_loadv ((b) + ((i) - 2) * VW)))
@@ -313,7 +313,7 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
     int k = 0;                                                                                                         \
     do                                                                                                                 \
       {                                                                                                                \
-        const int first = k, end = NF_INT8_MADD ? min (K, k + NF_STEPS_OF_SUMS) : K;                                   \
+        const int first = k, end = NF_SUMS_END (k, K);                                                                 \
         _Pragma ("unroll") for (int w = 0; w < wide; w++)                                                              \
         _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[w][i][0] = acc[w][i][1] = 0;                               \
         for (; k + NF_STEPS <= end; k += NF_STEPS)                                                                     \

@@ -864,7 +864,7 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     }
   NfMatmul product = *t;
   const guint words = count_left (ops, t->K);
-  if (ops->madd && t->M <= FEW_ROWS)
+  if (ops->madd && t->M <= FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE)))
     {
       const guint items = divide_up (t->N, ops->panel);
       product.flags |= NF_MATMUL_ROUND;

@@ -104,9 +104,10 @@ typedef enum
   NF_MATMUL_SAVE = 8,
   NF_MATMUL_ACCUMULATE = 16,
   NF_MATMUL_GELU_SLOPE = 32,
-  NF_MATMUL_PANELS = 64,  /* A is in panels of rows: of nf_ops_matmul_tn() */
-  NF_MATMUL_LEFT = 128,   /* C is left rows */
-  NF_MATMUL_ROUND = 256,  /* A is none yet, where it has to be: for nf_ops_matmul() alone to say */
+  NF_MATMUL_PANELS = 64, /* A is in panels of rows: of nf_ops_matmul_tn() */
+  NF_MATMUL_LEFT = 128,  /* C is left rows */
+  NF_MATMUL_ROUND
+  = 256, /* A is none yet, where it has to be: for nf_ops_matmul() alone to say. P is work memory */
   NF_MATMUL_LEFT_A = 512, /* A is */
 } NfMatmulFlags;
 
