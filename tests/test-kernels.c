@@ -837,6 +837,17 @@ test_matmul (void **state)
         for (int m = 0; m < p.M; m++)
           assert_memory_equal (packed + (gsize)m * p.ldc, as_it_is + (gsize)m * p.ldc, p.N * sizeof (float));
       }
+  /* sums of the largest integers that there are */
+  for (int few = 0; few < 2; few++)
+    {
+      g_auto (Product) p;
+      product_init (&rig, &p, few ? 1 : 14, 70, 1090, 0, 1);
+      for (gsize i = 0; i < (gsize)p.M * p.lda; i++)
+        p.A[i] = 1;
+      for (gsize i = 0; i < (gsize)p.K * p.N; i++)
+        p.W[i] = i % p.N % 2 ? 1 : -1;
+      check_product (&rig, &p, 2);
+    }
   /* where nothing overflows, the size of the values plays no part */
   static const double spreads[] = { 1e-18, 1e15 };
   for (guint i = 0; i < G_N_ELEMENTS (spreads); i++)
