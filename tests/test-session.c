@@ -1054,6 +1054,69 @@ test_text (void **state)
   assert_memory_not_equal (in.memory, out.memory, in.size);
 }
 
+typedef struct
+{
+  char *told; /* phases, and how often */
+  double before;
+  const char *stop; /* the phase in whose middle it is cancelled */
+  GCancellable *cancellable;
+} Loading;
+
+static void
+on_loading (const char *phase, double fraction, gpointer data)
+{
+  Loading *loading = data;
+  g_autofree char *told = loading->told;
+  assert_true (fraction >= 0 && fraction <= 1);
+  assert_true (fraction == 0 || fraction > loading->before);
+  loading->before = fraction;
+  loading->told = g_strconcat (told ? told : "", *phase == 'l' ? "l" : "b", NULL);
+  if (loading->stop && strcmp (phase, loading->stop) == 0 && fraction > 0.3)
+    g_cancellable_cancel (loading->cancellable);
+}
+
+/* Loading is told of as it goes on, and ends where it is cancelled. */
+static void
+test_loading_tells (void **state)
+{
+  static const char *const stops[] = { "load", "build", NULL };
+  const NfConfig config = { .channels = 3,
+                            .img_size = 16,
+                            .patch_size = 4,
+                            .width = 64,
+                            .n_blocks = 3,
+                            .n_layers = 4,
+                            .nvp = TRUE,
+                            .head_dim = 32,
+                            .expansion = 4 };
+  g_autoptr (GError) none = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu", &none);
+  nf_test_ok (device, none);
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write (path, &config, device, 5);
+  for (guint i = 0; i < G_N_ELEMENTS (stops); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+      Loading loading = { .stop = stops[i], .cancellable = cancellable };
+      g_autoptr (NfModel) model = nf_model_load (path, device, on_loading, &loading, cancellable, &error);
+      g_autofree char *told = loading.told;
+      const gsize loads = strspn (told, "l"), builds = strlen (told + loads);
+      assert_int_equal (strspn (told + loads, "b"), builds);
+      assert_true (loads >= 5 && loads <= 22 && builds <= 22);
+      if (stops[i])
+        {
+          assert_null (model);
+          assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED));
+          assert_true (loading.before < 0.6);
+          continue;
+        }
+      nf_test_ok (model, error);
+      assert_true (builds >= 5);
+    }
+  g_unlink (path);
+}
+
 static void
 test_bad_text (void **state)
 {
@@ -1257,6 +1320,7 @@ main (int argc, char **argv)
     { "memory, bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "memory, weights in bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
+    cmocka_unit_test (test_loading_tells),
     cmocka_unit_test (test_bad_text),
     cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),

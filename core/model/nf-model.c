@@ -162,10 +162,44 @@ nf_model_repack (NfModel *self, NfOps *ops)
   g_clear_pointer (&self->digest, g_free);
 }
 
+/* Who is told of loading, and may stop it. */
+typedef struct
+{
+  NfProgressFunc progress;
+  gpointer data;
+  GCancellable *cancellable;
+  double told; /* of the phase; it is told of its beginning, its end, and each step of TOLD between */
+} Listener;
+
+#define TOLD 0.05
+
+static gboolean
+tell (Listener *listener, const char *phase, double fraction, GError **error)
+{
+  if (fraction <= 0 || fraction >= 1 || fraction - listener->told >= TOLD)
+    {
+      listener->told = fraction;
+      if (listener->progress)
+        listener->progress (phase, fraction, listener->data);
+    }
+  if (!g_cancellable_is_cancelled (listener->cancellable))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
+  return FALSE;
+}
+
+static gboolean
+tell_of_loading (double fraction, gpointer data, GError **error)
+{
+  return tell (data, "load", fraction, error);
+}
+
 /* A matrix on its way from the file to the packed ones. */
 typedef struct
 {
   NfModel *model;
+  Listener *listener; /* NULL: nobody is */
+  gsize done, all;    /* values */
   float *host;
   NfBuffer *staged;
   GError *error;
@@ -177,7 +211,11 @@ stage (const NfLinear *layer, gpointer data)
   Staging *staging = data;
   const NfWeights *weights = staging->model->weights;
   const NfParameter *parameter = nf_parameters_find (weights->parameters, layer->w.at);
-  if (staging->error || !nf_weights_get (weights, parameter, staging->host, &staging->error))
+  staging->done += parameter->n;
+  if (staging->error || !nf_weights_get (weights, parameter, staging->host, &staging->error)
+      || (staging->listener
+          && !tell (staging->listener, "build", (double)staging->done / (double)staging->all,
+                    &staging->error)))
     return nf_view (NULL, 0);
   nf_ops_write (staging->model->ops, nf_view (staging->staged, 0), staging->host,
                 parameter->n * sizeof (float));
@@ -186,7 +224,7 @@ stage (const NfLinear *layer, gpointer data)
 
 /* Packs all matrices of a model that has them on its device, or in its file alone. */
 static gboolean
-pack (NfModel *self, gboolean forward, GError **error)
+pack (NfModel *self, gboolean forward, Listener *listener, GError **error)
 {
   const GArray *list = self->weights->parameters->list;
   gsize largest = 0;
@@ -200,7 +238,9 @@ pack (NfModel *self, gboolean forward, GError **error)
       largest = MAX (largest, g_array_index (list, NfParameter, i).n);
   g_autofree float *host = g_try_new (float, largest);
   g_autoptr (NfBuffer) staged = nf_ops_alloc (self->ops, largest);
-  Staging staging = { self, host, staged };
+  Staging staging = {
+    .model = self, .listener = listener, .all = self->weights->parameters->n, .host = host, .staged = staged
+  };
   if (!staged)
     return nf_ops_finish (self->ops, error);
   if (!host)
@@ -231,7 +271,7 @@ nf_model_need_backward (NfModel *self, GError **error)
   if (!backward)
     return nf_ops_finish (self->ops, error);
   nf_blocks_place (self->blocks, self->ops, backward, TRUE);
-  if (!pack (self, FALSE, error))
+  if (!pack (self, FALSE, NULL, error))
     {
       nf_blocks_place (self->blocks, self->ops, NULL, TRUE);
       return FALSE;
@@ -344,9 +384,9 @@ upload (NfModel *self, GError **error)
   return nf_ops_finish (self->ops, error);
 }
 
-/* Puts WEIGHTS, which it takes, on DEVICE. */
+/* Puts WEIGHTS, which it takes, on DEVICE. LISTENER may be NULL. */
 static NfModel *
-build (NfWeights *weights, NfDevice *device, GError **error)
+build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
 {
   g_autoptr (NfModel) self = g_object_new (NF_TYPE_MODEL, NULL);
   const NfConfig *config = weights->config;
@@ -400,7 +440,7 @@ build (NfWeights *weights, NfDevice *device, GError **error)
     return NULL;
   nf_model_set_variance (self, self->ops, weights->variance);
   nf_blocks_order_positions (self->blocks, self->ops, config);
-  if (!pack (self, TRUE, error))
+  if (!pack (self, TRUE, listener, error))
     return NULL;
   g_clear_pointer (&weights->theta, g_free);
   return g_steal_pointer (&self);
@@ -441,18 +481,6 @@ nf_model_find (const char *name, GError **error)
   return NULL;
 }
 
-static gboolean
-tell (NfProgressFunc progress, const char *phase, double fraction, gpointer data, GCancellable *cancellable,
-      GError **error)
-{
-  if (progress)
-    progress (phase, fraction, data);
-  if (!g_cancellable_is_cancelled (cancellable))
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
-  return FALSE;
-}
-
 NfModel *
 nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
                GCancellable *cancellable, GError **error)
@@ -461,13 +489,14 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
   const gint64 start = g_get_monotonic_time ();
   const double built = nf_device_get_build_seconds (device);
 
-  if (!tell (progress, "load", 0, data, cancellable, error))
+  Listener listener = { .progress = progress, .data = data, .cancellable = cancellable };
+  if (!tell (&listener, "load", 0, error))
     return NULL;
   g_autofree char *path = nf_model_find (name, error);
   g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
   g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
-  g_autofree char *digest = weights ? nf_weights_digest (weights, error) : NULL;
-  if (!digest || !tell (progress, "load", 0.5, data, cancellable, error))
+  g_autofree char *digest = weights ? nf_weights_digest (weights, tell_of_loading, &listener, error) : NULL;
+  if (!digest)
     return NULL;
   g_autofree char *key = g_strdup_printf ("%s %s %s %u %s", digest, nf_device_get_info (device)->id,
                                           nf_device_get_kernels (device), nf_device_get_vector_width (device),
@@ -475,11 +504,11 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
   NfModel *other = find_shared (key);
   if (other)
     return other;
-  if (!tell (progress, "build", 0, data, cancellable, error))
+  if (!tell (&listener, "build", 0, error))
     return NULL;
 
-  g_autoptr (NfModel) self = build (g_steal_pointer (&weights), device, error);
-  if (!self || !tell (progress, "build", 1, data, cancellable, error))
+  g_autoptr (NfModel) self = build (g_steal_pointer (&weights), device, &listener, error);
+  if (!self || !tell (&listener, "build", 1, error))
     return NULL;
   self->file = g_steal_pointer (&file);
   self->digest = g_steal_pointer (&digest);
@@ -502,7 +531,7 @@ nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, GError **e
       return NULL;
     }
   nf_parameters_initialise (weights->parameters, seed, weights->theta);
-  return build (g_steal_pointer (&weights), device, error);
+  return build (g_steal_pointer (&weights), device, NULL, error);
 }
 
 /* The parameters as they are on the device; free with g_free(). */
@@ -657,7 +686,7 @@ nf_model_get_digest (NfModel *self)
         }
       NfWeights weights = *self->weights;
       weights.theta = theta;
-      self->digest = nf_weights_digest (&weights, NULL);
+      self->digest = nf_weights_digest (&weights, NULL, NULL, NULL);
     }
   return self->digest;
 }
@@ -668,7 +697,7 @@ nf_model_digest_of_file (const char *path, GError **error)
   g_return_val_if_fail (path, NULL);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
   g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
-  return weights ? nf_weights_digest (weights, error) : NULL;
+  return weights ? nf_weights_digest (weights, NULL, NULL, error) : NULL;
 }
 
 guint64

@@ -592,12 +592,12 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
 }
 
 char *
-nf_weights_digest (const NfWeights *self, GError **error)
+nf_weights_digest (const NfWeights *self, NfWeightsStep step, gpointer data, GError **error)
 {
   g_autoptr (GChecksum) checksum = g_checksum_new (G_CHECKSUM_SHA256);
   g_autofree char *json = nf_config_to_json (self->config);
   const gsize latents = (gsize)nf_config_tokens (self->config) * nf_config_features (self->config);
-  gsize largest = 0;
+  gsize largest = 0, done = 0;
 
   for (guint i = 0; i < self->parameters->list->len; i++)
     largest = MAX (largest, g_array_index (self->parameters->list, NfParameter, i).n);
@@ -614,6 +614,9 @@ nf_weights_digest (const NfWeights *self, GError **error)
       if (!nf_weights_get (self, parameter, values, error))
         return NULL;
       g_checksum_update (checksum, (const guchar *)values, (gssize)(parameter->n * sizeof *values));
+      done += parameter->n;
+      if (step && !step ((double)done / (double)self->parameters->n, data, error))
+        return NULL;
     }
   g_checksum_update (checksum, (const guchar *)self->variance, (gssize)(latents * sizeof (float)));
   return g_strdup (g_checksum_get_string (checksum));

@@ -87,5 +87,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfWeights, nf_weights_free)
  * strings. */
 gboolean nf_weights_write (const NfWeights *weights, const char *path, GHashTable *metadata, GError **error);
 
-/* SHA-256 of configuration and numbers, 64 hexadecimal digits; NULL if a file's numbers are not finite. */
-char *nf_weights_digest (const NfWeights *weights, GError **error);
+/* Told which share of the numbers has been read; FALSE with an error stops it. */
+typedef gboolean (*NfWeightsStep) (double fraction, gpointer data, GError **error);
+
+/* SHA-256 of configuration and numbers, 64 hexadecimal digits; NULL if a file's numbers are not finite, or
+ * STEP (may be NULL) stopped it. */
+char *nf_weights_digest (const NfWeights *weights, NfWeightsStep step, gpointer data, GError **error);
