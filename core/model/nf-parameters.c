@@ -5,6 +5,7 @@
 #include "nf-random.h"
 
 #include <math.h>
+#include <nettle/sha2.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -594,7 +595,10 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
 char *
 nf_weights_digest (const NfWeights *self, NfWeightsStep step, gpointer data, GError **error)
 {
-  g_autoptr (GChecksum) checksum = g_checksum_new (G_CHECKSUM_SHA256);
+  /* by a CPU's own instructions, which GLib's takes six times as long as */
+  struct sha256_ctx checksum;
+  guint8 digest[SHA256_DIGEST_SIZE];
+  g_autoptr (GString) text = g_string_new (NULL);
   g_autofree char *json = nf_config_to_json (self->config);
   const gsize latents = (gsize)nf_config_tokens (self->config) * nf_config_features (self->config);
   gsize largest = 0, done = 0;
@@ -607,17 +611,21 @@ nf_weights_digest (const NfWeights *self, NfWeightsStep step, gpointer data, GEr
       no_memory (self, largest, error);
       return NULL;
     }
-  g_checksum_update (checksum, (const guchar *)json, strlen (json) + 1);
+  sha256_init (&checksum);
+  sha256_update (&checksum, strlen (json) + 1, (const guint8 *)json);
   for (guint i = 0; i < self->parameters->list->len; i++)
     {
       const NfParameter *parameter = &g_array_index (self->parameters->list, NfParameter, i);
       if (!nf_weights_get (self, parameter, values, error))
         return NULL;
-      g_checksum_update (checksum, (const guchar *)values, (gssize)(parameter->n * sizeof *values));
+      sha256_update (&checksum, parameter->n * sizeof *values, (const guint8 *)values);
       done += parameter->n;
       if (step && !step ((double)done / (double)self->parameters->n, data, error))
         return NULL;
     }
-  g_checksum_update (checksum, (const guchar *)self->variance, (gssize)(latents * sizeof (float)));
-  return g_strdup (g_checksum_get_string (checksum));
+  sha256_update (&checksum, latents * sizeof (float), (const guint8 *)self->variance);
+  sha256_digest (&checksum, sizeof digest, digest);
+  for (guint i = 0; i < sizeof digest; i++)
+    g_string_append_printf (text, "%02x", digest[i]);
+  return g_string_free (g_steal_pointer (&text), FALSE);
 }
