@@ -2166,6 +2166,27 @@ test_affine_inverse (void **state)
 
 /* u through the affine step and back, all tokens known: what encoding and decoding do. On lattices the very
  * same u comes back, although z was rounded. */
+/* u (B, N, FEATURES) through nf_affine() and back, o as both read it. */
+static float *
+go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int scale, double clip,
+                   double most, double per_unit_z, double per_unit_u)
+{
+  const int D = FEATURES;
+  const gsize n = (gsize)B * N * D;
+  const cl_float4 weights = { { 0 } };
+  Memory *us = give (rig, u, n), *os = give (rig, o, scale ? 2 * n : n), *z = room (rig, n),
+         *back = room (rig, n), *dets = room (rig, B * N);
+  RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
+       LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
+       INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), INT (0), INT (0),
+       INT (0));
+  RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
+       BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (clip),
+       FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
+       BUFFER (NONE), INT (0));
+  return take (rig, back);
+}
+
 static void
 test_affine_there_and_back (void **state)
 {
@@ -2178,22 +2199,12 @@ test_affine_there_and_back (void **state)
         const double per_unit_u = on_lattice ? 256 : 0, per_unit_z = on_lattice ? 1 << 18 : 0;
         const int B = 2, N = 6, D = FEATURES, width = scale ? 2 * D : D;
         const double clip = clipped ? 4 : 0, most = clipped ? 0.5 : INFINITY;
-        const cl_float4 weights = { { 0 } };
         const gsize n = (gsize)B * N * D;
         g_autofree double *u = numbers (1, n, 1), *o = numbers (2, (gsize)B * N * width, 6);
         for (gsize i = 0; on_lattice && i < n; i++)
           u[i] = rint (u[i] * per_unit_u) / per_unit_u;
-        Memory *us = give (&rig, u, n), *os = give (&rig, o, (gsize)B * N * width), *z = room (&rig, n),
-               *back = room (&rig, n), *dets = room (&rig, B * N);
-        RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
-             LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
-             INT (0), INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), INT (0),
-             INT (0), INT (0));
-        RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
-             LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0),
-             INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0),
-             INT (-1), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
-        g_autofree float *got = take (&rig, back);
+        g_autofree float *got
+            = go_there_and_back (&rig, u, o, B, N, scale, clip, most, per_unit_z, per_unit_u);
         nf_test_close_float ("there and back", got, u, n, on_lattice ? 0 : 2e-6);
       }
 }
@@ -2224,24 +2235,14 @@ test_affine_lattices (void **state)
   for (int bits = 17; bits < 20; bits += 2)
     {
       const gsize n = (gsize)B * N * D;
-      const cl_float4 weights = { { 0 } };
       g_autofree double *u = numbers (1, n, 1), *o = numbers (2, 2 * n, 1), *d = numbers (3, n, 1);
       for (gsize i = 0; i < n; i++)
         {
           u[i] = on_lattice (u[i] * exp2 ((double)(i % 7)), bits);
           o[i / D * 2 * D + D + i % D] = u[i] + 3.9 * d[i] * fmax (fabs (u[i]) / 8, 1);
         }
-      Memory *us = give (&rig, u, n), *os = give (&rig, o, 2 * n), *z = room (&rig, n),
-             *back = room (&rig, n), *dets = room (&rig, B * N);
-      RUN (&rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
-           LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0),
-           INT (0), INT (N), INT (0), INT (1), FLOAT (0), FLOAT (INFINITY), FLOAT (bits < 19 ? 1 << 19 : 0),
-           INT (0), INT (0), INT (0));
-      RUN (&rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
-           LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (1),
-           FLOAT (0), FLOAT (INFINITY), FLOAT (1 << bits), INT (0), VALUE (weights), INT (0), INT (-1),
-           BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
-      g_autofree float *got = take (&rig, back);
+      g_autofree float *got
+          = go_there_and_back (&rig, u, o, B, N, 1, 0, INFINITY, bits < 19 ? 1 << 19 : 0, 1 << bits);
       nf_test_close_float ("on the lattice", got, u, n, 0);
     }
 }

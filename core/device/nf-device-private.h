@@ -62,8 +62,7 @@ typedef enum
 } NfF32;
 
 /* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD) or vpdpwssd
- * (NF_INT8_VNNI as well), with the same results, of floats
- * that were rounded to integers of 16 bits. */
+ * (NF_INT8_VNNI as well), with the same results, of floats that were rounded to integers of 16 bits. */
 typedef enum
 {
   NF_INT8_FMA,

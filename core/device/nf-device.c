@@ -1107,7 +1107,7 @@ nf_device_values_per_word (NfDevice *self)
 gboolean
 nf_device_uses_bf16 (NfDevice *self)
 {
-  return self->precision == NF_PRECISION_BF16 || self->precision == NF_PRECISION_BF16_WEIGHTS;
+  return nf_device_values_per_word (self) == 2;
 }
 
 gboolean
