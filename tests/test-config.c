@@ -145,6 +145,34 @@ test_golden_files (void **state)
 #define STARFLOW FAMILY ", \"num_blocks\": 3, \"layers_per_block\": [1, 2, 3]"
 #define VIDEO STARFLOW ", \"sos\": true, \"frames\": 4, \"shallow_block_local\": true"
 
+/* No window is another one than a window of 0. */
+static void
+test_denoiser_windows (void **state)
+{
+  static const struct
+  {
+    const char *member, *written;
+    guint frames;
+  } cases[] = {
+    { "", NULL, 0 },
+    { ", \"denoiser_window\": null", NULL, 0 },
+    { ", \"denoiser_window\": 0", "\"denoiser_window\": 0", 1 },
+    { ", \"denoiser_window\": 10", "\"denoiser_window\": 10", 11 },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *json
+          = g_strdup_printf ("{%s, \"learnable_self_denoiser\": true%s}", VIDEO, cases[i].member);
+      g_autoptr (NfConfig) config = read_config (json);
+      assert_int_equal (config->denoiser_frames, cases[i].frames);
+      g_autofree char *again = nf_config_to_json (config);
+      assert_int_equal (strstr (again, "denoiser_window") != NULL, cases[i].written != NULL);
+      assert_true (!cases[i].written || strstr (again, cases[i].written));
+      g_autoptr (NfConfig) same = read_config (again);
+      assert_true (nf_config_equal (config, same));
+    }
+}
+
 static void
 test_families (void **state)
 {
@@ -194,7 +222,6 @@ test_combinations (void **state)
     { STARFLOW ", \"txt_dim\": 6", "txt_size" },
     { STARFLOW ", \"soft_clip\": -1", "soft_clip" },
     { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
-    { STARFLOW ", \"learnable_self_denoiser\": true", "learnable_self_denoiser" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
     { STARFLOW ", \"frame_positions\": true", "frame_positions" },
     { VIDEO ", \"temporal_causal\": 0, \"frame_positions\": true", "frame_positions" },
@@ -412,12 +439,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_defaults),   cmocka_unit_test (test_layouts),
-    cmocka_unit_test (test_round_trip), cmocka_unit_test (test_golden_files),
-    cmocka_unit_test (test_families),   cmocka_unit_test (test_combinations),
-    cmocka_unit_test (test_members),    cmocka_unit_test (test_relations),
-    cmocka_unit_test (test_not_json),   cmocka_unit_test (test_deep_and_long),
-    cmocka_unit_test (test_grid),
+    cmocka_unit_test (test_defaults),      cmocka_unit_test (test_layouts),
+    cmocka_unit_test (test_round_trip),    cmocka_unit_test (test_golden_files),
+    cmocka_unit_test (test_families),      cmocka_unit_test (test_denoiser_windows),
+    cmocka_unit_test (test_combinations),  cmocka_unit_test (test_members),
+    cmocka_unit_test (test_relations),     cmocka_unit_test (test_not_json),
+    cmocka_unit_test (test_deep_and_long), cmocka_unit_test (test_grid),
   };
   return cmocka_run_group_tests_name ("config", tests, NULL, NULL);
 }

@@ -1580,9 +1580,9 @@ meets (const Mask *m, int query, int key)
     return key <= query && (!m->window || of_query < 0 || of_key < 0 || of_key >= of_query - m->window);
   if (of_key < 0)
     return TRUE;
-  if (of_query < 0)
-    return of_key <= m->ahead - 1;
-  return of_key >= of_query + m->ahead - 1 - m->window && of_key <= of_query + m->ahead - 1;
+  /* a prefix as frames before the first */
+  const int least = of_query < 0 ? -(int)divide_up (m->prefix - query, m->frame) : of_query;
+  return of_key >= least + m->ahead - 1 - m->window && of_key <= MAX (of_query, 0) + m->ahead - 1;
 }
 
 static cl_int8
@@ -1822,6 +1822,9 @@ test_attention_masks (void **state)
     { 42, { 1, 2, 8, 1, 100 } },   /* frames up to one's own */
     { 41, { 1, 0, 8, 2, 0 } },     /* the next frame only: the last meets nothing */
     { 141, { 1, 40, 101, 0, 1 } }, /* the frame before only: the first meets the prefix */
+    { 61, { 1, 13, 5, 4, 1 } },    /* so far ahead that part of the prefix does not see the first frames */
+    { 200, { 1, 40, 6, 9, 2 } },   /* the same, far behind */
+    { 33, { 1, 9, 4, 3, 0 } },     /* one frame each */
     { 310, { 0, 3, 20, 0, 1 } },   /* so far from the prefix that whole parts are passed over */
   };
   g_auto (Rig) rig;

@@ -17,7 +17,7 @@ noisy_config (guint layers)
   config.noise_std = SIGMA;
   config.denoiser_layers = layers;
   config.width = 64; /* no fewer features than a token has values: such a denoiser is asked */
-  config.denoiser_window = layers > 1 ? 2 : 0;
+  config.denoiser_frames = layers > 1 ? 3 : 0;
   return config;
 }
 

@@ -212,8 +212,13 @@ print_starflow (const NfConfig *config)
     print_row ("text", "%u tokens of %u features, on %s", config->txt_size, config->txt_dim,
                config->cond_top_only ? "the deep block" : "all blocks");
   if (config->denoiser_layers)
-    print_row ("denoiser", "%u layers, window of %u frames%s", config->denoiser_layers,
-               config->denoiser_window, config->denoiser_text ? ", sees the text" : "");
+    {
+      g_autofree char *frames = config->temporal_causal && config->denoiser_frames
+                                    ? g_strdup_printf ("%u frames", config->denoiser_frames)
+                                    : g_strdup ("all frames");
+      print_row ("denoiser", "%u layers, %s at a time%s", config->denoiser_layers, frames,
+                 config->denoiser_text ? ", sees the text" : "");
+    }
   if (config->action_dim)
     print_row ("actions", "%u numbers", config->action_dim);
 }

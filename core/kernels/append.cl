@@ -186,9 +186,9 @@ static inline int2
 nf_sight (int8 mask, int place)
 {
   const int causal = mask.s0, prefix = mask.s1, frame = mask.s2, ahead = mask.s3, window = mask.s4, keys = mask.s5;
-  const int f = frame && place >= prefix ? (place - prefix) / frame : 0;
-  return (int2)(frame && place >= prefix ? prefix + max (f + ahead - window, 0) * frame : 0,
-                causal ? place + 1 : min (prefix + (f + ahead + 1) * frame, keys));
+  const int behind = place - prefix, f = !frame ? 0 : behind >= 0 ? behind / frame : -((frame - 1 - behind) / frame);
+  return (int2)(frame && (behind >= 0 || !causal) ? prefix + max (f + ahead - window, 0) * frame : 0,
+                causal ? place + 1 : min (prefix + (max (f, 0) + ahead + 1) * frame, keys));
 }
 
 static inline int

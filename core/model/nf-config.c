@@ -189,7 +189,7 @@ check_ranges (const NfConfig *config, const char *origin, GError **error)
     { "pt_seq_len", config->pt_seq_len, 0, 4096 },
     { "temporal_causal", config->temporal_causal, 0, 64 },
     { "denoiser_layers", config->denoiser_layers, 0, 256 },
-    { "denoiser_window", config->denoiser_window, 0, 65536 },
+    { "denoiser_window", config->denoiser_frames, 0, 65536 },
     { "hw", nf_config_rows (config), 1, 4096 },
     { "hw", nf_config_columns (config), 1, 4096 },
     { "frames", config->frames, 0, 65536 },
@@ -301,8 +301,6 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
         "shallow_block_local with temporal_causal 0 is not supported where the last block runs "
         "backwards: others turn frames around, it the whole video; with seq_order %s it does not",
         config->left_to_right ? "R2L" : "L2R");
-  if (config->denoiser_layers && !config->frames)
-    return impossible (error, origin, "learnable_self_denoiser is set, but frames is 0: it is one of videos");
   if (config->action_dim && !(config->frames && config->temporal_causal && config->shallow_local))
     return impossible (error, origin,
                        "action_dim is %u: actions need a video model (frames, temporal_causal, "
@@ -404,7 +402,6 @@ static const Member members[] = {
   MEMBER ("cond_top_only", MEMBER_BOOLEAN, cond_top_only, OF_STARFLOW),
   MEMBER ("temporal_causal", MEMBER_SIZE, temporal_causal, OF_STARFLOW),
   MEMBER ("shallow_block_local", MEMBER_BOOLEAN, shallow_local, OF_STARFLOW),
-  MEMBER ("denoiser_window", MEMBER_SIZE, denoiser_window, OF_STARFLOW),
   MEMBER ("conditional_denoiser", MEMBER_BOOLEAN, denoiser_text, OF_STARFLOW),
   MEMBER ("frames", MEMBER_SIZE, frames, OF_STARFLOW),
   MEMBER ("action_dim", MEMBER_SIZE, action_dim, OF_STARFLOW),
@@ -414,8 +411,8 @@ static const Member members[] = {
 static const char *const by_hand[]
     = { "family", "layers_per_block", "pixel_layout", "basis", "noise_type", NULL };
 static const char *const by_hand_starflow[]
-    = { "norm_type",         "seq_order", "learnable_self_denoiser", "denoiser_layers", "hw",
-        "local_attn_window", NULL };
+    = { "norm_type",       "seq_order", "learnable_self_denoiser", "denoiser_layers",
+        "denoiser_window", "hw",        "local_attn_window",       NULL };
 
 /* Of the official constructor, without effect on what is computed: how it trains, and what no block reads. */
 static const char *const ignored[]
@@ -668,6 +665,13 @@ read_starflow (JsonObject *object, const char *origin, NfConfig *config, GError 
   if (denoiser && (node = json_object_get_member (object, "denoiser_layers"))
       && !read_size (node, origin, "denoiser_layers", &config->denoiser_layers, error))
     return FALSE;
+  /* in official code None is all of them, and 0 the last alone */
+  if ((node = json_object_get_member (object, "denoiser_window")) && !JSON_NODE_HOLDS_NULL (node))
+    {
+      if (!read_size (node, origin, "denoiser_window", &config->denoiser_frames, error))
+        return FALSE;
+      config->denoiser_frames++;
+    }
   /* the official default of a top block is the width of the others */
   if (config->top_width == config->width)
     config->top_width = 0;
@@ -739,6 +743,8 @@ write_starflow (GString *json, const NfConfig *config)
                           config->denoiser_layers ? "true" : "false");
   if (config->denoiser_layers && config->denoiser_layers != OFFICIAL_DENOISER_LAYERS)
     g_string_append_printf (json, ", \"denoiser_layers\": %u", config->denoiser_layers);
+  if (config->denoiser_frames)
+    g_string_append_printf (json, ", \"denoiser_window\": %u", config->denoiser_frames - 1);
 }
 
 char *

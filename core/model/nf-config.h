@@ -126,7 +126,8 @@ typedef enum
  * one ahead. 0: the whole video is reversed, and the denoiser sees all of it
  * @shallow_local: video: all blocks but the deep one see one frame each ("shallow_block_local")
  * @denoiser_layers: layers of the learned denoiser ("learnable_self_denoiser": 8), 0 if there is none
- * @denoiser_window: frames that it sees behind its look-ahead, 0 for all ("denoiser_window")
+ * @denoiser_frames: frames that each of its frames sees, the last of its look-ahead being one of them, 0 for
+ * all ("denoiser_window" + 1)
  * @denoiser_text: it sees the text ("conditional_denoiser")
  * @rows: height of an image in pixels, 0 for S ("hw")
  * @columns: width, 0 for S ("hw")
@@ -182,7 +183,7 @@ typedef struct
   guint temporal_causal;
   gboolean shallow_local;
   guint denoiser_layers;
-  guint denoiser_window;
+  guint denoiser_frames;
   gboolean denoiser_text;
   guint rows;
   guint columns;

@@ -193,7 +193,8 @@ void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *ke
  *
  * CAUSAL with a window: a query of frame f meets the prefix and, up to its own place, frames f-window .. f.
  * FRAMES: a query of frame f meets the prefix and frames f+ahead-1-window .. f+ahead-1, as far as they exist;
- * a query of the prefix meets the prefix and frames .. ahead-1. */
+ * a query of the prefix meets the prefix and frames up to ahead-1, the earlier the further it is before frame
+ * 0: as if the prefix were frames before that one. */
 typedef enum
 {
   NF_MASK_CAUSAL,

@@ -184,15 +184,16 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
         .extra = deep && config->action_dim ? 1 : 0,
       };
       sequence->rows.S = nf_block_rows (sequence);
+      const gboolean framed = config->frames && config->temporal_causal;
       if (denoiser)
         sequence->rows.mask
             = (NfMask){ .kind = NF_MASK_FRAMES,
                         .prefix = sequence->prefix,
                         .frame = frame,
-                        /* 0: a frame sees all */
-                        .ahead = config->temporal_causal ? config->temporal_causal : flow->frames,
-                        .window = config->temporal_causal && config->denoiser_window ? config->denoiser_window
-                                                                                     : 1u << 20 };
+                        /* else all see all */
+                        .ahead = framed ? config->temporal_causal : flow->frames,
+                        .window
+                        = framed && config->denoiser_frames ? config->denoiser_frames - 1 : 1u << 20 };
       if (!config->rope)
         continue;
       const gboolean one_axis = deep && config->rope_1d;

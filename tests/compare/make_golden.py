@@ -101,6 +101,14 @@ CASES = {
     "starflow_v_whole": VIDEO
     | dict(batch=1, in_channels=2, img_size=2, hw=[2, 3], frames=3, temporal_causal=0, shallow_block_local=False, num_blocks=3,
            layers_per_block=[1, 1, 1], channels=20, head_dim=20, txt_size=3, txt_dim=6, learnable_self_denoiser=True),
+    # an image whose denoiser sees all of it and text; two axes and a third one of text
+    "starflow_denoiser": STARFLOW
+    | dict(batch=2, in_channels=3, img_size=2, hw=[2, 3], num_blocks=2, layers_per_block=[1, 1], channels=20, head_dim=20,
+           txt_size=3, txt_dim=6, learnable_self_denoiser=True, conditional_denoiser=True),
+    # a look-ahead beyond the window: part of the text does not see the first frame
+    "starflow_v_ahead": VIDEO
+    | dict(batch=1, in_channels=2, img_size=2, hw=[1, 2], frames=5, num_blocks=2, layers_per_block=[1, 1], channels=20,
+           head_dim=20, txt_size=3, txt_dim=6, temporal_causal=4, learnable_self_denoiser=True, denoiser_window=1),
     # one block alone, reversed; as many channels as rows and columns, so that a shape may be that of tokens and of frames
     "starflow_v_single": VIDEO
     | dict(batch=1, in_channels=4, img_size=4, frames=3, num_blocks=1, layers_per_block=[1], channels=32, txt_size=0, txt_dim=0,

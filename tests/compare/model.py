@@ -67,7 +67,7 @@ class Config:
     shallow_block_local: bool = False
     learnable_self_denoiser: bool = False
     conditional_denoiser: bool = False
-    denoiser_window: int = 0
+    denoiser_window: int | None = None
     # of the files: rows and columns of the image, frames of the video (0: an image)
     hw: tuple = ()
     frames: int = 0
@@ -562,26 +562,26 @@ class Flow(nn.Module):
         return -torch.autograd.grad(loss, x)[0]
 
     def denoiser_output(self, x, text=None):
-        """The learned denoiser on noisy frames x (B, F, C, H, W)."""
+        """The learned denoiser on noisy images or frames x."""
         config, tokens = self.config, patchify(self.config, x)
         F, h, w = self.grid(tokens)
         text = text if config.conditional_denoiser and config.txt_size else None
         L = text.shape[1] if text is not None else 0
         rope = Rope(rope_angles(config, L, (F, h, w)), config.hf_style_rope, tokens.dtype) if config.rope else None
         mask = None
-        if config.temporal_causal:
+        if config.temporal_causal and F:
             mask = denoiser_mask(L, F, h * w, config.temporal_causal - 1, config.denoiser_window)
-        o = self.learnable_self_denoiser.run(tokens.flatten(1, 3), text, rope=rope, causal=False, mask=mask)
+        o = self.learnable_self_denoiser.run(tokens.flatten(1, -2), text, rope=rope, causal=False, mask=mask)
         return unpatchify(config, o.view(tokens.shape))
 
 
 def denoiser_mask(L, F, n, ahead, window):
     """Who sees whom, (L + F n, L + F n): a frame sees `ahead` later ones and, counted back from the last of these, `window`
-    earlier ones (0: all); all see the text; the text sees what its frame 0 would with no window behind."""
-    frame = torch.cat([torch.zeros(L, dtype=torch.long), torch.arange(F).repeat_interleave(n)])
+    earlier ones (None: all); all see the text; the text sees what frame 0 would, and what is before that as if it were frames
+    before frame 0."""
+    frame = torch.div(torch.arange(-L, F * n), n, rounding_mode="floor")
     is_text = torch.arange(L + F * n) < L
-    newest = (frame + ahead)[:, None]
-    seen = frame[None] <= newest
-    if window:
-        seen &= frame[None] >= newest - window
+    seen = frame[None] <= frame.clamp(min=0)[:, None] + ahead
+    if window is not None:
+        seen &= frame[None] >= frame[:, None] + ahead - window
     return seen | is_text[None]

@@ -77,9 +77,13 @@ def starflow(pick):
             frames=pick([1, 2, 4, 5]),
             temporal_causal=pick([0, 1, 2, 3]),
             shallow_block_local=pick([False, True, True]),
-            learnable_self_denoiser=pick([False, True]),
         )
-        config |= dict(denoiser_window=pick([0, 1, 2, 3, 9]), conditional_denoiser=text and pick([False, True]))
+    if pick([False, True]):
+        config |= dict(
+            learnable_self_denoiser=True,
+            denoiser_window=pick([None, 0, 1, 2, 3, 9]),
+            conditional_denoiser=text and pick([False, True]),
+        )
     return config
 
 
@@ -136,4 +140,5 @@ def main():
     sys.exit(1 if bad else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
