@@ -197,9 +197,9 @@ scores (void **state)
 }
 
 /* Real frames, then drawn ones: what is drawn and what is shown, against the library's videos in one piece.
- * Each window anew is such a piece. */
+ * Each window anew is such a piece. TEXT: the flow and its denoiser see one. */
 static void
-check_drawn (guint layers, guint look_ahead)
+check_drawn (guint layers, guint look_ahead, gboolean text)
 {
   enum
   {
@@ -209,9 +209,16 @@ check_drawn (guint layers, guint look_ahead)
   g_autoptr (GError) error = NULL;
   NfConfig config = noisy_config (layers);
   config.temporal_causal = look_ahead + 1;
+  if (text)
+    random_config_see_text (&config, TRUE);
+  config.denoiser_text = text;
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model, 1);
   g_autoptr (NfSession) session = nf_test_session (model);
+  float features[RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES];
+  nf_random_normal (11, 0, G_N_ELEMENTS (features), 1, features);
+  nf_test_ok (!text || nf_stream_set_text (stream, features, 1, &error), error);
+  nf_test_ok (!text || nf_session_set_text (session, features, NULL, 1, &error), error);
   const guint context = nf_stream_get_context (stream);
   assert_int_equal (nf_stream_get_look_ahead (stream), look_ahead);
   g_autofree float *y = g_new0 (float, LENGTH *BYTES), *z = g_new0 (float, LENGTH *BYTES),
@@ -274,12 +281,15 @@ check_drawn (guint layers, guint look_ahead)
 static void
 drawn (void **state)
 {
-  check_drawn (0, 0);
-  check_drawn (1, 0);
-  check_drawn (2, 0);
-  /* of more layers frames behind have seen less than in a whole video */
-  check_drawn (1, 1);
-  check_drawn (1, 2);
+  for (guint text = 0; text < 2; text++)
+    {
+      check_drawn (0, 0, text);
+      check_drawn (1, 0, text);
+      check_drawn (2, 0, text);
+      /* of more layers frames behind have seen less than in a whole video */
+      check_drawn (1, 1, text);
+      check_drawn (1, 2, text);
+    }
 }
 
 /* With a look-ahead frames come as many calls later, real ones in every byte; what is remembered is the same;
@@ -455,16 +465,20 @@ side_by_side (void **state)
   {
     B = 3
   };
-  for (guint kind = 0; kind < 3; kind++)
+  for (guint kind = 0; kind < 4; kind++)
     {
       g_autoptr (GError) error = NULL;
-      const NfConfig config = kind == 2 ? random_video_config () : noisy_config (kind);
+      NfConfig config = kind == 3 ? random_video_config () : noisy_config (kind);
+      if (kind == 2)
+        random_config_see_text (&config, TRUE);
+      config.denoiser_text = kind == 2;
       g_autoptr (NfModel) model = model_new (&config, "cpu");
       g_autoptr (NfStream) all = stream_new (model, B);
       NfStream *one[B];
       const gsize n = nf_stream_get_latents (all) / B, tokens = nf_config_tokens (&config);
       g_autofree float *z = g_new (float, B *n), *alone = g_new (float, n), *maps = g_new (float, B *tokens),
                        *map = g_new (float, tokens);
+      float text[B][RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES];
       guint8 samples[B][BYTES], same[BYTES];
       NfFrame frames[B];
       NfScore scores[B], score;
@@ -473,7 +487,10 @@ side_by_side (void **state)
         {
           one[b] = stream_new (model, 1);
           frames[b] = view (samples[b], NF_PIXELS_RGB);
+          nf_random_normal (12, b, G_N_ELEMENTS (text[b]), 1, text[b]);
+          nf_test_ok (kind != 2 || nf_stream_set_text (one[b], text[b], 1, &error), error);
         }
+      nf_test_ok (kind != 2 || nf_stream_set_text (all, text[0], B, &error), error);
       for (guint f = 0; f < 3 * FRAMES; f++)
         {
           float actions[B][ACTIONS] = { 0 };

@@ -376,9 +376,10 @@ nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence 
   NfBlockCache *cache = g_new0 (NfBlockCache, 1);
 
   cache->buffers = new_owner ();
-  /* the text goes through at once */
+  /* the text goes through at once, and where it sees tokens with them */
+  const gboolean among = sequence->rows.mask.kind == NF_MASK_FRAMES;
   cache->layers = nf_cache_new (ops, &block->transformer.shape, rows, nf_block_rows (sequence),
-                                MAX (count, sequence->prefix));
+                                among ? sequence->prefix + count : MAX (count, sequence->prefix));
   cache->shifted = own (ops, cache->buffers, (gsize)rows * count * block->D);
   cache->o = own (ops, cache->buffers, (gsize)rows * count * block->out.n_out);
   return cache;
@@ -403,6 +404,25 @@ nf_block_begin (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *seq
                      rows * sequence->prefix, NULL);
   nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, rows, 0, sequence->prefix,
                          rows, 1.0f);
+}
+
+void
+nf_block_begin_among (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                      NfBlockCache *cache, NfView u, guint B, const NfCondition *condition, guint count)
+{
+  const guint L = sequence->prefix, d = block->transformer.shape.d;
+  g_assert (!block->sos.buffer && !block->ordered_position.buffer);
+  if (L == 0)
+    return;
+  for (guint b = 0; b < B; b++)
+    {
+      const NfView h = nf_view (cache->layers->h, (gsize)b * (L + count) * d);
+      nf_linear_forward (ops, &block->text, nf_view_add (condition->text, (gsize)b * L * block->text.n_in), h,
+                         L, NULL);
+      nf_linear_forward (ops, &block->in, nf_view_add (u, (gsize)b * sequence->N * block->D),
+                         nf_view_add (h, (gsize)L * d), count, NULL);
+    }
+  nf_transformer_extend (ops, &block->transformer, &sequence->rows, cache->layers, B, 0, L + count, B, 1.0f);
 }
 
 void

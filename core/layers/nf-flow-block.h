@@ -147,6 +147,11 @@ gsize nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *se
 void nf_block_begin (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                      NfBlockCache *cache, guint B, guint branches, const NfCondition *condition);
 
+/* The same of a denoiser, whose text sees frames: those of tokens 0 .. count-1 of u (B, N, D), which go
+ * through with it and are to be extended by afterwards. */
+void nf_block_begin_among (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                           NfBlockCache *cache, NfView u, guint B, const NfCondition *condition, guint count);
+
 /* The action of frame f goes before its tokens; does nothing if there are none. */
 void nf_block_begin_frame (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                            NfBlockCache *cache, guint B, guint branches, const NfCondition *condition,

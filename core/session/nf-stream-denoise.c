@@ -9,13 +9,19 @@
 /* The learned denoiser */
 
 /* Rows of COUNT frames from f on through the denoiser, upon the keys and values of those before them. Those
- * of f stay; the others are put there again when they have seen what they are to see. */
+ * of f stay; the others are put there again when they have seen what they are to see. The text sees the
+ * window's first frames, goes through with them, and stays. */
 static void
 extend_denoiser (NfStream *self, NfStreamWindow *window, guint f, guint count)
 {
-  const NfCondition condition = { 0 };
-  nf_block_extend (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
-                   window->denoiser, nf_view (window->y, 0), self->B, 1, &condition, f * self->N,
+  const NfFlowBlock *denoiser = nf_model_get_denoiser (self->model);
+  const NfBlockSequence *sequence = &self->flow->sequences[self->T];
+  const NfCondition condition = nf_stream_condition (self, NULL, 0);
+  const NfView y = nf_view (window->y, 0);
+  if (f == 0)
+    nf_block_begin_among (self->ops, denoiser, sequence, window->denoiser, y, self->B, &condition,
+                          count * self->N);
+  nf_block_extend (self->ops, denoiser, sequence, window->denoiser, y, self->B, 1, &condition, f * self->N,
                    count * self->N, 1.0f);
 }
 
@@ -207,22 +213,6 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, guint f, GError **erro
   return TRUE;
 }
 
-/* In a denoiser that sees text the text sees frames, also later ones, so that nothing of it can be
- * remembered. */
-static gboolean
-learns_from_text (NfStream *self)
-{
-  const NfConfig *config = nf_model_get_config (self->model);
-  return config->txt_size && config->denoiser_layers && config->denoiser_text;
-}
-
-NfDenoise
-nf_stream_choose_denoise (NfStream *self, NfDenoise denoise)
-{
-  const NfDenoise how = nf_flow_choose_denoise (self->flow, denoise);
-  return how == NF_DENOISE_LEARNED && learns_from_text (self) ? NF_DENOISE_SCORE : how;
-}
-
 gboolean
 nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error)
 {
@@ -230,7 +220,7 @@ nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known,
   if (window->y)
     nf_ops_copy_rows (self->ops, nf_stream_window_frame (self, window->y, f), nf_stream_window_step (self),
                       nf_view (self->input, 0), frame, frame, self->B);
-  switch (nf_stream_choose_denoise (self, self->denoise))
+  switch (nf_flow_choose_denoise (self->flow, self->denoise))
     {
     case NF_DENOISE_SCORE:
       return denoise_by_score (self, window, f, error);
@@ -251,14 +241,6 @@ nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error)
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
   if (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error))
     return FALSE;
-  if (self->noisy && denoise == NF_DENOISE_LEARNED && learns_from_text (self))
-    {
-      g_set_error (
-          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-          "the model's learned denoiser sees text (conditional_denoiser), for which all frames must be "
-          "known; a step along its score is possible");
-      return FALSE;
-    }
   self->denoise = denoise;
   return TRUE;
 }

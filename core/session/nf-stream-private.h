@@ -121,8 +121,5 @@ gboolean nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, gui
  * what the denoiser remembers. */
 void nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStreamWindow *from);
 
-/* How drawn frames lose their noise: NF_DENOISE_AUTO and whether there is any considered. */
-NfDenoise nf_stream_choose_denoise (NfStream *self, NfDenoise denoise);
-
 void nf_stream_window_clear_denoiser (NfStreamWindow *window);
 void nf_stream_score_free (NfStreamScore *score);

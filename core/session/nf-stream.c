@@ -184,7 +184,8 @@ most_look_ahead (NfStream *self)
 static guint
 usual_look_ahead (NfStream *self)
 {
-  return nf_stream_choose_denoise (self, NF_DENOISE_AUTO) == NF_DENOISE_LEARNED ? most_look_ahead (self) : 0;
+  return nf_flow_choose_denoise (self->flow, NF_DENOISE_AUTO) == NF_DENOISE_LEARNED ? most_look_ahead (self)
+                                                                                    : 0;
 }
 
 NfStream *
