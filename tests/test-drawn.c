@@ -246,6 +246,86 @@ shown_videos (void **state)
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
 }
 
+/* COUNT frames of each of two videos, from places of videos of so many frames. */
+static void
+take (const float *from, guint from_frames, guint from_place, float *to, guint to_frames, guint to_place,
+      guint count)
+{
+  const gsize frame = WIDTH * HEIGHT * 3;
+  for (guint b = 0; b < 2; b++)
+    memcpy (to + (b * to_frames + to_place) * frame, from + (b * from_frames + from_place) * frame,
+            count * frame * sizeof *to);
+}
+
+/* Videos that are longer than a sample: each window continues the one before, and frames lose their noise
+ * with what the denoiser is to see of later ones. */
+static void
+long_videos (void **state)
+{
+  enum
+  {
+    CONTEXT = 3,
+    ALL = 2 * FRAMES - CONTEXT + 2, /* two whole windows, and two frames in a third */
+    FRAME = WIDTH * HEIGHT * 3
+  };
+  for (guint i = 0; i < 4; i++)
+    {
+      g_autoptr (GError) error = NULL;
+      const guint given = i % 2 ? 2 : 0, layers = i / 2, ahead = layers ? 1 : 0;
+      NfConfig config = video_config (layers);
+      config.width = 64;
+      g_autoptr (NfModel) model = calm_model (&config, *state);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
+      g_autofree float *z = draw (5, 2 * ALL * FRAME), *past = draw (6, 2 * ALL * FRAME),
+                       *noisy = g_new (float, 2 * ALL * FRAME), *clean = g_new (float, 2 * ALL * FRAME),
+                       *wanted = g_new (float, 2 * ALL * FRAME), *x = g_new0 (float, 2 * FRAMES * FRAME),
+                       *y = g_new (float, 2 * FRAMES * FRAME), *part = g_new (float, 2 * FRAMES * FRAME);
+      const float *known = given ? past : NULL;
+      nf_test_ok (nf_session_roll (session, known, 2, given, ALL, CONTEXT, z, &options, noisy, &error),
+                  error);
+      options.drawn = TRUE;
+      nf_test_ok (nf_session_roll (session, known, 2, given, ALL, CONTEXT, z, &options, clean, &error),
+                  error);
+      options.drawn = FALSE;
+      for (guint start = 0; start + CONTEXT < ALL; start += FRAMES - CONTEXT)
+        {
+          const guint count = MIN (FRAMES, ALL - start), first = start ? CONTEXT : given,
+                      /* with what is before it, and all it is to see */
+              from = start ? CONTEXT - ahead : 0, end = start + count == ALL ? count : count - ahead;
+          nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, count, &error), error);
+          take (z, ALL, start, part, count, 0, count);
+          take (start ? noisy : past, ALL, start, x, count, 0, first);
+          if (first)
+            nf_test_ok (nf_session_continue (session, x, 2, first, part, &options, y, &error), error);
+          else
+            nf_test_ok (nf_session_decode (session, part, 2, NULL, &options, y, &error), error);
+          take (noisy, ALL, start, part, count, 0, count);
+          assert_near (part, y, (gsize)2 * count * FRAME);
+          if (layers)
+            nf_test_ok (nf_session_denoise_learned (session, part, 2, config.noise_std, 0, y, &error), error);
+          else
+            nf_test_ok (nf_session_denoise (session, part, 2, NULL, config.noise_std, y, &error), error);
+          take (y, count, from, wanted, ALL, start + from, end - from);
+        }
+      assert_near (clean, wanted, (gsize)2 * ALL * FRAME);
+      assert_true (count_other (clean, noisy, (gsize)2 * ALL * FRAME) > ALL * FRAME);
+      /* what does not fit */
+      nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, FRAMES, &error), error);
+      assert_false (nf_session_roll (session, known, 2, given, ALL, FRAMES, z, &options, noisy, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+      g_clear_error (&error);
+      assert_false (nf_session_roll (session, past, 2, FRAMES, ALL, 1, z, &options, noisy, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+      g_clear_error (&error);
+      /* one that fits a window is one */
+      nf_test_ok (nf_session_roll (session, NULL, 2, 0, FRAMES - 1, 1, z, &options, noisy, &error), error);
+      nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, FRAMES - 1, &error), error);
+      nf_test_ok (nf_session_decode (session, z, 2, NULL, &options, y, &error), error);
+      assert_near (noisy, y, (gsize)2 * (FRAMES - 1) * FRAME);
+    }
+}
+
 /* What a stream shows of a frame that it draws under a text is what a session draws of it, whose only frame
  * it is. */
 static void
@@ -298,6 +378,8 @@ main (void)
     { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
     { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
     { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
+    { "long videos, kernels=cpu", long_videos, NULL, NULL, (void *)"cpu" },
+    { "long videos, kernels=gpu", long_videos, NULL, NULL, (void *)"gpu" },
     { "drawn streams, kernels=cpu", drawn_streams, NULL, NULL, (void *)"cpu" },
     { "drawn streams, kernels=gpu", drawn_streams, NULL, NULL, (void *)"gpu" },
     { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },

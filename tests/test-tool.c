@@ -525,6 +525,20 @@ test_sample_videos (void **state)
   BAD (1, "3 frames", "sample", "-q", "-m", weights, "--given", "three.safetensors", "--count", "2",
        "--frames", "3", "wrong.safetensors");
   BAD (1, "given", "sample", "-q", "-m", weights, "--given", "small.safetensors", "wrong.safetensors");
+  GOOD ("sample", "-q", "-m", weights, "--frames", "11", "--context", "2", "long.safetensors");
+  check_samples ("long.safetensors", 1, 11, 4, 6);
+  GOOD ("sample", "-q", "-m", weights, "--frames", "7", "--given", "three.safetensors", "--count", "2",
+        "long.safetensors");
+  check_samples ("long.safetensors", 2, 7, 4, 6);
+  GOOD ("sample", "-q", "-m", weights, "--frames", "7", "--context", "0", "long.safetensors");
+  check_samples ("long.safetensors", 1, 7, 4, 6);
+  BAD (1, "--context 5", "sample", "-q", "-m", weights, "--frames", "9", "--context", "5",
+       "wrong.safetensors");
+  BAD (1, "--context 2", "sample", "-q", "-m", weights, "--frames", "4", "--context", "2",
+       "wrong.safetensors");
+  BAD (1, "--context 2", "sample", "-q", "-m", "normflow-yuv420-32", "--context", "2", "wrong.mkv");
+  BAD (1, "--context 0", "sample", "-q", "-m", "normflow-pong-64", "--context", "0", "wrong.mkv");
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "10", "--context", "2", "two.mkv");
   BAD (1, "learned", "sample", "-q", "-m", "normflow-yuv420-32-noisy", "--denoise", "learned", "wrong.mkv");
   BAD (1, "--given", "sample", "-q", "-m", "normflow-pong-64", "--given", "three.safetensors", "wrong.mkv");
   assert_missing ("wrong.safetensors");

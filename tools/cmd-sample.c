@@ -244,6 +244,13 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
                    "--given %s: the model is one of pictures, which no frames come before", sample->given);
       return FALSE;
     }
+  if (sample->context >= 0 && !config->frames)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "--context %d: the model is one of pictures, which no frames come before",
+                   sample->context);
+      return FALSE;
+    }
   if (sample->given && sample->label >= 0)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
@@ -278,7 +285,7 @@ int
 nf_cmd_sample (int argc, char **argv)
 {
   g_auto (NfCommand) command = { .decoding = { .snap = TRUE, .attention_temperature = 1 } };
-  NfSample sample = { .command = &command, .temperature = 1, .label = -1 };
+  NfSample sample = { .command = &command, .temperature = 1, .label = -1, .context = -1 };
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *guide = NULL, *rate = NULL, *denoise = NULL, *given = NULL;
   gint64 count = 0, frames = 0, seed = 0;
@@ -296,6 +303,10 @@ nf_cmd_sample (int argc, char **argv)
       "HOW" },
     { "given", 0, 0, G_OPTION_ARG_FILENAME, &given,
       "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns)", "FILE" },
+    { "context", 0, 0, G_OPTION_ARG_INT, &sample.context,
+      "Frames that the windows of a video longer than the model's begin with, drawn in the one before; "
+      "0: all frames at once (default: 16, or all but one; half of them where frames are drawn one by one)",
+      "C" },
     { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "The same seed gives the same pictures (default: 0)", "SEED" },
     { "temperature", 't', 0, G_OPTION_ARG_DOUBLE, &sample.temperature,
       "Standard deviation of the latents; less is calmer (default: 1)", "T" },
@@ -340,6 +351,8 @@ nf_cmd_sample (int argc, char **argv)
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
                              size, NF_SAMPLE_MAX_SIDE);
+  if (sample.context < -1)
+    return nf_command_usage (&command, "--context takes no negative number");
   if (seed < 0)
     return nf_command_usage (&command, "--seed takes no negative number");
   if (!(sample.temperature >= 0 && sample.temperature <= 100))

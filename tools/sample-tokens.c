@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define AT_ONCE 8 /* samples that go through the flow together */
+/* What the official script has: of windows of 21 frames 5 are new. */
+#define DEFAULT_CONTEXT 16
 
 /* Samples as tokens. */
 typedef struct
@@ -15,6 +17,8 @@ typedef struct
   NfConfig *config; /* the model's, with the size that is asked for */
   gsize n;          /* values of a sample */
   guint frames;     /* of a sample, 1 for an image */
+  guint window;     /* frames that go through the flow together */
+  guint context;    /* frames that a window begins with, if all frames are several */
   float *given;     /* (count or 1, frames, ...): values of frames that are given, others 0; or NULL */
   guint n_given;    /* samples there */
   guint known;      /* frames that are given */
@@ -64,11 +68,13 @@ read_given (Tokens *self, GError **error)
           sample->given, config->channels, rows, columns);
       return FALSE;
     }
-  if (tensor->dims[all] >= self->frames)
+  if (tensor->dims[all] >= self->window)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "--given %s: has %" G_GUINT64_FORMAT " frames, videos here have %u: 1 to %u can be given",
-                   sample->given, tensor->dims[all], self->frames, self->frames - 1);
+                   "--given %s: has %" G_GUINT64_FORMAT " frames, %s have %u: 1 to %u can be given",
+                   sample->given, tensor->dims[all],
+                   self->window < self->frames ? "the model's samples" : "videos here", self->window,
+                   self->window - 1);
       return FALSE;
     }
   self->n_given = all ? (guint)tensor->dims[0] : 1;
@@ -92,6 +98,37 @@ read_given (Tokens *self, GError **error)
   return TRUE;
 }
 
+/* How many frames go through the flow together: all, or as many as the model was trained with. */
+static gboolean
+settle_window (Tokens *self, guint trained, GError **error)
+{
+  const NfSample *sample = self->sample;
+  self->window = self->frames;
+  if (self->frames <= trained || !self->config->temporal_causal || trained < 2 || sample->context == 0)
+    {
+      if (sample->context <= 0)
+        return TRUE;
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--context %d is for videos that are longer than the model's samples of %u frames, and "
+                   "models that see no later frames",
+                   sample->context, trained);
+      return FALSE;
+    }
+  self->window = trained;
+  self->context = sample->context > 0 ? (guint)sample->context : MIN (DEFAULT_CONTEXT, trained - 1);
+  if (self->context < trained && sample->label < 0)
+    return TRUE;
+  g_set_error (
+      error, NF_ERROR, NF_ERROR_ARGUMENT,
+      sample->label < 0
+          ? "--context %u does not fit the model's samples of %u frames: it is 1 to %u, or 0 for all "
+            "frames at once"
+          : "--context %u, windows of %u frames: with --class there is no other than 0, all frames "
+            "at once",
+      self->context, trained, trained - 1);
+  return FALSE;
+}
+
 static gboolean
 tokens_init (Tokens *self, NfSample *sample, NfSession *session, GError **error)
 {
@@ -103,16 +140,18 @@ tokens_init (Tokens *self, NfSample *sample, NfSession *session, GError **error)
       self->config->rows = sample->height;
       self->config->columns = sample->width;
     }
+  const guint trained = self->config->frames;
   if (sample->frames)
     self->config->frames = sample->frames;
-  if ((sample->width || sample->frames)
-      && !nf_session_set_size (session, nf_config_rows (self->config), nf_config_columns (self->config),
-                               self->config->frames, error))
+  self->frames = nf_config_frames (self->config);
+  if (!settle_window (self, trained, error)
+      || ((sample->width || sample->frames)
+          && !nf_session_set_size (session, nf_config_rows (self->config), nf_config_columns (self->config),
+                                   self->config->frames ? self->window : 0, error)))
     return FALSE;
   sample->width = nf_config_columns (self->config);
   sample->height = nf_config_rows (self->config);
   sample->frames = self->config->frames;
-  self->frames = nf_config_frames (self->config);
   self->n = (gsize)self->frames * nf_config_tokens (self->config) * nf_config_features (self->config);
   return !sample->given || read_given (self, error);
 }
@@ -137,14 +176,16 @@ draw (Tokens *self, guint count, float *x, GError **error)
       labels[i] = sample->label;
       nf_random_normal (sample->seed, sample->done + i, self->n, sample->temperature, z + i * self->n);
     }
-  if (!self->given)
+  if (!self->given && self->window == self->frames)
     return nf_session_decode (self->session, z, count, sample->label < 0 ? NULL : labels, &options, x, error);
-  given = g_try_new (float, count * self->n);
-  if (!given)
+  if (self->given && !(given = g_try_new (float, count * self->n)))
     return no_memory (count, error);
-  for (guint i = 0; i < count; i++)
+  for (guint i = 0; given && i < count; i++)
     memcpy (given + i * self->n, self->given + (self->n_given > 1 ? (gsize)sample->done + i : 0) * self->n,
             self->n * sizeof *given);
+  if (self->window < self->frames)
+    return nf_session_roll (self->session, given, count, self->known, self->frames, self->context, z,
+                            &options, x, error);
   return nf_session_continue (self->session, given, count, self->known, z, &options, x, error);
 }
 
@@ -288,10 +329,19 @@ draw_whole (NfSample *sample, NfSession *session, GError **error)
   g_autofree float *x = g_try_new (float, tokens.n);
   if (!x)
     return no_memory (1, error);
+  const gsize n = tokens.n / tokens.frames; /* of a frame */
   for (sample->batch = 1; sample->done < sample->count; sample->done++)
-    if (!draw (&tokens, 1, x, error)
-        || !nf_session_show_video (session, x, frames + (gsize)sample->done * tokens.frames, error))
-      return FALSE;
+    {
+      NfFrame *all = frames + (gsize)sample->done * tokens.frames;
+      if (!draw (&tokens, 1, x, error))
+        return FALSE;
+      for (guint f = 0; f < tokens.frames; f += tokens.window)
+        {
+          const guint first = MIN (f, tokens.frames - tokens.window);
+          if (!nf_session_show_video (session, x + first * n, all + first, error))
+            return FALSE;
+        }
+    }
   for (guint f = 0; f < tokens.frames; f++)
     {
       for (guint i = 0; i < sample->count; i++)
@@ -324,6 +374,14 @@ nf_sample_videos (NfSample *sample, NfSession *session, GError **error)
     }
   if (!stream)
     return draw_whole (sample, session, error);
+  if (sample->context == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--context 0: videos of this model are drawn frame by frame, never all frames at once");
+      return FALSE;
+    }
+  if (sample->context > 0 && !nf_stream_set_context (stream, (guint)sample->context, error))
+    return FALSE;
   if (sample->command->text && !nf_stream_load_text (stream, sample->command->text, error))
     return FALSE;
   sample->width = nf_config_columns (config);

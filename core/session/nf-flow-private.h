@@ -26,10 +26,10 @@ struct _NfFlow
   guint T;
 
   NfSampleShape shape;
-  guint frames;
-  guint turn;                 /* tokens within which blocks run backwards: a frame, or all of a sample */
-  NfBlockSequence *sequences; /* T, and the denoiser's */
-  GPtrArray *tables;          /* of positions, owned */
+  guint frames, rows, columns; /* of a sample; rows and columns of pixels */
+  guint turn;                  /* tokens within which blocks run backwards: a frame, or all of a sample */
+  NfBlockSequence *sequences;  /* T, and the denoiser's */
+  GPtrArray *tables;           /* of positions, owned */
 
   guint batch[NF_FLOW_N_WORKS];               /* samples at a time, 0 before the memory is there */
   guint capacity;                             /* samples that the buffers below hold */

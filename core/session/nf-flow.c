@@ -240,6 +240,8 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
     return FALSE;
   release_all (flow);
   flow->frames = nf_config_frames (config);
+  flow->rows = rows;
+  flow->columns = columns;
   flow->shape = *nf_model_get_shape (flow->model);
   flow->shape.frame = nf_config_tokens (config);
   flow->shape.N = flow->shape.frame * flow->frames;
@@ -247,6 +249,12 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
                                                                                     : flow->shape.frame;
   make_sequences (flow, rows, columns);
   return nf_ops_finish (flow->ops, error);
+}
+
+gboolean
+nf_flow_set_frames (NfFlow *flow, guint frames, GError **error)
+{
+  return frames == flow->frames || nf_flow_set_size (flow, flow->rows, flow->columns, frames, error);
 }
 
 /* Making */

@@ -21,6 +21,7 @@ NfOps *nf_flow_get_ops (NfFlow *flow);
  * in pixels, frames 0 for an image. */
 const NfSampleShape *nf_flow_get_shape (NfFlow *flow);
 gboolean nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error);
+gboolean nf_flow_set_frames (NfFlow *flow, guint frames, GError **error);
 
 typedef enum
 {

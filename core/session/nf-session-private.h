@@ -25,6 +25,7 @@ struct _NfSession
   NfProgressFunc progress;
   gpointer progress_data;
   gint64 last_progress;
+  double before, share; /* of a work of several calls: what was done before this one, and its share */
 
   /* of the last frame's size */
   NfStaging staging;

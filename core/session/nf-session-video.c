@@ -3,18 +3,10 @@
 
 #include <string.h>
 
-gboolean
-nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
-                     const NfDecodeOptions *options, float *y, GError **error)
+/* Whether frames can come after others. */
+static gboolean
+check_causal (const NfConfig *config, GError **error)
 {
-  static const NfDecodeOptions plain = { 0 };
-  g_return_val_if_fail (NF_IS_SESSION (self) && x && z && y, FALSE);
-  const NfConfig *config = nf_model_get_config (self->model);
-  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
-  const gsize n = (gsize)shape->N * shape->D, known = (gsize)given * shape->frame * shape->D;
-  const guint frames = shape->N / shape->frame;
-  options = options ? options : &plain;
-  const gboolean guided = options->guidance != 0;
   if (!config->frames)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
@@ -27,6 +19,23 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
                    "videos of this model cannot be continued: it sees later frames (temporal_causal is 0)");
       return FALSE;
     }
+  return TRUE;
+}
+
+gboolean
+nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
+                     const NfDecodeOptions *options, float *y, GError **error)
+{
+  static const NfDecodeOptions plain = { 0 };
+  g_return_val_if_fail (NF_IS_SESSION (self) && x && z && y, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  const gsize n = (gsize)shape->N * shape->D, known = (gsize)given * shape->frame * shape->D;
+  const guint frames = shape->N / shape->frame;
+  options = options ? options : &plain;
+  const gboolean guided = options->guidance != 0;
+  if (!check_causal (config, error))
+    return FALSE;
   if (given < 1 || given >= frames)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%u frames are given, it must be 1 to %u of %u", given,
@@ -72,6 +81,152 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
         return FALSE;
     }
   return TRUE;
+}
+
+/* A video in windows. */
+typedef struct
+{
+  NfSession *session;
+  guint B, frames, context, window; /* frames, all but B */
+  gsize frame;                      /* floats of one */
+  const float *z;
+  NfDecodeOptions options;                /* noise is taken out afterwards: not drawn */
+  NfDenoise denoise;                      /* how, and NF_DENOISE_NONE where there is none */
+  float *known, *latents, *noisy, *clean; /* (B, window, ...) */
+  float *y;
+} Roll;
+
+static void
+roll_clear (Roll *self)
+{
+  g_clear_pointer (&self->known, g_free);
+  g_clear_pointer (&self->latents, g_free);
+  g_clear_pointer (&self->noisy, g_free);
+  g_clear_pointer (&self->clean, g_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Roll, roll_clear)
+
+/* COUNT frames of each video from place FROM_PLACE of videos of FROM_FRAMES frames. */
+static void
+copy_frames (const Roll *self, const float *from, guint from_frames, guint from_place, float *to,
+             guint to_frames, guint to_place, guint count)
+{
+  for (guint b = 0; b < self->B; b++)
+    memcpy (to + ((gsize)b * to_frames + to_place) * self->frame,
+            from + ((gsize)b * from_frames + from_place) * self->frame, count * self->frame * sizeof *to);
+}
+
+/* Frames start .. start+count-1, of which KNOWN are in self->known; those that are what they will be are
+ * written, from *DONE on. */
+static gboolean
+roll_window (Roll *self, guint start, guint count, guint known, guint *done, GError **error)
+{
+  NfSession *session = self->session;
+  const NfConfig *config = nf_model_get_config (session->model);
+  const gboolean last = start + count == self->frames;
+  const guint ahead = self->denoise == NF_DENOISE_LEARNED ? config->temporal_causal - 1 : 0,
+              end = last ? self->frames : start + count - MIN (ahead, self->context);
+  const float *shown = self->noisy;
+
+  copy_frames (self, self->z, self->frames, start, self->latents, count, 0, count);
+  if (known ? !nf_session_continue (session, self->known, self->B, known, self->latents, &self->options,
+                                    self->noisy, error)
+            : !nf_session_decode (session, self->latents, self->B, NULL, &self->options, self->noisy, error))
+    return FALSE;
+  if (self->denoise != NF_DENOISE_NONE)
+    {
+      shown = self->clean;
+      if (self->denoise == NF_DENOISE_LEARNED ? !nf_session_denoise_learned (
+              session, self->noisy, self->B, config->noise_std, 0, self->clean, error)
+                                              : !nf_session_denoise (session, self->noisy, self->B, NULL,
+                                                                     config->noise_std, self->clean, error))
+        return FALSE;
+    }
+  copy_frames (self, shown, count, *done - start, self->y, self->frames, *done, end - *done);
+  *done = end;
+  return TRUE;
+}
+
+static gboolean
+roll (Roll *self, const float *x, guint given, GError **error)
+{
+  NfSession *session = self->session;
+  guint known = given, done = 0;
+  if (given)
+    copy_frames (self, x, self->frames, 0, self->known, MIN (self->window, self->frames), 0, given);
+  for (guint start = 0;; start += self->window - self->context)
+    {
+      const guint count = MIN (self->window, self->frames - start), next = count - self->context;
+      session->before = (double)(start + known) / self->frames;
+      session->share = (double)(count - known) / self->frames;
+      if (!nf_flow_set_frames (session->flow, count, error)
+          || !roll_window (self, start, count, known, &done, error))
+        return FALSE;
+      if (start + count == self->frames)
+        return TRUE;
+      known = self->context;
+      copy_frames (self, self->noisy, count, next, self->known,
+                   MIN (self->window, self->frames - start - next), 0, known);
+    }
+}
+
+gboolean
+nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint frames, guint context,
+                 const float *z, const NfDecodeOptions *options, float *y, GError **error)
+{
+  static const NfDecodeOptions plain = { 0 };
+  g_return_val_if_fail (NF_IS_SESSION (self) && (x || given == 0) && z && y, FALSE);
+  const NfConfig *config = nf_model_get_config (self->model);
+  const NfSampleShape *shape = nf_flow_get_shape (self->flow);
+  const guint window = shape->N / shape->frame;
+  const gsize frame = (gsize)shape->frame * shape->D, n = B * window * frame;
+  options = options ? options : &plain;
+  if (!check_causal (config, error))
+    return FALSE;
+  if (frames < 1 || context < 1 || context >= window || given >= MIN (window, frames))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   frames < 1 ? "videos of %u frames are none"
+                   : given >= MIN (window, frames)
+                       ? "videos of %u frames in windows of %u: %u are given, it must be fewer than either"
+                       : "videos of %u frames in windows of %u, of which %u are the last ones of the window "
+                         "before: it must be 1 or more, and fewer than a window has",
+                   frames, window, given >= MIN (window, frames) ? given : context);
+      return FALSE;
+    }
+  if (self->n_actions)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "actions are of one sample's frames: a video of several windows has none");
+      return FALSE;
+    }
+  NfDecodeOptions drawn;
+  if (!nf_session_prepare_drawn (self, options, &drawn, error))
+    return FALSE;
+  g_auto (Roll) all = { .session = self,
+                        .B = B,
+                        .frames = frames,
+                        .context = context,
+                        .window = window,
+                        .frame = frame,
+                        .z = z,
+                        .options = drawn,
+                        .denoise = drawn.denoise,
+                        .known = g_try_new0 (float, n),
+                        .latents = g_try_new (float, n),
+                        .noisy = g_try_new (float, n),
+                        .clean = g_try_new (float, n),
+                        .y = y };
+  all.options.drawn = FALSE;
+  if (!all.known || !all.latents || !all.noisy || !all.clean)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %u videos of %u frames", B, window);
+      return FALSE;
+    }
+  const gboolean made = roll (&all, x, given, error);
+  self->before = 0;
+  self->share = 1;
+  return nf_flow_set_frames (self->flow, window, made ? error : NULL) && made;
 }
 
 gboolean

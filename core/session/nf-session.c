@@ -39,6 +39,7 @@ static void
 nf_session_init (NfSession *self)
 {
   self->text_at = -1;
+  self->share = 1;
 }
 
 NfSession *
@@ -106,7 +107,8 @@ nf_session_tell_decode (gpointer data, guint done, guint all)
   NfDecodeProgress *progress = data;
   NfSession *self = progress->session;
   const gint64 now = g_get_monotonic_time ();
-  const double fraction = (progress->before + progress->batch * (double)done / all) / progress->all;
+  const double call = (progress->before + progress->batch * (double)done / all) / progress->all,
+               fraction = self->before + self->share * call;
 
   if (self->progress && (now - self->last_progress >= PROGRESS_INTERVAL || fraction >= 1))
     {

@@ -322,6 +322,27 @@ gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint gi
                               const NfDecodeOptions *options, float *y, GError **error);
 
 /**
+ * nf_session_roll:
+ * @x: (nullable): (B, frames, tokens of a frame, D): videos whose first @given frames are known; may be NULL
+ * if there are none
+ * @given: known frames, less than a sample has
+ * @frames: of each video, any number
+ * @context: frames that a window begins with, the last ones of the window before: 1 or more, less than a
+ * sample has
+ * @z: latents (B, frames, tokens of a frame, D)
+ * @y: (out caller-allocates): (B, frames, tokens of a frame, D)
+ *
+ * Videos that are longer than a sample (nf_session_set_size()), as nf_session_continue() makes them, window
+ * after window: each is a sample that begins with the last frames of the one before (arXiv 2511.20462, long
+ * videos). Drawn frames lose their noise when their window has been drawn; those that a learned denoiser
+ * would see with frames of the next one, in that. For models of videos without actions.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, or as nf_session_continue() does
+ */
+gboolean nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint frames, guint context,
+                          const float *z, const NfDecodeOptions *options, float *y, GError **error);
+
+/**
  * nf_session_show_video:
  * @x: (array): tokens (N, D) of one sample, such as of nf_session_decode() or nf_session_continue()
  * @frames: (array): as many as a sample has, of its size: their samples are written
