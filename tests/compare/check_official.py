@@ -1,25 +1,30 @@
 #!/usr/bin/env python3
 """Holds model.py against the official code on random combinations of switches.
 
-Usage: check_official.py [--count N] [--seed S] FOLDER
+Usage: check_official.py [--count N] [--seed S] [--long NORMFLOW] FOLDER
 
 FOLDER is a checkout of apple/ml-starflow or apple/ml-tarflow. Both sides compute in double precision: tokens, log-determinants, decoding
 with and without guidance, what the denoiser says. Combinations that official code cannot build or run are counted. Exit status 1 if one
-that it can differs.
+that it can differs. --long instead compares videos of several windows that `normflow sample` draws from tests/golden's starflow_v with the
+official ones, at temperature 0.
 """
 import argparse
 import pathlib
 import random
+import subprocess
 import sys
+import tempfile
 
 import torch
 
+import golden
 import make_golden
 import try_switches
-from golden import BUFFERS
 from model import THETA, THIRD_AXIS, Config, Flow, Guidance, patchify, unpatchify
 
 TOLERANCE = 1e-9
+# The same of what normflow computes in single precision.
+SINGLE = 1e-4
 # Where decoding explodes it measures nothing.
 LARGEST = make_golden.LARGEST
 
@@ -111,10 +116,39 @@ def compare_tarflow(model, flow, inputs):
             )
 
 
+def compare_long(official, normflow):
+    """Pairs of what was compared and how far it is apart."""
+    case = pathlib.Path(__file__).parent.parent / "golden" / "starflow_v"
+    weights, expected = (f"{case}.{part}.safetensors" for part in ("weights", "expected"))
+    flow = golden.load_flow(weights)
+    config = flow.config
+    names = [name for name in Config.__dataclass_fields__ if name not in ("family", "hw", "frames")]
+    options = {name: getattr(config, name) for name in names if getattr(config, name) != Config.__dataclass_fields__[name].default}
+    model = starflow_model(official, options | {"local_attn_window": config.frames})
+    model.load_state_dict({name: t for name, t in flow.state_dict().items() if name != "var"}, strict=False)
+    model = model.double().eval()
+    text, null = (t[:1] for t in golden.load(expected)[0]["sample.text_with_null"].chunk(2))
+    # official Jacobi asks all processes whether it is done
+    torch.distributed.all_reduce = lambda *unused, **options: None
+    with tempfile.TemporaryDirectory() as folder:
+        captions, output = f"{folder}/text.safetensors", f"{folder}/out.safetensors"
+        golden.save(captions, {"text": text.to(torch.float32), "null_text": null.to(torch.float32)}, {})
+        for frames, context, weight in ((12, 2, 0), (11, 3, 1.5), (7, 4, 0), (6, 1, 4)):
+            noise = torch.zeros(1, frames, config.in_channels, *config.hw, dtype=torch.float64)
+            both = torch.cat([text, null]) if weight else text
+            how = dict(jacobi=True, jacobi_th=0, jacobi_max_iter=100, jacobi_block_size=8, context_length=context, guidance=weight)
+            with torch.no_grad():
+                theirs = model(noise, both.double(), reverse=True, **how)
+            arguments = f"--frames {frames} --context {context} --guidance {weight} --temperature 0 --denoise none".split()
+            subprocess.run([normflow, "sample", "-q", "-m", weights, "--text", captions, *arguments, output], check=True)
+            yield f"{frames} frames, context {context}, guidance {weight}", apart(golden.load(output)[0]["samples"].double(), theirs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="of the first case; each has its own")
+    parser.add_argument("--long", metavar="NORMFLOW", help="compare long videos that this command draws")
     parser.add_argument("folder", type=pathlib.Path)
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder))
@@ -126,6 +160,12 @@ def main():
     )
     # official code takes what it affects in single precision
     torch.Tensor.float = torch.Tensor.double
+    if options.long:
+        torch.set_default_dtype(torch.float64)
+        found = list(compare_long(official, options.long))
+        for name, value in found:
+            print(f"{name}: {value:.1e} apart")
+        sys.exit(0 if all(value < SINGLE for _, value in found) else 1)
     compared = bad = 0
     worst, impossible = 0.0, []
     for seed in range(options.seed, options.seed + options.count):
@@ -141,7 +181,7 @@ def main():
             model = make_model(official, config)
             state = {name: t for name, t in flow.state_dict().items() if name != "var" or not starflow}
             lost = model.load_state_dict(state, strict=False)
-            lost = lost.unexpected_keys + [name for name in lost.missing_keys if name != "var" and not BUFFERS.search(name)]
+            lost = lost.unexpected_keys + [name for name in lost.missing_keys if name != "var" and not golden.BUFFERS.search(name)]
             if lost:
                 raise SystemExit(f"{seed}: parameters that only one side has: {', '.join(lost)}")
             with torch.no_grad():
