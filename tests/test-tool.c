@@ -402,6 +402,26 @@ test_eval (void **state)
       = good (ARGUMENTS ("eval", "-q", "-m", model, "--denoise", "0.05", "--frames", "2", video));
   assert_non_null (strstr (gains, "hqdn3d"));
   assert_non_null (strstr (gains, "nlmeans"));
+  /* of a model of videos: each frame given those before it, and files on their own */
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "4", "drawn.mkv");
+  g_autofree char *of_videos = good (ARGUMENTS ("eval", "-q", "-m", "normflow-pong-64", "--check", "--map",
+                                                "map.png", "drawn.mkv", "drawn.mkv"));
+  g_auto (GStrv) frames = g_strsplit (of_videos, "\n", -1);
+  assert_true (g_strv_length (frames) >= 8);
+  for (guint f = 0; f < 4; f++)
+    assert_string_equal (frames[f], frames[4 + f]);
+  g_autoptr (GRegex) known = g_regex_new ("\"bits_per_dim\":([0-9.e-]+)", 0, 0, NULL);
+  double bits[2];
+  for (guint f = 0; f < 2; f++)
+    {
+      g_autoptr (GMatchInfo) match = NULL;
+      assert_true (g_regex_match (known, frames[f], 0, &match));
+      g_autofree char *number = g_match_info_fetch (match, 1);
+      bits[f] = g_ascii_strtod (number, NULL);
+    }
+  /* whoever knows the first frame knows most of the second */
+  assert_true (bits[1] < 0.5 * bits[0]);
+  BAD (1, "64x64", "eval", "-q", "-m", "normflow-pong-64", video);
   BAD (2, "--every", "eval", "-m", model, "--every", "0", video);
   BAD (2, "--denoise", "eval", "-m", model, "--denoise", "x", video);
   BAD (1, "/nowhere/", "eval", "-q", "-m", model, "--json", "/nowhere/scores.ndjson", video);

@@ -94,6 +94,7 @@ nf_cmd_calibrate (int argc, char **argv)
   g_auto (Calibration) calibration = { 0 };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfSession) session = NULL;
+  g_autoptr (NfStream) stream = NULL;
   g_autoptr (GPtrArray) files = NULL;
   g_autofree char *quoted_model = NULL, *quoted_file = NULL;
   g_autofree double *sorted = NULL;
@@ -131,6 +132,9 @@ nf_cmd_calibrate (int argc, char **argv)
 
   files = nf_media_list ((const char *const *)argv + 1, &error);
   session = files ? nf_command_open (&command, &error) : NULL;
+  if (session)
+    nf_command_open_stream (&command, session, &stream, &error);
+  scan.stream = stream;
   for (guint i = 0; session && i < files->len && !error; i++)
     {
       calibration.used = calibration.next = 0;

@@ -300,6 +300,24 @@ nf_command_open (NfCommand *self, GError **error)
   return g_steal_pointer (&session);
 }
 
+gboolean
+nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error)
+{
+  NfModel *model = nf_session_get_model (session);
+  const NfConfig *config = nf_model_get_config (model);
+  g_autoptr (NfStream) made = NULL;
+
+  *stream = NULL;
+  if (!config->frames || config->layout == NF_PIXELS_LATENT)
+    return TRUE;
+  made = nf_stream_new (model, error);
+  if (!made || (self->text && !nf_stream_load_text (made, self->text, error)))
+    return FALSE;
+  nf_stream_set_cancellable (made, self->cancellable);
+  *stream = g_steal_pointer (&made);
+  return TRUE;
+}
+
 /* A decimal number of 1 to MAX at *TEXT, which moves behind it. */
 static gboolean
 parse_number (const char **text, guint64 max, guint64 *value)

@@ -75,6 +75,10 @@ gboolean nf_command_go_on (NfCommand *self, GError **error);
 /* Opens the device, loads the model and makes a session that hears signals and knows the text. */
 NfSession *nf_command_open (NfCommand *self, GError **error);
 
+/* If the model of SESSION is one of videos of pixels, a stream of it that hears signals and knows the text,
+ * else NULL in *STREAM. */
+gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
+
 /* "WxH" to sides of 1 to 16384. */
 gboolean nf_parse_size (const char *text, guint *width, guint *height);
 

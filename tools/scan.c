@@ -21,6 +21,24 @@ frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
   return scan->frames && (n == 0 || n > scan->frames) ? scan->frames : n;
 }
 
+/* How many latents a frame of PICTURE's size has, and the grid of its map. */
+static gboolean
+measure (const NfScan *scan, const NfConfig *config, const NfPicture *picture, NfGrid *grid, gsize *n,
+         GError **error)
+{
+  if (!scan->stream)
+    {
+      if (!nf_grid_init (grid, config, picture->frame.width, picture->frame.height, error))
+        return FALSE;
+      *n = nf_grid_latents (grid);
+      return TRUE;
+    }
+  *grid = (NfGrid){ .grid_width = nf_config_columns (config) / config->patch_size,
+                    .grid_height = nf_config_rows (config) / config->patch_size };
+  *n = nf_stream_get_latents (scan->stream);
+  return TRUE;
+}
+
 gboolean
 nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress, NfScanFunc func,
               gpointer data, GError **error)
@@ -29,6 +47,7 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
   g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, config->layout, error);
   g_autofree char *name = g_path_get_basename (path);
   g_autofree float *latents = NULL, *map = NULL;
+  gsize n_latents = 0;
   NfScanFrame frame = { 0 };
   guint64 first = 0, done = 0, total;
   gint64 started = g_get_monotonic_time ();
@@ -44,6 +63,8 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
         return FALSE;
     }
   total = frames_of (reader, scan, first);
+  if (scan->stream)
+    nf_stream_reset (scan->stream);
 
   while (!scan->frames || done < scan->frames)
     {
@@ -63,19 +84,21 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
         {
           gint64 start = g_get_monotonic_time ();
 
-          NfGrid grid;
+          gsize n;
 
-          if (!nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error))
+          if (!measure (scan, config, picture, &frame.grid, &n, error))
             return FALSE;
-          if (!map || nf_grid_latents (&grid) != nf_grid_latents (&frame.grid))
+          if (n != n_latents)
             {
               g_free (latents);
               g_free (map);
-              latents = g_new (float, nf_grid_latents (&grid));
-              map = g_new (float, (gsize)grid.grid_width *grid.grid_height);
+              latents = g_new (float, n);
+              map = g_new (float, (gsize)frame.grid.grid_width *frame.grid.grid_height);
+              n_latents = n;
             }
-          frame.grid = grid;
-          if (!nf_session_encode_frame (session, &picture->frame, latents, &frame.score, map, error))
+          if (scan->stream
+                  ? !nf_stream_encode (scan->stream, &picture->frame, NULL, latents, &frame.score, map, error)
+                  : !nf_session_encode_frame (session, &picture->frame, latents, &frame.score, map, error))
             {
               g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", path, picture->index);
               return FALSE;

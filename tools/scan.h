@@ -14,6 +14,8 @@ G_BEGIN_DECLS
  * every: each so many-th
  * holdout: only the last share of the file, as training keeps it away; 0 for the whole
  * score: encode frames (else they are only read)
+ * stream: of a model of videos, which frames are encoded with, each knowing those before it; NULL for one of
+ * pictures
  */
 typedef struct
 {
@@ -21,13 +23,16 @@ typedef struct
   guint64 every;
   double holdout;
   gboolean score;
+  NfStream *stream;
 } NfScan;
 
-/* One frame; latents, score and map are those of nf_session_encode_frame(), valid during the call. */
+/* One frame; latents, score and map are those of nf_session_encode_frame() or nf_stream_encode(), valid
+ * during the call.
+ */
 typedef struct
 {
   NfPicture *picture;
-  NfGrid grid;
+  NfGrid grid; /* of a stream only that of the map */
   const float *latents;
   NfScore score;
   const float *map;
