@@ -422,6 +422,19 @@ test_eval (void **state)
   /* whoever knows the first frame knows most of the second */
   assert_true (bits[1] < 0.5 * bits[0]);
   BAD (1, "64x64", "eval", "-q", "-m", "normflow-pong-64", video);
+  GOOD ("world", "pong", "played.mkv", "-q", "-n", "12", "-p", "random");
+  g_autofree char *untold = good (ARGUMENTS ("eval", "-q", "-m", "normflow-pong-64", "played.mkv"));
+  g_autofree char *told
+      = good (ARGUMENTS ("eval", "-q", "-m", "normflow-pong-64", "--check", "--actions", "played.mkv"));
+  assert_string_not_equal (told, untold);
+  BAD (1, "drawn.mkv.actions.ndjson", "eval", "-q", "-m", "normflow-pong-64", "--actions", "drawn.mkv");
+  g_autofree char *of_played = in_folder ("played.mkv.actions.ndjson"),
+                  *of_drawn = in_folder ("drawn.mkv.actions.ndjson");
+  assert_true (g_rename (of_played, of_drawn) == 0);
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "14", "drawn.mkv");
+  BAD (1, "ends before frame 12", "eval", "-q", "-m", "normflow-pong-64", "--actions", "drawn.mkv");
+  BAD (1, "action_dim", "eval", "-q", "-m", model, "--actions", video);
+  BAD (2, "--every", "eval", "-q", "-m", "normflow-pong-64", "--actions", "--every", "2", "drawn.mkv");
   BAD (2, "--every", "eval", "-m", model, "--every", "0", video);
   BAD (2, "--denoise", "eval", "-m", model, "--denoise", "x", video);
   BAD (1, "/nowhere/", "eval", "-q", "-m", model, "--json", "/nowhere/scores.ndjson", video);

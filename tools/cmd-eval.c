@@ -19,8 +19,8 @@
 typedef struct
 {
   NfSession *session;
-  NfStream *stream,
-      *decoder;         /* of a model of videos: what encodes, and what decodes for --check; else NULL */
+  NfStream *stream;     /* of a model of videos, else NULL */
+  NfStream *decoder;    /* of --check, likewise */
   NfProgress *progress; /* not owned */
   NfMediaPeers *peers;  /* NULL without --peers */
   gboolean check;
@@ -129,7 +129,7 @@ check_frame (Eval *eval, const NfScanFrame *frame, GError **error)
   guint64 wrong;
 
   memset (decoded->data, 0, decoded->size);
-  if (eval->decoder ? !nf_stream_decode (eval->decoder, frame->latents, NULL, FALSE, &eval->decoding,
+  if (eval->decoder ? !nf_stream_decode (eval->decoder, frame->latents, frame->action, FALSE, &eval->decoding,
                                          &decoded->frame, error)
                     : !nf_session_decode_frame (eval->session, frame->latents, -1, &eval->decoding,
                                                 &decoded->frame, error))
@@ -547,6 +547,8 @@ nf_cmd_eval (int argc, char **argv)
           { "peers", 0, 0, G_OPTION_ARG_NONE, &peers,
             "Also what FFV1 (intra) and PNG take, in bits per sample", NULL },
           { "check", 0, 0, G_OPTION_ARG_NONE, &eval.check, "Decode each frame and compare every byte", NULL },
+          { "actions", 0, 0, G_OPTION_ARG_NONE, &scan.actions,
+            "Tell a model of videos the actions in FILE.actions.ndjson beside each video", NULL },
           { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
             "Instead: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and nlmeans at their "
             "best strength",
@@ -564,6 +566,9 @@ nf_cmd_eval (int argc, char **argv)
                              "--frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1");
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
+  if (scan.actions && (every > 1 || n_sigmas))
+    return nf_command_usage (&command, "--actions is for all frames in a row: not with %s",
+                             every > 1 ? "--every" : "--denoise");
   scan.frames = (guint64)frames;
   scan.every = (guint64)every;
   scan.holdout = holdout;

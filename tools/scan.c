@@ -39,6 +39,57 @@ measure (const NfScan *scan, const NfConfig *config, const NfPicture *picture, N
   return TRUE;
 }
 
+/* The vectors of what happens between a frame of the video at PATH and the next, from the file beside it. */
+static GArray *
+read_actions (const char *path, guint action_dim, GError **error)
+{
+  g_autofree char *beside = g_strconcat (path, NF_ACTIONS_SUFFIX, NULL);
+  g_autoptr (GArray) vectors = NULL;
+  if (action_dim == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "--actions: the model knows none (action_dim is 0)");
+      return NULL;
+    }
+  if (nf_actions_has_controls (beside))
+    {
+      guint n;
+      vectors = nf_actions_read_controls (beside, &n, error);
+      if (!vectors || n == action_dim)
+        return g_steal_pointer (&vectors);
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %u controls a frame, the model takes %u", beside,
+                   n, action_dim);
+      return NULL;
+    }
+  g_autoptr (GArray) actions = nf_actions_read (beside, action_dim, error);
+  if (!actions)
+    return NULL;
+  vectors = g_array_sized_new (FALSE, TRUE, sizeof (float), actions->len * action_dim);
+  g_array_set_size (vectors, actions->len * action_dim);
+  for (guint i = 0; i < actions->len; i++)
+    g_array_index (vectors, float, i *action_dim + g_array_index (actions, guint, i)) = 1;
+  return g_steal_pointer (&vectors);
+}
+
+/* Of the frame before number INDEX. */
+static gboolean
+find_action (const GArray *vectors, guint action_dim, guint64 index, const char *path, const float **action,
+             GError **error)
+{
+  *action = NULL;
+  if (!vectors || index == 0)
+    return TRUE;
+  if (index * action_dim > vectors->len)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s%s ends before frame %" G_GUINT64_FORMAT " of the video", path, NF_ACTIONS_SUFFIX,
+                   index - 1);
+      return FALSE;
+    }
+  *action = &g_array_index (vectors, float, (index - 1) * action_dim);
+  return TRUE;
+}
+
 gboolean
 nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress, NfScanFunc func,
               gpointer data, GError **error)
@@ -53,6 +104,9 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
   gint64 started = g_get_monotonic_time ();
 
   if (!reader)
+    return FALSE;
+  g_autoptr (GArray) actions = scan->actions ? read_actions (path, config->action_dim, error) : NULL;
+  if (scan->actions && !actions)
     return FALSE;
   if (scan->holdout > 0)
     {
@@ -86,7 +140,8 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
 
           gsize n;
 
-          if (!measure (scan, config, picture, &frame.grid, &n, error))
+          if (!measure (scan, config, picture, &frame.grid, &n, error)
+              || !find_action (actions, config->action_dim, picture->index, path, &frame.action, error))
             return FALSE;
           if (n != n_latents)
             {
@@ -97,7 +152,8 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
               n_latents = n;
             }
           if (scan->stream
-                  ? !nf_stream_encode (scan->stream, &picture->frame, NULL, latents, &frame.score, map, error)
+                  ? !nf_stream_encode (scan->stream, &picture->frame, frame.action, latents, &frame.score,
+                                       map, error)
                   : !nf_session_encode_frame (session, &picture->frame, latents, &frame.score, map, error))
             {
               g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", path, picture->index);

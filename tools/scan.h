@@ -16,6 +16,7 @@ G_BEGIN_DECLS
  * score: encode frames (else they are only read)
  * stream: of a model of videos, which frames are encoded with, each knowing those before it; NULL for one of
  * pictures
+ * actions: the stream is told the actions in the file of them beside each video (nf-actions.h)
  */
 typedef struct
 {
@@ -24,6 +25,7 @@ typedef struct
   double holdout;
   gboolean score;
   NfStream *stream;
+  gboolean actions;
 } NfScan;
 
 /* One frame; latents, score and map are those of nf_session_encode_frame() or nf_stream_encode(), valid
@@ -36,7 +38,8 @@ typedef struct
   const float *latents;
   NfScore score;
   const float *map;
-  double seconds; /* that encoding took */
+  const float *action; /* what led to the frame, NULL if that is not known */
+  double seconds;      /* that encoding took */
 } NfScanFrame;
 
 typedef gboolean (*NfScanFunc) (const NfScanFrame *frame, gpointer data, GError **error);

@@ -94,6 +94,7 @@ typedef struct
   NfDenoise denoise;                      /* how, and NF_DENOISE_NONE where there is none */
   float *known, *latents, *noisy, *clean; /* (B, window, ...) */
   float *y;
+  NfInverseReport report; /* of the windows so far */
 } Roll;
 
 static void
@@ -133,6 +134,9 @@ roll_window (Roll *self, guint start, guint count, guint known, guint *done, GEr
                                     self->noisy, error)
             : !nf_session_decode (session, self->latents, self->B, NULL, &self->options, self->noisy, error))
     return FALSE;
+  self->report.passes += session->report.passes;
+  self->report.rows += session->report.rows;
+  self->report.residual = MAX (self->report.residual, session->report.residual);
   if (self->denoise != NF_DENOISE_NONE)
     {
       shown = self->clean;
@@ -224,6 +228,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
       return FALSE;
     }
   const gboolean made = roll (&all, x, given, error);
+  self->report = all.report;
   self->before = 0;
   self->share = 1;
   return nf_flow_set_frames (self->flow, window, made ? error : NULL) && made;
