@@ -207,6 +207,37 @@ drawn_videos (void **state)
     }
 }
 
+/* So do images whose model has a denoiser, each under its own text. */
+static void
+drawn_images (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig config = video_config (1);
+  config.frames = 0;
+  config.width = 64;
+  config.denoiser_text = TRUE;
+  random_config_see_text (&config, TRUE);
+  g_autoptr (NfModel) model = calm_model (&config, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const NfDecodeOptions drawn = { .drawn = TRUE };
+  const gsize one = RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES;
+  g_autofree float *z = draw (3, B * BYTES), *x = g_new (float, B *BYTES), *noisy = g_new (float, B *BYTES),
+                   *clean = g_new (float, B *BYTES), *text = draw (7, B * one);
+
+  nf_test_ok (nf_session_set_text (session, text, NULL, B, &error), error);
+  nf_test_ok (nf_session_decode (session, z, B, NULL, &drawn, x, &error), error);
+  nf_test_ok (nf_session_decode (session, z, B, NULL, NULL, noisy, &error), error);
+  for (guint b = 0; b < B; b++)
+    {
+      nf_test_ok (nf_session_set_text (session, text + b * one, NULL, 1, &error), error);
+      nf_test_ok (nf_session_denoise_learned (session, noisy + b * BYTES, 1, config.noise_std, 0,
+                                              clean + b * BYTES, &error),
+                  error);
+    }
+  assert_near (x, clean, B * BYTES);
+  assert_true (count_other (x, noisy, B * BYTES) > BYTES);
+}
+
 /* Tokens of a whole video become the pixels that a stream decodes. */
 static void
 shown_videos (void **state)
@@ -378,6 +409,8 @@ main (void)
     { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
     { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
     { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
+    { "drawn images, kernels=cpu", drawn_images, NULL, NULL, (void *)"cpu" },
+    { "drawn images, kernels=gpu", drawn_images, NULL, NULL, (void *)"gpu" },
     { "long videos, kernels=cpu", long_videos, NULL, NULL, (void *)"cpu" },
     { "long videos, kernels=gpu", long_videos, NULL, NULL, (void *)"gpu" },
     { "drawn streams, kernels=cpu", drawn_streams, NULL, NULL, (void *)"cpu" },
