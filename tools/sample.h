@@ -12,11 +12,10 @@ typedef struct
 {
   NfCommand *command;
   const char *output;
-  const char *given; /* frames that videos begin with, or NULL */
-  guint count;       /* pictures, or videos; 0: not said */
-  guint frames;      /* of a video; 0: the model's own */
-  int context; /* frames that windows of a video longer than the model's begin with; 0: it is one; -1: not
-                  said */
+  const char *given;   /* frames that videos begin with, or NULL */
+  guint count;         /* pictures, or videos; 0: not said */
+  guint frames;        /* of a video; 0: the model's own */
+  int context;         /* frames that windows begin with; 0: all frames are one; -1: not said */
   guint width, height; /* 0: the model's own */
   guint64 seed;
   double temperature;

@@ -64,7 +64,7 @@ read_actions (const char *path, guint action_dim, GError **error)
   g_autoptr (GArray) actions = nf_actions_read (beside, action_dim, error);
   if (!actions)
     return NULL;
-  vectors = g_array_sized_new (FALSE, TRUE, sizeof (float), actions->len * action_dim);
+  vectors = g_array_new (FALSE, TRUE, sizeof (float));
   g_array_set_size (vectors, actions->len * action_dim);
   for (guint i = 0; i < actions->len; i++)
     g_array_index (vectors, float, i *action_dim + g_array_index (actions, guint, i)) = 1;

@@ -29,8 +29,7 @@ typedef struct
 } NfScan;
 
 /* One frame; latents, score and map are those of nf_session_encode_frame() or nf_stream_encode(), valid
- * during the call.
- */
+ * during the call. */
 typedef struct
 {
   NfPicture *picture;
