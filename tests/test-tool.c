@@ -370,6 +370,53 @@ test_encode_decode (void **state)
   BAD (1, "noise.safetensors", "decode", "-q", "-m", model, noise, "wrong.y4m");
 }
 
+static void
+assert_same (const char *a, const char *b)
+{
+  g_autoptr (GBytes) first = contents (a), second = contents (b);
+  assert_true (g_bytes_equal (first, second));
+}
+
+/* Of a model of videos: each frame given those before it, and what was done. */
+static void
+test_encode_stream (void **state)
+{
+#define PONG "-q", "-m", "normflow-pong-64"
+  GOOD ("world", "pong", "pong.mkv", "-q", "-n", "12", "-p", "random");
+  GOOD ("encode", PONG, "--actions", "--context", "2", "pong.mkv", "told.safetensors");
+  GOOD ("encode", PONG, "--context", "2", "pong.mkv", "untold.safetensors");
+  GOOD ("decode", PONG, "told.safetensors", "pong-again.mkv");
+  /* the same frames: so the same latents */
+  GOOD ("encode", PONG, "--context", "2", "pong-again.mkv", "again.safetensors");
+  assert_same ("again.safetensors", "untold.safetensors");
+  g_autofree char *info = good (ARGUMENTS ("info", "told.safetensors"));
+  assert_non_null (strstr (info, "context of 2 frames"));
+  assert_non_null (strstr (info, "3 features of actions"));
+
+  /* decoding begins at the last key frame */
+  GOOD ("encode", PONG, "--key-int-max", "4", "pong.mkv", "keys.safetensors");
+  GOOD ("decode", PONG, "keys.safetensors", "whole%02d.png");
+  GOOD ("decode", PONG, "--first", "6", "-n", "3", "--method", "jacobi", "keys.safetensors", "part%02d.png");
+  assert_same ("part01.png", "whole07.png");
+  assert_same ("part03.png", "whole09.png");
+  g_autofree char *keys = good (ARGUMENTS ("info", "--json", "keys.safetensors"));
+  assert_non_null (strstr (keys, "\"key_int_max\" : 4"));
+  for (guint i = 1; i <= 12; i++)
+    {
+      g_autofree char *name = g_strdup_printf ("whole%02u.png", i);
+      g_autofree char *path = in_folder (name);
+      assert_int_equal (g_unlink (path), 0);
+    }
+
+  BAD (1, "must be 0 to 7", "encode", PONG, "--context", "8", "pong.mkv", "wrong.safetensors");
+  BAD (2, "--key-int-max", "encode", PONG, "--key-int-max", "-1", "pong.mkv", "wrong.safetensors");
+  BAD (1, "64x64", "encode", PONG, video, "wrong.safetensors");
+  BAD (1, "--key-int-max", "encode", "-q", "-m", model, "--key-int-max", "4", video, "wrong.safetensors");
+  BAD (1, "action_dim", "encode", "-q", "-m", "normflow-room-64x48", "--actions", "pong.mkv",
+       "wrong.safetensors");
+  assert_missing ("wrong.safetensors");
+}
+
 static double
 number_of (JsonObject *object, const char *name)
 {
@@ -761,11 +808,12 @@ main (void)
     cmocka_unit_test (test_overview),      cmocka_unit_test (test_models_and_devices),
     cmocka_unit_test (test_info),          cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_lossy_input),
-    cmocka_unit_test (test_eval),          cmocka_unit_test (test_calibrate),
-    cmocka_unit_test (test_hints),         cmocka_unit_test (test_sample),
-    cmocka_unit_test (test_sample_floats), cmocka_unit_test (test_sample_videos),
-    cmocka_unit_test (test_text),          cmocka_unit_test (test_denoise),
-    cmocka_unit_test (test_train),         cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_encode_stream), cmocka_unit_test (test_eval),
+    cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
+    cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
+    cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
+    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
+    cmocka_unit_test (test_interrupted),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

@@ -114,12 +114,61 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
   return TRUE;
 }
 
+/* Each frame after those that it was predicted from: from the last key frame on. */
+static gboolean
+decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutput *output, GError **error)
+{
+  const NfLatentsInfo *info = nf_latents_reader_get_info (reader);
+  const guint64 end = decode->first + decode->total;
+  g_autofree float *latents = g_new (float, nf_stream_get_latents (stream)),
+                   *action = g_new (float, MAX (info->action_dim, 1));
+  g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
+  NfDecodeOptions options = decode->command->decoding;
+  NfDecodeReport report;
+
+  options.snap = TRUE;
+  decode->start = g_get_monotonic_time ();
+  for (guint64 i = info->key_int_max ? decode->first - decode->first % info->key_int_max : 0; i < end; i++)
+    {
+      if (!nf_command_go_on (decode->command, error))
+        return FALSE;
+      if (info->key_int_max && i % info->key_int_max == 0)
+        nf_stream_reset (stream);
+      nf_latents_reader_get (reader, i, latents);
+      nf_latents_reader_get_action (reader, i, action);
+      if (!nf_stream_decode (stream, latents, info->action_dim ? action : NULL, FALSE, &options,
+                             &picture->frame, error)
+          || (i >= decode->first && !nf_output_put (output, &picture->frame, error)))
+        {
+          g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", i);
+          return FALSE;
+        }
+      nf_stream_get_decode_report (stream, &report);
+      decode->residual = MAX (decode->residual, report.residual);
+      if (i >= decode->first)
+        decode->n_frames++;
+      tell ("", 0, decode);
+    }
+  return TRUE;
+}
+
+/* A stream as the one that encoded, if there was one. Nothing is shown later than it is decoded. */
+static gboolean
+open_stream (Decode *decode, NfSession *session, const NfLatentsInfo *info, NfStream **stream, GError **error)
+{
+  return nf_command_open_stream (decode->command, session, stream, error)
+         && (!*stream
+             || (nf_stream_set_context (*stream, (guint)info->context, error)
+                 && nf_stream_set_look_ahead (*stream, 0, error)));
+}
+
 static gboolean
 decode_file (Decode *decode, GError **error)
 {
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (decode->input, error);
   g_autoptr (NfLatentsReader) reader = file ? nf_latents_reader_open (file, error) : NULL;
   g_autoptr (NfSession) session = NULL;
+  g_autoptr (NfStream) stream = NULL;
   g_autoptr (NfOutput) output = NULL;
   const NfLatentsInfo *info;
 
@@ -141,7 +190,8 @@ decode_file (Decode *decode, GError **error)
   if (info->precision)
     nf_command_prefer (decode->command, "precision", info->precision);
   session = nf_command_open (decode->command, error);
-  if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error))
+  if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error)
+      || !open_stream (decode, session, info, &stream, error))
     return FALSE;
   const char *precision = nf_device_get_precision (nf_model_get_device (nf_session_get_model (session)));
   if (info->precision && strcmp (info->precision, precision) != 0)
@@ -153,7 +203,8 @@ decode_file (Decode *decode, GError **error)
                            info->rate_n, info->rate_d, error);
   if (!output)
     return FALSE;
-  if (!decode_frames (decode, session, reader, output, error))
+  if (!(stream ? decode_stream (decode, stream, reader, output, error)
+               : decode_frames (decode, session, reader, output, error)))
     {
       nf_progress_clear (decode->command->progress);
       nf_output_keep (output, decode->command->name);

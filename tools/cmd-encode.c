@@ -2,7 +2,7 @@
 #include "command.h"
 #include "common.h"
 #include "latents.h"
-#include "media.h"
+#include "scan.h"
 
 #include <stdio.h>
 
@@ -11,121 +11,126 @@ typedef struct
   NfCommand *command;
   const char *input;
   const char *output;
-  gboolean half;
-  guint64 limit; /* frames, 0 for all */
+  NfScan scan;
+  int context;        /* of a model of videos, -1 for what streams have */
+  NfLatentsInfo info; /* of the file, its strings not owned */
+  NfSession *session;
+  NfLatentsWriter *writer; /* from the first frame on */
   guint64 n_frames;
   double bits;    /* of all frames */
   double seconds; /* spent on encoding */
 } Encode;
 
 static void
-tell (Encode *encode, guint64 total)
+encode_clear (Encode *encode)
 {
-  const guint64 n = encode->n_frames;
-  g_autofree char *of = total > n ? g_strdup_printf (" of %" G_GUINT64_FORMAT, total) : g_strdup ("");
+  g_clear_object (&encode->session);
+  g_clear_object (&encode->scan.stream);
+  g_clear_pointer (&encode->writer, nf_latents_writer_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Encode, encode_clear)
 
-  nf_progress_update (encode->command->progress,
-                      "frame %" G_GUINT64_FORMAT "%s, %.4f bits/dim, %.2f frames/s", n, of,
-                      encode->bits / (double)n, (double)n / MAX (encode->seconds, 1e-6));
+static gboolean
+open_writer (Encode *encode, NfMediaReader *reader, GError **error)
+{
+  const NfMediaInfo *media = nf_media_reader_get_info (reader);
+  g_autofree char *loss = nf_media_reader_describe_loss (reader);
+
+  if (loss && !encode->command->quiet)
+    nf_progress_note (encode->command->progress,
+                      "normflow encode: note: %s is %s; decoding gives back exactly that", encode->input,
+                      loss);
+  encode->info.width = media->width;
+  encode->info.height = media->height;
+  encode->info.rate_n = media->rate_n;
+  encode->info.rate_d = media->rate_d;
+  encode->writer
+      = nf_latents_writer_open (encode->output, nf_session_get_model (encode->session), &encode->info, error);
+  return encode->writer != NULL;
 }
 
 static gboolean
-encode_frames (Encode *encode, NfSession *session, NfMediaReader *reader, NfLatentsWriter *writer,
-               const NfMediaInfo *media, GError **error)
+put_frame (const NfScanFrame *frame, gpointer data, GError **error)
 {
-  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
-  const guint64 total = encode->limit && (!media->n_frames || encode->limit < media->n_frames)
-                            ? encode->limit
-                            : media->n_frames;
-  g_autofree float *latents = NULL;
-  NfGrid grid;
+  Encode *encode = data;
+  const NfPicture *picture = frame->picture;
+  const NfLatentsInfo *info = &encode->info;
 
-  if (!nf_grid_init (&grid, config, media->width, media->height, error))
+  if (!encode->writer && !open_writer (encode, frame->reader, error))
     return FALSE;
-  latents = g_new (float, nf_grid_latents (&grid));
-  while (!encode->limit || encode->n_frames < encode->limit)
+  if (picture->frame.width != info->width || picture->frame.height != info->height)
     {
-      g_autoptr (GError) local = NULL;
-      g_autoptr (NfPicture) picture = NULL;
-      gint64 start;
-      NfScore score;
-
-      if (!nf_command_go_on (encode->command, error))
-        return FALSE;
-      picture = nf_media_reader_next (reader, &local);
-      if (local)
-        {
-          g_propagate_error (error, g_steal_pointer (&local));
-          return FALSE;
-        }
-      if (!picture)
-        break;
-      if (picture->frame.width != media->width || picture->frame.height != media->height)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                       "%s: frame %" G_GUINT64_FORMAT
-                       " is %u×%u, but the video began with %u×%u; a latents file holds frames of one size",
-                       encode->input, picture->index, picture->frame.width, picture->frame.height,
-                       media->width, media->height);
-          return FALSE;
-        }
-      start = g_get_monotonic_time ();
-      if (!nf_session_encode_frame (session, &picture->frame, latents, &score, NULL, error)
-          || !nf_latents_writer_put (writer, latents, score.bits_per_dim, error))
-        {
-          g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
-          return FALSE;
-        }
-      encode->seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
-      encode->bits += score.bits_per_dim;
-      encode->n_frames++;
-      tell (encode, total);
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "%s: frame %" G_GUINT64_FORMAT
+                   " is %u×%u, but the video began with %u×%u; a latents file holds frames of one size",
+                   encode->input, picture->index, picture->frame.width, picture->frame.height, info->width,
+                   info->height);
+      return FALSE;
     }
+  if (!nf_latents_writer_put (encode->writer, frame->latents, frame->action, frame->score.bits_per_dim,
+                              error))
+    {
+      g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
+      return FALSE;
+    }
+  encode->seconds += frame->seconds;
+  encode->bits += frame->score.bits_per_dim;
+  encode->n_frames++;
+  return TRUE;
+}
+
+/* What is for models of videos alone. */
+static gboolean
+open_stream (Encode *encode, GError **error)
+{
+  NfScan *scan = &encode->scan;
+  const char *option = encode->context >= 0 ? "context"
+                       : scan->key_int_max  ? "key-int-max"
+                       : scan->actions      ? "actions"
+                                            : NULL;
+
+  if (!nf_command_open_stream (encode->command, encode->session, &scan->stream, error))
+    return FALSE;
+  encode->info.context = -1;
+  if (!scan->stream && option)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--%s is for models of videos, and %s is one of pictures", option,
+                   encode->command->model ? encode->command->model : "the bundled model");
+      return FALSE;
+    }
+  if (!scan->stream)
+    return TRUE;
+  if (encode->context >= 0 && !nf_stream_set_context (scan->stream, (guint)encode->context, error))
+    return FALSE;
+  encode->info.context = (int)nf_stream_get_context (scan->stream);
+  encode->info.key_int_max = scan->key_int_max;
+  if (scan->actions)
+    encode->info.action_dim = nf_model_get_config (nf_session_get_model (encode->session))->action_dim;
   return TRUE;
 }
 
 static gboolean
 encode_file (Encode *encode, GError **error)
 {
-  g_autoptr (NfSession) session = NULL;
-  g_autoptr (NfMediaReader) reader = NULL;
-  g_autoptr (NfLatentsWriter) writer = NULL;
   g_autofree char *size = NULL;
-  NfLatentsInfo info = { .half = encode->half };
-  NfMediaInfo media;
 
   if (!nf_check_output (encode->output, encode->input, error))
     return FALSE;
-  session = nf_command_open (encode->command, error);
-  if (!session)
-    return FALSE;
-  reader = nf_media_reader_open (encode->input, nf_model_get_config (nf_session_get_model (session))->layout,
-                                 error);
-  if (!reader)
-    return FALSE;
-  media = *nf_media_reader_get_info (reader);
-  g_autofree char *loss = encode->command->quiet ? NULL : nf_media_reader_describe_loss (reader);
-  if (loss)
-    fprintf (stderr, "normflow encode: note: %s is %s; decoding gives back exactly that\n", encode->input,
-             loss);
-  info.width = media.width;
-  info.height = media.height;
-  info.rate_n = media.rate_n;
-  info.rate_d = media.rate_d;
-  writer = nf_latents_writer_open (encode->output, nf_session_get_model (session), &info, error);
-  if (!writer || !encode_frames (encode, session, reader, writer, &media, error)
-      || !nf_latents_writer_close (writer, error))
+  encode->session = nf_command_open (encode->command, error);
+  if (!encode->session || !open_stream (encode, error)
+      || !nf_scan_file (encode->session, encode->input, &encode->scan, encode->command->progress, put_frame,
+                        encode, error)
+      || !nf_latents_writer_close (encode->writer, error))
     return FALSE;
 
   nf_progress_clear (encode->command->progress);
-  if (nf_media_reader_get_damaged (reader))
-    fprintf (stderr, "normflow encode: %s: %" G_GUINT64_FORMAT " damaged packets skipped\n", encode->input,
-             nf_media_reader_get_damaged (reader));
-  size = g_format_size_full (nf_latents_writer_get_bytes (writer), G_FORMAT_SIZE_IEC_UNITS);
+  size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)
     printf ("%" G_GUINT64_FORMAT " frames of %ux%u, %.4f bits/dim, %.2f frames/s, %s in %s\n",
-            encode->n_frames, media.width, media.height, encode->bits / (double)encode->n_frames,
-            (double)encode->n_frames / MAX (encode->seconds, 1e-6), size, encode->output);
+            encode->n_frames, encode->info.width, encode->info.height,
+            encode->bits / (double)encode->n_frames, (double)encode->n_frames / MAX (encode->seconds, 1e-6),
+            size, encode->output);
   return TRUE;
 }
 
@@ -133,13 +138,23 @@ int
 nf_cmd_encode (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
-  Encode encode = { .command = &command };
+  g_auto (Encode) encode = { .command = &command, .scan = { .every = 1, .score = TRUE }, .context = -1 };
   g_autoptr (GError) error = NULL;
   gint64 frames = 0;
+  int key_int_max = 0;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
-          { "half", 0, 0, G_OPTION_ARG_NONE, &encode.half,
+          { "half", 0, 0, G_OPTION_ARG_NONE, &encode.info.half,
             "Half precision: half the size, decoding is no longer exact", NULL },
+          { "actions", 0, 0, G_OPTION_ARG_NONE, &encode.scan.actions,
+            "Tell a model of videos the actions in VIDEO.actions.ndjson, and keep them with the latents",
+            NULL },
+          { "context", 0, 0, G_OPTION_ARG_INT, &encode.context,
+            "Frames that a model of videos keeps when its window is full (default: half of them)", "N" },
+          { "key-int-max", 0, 0, G_OPTION_ARG_INT, &key_int_max,
+            "A model of videos codes each N-th frame by itself, and decoding can begin there (default: the "
+            "first alone)",
+            "N" },
           { NULL } };
 
   if (!nf_command_parse (
@@ -147,13 +162,15 @@ nf_cmd_encode (int argc, char **argv)
           "Takes a video or picture to Gaussian latents, with the score of each frame.",
           "Latents are numbers of single precision, larger than the video: a representation, no "
           "compression.\n"
-          "The file is safetensors: latents (frames, rows, columns, features), bits_per_dim (frames).",
+          "The file is safetensors: latents (frames, rows, columns, features), bits_per_dim (frames).\n"
+          "A model of videos codes each frame given those before it; frames have its size.",
           2, 2))
     return NF_EXIT_USAGE;
-  if (frames < 0)
-    return nf_command_usage (&command, "--frames takes no negative number");
+  if (frames < 0 || key_int_max < 0 || encode.context < -1)
+    return nf_command_usage (&command, "--frames, --context and --key-int-max take no negative numbers");
   encode.input = argv[1];
   encode.output = argv[2];
-  encode.limit = (guint64)frames;
+  encode.scan.frames = (guint64)frames;
+  encode.scan.key_int_max = (guint)key_int_max;
   return encode_file (&encode, &error) ? 0 : nf_command_fail (&command, error);
 }

@@ -299,6 +299,16 @@ print_latents (const Info *info, NfLatentsReader *reader)
              latents->rate_d);
   print_row ("latents", "%u rows of %u tokens of %u features, %s", latents->grid_height, latents->grid_width,
              latents->features, latents->half ? "float16" : "float32");
+  if (latents->context >= 0)
+    {
+      g_autofree char *keys = latents->key_int_max ? g_strdup_printf ("every %u frames", latents->key_int_max)
+                                                   : g_strdup ("the first alone");
+      g_autofree char *told = latents->action_dim
+                                  ? g_strdup_printf (", %u features of actions", latents->action_dim)
+                                  : g_strdup ("");
+
+      print_row ("stream", "context of %d frames, key frames: %s%s", latents->context, keys, told);
+    }
   if (latents->precision)
     print_row ("made in", "%s", latents->precision);
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
@@ -419,6 +429,12 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       add_int (builder, "grid_width", latents->grid_width);
       add_int (builder, "features", latents->features);
       add_string (builder, "dtype", latents->half ? "F16" : "F32");
+      if (latents->context >= 0)
+        {
+          add_int (builder, "context", (guint64)latents->context);
+          add_int (builder, "key_int_max", latents->key_int_max);
+          add_int (builder, "action_dim", latents->action_dim);
+        }
       add_double (builder, "bits_per_dim", bits.mean);
       add_double (builder, "bits_per_dim_min", bits.least);
       add_double (builder, "bits_per_dim_max", bits.most);

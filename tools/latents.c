@@ -26,6 +26,13 @@ frame_values (const NfLatentsInfo *info)
   return (guint64)info->grid_height * info->grid_width * info->features;
 }
 
+/* In the file, with its score and action. */
+static guint64
+bytes_of_frame (const NfLatentsInfo *info)
+{
+  return frame_values (info) * (info->half ? 2 : 4) + ((guint64)info->action_dim + 1) * 4;
+}
+
 /* Writer */
 
 struct _NfLatentsWriter
@@ -34,9 +41,10 @@ struct _NfLatentsWriter
   char *temporary;
   FILE *file;
   NfLatentsInfo info;
-  GArray *bits;  /* of float */
-  guint8 *frame; /* as in the file */
-  gsize header;  /* bytes that the header takes, its length included */
+  GArray *bits;    /* of float */
+  GArray *actions; /* of float, action_dim a frame */
+  guint8 *frame;   /* as in the file */
+  gsize header;    /* bytes that the header takes, its length included */
 };
 
 void
@@ -47,6 +55,7 @@ nf_latents_writer_free (NfLatentsWriter *self)
   if (self->temporary)
     g_unlink (self->temporary);
   g_array_unref (self->bits);
+  g_array_unref (self->actions);
   info_clear (&self->info);
   g_free (self->frame);
   g_free (self->temporary);
@@ -88,7 +97,9 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonNode) root = NULL;
   const guint64 dims[] = { n_frames, info->grid_height, info->grid_width, info->features };
-  const guint64 latents = n_frames * frame_values (info) * (info->half ? 2 : 4);
+  const guint64 action_dims[] = { n_frames, info->action_dim };
+  const guint64 latents = n_frames * frame_values (info) * (info->half ? 2 : 4),
+                bits = latents + n_frames * 4, actions = bits + n_frames * info->action_dim * 4;
   g_autofree char *width = g_strdup_printf ("%u", info->width);
   g_autofree char *height = g_strdup_printf ("%u", info->height);
   g_autofree char *rate = g_strdup_printf ("%d/%d", info->rate_n, info->rate_d);
@@ -104,9 +115,19 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
   add_string (builder, "frame_rate", rate);
   add_string (builder, "precision", info->precision);
+  if (info->context >= 0)
+    {
+      g_autofree char *context = g_strdup_printf ("%d", info->context);
+      g_autofree char *key_int_max = g_strdup_printf ("%u", info->key_int_max);
+
+      add_string (builder, "context", context);
+      add_string (builder, "key_int_max", key_int_max);
+    }
   json_builder_end_object (builder);
   add_tensor (builder, "latents", info->half ? "F16" : "F32", dims, 4, 0, latents);
-  add_tensor (builder, "bits_per_dim", "F32", dims, 1, latents, latents + n_frames * 4);
+  add_tensor (builder, "bits_per_dim", "F32", dims, 1, latents, bits);
+  if (info->action_dim)
+    add_tensor (builder, "actions", "F32", action_dims, 2, bits, actions);
   json_builder_end_object (builder);
   root = json_builder_get_root (builder);
   return json_to_string (root, FALSE);
@@ -145,6 +166,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   NfGrid grid;
 
   self->bits = g_array_new (FALSE, FALSE, sizeof (float));
+  self->actions = g_array_new (FALSE, TRUE, sizeof (float));
   self->path = g_strdup (path);
   if (!nf_grid_init (&grid, config, info->width, info->height, error))
     return NULL;
@@ -160,7 +182,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 
   /* Room for as many frames as a file offset can count; rounded so that data are aligned. */
-  longest = make_header (&self->info, G_MAXINT64 / (frame_values (&self->info) * 4 + 4));
+  longest = make_header (&self->info, G_MAXINT64 / bytes_of_frame (&self->info));
   self->header = (8 + strlen (longest) + 63) / 64 * 64;
   self->temporary = nf_temporary_name (path, error);
   if (!self->temporary)
@@ -190,7 +212,8 @@ to_little_endian (guint8 *data, gsize n, gsize size)
 }
 
 gboolean
-nf_latents_writer_put (NfLatentsWriter *self, const float *latents, double bits_per_dim, GError **error)
+nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float *action, double bits_per_dim,
+                       GError **error)
 {
   const gsize n = frame_values (&self->info), size = self->info.half ? 2 : 4;
   const float bits = (float)bits_per_dim;
@@ -213,15 +236,17 @@ nf_latents_writer_put (NfLatentsWriter *self, const float *latents, double bits_
   if (fwrite (self->frame, size, n, self->file) != n)
     return fail (self, error);
   g_array_append_val (self->bits, bits);
+  if (action)
+    g_array_append_vals (self->actions, action, self->info.action_dim);
+  else
+    g_array_set_size (self->actions, self->bits->len * self->info.action_dim);
   return TRUE;
 }
 
 guint64
 nf_latents_writer_get_bytes (NfLatentsWriter *self)
 {
-  const guint64 frame = frame_values (&self->info) * (self->info.half ? 2 : 4) + 4;
-
-  return self->header + self->bits->len * frame;
+  return self->header + self->bits->len * bytes_of_frame (&self->info);
 }
 
 gboolean
@@ -237,7 +262,9 @@ nf_latents_writer_close (NfLatentsWriter *self, GError **error)
       return FALSE;
     }
   to_little_endian ((guint8 *)self->bits->data, n_frames, 4);
-  if (fwrite (self->bits->data, 4, n_frames, file) != n_frames)
+  to_little_endian ((guint8 *)self->actions->data, self->actions->len, 4);
+  if (fwrite (self->bits->data, 4, n_frames, file) != n_frames
+      || fwrite (self->actions->data, 4, self->actions->len, file) != self->actions->len)
     return fail (self, error);
   if (!write_header (self, n_frames, error))
     return FALSE;
@@ -258,6 +285,7 @@ struct _NfLatentsReader
   NfTensorFile *file;
   const NfTensor *latents;
   const NfTensor *bits;
+  const NfTensor *actions; /* NULL without any */
   NfLatentsInfo info;
 };
 
@@ -294,7 +322,10 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
   const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
+  const char *context = nf_tensor_file_get_metadata (self->file, "context");
+  const char *keys = nf_tensor_file_get_metadata (self->file, "key_int_max");
   g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
+  guint64 kept = 0, key_int_max = 0;
 
   if (!digest || strlen (digest) != DIGEST_LENGTH || strspn (digest, "0123456789abcdef") != DIGEST_LENGTH)
     return wrong (self, error, "model_digest", digest);
@@ -306,6 +337,12 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
+  if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
+    return wrong (self, error, "context", context);
+  if (context && (!keys || !g_ascii_string_to_unsigned (keys, 10, 0, G_MAXINT, &key_int_max, NULL)))
+    return wrong (self, error, "key_int_max", keys);
+  self->info.context = context ? (int)kept : -1;
+  self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");
@@ -343,6 +380,17 @@ nf_latents_reader_open (NfTensorFile *file, GError **error)
                    self->latents->dims[0]);
       return NULL;
     }
+  self->actions = nf_tensor_file_lookup (file, "actions");
+  if (self->actions
+      && (self->actions->n_dims != 2 || self->actions->dims[0] != self->latents->dims[0]
+          || self->actions->dims[1] > G_MAXINT32 || self->actions->dtype != NF_DTYPE_F32))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: the tensor actions must be of (%" G_GUINT64_FORMAT
+                   ", features), F32, as many as frames",
+                   path, self->latents->dims[0]);
+      return NULL;
+    }
   for (guint i = 1; i < 4; i++)
     if (self->latents->dims[i] > G_MAXINT32)
       {
@@ -354,6 +402,7 @@ nf_latents_reader_open (NfTensorFile *file, GError **error)
   self->info.grid_height = (guint)self->latents->dims[1];
   self->info.grid_width = (guint)self->latents->dims[2];
   self->info.features = (guint)self->latents->dims[3];
+  self->info.action_dim = self->actions ? (guint)self->actions->dims[1] : 0;
   self->info.half = self->latents->dtype == NF_DTYPE_F16;
   return read_strings (self, error) ? g_steal_pointer (&self) : NULL;
 }
@@ -384,6 +433,15 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
           nf_model_get_digest (model));
       return FALSE;
     }
+  if ((info->context >= 0) != (config->frames > 0)
+      || (info->action_dim && (info->context < 0 || info->action_dim != config->action_dim)))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: latents of %s with %u features of actions, but the model is one of %s with %u", path,
+                   info->context < 0 ? "pictures" : "a stream", info->action_dim,
+                   config->frames ? "videos" : "pictures", config->action_dim);
+      return FALSE;
+    }
   if (!nf_grid_init (&grid, config, info->width, info->height, error))
     return FALSE;
   if (info->layout != config->layout || info->grid_width != grid.grid_width
@@ -400,24 +458,35 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
   return TRUE;
 }
 
+/* Part INDEX of a tensor, of N values, as floats. */
+static void
+read_part (const NfTensor *tensor, guint64 index, guint64 n, float *values)
+{
+  NfTensor part = *tensor;
+
+  part.n_elements = n;
+  part.data += index * n * nf_dtype_size (part.dtype);
+  nf_tensor_to_float (&part, values);
+}
+
 void
 nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents)
 {
-  NfTensor frame = *self->latents;
+  read_part (self->latents, index, frame_values (&self->info), latents);
+}
 
-  frame.n_elements = frame_values (&self->info);
-  frame.data += index * frame.n_elements * nf_dtype_size (frame.dtype);
-  nf_tensor_to_float (&frame, latents);
+void
+nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action)
+{
+  if (self->actions)
+    read_part (self->actions, index, self->info.action_dim, action);
 }
 
 float
 nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index)
 {
-  NfTensor value = *self->bits;
   float bits;
 
-  value.n_elements = 1;
-  value.data += index * sizeof (float);
-  nf_tensor_to_float (&value, &bits);
+  read_part (self->bits, index, 1, &bits);
   return bits;
 }

@@ -8,13 +8,18 @@ G_BEGIN_DECLS
 /*
  * A latents file is a safetensors file of two tensors,
  *
- *   latents       F32 or F16 (frames, grid_height, grid_width, D), as nf_session_encode_frame() gives them
+ *   latents       F32 or F16 (frames, grid_height, grid_width, D), as nf_session_encode_frame() or
+ *                 nf_stream_encode() gives them
  *   bits_per_dim  F32 (frames), the score of each frame
  *
  * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
  * width and height in pixels, pixel_layout, frame_rate "N/D", precision (of matrix products; files of before
- * do not say). The header ends in spaces, because the number of frames is only known, and filled in, at the
- * end.
+ * do not say). Latents of a model of videos also have context and key_int_max, as numbers, and if the model
+ * was told what was done a third tensor,
+ *
+ *   actions       F32 (frames, action_dim), what led to each frame
+ *
+ * The header ends in spaces, because the number of frames is only known, and filled in, at the end.
  */
 #define NF_LATENTS_FORMAT "normflow-latents"
 
@@ -29,6 +34,9 @@ G_BEGIN_DECLS
  * digest: of the model
  * model: its name
  * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
+ * context: of a model of videos: frames that stayed when its window was full; -1 of one of pictures
+ * key_int_max: likewise: each so many-th frame is coded by itself; 0: the first alone
+ * action_dim: of the actions, 0 without any
  */
 typedef struct
 {
@@ -45,18 +53,22 @@ typedef struct
   char *digest;
   char *model;
   char *precision;
+  int context;
+  guint key_int_max;
+  guint action_dim;
 } NfLatentsInfo;
 
 typedef struct _NfLatentsWriter NfLatentsWriter;
 
-/* A file for MODEL's latents of frames of INFO's size, rate and type; the rest of INFO is not read. Written
- * under another name until it is closed, so that PATH never holds half a file. */
+/* A file for MODEL's latents of frames of INFO's size, rate, type, context, key frames and actions; the rest
+ * of INFO is not read. Written under another name until it is closed, so that PATH never holds half a file.
+ */
 NfLatentsWriter *nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *info,
                                          GError **error);
 
-/* One frame. NF_ERROR_DATA if a value is too large for F16. */
-gboolean nf_latents_writer_put (NfLatentsWriter *self, const float *latents, double bits_per_dim,
-                                GError **error);
+/* One frame, and what led to it (nullable). NF_ERROR_DATA if a value is too large for F16. */
+gboolean nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float *action,
+                                double bits_per_dim, GError **error);
 
 guint64 nf_latents_writer_get_bytes (NfLatentsWriter *self);
 
@@ -84,6 +96,9 @@ gboolean nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, G
 
 /* Latents of frame INDEX. */
 void nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents);
+
+/* What led to frame INDEX, action_dim numbers. */
+void nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action);
 
 float nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index);
 

@@ -21,24 +21,6 @@ frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
   return scan->frames && (n == 0 || n > scan->frames) ? scan->frames : n;
 }
 
-/* How many latents a frame of PICTURE's size has, and the grid of its map. */
-static gboolean
-measure (const NfScan *scan, const NfConfig *config, const NfPicture *picture, NfGrid *grid, gsize *n,
-         GError **error)
-{
-  if (!scan->stream)
-    {
-      if (!nf_grid_init (grid, config, picture->frame.width, picture->frame.height, error))
-        return FALSE;
-      *n = nf_grid_latents (grid);
-      return TRUE;
-    }
-  *grid = (NfGrid){ .grid_width = nf_config_columns (config) / config->patch_size,
-                    .grid_height = nf_config_rows (config) / config->patch_size };
-  *n = nf_stream_get_latents (scan->stream);
-  return TRUE;
-}
-
 /* The vectors of what happens between a frame of the video at PATH and the next, from the file beside it. */
 static GArray *
 read_actions (const char *path, guint action_dim, GError **error)
@@ -90,6 +72,57 @@ find_action (const GArray *vectors, guint action_dim, guint64 index, const char 
   return TRUE;
 }
 
+/* One file at work. */
+typedef struct
+{
+  NfSession *session;
+  const NfScan *scan;
+  const char *path;
+  GArray *actions; /* of float, NULL without any */
+  GArray *latents; /* of float, of one frame */
+  GArray *map;     /* likewise */
+} Work;
+
+static void
+work_clear (Work *work)
+{
+  g_clear_pointer (&work->actions, g_array_unref);
+  g_clear_pointer (&work->latents, g_array_unref);
+  g_clear_pointer (&work->map, g_array_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Work, work_clear)
+
+/* FRAME's picture is encoded, the DONE-th of its file. */
+static gboolean
+score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (work->session));
+  const NfScan *scan = work->scan;
+  const NfPicture *picture = frame->picture;
+  const gint64 start = g_get_monotonic_time ();
+
+  if (!nf_grid_init (&frame->grid, config, picture->frame.width, picture->frame.height, error)
+      || !find_action (work->actions, config->action_dim, picture->index, work->path, &frame->action, error))
+    return FALSE;
+  g_array_set_size (work->latents, (guint)nf_grid_latents (&frame->grid));
+  g_array_set_size (work->map, frame->grid.grid_width * frame->grid.grid_height);
+  float *latents = (float *)(gpointer)work->latents->data, *map = (float *)(gpointer)work->map->data;
+  if (scan->stream && scan->key_int_max && done % scan->key_int_max == 0)
+    nf_stream_reset (scan->stream);
+  if (scan->stream
+          ? !nf_stream_encode (scan->stream, &picture->frame, frame->action, latents, &frame->score, map,
+                               error)
+          : !nf_session_encode_frame (work->session, &picture->frame, latents, &frame->score, map, error))
+    {
+      g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", work->path, picture->index);
+      return FALSE;
+    }
+  frame->seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+  frame->latents = latents;
+  frame->map = map;
+  return TRUE;
+}
+
 gboolean
 nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress, NfScanFunc func,
               gpointer data, GError **error)
@@ -97,17 +130,19 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
   const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
   g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, config->layout, error);
   g_autofree char *name = g_path_get_basename (path);
-  g_autofree float *latents = NULL, *map = NULL;
-  gsize n_latents = 0;
-  NfScanFrame frame = { 0 };
+  g_auto (Work) work = { .session = session, .scan = scan, .path = path };
+  NfScanFrame frame = { .reader = reader };
   guint64 first = 0, done = 0, total;
+  double bits = 0;
   gint64 started = g_get_monotonic_time ();
 
   if (!reader)
     return FALSE;
-  g_autoptr (GArray) actions = scan->actions ? read_actions (path, config->action_dim, error) : NULL;
-  if (scan->actions && !actions)
+  work.actions = scan->actions ? read_actions (path, config->action_dim, error) : NULL;
+  if (scan->actions && !work.actions)
     return FALSE;
+  work.latents = g_array_new (FALSE, FALSE, sizeof (float));
+  work.map = g_array_new (FALSE, FALSE, sizeof (float));
   if (scan->holdout > 0)
     {
       if (!nf_media_reader_index (reader, error))
@@ -134,46 +169,20 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
         break;
       if ((picture->index - first) % scan->every != 0)
         continue;
-      if (scan->score)
-        {
-          gint64 start = g_get_monotonic_time ();
-
-          gsize n;
-
-          if (!measure (scan, config, picture, &frame.grid, &n, error)
-              || !find_action (actions, config->action_dim, picture->index, path, &frame.action, error))
-            return FALSE;
-          if (n != n_latents)
-            {
-              g_free (latents);
-              g_free (map);
-              latents = g_new (float, n);
-              map = g_new (float, (gsize)frame.grid.grid_width *frame.grid.grid_height);
-              n_latents = n;
-            }
-          if (scan->stream
-                  ? !nf_stream_encode (scan->stream, &picture->frame, frame.action, latents, &frame.score,
-                                       map, error)
-                  : !nf_session_encode_frame (session, &picture->frame, latents, &frame.score, map, error))
-            {
-              g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", path, picture->index);
-              return FALSE;
-            }
-          frame.seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
-          frame.latents = latents;
-          frame.map = map;
-        }
       frame.picture = picture;
-      if (!func (&frame, data, error))
+      if ((scan->score && !score_frame (&work, done, &frame, error)) || !func (&frame, data, error))
         return FALSE;
+      bits += frame.score.bits_per_dim;
       done++;
       if (nf_progress_due (progress))
         {
           g_autofree char *of = total ? g_strdup_printf (" of %" G_GUINT64_FORMAT, total) : g_strdup ("");
+          g_autofree char *score
+              = scan->score ? g_strdup_printf (", %.4f bits/dim", bits / (double)done) : g_strdup ("");
 
-          nf_progress_update (progress, "%s: frame %" G_GUINT64_FORMAT "%s, %.2f frames/s", name, done, of,
-                              (double)done * G_USEC_PER_SEC
-                                  / (double)MAX (g_get_monotonic_time () - started, 1));
+          nf_progress_update (
+              progress, "%s: frame %" G_GUINT64_FORMAT "%s%s, %.2f frames/s", name, done, of, score,
+              (double)done * G_USEC_PER_SEC / (double)MAX (g_get_monotonic_time () - started, 1));
         }
     }
   if (!done)

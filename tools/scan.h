@@ -16,6 +16,7 @@ G_BEGIN_DECLS
  * score: encode frames (else they are only read)
  * stream: of a model of videos, which frames are encoded with, each knowing those before it; NULL for one of
  * pictures
+ * key_int_max: each so many-th frame the stream encodes by itself; 0: the first alone
  * actions: the stream is told the actions in the file of them beside each video (nf-actions.h)
  */
 typedef struct
@@ -25,6 +26,7 @@ typedef struct
   double holdout;
   gboolean score;
   NfStream *stream;
+  guint key_int_max;
   gboolean actions;
 } NfScan;
 
@@ -32,8 +34,9 @@ typedef struct
  * during the call. */
 typedef struct
 {
+  NfMediaReader *reader; /* of the file */
   NfPicture *picture;
-  NfGrid grid; /* of a stream only that of the map */
+  NfGrid grid;
   const float *latents;
   NfScore score;
   const float *map;
