@@ -415,6 +415,8 @@ test_encode_stream (void **state)
   BAD (1, "action_dim", "encode", "-q", "-m", "normflow-room-64x48", "--actions", "pong.mkv",
        "wrong.safetensors");
   assert_missing ("wrong.safetensors");
+  GOOD ("sheet", PONG, "-n", "2", "pong.mkv", "sheet.png");
+  assert_png ("sheet.png");
 }
 
 static double

@@ -11,6 +11,7 @@
 
 #define NAME "sheet"
 #define COLUMNS 5
+#define COLUMNS_STREAM 3 /* of a model of videos, which takes no noise out of single frames */
 #define MAX_ROWS 12
 /* 8-bit steps that one standard deviation of a latent is shown as: ±3 of them fill the range. */
 #define LATENT_STEPS 42
@@ -18,8 +19,9 @@
 typedef struct
 {
   NfSession *session, *denoiser;
+  NfStream *stream, *decoder; /* of a model of videos, which has no denoiser; else NULL */
   double sigma;
-  GPtrArray *pictures; /* of NfPicture, COLUMNS a row */
+  GPtrArray *pictures; /* of NfPicture, in rows */
   GPtrArray *notes;    /* of strings, one a picture */
   guint64 wrong;       /* samples that did not come back */
 } Sheet;
@@ -29,6 +31,8 @@ sheet_clear (Sheet *sheet)
 {
   g_clear_object (&sheet->session);
   g_clear_object (&sheet->denoiser);
+  g_clear_object (&sheet->stream);
+  g_clear_object (&sheet->decoder);
   g_clear_pointer (&sheet->pictures, g_ptr_array_unref);
   g_clear_pointer (&sheet->notes, g_ptr_array_unref);
 }
@@ -124,7 +128,10 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
 
   g_autoptr (NfPicture) decoded = nf_picture_new (clean->layout, width, height);
   memset (decoded->data, 0, decoded->size);
-  if (!nf_session_decode_frame (sheet->session, frame->latents, -1, NULL, &decoded->frame, error))
+  if (sheet->decoder
+          ? !nf_stream_decode (sheet->decoder, frame->latents, frame->action, FALSE, NULL, &decoded->frame,
+                               error)
+          : !nf_session_decode_frame (sheet->session, frame->latents, -1, NULL, &decoded->frame, error))
     return FALSE;
   for (gsize i = 0; i < clean->size; i++)
     wrong += clean->data[i] != decoded->data[i];
@@ -132,6 +139,8 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   add_panel (sheet, g_steal_pointer (&decoded),
              wrong ? g_strdup_printf ("%" G_GUINT64_FORMAT " bytes differ", wrong)
                    : g_strdup ("every byte is back"));
+  if (!sheet->denoiser)
+    return TRUE;
 
   NfPicture *noisy = nf_picture_add_noise (clean, sheet->sigma, 0);
   add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
@@ -143,6 +152,27 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   add_panel (sheet, cleaned, g_strdup_printf ("PSNR %.2f dB (%+.2f)", psnr (clean, cleaned), gained));
   g_steal_pointer (&cleaned);
   return TRUE;
+}
+
+/* Without --model each column has the bundled model that is for it. */
+static gboolean
+open_all (Sheet *sheet, NfCommand *command, GError **error)
+{
+  nf_command_catch_signals (command);
+  sheet->session = nf_command_open (command, error);
+  if (!sheet->session || !nf_command_open_stream (command, sheet->session, &sheet->stream, error))
+    return FALSE;
+  if (sheet->stream)
+    return nf_command_open_stream (command, sheet->session, &sheet->decoder, error)
+           && nf_stream_set_look_ahead (sheet->decoder, 0, error);
+  if (command->model)
+    sheet->denoiser = g_object_ref (sheet->session);
+  else
+    {
+      command->model = g_strdup (NF_MODEL_NOISY);
+      sheet->denoiser = nf_command_open (command, error);
+    }
+  return sheet->denoiser != NULL;
 }
 
 int
@@ -166,7 +196,8 @@ nf_cmd_sheet (int argc, char **argv)
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "VIDEO OUT.png",
           "Draws frames of a video in rows: original, latents as a picture, decoded again, with "
           "noise, and denoised.",
-          NULL, 2, 2))
+          "A model of videos codes each frame given those before it; its sheet ends with what is decoded.", 2,
+          2))
     return NF_EXIT_USAGE;
   if (rows < 1 || rows > MAX_ROWS || every < 1 || !(sheet.sigma > 0 && sheet.sigma <= 1))
     return nf_command_usage (&command, "--frames takes 1 to %d, --every 1 or more, --sigma above 0, up to 1",
@@ -178,18 +209,9 @@ nf_cmd_sheet (int argc, char **argv)
   sheet.pictures = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
   sheet.notes = g_ptr_array_new_with_free_func (g_free);
 
-  nf_command_catch_signals (&command);
-  sheet.session = nf_command_open (&command, &error);
-  /* without --model each column has the bundled model that is for it */
-  if (sheet.session && command.model)
-    sheet.denoiser = g_object_ref (sheet.session);
-  else if (sheet.session)
-    {
-      command.model = g_strdup (NF_MODEL_NOISY);
-      sheet.denoiser = nf_command_open (&command, &error);
-    }
-  gboolean done = sheet.denoiser
-                  && nf_scan_file (sheet.session, argv[1], &scan, command.progress, add_row, &sheet, &error);
+  gboolean done = open_all (&sheet, &command, &error);
+  scan.stream = sheet.stream;
+  done = done && nf_scan_file (sheet.session, argv[1], &scan, command.progress, add_row, &sheet, &error);
   nf_progress_clear (command.progress);
   if (done)
     {
@@ -198,8 +220,10 @@ nf_cmd_sheet (int argc, char **argv)
 
       name = g_path_get_basename (argv[1]);
       title = g_strdup_printf ("%s through the flow", name);
-      done = nf_plot_sheet (argv[2], title, captions, COLUMNS, (NfPicture *const *)sheet.pictures->pdata,
-                            (const char *const *)sheet.notes->pdata, sheet.pictures->len / COLUMNS, &error);
+      const guint columns = sheet.denoiser ? COLUMNS : COLUMNS_STREAM;
+
+      done = nf_plot_sheet (argv[2], title, captions, columns, (NfPicture *const *)sheet.pictures->pdata,
+                            (const char *const *)sheet.notes->pdata, sheet.pictures->len / columns, &error);
     }
   if (!done)
     return nf_command_fail (&command, error);
