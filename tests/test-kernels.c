@@ -1991,7 +1991,8 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
   const cl_float4 weights = { { 0.5f, 0.125f, 0.25f, -0.0625f } };
   const gsize n_u = (gsize)B * N * D, n_o = 2 * (gsize)B * o_rows * width;
   g_autofree double *z = numbers (1, n_u, 0.5), *x = numbers (3, n_u, 0.5), *o = numbers (2, n_o, 0.4),
-                    *basis = reflection (D), *want = g_memdup2 (x, sizeof (double) * n_u);
+                    *basis = reflection (D), *want = g_memdup2 (x, sizeof (double) * n_u),
+                    *want_sigmas = g_memdup2 (x, sizeof (double) * n_u);
   for (int b = 0; b < B; b++)
     for (int r = 0; r < count; r++)
       for (int i = 0; i < D; i++)
@@ -2017,16 +2018,18 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
               mu = ((1 + w) * mu - w * s * mu_f) / k;
             }
           want[at] = keep_first && !r ? z[at] : z[at] * sigma + mu;
+          if (!keep_first || r)
+            want_sigmas[at] = sigma;
         }
   for (int snap = 0; snap < 2; snap++)
     {
       Memory *zs = give_at (rig, 3, z, n_u), *xs = give_at (rig, 2, x, n_u), *os = give (rig, o, n_o),
-             *W = give (rig, basis, D * D), *changes = room (rig, B * count);
+             *W = give (rig, basis, D * D), *changes = room (rig, B * count), *sigmas = give (rig, x, n_u);
       RUN (rig, "nf_affine_inverse", SIZES (B * count, 1, 1), ONE_EACH, BUFFER (zs), LONG (3), BUFFER (xs),
            LONG (2), BUFFER (os), INT (B), INT (N), INT (D), INT (n0), INT (count), INT (o_rows),
            INT (o_first), INT (scale), FLOAT (clip), FLOAT (INFINITY), FLOAT (0), INT (guidance),
            VALUE (weights), INT (keep_first), INT (snap ? steps : -1), BUFFER (W), INT (has_basis),
-           BUFFER (changes), INT (1));
+           BUFFER (changes), INT (1), BUFFER (sigmas), INT (snap));
       g_autofree float *got = take_at (rig, xs, 2), *got_changes = take (rig, changes);
       for (int m = 0; m < B * count; m++)
         {
@@ -2040,9 +2043,13 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
         }
       if (!snap)
         {
+          g_autofree float *untouched = take (rig, sigmas);
           nf_test_close_float ("inverse step", got, want, n_u, TOLERANCE);
+          nf_test_close_float ("no sigmas", untouched, x, n_u, 0);
           continue;
         }
+      g_autofree float *got_sigmas = take (rig, sigmas);
+      nf_test_close_float ("sigmas", got_sigmas, want_sigmas, n_u, TOLERANCE);
       for (int m = 0; m < B * count; m++)
         for (int j = 0; j < D; j++)
           {
@@ -2093,6 +2100,31 @@ test_drafts (void **state)
         }
   for (gsize i = 0; i < n; i++)
     assert_true (fabs ((double)guessed[i] - wanted[i]) < 1e-4 * (1 + fabs (wanted[i])));
+
+  g_autofree double *old_z = numbers (6, B * N * D, 1), *old_x = numbers (7, B * N * D, 1),
+                    *sigmas = numbers (8, B * N * D, 0.5);
+  for (int moving = 0; moving < 2; moving++)
+    {
+      Memory *recalled = give (&rig, x, B * N * D), *ozs = give (&rig, old_z, B * N * D),
+             *oxs = give (&rig, old_x, B * N * D), *ss = give (&rig, sigmas, B * N * D);
+      RUN (&rig, "nf_recall", SIZES (B, 1, 1), ONE_EACH, BUFFER (zs), LONG (0), BUFFER (recalled), LONG (0),
+           BUFFER (ozs), BUFFER (oxs), BUFFER (ss), BUFFER (ws), LONG (D), INT (moving), INT (N), INT (D),
+           INT (n0), INT (count));
+      g_autofree float *got = take (&rig, recalled);
+      memcpy (wanted, x, n * sizeof *x);
+      for (int b = 0; b < B; b++)
+        for (int t = n0; t < n0 + count; t++)
+          for (int j = 0; j < D; j++)
+            {
+              const int at = (b * N + t) * D;
+              double sum = old_x[at + j] + sigmas[at + j] * (z[at + j] - old_z[at + j]);
+              for (int i = 0; i < D && moving; i++)
+                sum += (wanted[at - D + i] - old_x[at - D + i]) * weights[D + i * D + j];
+              wanted[at + j] = sum;
+            }
+      for (gsize i = 0; i < n; i++)
+        assert_true (fabs ((double)got[i] - wanted[i]) < 1e-4 * (1 + fabs (wanted[i])));
+    }
 
   for (int both = 0; both < 4; both++)
     {
@@ -2155,7 +2187,7 @@ test_affine_inverse (void **state)
   RUN (&rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (xs), LONG (0), BUFFER (xs), LONG (0),
        BUFFER (os), INT (B), INT (1), INT (D), INT (0), INT (1), INT (1), INT (0), INT (SCALE_NONE),
        FLOAT (0), FLOAT (INFINITY), FLOAT (0), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE),
-       INT (0), BUFFER (changes), INT (1));
+       INT (0), BUFFER (changes), INT (1), BUFFER (NONE), INT (0));
   g_autofree float *got = take (&rig, xs), *got_changes = take (&rig, changes);
   assert_true (isnan (got_changes[0]));
   double most = 0;
@@ -2186,7 +2218,7 @@ go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int
   RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
        BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (clip),
        FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
-       BUFFER (NONE), INT (0));
+       BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
   return take (rig, back);
 }
 

@@ -223,16 +223,23 @@ test_round_trip (void **state)
     }
 }
 
-/* Decodes LATENTS into OUT and says how. */
+/* Decodes LATENTS into OUT and says how; AFRESH: by nothing of what was decoded before. */
 static NfDecodeReport
-decode_as (NfSession *session, const float *latents, NfDecodeMethod method, const Picture *out)
+decode_after (NfSession *session, const float *latents, NfDecodeMethod method, gboolean afresh,
+              const Picture *out)
 {
   g_autoptr (GError) error = NULL;
-  const NfDecodeOptions options = { .snap = TRUE, .method = method, .afresh = TRUE };
+  const NfDecodeOptions options = { .snap = TRUE, .method = method, .afresh = afresh };
   NfDecodeReport report;
   nf_test_ok (nf_session_decode_frame (session, latents, -1, &options, &out->frame, &error), error);
   nf_session_get_decode_report (session, &report);
   return report;
+}
+
+static NfDecodeReport
+decode_as (NfSession *session, const float *latents, NfDecodeMethod method, const Picture *out)
+{
+  return decode_after (session, latents, method, TRUE, out);
 }
 
 /* What is drafted is what sequential decoding says, be the latents a picture's, a picture's with one value
@@ -361,6 +368,57 @@ check_pictures (NfSession *session, guint n)
   decode_as (session, latents, NF_DECODE_SEQUENTIAL, &wanted);
   assert_memory_equal (out.memory, wanted.memory, wanted.size);
   return drafted;
+}
+
+/* A picture like the one before it is drafted from that, in fewer rows; whatever comes, it is right. */
+static void
+test_recalled (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = NULL;
+  g_autoptr (NfModel) model = load_model (*state, &path);
+  g_autoptr (NfSession) session = nf_test_session (model), other = nf_test_session (model);
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  guint64 recalled = 0, afresh = 0;
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_GRAY, 64, 32, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 64, 32, FALSE);
+  const NfPlane *plane = &in.frame.planes[0];
+  for (guint i = 0; i < 12; i++)
+    {
+      if (i % 6 == 0)
+        picture_draw (&in, i); /* another scene */
+      for (guint tile = 0; tile < 2; tile++)
+        if (i % 4 != 3 || tile == 1) /* sometimes in one of the tiles alone */
+          plane->data[(i + 7) * plane->stride + tile * 32 + 2 * i] += 1;
+      g_autofree float *latents = encode (other, &in, &grid, NULL, NULL);
+      const NfDecodeReport report = decode_after (session, latents, NF_DECODE_DRAFT, FALSE, &out);
+      assert_memory_equal (out.memory, in.memory, in.size);
+      assert_int_equal (report.drafted, i % 4 != 3 ? 2 : 1);
+      const NfDecodeReport plain = decode_as (other, latents, NF_DECODE_DRAFT, &out);
+      assert_memory_equal (out.memory, in.memory, in.size);
+      if (i % 6 != 0 && i % 4 < 2) /* and not the first after a single tile */
+        {
+          recalled += report.rows;
+          afresh += plain.rows;
+        }
+    }
+  assert_true (recalled < 0.9 * afresh);
+  /* latents of no picture come out as they do token by token, and the next picture is right again */
+  g_autofree float *drawn = g_new (float, nf_grid_latents (&grid)),
+                   *latents = encode (other, &in, &grid, NULL, NULL);
+  nf_random_normal (3, 0, nf_grid_latents (&grid), 1, drawn);
+  g_auto (Picture) wanted = { 0 };
+  picture_init (&wanted, NF_PIXELS_GRAY, 64, 32, FALSE);
+  for (guint i = 0; i < 2; i++)
+    {
+      assert_int_equal (decode_after (session, drawn, NF_DECODE_DRAFT, FALSE, &out).drafted, 0);
+      decode_as (other, drawn, NF_DECODE_SEQUENTIAL, &wanted);
+      assert_memory_equal (out.memory, wanted.memory, wanted.size);
+      assert_int_equal (decode_after (session, latents, NF_DECODE_DRAFT, FALSE, &out).drafted, 2);
+      assert_memory_equal (out.memory, in.memory, in.size);
+    }
+  g_unlink (path);
 }
 
 static char *
@@ -1279,6 +1337,8 @@ main (int argc, char **argv)
       (void *)"gpu,precision=int8-weights" },
     { "drafts, kernels=cpu", test_drafted, NULL, NULL, (void *)"cpu" },
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
+    { "recalled drafts, kernels=cpu", test_recalled, NULL, NULL, (void *)"cpu" },
+    { "recalled drafts, kernels=gpu", test_recalled, NULL, NULL, (void *)"gpu" },
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "drafts, weights in integers", test_drafted, NULL, NULL, (void *)"cpu,precision=int8-weights" },

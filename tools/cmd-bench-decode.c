@@ -37,6 +37,7 @@ typedef struct
   NfCommand *command;
   NfSession *session;
   char *hints;       /* a file of those measured on other pictures than the ones decoded; NULL: none */
+  float *before;     /* latents of the frame before, which fresh sessions have decoded; NULL: none */
   const char *video; /* NULL: pictures are drawn from the model */
   gint64 frame;
   double seconds;
@@ -112,15 +113,17 @@ compare_doubles (gconstpointer a, gconstpointer b)
   return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b;
 }
 
-/* The session of a run: BENCH's, or, if it is to be FRESH, one that has decoded nothing yet and knows hints,
- * if any, of other pictures. */
+/* The session of a run on frames like OUT: BENCH's, or, if it is to be FRESH, one that has decoded nothing
+ * yet, or the frame before alone, and knows hints, if any, of other pictures. */
 static NfSession *
-open_session (BenchDecode *bench, gboolean fresh, GError **error)
+open_session (BenchDecode *bench, gboolean fresh, NfPicture *out, GError **error)
 {
+  static const NfDecodeOptions draft = { .snap = TRUE, .method = NF_DECODE_DRAFT };
   if (!fresh)
     return g_object_ref (bench->session);
   g_autoptr (NfSession) session = nf_session_new (nf_session_get_model (bench->session), error);
-  if (!session || !nf_session_read_hints (session, bench->hints, error))
+  if (!session || !nf_session_read_hints (session, bench->hints, error)
+      || (bench->before && !nf_session_decode_frame (session, bench->before, -1, &draft, &out->frame, error)))
     return NULL;
   return g_steal_pointer (&session);
 }
@@ -151,7 +154,7 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
   /* the first one compiles and allocates */
   for (gint run = fresh ? 0 : -1; run < MAX_REPETITIONS; run++)
     {
-      g_autoptr (NfSession) session = open_session (bench, fresh, error);
+      g_autoptr (NfSession) session = open_session (bench, fresh, out, error);
       if (!session || !run_once (bench, session, picture, latents, options, out, &seconds[n], error))
         return FALSE;
       nf_session_get_decode_report (session, &row->report);
@@ -163,7 +166,7 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
   row->seconds = seconds[n / 2];
   if (!bench->profile)
     return TRUE;
-  g_autoptr (NfSession) session = open_session (bench, fresh, error);
+  g_autoptr (NfSession) session = open_session (bench, fresh, out, error);
   NfOps *ops = session ? nf_session_get_ops (session) : NULL;
   if (!ops || !nf_ops_start_profile (ops, error)
       || !run_once (bench, session, picture, latents, options, out, &row->profiled, error))
@@ -179,9 +182,10 @@ measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, Nf
   g_autoptr (NfPicture) out = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
   NfDecodeOptions options = bench->command->decoding;
 
-  options.method = method;
+  if (!(fresh && options.method == NF_DECODE_DRAFT))
+    options.method = method;
   options.snap = TRUE;
-  options.afresh = TRUE; /* it is the same frame again and again */
+  options.afresh = !bench->before; /* else it would be the same frame again and again */
   if (!measure (bench, picture, latents, &options, out, fresh, row, error))
     return FALSE;
   for (gsize i = 0; i < picture->size; i++)
@@ -262,6 +266,17 @@ print_profile (guint tiles, const char *name, Row *row)
   g_clear_pointer (&row->times, g_ptr_array_unref);
 }
 
+/* Latents, N of them, of the frame before the one that is decoded. */
+static float *
+encode_before (BenchDecode *bench, guint tiles, gsize n, GError **error)
+{
+  g_autoptr (NfPicture) picture = make_picture (bench, tiles, bench->frame - 1, error);
+  g_autofree float *latents = g_new (float, n);
+  if (!picture || !nf_session_encode_frame (bench->session, &picture->frame, latents, NULL, NULL, error))
+    return NULL;
+  return g_steal_pointer (&latents);
+}
+
 static gboolean
 bench_tiles (BenchDecode *bench, guint tiles, GError **error)
 {
@@ -269,12 +284,13 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
   {
     const char *name;
     NfDecodeMethod method;
-    gboolean fresh, hints;
-  } ways[] = { { "sequential", NF_DECODE_SEQUENTIAL, FALSE, FALSE },
-               { "jacobi", NF_DECODE_JACOBI, FALSE, FALSE },
-               { "auto", NF_DECODE_AUTO, FALSE, FALSE },
-               { "auto, first", NF_DECODE_AUTO, TRUE, FALSE },
-               { "with hints", NF_DECODE_AUTO, TRUE, TRUE } };
+    gboolean fresh, hints, before;
+  } ways[] = { { "sequential", NF_DECODE_SEQUENTIAL, FALSE, FALSE, FALSE },
+               { "jacobi", NF_DECODE_JACOBI, FALSE, FALSE, FALSE },
+               { "auto", NF_DECODE_AUTO, FALSE, FALSE, FALSE },
+               { "auto, first", NF_DECODE_AUTO, TRUE, FALSE, FALSE },
+               { "with hints", NF_DECODE_AUTO, TRUE, TRUE, FALSE },
+               { "recalling", NF_DECODE_DRAFT, TRUE, TRUE, TRUE } };
   const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
   g_autoptr (NfPicture) picture = make_picture (bench, tiles, bench->frame, error);
   const gboolean drafts = bench->hints && tiles <= MAX_DRAFTED;
@@ -287,6 +303,9 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
   done = picture && nf_grid_init (&grid, config, picture->frame.width, picture->frame.height, error);
   g_autofree float *latents = done ? g_new (float, nf_grid_latents (&grid)) : NULL;
   done = done && measure (bench, picture, latents, NULL, NULL, FALSE, &encoding, error);
+  g_autofree float *before = NULL;
+  if (done && drafts && bench->video && bench->frame > 0)
+    done = (before = encode_before (bench, tiles, nf_grid_latents (&grid), error)) != NULL;
   if (done)
     {
       nf_progress_clear (bench->command->progress);
@@ -298,8 +317,11 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
       /* drafts of a picture that was decoded before would flatter */
       if (drafts ? ways[i].method == NF_DECODE_AUTO && !ways[i].fresh : ways[i].fresh)
         continue;
+      if (ways[i].before && !before)
+        continue;
       nf_progress_update (bench->command->progress, "%u tiles, %s", tiles, ways[i].name);
       bench->hints = ways[i].hints ? hints : NULL;
+      bench->before = ways[i].before ? before : NULL;
       done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, row, error);
       if (ways[i].method == NF_DECODE_SEQUENTIAL)
         sequential = row->seconds;
@@ -307,6 +329,7 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
         print_row (bench, tiles, ways[i].name, row, sequential, encoding.seconds);
     }
   bench->hints = g_steal_pointer (&hints);
+  bench->before = NULL;
   print_profile (tiles, "encode", &encoding);
   for (guint i = 0; i < G_N_ELEMENTS (ways); i++)
     print_profile (tiles, ways[i].name, &rows[i]);
@@ -356,17 +379,15 @@ nf_cmd_bench_decode (int argc, char **argv)
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
           "[VIDEO]", "Decodes the same latents by each method.",
           "Tiles are those of a frame of VIDEO, encoded first; without one, pictures that the model draws.\n"
-          "SPEED is against sequential, ENCODES against encoding the same; medians. PASSES are runs of a "
-          "block's "
-          "network,\nROWS the tokens that went through in all. RESIDUAL is the largest change of a value "
-          "that was "
-          "taken before\nit had settled; DIFFERING 8-bit values are not those that were encoded, LARGEST is "
-          "by "
-          "how much.\n\"auto, first\" is what a session takes for its first picture, without hints; \"with "
-          "hints\" the "
-          "same with hints measured\non four other frames of VIDEO (or other drawn pictures): normflow hints "
-          "keeps such "
-          "beside a model.",
+          "SPEED is against sequential, ENCODES against encoding the same; medians. PASSES are runs of a\n"
+          "block's network, ROWS the tokens that went through in all. RESIDUAL is the largest change of a\n"
+          "value that was taken before it had settled; DIFFERING 8-bit values are not those that were\n"
+          "encoded, LARGEST is by how much. \"auto, first\" is what a session takes for its first picture,\n"
+          "without hints; \"with hints\" the same with hints measured on four other frames of VIDEO (or "
+          "other\n"
+          "drawn pictures): normflow hints keeps such beside a model. \"recalling\" is a draft of such a\n"
+          "session that has drafted the frame before --frame, as in a stream. With --method draft these\n"
+          "are drafts whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.frame < 0)

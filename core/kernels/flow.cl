@@ -288,11 +288,11 @@ enum
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
  * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
  * to multiples of 1/per_unit, as nf_affine rounded it. changes (B, count), if wanted, gets the largest
- * change of a value. Global size (B count). */
+ * change of a value, sigmas (B, N, D), if wanted, the sigma of these tokens. Global size (B count). */
 NF_KERNEL void
 nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
                    int o_rows, int o_first, int scale, float soft_clip, float most, float per_unit, int guidance, float4 weights, int keep_first, int snap_steps,
-                   __global const float *basis, int has_basis, __global float *changes, int keep_changes)
+                   __global const float *basis, int has_basis, __global float *changes, int keep_changes, __global float *sigmas, int keep_sigmas)
 {
   const int b = get_global_id (0) / count, r = get_global_id (0) % count, width = scale == NF_SCALE_NONE ? D : 2 * D;
   const int moves = !keep_first || r > 0;
@@ -304,6 +304,8 @@ nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *
   if (keep_changes)
     for (int i = 0; i < D; i++)
       before[i] = x[i];
+  if (keep_sigmas)
+    sigmas += ((size_t)b * N + n0 + r) * D;
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
@@ -339,6 +341,8 @@ nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *
               sigma /= sqrt (k);
             }
           v = fma (v, sigma, mu);
+          if (keep_sigmas)
+            nf_store_head (sigma, sigmas + i, lanes);
         }
       v = select (v, copysign ((floatv)(NF_FARTHEST), v), isgreater (fabs (v), (floatv)(NF_FARTHEST)));
       nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
@@ -386,6 +390,35 @@ nf_foresee (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulon
       for (int i = 0; i < D; i++)
         from[i] = z[i];
       nf_mix (from, weights + (size_t)D * D, to, D);
+      for (int i = 0; i < D; i++)
+        x[i] = to[i];
+    }
+}
+
+/* Tokens n0 .. n0+count-1 of x (B, N, D) become what they were in samples that are alike, old_x with old_z and sigmas (B, N, D), moved on, one after the
+ * other: by sigma times what z moved by, and by slopes (D, D) times what the token before moved by unless MOVING is 0. n0 > 0. Global size (B). */
+NF_KERNEL void
+nf_recall (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *old_z, __global const float *old_x,
+           __global const float *sigmas, __global const float *slopes, ulong slopes_at, int moving, int N, int D, int n0, int count)
+{
+  const size_t at = ((size_t)get_global_id (0) * N + n0) * D;
+  float moved[D_MAX], to[D_MAX];
+  z += z_at + at;
+  x += x_at + at;
+  old_z += at;
+  old_x += at;
+  sigmas += at;
+  slopes += slopes_at;
+  for (int r = 0; r < count; r++, x += D, z += D, old_x += D, old_z += D, sigmas += D)
+    {
+      for (int i = 0; i < D; i++)
+        to[i] = fma (sigmas[i], z[i] - old_z[i], old_x[i]);
+      if (moving)
+        {
+          for (int i = 0; i < D; i++)
+            moved[i] = x[i - D] - old_x[i - D];
+          nf_mix (moved, slopes, to, D);
+        }
       for (int i = 0; i < D; i++)
         x[i] = to[i];
     }

@@ -176,10 +176,14 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
     case NF_LIST_AFFINE_INVERSE:
       nf_affine_inverse (item, items, NF_VIEW (0), NF_VIEW (2), NF_FLOATS (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9), NF_INT (10),
                          NF_INT (11), NF_INT (12), NF_FLOAT (13), NF_FLOAT (14), NF_FLOAT (15), NF_INT (16), as_float4 (NF_INT4 (17)), NF_INT (19),
-                         NF_INT (20), NF_FLOATS (21), NF_INT (22), NF_FLOATS (23), NF_INT (24));
+                         NF_INT (20), NF_FLOATS (21), NF_INT (22), NF_FLOATS (23), NF_INT (24), NF_FLOATS (25), NF_INT (26));
       break;
     case NF_LIST_FORESEE:
       nf_foresee (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      break;
+    case NF_LIST_RECALL:
+      nf_recall (item, items, NF_VIEW (0), NF_VIEW (2), NF_FLOATS (4), NF_FLOATS (5), NF_FLOATS (6), NF_VIEW (7), NF_INT (9), NF_INT (10), NF_INT (11),
+                 NF_INT (12), NF_INT (13));
       break;
     case NF_LIST_SETTLE:
       nf_settle (item, items, NF_VIEW (0), NF_FLOATS (2), NF_VIEW (3), NF_INT (5), NF_VIEW (6), NF_INT (8), NF_FLOATS (9), NF_INT (10), NF_FLOATS (11),

@@ -24,6 +24,7 @@ typedef enum
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
   KERNEL_FORESEE,
+  KERNEL_RECALL,
   KERNEL_SETTLE,
   KERNEL_SHIFT_IN,
   KERNEL_SHIFT_IN_BACKWARD,
@@ -60,6 +61,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
   [KERNEL_FORESEE] = "nf_foresee",
+  [KERNEL_RECALL] = "nf_recall",
   [KERNEL_SETTLE] = "nf_settle",
   [KERNEL_SHIFT_IN] = "nf_shift_in",
   [KERNEL_SHIFT_IN_BACKWARD] = "nf_shift_in_backward",
@@ -89,6 +91,7 @@ static const NfListed kernel_commands[N_KERNELS] = {
   [KERNEL_AFFINE] = NF_LIST_AFFINE,
   [KERNEL_AFFINE_INVERSE] = NF_LIST_AFFINE_INVERSE,
   [KERNEL_FORESEE] = NF_LIST_FORESEE,
+  [KERNEL_RECALL] = NF_LIST_RECALL,
   [KERNEL_SETTLE] = NF_LIST_SETTLE,
   [KERNEL_SHIFT_IN] = NF_LIST_SHIFT_IN,
   [KERNEL_PRIOR] = NF_LIST_PRIOR,
@@ -1239,7 +1242,7 @@ nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView
                 INT (a->scale), FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_in),
                 INT (i->guidance), VALUE (weights), INT (i->keep_first), INT (i->snap ? tokens->steps : -1),
                 BUFFER (tokens->basis), INT (tokens->basis != NULL), BUFFER (i->changes),
-                INT (i->changes != NULL));
+                INT (i->changes != NULL), BUFFER (i->sigmas), INT (i->sigmas != NULL));
 }
 
 void
@@ -1249,6 +1252,16 @@ nf_ops_foresee (NfOps *ops, NfView z, NfView x, NfView weights, guint B, guint N
   g_assert (n0 > 0 && n0 + count <= N);
   LAUNCH_ITEMS (ops, KERNEL_FORESEE, B, 1, VIEW (z), VIEW (x), VIEW (weights), INT (N), INT (D), INT (n0),
                 INT (count));
+}
+
+void
+nf_ops_recall (NfOps *ops, NfView z, NfView x, const NfRecall *recall, guint B, guint N, guint D, guint n0,
+               guint count)
+{
+  g_assert (n0 > 0 && n0 + count <= N);
+  LAUNCH_ITEMS (ops, KERNEL_RECALL, B, 1, VIEW (z), VIEW (x), BUFFER (recall->z), BUFFER (recall->x),
+                BUFFER (recall->sigmas), VIEW (recall->slopes), INT (recall->slopes.buffer != NULL), INT (N),
+                INT (D), INT (n0), INT (count));
 }
 
 void

@@ -314,14 +314,15 @@ typedef enum
 /* Which tokens are decoded, n0 .. n0+count-1, and from where: row r of sample b is row b o_rows + o_first + r
  * of o; the unguided branch's samples come after all of these. Weights of token n0+r are w0 + r w_step.
  * KEEP_FIRST: token n0 stays as it is, but is snapped if SNAP says so. CHANGES: NULL, or (B, count) gets the
- * largest |new - old| of each token, no number if there is one that is none. */
+ * largest |new - old| of each token, no number if there is one that is none. SIGMAS: NULL, or (B, N, D) gets
+ * the sigma of these tokens. */
 typedef struct
 {
   guint n0, count, o_rows, o_first;
   NfGuidanceKind guidance;
   float w_scale0, w_scale_step, w_shift0, w_shift_step;
   gboolean keep_first, snap;
-  NfBuffer *changes;
+  NfBuffer *changes, *sigmas;
 } NfInverse;
 
 /* Those tokens of x (B, N, D) become z sigma + mu of z (B, N, D), both in block order. z may be x. Of A it
@@ -333,6 +334,19 @@ void nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *inve
  * (2 D + 1, D) times the token before, the token of z (B, N, D), and 1. */
 void nf_ops_foresee (NfOps *ops, NfView z, NfView x, NfView weights, guint B, guint N, guint D, guint n0,
                      guint count);
+
+/* What is known of samples that are alike: nf_ops_affine_inverse() found x of z with these sigmas, each
+ * (B, N, D). Slopes (D, D), whose buffer may be NULL, are how a token answers to the one before it. */
+typedef struct
+{
+  NfBuffer *z, *x, *sigmas;
+  NfView slopes;
+} NfRecall;
+
+/* Those tokens of x become a first guess, one after the other: what they were in the samples that are known,
+ * moved on by what is other now in z and in the token before. */
+void nf_ops_recall (NfOps *ops, NfView z, NfView x, const NfRecall *recall, guint B, guint N, guint D,
+                    guint n0, guint count);
 
 /* Those tokens of x are what a sweep says that read BEFORE (B, count, D). One after the other, each is moved
  * on by SLOPES (D, D) times what the token before it moved by, and then to the nearest value of an 8-bit

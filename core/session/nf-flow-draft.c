@@ -19,6 +19,9 @@
  * the window with the part of the Jacobian that is largest),
  * - a token that enters the window begins as what a linear function of its latent and the token before says.
  *
+ * A picture of the same tiles as the draft before, as in a video, recalls that: a token that enters begins as
+ * what it was then, moved on by what its latent and the token before it moved by.
+ *
  * Then the picture is encoded. Encoding is a function, so if latents come out bit for bit the picture is one
  * that has these latents: nothing was lost. Else the draft goes on from what it found, with a sharper
  * tolerance; and if that does not help, the latents were no picture's, or it went wrong: all is decoded
@@ -45,11 +48,14 @@
 #define ASTRAY 0.5       /* of half a step: values of a picture's draft are nearer to their points */
 #define ENOUGH_ASTRAY 12 /* tokens that are looked at */
 #define N_WINDOWS 4
-#define STEPS 4 /* of one token each, for their time */
+#define STEPS 8 /* of one token each, for their time: the first ones wait for weights */
+#define STEP_TRIALS 3
+#define CLEARLY 0.35 /* of what steps seemed to take: needs no better knowledge */
 
 /* Windows to choose from. Of the passes token by token, drafts take about SHARE times the window to the power
  * of GAIN (models of 256 tokens, trained on real frames). */
 static const guint windows[N_WINDOWS] = { 16, 32, 64, 128 };
+#define SHARE_RECALLED 0.7
 #define SHARE_HINTED 1.25
 #define SHARE 1.9
 #define GAIN (-0.5)
@@ -63,8 +69,11 @@ typedef struct
   guint window;              /* 0 before it was chosen */
   guint blocks;              /* on which windows were tried */
   double seconds[N_WINDOWS]; /* least time of a pass of each window, 0 before it was tried */
-  double exact, draft;       /* seconds, 0 before they were measured */
+  double exact;              /* seconds, 0 before they were measured */
+  gboolean measured;         /* and that of a whole picture, not of a few steps */
+  double draft[2];           /* likewise, of a draft of its own, and of one that recalls the one before */
   gboolean promising;        /* with hints drafts would be faster than token by token, it seems */
+  gboolean worthwhile;       /* likewise of those that recall, of which none was tried yet */
   guint decodings;
 } Pace;
 
@@ -74,7 +83,8 @@ struct _NfFlowDraft
   NfBuffer *before;                     /* (B, window, D) */
   NfBuffer *changes;                    /* (2, B, window) */
   NfBuffer *weights;                    /* the hints: of each block slopes (D, D), guess (2 D + 1, D) */
-  NfBuffer **found;                     /* T of (B, N, D): what the last draft found, in the block's order */
+  NfRecall *found;                      /* T, the last draft, in the block's order */
+  guint tiles[MAX_SAMPLES], n_found;    /* of that; 0: it came to nothing */
   NfHints *hints;                       /* NULL: none */
   gboolean given;                       /* they are of a file beside the model */
   gboolean rounded;                     /* operands of products are rounded */
@@ -106,7 +116,8 @@ typedef struct
   gboolean insist; /* whatever the clock says */
   guint done;
   guint64 sweeps;
-  gboolean again; /* the draft begins where the last one ended */
+  gboolean recall; /* tokens that enter begin as those of the draft before */
+  gboolean again;  /* the draft begins where the last one ended */
   Outcome outcome;
 } Drafting;
 
@@ -121,10 +132,11 @@ typedef struct
   NfAffine affine;
   NfBuffer *z, *x; /* in the block's order */
   NfView places;
-  NfView slopes, guess; /* without a buffer if there are none */
-  guint shift;          /* rows that a token's is before it */
-  guint n, entered;     /* the next token to settle; tokens before this one have a guess */
-  guint astray;         /* tokens settled far from any point */
+  NfRecall *found;
+  NfView guess;     /* without a buffer if there is none */
+  guint shift;      /* rows that a token's is before it */
+  guint n, entered; /* the next token to settle; tokens before this one have a guess */
+  guint astray;     /* tokens settled far from any point */
   double tolerance;
 } Sweeping;
 
@@ -132,7 +144,11 @@ void
 nf_flow_draft_free (NfFlowDraft *draft, guint T)
 {
   for (guint t = 0; t < T; t++)
-    g_clear_pointer (&draft->found[t], nf_buffer_free);
+    {
+      g_clear_pointer (&draft->found[t].z, nf_buffer_free);
+      g_clear_pointer (&draft->found[t].x, nf_buffer_free);
+      g_clear_pointer (&draft->found[t].sigmas, nf_buffer_free);
+    }
   g_clear_pointer (&draft->latents, nf_buffer_free);
   g_clear_pointer (&draft->natural, nf_buffer_free);
   g_clear_pointer (&draft->places, nf_buffer_free);
@@ -157,8 +173,10 @@ take_hints (NfFlow *flow, NfHints *hints)
   if (hints)
     nf_ops_write (flow->ops, nf_view (draft->weights, 0), nf_hints_get (hints),
                   flow->T * NF_HINTS_FLOATS (flow->shape.D) * sizeof (float));
-  for (guint B = 0; B <= MAX_SAMPLES; B++)
-    draft->paces[B].draft = 0; /* it will be another time from now on */
+  for (guint t = 0; t < flow->T; t++)
+    draft->found[t].slopes = nf_view (hints ? draft->weights : NULL, t * NF_HINTS_FLOATS (flow->shape.D));
+  for (guint B = 0; B <= MAX_SAMPLES; B++) /* it will be another time from now on */
+    draft->paces[B].draft[FALSE] = draft->paces[B].draft[TRUE] = 0;
 }
 
 /* Those beside the model, or else in the cache. What is wrong with a file costs time only: it is left alone.
@@ -230,9 +248,13 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
   draft->before = nf_ops_alloc (flow->ops, MAX_SAMPLES * window * D);
   draft->changes = nf_ops_alloc (flow->ops, 2 * MAX_SAMPLES * window);
   draft->weights = nf_ops_alloc (flow->ops, flow->T * NF_HINTS_FLOATS (D));
-  draft->found = g_new0 (NfBuffer *, flow->T);
+  draft->found = g_new0 (NfRecall, flow->T);
   for (guint t = 0; t < flow->T; t++)
-    draft->found[t] = nf_ops_alloc (flow->ops, all);
+    {
+      draft->found[t].z = nf_ops_alloc (flow->ops, all);
+      draft->found[t].x = nf_ops_alloc (flow->ops, all);
+      draft->found[t].sigmas = nf_ops_alloc (flow->ops, all);
+    }
   if (!nf_ops_finish (flow->ops, error))
     return FALSE;
   find_hints (flow);
@@ -274,11 +296,14 @@ sweep (Sweeping *self, guint count)
   const NfTokens *tokens = nf_model_get_tokens (flow->model);
   const guint B = drafting->B, N = flow->shape.N, n = self->n;
   const gsize D = flow->shape.D, sample = N * D;
-  const NfInverse inverse = { .n0 = n, .count = count, .o_rows = count };
+  const NfInverse inverse = { .n0 = n, .count = count, .o_rows = count, .sigmas = self->found->sigmas };
 
   if (n + count > self->entered)
     {
-      if (self->guess.buffer)
+      if (drafting->recall)
+        nf_ops_recall (ops, nf_view (self->z, 0), nf_view (self->x, 0), self->found, B, N, (guint)D,
+                       self->entered, n + count - self->entered);
+      else if (self->guess.buffer)
         nf_ops_foresee (ops, nf_view (self->z, 0), nf_view (self->x, 0), self->guess, B, N, (guint)D,
                         self->entered, n + count - self->entered);
       self->entered = n + count;
@@ -289,8 +314,8 @@ sweep (Sweeping *self, guint count)
                    &self->condition, n - self->shift, count, 1.0f);
   nf_ops_affine_inverse (ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
                          self->cache->o, tokens);
-  nf_ops_settle (ops, nf_view (self->x, 0), draft->before, self->slopes, self->places, tokens, draft->changes,
-                 B, N, n, count);
+  nf_ops_settle (ops, nf_view (self->x, 0), draft->before, self->found->slopes, self->places, tokens,
+                 draft->changes, B, N, n, count);
   drafting->report->passes++;
   drafting->report->rows += (guint64)B * count;
   drafting->sweeps++;
@@ -392,7 +417,7 @@ try_steps (Sweeping *self)
   Pace *pace = drafting->pace;
   const guint T = flow->T, N = flow->shape.N;
 
-  for (guint n = 0; n < TRIALS && self->n + STEPS < N; n++)
+  for (guint n = 0; n < STEP_TRIALS && self->n + STEPS < N; n++)
     {
       if (!nf_ops_finish (flow->ops, drafting->error))
         return FALSE;
@@ -432,7 +457,8 @@ compare (Sweeping *self)
   pace->promising = hinted < pace->exact;
   if (draft > pace->exact && !drafting->insist)
     {
-      pace->draft = draft;
+      pace->draft[FALSE] = draft;
+      pace->worthwhile = T * N * (SHARE_RECALLED * best + pass) < pace->exact;
       drafting->outcome = DRAFT_SLOW;
     }
 }
@@ -446,8 +472,8 @@ draft_block (Drafting *drafting, guint t, NfBuffer *z, NfBuffer *x, NfView place
   NfOps *ops = flow->ops;
   const guint B = drafting->B, N = flow->shape.N;
   const gsize D = flow->shape.D, sample = N * D, all = B * sample;
-  const NfView none = nf_view (NULL, 0),
-               slopes = draft->hints ? nf_view (draft->weights, t * NF_HINTS_FLOATS (D)) : none;
+  const NfView none = nf_view (NULL, 0);
+  NfRecall *found = &draft->found[t];
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
   Sweeping self = {
     .draft = drafting,
@@ -459,15 +485,15 @@ draft_block (Drafting *drafting, guint t, NfBuffer *z, NfBuffer *x, NfView place
     .z = z,
     .x = x,
     .places = places,
-    .slopes = slopes,
-    .guess = draft->hints ? nf_view_add (slopes, D * D) : none,
+    .found = found,
+    .guess = draft->hints ? nf_view_add (found->slopes, D * D) : none,
     .shift = block->sos.buffer ? 0 : 1,
     .entered = drafting->again ? N : 1,
     .tolerance = tolerance,
   };
 
   if (drafting->again)
-    nf_ops_copy (ops, nf_view (draft->found[t], 0), nf_view (x, 0), all);
+    nf_ops_copy (ops, nf_view (found->x, 0), nf_view (x, 0), all);
   nf_ops_copy_rows (ops, nf_view (z, 0), sample, nf_view (x, 0), sample, drafting->again ? D : sample, B);
   if (self.shift) /* the first token stays as it is */
     {
@@ -489,7 +515,8 @@ draft_block (Drafting *drafting, guint t, NfBuffer *z, NfBuffer *x, NfView place
   while (self.n < N && drafting->outcome == DRAFT_DONE)
     if (!advance (&self, MIN (drafting->pace->window, N - self.n)))
       return FALSE;
-  nf_ops_copy (ops, nf_view (x, 0), nf_view (draft->found[t], 0), all);
+  nf_ops_copy (ops, nf_view (z, 0), nf_view (found->z, 0), all);
+  nf_ops_copy (ops, nf_view (x, 0), nf_view (found->x, 0), all);
   return TRUE;
 }
 
@@ -710,9 +737,12 @@ nf_flow_get_hints (NfFlow *flow)
 /* Choosing */
 
 /* Whether a draft is tried, going by what was faster for as many samples. With rounded operands many are not
- * confirmed, and a single picture would lose by that: a session tries its later ones, with hints. */
+ * confirmed, and a single picture would lose by that: a session tries its later ones, with hints. A draft of
+ * its own that is slower than token by token may be what those of later pictures recall, and these be faster:
+ * that is tried once. Unless drafts are clearly faster than it seemed to be, one picture is decoded token by
+ * token, to know. */
 static gboolean
-choose (NfFlowDraft *draft, Pace *pace)
+choose (NfFlowDraft *draft, Pace *pace, gboolean recall)
 {
   if (draft->wait > 0)
     {
@@ -724,9 +754,30 @@ choose (NfFlowDraft *draft, Pace *pace)
       pace->promising = TRUE;
       return FALSE;
     }
-  if (pace->exact > 0 && pace->draft > pace->exact && ++pace->decodings > TRY_AGAIN)
-    *pace = (Pace){ .exact = pace->exact, .promising = pace->promising };
-  return pace->exact == 0 || pace->draft <= pace->exact;
+  if (pace->worthwhile && draft->pictures > 0)
+    {
+      pace->worthwhile = FALSE;
+      return TRUE;
+    }
+  if (!pace->measured && pace->draft[recall] > CLEARLY * pace->exact)
+    return FALSE;
+  if (pace->exact > 0 && pace->draft[recall] > pace->exact && ++pace->decodings > TRY_AGAIN)
+    *pace = (Pace){ .exact = pace->exact, .measured = TRUE, .promising = pace->promising };
+  return pace->exact == 0 || pace->draft[recall] <= pace->exact;
+}
+
+/* Whether the last draft was of these tiles. */
+static gboolean
+is_known (const NfFlowDraft *draft, const guint *tiles, guint B)
+{
+  return draft->n_found == B && !memcmp (draft->tiles, tiles, B * sizeof *tiles);
+}
+
+static void
+keep_tiles (NfFlowDraft *draft, const guint *tiles, guint B)
+{
+  draft->n_found = B;
+  memcpy (draft->tiles, tiles, B * sizeof *tiles);
 }
 
 /* These latents were no picture's, so it seems: the next ones are not either, perhaps. */
@@ -771,7 +822,7 @@ try_drafts (Drafting *self, gboolean *certain)
 }
 
 gboolean
-nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
+nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDecodeOptions *options,
                          gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                          NfInverseReport *report, GError **error)
 {
@@ -790,9 +841,16 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
   if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
     return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  const gboolean tried = self.insist || choose (draft, pace);
-  if (tried && !try_drafts (&self, &certain))
-    return FALSE;
+  self.recall = !options->afresh && is_known (draft, tiles, B);
+  const gboolean tried = self.insist || choose (draft, pace, self.recall);
+  if (tried)
+    {
+      draft->n_found = 0;
+      if (!try_drafts (&self, &certain))
+        return FALSE;
+      if (certain)
+        keep_tiles (draft, tiles, B);
+    }
 
   const gint64 start = g_get_monotonic_time ();
   if (!certain)
@@ -800,14 +858,17 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
       nf_ops_copy (flow->ops, nf_view (draft->latents, 0), nf_view (flow->input, 0), n);
       if (!nf_flow_inverse (flow, B, options, 0, step, data, report, error))
         return FALSE;
-      pace->exact = 1e-6 * (double)(g_get_monotonic_time () - start);
+      const double seconds = 1e-6 * (double)(g_get_monotonic_time () - start);
+      pace->exact += pace->measured ? LATEST * (seconds - pace->exact) : seconds - pace->exact;
+      pace->measured = TRUE;
     }
   if (!nf_ops_finish (flow->ops, error))
     return FALSE;
   if (tried && (certain || self.outcome != DRAFT_SLOW))
     {
       const double seconds = 1e-6 * (double)(g_get_monotonic_time () - begin);
-      pace->draft += pace->draft > 0 ? LATEST * (seconds - pace->draft) : seconds;
+      double *mean = &pace->draft[self.recall];
+      *mean += *mean > 0 ? LATEST * (seconds - *mean) : seconds;
     }
   draft->pictures++;
   if (draft->hints || draft->wait > 0 || !(pace->promising || self.insist) || draft->pictures < MEASURED_ON)

@@ -111,8 +111,9 @@ guint nf_flow_drafts (NfFlow *flow);
 NfBuffer *nf_flow_get_places (NfFlow *flow);
 
 /* nf_flow_inverse() for latents that are probably those of 8-bit pictures without a class, whose values are
- * to snap. What comes out is what encoding has these latents of, or else what nf_flow_inverse() says. */
-gboolean nf_flow_inverse_picture (NfFlow *flow, guint B, const NfDecodeOptions *options,
+ * to snap. What comes out is what encoding has these latents of, or else what nf_flow_inverse() says. TILES,
+ * B numbers: pictures of the same tiles as those before are probably like them, which saves time. */
+gboolean nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDecodeOptions *options,
                                   gboolean (*step) (gpointer data, guint done, guint all), gpointer data,
                                   NfInverseReport *report, GError **error);
 

@@ -305,8 +305,11 @@ decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, c
     }
   if (self->drafts && count <= nf_flow_drafts (session->flow))
     {
+      g_autofree guint *tiles = g_new (guint, count);
+      for (guint i = 0; i < count; i++)
+        tiles[i] = work[i].tile;
       fill_places (self, work, count);
-      if (!nf_flow_inverse_picture (session->flow, count, options, nf_session_tell_decode, progress,
+      if (!nf_flow_inverse_picture (session->flow, count, tiles, options, nf_session_tell_decode, progress,
                                     &session->report, error))
         return FALSE;
     }

@@ -168,8 +168,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * bits as token by token
  * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
  * @budget_ms: time after which each window is swept once only, 0 for no limit
- * @afresh: nf_session_decode_frame() decodes every tile, also those whose latents are, bit for bit, those of
- * the frame that it decoded before
+ * @afresh: nf_session_decode_frame() goes by nothing of the frame that it decoded before: every tile is
+ * decoded, also those whose latents are, bit for bit, those of that frame
  * @drawn: the latents are drawn from the prior, not those of an encoder. With a model that was trained with
  * Gaussian noise what they become is noisy, too: nothing is snapped, and the noise leaves by @denoise, in
  * floats, before there are pixels (arXiv 2412.06329, eq. 8). Streams are told by their own calls
