@@ -156,10 +156,14 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
 static gboolean
 open_stream (Decode *decode, NfSession *session, const NfLatentsInfo *info, NfStream **stream, GError **error)
 {
-  return nf_command_open_stream (decode->command, session, stream, error)
-         && (!*stream
-             || (nf_stream_set_context (*stream, (guint)info->context, error)
-                 && nf_stream_set_look_ahead (*stream, 0, error)));
+  if (!nf_command_open_stream (decode->command, session, stream, error))
+    return FALSE;
+  if (*stream && !nf_stream_set_context (*stream, (guint)info->context, error))
+    {
+      g_prefix_error (error, "%s: ", decode->input);
+      return FALSE;
+    }
+  return !*stream || nf_stream_set_look_ahead (*stream, 0, error);
 }
 
 static gboolean

@@ -41,6 +41,7 @@
 #define N_NUDGES 4       /* perturbed pictures, at least */
 #define MAX_FEATURES 192 /* wider tokens would have larger matrices than a step is worth */
 #define MAX_SAMPLES 8
+#define NO_TILE G_MAXUINT
 #define MEASURED_ON 2 /* which of the pictures of a session that were drafts or decoded exactly */
 #define TRY_AGAIN 64  /* decodings after which what was slower is tried again */
 #define HOPELESS 0.75 /* of the steps token by token: a draft that takes so many is given up */
@@ -83,8 +84,8 @@ struct _NfFlowDraft
   NfBuffer *before;                     /* (B, window, D) */
   NfBuffer *changes;                    /* (2, B, window) */
   NfBuffer *weights;                    /* the hints: of each block slopes (D, D), guess (2 D + 1, D) */
-  NfRecall *found;                      /* T, the last draft, in the block's order */
-  guint tiles[MAX_SAMPLES], n_found;    /* of that; 0: it came to nothing */
+  NfRecall *found;                      /* T: the last drafts of these tiles, in the block's order */
+  guint tiles[MAX_SAMPLES];             /* NO_TILE: of none */
   NfHints *hints;                       /* NULL: none */
   gboolean given;                       /* they are of a file beside the model */
   gboolean rounded;                     /* operands of products are rounded */
@@ -162,6 +163,14 @@ nf_flow_draft_free (NfFlowDraft *draft, guint T)
 
 /* Hints */
 
+/* What was found of the first B tiles is no guess for others. */
+static void
+forget_tiles (NfFlowDraft *draft, guint B)
+{
+  for (guint b = 0; b < B; b++)
+    draft->tiles[b] = NO_TILE;
+}
+
 /* From now on drafts go by HINTS, or by none. */
 static void
 take_hints (NfFlow *flow, NfHints *hints)
@@ -224,8 +233,7 @@ gboolean
 nf_flow_prepare_draft (NfFlow *flow, GError **error)
 {
   const NfTokens *tokens = nf_model_get_tokens (flow->model);
-  const gsize N = flow->shape.N, D = flow->shape.D, all = MAX_SAMPLES * N * D,
-              window = MIN (windows[N_WINDOWS - 1], N);
+  const gsize N = flow->shape.N, D = flow->shape.D, window = MIN (windows[N_WINDOWS - 1], N);
 
   if (flow->draft)
     return TRUE;
@@ -241,13 +249,15 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
     return TRUE;
 
   NfFlowDraft *draft = flow->draft = g_new0 (NfFlowDraft, 1);
+  const gsize samples = nf_flow_drafts (flow), all = samples * N * D;
   draft->rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   draft->latents = nf_ops_alloc (flow->ops, all);
   draft->natural = nf_ops_alloc (flow->ops, all);
   draft->places = nf_ops_alloc (flow->ops, all);
-  draft->before = nf_ops_alloc (flow->ops, MAX_SAMPLES * window * D);
-  draft->changes = nf_ops_alloc (flow->ops, 2 * MAX_SAMPLES * window);
+  draft->before = nf_ops_alloc (flow->ops, samples * window * D);
+  draft->changes = nf_ops_alloc (flow->ops, 2 * samples * window);
   draft->weights = nf_ops_alloc (flow->ops, flow->T * NF_HINTS_FLOATS (D));
+  forget_tiles (draft, MAX_SAMPLES);
   draft->found = g_new0 (NfRecall, flow->T);
   for (guint t = 0; t < flow->T; t++)
     {
@@ -766,18 +776,59 @@ choose (NfFlowDraft *draft, Pace *pace, gboolean recall)
   return pace->exact == 0 || pace->draft[recall] <= pace->exact;
 }
 
-/* Whether the last draft was of these tiles. */
-static gboolean
-is_known (const NfFlowDraft *draft, const guint *tiles, guint B)
+/* What is known of two tiles changes places. */
+static void
+exchange (NfFlow *flow, guint a, guint b)
 {
-  return draft->n_found == B && !memcmp (draft->tiles, tiles, B * sizeof *tiles);
+  NfFlowDraft *draft = flow->draft;
+  const gsize n = (gsize)flow->shape.N * flow->shape.D;
+  const guint tile = draft->tiles[a];
+
+  draft->tiles[a] = draft->tiles[b];
+  draft->tiles[b] = tile;
+  for (guint t = 0; t < flow->T; t++)
+    {
+      NfBuffer *const buffers[] = { draft->found[t].z, draft->found[t].x, draft->found[t].sigmas };
+      for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
+        {
+          nf_ops_copy (flow->ops, nf_view (buffers[i], a * n), nf_view (flow->spare, 0), n);
+          nf_ops_copy (flow->ops, nf_view (buffers[i], b * n), nf_view (buffers[i], a * n), n);
+          nf_ops_copy (flow->ops, nf_view (flow->spare, 0), nf_view (buffers[i], b * n), n);
+        }
+    }
 }
 
-static void
-keep_tiles (NfFlowDraft *draft, const guint *tiles, guint B)
+/* Brings what is known of these tiles in their order, and what is known of others behind them as far as there
+ * is room. Returns whether all are known. */
+static gboolean
+line_up (NfFlow *flow, const guint *tiles, guint B)
 {
-  draft->n_found = B;
-  memcpy (draft->tiles, tiles, B * sizeof *tiles);
+  NfFlowDraft *draft = flow->draft;
+  const guint places = nf_flow_drafts (flow);
+  gboolean there[MAX_SAMPLES] = { FALSE };
+  guint known = 0, last = places;
+
+  for (guint b = 0; b < B; b++)
+    for (guint from = 0; from < places && !there[b]; from++)
+      if (draft->tiles[from] == tiles[b] && !(from < B && there[from]))
+        {
+          if (from != b)
+            exchange (flow, b, from);
+          there[b] = TRUE;
+          known++;
+        }
+  for (guint b = 0; b < B; b++)
+    if (!there[b] && draft->tiles[b] != NO_TILE)
+      {
+        guint to = B;
+        while (to < places && draft->tiles[to] != NO_TILE)
+          to++;
+        if (to == places && last > B)
+          to = --last;
+        if (to < places)
+          exchange (flow, b, to);
+      }
+  return known == B;
 }
 
 /* These latents were no picture's, so it seems: the next ones are not either, perhaps. */
@@ -841,15 +892,15 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDeco
   if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
     return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  self.recall = !options->afresh && is_known (draft, tiles, B);
+  self.recall = line_up (flow, tiles, B) && !options->afresh;
   const gboolean tried = self.insist || choose (draft, pace, self.recall);
   if (tried)
     {
-      draft->n_found = 0;
+      forget_tiles (draft, B);
       if (!try_drafts (&self, &certain))
         return FALSE;
       if (certain)
-        keep_tiles (draft, tiles, B);
+        memcpy (draft->tiles, tiles, B * sizeof *tiles);
     }
 
   const gint64 start = g_get_monotonic_time ();
