@@ -22,6 +22,7 @@
 /* From here on a step of one token of each is bound by arithmetic: sweeps would only add some. */
 #define MANY_SAMPLES 8
 #define TRIAL 16     /* least tokens that say how fast a window is */
+#define TRIALS 3     /* decodings in which token by token is timed: other work on the machine spoils some */
 #define PATIENCE 4   /* sweeps after which a trial that is behind ends */
 #define TRY_AGAIN 64 /* decodings after which the windows are tried again: machines and videos change */
 #define CLEARLY 1.25 /* faster by this much is faster */
@@ -274,7 +275,8 @@ run_fastest (Inversion *self, guint first)
       for (guint i = 0; i < NF_FLOW_N_PACES && !trial; i++)
         if (paces[i] > capacity)
           break;
-        else if (known->rate[i] == 0 && tried < half && N - n >= MAX (paces[i], TRIAL))
+        else if ((i == 0 ? known->trials <= MIN (known->decodings, TRIALS - 1) : known->rate[i] == 0)
+                 && tried < half && N - n >= MAX (paces[i], TRIAL))
           {
             pace = i;
             trial = TRUE;
@@ -299,7 +301,9 @@ run_fastest (Inversion *self, guint first)
           if (!nf_ops_finish (self->flow->ops, self->error))
             return FALSE;
           tried += n - begin;
-          known->rate[pace] = 1e6 * (n - begin) / (double)MAX (g_get_monotonic_time () - start, 1);
+          const double rate = 1e6 * (n - begin) / (double)MAX (g_get_monotonic_time () - start, 1);
+          known->rate[pace] = MAX (known->rate[pace], rate);
+          known->trials += pace == 0;
         }
     }
   return TRUE;

@@ -12,6 +12,7 @@ typedef struct
   guint B;
   gboolean guided;
   double rate[NF_FLOW_N_PACES];
+  guint trials;    /* of token by token */
   guint decodings; /* since a pace was tried again */
 } NfPaces;
 
