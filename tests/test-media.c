@@ -73,7 +73,7 @@ make_video (const char *name, NfPixelLayout layout, guint width, guint height, g
 {
   g_autofree char *path = in_folder (name);
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, layout, width, height, 30, 1, &error);
+  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, layout, width, height, 30, 1, NULL, &error);
 
   assert_null (error);
   for (guint i = 0; i < n; i++)
@@ -158,7 +158,7 @@ test_interleaved_planes (void **state)
             for (guint x = 0; x < w; x++)
               data[y * (guint)stride + x * step] = picture->frame.planes[i].data[y * w + x];
         }
-      writer = nf_media_writer_open (path, layouts[l], 30, 20, 25, 1, &error);
+      writer = nf_media_writer_open (path, layouts[l], 30, 20, 25, 1, NULL, &error);
       assert_non_null (writer);
       assert_true (nf_media_writer_put (writer, &frame, &error));
       assert_true (nf_media_writer_close (writer, &error));
@@ -403,16 +403,16 @@ test_writer_errors (void **state)
   g_autoptr (GError) error = NULL;
   g_autoptr (NfMediaWriter) writer = NULL;
 
-  assert_null (nf_media_writer_open (unknown, NF_PIXELS_RGB, 16, 16, 25, 1, &error));
+  assert_null (nf_media_writer_open (unknown, NF_PIXELS_RGB, 16, 16, 25, 1, NULL, &error));
   assert_error (error, NF_ERROR_ARGUMENT, ".mkv");
   g_clear_error (&error);
-  assert_null (nf_media_writer_open ("/nowhere/at/all.mkv", NF_PIXELS_RGB, 16, 16, 25, 1, &error));
+  assert_null (nf_media_writer_open ("/nowhere/at/all.mkv", NF_PIXELS_RGB, 16, 16, 25, 1, NULL, &error));
   assert_error (error, NF_ERROR_WRITE, "/nowhere/at/all.mkv");
   g_clear_error (&error);
-  assert_null (nf_media_writer_open (mkv, NF_PIXELS_RGB, 0, 16, 25, 1, &error));
+  assert_null (nf_media_writer_open (mkv, NF_PIXELS_RGB, 0, 16, 25, 1, NULL, &error));
   assert_error (error, NF_ERROR_ARGUMENT, "0×16");
   g_clear_error (&error);
-  writer = nf_media_writer_open (mkv, NF_PIXELS_GRAY, 16, 16, 25, 1, &error);
+  writer = nf_media_writer_open (mkv, NF_PIXELS_GRAY, 16, 16, 25, 1, NULL, &error);
   assert_non_null (writer);
   assert_false (nf_media_writer_put (writer, &picture->frame, &error));
   assert_error (error, NF_ERROR_ARGUMENT, "20×10");
@@ -492,7 +492,7 @@ static void
 make_flat_video (const char *path, guint first, guint n)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, NF_PIXELS_GRAY, 40, 36, 25, 1, &error);
+  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, NF_PIXELS_GRAY, 40, 36, 25, 1, NULL, &error);
 
   assert_null (error);
   for (guint i = 0; i < n; i++)
@@ -716,10 +716,107 @@ test_narrow (void **state)
       }
 }
 
+/* How samples are meant stays with them. */
+static void
+test_look (void **state)
+{
+  static const struct
+  {
+    NfPixelLayout layout;
+    const char *suffix, *given, *kept;
+  } cases[] = {
+    { NF_PIXELS_YUV420, ".mkv",
+      "color_range=pc:colorspace=bt709:color_primaries=bt709:color_trc=bt709:chroma_sample_location=left:"
+      "sample_aspect_ratio=4/3",
+      "color_range=pc:colorspace=bt709:color_primaries=bt709:color_trc=bt709:chroma_sample_location=left:"
+      "sample_aspect_ratio=4/3" },
+    { NF_PIXELS_YUV420, ".mp4", "color_range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
+      "color_range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709:chroma_sample_location=left" },
+    { NF_PIXELS_YUV420, ".y4m", "color_range=pc:chroma_sample_location=left",
+      "color_range=pc:chroma_sample_location=left" },
+    { NF_PIXELS_GRAY, ".y4m", "color_range=pc", "color_range=pc" },
+    { NF_PIXELS_RGB, ".mkv", "color_primaries=bt709:color_trc=bt709",
+      "color_primaries=bt709:color_trc=bt709" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *name = g_strconcat ("look", cases[i].suffix, NULL), *path = in_folder (name);
+      g_autoptr (NfPicture) picture = make_picture (cases[i].layout, 32, 16, 0);
+      NfMediaWriter *writer
+          = nf_media_writer_open (path, cases[i].layout, 32, 16, 25, 1, cases[i].given, &error);
+      assert_non_null (writer);
+      assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+      assert_true (nf_media_writer_close (writer, &error));
+      nf_media_writer_free (writer);
+      g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, cases[i].layout, &error);
+      assert_non_null (reader);
+      assert_string_equal (nf_media_reader_get_info (reader)->look, cases[i].kept);
+      g_unlink (path);
+    }
+
+  static const char *const wrong[] = { "x",
+                                       "color_range",
+                                       "color_range=",
+                                       "color_range=red",
+                                       "threads=9",
+                                       "sample_aspect_ratio=a/b",
+                                       "color_range=tv:",
+                                       "colorspace=bt709:x=y" };
+  for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *path = in_folder ("look.mkv");
+      assert_null (nf_media_writer_open (path, NF_PIXELS_RGB, 16, 16, 25, 1, wrong[i], &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_FORMAT));
+      g_unlink (path);
+    }
+}
+
+/* Colours of a picture are made by the matrix and range that its samples have. */
+static void
+test_look_of_pictures (void **state)
+{
+  static const struct
+  {
+    const char *look;
+    double wanted[3];
+  } cases[] = {
+    { NULL, { 219.4, 125.8, 43.5 } },
+    { "colorspace=bt709", { 228.6, 130.0, 38.8 } },
+    { "color_range=pc:colorspace=bt709", { 214.0, 127.4, 47.2 } },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *path = in_folder ("look.png");
+      g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_YUV420, 16, 16);
+      memset (picture->data, 140, 256);
+      memset (picture->data + 256, 78, 64);
+      memset (picture->data + 320, 175, 64);
+      NfMediaWriter *writer
+          = nf_media_writer_open (path, NF_PIXELS_YUV420, 16, 16, 25, 1, cases[i].look, &error);
+      assert_non_null (writer);
+      assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+      assert_true (nf_media_writer_close (writer, &error));
+      nf_media_writer_free (writer);
+      g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, NF_PIXELS_RGB, &error);
+      g_autoptr (NfPicture) shown = reader ? nf_media_reader_next (reader, &error) : NULL;
+      assert_non_null (shown);
+      for (guint c = 0; c < 3; c++)
+        assert_true (fabs (shown->frame.planes[c]
+                               .data[5 * shown->frame.planes[c].stride + 5 * shown->frame.planes[c].step]
+                           - cases[i].wanted[c])
+                     < 2);
+      g_unlink (path);
+    }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_look),          cmocka_unit_test (test_look_of_pictures),
     cmocka_unit_test (test_round_trip),    cmocka_unit_test (test_interleaved_planes),
     cmocka_unit_test (test_seek),          cmocka_unit_test (test_seek_real),
     cmocka_unit_test (test_pictures),      cmocka_unit_test (test_list),

@@ -316,7 +316,7 @@ static void
 test_lossy_input (void **state)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (GString) clip = g_string_new ("YUV4MPEG2 W16 H16 F5:1 C444\nFRAME\n");
+  g_autoptr (GString) clip = g_string_new ("YUV4MPEG2 W16 H16 F5:1 C444 XCOLORRANGE=FULL\nFRAME\n");
   g_autofree char *path = in_folder ("444.y4m");
   for (guint i = 0; i < 3 * 16 * 16; i++)
     g_string_append_c (clip, (char)(i * 7));
@@ -324,6 +324,13 @@ test_lossy_input (void **state)
   g_auto (Result) result = run (ARGUMENTS ("encode", "-m", model, "444.y4m", "444.safetensors"));
   assert_int_equal (result.status, 0);
   assert_non_null (strstr (result.errors, "colour becomes 4:2:0"));
+  /* and how the samples are meant goes with them */
+  g_autofree char *info = good (ARGUMENTS ("info", "444.safetensors"));
+  assert_non_null (strstr (info, "color_range=pc"));
+  GOOD ("decode", "-q", "-m", model, "444.safetensors", "420.y4m");
+  g_autoptr (GBytes) decoded = contents ("420.y4m");
+  assert_non_null (g_strstr_len (g_bytes_get_data (decoded, NULL), (gssize)g_bytes_get_size (decoded),
+                                 "XCOLORRANGE=FULL"));
 }
 
 static void

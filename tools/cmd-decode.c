@@ -204,7 +204,7 @@ decode_file (Decode *decode, GError **error)
              "samples back; leave --precision out\n",
              info->precision, precision);
   output = nf_output_open (decode->output, decode->input, info->layout, info->width, info->height,
-                           info->rate_n, info->rate_d, error);
+                           info->rate_n, info->rate_d, info->look, error);
   if (!output)
     return FALSE;
   if (!(stream ? decode_stream (decode, stream, reader, output, error)

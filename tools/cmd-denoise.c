@@ -124,7 +124,7 @@ open_output (const Denoise *denoise, const char *path, GError **error)
   const NfConfig *config = nf_model_get_config (nf_session_get_model (denoise->session));
 
   return nf_output_open (path, denoise->input, config->layout, info->width, info->height, info->rate_n,
-                         info->rate_d, error);
+                         info->rate_d, info->look, error);
 }
 
 static gboolean

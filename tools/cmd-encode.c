@@ -44,6 +44,7 @@ open_writer (Encode *encode, NfMediaReader *reader, GError **error)
   encode->info.height = media->height;
   encode->info.rate_n = media->rate_n;
   encode->info.rate_d = media->rate_d;
+  encode->info.look = (char *)media->look;
   encode->writer
       = nf_latents_writer_open (encode->output, nf_session_get_model (encode->session), &encode->info, error);
   return encode->writer != NULL;

@@ -299,6 +299,11 @@ print_latents (const Info *info, NfLatentsReader *reader)
              latents->rate_d);
   print_row ("latents", "%u rows of %u tokens of %u features, %s", latents->grid_height, latents->grid_width,
              latents->features, latents->half ? "float16" : "float32");
+  if (latents->look)
+    {
+      printf ("%-*s ", NAME_WIDTH, "look");
+      print_value (latents->look);
+    }
   if (latents->context >= 0)
     {
       g_autofree char *keys = latents->key_int_max ? g_strdup_printf ("every %u frames", latents->key_int_max)
@@ -425,6 +430,8 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       add_int (builder, "height", latents->height);
       add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
       add_string (builder, "frame_rate", rate);
+      if (latents->look)
+        add_string (builder, "look", latents->look);
       add_int (builder, "grid_height", latents->grid_height);
       add_int (builder, "grid_width", latents->grid_width);
       add_int (builder, "features", latents->features);

@@ -42,7 +42,7 @@ sample_video (NfSample *sample, NfSession *session, GError **error)
   const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
   g_autoptr (NfPicture) picture = nf_picture_new (config->layout, sample->width, sample->height);
   g_autoptr (NfOutput) output = nf_output_open (sample->output, NULL, config->layout, sample->width,
-                                                sample->height, sample->rate_n, sample->rate_d, error);
+                                                sample->height, sample->rate_n, sample->rate_d, NULL, error);
   g_autofree float *latents = NULL;
   NfGrid grid;
 
@@ -130,7 +130,7 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
       return FALSE;
     }
   output = nf_output_open (sample->output, NULL, config->layout, sheet->frame.width, sheet->frame.height, 25,
-                           1, error);
+                           1, NULL, error);
   if (!output)
     return FALSE;
 

@@ -79,7 +79,7 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
   if (!nf_check_output (actions_path, NULL, error))
     return FALSE;
   g_autoptr (NfOutput) output = nf_output_open (path, NULL, worlds->layout, worlds->width, worlds->height,
-                                                worlds->rate_n, worlds->rate_d, error);
+                                                worlds->rate_n, worlds->rate_d, NULL, error);
   g_autofree char *temporary = output ? nf_temporary_name (actions_path, error) : NULL;
   if (!temporary)
     return FALSE;

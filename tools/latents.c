@@ -18,6 +18,7 @@ info_clear (NfLatentsInfo *info)
   g_clear_pointer (&info->digest, g_free);
   g_clear_pointer (&info->precision, g_free);
   g_clear_pointer (&info->model, g_free);
+  g_clear_pointer (&info->look, g_free);
 }
 
 static guint64
@@ -115,6 +116,8 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
   add_string (builder, "frame_rate", rate);
   add_string (builder, "precision", info->precision);
+  if (info->look && *info->look)
+    add_string (builder, "look", info->look);
   if (info->context >= 0)
     {
       g_autofree char *context = g_strdup_printf ("%d", info->context);
@@ -173,6 +176,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   base = nf_model_get_path (model) ? g_path_get_basename (nf_model_get_path (model)) : g_strdup ("");
   self->info = *info;
   self->info.layout = config->layout;
+  self->info.look = g_strdup (info->look);
   self->info.grid_width = grid.grid_width;
   self->info.grid_height = grid.grid_height;
   self->info.features = grid.features;
@@ -344,6 +348,7 @@ read_strings (NfLatentsReader *self, GError **error)
   self->info.context = context ? (int)kept : -1;
   self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
+  self->info.look = g_strdup (nf_tensor_file_get_metadata (self->file, "look"));
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");
   return TRUE;

@@ -14,8 +14,8 @@ G_BEGIN_DECLS
  *
  * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
  * width and height in pixels, pixel_layout, frame_rate "N/D", precision (of matrix products; files of before
- * do not say). Latents of a model of videos also have context and key_int_max, as numbers, and if the model
- * was told what was done a third tensor,
+ * do not say), look (how samples are meant, media-look.h, if anything is known). Latents of a model of videos
+ * also have context and key_int_max, as numbers, and if the model was told what was done a third tensor,
  *
  *   actions       F32 (frames, action_dim), what led to each frame
  *
@@ -37,6 +37,7 @@ G_BEGIN_DECLS
  * context: of a model of videos: frames that stayed when its window was full; -1 of one of pictures
  * key_int_max: likewise: each so many-th frame is coded by itself; 0: the first alone
  * action_dim: of the actions, 0 without any
+ * look: how samples are meant (media-look.h), NULL: not known
  */
 typedef struct
 {
@@ -56,12 +57,14 @@ typedef struct
   int context;
   guint key_int_max;
   guint action_dim;
+  char *look;
 } NfLatentsInfo;
 
 typedef struct _NfLatentsWriter NfLatentsWriter;
 
-/* A file for MODEL's latents of frames of INFO's size, rate, type, context, key frames and actions; the rest
- * of INFO is not read. Written under another name until it is closed, so that PATH never holds half a file.
+/* A file for MODEL's latents of frames of INFO's size, rate, type, look, context, key frames and actions; the
+ * rest of INFO is not read. Written under another name until it is closed, so that PATH never holds half a
+ * file.
  */
 NfLatentsWriter *nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *info,
                                          GError **error);

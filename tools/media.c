@@ -1,5 +1,6 @@
 /* normflow: media files through libav. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "media.h"
+#include "media-look.h"
 #include "nf-error.h"
 
 #include <errno.h>
@@ -390,6 +391,7 @@ struct _NfMediaReader
   gboolean any;
   guint64 damaged;
   NfPicture *first; /* decoded by open, for the size */
+  char *look;       /* of that one */
   NfMediaInfo info;
 };
 
@@ -406,6 +408,7 @@ nf_media_reader_free (NfMediaReader *self)
   avformat_close_input (&self->format);
   if (self->times)
     g_array_unref (self->times);
+  g_free (self->look);
   g_free (self->path);
   g_free (self);
 }
@@ -749,6 +752,10 @@ convert_frame (NfMediaReader *self, GError **error)
                    frame->width, frame->height, MAX_SIDE);
       return NULL;
     }
+  if (!self->look)
+    self->info.look = self->look = nf_look_of_frame (
+        frame, av_guess_sample_aspect_ratio (self->format, self->format->streams[self->stream], self->frame),
+        self->layout);
   picture = nf_picture_new (self->layout, (guint)frame->width, (guint)frame->height);
   if ((self->layout == NF_PIXELS_YUV420 && (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_YUVJ420P))
       || (self->layout == NF_PIXELS_GRAY && has_luma (format)))
@@ -1079,9 +1086,32 @@ choose_encoder (NfMediaWriter *self, const char **container, enum AVPixelFormat 
   return codec;
 }
 
+/* Y'CbCr becomes RGB by the range and matrix that it has. */
+static gboolean
+prepare_conversion (NfMediaWriter *self, GError **error)
+{
+  AVCodecContext *codec = self->codec;
+  const int *matrix = sws_getCoefficients (
+      codec->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : (int)codec->colorspace);
+
+  if (self->layout != NF_PIXELS_YUV420 || codec->pix_fmt != AV_PIX_FMT_RGB24)
+    return TRUE;
+  self->sws = sws_getContext (codec->width, codec->height, layout_format (self->layout), codec->width,
+                              codec->height, codec->pix_fmt, SWS_FLAGS, NULL, NULL, NULL);
+  if (!self->sws)
+    return av_fail (error, NF_ERROR_UNSUPPORTED, AVERROR (EINVAL), self->path, "conversion to RGB");
+  (void)sws_setColorspaceDetails (self->sws, matrix, codec->color_range == AVCOL_RANGE_JPEG, matrix, 1, 0,
+                                  1 << 16, 1 << 16);
+  /* the picture itself is RGB */
+  codec->color_range = AVCOL_RANGE_UNSPECIFIED;
+  codec->colorspace = AVCOL_SPC_UNSPECIFIED;
+  codec->chroma_sample_location = AVCHROMA_LOC_UNSPECIFIED;
+  return TRUE;
+}
+
 NfMediaWriter *
 nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height, int rate_n,
-                      int rate_d, GError **error)
+                      int rate_d, const char *look, GError **error)
 {
   g_autoptr (NfMediaWriter) self = g_new0 (NfMediaWriter, 1);
   g_autofree char *url = NULL;
@@ -1128,6 +1158,8 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   self->codec->time_base = (AVRational){ rate_d, rate_n };
   self->codec->framerate = (AVRational){ rate_n, rate_d };
   self->codec->thread_count = 1;
+  if (!nf_look_give (look, layout, self->codec, error) || !prepare_conversion (self, error))
+    return NULL;
   if (codec->id == AV_CODEC_ID_FFV1)
     {
       self->codec->level = 3;
@@ -1153,6 +1185,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
     }
   avcodec_parameters_from_context (self->stream->codecpar, self->codec);
   self->stream->time_base = self->codec->time_base;
+  self->stream->sample_aspect_ratio = self->codec->sample_aspect_ratio;
   self->stream->avg_frame_rate = self->codec->framerate;
   if (!strcmp (container, "image2") && !strchr (path, '%'))
     av_dict_set (&options, "update", "1", 0);
@@ -1237,7 +1270,7 @@ nf_media_write_png (const char *path, NfPixelLayout layout, const NfFrame *frame
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: the picture's name must end in .png", path);
       return FALSE;
     }
-  writer = nf_media_writer_open (path, layout, frame->width, frame->height, 25, 1, error);
+  writer = nf_media_writer_open (path, layout, frame->width, frame->height, 25, 1, NULL, error);
   return writer && nf_media_writer_put (writer, frame, error) && nf_media_writer_close (writer, error);
 }
 

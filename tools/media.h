@@ -54,6 +54,7 @@ typedef struct
   double duration;
   const char *codec;
   const char *pixel_format;
+  const char *look; /* how samples are meant: media-look.h */
 } NfMediaInfo;
 
 /* Reads the best video stream of a file, one decoder thread, in LAYOUT: samples of planar 4:2:0 files reach
@@ -94,8 +95,9 @@ typedef struct _NfMediaWriter NfMediaWriter;
 /* Whether PATH's extension is one of these. */
 gboolean nf_media_check_name (const char *path, GError **error);
 
+/* LOOK (nullable): how samples are meant, media-look.h. */
 NfMediaWriter *nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height,
-                                     int rate_n, int rate_d, GError **error);
+                                     int rate_n, int rate_d, const char *look, GError **error);
 gboolean nf_media_writer_put (NfMediaWriter *self, const NfFrame *frame, GError **error);
 
 /* Flushes and closes; without it the file is incomplete. */

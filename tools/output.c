@@ -40,7 +40,7 @@ result (NfOutput *self, gboolean done, GError *local, GError **error)
 
 NfOutput *
 nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width, guint height,
-                int rate_n, int rate_d, GError **error)
+                int rate_n, int rate_d, const char *look, GError **error)
 {
   g_autoptr (NfOutput) self = g_new0 (NfOutput, 1);
   GError *local = NULL;
@@ -55,7 +55,7 @@ nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint
         return NULL;
     }
   self->writer = nf_media_writer_open (self->temporary ? self->temporary : path, layout, width, height,
-                                       rate_n, rate_d, &local);
+                                       rate_n, rate_d, look, &local);
   return result (self, self->writer != NULL, local, error) ? g_steal_pointer (&self) : NULL;
 }
 

@@ -11,7 +11,7 @@ typedef struct _NfOutput NfOutput;
 
 /* INPUT (nullable) must be another file. */
 NfOutput *nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width,
-                          guint height, int rate_n, int rate_d, GError **error);
+                          guint height, int rate_n, int rate_d, const char *look, GError **error);
 gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
 guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);

@@ -1,0 +1,25 @@
+/* normflow: how the samples of a video are meant. SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <libavcodec/avcodec.h>
+#include <normflow.h>
+
+G_BEGIN_DECLS
+
+/*
+ * A look says what a player needs beside samples to show them as they were: range, matrix, primaries,
+ * transfer function and chroma siting by libav's names, and the shape of a pixel, such as
+ *
+ *   color_range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709:chroma_sample_location=left
+ *
+ * What is not known is left out; all of it may be.
+ */
+
+/* The look of FRAME, whose pixels are of ASPECT, in samples of LAYOUT. (transfer full) */
+char *nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout);
+
+/* Gives CODEC, which is to encode samples of LAYOUT in pixels of its pix_fmt, this look (nullable).
+ * NF_ERROR_FORMAT if LOOK is none. */
+gboolean nf_look_give (const char *look, NfPixelLayout layout, AVCodecContext *codec, GError **error);
+
+G_END_DECLS
