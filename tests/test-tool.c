@@ -400,6 +400,17 @@ test_encode_stream (void **state)
   assert_non_null (strstr (info, "context of 2 frames"));
   assert_non_null (strstr (info, "3 features of actions"));
 
+  /* a file that says it has larger frames than the model is refused before anything is read of it */
+  g_autofree char *told = in_folder ("told.safetensors"), *wide = in_folder ("wide.safetensors"), *all = NULL;
+  gsize size;
+  assert_true (g_file_get_contents (told, &all, &size, NULL));
+  char *at = g_strstr_len (all + 8, 4096, "\"width\":\"64\"");
+  assert_non_null (at);
+  memcpy (at + 9, "99", 2);
+  assert_true (g_file_set_contents (wide, all, (gssize)size, NULL));
+  BAD (1, "99×64", "decode", PONG, wide, "wrong.mkv");
+  assert_missing ("wrong.mkv");
+
   /* decoding begins at the last key frame */
   GOOD ("encode", PONG, "--key-int-max", "4", "pong.mkv", "keys.safetensors");
   GOOD ("decode", PONG, "keys.safetensors", "whole%02d.png");

@@ -132,6 +132,9 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
     {
       if (!nf_command_go_on (decode->command, error))
         return FALSE;
+      if (i == decode->first)
+        decode->start = g_get_monotonic_time ();
+      tell ("", 0, decode);
       if (info->key_int_max && i % info->key_int_max == 0)
         nf_stream_reset (stream);
       nf_latents_reader_get (reader, i, latents);
@@ -147,7 +150,6 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
       decode->residual = MAX (decode->residual, report.residual);
       if (i >= decode->first)
         decode->n_frames++;
-      tell ("", 0, decode);
     }
   return TRUE;
 }

@@ -447,6 +447,14 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
                    config->frames ? "videos" : "pictures", config->action_dim);
       return FALSE;
     }
+  if (config->frames
+      && (info->width != nf_config_columns (config) || info->height != nf_config_rows (config)))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s: latents of frames of %u×%u, but the model of videos takes %u×%u only", path,
+                   info->width, info->height, nf_config_columns (config), nf_config_rows (config));
+      return FALSE;
+    }
   if (!nf_grid_init (&grid, config, info->width, info->height, error))
     return FALSE;
   if (info->layout != config->layout || info->grid_width != grid.grid_width

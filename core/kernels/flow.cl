@@ -420,7 +420,7 @@ nf_recall (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong
           nf_mix (moved, slopes, to, D);
         }
       for (int i = 0; i < D; i++)
-        x[i] = to[i];
+        x[i] = clamp (to[i], -NF_FARTHEST, NF_FARTHEST);
     }
 }
 

@@ -52,6 +52,7 @@
 #define STEPS 8 /* of one token each, for their time: the first ones wait for weights */
 #define STEP_TRIALS 3
 #define CLEARLY 0.35 /* of what steps seemed to take: needs no better knowledge */
+#define MEASUREMENTS 2
 
 /* Windows to choose from. Of the passes token by token, drafts take about SHARE times the window to the power
  * of GAIN (models of 256 tokens, trained on real frames). */
@@ -71,10 +72,11 @@ typedef struct
   guint blocks;              /* on which windows were tried */
   double seconds[N_WINDOWS]; /* least time of a pass of each window, 0 before it was tried */
   double exact;              /* seconds, 0 before they were measured */
-  gboolean measured;         /* and that of a whole picture, not of a few steps */
+  guint measured;            /* whole pictures it is of; 0: of a few steps */
   double draft[2];           /* likewise, of a draft of its own, and of one that recalls the one before */
   gboolean promising;        /* with hints drafts would be faster than token by token, it seems */
-  gboolean worthwhile;       /* likewise of those that recall, of which none was tried yet */
+  gboolean
+      worthwhile; /* likewise of those that recall: one of its own may be slower, to have what to recall */
   guint decodings;
 } Pace;
 
@@ -101,7 +103,8 @@ struct _NfFlowDraft
 typedef enum
 {
   DRAFT_DONE,
-  DRAFT_SLOW,   /* it takes longer than token by token */
+  DRAFT_SLOW,   /* it would take longer than token by token */
+  DRAFT_LATE,   /* it does */
   DRAFT_ASTRAY, /* these latents are no picture's */
 } Outcome;
 
@@ -163,12 +166,14 @@ nf_flow_draft_free (NfFlowDraft *draft, guint T)
 
 /* Hints */
 
-/* What was found of the first B tiles is no guess for others. */
+/* What was found of these tiles is not known any more. */
 static void
-forget_tiles (NfFlowDraft *draft, guint B)
+forget_tiles (NfFlowDraft *draft, const guint *tiles, guint B)
 {
   for (guint b = 0; b < B; b++)
-    draft->tiles[b] = NO_TILE;
+    for (guint place = 0; place < MAX_SAMPLES; place++)
+      if (draft->tiles[place] == tiles[b])
+        draft->tiles[place] = NO_TILE;
 }
 
 /* From now on drafts go by HINTS, or by none. */
@@ -257,7 +262,8 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
   draft->before = nf_ops_alloc (flow->ops, samples * window * D);
   draft->changes = nf_ops_alloc (flow->ops, 2 * samples * window);
   draft->weights = nf_ops_alloc (flow->ops, flow->T * NF_HINTS_FLOATS (D));
-  forget_tiles (draft, MAX_SAMPLES);
+  for (guint b = 0; b < MAX_SAMPLES; b++)
+    draft->tiles[b] = NO_TILE;
   draft->found = g_new0 (NfRecall, flow->T);
   for (guint t = 0; t < flow->T; t++)
     {
@@ -368,7 +374,7 @@ advance (Sweeping *self, guint count)
   if (self->n >= ENOUGH_ASTRAY && 2 * self->astray > self->n)
     drafting->outcome = DRAFT_ASTRAY;
   else if (drafting->sweeps > HOPELESS * flow->T * flow->shape.N)
-    drafting->outcome = DRAFT_SLOW;
+    drafting->outcome = DRAFT_LATE;
   return TRUE;
 }
 
@@ -467,7 +473,7 @@ compare (Sweeping *self)
   pace->promising = hinted < pace->exact;
   if (draft > pace->exact && !drafting->insist)
     {
-      pace->draft[FALSE] = draft;
+      pace->draft[drafting->recall] = draft;
       pace->worthwhile = T * N * (SHARE_RECALLED * best + pass) < pace->exact;
       drafting->outcome = DRAFT_SLOW;
     }
@@ -749,8 +755,8 @@ nf_flow_get_hints (NfFlow *flow)
 /* Whether a draft is tried, going by what was faster for as many samples. With rounded operands many are not
  * confirmed, and a single picture would lose by that: a session tries its later ones, with hints. A draft of
  * its own that is slower than token by token may be what those of later pictures recall, and these be faster:
- * that is tried once. Unless drafts are clearly faster than it seemed to be, one picture is decoded token by
- * token, to know. */
+ * that is tried once, and again when they were. Unless drafts are clearly faster than it seemed to be, two
+ * pictures are decoded token by token, to know, and now and then again. */
 static gboolean
 choose (NfFlowDraft *draft, Pace *pace, gboolean recall)
 {
@@ -764,15 +770,20 @@ choose (NfFlowDraft *draft, Pace *pace, gboolean recall)
       pace->promising = TRUE;
       return FALSE;
     }
-  if (pace->worthwhile && draft->pictures > 0)
+  if (pace->worthwhile && !recall)
     {
       pace->worthwhile = FALSE;
       return TRUE;
     }
-  if (!pace->measured && pace->draft[recall] > CLEARLY * pace->exact)
+  if (pace->measured < MEASUREMENTS && pace->draft[recall] > CLEARLY * pace->exact)
     return FALSE;
-  if (pace->exact > 0 && pace->draft[recall] > pace->exact && ++pace->decodings > TRY_AGAIN)
-    *pace = (Pace){ .exact = pace->exact, .measured = TRUE, .promising = pace->promising };
+  if (pace->exact > 0 && ++pace->decodings > TRY_AGAIN)
+    {
+      if (pace->draft[recall] > pace->exact)
+        *pace = (Pace){ .exact = pace->exact, .measured = pace->measured, .promising = pace->promising };
+      else
+        pace->measured = pace->decodings = 0;
+    }
   return pace->exact == 0 || pace->draft[recall] <= pace->exact;
 }
 
@@ -798,15 +809,33 @@ exchange (NfFlow *flow, guint a, guint b)
     }
 }
 
-/* Brings what is known of these tiles in their order, and what is known of others behind them as far as there
- * is room. Returns whether all are known. */
+/* Whether all of these tiles are known. */
 static gboolean
+is_known (const NfFlowDraft *draft, const guint *tiles, guint B)
+{
+  gboolean taken[MAX_SAMPLES] = { FALSE };
+
+  for (guint b = 0; b < B; b++)
+    {
+      guint place = 0;
+      while (place < MAX_SAMPLES && (taken[place] || draft->tiles[place] != tiles[b]))
+        place++;
+      if (place == MAX_SAMPLES)
+        return FALSE;
+      taken[place] = TRUE;
+    }
+  return TRUE;
+}
+
+/* Brings what is known of these tiles in their order, and what is known of others behind them as far as there
+ * is room. */
+static void
 line_up (NfFlow *flow, const guint *tiles, guint B)
 {
   NfFlowDraft *draft = flow->draft;
   const guint places = nf_flow_drafts (flow);
   gboolean there[MAX_SAMPLES] = { FALSE };
-  guint known = 0, last = places;
+  guint last = places;
 
   for (guint b = 0; b < B; b++)
     for (guint from = 0; from < places && !there[b]; from++)
@@ -815,7 +844,6 @@ line_up (NfFlow *flow, const guint *tiles, guint B)
           if (from != b)
             exchange (flow, b, from);
           there[b] = TRUE;
-          known++;
         }
   for (guint b = 0; b < B; b++)
     if (!there[b] && draft->tiles[b] != NO_TILE)
@@ -828,7 +856,6 @@ line_up (NfFlow *flow, const guint *tiles, guint B)
         if (to < places)
           exchange (flow, b, to);
       }
-  return known == B;
 }
 
 /* These latents were no picture's, so it seems: the next ones are not either, perhaps. */
@@ -867,7 +894,7 @@ try_drafts (Drafting *self, gboolean *certain)
           draft->served = 0;
         }
     }
-  else if (self->outcome != DRAFT_SLOW || self->again)
+  else if ((self->outcome != DRAFT_SLOW && self->outcome != DRAFT_LATE) || self->again)
     miss (draft);
   return TRUE;
 }
@@ -892,16 +919,20 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDeco
   if (!nf_flow_need_caches (flow, CLAMP (samples, B, MAX (B, flow->batch[NF_FLOW_DECODE])), error))
     return FALSE;
   nf_ops_copy (flow->ops, nf_view (flow->input, 0), nf_view (draft->latents, 0), n);
-  self.recall = line_up (flow, tiles, B) && !options->afresh;
+  self.recall = is_known (draft, tiles, B) && !options->afresh;
   const gboolean tried = self.insist || choose (draft, pace, self.recall);
   if (tried)
     {
-      forget_tiles (draft, B);
+      line_up (flow, tiles, B);
+      for (guint b = 0; b < B; b++)
+        draft->tiles[b] = NO_TILE;
       if (!try_drafts (&self, &certain))
         return FALSE;
       if (certain)
         memcpy (draft->tiles, tiles, B * sizeof *tiles);
     }
+  else
+    forget_tiles (draft, tiles, B); /* it would be more and more out of date */
 
   const gint64 start = g_get_monotonic_time ();
   if (!certain)
@@ -910,8 +941,11 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDeco
       if (!nf_flow_inverse (flow, B, options, 0, step, data, report, error))
         return FALSE;
       const double seconds = 1e-6 * (double)(g_get_monotonic_time () - start);
-      pace->exact += pace->measured ? LATEST * (seconds - pace->exact) : seconds - pace->exact;
-      pace->measured = TRUE;
+      if (pace->measured < MEASUREMENTS) /* the least: blocks try windows in the first one */
+        pace->exact = pace->measured ? MIN (pace->exact, seconds) : seconds;
+      else
+        pace->exact += LATEST * (seconds - pace->exact);
+      pace->measured++;
     }
   if (!nf_ops_finish (flow->ops, error))
     return FALSE;
@@ -920,6 +954,8 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDeco
       const double seconds = 1e-6 * (double)(g_get_monotonic_time () - begin);
       double *mean = &pace->draft[self.recall];
       *mean += *mean > 0 ? LATEST * (seconds - *mean) : seconds;
+      if (certain && self.recall)
+        pace->worthwhile = *mean < pace->exact;
     }
   draft->pictures++;
   if (draft->hints || draft->wait > 0 || !(pace->promising || self.insist) || draft->pictures < MEASURED_ON)
