@@ -154,18 +154,18 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
   return TRUE;
 }
 
-/* A stream as the one that encoded, if there was one. Nothing is shown later than it is decoded. */
+/* A stream as the one that encoded, if there was one. */
 static gboolean
 open_stream (Decode *decode, NfSession *session, const NfLatentsInfo *info, NfStream **stream, GError **error)
 {
-  if (!nf_command_open_stream (decode->command, session, stream, error))
+  if (!nf_command_open_decoder (decode->command, session, stream, error))
     return FALSE;
   if (*stream && !nf_stream_set_context (*stream, (guint)info->context, error))
     {
       g_prefix_error (error, "%s: ", decode->input);
       return FALSE;
     }
-  return !*stream || nf_stream_set_look_ahead (*stream, 0, error);
+  return TRUE;
 }
 
 static gboolean

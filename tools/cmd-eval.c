@@ -589,12 +589,10 @@ nf_cmd_eval (int argc, char **argv)
   if (!eval.session)
     goto failed;
   config = nf_model_get_config (nf_session_get_model (eval.session));
-  /* nothing is shown later than it is decoded */
   if (!n_sigmas
       && (!nf_command_open_stream (&command, eval.session, &eval.stream, &error)
           || (eval.stream && eval.check
-              && (!nf_command_open_stream (&command, eval.session, &eval.decoder, &error)
-                  || !nf_stream_set_look_ahead (eval.decoder, 0, &error)))))
+              && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
     goto failed;
   scan.stream = eval.stream;
   if (peers)

@@ -163,8 +163,7 @@ open_all (Sheet *sheet, NfCommand *command, GError **error)
   if (!sheet->session || !nf_command_open_stream (command, sheet->session, &sheet->stream, error))
     return FALSE;
   if (sheet->stream)
-    return nf_command_open_stream (command, sheet->session, &sheet->decoder, error)
-           && nf_stream_set_look_ahead (sheet->decoder, 0, error);
+    return nf_command_open_decoder (command, sheet->session, &sheet->decoder, error);
   if (command->model)
     sheet->denoiser = g_object_ref (sheet->session);
   else

@@ -318,6 +318,13 @@ nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, 
   return TRUE;
 }
 
+gboolean
+nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error)
+{
+  return nf_command_open_stream (self, session, stream, error)
+         && (!*stream || nf_stream_set_look_ahead (*stream, 0, error));
+}
+
 /* A decimal number of 1 to MAX at *TEXT, which moves behind it. */
 static gboolean
 parse_number (const char **text, guint64 max, guint64 *value)

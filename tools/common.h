@@ -79,6 +79,9 @@ NfSession *nf_command_open (NfCommand *self, GError **error);
  * else NULL in *STREAM. */
 gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
 
+/* The same to decode frames that were encoded: each is shown when it is decoded. */
+gboolean nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
+
 /* "WxH" to sides of 1 to 16384. */
 gboolean nf_parse_size (const char *text, guint *width, guint *height);
 

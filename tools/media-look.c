@@ -5,12 +5,28 @@
 #include <libavutil/pixdesc.h>
 #include <string.h>
 
-static gboolean
-is_rgb (enum AVPixelFormat format)
+gboolean
+nf_look_is_rgb (enum AVPixelFormat format)
 {
   const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (format);
 
   return d && (d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL));
+}
+
+/* The "J" formats are the plain ones with full range. */
+gboolean
+nf_look_is_full (const AVFrame *frame)
+{
+  switch ((int)frame->format)
+    {
+    case AV_PIX_FMT_YUVJ420P:
+    case AV_PIX_FMT_YUVJ422P:
+    case AV_PIX_FMT_YUVJ440P:
+    case AV_PIX_FMT_YUVJ444P:
+      return TRUE;
+    default:
+      return frame->color_range == AVCOL_RANGE_JPEG;
+    }
 }
 
 static void
@@ -32,22 +48,12 @@ char *
 nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout)
 {
   const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (frame->format);
-  const gboolean rgb = is_rgb (frame->format), grey = d && d->nb_components < 3,
+  const gboolean rgb = nf_look_is_rgb (frame->format), grey = d && d->nb_components < 3,
                  same = d && !rgb && !grey && d->log2_chroma_w == 1 && d->log2_chroma_h == 1;
   GString *look = g_string_new (NULL);
-  int range = frame->color_range, matrix = frame->colorspace, siting = frame->chroma_location;
+  int range = nf_look_is_full (frame) ? AVCOL_RANGE_JPEG : frame->color_range, matrix = frame->colorspace,
+      siting = frame->chroma_location;
 
-  switch ((int)frame->format)
-    {
-    case AV_PIX_FMT_YUVJ420P:
-    case AV_PIX_FMT_YUVJ422P:
-    case AV_PIX_FMT_YUVJ440P:
-    case AV_PIX_FMT_YUVJ444P:
-      range = AVCOL_RANGE_JPEG;
-      break;
-    default:
-      break;
-    }
   if (rgb && layout == NF_PIXELS_YUV420)
     set_usual (&range, &matrix);
   if (layout != NF_PIXELS_RGB && !(layout == NF_PIXELS_GRAY && rgb) && range != AVCOL_RANGE_UNSPECIFIED)
@@ -109,7 +115,7 @@ nf_look_give (const char *look, NfPixelLayout layout, AVCodecContext *codec, GEr
           return FALSE;
         }
     }
-  if (layout == NF_PIXELS_RGB && !is_rgb (codec->pix_fmt))
+  if (layout == NF_PIXELS_RGB && !nf_look_is_rgb (codec->pix_fmt))
     {
       int range, matrix;
 

@@ -15,6 +15,11 @@ G_BEGIN_DECLS
  * What is not known is left out; all of it may be.
  */
 
+gboolean nf_look_is_rgb (enum AVPixelFormat format);
+
+/* Whether FRAME's Y'CbCr has full range. */
+gboolean nf_look_is_full (const AVFrame *frame);
+
 /* The look of FRAME, whose pixels are of ASPECT, in samples of LAYOUT. (transfer full) */
 char *nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout);
 

@@ -720,8 +720,7 @@ nf_media_reader_describe_loss (NfMediaReader *self)
   g_autoptr (GPtrArray) losses = g_ptr_array_new_with_free_func (g_free);
   if (!d)
     return NULL;
-  const gboolean rgb = (d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL)) != 0,
-                 colour = rgb || d->nb_components > 2;
+  const gboolean rgb = nf_look_is_rgb (self->codec->pix_fmt), colour = rgb || d->nb_components > 2;
   if (d->comp[0].depth > 8)
     g_ptr_array_add (losses, g_strdup_printf ("samples of %d bits become 8", d->comp[0].depth));
   if (self->layout == NF_PIXELS_GRAY && colour)
@@ -743,7 +742,7 @@ convert_frame (NfMediaReader *self, GError **error)
   const AVFrame *frame = self->frame;
   enum AVPixelFormat format = frame->format, target = layout_format (self->layout);
   g_autoptr (NfPicture) picture = NULL;
-  gboolean full = frame->color_range == AVCOL_RANGE_JPEG;
+  const gboolean full = nf_look_is_full (frame);
 
   if (frame->width < 1 || frame->height < 1 || frame->width > MAX_SIDE || frame->height > MAX_SIDE)
     {
@@ -771,24 +770,20 @@ convert_frame (NfMediaReader *self, GError **error)
       return g_steal_pointer (&picture);
     }
 
-  /* The "J" formats are the plain ones with full range, which is said below. */
+  /* Range is said below. */
   switch (format)
     {
     case AV_PIX_FMT_YUVJ420P:
       format = AV_PIX_FMT_YUV420P;
-      full = TRUE;
       break;
     case AV_PIX_FMT_YUVJ422P:
       format = AV_PIX_FMT_YUV422P;
-      full = TRUE;
       break;
     case AV_PIX_FMT_YUVJ444P:
       format = AV_PIX_FMT_YUV444P;
-      full = TRUE;
       break;
     case AV_PIX_FMT_YUVJ440P:
       format = AV_PIX_FMT_YUV440P;
-      full = TRUE;
       break;
     default:
       break;
@@ -810,7 +805,7 @@ convert_frame (NfMediaReader *self, GError **error)
                                                      || frame->colorspace == AVCOL_SPC_RGB
                                                  ? SWS_CS_DEFAULT
                                                  : (int)frame->colorspace);
-    gboolean source_rgb = d && (d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL));
+    gboolean source_rgb = nf_look_is_rgb (format);
     gboolean grey = d && d->nb_components <= 2 && !source_rgb;
     /* The range of YUV and the values of grey stay what they are; from RGB, YUV gets the usual video range.
      */
