@@ -75,8 +75,7 @@ typedef struct
   guint measured;            /* whole pictures it is of; 0: of a few steps */
   double draft[2];           /* likewise, of a draft of its own, and of one that recalls the one before */
   gboolean promising;        /* with hints drafts would be faster than token by token, it seems */
-  gboolean
-      worthwhile; /* likewise of those that recall: one of its own may be slower, to have what to recall */
+  gboolean worthwhile;       /* those that recall would be: worth a slower one to be recalled */
   guint decodings;
 } Pace;
 
@@ -165,16 +164,6 @@ nf_flow_draft_free (NfFlowDraft *draft, guint T)
 }
 
 /* Hints */
-
-/* What was found of these tiles is not known any more. */
-static void
-forget_tiles (NfFlowDraft *draft, const guint *tiles, guint B)
-{
-  for (guint b = 0; b < B; b++)
-    for (guint place = 0; place < MAX_SAMPLES; place++)
-      if (draft->tiles[place] == tiles[b])
-        draft->tiles[place] = NO_TILE;
-}
 
 /* From now on drafts go by HINTS, or by none. */
 static void
@@ -785,6 +774,18 @@ choose (NfFlowDraft *draft, Pace *pace, gboolean recall)
         pace->measured = pace->decodings = 0;
     }
   return pace->exact == 0 || pace->draft[recall] <= pace->exact;
+}
+
+/* What is known of tiles */
+
+/* What was found of these tiles is not known any more. */
+static void
+forget_tiles (NfFlowDraft *draft, const guint *tiles, guint B)
+{
+  for (guint b = 0; b < B; b++)
+    for (guint place = 0; place < MAX_SAMPLES; place++)
+      if (draft->tiles[place] == tiles[b])
+        draft->tiles[place] = NO_TILE;
 }
 
 /* What is known of two tiles changes places. */
