@@ -661,10 +661,34 @@ test_lifetime (void **state)
   assert_null (device);
 }
 
+static gpointer
+open_one (gpointer data)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  if (!device)
+    g_atomic_int_inc ((gint *)data);
+  return NULL;
+}
+
+/* The first thing that this process does: drivers make their devices then. */
+static void
+test_opened_by_several (void **state)
+{
+  GThread *threads[4];
+  gint failed = 0;
+  for (guint i = 0; i < G_N_ELEMENTS (threads); i++)
+    threads[i] = g_thread_new ("opens", open_one, &failed);
+  for (guint i = 0; i < G_N_ELEMENTS (threads); i++)
+    g_thread_join (threads[i]);
+  assert_int_equal (failed, 0);
+}
+
 int
 main (int argc, char **argv)
 {
   static const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_opened_by_several),
     cmocka_unit_test (test_list),
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_usual, clear_environment, clear_environment),

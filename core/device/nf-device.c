@@ -288,11 +288,16 @@ describe_device (const NfCpu *cpu, cl_platform_id platform, guint platform_index
   return candidate;
 }
 
+/* Drivers make their devices when they are asked for the first time, and not all see to it that a thread that
+ * asks meanwhile waits until they are there (PoCL 3.1). */
+static GMutex asking;
+
 /* Every CPU and GPU as a Candidate. The indices count all devices, so that they agree with what clinfo shows.
  */
 static GPtrArray *
 enumerate (const NfCpu *cpu, GError **error)
 {
+  g_autoptr (GMutexLocker) lock = g_mutex_locker_new (&asking);
   g_autoptr (GPtrArray) candidates = g_ptr_array_new_with_free_func (candidate_free);
   cl_uint n_platforms = 0;
   cl_int status = clGetPlatformIDs (0, NULL, &n_platforms);
@@ -957,7 +962,9 @@ nf_device_open (const char *spec, GError **error)
   cl_int status;
   const cl_context_properties properties[]
       = { CL_CONTEXT_PLATFORM, (cl_context_properties)candidate->platform, 0 };
+  g_mutex_lock (&asking);
   cl_context context = clCreateContext (properties, 1, &candidate->id, NULL, NULL, &status);
+  g_mutex_unlock (&asking);
   if (status != CL_SUCCESS)
     {
       nf_cl_error (error, status, "cannot open device %s %s", candidate->info->id, candidate->info->name);
