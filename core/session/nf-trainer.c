@@ -759,6 +759,20 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
                    state[0]);
       return FALSE;
     }
+  /* what no step leaves, and another would make NaN of */
+  for (gsize i = 0; i < self->n; i++)
+    if (v[i] < 0 || m[i] * m[i] > FLT_MAX)
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                     "%s: moments of parameter %" G_GSIZE_FORMAT " are %g and %g", path, i, (double)m[i],
+                     (double)v[i]);
+        return FALSE;
+      }
+  if (state[2] < 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims a mean norm of %g", path, state[2]);
+      return FALSE;
+    }
   take_up (self, theta, nf_model_get_theta (self->model));
   take_up (self, m, self->m);
   take_up (self, v, self->v);
