@@ -180,7 +180,9 @@ scores (void **state)
       double nats = 0, mapped = 0;
       fill (samples, f);
       encode (stream, samples, f, z, &score, map);
-      assert_memory_equal (z, whole + (gsize)f * BYTES, BYTES * sizeof *z);
+      g_autofree double *wanted = nf_test_to_double (whole + (gsize)f * BYTES, BYTES);
+      /* values between blocks of a stream lie on lattices */
+      nf_test_close_float ("latents", z, wanted, BYTES, 1e-5);
       nf_random_normal (NOISE_SEED, f, BYTES, 1, noise);
       for (guint i = 0; i < BYTES; i++)
         nats += ((double)z[i] * (double)z[i] - (double)noise[i] * (double)noise[i]) / 2 - log (SIGMA);

@@ -165,17 +165,19 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
 
 /* Half a step of z, sigma times as large in u, must stay under half a step of u: steps shrink from block to
  * block, as far as float32 reaches. The data's own lattice has 12 bits: 15 leave sigma, and a basis that adds
- * errors up, room for 4 in block 0. 19 leave it for what float32 itself rounds. */
+ * errors up, room for 4 in block 0. 19 leave it for what float32 itself rounds. Without products of few bits
+ * latents are to be those of the formulas, which steps of 18 bits move by some 1e-5 of their size. */
 #define FIRST_BITS 15
+#define FIRST_BITS_OF_FLOATS 18
 #define LAST_BITS 19
 
 void
-nf_blocks_round (NfBlocks *blocks)
+nf_blocks_round (NfBlocks *blocks, gboolean few_bits)
 {
-  const guint last = MAX (blocks->T, 3) - 2;
+  const guint last = MAX (blocks->T, 3) - 2, first = few_bits ? FIRST_BITS : FIRST_BITS_OF_FLOATS;
   for (guint t = 1; t < blocks->T; t++)
     {
-      const guint bits = FIRST_BITS + ((LAST_BITS - FIRST_BITS) * (t - 1) + last / 2) / last;
+      const guint bits = first + ((LAST_BITS - first) * (t - 1) + last / 2) / last;
       blocks->flow[t - 1].per_unit_out = blocks->flow[t].per_unit_in = (float)(1u << bits);
     }
 }

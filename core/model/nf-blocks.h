@@ -20,10 +20,12 @@ NfBlocks *nf_blocks_new (const NfConfig *config, const NfParameters *parameters,
 void nf_blocks_free (NfBlocks *blocks);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlocks, nf_blocks_free)
 
-/* Makes values between blocks multiples of a small step, so that decoding finds each of them again exactly:
- * the network then reads the very bits that it read when encoding. float32 can do without, its errors stay
- * small; a product of bfloat16 answers the last bit of a float with a change in the third digit. */
-void nf_blocks_round (NfBlocks *blocks);
+/* Gives values between blocks the small steps that they are multiples of where they are rounded
+ * (NfBlockSequence), so that decoding finds each of them again exactly: the network then reads the very bits
+ * that it read when encoding. Else it answers an error, of float32's last bit too, with a larger one, which
+ * between pictures unlike those that it was trained on grows from token to token; a product of FEW_BITS
+ * answers that bit with a change in the third digit, and takes larger steps. */
+void nf_blocks_round (NfBlocks *blocks, gboolean few_bits);
 
 /* Floats that REVERSED needs. */
 gsize nf_blocks_ordered_floats (const NfConfig *config);

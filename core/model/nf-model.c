@@ -427,8 +427,7 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
         nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
     }
   self->blocks = nf_blocks_new (config, parameters, self->theta, self->ordered);
-  if (nf_device_values_per_word (device) > 1)
-    nf_blocks_round (self->blocks);
+  nf_blocks_round (self->blocks, nf_device_values_per_word (device) > 1);
   self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
   if (!self->theta || !self->ordered || !self->deviation || !self->precision || !self->forward)
     {

@@ -182,6 +182,7 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
         .frame = local ? frame : flow->turn,
         .prefix = block->text.w.buffer ? config->txt_size : 0,
         .extra = deep && config->action_dim ? 1 : 0,
+        .rounds = flow->rounds,
       };
       sequence->rows.S = nf_block_rows (sequence);
       const gboolean framed = config->frames && config->temporal_causal;
@@ -222,8 +223,8 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "samples of %ux%u and %u frames are not possible: positions of this model are learned for "
                    "%ux%u and %u frames",
-                   columns, rows, frames, nf_config_columns (config), nf_config_rows (config),
-                   config->frames);
+                   columns, rows, MAX (frames, 1), nf_config_columns (config), nf_config_rows (config),
+                   nf_config_frames (config));
       return FALSE;
     }
   if ((frames > 0) != (config->frames > 0))
@@ -251,6 +252,21 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   return nf_ops_finish (flow->ops, error);
 }
 
+void
+nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns)
+{
+  *rows = flow->rows;
+  *columns = flow->columns;
+}
+
+void
+nf_flow_set_rounds (NfFlow *flow, gboolean rounds)
+{
+  flow->rounds = rounds || nf_device_values_per_word (nf_model_get_device (flow->model)) > 1;
+  for (guint t = 0; t < flow->T; t++)
+    flow->sequences[t].rounds = flow->rounds;
+}
+
 gboolean
 nf_flow_set_frames (NfFlow *flow, guint frames, GError **error)
 {
@@ -274,6 +290,7 @@ nf_flow_new (NfModel *model, GError **error)
   flow->cache = g_new0 (NfBlockCache *, flow->T);
   flow->known = g_new0 (NfBuffer *, flow->T);
   flow->ops = nf_model_new_ops (model, error);
+  nf_flow_set_rounds (flow, FALSE);
   if (!flow->ops
       || !nf_flow_set_size (flow, nf_config_rows (config), nf_config_columns (config), config->frames, error))
     return NULL;

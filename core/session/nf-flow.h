@@ -17,6 +17,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfFlow, nf_flow_free)
 
 NfOps *nf_flow_get_ops (NfFlow *flow);
 
+/* Rows and columns of pixels that samples have now. */
+void nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns);
+
+/* Whether values between blocks are rounded to their lattices: those of pictures that come back as they were.
+ * Not at first, but with products of few bits always. */
+void nf_flow_set_rounds (NfFlow *flow, gboolean rounds);
+
 /* Sizes of a sample: at first those of the model. Models with rotary positions take others: rows and columns
  * in pixels, frames 0 for an image. */
 const NfSampleShape *nf_flow_get_shape (NfFlow *flow);

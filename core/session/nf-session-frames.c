@@ -24,9 +24,25 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
       || !nf_grid_init (grid, config, frame->width, frame->height, error))
     return FALSE;
 
+  guint rows, columns;
+  nf_flow_get_size (self->flow, &rows, &columns);
+  if (rows != nf_config_rows (config) || columns != nf_config_columns (config))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "pictures are taken in tiles of the model's own size, %ux%u, and the session's samples are "
+          "of %ux%u (nf_session_set_size())",
+          nf_config_columns (config), nf_config_rows (config), columns, rows);
+      return FALSE;
+    }
+
   NfOps *ops = nf_flow_get_ops (self->flow);
+  const gsize staged = self->staging.size;
   if (!nf_staging_prepare (&self->staging, ops, config->layout, frame, planes, error))
     return FALSE;
+  /* other memory shows nothing */
+  self->shown.valid = self->shown.valid && self->staging.size == staged;
+  nf_flow_set_rounds (self->flow, TRUE);
   planes->tiles_x = grid->tiles_x;
 
   const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
@@ -410,6 +426,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
         return FALSE;
     }
 
+  nf_flow_set_rounds (self->flow, how.snap);
   const gboolean drafts = may_draft (&how, label);
   if (drafts && !prepare_drafts (self, error))
     return FALSE;
@@ -555,6 +572,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   if (batch == 0 || !prepare_frame (self, out, &grid, &planes, error)
       || !prepare_frame (self, in, &grid, &planes, error))
     return FALSE;
+  nf_flow_set_rounds (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;

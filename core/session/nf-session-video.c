@@ -56,6 +56,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
   NfDecodeOptions how;
   if (batch == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
+  nf_flow_set_rounds (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   self->report = (NfInverseReport){ 0 };
@@ -252,21 +253,23 @@ nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, G
                        : "the model is one of images, videos are not possible");
       return FALSE;
     }
+  if (!nf_session_check_finite ("tokens", x, n, error))
+    return FALSE;
+  guint rows, columns;
+  nf_flow_get_size (self->flow, &rows, &columns);
   g_autoptr (NfBuffer) all = nf_ops_alloc (ops, n);
   if (!all)
     return nf_ops_finish (ops, error);
   nf_ops_write (ops, nf_view (all, 0), x, n * sizeof *x);
   for (guint f = 0; f < shape->N / shape->frame; f++)
     {
-      tokens.columns = frames[f].width / tokens.p;
-      tokens.rows = frames[f].height / tokens.p;
-      if (frames[f].width % tokens.p || frames[f].height % tokens.p
-          || (guint64)tokens.columns * tokens.rows != shape->frame)
+      tokens.columns = columns / tokens.p;
+      tokens.rows = rows / tokens.p;
+      if (frames[f].width != columns || frames[f].height != rows)
         {
-          g_set_error (
-              error, NF_ERROR, NF_ERROR_ARGUMENT,
-              "a frame has %ux%u pixels, which are not the %u patches of %ux%u that one of a sample has",
-              frames[f].width, frames[f].height, shape->frame, tokens.p, tokens.p);
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "frame %u has %ux%u pixels, one of a sample has %ux%u", f, frames[f].width,
+                       frames[f].height, columns, rows);
           return FALSE;
         }
       if (!nf_staging_prepare (&self->staging, ops, config->layout, &frames[f], &planes, error))

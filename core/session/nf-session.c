@@ -230,11 +230,14 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "text features are given, but the model sees no text");
       return FALSE;
     }
-  self->n_text = text ? B : 0;
+  self->n_text = 0;
   self->text_at = -1;
   self->shown.valid = FALSE;
-  return keep_floats ("text features", text, n, &self->text, error)
-         && keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error);
+  if (!keep_floats ("text features", text, n, &self->text, error)
+      || !keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error))
+    return FALSE;
+  self->n_text = text ? B : 0;
+  return TRUE;
 }
 
 guint
@@ -263,18 +266,23 @@ nf_session_set_actions (NfSession *self, const float *actions, guint B, GError *
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "actions are given, but the model takes none");
       return FALSE;
     }
+  self->n_actions = 0;
+  if (!keep_floats ("actions", actions, (gsize)B * shape->N / shape->frame * config->action_dim,
+                    &self->actions, error))
+    return FALSE;
   self->n_actions = actions ? B : 0;
-  return keep_floats ("actions", actions, (gsize)B * shape->N / shape->frame * config->action_dim,
-                      &self->actions, error);
+  return TRUE;
 }
 
 gboolean
 nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self), FALSE);
-  self->n_actions = 0;
+  if (!nf_flow_set_size (self->flow, rows, columns, frames, error))
+    return FALSE;
+  self->n_actions = 0; /* which were those of so many frames */
   self->shown.valid = FALSE;
-  return nf_flow_set_size (self->flow, rows, columns, frames, error);
+  return TRUE;
 }
 
 static const char *const method_names[] = { [NF_DECODE_AUTO] = "auto",
@@ -432,6 +440,7 @@ nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *
   trace = trace ? trace : &nothing;
   if (batch == 0 || !nf_session_check_condition (self, labels, B, error))
     return FALSE;
+  nf_flow_set_rounds (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   for (guint first = 0; first < B; first += batch)
@@ -480,6 +489,7 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
   if (limit == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
+  nf_flow_set_rounds (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint batch = nf_session_share (B, limit);
@@ -512,6 +522,7 @@ nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
   if (batch == 0)
     return FALSE;
+  nf_flow_set_rounds (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   g_autofree float *half_square = g_new (float, batch *N), *log_det = g_new (float, batch *N);

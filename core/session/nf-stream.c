@@ -214,6 +214,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   g_autoptr (NfStream) self = g_object_new (NF_TYPE_STREAM, NULL);
   self->model = g_object_ref (model);
   self->flow = g_steal_pointer (&flow);
+  nf_flow_set_rounds (self->flow, TRUE);
   self->ops = nf_flow_get_ops (self->flow);
   self->B = B;
   self->T = nf_model_count_blocks (model);
@@ -666,6 +667,13 @@ nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, flo
                   float *score_map, GError **error)
 {
   g_return_val_if_fail (NF_IS_STREAM (self) && frame && latents, FALSE);
+  if (self->held->len > 0) /* what was decoded, shown later, is found by its distance from the last frame */
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%u decoded frames are held: nf_stream_drain() has them before anything is encoded",
+                   self->held->len);
+      return FALSE;
+    }
   if (encode (self, frame, action, latents, score, score_map, error))
     return TRUE;
   nf_stream_reset (self);
