@@ -1313,6 +1313,105 @@ test_stats (void **state)
   assert_true (stats.kernel_seconds > 0 && stats.last_frame_seconds > 0 && stats.device_bytes > 0);
 }
 
+/* A call that fails leaves no picture behind that is none: the next frame is not taken for it. */
+static void
+test_failure_forgets (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_YUV420, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) in = { 0 }, out = { 0 }, other = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_YUV420, 24, 24, FALSE);
+  picture_init (&out, NF_PIXELS_YUV420, 24, 24, FALSE);
+  picture_init (&other, NF_PIXELS_YUV420, 20, 24, FALSE); /* as many tiles */
+  picture_draw (&in, 3);
+  g_autofree float *z = encode (session, &in, &grid, NULL, NULL);
+  for (int turn = 0; turn < 2; turn++)
+    {
+      nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
+      NfFrame wrong = other.frame;
+      wrong.planes[0].stride = turn ? 3 : wrong.planes[0].stride;
+      g_autofree float *bad = g_memdup2 (z, nf_grid_latents (&grid) * sizeof *z);
+      bad[0] = NAN;
+      if (turn)
+        assert_false (nf_session_denoise_frame (session, &wrong, 0.1, &other.frame, &error));
+      else
+        assert_false (nf_session_decode_frame (session, bad, -1, NULL, &other.frame, &error));
+      assert_non_null (error);
+      g_clear_error (&error);
+      memset (out.memory, GUARD, out.size);
+      nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
+      assert_memory_equal (in.memory, out.memory, in.size);
+    }
+}
+
+/* Three planes whose samples lie apart are no pixels with room between them: nothing else is written. */
+static void
+test_planes_apart (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) in = { 0 };
+  const guint width = 9, height = 2, step = 4, stride = step * width;
+  /* each plane ends with its last sample; one after the other, from the last to the first */
+  const gsize plane = stride * (height - 1) + step * (width - 1) + 1;
+  g_autofree guint8 *memory = g_malloc (3 * plane);
+  NfFrame frame = { .width = width, .height = height };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_RGB, width, height, FALSE);
+  picture_draw (&in, 5);
+  memset (memory, GUARD, 3 * plane);
+  for (guint i = 0; i < 3; i++)
+    frame.planes[i] = (NfPlane){ memory + (2 - i) * plane, (gint)stride, (gint)step };
+  g_autofree float *z = encode (session, &in, &grid, NULL, NULL);
+  nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &frame, &error), error);
+  for (guint i = 0; i < 3; i++)
+    for (gsize at = 0; at < plane; at++)
+      {
+        const guint x = at % stride / step, y = (guint)(at / stride);
+        assert_int_equal (frame.planes[i].data[at], at % step ? GUARD : *sample (&in, i, x, y));
+      }
+}
+
+/* Frames are taken in tiles of the model's own size. */
+static void
+test_other_size (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig config = { .channels = 1,
+                      .img_size = S,
+                      .patch_size = P,
+                      .width = 32,
+                      .n_blocks = 2,
+                      .n_layers = 1,
+                      .nvp = TRUE,
+                      .head_dim = 16,
+                      .expansion = 2,
+                      .rope = TRUE,
+                      .family = NF_FAMILY_STARFLOW,
+                      .layout = NF_PIXELS_GRAY };
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write (path, &config, nf_test_device ("cpu"), 7);
+  g_autoptr (NfModel) model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_auto (Picture) in = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_GRAY, 16, 16, FALSE);
+  picture_draw (&in, 1);
+  g_autofree float *z = encode (session, &in, &grid, NULL, NULL);
+  nf_test_ok (nf_session_set_size (session, 2 * S, S, 0, &error), error);
+  assert_false (nf_session_encode_frame (session, &in.frame, z, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+  assert_non_null (strstr (error->message, "nf_session_set_size()"));
+  g_clear_error (&error);
+  assert_false (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error));
+  g_clear_error (&error);
+  nf_test_ok (nf_session_set_size (session, S, S, 0, &error), error);
+  nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error), error);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -1381,6 +1480,9 @@ main (int argc, char **argv)
     { "memory, weights in bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_loading_tells),
+    cmocka_unit_test (test_failure_forgets),
+    cmocka_unit_test (test_planes_apart),
+    cmocka_unit_test (test_other_size),
     cmocka_unit_test (test_bad_text),
     cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),

@@ -260,10 +260,15 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
       draft->found[t].x = nf_ops_alloc (flow->ops, all);
       draft->found[t].sigmas = nf_ops_alloc (flow->ops, all);
     }
-  if (!nf_ops_finish (flow->ops, error))
-    return FALSE;
-  find_hints (flow);
-  return nf_ops_finish (flow->ops, error);
+  if (nf_ops_finish (flow->ops, error))
+    {
+      find_hints (flow);
+      if (nf_ops_finish (flow->ops, error))
+        return TRUE;
+    }
+  /* what there was memory for is no draft */
+  nf_flow_draft_free (g_steal_pointer (&flow->draft), flow->T);
+  return FALSE;
 }
 
 guint

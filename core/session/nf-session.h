@@ -451,8 +451,8 @@ gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *
  * @latents: (grid_height, grid_width, D) of a frame of @frame's size
  * @label: class for all tiles, -1 for none
  * @options: (nullable): NULL means plain with snap
- * @frame: its samples are written; bytes between samples of one plane (alpha of RGBx) are set to 255, row
- * padding is left alone
+ * @frame: its samples are written; bytes between samples of a row of three planes that interleave (alpha of
+ * RGBx, but for the one at an end of the row) are set to 255, row padding is left alone
  *
  * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
  * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.

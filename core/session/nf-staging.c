@@ -18,6 +18,24 @@ count_planes (NfPixelLayout layout)
   return layout == NF_PIXELS_GRAY ? 1 : 3;
 }
 
+/* Whether the three planes are samples of the same pixels, with room for more between these. Pointers into
+ * other memory are compared as numbers. */
+static gboolean
+interleave (const NfFrame *frame)
+{
+  const NfPlane *planes = frame->planes;
+  const guintptr places[] = { (guintptr)planes[0].data, (guintptr)planes[1].data, (guintptr)planes[2].data };
+  guintptr first = places[0], last = places[0];
+  for (guint i = 1; i < G_N_ELEMENTS (places); i++)
+    {
+      if (planes[i].step != planes[0].step || planes[i].stride != planes[0].stride)
+        return FALSE;
+      first = MIN (first, places[i]);
+      last = MAX (last, places[i]);
+    }
+  return planes[0].step > 3 && last - first < (guintptr)planes[0].step;
+}
+
 gboolean
 nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
                     NfPlanes *planes, GError **error)
@@ -87,13 +105,16 @@ nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const
 
   if (!nf_ops_read (ops, nf_view (staging->buffer, 0), staging->bytes, staging->size, error))
     return FALSE;
-  /* what lies between the samples of one plane and belongs to none */
-  if (layout == NF_PIXELS_RGB && frame->planes[0].step > 3)
+  /* what lies between the samples of a row and belongs to none; before the first and after the last there may
+   * be nothing */
+  if (layout == NF_PIXELS_RGB && interleave (frame))
     {
-      const guint8 *first = MIN (MIN (frame->planes[0].data, frame->planes[1].data), frame->planes[2].data);
+      const NfPlane *planes = frame->planes;
+      guint8 *first = MIN (MIN (planes[0].data, planes[1].data), planes[2].data),
+             *last = MAX (MAX (planes[0].data, planes[1].data), planes[2].data);
       for (guint y = 0; y < frame->height; y++)
-        memset ((guint8 *)first + (gssize)y * frame->planes[0].stride, 255,
-                (gsize)(frame->width - 1) * frame->planes[0].step + 3);
+        memset (first + (gssize)y * planes->stride, 255,
+                (gsize)(frame->width - 1) * (gsize)planes->step + (gsize)(last - first) + 1);
     }
   for (guint i = 0; i < count_planes (layout); i++)
     {
