@@ -507,9 +507,9 @@ assert_not_restored (Run *run, const char *path, int code, const char *part)
     fail_msg ("\"%s\" does not speak of %s", error->message, part);
 }
 
-/* PATH again with one tensor's first value not a number, or without it. */
+/* PATH again with one tensor's first value another one, or without it. */
 static void
-rewrite (const char *path, const char *name, gboolean keep)
+rewrite (const char *path, const char *name, gboolean keep, float first)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
@@ -526,7 +526,7 @@ rewrite (const char *path, const char *name, gboolean keep)
             continue;
           assert_int_equal (tensor.dtype, NF_DTYPE_F32);
           bytes = g_memdup2 (tensor.data, tensor.n_elements * sizeof (float));
-          ((float *)(gpointer)bytes)[0] = NAN;
+          ((float *)(gpointer)bytes)[0] = first;
           tensor.data = bytes;
         }
       tensors[n++] = tensor;
@@ -543,11 +543,11 @@ test_bad_checkpoints (void **state)
   {
     const char *tensor;
     gboolean keep;
+    float first;
     int code;
-  } wrong[] = { { "moment1", TRUE, NF_ERROR_DATA },
-                { "parameters", TRUE, NF_ERROR_DATA },
-                { "moment2", FALSE, NF_ERROR_FORMAT },
-                { "state", FALSE, NF_ERROR_FORMAT } };
+  } wrong[] = { { "moment1", TRUE, NAN, NF_ERROR_DATA },     { "parameters", TRUE, NAN, NF_ERROR_DATA },
+                { "moment1", TRUE, 3e38f, NF_ERROR_FORMAT }, { "moment2", TRUE, -1, NF_ERROR_FORMAT },
+                { "moment2", FALSE, 0, NF_ERROR_FORMAT },    { "state", FALSE, 0, NF_ERROR_FORMAT } };
   const NfTrainOptions options = make_options ();
   g_autoptr (GError) error = NULL;
   g_autofree char *path = nf_test_temporary (".checkpoint"), *bytes = NULL;
@@ -565,7 +565,7 @@ test_bad_checkpoints (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
     {
       nf_test_ok (g_file_set_contents (path, bytes, (gssize)size, &error), error);
-      rewrite (path, wrong[i].tensor, wrong[i].keep);
+      rewrite (path, wrong[i].tensor, wrong[i].keep, wrong[i].first);
       assert_not_restored (&run, path, wrong[i].code, wrong[i].tensor);
     }
   nf_test_ok (g_file_set_contents (path, bytes, (gssize)size * 2 / 3, &error), error);

@@ -5,6 +5,7 @@
 #include "nf-pages.h"
 #include "nf-program-cache.h"
 
+#include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
 #include <CL/cl_ext.h>
@@ -666,13 +667,37 @@ describe_all (GPtrArray *candidates)
   return g_string_free (g_steal_pointer (&text), FALSE);
 }
 
+/* Where PoCL keeps what it compiles, if nobody may write there: it then has no devices. */
+static char *
+find_closed_cache (void)
+{
+  const char *told = g_getenv ("POCL_CACHE_DIR");
+  g_autofree char *folder = g_strdup (told && *told ? told : g_get_user_cache_dir ()),
+                  *there = g_strdup (folder);
+  while (g_access (there, F_OK) != 0 && strlen (there) > 1)
+    {
+      char *above = g_path_get_dirname (there);
+      g_free (there);
+      there = above;
+    }
+  return g_access (there, W_OK) == 0 ? NULL : g_steal_pointer (&folder);
+}
+
 /* The first usable match, GPUs before CPUs if NAME leaves that open. */
 static Candidate *
 choose (GPtrArray *candidates, const char *name, GError **error)
 {
   if (candidates->len == 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);
+      g_autofree char *closed = find_closed_cache ();
+      if (closed)
+        g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                     "there is no OpenCL device; PoCL has none where it cannot write what it compiles, and "
+                     "%s cannot be "
+                     "written: set POCL_CACHE_DIR to a folder that can. Or " INSTALL_HINT,
+                     closed);
+      else
+        g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);
       return NULL;
     }
 

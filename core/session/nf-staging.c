@@ -47,8 +47,13 @@ nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const 
       guint width, height;
       plane_size (frame, layout, i, &width, &height);
       const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
-      if (!frame->planes[i].data || frame->planes[i].step < 1
-          || ABS ((gint64)frame->planes[i].stride) < extent)
+      if (!frame->planes[i].data)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "plane %u of a %ux%u frame has no samples", i,
+                       frame->width, frame->height);
+          return FALSE;
+        }
+      if (frame->planes[i].step < 1 || ABS ((gint64)frame->planes[i].stride) < extent)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                        "plane %u of a %ux%u frame has a stride of %d bytes and a step of %d; a row takes "

@@ -357,6 +357,7 @@ nf_stream_reset (NfStream *self)
   window_forget (&self->windows[1]);
   g_array_set_size (self->held, 0);
   self->index = 0;
+  self->shown = FALSE;
 }
 
 guint64

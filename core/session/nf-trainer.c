@@ -764,8 +764,8 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
     if (v[i] < 0 || m[i] * m[i] > FLT_MAX)
       {
         g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                     "%s: moments of parameter %" G_GSIZE_FORMAT " are %g and %g", path, i, (double)m[i],
-                     (double)v[i]);
+                     "%s: moment1 and moment2 of parameter %" G_GSIZE_FORMAT " are %g and %g", path, i,
+                     (double)m[i], (double)v[i]);
         return FALSE;
       }
   if (state[2] < 0)
