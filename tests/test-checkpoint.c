@@ -653,6 +653,44 @@ test_yaml (void **state)
   g_unlink (yaml_path);
 }
 
+/* Official training has noise of 0.3 unless its arguments say another. */
+static void
+test_yaml_noise (void **state)
+{
+  static const struct
+  {
+    const char *yaml, *setting;
+    NfNoise noise;
+    double std;
+  } cases[] = {
+    { "", NULL, NF_NOISE_GAUSSIAN, 0.3 },
+    { "- noise_type: gaussian\n", NULL, NF_NOISE_GAUSSIAN, 0.3 },
+    { "- noise_std: null\n", NULL, NF_NOISE_GAUSSIAN, 0.3 },
+    { "- noise_std: 0.5\n", NULL, NF_NOISE_GAUSSIAN, 0.5 },
+    { "- noise_type: uniform\n", NULL, NF_NOISE_UNIFORM, 0 },
+    { "", "noise_type=uniform", NF_NOISE_UNIFORM, 0 },
+    { "", "noise_std=0.1", NF_NOISE_GAUSSIAN, 0.1 },
+  };
+  g_autofree char *yaml_path = beside (".yaml");
+  write_weights (&starflow, NULL, NULL);
+  g_autoptr (NfTensorFile) file = open_file (path);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *yaml = g_strconcat (
+          "arguments:\n- img_size: 6\n- txt_size: 5\n- channel_size: 4\n- patch_size: 1\n- rope: 1\n"
+          "- sos: 1\n- seq_order: L2R\n- cond_top_only: 1\n- use_final_norm: 1\n",
+          cases[i].yaml, NULL);
+      write_text (yaml_path, yaml);
+      const char *const settings[] = { cases[i].setting, NULL };
+      g_autoptr (NfConfig) config = nf_checkpoint_config (file, yaml_path, settings, &error);
+      nf_test_ok (config, error);
+      assert_int_equal (config->noise, cases[i].noise);
+      assert_true (config->noise_std == cases[i].std);
+    }
+  g_unlink (yaml_path);
+}
+
 int
 main (void)
 {
@@ -663,7 +701,7 @@ main (void)
     cmocka_unit_test (test_open),      cmocka_unit_test (test_contradictions),
     cmocka_unit_test (test_rotations), cmocka_unit_test (test_scaled_positions),
     cmocka_unit_test (test_recipes),   cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_yaml),      cmocka_unit_test (test_yaml_noise),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

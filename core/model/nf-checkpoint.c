@@ -11,6 +11,7 @@
 
 #define MAX_FILE (1 << 20)
 #define OFFICIAL_HEAD_DIM 64
+#define OFFICIAL_STARFLOW_NOISE 0.3
 #define DENOISER "learnable_self_denoiser"
 
 /* Members found so far, and the names of those that nothing says. */
@@ -20,6 +21,7 @@ typedef struct
   JsonObject *members;
   GPtrArray *open; /* of static strings */
   gboolean told;   /* somebody wrote a configuration, in which what is left out has its official default */
+  gboolean recipe; /* ... and it was of official training, whose noise has a default too */
   guint first, T;  /* the first block that has weights, and one more than the last */
 } Config;
 
@@ -299,6 +301,18 @@ say_denoiser (Config *c)
   ask (c, "denoiser_window");
 }
 
+/* Official training adds noise unless it is told otherwise. */
+static void
+say_official_noise (Config *c)
+{
+  say_text (c, "noise_type", "gaussian");
+  JsonNode *type = json_object_get_member (c->members, "noise_type");
+  if (!has (c, "noise_std") && JSON_NODE_HOLDS_VALUE (type)
+      && json_node_get_value_type (type) == G_TYPE_STRING
+      && g_strcmp0 (json_node_get_string (type), "gaussian") == 0)
+    json_object_set_double_member (c->members, "noise_std", OFFICIAL_STARFLOW_NOISE);
+}
+
 static void
 say_starflow (Config *c)
 {
@@ -340,6 +354,8 @@ say_starflow (Config *c)
             : find (c, "%s.attention.norm.weight", layer) ? "rms_norm"
                                                           : "none");
   say_denoiser (c);
+  if (c->recipe)
+    say_official_noise (c);
 
   ask (c, "use_softplus");
   ask (c, "soft_clip");
@@ -443,6 +459,7 @@ add_file (Config *c, const char *path, GError **error)
   g_autoptr (JsonObject) object = nf_recipe_read (text, length, path, error);
   if (object)
     add_members (c, object);
+  c->recipe = object != NULL;
   return object != NULL;
 }
 
