@@ -243,7 +243,9 @@ test_shapes (void **state)
   c[6].width = 192, c[6].expansion = 2, c[6].n_blocks = 1, c[6].n_layers = 5;
   c[7].patch_size = 2, c[7].layout = NF_PIXELS_YUV420, c[7].img_size = 6;
   for (guint i = 0; i < G_N_ELEMENTS (c); i++)
-    check_found (&c[i], NULL);
+    check_found (&c[i], c[i].layout == NF_PIXELS_YUV420 ? (const char *const[]){ "pixel_layout=yuv420", NULL }
+                                                        : NULL);
+  check_found (&c[7], (const char *const[]){ "patch_size=2", NULL });
   NfConfig narrow = tarflow;
   narrow.width = 96, narrow.head_dim = 32;
   check_found (&narrow, (const char *const[]){ "head_dim=32", NULL });
@@ -303,7 +305,7 @@ test_noise (void **state)
   } cases[] = {
     { "afhq_model_4_128_3_2_0.07.pth", NF_NOISE_GAUSSIAN, 0.07 },
     { "a_model_4_128_3_2_uniform.pth", NF_NOISE_UNIFORM, 0 },
-    { "a_model_2_128_3_2_0.07.pth", NF_NOISE_UNIFORM, 0 }, /* of another model */
+    { "a_model_4_64_3_2_0.07.pth", NF_NOISE_UNIFORM, 0 }, /* of another model */
     { "a_model_4_128_3_2_-1.pth", NF_NOISE_UNIFORM, 0 },
     { "a_model_4_128_3_2_0.07_ema.pth", NF_NOISE_UNIFORM, 0 },
     { "a_model_4_128.pth", NF_NOISE_UNIFORM, 0 },
@@ -322,6 +324,57 @@ test_noise (void **state)
       assert_int_equal (config->noise, cases[i].noise);
       assert_true (config->noise_std == cases[i].std);
       assert_int_equal (g_rename (name, path), 0);
+    }
+  g_rmdir (folder);
+}
+
+/* A name that official training gives says the patch, and with it the planes. */
+static void
+test_named_patches (void **state)
+{
+  static const struct
+  {
+    guint C, p;
+    const char *name, *setting, *wrong;
+  } cases[] = {
+    { 4, 2, "a_model_2_128_3_2_0.07.pth", NULL, NULL },
+    { 4, 2, "a_model_2_128_3_2_0.07.pth", "in_channels=4", NULL },
+    { 12, 1, "a_model_1_128_3_2_0.07.pth", NULL, NULL },
+    { 6, 1, "a_model_1_128_3_2_0.07.pth", NULL, NULL },
+    { 3, 2, "a_model_2_128_3_2_0.07.pth", NULL, NULL },
+    { 3, 2, "a_model_4_128_3_2_0.07.pth", NULL,
+      "its name says a patch_size that does not divide its tokens of 12" },
+    { 3, 2, "a_model_4_128_3_2_0.07.pth", "patch_size=2", "do not say noise_type;" },
+    { 6, 1, "a.pth", NULL, "do not say patch_size" },
+    { 4, 2, "a.pth", "patch_size=65536", "is impossible" },
+  };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *folder = g_dir_make_tmp ("normflow-test-XXXXXX", &error);
+  nf_test_ok (folder, error);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      NfConfig config = tarflow;
+      config.channels = cases[i].C, config.patch_size = cases[i].p;
+      config.layout = config.channels == 3 ? NF_PIXELS_RGB : NF_PIXELS_LATENT;
+      write_weights (&config, NULL, NULL);
+      g_autofree char *name = g_build_filename (folder, cases[i].name, NULL);
+      assert_int_equal (g_rename (path, name), 0);
+      g_autoptr (NfTensorFile) file = open_file (name);
+      g_autoptr (NfConfig) found
+          = nf_checkpoint_config (file, NULL, (const char *const[]){ cases[i].setting, NULL }, &error);
+      if (cases[i].wrong)
+        {
+          assert_null (found);
+          assert_non_null (strstr (error->message, cases[i].wrong));
+          g_clear_error (&error);
+        }
+      else
+        {
+          nf_test_ok (found, error);
+          config.noise = NF_NOISE_GAUSSIAN, config.noise_std = 0.07;
+          assert_true (nf_config_equal (found, &config));
+        }
+      g_unlink (name);
     }
   g_rmdir (folder);
 }
@@ -695,13 +748,21 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),     cmocka_unit_test (test_causal_images),
-    cmocka_unit_test (test_official),  cmocka_unit_test (test_shapes),
-    cmocka_unit_test (test_noise),     cmocka_unit_test (test_identities),
-    cmocka_unit_test (test_open),      cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_rotations), cmocka_unit_test (test_scaled_positions),
-    cmocka_unit_test (test_recipes),   cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),      cmocka_unit_test (test_yaml_noise),
+    cmocka_unit_test (test_twins),
+    cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official),
+    cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_noise),
+    cmocka_unit_test (test_named_patches),
+    cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),
+    cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_rotations),
+    cmocka_unit_test (test_scaled_positions),
+    cmocka_unit_test (test_recipes),
+    cmocka_unit_test (test_bad_recipes),
+    cmocka_unit_test (test_yaml),
+    cmocka_unit_test (test_yaml_noise),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

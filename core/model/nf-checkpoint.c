@@ -19,10 +19,11 @@ typedef struct
 {
   NfTensorFile *file;
   JsonObject *members;
-  GPtrArray *open; /* of static strings */
-  gboolean told;   /* somebody wrote a configuration, in which what is left out has its official default */
-  gboolean recipe; /* ... and it was of official training, whose noise has a default too */
-  guint first, T;  /* the first block that has weights, and one more than the last */
+  GPtrArray *open;   /* of static strings */
+  gboolean told;     /* somebody wrote a configuration, in which what is left out has its official default */
+  gboolean recipe;   /* ... and it was of official training, whose noise has a default too */
+  gboolean misnamed; /* the file's name says a patch that its tokens cannot have */
+  guint first, T;    /* the first block that has weights, and one more than the last */
 } Config;
 
 /* Tensors */
@@ -158,16 +159,73 @@ say_expansion (Config *c, guint width)
 
 /* TARFlow */
 
-/* A token has C p² features: p² (gray), 3 p² (rgb) or 3 p²/2 (yuv420). No number is two of these, since
- * neither 3 nor 3/2 is the square of a fraction. */
-static void
-say_patch (Config *c, guint D)
+/* Official training calls its files DATA_model_p_d_T_K_NOISE.pth, NOISE being "uniform" or a standard
+ * deviation. */
+typedef struct
 {
-  const guint p = get (c, "patch_size"), C = get (c, "in_channels");
+  char *base;        /* what the rest points into */
+  guint p;           /* 0 if it is no such name, or of another model */
+  const char *noise; /* what follows the numbers */
+} Name;
+
+static void
+name_clear (Name *name)
+{
+  g_free (name->base);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Name, name_clear)
+
+static void
+read_name (const Config *c, Name *name)
+{
+  name->base = g_path_get_basename (nf_tensor_file_get_path (c->file));
+  const char *numbers = strstr (name->base, "_model_");
+  guint p, d, T, K;
+  int end = 0;
+  if (!numbers || sscanf (numbers, "_model_%u_%u_%u_%u_%n", &p, &d, &T, &K, &end) != 4 || end == 0
+      || d != get (c, "channels") || T != get (c, "num_blocks") || K != get (c, "layers_per_block"))
+    return;
+  name->p = p;
+  name->noise = numbers + end;
+}
+
+static gboolean
+is_yuv420 (guint64 D, guint64 p)
+{
+  return p % 2 == 0 && 2 * D == 3 * p * p;
+}
+
+/* A token has C p² features, or 3 p²/2 (yuv420, ours). Where neither a configuration nor the name says p, it
+ * is one of 3 planes or of 1: no number is both, since 3 is not the square of a fraction. */
+static void
+say_patch (Config *c, const Name *name, guint D)
+{
+  const guint C = get (c, "in_channels");
+  guint64 p = get (c, "patch_size");
+  JsonNode *layout = json_object_get_member (c->members, "pixel_layout");
+  if (!p && !C && !layout && name->p)
+    {
+      p = name->p;
+      if (D % (p * p) != 0 && !is_yuv420 (D, p))
+        {
+          c->misnamed = TRUE;
+          return;
+        }
+      say (c, "patch_size", name->p);
+    }
+  if (p && !C && D % (p * p) != 0 && is_yuv420 (D, p))
+    say_text (c, "pixel_layout", "yuv420");
   if (p || C)
     {
-      say (c, "in_channels", p && D % (p * p) == 0 ? D / (p * p) : 3);
+      say (c, "in_channels", p && D % (p * p) == 0 ? (guint)(D / (p * p)) : 3);
       say_or_ask (c, "patch_size", C && D % C == 0 ? root_of (D / C) : 0);
+    }
+  else if (layout && JSON_NODE_HOLDS_VALUE (layout) && json_node_get_value_type (layout) == G_TYPE_STRING
+           && strcmp (json_node_get_string (layout), "yuv420") == 0)
+    {
+      say (c, "in_channels", 3);
+      say_or_ask (c, "patch_size", 2 * (guint64)D % 3 == 0 ? root_of ((guint)(2 * (guint64)D / 3)) : 0);
     }
   else if (D % 3 == 0 && root_of (D / 3))
     {
@@ -179,36 +237,25 @@ say_patch (Config *c, guint D)
       say (c, "in_channels", 1);
       say (c, "patch_size", root_of (D));
     }
-  else if (2 * D % 3 == 0 && root_of (2 * D / 3))
-    {
-      say_text (c, "pixel_layout", "yuv420");
-      say (c, "in_channels", 3);
-      say (c, "patch_size", root_of (2 * D / 3));
-    }
   else
     say_or_ask (c, "patch_size", 0);
 }
 
-/* Official training calls its files DATA_model_p_d_T_K_NOISE.pth, NOISE being "uniform" or a standard
- * deviation. */
 static void
-say_noise (Config *c)
+say_noise (Config *c, const Name *name)
 {
-  g_autofree char *base = g_path_get_basename (nf_tensor_file_get_path (c->file));
-  const char *numbers = strstr (base, "_model_");
-  guint sizes[4];
-  int end = 0;
-  if (has (c, "noise_type") || !numbers
-      || sscanf (numbers, "_model_%u_%u_%u_%u_%n", &sizes[0], &sizes[1], &sizes[2], &sizes[3], &end) != 4
-      || end == 0 || sizes[0] != get (c, "patch_size") || sizes[1] != get (c, "channels")
-      || sizes[2] != get (c, "num_blocks") || sizes[3] != get (c, "layers_per_block"))
+  if (has (c, "noise_type") || !name->p)
     return;
   char *behind = NULL;
-  const double std = g_ascii_strtod (numbers + end, &behind);
-  if (g_str_has_prefix (numbers + end, "uniform"))
+  const double std = g_ascii_strtod (name->noise, &behind);
+  const gboolean uniform = g_str_has_prefix (name->noise, "uniform"),
+                 gaussian = g_ascii_isdigit (*name->noise) && std <= 2
+                            && (strcmp (behind, ".pth") == 0 || strcmp (behind, ".safetensors") == 0);
+  if ((uniform || gaussian) && name->p != get (c, "patch_size"))
+    ask (c, "noise_type"); /* of a model that is not quite this one */
+  else if (uniform)
     say_text (c, "noise_type", "uniform");
-  else if (g_ascii_isdigit (numbers[end]) && std <= 2
-           && (strcmp (behind, ".pth") == 0 || strcmp (behind, ".safetensors") == 0))
+  else if (gaussian)
     {
       say_text (c, "noise_type", "gaussian");
       if (!has (c, "noise_std"))
@@ -222,18 +269,20 @@ say_tarflow (Config *c)
   const NfTensor *in = find_first (c, "proj_in.weight");
   const guint d = size_of (in, 0), D = size_of (in, 1),
               side = root_of (size_of (find_first (c, "pos_embed"), 0));
+  g_auto (Name) name = { 0 };
 
   say_text (c, "family", "tarflow");
-  say_patch (c, D);
-  say_or_ask (c, "img_size", MIN (side, 4096) * MIN (get (c, "patch_size"), 4096));
   say (c, "channels", d);
   say (c, "num_blocks", count (c, "blocks.", ".proj_in.weight"));
   say (c, "layers_per_block", count (c, "blocks.0.attn_blocks.", ".attention.qkv.weight"));
+  read_name (c, &name);
+  say_patch (c, &name, D);
+  say_or_ask (c, "img_size", MIN (side, 4096) * MIN (get (c, "patch_size"), 4096));
   say (c, "num_classes", size_of (find_first (c, "class_embed"), 0));
   say_if (c, "nvp", size_of (find_first (c, "proj_out.weight"), 0) != D);
   say_head_dim (c, d);
   say_expansion (c, d);
-  say_noise (c);
+  say_noise (c, &name);
 }
 
 /* STARFlow */
@@ -572,6 +621,15 @@ complete (Config *c, GError **error)
     }
   else
     say_tarflow (c);
+  if (c->misnamed)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_CONFIG,
+          "%s: its name says a patch_size that does not divide its tokens of %u features; rename it, or "
+          "tell patch_size and noise_type by normflow convert, with --config FILE or --set NAME=VALUE",
+          nf_tensor_file_get_path (c->file), size_of (find_first (c, "proj_in.weight"), 1));
+      return FALSE;
+    }
   if (c->open->len == 0)
     return TRUE;
   g_autoptr (GString) names = g_string_new (NULL);
