@@ -399,7 +399,7 @@ test_prefixes (void **state)
     { "blocks.1._fsdp_wrapped_module._checkpoint_wrapped_module.attn_blocks.0._orig_mod.e",
       "blocks.1.attn_blocks.0.e" },
     { "submodule.f", "submodule.f" },
-    { "blocks.module.g", "blocks.module.g" },
+    { "blocks.2.module.g", "blocks.2.g" },
     { "a_orig_mod.h", "a_orig_mod.h" },
   };
   g_autoptr (GByteArray) pickle = g_byte_array_new ();
@@ -441,6 +441,12 @@ test_owners (void **state)
     { { "module.flow.blocks.0.a", "module.flow._orig_mod.b" }, "blocks.0.a=0 b=1" },
     { { "n_averaged", "module.blocks.0.a", "module.var" }, "blocks.0.a=1 var=2" },
     { { "n_averaged", "module.model.blocks.0.a" }, "blocks.0.a=1" },
+    { { "model.module.blocks.0.a", "model.module.var" }, "blocks.0.a=0 var=1" },
+    { { "net.flow.blocks.0.a", "net.flow.var" }, "blocks.0.a=0 var=1" },
+    { { "net.flow.blocks.0.a", "net.flow.blocks.0.b" }, "blocks.0.a=0 blocks.0.b=1" },
+    { { "a.module.b.c.d.blocks.0.a", "a.b.c.d._orig_mod.var" }, "blocks.0.a=0 var=1" },
+    { { "net.flow.blocks.0.a", "net.flows.b" }, "flow.blocks.0.a=0 flows.b=1" },
+    { { "blocks.0.module.a", "blocks.1.module.a" }, "blocks.0.a=0 blocks.1.a=1" },
     { { "blocks.0.a", "blocks.1.a" }, "blocks.0.a=0 blocks.1.a=1" },
     { { "model.blocks.0.a", "models.b" }, "model.blocks.0.a=0 models.b=1" },
     { { "model.blocks.0.a", "ema.blocks.0.a" }, "model.blocks.0.a=0 ema.blocks.0.a=1" },

@@ -303,7 +303,7 @@ static char *
 strip_name (const char *name)
 {
   static const char *const wrappers[]
-      = { "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module." };
+      = { "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module." };
   g_autoptr (GString) text = g_string_new (NULL);
   gboolean start = TRUE; /* of a component */
   for (const char *at = name; *at;)
@@ -312,8 +312,6 @@ strip_name (const char *name)
       for (guint i = 0; start && i < G_N_ELEMENTS (wrappers); i++)
         if (g_str_has_prefix (at, wrappers[i]))
           skip = strlen (wrappers[i]);
-      if (text->len == 0 && g_str_has_prefix (at, "module."))
-        skip = strlen ("module.");
       if (skip == 0)
         {
           start = *at == '.';
@@ -396,23 +394,41 @@ get_weight (const NfPickleValue *state, guint i)
   return value->tensor;
 }
 
-/* The length of the component, with its dot, that all names begin with where the flow is an attribute of the
- * module that was saved ("model.blocks.0.…"), else 0. */
+/* The length of what NAME has before its block, or before its last component if it is of none. */
+static gsize
+owner_of (const char *name)
+{
+  const char *block = g_str_has_prefix (name, "blocks.") ? name : strstr (name, ".blocks."),
+             *dot = strrchr (name, '.');
+  if (block)
+    return block == name ? 0 : (gsize)(block - name) + 1;
+  return dot ? (gsize)(dot - name) + 1 : 0;
+}
+
+/* The length of the components, with their dots, that all names begin with where the flow is an attribute of
+ * what was saved ("model.blocks.0.…", "net.flow.blocks.0.…"), else 0. */
 static gsize
 find_owner (const NfPickleValue *state)
 {
-  g_autofree char *owner = NULL;
+  g_autofree char *first = NULL;
+  gsize length = 0;
   for (guint i = 0; i < state->items->len; i += 2)
     if (get_weight (state, i))
       {
         g_autofree char *name = strip_name (((const NfPickleValue *)state->items->pdata[i])->text);
-        const char *dot = strchr (name, '.');
-        if (!owner && dot && !g_str_has_prefix (name, "blocks."))
-          owner = g_strndup (name, (gsize)(dot - name) + 1);
-        if (!owner || !g_str_has_prefix (name, owner))
-          return 0;
+        gsize common = 0, owner = owner_of (name);
+        if (!first)
+          {
+            first = g_steal_pointer (&name);
+            length = owner;
+            continue;
+          }
+        for (gsize j = 0; j < MIN (length, owner) && name[j] == first[j]; j++)
+          if (name[j] == '.')
+            common = j + 1;
+        length = common;
       }
-  return owner ? strlen (owner) : 0;
+  return length;
 }
 
 static gboolean
