@@ -247,7 +247,7 @@ test_strides (void **state)
   {
     const char *name;
     NfTorchTensor tensor;
-    double values[12];
+    double values[26];
   } cases[] = {
     { "whole", { "Byte", "0", 24, 0, 2, { 3, 4 }, { 4, 1 } }, { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 } },
     { "second half",
@@ -259,6 +259,10 @@ test_strides (void **state)
       { 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 } },
     { "cut", { "Byte", "0", 24, 5, 3, { 2, 1, 3 }, { 12, 77, 4 } }, { 5, 9, 13, 17, 21, 25 - 0 } },
     { "expanded", { "Byte", "0", 24, 23, 2, { 2, 3 }, { 0, 0 } }, { 23, 23, 23, 23, 23, 23 } },
+    { "beyond its storage", { "Byte", "0", 24, 22, 2, { 13, 2 }, { 0, 1 } }, { 22, 23, 22, 23, 22, 23, 22,
+                                                                               23, 22, 23, 22, 23, 22, 23,
+                                                                               22, 23, 22, 23, 22, 23, 22,
+                                                                               23, 22, 23, 22, 23 } },
     { "permuted",
       { "Byte", "0", 24, 0, 3, { 2, 2, 3 }, { 3, 12, 1 } },
       { 0, 1, 2, 12, 13, 14, 3, 4, 5, 15, 16, 17 } },
@@ -815,8 +819,10 @@ test_sizes (void **state)
     { { "Byte", "0", 64, huge, 1, { 1 }, { 1 } }, "reaches beyond" },
     { { "Byte", "0", 64, 0, 1, { 2 }, { huge } }, "reaches beyond" },
     { { "Byte", "0", 64, 63, 2, { 3, 3 }, { huge, huge } }, "reaches beyond" },
-    { { "Byte", "0", 64, 0, 2, { 65, 1 }, { 0, 1 } }, "reaches beyond" },
-    { { "Byte", "0", 64, 0, 1, { (gint64)1 << 50 }, { 0 } }, "reaches beyond" },
+    { { "Byte", "0", 64, 0, 1, { 100000 }, { 0 } }, "tensors that are not row by row, w among them" },
+    { { "Byte", "0", 64, 0, 1, { (gint64)1 << 50 }, { 0 } }, "strides of 0" },
+    { { "Byte", "0", 64, 0, 2, { wrap, wrap / 2 - 1 }, { 0, 0 } }, "strides of 0" },
+    { { "Byte", "0", 64, 63, 2, { wrap, 2 }, { 0, 1 } }, "reaches beyond" },
     { { "Byte", "0", 64, 0, 2, { wrap, wrap }, { 0, 0 } }, "reaches beyond" },
     { { "Byte", "0", 64, 0, 3, { wrap, wrap, 0 }, { 1, 1, 1 } }, "reaches beyond" },
     { { "Byte", "0", 64, -1, 1, { 1 }, { 1 } }, "not made of a storage" },

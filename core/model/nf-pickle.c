@@ -540,10 +540,10 @@ push_tensor (Machine *m, const NfPickleValue *arguments)
       fits = g_uint64_checked_mul (&reach, tensor.dims[i] - 1, tensor.strides[i])
              && g_uint64_checked_add (&last, last, reach);
     }
-  /* No tensor is larger than its storage, though strides of 0 could make one so: what a file holds bounds
-   * what it claims. */
+  /* It may have more elements than its storage, which strides of 0 repeat: who copies them bounds how many.
+   */
   const guint64 n = tensor.storage->n;
-  if (!fits || tensor.n_elements > n || (tensor.n_elements > 0 ? last >= n : tensor.offset > n))
+  if (!fits || (tensor.n_elements > 0 ? last >= n : tensor.offset > n))
     return FAIL (m, "a tensor reaches beyond the %" G_GUINT64_FORMAT " elements of its storage %s", n, key);
 
   NfPickleValue *value = new_value (m, NF_PICKLE_TENSOR);

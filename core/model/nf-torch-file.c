@@ -342,13 +342,18 @@ gather (Reader *r, const NfPickleTensor *tensor, const guint8 *from, const char 
   const gsize size = nf_dtype_size (tensor->storage->dtype);
   guint64 index[NF_TENSOR_MAX_DIMS] = { 0 };
 
-  /* Each byte of the file may be copied once: any number of tensors can share a storage. */
-  r->copied += tensor->n_elements * size;
-  if (r->copied > r->size)
+  /* Copies have no more bytes in all than the file: any number of tensors can share a storage, and strides of
+   * 0 or that overlap make any size of it. */
+  if (tensor->n_elements > (r->size - r->copied) / size)
     {
-      FAIL (r, "its tensors that are not row by row have more bytes than it has");
+      FAIL (r,
+            "its tensors that are not row by row, %s among them, have more bytes than it has; are they "
+            "expanded "
+            "(strides of 0)? Save them contiguous",
+            name);
       return NULL;
     }
+  r->copied += tensor->n_elements * size;
   guint8 *to = g_try_malloc (tensor->n_elements * size), *out = to;
   if (!to)
     {
