@@ -380,6 +380,23 @@ test_wrappers (void **state)
   assert_non_null (strstr (error->message, "no weights called \"ema\", only \"model\", \"ema.shadow\""));
 }
 
+/* The same dictionary under two names */
+static void
+test_shared_state (void **state)
+{
+  g_autoptr (GByteArray) pickle = g_byte_array_new ();
+  NF_PUT (pickle, "\x80\x02}(");
+  nf_put_string (pickle, "model");
+  NF_PUT (pickle, "}(");
+  put_weight (pickle, "blocks.0.a", 3);
+  NF_PUT (pickle, "uq\0");
+  nf_put_string (pickle, "ema");
+  NF_PUT (pickle, "h\0u.");
+  check_weights (pickle, NULL, "blocks.0.a=3");
+  check_weights (pickle, "model", "blocks.0.a=3");
+  check_weights (pickle, "ema", "blocks.0.a=3");
+}
+
 /* safetensors have one set of weights, and no name for it. */
 static void
 test_state_of_safetensors (void **state)
@@ -1153,25 +1170,16 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_reading),
-    cmocka_unit_test (test_comment),
-    cmocka_unit_test (test_strides),
-    cmocka_unit_test (test_wrappers),
-    cmocka_unit_test (test_state_of_safetensors),
-    cmocka_unit_test (test_prefixes),
-    cmocka_unit_test (test_owners),
-    cmocka_unit_test (test_forms),
-    cmocka_unit_test (test_code),
-    cmocka_unit_test (test_misuse),
-    cmocka_unit_test (test_machine),
-    cmocka_unit_test (test_circles),
-    cmocka_unit_test (test_bombs),
-    cmocka_unit_test (test_sizes),
-    cmocka_unit_test (test_archives),
-    cmocka_unit_test (test_directory),
-    cmocka_unit_test (test_legacy),
-    cmocka_unit_test (test_truncation),
-    cmocka_unit_test (test_memory),
+    cmocka_unit_test (test_reading),      cmocka_unit_test (test_comment),
+    cmocka_unit_test (test_strides),      cmocka_unit_test (test_wrappers),
+    cmocka_unit_test (test_shared_state), cmocka_unit_test (test_state_of_safetensors),
+    cmocka_unit_test (test_prefixes),     cmocka_unit_test (test_owners),
+    cmocka_unit_test (test_forms),        cmocka_unit_test (test_code),
+    cmocka_unit_test (test_misuse),       cmocka_unit_test (test_machine),
+    cmocka_unit_test (test_circles),      cmocka_unit_test (test_bombs),
+    cmocka_unit_test (test_sizes),        cmocka_unit_test (test_archives),
+    cmocka_unit_test (test_directory),    cmocka_unit_test (test_legacy),
+    cmocka_unit_test (test_truncation),   cmocka_unit_test (test_memory),
     cmocka_unit_test (test_golden),
   };
   return cmocka_run_group_tests_name ("torch-file", tests, set_up, tear_down);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define MAX_NAME 255      /* of a tensor */
+#define MAX_ALIASES 256   /* sets of weights beyond which their further names do not count */
 #define MAX_STATE_DEPTH 3 /* dictionaries in dictionaries that weights may be in */
 #define ITSELF "."        /* the name of the checkpoint among its own states */
 
@@ -219,15 +220,34 @@ state_clear (gpointer data)
   g_free (((State *)data)->name);
 }
 
-/* Adds to STATES every dictionary of tensors from DICT on. SEEN bounds the work where dictionaries are
- * shared. */
+static void
+add_state_name (GArray *states, const char *name, const NfPickleValue *dict, gboolean dotted)
+{
+  const State state = { .name = g_strdup (name), .dict = dict, .dotted = dotted };
+  g_array_append_val (states, state); /* which takes the name */
+  // cppcheck-suppress memleak
+}
+
+/* What a dictionary was found to be. */
+typedef enum
+{
+  KIND_OTHER = 1,
+  KIND_PLAIN,
+  KIND_DOTTED
+} Kind;
+
+/* Adds to STATES every dictionary of tensors from DICT on, under each name that it has. SEEN, of Kinds,
+ * bounds the work where dictionaries are shared: none is walked through twice. */
 static void
 find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTable *seen, GArray *states)
 {
-  if (dict->type != NF_PICKLE_DICT || !g_hash_table_add (seen, (gpointer)dict))
+  const Kind known = GPOINTER_TO_UINT (g_hash_table_lookup (seen, dict));
+  if ((known == KIND_PLAIN || known == KIND_DOTTED) && states->len < MAX_ALIASES)
+    add_state_name (states, name, dict, known == KIND_DOTTED);
+  if (dict->type != NF_PICKLE_DICT || known)
     return;
-  State state = { .dict = dict };
-  gboolean any = FALSE;
+  g_hash_table_insert (seen, (gpointer)dict, GUINT_TO_POINTER (KIND_OTHER));
+  gboolean any = FALSE, dotted = FALSE;
   for (guint i = 0; i < dict->items->len; i += 2)
     {
       const NfPickleValue *key = dict->items->pdata[i], *value = dict->items->pdata[i + 1];
@@ -236,9 +256,9 @@ find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTabl
       if (value->type == NF_PICKLE_TENSOR)
         {
           any = TRUE;
-          state.dotted = state.dotted || strchr (key->text, '.');
+          dotted = dotted || strchr (key->text, '.');
         }
-      else if (value->type == NF_PICKLE_DICT && depth < MAX_STATE_DEPTH)
+      else if (value->type == NF_PICKLE_DICT && depth < MAX_STATE_DEPTH && strlen (key->text) <= MAX_NAME)
         {
           g_autofree char *inner
               = depth == 0 ? g_strdup (key->text) : g_strconcat (name, ".", key->text, NULL);
@@ -247,9 +267,8 @@ find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTabl
     }
   if (!any)
     return;
-  state.name = g_strdup (name);
-  g_array_append_val (states, state); /* which takes the name */
-  // cppcheck-suppress memleak
+  g_hash_table_insert (seen, (gpointer)dict, GUINT_TO_POINTER (dotted ? KIND_DOTTED : KIND_PLAIN));
+  add_state_name (states, name, dict, dotted);
 }
 
 /* The dictionary of weights that STATE names, or the only one. */
@@ -279,8 +298,8 @@ choose_state (const Reader *r, const char *state)
       const State *one = &g_array_index (states, State, i);
       if (state ? strcmp (one->name, state) == 0 : one->dotted == dotted)
         {
+          n += found != one->dict;
           found = one->dict;
-          n++;
         }
       g_autofree char *shown = nf_json_shorten (one->name);
       if (one->dotted == dotted && names->len < 512)
