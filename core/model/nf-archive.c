@@ -160,10 +160,10 @@ read_member (const Reader *r, const Entry *entry, guint64 directory, NfArchive *
   if (entry->disk != 0)
     return FAIL (r, "member %s is in another part", shown);
 
-  const guint8 *local = r->data + entry->local;
-  if (entry->local > directory || directory - entry->local < LOCAL_SIZE || number (local, 4) != LOCAL
-      || number (local + 8, 2) != 0 || number (local + 6, 2) & FLAG_ENCRYPTED
-      || number (local + 26, 2) != entry->name_length)
+  const guint8 *local
+      = entry->local <= directory && directory - entry->local >= LOCAL_SIZE ? r->data + entry->local : NULL;
+  if (!local || number (local, 4) != LOCAL || number (local + 8, 2) != 0
+      || number (local + 6, 2) & FLAG_ENCRYPTED || number (local + 26, 2) != entry->name_length)
     return FAIL (r, "member %s is not where the directory says", shown);
   const guint64 header = LOCAL_SIZE + number (local + 26, 2) + number (local + 28, 2);
   if (header > directory - entry->local || entry->size > directory - entry->local - header)
