@@ -591,6 +591,11 @@ test_recipes (void **state)
       "num_blocks=2 layers_per_block=[1,3] img_size=64" },
     /* options that were not given */
     { "blocks: 2\ntop_block_channels: null\nnum_heads: None\nnum_kv_heads: ~\nvid_size:\n", "num_blocks=2" },
+    /* numbers as Python reads them */
+    { "noise_std: .25\nsoft_clip: +4.\nnoise_type: gaussian\n",
+      "noise_std=0.25 soft_clip=4.0 noise_type=\"gaussian\"" },
+    { "noise_std: -.5\nsoft_clip: 25e-1\n", "noise_std=-0.5 soft_clip=2.5 noise_type=\"gaussian\"" },
+    { "soft_clip: 0x10\nhead_dim: .\nchannels: '-'\n", "soft_clip=\"0x10\" head_dim=\".\" channels=\"-\"" },
     /* of an unknown autoencoder */
     { "img_size: 64\nvae: other\nblocks: 2\n", "num_blocks=2" },
   };

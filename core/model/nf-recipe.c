@@ -6,6 +6,7 @@
 #include "nf-error-private.h"
 #include "nf-json.h"
 
+#include <math.h>
 #include <string.h>
 #include <yaml.h>
 
@@ -229,16 +230,27 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
 
 /* Values */
 
+/* With a sign, without a digit before the point: as official programs read it; but in decimal alone. */
+static gboolean
+read_decimal (const char *text, double *value)
+{
+  char *end = NULL;
+  if (!*text || text[strspn (text, "0123456789+-.eE")])
+    return FALSE;
+  *value = g_ascii_strtod (text, &end);
+  return !*end && isfinite (*value);
+}
+
 static JsonNode *
 make_node (const char *text)
 {
   JsonNode *node = json_node_new (JSON_NODE_VALUE);
-  char *end = NULL;
+  double value;
   gint64 whole = 0;
   if (g_ascii_string_to_signed (text, 10, G_MININT32, G_MAXINT32, &whole, NULL))
     json_node_set_int (node, whole);
-  else if (g_ascii_isdigit (*text) && g_ascii_strtod (text, &end) >= 0 && !*end)
-    json_node_set_double (node, g_ascii_strtod (text, NULL));
+  else if (read_decimal (text, &value))
+    json_node_set_double (node, value);
   else if (g_ascii_strcasecmp (text, "true") == 0 || g_ascii_strcasecmp (text, "false") == 0)
     json_node_set_boolean (node, g_ascii_strcasecmp (text, "true") == 0);
   else
