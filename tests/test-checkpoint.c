@@ -749,6 +749,33 @@ test_yaml_noise (void **state)
   g_unlink (yaml_path);
 }
 
+/* Official training has patches of 4 and 3 planes unless its arguments say others. */
+static void
+test_yaml_patch (void **state)
+{
+  static const char yaml[]
+      = "img_size: 24\nchannels: 128\nblocks: 3\nlayers_per_block: 1 1 4\nrope: 1\nsos: 1\n"
+        "txt_size: 5\ncond_top_only: 1\nuse_final_norm: 1\ntop_block_channels: 192\n";
+  g_autofree char *yaml_path = beside (".yaml");
+  g_autoptr (GError) error = NULL;
+  NfConfig config = starflow;
+  config.channels = 3, config.layout = NF_PIXELS_RGB, config.patch_size = 4, config.img_size = 24;
+  write_weights (&config, NULL, NULL);
+  write_text (yaml_path, yaml);
+  g_autoptr (NfTensorFile) file = open_file (path);
+  g_autoptr (NfConfig) found = nf_checkpoint_config (file, yaml_path, NULL, &error);
+  nf_test_ok (found, error);
+  assert_int_equal (found->channels, 3);
+  assert_int_equal (found->patch_size, 4);
+  assert_int_equal (found->img_size, 24);
+
+  /* which do not fit */
+  write_weights (&starflow, NULL, NULL);
+  g_autoptr (NfTensorFile) other = open_file (path);
+  check_refused (other, yaml_path, NULL, NF_ERROR_CONFIG, "do not say patch_size;");
+  g_unlink (yaml_path);
+}
+
 int
 main (void)
 {
@@ -768,6 +795,7 @@ main (void)
     cmocka_unit_test (test_bad_recipes),
     cmocka_unit_test (test_yaml),
     cmocka_unit_test (test_yaml_noise),
+    cmocka_unit_test (test_yaml_patch),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -12,6 +12,8 @@
 #define MAX_FILE (1 << 20)
 #define OFFICIAL_HEAD_DIM 64
 #define OFFICIAL_STARFLOW_NOISE 0.3
+#define OFFICIAL_STARFLOW_PATCH 4
+#define OFFICIAL_STARFLOW_PLANES 3
 #define DENOISER "learnable_self_denoiser"
 
 /* Members found so far, and the names of those that nothing says. */
@@ -372,6 +374,9 @@ say_starflow (Config *c)
   g_autofree char *layer = g_strdup_printf ("blocks.%u.attn_blocks.0", c->first);
 
   say_text (c, "family", "starflow");
+  if (c->recipe && !has (c, "patch_size") && C == 0
+      && D == OFFICIAL_STARFLOW_PLANES * OFFICIAL_STARFLOW_PATCH * OFFICIAL_STARFLOW_PATCH)
+    say (c, "patch_size", OFFICIAL_STARFLOW_PATCH);
   say_or_ask (c, "patch_size", C && D % C == 0 ? root_of (D / C) : 0);
   const guint64 square = (guint64)get (c, "patch_size") * get (c, "patch_size");
   if (square && D % square == 0)
