@@ -422,6 +422,40 @@ test_open (void **state)
   check_refused (expected, NULL, NULL, NF_ERROR_CONFIG, "blocks.0.proj_in.weight");
 }
 
+/* Heads of official code are as many as each width holds, whatever is left. */
+static void
+test_uneven_heads (void **state)
+{
+  static const float values[192 * 192];
+  NfConfig config = starflow;
+  config.width = 96, config.n_heads = 1;
+  write_weights (&config, NULL, NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) even = open_file (path);
+  const guint n = nf_tensor_file_count (even);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (even, i);
+      if (strcmp (tensors[i].name, "blocks.2.attn_blocks.0.attention.proj.weight") != 0)
+        continue;
+      assert_int_equal (tensors[i].dims[1], 64);
+      tensors[i].dims[1] = 192, tensors[i].n_elements = G_N_ELEMENTS (values);
+      tensors[i].dtype = NF_DTYPE_F32, tensors[i].data = (const guint8 *)values;
+    }
+  g_unlink (path);
+  nf_test_ok (nf_tensor_file_write (path, tensors, n, NULL, &error), error);
+  const char *const settings[]
+      = { "patch_size=1",        "img_size=6",        "use_softplus=true", "soft_clip=4", "seq_order=L2R",
+          "hf_style_rope=false", "temporal_causal=0", "txt_size=5",        NULL };
+  g_autoptr (NfTensorFile) file = open_file (path);
+  check_refused (file, NULL, settings, NF_ERROR_CONFIG,
+                 "channels (the width) 96 is not a multiple of head_dim 64");
+  g_autoptr (NfConfig) found = nf_checkpoint_config (even, NULL, settings, &error);
+  nf_test_ok (found, error);
+  assert_int_equal (found->n_heads, 1);
+}
+
 /* Weights that their configuration contradicts */
 
 static void
@@ -796,6 +830,7 @@ main (void)
     cmocka_unit_test (test_yaml),
     cmocka_unit_test (test_yaml_noise),
     cmocka_unit_test (test_yaml_patch),
+    cmocka_unit_test (test_uneven_heads),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -326,15 +326,18 @@ say_positions (Config *c, gboolean text)
     say (c, "pt_seq_len", scaled);
 }
 
+/* Blocks have one number of heads, unless each has as many as its width holds; where these leave a rest, no
+ * num_heads says it, and the configuration's check tells that width. */
 static void
 say_heads (Config *c, guint d)
 {
   const guint dh = get (c, "head_dim"),
               inner = size_of (find_first (c, "attn_blocks.0.attention.proj.weight"), 1),
-              rows = size_of (find_first (c, "attn_blocks.0.attention.qkv.weight"), 0);
+              rows = size_of (find_first (c, "attn_blocks.0.attention.qkv.weight"), 0),
+              top = size_of (find (c, "blocks.%u.attn_blocks.0.attention.proj.weight", c->T - 1), 1);
   if (dh == 0 || inner % dh != 0 || rows < inner)
     return;
-  if (inner != d)
+  if (inner != d && inner == top)
     say (c, "num_heads", inner / dh);
   if (rows != 3 * inner && (rows - inner) % (2 * dh) == 0)
     say (c, "num_kv_heads", (rows - inner) / (2 * dh));
