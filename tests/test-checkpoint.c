@@ -251,7 +251,7 @@ test_shapes (void **state)
   check_found (&narrow, (const char *const[]){ "head_dim=32", NULL });
 
   /* what shapes of a STARFlow do not say */
-  NfConfig s[6];
+  NfConfig s[7];
   for (guint i = 0; i < G_N_ELEMENTS (s); i++)
     s[i] = starflow;
   s[1].txt_size = s[1].txt_dim = 0, s[1].cond_top_only = FALSE;
@@ -259,6 +259,7 @@ test_shapes (void **state)
   s[3].n_heads = 4, s[3].n_kv_heads = 2, s[3].top_width = 0;
   s[4].sos = s[4].final_norm = s[4].cond_top_only = FALSE;
   s[5].rope = FALSE;
+  s[6].n_heads = 2; /* as many as the width holds, but not the top block's */
   for (guint i = 0; i < G_N_ELEMENTS (s); i++)
     check_found (&s[i],
                  (const char *const[]){ "patch_size=1", "img_size=6", "use_softplus=true", "soft_clip=4",

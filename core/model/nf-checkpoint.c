@@ -331,13 +331,14 @@ say_positions (Config *c, gboolean text)
 static void
 say_heads (Config *c, guint d)
 {
+  const NfTensor *last = find (c, "blocks.%u.attn_blocks.0.attention.proj.weight", c->T - 1);
   const guint dh = get (c, "head_dim"),
               inner = size_of (find_first (c, "attn_blocks.0.attention.proj.weight"), 1),
               rows = size_of (find_first (c, "attn_blocks.0.attention.qkv.weight"), 0),
-              top = size_of (find (c, "blocks.%u.attn_blocks.0.attention.proj.weight", c->T - 1), 1);
+              top = size_of (last, 1);
   if (dh == 0 || inner % dh != 0 || rows < inner)
     return;
-  if (inner != d && inner == top)
+  if (inner == top && (inner != d || top != size_of (last, 0)))
     say (c, "num_heads", inner / dh);
   if (rows != 3 * inner && (rows - inner) % (2 * dh) == 0)
     say (c, "num_kv_heads", (rows - inner) / (2 * dh));
