@@ -828,9 +828,17 @@ test_bad_actions_files (void **state)
     { "{\"frame\":0,\"action\":-1}\n", "\"action\" is -1" },
     { "{\"frame\":0,\"action\":1.5}\n", "\"action\" is not there, or is not a whole number" },
     { "{\"frame\":0}\n", "\"action\" is not there" },
-    { "\n{\"frame\":0,\"action\":0", "line 2: not JSON" },
+    { "\n{\"frame\":0,\"action\":0", "line 2: it is not a JSON object" },
     { "[0]\n", "not a JSON object" },
-    { "Up\n", "not JSON" },
+    { "Up\n", "not a JSON object" },
+    { "{\"frame\":0,\"action\":0}{\"frame\":1,\"action\":1}\n", "something follows after its end" },
+    { "{\"frame\":0,\"action\":0,\"action\":1}\n", "it has \"action\" twice" },
+    { "{\"frame\":0x0,\"action\":0}\n", "not a JSON object" },
+    { "{\"frame\":0,\"action\":0x2}\n", "not a JSON object" },
+    { "var a = {\"frame\":0,\"action\":0}\n", "not a JSON object" },
+    { "{\"frame\":18446744073709551616,\"action\":0}\n", "it has a number" },
+    { "{\"frame\":0,\"action\":0}\n{\"frame\":1,\"action\":0} /* */\n", "line 2: it is not a JSON object" },
+    { "{\"frame\":0,\"action\":0}\n\n\xff\n", "line 3: it is not UTF-8" },
   };
   g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX);
   for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
@@ -844,6 +852,12 @@ test_bad_actions_files (void **state)
     }
   g_autofree char *spaces = g_strnfill (100000, 'x');
   g_autoptr (GError) error = NULL;
+  /* what a NUL byte hides */
+  static const char hidden[] = "{\"frame\":0,\"action\":0}\0{\"frame\":1,\"action\":1}\n";
+  nf_test_ok (g_file_set_contents (path, hidden, sizeof hidden - 1, &error), error);
+  assert_null (nf_actions_read (path, 3, &error));
+  assert_non_null (strstr (error->message, "line 1: it is not"));
+  g_clear_error (&error);
   write_file (path, spaces);
   assert_null (nf_actions_read (path, 3, &error));
   assert_non_null (strstr (error->message, "longer than"));

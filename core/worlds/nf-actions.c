@@ -1,10 +1,10 @@
 /* normflow: actions beside a video. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-actions.h"
+#include "nf-json.h"
 
 #include <errno.h>
 #include <gio/gio.h>
 #include <glib/gstdio.h>
-#include <json-glib/json-glib.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -82,22 +82,12 @@ read_controls (Reading *reading, JsonObject *object, GError **error)
 }
 
 static gboolean
-read_line (Reading *reading, JsonParser *parser, const char *line, GError **error)
+read_line (Reading *reading, JsonParser *parser, const GString *line, GError **error)
 {
-  g_autoptr (GError) json_error = NULL;
   gint64 frame, action;
-  if (!json_parser_load_from_data (parser, line, -1, &json_error))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "not JSON: %s", json_error->message);
-      return FALSE;
-    }
-  JsonNode *root = json_parser_get_root (parser);
-  if (!root || !JSON_NODE_HOLDS_OBJECT (root))
-    {
-      g_set_error_literal (error, NF_ERROR, NF_ERROR_FORMAT, "not a JSON object");
-      return FALSE;
-    }
-  JsonObject *object = json_node_get_object (root);
+  JsonObject *object = nf_json_parse_object (parser, line->str, line->len, "it", error);
+  if (!object)
+    return FALSE;
   if (!get_number (object, "frame", G_MAXINT64, &frame, error)
       || (reading->actions && !get_number (object, "action", reading->max_action, &action, error))
       || (reading->controls && !read_controls (reading, object, error)))
@@ -129,6 +119,22 @@ open_file (const char *path, GError **error)
   return file;
 }
 
+/* The next line, of at most MAX_LINE - 1 bytes, whatever they are; FALSE if there is none. */
+static gboolean
+next_line (FILE *file, GString *line)
+{
+  g_string_truncate (line, 0);
+  for (int c = 0; line->len < MAX_LINE - 1 && c != '\n' && (c = getc (file)) != EOF;)
+    g_string_append_c (line, (char)c);
+  return line->len > 0;
+}
+
+static gboolean
+is_blank (const GString *line)
+{
+  return strspn (line->str, " \t\n\v\f\r") == line->len;
+}
+
 static gboolean
 read_file (Reading *reading, const char *path, GError **error)
 {
@@ -137,13 +143,12 @@ read_file (Reading *reading, const char *path, GError **error)
     return FALSE;
   g_autoptr (JsonParser) parser = json_parser_new ();
   g_autoptr (GError) wrong = NULL;
-  g_autofree char *line = g_malloc (MAX_LINE);
-  for (guint64 number = 1; !wrong && fgets (line, MAX_LINE, file); number++)
+  g_autoptr (GString) line = g_string_new (NULL);
+  for (guint64 number = 1; !wrong && next_line (file, line); number++)
     {
-      const gsize length = strlen (line);
-      if (length == MAX_LINE - 1 && line[length - 1] != '\n')
+      if (line->len == MAX_LINE - 1 && line->str[line->len - 1] != '\n')
         g_set_error (&wrong, NF_ERROR, NF_ERROR_FORMAT, "longer than %d bytes", MAX_LINE - 2);
-      else if (*g_strchug (line))
+      else if (!is_blank (line))
         read_line (reading, parser, line, &wrong);
       if (wrong)
         g_prefix_error (&wrong, "the actions file %s, line %" G_GUINT64_FORMAT ": ", path, number);
@@ -184,16 +189,15 @@ nf_actions_has_controls (const char *path)
 {
   g_return_val_if_fail (path, FALSE);
   g_autoptr (JsonParser) parser = json_parser_new ();
-  g_autofree char *line = g_malloc0 (MAX_LINE);
+  g_autoptr (GString) line = g_string_new (NULL);
   FILE *file = open_file (path, NULL);
   if (!file)
     return FALSE;
-  while (fgets (line, MAX_LINE, file) && !*g_strchug (line))
+  while (next_line (file, line) && is_blank (line))
     ;
   fclose (file);
-  JsonNode *root = json_parser_load_from_data (parser, line, -1, NULL) ? json_parser_get_root (parser) : NULL;
-  return root && JSON_NODE_HOLDS_OBJECT (root)
-         && json_object_has_member (json_node_get_object (root), "controls");
+  JsonObject *object = nf_json_parse_object (parser, line->str, line->len, "it", NULL);
+  return object && json_object_has_member (object, "controls");
 }
 
 /* Writing */
