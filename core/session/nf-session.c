@@ -349,7 +349,7 @@ nf_decode_options_check (const NfDecodeOptions *options, GError **error)
   {
     const char *name;
     double value, least;
-  } numbers[] = { { "guidance", options->guidance, -1e6 },
+  } numbers[] = { { "guidance", options->guidance, 0 },
                   { "attention temperature", options->attention_temperature, 0 },
                   { "tolerance", options->tolerance, 0 },
                   { "budget", options->budget_ms, 0 } };
