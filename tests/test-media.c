@@ -129,6 +129,57 @@ test_round_trip (void **state)
       }
 }
 
+static void
+check_small (NfPixelLayout layout, guint width, guint height)
+{
+  g_autofree char *path = make_video ("small.mkv", layout, width, height, 2);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, layout, &error);
+
+  assert_non_null (reader);
+  for (guint n = 0; n < 2; n++)
+    {
+      g_autoptr (NfPicture) expected = make_picture (layout, width, height, n);
+      g_autoptr (NfPicture) back = nf_media_reader_next (reader, &error);
+
+      if (!back || memcmp (back->data, expected->data, expected->size))
+        fail_msg ("%s of %ux%u: frame %u came back wrong", nf_pixel_layout_name (layout), width, height, n);
+    }
+}
+
+/* Every size is lossless, however small. */
+static void
+test_small_frames (void **state)
+{
+  static const NfPixelLayout layouts[] = { NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420 };
+  static const guint long_sides[] = { 31, 32, 33, 64, 353, 720 };
+
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    {
+      for (guint width = 1; width <= 20; width++)
+        for (guint height = 1; height <= 20; height++)
+          check_small (layouts[l], width, height);
+      for (guint i = 0; i < G_N_ELEMENTS (long_sides); i++)
+        for (guint side = 1; side <= 33; side += 4)
+          {
+            check_small (layouts[l], side, long_sides[i]);
+            check_small (layouts[l], long_sides[i], side);
+          }
+
+      /* and the coder that models are held against takes them */
+      g_autoptr (NfMediaPeers) peers = nf_media_peers_new (layouts[l]);
+      for (guint side = 1; side <= 7; side++)
+        {
+          g_autoptr (NfPicture) picture = make_picture (layouts[l], side, 3, 1);
+          g_autoptr (GError) error = NULL;
+          NfMediaBits bits;
+
+          assert_true (nf_media_peers_measure (peers, &picture->frame, &bits, &error));
+          assert_true (bits.ffv1 > 0);
+        }
+    }
+}
+
 /* NV12-like chroma and RGBx, as elements hand them over. */
 static void
 test_interleaved_planes (void **state)
@@ -816,14 +867,23 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_look),          cmocka_unit_test (test_look_of_pictures),
-    cmocka_unit_test (test_round_trip),    cmocka_unit_test (test_interleaved_planes),
-    cmocka_unit_test (test_seek),          cmocka_unit_test (test_seek_real),
-    cmocka_unit_test (test_pictures),      cmocka_unit_test (test_list),
-    cmocka_unit_test (test_bad_files),     cmocka_unit_test (test_writer_errors),
-    cmocka_unit_test (test_peers),         cmocka_unit_test (test_scale_and_filter),
-    cmocka_unit_test (test_narrow),        cmocka_unit_test (test_clips_pure),
-    cmocka_unit_test (test_clips_holdout), cmocka_unit_test (test_clips_classes),
+    cmocka_unit_test (test_look),
+    cmocka_unit_test (test_look_of_pictures),
+    cmocka_unit_test (test_small_frames),
+    cmocka_unit_test (test_round_trip),
+    cmocka_unit_test (test_interleaved_planes),
+    cmocka_unit_test (test_seek),
+    cmocka_unit_test (test_seek_real),
+    cmocka_unit_test (test_pictures),
+    cmocka_unit_test (test_list),
+    cmocka_unit_test (test_bad_files),
+    cmocka_unit_test (test_writer_errors),
+    cmocka_unit_test (test_peers),
+    cmocka_unit_test (test_scale_and_filter),
+    cmocka_unit_test (test_narrow),
+    cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_clips_holdout),
+    cmocka_unit_test (test_clips_classes),
     cmocka_unit_test (test_clips_errors),
   };
 

@@ -1104,6 +1104,14 @@ prepare_conversion (NfMediaWriter *self, GError **error)
   return TRUE;
 }
 
+/* FFV1 of level 3 cuts frames into slices, of which those of small frames are empty: they come back wrong or
+ * are refused. Level 1 has no slices. */
+static int
+ffv1_level (guint width, guint height)
+{
+  return MIN (width, height) < 32 ? 1 : 3;
+}
+
 NfMediaWriter *
 nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height, int rate_n,
                       int rate_d, const char *look, GError **error)
@@ -1157,7 +1165,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
     return NULL;
   if (codec->id == AV_CODEC_ID_FFV1)
     {
-      self->codec->level = 3;
+      self->codec->level = ffv1_level (width, height);
       self->codec->gop_size = 1;
     }
   else if (codec->id == AV_CODEC_ID_H264)
@@ -1358,7 +1366,7 @@ coder_open (Coder *coder, const char *name, enum AVPixelFormat pixels, guint wid
     }
   else
     {
-      coder->codec->level = 3;
+      coder->codec->level = ffv1_level (width, height);
       av_dict_set (&options, "coder", "range_def", 0);
       av_dict_set (&options, "context", context, 0);
       av_dict_set (&options, "slicecrc", "0", 0);
