@@ -237,6 +237,9 @@ test_refusals (void **state)
   ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
            "/nowhere/a.png", NULL));
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
+  g_autofree char *clip = in (state, "clip.mkv"), *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL);
+  ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));
+  ok (run (1, "is input and output", "world", "pong", clip, "-a", actions, "--frames", "4", "-q", NULL));
   ok (run (2, "wavelets", "eval", "world", model, "--world", "pong", "--denoise", "wavelets", NULL));
   ok (run (2, "--seeds is 0", "eval", "world", model, "--world", "pong", "--seeds", "0", "--sheet", "a.png",
            NULL));

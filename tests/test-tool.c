@@ -3,9 +3,11 @@
 
 #include "random-model.h"
 
+#include <glib/gstdio.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
 #include <signal.h>
+#include <unistd.h>
 
 #define WIDTH 41
 #define HEIGHT 27
@@ -225,6 +227,23 @@ tear_down (void **state)
   g_free (video);
   return 0;
 }
+
+/* How often PART stands in the file NAME. */
+static guint
+count (const char *name, const char *part)
+{
+  g_autofree char *path = in_folder (name), *text = NULL;
+  guint n = 0;
+  assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  for (const char *at = text; (at = strstr (at, part)); at++)
+    n++;
+  return n;
+}
+
+#define TRAIN                                                                                                \
+  "train", "-q", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1",          \
+      "--head-dim", "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", \
+      "3"
 
 /* What they have in common */
 
@@ -508,6 +527,67 @@ test_eval (void **state)
   BAD (1, "nothing.mkv", "eval", "-q", "-m", model, "nothing.mkv");
 }
 
+/* Nothing that is read, and no other output, is written over. */
+static void
+test_overwriting (void **state)
+{
+  g_autofree char *read = in_folder ("read.y4m"), *first = in_folder ("first/same.y4m"),
+                  *second = in_folder ("second/same.y4m"), *first_folder = in_folder ("first"),
+                  *second_folder = in_folder ("second"), *here = in_folder ("./both.png");
+  g_autoptr (GBytes) bytes = contents ("video.y4m");
+  const char *const copies[] = { read, first, second };
+  assert_true (g_mkdir (first_folder, 0777) == 0 && g_mkdir (second_folder, 0777) == 0);
+  for (guint i = 0; i < G_N_ELEMENTS (copies); i++)
+    assert_true (g_file_set_contents (copies[i], g_bytes_get_data (bytes, NULL),
+                                      (gssize)g_bytes_get_size (bytes), NULL));
+  g_autofree char *linked = in_folder ("linked.y4m");
+  assert_true (symlink ("read.y4m", linked) == 0);
+
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "read.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "linked.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--plot", "read.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--map", "read.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", other, "-n", "1", "--json", other, read);
+  BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--json", "both.png", "--plot", here, read);
+  BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--map", "both.png", "--plot", here, read);
+  BAD (1, "is input and output", "hints", "-q", "-m", model, "-o", "read.y4m", read);
+  BAD (1, "is input and output", "hints", "-q", "-m", other, "-o", other, read);
+  BAD (1, "is input and output", "encode", "-q", "-m", other, read, other);
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "read.y4m", read);
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "read.y4m", read);
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "read.y4m",
+       read);
+  BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "no.safetensors", read);
+  BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "no.safetensors",
+       read);
+  assert_missing ("no.safetensors");
+  assert_missing ("both.png");
+  assert_same_files ("read.y4m", "video.y4m");
+
+  /* a picture of a sequence */
+  GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "1", video, "s-001.png");
+  g_autoptr (GBytes) before = contents ("s-001.png");
+  BAD (1, "is input and output", "denoise", "-q", "-m", model, "-s", "0.3", "s-001.png", "s-%03d.png");
+  g_autoptr (GBytes) after = contents ("s-001.png");
+  assert_true (g_bytes_equal (before, after));
+  GOOD ("denoise", "-q", "-m", model, "-s", "0", "s-001.png", "t-%03d.png");
+  assert_png ("t-001.png");
+
+  /* files of one name have a plot each */
+  GOOD ("eval", "-q", "-m", model, "-n", "2", "--plot", "plots.png", first, second);
+  assert_png ("plots-same.png");
+  assert_png ("plots-same-2.png");
+
+  /* what is written only if something is read leaves what there was */
+  g_autofree char *old = in_folder ("old.ndjson");
+  assert_true (g_file_set_contents (old, "old", -1, NULL));
+  assert_true (g_file_set_contents (read, "no video", -1, NULL));
+  BAD (1, "read.y4m", "eval", "-q", "-m", model, "--json", "old.ndjson", read);
+  assert_int_equal (count ("old.ndjson", "old"), 1);
+  GOOD ("eval", "-q", "-m", model, "-n", "2", "--json", "old.ndjson", video);
+  assert_int_equal (count ("old.ndjson", "bits_per_dim"), 2);
+}
+
 static void
 test_calibrate (void **state)
 {
@@ -713,23 +793,6 @@ test_denoise (void **state)
 
 /* Training */
 
-/* How often PART stands in the file NAME. */
-static guint
-count (const char *name, const char *part)
-{
-  g_autofree char *path = in_folder (name), *text = NULL;
-  guint n = 0;
-  assert_true (g_file_get_contents (path, &text, NULL, NULL));
-  for (const char *at = text; (at = strstr (at, part)); at++)
-    n++;
-  return n;
-}
-
-#define TRAIN                                                                                                \
-  "train", "-q", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1",          \
-      "--head-dim", "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", \
-      "3"
-
 static void
 test_train (void **state)
 {
@@ -833,7 +896,7 @@ main (void)
     cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_interrupted),   cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

@@ -25,7 +25,8 @@ typedef struct
   NfMediaPeers *peers;  /* NULL without --peers */
   gboolean check;
   NfDecodeOptions decoding; /* of --check */
-  FILE *json;
+  FILE *json;               /* open once there is a line to write: what was there before stays until then */
+  const char *json_path;    /* or NULL */
   const char *path;
 
   /* Of the file at work. */
@@ -66,6 +67,8 @@ eval_clear (Eval *eval)
   g_clear_pointer (&eval->map_picture, nf_picture_unref);
   g_free (eval->map);
   g_free (eval->map_name);
+  if (eval->json_path && eval->json)
+    fclose (eval->json);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Eval, eval_clear)
 
@@ -87,17 +90,33 @@ add_count (JsonBuilder *builder, const char *name, guint64 value)
 }
 
 static gboolean
-write_line (FILE *file, JsonBuilder *builder, GError **error)
+open_json (Eval *eval, GError **error)
+{
+  if (!eval->json_path || eval->json)
+    return TRUE;
+  eval->json = g_fopen (eval->json_path, "w");
+  if (eval->json)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", eval->json_path, g_strerror (errno));
+  return FALSE;
+}
+
+static gboolean
+write_line (Eval *eval, JsonBuilder *builder, GError **error)
 {
   g_autoptr (JsonGenerator) generator = json_generator_new ();
   g_autoptr (JsonNode) root = NULL;
   g_autofree char *text = NULL;
 
+  if (!open_json (eval, error))
+    return FALSE;
+  if (!eval->json)
+    return TRUE;
   json_builder_end_object (builder);
   root = json_builder_get_root (builder);
   json_generator_set_root (generator, root);
   text = json_generator_to_data (generator, NULL);
-  if (fprintf (file, "%s\n", text) < 0 || fflush (file) != 0)
+  if (fprintf (eval->json, "%s\n", text) < 0 || fflush (eval->json) != 0)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the lines of JSON cannot be written: %s",
                    g_strerror (errno));
@@ -205,7 +224,7 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
           = g_memdup2 (frame->map, (gsize)frame->grid.grid_width * frame->grid.grid_height * sizeof (float));
       eval->map_name = g_steal_pointer (&name);
     }
-  return !eval->json || write_line (eval->json, builder, error);
+  return write_line (eval, builder, error);
 }
 
 static void
@@ -447,7 +466,7 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
                name, noise->sigma, denoise.frames, noisy, flow, flow - noisy,
                denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, h, h - noisy, nlmeans->filters,
                n, n - noisy);
-      if (eval->json)
+      if (eval->json_path)
         {
           g_autoptr (JsonBuilder) builder = json_builder_new ();
 
@@ -460,7 +479,7 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
           add_number (builder, "psnr_flow", flow);
           add_number (builder, "psnr_hqdn3d", h);
           add_number (builder, "psnr_nlmeans", n);
-          if (!write_line (eval->json, builder, error))
+          if (!write_line (eval, builder, error))
             return FALSE;
         }
     }
@@ -493,9 +512,9 @@ parse_sigmas (const char *text, double sigmas[MAX_SIGMAS], guint *n, GError **er
   return FALSE;
 }
 
-/* Of several files, each has a plot and the name of the file in its name. */
+/* Of several files, each has a plot and the name of the file in its name, the NUMBER-th of that name. */
 static char *
-plot_path (const char *path, const char *file, guint n_files)
+plot_path (const char *path, const char *file, guint number, guint n_files)
 {
   g_autofree char *name = g_path_get_basename (file);
   const char *dot = strrchr (path, '.');
@@ -506,9 +525,58 @@ plot_path (const char *path, const char *file, guint n_files)
   last = strrchr (name, '.');
   if (last)
     *last = '\0';
+  if (number > 1)
+    {
+      char *numbered = g_strdup_printf ("%s-%u", name, number);
+
+      g_free (name);
+      name = numbered;
+    }
   return dot && !strchr (dot, G_DIR_SEPARATOR)
              ? g_strdup_printf ("%.*s-%s%s", (int)(dot - path), path, name, dot)
              : g_strdup_printf ("%s-%s", path, name);
+}
+
+/* Where plots of FILES go, each somewhere else though names of files may be alike. */
+static GPtrArray *
+plot_paths (const char *path, const GPtrArray *files)
+{
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+
+  for (guint i = 0; i < files->len; i++)
+    {
+      char *found = plot_path (path, files->pdata[i], 1, files->len);
+
+      for (guint n = 2; g_ptr_array_find_with_equal_func (paths, found, g_str_equal, NULL); n++)
+        {
+          g_free (found);
+          found = plot_path (path, files->pdata[i], n, files->len);
+        }
+      g_ptr_array_add (paths, found);
+    }
+  return g_steal_pointer (&paths);
+}
+
+/* No output may take the place of what is read, or of another one. */
+static gboolean
+check_places (const Eval *eval, const NfCommand *command, const GPtrArray *files, const GPtrArray *plots,
+              char *map, gboolean actions, GError **error)
+{
+  g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
+
+  g_ptr_array_add (inputs, g_strdup (command->model));
+  g_ptr_array_add (inputs, g_strdup (command->text));
+  for (guint i = 0; i < files->len; i++)
+    {
+      g_ptr_array_add (inputs, g_strdup (files->pdata[i]));
+      if (actions)
+        g_ptr_array_add (inputs, g_strconcat (files->pdata[i], NF_ACTIONS_SUFFIX, NULL));
+    }
+  g_ptr_array_add (outputs, (gpointer)eval->json_path);
+  g_ptr_array_add (outputs, map);
+  for (guint i = 0; plots && i < plots->len; i++)
+    g_ptr_array_add (outputs, plots->pdata[i]);
+  return nf_check_outputs (outputs, inputs, error);
 }
 
 int
@@ -523,7 +591,7 @@ nf_cmd_eval (int argc, char **argv)
   g_auto (NfCommand) command = { .name = NAME };
   g_auto (Eval) eval = { .map_frame = -1, .map_score = -INFINITY };
   g_autoptr (GError) error = NULL;
-  g_autoptr (GPtrArray) files = NULL;
+  g_autoptr (GPtrArray) files = NULL, plots = NULL;
   g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
   gint64 frames = 0, every = 1, map_frame = -1;
   double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
@@ -585,6 +653,10 @@ nf_cmd_eval (int argc, char **argv)
   files = nf_media_list ((const char *const *)argv + 1, &error);
   if (!files)
     goto failed;
+  plots = plot ? plot_paths (plot, files) : NULL;
+  eval.json_path = json_path;
+  if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
+    goto failed;
   eval.session = nf_command_open (&command, &error);
   if (!eval.session)
     goto failed;
@@ -599,12 +671,7 @@ nf_cmd_eval (int argc, char **argv)
     eval.peers = nf_media_peers_new (config->layout);
   /* Lines of JSON and words never mix on one stream. */
   out = json_path || n_sigmas ? stdout : stderr;
-  eval.json = json_path ? g_fopen (json_path, "w") : n_sigmas ? NULL : stdout;
-  if (json_path && !eval.json)
-    {
-      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
-      goto failed;
-    }
+  eval.json = json_path || n_sigmas ? NULL : stdout;
 
   for (guint i = 0; i < files->len; i++)
     {
@@ -624,13 +691,8 @@ nf_cmd_eval (int argc, char **argv)
       png += eval.png_bits;
       ffv1 += eval.ffv1_bits;
       wrong += eval.wrong_frames;
-      if (plot)
-        {
-          g_autofree char *path = plot_path (plot, eval.path, files->len);
-
-          if (!plot_file (&eval, path, &error))
-            goto failed;
-        }
+      if (plots && !plot_file (&eval, plots->pdata[i], &error))
+        goto failed;
     }
   if (files->len > 1 && !n_sigmas)
     {
@@ -655,7 +717,9 @@ nf_cmd_eval (int argc, char **argv)
                         eval.map_grid.grid_height, config->patch_size, &error))
         goto failed;
     }
-  if (json_path && fclose (eval.json) != 0)
+  if (!open_json (&eval, &error))
+    goto failed;
+  if (json_path && fclose (g_steal_pointer (&eval.json)) != 0)
     {
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
       goto failed;

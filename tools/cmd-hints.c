@@ -97,8 +97,13 @@ nf_cmd_hints (int argc, char **argv)
   if (pictures < 1 || pictures > MAX_PICTURES)
     return nf_command_usage (&command, "--pictures takes 1 to %d, not %d", MAX_PICTURES, pictures);
   files = nf_media_list ((const char *const *)argv + 1, &error);
-  session = files && (!output || nf_check_output (output, NULL, &error)) ? nf_command_open (&command, &error)
-                                                                         : NULL;
+  if (files && output && nf_check_output (output, command.model, &error))
+    {
+      g_autoptr (GPtrArray) outputs = g_ptr_array_new ();
+      g_ptr_array_add (outputs, output);
+      nf_check_outputs (outputs, files, &error);
+    }
+  session = files && !error ? nf_command_open (&command, &error) : NULL;
   if (session)
     {
       Hints hints = { &command, session, (guint)pictures, 0 };

@@ -735,12 +735,44 @@ find_setting (int argc, char **argv, const GOptionEntry *entries)
   return NULL;
 }
 
+static gboolean
+add_inputs (GPtrArray *inputs, char **paths, GError **error)
+{
+  g_autoptr (GPtrArray) files = nf_media_list ((const char *const *)paths, error);
+
+  for (guint i = 0; files && i < files->len; i++)
+    {
+      g_ptr_array_add (inputs, g_strdup (files->pdata[i]));
+      g_ptr_array_add (inputs, g_strconcat (files->pdata[i], NF_ACTIONS_SUFFIX, NULL));
+    }
+  return files != NULL;
+}
+
+/* No output may take the place of what is trained on, or of another one. */
+static gboolean
+check_files (const Places *places, const Run *run, GError **error)
+{
+  g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
+
+  if (!add_inputs (inputs, run->files, error) || !add_inputs (inputs, run->validation, error))
+    return FALSE;
+  g_ptr_array_add (outputs, places->output);
+  g_ptr_array_add (outputs, places->checkpoint);
+  if (run->log && *run->log)
+    g_ptr_array_add (outputs, run->log);
+  if (run->init && *run->init)
+    g_ptr_array_add (inputs, g_strdup (run->init));
+  return nf_check_outputs (outputs, inputs, error);
+}
+
 /* Whether what is written at last can be. */
 static gboolean
 check_places (const Places *places, const Run *run, GError **error)
 {
   if (!nf_check_output (places->output, NULL, error) || !nf_check_output (places->checkpoint, NULL, error)
       || (run->log && *run->log && !nf_check_folder (run->log, error)))
+    return FALSE;
+  if (!check_files (places, run, error))
     return FALSE;
   if (places->samples && g_mkdir_with_parents (places->samples, 0777) != 0)
     {

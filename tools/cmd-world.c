@@ -16,7 +16,8 @@ typedef struct
   NfCommand *command;
   NfWorldPattern pattern;
   const char *policy;
-  GArray *replay; /* actions to be done instead, or NULL */
+  GArray *replay;          /* actions to be done instead, or NULL, */
+  const char *replay_path; /* and the file they are from */
   NfPixelLayout layout;
   guint width, height;
   int rate_n, rate_d;
@@ -76,10 +77,10 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
 {
   g_autofree char *actions_path = g_strconcat (path, NF_ACTIONS_SUFFIX, NULL);
   g_autoptr (GError) local = NULL;
-  if (!nf_check_output (actions_path, NULL, error))
+  if (!nf_check_output (actions_path, worlds->replay_path, error))
     return FALSE;
-  g_autoptr (NfOutput) output = nf_output_open (path, NULL, worlds->layout, worlds->width, worlds->height,
-                                                worlds->rate_n, worlds->rate_d, NULL, error);
+  g_autoptr (NfOutput) output = nf_output_open (path, worlds->replay_path, worlds->layout, worlds->width,
+                                                worlds->height, worlds->rate_n, worlds->rate_d, NULL, error);
   g_autofree char *temporary = output ? nf_temporary_name (actions_path, error) : NULL;
   if (!temporary)
     return FALSE;
@@ -187,6 +188,7 @@ nf_cmd_world (int argc, char **argv)
     return nf_command_usage (&command, "%s", error->message);
   worlds.frames = (guint64)frames;
   worlds.seed = (guint64)seed;
+  worlds.replay_path = replay;
   if (replay
       && !(worlds.replay = nf_actions_read (replay, nf_world_pattern_actions (worlds.pattern), &error)))
     return nf_command_fail (&command, error);

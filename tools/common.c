@@ -418,23 +418,69 @@ nf_check_folder (const char *path, GError **error)
 }
 
 gboolean
+nf_same_file (const char *a, const char *b)
+{
+  g_autofree char *base_a = NULL, *base_b = NULL, *folder_a = NULL, *folder_b = NULL;
+  GStatBuf first, second;
+  const gboolean there = g_stat (a, &first) == 0;
+
+  if (there != (g_stat (b, &second) == 0))
+    return FALSE;
+  if (there)
+    return S_ISREG (first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+  base_a = g_path_get_basename (a);
+  base_b = g_path_get_basename (b);
+  folder_a = g_path_get_dirname (a);
+  folder_b = g_path_get_dirname (b);
+  return !strcmp (base_a, base_b) && g_stat (folder_a, &first) == 0 && g_stat (folder_b, &second) == 0
+         && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+gboolean
 nf_check_output (const char *path, const char *input, GError **error)
 {
-  GStatBuf out, in;
+  GStatBuf out;
 
   if (!nf_check_folder (path, error))
     return FALSE;
-  if (g_stat (path, &out) != 0)
-    return TRUE;
-  if (!S_ISREG (out.st_mode))
+  if (g_stat (path, &out) == 0 && !S_ISREG (out.st_mode))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
       return FALSE;
     }
-  if (input && g_stat (input, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+  if (input && nf_same_file (path, input))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output", path);
       return FALSE;
+    }
+  return TRUE;
+}
+
+gboolean
+nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error)
+{
+  for (guint i = 0; i < outputs->len; i++)
+    {
+      const char *path = outputs->pdata[i];
+
+      if (!path)
+        continue;
+      if (!nf_check_folder (path, error))
+        return FALSE;
+      for (guint j = 0; j < inputs->len; j++)
+        if (inputs->pdata[j] && nf_same_file (path, inputs->pdata[j]))
+          {
+            g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output",
+                         path);
+            return FALSE;
+          }
+      for (guint j = 0; j < i; j++)
+        if (outputs->pdata[j] && nf_same_file (path, outputs->pdata[j]))
+          {
+            g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                         "%s: is to hold two outputs; name a file for each", path);
+            return FALSE;
+          }
     }
   return TRUE;
 }

@@ -98,6 +98,13 @@ gboolean nf_check_folder (const char *path, GError **error);
 /* Refuses an output that is an input, not a plain file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
+/* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, or in no
+ * folder that is there. */
+gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
+
+/* Whether two names are of one plain file, or would be of one that is not there yet. */
+gboolean nf_same_file (const char *a, const char *b);
+
 /* Flushes TEMPORARY to the disk and gives it its name. */
 gboolean nf_publish (const char *temporary, const char *path, GError **error);
 

@@ -1023,6 +1023,18 @@ nf_media_writer_free (NfMediaWriter *self)
   g_free (self);
 }
 
+char *
+nf_media_picture_name (const char *path, guint64 index)
+{
+  const gsize size = strlen (path) + 64;
+  g_autofree char *name = g_malloc (size);
+
+  /* libav counts them from 1 */
+  return index < G_MAXINT && av_get_frame_filename (name, (int)size, path, (int)index + 1) >= 0
+             ? g_steal_pointer (&name)
+             : NULL;
+}
+
 gboolean
 nf_media_check_name (const char *path, GError **error)
 {

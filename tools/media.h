@@ -95,6 +95,10 @@ typedef struct _NfMediaWriter NfMediaWriter;
 /* Whether PATH's extension is one of these. */
 gboolean nf_media_check_name (const char *path, GError **error);
 
+/* The file that picture INDEX, from 0, of the sequence PATH ("%04d.png") is written to, or NULL if it names
+ * none. */
+char *nf_media_picture_name (const char *path, guint64 index);
+
 /* LOOK (nullable): how samples are meant, media-look.h. */
 NfMediaWriter *nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height,
                                      int rate_n, int rate_d, const char *look, GError **error);

@@ -10,6 +10,7 @@
 struct _NfOutput
 {
   char *path;
+  char *input;     /* or NULL */
   char *temporary; /* NULL for sequences, and once it has its name */
   NfMediaWriter *writer;
   guint64 n_frames;
@@ -23,6 +24,7 @@ nf_output_free (NfOutput *self)
     g_unlink (self->temporary);
   g_free (self->temporary);
   g_free (self->path);
+  g_free (self->input);
   g_free (self);
 }
 
@@ -38,6 +40,22 @@ result (NfOutput *self, gboolean done, GError *local, GError **error)
   return FALSE;
 }
 
+static gboolean
+is_sequence (const NfOutput *self)
+{
+  return nf_media_is_picture (self->path) && strchr (self->path, '%');
+}
+
+/* The next picture of a sequence must not take the place of what is read. */
+static gboolean
+check_next (const NfOutput *self, GError **error)
+{
+  g_autofree char *name
+      = self->input && is_sequence (self) ? nf_media_picture_name (self->path, self->n_frames) : NULL;
+
+  return !name || nf_check_output (name, self->input, error);
+}
+
 NfOutput *
 nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width, guint height,
                 int rate_n, int rate_d, const char *look, GError **error)
@@ -46,9 +64,12 @@ nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint
   GError *local = NULL;
 
   self->path = g_strdup (path);
+  self->input = g_strdup (input);
   if (!nf_check_output (path, input, error))
     return NULL;
-  if (!(nf_media_is_picture (path) && strchr (path, '%')))
+  if (!check_next (self, error))
+    return NULL;
+  if (!is_sequence (self))
     {
       self->temporary = nf_temporary_name (path, error);
       if (!self->temporary)
@@ -65,7 +86,7 @@ nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
   GError *local = NULL;
   gboolean done;
 
-  if (self->n_frames == 1 && nf_media_is_picture (self->path) && !strchr (self->path, '%'))
+  if (self->n_frames == 1 && nf_media_is_picture (self->path) && !is_sequence (self))
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_ARGUMENT,
@@ -74,6 +95,8 @@ nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
           self->path);
       return FALSE;
     }
+  if (!check_next (self, error))
+    return FALSE;
   done = nf_media_writer_put (self->writer, frame, &local);
   self->n_frames += done;
   return result (self, done, local, error);
