@@ -222,6 +222,24 @@ test_files (void **state)
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));
 }
 
+/* So many actions of so wide a model that their vectors would not be counted in 32 bits. */
+static void
+test_many_actions (void **state)
+{
+  g_autofree char *clip = in (state, "clip.mkv"), *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL),
+                  *model = in (state, "model.safetensors"),
+                  *wide = g_strdup_printf ("{\"action_dim\": 65536, %s", config + 1);
+  g_autoptr (GString) lines = g_string_new (NULL);
+  g_autoptr (GError) error = NULL;
+  ok (run (0, NULL, "train", "-o", model, "--config", wide, "--world", "pong", "--actions", "--steps", "1",
+           "--batch", "1", "--validation-tiles", "1", "-q", NULL));
+  ok (run (0, NULL, "world", "pong", clip, "--frames", "3", "--size", "16x16", "-q", NULL));
+  for (guint i = 0; i < 65537; i++)
+    g_string_append_printf (lines, "{\"frame\":%u,\"action\":%u}\n", i, i == 1 ? 65535 : 1);
+  nf_test_ok (g_file_set_contents (actions, lines->str, -1, &error), error);
+  ok (run (0, NULL, "eval", "-m", model, "--actions", "--check", "-q", clip, NULL));
+}
+
 static void
 test_refusals (void **state)
 {
@@ -252,6 +270,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_world, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_other_worlds, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_many_actions, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 guint64
 nf_scan_holdout_start (double holdout, guint64 n_frames)
@@ -21,76 +22,80 @@ frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
   return scan->frames && (n == 0 || n > scan->frames) ? scan->frames : n;
 }
 
-/* The vectors of what happens between a frame of the video at PATH and the next, from the file beside it. */
-static GArray *
-read_actions (const char *path, guint action_dim, GError **error)
-{
-  g_autofree char *beside = g_strconcat (path, NF_ACTIONS_SUFFIX, NULL);
-  g_autoptr (GArray) vectors = NULL;
-  if (action_dim == 0)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "--actions: the model knows none (action_dim is 0)");
-      return NULL;
-    }
-  if (nf_actions_has_controls (beside))
-    {
-      guint n;
-      vectors = nf_actions_read_controls (beside, &n, error);
-      if (!vectors || n == action_dim)
-        return g_steal_pointer (&vectors);
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %u controls a frame, the model takes %u", beside,
-                   n, action_dim);
-      return NULL;
-    }
-  g_autoptr (GArray) actions = nf_actions_read (beside, action_dim, error);
-  if (!actions)
-    return NULL;
-  vectors = g_array_new (FALSE, TRUE, sizeof (float));
-  g_array_set_size (vectors, actions->len * action_dim);
-  for (guint i = 0; i < actions->len; i++)
-    g_array_index (vectors, float, i *action_dim + g_array_index (actions, guint, i)) = 1;
-  return g_steal_pointer (&vectors);
-}
-
-/* Of the frame before number INDEX. */
-static gboolean
-find_action (const GArray *vectors, guint action_dim, guint64 index, const char *path, const float **action,
-             GError **error)
-{
-  *action = NULL;
-  if (!vectors || index == 0)
-    return TRUE;
-  if (index * action_dim > vectors->len)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "%s%s ends before frame %" G_GUINT64_FORMAT " of the video", path, NF_ACTIONS_SUFFIX,
-                   index - 1);
-      return FALSE;
-    }
-  *action = &g_array_index (vectors, float, (index - 1) * action_dim);
-  return TRUE;
-}
-
 /* One file at work. */
 typedef struct
 {
   NfSession *session;
   const NfScan *scan;
   const char *path;
-  GArray *actions; /* of float, NULL without any */
-  GArray *latents; /* of float, of one frame */
-  GArray *map;     /* likewise */
+  GArray *actions;  /* of guint: what happens between a frame and the next, */
+  GArray *controls; /* or of float, action_dim a frame; NULL both without any */
+  float *action;    /* action_dim numbers, of one frame */
+  GArray *latents;  /* of float, of one frame */
+  GArray *map;      /* likewise */
 } Work;
 
 static void
 work_clear (Work *work)
 {
   g_clear_pointer (&work->actions, g_array_unref);
+  g_clear_pointer (&work->controls, g_array_unref);
+  g_clear_pointer (&work->action, g_free);
   g_clear_pointer (&work->latents, g_array_unref);
   g_clear_pointer (&work->map, g_array_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Work, work_clear)
+
+/* From the file beside the video. Actions stay numbers: vectors of them are as wide as the model says, and
+ * the file may be long. */
+static gboolean
+read_actions (Work *work, guint action_dim, GError **error)
+{
+  g_autofree char *beside = g_strconcat (work->path, NF_ACTIONS_SUFFIX, NULL);
+  if (action_dim == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "--actions: the model knows none (action_dim is 0)");
+      return FALSE;
+    }
+  work->action = g_new0 (float, action_dim);
+  if (nf_actions_has_controls (beside))
+    {
+      guint n;
+      work->controls = nf_actions_read_controls (beside, &n, error);
+      if (!work->controls || n == action_dim)
+        return work->controls != NULL;
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %u controls a frame, the model takes %u", beside,
+                   n, action_dim);
+      return FALSE;
+    }
+  work->actions = nf_actions_read (beside, action_dim, error);
+  return work->actions != NULL;
+}
+
+/* Of the frame before number INDEX. */
+static gboolean
+find_action (Work *work, guint action_dim, guint64 index, const float **action, GError **error)
+{
+  *action = NULL;
+  if ((!work->actions && !work->controls) || index == 0)
+    return TRUE;
+  if (index > (work->actions ? work->actions->len : work->controls->len / action_dim))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "%s%s ends before frame %" G_GUINT64_FORMAT " of the video", work->path, NF_ACTIONS_SUFFIX,
+                   index - 1);
+      return FALSE;
+    }
+  memset (work->action, 0, action_dim * sizeof *work->action);
+  if (work->actions)
+    work->action[g_array_index (work->actions, guint, index - 1)] = 1;
+  else
+    memcpy (work->action, &g_array_index (work->controls, float, (gsize)(index - 1) * action_dim),
+            action_dim * sizeof *work->action);
+  *action = work->action;
+  return TRUE;
+}
 
 /* FRAME's picture is encoded, the DONE-th of its file. */
 static gboolean
@@ -102,7 +107,7 @@ score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
   const gint64 start = g_get_monotonic_time ();
 
   if (!nf_grid_init (&frame->grid, config, picture->frame.width, picture->frame.height, error)
-      || !find_action (work->actions, config->action_dim, picture->index, work->path, &frame->action, error))
+      || !find_action (work, config->action_dim, picture->index, &frame->action, error))
     return FALSE;
   g_array_set_size (work->latents, (guint)nf_grid_latents (&frame->grid));
   g_array_set_size (work->map, frame->grid.grid_width * frame->grid.grid_height);
@@ -138,8 +143,7 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
 
   if (!reader)
     return FALSE;
-  work.actions = scan->actions ? read_actions (path, config->action_dim, error) : NULL;
-  if (scan->actions && !work.actions)
+  if (scan->actions && !read_actions (&work, config->action_dim, error))
     return FALSE;
   work.latents = g_array_new (FALSE, FALSE, sizeof (float));
   work.map = g_array_new (FALSE, FALSE, sizeof (float));
