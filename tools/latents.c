@@ -268,7 +268,8 @@ nf_latents_writer_close (NfLatentsWriter *self, GError **error)
   to_little_endian ((guint8 *)self->bits->data, n_frames, 4);
   to_little_endian ((guint8 *)self->actions->data, self->actions->len, 4);
   if (fwrite (self->bits->data, 4, n_frames, file) != n_frames
-      || fwrite (self->actions->data, 4, self->actions->len, file) != self->actions->len)
+      || (self->actions->len
+          && fwrite (self->actions->data, 4, self->actions->len, file) != self->actions->len))
     return fail (self, error);
   if (!write_header (self, n_frames, error))
     return FALSE;
