@@ -884,6 +884,36 @@ test_interrupted (void **state)
   assert_same_files ("interrupted.safetensors.checkpoint", "straight.safetensors.checkpoint");
 }
 
+/* Whether the process catches SIGINT by now. */
+static gboolean
+catches (GSubprocess *process)
+{
+  g_autofree char *path = g_strdup_printf ("/proc/%s/status", g_subprocess_get_identifier (process)),
+                  *text = NULL;
+  const char *mask;
+  assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  mask = strstr (text, "SigCgt:");
+  assert_non_null (mask);
+  return g_ascii_strtoull (mask + strlen ("SigCgt:"), NULL, 16) >> (SIGINT - 1) & 1;
+}
+
+/* Ctrl-C before the first step is no divergence. */
+static void
+test_interrupted_at_start (void **state)
+{
+  if (!g_file_test ("/proc/self/status", G_FILE_TEST_EXISTS))
+    skip ();
+  g_autoptr (GSubprocess) process
+      = spawn (ARGUMENTS (TRAIN, "-o", "unbegun.safetensors", "--steps", "100000", video));
+  while (!catches (process))
+    g_usleep (1000);
+  g_subprocess_send_signal (process, SIGINT);
+  g_auto (Result) result = finish (process);
+  assert_null (strstr (result.errors, "diverged"));
+  assert_int_equal (result.status, 130);
+  assert_non_null (strstr (result.errors, "interrupted"));
+}
+
 int
 main (void)
 {
@@ -896,7 +926,8 @@ main (void)
     cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),   cmocka_unit_test (test_overwriting),
+    cmocka_unit_test (test_interrupted),   cmocka_unit_test (test_interrupted_at_start),
+    cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);
 }

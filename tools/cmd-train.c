@@ -1424,6 +1424,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   if (!trained)
     return FALSE;
 
+  if (nf_trainer_get_step (job.trainer) == 0)
+    return nf_command_go_on (command, error);
   if (job.n_tiles && !isfinite (run->best))
     {
       g_set_error_literal (error, NF_ERROR, NF_ERROR_DATA,
