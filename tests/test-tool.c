@@ -599,6 +599,27 @@ test_calibrate (void **state)
   BAD (1, "nothing.mkv", "calibrate", "-q", "-m", model, "nothing.mkv");
 }
 
+/* The printed threshold is rounded, but no normal score is above it for that. */
+static void
+test_rounded_threshold (void **state)
+{
+  for (guint window = 1; window <= 5; window++)
+    {
+      g_autofree char *number = g_strdup_printf ("%u", window);
+      g_autofree char *words
+          = good (ARGUMENTS ("calibrate", "-q", "-m", model, "--smoothing-window", number, video)),
+          *json
+          = good (ARGUMENTS ("calibrate", "-q", "-m", model, "--smoothing-window", number, "--json", video));
+      g_autoptr (JsonParser) parser = json_parser_new ();
+      const char *shown = strstr (words, "threshold=");
+      assert_true (json_parser_load_from_data (parser, json, -1, NULL));
+      assert_non_null (shown);
+      const double threshold = number_of (json_node_get_object (json_parser_get_root (parser)), "threshold"),
+                   printed = g_ascii_strtod (shown + strlen ("threshold="), NULL);
+      assert_true (printed >= threshold && printed < threshold + 1.001e-4);
+    }
+}
+
 /* The second time they are found. */
 static void
 test_hints (void **state)
@@ -918,15 +939,25 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_overview),      cmocka_unit_test (test_models_and_devices),
-    cmocka_unit_test (test_info),          cmocka_unit_test (test_bench_decode),
-    cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_lossy_input),
-    cmocka_unit_test (test_encode_stream), cmocka_unit_test (test_eval),
-    cmocka_unit_test (test_calibrate),     cmocka_unit_test (test_hints),
-    cmocka_unit_test (test_sample),        cmocka_unit_test (test_sample_floats),
-    cmocka_unit_test (test_sample_videos), cmocka_unit_test (test_text),
-    cmocka_unit_test (test_denoise),       cmocka_unit_test (test_train),
-    cmocka_unit_test (test_interrupted),   cmocka_unit_test (test_interrupted_at_start),
+    cmocka_unit_test (test_overview),
+    cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_info),
+    cmocka_unit_test (test_bench_decode),
+    cmocka_unit_test (test_encode_decode),
+    cmocka_unit_test (test_lossy_input),
+    cmocka_unit_test (test_encode_stream),
+    cmocka_unit_test (test_eval),
+    cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_hints),
+    cmocka_unit_test (test_sample),
+    cmocka_unit_test (test_sample_floats),
+    cmocka_unit_test (test_sample_videos),
+    cmocka_unit_test (test_text),
+    cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_train),
+    cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_interrupted_at_start),
+    cmocka_unit_test (test_rounded_threshold),
     cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);

@@ -100,7 +100,7 @@ nf_cmd_calibrate (int argc, char **argv)
   g_autofree double *sorted = NULL;
   gint64 frames = 0;
   int window = 5;
-  double rate = 0.001, threshold, hysteresis, median;
+  double rate = 0.001, threshold, shown, hysteresis, median;
   char threshold_text[G_ASCII_DTOSTR_BUF_SIZE], hysteresis_text[G_ASCII_DTOSTR_BUF_SIZE];
   gboolean json = FALSE, extrapolated = FALSE;
   NfScan scan = { .every = 1, .score = TRUE };
@@ -151,9 +151,11 @@ nf_cmd_calibrate (int argc, char **argv)
   sorted = nf_scan_sorted ((const double *)(gpointer)calibration.smoothed->data, n);
   median = nf_scan_quantile (sorted, n, 0.5);
   threshold = threshold_of (sorted, n, rate, &extrapolated);
+  /* never below a score that it is to be above of */
+  shown = ceil (threshold * 1e4) / 1e4;
   hysteresis = threshold - MIN (nf_scan_quantile (sorted, n, NORMAL), threshold);
-  g_ascii_formatd (threshold_text, sizeof threshold_text, "%.4f", threshold);
-  g_ascii_formatd (hysteresis_text, sizeof hysteresis_text, "%.4f", hysteresis);
+  g_ascii_formatd (threshold_text, sizeof threshold_text, "%.4f", shown);
+  g_ascii_formatd (hysteresis_text, sizeof hysteresis_text, "%.4f", hysteresis + (shown - threshold));
   if (json)
     {
       g_autoptr (JsonBuilder) builder = json_builder_new ();
