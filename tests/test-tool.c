@@ -620,6 +620,25 @@ test_rounded_threshold (void **state)
     }
 }
 
+/* No room for what is written: it is the output that is named. */
+static void
+test_convert_without_room (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *errors = NULL, *copy = in_folder ("no-room.safetensors");
+  g_autoptr (GSubprocess) process
+      = g_subprocess_new (G_SUBPROCESS_FLAGS_STDERR_PIPE, &error, "sh", "-c",
+                          "trap '' XFSZ; ulimit -f 1; exec \"$0\" convert \"$1\" \"$2\"",
+                          g_getenv ("NORMFLOW_TOOL"), model, copy, NULL);
+  nf_test_ok (process, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, NULL, &errors, &error), error);
+  assert_true (g_subprocess_get_if_exited (process));
+  assert_int_equal (g_subprocess_get_exit_status (process), 1);
+  assert_non_null (strstr (errors, "no-room.safetensors: "));
+  assert_null (strstr (errors, "model.safetensors"));
+  assert_missing ("no-room.safetensors");
+}
+
 /* The second time they are found. */
 static void
 test_hints (void **state)
@@ -958,6 +977,7 @@ main (void)
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),
+    cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);

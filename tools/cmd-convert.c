@@ -252,6 +252,7 @@ convert_file (const Convert *convert, char **digest, GError **error)
   g_autofree char *temporary = NULL;
   g_auto (GStrv) settings = get_settings (convert);
   GError *local = NULL;
+  gboolean written;
 
   if (!nf_check_output (convert->output, convert->input, error))
     return FALSE;
@@ -260,12 +261,14 @@ convert_file (const Convert *convert, char **digest, GError **error)
   temporary = config ? nf_temporary_name (convert->output, error) : NULL;
   if (!temporary)
     return FALSE;
-  if (write_model (convert, file, config, temporary, &local))
+  written = write_model (convert, file, config, temporary, &local);
+  if (written)
     *digest = nf_model_digest_of_file (temporary, &local);
   if (*digest && nf_publish (temporary, convert->output, &local))
     return TRUE;
   g_unlink (temporary);
-  nf_error_rename (local, temporary, convert->input);
+  /* What cannot be written is the output, what cannot be read again was wrong in the input. */
+  nf_error_rename (local, temporary, written && !*digest ? convert->input : convert->output);
   g_propagate_error (error, local);
   return FALSE;
 }
