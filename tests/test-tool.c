@@ -885,6 +885,34 @@ test_train (void **state)
   assert_missing ("wrong.safetensors");
 }
 
+/* What would do nothing, or is no number, is refused. */
+static void
+test_idle_options (void **state)
+{
+  BAD (2, "--attention-temperature", "sample", "-q", "-m", model, "--attention-temperature", "0.5",
+       "wrong.png");
+  BAD (2, "--context", "sample", "-q", "-m", "normflow-pong-64", "--context", "-1", "wrong.mkv");
+  BAD (2, "--context", "encode", "-q", "-m", "normflow-pong-64", "--context", "-1", video,
+       "wrong.safetensors");
+  BAD (2, "--map", "eval", "-q", "-m", model, "--map-frame", "1", "-n", "2", video);
+  BAD (2, "--map-frame", "eval", "-q", "-m", model, "--map", "wrong.png", "--map-frame", "-1", "-n", "2",
+       video);
+  BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--label-dropout", "0.5", video);
+  BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--action-dropout", "0.5", video);
+  BAD (2, "--warmup", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--warmup", "-1", video);
+  BAD (2, "--batch and --log-every take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2",
+       "--batch", "0", video);
+  BAD (2, "--noise-std", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--noise", "gaussian",
+       "--noise-std", "nan", video);
+  BAD (2, "out of range", "denoise", "-q", "-m", model, "-s", "nan", video, "wrong.mkv");
+  BAD (2, "out of range", "denoise", "-q", "-m", model, "-s", "nan", "--noise", "0.1", video, "wrong.mkv");
+  BAD (2, "out of range", "convert", "-q", "--noise-std", "nan", model, "wrong.safetensors");
+  BAD (2, "--frames is 1 to", "world", "pong", "wrong.mkv", "-q", "-n", "0");
+  BAD (2, "--clips is 1 to", "world", "pong", "wrong", "-q", "-n", "1", "-c", "0");
+  assert_missing ("wrong.safetensors");
+  assert_missing ("wrong.mkv");
+}
+
 /* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */
 static void
 test_interrupted (void **state)
@@ -975,6 +1003,7 @@ main (void)
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_idle_options),
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),
     cmocka_unit_test (test_convert_without_room),

@@ -68,7 +68,7 @@ get_settings (const Convert *convert)
       g_autofree char *noise = g_strconcat ("noise_type=", convert->noise, NULL);
       g_strv_builder_add (builder, noise);
     }
-  if (!isnan (convert->noise_std))
+  if (convert->noise_std != NF_NOT_GIVEN)
     {
       g_autofree char *std
           = g_strconcat ("noise_std=", g_ascii_dtostr (number, sizeof number, convert->noise_std), NULL);
@@ -277,7 +277,7 @@ int
 nf_cmd_convert (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
-  g_auto (Convert) convert = { .noise_std = NAN };
+  g_auto (Convert) convert = { .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
   g_autofree char *digest = NULL;
   NfPixelLayout layout;
@@ -319,7 +319,7 @@ nf_cmd_convert (int argc, char **argv)
     return nf_command_usage (&command, "--pixel-layout \"%s\" is none of rgb, gray, yuv420", convert.layout);
   if (convert.noise && strcmp (convert.noise, "uniform") != 0 && strcmp (convert.noise, "gaussian") != 0)
     return nf_command_usage (&command, "--noise \"%s\" is none of uniform, gaussian", convert.noise);
-  if (!isnan (convert.noise_std) && !(convert.noise_std >= 0 && convert.noise_std <= 2))
+  if (convert.noise_std != NF_NOT_GIVEN && !(convert.noise_std >= 0 && convert.noise_std <= 2))
     return nf_command_usage (&command, "--noise-std %g is out of range: 0 to 2", convert.noise_std);
   if (convert.dtype && g_ascii_strcasecmp (convert.dtype, "f32") != 0
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)

@@ -180,7 +180,7 @@ print_result (const Denoise *denoise)
 int
 nf_cmd_denoise (int argc, char **argv)
 {
-  g_auto (Denoise) denoise = { .sigma = NAN };
+  g_auto (Denoise) denoise = { .sigma = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
   gint64 frames = 0, seed = 0;
   const GOptionEntry entries[]
@@ -208,9 +208,9 @@ nf_cmd_denoise (int argc, char **argv)
   if (!(denoise.noise >= 0 && denoise.noise <= MAX_SIGMA))
     return nf_command_usage (&denoise.command, "--noise %g is out of range: above 0, up to %g", denoise.noise,
                              MAX_SIGMA);
-  if (isnan (denoise.sigma) && denoise.noise > 0)
+  if (denoise.sigma == NF_NOT_GIVEN && denoise.noise > 0)
     denoise.sigma = denoise.noise;
-  if (isnan (denoise.sigma))
+  if (denoise.sigma == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--sigma is missing: how strong is the noise? 0.02 is little, "
                                                "0.1 much");
   if (!(denoise.sigma >= 0 && denoise.sigma <= MAX_SIGMA))

@@ -143,7 +143,7 @@ nf_cmd_encode (int argc, char **argv)
   g_auto (Encode) encode = { .command = &command, .scan = { .every = 1, .score = TRUE }, .context = -1 };
   g_autoptr (GError) error = NULL;
   gint64 frames = 0;
-  int key_int_max = 0;
+  int key_int_max = 0, context = G_MININT;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
           { "half", 0, 0, G_OPTION_ARG_NONE, &encode.info.half,
@@ -151,7 +151,7 @@ nf_cmd_encode (int argc, char **argv)
           { "actions", 0, 0, G_OPTION_ARG_NONE, &encode.scan.actions,
             "Tell a model of videos the actions in VIDEO.actions.ndjson, and keep them with the latents",
             NULL },
-          { "context", 0, 0, G_OPTION_ARG_INT, &encode.context,
+          { "context", 0, 0, G_OPTION_ARG_INT, &context,
             "Frames that a model of videos keeps when its window is full (default: half of them)", "N" },
           { "key-int-max", 0, 0, G_OPTION_ARG_INT, &key_int_max,
             "A model of videos codes each N-th frame by itself, and decoding can begin there (default: the "
@@ -168,8 +168,9 @@ nf_cmd_encode (int argc, char **argv)
           "A model of videos codes each frame given those before it; frames have its size.",
           2, 2))
     return NF_EXIT_USAGE;
-  if (frames < 0 || key_int_max < 0 || encode.context < -1)
+  if (frames < 0 || key_int_max < 0 || (context != G_MININT && context < 0))
     return nf_command_usage (&command, "--frames, --context and --key-int-max take no negative numbers");
+  encode.context = MAX (context, -1);
   encode.input = argv[1];
   encode.output = argv[2];
   encode.scan.frames = (guint64)frames;

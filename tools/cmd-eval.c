@@ -593,7 +593,7 @@ nf_cmd_eval (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autoptr (GPtrArray) files = NULL, plots = NULL;
   g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
-  gint64 frames = 0, every = 1, map_frame = -1;
+  gint64 frames = 0, every = 1, map_frame = G_MININT64;
   double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
   guint n_sigmas = 0;
   guint64 wrong = 0;
@@ -632,6 +632,9 @@ nf_cmd_eval (int argc, char **argv)
   if (frames < 0 || every < 1 || !(holdout >= 0 && holdout < 1))
     return nf_command_usage (&command,
                              "--frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1");
+  if (map_frame != G_MININT64 && (!map || map_frame < 0))
+    return nf_command_usage (&command, map ? "--map-frame takes no negative number"
+                                           : "--map-frame says what --map draws: give both");
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
   if (scan.actions && (every > 1 || n_sigmas))
@@ -640,7 +643,7 @@ nf_cmd_eval (int argc, char **argv)
   scan.frames = (guint64)frames;
   scan.every = (guint64)every;
   scan.holdout = holdout;
-  eval.map_frame = map_frame;
+  eval.map_frame = MAX (map_frame, -1);
   eval.wants_map = map != NULL;
   eval.progress = command.progress;
   eval.decoding = command.decoding;

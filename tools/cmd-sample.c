@@ -289,6 +289,7 @@ nf_cmd_sample (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *guide = NULL, *rate = NULL, *denoise = NULL, *given = NULL;
   gint64 count = 0, frames = 0, seed = 0;
+  int context = G_MININT;
   gboolean sheet, floats;
   const GOptionEntry entries[] = {
     { "count", 'n', 0, G_OPTION_ARG_INT64, &count,
@@ -303,7 +304,7 @@ nf_cmd_sample (int argc, char **argv)
       "HOW" },
     { "given", 0, 0, G_OPTION_ARG_FILENAME, &given,
       "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns)", "FILE" },
-    { "context", 0, 0, G_OPTION_ARG_INT, &sample.context,
+    { "context", 0, 0, G_OPTION_ARG_INT, &context,
       "Frames that the windows of a video longer than the model's begin with, drawn in the one before; "
       "0: all frames at once (default: 16, or all but one; half of them where frames are drawn one by one)",
       "C" },
@@ -351,7 +352,7 @@ nf_cmd_sample (int argc, char **argv)
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
                              size, NF_SAMPLE_MAX_SIDE);
-  if (sample.context < -1)
+  if (context != G_MININT && context < 0)
     return nf_command_usage (&command, "--context takes no negative number");
   if (seed < 0)
     return nf_command_usage (&command, "--seed takes no negative number");
@@ -369,12 +370,16 @@ nf_cmd_sample (int argc, char **argv)
   if (sample.options.guidance == 0 && (guide || sample.options.annealed))
     return nf_command_usage (&command, "%s says how --guidance works: give its weight",
                              guide ? "--guide" : "--annealed");
+  if (sample.options.guidance == 0 && sample.options.attention_temperature != 1)
+    return nf_command_usage (&command, "--attention-temperature says what --guidance leads away from: give "
+                                       "its weight");
   if (sheet && rate)
     return nf_command_usage (&command, "--rate is for videos; %s is a picture", argv[1]);
   if (!nf_parse_rate (rate ? rate : "25", &sample.rate_n, &sample.rate_d))
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
 
   sample.output = argv[1];
+  sample.context = MAX (context, -1);
   sample.given = given;
   sample.count = (guint)count;
   sample.frames = (guint)frames;

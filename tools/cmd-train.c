@@ -642,7 +642,7 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
       if (config->noise == NF_NOISE_GAUSSIAN && config->noise_std == 0)
         config->noise_std = 0.05;
     }
-  if (!isnan (shape->noise_std))
+  if (shape->noise_std != NF_NOT_GIVEN)
     {
       if (config->noise != NF_NOISE_GAUSSIAN || !(shape->noise_std > 0 && shape->noise_std <= 1))
         {
@@ -674,7 +674,7 @@ shape_given (const Shape *shape)
     if (sizes[i] != -1)
       return TRUE;
   return shape->config || shape->layout || shape->basis || shape->noise || shape->family || shape->size
-         || shape->layers || shape->vp || !isnan (shape->noise_std);
+         || shape->layers || shape->vp || shape->noise_std != NF_NOT_GIVEN;
 }
 
 static gboolean
@@ -1464,10 +1464,11 @@ nf_cmd_train (int argc, char **argv)
                            .head_dim = -1,
                            .frames = -1,
                            .denoiser = -1,
-                           .noise_std = NAN };
+                           .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
   g_autofree char *scales = NULL, *log = NULL, *setting = NULL;
-  gint64 steps = 0, stop_after = 0, warmup = -1, seed = 0, validate_every = 0, sample_every = 1000,
+  double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN;
+  gint64 steps = 0, stop_after = 0, warmup = G_MININT64, seed = 0, validate_every = 0, sample_every = 1000,
          log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
   NfTrainOptions *t = &run.train;
@@ -1537,12 +1538,12 @@ nf_cmd_train (int argc, char **argv)
       { "ema", 0, 0, G_OPTION_ARG_DOUBLE, &t->ema,
         "Decay of the averaged weights, 0 for none (default: 0.999)", "DECAY" },
       { "labels", 0, 0, G_OPTION_ARG_NONE, &run.labels, "A class for each folder that files lie in", NULL },
-      { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->label_dropout, "Share of labels left out", "SHARE" },
+      { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &label_dropout, "Share of labels left out", "SHARE" },
       { "world", 0, 0, G_OPTION_ARG_STRING, &run.world,
         "Train on a simulated world instead of files: pong, bounce, gridworld", "WORLD" },
       { "actions", 0, 0, G_OPTION_ARG_NONE, &run.actions,
         "Tell the world's actions, or those in FILE" NF_ACTIONS_SUFFIX " beside each video", NULL },
-      { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &t->action_dropout,
+      { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &action_dropout,
         "Share of samples whose actions are left out (default: 0.1)", "SHARE" },
       { "context-errors", 0, 0, G_OPTION_ARG_DOUBLE, &t->context_errors,
         "Share of a video's patches that the past is shown with another one of (default: 0)", "SHARE" },
@@ -1583,12 +1584,23 @@ nf_cmd_train (int argc, char **argv)
   if (run.init && shape_given (&shape))
     return nf_command_usage (
         &command, "--init takes the configuration from the model: give no options of the model with it");
-  if ((log_every < 1 && log_every != -1) || sample_every < 0 || cache < 0 || cache > 1 << 20
-      || !(places.save_every >= 0) || validate_every < 0 || batch < 1 || validation_tiles < 0 || seed < 0
-      || steps < 0 || stop_after < 0)
-    return nf_command_usage (&command,
-                             "--log-every, --sample-every, --cache, --save-every, --validate-every, --batch, "
-                             "--validation-tiles, --seed, --steps and --stop-after take no negative values");
+  if (label_dropout != NF_NOT_GIVEN && !run.labels)
+    return nf_command_usage (&command, "--label-dropout leaves out what --labels tells: give both");
+  if (action_dropout != NF_NOT_GIVEN && !run.actions)
+    return nf_command_usage (&command, "--action-dropout leaves out what --actions tells: give both");
+  if (label_dropout != NF_NOT_GIVEN)
+    t->label_dropout = label_dropout;
+  if (action_dropout != NF_NOT_GIVEN)
+    t->action_dropout = action_dropout;
+  if (batch < 1 || (log_every < 1 && log_every != -1))
+    return nf_command_usage (&command, "--batch and --log-every take 1 or more");
+  if (warmup != G_MININT64 && warmup < 0)
+    return nf_command_usage (&command, "--warmup takes no negative number");
+  if (sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0) || validate_every < 0
+      || validation_tiles < 0 || seed < 0 || steps < 0 || stop_after < 0)
+    return nf_command_usage (
+        &command, "--sample-every, --cache (in MiB, up to 1048576), --save-every, --validate-every, "
+                  "--validation-tiles, --seed, --steps and --stop-after take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
   places.sample_every = (guint64)sample_every;

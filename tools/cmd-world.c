@@ -134,7 +134,7 @@ nf_cmd_world (int argc, char **argv)
   Worlds worlds = { .command = &command, .width = 64, .height = 64 };
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *rate = NULL, *policy = NULL, *layout = NULL, *replay = NULL;
-  gint64 frames = 0, seed = 0, clips = 0;
+  gint64 frames = 1000, seed = 0, clips = G_MININT64;
   NfPolicy unused;
   const GOptionEntry entries[] = {
     { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "Frames of a video (default: 1000)", "N" },
@@ -165,12 +165,11 @@ nf_cmd_world (int argc, char **argv)
     return NF_EXIT_USAGE;
   if (!nf_world_pattern_from_name (argv[1], &worlds.pattern))
     return nf_command_usage (&command, "\"%s\" is none of bounce, pong, gridworld", argv[1]);
-  if (!frames)
-    frames = 1000;
   if (frames < 1 || frames > MAX_FRAMES)
     return nf_command_usage (&command, "--frames is 1 to %d", MAX_FRAMES);
-  if (clips < 0 || clips > MAX_CLIPS)
+  if (clips != G_MININT64 && (clips < 1 || clips > MAX_CLIPS))
     return nf_command_usage (&command, "--clips is 1 to %d", MAX_CLIPS);
+  clips = MAX (clips, 0);
   if (seed < 0)
     return nf_command_usage (&command, "--seed takes no negative number");
   if (size && !nf_parse_size (size, &worlds.width, &worlds.height))

@@ -11,6 +11,9 @@ G_BEGIN_DECLS
 #define NF_EXIT_USAGE 2
 #define NF_EXIT_INTERRUPTED 130
 
+/* Of a number among the options, which may not be NaN: one can be given. */
+#define NF_NOT_GIVEN (-G_MAXDOUBLE)
+
 /*
  * NfCommand:
  * name: of the sub-command, for messages
