@@ -352,6 +352,71 @@ test_lossy_input (void **state)
                                  "XCOLORRANGE=FULL"));
 }
 
+/* Where N bytes begin in a file's. */
+static guint
+find (GBytes *bytes, const char *wanted, gsize n)
+{
+  gsize size;
+  const guint8 *data = g_bytes_get_data (bytes, &size);
+  for (gsize i = 0; i + n <= size; i++)
+    if (memcmp (data + i, wanted, n) == 0)
+      return (guint)i;
+  fail_msg ("what is to be changed is not in the file");
+  return 0;
+}
+
+/* A copy of FROM with bytes put in the place of as many. */
+static void
+copy_with (const char *from, const char *to, const char *old, const char *by, gsize n)
+{
+  g_autoptr (GBytes) bytes = contents (from);
+  g_autofree char *path = in_folder (to);
+  const gsize size = g_bytes_get_size (bytes);
+  g_autofree guint8 *data = g_memdup2 (g_bytes_get_data (bytes, NULL), size);
+  memcpy (data + find (bytes, old, n), by, n);
+  assert_true (g_file_set_contents (path, (const char *)data, (gssize)size, NULL));
+}
+
+/* What is wrong in latents is told of their file. */
+static void
+test_wrong_latents (void **state)
+{
+  GOOD ("encode", "-q", "-m", model, "-n", "1", video, "right.safetensors");
+  copy_with ("right.safetensors", "look.safetensors", "\"look\":\"c", "\"look\":\"x", 9);
+  BAD (1, "look.safetensors: the look", "decode", "-q", "-m", model, "look.safetensors", "wrong.mkv");
+  /* the first latent is a NaN */
+  g_autoptr (GBytes) bytes = contents ("right.safetensors");
+  const guint8 *data = g_bytes_get_data (bytes, NULL);
+  const gsize header = 8 + (data[0] | (gsize)data[1] << 8 | (gsize)data[2] << 16);
+  copy_with ("right.safetensors", "nan.safetensors", (const char *)data + header, "\0\0\xc0\x7f", 4);
+  BAD (1, "nan.safetensors, frame 0", "decode", "-q", "-m", model, "nan.safetensors", "wrong.mkv");
+  assert_missing ("wrong.mkv");
+}
+
+/* Keys of metadata are from outside, too. */
+static void
+test_metadata_keys (void **state)
+{
+  g_autoptr (GBytes) bytes = contents ("model.safetensors");
+  gsize size;
+  const guint8 *data = g_bytes_get_data (bytes, &size);
+  const char mark[] = "\"__metadata__\":{", more[] = "\"\\u001b[2J\":\"123456789\",";
+  g_autoptr (GByteArray) made = g_byte_array_new ();
+  g_autofree char *path = in_folder ("keys.safetensors");
+  const guint at = find (bytes, mark, strlen (mark)) + (guint)strlen (mark);
+  guint64 header;
+  memcpy (&header, data, 8);
+  header = GUINT64_TO_LE (GUINT64_FROM_LE (header) + strlen (more));
+  g_byte_array_append (made, (const guint8 *)&header, 8);
+  g_byte_array_append (made, data + 8, at - 8);
+  g_byte_array_append (made, (const guint8 *)more, (guint)strlen (more));
+  g_byte_array_append (made, data + at, (guint)size - at);
+  assert_true (g_file_set_contents (path, (const char *)made->data, made->len, NULL));
+  g_autofree char *text = good (ARGUMENTS ("info", "keys.safetensors"));
+  assert_non_null (strstr (text, " [2J"));
+  assert_null (strchr (text, '\033'));
+}
+
 static void
 test_encode_decode (void **state)
 {
@@ -1003,6 +1068,8 @@ main (void)
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_wrong_latents),
+    cmocka_unit_test (test_metadata_keys),
     cmocka_unit_test (test_idle_options),
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),

@@ -99,15 +99,15 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
         return FALSE;
       for (guint i = 0; i < decode->at_once; i++)
         nf_latents_reader_get (reader, first + i, group.latents[i]);
-      gboolean done = nf_session_decode_frames (session, (const float *const *)group.latents, decode->at_once,
-                                                -1, &options, group.frames, error);
-      for (guint i = 0; i < decode->at_once && done; i++)
-        done = nf_output_put (output, &group.frames[i], error);
-      if (!done)
+      if (!nf_session_decode_frames (session, (const float *const *)group.latents, decode->at_once, -1,
+                                     &options, group.frames, error))
         {
-          g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", first);
+          g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", decode->input, first);
           return FALSE;
         }
+      for (guint i = 0; i < decode->at_once; i++)
+        if (!nf_output_put (output, &group.frames[i], error))
+          return FALSE;
       nf_session_get_decode_report (session, &report);
       decode->residual = MAX (decode->residual, report.residual);
     }
@@ -140,12 +140,13 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
       nf_latents_reader_get (reader, i, latents);
       nf_latents_reader_get_action (reader, i, action);
       if (!nf_stream_decode (stream, latents, info->action_dim ? action : NULL, FALSE, &options,
-                             &picture->frame, error)
-          || (i >= decode->first && !nf_output_put (output, &picture->frame, error)))
+                             &picture->frame, error))
         {
-          g_prefix_error (error, "frame %" G_GUINT64_FORMAT ": ", i);
+          g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", decode->input, i);
           return FALSE;
         }
+      if (i >= decode->first && !nf_output_put (output, &picture->frame, error))
+        return FALSE;
       nf_stream_get_decode_report (stream, &report);
       decode->residual = MAX (decode->residual, report.residual);
       if (i >= decode->first)
@@ -187,6 +188,11 @@ decode_file (Decode *decode, GError **error)
                    "%s holds %" G_GUINT64_FORMAT " frames, counted from 0: --first %" G_GUINT64_FORMAT
                    " is beyond them",
                    decode->input, info->n_frames, decode->first);
+      return FALSE;
+    }
+  if (!nf_media_check_look (info->look, error))
+    {
+      g_prefix_error (error, "%s: ", decode->input);
       return FALSE;
     }
   decode->total = info->n_frames - decode->first;

@@ -82,20 +82,27 @@ print_row (const char *name, const char *format, ...)
   putchar ('\n');
 }
 
-/* Metadata come from outside: control characters stay off the terminal. */
-static void
-print_value (const char *value)
+/* Metadata come from outside: control characters stay off the terminal. (transfer full) */
+static char *
+clean (const char *value)
 {
+  GString *text = g_string_new (NULL);
+
   for (const char *c = value; *c; c = g_utf8_next_char (c))
     {
       gunichar letter = g_utf8_get_char (c);
 
-      if (g_unichar_iscntrl (letter))
-        putchar (' ');
-      else
-        fwrite (c, 1, (gsize)(g_utf8_next_char (c) - c), stdout);
+      g_string_append_unichar (text, g_unichar_iscntrl (letter) ? ' ' : letter);
     }
-  putchar ('\n');
+  return g_string_free (text, FALSE);
+}
+
+static void
+print_value (const char *value)
+{
+  g_autofree char *text = clean (value);
+
+  puts (text);
 }
 
 static char *
@@ -111,6 +118,7 @@ static void
 print_metadata (const char *key, const char *value)
 {
   g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autofree char *name = clean (key);
   JsonNode *root;
   JsonObjectIter iter;
   const char *member;
@@ -119,17 +127,17 @@ print_metadata (const char *key, const char *value)
   if (!json_parser_load_from_data (parser, value, -1, NULL) || !(root = json_parser_get_root (parser))
       || !JSON_NODE_HOLDS_OBJECT (root))
     {
-      printf ("%-*s ", NAME_WIDTH, key);
+      printf ("%-*s ", NAME_WIDTH, name);
       print_value (value);
       return;
     }
-  printf ("%s\n", key);
+  puts (name);
   json_object_iter_init_ordered (&iter, json_node_get_object (root));
   while (json_object_iter_next_ordered (&iter, &member, &node))
     {
-      g_autofree char *text = scalar_text (node);
+      g_autofree char *text = scalar_text (node), *inner = clean (member);
 
-      printf ("  %-*s ", NAME_WIDTH - 2, member);
+      printf ("  %-*s ", NAME_WIDTH - 2, inner);
       print_value (text);
     }
 }

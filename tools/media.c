@@ -1116,6 +1116,20 @@ prepare_conversion (NfMediaWriter *self, GError **error)
   return TRUE;
 }
 
+gboolean
+nf_media_check_look (const char *look, GError **error)
+{
+  AVCodecContext *codec = avcodec_alloc_context3 (NULL);
+  gboolean known;
+
+  if (!codec)
+    return av_fail (error, NF_ERROR_NO_MEMORY, AVERROR (ENOMEM), "look", "codec");
+  codec->pix_fmt = AV_PIX_FMT_YUV420P;
+  known = nf_look_give (look, NF_PIXELS_YUV420, codec, error);
+  avcodec_free_context (&codec);
+  return known;
+}
+
 /* FFV1 of level 3 cuts frames into slices, of which those of small frames are empty: they come back wrong or
  * are refused. Level 1 has no slices. */
 static int

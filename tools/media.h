@@ -99,6 +99,9 @@ gboolean nf_media_check_name (const char *path, GError **error);
  * none. */
 char *nf_media_picture_name (const char *path, guint64 index);
 
+/* Whether LOOK (nullable) is one, NF_ERROR_FORMAT. */
+gboolean nf_media_check_look (const char *look, GError **error);
+
 /* LOOK (nullable): how samples are meant, media-look.h. */
 NfMediaWriter *nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height,
                                      int rate_n, int rate_d, const char *look, GError **error);
