@@ -417,6 +417,31 @@ test_metadata_keys (void **state)
   assert_null (strchr (text, '\033'));
 }
 
+/* Decodes RIGHT to OUT; whether that is said to lose something, and what. */
+static void
+decode_note (const char *right, const char *from, const char *out, const char *note)
+{
+  g_auto (Result) result = run (ARGUMENTS ("decode", "-m", from, right, out));
+  assert_int_equal (result.status, 0);
+  if (note ? !strstr (result.errors, note) : strstr (result.errors, "note:") != NULL)
+    fail_msg ("%s: wanted %s in: %s", out, note ? note : "no note", result.errors);
+}
+
+static void
+test_lossy_output (void **state)
+{
+  GOOD ("encode", "-q", "-m", model, "-n", "1", video, "planes.safetensors");
+  decode_note ("planes.safetensors", model, "planes.png", "note: planes.png does not hold the very bytes");
+  decode_note ("planes.safetensors", model, "planes.mkv", NULL);
+  decode_note ("planes.safetensors", model, "planes.y4m", NULL);
+  GOOD ("world", "pong", "rgb.mkv", "-q", "-n", "1");
+  GOOD ("encode", "-q", "-m", "normflow-pong-64", "rgb.mkv", "rgb.safetensors");
+  decode_note ("rgb.safetensors", "normflow-pong-64", "rgb.y4m", "RGB becomes 4:2:0");
+  decode_note ("rgb.safetensors", "normflow-pong-64", "rgb.mp4", "with loss");
+  decode_note ("rgb.safetensors", "normflow-pong-64", "rgb.png", NULL);
+  decode_note ("rgb.safetensors", "normflow-pong-64", "rgb-again.mkv", NULL);
+}
+
 static void
 test_encode_decode (void **state)
 {
@@ -1068,6 +1093,7 @@ main (void)
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),
     cmocka_unit_test (test_metadata_keys),
     cmocka_unit_test (test_idle_options),

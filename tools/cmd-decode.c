@@ -215,6 +215,11 @@ decode_file (Decode *decode, GError **error)
                            info->rate_n, info->rate_d, info->look, error);
   if (!output)
     return FALSE;
+  const char *loss = nf_media_writer_describe_loss (decode->output, info->layout);
+  if (loss && !decode->command->quiet)
+    nf_progress_note (decode->command->progress,
+                      "normflow decode: note: %s does not hold the very bytes: %s; .mkv does", decode->output,
+                      loss);
   if (!(stream ? decode_stream (decode, stream, reader, output, error)
                : decode_frames (decode, session, reader, output, error)))
     {
@@ -255,11 +260,13 @@ nf_cmd_decode (int argc, char **argv)
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
           "LATENTS.safetensors VIDEO", "Takes latents of normflow encode back to the video they came from.",
-          "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw), "
-          ".mp4, .mov, .png\n"
-          "(one picture, or a sequence if the name has %d in it). It takes the model that "
-          "encoded, and gives\n"
-          "back the very bytes that were encoded, unless the latents are of half precision.",
+          "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw; RGB becomes "
+          "4:2:0), "
+          ".mp4, .mov\n"
+          "(with loss), .png (one picture, or a sequence if the name has %d in it; Y'CbCr becomes RGB). It "
+          "takes the model\n"
+          "that encoded, and gives back the very bytes that were encoded, unless the latents are of half "
+          "precision or\nthe file does not hold them.",
           2, 2))
     return NF_EXIT_USAGE;
   if (first < 0 || frames < 0)

@@ -1116,6 +1116,18 @@ prepare_conversion (NfMediaWriter *self, GError **error)
   return TRUE;
 }
 
+const char *
+nf_media_writer_describe_loss (const char *path, NfPixelLayout layout)
+{
+  static const char *const lossy[] = { "mp4", "mov", "m4v", NULL }, *const y4m[] = { "y4m", NULL };
+
+  if (has_extension (path, lossy))
+    return layout == NF_PIXELS_RGB ? "RGB becomes 4:2:0, and is coded with loss" : "it is coded with loss";
+  if (has_extension (path, y4m) && layout == NF_PIXELS_RGB)
+    return "RGB becomes 4:2:0";
+  return nf_media_is_picture (path) && layout == NF_PIXELS_YUV420 ? "Y'CbCr becomes RGB, rounded" : NULL;
+}
+
 gboolean
 nf_media_check_look (const char *look, GError **error)
 {

@@ -99,6 +99,10 @@ gboolean nf_media_check_name (const char *path, GError **error);
  * none. */
 char *nf_media_picture_name (const char *path, guint64 index);
 
+/* What the file PATH, which is written from samples of LAYOUT, does not keep of them, or NULL: it is
+ * lossless. */
+const char *nf_media_writer_describe_loss (const char *path, NfPixelLayout layout);
+
 /* Whether LOOK (nullable) is one, NF_ERROR_FORMAT. */
 gboolean nf_media_check_look (const char *look, GError **error);
 
