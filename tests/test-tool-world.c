@@ -243,7 +243,8 @@ test_many_actions (void **state)
 static void
 test_refusals (void **state)
 {
-  g_autofree char *model = in (state, "model.safetensors");
+  g_autofree char *model = in (state, "model.safetensors"), *clip = in (state, "clip.mkv"),
+                  *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL);
   ok (run (2, "--frames F", "train", "-o", model, "--world", "pong", "--steps", "1", NULL));
   ok (run (2, "tetris", "train", "-o", model, "--world", "tetris", "--config", config, "--steps", "1", NULL));
   ok (run (2, "takes the place of files", "train", "-o", model, "--world", "pong", "--config", config,
@@ -254,8 +255,9 @@ test_refusals (void **state)
   ok (run (2, "--world is one of", "eval", "world", model, NULL));
   ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
            "/nowhere/a.png", NULL));
+  ok (run (1, "two outputs", "eval", "world", model, "--world", "pong", "--json", clip, "--markdown", clip,
+           NULL));
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
-  g_autofree char *clip = in (state, "clip.mkv"), *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL);
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));
   ok (run (1, "is input and output", "world", "pong", clip, "-a", actions, "--frames", "4", "-q", NULL));
   ok (run (2, "wavelets", "eval", "world", model, "--world", "pong", "--denoise", "wavelets", NULL));

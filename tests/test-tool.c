@@ -654,6 +654,11 @@ test_overwriting (void **state)
   assert_missing ("both.png");
   assert_same_files ("read.y4m", "video.y4m");
 
+  BAD (1, "is input and output", "sample", "-q", "-m", other, other);
+  BAD (1, "is input and output", "convert", "-q", "--mean", other, model, other);
+  BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "./no.mkv", "-n", "1", read,
+       "no.mkv");
+  assert_missing ("no.mkv");
   /* a picture of a sequence */
   GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "1", video, "s-001.png");
   g_autoptr (GBytes) before = contents ("s-001.png");

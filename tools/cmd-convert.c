@@ -254,7 +254,9 @@ convert_file (const Convert *convert, char **digest, GError **error)
   GError *local = NULL;
   gboolean written;
 
-  if (!nf_check_output (convert->output, convert->input, error))
+  if (!nf_check_output (convert->output, convert->input, error)
+      || !nf_check_output (convert->output, convert->config, error)
+      || !nf_check_output (convert->output, convert->mean, error))
     return FALSE;
   file = open_input (convert, error);
   config = file ? nf_checkpoint_config (file, convert->config, (const char *const *)settings, error) : NULL;

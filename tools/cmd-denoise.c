@@ -218,7 +218,7 @@ nf_cmd_denoise (int argc, char **argv)
                              MAX_SIGMA);
   if (denoise.noisy_path && denoise.noise == 0)
     return nf_command_usage (&denoise.command, "--noisy writes what --noise makes: give both");
-  if (denoise.noisy_path && strcmp (denoise.noisy_path, argv[2]) == 0)
+  if (denoise.noisy_path && nf_same_file (denoise.noisy_path, argv[2]))
     return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
   if (frames < 0 || seed < 0)
     return nf_command_usage (&denoise.command, "--frames and --seed take no negative numbers");

@@ -422,9 +422,16 @@ nf_cmd_eval_world (int argc, char **argv)
     return nf_command_usage (&command, "--sheet and --plot show roll-outs, but --seeds is 0");
   command.model = g_strdup (argv[1]);
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };
+  g_autoptr (GPtrArray) inputs = g_ptr_array_new (), written = g_ptr_array_new ();
+  g_ptr_array_add (inputs, command.text);
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
-    if (outputs[i] && !nf_check_output (outputs[i], argv[1], &error))
-      return nf_command_fail (&command, error);
+    {
+      if (outputs[i] && !nf_check_output (outputs[i], argv[1], &error))
+        return nf_command_fail (&command, error);
+      g_ptr_array_add (written, (gpointer)outputs[i]);
+    }
+  if (!nf_check_outputs (written, inputs, &error))
+    return nf_command_fail (&command, error);
 
   nf_command_catch_signals (&command);
   session = nf_command_open (&command, &error);

@@ -269,6 +269,18 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
 }
 
 static gboolean
+check_output (const NfSample *sample, GError **error)
+{
+  const NfCommand *command = sample->command;
+  const char *const inputs[] = { sample->given, command->model, command->text };
+
+  for (guint i = 0; i < G_N_ELEMENTS (inputs); i++)
+    if (!nf_check_output (sample->output, inputs[i], error))
+      return FALSE;
+  return TRUE;
+}
+
+static gboolean
 parse_guide (const char *text, guint *guide)
 {
   *guide = 0;
@@ -384,7 +396,7 @@ nf_cmd_sample (int argc, char **argv)
   sample.count = (guint)count;
   sample.frames = (guint)frames;
   sample.seed = (guint64)seed;
-  if (!sample_file (&sample, sheet, floats, &error))
+  if (!check_output (&sample, &error) || !sample_file (&sample, sheet, floats, &error))
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
   if (command.quiet)
