@@ -752,6 +752,7 @@ static gboolean
 gst_flow_decode_sink_event (GstVideoDecoder *decoder, GstEvent *event)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  GstFlowReturn ret;
   GstCaps *caps;
 
   switch (GST_EVENT_TYPE (event))
@@ -761,6 +762,18 @@ gst_flow_decode_sink_event (GstVideoDecoder *decoder, GstEvent *event)
       break;
     case GST_EVENT_FLUSH_STOP:
       gst_flow_engine_set_flushing (&self->engine, FALSE);
+      break;
+    case GST_EVENT_GAP:
+      /* GstVideoDecoder passes it on at once, before frames that wait and the segment that waits with them.
+       */
+      GST_VIDEO_DECODER_STREAM_LOCK (decoder);
+      ret = gst_flow_decode_drain (decoder);
+      GST_VIDEO_DECODER_STREAM_UNLOCK (decoder);
+      if (ret != GST_FLOW_OK)
+        {
+          gst_event_unref (event);
+          return FALSE;
+        }
       break;
     case GST_EVENT_CAPS:
       gst_event_parse_caps (event, &caps);

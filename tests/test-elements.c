@@ -704,6 +704,26 @@ test_frames_at_once (void **state)
   gst_harness_push_event (decoder, gst_event_new_eos ());
   assert_int_equal (gst_harness_buffers_received (decoder), 1);
   end_harness (decoder, NULL);
+
+  /* two wait, then a gap: it comes behind them, and behind the segment */
+  GstEvent *event;
+  gboolean has_segment = FALSE, has_gap = FALSE;
+  decoder = make_harness ("flowdecode", MODEL_YUV, "frames-at-once=3", NULL);
+  gst_harness_set_src_caps (decoder, gst_caps_ref (caps));
+  for (guint i = 0; i < 2; i++)
+    assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
+  assert_int_equal (gst_harness_buffers_received (decoder), 0);
+  assert_true (gst_harness_push_event (decoder, gst_event_new_gap (80 * GST_MSECOND, 40 * GST_MSECOND)));
+  assert_int_equal (gst_harness_buffers_received (decoder), 2);
+  while ((event = gst_harness_try_pull_event (decoder)))
+    {
+      has_segment |= GST_EVENT_TYPE (event) == GST_EVENT_SEGMENT;
+      has_gap |= GST_EVENT_TYPE (event) == GST_EVENT_GAP;
+      assert_true (has_segment || !has_gap);
+      gst_event_unref (event);
+    }
+  assert_true (has_gap);
+  end_harness (decoder, NULL);
 }
 
 /* Flow of data */
