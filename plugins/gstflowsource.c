@@ -239,6 +239,14 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
     return gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
+  if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK)
+    {
+      /* Refused before anything is flushed for it. */
+      double rate;
+      gst_event_parse_seek (event, &rate, NULL, NULL, NULL, NULL, NULL, NULL);
+      if (rate < 0)
+        return FALSE;
+    }
   if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))

@@ -254,6 +254,26 @@ test_seek_samples (void **state)
   assert_same_samples (all, part);
 }
 
+/* What goes on is not disturbed by a seek that cannot be. */
+static void
+test_seek_samples_backwards (void **state)
+{
+  GstElement *pipeline = launch ("flowsample seed=3 model=\"%s\" ! video/x-flow-latent,width=16,height=8 ! "
+                                 "appsink name=out sync=false max-buffers=2",
+                                 fixture_model[MODEL_YUV]);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint n = 0; n < 8; n++)
+    {
+      if (n == 4)
+        assert_false (gst_element_seek (pipeline, -1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SEEK_TYPE_SET,
+                                        0, GST_SEEK_TYPE_SET, GST_SECOND));
+      g_autoptr (GstSample) sample = pull (pipeline, "out");
+      assert_non_null (sample);
+      assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)), n * 40 * GST_MSECOND);
+    }
+  stop (pipeline);
+}
+
 /* Pictures that are drawn from a model of Gaussian noise lose it, unless it is wanted. */
 static void
 test_drawn_pictures (void **state)
@@ -770,6 +790,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_network),
     cmocka_unit_test (test_seek),
     cmocka_unit_test (test_seek_samples),
+    cmocka_unit_test (test_seek_samples_backwards),
     cmocka_unit_test (test_drawn_pictures),
     cmocka_unit_test (test_live_latency),
     cmocka_unit_test (test_renegotiation),
