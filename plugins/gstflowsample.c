@@ -126,6 +126,20 @@ gst_flow_sample_release_pad (GstElement *element, GstPad *pad)
     use (self, FALSE);
 }
 
+/* A bin would look for a sink to send a seek to. The source keeps one that comes before it runs, and begins
+ * there. */
+static gboolean
+gst_flow_sample_send_event (GstElement *element, GstEvent *event)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (element);
+  if (self->spliced || GST_EVENT_TYPE (event) != GST_EVENT_SEEK)
+    return GST_ELEMENT_CLASS (gst_flow_sample_parent_class)->send_event (element, event);
+  if (gst_flow_source_can_seek (self->source, event))
+    return gst_element_send_event (self->source, event);
+  gst_event_unref (event);
+  return FALSE;
+}
+
 /* Properties are those of what is inside; what is not is kept the same. */
 
 static gboolean
@@ -200,6 +214,7 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
   object_class->dispose = gst_flow_sample_dispose;
   element_class->request_new_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_request_new_pad);
   element_class->release_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_release_pad);
+  element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_sample_send_event);
 
   gst_flow_engine_install_properties (object_class, FALSE);
   gst_flow_prior_install_properties (object_class);

@@ -161,6 +161,14 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
   return caps;
 }
 
+/* The frame at TIME. */
+static guint64
+find_frame (GstFlowSource *self, GstClockTime time)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  return info->fps_n > 0 ? gst_util_uint64_scale (time, info->fps_n, info->fps_d * GST_SECOND) : 0;
+}
+
 static gboolean
 gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
 {
@@ -187,6 +195,9 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
       self->left_out = 0;
     }
   gst_flow_prior_set_info (&self->prior, &info);
+  /* A seek that came before the frame rate was known. A world has to begin at its beginning. */
+  if (!self->has_info && !info.frames)
+    self->frame_index = find_frame (self, src->segment.position);
   GST_OBJECT_LOCK (self);
   self->has_info = TRUE;
   GST_OBJECT_UNLOCK (self);
@@ -201,6 +212,14 @@ gst_flow_source_is_seekable (GstBaseSrc *src)
   return !gst_base_src_is_live (src) && !(config && config->frames);
 }
 
+gboolean
+gst_flow_source_can_seek (GstElement *source, GstEvent *event)
+{
+  double rate;
+  gst_event_parse_seek (event, &rate, NULL, NULL, NULL, NULL, NULL, NULL);
+  return rate >= 0 && gst_flow_source_is_seekable (GST_BASE_SRC (source));
+}
+
 static gboolean
 gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
 {
@@ -212,9 +231,7 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
   self->base_time = 0;
   self->base_index = self->left_out = 0;
   gst_flow_prior_forget_qos (&self->prior);
-  self->frame_index = self->has_info && self->prior.info.fps_n > 0 ? gst_util_uint64_scale (
-                          segment->position, self->prior.info.fps_n, self->prior.info.fps_d * GST_SECOND)
-                                                                   : 0;
+  self->frame_index = self->has_info ? find_frame (self, segment->position) : 0;
   return TRUE;
 }
 
@@ -239,14 +256,9 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
     return gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
-  if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK)
-    {
-      /* Refused before anything is flushed for it. */
-      double rate;
-      gst_event_parse_seek (event, &rate, NULL, NULL, NULL, NULL, NULL, NULL);
-      if (rate < 0)
-        return FALSE;
-    }
+  /* Refused before anything is flushed for it. */
+  if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK && !gst_flow_source_can_seek (GST_ELEMENT (src), event))
+    return FALSE;
   if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))

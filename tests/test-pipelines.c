@@ -254,6 +254,27 @@ test_seek_samples (void **state)
   assert_same_samples (all, part);
 }
 
+/* A seek that comes before anything runs is where it begins. */
+static void
+test_seek_samples_at_first (void **state)
+{
+  const char *line = "flowsample name=sample seed=3 model=\"%s\" num-buffers=%d ! "
+                     "video/x-flow-latent,width=16,height=8,framerate=10/1 ! flowdecode model=\"%s\" ! "
+                     "appsink name=out sync=false max-buffers=2";
+  g_autoptr (GPtrArray) all = run (launch (line, fixture_model[MODEL_YUV], 12, fixture_model[MODEL_YUV]));
+  GstElement *pipeline = launch (line, fixture_model[MODEL_YUV], -1, fixture_model[MODEL_YUV]);
+  g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+  gst_element_set_state (pipeline, GST_STATE_READY);
+  assert_false (gst_element_seek (sample, -1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SEEK_TYPE_SET, 0,
+                                  GST_SEEK_TYPE_SET, GST_SECOND));
+  assert_true (gst_element_seek (sample, 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SEEK_TYPE_SET,
+                                 900 * GST_MSECOND, GST_SEEK_TYPE_SET, 1200 * GST_MSECOND));
+  g_autoptr (GPtrArray) part = run (pipeline);
+  assert_int_equal (part->len, 3);
+  g_ptr_array_remove_range (all, 0, 9);
+  assert_same_samples (all, part);
+}
+
 /* What goes on is not disturbed by a seek that cannot be. */
 static void
 test_seek_samples_backwards (void **state)
@@ -790,6 +811,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_network),
     cmocka_unit_test (test_seek),
     cmocka_unit_test (test_seek_samples),
+    cmocka_unit_test (test_seek_samples_at_first),
     cmocka_unit_test (test_seek_samples_backwards),
     cmocka_unit_test (test_drawn_pictures),
     cmocka_unit_test (test_live_latency),
