@@ -619,7 +619,12 @@ decode_waiting (GstFlowDecode *self)
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   for (guint i = 0; i < frames->len && ret == GST_FLOW_OK; i++)
-    ret = gst_video_decoder_allocate_output_frame (decoder, frames->pdata[i]);
+    {
+      GstVideoCodecFrame *frame = frames->pdata[i];
+      ret = gst_video_decoder_allocate_output_frame (decoder, frame);
+      if (ret == GST_FLOW_OK)
+        gst_flow_copy_frame_flags (frame->output_buffer, frame->input_buffer);
+    }
   if (ret == GST_FLOW_OK)
     ret = decode_frames (self, session, frames, &self->settings);
   if (ret == GST_FLOW_OK && get_look_ahead (self) > 0)

@@ -389,6 +389,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
     ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
   if (ret == GST_FLOW_OK)
     {
+      gst_flow_copy_frame_flags (frame->output_buffer, frame->input_buffer);
       key = begin_frame (self, frame);
       ret = encode_frame (self, session, frame, &score, map);
     }

@@ -79,6 +79,16 @@ gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view)
 }
 
 void
+gst_flow_copy_frame_flags (GstBuffer *to, GstBuffer *from)
+{
+  const guint mask = (guint)GST_BUFFER_FLAG_CORRUPTED | (guint)GST_VIDEO_BUFFER_FLAG_INTERLACED
+                     | (guint)GST_VIDEO_BUFFER_FLAG_TFF | (guint)GST_VIDEO_BUFFER_FLAG_RFF
+                     | (guint)GST_VIDEO_BUFFER_FLAG_ONEFIELD;
+  GST_BUFFER_FLAG_UNSET (to, mask); /* a pool's buffer may still have another frame's */
+  GST_BUFFER_FLAG_SET (to, GST_BUFFER_FLAGS (from) & mask);
+}
+
+void
 gst_flow_frame_fill_padding (GstVideoFrame *frame)
 {
   const gint step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, 0);

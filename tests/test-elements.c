@@ -771,6 +771,43 @@ test_end_gap_discontinuity (void **state)
   gst_harness_teardown (harness);
 }
 
+/* Fields, and that a frame is corrupted, are told by latents, too. */
+static void
+test_frame_flags (void **state)
+{
+  static const guint told[] = {
+    0,
+    GST_VIDEO_BUFFER_FLAG_INTERLACED | GST_VIDEO_BUFFER_FLAG_TFF,
+    GST_VIDEO_BUFFER_FLAG_INTERLACED | GST_VIDEO_BUFFER_FLAG_TFF | GST_VIDEO_BUFFER_FLAG_RFF,
+    GST_BUFFER_FLAG_CORRUPTED,
+    GST_VIDEO_BUFFER_FLAG_INTERLACED | GST_VIDEO_BUFFER_FLAG_ONEFIELD,
+    0,
+  };
+  const guint mask = told[2] | told[3] | told[4];
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, NULL, NULL),
+             *decoder = make_harness ("flowdecode", MODEL_YUV, "frames-at-once=3", NULL);
+  set_video (encoder, &info);
+  for (guint i = 0; i < G_N_ELEMENTS (told); i++)
+    {
+      GstBuffer *in = fixture_frame (&info, i, FALSE);
+      GST_BUFFER_FLAG_SET (in, told[i]);
+      GstBuffer *latents = gst_harness_push_and_pull (encoder, in);
+      assert_int_equal (GST_BUFFER_FLAGS (latents) & mask, told[i]);
+      if (i == 0)
+        gst_harness_set_src_caps (decoder, gst_pad_get_current_caps (encoder->sinkpad));
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+    }
+  for (guint i = 0; i < G_N_ELEMENTS (told); i++)
+    {
+      g_autoptr (GstBuffer) video = gst_harness_pull (decoder);
+      assert_int_equal (GST_BUFFER_FLAGS (video) & mask, told[i]);
+    }
+  end_harness (encoder, NULL);
+  end_harness (decoder, NULL);
+}
+
 static void
 test_flush (void **state)
 {
@@ -1539,6 +1576,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_half_precision),
     cmocka_unit_test (test_frames_at_once),
     cmocka_unit_test (test_end_gap_discontinuity),
+    cmocka_unit_test (test_frame_flags),
     cmocka_unit_test (test_flush),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_latency),
