@@ -331,7 +331,7 @@ load_thread (gpointer data)
     model = nf_model_load (path, device, on_progress, engine, engine->load_cancellable, &error);
   if (model && g_cancellable_is_cancelled (engine->load_cancellable))
     g_set_error (&error, NF_ERROR, NF_ERROR_CANCELLED, "loading the model was cancelled");
-  else if (model && nf_model_get_config (model)->frames && engine->work != NF_SESSION_DENOISE)
+  else if (model && nf_model_get_config (model)->frames)
     {
       stream = nf_stream_new (model, &error);
       if (stream && (!text || nf_stream_load_text (stream, text, &error)))
@@ -391,6 +391,12 @@ read_model (GstFlowEngine *engine, GError **error)
     config = read_config (path, error);
   if (!config)
     return FALSE;
+  if (engine->work == NF_SESSION_DENOISE && config->frames)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "flowdenoise needs a model of images, but %s is one of videos", path);
+      return FALSE;
+    }
   if (engine->work == GST_FLOW_ENGINE_NO_WORK)
     {
       digest = nf_model_digest_of_file (path, error);

@@ -830,6 +830,13 @@ bad_settings (void **state)
       stop (pipeline);
     }
 
+  /* a model of videos, where only one of images will do */
+  g_autofree char *denoise = g_strdup_printf ("videotestsrc ! flowdenoise model=%s ! fakesink", video_model);
+  GstElement *denoiser = launch (denoise);
+  assert_int_equal (gst_element_set_state (denoiser, GST_STATE_READY), GST_STATE_CHANGE_FAILURE);
+  assert_fails (denoiser, "flowdenoise needs a model of images");
+  stop (denoiser);
+
   g_autofree char *unread = g_strdup_printf (
       "videotestsrc ! flowencode model=%s actions-location=/nowhere/actions ! fakesink", video_model);
   GstElement *encoder = launch (unread);
