@@ -315,7 +315,9 @@ check_margin (GstFlowEncode *self, const NfScore *score)
                        ("a score of %g and more; said once a stream", FAR_BITS));
 }
 
-/* Whether FRAME stands by itself; a stream then begins anew. */
+/* Whether FRAME stands by itself; a stream then begins anew. Backwards all do: what comes before is not the
+ * past.
+ */
 static gboolean
 begin_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
 {
@@ -326,7 +328,7 @@ begin_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
   const guint key_int_max = self->key_int_max;
   GST_OBJECT_UNLOCK (self);
   const guint64 index = nf_stream_get_index (stream);
-  if (GST_VIDEO_CODEC_FRAME_IS_FORCE_KEYFRAME (frame)
+  if (GST_VIDEO_ENCODER (self)->input_segment.rate < 0 || GST_VIDEO_CODEC_FRAME_IS_FORCE_KEYFRAME (frame)
       || GST_BUFFER_FLAG_IS_SET (frame->input_buffer, GST_BUFFER_FLAG_DISCONT)
       || (key_int_max > 0 && index >= key_int_max) || index == G_MAXUINT32)
     nf_stream_reset (stream);
@@ -412,6 +414,10 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   take_action (self, frame);
   if (key)
     GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
+  /* Backwards a decoder waits for a discontinuity and turns round what came before it, but these are in
+   * order. */
+  if (encoder->input_segment.rate < 0)
+    GST_BUFFER_FLAG_SET (frame->output_buffer, GST_BUFFER_FLAG_DISCONT);
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
     gst_video_encoder_set_latency (encoder, latency, latency);
   self->segment_sent = TRUE;

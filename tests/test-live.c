@@ -272,10 +272,10 @@ forced_live (void **state)
 }
 
 static GstHarness *
-decoder_new (GstCaps *caps)
+decoder_new (const char *model, GstCaps *caps)
 {
   GstElement *made = gst_element_factory_make ("flowdecode", NULL);
-  g_object_set (made, "model", noisy_model, NULL);
+  g_object_set (made, "model", model, NULL);
   GstHarness *h = gst_harness_new_with_element (made, "sink", "src");
   gst_object_unref (made);
   gst_harness_set_src_caps (h, gst_caps_ref (caps));
@@ -301,8 +301,8 @@ joined (void **state)
           g_autoptr (GstElement) sink = get (pipeline, "sink");
           g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
           g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
-          first = decoder_new (caps);
-          late = decoder_new (caps);
+          first = decoder_new (noisy_model, caps);
+          late = decoder_new (noisy_model, caps);
         }
       assert_int_equal (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT), n % 5 == 0);
       assert_int_equal (gst_harness_push (first, gst_buffer_ref (buffer)), GST_FLOW_OK);
@@ -561,6 +561,54 @@ controls_of_video (void **state)
   assert_int_equal (told, 1);
   gst_element_set_bus (h->element, NULL);
   gst_harness_teardown (h);
+}
+
+/* Backwards each frame is coded by itself, and they are shown in the order in which they come, at once. */
+static void
+backwards (void **state)
+{
+  enum
+  {
+    LENGTH = 6
+  };
+  GstVideoInfo info;
+  GstSegment segment;
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  GstHarness *encoder = new_encoder (bus, NULL, &info), *decoder = NULL;
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  segment.rate = -1;
+  segment.start = 0;
+  segment.position = segment.stop = LENGTH * FRAME;
+  gst_harness_push_event (encoder, gst_event_new_segment (&segment));
+  for (guint n = 0; n < LENGTH; n++)
+    {
+      GstBuffer *frame = fixture_frame (&info, LENGTH - 1 - n, FALSE);
+      if (n == 0)
+        GST_BUFFER_FLAG_SET (frame, GST_BUFFER_FLAG_DISCONT);
+      assert_int_equal (gst_harness_push (encoder, frame), GST_FLOW_OK);
+      GstBuffer *latents = gst_harness_pull (encoder);
+      assert_false (GST_BUFFER_FLAG_IS_SET (latents, GST_BUFFER_FLAG_DELTA_UNIT));
+      if (!decoder)
+        {
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (encoder->sinkpad);
+          decoder = decoder_new (video_model, caps);
+          gst_harness_push_event (decoder, gst_event_new_segment (&segment));
+        }
+      assert_int_equal (gst_harness_push (decoder, latents), GST_FLOW_OK);
+      assert_int_equal (gst_harness_buffers_received (decoder), n);
+    }
+  gst_harness_push_event (decoder, gst_event_new_eos ());
+  for (guint n = 0; n < LENGTH; n++)
+    {
+      g_autoptr (GstBuffer) wanted = fixture_frame (&info, LENGTH - 1 - n, FALSE),
+                            shown = gst_harness_try_pull (decoder);
+      assert_non_null (shown);
+      assert_int_equal (GST_BUFFER_PTS (shown), GST_BUFFER_PTS (wanted));
+      assert_same_video (&info, wanted, shown);
+    }
+  gst_element_set_bus (encoder->element, NULL);
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
 }
 
 /* So are controls that are no numbers, and an action below all. */
@@ -1073,15 +1121,25 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (key_to_pixel),      cmocka_unit_test (behind_live),
-    cmocka_unit_test (forced_live),       cmocka_unit_test (joined),
-    cmocka_unit_test (look_ahead),        cmocka_unit_test (precision_of_real_frames),
-    cmocka_unit_test (other_models),      cmocka_unit_test (unknown),
-    cmocka_unit_test (controls_of_video), cmocka_unit_test (controls_of_samples),
-    cmocka_unit_test (controlled),        cmocka_unit_test (late_frames),
-    cmocka_unit_test (slow_sink),         cmocka_unit_test (recorded),
-    cmocka_unit_test (replayed),          cmocka_unit_test (bad_settings),
-    cmocka_unit_test (late_beginning),    cmocka_unit_test (wrong_actions),
+    cmocka_unit_test (key_to_pixel),
+    cmocka_unit_test (behind_live),
+    cmocka_unit_test (forced_live),
+    cmocka_unit_test (joined),
+    cmocka_unit_test (look_ahead),
+    cmocka_unit_test (precision_of_real_frames),
+    cmocka_unit_test (other_models),
+    cmocka_unit_test (unknown),
+    cmocka_unit_test (controls_of_video),
+    cmocka_unit_test (backwards),
+    cmocka_unit_test (controls_of_samples),
+    cmocka_unit_test (controlled),
+    cmocka_unit_test (late_frames),
+    cmocka_unit_test (slow_sink),
+    cmocka_unit_test (recorded),
+    cmocka_unit_test (replayed),
+    cmocka_unit_test (bad_settings),
+    cmocka_unit_test (late_beginning),
+    cmocka_unit_test (wrong_actions),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
