@@ -78,7 +78,7 @@ struct _GstFlowDecode
   gint look_ahead;
 
   /* of the streaming thread */
-  GstVideoCodecState *output;
+  GstVideoCodecState *input, *output;
   GstFlowLatentInfo info;
   GPtrArray *waiting; /* frames that are decoded together, */
   Settings settings;  /* by these */
@@ -174,6 +174,7 @@ static gboolean
 gst_flow_decode_stop (GstVideoDecoder *decoder)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  g_clear_pointer (&self->input, gst_video_codec_state_unref);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   g_ptr_array_set_size (self->waiting, 0);
   g_ptr_array_set_size (self->held, 0);
@@ -302,10 +303,40 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   self->info = info;
   g_clear_pointer (&self->latents, g_free);
   self->room = 0;
+  g_clear_pointer (&self->input, gst_video_codec_state_unref);
+  self->input = gst_video_codec_state_ref (state);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   self->output = gst_video_decoder_set_output_state (decoder, choose_format (self, config, &info), info.width,
                                                      info.height, state);
   return gst_video_decoder_negotiate (decoder);
+}
+
+/* Downstream may want another format than it did: before frames get their buffers. The pictures that a stream
+ * remembers do not depend on it. */
+static GstFlowReturn
+negotiate_again (GstFlowDecode *self)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  GstPad *pad = GST_VIDEO_DECODER_SRC_PAD (decoder);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  GstFlowReturn ret = GST_FLOW_OK;
+
+  if (!config || !gst_pad_check_reconfigure (pad))
+    return GST_FLOW_OK;
+  const GstVideoFormat format = choose_format (self, config, &self->info);
+  if (format != GST_VIDEO_INFO_FORMAT (&self->output->info))
+    {
+      ret = show_held (self); /* they have buffers of the old format */
+      gst_video_codec_state_unref (self->output);
+      self->output = gst_video_decoder_set_output_state (decoder, format, self->info.width, self->info.height,
+                                                         self->input);
+    }
+  if (ret == GST_FLOW_OK && gst_video_decoder_negotiate (decoder))
+    return GST_FLOW_OK;
+  gst_pad_mark_reconfigure (pad);
+  if (ret != GST_FLOW_OK)
+    return ret;
+  return GST_PAD_IS_FLUSHING (pad) ? GST_FLOW_FLUSHING : GST_FLOW_NOT_NEGOTIATED;
 }
 
 /* The latents in the SIZE bytes at DATA, of frame I among COUNT, as aligned floats. */
@@ -618,6 +649,8 @@ decode_waiting (GstFlowDecode *self)
     return GST_FLOW_OK;
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  if (ret == GST_FLOW_OK)
+    ret = negotiate_again (self);
   for (guint i = 0; i < frames->len && ret == GST_FLOW_OK; i++)
     {
       GstVideoCodecFrame *frame = frames->pdata[i];

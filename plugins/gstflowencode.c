@@ -215,6 +215,37 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   return gst_video_encoder_negotiate (encoder);
 }
 
+/* Downstream may want another form than it did. Latents of a model of videos have but one. */
+static gboolean
+gst_flow_encode_negotiate (GstVideoEncoder *encoder)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  GstFlowLatentInfo info = self->info;
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+
+  if (self->input && config && !config->frames)
+    choose_output (self, &info);
+  if (info.tensors != self->info.tensors || info.half != self->info.half)
+    {
+      self->info = info;
+      g_clear_pointer (&self->latents, g_free);
+      GstCaps *caps = gst_flow_latent_info_to_caps (&info, config, self->digest);
+      gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, self->input));
+    }
+  return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->negotiate (encoder);
+}
+
+/* Before a frame gets its buffer, whose size depends on it. */
+static GstFlowReturn
+negotiate_again (GstVideoEncoder *encoder)
+{
+  GstPad *pad = GST_VIDEO_ENCODER_SRC_PAD (encoder);
+  if (!gst_pad_check_reconfigure (pad) || gst_video_encoder_negotiate (encoder))
+    return GST_FLOW_OK;
+  gst_pad_mark_reconfigure (pad);
+  return GST_PAD_IS_FLUSHING (pad) ? GST_FLOW_FLUSHING : GST_FLOW_NOT_NEGOTIATED;
+}
+
 static gboolean
 gst_flow_encode_propose_allocation (GstVideoEncoder *encoder, GstQuery *query)
 {
@@ -387,6 +418,8 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   g_autofree float *map = wants_map ? g_new (float, n_tokens) : NULL;
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   const gint64 start = g_get_monotonic_time ();
+  if (ret == GST_FLOW_OK)
+    ret = negotiate_again (encoder);
   if (ret == GST_FLOW_OK)
     ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
   if (ret == GST_FLOW_OK)
@@ -598,6 +631,7 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
   encoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_encode_stop);
   encoder_class->getcaps = GST_DEBUG_FUNCPTR (gst_flow_encode_getcaps);
   encoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_encode_set_format);
+  encoder_class->negotiate = GST_DEBUG_FUNCPTR (gst_flow_encode_negotiate);
   encoder_class->propose_allocation = GST_DEBUG_FUNCPTR (gst_flow_encode_propose_allocation);
   encoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_encode_handle_frame);
   encoder_class->finish = GST_DEBUG_FUNCPTR (gst_flow_encode_finish);

@@ -864,6 +864,65 @@ test_renegotiation (void **state)
   gst_harness_teardown (harness);
 }
 
+/* Downstream takes another form from some frame on, and then what it took at first. */
+static void
+test_downstream_changes (void **state)
+{
+  static const char *const latents[]
+      = { "video/x-flow-latent,latent-format=F32LE", "video/x-flow-latent,latent-format=F16LE",
+          "other/tensors", "video/x-flow-latent,latent-format=F32LE" };
+  static const GstVideoFormat formats[]
+      = { GST_VIDEO_FORMAT_I420, GST_VIDEO_FORMAT_NV12, GST_VIDEO_FORMAT_YV12, GST_VIDEO_FORMAT_I420 };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstCaps) first = NULL;
+  g_autoptr (GstBuffer) wanted = encode_one (MODEL_YUV, &info, NULL, &first);
+  const gsize size = gst_buffer_get_size (wanted);
+  GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (latents); i++)
+    {
+      gst_harness_set_sink_caps_str (encoder, latents[i]);
+      if (i == 0)
+        set_video (encoder, &info);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (encoder, fixture_frame (&info, 0, FALSE));
+      g_autoptr (GstCaps) caps = gst_pad_get_current_caps (encoder->sinkpad),
+                          taken = gst_caps_from_string (latents[i]);
+      assert_non_null (out);
+      assert_true (gst_caps_is_subset (caps, taken));
+      assert_int_equal (gst_buffer_get_size (out), i == 1 ? size / 2 : size);
+    }
+  end_harness (encoder, NULL);
+
+  /* a frame that waits for another is in the new format, too */
+  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, "frames-at-once=2", NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
+    {
+      GstVideoInfo other, got;
+      fixture_video (&other, formats[i], 16, 8);
+      g_autofree char *filter
+          = g_strdup_printf ("video/x-raw,format=%s", gst_video_format_to_string (formats[i]));
+      g_autoptr (GstBuffer) same = fixture_frame (&other, 0, FALSE);
+      if (i == 0)
+        {
+          gst_harness_set_sink_caps_str (decoder, filter);
+          gst_harness_set_src_caps (decoder, gst_caps_ref (first));
+        }
+      assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (wanted)), GST_FLOW_OK);
+      gst_harness_set_sink_caps_str (decoder, filter);
+      assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (wanted)), GST_FLOW_OK);
+      g_autoptr (GstCaps) caps = gst_pad_get_current_caps (decoder->sinkpad);
+      assert_true (gst_video_info_from_caps (&got, caps));
+      assert_int_equal (GST_VIDEO_INFO_FORMAT (&got), formats[i]);
+      assert_int_equal (gst_harness_buffers_in_queue (decoder), 2);
+      for (guint n = 0; n < 2; n++)
+        {
+          g_autoptr (GstBuffer) video = gst_harness_pull (decoder);
+          assert_same_video (&other, same, video);
+        }
+    }
+  end_harness (decoder, NULL);
+}
+
 static void
 test_latency (void **state)
 {
@@ -1579,6 +1638,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_frame_flags),
     cmocka_unit_test (test_flush),
     cmocka_unit_test (test_renegotiation),
+    cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_latency),
     cmocka_unit_test (test_stats),
     cmocka_unit_test (test_denoise),
