@@ -74,6 +74,8 @@ struct _GstFlowEncode
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
 
+  GstCaps *refused; /* those that an error was posted of: they come again with the next buffer */
+
   /* with a model of videos */
   float *action; /* vector of what was done at the frame before */
   guint32 mark;  /* of its latents */
@@ -115,6 +117,7 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
+  gst_clear_caps (&self->refused);
   g_clear_pointer (&self->latents, g_free);
   g_clear_pointer (&self->digest, g_free);
   g_clear_pointer (&self->action, g_free);
@@ -123,31 +126,29 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   return TRUE;
 }
 
-static gboolean
-fits_but_for_size (GstCaps *filter, const NfConfig *config)
-{
-  g_autoptr (NfConfig) free_size = nf_config_copy (config);
-  free_size->frames = 0;
-  g_autoptr (GstCaps) caps = gst_flow_video_caps (free_size);
-  return gst_caps_can_intersect (filter, caps);
-}
-
+/* A video that fits but for its size is let in, so that set_format makes an error of it: upstream would only
+ * say that it is not negotiated, and gst-launch-1.0 drops a warning that comes just before an error. */
 static GstCaps *
 gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   g_autoptr (GstCaps) caps = gst_flow_video_caps (config);
-  g_autoptr (GstCaps) any = gst_flow_video_caps (NULL);
-  /* Upstream will only say that it is not negotiated. */
-  if (config && config->frames && filter && !gst_caps_is_any (filter) && gst_caps_can_intersect (filter, any)
-      && !gst_caps_can_intersect (filter, caps) && !self->warned_size && fits_but_for_size (filter, config))
+
+  if (config && config->frames && filter && !gst_caps_can_intersect (filter, caps))
     {
-      self->warned_size = TRUE;
-      GST_ELEMENT_WARNING (self, STREAM, FORMAT,
-                           ("The model of videos takes %u×%u pixels only; put videoscale before",
-                            nf_config_columns (config), nf_config_rows (config)),
-                           ("%" GST_PTR_FORMAT, filter));
+      const guint width = nf_config_columns (config), height = nf_config_rows (config);
+      config->frames = 0;
+      gst_clear_caps (&caps);
+      caps = gst_flow_video_caps (config);
+      if (!self->warned_size && gst_caps_can_intersect (filter, caps))
+        {
+          self->warned_size = TRUE;
+          GST_ELEMENT_WARNING (
+              self, STREAM, FORMAT,
+              ("The model of videos takes %u×%u pixels only; put videoscale before", width, height),
+              ("%" GST_PTR_FORMAT, filter));
+        }
     }
   return gst_video_encoder_proxy_getcaps (encoder, caps, filter);
 }
@@ -194,9 +195,12 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
       || !gst_flow_check_size (config, info.width, info.height, &error)
       || (stream && !nf_stream_set_context (stream, info.context, &error)))
     {
-      gst_flow_post_error (self, error);
+      if (!self->refused || !gst_caps_is_equal (self->refused, state->caps))
+        gst_flow_post_error (self, error);
+      gst_caps_replace (&self->refused, state->caps);
       return FALSE;
     }
+  gst_clear_caps (&self->refused);
   if (!stream)
     choose_output (self, &info);
   g_free (self->action);

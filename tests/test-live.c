@@ -878,6 +878,28 @@ bad_settings (void **state)
       stop (pipeline);
     }
 
+  /* a size that the model does not have, with and without videoscale */
+  for (guint scaled = 0; scaled < 2; scaled++)
+    {
+      g_autofree char *sizes = g_strdup_printf (
+          "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=%d,height=%d ! %s flowencode model=%s ! "
+          "fakesink sync=false",
+          WIDTH + 16, HEIGHT, scaled ? "videoscale !" : "", video_model);
+      GstElement *sized = launch (sizes);
+      gst_element_set_state (sized, GST_STATE_PLAYING);
+      if (!scaled)
+        assert_fails (sized, "put videoscale before");
+      else
+        {
+          g_autoptr (GstBus) watched = gst_element_get_bus (sized);
+          g_autoptr (GstMessage) end
+              = gst_bus_timed_pop_filtered (watched, 30 * GST_SECOND, GST_MESSAGE_ERROR | GST_MESSAGE_EOS);
+          assert_non_null (end);
+          assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
+        }
+      stop (sized);
+    }
+
   /* a model of videos, where only one of images will do */
   g_autofree char *denoise = g_strdup_printf ("videotestsrc ! flowdenoise model=%s ! fakesink", video_model);
   GstElement *denoiser = launch (denoise);
