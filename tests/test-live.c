@@ -452,6 +452,49 @@ look_ahead (void **state)
   assert_true (differ >= LENGTH - REAL - 4);
 }
 
+/* Frames that look ahead leave before a gap, and the stream goes on after it. */
+static void
+look_ahead_and_gap (void **state)
+{
+  enum
+  {
+    AHEAD = 2,
+    BEFORE = 4,
+    LENGTH = 9
+  };
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=6 num-buffers=%d ! appsink name=sink sync=false", ahead_model, LENGTH);
+  GstElement *pipeline = launch (line);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  GstHarness *decoder = NULL;
+  GstBuffer *buffer;
+  guint n = 0;
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      if (n == 0)
+        {
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+          decoder = decoder_new (ahead_model, caps);
+        }
+      if (n == BEFORE)
+        {
+          const GstClockTime now = GST_BUFFER_PTS (buffer);
+          assert_int_equal (gst_harness_buffers_received (decoder), BEFORE - AHEAD);
+          assert_true (gst_harness_push_event (decoder, gst_event_new_gap (now, 0)));
+          assert_int_equal (gst_harness_buffers_received (decoder), BEFORE);
+        }
+      assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_OK);
+    }
+  assert_int_equal (n, LENGTH);
+  assert_int_equal (gst_harness_buffers_received (decoder), LENGTH - AHEAD);
+  gst_harness_push_event (decoder, gst_event_new_eos ());
+  assert_int_equal (gst_harness_buffers_received (decoder), LENGTH);
+  gst_harness_teardown (decoder);
+  stop (pipeline);
+}
+
 /* The precision of real frames goes with their latents, past flowsample too, to the decoder. */
 static void
 precision_of_real_frames (void **state)
@@ -1148,6 +1191,7 @@ main (int argc, char **argv)
     cmocka_unit_test (forced_live),
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
+    cmocka_unit_test (look_ahead_and_gap),
     cmocka_unit_test (precision_of_real_frames),
     cmocka_unit_test (other_models),
     cmocka_unit_test (unknown),
