@@ -154,7 +154,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
 
 /**
  * NfDecodeOptions:
- * @guidance: weight w, not below 0, which is none (arXiv 2412.06329, section 3.4; STARFlow: arXiv 2506.06276, proposition 2)
+ * @guidance: weight w, not below 0, which is none (arXiv 2412.06329, section 3.4; STARFlow: arXiv 2506.06276,
+ * proposition 2)
  * @guide: #NfGuide flags
  * @annealed: w grows linearly along the sequence
  * @attention_temperature: the unguided branch's attention logits are divided by it (1 is none); with w > 0
