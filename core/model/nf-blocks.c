@@ -167,8 +167,8 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
  * block, as far as float32 reaches. The data's own lattice has 12 bits: 15 leave sigma, and a basis that adds
  * errors up, room for 4 in block 0. 19 leave it for what float32 itself rounds. Without products of few bits
  * latents are to be those of the formulas, which steps from 17 bits on move by 2e-5 to 8e-5 of their size;
- * from 18 on, up to half
- * of a real picture's tokens were found a step away between blocks, from 17 on one in a hundred at most. */
+ * from 18 on, up to half of a real picture's tokens were found a step away between blocks, from 17 on one in
+ * a hundred at most. */
 #define FIRST_BITS 15
 #define FIRST_BITS_OF_FLOATS 17
 #define LAST_BITS 19
