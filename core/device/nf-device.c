@@ -693,8 +693,7 @@ choose (GPtrArray *candidates, const char *name, GError **error)
       if (closed)
         g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
                      "there is no OpenCL device; PoCL has none where it cannot write what it compiles, and "
-                     "%s cannot be "
-                     "written: set POCL_CACHE_DIR to a folder that can. Or " INSTALL_HINT,
+                     "%s cannot be written: set POCL_CACHE_DIR to a folder that can. Or " INSTALL_HINT,
                      closed);
       else
         g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);

@@ -367,8 +367,7 @@ gather (Reader *r, const NfPickleTensor *tensor, const guint8 *from, const char 
     {
       FAIL (r,
             "its tensors that are not row by row, %s among them, have more bytes than it has; are they "
-            "expanded "
-            "(strides of 0)? Save them contiguous",
+            "expanded (strides of 0)? Save them contiguous",
             name);
       return NULL;
     }

@@ -257,14 +257,14 @@ nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, G
     return FALSE;
   guint rows, columns;
   nf_flow_get_size (self->flow, &rows, &columns);
+  tokens.columns = columns / tokens.p;
+  tokens.rows = rows / tokens.p;
   g_autoptr (NfBuffer) all = nf_ops_alloc (ops, n);
   if (!all)
     return nf_ops_finish (ops, error);
   nf_ops_write (ops, nf_view (all, 0), x, n * sizeof *x);
   for (guint f = 0; f < shape->N / shape->frame; f++)
     {
-      tokens.columns = columns / tokens.p;
-      tokens.rows = rows / tokens.p;
       if (frames[f].width != columns || frames[f].height != rows)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
