@@ -281,7 +281,7 @@ nf_cmd_convert (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   g_auto (Convert) convert = { .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *digest = NULL;
+  g_autofree char *digest = NULL, *found = NULL;
   NfPixelLayout layout;
   const GOptionEntry entries[] = {
     { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
@@ -327,7 +327,9 @@ nf_cmd_convert (int argc, char **argv)
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
     return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);
 
-  convert.input = argv[1];
+  if (!g_file_test (argv[1], G_FILE_TEST_EXISTS))
+    found = nf_model_find (argv[1], NULL);
+  convert.input = found ? found : argv[1];
   convert.output = argv[2];
   if (!convert_file (&convert, &digest, &error))
     return nf_command_fail (&command, error);

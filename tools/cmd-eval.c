@@ -637,6 +637,12 @@ nf_cmd_eval (int argc, char **argv)
                                            : "--map-frame says what --map draws: give both");
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
+  if (n_sigmas && (peers || eval.check || plot || map))
+    return nf_command_usage (&command, "--denoise has no scores: not with --%s",
+                             eval.check ? "check"
+                             : peers    ? "peers"
+                             : plot     ? "plot"
+                                        : "map");
   if (scan.actions && (every > 1 || n_sigmas))
     return nf_command_usage (&command, "--actions is for all frames in a row: not with %s",
                              every > 1 ? "--every" : "--denoise");

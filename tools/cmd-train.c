@@ -748,9 +748,9 @@ add_inputs (GPtrArray *inputs, char **paths, GError **error)
   return files != NULL;
 }
 
-/* No output may take the place of what is trained on, or of another one. */
+/* No output may take the place of what is read, or of another one. */
 static gboolean
-check_files (const Places *places, const Run *run, GError **error)
+check_files (const Places *places, const Run *run, const char *config, GError **error)
 {
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
 
@@ -762,17 +762,19 @@ check_files (const Places *places, const Run *run, GError **error)
     g_ptr_array_add (outputs, run->log);
   if (run->init && *run->init)
     g_ptr_array_add (inputs, g_strdup (run->init));
+  if (config && config[0] != '{')
+    g_ptr_array_add (inputs, g_strdup (config));
   return nf_check_outputs (outputs, inputs, error);
 }
 
 /* Whether what is written at last can be. */
 static gboolean
-check_places (const Places *places, const Run *run, GError **error)
+check_places (const Places *places, const Run *run, const char *config, GError **error)
 {
   if (!nf_check_output (places->output, NULL, error) || !nf_check_output (places->checkpoint, NULL, error)
       || (run->log && *run->log && !nf_check_folder (run->log, error)))
     return FALSE;
-  if (!check_files (places, run, error))
+  if (!check_files (places, run, config, error))
     return FALSE;
   if (places->samples && g_mkdir_with_parents (places->samples, 0777) != 0)
     {
@@ -1651,7 +1653,7 @@ nf_cmd_train (int argc, char **argv)
     }
   if (log_every != -1 || !run.log_every)
     run.log_every = log_every != -1 ? (guint64)log_every : 10;
-  if (!check_places (&places, &run, &error))
+  if (!check_places (&places, &run, shape.config, &error))
     goto failed;
 
   nf_command_catch_signals (&command);

@@ -3,6 +3,7 @@
 #include "nf-error.h"
 
 #include <cairo.h>
+#include <errno.h>
 #include <math.h>
 
 #define WIDTH 1280
@@ -96,12 +97,14 @@ write_surface (cairo_t *cr, const char *path, GError **error)
 {
   cairo_status_t status = cairo_status (cr);
 
+  errno = 0;
   if (status == CAIRO_STATUS_SUCCESS)
     status = cairo_surface_write_to_png (cairo_get_target (cr), path);
   if (status == CAIRO_STATUS_SUCCESS)
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the picture cannot be written: %s", path,
-               cairo_status_to_string (status));
+               status == CAIRO_STATUS_WRITE_ERROR && errno ? g_strerror (errno)
+                                                           : cairo_status_to_string (status));
   return FALSE;
 }
 
