@@ -1476,13 +1476,14 @@ typedef struct
   int frames, prefix, frame, ahead, window;
 } Mask;
 
-/* qkv (B, N, (H + 2 Hkv) DH) of B samples, the keys as nf_append left them. */
+/* qkv (B, N, (H + 2 Hkv) DH) of B samples, the keys and values as nf_append left them. */
 typedef struct
 {
   int B, H, Hkv, N, DH, d, row, blocks;
   Mask mask;
   double *qkv;
-  Memory *in, *keys, *values;
+  Memory *in, *keys;
+  Memory *key_blocks, *value_blocks; /* for the backward pass */
 } Heads;
 
 static void
@@ -1499,16 +1500,16 @@ head_part (const Heads *h, int part)
   return part == 0 ? 0 : h->d + (part - 1) * h->Hkv * h->DH;
 }
 
-/* Floats of the keys of a sample, or words of keys and values. */
+/* Floats of the keys and values of a sample, or words of them. */
 static gsize
 keys_size (Rig *rig, const Heads *h)
 {
-  const gsize features = rig->amx ? divide_up (h->DH, 32) * 32 : (gsize)h->DH;
+  const gsize features = rig->amx ? divide_up (h->DH, 32) * 32 : 2 * (gsize)h->DH;
   return h->Hkv * h->blocks * features * rig->VW;
 }
 
 static Memory *
-append (Rig *rig, const Heads *h, int part)
+append (Rig *rig, const Heads *h, int part, gboolean values_too)
 {
   Memory *keys = room (rig, h->B * keys_size (rig, h));
   const int rows = rig->amx ? rig->NR : rig->VW; /* of a block */
@@ -1522,7 +1523,7 @@ append (Rig *rig, const Heads *h, int part)
              SIZES (rig->gpu ? count : (n0 + count - 1) / rows - n0 / rows + 1, h->Hkv, h->B), ONE_EACH,
              BUFFER (h->in), LONG ((gsize)n0 * h->row + head_part (h, part)), INT (h->row),
              LONG ((gsize)h->N * h->row), BUFFER (keys), LONG (0), INT (n0), INT (count), INT (h->blocks),
-             INT (h->Hkv));
+             INT (h->Hkv), INT (values_too));
     }
   return keys;
 }
@@ -1543,9 +1544,12 @@ heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask
     h->mask = *mask;
   h->qkv = numbers (11, n, spread);
   h->in = give (rig, h->qkv, n);
-  h->keys = append (rig, h, 1);
+  h->keys = append (rig, h, 1, TRUE);
   if (!rig->amx)
-    h->values = append (rig, h, 2);
+    {
+      h->key_blocks = append (rig, h, 1, FALSE);
+      h->value_blocks = append (rig, h, 2, FALSE);
+    }
   if (rig->amx)
     round_right (rig, h->qkv, 1, (int)n);
 }
@@ -1634,8 +1638,7 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
   Memory *out = room (rig, 3 + (gsize)B * Nq * step), *kept = room (rig, (gsize)B * h->H * Nq * 2);
   RUN (rig, "nf_attention", SIZES (divide_up (Nq, rig->gpu ? SIDE : rig->QT) * group, h->H, B),
        SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
-       LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (h->in),
-       LONG (b0 * sample + head_part (h, 2)), INT (h->row), LONG (sample), BUFFER (out), LONG (3), INT (step),
+       LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (out), LONG (3), INT (step),
        LONG ((gsize)Nq * step), INT (left), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq),
        FLOAT (scale), FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
   if (stats)
@@ -1761,9 +1764,9 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
   const size_t tiles = 2 * divide_up (N, SIDE);
   RUN (rig, "nf_attention_backward",
        SIZES (rig->gpu ? tiles * group : (size_t)Hkv, rig->gpu ? Hkv : B, rig->gpu ? B : 1),
-       SIZES (group, 1, 1), BUFFER (h.in), LONG (0), BUFFER (h.keys), BUFFER (h.values), INT (h.blocks),
-       BUFFER (out), LONG (3), BUFFER (dout), LONG (5), BUFFER (stats), BUFFER (dqkv), LONG (7), INT (N),
-       INT (H), INT (Hkv), VALUE (passed), FLOAT (scale));
+       SIZES (group, 1, 1), BUFFER (h.in), LONG (0), BUFFER (h.key_blocks), BUFFER (h.value_blocks),
+       INT (h.blocks), BUFFER (out), LONG (3), BUFFER (dout), LONG (5), BUFFER (stats), BUFFER (dqkv),
+       LONG (7), INT (N), INT (H), INT (Hkv), VALUE (passed), FLOAT (scale));
   for (int b = 0; b < B; b++)
     for (int head = 0; head < H; head++)
       for (int n = 0; n < N; n++)

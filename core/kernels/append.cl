@@ -2,8 +2,9 @@
  *
  * Keys are kept transposed in blocks of VW, so that VW scores are one vector:
  *   Kt[b][h][n / VW][DH][n % VW]
- * Values stay where the product wrote them, row-major. The backward pass wants values in the form of keys too.
- * The matrix unit has blocks of NR keys and their values in bfloat16, see attention_amx.cl:
+ * and after all of them, for attention, the head's values, row after row:
+ *   V[n][DH]
+ * The backward pass has values in the form of keys, without these. The matrix unit has blocks of NR keys and their values in bfloat16, see attention_amx.cl:
  *   Kt[b][h][n / NR][NF_KEY_BLOCK] */
 #if NF_BF16_AMX
 #define DHP ((DH + 31) / 32 * 32) /* features of a head, and zeros up to whole steps of a product */
@@ -12,8 +13,16 @@
 #define DHP DH
 #endif
 
-/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks; for the matrix unit also of the values that lie after the
- * keys in a row. src rows are row apart, samples batch apart. H heads of keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU
+/* Floats of the keys of a head, or words of its keys and values; and from one head to the next, with values. */
+#define NF_KEYS(blocks) ((size_t)(blocks)*DHP * VW)
+#if NF_BF16_AMX
+#define NF_HEAD(blocks, values) NF_KEYS (blocks)
+#else
+#define NF_HEAD(blocks, values) (NF_KEYS (blocks) * ((values) ? 2 : 1))
+#endif
+
+/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks, and has the values that lie after the H heads of keys in a row,
+ * if `values` says that there are any (the matrix unit always). src rows are row apart, samples batch apart. H heads of keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU
  * (blocks that are touched, H, B), of VW rows, or of NR for the matrix unit. */
 #if !NF_GPU_KERNELS
 /* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
@@ -116,12 +125,13 @@ nf_append_row (__global const float *k, __global const float *v, __global ushort
 }
 
 NF_KERNEL_OF_ONE void
-nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
+           int values_too)
 {
   const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
   const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
   __global const float *k = src + src_at + b * batch + h * DH + (size_t)(first - n0) * row, *v = k + H * DH;
-  __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * blocks * DHP * VW + (size_t)block * NF_KEY_BLOCK;
+  __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, values_too) + (size_t)block * NF_KEY_BLOCK;
   __global uint *values = keys + NF_KEY_BLOCK / 2;
   if (end - first == NR)
     {
@@ -140,15 +150,22 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 #else
 
 NF_KERNEL_OF_ONE void
-nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H)
+nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
+           int values_too)
 {
   const int h = get_global_id (1), b = get_global_id (2);
   src += src_at + b * batch + h * DH;
-  Kt += Kt_at + ((size_t)b * H + h) * blocks * DH * VW;
+  Kt += Kt_at + ((size_t)b * H + h) * NF_HEAD (blocks, values_too);
 #if NF_GPU_KERNELS
   const int first = n0 + get_global_id (0), end = first + 1;
 #else
   const int block = n0 / VW + get_global_id (0), first = max (n0, block * VW), end = min (n0 + count, (block + 1) * VW);
+#endif
+  if (values_too)
+    for (int n = first; n < end; n++)
+      for (int i = 0; i < DH; i++)
+        Kt[NF_KEYS (blocks) + (size_t)n * DH + i] = src[(size_t)(n - n0) * row + H * DH + i];
+#if !NF_GPU_KERNELS
   if (end - first == VW)
     {
       __global const float *k = src + (size_t)(first - n0) * row;

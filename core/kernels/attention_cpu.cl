@@ -1,7 +1,7 @@
 /* Attention on a CPU with online softmax (Dao et al. 2022): no N×N matrix. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Compiled per head size: -DDH=features of a head. Keys are kept transposed in blocks of VW (nf_append), so that VW scores are one vector:
- *   Kt[b][h][n / VW][DH][n % VW]     V[b][n][...] row-major, rows v_row apart
+ * Compiled per head size: -DDH=features of a head. nf_append keeps keys transposed in blocks of VW, so that VW scores are one vector, and a head's values after them:
+ *   Kt[n / VW][DH][n % VW]     V[n][DH]
  * A query meets keys in blocks of NR and parts of KEYS from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one
  * by one give the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head.
  * Everything is made of products of a tile: QT rows × 2 vectors of accumulators, as in matmul_cpu.cl. With AMX attention_amx.cl has the tiles
@@ -49,12 +49,19 @@ nf_hide (floatv s, int2 sight, int prefix, int key0)
   return select ((floatv)(-INFINITY), s, seen);
 }
 
+/* The larger of two scores, b of those that are no numbers: one instruction, as fmax() is not. */
+static inline floatv
+nf_larger (floatv a, floatv b)
+{
+  return select (b, a, a > b);
+}
+
 /* The rows of a head of a sample, and what is asked of them. */
 typedef struct
 {
   __global const float *Q, *Kt, *V;
   __global float *out, *stats;
-  int q_row, v_row, out_row, left, h, q0, Nq, prefix;
+  int q_row, out_row, left, h, q0, Nq, prefix;
   float scale;
   int8 mask;
 } NfHead;
@@ -104,18 +111,17 @@ static void nf_attend (const NfHead *t, int first);
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
 nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
+  Kt += Kt_at + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
   const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
-                        .Kt = Kt + Kt_at + ((size_t)b * Hkv + hkv) * blocks * DHP * VW,
-                        .V = V + V_at + b * v_batch + hkv * DH,
+                        .Kt = Kt,
+                        .V = Kt + NF_KEYS (blocks),
                         .out = out + out_at + b * out_batch,
                         .stats = keep_stats ? stats + (((size_t)b * H + h) * NF_N_KEYS (mask) + q0) * 2 : 0,
                         .q_row = q_row,
-                        .v_row = v_row,
                         .out_row = out_row,
                         .left = left,
                         .h = h,
@@ -131,7 +137,6 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
 #define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
 #define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
 
-/* Rows lie pages apart, which no hardware fetches ahead. */
 #define NF_KEYS_AHEAD 8
 #define NF_EXPECT_ROW(p, row)                                                                                          \
   _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_KEYS_AHEAD * (row) + line_)
@@ -200,20 +205,29 @@ NF_PRODUCTS (6)
 #define nf_sums nf_sums_6
 #endif
 
-/* Scores s of the keys of a part, up to `end`, become exp(s - most); returns their sum. */
-static inline __attribute__ ((always_inline)) floatv
-nf_exponentials (float *s, int4 tile, int prefix, int part, int end, float most)
+/* Scores s of n rows, 1 or 2, of the keys of a part, up to `end`, become exp(s - most); `total` is their sum. An exponential is one long chain: several are
+ * side by side. */
+static inline __attribute__ ((always_inline)) void
+nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int end, const float *most, floatv *total)
 {
-  floatv total = 0.0f;
+  total[0] = total[n - 1] = 0.0f;
   NF_SEEN_BLOCKS (key0, part, end)
-  for (int v = key0 - part; v < key0 - part + NR; v += VW)
+  {
+    const int at = key0 - part;
+    floatv w[2][2];
+    _Pragma ("unroll") for (int i = 0; i < n; i++)
     {
-      const floatv sv = nf_loadv (s + v);
-      const floatv w = select (nf_expv (sv - most), (floatv)(0.0f), sv == (floatv)(-INFINITY));
-      nf_storev (w, s + v);
-      total += w;
+      const floatv s0 = nf_loadv (s[i] + at), s1 = nf_loadv (s[i] + at + VW);
+      w[i][0] = select (nf_expv (s0 - most[i]), (floatv)(0.0f), s0 == (floatv)(-INFINITY));
+      w[i][1] = select (nf_expv (s1 - most[i]), (floatv)(0.0f), s1 == (floatv)(-INFINITY));
     }
-  return total;
+    _Pragma ("unroll") for (int i = 0; i < n; i++)
+    {
+      nf_storev (w[i][0], s[i] + at);
+      nf_storev (w[i][1], s[i] + at + VW);
+      total[i] = total[i] + w[i][0] + w[i][1];
+    }
+  }
 }
 
 /* name: queries first .. first+n-1 of a head. Scores of KEYS keys, their exponentials, then the sum of these keys' values: a row needs one largest
@@ -241,34 +255,33 @@ nf_exponentials (float *s, int4 tile, int prefix, int part, int end, float most)
       {                                                                                                                \
         const int end = min (part + KEYS, tile.y);                                                                     \
         for (int i = 0; i < n; i++)                                                                                    \
-          {                                                                                                            \
-            top[i] = -INFINITY;                                                                                        \
-            sum[i] = 0.0f;                                                                                             \
-          }                                                                                                            \
+          top[i] = -INFINITY;                                                                                          \
         NF_SEEN_BLOCKS (key0, part, end)                                                                               \
         {                                                                                                              \
           floatv s[n][2];                                                                                              \
           NF_CAT (nf_dots_, n) (s, q, t->Kt + (size_t)(key0 / VW) * DH * VW, t->scale);                                \
           if (!nf_all_see (tile, prefix, key0))                                                                        \
-            for (int i = 0; i < n; i++)                                                                                \
+            _Pragma ("unroll") for (int i = 0; i < n; i++)                                                             \
               {                                                                                                        \
                 s[i][0] = nf_hide (s[i][0], sight[i], prefix, key0);                                                   \
                 s[i][1] = nf_hide (s[i][1], sight[i], prefix, key0 + VW);                                              \
               }                                                                                                        \
-          for (int i = 0; i < n; i++)                                                                                  \
-            {                                                                                                          \
-              nf_storev (s[i][0], p[i] + key0 - part);                                                                 \
-              nf_storev (s[i][1], p[i] + key0 - part + VW);                                                            \
-              top[i] = fmax (top[i], fmax (s[i][0], s[i][1]));                                                         \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (int i = 0; i < n; i++)                                                                                    \
+          _Pragma ("unroll") for (int i = 0; i < n; i++)                                                               \
           {                                                                                                            \
-            const float most = fmax (m[i], nf_maxv (top[i]));                                                          \
-            const floatv total = nf_exponentials (p[i], tile, prefix, part, end, most);                                \
-            const float shrink = m[i] == most ? 1.0f : nf_exp (m[i] - most);                                           \
-            l[i] = fma (l[i], shrink, nf_sumv (total));                                                                \
-            m[i] = most;                                                                                               \
+            nf_storev (s[i][0], p[i] + key0 - part);                                                                   \
+            nf_storev (s[i][1], p[i] + key0 - part + VW);                                                              \
+            top[i] = nf_larger (top[i], nf_larger (s[i][0], s[i][1]));                                                 \
+          }                                                                                                            \
+        }                                                                                                              \
+        float most[n];                                                                                                 \
+        _Pragma ("unroll") for (int i = 0; i < n; i++) most[i] = fmax (m[i], nf_maxv (top[i]));                        \
+        for (int i = 0; i < n; i += 2)                                                                                 \
+          nf_exponentials (2, p + i, tile, prefix, part, end, most + i, sum + i);                                      \
+        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
+          {                                                                                                            \
+            const float shrink = m[i] == most[i] ? 1.0f : nf_exp (m[i] - most[i]);                                     \
+            l[i] = fma (l[i], shrink, nf_sumv (sum[i]));                                                               \
+            m[i] = most[i];                                                                                            \
             for (int e = 0; e < PAIRS; e++)                                                                            \
               {                                                                                                        \
                 acc[e][i][0] *= shrink;                                                                                \
@@ -276,8 +289,8 @@ nf_exponentials (float *s, int4 tile, int prefix, int part, int end, float most)
               }                                                                                                        \
           }                                                                                                            \
         _Pragma ("unroll") for (int e = 0; e < PAIRS; e++) NF_SEEN_BLOCKS (key0, part, end)                            \
-            NF_CAT (nf_sums_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * t->v_row + e * 2 * VW,       \
-                                  t->v_row, DH - e * 2 * VW, min (NR, end - key0));                                    \
+            NF_CAT (nf_sums_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * DH + e * 2 * VW, DH,         \
+                                  DH - e * 2 * VW, min (NR, end - key0));                                    \
       }                                                                                                                \
     for (int i = 0; i < n && first + i < t->Nq; i++)                                                                   \
       {                                                                                                                \
@@ -337,7 +350,7 @@ nf_attend_one (const NfHead *t)
       const int end = min (part + KEYS, tile.y), begin = nf_seen_block (tile, prefix, part);
       floatv top = -INFINITY;
       for (int i = 0; i < NF_KEYS_AHEAD; i++)
-        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * t->v_row);
+        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * DH);
       for (int key0 = begin; key0 < end;)
         {
           /* the block after it as well, if there is one that is seen */
@@ -354,12 +367,13 @@ nf_attend_one (const NfHead *t)
               if (!nf_all_see (tile, prefix, key0 + i / 2 * NR))
                 v = nf_hide (v, sight, prefix, key0 + i * VW);
               nf_storev (v, p + key0 - part + i * VW);
-              top = fmax (top, v);
+              top = nf_larger (top, v);
             }
           key0 = both ? nf_seen_block (tile, prefix, next + NR) : next;
         }
       const float most = fmax (m, nf_maxv (top));
-      const floatv total = nf_exponentials (p, tile, prefix, part, end, most);
+      floatv total;
+      nf_exponentials (1, &p, tile, prefix, part, end, &most, &total);
       const float shrink = m == most ? 1.0f : nf_exp (m - most);
       l = fma (l, shrink, nf_sumv (total));
       m = most;
@@ -368,11 +382,11 @@ nf_attend_one (const NfHead *t)
         acc[e] *= shrink;
       NF_SEEN_BLOCKS (key0, part, end)
         {
-          __global const float *v = t->V + (size_t)key0 * t->v_row;
-          for (int key = key0; key < min (key0 + NR, end); key++, v += t->v_row)
+          __global const float *v = t->V + (size_t)key0 * DH;
+          for (int key = key0; key < min (key0 + NR, end); key++, v += DH)
             {
               const floatv w = p[key - part];
-              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * t->v_row);
+              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * DH);
 #pragma unroll
               for (int e = 0; e < 2 * PAIRS; e++)
                 acc[e] = fma (w, nf_load_head (v + e * VW, DH - e * VW), acc[e]);

@@ -94,8 +94,7 @@ nf_put (__local NfTile *tile, int row, int column, float v)
  * Global size (Nq / SIDE GROUP, H, B), rounded up. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   __local NfTile X, Y, P;
@@ -108,8 +107,8 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
   float m[ROWS], l[ROWS];
   int2 sight[ROWS];
   Q += Q_at + b * q_batch + (size_t)first * q_row + h * DH;
-  Kt += Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW;
-  V += V_at + b * v_batch + hkv * DH;
+  Kt += Kt_at + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
+  __global const float *V = Kt + NF_KEYS (blocks);
 #pragma unroll
   for (int i = 0; i < ROWS; i++)
     {
@@ -175,7 +174,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
         }
       for (int c = 0; c < CHUNKS; c++)
         {
-          nf_bring (&Y, V + (size_t)key0 * v_row, v_row, keys, c * CHUNK);
+          nf_bring (&Y, V + (size_t)key0 * DH, DH, keys, c * CHUNK);
           barrier (CLK_LOCAL_MEM_FENCE);
           if (c == 0)
 #pragma unroll

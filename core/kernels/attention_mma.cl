@@ -93,8 +93,7 @@ nf_weigh (float sum[4], const NfLeft weights[TILES], __local const float *Y, int
 
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global const float *V, ulong V_at, int v_row, ulong v_batch, __global float *out, ulong out_at, int out_row,
-              ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
               int H, int Hkv, int8 mask)
 {
   __local float __attribute__ ((aligned (16))) keys_of[2][HEAD * KEY_PITCH], values_of[2][SIDE * PITCH];
@@ -106,8 +105,8 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
   NfLeft q[STEPS];
   int2 sight[2];
   Q += Q_at + b * q_batch + (size_t)first * q_row + h * DH;
-  Kt += Kt_at + ((size_t)b * Hkv + hkv) * blocks * DH * VW;
-  V += V_at + b * v_batch + hkv * DH;
+  Kt += Kt_at + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
+  __global const float *V = Kt + NF_KEYS (blocks);
   nf_bring (values_of[1], Q, q_row, count);
   nf_close_copies ();
   nf_wait_copies (0);
@@ -124,7 +123,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
   const int from = nf_sight (mask, q0 + first).x / SIDE * SIDE, end = nf_sight (mask, q0 + first + count - 1).y;
   int key0 = prefix > 0 ? 0 : from, next, at = 0;
   nf_bring_keys (keys_of[0], Kt, key0, min (SIDE, end - key0));
-  nf_bring (values_of[0], V + (size_t)key0 * v_row, v_row, min (SIDE, end - key0));
+  nf_bring (values_of[0], V + (size_t)key0 * DH, DH, min (SIDE, end - key0));
   for (; key0 < end; key0 = next, at = 1 - at)
     {
       __local const float *K = keys_of[at], *Y = values_of[at];
@@ -134,7 +133,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
       if (next < end)
         {
           nf_bring_keys (keys_of[1 - at], Kt, next, min (SIDE, end - next));
-          nf_bring (values_of[1 - at], V + (size_t)next * v_row, v_row, min (SIDE, end - next));
+          nf_bring (values_of[1 - at], V + (size_t)next * DH, DH, min (SIDE, end - next));
         }
       nf_close_copies ();
       nf_wait_copies (1);

@@ -150,12 +150,12 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
                 NF_LONG (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19));
       break;
     case NF_LIST_APPEND:
-      nf_append (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      nf_append (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9),
+                 NF_INT (10));
       break;
     case NF_LIST_ATTENTION:
-      nf_attention (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_VIEW (7), NF_INT (9), NF_LONG (10), NF_VIEW (11),
-                    NF_INT (13), NF_LONG (14), NF_INT (15), NF_FLOATS (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_FLOAT (20), NF_FLOAT (21), NF_INT (22),
-                    NF_INT (23), NF_INT (24), NF_INT8 (25));
+      nf_attention (item, items, NF_VIEW (0), NF_INT (2), NF_LONG (3), NF_VIEW (4), NF_INT (6), NF_VIEW (7), NF_INT (9), NF_LONG (10), NF_INT (11),
+                    NF_FLOATS (12), NF_INT (13), NF_INT (14), NF_INT (15), NF_FLOAT (16), NF_FLOAT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_INT8 (21));
       break;
     case NF_LIST_GATE:
       nf_gate (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_LONG (8), NF_INT (9));

@@ -371,7 +371,7 @@ nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence
 
 NfBlockCache *
 nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, guint rows,
-                    guint count)
+                    guint count, gboolean keeps_rows)
 {
   NfBlockCache *cache = g_new0 (NfBlockCache, 1);
 
@@ -379,7 +379,7 @@ nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence 
   /* the text goes through at once, and where it sees tokens with them */
   const gboolean among = sequence->rows.mask.kind == NF_MASK_FRAMES;
   cache->layers = nf_cache_new (ops, &block->transformer.shape, rows, nf_block_rows (sequence),
-                                among ? sequence->prefix + count : MAX (count, sequence->prefix));
+                                among ? sequence->prefix + count : MAX (count, sequence->prefix), keeps_rows);
   cache->shifted = own (ops, cache->buffers, (gsize)rows * count * block->D);
   cache->o = own (ops, cache->buffers, (gsize)rows * count * block->out.n_out);
   return cache;

@@ -139,7 +139,7 @@ typedef struct
 } NfBlockCache;
 
 NfBlockCache *nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
-                                  guint rows, guint count);
+                                  guint rows, guint count, gboolean keeps_rows);
 void nf_block_cache_free (NfBlockCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlockCache, nf_block_cache_free)
 gsize nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, guint count);

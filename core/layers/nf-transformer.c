@@ -79,7 +79,7 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
     layer += 2 * (gsize)shape->hidden;
   if (keep)
     layer += 2 * d + 2 * shape->H + (shape->gated ? 0 : shape->hidden) + (shape->qk_norm ? row : 0);
-  return S * ((keep ? shape->K : 1) * layer + d + (gsize)shape->Hkv * padded_head (shape));
+  return S * ((keep ? shape->K : 1) * layer + d + 2 * (gsize)shape->Hkv * padded_head (shape));
 }
 
 NfTape *
@@ -272,9 +272,6 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .Q = nf_view_add (qkv, (gsize)first * row),
     .q_row = row,
     .q_batch = batch,
-    .V = nf_view_add (qkv, (H + Hkv) * dh),
-    .v_row = row,
-    .v_batch = batch,
     .out = nf_view (tape->attention[l], (gsize)first * H * dh),
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
@@ -306,7 +303,7 @@ void
 nf_transformer_forward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
                         NfTape *tape, guint B)
 {
-  g_assert (!sequence->past || (B == 1 && tape->keep));
+  g_assert (!sequence->past || (B == 1 && tape->keep && sequence->past->keeps_rows));
   for (guint l = 0; l < transformer->shape.K; l++)
     forward_layer (ops, transformer, sequence, tape, l, B);
 }
@@ -475,16 +472,17 @@ nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
 {
   const gsize d = shape->d, inner = (gsize)shape->H * shape->head_dim;
   /* keys are padded to whole blocks, at most 32 rows */
-  return shape->K * (S * (gsize)row_floats (shape) + (S + 32) * (gsize)shape->Hkv * padded_head (shape))
+  return shape->K * 2 * (S + 32) * (gsize)shape->Hkv * padded_head (shape)
          + count
-               * (2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
+               * (row_floats (shape) + 2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
                   + (shape->post_norm ? d : 0)
                   /* left rows may be 3/2 of those of floats */
                   + (d + inner + shape->hidden + 1) / 2);
 }
 
 NfCache *
-nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count)
+nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count,
+              gboolean keeps_rows)
 {
   NfCache *cache = g_new0 (NfCache, 1);
   const gsize M = (gsize)rows * count, d = shape->d;
@@ -494,7 +492,9 @@ nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, 
   cache->S = S;
   cache->count = count;
   cache->keys = own_each (ops, owner, TRUE, shape->K, nf_ops_keys_size (ops, rows, shape->Hkv, S));
-  cache->qkv = own_each (ops, owner, TRUE, shape->K, (gsize)rows * S * row_floats (shape));
+  cache->keeps_rows = keeps_rows;
+  cache->qkv = own_each (ops, owner, keeps_rows, shape->K,
+                         (gsize)rows * (keeps_rows ? S : count) * row_floats (shape));
   cache->h = own (ops, owner, M * d);
   cache->a = own (ops, owner, M * nf_ops_row_size (ops, shape->d));
   cache->attention = own (ops, owner, M * nf_ops_row_size (ops, shape->H * shape->head_dim));
@@ -523,15 +523,16 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   const NfLayerWeights *weights = &transformer->layers[l];
   const guint M = R * count, row = row_floats (shape), dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv,
               d = shape->d;
-  const gsize batch = (gsize)cache->S * row;
-  const NfView qkv = nf_view (cache->qkv[l], (gsize)q0 * row), a = nf_view (cache->a, 0);
+  const gsize batch = (gsize)(cache->keeps_rows ? cache->S : count) * row;
+  const NfView qkv = nf_view (cache->qkv[l], cache->keeps_rows ? (gsize)q0 * row : 0),
+               a = nf_view (cache->a, 0);
   const LeftRows left = choose_left (ops, shape, FALSE);
   const gsize a_row = left.a ? nf_ops_left_step (ops, d) : d;
 
   norm (ops, shape, &weights->attention_norm, cache->h, cache->a, left.a, 0, M);
-  /* rows of one sequence lie together, single rows of many sequences evenly apart; else sequence by sequence
-   */
-  const guint launches = count > 1 ? R : 1;
+  /* kept rows of one sequence lie together, single ones of many sequences evenly apart; else sequence by
+   * sequence */
+  const guint launches = cache->keeps_rows && count > 1 ? R : 1;
   for (guint i = 0; i < launches; i++)
     {
       const NfLinearExtra extra = { .flags = from_left (left.a), .y_row = count > 1 ? row : (guint)batch };
@@ -548,9 +549,6 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
     .Q = qkv,
     .q_row = row,
     .q_batch = batch,
-    .V = nf_view (cache->qkv[l], (H + Hkv) * dh),
-    .v_row = row,
-    .v_batch = batch,
     .out = nf_view (cache->attention, 0),
     .out_row = H * dh,
     .out_batch = (gsize)count * H * dh,

@@ -112,18 +112,20 @@ void nf_norm_backward (NfOps *ops, NfNormKind kind, const NfNorm *norm, NfView x
                        NfView dx, gboolean accumulate, guint M, guint d, NfBuffer *gradients);
 
 /* Keys and values of sequences that grow, for up to R of them and S rows each, and work memory for up to R ×
- * COUNT new rows. */
+ * COUNT new rows. One that KEEPS_ROWS can be the past of an NfSequence. */
 struct _NfCache
 {
   GPtrArray *buffers;
   guint rows, S, count;
-  NfBuffer **keys; /* K */
-  NfBuffer **qkv;  /* K: (R, S, (H + 2 Hkv) DH): the values stay where the product wrote them */
+  gboolean keeps_rows;
+  NfBuffer **keys; /* K, of nf_ops_append() */
+  NfBuffer **qkv;  /* K: (R, S, (H + 2 Hkv) DH), or, unless rows are kept, the new ones of one layer */
   NfBuffer *h;     /* (R, COUNT, d): input and output of nf_transformer_extend() */
   NfBuffer *a, *attention, *hidden, *gate, *sub;
 };
 
-NfCache *nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count);
+NfCache *nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, guint S, guint count,
+                       gboolean keeps_rows);
 void nf_cache_free (NfCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCache, nf_cache_free)
 gsize nf_cache_floats (const NfTransformerShape *shape, guint S, guint count);

@@ -1072,10 +1072,17 @@ padded_features (NfOps *ops)
   return ops->attends_by_amx ? divide_up (ops->head_dim, 32) * 32 : ops->head_dim;
 }
 
+/* NF_KEYS of append.cl, of all heads of B samples */
+static gsize
+blocks_size (NfOps *ops, guint B, guint H, guint N)
+{
+  return (gsize)B * H * nf_ops_key_blocks (ops, N) * padded_features (ops) * ops->vector_width;
+}
+
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  return (gsize)B * H * nf_ops_key_blocks (ops, N) * padded_features (ops) * ops->vector_width;
+  return (ops->attends_by_amx ? 1 : 2) * blocks_size (ops, B, H, N);
 }
 
 gsize
@@ -1085,15 +1092,22 @@ nf_ops_key_bytes (NfOps *ops)
   return 2 * element * padded_features (ops);
 }
 
-void
-nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
-               guint capacity, guint B, guint H)
+static void
+append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count, guint capacity,
+        guint B, guint H, gboolean values_too)
 {
   const guint rows = ops->attends_by_amx ? ops->panel : ops->vector_width, /* of a block */
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
-          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H));
+          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H), INT (values_too));
+}
+
+void
+nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
+               guint capacity, guint B, guint H)
+{
+  append (ops, src, row, batch, keys, n0, count, capacity, B, H, TRUE);
 }
 
 /* MASK as nf_sight() of append.cl reads it. */
@@ -1127,10 +1141,10 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
 
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
-          VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->V),
-          INT (a->v_row), LONG (a->v_batch), VIEW (a->out), INT (step), LONG (out_batch), INT (a->left),
-          BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
-          FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
+          VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
+          LONG (out_batch), INT (a->left), BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0),
+          INT (a->Nq), FLOAT (a->scale), FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv),
+          VALUE (mask));
 }
 
 /* only the kernel of multiply-adds meets keys and values in blocks */
@@ -1143,7 +1157,7 @@ backward_meets_blocks (NfOps *ops)
 gsize
 nf_ops_backward_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  return backward_meets_blocks (ops) ? nf_ops_keys_size (ops, B, H, N) : 0;
+  return backward_meets_blocks (ops) ? blocks_size (ops, B, H, N) : 0;
 }
 
 void
@@ -1160,9 +1174,9 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
     {
       const guint row = (a->H + 2 * Hkv) * ops->head_dim;
       const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);
-      nf_ops_append (ops, keys, row, (gsize)a->N * row, a->keys, 0, a->N, a->N, a->B, Hkv);
-      nf_ops_append (ops, nf_view_add (keys, (gsize)Hkv * ops->head_dim), row, (gsize)a->N * row, a->values,
-                     0, a->N, a->N, a->B, Hkv);
+      const NfView values = nf_view_add (keys, (gsize)Hkv * ops->head_dim);
+      append (ops, keys, row, (gsize)a->N * row, a->keys, 0, a->N, a->N, a->B, Hkv, FALSE);
+      append (ops, values, row, (gsize)a->N * row, a->values, 0, a->N, a->N, a->B, Hkv, FALSE);
     }
   LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
           INT (nf_ops_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),

@@ -174,17 +174,17 @@ void nf_ops_heads (NfOps *ops, const NfHeads *heads);
 void nf_ops_heads_backward (NfOps *ops, const NfHeads *heads, NfView dqkv, NfBuffer *scratch, NfView dq_norm,
                             NfView dk_norm);
 
-/* The keys of an attention, in blocks that attention reads as vectors or, with a matrix unit, the keys and
- * values as it reads them. Room for N tokens of B samples, H heads of keys. */
+/* The keys and values of an attention, as it reads them (kernels/append.cl). Room for N tokens of B samples,
+ * H heads of keys. */
 gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
 
 /* Bytes that attention reads of a key and its value, of one head. */
 gsize nf_ops_key_bytes (NfOps *ops);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
-/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys with, right after them in a
- * row, H heads of values; src rows are row apart, samples batch apart. A matrix unit has the values from
- * there, too; tokens of a block of keys come in their order. */
+/* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys and, right after them in a
+ * row, H heads of values; src rows are row apart, samples batch apart. For a matrix unit tokens of a block
+ * come in their order. */
 void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
                     guint capacity, guint B, guint H);
 
@@ -216,10 +216,10 @@ gboolean nf_ops_attention_writes_left (NfOps *ops);
  * them; out_row and out_batch are not read. */
 typedef struct
 {
-  NfView Q, V, out;
-  guint q_row, v_row, out_row;
-  gsize q_batch, v_batch, out_batch;
-  NfBuffer *keys; /* of nf_ops_append() */
+  NfView Q, out;
+  guint q_row, out_row;
+  gsize q_batch, out_batch;
+  NfBuffer *keys; /* and values, of nf_ops_append() */
   guint capacity;
   gboolean left;
   NfBuffer *stats; /* NULL, or (B, H, n_keys, 2) for the backward pass */

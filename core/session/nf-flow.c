@@ -476,10 +476,10 @@ reserve_decoding (NfFlow *flow, guint rows)
       if (alike < t)
         flow->cache[t] = flow->cache[alike];
       else
-        g_ptr_array_add (flow->caches,
-                         flow->cache[t] = nf_block_cache_new (
-                             flow->ops, nf_model_get_block (flow->model, t), &flow->sequences[t],
-                             nf_flow_samples (flow, t, rows), MIN (NF_FLOW_WINDOW, flow->sequences[t].N)));
+        g_ptr_array_add (flow->caches, flow->cache[t] = nf_block_cache_new (
+                                           flow->ops, nf_model_get_block (flow->model, t),
+                                           &flow->sequences[t], nf_flow_samples (flow, t, rows),
+                                           MIN (NF_FLOW_WINDOW, flow->sequences[t].N), FALSE));
     }
 }
 

@@ -32,8 +32,9 @@ begin_denoiser (NfStream *self, NfStreamWindow *window)
   const guint ahead = MAX (nf_model_get_config (self->model)->temporal_causal, 1) - 1;
   if (window->denoiser)
     return;
-  window->denoiser = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model),
-                                         &self->flow->sequences[self->T], self->B, (ahead + 1) * self->N);
+  window->denoiser
+      = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
+                            self->B, (ahead + 1) * self->N, FALSE);
   window->denoised = 0;
 }
 

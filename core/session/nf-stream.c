@@ -118,7 +118,7 @@ reserve_blocks (NfStream *self)
         }
       self->tape[t] = nf_block_tape_new (self->ops, block, sequence, self->B, FALSE);
       self->cache[t]
-          = nf_block_cache_new (self->ops, block, sequence, self->B, MIN (NF_FLOW_WINDOW, self->N));
+          = nf_block_cache_new (self->ops, block, sequence, self->B, MIN (NF_FLOW_WINDOW, self->N), FALSE);
       g_ptr_array_add (self->tapes, self->tape[t]);
       g_ptr_array_add (self->caches, self->cache[t]);
     }
@@ -134,10 +134,11 @@ reserve (NfStream *self)
   for (guint i = 0; i < G_N_ELEMENTS (self->windows); i++)
     {
       NfStreamWindow *window = &self->windows[i];
-      /* a whole frame at a time when it is known */
+      /* a whole frame at a time when it is known; the score of a noisy one goes back through those before it
+       */
       window->cache
           = nf_block_cache_new (self->ops, nf_stream_deep_block (self), nf_stream_deep_sequence (self),
-                                self->B, MAX (self->N, NF_FLOW_WINDOW));
+                                self->B, MAX (self->N, NF_FLOW_WINDOW), self->noisy);
       window->u = nf_ops_alloc (self->ops, self->F * frame);
       if (config->action_dim)
         window->actions = nf_ops_alloc (self->ops, (gsize)self->B * self->F * config->action_dim);
