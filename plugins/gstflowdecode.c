@@ -382,7 +382,7 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guin
       nf_half_to_float (copy, to, n);
     }
   else
-    memcpy (to, data, size);
+    memcpy (to, data, n * sizeof (float)); /* what comes behind them is read where it is */
   return to;
 }
 

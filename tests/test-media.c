@@ -812,6 +812,8 @@ test_look (void **state)
                                        "color_range=red",
                                        "threads=9",
                                        "sample_aspect_ratio=a/b",
+                                       "sample_aspect_ratio=-4/3",
+                                       "sample_aspect_ratio=1/0",
                                        "color_range=tv:",
                                        "colorspace=bt709:x=y" };
   for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)

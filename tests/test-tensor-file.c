@@ -92,7 +92,8 @@ test_reading (void **state)
   g_autofree char *path
       = write_file ("{\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"
                     "\"a.\\u00e4\":{\"shape\":[2,1,2],\"data_offsets\":[7,15],\"dtype\":\"BF16\"},"
-                    "\"__metadata__\":{\"config\":\"{}\",\"\":\"empty\"},"
+                    "\"__metadata__\":{\"config\":\"{}\",\"\":\"empty\",\"escapes\":"
+                    "\"\\\"\\\\\\/\\t \\u00E9 \\ud83d\\ude00\"},"
                     "\"s\":{\"dtype\":\"I32\",\"shape\":[],\"data_offsets\":[3,7]},"
                     "\"e\":{\"dtype\":\"F64\",\"shape\":[5,0],\"data_offsets\":[7,7]}}   ",
                     15);
@@ -101,6 +102,7 @@ test_reading (void **state)
   assert_string_equal (nf_tensor_file_get_path (file), path);
   assert_string_equal (nf_tensor_file_get_metadata (file, "config"), "{}");
   assert_string_equal (nf_tensor_file_get_metadata (file, ""), "empty");
+  assert_string_equal (nf_tensor_file_get_metadata (file, "escapes"), "\"\\/\t é 😀");
   assert_null (nf_tensor_file_get_metadata (file, "other"));
   assert_int_equal (nf_tensor_file_count (file), 4);
   const char *const order[] = { "b", "a.ä", "s", "e" };
@@ -282,6 +284,14 @@ test_headers (void **state)
   check_refused ("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[2],\"data_offsets\":[0,2]}}", 2,
                  "\"shape\" twice");
   check_refused ("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, "\"k\" twice");
+  /* escapes that JSON has not, and those of no letter */
+  static const char *const escapes[] = { "a\\351b", "a\\256",         "q\\z",     "\\x41",   "a\\u0000b",
+                                         "\\ud800", "\\ud800\\u0041", "\\udc00x", "\\u12g4", "\\u12" };
+  for (guint i = 0; i < G_N_ELEMENTS (escapes); i++)
+    {
+      g_autofree char *header = g_strdup_printf ("{\"__metadata__\":{\"k\":\"%s\"}}", escapes[i]);
+      check_refused (header, 0, "that JSON does not know");
+    }
   check_refused ("{\"x\\n\\u001b[2J\":17}", 0, "tensor x??[2J");
   check_refused (
       "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":"

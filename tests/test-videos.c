@@ -106,6 +106,39 @@ connect_caps (GstHarness *from, GstHarness *to)
   gst_harness_set_src_caps (to, gst_caps_ref (caps));
 }
 
+/* The same bytes at an address that is no multiple of four, as a depayloader leaves them. */
+static GstBuffer *
+misalign (GstBuffer *buffer)
+{
+  const gsize size = gst_buffer_get_size (buffer);
+  guint8 *room = g_malloc (size + 2);
+  GstBuffer *moved = gst_buffer_new ();
+  gst_buffer_extract (buffer, 0, room + 2, size);
+  gst_buffer_copy_into (moved, buffer, GST_BUFFER_COPY_FLAGS | GST_BUFFER_COPY_TIMESTAMPS, 0, size);
+  gst_buffer_append_memory (moved, gst_memory_new_wrapped (0, room, size + 2, 2, size, room, g_free));
+  gst_buffer_unref (buffer);
+  return moved;
+}
+
+static void
+misaligned (void **state)
+{
+  GstHarness *encoder = harness_new ("flowencode", video_model),
+             *decoder = harness_new ("flowdecode", video_model);
+  set_video_caps (encoder);
+  for (guint n = 0; n < 5; n++)
+    {
+      GstBuffer *latents = encode (encoder, frame_new (n));
+      if (n == 0)
+        connect_caps (encoder, decoder);
+      assert_int_equal (gst_harness_push (decoder, misalign (latents)), GST_FLOW_OK);
+      g_autoptr (GstBuffer) frame = gst_harness_pull (decoder);
+      assert_frame (frame, n);
+    }
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
 /* Every byte, far beyond the window; key frames where they are to be. */
 static void
 round_trip (void **state)
@@ -1078,6 +1111,7 @@ main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (round_trip),
+    cmocka_unit_test (misaligned),
     cmocka_unit_test (key_frames),
     cmocka_unit_test (loss),
     cmocka_unit_test (text),

@@ -92,7 +92,13 @@ set_one (AVCodecContext *codec, const char *key, const char *value)
   else if (!strcmp (key, "chroma_sample_location"))
     codec->chroma_sample_location = number = av_chroma_location_from_name (value);
   else if (!strcmp (key, "sample_aspect_ratio"))
-    number = av_parse_ratio (&codec->sample_aspect_ratio, value, G_MAXINT, 0, NULL);
+    {
+      AVRational *aspect = &codec->sample_aspect_ratio;
+
+      number = av_parse_ratio (aspect, value, G_MAXINT, 0, NULL);
+      if (aspect->num <= 0 || aspect->den <= 0)
+        number = -1;
+    }
   return number >= 0;
 }
 

@@ -19,14 +19,53 @@ nf_json_shorten (const char *text)
 
 /* Each skips what it is named after and returns the place behind it, or NULL if there is none. */
 
+/* \uXXXX, of which *UNIT is the number. */
+static const char *
+skip_unit (const char *at, const char *end, guint *unit)
+{
+  *unit = 0;
+  if (end - at < 6 || at[0] != '\\' || at[1] != 'u')
+    return NULL;
+  for (guint i = 2; i < 6; i++)
+    {
+      const gint digit = g_ascii_xdigit_value (at[i]);
+      if (digit < 0)
+        return NULL;
+      *unit = *unit << 4 | (guint)digit;
+    }
+  return at + 6;
+}
+
+/* The parser would read octal numbers as bytes and halves of surrogate pairs as letters, which no text holds,
+ * and end a string at a NUL. */
+static const char *
+skip_escape (const char *at, const char *end)
+{
+  guint unit, low;
+  if (end - at < 2)
+    return NULL;
+  if (at[1] != 'u')
+    return strchr ("\"\\/bfnrt", at[1]) && at[1] ? at + 2 : NULL;
+  at = skip_unit (at, end, &unit);
+  if (at && unit >= 0xd800 && unit < 0xdc00)
+    {
+      at = skip_unit (at, end, &low);
+      return at && low >= 0xdc00 && low < 0xe000 ? at : NULL;
+    }
+  return unit > 0 && (unit < 0xdc00 || unit >= 0xe000) ? at : NULL;
+}
+
 static const char *
 skip_string (const char *at, const char *end)
 {
-  for (at++; at < end; at++)
+  at++;
+  while (at && at < end)
     if (*at == '"')
       return at + 1;
-    else if ((guchar)*at < 0x20 || (*at == '\\' && ++at == end))
+    else if ((guchar)*at < 0x20)
       return NULL;
+    else
+      at = *at == '\\' ? skip_escape (at, end) : at + 1;
   return NULL;
 }
 
