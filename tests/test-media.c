@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <glib/gstdio.h>
+#include <libavformat/avformat.h>
+#include <libavutil/display.h>
 
 #include "clips.h"
 #include "media.h"
@@ -767,6 +769,98 @@ test_narrow (void **state)
       }
 }
 
+/* FROM as it is, in a file that says by MATRIX how it is shown. */
+static void
+write_turned (const char *from, const char *to, const gint32 *matrix)
+{
+  AVFormatContext *in = NULL, *out = NULL;
+  AVPacket *packet = av_packet_alloc ();
+  assert_true (avformat_open_input (&in, from, NULL, NULL) >= 0);
+  assert_true (avformat_find_stream_info (in, NULL) >= 0);
+  assert_true (avformat_alloc_output_context2 (&out, NULL, "mov", to) >= 0);
+  AVStream *stream = avformat_new_stream (out, NULL);
+  assert_true (avcodec_parameters_copy (stream->codecpar, in->streams[0]->codecpar) >= 0);
+  stream->codecpar->codec_tag = 0;
+  stream->sample_aspect_ratio = stream->codecpar->sample_aspect_ratio = in->streams[0]->sample_aspect_ratio;
+  guint8 *side = av_stream_new_side_data (stream, AV_PKT_DATA_DISPLAYMATRIX, 9 * sizeof *matrix);
+  assert_non_null (side);
+  memcpy (side, matrix, 9 * sizeof *matrix);
+  assert_true (avio_open (&out->pb, to, AVIO_FLAG_WRITE) >= 0);
+  assert_true (avformat_write_header (out, NULL) >= 0);
+  while (av_read_frame (in, packet) >= 0)
+    {
+      av_packet_rescale_ts (packet, in->streams[0]->time_base, stream->time_base);
+      assert_true (av_interleaved_write_frame (out, packet) >= 0);
+    }
+  assert_true (av_write_trailer (out) >= 0);
+  avio_closep (&out->pb);
+  avformat_free_context (out);
+  avformat_close_input (&in);
+  av_packet_free (&packet);
+}
+
+/* Videos come as they are to be shown, each of eight ways; at other angles they stay. */
+static void
+test_turned (void **state)
+{
+  static const gint32 one = 1 << 16;
+  const struct
+  {
+    gint32 a, b, c, d; /* shown at (a x + c y, b x + d y), moved to where there are no negative numbers */
+  } ways[] = { { one, 0, 0, one },   { -one, 0, 0, one },  { one, 0, 0, -one },
+               { -one, 0, 0, -one }, { 0, one, one, 0 },   { 0, -one, one, 0 },
+               { 0, one, -one, 0 },  { 0, -one, -one, 0 }, { 46341, 46341, -46341, 46341 } };
+  static const NfPixelLayout layouts[] = { NF_PIXELS_YUV420, NF_PIXELS_RGB, NF_PIXELS_GRAY };
+  const guint W = 22, H = 11;
+  for (guint l = 0; l < G_N_ELEMENTS (layouts); l++)
+    for (guint i = 0; i < G_N_ELEMENTS (ways); i++)
+      {
+        g_autoptr (GError) error = NULL;
+        g_autofree char *plain = in_folder ("plain.mkv"), *turned = in_folder ("turned.mov");
+        g_autoptr (NfPicture) picture = make_picture (layouts[l], W, H, 3);
+        NfMediaWriter *writer
+            = nf_media_writer_open (plain, layouts[l], W, H, 25, 1, "sample_aspect_ratio=2/1", &error);
+        assert_non_null (writer);
+        assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+        assert_true (nf_media_writer_close (writer, &error));
+        nf_media_writer_free (writer);
+        const gint32 matrix[9] = { ways[i].a, ways[i].b, 0, ways[i].c, ways[i].d, 0, 0, 0, 1 << 30 };
+        write_turned (plain, turned, matrix);
+
+        g_autoptr (NfMediaReader) reader = nf_media_reader_open (turned, layouts[l], &error);
+        assert_non_null (reader);
+        g_autoptr (NfPicture) shown = nf_media_reader_next (reader, &error);
+        assert_non_null (shown);
+        const gboolean quarter = ways[i].a == 0;
+        assert_int_equal (shown->frame.width, quarter ? H : W);
+        assert_int_equal (shown->frame.height, quarter ? W : H);
+        assert_int_equal (nf_media_reader_get_info (reader)->width, shown->frame.width);
+        const char *look = nf_media_reader_get_info (reader)->look;
+        assert_non_null (strstr (look, quarter ? "sample_aspect_ratio=1/2" : "sample_aspect_ratio=2/1"));
+        for (guint p = 0; p < nf_picture_planes (layouts[l]); p++)
+          {
+            guint w, h;
+            nf_picture_extent (layouts[l], p, W, H, &w, &h);
+            const gboolean angle = ABS (ways[i].a) == 46341;
+            const gint a = angle ? 1 : ways[i].a / one, b = angle ? 0 : ways[i].b / one,
+                       c = angle ? 0 : ways[i].c / one, d = angle ? 1 : ways[i].d / one;
+            for (gint y = 0; y < (gint)h; y++)
+              for (gint x = 0; x < (gint)w; x++)
+                {
+                  const gint X = a * x + c * y + (a < 0 ? (gint)w - 1 : 0) + (c < 0 ? (gint)h - 1 : 0),
+                             Y = b * x + d * y + (b < 0 ? (gint)w - 1 : 0) + (d < 0 ? (gint)h - 1 : 0);
+                  assert_int_equal (
+                      shown->frame.planes[p]
+                          .data[Y * shown->frame.planes[p].stride + X * shown->frame.planes[p].step],
+                      picture->frame.planes[p]
+                          .data[y * picture->frame.planes[p].stride + x * picture->frame.planes[p].step]);
+                }
+          }
+        g_unlink (plain);
+        g_unlink (turned);
+      }
+}
+
 /* How samples are meant stays with them. */
 static void
 test_look (void **state)
@@ -869,6 +963,7 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_turned),
     cmocka_unit_test (test_look),
     cmocka_unit_test (test_look_of_pictures),
     cmocka_unit_test (test_small_frames),

@@ -11,6 +11,7 @@
 #include <libavfilter/buffersink.h>
 #include <libavfilter/buffersrc.h>
 #include <libavformat/avformat.h>
+#include <libavutil/display.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
@@ -200,6 +201,67 @@ picture_from_frame (NfPixelLayout layout, const NfFrame *frame)
                  frame->planes[i].stride, frame->planes[i].step, w, h);
     }
   return picture;
+}
+
+/* How pictures are turned to be shown, one of eight ways: column X and row Y of what is shown are column X
+ * and row Y of what is stored, or, if SWAPPED, row X and column Y; columns and rows of what is stored are
+ * counted from the other end if they are FLIPPED. */
+typedef struct
+{
+  gboolean swapped;
+  gboolean columns_flipped;
+  gboolean rows_flipped;
+} Turn;
+
+/* MATRIX (libavutil/display.h) is NULL for none; other angles than quarters are left alone. */
+static Turn
+turn_of_matrix (const gint32 *matrix)
+{
+  const gint32 nearly_0 = 1 << 8; /* of 1 << 16 */
+  gint32 a, b, c, d;
+
+  if (!matrix)
+    return (Turn){ FALSE };
+  a = matrix[0];
+  b = matrix[1];
+  c = matrix[3];
+  d = matrix[4];
+  if (ABS (b) < nearly_0 && ABS (c) < nearly_0)
+    return (Turn){ FALSE, a < 0, d < 0 };
+  if (ABS (a) < nearly_0 && ABS (d) < nearly_0)
+    return (Turn){ TRUE, b < 0, c < 0 };
+  return (Turn){ FALSE };
+}
+
+static gboolean
+turns (Turn turn)
+{
+  return turn.swapped || turn.columns_flipped || turn.rows_flipped;
+}
+
+static NfPicture *
+turn_picture (const NfPicture *picture, Turn turn)
+{
+  NfFrame view = picture->frame;
+
+  if (turn.swapped)
+    {
+      view.width = picture->frame.height;
+      view.height = picture->frame.width;
+    }
+  for (guint i = 0; i < nf_picture_planes (picture->layout); i++)
+    {
+      const gint step = view.planes[i].step, stride = (gint)view.planes[i].stride,
+                 right = turn.columns_flipped ? -step : step, down = turn.rows_flipped ? -stride : stride;
+      guint w, h;
+
+      nf_picture_extent (picture->layout, i, picture->frame.width, picture->frame.height, &w, &h);
+      view.planes[i].data
+          += (right < 0 ? (gssize)(w - 1) * step : 0) + (down < 0 ? (gssize)(h - 1) * stride : 0);
+      view.planes[i].step = turn.swapped ? down : right;
+      view.planes[i].stride = turn.swapped ? right : down;
+    }
+  return picture_from_frame (picture->layout, &view);
 }
 
 NfPicture *
@@ -737,7 +799,7 @@ nf_media_reader_describe_loss (NfMediaReader *self)
 }
 
 static NfPicture *
-convert_frame (NfMediaReader *self, GError **error)
+convert_samples (NfMediaReader *self, GError **error)
 {
   const AVFrame *frame = self->frame;
   enum AVPixelFormat format = frame->format, target = layout_format (self->layout);
@@ -751,10 +813,6 @@ convert_frame (NfMediaReader *self, GError **error)
                    frame->width, frame->height, MAX_SIDE);
       return NULL;
     }
-  if (!self->look)
-    self->info.look = self->look = nf_look_of_frame (
-        frame, av_guess_sample_aspect_ratio (self->format, self->format->streams[self->stream], self->frame),
-        self->layout);
   picture = nf_picture_new (self->layout, (guint)frame->width, (guint)frame->height);
   if ((self->layout == NF_PIXELS_YUV420 && (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_YUVJ420P))
       || (self->layout == NF_PIXELS_GRAY && has_luma (format)))
@@ -822,6 +880,40 @@ convert_frame (NfMediaReader *self, GError **error)
       return NULL;
     }
   return g_steal_pointer (&picture);
+}
+
+/* What the frame says comes before what its stream says. */
+static Turn
+find_turn (NfMediaReader *self)
+{
+  const AVFrameSideData *of_frame = av_frame_get_side_data (self->frame, AV_FRAME_DATA_DISPLAYMATRIX);
+  const guint8 *of_stream;
+  size_t size = 0;
+
+  if (of_frame && of_frame->size >= 9 * sizeof (gint32))
+    return turn_of_matrix ((const gint32 *)(gconstpointer)of_frame->data);
+  of_stream = av_stream_get_side_data (self->format->streams[self->stream], AV_PKT_DATA_DISPLAYMATRIX, &size);
+  return turn_of_matrix (size >= 9 * sizeof (gint32) ? (const gint32 *)(gconstpointer)of_stream : NULL);
+}
+
+static NfPicture *
+convert_frame (NfMediaReader *self, GError **error)
+{
+  const Turn turn = find_turn (self);
+  g_autoptr (NfPicture) picture = convert_samples (self, error);
+
+  if (picture && !self->look)
+    {
+      AVRational aspect
+          = av_guess_sample_aspect_ratio (self->format, self->format->streams[self->stream], self->frame);
+
+      if (turn.swapped)
+        aspect = (AVRational){ aspect.den, aspect.num };
+      if (turns (turn))
+        self->frame->chroma_location = AVCHROMA_LOC_UNSPECIFIED; /* has turned as well */
+      self->info.look = self->look = nf_look_of_frame (self->frame, aspect, self->layout);
+    }
+  return !picture || !turns (turn) ? g_steal_pointer (&picture) : turn_picture (picture, turn);
 }
 
 /* Gives the decoder one packet, or the end of the stream. */

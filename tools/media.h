@@ -59,7 +59,8 @@ typedef struct
 
 /* Reads the best video stream of a file, one decoder thread, in LAYOUT: samples of planar 4:2:0 files reach
  * yuv420 unchanged, the luma of 8-bit YUV files reaches gray unchanged, the rest goes through swscale. Sample
- * ranges are kept, not stretched, but for RGB. Rotation is not applied. */
+ * ranges are kept, not stretched, but for RGB. Pictures that are to be shown turned by quarters or mirrored
+ * come so. */
 typedef struct _NfMediaReader NfMediaReader;
 
 NfMediaReader *nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error);
