@@ -1088,6 +1088,7 @@ static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
+  gst_flow_engine_watch_events (&self->engine, GST_VIDEO_DECODER_SINK_PAD (self));
   self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->held = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->at_once = 1;

@@ -540,6 +540,26 @@ gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing)
   g_cond_broadcast (&engine->changed);
 }
 
+static GstFlowReturn
+take_event (GstPad *pad, GstObject *parent, GstEvent *event)
+{
+  GstFlowEngine *engine = pad->eventdata;
+  /* what pads themselves say of an event that fails */
+  const GstFlowReturn failure
+      = GST_EVENT_TYPE (event) == GST_EVENT_CAPS ? GST_FLOW_NOT_NEGOTIATED : GST_FLOW_ERROR;
+  if (engine->take_event (pad, parent, event))
+    return GST_FLOW_OK;
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return engine->flushing ? GST_FLOW_FLUSHING : failure;
+}
+
+void
+gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad)
+{
+  engine->take_event = GST_PAD_EVENTFUNC (pad);
+  gst_pad_set_event_full_function_full (pad, take_event, engine, NULL);
+}
+
 GstFlowReturn
 gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session)
 {

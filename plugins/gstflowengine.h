@@ -19,8 +19,9 @@ G_BEGIN_DECLS
  */
 typedef struct
 {
-  GstElement *element; /* which this is part of */
-  gint work;           /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
+  GstElement *element;            /* which this is part of */
+  GstPadEventFunction take_event; /* of the base class, see gst_flow_engine_watch_events() */
+  gint work;                      /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
 
   GMutex lock;
   GCond changed;
@@ -93,6 +94,11 @@ GstStateChangeReturn gst_flow_engine_change_state (GstFlowEngine *engine, GstEle
 
 /* Stops what a streaming thread does with the session, and allows it again: at FLUSH_START and FLUSH_STOP. */
 void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
+
+/* In init, with the sink pad that a base class has set up. Of caps that are refused a pad makes "not
+ * negotiated", and the source an error; where it is only that frames are flushed, this makes it
+ * GST_FLOW_FLUSHING, and the caps come again before the next frame. */
+void gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad);
 
 /**
  * gst_flow_engine_wait:

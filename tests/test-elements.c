@@ -1505,6 +1505,77 @@ test_cancelled_loading (void **state)
   gst_object_unref (bus);
 }
 
+/* Likewise on the way to PLAYING and back, while frames wait for the model. */
+static void
+check_stopping (const char *line)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GstElement) pipeline = gst_object_ref_sink (gst_parse_launch (line, &error));
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  for (guint i = 0; i < 40; i++)
+    {
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      g_usleep (i % 8 * 700);
+      gst_element_set_state (pipeline, GST_STATE_READY);
+      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+      g_autofree char *text = NULL;
+      if (message)
+        gst_message_parse_error (message, &error, &text);
+      if (message)
+        fail_msg ("%s: round %u: %s (%s)", line, i, error->message, text);
+      gst_element_set_state (pipeline, GST_STATE_NULL);
+    }
+}
+
+static void
+test_stopping (void **state)
+{
+  g_autofree char *encoder
+      = g_strdup_printf ("videotestsrc ! video/x-raw,width=16,height=8 ! flowencode model=\"%s\" ! fakesink",
+                         fixture_model[MODEL_YUV]);
+  g_autofree char *decoder = g_strdup_printf ("flowsample model=\"%s\" ! flowdecode model=\"%s\" ! fakesink",
+                                              fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  check_stopping (encoder);
+  check_stopping (decoder);
+}
+
+/* Caps that come while frames are flushed are no refusal: they come again with the first frame that is not.
+ */
+static void
+test_flushed_caps (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) video = fixture_frame (&info, 0, FALSE);
+  g_autoptr (GstCaps) video_caps = gst_video_info_to_caps (&info), latent_caps = NULL;
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &latent_caps);
+  for (guint i = 0; i < 2; i++)
+    {
+      GstHarness *harness = make_harness (i ? "flowdecode" : "flowencode", MODEL_YUV, NULL, &bus);
+      GstPad *pad = harness->element->sinkpads->data;
+      GstSegment segment;
+      gst_segment_init (&segment, GST_FORMAT_TIME);
+      gst_harness_push_event (harness, gst_event_new_stream_start ("flushed"));
+      gst_harness_push_event (harness, gst_event_new_flush_start ());
+      /* as those do that were on their way */
+      GST_PAD_UNSET_FLUSHING (pad);
+      GST_PAD_UNSET_FLUSHING (harness->srcpad);
+      gst_harness_push_event (harness, gst_event_new_caps (i ? latent_caps : video_caps));
+      gst_harness_push_event (harness, gst_event_new_segment (&segment));
+      assert_int_equal (gst_harness_push (harness, gst_buffer_ref (i ? latents : video)), GST_FLOW_FLUSHING);
+      gst_harness_push_event (harness, gst_event_new_flush_stop (TRUE));
+      gst_harness_push_event (harness, gst_event_new_segment (&segment));
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, gst_buffer_ref (i ? latents : video));
+      assert_non_null (out);
+      if (i)
+        assert_same_video (&info, out, video);
+      assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
+      end_harness (harness, bus);
+    }
+}
+
 static void
 test_model_of_a_running_element (void **state)
 {
@@ -1656,6 +1727,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_device),
     cmocka_unit_test (test_progress),
     cmocka_unit_test (test_cancelled_loading),
+    cmocka_unit_test (test_stopping),
+    cmocka_unit_test (test_flushed_caps),
     cmocka_unit_test (test_model_of_a_running_element),
     cmocka_unit_test (test_weights_are_shared),
     cmocka_unit_test (test_state_cycles),
