@@ -5,7 +5,7 @@
  * application that embeds the elements has to do: build a pipeline, take latents and scores from an appsink,
  * hear the bus, stop cleanly. Nothing but GStreamer is needed to compile it:
  *
- *   cc watch-score.c -o watch-score $(pkg-config --cflags --libs gstreamer-1.0 gstreamer-app-1.0
+ *   cc watch-score.c -o watch-score -lm $(pkg-config --cflags --libs gstreamer-1.0 gstreamer-app-1.0
  * gstreamer-video-1.0)
  *
  *   watch-score clip.mp4
