@@ -85,6 +85,7 @@ struct _GstFlowDecode
   float *latents;     /* of frames whose buffers cannot be read directly */
   guint room;         /* for so many */
   gint64 begun;       /* when the frame in work was */
+  gboolean telling;   /* a QoS message of our own goes out */
   gboolean told;      /* and whether its progress was posted */
   gboolean foreign;   /* the latents that come are not the model's, after some that were: they are dropped */
   GstCaps *refused;   /* those that an error was posted of: they come again with the next buffer */
@@ -213,6 +214,21 @@ choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentI
     if (accepts (allowed, info, formats[i]))
       return formats[i];
   return formats[0]; /* negotiation will say why not */
+}
+
+/* The time until FRAME has to be shown, as far as the sinks have told, else G_MAXINT64. */
+static GstClockTimeDiff
+get_time_left (GstFlowDecode *self, GstVideoCodecFrame *frame)
+{
+  return gst_video_decoder_get_max_decode_time (GST_VIDEO_DECODER (self), frame);
+}
+
+static gboolean
+wants_qos (GstFlowDecode *self)
+{
+  gboolean qos;
+  g_object_get (self, "qos", &qos, NULL);
+  return qos;
 }
 
 /* Frames that wait for later ones are shown with what is known: before the stream begins anew, and at its
@@ -459,7 +475,7 @@ post_quality (GstFlowDecode *self, GstVideoCodecFrame *frame, double residual)
 {
   GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
   const GstSegment *segment = &decoder->input_segment;
-  const GstClockTimeDiff left = gst_video_decoder_get_max_decode_time (decoder, frame);
+  const GstClockTimeDiff left = get_time_left (self, frame);
   gboolean live = FALSE;
   guint64 frames, dropped;
   g_autoptr (GstQuery) query = gst_query_new_latency ();
@@ -473,7 +489,20 @@ post_quality (GstFlowDecode *self, GstVideoCodecFrame *frame, double residual)
                               gst_video_decoder_get_qos_proportion (decoder),
                               (gint)(FULL_QUALITY / (1 + residual)));
   gst_message_set_qos_stats (message, GST_FORMAT_BUFFERS, frames + 1, dropped);
+  self->telling = TRUE;
   gst_element_post_message (GST_ELEMENT (self), message);
+  self->telling = FALSE;
+}
+
+/* GstVideoDecoder posts a QoS message of each frame that it drops, be it for us or because it came to be late
+ * while it was decoded; of the latter nothing else tells. */
+static gboolean
+gst_flow_decode_post_message (GstElement *element, GstMessage *message)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (element);
+  if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_QOS && !self->telling)
+    gst_flow_engine_count_dropped (&self->engine);
+  return GST_ELEMENT_CLASS (gst_flow_decode_parent_class)->post_message (element, message);
 }
 
 /* Says that a budget or a limit of sweeps ended before everything had settled. */
@@ -502,7 +531,7 @@ post_residual (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *fram
 static void
 limit_budget (GstFlowDecode *self, GstVideoCodecFrame *frame, NfDecodeOptions *options)
 {
-  const GstClockTimeDiff left = gst_video_decoder_get_max_decode_time (GST_VIDEO_DECODER (self), frame);
+  const GstClockTimeDiff left = get_time_left (self, frame);
   if (left == G_MAXINT64)
     return;
   /* none at all would mean no limit */
@@ -719,19 +748,17 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   if (ret == GST_FLOW_OK && (self->foreign || (stream && !has_context (self, stream, frame))))
     {
-      gst_flow_engine_count_dropped (&self->engine);
       if (!self->foreign)
         gst_video_decoder_request_sync_point (decoder, frame, 0);
       return gst_video_decoder_drop_frame (decoder, frame);
     }
   /* a picture that is late already would make the next one late as well; a video's are needed by the next */
-  if (ret == GST_FLOW_OK && settings.keep_up && !stream
-      && gst_video_decoder_get_max_decode_time (decoder, frame) < 0)
+  if (ret == GST_FLOW_OK && !stream && get_time_left (self, frame) < 0
+      && (settings.keep_up || wants_qos (self)))
     {
-      gst_flow_engine_count_dropped (&self->engine);
       ret = decode_waiting (self);
-      return ret == GST_FLOW_OK ? gst_video_decoder_drop_frame (decoder, frame)
-                                : (gst_video_decoder_release_frame (decoder, frame), ret);
+      if (ret == GST_FLOW_OK)
+        return gst_video_decoder_drop_frame (decoder, frame);
     }
   if (ret == GST_FLOW_OK && memcmp (&settings, &self->settings, sizeof settings) != 0)
     ret = decode_waiting (self);
@@ -983,6 +1010,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   object_class->get_property = gst_flow_decode_get_property;
   object_class->finalize = gst_flow_decode_finalize;
   element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_decode_change_state);
+  element_class->post_message = GST_DEBUG_FUNCPTR (gst_flow_decode_post_message);
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
   decoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_decode_handle_frame);

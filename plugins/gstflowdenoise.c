@@ -93,6 +93,17 @@ gst_flow_denoise_before_transform (GstBaseTransform *transform, GstBuffer *buffe
   gst_base_transform_set_passthrough (transform, get_sigma (self) == 0);
 }
 
+/* GstBaseTransform leaves out what sinks say is late. */
+static GstFlowReturn
+gst_flow_denoise_submit_input_buffer (GstBaseTransform *transform, gboolean discont, GstBuffer *buffer)
+{
+  const GstFlowReturn ret = GST_BASE_TRANSFORM_CLASS (gst_flow_denoise_parent_class)
+                                ->submit_input_buffer (transform, discont, buffer);
+  if (ret == GST_BASE_TRANSFORM_FLOW_DROPPED)
+    gst_flow_engine_count_dropped (&GST_FLOW_DENOISE (transform)->engine);
+  return ret;
+}
+
 static GstFlowReturn
 gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *frame)
 {
@@ -216,6 +227,7 @@ gst_flow_denoise_class_init (GstFlowDenoiseClass *class)
   element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_denoise_change_state);
   transform_class->transform_caps = GST_DEBUG_FUNCPTR (gst_flow_denoise_transform_caps);
   transform_class->before_transform = GST_DEBUG_FUNCPTR (gst_flow_denoise_before_transform);
+  transform_class->submit_input_buffer = GST_DEBUG_FUNCPTR (gst_flow_denoise_submit_input_buffer);
   transform_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_denoise_sink_event);
   transform_class->query = GST_DEBUG_FUNCPTR (gst_flow_denoise_query);
   transform_class->transform_ip_on_passthrough = FALSE;

@@ -1363,6 +1363,85 @@ test_keep_up (void **state)
   gst_object_unref (bus);
 }
 
+static guint64
+get_count (GstElement *element, const char *name)
+{
+  g_autoptr (GstStructure) stats = NULL;
+  guint64 count = 0;
+  g_object_get (element, "stats", &stats, NULL);
+  assert_true (gst_structure_get_uint64 (stats, name, &count));
+  return count;
+}
+
+/* A frame of BUFFER at 25 frames a second; whether one came out. */
+static gboolean
+push_timed (GstHarness *harness, GstBuffer *buffer, guint n)
+{
+  buffer = gst_buffer_copy (buffer);
+  GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+  GST_BUFFER_DURATION (buffer) = 40 * GST_MSECOND;
+  assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+  g_autoptr (GstBuffer) out = gst_harness_try_pull (harness);
+  return out != NULL;
+}
+
+/* Frames 0 to 7, of which those before 5 are late once 3 have gone: COUNT of them are decoded, DROPPED do not
+ * come out. */
+static void
+check_late (const char *properties, GstBuffer *latents, GstCaps *caps, guint count, guint dropped)
+{
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, properties, NULL);
+  guint shown = 0;
+  gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+  for (guint n = 0; n < 8; n++)
+    {
+      if (n == 3)
+        gst_harness_push_upstream_event (
+            harness, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
+      shown += push_timed (harness, latents, n);
+    }
+  assert_int_equal (get_count (harness->element, "frames"), count);
+  assert_int_equal (get_count (harness->element, "dropped"), dropped);
+  assert_int_equal (shown, 8 - dropped);
+  end_harness (harness, NULL);
+}
+
+static void
+test_late_pictures (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  check_late (NULL, latents, caps, 6, 2);
+  check_late ("qos=true", latents, caps, 6, 2);
+  check_late ("qos=false", latents, caps, 8, 0);
+  check_late ("qos=false keep-up=true", latents, caps, 6, 2);
+}
+
+/* What flowdenoise leaves out of late frames. */
+static void
+test_late_denoised (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
+  g_autoptr (GstBuffer) video = fixture_frame (&info, 0, FALSE);
+  GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, "sigma=0.1 qos=true", NULL);
+  guint shown = 0;
+  set_video (harness, &info);
+  for (guint n = 0; n < 8; n++)
+    {
+      if (n == 3)
+        gst_harness_push_upstream_event (
+            harness, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
+      shown += push_timed (harness, video, n);
+    }
+  assert_true (shown < 8);
+  assert_int_equal (get_count (harness->element, "frames"), shown);
+  assert_int_equal (get_count (harness->element, "dropped"), 8 - shown);
+  end_harness (harness, NULL);
+}
+
 /* Frames come back with the text that encoded them; text of another width fails the state change. */
 static void
 test_text (void **state)
@@ -1723,6 +1802,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
     cmocka_unit_test (test_keep_up),
+    cmocka_unit_test (test_late_pictures),
+    cmocka_unit_test (test_late_denoised),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_bad_device),
     cmocka_unit_test (test_progress),
