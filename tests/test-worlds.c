@@ -816,6 +816,50 @@ test_controls_file (void **state)
 }
 
 static void
+assert_refused (GError **error, const char *part)
+{
+  assert_true (g_error_matches (*error, NF_ERROR, NF_ERROR_ARGUMENT));
+  if (!strstr ((*error)->message, part))
+    fail_msg ("wanted \"%s\" in: %s", part, (*error)->message);
+  g_clear_error (error);
+}
+
+/* What a reader would refuse is not written. */
+static void
+test_bad_lines (void **state)
+{
+  static const float bad[][2] = { { 1, NAN }, { 1, INFINITY }, { 1, -INFINITY } }, good[2] = { 1, 2 };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX), *text = NULL;
+  NfActionsWriter *writer = nf_actions_writer_open (path, &error);
+  nf_test_ok (writer, error);
+  for (guint round = 0; round < 2; round++)
+    {
+      for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+        {
+          assert_false (nf_actions_writer_put_controls (writer, 0, bad[i], 2, &error));
+          assert_refused (&error, "control 1 of frame");
+        }
+      nf_test_ok (nf_actions_writer_put_controls (writer, 0, good, 2, &error), error);
+    }
+  assert_false (nf_actions_writer_put_controls (writer, 0, good, 1, &error));
+  assert_refused (&error, "frame 2 has 1 controls, but the first frame has 2");
+  assert_false (nf_actions_writer_put (writer, 0, 1, &error));
+  assert_refused (&error, "frame 2 has 0 controls, but the first frame has 2");
+
+  /* from its beginning on a file may be of another kind */
+  nf_test_ok (nf_actions_writer_rewind (writer, 0, &error), error);
+  nf_test_ok (nf_actions_writer_put (writer, 0, 1, &error), error);
+  assert_false (nf_actions_writer_put_controls (writer, 0, good, 2, &error));
+  assert_refused (&error, "frame 1 has 2 controls, but the first frame has 0");
+  nf_test_ok (nf_actions_writer_close (writer, &error), error);
+  nf_actions_writer_free (writer);
+  nf_test_ok (g_file_get_contents (path, &text, NULL, &error), error);
+  assert_string_equal (text, "{\"frame\":0,\"pts\":0,\"action\":1}\n");
+  g_unlink (path);
+}
+
+static void
 test_bad_actions_files (void **state)
 {
   static const struct
@@ -895,6 +939,7 @@ main (void)
     cmocka_unit_test (test_branches),
     cmocka_unit_test (test_actions_file),
     cmocka_unit_test (test_controls_file),
+    cmocka_unit_test (test_bad_lines),
     cmocka_unit_test (test_bad_actions_files),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -207,6 +207,7 @@ struct _NfActionsWriter
   char *path;
   FILE *file;
   guint64 frame;
+  guint n_controls; /* of each line, 0 for an action, once there is one */
 };
 
 static gboolean
@@ -233,14 +234,28 @@ nf_actions_writer_open (const char *path, GError **error)
   return g_steal_pointer (&self);
 }
 
-/* The beginning of a line, and then what was done. */
+/* Whether a line with N controls, 0 for an action, is like the first one. */
 static gboolean
-put_line (NfActionsWriter *self, guint64 pts, const char *done, GError **error)
+check_kind (const NfActionsWriter *self, guint n, GError **error)
+{
+  if (self->frame == 0 || n == self->n_controls)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "the actions file %s: frame %" G_GUINT64_FORMAT
+               " has %u controls, but the first frame has %u (0: an action)",
+               self->path, self->frame, n, self->n_controls);
+  return FALSE;
+}
+
+/* The beginning of a line, and then what was done: N controls, or an action. */
+static gboolean
+put_line (NfActionsWriter *self, guint64 pts, const char *done, guint n, GError **error)
 {
   g_autofree char *time
       = pts == NF_ACTIONS_NO_TIME ? g_strdup ("null") : g_strdup_printf ("%" G_GUINT64_FORMAT, pts);
   if (fprintf (self->file, "{\"frame\":%" G_GUINT64_FORMAT ",\"pts\":%s,%s}\n", self->frame, time, done) < 0)
     return fail_write (self, error);
+  self->n_controls = n;
   self->frame++;
   return TRUE;
 }
@@ -249,8 +264,10 @@ gboolean
 nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error)
 {
   g_return_val_if_fail (self && self->file, FALSE);
+  if (!check_kind (self, 0, error))
+    return FALSE;
   g_autofree char *done = g_strdup_printf ("\"action\":%u", action);
-  return put_line (self, pts, done, error);
+  return put_line (self, pts, done, 0, error);
 }
 
 gboolean
@@ -258,16 +275,26 @@ nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float 
                                 GError **error)
 {
   g_return_val_if_fail (self && self->file && controls && n > 0 && n <= NF_ACTIONS_MAX_CONTROLS, FALSE);
+  if (!check_kind (self, n, error))
+    return FALSE;
   g_autoptr (GString) done = g_string_new ("\"controls\":[");
   for (guint i = 0; i < n; i++)
     {
       char number[G_ASCII_DTOSTR_BUF_SIZE];
+      if (!isfinite (controls[i]))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "the actions file %s: control %u of frame %" G_GUINT64_FORMAT
+                       " is not a finite number",
+                       self->path, i, self->frame);
+          return FALSE;
+        }
       /* nine digits are the very float */
       g_string_append_printf (done, "%s%s", i ? "," : "",
                               g_ascii_formatd (number, sizeof number, "%.9g", (double)controls[i]));
     }
   g_string_append_c (done, ']');
-  return put_line (self, pts, done->str, error);
+  return put_line (self, pts, done->str, n, error);
 }
 
 gboolean

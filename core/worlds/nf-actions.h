@@ -61,10 +61,14 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
  * @pts: nanoseconds, or %NF_ACTIONS_NO_TIME
  *
  * Writes the next frame's line, which can be read at once.
+ *
+ * Returns: FALSE with %NF_ERROR_WRITE; with %NF_ERROR_ARGUMENT, and nothing written, if the file's lines are
+ * of controls.
  */
 gboolean nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error);
 
-/** nf_actions_writer_put_controls: The same with @n controls in the place of an action. */
+/** nf_actions_writer_put_controls: The same with @n controls in the place of an action, finite numbers and as
+ * many as in the first line, else %NF_ERROR_ARGUMENT. */
 gboolean nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float *controls, guint n,
                                          GError **error);
 
