@@ -476,6 +476,28 @@ test_replacing (void **state)
   assert_int_equal (count_files (), n_files + 1);
 }
 
+/* Two tensors of one name are no file: what is there stays. */
+static void
+test_names (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = in_folder ("names");
+  NfTensor twice[] = { written[0], written[1], written[0] }, reserved = written[0];
+  reserved.name = "__metadata__";
+  nf_test_ok (nf_tensor_file_write (path, written, 1, NULL, &error), error);
+  const guint n_files = count_files ();
+  assert_false (nf_tensor_file_write (path, twice, 3, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, written[0].name));
+  g_clear_error (&error);
+  assert_false (nf_tensor_file_write (path, &reserved, 1, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
+  assert_int_equal (count_files (), n_files);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+}
+
 /* A disk that is full: the old file survives. */
 static void
 test_no_space (void **state)
@@ -515,7 +537,7 @@ main (void)
     CASE (test_reading),   CASE (test_nothing_in_it), CASE (test_conversions), CASE (test_paths),
     CASE (test_lengths),   CASE (test_huge_header),   CASE (test_headers),     CASE (test_shapes),
     CASE (test_ranges),    CASE (test_truncation),    CASE (test_writing),     CASE (test_determinism),
-    CASE (test_replacing), CASE (test_no_space),
+    CASE (test_replacing), CASE (test_no_space),      CASE (test_names),
   };
   return cmocka_run_group_tests_name ("tensor-file", tests, NULL, NULL);
 }

@@ -537,6 +537,16 @@ nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashT
   for (guint i = 0; i < n; i++)
     g_ptr_array_add (order, (gpointer)&tensors[i]);
   g_ptr_array_sort (order, compare_names);
+  for (guint i = 0; i < n; i++)
+    {
+      const char *name = ((const NfTensor *)order->pdata[i])->name;
+      if (strcmp (name, METADATA) != 0
+          && (i == 0 || strcmp (name, ((const NfTensor *)order->pdata[i - 1])->name) != 0))
+        continue;
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "cannot write %s: the name \"%s\" is taken; each tensor needs one of its own", path, name);
+      return FALSE;
+    }
   g_autoptr (GString) header = make_header (order, metadata);
 
   g_autofree char *temporary = g_strconcat (path, ".XXXXXX", NULL);
