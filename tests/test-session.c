@@ -943,6 +943,18 @@ test_refused (void **state)
                   NF_ERROR_ARGUMENT, "class 2");
   assert_refused (nf_session_decode_frame (session, latents, -1, &bad, &out.frame, &error), &error,
                   NF_ERROR_ARGUMENT, "guidance");
+  static const struct
+  {
+    NfDecodeOptions options;
+    const char *part;
+  } unknown[] = { { { .method = (NfDecodeMethod)77 }, "method 77" },
+                  { { .guide = 77 }, "guide 77" },
+                  { { .guess = (NfGuess)77 }, "guess 77" },
+                  { { .denoise = (NfDenoise)77 }, "denoise 77" } };
+  for (guint i = 0; i < G_N_ELEMENTS (unknown); i++)
+    assert_refused (nf_session_decode_frame (session, latents, -1, &unknown[i].options, &out.frame, &error),
+                    &error, NF_ERROR_ARGUMENT, unknown[i].part);
+  assert_refused (nf_session_prepare (session, (NfSessionWork)77, &error), &error, NF_ERROR_ARGUMENT, "77");
   latents[5] = (float)-INFINITY;
   assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
                   NF_ERROR_DATA, "latents");

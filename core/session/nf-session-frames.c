@@ -632,6 +632,9 @@ nf_session_prepare (NfSession *self, NfSessionWork work, GError **error)
     case NF_SESSION_DENOISE:
       done = nf_session_denoise_frame (self, &frame, 0.1, &frame, error);
       break;
+    default:
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "work %d of a session: there are 0 to %d", (gint)work,
+                   NF_SESSION_DENOISE);
     }
   self->stats = stats;
   return done;

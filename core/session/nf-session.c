@@ -360,6 +360,21 @@ nf_decode_options_check (const NfDecodeOptions *options, GError **error)
                      numbers[i].value, numbers[i].least);
         return FALSE;
       }
+  const struct
+  {
+    const char *name;
+    guint value, most;
+  } choices[] = { { "method", options->method, NF_DECODE_DRAFT },
+                  { "guide", options->guide, NF_GUIDE_SCALE | NF_GUIDE_SHIFT },
+                  { "guess", options->guess, NF_GUESS_FRAME },
+                  { "denoise", options->denoise, NF_DENOISE_NONE } };
+  for (guint i = 0; i < G_N_ELEMENTS (choices); i++)
+    if (choices[i].value > choices[i].most)
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %u is none: there are 0 to %u", choices[i].name,
+                     choices[i].value, choices[i].most);
+        return FALSE;
+      }
   return TRUE;
 }
 
