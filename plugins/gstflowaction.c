@@ -74,6 +74,12 @@ gst_flow_action_is_known (const GstFlowAction *action)
 }
 
 gboolean
+gst_flow_action_fits (const GstFlowAction *action, guint n)
+{
+  return action->controls ? action->controls->len == n : action->number >= 0 && action->number < (gint)n;
+}
+
+gboolean
 gst_flow_action_set_value (GstFlowAction *action, const GValue *value)
 {
   const guint n = GST_VALUE_HOLDS_ARRAY (value) ? gst_value_array_get_size (value) : 0;
@@ -150,9 +156,10 @@ gst_flow_action_to_vector (GstElement *element, const GstFlowAction *action, flo
   memset (vector, 0, n * sizeof *vector);
   if (!gst_flow_action_is_known (action) || n == 0)
     return;
-  if (action->controls && action->controls->len == n)
+  const gboolean fits = gst_flow_action_fits (action, n);
+  if (fits && action->controls)
     memcpy (vector, action->controls->data, n * sizeof *vector);
-  else if (!action->controls && action->number >= 0 && action->number < (gint)n)
+  else if (fits)
     vector[action->number] = 1;
   else if (!*warned)
     {

@@ -37,6 +37,9 @@ void gst_flow_action_reserve_controls (GstFlowAction *action, guint n);
 void gst_flow_action_set_control (GstFlowAction *action, guint i, float value);
 gboolean gst_flow_action_is_known (const GstFlowAction *action);
 
+/* Whether a model that takes N values takes ACTION. */
+gboolean gst_flow_action_fits (const GstFlowAction *action, guint n);
+
 /* What BUFFER's meta tells; unknown if it has none, or what it has is no action. */
 void gst_flow_action_read (GstFlowAction *action, GstBuffer *buffer);
 void gst_flow_action_attach (const GstFlowAction *action, GstBuffer *buffer, guint64 frame_index);

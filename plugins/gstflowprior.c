@@ -253,22 +253,30 @@ stop_recording (GstFlowPrior *prior, const GError *error)
 void
 gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts)
 {
-  const GArray *controls = prior->last_action.controls;
-  const guint n = controls ? controls->len : 0;
+  const GstFlowAction *action = &prior->last_action;
+  const guint wanted = prior->info.actions;
+  const gboolean told = wanted == 0 || gst_flow_action_fits (action, wanted);
+  g_autofree float *nothing = NULL;
   g_autoptr (GError) error = NULL;
+  guint n = action->controls ? action->controls->len : 0;
   if (!prior->record)
     return;
+  /* what a model does not take it takes as unknown: zeros, or where lines have actions, none */
+  if (!told)
+    n = prior->recorded ? prior->recorded_controls : action->controls ? wanted : 0;
+  if (!told)
+    nothing = g_new0 (float, MAX (n, 1));
+  if (n > NF_ACTIONS_MAX_CONTROLS)
+    g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT, "a frame has %u controls, and there may be %d", n,
+                 NF_ACTIONS_MAX_CONTROLS);
+  else if (n > 0)
+    nf_actions_writer_put_controls (
+        prior->record, pts, told ? (const float *)(gpointer)action->controls->data : nothing, n, &error);
+  else
+    nf_actions_writer_put (prior->record, pts, told ? (guint)MAX (action->number, 0) : 0, &error);
   if (!prior->recorded)
     prior->recorded_controls = n;
   prior->recorded = TRUE;
-  if (n != prior->recorded_controls || n > NF_ACTIONS_MAX_CONTROLS)
-    g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
-                 "a frame has %u controls, the first of the file has %u (0: an action), and there may be %d",
-                 n, prior->recorded_controls, NF_ACTIONS_MAX_CONTROLS);
-  else if (n > 0)
-    nf_actions_writer_put_controls (prior->record, pts, (const float *)(gpointer)controls->data, n, &error);
-  else
-    nf_actions_writer_put (prior->record, pts, (guint)MAX (prior->last_action.number, 0), &error);
   if (error)
     stop_recording (prior, error);
 }

@@ -873,6 +873,39 @@ recorded (void **state)
     }
 }
 
+/* What the model does not take is recorded as it is told: as nothing. */
+static void
+recorded_unknown (void **state)
+{
+  static const char *const done[] = { "controls=\"<0.5,-1>\"", "action=7", "action=-1" };
+  g_autofree char *path = fixture_path ("unknown.actions.ndjson");
+  for (guint i = 0; i < G_N_ELEMENTS (done); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *line
+          = g_strdup_printf ("flowsample model=%s num-buffers=4 %s record-actions=%s ! "
+                             "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
+                             video_model, done[i], path);
+      GstElement *pipeline = launch (line);
+      GstBuffer *buffer;
+      guint n_controls = 0;
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      while ((buffer = pull (pipeline)))
+        gst_buffer_unref (buffer);
+      stop (pipeline);
+      g_autoptr (GArray) read = i == 0 ? nf_actions_read_controls (path, &n_controls, &error)
+                                       : nf_actions_read (path, ACTIONS, &error);
+      assert_no_error (error);
+      assert_int_equal (n_controls, i == 0 ? ACTIONS : 0);
+      assert_int_equal (read->len, i == 0 ? 4 * ACTIONS : 4);
+      for (guint k = 0; k < read->len; k++)
+        if (i == 0)
+          assert_true (g_array_index (read, float, k) == 0);
+        else
+          assert_int_equal (g_array_index (read, guint, k), 0);
+    }
+}
+
 /* Latents of frames FIRST to LAST, with metas of ACTIONS, unless it is NULL, and the file LOCATION of
  * actions. */
 static GPtrArray *
@@ -1250,6 +1283,7 @@ main (int argc, char **argv)
     cmocka_unit_test (late_video),
     cmocka_unit_test (slow_sink),
     cmocka_unit_test (recorded),
+    cmocka_unit_test (recorded_unknown),
     cmocka_unit_test (replayed),
     cmocka_unit_test (bad_settings),
     cmocka_unit_test (late_beginning),
