@@ -1020,7 +1020,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   decoder_class->decide_allocation = GST_DEBUG_FUNCPTR (gst_flow_decode_decide_allocation);
   decoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_decode_sink_event);
 
-  gst_flow_engine_install_properties (object_class, TRUE);
+  gst_flow_engine_install_properties (object_class, NF_SESSION_DECODE);
   g_object_class_install_property (object_class, PROP_CLASS,
                                    g_param_spec_int ("class", "Class",
                                                      "Class to sample, for models with classes; -1 is none",

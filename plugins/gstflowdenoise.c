@@ -234,7 +234,7 @@ gst_flow_denoise_class_init (GstFlowDenoiseClass *class)
   GST_VIDEO_FILTER_CLASS (class)->transform_frame_ip
       = GST_DEBUG_FUNCPTR (gst_flow_denoise_transform_frame_ip);
 
-  gst_flow_engine_install_properties (object_class, TRUE);
+  gst_flow_engine_install_properties (object_class, NF_SESSION_DENOISE);
   g_object_class_install_property (
       object_class, PROP_SIGMA,
       g_param_spec_double (

@@ -643,7 +643,7 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
   encoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_encode_sink_event);
   encoder_class->transform_meta = GST_DEBUG_FUNCPTR (gst_flow_encode_transform_meta);
 
-  gst_flow_engine_install_properties (object_class, TRUE);
+  gst_flow_engine_install_properties (object_class, NF_SESSION_ENCODE);
   g_object_class_install_property (
       object_class, PROP_POST_MESSAGES,
       g_param_spec_boolean ("post-messages", "Post messages",

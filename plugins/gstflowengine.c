@@ -66,16 +66,18 @@ gst_flow_post_error_at (GstElement *element, const GError *error, const char *fi
 
 /* Properties */
 
+#define MODEL_BLURB                                                                                          \
+  "Model: a file, or a name to look up in NORMFLOW_MODEL_PATH and among the installed ones; unset is "
+
 void
-gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
+gst_flow_engine_install_properties (GObjectClass *class, gint work)
 {
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_MODEL,
-      g_param_spec_string (
-          "model", "Model",
-          "Model: a file, or a name to look up in NORMFLOW_MODEL_PATH and among the installed ones; "
-          "unset is the bundled model",
-          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+      g_param_spec_string ("model", "Model",
+                           work == NF_SESSION_DENOISE ? MODEL_BLURB NF_MODEL_NOISY
+                                                      : MODEL_BLURB "the bundled model",
+                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_DEVICE,
       g_param_spec_string (
@@ -100,7 +102,7 @@ gst_flow_engine_install_properties (GObjectClass *class, gboolean works)
           "stats", "Statistics",
           "Frames, times in milliseconds, device memory in bytes since the state READY was reached",
           GST_TYPE_STRUCTURE, G_PARAM_READABLE | G_PARAM_STATIC_STRINGS));
-  if (works)
+  if (work != GST_FLOW_ENGINE_NO_WORK)
     g_object_class_install_property (
         class, GST_FLOW_ENGINE_PROP_TEXT,
         g_param_spec_string ("text", "Text features",

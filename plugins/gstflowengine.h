@@ -70,10 +70,10 @@ enum
   GST_FLOW_ENGINE_PROP_LAST, /* the first of the element's own */
 };
 
-/* In class_init. WORKS: the element has a session, which text can condition. */
-void gst_flow_engine_install_properties (GObjectClass *class, gboolean works);
-
 #define GST_FLOW_ENGINE_NO_WORK -1
+
+/* In class_init. WORK: as of gst_flow_engine_init(); those that have a session text can condition. */
+void gst_flow_engine_install_properties (GObjectClass *class, gint work);
 
 /* In init and finalize. WORK: the NfSessionWork that the element does, or GST_FLOW_ENGINE_NO_WORK for one
  * that only needs the model's configuration and digest and no device. */

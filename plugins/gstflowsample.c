@@ -216,7 +216,7 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
   element_class->release_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_release_pad);
   element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_sample_send_event);
 
-  gst_flow_engine_install_properties (object_class, FALSE);
+  gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);
   gst_flow_prior_install_properties (object_class);
   g_object_class_install_property (object_class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",

@@ -428,7 +428,7 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   src_class->query = GST_DEBUG_FUNCPTR (gst_flow_source_query);
   GST_PUSH_SRC_CLASS (class)->create = GST_DEBUG_FUNCPTR (gst_flow_source_create);
 
-  gst_flow_engine_install_properties (object_class, FALSE);
+  gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);
   gst_flow_prior_install_properties (object_class);
   g_object_class_install_property (
       object_class, PROP_IS_LIVE,

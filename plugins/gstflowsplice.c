@@ -484,7 +484,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   aggregator_class->get_next_time = gst_aggregator_simple_get_next_time;
   aggregator_class->aggregate = GST_DEBUG_FUNCPTR (gst_flow_splice_aggregate);
 
-  gst_flow_engine_install_properties (object_class, FALSE);
+  gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);
   gst_flow_prior_install_properties (object_class);
   g_object_class_install_property (object_class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",

@@ -1736,6 +1736,20 @@ test_state_cycles (void **state)
   assert_int_equal (nf_device_get_allocated (device), bytes);
 }
 
+/* What gst-inspect-1.0 says is the model of an element that is given none. */
+static void
+test_default_model (void **state)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (all_elements); i++)
+    {
+      g_autoptr (GstElement) element
+          = gst_object_ref_sink (make_element (all_elements[i], MODEL_YUV, NULL, NULL));
+      GParamSpec *spec = g_object_class_find_property (G_OBJECT_GET_CLASS (element), "model");
+      const gboolean noisy = strstr (g_param_spec_get_blurb (spec), NF_MODEL_NOISY) != NULL;
+      assert_int_equal (noisy, g_str_equal (all_elements[i], "flowdenoise"));
+    }
+}
+
 /* Making and asking elements must not look for a device. */
 static void
 test_no_device_before_ready (void **state)
@@ -1798,6 +1812,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_latents),
     cmocka_unit_test (test_foreign_latents),
     cmocka_unit_test (test_foreign_from_the_start),
+    cmocka_unit_test (test_default_model),
     cmocka_unit_test (test_bad_class),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
