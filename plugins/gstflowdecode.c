@@ -71,6 +71,7 @@ struct _GstFlowDecode
   GstVideoDecoder parent_instance;
 
   GstFlowEngine engine;
+  GstPadChainFunction chain; /* of the base class */
 
   /* under the object lock */
   Settings wanted;
@@ -859,6 +860,22 @@ gst_flow_decode_sink_event (GstVideoDecoder *decoder, GstEvent *event)
   return GST_VIDEO_DECODER_CLASS (gst_flow_decode_parent_class)->sink_event (decoder, event);
 }
 
+/* Of latents without caps GstVideoDecoder says no more than that they were not negotiated. */
+static GstFlowReturn
+gst_flow_decode_chain (GstPad *pad, GstObject *parent, GstBuffer *buffer)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (parent);
+  if (gst_pad_has_current_caps (pad))
+    return self->chain (pad, parent, buffer);
+  GST_ELEMENT_ERROR (
+      self, CORE, NEGOTIATION,
+      ("Latents came without caps, which say what they are: store them by gdppay and read them "
+       "by gdpdepay, or put a caps filter before"),
+      (NULL));
+  gst_buffer_unref (buffer);
+  return GST_FLOW_NOT_NEGOTIATED;
+}
+
 static GstStateChangeReturn
 gst_flow_decode_change_state (GstElement *element, GstStateChange transition)
 {
@@ -1129,5 +1146,8 @@ gst_flow_decode_init (GstFlowDecode *self)
   gst_video_decoder_set_needs_format (GST_VIDEO_DECODER (self), TRUE);
   /* What the caps say of the model is checked when they arrive, so that a refusal can say why. */
   gst_video_decoder_set_use_default_pad_acceptcaps (GST_VIDEO_DECODER (self), TRUE);
-  GST_PAD_SET_ACCEPT_TEMPLATE (GST_VIDEO_DECODER_SINK_PAD (self));
+  GstPad *pad = GST_VIDEO_DECODER_SINK_PAD (self);
+  GST_PAD_SET_ACCEPT_TEMPLATE (pad);
+  self->chain = GST_PAD_CHAINFUNC (pad);
+  gst_pad_set_chain_function (pad, GST_DEBUG_FUNCPTR (gst_flow_decode_chain));
 }

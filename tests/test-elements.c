@@ -1220,6 +1220,25 @@ test_foreign_latents (void **state)
   end_harness (harness, g_steal_pointer (&bus));
 }
 
+/* Latents whose caps were lost, as in a plain file. */
+static void
+test_without_caps (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL;
+  GstBus *bus;
+  GstSegment segment;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstBuffer *latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  gst_harness_push_event (harness, gst_event_new_stream_start ("no caps"));
+  gst_harness_push_event (harness, gst_event_new_segment (&segment));
+  assert_int_equal (gst_pad_push (harness->srcpad, latents), GST_FLOW_NOT_NEGOTIATED);
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "without caps", "gdpdepay");
+  end_harness (harness, bus);
+}
+
 /* At the start they are an error, once, however often its caps come. */
 static void
 test_foreign_from_the_start (void **state)
@@ -1812,6 +1831,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_latents),
     cmocka_unit_test (test_foreign_latents),
     cmocka_unit_test (test_foreign_from_the_start),
+    cmocka_unit_test (test_without_caps),
     cmocka_unit_test (test_default_model),
     cmocka_unit_test (test_bad_class),
     cmocka_unit_test (test_short_video_buffer),
