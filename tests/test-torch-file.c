@@ -807,6 +807,64 @@ check_tensor_refused (const NfTorchTensor *tensor, const char *mentions)
   check_pickle_refused (pickle->data, pickle->len, mentions);
 }
 
+#define PICKLE(literal) literal, sizeof (literal) - 1
+
+/* What PyTorch says of a tensor besides: nothing, or that its elements are not what is stored. */
+static void
+test_metadata (void **state)
+{
+  static const struct
+  {
+    const char *pickle;
+    gsize size;
+    const char *mentions; /* NULL for what is read */
+  } cases[] = {
+    { PICKLE (""), NULL },
+    { PICKLE ("N"), NULL },
+    { PICKLE ("}"), NULL },
+    { PICKLE ("}X\3\0\0\0"
+              "neg\x89s"),
+      NULL },
+    { PICKLE ("}X\4\0\0\0"
+              "conjNs"),
+      NULL },
+    { PICKLE ("}X\3\0\0\0"
+              "neg\x88s"),
+      "tensor w is marked \"neg\"" },
+    { PICKLE ("}X\3\0\0\0"
+              "neg\x88s"),
+      "Save tensor.resolve_neg().clone()" },
+    { PICKLE ("}X\3\0\0\0"
+              "negK\1s"),
+      "tensor w is marked \"neg\"" },
+    { PICKLE ("}X\4\0\0\0"
+              "conj\x88s"),
+      "Save tensor.resolve_conj().clone()" },
+    { PICKLE ("}(X\4\0\0\0"
+              "conj\x89X\3\0\0\0"
+              "odd\x88u"),
+      "tensor w is marked \"odd\"" },
+    { PICKLE ("}K\7\x88s"), "tensor w is marked \"7\"" },
+    { PICKLE ("}X\1\0\0\0"
+              "\x1b}s"),
+      "tensor w is marked \"?\"" },
+    { PICKLE ("K\1"), "metadata is no dictionary" },
+  };
+  const NfTorchTensor tensor = { "Byte", "0", 64, 0, 1, { 1 }, { 1 } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GByteArray) pickle = g_byte_array_new ();
+      NF_PUT (pickle, "\x80\x02}");
+      nf_put_string (pickle, "w");
+      nf_put_tensor_with (pickle, &tensor, cases[i].pickle, cases[i].size);
+      NF_PUT (pickle, "s.");
+      if (cases[i].mentions)
+        check_pickle_refused (pickle->data, pickle->len, cases[i].mentions);
+      else
+        check_weights (pickle, NULL, "w=0");
+    }
+}
+
 static void
 test_sizes (void **state)
 {
@@ -1180,7 +1238,7 @@ main (void)
     cmocka_unit_test (test_sizes),        cmocka_unit_test (test_archives),
     cmocka_unit_test (test_directory),    cmocka_unit_test (test_legacy),
     cmocka_unit_test (test_truncation),   cmocka_unit_test (test_memory),
-    cmocka_unit_test (test_golden),
+    cmocka_unit_test (test_golden),       cmocka_unit_test (test_metadata),
   };
   return cmocka_run_group_tests_name ("torch-file", tests, set_up, tear_down);
 }

@@ -72,8 +72,9 @@ typedef struct
   gint64 dims[9], strides[9];
 } NfTorchTensor;
 
+/* METADATA is the pickle of its seventh argument, if it has one. */
 static inline void
-nf_put_tensor (GByteArray *pickle, const NfTorchTensor *tensor)
+nf_put_tensor_with (GByteArray *pickle, const NfTorchTensor *tensor, const void *metadata, gsize size)
 {
   NF_PUT (pickle, "ctorch._utils\n_rebuild_tensor_v2\n(");
   nf_put_storage (pickle, tensor->type, tensor->key, tensor->n);
@@ -81,7 +82,15 @@ nf_put_tensor (GByteArray *pickle, const NfTorchTensor *tensor)
   nf_put_integers (pickle, tensor->n_dims, tensor->dims);
   nf_put_integers (pickle, tensor->n_dims, tensor->strides);
   NF_PUT (pickle, "\x89"
-                  "ccollections\nOrderedDict\n)RtR");
+                  "ccollections\nOrderedDict\n)R");
+  nf_put (pickle, metadata, size);
+  NF_PUT (pickle, "tR");
+}
+
+static inline void
+nf_put_tensor (GByteArray *pickle, const NfTorchTensor *tensor)
+{
+  nf_put_tensor_with (pickle, tensor, "", 0);
 }
 
 /* A dictionary of one float "w" with the storage "0". */

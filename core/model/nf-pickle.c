@@ -506,7 +506,25 @@ read_sizes (const NfPickleValue *tuple, guint n, guint64 *sizes)
   return TRUE;
 }
 
-/* (storage, offset, dims, strides, ...) */
+/* The first entry of a tensor's METADATA, a dictionary or None, that is not false; NULL if there is none. */
+static const char *
+find_mark (Machine *m, const NfPickleValue *metadata)
+{
+  for (guint i = 0; metadata->type == NF_PICKLE_DICT && i < metadata->items->len; i += 2)
+    {
+      const NfPickleValue *key = metadata->items->pdata[i], *value = metadata->items->pdata[i + 1];
+      const gboolean number = value->type == NF_PICKLE_BOOL || value->type == NF_PICKLE_INT;
+      if (value->type == NF_PICKLE_NONE || (number && value->integer == 0))
+        continue;
+      if (key->type == NF_PICKLE_STRING)
+        return key->text;
+      g_autofree char *text = g_strdup_printf ("%" G_GINT64_FORMAT, key->integer);
+      return g_string_chunk_insert (m->pickle->texts, text);
+    }
+  return NULL;
+}
+
+/* (storage, offset, dims, strides[, whether it has gradients, hooks[, metadata]]) */
 static gboolean
 push_tensor (Machine *m, const NfPickleValue *arguments)
 {
@@ -519,11 +537,15 @@ push_tensor (Machine *m, const NfPickleValue *arguments)
     return FAIL (m,
                  "a tensor is not made of a storage, offset, shape and strides, before byte %" G_GSIZE_FORMAT,
                  place (m));
+  const NfPickleValue *metadata = arguments->items->len > 6 ? arguments->items->pdata[6] : NULL;
+  if (metadata && metadata->type != NF_PICKLE_DICT && metadata->type != NF_PICKLE_NONE)
+    return FAIL (m, "a tensor's metadata is no dictionary, before byte %" G_GSIZE_FORMAT, place (m));
   g_autofree char *key = nf_json_shorten (storage->storage->key);
   NfPickleTensor tensor = { .storage = storage->storage,
                             .offset = (guint64)offset->integer,
                             .n_dims = dims->items->len,
-                            .n_elements = 1 };
+                            .n_elements = 1,
+                            .mark = metadata ? find_mark (m, metadata) : NULL };
   if (tensor.n_dims > NF_TENSOR_MAX_DIMS)
     return FAIL (m, "a tensor of storage %s has %u dimensions, at most %d are possible", key, tensor.n_dims,
                  NF_TENSOR_MAX_DIMS);

@@ -43,6 +43,7 @@ typedef struct
   guint64 dims[NF_TENSOR_MAX_DIMS];
   guint64 strides[NF_TENSOR_MAX_DIMS];
   guint64 n_elements; /* not more than the storage has */
+  const char *mark;   /* what its elements have to go through yet, such as "neg", or NULL */
 } NfPickleTensor;
 
 struct NfPickleValue

@@ -469,6 +469,18 @@ add_tensor (Reader *r, const char *key, gsize owner, const NfPickleTensor *from,
     return FAIL (r, "a tensor has an impossible name, \"%s\"", shown);
   if (!g_hash_table_add (names, g_strdup (name)))
     return FAIL (r, "it holds tensor %s twice", name);
+  if (from->mark)
+    {
+      g_autofree char *mark = nf_json_shorten (from->mark);
+      return FAIL (
+          r,
+          "tensor %s is marked \"%s\": its elements are not stored as they are, which is not read. Save "
+          "tensor%s.clone() in its place",
+          name, mark,
+          strcmp (mark, "neg") == 0    ? ".resolve_neg()"
+          : strcmp (mark, "conj") == 0 ? ".resolve_conj()"
+                                       : "");
+    }
   memcpy (tensor.dims, from->dims, sizeof tensor.dims);
   if (from->n_elements > 0 && !is_contiguous (from))
     tensor.data = gather (r, from, tensor.data, name);
