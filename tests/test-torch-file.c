@@ -1202,6 +1202,47 @@ test_memory (void **state)
 }
 
 /* Official ones: written by PyTorch itself */
+/* What a checkpoint may be saved as that is none of the forms read here is called by its name. */
+static void
+test_other_forms (void **state)
+{
+  static const char *const tensors[][2] = {
+    { "_rebuild_sparse_tensor", "save tensor.to_dense()" },
+    { "_rebuild_qtensor", "save tensor.dequantize()" },
+    { "_rebuild_nested_tensor", "a nested tensor" },
+    { "_rebuild_tensor_v3", "a tensor of float8 or another rare type" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (tensors); i++)
+    {
+      g_autoptr (GByteArray) pickle = g_byte_array_new ();
+      g_autofree char *line = g_strdup_printf ("ctorch._utils\n%s\n", tensors[i][0]);
+      NF_PUT (pickle, "\x80\x02}");
+      nf_put (pickle, line, strlen (line));
+      check_pickle_refused (pickle->data, pickle->len, tensors[i][0]);
+      check_pickle_refused (pickle->data, pickle->len, tensors[i][1]);
+    }
+
+  static const char index[] = "{\"metadata\": {\"total_size\": 8},\n"
+                              " \"weight_map\": {\"w\": \"pytorch_model-00001-of-00002.bin\"}}",
+                    other[] = "{\"blocks\": [1, 2, 3]}";
+  check_refused (index, sizeof index - 1, "the index of a checkpoint in several files");
+  check_refused (other, sizeof other - 1, "it is JSON");
+
+  /* a file of torch.distributed.checkpoint has an archive for each tensor, one after the other */
+  g_autoptr (GByteArray) pickle = nf_torch_pickle (), several = g_byte_array_new ();
+  for (guint i = 0; i < 2; i++)
+    {
+      g_auto (NfZip) zip;
+      nf_zip_init (&zip);
+      zip.zip64 = TRUE;
+      nf_zip_add (&zip, "any/data.pkl", pickle->data, pickle->len);
+      nf_zip_add (&zip, "any/data/0", "1234", 4);
+      const GByteArray *bytes = nf_zip_end (&zip);
+      nf_put (several, bytes->data, bytes->len);
+    }
+  check_refused (several->data, several->len, ".distcp");
+}
+
 static void
 test_golden (void **state)
 {
@@ -1239,6 +1280,7 @@ main (void)
     cmocka_unit_test (test_directory),    cmocka_unit_test (test_legacy),
     cmocka_unit_test (test_truncation),   cmocka_unit_test (test_memory),
     cmocka_unit_test (test_golden),       cmocka_unit_test (test_metadata),
+    cmocka_unit_test (test_other_forms),
   };
   return cmocka_run_group_tests_name ("torch-file", tests, set_up, tear_down);
 }

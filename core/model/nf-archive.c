@@ -89,7 +89,10 @@ find_directory (const Reader *r, guint64 *at, guint64 *length, guint64 *n)
       if (end64 > end - LOCATOR64_SIZE || end - LOCATOR64_SIZE - end64 < END64_SIZE
           || number (r->data + end64, 4) != END64
           || number (r->data + end64 + 4, 8) != end - LOCATOR64_SIZE - end64 - 12)
-        return FAIL (r, "the ZIP archive's ZIP64 record is not where it should be");
+        return FAIL (
+            r, "the ZIP archive's ZIP64 record is not where it should be: it is damaged, or has several "
+               "archives as a file of torch.distributed.checkpoint (.distcp) does, which "
+               "torch.distributed.checkpoint.format_utils.dcp_to_torch_save() turns into one");
       const guint8 *record64 = r->data + end64;
       disks = number (record64 + 16, 4) | number (record64 + 20, 4) | number (record - LOCATOR64_SIZE + 4, 4);
       here = number (record64 + 24, 8);

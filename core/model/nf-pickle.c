@@ -52,6 +52,17 @@ static const struct
   { "torch", "BoolStorage", GLOBAL_STORAGE, NF_DTYPE_BOOL },
 };
 
+/* How PyTorch makes tensors that are not read, and what to save instead. */
+static const struct
+{
+  const char *name, *what, *instead;
+} other_tensors[] = {
+  { "_rebuild_sparse_tensor", "a sparse tensor", "tensor.to_dense()" },
+  { "_rebuild_qtensor", "a quantised tensor", "tensor.dequantize()" },
+  { "_rebuild_nested_tensor", "a nested tensor", "tensors of their own" },
+  { "_rebuild_tensor_v3", "a tensor of float8 or another rare type", "tensor.float()" },
+};
+
 /* Names, for messages, of opcodes that plain data do not need. */
 static const struct
 {
@@ -396,6 +407,12 @@ push_global (Machine *m, const char *module, const char *name)
           value->global = i;
         return push (m, value);
       }
+  for (guint i = 0; i < G_N_ELEMENTS (other_tensors); i++)
+    if (strcmp (module, "torch._utils") == 0 && strcmp (other_tensors[i].name, name) == 0)
+      return FAIL (m,
+                   "the pickle asks for torch._utils.%s, before byte %" G_GSIZE_FORMAT
+                   ", which makes %s; such are not read, save %s in its place",
+                   name, place (m), other_tensors[i].what, other_tensors[i].instead);
   g_autofree char *shown_module = nf_json_shorten (module), *shown_name = nf_json_shorten (name);
   return FAIL (m,
                "the pickle asks for %s.%s, before byte %" G_GSIZE_FORMAT

@@ -223,6 +223,17 @@ check_cover (NfTensorFile *self, const guint8 *data, guint64 size, GError **erro
   return TRUE;
 }
 
+/* What begins as JSON does: no length of a header that the file has room for. */
+static gboolean
+refuse_json (NfTensorFile *self, const guint8 *contents, guint64 size, GError **error)
+{
+  if (g_strstr_len ((const char *)contents, (gssize)MIN (size, MAX_HEADER), "\"weight_map\""))
+    return damaged (self, error,
+                    "it is the index of a checkpoint in several files, which are not read: load them all and "
+                    "save their tensors in one, with torch.save() or safetensors");
+  return damaged (self, error, "it is JSON and holds no weights");
+}
+
 static gboolean
 parse_safetensors (NfTensorFile *self, const guint8 *contents, guint64 size, GError **error)
 {
@@ -232,6 +243,8 @@ parse_safetensors (NfTensorFile *self, const guint8 *contents, guint64 size, GEr
     return damaged (self, error, "it has %" G_GUINT64_FORMAT " bytes and is no safetensors file", size);
   memcpy (&header, contents, sizeof header);
   header = GUINT64_FROM_LE (header);
+  if (header > size - sizeof header && contents[0] == '{')
+    return refuse_json (self, contents, size, error);
   if (header < 2 || header > MAX_HEADER || header > size - sizeof header)
     return damaged (
         self, error,
