@@ -1,4 +1,4 @@
-"""The built library from Python, by ctypes: as much of it as comparisons need."""
+"""The built library from Python, by ctypes: as much of it as comparisons need. tests/check-library.py compares the structures with the headers."""
 import contextlib
 import ctypes
 import ctypes.util
@@ -15,16 +15,24 @@ class TrainOptions(ctypes.Structure):
     _fields_ = [("steps", ctypes.c_uint64), ("warmup", ctypes.c_uint64)]
     _fields_ += [
         (name, ctypes.c_double)
-        for name in ("lr", "lr_min", "beta1", "beta2", "eps", "weight_decay", "clip", "ema", "label_dropout")
+        for name in (
+            "lr", "lr_min", "beta1", "beta2", "eps", "weight_decay", "clip", "ema", "label_dropout", "action_dropout", "context_errors",
+        )
     ]
     _fields_ += [("seed", ctypes.c_uint64)]
+
+
+class TrainBatch(ctypes.Structure):
+    """NfTrainBatch"""
+
+    _fields_ = [("B", ctypes.c_uint), ("tiles", ctypes.c_void_p), ("labels", ctypes.c_void_p), ("actions", ctypes.c_void_p)]
 
 
 class TrainReport(ctypes.Structure):
     """NfTrainReport"""
 
     _fields_ = [("step", ctypes.c_uint64)]
-    _fields_ += [(name, ctypes.c_double) for name in ("loss", "bits_per_dim", "grad_norm", "lr")]
+    _fields_ += [(name, ctypes.c_double) for name in ("loss", "denoiser_loss", "bits_per_dim", "grad_norm", "lr")]
     _fields_ += [("skipped", ctypes.c_int)]
 
 
@@ -54,9 +62,8 @@ class Library:
 
         def step(tiles, labels):
             report = TrainReport()
-            pointer = ctypes.c_void_p(labels.ctypes.data) if labels is not None else None
-            data = ctypes.c_void_p(tiles.ctypes.data)
-            self.call("nf_trainer_step", trainer, data, ctypes.c_uint(len(tiles)), pointer, ctypes.byref(report))
+            batch = TrainBatch(len(tiles), tiles.ctypes.data, labels.ctypes.data if labels is not None else None, None)
+            self.call("nf_trainer_step", trainer, ctypes.byref(batch), ctypes.byref(report))
             return report
 
         try:

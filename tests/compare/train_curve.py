@@ -69,7 +69,7 @@ def compare(name, options):
     metadata = {"config": json.dumps(MODELS[name] | {"noise_type": "gaussian", "noise_std": 0})}
     settings = TrainOptions(
         steps=options.steps, warmup=options.steps // 10, lr=options.lr, lr_min=1e-6, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=1e-4,
-        clip=0, ema=0, label_dropout=0, seed=0,
+        clip=0, ema=0, seed=0,
     )
     optimizer = torch.optim.AdamW(flow.parameters(), betas=(0.9, 0.95), eps=1e-8, weight_decay=1e-4)
     frames = read_frames(options.video, 64, 96)
