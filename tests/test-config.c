@@ -204,6 +204,17 @@ test_families (void **state)
       assert_int_equal (nf_config_is_identity (again, t), t == 1);
     }
 
+  /* a list of equal numbers is written as the number that it is read back as */
+  g_autoptr (NfConfig) equal = read_config ("{" FAMILY ", \"num_blocks\": 2, \"layers_per_block\": 3}");
+  g_autofree char *number = nf_config_to_json (equal);
+  equal->layers[0] = equal->layers[1] = 3;
+  g_autofree char *list = nf_config_to_json (equal);
+  assert_string_equal (list, number);
+  assert_false (nf_config_lists_layers (equal));
+  equal->layers[1] = 2;
+  g_autofree char *other = nf_config_to_json (equal);
+  assert_non_null (strstr (other, "\"layers_per_block\": [3, 2]"));
+
   check_refused ("{" GOOD ", \"family\": \"tarflow\", \"rope\": true}", NF_ERROR_UNSUPPORTED, "rope");
   check_refused ("{" GOOD ", \"family\": 1}", NF_ERROR_CONFIG, "family");
   check_refused ("{" GOOD ", \"family\": \"\\u001b[31m\\nline\"}", NF_ERROR_UNSUPPORTED, "?[31m?line");

@@ -176,9 +176,9 @@ print_blocks (const NfConfig *config)
   const guint heads = config->n_heads ? config->n_heads : config->width / config->head_dim;
   if (nf_config_lists_layers (config))
     for (guint t = 0; t < config->n_blocks; t++)
-      g_string_append_printf (layers, "%s%u", t ? "-" : "", config->layers[t]);
+      g_string_append_printf (layers, "%s%u", t ? "-" : "", nf_config_layers (config, t));
   else
-    g_string_printf (layers, "%u", config->n_layers);
+    g_string_printf (layers, "%u", nf_config_layers (config, 0));
   print_row ("flow", "%u blocks of %s layers, %s", config->n_blocks, layers->str,
              config->nvp ? "shift and scale (NVP)" : "shift only (volume-preserving)");
   print_row ("transformers", "width %u (heads: %u, of %u each), MLP of %u", config->width, heads,

@@ -93,7 +93,11 @@ nf_config_frames (const NfConfig *config)
 gboolean
 nf_config_lists_layers (const NfConfig *config)
 {
-  return config->layers[config->n_blocks - 1] > 0;
+  /* equal ones are said by one number, in whichever way they were given */
+  for (guint t = 1; t < config->n_blocks; t++)
+    if (nf_config_layers (config, t) != nf_config_layers (config, 0))
+      return TRUE;
+  return FALSE;
 }
 
 guint
@@ -783,9 +787,9 @@ nf_config_to_json (const NfConfig *config)
       g_string_append (json, ", \"layers_per_block\": ");
       const gboolean list = nf_config_lists_layers (config);
       if (!list)
-        g_string_append_printf (json, "%u", config->n_layers);
+        g_string_append_printf (json, "%u", nf_config_layers (config, 0));
       for (guint t = 0; list && t < config->n_blocks; t++)
-        g_string_append_printf (json, "%s%u%s", t ? ", " : "[", config->layers[t],
+        g_string_append_printf (json, "%s%u%s", t ? ", " : "[", nf_config_layers (config, t),
                                 t + 1 == config->n_blocks ? "]" : "");
     }
   if (config->family == NF_FAMILY_STARFLOW)

@@ -239,7 +239,7 @@ guint nf_config_frames (const NfConfig *config);
 /** nf_config_layers: Returns: layers of block @t. */
 guint nf_config_layers (const NfConfig *config, guint t);
 
-/** nf_config_lists_layers: Returns: whether blocks have each their number of layers. */
+/** nf_config_lists_layers: Returns: whether the numbers of blocks' layers differ. */
 gboolean nf_config_lists_layers (const NfConfig *config);
 
 /** nf_config_is_identity: Returns: whether block @t has no layers and changes nothing; only blocks of a
