@@ -227,7 +227,7 @@ test_schedule (void **state)
     {
       const double done = ((double)i - 4) / 8,
                    wanted
-                   = i < 4 ? options.lr * (i + 1) / 4
+                   = i < 4 ? options.lr_min + (options.lr - options.lr_min) * i / 4
                            : options.lr_min + (options.lr - options.lr_min) * (1 + cos (G_PI * done)) / 2;
       assert_true (fabs (step (&run).lr - wanted) < 1e-12);
     }

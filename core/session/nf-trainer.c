@@ -360,12 +360,13 @@ make_errors (NfTrainer *self, guint first, guint count)
 
 /* A step */
 
+/* As the official code: from lr_min to lr in the steps of warm-up, and back along a cosine. */
 static double
 learning_rate (NfTrainer *self)
 {
   const NfTrainOptions *o = &self->options;
   if (self->step < o->warmup)
-    return o->lr * (double)(self->step + 1) / (double)o->warmup;
+    return o->lr_min + (o->lr - o->lr_min) * (double)self->step / (double)o->warmup;
   const double done = (double)(self->step - o->warmup),
                all = (double)MAX (o->steps - MIN (o->steps, o->warmup), 1);
   return o->lr_min + 0.5 * (o->lr - o->lr_min) * (1 + cos (G_PI * MIN (done / all, 1)));

@@ -8,8 +8,8 @@ G_BEGIN_DECLS
 /**
  * NfTrainOptions:
  * @steps: total steps; the learning rate's cosine ends there
- * @warmup: steps of linear warm-up
- * @lr: peak learning rate; @lr_min: its floor
+ * @warmup: steps of linear warm-up from @lr_min
+ * @lr: peak learning rate; @lr_min: its floor, at both ends
  * @beta1, @beta2, @eps, @weight_decay: AdamW's
  * @clip: gradient norm is clipped to it; 0 is never
  * @ema: decay of the averaged weights; 0 is none
