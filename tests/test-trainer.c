@@ -216,6 +216,61 @@ test_first_step (void **state)
   assert_true (moved > n / 20);
 }
 
+/* The variance of a volume-preserving model's prior follows z of the weights before each update (official
+ * code: a tenth of the mean square). */
+static void
+test_variance (void **state)
+{
+  NfConfig config = configs[2];
+  NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_auto (Run) run = { 0 };
+  config.noise_std = 0;
+  options.warmup = 0;
+  options.lr = 0.02;
+  run.model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+  nf_test_ok (run.model, error);
+  run.tile = nf_config_tile_bytes (&config);
+  run.trainer = nf_trainer_new (run.model, &options, &error);
+  nf_test_ok (run.trainer, error);
+  g_autoptr (NfSession) session = nf_test_session (run.model);
+
+  const gsize n = B * run.tile;
+  g_autofree float *images = g_new (float, n), *x = g_new (float, n), *z = g_new (float, n),
+                   *variance = g_new (float, run.tile);
+  g_autofree double *wanted = g_new (double, run.tile);
+  for (gsize j = 0; j < run.tile; j++)
+    wanted[j] = 1;
+  for (guint i = 0; i < 4; i++)
+    {
+      g_autofree guint8 *tiles = make_tiles (&run, i);
+      for (gsize j = 0; j < n; j++)
+        images[j] = (float)(tiles[j] / 127.5 - 1);
+      nf_patchify (&config, images, B, x);
+      nf_test_ok (nf_session_encode (session, x, B, NULL, z, NULL, NULL, &error), error);
+      for (gsize j = 0; j < run.tile; j++)
+        {
+          double square = 0;
+          for (guint b = 0; b < B; b++)
+            square += (double)z[b * run.tile + j] * (double)z[b * run.tile + j];
+          wanted[j] = 0.9 * wanted[j] + 0.1 * square / B;
+        }
+      steps (&run, 1);
+    }
+
+  g_autofree char *path = nf_test_temporary (".checkpoint");
+  nf_test_ok (nf_trainer_save (run.trainer, path, &error), error);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  g_unlink (path);
+  nf_test_ok (file, error);
+  const NfTensor *var = nf_tensor_file_lookup (file, "var");
+  assert_int_equal (var->n_elements, run.tile);
+  nf_tensor_to_float (var, variance);
+  for (gsize j = 0; j < run.tile; j++)
+    if (fabs ((double)variance[j] - wanted[j]) > 1e-5 * wanted[j])
+      fail_msg ("the variance of latent %zu is %g, not %g", j, (double)variance[j], wanted[j]);
+}
+
 static void
 test_schedule (void **state)
 {
@@ -628,13 +683,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_first_step),      cmocka_unit_test (test_schedule),
-    cmocka_unit_test (test_learns),          cmocka_unit_test (test_evaluate),
-    cmocka_unit_test (test_labels),          cmocka_unit_test (test_options),
-    cmocka_unit_test (test_not_finite),      cmocka_unit_test (test_explosion),
-    cmocka_unit_test (test_resume),          cmocka_unit_test (test_saved_model),
-    cmocka_unit_test (test_bad_checkpoints), cmocka_unit_test (test_save_elsewhere),
-    cmocka_unit_test (test_other_words),
+    cmocka_unit_test (test_first_step),     cmocka_unit_test (test_variance),
+    cmocka_unit_test (test_schedule),       cmocka_unit_test (test_learns),
+    cmocka_unit_test (test_evaluate),       cmocka_unit_test (test_labels),
+    cmocka_unit_test (test_options),        cmocka_unit_test (test_not_finite),
+    cmocka_unit_test (test_explosion),      cmocka_unit_test (test_resume),
+    cmocka_unit_test (test_saved_model),    cmocka_unit_test (test_bad_checkpoints),
+    cmocka_unit_test (test_save_elsewhere), cmocka_unit_test (test_other_words),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

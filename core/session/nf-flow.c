@@ -726,7 +726,7 @@ nf_flow_standardise (NfFlow *flow, guint B)
 }
 
 void
-nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
+nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *z, NfBuffer *gradients)
 {
   const NfView none = nf_view (NULL, 0);
   NfBuffer **inputs = (NfBuffer **)flow->inputs->pdata, *d[2] = { flow->spare, flow->output };
@@ -738,6 +738,9 @@ nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients)
   for (guint t = 0; t < flow->T; t++)
     forward_block (flow, t, flow->learning[t], t ? inputs[t] : first,
                    t + 1 < flow->T ? inputs[t + 1] : flow->spare, B, flow->log_det, none, t > 0);
+  if (z)
+    nf_ops_copy (flow->ops, nf_view (flow->spare, 0), nf_view (z, 0),
+                 (gsize)B * flow->shape.N * flow->shape.D);
   /* alternate so that block 0 writes the output */
   guint into = (flow->T + 1) % 2;
   nf_ops_prior (flow->ops, nf_view (flow->spare, 0), d[into], flow->half_square, g, B * flow->shape.N,
@@ -793,7 +796,7 @@ nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B)
   if (how == NF_DENOISE_LEARNED)
     nf_flow_denoiser (flow, B);
   else
-    nf_flow_backward (flow, B, 1.0f, NULL);
+    nf_flow_backward (flow, B, 1.0f, NULL, NULL);
   nf_ops_denoise (flow->ops, nf_view (flow->input, 0), nf_view (flow->output, 0), nf_view (flow->output, 0),
                   (float)(how == NF_DENOISE_LEARNED ? NF_FLOW_DENOISER_CONSTANT : sigma * sigma),
                   (gsize)B * flow->shape.N * flow->shape.D);

@@ -87,9 +87,9 @@ void nf_flow_forward_known (NfFlow *flow, guint B);
  * nf_model_get_log_deviations(). */
 void nf_flow_standardise (NfFlow *flow, guint B);
 
-/* Output dL/dx of L = g (sum of z²/2 - sum of the log-determinant); gradients of parameters are added to
- * GRADIENTS unless it is NULL. */
-void nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *gradients);
+/* Output dL/dx of L = g (sum of z²/2 - sum of the log-determinant); Z gets z and GRADIENTS those of
+ * parameters added, unless they are NULL. */
+void nf_flow_backward (NfFlow *flow, guint B, float g, NfBuffer *z, NfBuffer *gradients);
 
 /* How an inversion went. */
 typedef struct

@@ -592,7 +592,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
           return FALSE;
         }
       nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, NULL, y);
-      nf_flow_backward (self->flow, count, 1.0f, NULL);
+      nf_flow_backward (self->flow, count, 1.0f, NULL, NULL);
       nf_ops_denoise (ops, y, gradient, gradient, (float)(sigma * sigma), count * n);
       nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count, NULL);
     }

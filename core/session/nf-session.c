@@ -548,7 +548,7 @@ nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), x + first * n, count * n * sizeof *x);
       nf_session_condition (self, labels, first, count, 1);
-      nf_flow_backward (self->flow, count, g, gradients);
+      nf_flow_backward (self->flow, count, g, NULL, gradients);
       if (grad_x)
         nf_ops_read_later (ops, nf_view (nf_flow_get_output (self->flow), 0), grad_x + first * n,
                            count * n * sizeof *grad_x);

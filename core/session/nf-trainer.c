@@ -28,6 +28,7 @@ struct _NfTrainer
   NfBuffer *partial; /* of the gradient's norm */
   NfBuffer *tiles;   /* 8-bit */
   gsize tiles_size;
+  NfBuffer *z;                /* of volume-preserving models, as many samples as go through at a time */
   NfBuffer *residual;         /* of the learned denoiser, as many samples as go through at a time */
   NfBuffer *residual_squares; /* parts of their sum */
 
@@ -70,8 +71,8 @@ nf_trainer_finalize (GObject *object)
 {
   NfTrainer *self = NF_TRAINER (object);
   NfBuffer **buffers[]
-      = { &self->gradients, &self->m,     &self->v,        &self->average,         &self->saved,
-          &self->partial,   &self->tiles, &self->residual, &self->residual_squares };
+      = { &self->gradients, &self->m,     &self->v, &self->average,  &self->saved,
+          &self->partial,   &self->tiles, &self->z, &self->residual, &self->residual_squares };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -166,14 +167,18 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
     return NULL;
   nf_model_make_private (model);
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
-  if (!self->flow || nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) == 0)
+  const guint at_a_time = self->flow ? nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) : 0;
+  if (at_a_time == 0)
     return NULL;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
+  const NfSampleShape *shape = nf_model_get_shape (model);
+  if (!nf_model_get_config (model)->nvp)
+    self->z = nf_ops_alloc (ops, (gsize)at_a_time * shape->N * shape->D);
   if (nf_model_get_denoiser (model))
     {
       const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER_GRADIENTS, error);
-      const gsize n = (gsize)batch * nf_model_get_shape (model)->N * nf_model_get_shape (model)->D;
+      const gsize n = (gsize)batch * shape->N * shape->D;
       if (batch == 0)
         return NULL;
       self->residual = nf_ops_alloc (ops, n);
@@ -442,41 +447,39 @@ update (NfTrainer *self, double norm, double lr)
   nf_model_repack (self->model, ops);
 }
 
-/* The prior's variance of a volume-preserving model follows the mean square of z (Zhai et al., official code:
- * lerp by 0.1). */
+/* Adds the squares of the step's z, of COUNT samples, to those of each latent of a frame; waits. */
 static gboolean
-follow_variance (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, GError **error)
+add_latents (NfTrainer *self, guint count, double *square, GError **error)
 {
   const NfSampleShape *shape = nf_model_get_shape (self->model);
-  const gsize n = (gsize)shape->N * shape->D;
-  NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
-  if (at_a_time == 0)
+  const gsize n = (gsize)count * shape->N * shape->D, latents = (gsize)shape->frame * shape->D;
+  g_autofree float *z = g_new (float, n);
+  if (!nf_ops_read (nf_flow_get_ops (self->flow), nf_view (self->z, 0), z, n * sizeof *z, error))
     return FALSE;
-
-  g_autofree double *square = g_new0 (double, n);
-  g_autofree float *z = g_new (float, at_a_time *n), *variance = g_new (float, n);
-  for (guint first = 0; first < batch->B; first += at_a_time)
-    {
-      const guint count = MIN (at_a_time, batch->B - first);
-      set_input (self, planes, batch, first, count, self->step);
-      nf_flow_forward (self->flow, count, NULL);
-      if (!nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), z, count * n * sizeof *z, error))
-        return FALSE;
-      for (gsize i = 0; i < count * n; i++)
-        square[i % n] += (double)z[i] * (double)z[i];
-    }
-  const float *old = nf_model_get_variance (self->model);
   for (gsize i = 0; i < n; i++)
-    variance[i] = (float)((1 - VARIANCE_RATE) * (double)old[i] + VARIANCE_RATE * square[i] / batch->B);
-  nf_model_set_variance (self->model, ops, variance);
+    square[i % latents] += (double)z[i] * (double)z[i];
   return TRUE;
 }
 
-/* Loss and gradients of a step. */
+/* The prior's variance of a volume-preserving model follows the mean square of z, which the weights before
+ * the update gave (Zhai et al., official code: lerp by 0.1). SQUARE has the sums of B samples. */
+static void
+follow_variance (NfTrainer *self, const double *square, guint B)
+{
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
+  const gsize n = (gsize)shape->frame * shape->D;
+  const double count = (double)B * shape->N / shape->frame;
+  const float *old = nf_model_get_variance (self->model);
+  g_autofree float *variance = g_new (float, n);
+  for (gsize i = 0; i < n; i++)
+    variance[i] = (float)((1 - VARIANCE_RATE) * (double)old[i] + VARIANCE_RATE * square[i] / count);
+  nf_model_set_variance (self->model, nf_flow_get_ops (self->flow), variance);
+}
+
+/* Loss and gradients of a step, and the sums of squares of its z for follow_variance(). */
 static gboolean
 add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, double *loss,
-               double *denoiser_loss, GError **error)
+               double *denoiser_loss, double *square, GError **error)
 {
   const NfSampleShape *shape = nf_model_get_shape (self->model);
   const double dimensions = (double)batch->B * shape->N * shape->D;
@@ -493,9 +496,9 @@ add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batc
       set_input (self, planes, batch, first, count, self->step);
       g_autoptr (GArray) errors = make_errors (self, first, count);
       nf_flow_set_substitutes (self->flow, (const NfSubstitute *)(gconstpointer)errors->data, errors->len);
-      nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->gradients);
+      nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->z, self->gradients);
       nf_flow_set_substitutes (self->flow, NULL, 0);
-      if (!add_sums (self, count, sums, error)
+      if (!add_sums (self, count, sums, error) || (self->z && !add_latents (self, count, square, error))
           || (self->residual && !learn_denoiser (self, count, dimensions, &squares, error)))
         return FALSE;
     }
@@ -516,8 +519,10 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
 
   g_autofree gint *labels = drop_labels (self, batch);
   g_autofree float *actions = drop_actions (self, batch);
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
+  g_autofree double *square = g_new0 (double, (gsize)shape->frame * shape->D);
   const NfTrainBatch kept = { batch->B, batch->tiles, labels, actions };
-  if (!add_gradients (self, &planes, &kept, &loss, &report->denoiser_loss, error)
+  if (!add_gradients (self, &planes, &kept, &loss, &report->denoiser_loss, square, error)
       || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
     return FALSE;
 
@@ -527,8 +532,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   if (!report->skipped)
     {
       update (self, norm, lr);
-      if (!config->nvp && !follow_variance (self, &planes, &kept, error))
-        return FALSE;
+      if (self->z)
+        follow_variance (self, square, batch->B);
     }
   /* an exploded norm counts as the limit: what stays large is soon not an explosion any more */
   if (!report->skipped || exploded)
