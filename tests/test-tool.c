@@ -1008,6 +1008,43 @@ test_idle_options (void **state)
   assert_missing ("wrong.mkv");
 }
 
+/* A resumed run keeps the precision and the pictures that it began with. */
+static void
+test_resumed_settings (void **state)
+{
+  g_autofree char *samples = in_folder ("samples"), *picture = in_folder ("samples/step-00000006.png"),
+                  *settings = in_folder ("exact.safetensors.checkpoint.json"), *text = NULL;
+  g_autoptr (GError) error = NULL;
+  GOOD (TRAIN, "-o", "exact.safetensors", "--steps", "6", "--precision", "bf16", video);
+  GOOD (TRAIN, "-o", "stopped.safetensors", "--steps", "6", "--precision", "bf16", "--stop-after", "2",
+        "--samples", samples, "--sample-every", "3", video);
+  BAD (1, "of the run, bf16, not in f32", "train", "-q", "-o", "stopped.safetensors", "--resume",
+       "--precision", "f32");
+  BAD (1, "of the run, bf16, not in f32", "train", "-q", "-o", "stopped.safetensors", "--resume", "--device",
+       "cpu,precision=f32");
+  g_setenv ("NORMFLOW_PRECISION", "f32", TRUE);
+  GOOD ("train", "-q", "-o", "stopped.safetensors", "--resume", "--stop-after", "4");
+  g_setenv ("NORMFLOW_PRECISION", "bf16", TRUE);
+  GOOD (TRAIN, "-o", "told.safetensors", "--steps", "6", "--stop-after", "2", video);
+  g_unsetenv ("NORMFLOW_PRECISION");
+  GOOD ("train", "-q", "-o", "stopped.safetensors", "--resume", "--precision", "bf16");
+  GOOD ("train", "-q", "-o", "told.safetensors", "--resume");
+  assert_same_files ("exact.safetensors.checkpoint", "stopped.safetensors.checkpoint");
+  assert_same_files ("exact.safetensors.checkpoint", "told.safetensors.checkpoint");
+  assert_true (g_file_test (picture, G_FILE_TEST_EXISTS));
+
+  /* settings from before it was kept say nothing of it */
+  nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);
+  g_autoptr (GString) old = g_string_new (text);
+  assert_int_equal (g_string_replace (old, "\"precision\" : \"bf16\",", "", 0), 1);
+  nf_test_ok (g_file_set_contents (settings, old->str, -1, &error), error);
+  GOOD ("train", "-q", "-o", "exact.safetensors", "--resume");
+  assert_int_equal (count ("exact.safetensors.checkpoint.json", "\"precision\" : \"f32\""), 1);
+  g_string_replace (old, "\"log\"", "\"precision\" : \"f32,kernels=gpu\", \"log\"", 0);
+  nf_test_ok (g_file_set_contents (settings, old->str, -1, &error), error);
+  BAD (1, "member \"precision\"", "train", "-q", "-o", "exact.safetensors", "--resume");
+}
+
 /* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */
 static void
 test_interrupted (void **state)
@@ -1097,6 +1134,7 @@ main (void)
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
+    cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),

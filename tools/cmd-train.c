@@ -41,6 +41,10 @@ typedef struct
   char *command;
   char *log;
   guint64 log_every;
+  char *samples; /* folder of pictures, or NULL or empty */
+  guint64 sample_every;
+  char *precision; /* of matrix products; NULL before there is a device, and in settings from before it was
+                      kept */
   /* Where the run stands. */
   double best;
   guint64 best_step;
@@ -52,9 +56,7 @@ typedef struct
 {
   char *output;
   char *checkpoint;
-  char *samples;
   double save_every;
-  guint64 sample_every;
   guint64 cache;
   guint64 stop_after;
   gboolean resume;
@@ -70,6 +72,8 @@ run_clear (Run *run)
   g_free (run->world);
   g_free (run->command);
   g_free (run->log);
+  g_free (run->samples);
+  g_free (run->precision);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
@@ -78,7 +82,6 @@ places_clear (Places *places)
 {
   g_free (places->output);
   g_free (places->checkpoint);
-  g_free (places->samples);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Places, places_clear)
 
@@ -191,6 +194,11 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_set_member_name (builder, "log");
   json_builder_add_string_value (builder, run->log ? run->log : "");
   add_int (builder, "log_every", run->log_every);
+  json_builder_set_member_name (builder, "samples");
+  json_builder_add_string_value (builder, run->samples ? run->samples : "");
+  add_int (builder, "sample_every", run->sample_every);
+  json_builder_set_member_name (builder, "precision");
+  json_builder_add_string_value (builder, run->precision);
   add_exact (builder, "best", run->best);
   add_int (builder, "best_step", run->best_step);
   add_int (builder, "skipped", run->skipped);
@@ -336,6 +344,16 @@ load_settings (Run *run, const char *checkpoint, GError **error)
     run->log = settings_string (&settings, "log");
   if (json_object_has_member (settings.object, "log_every"))
     run->log_every = settings_int (&settings, "log_every");
+  if (json_object_has_member (settings.object, "samples"))
+    run->samples = settings_string (&settings, "samples");
+  if (json_object_has_member (settings.object, "sample_every"))
+    run->sample_every = settings_int (&settings, "sample_every");
+  if (json_object_has_member (settings.object, "precision"))
+    {
+      run->precision = settings_string (&settings, "precision");
+      if (!g_strv_contains (nf_device_precisions (), run->precision) && !settings.wrong)
+        settings.wrong = "precision";
+    }
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -776,9 +794,9 @@ check_places (const Places *places, const Run *run, const char *config, GError *
     return FALSE;
   if (!check_files (places, run, config, error))
     return FALSE;
-  if (places->samples && g_mkdir_with_parents (places->samples, 0777) != 0)
+  if (run->samples && *run->samples && g_mkdir_with_parents (run->samples, 0777) != 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", places->samples, g_strerror (errno));
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", run->samples, g_strerror (errno));
       return FALSE;
     }
   return TRUE;
@@ -1096,7 +1114,7 @@ write_samples (Job *job, GError **error)
   guint side = SHEET_TILES * config->img_size;
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autofree char *name = g_strdup_printf ("step-%08" G_GUINT64_FORMAT ".png", step);
-  g_autofree char *path = g_build_filename (job->places->samples, name, NULL);
+  g_autofree char *path = g_build_filename (job->run->samples, name, NULL);
   g_autofree char *weights = g_strconcat (path, ".safetensors", NULL);
   g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
@@ -1220,7 +1238,7 @@ train (Job *job, GError **error)
             return FALSE;
           judged = report.step;
         }
-      if (places->samples && places->sample_every && report.step % places->sample_every == 0)
+      if (run->samples && *run->samples && run->sample_every && report.step % run->sample_every == 0)
         {
           g_autoptr (GError) local = NULL;
 
@@ -1359,6 +1377,30 @@ open_reels (Job *job, GError **error)
   return job->validation != NULL;
 }
 
+/* A run goes on in the precision that it began in, whatever the environment says by now. */
+static gboolean
+open_device (Job *job, GError **error)
+{
+  Run *run = job->run;
+  if (run->precision)
+    nf_command_require (job->command, "precision", run->precision);
+  job->device = nf_device_open (job->command->device, error);
+  if (!job->device)
+    return FALSE;
+  const char *precision = nf_device_get_precision (job->device);
+  if (run->precision && strcmp (run->precision, precision) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--resume goes on in the precision of the run, %s, not in %s: leave it out, or start "
+                   "another run from the model with --init",
+                   run->precision, precision);
+      return FALSE;
+    }
+  if (!run->precision)
+    run->precision = g_strdup (precision);
+  return TRUE;
+}
+
 static gboolean
 run_job (NfCommand *command, Run *run, const Places *places, GError **error)
 {
@@ -1374,8 +1416,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   job.started = g_get_monotonic_time ();
   /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
   nf_command_prefer (command, "f32", "auto");
-  job.device = nf_device_open (command->device, error);
-  if (!job.device)
+  if (!open_device (&job, error))
     return FALSE;
   /* With given weights, their configuration is the one. */
   if (run->init && *run->init && !places->resume)
@@ -1457,7 +1498,8 @@ int
 nf_cmd_train (int argc, char **argv)
 {
   g_auto (NfCommand) command = { .name = NAME };
-  g_auto (Run) run = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512 };
+  g_auto (Run) run
+      = { .best = INFINITY, .batch = 64, .holdout = 0.1, .validation_tiles = 512, .sample_every = 1000 };
   g_auto (Places) places = { .save_every = 300 };
   g_auto (Shape) shape = { .patch = -1,
                            .width = -1,
@@ -1468,10 +1510,10 @@ nf_cmd_train (int argc, char **argv)
                            .denoiser = -1,
                            .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *scales = NULL, *log = NULL, *setting = NULL;
+  g_autofree char *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
   double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN;
-  gint64 steps = 0, stop_after = 0, warmup = G_MININT64, seed = 0, validate_every = 0, sample_every = 1000,
-         log_every = -1, cache = 1024;
+  gint64 steps = 0, stop_after = 0, warmup = G_MININT64, seed = 0, validate_every = 0,
+         sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
   NfTrainOptions *t = &run.train;
 
@@ -1492,7 +1534,8 @@ nf_cmd_train (int argc, char **argv)
         "Whole file or folder to validate on besides (repeatable)", "FILE" },
       { "log", 0, 0, G_OPTION_ARG_FILENAME, &log, "Losses as NDJSON; --resume goes on with it", "FILE" },
       { "log-every", 0, 0, G_OPTION_ARG_INT64, &log_every, "Steps between its lines (default: 10)", "STEPS" },
-      { "samples", 0, 0, G_OPTION_ARG_FILENAME, &places.samples, "Folder for pictures of samples", "FOLDER" },
+      { "samples", 0, 0, G_OPTION_ARG_FILENAME, &samples,
+        "Folder for pictures of samples; --resume goes on with it", "FOLDER" },
       { "sample-every", 0, 0, G_OPTION_ARG_INT64, &sample_every, "Steps between them (default: 1000)",
         "STEPS" },
       { "save-every", 0, 0, G_OPTION_ARG_DOUBLE, &places.save_every,
@@ -1598,14 +1641,14 @@ nf_cmd_train (int argc, char **argv)
     return nf_command_usage (&command, "--batch and --log-every take 1 or more");
   if (warmup != G_MININT64 && warmup < 0)
     return nf_command_usage (&command, "--warmup takes no negative number");
-  if (sample_every < 0 || cache < 0 || cache > 1 << 20 || !(places.save_every >= 0) || validate_every < 0
-      || validation_tiles < 0 || seed < 0 || steps < 0 || stop_after < 0)
+  if ((sample_every < 0 && sample_every != G_MININT64) || cache < 0 || cache > 1 << 20
+      || !(places.save_every >= 0) || validate_every < 0 || validation_tiles < 0 || seed < 0 || steps < 0
+      || stop_after < 0)
     return nf_command_usage (
         &command, "--sample-every, --cache (in MiB, up to 1048576), --save-every, --validate-every, "
                   "--validation-tiles, --seed, --steps and --stop-after take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
-  places.sample_every = (guint64)sample_every;
   places.cache = (guint64)cache << 20;
   places.stop_after = (guint64)stop_after;
   if (places.resume)
@@ -1653,6 +1696,13 @@ nf_cmd_train (int argc, char **argv)
     }
   if (log_every != -1 || !run.log_every)
     run.log_every = log_every != -1 ? (guint64)log_every : 10;
+  if (samples)
+    {
+      g_free (run.samples);
+      run.samples = g_canonicalize_filename (samples, NULL);
+    }
+  if (sample_every != G_MININT64)
+    run.sample_every = (guint64)sample_every;
   if (!check_places (&places, &run, shape.config, &error))
     goto failed;
 

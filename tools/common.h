@@ -62,6 +62,9 @@ gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOpti
  */
 void nf_command_prefer (NfCommand *self, const char *key, const char *value);
 
+/* The same whatever the environment does; options come before it. */
+void nf_command_require (NfCommand *self, const char *key, const char *value);
+
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
