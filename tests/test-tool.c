@@ -1008,6 +1008,39 @@ test_idle_options (void **state)
   assert_missing ("wrong.mkv");
 }
 
+/* The value of a member of a run's settings. */
+static char *
+setting (const char *name, const char *member)
+{
+  g_autofree char *path = in_folder (name), *text = NULL, *key = g_strdup_printf ("\"%s\" : ", member);
+  assert_true (g_file_get_contents (path, &text, NULL, NULL));
+  const char *at = strstr (text, key);
+  assert_non_null (at);
+  at += strlen (key);
+  return g_strndup (at, strcspn (at, ",\n"));
+}
+
+/* What is validated only because a run was stopped there is nothing that its model is the best of. */
+static void
+test_stopped_best (void **state)
+{
+#define SETTINGS "judged.safetensors.checkpoint.json"
+  GOOD (TRAIN, "-o", "whole.safetensors", "--steps", "24", video);
+  GOOD (TRAIN, "-o", "judged.safetensors", "--steps", "24", "--stop-after", "9", video);
+  g_autofree char *none = setting (SETTINGS, "best_step"), *nothing = setting (SETTINGS, "best");
+  assert_string_equal (none, "0");
+  assert_string_equal (nothing, "\"inf\"");
+  GOOD ("info", "judged.safetensors"); /* but there is a model to look at */
+  GOOD ("train", "-q", "-o", "judged.safetensors", "--resume", "--stop-after", "17");
+  g_autofree char *first = setting (SETTINGS, "best_step");
+  assert_string_equal (first, "10");
+  GOOD ("train", "-q", "-o", "judged.safetensors", "--resume");
+  g_autofree char *best = setting (SETTINGS, "best"),
+                  *whole = setting ("whole.safetensors.checkpoint.json", "best");
+  assert_string_equal (best, whole);
+#undef SETTINGS
+}
+
 /* A resumed run keeps the precision and the pictures that it began with. */
 static void
 test_resumed_settings (void **state)
@@ -1134,6 +1167,7 @@ main (void)
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
+    cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_lossy_output),

@@ -1098,6 +1098,18 @@ judge (Job *job, GError **error)
   return TRUE;
 }
 
+/* Where a run was stopped, at no step of its own for judge(). The whole run would not have validated here, so
+ * this is nothing to be better than; but with no model yet there is one to look at. */
+static gboolean
+judge_stopped (Job *job, GError **error)
+{
+  if (job->n_tiles && isfinite (job->run->best))
+    return TRUE;
+  if (job->n_tiles && !validate (job, error))
+    return FALSE;
+  return (job->n_tiles && !isfinite (job->validation_loss)) || save_model (job, job->places->output, error);
+}
+
 static gboolean
 save_checkpoint (Job *job, GError **error)
 {
@@ -1256,7 +1268,8 @@ train (Job *job, GError **error)
         }
       last_step = g_get_monotonic_time ();
     }
-  if (report.step > 0 && judged != report.step && !judge (job, error))
+  if (report.step > 0 && judged != report.step
+      && !(report.step < run->train.steps ? judge_stopped (job, error) : judge (job, error)))
     return FALSE;
   if (saved != report.step || report.step == first)
     return save_checkpoint (job, error);
@@ -1469,7 +1482,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
 
   if (nf_trainer_get_step (job.trainer) == 0)
     return nf_command_go_on (command, error);
-  if (job.n_tiles && !isfinite (run->best))
+  if (job.n_tiles && !isfinite (run->best) && !isfinite (job.validation_loss))
     {
       g_set_error_literal (error, NF_ERROR, NF_ERROR_DATA,
                            "no finite loss on the held-out tiles, so no model was written: the run has "
