@@ -66,6 +66,50 @@ digest_of (const char *path)
   return digest;
 }
 
+/* A weight that a type cannot hold is not the input's fault. */
+static void
+test_too_large (void **state)
+{
+  static const struct
+  {
+    const char *dtype;
+    float largest, above;
+    const char *mentions;
+  } cases[] = {
+    { "f16", -65519, -65520,
+      "blocks.0.proj_in.bias holds -65520, which is too large for --dtype f16; take bf16 or f32" },
+    { "bf16", 3.39e38f, 3.4e38f, "holds 3.4e+38, which is too large for --dtype bf16; take f32" },
+  };
+  g_autofree char *golden = nf_test_file ("golden", "tarflow_vp.weights.safetensors"),
+                  *large = nf_test_temporary (".safetensors");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (golden, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree float *bias = NULL;
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      if (strcmp (tensors[i].name, "blocks.0.proj_in.bias") != 0)
+        continue;
+      bias = g_new0 (float, tensors[i].n_elements);
+      tensors[i].dtype = NF_DTYPE_F32;
+      tensors[i].data = (const guint8 *)bias;
+    }
+  assert_non_null (bias);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    for (guint fits = 0; fits < 2; fits++)
+      {
+        bias[1] = fits ? cases[i].largest : cases[i].above;
+        nf_test_ok (nf_tensor_file_write (large, tensors, n, nf_tensor_file_get_all_metadata (file), &error),
+                    error);
+        char *text = run (fits ? 0 : 1, "convert", "-t", cases[i].dtype, large, output, NULL);
+        check_mentions (text, fits ? "" : cases[i].mentions);
+      }
+  g_unlink (large);
+}
+
 static void
 test_converting (void **state)
 {
@@ -182,6 +226,7 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown (test_too_large, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_converting, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_asking, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_mean, set_up, tear_down),

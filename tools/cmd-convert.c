@@ -97,8 +97,9 @@ bf16_from_float (float value)
   return (guint16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* LOST gets the first value that is finite but not in DTYPE, 0 if there is none. */
 static guint8 *
-cast (const NfTensor *tensor, NfDtype dtype)
+cast (const NfTensor *tensor, NfDtype dtype, float *lost)
 {
   const gsize n = tensor->n_elements;
   g_autofree float *values = g_try_new (float, MAX (n, 1));
@@ -117,6 +118,11 @@ cast (const NfTensor *tensor, NfDtype dtype)
       ((guint16 *)(gpointer)data)[i] = bf16_from_float (values[i]);
   else
     memcpy (data, values, n * sizeof *values);
+  const guint16 infinity = dtype == NF_DTYPE_F16 ? 0x7c00 : 0x7f80;
+  *lost = 0;
+  for (gsize i = 0; dtype != NF_DTYPE_F32 && i < n && *lost == 0; i++)
+    if (isfinite (values[i]) && (((guint16 *)(gpointer)data)[i] & infinity) == infinity)
+      *lost = values[i];
   /* Files are little-endian. */
   if (G_BYTE_ORDER == G_BIG_ENDIAN)
     for (gsize i = 0, size = nf_dtype_size (dtype); i < n * size; i += size)
@@ -221,12 +227,13 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
   for (guint i = 0; i < n; i++)
     {
       guint8 *bytes;
+      float lost;
 
       for (guint j = 0; convert->dtype && is_float (tensors[i].dtype) && j < G_N_ELEMENTS (dtypes); j++)
         if (g_ascii_strcasecmp (convert->dtype, nf_dtype_name (dtypes[j])) == 0
             && tensors[i].dtype != dtypes[j])
           {
-            bytes = cast (&tensors[i], dtypes[j]);
+            bytes = cast (&tensors[i], dtypes[j], &lost);
             if (!bytes)
               {
                 g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for tensor %s",
@@ -234,6 +241,14 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
                 return FALSE;
               }
             g_ptr_array_add (data, bytes);
+            if (lost != 0)
+              {
+                g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                             "%s: tensor %s holds %g, which is too large for --dtype %s; take %s",
+                             convert->input, tensors[i].name, (double)lost, convert->dtype,
+                             dtypes[j] == NF_DTYPE_F16 ? "bf16 or f32" : "f32");
+                return FALSE;
+              }
             tensors[i].dtype = dtypes[j];
             tensors[i].data = bytes;
             break;
