@@ -166,17 +166,30 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
 /* Half a step of z, sigma times as large in u, must stay under half a step of u: steps shrink from block to
  * block, as far as float32 reaches. The data's own lattice has 12 bits: 15 leave sigma, and a basis that adds
  * errors up, room for 4 in block 0. 19 leave it for what float32 itself rounds. Without products of few bits
- * latents are to be those of the formulas, which steps from 17 bits on move by 2e-5 to 8e-5 of their size;
- * from 18 on, up to half of a real picture's tokens were found a step away between blocks, from 17 on one in
- * a hundred at most. */
+ * latents are to be those of the formulas, which steps from 17 bits on move by 1e-5 to 1.2e-4 of their size,
+ * from 15 on four times as far; from 18 on, up to half of a real picture's tokens were found a step away
+ * between blocks, from 17 on one in a hundred at most. A model that limits sigma has steps that hold for
+ * every sigma. */
 #define FIRST_BITS 15
 #define FIRST_BITS_OF_FLOATS 17
 #define LAST_BITS 19
 
+static guint
+first_bits (const NfBlocks *blocks, guint lattices, gboolean few_bits)
+{
+  const double limit = blocks->flow[0].max_log_scale / G_LN2;
+  if (few_bits)
+    return FIRST_BITS;
+  if (!(limit < LAST_BITS))
+    return FIRST_BITS_OF_FLOATS;
+  const gint wanted = LAST_BITS - (gint)(lattices - 1) * (gint)ceil (limit - 1e-3);
+  return (guint)CLAMP (wanted, FIRST_BITS, FIRST_BITS_OF_FLOATS);
+}
+
 void
 nf_blocks_round (NfBlocks *blocks, gboolean few_bits)
 {
-  const guint last = MAX (blocks->T, 3) - 2, first = few_bits ? FIRST_BITS : FIRST_BITS_OF_FLOATS;
+  const guint last = MAX (blocks->T, 3) - 2, first = first_bits (blocks, last + 1, few_bits);
   for (guint t = 1; t < blocks->T; t++)
     {
       const guint bits = first + ((LAST_BITS - first) * (t - 1) + last / 2) / last;
