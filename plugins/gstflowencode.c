@@ -37,7 +37,6 @@
 #include "gstflowscore.h"
 
 #define GST_CAT_DEFAULT gst_flow_debug
-#define FAR_BITS 100.0 /* a dimension, of frames that may not come back in every byte */
 
 enum
 {
@@ -334,12 +333,10 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
 }
 
-/* Raw samples have 8 bits. Of a frame that has hundreds, latents are so large that float32 may lack the last
- * bits of others. */
 static void
 check_margin (GstFlowEncode *self, const NfScore *score)
 {
-  if (score->bits_per_dim < FAR_BITS || self->warned_far)
+  if (score->bits_per_dim < NF_SCORE_FAR || self->warned_far)
     return;
   self->warned_far = TRUE;
   GST_ELEMENT_WARNING (self, STREAM, ENCODE,
@@ -347,7 +344,7 @@ check_margin (GstFlowEncode *self, const NfScore *score)
                         " scores %.4g bits per dimension: it is so unlike what the "
                         "model has learnt that not every byte of it may come back",
                         self->frame_index, score->bits_per_dim),
-                       ("a score of %g and more; said once a stream", FAR_BITS));
+                       ("a score of %g and more; said once a stream", NF_SCORE_FAR));
 }
 
 /* Whether FRAME stands by itself; a stream then begins anew. Backwards all do: what comes before is not the

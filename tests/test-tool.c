@@ -352,6 +352,32 @@ test_lossy_input (void **state)
                                  "XCOLORRANGE=FULL"));
 }
 
+/* Frames that may not come back in every byte are counted, also with --quiet. */
+static void
+test_far_frames (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GString) clip = g_string_new ("YUV4MPEG2 W32 H32 F5:1 C420jpeg\n");
+  g_autofree char *path = in_folder ("far.y4m");
+  for (guint n = 0; n < 3; n++)
+    {
+      g_string_append (clip, "FRAME\n");
+      /* a grey one, then noise of luma and chroma */
+      for (guint i = 0; i < 32 * 32 * 3 / 2; i++)
+        g_string_append_c (clip, n ? (char)(256 * nf_random_uniform (n, 0, i)) : (char)128);
+    }
+  nf_test_ok (g_file_set_contents (path, clip->str, (gssize)clip->len, &error), error);
+  g_auto (Result) far
+      = run (ARGUMENTS ("encode", "-q", "-m", "normflow-yuv420-32-small", "far.y4m", "far.safetensors"));
+  assert_int_equal (far.status, 0);
+  if (!strstr (far.errors, "note: 2 of 3 frames of far.y4m, the first of them frame 1, score 100 bits/dim"))
+    fail_msg ("no note of frames that may not come back: %s", far.errors);
+  g_auto (Result) near = run (
+      ARGUMENTS ("encode", "-q", "-m", "normflow-yuv420-32-small", "-n", "1", "far.y4m", "near.safetensors"));
+  assert_int_equal (near.status, 0);
+  assert_string_equal (near.errors, "");
+}
+
 /* Where N bytes begin in a file's. */
 static guint
 find (GBytes *bytes, const char *wanted, gsize n)
@@ -1157,6 +1183,7 @@ main (void)
     cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_lossy_input),
+    cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_encode_stream),
     cmocka_unit_test (test_eval),
     cmocka_unit_test (test_calibrate),

@@ -17,8 +17,10 @@ typedef struct
   NfSession *session;
   NfLatentsWriter *writer; /* from the first frame on */
   guint64 n_frames;
-  double bits;    /* of all frames */
-  double seconds; /* spent on encoding */
+  guint64 n_far;     /* of them, those that score NF_SCORE_FAR and more; */
+  guint64 first_far; /* the number of the first */
+  double bits;       /* of all frames */
+  double seconds;    /* spent on encoding */
 } Encode;
 
 static void
@@ -74,6 +76,8 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
+  if (frame->score.bits_per_dim >= NF_SCORE_FAR && encode->n_far++ == 0)
+    encode->first_far = picture->index;
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
   encode->n_frames++;
@@ -126,6 +130,13 @@ encode_file (Encode *encode, GError **error)
       || !nf_latents_writer_close (encode->writer, error))
     return FALSE;
 
+  if (encode->n_far)
+    nf_progress_note (encode->command->progress,
+                      "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+                      " frames of %s, the first of them frame %" G_GUINT64_FORMAT
+                      ", score %g bits/dim and more: they are so unlike what the model has learnt that not "
+                      "every byte of them may come back; normflow eval --check tells",
+                      encode->n_far, encode->n_frames, encode->input, encode->first_far, NF_SCORE_FAR);
   nf_progress_clear (encode->command->progress);
   size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)

@@ -77,6 +77,15 @@ typedef struct
 } NfScore;
 
 /**
+ * NF_SCORE_FAR:
+ *
+ * Bits per dimension from which on a frame is so unlike what the model has learnt that not every byte of it
+ * may come back: raw samples have 8, and where a frame has hundreds, latents are so large that float32 may
+ * lack the last bits of others.
+ */
+#define NF_SCORE_FAR 100.0
+
+/**
  * NfGuide: what guidance acts on.
  */
 typedef enum
