@@ -378,6 +378,42 @@ test_far_frames (void **state)
   assert_string_equal (near.errors, "");
 }
 
+static void
+encode_gif (const char *name, guint8 delay, const char *note)
+{
+  /* four pictures of 4×4 in four colours, each shown for so many hundredths of a second */
+  static const guint8 head[] = "GIF89a\4\0\4\0\x81\0\0\0\0\0PPP\xa0\xa0\xa0\xff\xff\xff",
+                      picture[] = "\x2c\0\0\0\0\4\0\4\0\0\2\xa";
+  static const guint8 codes[4][12]
+      = { "\x04\x08\x10\x20\x40\x80\x00\x01\x02\x05", "\x4c\x98\x30\x61\xc2\x84\x09\x13\x26\x05",
+          "\x94\x28\x51\xa2\x44\x89\x12\x25\x4a\x05", "\xdc\xb8\x71\xe3\xc6\x8d\x1b\x37\x6e\x05" };
+  g_autoptr (GByteArray) gif = g_byte_array_new ();
+  g_autofree char *path = in_folder (name);
+  g_byte_array_append (gif, head, sizeof head - 1);
+  for (guint i = 0; i < 4; i++)
+    {
+      const guint8 control[] = { 0x21, 0xf9, 4, 0, i == 2 ? delay : 4, 0, 0, 0 };
+      g_byte_array_append (gif, control, sizeof control);
+      g_byte_array_append (gif, picture, sizeof picture - 1);
+      g_byte_array_append (gif, codes[i], 11);
+    }
+  g_byte_array_append (gif, (const guint8 *)";", 1);
+  assert_true (g_file_set_contents (path, (const char *)gif->data, gif->len, NULL));
+  g_auto (Result) result = run (ARGUMENTS ("encode", "-m", model, name, "gif.safetensors"));
+  assert_int_equal (result.status, 0);
+  if (note ? !strstr (result.errors, note) : strstr (result.errors, "uneven") != NULL)
+    fail_msg ("%s: wanted %s in: %s", name, note ? note : "no note", result.errors);
+}
+
+/* Latents have one rate: that other times are not kept is said. */
+static void
+test_uneven_times (void **state)
+{
+  encode_gif ("even.gif", 4, NULL);
+  encode_gif ("uneven.gif", 20,
+              "uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second");
+}
+
 /* Where N bytes begin in a file's. */
 static guint
 find (GBytes *bytes, const char *wanted, gsize n)
@@ -1184,6 +1220,7 @@ main (void)
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_uneven_times),
     cmocka_unit_test (test_encode_stream),
     cmocka_unit_test (test_eval),
     cmocka_unit_test (test_calibrate),

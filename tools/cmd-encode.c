@@ -4,6 +4,7 @@
 #include "latents.h"
 #include "scan.h"
 
+#include <math.h>
 #include <stdio.h>
 
 typedef struct
@@ -19,6 +20,9 @@ typedef struct
   guint64 n_frames;
   guint64 n_far;     /* of them, those that score NF_SCORE_FAR and more; */
   guint64 first_far; /* the number of the first */
+  double time;       /* of the last frame, NAN if unknown */
+  guint64 uneven;    /* the first frame that comes sooner or later after another than the rate says, or 0 */
+  double gap;        /* how much after it, in seconds */
   double bits;       /* of all frames */
   double seconds;    /* spent on encoding */
 } Encode;
@@ -52,6 +56,21 @@ open_writer (Encode *encode, NfMediaReader *reader, GError **error)
   return encode->writer != NULL;
 }
 
+/* Containers round times, to milliseconds at worst. */
+static void
+watch_times (Encode *encode, const NfPicture *picture)
+{
+  const double step = (double)encode->info.rate_d / encode->info.rate_n,
+               gap = encode->n_frames ? picture->seconds - encode->time : NAN;
+
+  if (!encode->uneven && isfinite (gap) && fabs (gap - step) > MAX (step / 4, 0.0015))
+    {
+      encode->uneven = picture->index;
+      encode->gap = gap;
+    }
+  encode->time = picture->seconds;
+}
+
 static gboolean
 put_frame (const NfScanFrame *frame, gpointer data, GError **error)
 {
@@ -78,6 +97,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
     }
   if (frame->score.bits_per_dim >= NF_SCORE_FAR && encode->n_far++ == 0)
     encode->first_far = picture->index;
+  watch_times (encode, picture);
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
   encode->n_frames++;
@@ -137,6 +157,12 @@ encode_file (Encode *encode, GError **error)
                       ", score %g bits/dim and more: they are so unlike what the model has learnt that not "
                       "every byte of them may come back; normflow eval --check tells",
                       encode->n_far, encode->n_frames, encode->input, encode->first_far, NF_SCORE_FAR);
+  if (encode->uneven && !encode->command->quiet)
+    nf_progress_note (encode->command->progress,
+                      "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT
+                      " %.3g s after the one before); decoding writes %.6g a second",
+                      encode->input, encode->uneven, encode->gap,
+                      (double)encode->info.rate_n / encode->info.rate_d);
   nf_progress_clear (encode->command->progress);
   size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)
