@@ -880,6 +880,12 @@ test_look (void **state)
     { NF_PIXELS_YUV420, ".y4m", "color_range=pc:chroma_sample_location=left",
       "color_range=pc:chroma_sample_location=left" },
     { NF_PIXELS_GRAY, ".y4m", "color_range=pc", "color_range=pc" },
+    { NF_PIXELS_YUV420, ".mkv", "field_order=tt", "field_order=tt" },
+    { NF_PIXELS_RGB, ".mkv", "field_order=bt", "field_order=bt" },
+    { NF_PIXELS_YUV420, ".y4m", "chroma_sample_location=left:field_order=bb",
+      "chroma_sample_location=left:field_order=bb" },
+    /* frames are coded whole */
+    { NF_PIXELS_YUV420, ".mp4", "field_order=tt", "chroma_sample_location=left" },
     { NF_PIXELS_RGB, ".mkv", "color_primaries=bt709:color_trc=bt709",
       "color_primaries=bt709:color_trc=bt709" },
   };
@@ -909,6 +915,7 @@ test_look (void **state)
                                        "sample_aspect_ratio=-4/3",
                                        "sample_aspect_ratio=1/0",
                                        "color_range=tv:",
+                                       "field_order=progressive",
                                        "colorspace=bt709:x=y" };
   for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
     {

@@ -36,6 +36,33 @@ add (GString *look, const char *key, const char *value)
     g_string_append_printf (look, "%s%s=%s", look->len ? ":" : "", key, value);
 }
 
+static const struct
+{
+  enum AVFieldOrder order;
+  const char *name;
+} field_orders[]
+    = { { AV_FIELD_TT, "tt" }, { AV_FIELD_BB, "bb" }, { AV_FIELD_TB, "tb" }, { AV_FIELD_BT, "bt" } };
+
+/* NULL if there are no fields. */
+static const char *
+field_order_name (enum AVFieldOrder order)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (field_orders); i++)
+    if (field_orders[i].order == order)
+      return field_orders[i].name;
+  return NULL;
+}
+
+/* AV_FIELD_UNKNOWN if there is none of that name. */
+static enum AVFieldOrder
+field_order_from_name (const char *name)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (field_orders); i++)
+    if (!strcmp (field_orders[i].name, name))
+      return field_orders[i].order;
+  return AV_FIELD_UNKNOWN;
+}
+
 /* Range and matrix of what conversion from RGB makes: that of swscale unless it is told. */
 static void
 set_usual (int *range, int *matrix)
@@ -45,7 +72,7 @@ set_usual (int *range, int *matrix)
 }
 
 char *
-nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout)
+nf_look_of_frame (const AVFrame *frame, AVRational aspect, enum AVFieldOrder fields, NfPixelLayout layout)
 {
   const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (frame->format);
   const gboolean rgb = nf_look_is_rgb (frame->format), grey = d && d->nb_components < 3,
@@ -72,6 +99,7 @@ nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout)
 
       add (look, "sample_aspect_ratio", value);
     }
+  add (look, "field_order", field_order_name (fields));
   return g_string_free (look, FALSE);
 }
 
@@ -91,6 +119,11 @@ set_one (AVCodecContext *codec, const char *key, const char *value)
     codec->color_trc = number = av_color_transfer_from_name (value);
   else if (!strcmp (key, "chroma_sample_location"))
     codec->chroma_sample_location = number = av_chroma_location_from_name (value);
+  else if (!strcmp (key, "field_order"))
+    {
+      codec->field_order = field_order_from_name (value);
+      number = codec->field_order == AV_FIELD_UNKNOWN ? -1 : 0;
+    }
   else if (!strcmp (key, "sample_aspect_ratio"))
     {
       AVRational *aspect = &codec->sample_aspect_ratio;

@@ -8,7 +8,8 @@ G_BEGIN_DECLS
 
 /*
  * A look says what a player needs beside samples to show them as they were: range, matrix, primaries,
- * transfer function and chroma siting by libav's names, and the shape of a pixel, such as
+ * transfer function and chroma siting by libav's names, the shape of a pixel, and, of interlaced video alone,
+ * the order of fields (tt, bb, tb or bt), such as
  *
  *   color_range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709:chroma_sample_location=left
  *
@@ -20,8 +21,10 @@ gboolean nf_look_is_rgb (enum AVPixelFormat format);
 /* Whether FRAME's Y'CbCr has full range. */
 gboolean nf_look_is_full (const AVFrame *frame);
 
-/* The look of FRAME, whose pixels are of ASPECT, in samples of LAYOUT. (transfer full) */
-char *nf_look_of_frame (const AVFrame *frame, AVRational aspect, NfPixelLayout layout);
+/* The look of FRAME, whose pixels are of ASPECT and whose lines are of FIELDS, in samples of LAYOUT.
+ * (transfer full) */
+char *nf_look_of_frame (const AVFrame *frame, AVRational aspect, enum AVFieldOrder fields,
+                        NfPixelLayout layout);
 
 /* Gives CODEC, which is to encode samples of LAYOUT in pixels of its pix_fmt, this look (nullable).
  * NF_ERROR_FORMAT if LOOK is none. */

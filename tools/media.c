@@ -896,6 +896,17 @@ find_turn (NfMediaReader *self)
   return turn_of_matrix (size >= 9 * sizeof (gint32) ? (const gint32 *)(gconstpointer)of_stream : NULL);
 }
 
+/* As the stream says, or else the frame. */
+static enum AVFieldOrder
+find_fields (NfMediaReader *self)
+{
+  const enum AVFieldOrder fields = self->format->streams[self->stream]->codecpar->field_order;
+
+  if (fields > AV_FIELD_PROGRESSIVE || !self->frame->interlaced_frame)
+    return fields;
+  return self->frame->top_field_first ? AV_FIELD_TT : AV_FIELD_BB;
+}
+
 static NfPicture *
 convert_frame (NfMediaReader *self, GError **error)
 {
@@ -907,11 +918,16 @@ convert_frame (NfMediaReader *self, GError **error)
       AVRational aspect
           = av_guess_sample_aspect_ratio (self->format, self->format->streams[self->stream], self->frame);
 
+      enum AVFieldOrder fields = find_fields (self);
+
       if (turn.swapped)
         aspect = (AVRational){ aspect.den, aspect.num };
       if (turns (turn))
-        self->frame->chroma_location = AVCHROMA_LOC_UNSPECIFIED; /* has turned as well */
-      self->info.look = self->look = nf_look_of_frame (self->frame, aspect, self->layout);
+        {
+          self->frame->chroma_location = AVCHROMA_LOC_UNSPECIFIED; /* has turned as well */
+          fields = AV_FIELD_UNKNOWN;
+        }
+      self->info.look = self->look = nf_look_of_frame (self->frame, aspect, fields, self->layout);
     }
   return !picture || !turns (turn) ? g_steal_pointer (&picture) : turn_picture (picture, turn);
 }
@@ -1242,6 +1258,18 @@ ffv1_level (guint width, guint height)
   return MIN (width, height) < 32 ? 1 : 3;
 }
 
+/* FFV1 and raw frames keep the order of fields; what others code are whole frames. */
+static void
+give_fields (NfMediaWriter *self)
+{
+  AVCodecContext *codec = self->codec;
+
+  if (codec->codec_id != AV_CODEC_ID_FFV1 && codec->codec_id != AV_CODEC_ID_WRAPPED_AVFRAME)
+    codec->field_order = AV_FIELD_UNKNOWN;
+  self->frame->interlaced_frame = codec->field_order > AV_FIELD_PROGRESSIVE;
+  self->frame->top_field_first = codec->field_order == AV_FIELD_TT || codec->field_order == AV_FIELD_BT;
+}
+
 NfMediaWriter *
 nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height, int rate_n,
                       int rate_d, const char *look, GError **error)
@@ -1293,6 +1321,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   self->codec->thread_count = 1;
   if (!nf_look_give (look, layout, self->codec, error) || !prepare_conversion (self, error))
     return NULL;
+  give_fields (self);
   if (codec->id == AV_CODEC_ID_FFV1)
     {
       self->codec->level = ffv1_level (width, height);
