@@ -1140,6 +1140,47 @@ test_resumed_settings (void **state)
   BAD (1, "member \"precision\"", "train", "-q", "-o", "exact.safetensors", "--resume");
 }
 
+/* Another file of the same name is not what a run goes on with. */
+static void
+test_resumed_files (void **state)
+{
+  g_autofree char *clips = in_folder ("clips"), *clip = in_folder ("clips/b.y4m"),
+                  *first = in_folder ("clips/a.y4m"), *text = NULL, *bytes = NULL,
+                  *settings = in_folder ("same.safetensors.checkpoint.json");
+  g_autoptr (GError) error = NULL;
+  gsize size;
+  assert_int_equal (g_mkdir (clips, 0777), 0);
+  write_video (clip);
+  nf_test_ok (g_file_get_contents (clip, &bytes, &size, &error), error);
+  GOOD (TRAIN, "-o", "same.safetensors", "--steps", "6", "--stop-after", "2", clips);
+  GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "3");
+
+  /* two frames less */
+  nf_test_ok (g_file_set_contents (clip, bytes, (gssize)(size - 2 * (6 + SAMPLES)), &error), error);
+  BAD (1, "b.y4m is not what the run began with: it has 22 frames in", "train", "-q", "-o",
+       "same.safetensors", "--resume");
+  write_video (clip);
+  write_video (first);
+  BAD (1, "a.y4m is not what the run began with: it was not there", "train", "-q", "-o", "same.safetensors",
+       "--resume");
+  assert_int_equal (g_rename (clip, first), 0);
+  BAD (1, "b.y4m is not what the run began with: it is no longer there", "train", "-q", "-o",
+       "same.safetensors", "--resume");
+  assert_int_equal (g_rename (first, clip), 0);
+  GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "4");
+
+  /* settings from before they were kept say nothing of them */
+  nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);
+  g_autoptr (GString) old = g_string_new (text);
+  assert_int_equal (g_string_replace (old, "\"sources\"", "\"nothing\"", 0), 1);
+  nf_test_ok (g_file_set_contents (settings, old->str, -1, &error), error);
+  write_video (first);
+  GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "5");
+  g_remove (first);
+  BAD (1, "a.y4m is not what the run began with: it is no longer there", "train", "-q", "-o",
+       "same.safetensors", "--resume");
+}
+
 /* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */
 static void
 test_interrupted (void **state)
@@ -1233,6 +1274,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_resumed_settings),
+    cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),

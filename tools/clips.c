@@ -132,6 +132,12 @@ nf_clips_get_path (NfClips *self, guint i)
 }
 
 guint64
+nf_clips_get_length (NfClips *self, guint i)
+{
+  return ((Clip *)self->clips->pdata[i])->n_frames;
+}
+
+guint64
 nf_clips_get_damaged (NfClips *self)
 {
   return (guint64)g_atomic_int_get (&self->damaged);

@@ -39,12 +39,14 @@ NfClips *nf_clips_new (const char *const *paths, const NfClipsOptions *options, 
 void nf_clips_free (NfClips *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfClips, nf_clips_free)
 
-/* Number of files, frames to train on, classes (0 without labels); name of a class or file. */
+/* Number of files, frames to train on, classes (0 without labels); name of a class or file; frames of a file,
+ * held out or not. */
 guint nf_clips_count (NfClips *self);
 guint64 nf_clips_get_frames (NfClips *self);
 guint nf_clips_get_classes (NfClips *self);
 const char *nf_clips_get_class (NfClips *self, guint i);
 const char *nf_clips_get_path (NfClips *self, guint i);
+guint64 nf_clips_get_length (NfClips *self, guint i);
 
 /* Packets that could not be decoded so far; frames that could not be had and were replaced by others. */
 guint64 nf_clips_get_damaged (NfClips *self);

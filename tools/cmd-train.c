@@ -20,6 +20,29 @@
 #define MAX_SKIPPED 100
 #define SHEET_TILES 8
 
+/* What a step draws from a file depends on what is in it; this tells most other files of the same name. */
+typedef struct
+{
+  char *name; /* for people */
+  guint64 frames;
+  guint64 bytes;
+} Source;
+
+static void
+source_clear (gpointer data)
+{
+  g_free (((Source *)data)->name);
+}
+
+static GArray *
+sources_new (void)
+{
+  GArray *sources = g_array_new (FALSE, FALSE, sizeof (Source));
+
+  g_array_set_clear_func (sources, source_clear);
+  return sources;
+}
+
 /* Everything that decides what a run computes; kept beside the checkpoint so that --resume needs no other
  * option. */
 typedef struct
@@ -37,6 +60,8 @@ typedef struct
   guint validation_tiles;
   char **files;
   char **validation;
+  GArray *sources; /* all files in FILES; NULL before they are opened, and in settings from before they were
+                      kept */
   char *init;
   char *command;
   char *log;
@@ -68,6 +93,7 @@ run_clear (Run *run)
 {
   g_strfreev (run->files);
   g_strfreev (run->validation);
+  g_clear_pointer (&run->sources, g_array_unref);
   g_free (run->init);
   g_free (run->world);
   g_free (run->command);
@@ -113,6 +139,25 @@ add_int (JsonBuilder *builder, const char *name, guint64 value)
 {
   json_builder_set_member_name (builder, name);
   json_builder_add_int_value (builder, (gint64)value);
+}
+
+static void
+add_sources (JsonBuilder *builder, const GArray *sources)
+{
+  json_builder_set_member_name (builder, "sources");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < sources->len; i++)
+    {
+      const Source *source = &g_array_index (sources, Source, i);
+
+      json_builder_begin_object (builder);
+      json_builder_set_member_name (builder, "name");
+      json_builder_add_string_value (builder, source->name);
+      add_int (builder, "frames", source->frames);
+      add_int (builder, "bytes", source->bytes);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
 }
 
 static char *
@@ -187,6 +232,7 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   add_int (builder, "validation_tiles", run->validation_tiles);
   add_strings (builder, "files", run->files);
   add_strings (builder, "validation", run->validation);
+  add_sources (builder, run->sources);
   json_builder_set_member_name (builder, "init");
   json_builder_add_string_value (builder, run->init ? run->init : "");
   json_builder_set_member_name (builder, "command");
@@ -292,6 +338,30 @@ settings_strings (Settings *settings, const char *name)
   return (char **)g_ptr_array_steal (strings, NULL);
 }
 
+static GArray *
+settings_sources (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_ARRAY);
+  GArray *sources = sources_new ();
+
+  for (guint i = 0; node && i < json_array_get_length (json_node_get_array (node)); i++)
+    {
+      JsonNode *element = json_array_get_element (json_node_get_array (node), i);
+      Settings member = { JSON_NODE_HOLDS_OBJECT (element) ? json_node_get_object (element) : NULL, NULL };
+
+      if (member.object)
+        {
+          const Source source = { settings_string (&member, "name"), settings_int (&member, "frames"),
+                                  settings_int (&member, "bytes") };
+
+          g_array_append_val (sources, source);
+        }
+      if ((!member.object || member.wrong) && !settings->wrong)
+        settings->wrong = name;
+    }
+  return sources;
+}
+
 static gboolean
 load_settings (Run *run, const char *checkpoint, GError **error)
 {
@@ -372,6 +442,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
   run->files = settings_strings (&settings, "files");
   run->validation = settings_strings (&settings, "validation");
+  if (json_object_has_member (settings.object, "sources"))
+    run->sources = settings_sources (&settings, "sources");
   run->init = settings_string (&settings, "init");
   run->command = settings_string (&settings, "command");
   run->best_step = settings_int (&settings, "best_step");
@@ -1390,6 +1462,76 @@ open_reels (Job *job, GError **error)
   return job->validation != NULL;
 }
 
+static gboolean
+has_source (const GArray *sources, const char *name)
+{
+  for (guint i = 0; i < sources->len; i++)
+    if (!strcmp (g_array_index (sources, Source, i).name, name))
+      return TRUE;
+  return FALSE;
+}
+
+/* Whether file I of NOW is that of what the run BEGAN with; either list may have ended. */
+static gboolean
+check_source (const GArray *began, const GArray *now, guint i, GError **error)
+{
+  const Source *a = i < began->len ? &g_array_index (began, Source, i) : NULL,
+               *b = i < now->len ? &g_array_index (now, Source, i) : NULL;
+  g_autofree char *what = NULL;
+
+  if (a && b && !strcmp (a->name, b->name))
+    {
+      if (a->frames == b->frames && a->bytes == b->bytes)
+        return TRUE;
+      what = g_strdup_printf ("it has %" G_GUINT64_FORMAT " frames in %" G_GUINT64_FORMAT
+                              " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
+                              b->frames, b->bytes, a->frames, a->bytes);
+    }
+  else if (!b || (a && !has_source (now, a->name)))
+    {
+      b = a;
+      what = g_strdup ("it is no longer there");
+    }
+  else
+    what = g_strdup (has_source (began, b->name) ? "it had another place among them" : "it was not there");
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+               "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "
+               "or start another run from the model with --init",
+               b->name, what);
+  return FALSE;
+}
+
+/* A run goes on with the files that it began with, all of them and as they were. */
+static gboolean
+check_sources (Job *job, GError **error)
+{
+  g_autoptr (GArray) sources = sources_new ();
+  const GArray *began = job->run->sources;
+
+  for (guint i = 0; i < count_files (job); i++)
+    {
+      const char *path = get_file (job, i);
+      GStatBuf status;
+
+      if (g_stat (path, &status) != 0)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: %s", path, g_strerror (errno));
+          return FALSE;
+        }
+      const Source source
+          = { g_filename_display_name (path),
+              job->reels ? nf_reels_get_length (job->reels, i) : nf_clips_get_length (job->clips, i),
+              (guint64)status.st_size };
+      g_array_append_val (sources, source);
+    }
+  for (guint i = 0; began && i < MAX (began->len, sources->len); i++)
+    if (!check_source (began, sources, i, error))
+      return FALSE;
+  g_clear_pointer (&job->run->sources, g_array_unref);
+  job->run->sources = g_steal_pointer (&sources);
+  return TRUE;
+}
+
 /* A run goes on in the precision that it began in, whatever the environment says by now. */
 static gboolean
 open_device (Job *job, GError **error)
@@ -1441,7 +1583,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
     }
 
   if (!nf_config_check (&run->config, "the options", error)
-      || !(run->config.frames ? open_reels (&job, error) : open_clips (&job, error)))
+      || !(run->config.frames ? open_reels (&job, error) : open_clips (&job, error))
+      || !check_sources (&job, error))
     return FALSE;
   /* with actions and classes that the data told */
   if (!nf_config_check (&run->config, "the options", error))

@@ -236,6 +236,12 @@ nf_reels_get_path (NfReels *self, guint i)
 }
 
 guint64
+nf_reels_get_length (NfReels *self, guint i)
+{
+  return ((Reel *)self->files->pdata[i])->frames->len;
+}
+
+guint64
 nf_reels_get_frames (NfReels *self)
 {
   guint64 n = 0;

@@ -27,10 +27,11 @@ NfReels *nf_reels_new_world (NfWorldPattern pattern, const NfConfig *config, gui
 NfReels *nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
                              double holdout, gboolean actions, GError **error);
 
-/* Number of files, 0 for a world, and their names; frames to train on, 0 for a world, where there is no end
- * of them. */
+/* Number of files, 0 for a world, their names and their frames, held out or not; frames to train on, 0 for a
+ * world, where there is no end of them. */
 guint nf_reels_count (NfReels *self);
 const char *nf_reels_get_path (NfReels *self, guint i);
+guint64 nf_reels_get_length (NfReels *self, guint i);
 guint64 nf_reels_get_frames (NfReels *self);
 
 /* Actions that there are in the files or the world, with action 0; of files with controls, how many of these.
