@@ -18,6 +18,12 @@ model=$2 out=${3:-continue.mp4} horizon=${4:-64}
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
+# Latents of models of videos, which alone know a past, say how many frames their samples have.
+gst-launch-1.0 -v "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past ! fakesink num-buffers=1 sync=false \
+  >"$work/caps" 2>"$work/errors" || fail "$(cat "$work/errors")"
+grep -q 'FlowEncode:past.*caps = .*, frames=(int)' "$work/caps" \
+  || fail "$model is a model of pictures, which do not go on: give one of videos, such as normflow-room-64x48 (normflow info MODEL tells)"
+
 # First the scores: of the past as it is coded, of the future as it is coded again.
 gst-launch-1.0 -m "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past \
   ! flowsample "model=$model" seed=1 "horizon=$horizon" ! flowdecode "model=$model" ! flowencode name=all "model=$model" \

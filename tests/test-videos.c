@@ -817,20 +817,27 @@ assert_frame_time (GstBuffer *buffer, guint n)
     fail_msg ("frame %u is at %" GST_TIME_FORMAT, n, GST_TIME_ARGS (GST_BUFFER_PTS (buffer)));
 }
 
-/* Runs a script of pipelines/, which must succeed; what it says. */
-static char *
-run_script (const char *name, const char *const *arguments)
+/* Runs a script of pipelines/; whether it succeeds, and what it says. */
+static gboolean
+try_script (const char *name, const char *const *arguments, char **said, char **errors, GError **error)
 {
-  g_autoptr (GError) error = NULL;
   g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
   g_autofree char *path = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", name, NULL);
-  g_autofree char *said = NULL, *errors = NULL;
   gint status;
   g_strv_builder_add (builder, path);
   g_strv_builder_addv (builder, (const char **)arguments);
   g_auto (GStrv) line = g_strv_builder_end (builder);
-  assert_true (g_spawn_sync (NULL, line, NULL, G_SPAWN_DEFAULT, NULL, NULL, &said, &errors, &status, &error));
-  if (!g_spawn_check_wait_status (status, &error))
+  assert_true (g_spawn_sync (NULL, line, NULL, G_SPAWN_DEFAULT, NULL, NULL, said, errors, &status, error));
+  return g_spawn_check_wait_status (status, error);
+}
+
+/* Runs one that must succeed; what it says. */
+static char *
+run_script (const char *name, const char *const *arguments)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *said = NULL, *errors = NULL;
+  if (!try_script (name, arguments, &said, &errors, &error))
     fail_msg ("%s: %s\n%s%s", name, error->message, said, errors);
   return g_steal_pointer (&said);
 }
@@ -861,6 +868,20 @@ stream_script (void **state)
   assert_int_equal (again % 8, 0);
   assert_int_equal (late % 8, 0);
   assert_non_null (strstr (said, "every frame that arrived is the one that was sent"));
+  g_remove (clip);
+}
+
+/* A model of pictures continues nothing. */
+static void
+continue_pictures (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *clip = make_clip (4), *out = fixture_path ("pictures.mp4"), *said = NULL, *errors = NULL;
+  assert_false (try_script ("continue.sh",
+                            (const char *[]){ clip, "normflow-yuv420-32-small", out, "2", NULL }, &said,
+                            &errors, &error));
+  assert_non_null (strstr (errors, "normflow-yuv420-32-small is a model of pictures"));
+  assert_false (g_file_test (out, G_FILE_TEST_EXISTS));
   g_remove (clip);
 }
 
@@ -1128,6 +1149,7 @@ main (int argc, char **argv)
     cmocka_unit_test (joined),
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
+    cmocka_unit_test (continue_pictures),
     cmocka_unit_test (surprise_script),
     cmocka_unit_test (play_script),
   };
