@@ -679,6 +679,40 @@ test_eval (void **state)
   BAD (1, "nothing.mkv", "eval", "-q", "-m", model, "nothing.mkv");
 }
 
+/* A file that cannot be read does not keep others from being scored. */
+static void
+test_eval_unreadable (void **state)
+{
+  g_autofree char *mixed = in_folder ("mixed"), *first = in_folder ("mixed/a.y4m"),
+                  *broken = in_folder ("mixed/b.mkv"), *last = in_folder ("mixed/c.y4m"),
+                  *json = in_folder ("mixed.ndjson");
+  assert_int_equal (g_mkdir (mixed, 0777), 0);
+  write_video (first);
+  write_video (last);
+  assert_true (g_file_set_contents (broken, "no video", -1, NULL));
+  for (guint named = 0; named < 2; named++)
+    {
+      g_auto (Result) result
+          = named ? run (ARGUMENTS ("eval", "-q", "-m", model, "-n", "2", first, broken, last))
+                  : run (ARGUMENTS ("eval", "-q", "-m", model, "-n", "2", mixed));
+      g_auto (GStrv) lines = g_strsplit (g_strstrip (result.output), "\n", -1);
+      assert_int_equal (result.status, 1);
+      assert_int_equal (g_strv_length (lines), 4);
+      assert_non_null (strstr (lines[3], "c.y4m"));
+      assert_non_null (strstr (result.errors, "normflow eval: "));
+      assert_non_null (strstr (result.errors, "b.mkv: cannot be opened"));
+      assert_non_null (strstr (result.errors, "2 of 3 files: "));
+    }
+  g_auto (Result) denoised
+      = run (ARGUMENTS ("eval", "-q", "-m", model, "-n", "1", "--denoise", "0.1", mixed));
+  assert_int_equal (denoised.status, 1);
+  assert_non_null (strstr (denoised.output, "c.y4m"));
+  /* with nothing to write, what was there stays */
+  assert_true (g_file_set_contents (json, "kept", -1, NULL));
+  BAD (1, "b.mkv: cannot be opened", "eval", "-q", "-m", model, "--json", json, broken);
+  assert_int_equal (count ("mixed.ndjson", "kept"), 1);
+}
+
 /* Nothing that is read, and no other output, is written over. */
 static void
 test_overwriting (void **state)
@@ -1264,6 +1298,7 @@ main (void)
     cmocka_unit_test (test_uneven_times),
     cmocka_unit_test (test_encode_stream),
     cmocka_unit_test (test_eval),
+    cmocka_unit_test (test_eval_unreadable),
     cmocka_unit_test (test_calibrate),
     cmocka_unit_test (test_hints),
     cmocka_unit_test (test_sample),

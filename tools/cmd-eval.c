@@ -579,6 +579,19 @@ check_places (const Eval *eval, const NfCommand *command, const GPtrArray *files
   return nf_check_outputs (outputs, inputs, error);
 }
 
+/* Whether it is what is in one file that is wrong, so that others can be scored. */
+static gboolean
+is_of_file (const GError *error)
+{
+  static const int codes[]
+      = { NF_ERROR_NOT_FOUND, NF_ERROR_READ, NF_ERROR_FORMAT, NF_ERROR_UNSUPPORTED, NF_ERROR_DATA };
+
+  for (guint i = 0; i < G_N_ELEMENTS (codes); i++)
+    if (g_error_matches (error, NF_ERROR, codes[i]))
+      return TRUE;
+  return FALSE;
+}
+
 int
 nf_cmd_eval (int argc, char **argv)
 {
@@ -595,7 +608,7 @@ nf_cmd_eval (int argc, char **argv)
   g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
   gint64 frames = 0, every = 1, map_frame = G_MININT64;
   double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
-  guint n_sigmas = 0;
+  guint n_sigmas = 0, n_scored = 0;
   guint64 wrong = 0;
   gboolean peers = FALSE;
   const NfConfig *config;
@@ -685,14 +698,18 @@ nf_cmd_eval (int argc, char **argv)
   for (guint i = 0; i < files->len; i++)
     {
       reset_file (&eval, files->pdata[i]);
-      if (n_sigmas)
+      if (n_sigmas ? !denoise_file (&eval, &scan, sigmas, n_sigmas, out, &error)
+                   : !nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
         {
-          if (!denoise_file (&eval, &scan, sigmas, n_sigmas, out, &error))
+          if (!is_of_file (error))
             goto failed;
+          nf_command_fail (&command, error);
+          g_clear_error (&error);
           continue;
         }
-      if (!nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
-        goto failed;
+      n_scored++;
+      if (n_sigmas)
+        continue;
       nf_progress_clear (eval.progress);
       print_summary (&eval, out);
       dims += eval.dims;
@@ -703,9 +720,14 @@ nf_cmd_eval (int argc, char **argv)
       if (plots && !plot_file (&eval, plots->pdata[i], &error))
         goto failed;
     }
+  if (!n_scored)
+    return NF_EXIT_FAILED;
   if (files->len > 1 && !n_sigmas)
     {
-      fprintf (out, "all %u files: %.4f bits/dim", files->len, bits / dims);
+      if (n_scored < files->len)
+        fprintf (out, "%u of %u files: %.4f bits/dim", n_scored, files->len, bits / dims);
+      else
+        fprintf (out, "all %u files: %.4f bits/dim", files->len, bits / dims);
       if (peers)
         fprintf (out, "; PNG %.4f, FFV1 %.4f bits/sample", png / dims, ffv1 / dims);
       fprintf (out, "\n");
@@ -733,7 +755,7 @@ nf_cmd_eval (int argc, char **argv)
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
       goto failed;
     }
-  return wrong ? NF_EXIT_FAILED : 0;
+  return wrong || n_scored < files->len ? NF_EXIT_FAILED : 0;
 
 failed:
   return nf_command_fail (&command, error);
