@@ -1180,14 +1180,18 @@ test_resumed_files (void **state)
 {
   g_autofree char *clips = in_folder ("clips"), *clip = in_folder ("clips/b.y4m"),
                   *first = in_folder ("clips/a.y4m"), *text = NULL, *bytes = NULL,
-                  *settings = in_folder ("same.safetensors.checkpoint.json");
+                  *settings = in_folder ("same.safetensors.checkpoint.json"),
+                  *part = in_folder ("same.safetensors.checkpoint.json.part");
   g_autoptr (GError) error = NULL;
   gsize size;
   assert_int_equal (g_mkdir (clips, 0777), 0);
   write_video (clip);
   nf_test_ok (g_file_get_contents (clip, &bytes, &size, &error), error);
   GOOD (TRAIN, "-o", "same.safetensors", "--steps", "6", "--stop-after", "2", clips);
+  /* what a run that was killed left of its settings is not left for ever */
+  assert_true (g_file_set_contents (part, "{", -1, NULL));
   GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "3");
+  assert_missing ("same.safetensors.checkpoint.json.part");
 
   /* two frames less */
   nf_test_ok (g_file_set_contents (clip, bytes, (gssize)(size - 2 * (6 + SAMPLES)), &error), error);

@@ -196,6 +196,8 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   g_autoptr (GError) local = NULL;
   g_autofree char *config = nf_config_to_json (&run->config);
   g_autofree char *path = settings_path (checkpoint);
+  /* always the same name, so that what a killed run leaves is written over, not beside */
+  g_autofree char *part = g_strconcat (path, ".part", NULL);
   g_autofree char *text = NULL;
 
   json_builder_begin_object (builder);
@@ -251,13 +253,14 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   add_exact (builder, "seconds", run->seconds);
   json_builder_end_object (builder);
   text = builder_text (builder, TRUE);
-  if (!g_file_set_contents (path, text, -1, &local))
+  if (!g_file_set_contents_full (part, text, -1, G_FILE_SET_CONTENTS_NONE, 0666, &local))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the settings of the run cannot be written: %s", path,
                    local->message);
+      g_unlink (part);
       return FALSE;
     }
-  return TRUE;
+  return nf_publish (part, path, error);
 }
 
 /* Reads members of the settings, of the right type; the first wrong one is remembered. */
