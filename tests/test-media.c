@@ -16,6 +16,7 @@
 #include "media.h"
 #include "nf-error.h"
 #include "nf-random.h"
+#include "plot.h"
 #include "scan.h"
 
 static char *folder;
@@ -966,6 +967,134 @@ test_look_of_pictures (void **state)
     }
 }
 
+/* How many pixels of the PNG are of a colour, and the first and last column and row of them. */
+typedef struct
+{
+  guint n, left, right, top, bottom;
+} Spot;
+
+/* COLOUR (0xRRGGBB) within the rows from TOP to before BOTTOM. */
+static Spot
+find_colour (const char *path, guint32 colour, guint top, guint bottom)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, NF_PIXELS_RGB, &error);
+  g_autoptr (NfPicture) picture = reader ? nf_media_reader_next (reader, &error) : NULL;
+  Spot spot = { .left = G_MAXUINT, .top = G_MAXUINT };
+
+  assert_null (error);
+  assert_non_null (picture);
+  for (guint y = top; y < MIN (bottom, picture->frame.height); y++)
+    for (guint x = 0; x < picture->frame.width; x++)
+      {
+        gboolean same = TRUE;
+
+        for (guint p = 0; p < 3; p++)
+          {
+            const NfPlane *plane = &picture->frame.planes[p];
+            const int here = plane->data[(gsize)y * plane->stride + (gsize)x * plane->step],
+                      wanted = (int)(colour >> (16 - 8 * p) & 0xff);
+
+            same = same && ABS (here - wanted) <= 40; /* edges are smooth */
+          }
+        if (!same)
+          continue;
+        spot.n++;
+        spot.left = MIN (spot.left, x);
+        spot.right = MAX (spot.right, x);
+        spot.top = MIN (spot.top, y);
+        spot.bottom = MAX (spot.bottom, y);
+      }
+  return spot;
+}
+
+#define FIRST_CURVE 0x0073b3
+#define PLOT_TOP 66
+#define PLOT_BOTTOM 494
+
+/* Curves are seen whatever their signs. */
+static void
+test_plot_axis (void **state)
+{
+  static const double x[] = { 0, 1, 2 },
+                      ys[][3]
+                      = { { -2.4, -2.4, -2.4 }, { -1, 0.5, 1 }, { 3, 2, 3 }, { 0, 0, 0 }, { -1e-3, 0, 0 } };
+  g_autofree char *path = in_folder ("curve.png");
+  g_autoptr (GError) error = NULL;
+
+  for (guint i = 0; i < G_N_ELEMENTS (ys); i++)
+    {
+      const NfPlotCurve curve = { "flow", x, ys[i], 3, FALSE };
+
+      assert_true (nf_plot_curves (path, "title", "title", "x", "y", &curve, 1, &error));
+      const Spot spot = find_colour (path, FIRST_CURVE, PLOT_TOP - 3, PLOT_BOTTOM + 2);
+      assert_true (spot.n >= 1000);
+      assert_true (spot.left <= 86 && spot.right >= 1249);
+    }
+}
+
+/* What ends at a round number, as shares do, needs no axis beyond it. */
+static void
+test_plot_shares (void **state)
+{
+  static const double x[] = { 0, 1 }, y[] = { 100, 100 };
+  const NfPlotCurve curve = { "share", x, y, 2, FALSE };
+  g_autofree char *path = in_folder ("shares.png");
+  g_autoptr (GError) error = NULL;
+
+  assert_true (nf_plot_curves (path, "title", "title", "x", "y", &curve, 1, &error));
+  const Spot spot = find_colour (path, FIRST_CURVE, PLOT_TOP - 3, PLOT_BOTTOM);
+  assert_true (spot.n >= 1000 && spot.bottom <= PLOT_TOP);
+}
+
+/* As many entries as are wider than the picture go on in another row, and curves stay under them. */
+static void
+test_plot_legend (void **state)
+{
+  static const double x[] = { 0, 1 }, y[] = { 1, 2 };
+  const NfPlotCurve one = { "exactly one ball, in the world itself", x, y, 2, FALSE },
+                    all[] = { one, one, one, one };
+  g_autofree char *path = in_folder ("legend.png");
+  g_autoptr (GError) error = NULL;
+
+  assert_true (nf_plot_curves (path, "title", "title", "x", "y", all, G_N_ELEMENTS (all), &error));
+  const Spot mark = find_colour (path, FIRST_CURVE, 40, 60);
+  assert_true (mark.n == 22 * 3);
+  assert_true (mark.left >= 84);
+}
+
+#define TITLE 0x1a1a1a
+
+/* Names as long as files have, with letters of several bytes: what is around them is seen. */
+static void
+test_plot_titles (void **state)
+{
+  static const double x[] = { 0, 1 }, y[] = { 1, 2 };
+  const NfPlotCurve curve = { "flow", x, y, 2, FALSE };
+  const float map[] = { 1 };
+  g_autoptr (GString) name = g_string_new (NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_RGB, 16, 16, 0);
+  const char *const text = "";
+
+  while (name->len < 250)
+    g_string_append (name, "Wörter");
+  g_autofree char *curves = in_folder ("curves.png"), *mapped = in_folder ("map.png"),
+                  *sheet = in_folder ("sheet.png"),
+                  *title = g_strdup_printf ("%s, frame 12: 3.456 bits/dim", name->str);
+  assert_true (nf_plot_curves (curves, title, name->str, "x", "y", &curve, 1, &error));
+  assert_true (nf_plot_map (mapped, title, name->str, "bits", picture, map, 1, 1, 16, &error));
+  assert_true (nf_plot_sheet (sheet, title, name->str, &text, 1, &picture, &text, 1, &error));
+  const char *const paths[] = { curves, mapped, sheet };
+  const guint widths[] = { 1280, 1760, 344 };
+  for (guint i = 0; i < G_N_ELEMENTS (paths); i++)
+    {
+      const Spot spot = find_colour (paths[i], TITLE, 10, 40);
+      assert_true (spot.n > 100);
+      assert_true (spot.right < widths[i] - 5 && spot.right > widths[i] - 100);
+    }
+}
+
 int
 main (void)
 {
@@ -989,6 +1118,10 @@ main (void)
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),
     cmocka_unit_test (test_clips_errors),
+    cmocka_unit_test (test_plot_axis),
+    cmocka_unit_test (test_plot_shares),
+    cmocka_unit_test (test_plot_legend),
+    cmocka_unit_test (test_plot_titles),
   };
 
   return cmocka_run_group_tests_name ("media", tests, set_up, tear_down);

@@ -239,7 +239,7 @@ plot_sheet (const NfFigures *figures, const NfFiguresRollOuts *rolls, const char
         g_ptr_array_add (pictures, g_ptr_array_index (seen->pictures, i * rolls->kept + r / 2));
         g_ptr_array_add (notes, g_strdup_printf (r % 2 ? "world %u" : "model %u", r / 2 + 1));
       }
-  return nf_plot_sheet (path, title, (const char *const *)captions->pdata, columns,
+  return nf_plot_sheet (path, title, title, (const char *const *)captions->pdata, columns,
                         (NfPicture *const *)pictures->pdata, (const char *const *)notes->pdata, rows, error);
 }
 
@@ -264,9 +264,9 @@ plot_curves (const NfFigures *figures, const NfFiguresRollOuts *rolls, const cha
   for (guint c = 0; c < G_N_ELEMENTS (counts); c++)
     if ((c != 1 || rolls->model.paddles) && (c != 2 || figures->pattern != NF_WORLD_GRIDWORLD))
       curves[n_curves++] = (NfPlotCurve){ .name = names[c], .x = x, .y = y + c * n, .n = n };
-  g_autofree char *title
-      = g_strdup_printf ("%u roll-outs of %s", rolls->seeds, nf_world_pattern_name (figures->pattern));
-  return nf_plot_curves (path, title, "frame of the roll-out", "% of frames", curves, n_curves, error);
+  g_autofree char *title = g_strdup_printf ("%u roll-out%s of %s", rolls->seeds, rolls->seeds == 1 ? "" : "s",
+                                            nf_world_pattern_name (figures->pattern));
+  return nf_plot_curves (path, title, title, "frame of the roll-out", "% of frames", curves, n_curves, error);
 }
 
 static gboolean

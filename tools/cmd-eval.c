@@ -172,7 +172,7 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   NfPicture *picture = frame->picture;
   const NfScore *score = &frame->score;
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autofree char *name = g_path_get_basename (eval->path);
+  g_autofree char *name = g_filename_display_basename (eval->path);
   double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
 
   json_builder_begin_object (builder);
@@ -232,7 +232,7 @@ print_summary (const Eval *eval, FILE *out)
 {
   guint n = eval->bits->len;
   g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)eval->bits->data, n);
-  g_autofree char *name = g_path_get_basename (eval->path);
+  g_autofree char *name = g_filename_display_basename (eval->path);
   double mean = eval->model_bits / eval->dims;
 
   fprintf (out, "%s: %u frames, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
@@ -274,7 +274,7 @@ reset_file (Eval *eval, const char *path)
 static gboolean
 plot_file (const Eval *eval, const char *path, GError **error)
 {
-  g_autofree char *name = g_path_get_basename (eval->path);
+  g_autofree char *name = g_filename_display_basename (eval->path);
   g_autofree char *title = g_strdup_printf ("Bits per dimension of %s", name);
   const double *x = (const double *)(gpointer)eval->seconds->data;
   NfPlotCurve curves[3]
@@ -282,7 +282,8 @@ plot_file (const Eval *eval, const char *path, GError **error)
           { "FFV1, intra", x, (const double *)(gpointer)eval->ffv1->data, eval->ffv1->len, FALSE },
           { "PNG", x, (const double *)(gpointer)eval->png->data, eval->png->len, FALSE } };
 
-  return nf_plot_curves (path, title, "time in s", "bits per sample", curves, eval->peers ? 3 : 1, error);
+  return nf_plot_curves (path, title, name, "time in s", "bits per sample", curves, eval->peers ? 3 : 1,
+                         error);
 }
 
 /* Denoising */
@@ -443,7 +444,7 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
 {
   Denoise denoise = { .session = eval->session };
   g_autoptr (GPtrArray) noises = g_ptr_array_new_with_free_func (noise_free);
-  g_autofree char *name = g_path_get_basename (eval->path);
+  g_autofree char *name = g_filename_display_basename (eval->path);
   NfScan plain = *scan;
 
   plain.score = FALSE;
@@ -744,8 +745,8 @@ nf_cmd_eval (int argc, char **argv)
         }
       title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval.map_name,
                                eval.map_picture->index, eval.map_score);
-      if (!nf_plot_map (map, title, "bits per sample", eval.map_picture, eval.map, eval.map_grid.grid_width,
-                        eval.map_grid.grid_height, config->patch_size, &error))
+      if (!nf_plot_map (map, title, eval.map_name, "bits per sample", eval.map_picture, eval.map,
+                        eval.map_grid.grid_width, eval.map_grid.grid_height, config->patch_size, &error))
         goto failed;
     }
   if (!open_json (&eval, &error))

@@ -217,12 +217,13 @@ nf_cmd_sheet (int argc, char **argv)
       noisy = g_strdup_printf ("with noise, sigma %g", sheet.sigma);
       const char *const captions[COLUMNS] = { "original", "latents", "decoded", noisy, "denoised" };
 
-      name = g_path_get_basename (argv[1]);
+      name = g_filename_display_basename (argv[1]);
       title = g_strdup_printf ("%s through the flow", name);
       const guint columns = sheet.denoiser ? COLUMNS : COLUMNS_STREAM;
 
-      done = nf_plot_sheet (argv[2], title, captions, columns, (NfPicture *const *)sheet.pictures->pdata,
-                            (const char *const *)sheet.notes->pdata, sheet.pictures->len / columns, &error);
+      done
+          = nf_plot_sheet (argv[2], title, name, captions, columns, (NfPicture *const *)sheet.pictures->pdata,
+                           (const char *const *)sheet.notes->pdata, sheet.pictures->len / columns, &error);
     }
   if (!done)
     return nf_command_fail (&command, error);

@@ -5,6 +5,7 @@
 #include <cairo.h>
 #include <errno.h>
 #include <math.h>
+#include <string.h>
 
 #define WIDTH 1280
 #define HEIGHT 560
@@ -12,6 +13,11 @@
 #define RIGHT 28
 #define TOP 64
 #define BOTTOM 66
+#define LEGEND_ROW 20
+#define LEGEND_GAP 24
+#define LEGEND_MARK 30
+#define MAX_CURVES 6
+#define TITLE_SIZE 18
 #define PANEL_WIDTH 800
 #define SIZE_LIMIT 8192
 #define SHEET_PANEL 320
@@ -26,8 +32,9 @@ typedef struct
 } Colour;
 
 /* Distinct for colour-blind eyes too (Okabe and Ito 2008). */
-static const Colour curve_colours[] = { { 0.00, 0.45, 0.70 }, { 0.84, 0.37, 0.00 }, { 0.00, 0.62, 0.45 },
-                                        { 0.80, 0.47, 0.65 }, { 0.34, 0.71, 0.91 }, { 0.35, 0.35, 0.35 } };
+static const Colour curve_colours[MAX_CURVES]
+    = { { 0.00, 0.45, 0.70 }, { 0.84, 0.37, 0.00 }, { 0.00, 0.62, 0.45 },
+        { 0.80, 0.47, 0.65 }, { 0.34, 0.71, 0.91 }, { 0.35, 0.35, 0.35 } };
 /* Dark to bright with even steps of lightness. */
 static const Colour heat_colours[]
     = { { 0.02, 0.02, 0.10 }, { 0.27, 0.05, 0.41 }, { 0.55, 0.13, 0.42 }, { 0.82, 0.26, 0.29 },
@@ -92,6 +99,42 @@ text_width (cairo_t *cr, const char *text, double size)
   return extents.x_advance;
 }
 
+/* NAME with KEEP of its characters, the middle left out. */
+static char *
+without_middle (const char *name, glong keep)
+{
+  const glong head = (keep + 1) / 2, tail = keep - head;
+  const char *end = g_utf8_offset_to_pointer (name, head),
+             *rest = g_utf8_offset_to_pointer (name, g_utf8_strlen (name, -1) - tail);
+
+  return g_strdup_printf ("%.*s…%s", (int)(end - name), name, rest);
+}
+
+/* Where TITLE is wider than the picture, NAME, which is part of it, loses its middle; smaller letters are
+ * what is left if that does not do. */
+static void
+draw_title (cairo_t *cr, const char *title, const char *name, double x, double y, double margin)
+{
+  const double room = cairo_image_surface_get_width (cairo_get_target (cr)) - x - margin;
+  const char *at = strstr (title, name);
+  g_autofree char *shown = g_strdup (title);
+  double width;
+
+  cairo_set_source_rgb (cr, 0.10, 0.10, 0.10);
+  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_BOLD);
+  width = text_width (cr, shown, TITLE_SIZE);
+  for (glong keep = g_utf8_strlen (name, -1) - 2; at && width > room && keep >= 4; keep--)
+    {
+      g_autofree char *part = without_middle (name, keep);
+
+      g_free (shown);
+      shown = g_strdup_printf ("%.*s%s%s", (int)(at - title), title, part, at + strlen (name));
+      width = text_width (cr, shown, TITLE_SIZE);
+    }
+  draw_text (cr, shown, x, y, 0, 0, width > room ? TITLE_SIZE * room / width : TITLE_SIZE);
+  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+}
+
 static gboolean
 write_surface (cairo_t *cr, const char *path, GError **error)
 {
@@ -125,7 +168,9 @@ typedef struct
 {
   double x0;
   double x1;
+  double y0;
   double y1;
+  double y_step;
   double left;
   double width;
   double bottom;
@@ -141,17 +186,17 @@ to_x (const Axes *axes, double x)
 static double
 to_y (const Axes *axes, double y)
 {
-  return axes->bottom - y / axes->y1 * axes->height;
+  return axes->bottom - (y - axes->y0) / (axes->y1 - axes->y0) * axes->height;
 }
 
 static void
 draw_axes (cairo_t *cr, const Axes *axes, const char *x_label, const char *y_label)
 {
-  double x_step = nice_step (axes->x1 - axes->x0, 12), y_step = nice_step (axes->y1, 8);
+  double x_step = nice_step (axes->x1 - axes->x0, 12), y_step = axes->y_step;
   char text[64];
 
   cairo_set_line_width (cr, 1);
-  for (double y = 0; y <= axes->y1 * (1 + 1e-9); y += y_step)
+  for (double y = axes->y0; y <= axes->y1 + y_step * 1e-6; y += y_step)
     {
       double at = floor (to_y (axes, y)) + 0.5;
 
@@ -160,7 +205,7 @@ draw_axes (cairo_t *cr, const Axes *axes, const char *x_label, const char *y_lab
       cairo_rel_line_to (cr, axes->width, 0);
       cairo_stroke (cr);
       cairo_set_source_rgb (cr, 0.25, 0.25, 0.25);
-      tick_text (text, sizeof text, y, y_step);
+      tick_text (text, sizeof text, fabs (y) < y_step * 1e-6 ? 0 : y, y_step);
       draw_text (cr, text, axes->left - 8, at, 1, 0.5, 14);
     }
   for (double x = ceil (axes->x0 / x_step - 1e-9) * x_step; x <= axes->x1 + x_step * 1e-9; x += x_step)
@@ -176,7 +221,7 @@ draw_axes (cairo_t *cr, const Axes *axes, const char *x_label, const char *y_lab
       draw_text (cr, text, at, axes->bottom + 7, 0.5, 0, 14);
     }
   cairo_set_source_rgb (cr, 0.25, 0.25, 0.25);
-  cairo_move_to (cr, axes->left, floor (axes->bottom) + 0.5);
+  cairo_move_to (cr, axes->left, floor (to_y (axes, 0)) + 0.5);
   cairo_rel_line_to (cr, axes->width, 0);
   cairo_stroke (cr);
   draw_text (cr, x_label, axes->left + axes->width / 2, HEIGHT - 12, 0.5, 1, 15);
@@ -247,21 +292,79 @@ draw_curve (cairo_t *cr, const Axes *axes, const NfPlotCurve *curve, Colour colo
     }
 }
 
-gboolean
-nf_plot_curves (const char *path, const char *title, const char *x_label, const char *y_label,
-                const NfPlotCurve *curves, guint n_curves, GError **error)
+/* The legend stands in rows under the title, where no curve can pass, and as far to the right as it goes. */
+typedef struct
 {
+  char *texts[MAX_CURVES];
+  double widths[MAX_CURVES];
+  guint rows[MAX_CURVES], n, n_rows;
+} Legend;
+
+static void
+legend_clear (Legend *legend)
+{
+  for (guint c = 0; c < legend->n; c++)
+    g_free (legend->texts[c]);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Legend, legend_clear)
+
+static void
+legend_init (Legend *legend, cairo_t *cr, const NfPlotCurve *curves, guint n)
+{
+  double used = 0;
+
+  legend->n = n;
+  legend->n_rows = 1;
+  for (guint c = 0; c < n; c++)
+    {
+      legend->texts[c] = g_strdup_printf ("%s (mean %.3f)", curves[c].name, curve_mean (&curves[c]));
+      legend->widths[c] = LEGEND_MARK + text_width (cr, legend->texts[c], 14);
+      if (used > 0 && used + LEGEND_GAP + legend->widths[c] > WIDTH - LEFT - RIGHT)
+        {
+          legend->n_rows++;
+          used = 0;
+        }
+      used += (used > 0 ? LEGEND_GAP : 0) + legend->widths[c];
+      legend->rows[c] = legend->n_rows - 1;
+    }
+}
+
+static void
+draw_legend (cairo_t *cr, const Legend *legend)
+{
+  double x = WIDTH - RIGHT;
+
+  for (guint c = legend->n; c-- > 0;)
+    {
+      const double y = 50 + legend->rows[c] * LEGEND_ROW;
+
+      if (c + 1 < legend->n && legend->rows[c] != legend->rows[c + 1])
+        x = WIDTH - RIGHT;
+      x -= legend->widths[c];
+      cairo_set_source_rgb (cr, 0.20, 0.20, 0.20);
+      draw_text (cr, legend->texts[c], x + LEGEND_MARK, y, 0, 0.5, 14);
+      set_colour (cr, curve_colours[c]);
+      cairo_rectangle (cr, x, y - 1.5, 22, 4);
+      cairo_fill (cr);
+      x -= LEGEND_GAP;
+    }
+}
+
+gboolean
+nf_plot_curves (const char *path, const char *title, const char *name, const char *x_label,
+                const char *y_label, const NfPlotCurve *curves, guint n_curves, GError **error)
+{
+  g_auto (Legend) legend = { 0 };
   Axes axes = { .x0 = INFINITY,
                 .x1 = -INFINITY,
                 .left = LEFT,
                 .width = WIDTH - LEFT - RIGHT,
                 .bottom = HEIGHT - BOTTOM,
                 .height = HEIGHT - TOP - BOTTOM };
-  double legend = WIDTH - RIGHT, step;
   cairo_t *cr;
   gboolean written;
 
-  g_return_val_if_fail (n_curves <= G_N_ELEMENTS (curve_colours), FALSE);
+  g_return_val_if_fail (n_curves <= MAX_CURVES, FALSE);
   for (guint c = 0; c < n_curves; c++)
     for (guint i = 0; i < curves[c].n; i++)
       {
@@ -273,6 +376,7 @@ nf_plot_curves (const char *path, const char *title, const char *x_label, const 
           }
         axes.x0 = MIN (axes.x0, curves[c].x[i]);
         axes.x1 = MAX (axes.x1, curves[c].x[i]);
+        axes.y0 = MIN (axes.y0, curves[c].y[i]);
         axes.y1 = MAX (axes.y1, curves[c].y[i]);
       }
   if (!isfinite (axes.x0))
@@ -282,16 +386,16 @@ nf_plot_curves (const char *path, const char *title, const char *x_label, const 
     }
   if (axes.x1 <= axes.x0)
     axes.x1 = axes.x0 + 1;
-  if (axes.y1 <= 0)
+  if (axes.y1 <= axes.y0)
     axes.y1 = 1;
-  step = nice_step (axes.y1 * 1.04, 8);
-  axes.y1 = ceil (axes.y1 * 1.02 / step) * step;
+  axes.y_step = nice_step (axes.y1 - axes.y0, 8);
+  axes.y0 = floor (axes.y0 / axes.y_step + 1e-9) * axes.y_step;
+  axes.y1 = ceil (axes.y1 / axes.y_step - 1e-9) * axes.y_step;
 
   cr = new_canvas (WIDTH, HEIGHT);
-  cairo_set_source_rgb (cr, 0.10, 0.10, 0.10);
-  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_BOLD);
-  draw_text (cr, title, LEFT, 14, 0, 0, 18);
-  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+  draw_title (cr, title, name, LEFT, 14, RIGHT);
+  legend_init (&legend, cr, curves, n_curves);
+  axes.height -= (legend.n_rows - 1) * LEGEND_ROW;
   draw_axes (cr, &axes, x_label, y_label);
 
   for (guint c = n_curves; c-- > 0;)
@@ -312,19 +416,7 @@ nf_plot_curves (const char *path, const char *title, const char *x_label, const 
           cairo_restore (cr);
         }
     }
-  /* The legend stands in the row under the title, where no curve can pass. */
-  for (guint c = n_curves; c-- > 0;)
-    {
-      g_autofree char *text = g_strdup_printf ("%s (mean %.3f)", curves[c].name, curve_mean (&curves[c]));
-
-      legend -= text_width (cr, text, 14);
-      cairo_set_source_rgb (cr, 0.20, 0.20, 0.20);
-      draw_text (cr, text, legend, 50, 0, 0.5, 14);
-      set_colour (cr, curve_colours[c]);
-      cairo_rectangle (cr, legend - 30, 48.5, 22, 4);
-      cairo_fill (cr);
-      legend -= 54;
-    }
+  draw_legend (cr, &legend);
   written = write_surface (cr, path, error);
   cairo_destroy (cr);
   return written;
@@ -392,8 +484,8 @@ compare_floats (gconstpointer a, gconstpointer b)
 }
 
 gboolean
-nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *picture, const float *map,
-             guint columns, guint rows, guint patch, GError **error)
+nf_plot_map (const char *path, const char *title, const char *name, const char *unit, NfPicture *picture,
+             const float *map, guint columns, guint rows, guint patch, GError **error)
 {
   g_autoptr (NfPicture) rgb = nf_picture_to_rgb (picture, error);
   g_autofree float *sorted = g_memdup2 (map, (gsize)columns * rows * sizeof (float));
@@ -428,10 +520,7 @@ nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *p
       height = SIZE_LIMIT;
     }
   cr = new_canvas ((int)(2 * width + 160), (int)(MAX (height, 160) + 86));
-  cairo_set_source_rgb (cr, 0.10, 0.10, 0.10);
-  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_BOLD);
-  draw_text (cr, title, 24, 16, 0, 0, 18);
-  cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+  draw_title (cr, title, name, 24, 16, 24);
 
   frame = picture_surface (rgb);
   for (guint panel = 0; panel < 2; panel++)
@@ -467,8 +556,9 @@ nf_plot_map (const char *path, const char *title, const char *unit, NfPicture *p
 }
 
 gboolean
-nf_plot_sheet (const char *path, const char *title, const char *const *captions, guint n_columns,
-               NfPicture *const *pictures, const char *const *notes, guint n_rows, GError **error)
+nf_plot_sheet (const char *path, const char *title, const char *name, const char *const *captions,
+               guint n_columns, NfPicture *const *pictures, const char *const *notes, guint n_rows,
+               GError **error)
 {
   const double pitch = SHEET_PANEL + SHEET_GAP;
   double height = 0;
@@ -481,9 +571,8 @@ nf_plot_sheet (const char *path, const char *title, const char *const *captions,
   height = MIN (height, SIZE_LIMIT / n_rows);
 
   cr = new_canvas ((int)(n_columns * pitch + SHEET_GAP), (int)(80 + n_rows * (height + SHEET_NOTE)));
-  cairo_set_source_rgb (cr, 0.10, 0.10, 0.10);
+  draw_title (cr, title, name, SHEET_GAP, 14, SHEET_GAP);
   cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_BOLD);
-  draw_text (cr, title, SHEET_GAP, 14, 0, 0, 18);
   for (guint c = 0; c < n_columns; c++)
     draw_text (cr, captions[c], SHEET_GAP + c * pitch, 50, 0, 0, 15);
   cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
