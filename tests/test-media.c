@@ -4,8 +4,11 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <glib/gstdio.h>
@@ -1095,6 +1098,62 @@ test_plot_titles (void **state)
     }
 }
 
+static guint
+count_files (const char *path)
+{
+  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
+  guint n = 0;
+
+  while (g_dir_read_name (dir))
+    n++;
+  return n;
+}
+
+/* Pictures that cannot be completed leave what there was, and nothing else. */
+static void
+test_without_room (void **state)
+{
+  static const double x[] = { 0, 1 }, y[] = { 1, 2 };
+  const NfPlotCurve curve = { "flow", x, y, 2, FALSE };
+  g_autofree char *rooms = in_folder ("rooms"), *path = g_build_filename (rooms, "1.png", NULL),
+                  *sequence = g_build_filename (rooms, "%d.png", NULL), *now = NULL;
+  g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_RGB, 64, 64, 0);
+  struct rlimit before, tight;
+  void (*handler) (int) = signal (SIGXFSZ, SIG_IGN);
+
+  assert_int_equal (g_mkdir (rooms, 0777), 0);
+  assert_true (g_file_set_contents (path, "old", -1, NULL));
+  assert_int_equal (getrlimit (RLIMIT_FSIZE, &before), 0);
+  tight = before;
+  tight.rlim_cur = 1024;
+  for (guint i = 0; i < 3; i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfMediaWriter) writer = NULL;
+      gboolean done;
+
+      assert_int_equal (setrlimit (RLIMIT_FSIZE, &tight), 0);
+      if (i == 0)
+        done = nf_plot_curves (path, "title", "title", "x", "y", &curve, 1, &error);
+      else
+        {
+          writer
+              = nf_media_writer_open (i == 1 ? path : sequence, NF_PIXELS_RGB, 64, 64, 25, 1, NULL, &error);
+          done = writer && nf_media_writer_put (writer, &picture->frame, &error)
+                 && nf_media_writer_close (writer, &error);
+        }
+      assert_int_equal (setrlimit (RLIMIT_FSIZE, &before), 0);
+      assert_false (done);
+      assert_error (error, NF_ERROR_WRITE, g_strerror (EFBIG));
+      assert_error (error, NF_ERROR_WRITE, "/1.png: ");
+      assert_int_equal (count_files (rooms), 1);
+      assert_true (g_file_get_contents (path, &now, NULL, NULL));
+      assert_string_equal (now, "old");
+      g_clear_pointer (&now, g_free);
+    }
+  signal (SIGXFSZ, handler);
+}
+
 int
 main (void)
 {
@@ -1122,6 +1181,7 @@ main (void)
     cmocka_unit_test (test_plot_shares),
     cmocka_unit_test (test_plot_legend),
     cmocka_unit_test (test_plot_titles),
+    cmocka_unit_test (test_without_room),
   };
 
   return cmocka_run_group_tests_name ("media", tests, set_up, tear_down);

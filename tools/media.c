@@ -1101,14 +1101,14 @@ struct _NfMediaWriter
   NfPixelLayout layout;
   guint width;
   guint height;
-  AVFormatContext *format;
+  AVFormatContext *format; /* NULL for pictures: a packet is a file */
   AVCodecContext *codec;
   AVStream *stream;
   AVFrame *frame;
   AVPacket *packet;
   struct SwsContext *sws;
+  guint64 n_pictures; /* written */
   gint64 count;
-  gboolean header;
   gboolean closed;
 };
 
@@ -1188,7 +1188,6 @@ choose_encoder (NfMediaWriter *self, const char **container, enum AVPixelFormat 
     }
   else
     {
-      *container = "image2";
       codec = avcodec_find_encoder_by_name ("png");
       *pixels = self->layout == NF_PIXELS_GRAY ? AV_PIX_FMT_GRAY8 : AV_PIX_FMT_RGB24;
     }
@@ -1270,16 +1269,42 @@ give_fields (NfMediaWriter *self)
   self->frame->top_field_first = codec->field_order == AV_FIELD_TT || codec->field_order == AV_FIELD_BT;
 }
 
+static gboolean
+open_container (NfMediaWriter *self, const char *container, GError **error)
+{
+  g_autofree char *url = g_strconcat ("file:", self->path, NULL);
+  const int status = avformat_alloc_output_context2 (&self->format, NULL, container, url);
+
+  if (status < 0)
+    return av_fail (error, NF_ERROR_WRITE, status, self->path, "cannot be written");
+  self->stream = avformat_new_stream (self->format, NULL);
+  return self->stream || av_fail (error, NF_ERROR_NO_MEMORY, AVERROR (ENOMEM), self->path, "stream");
+}
+
+static gboolean
+write_header (NfMediaWriter *self, GError **error)
+{
+  int status = 0;
+
+  avcodec_parameters_from_context (self->stream->codecpar, self->codec);
+  self->stream->time_base = self->codec->time_base;
+  self->stream->sample_aspect_ratio = self->codec->sample_aspect_ratio;
+  self->stream->avg_frame_rate = self->codec->framerate;
+  if (!(self->format->oformat->flags & AVFMT_NOFILE))
+    status = avio_open (&self->format->pb, self->format->url, AVIO_FLAG_WRITE);
+  if (status >= 0)
+    status = avformat_write_header (self->format, NULL);
+  return status >= 0 || av_fail (error, NF_ERROR_WRITE, status, self->path, "cannot be written");
+}
+
 NfMediaWriter *
 nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint height, int rate_n,
                       int rate_d, const char *look, GError **error)
 {
   g_autoptr (NfMediaWriter) self = g_new0 (NfMediaWriter, 1);
-  g_autofree char *url = NULL;
-  const char *container = NULL;
+  const char *container = NULL; /* pictures have none */
   enum AVPixelFormat pixels = AV_PIX_FMT_NONE;
   const AVCodec *codec;
-  AVDictionary *options = NULL;
   int status;
 
   media_init ();
@@ -1296,19 +1321,12 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   codec = choose_encoder (self, &container, &pixels, error);
   if (!codec)
     return NULL;
-  url = g_strconcat ("file:", path, NULL);
-  status = avformat_alloc_output_context2 (&self->format, NULL, container,
-                                           strcmp (container, "image2") ? url : path);
-  if (status < 0)
-    {
-      av_fail (error, NF_ERROR_WRITE, status, path, "cannot be written");
-      return NULL;
-    }
+  if (container && !open_container (self, container, error))
+    return NULL;
   self->codec = avcodec_alloc_context3 (codec);
-  self->stream = avformat_new_stream (self->format, NULL);
   self->packet = av_packet_alloc ();
   self->frame = new_frame (pixels, width, height);
-  if (!self->codec || !self->stream || !self->packet || !self->frame)
+  if (!self->codec || !self->packet || !self->frame)
     {
       av_fail (error, NF_ERROR_NO_MEMORY, AVERROR (ENOMEM), path, "encoder");
       return NULL;
@@ -1334,7 +1352,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
       self->codec->flags |= AV_CODEC_FLAG_QSCALE;
       self->codec->global_quality = 2 * FF_QP2LAMBDA;
     }
-  if (self->format->oformat->flags & AVFMT_GLOBALHEADER)
+  if (self->format && self->format->oformat->flags & AVFMT_GLOBALHEADER)
     self->codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
   status = avcodec_open2 (self->codec, codec, NULL);
   if (status < 0)
@@ -1345,24 +1363,28 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
       av_fail (error, NF_ERROR_UNSUPPORTED, status, path, what);
       return NULL;
     }
-  avcodec_parameters_from_context (self->stream->codecpar, self->codec);
-  self->stream->time_base = self->codec->time_base;
-  self->stream->sample_aspect_ratio = self->codec->sample_aspect_ratio;
-  self->stream->avg_frame_rate = self->codec->framerate;
-  if (!strcmp (container, "image2") && !strchr (path, '%'))
-    av_dict_set (&options, "update", "1", 0);
-  if (!(self->format->oformat->flags & AVFMT_NOFILE))
-    status = avio_open (&self->format->pb, url, AVIO_FLAG_WRITE);
-  if (status >= 0)
-    status = avformat_write_header (self->format, &options);
-  av_dict_free (&options);
-  if (status < 0)
+  return !self->format || write_header (self, error) ? g_steal_pointer (&self) : NULL;
+}
+
+/* The packet as a file with its name, which has it once it is complete. */
+static gboolean
+write_picture (NfMediaWriter *self, GError **error)
+{
+  g_autofree char *next = nf_media_picture_name (self->path, self->n_pictures);
+  const char *path = next ? next : self->path;
+  g_autoptr (GError) local = NULL;
+  const char *why;
+
+  if (g_file_set_contents_full (path, (const char *)self->packet->data, self->packet->size,
+                                G_FILE_SET_CONTENTS_CONSISTENT, 0666, &local))
     {
-      av_fail (error, NF_ERROR_WRITE, status, path, "cannot be written");
-      return NULL;
+      self->n_pictures++;
+      return TRUE;
     }
-  self->header = TRUE;
-  return g_steal_pointer (&self);
+  /* what comes before speaks of the name that the file has while it is written */
+  why = strrchr (local->message, ':');
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: cannot be written%s", path, why ? why : "");
+  return FALSE;
 }
 
 static gboolean
@@ -1379,6 +1401,15 @@ write_packets (NfMediaWriter *self, const AVFrame *frame, GError **error)
         return TRUE;
       if (status < 0)
         return av_fail (error, NF_ERROR_WRITE, status, self->path, "a frame cannot be encoded");
+      if (!self->format)
+        {
+          const gboolean written = write_picture (self, error);
+
+          av_packet_unref (self->packet);
+          if (!written)
+            return FALSE;
+          continue;
+        }
       if (!self->packet->duration)
         self->packet->duration = 1;
       av_packet_rescale_ts (self->packet, self->codec->time_base, self->stream->time_base);
@@ -1416,6 +1447,8 @@ nf_media_writer_close (NfMediaWriter *self, GError **error)
   self->closed = TRUE;
   if (!write_packets (self, NULL, error))
     return FALSE;
+  if (!self->format)
+    return TRUE;
   status = av_write_trailer (self->format);
   if (status >= 0 && self->format->pb && !(self->format->oformat->flags & AVFMT_NOFILE))
     status = avio_closep (&self->format->pb);

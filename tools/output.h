@@ -6,7 +6,8 @@
 G_BEGIN_DECLS
 
 /* An nf_media_writer that gives the file its name only once it is complete, so that nothing is overwritten by
- * what fails at once. A sequence of pictures (%d in the name) is written in place. */
+ * what fails at once. Each picture of a sequence (%d in the name) is
+ * such a file. */
 typedef struct _NfOutput NfOutput;
 
 /* INPUT (nullable) must be another file. */

@@ -1,11 +1,14 @@
 /* normflow: curves and heat maps, by cairo. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "plot.h"
+#include "common.h"
 #include "nf-error.h"
 
 #include <cairo.h>
 #include <errno.h>
 #include <math.h>
 #include <string.h>
+
+#include <glib/gstdio.h>
 
 #define WIDTH 1280
 #define HEIGHT 560
@@ -135,19 +138,28 @@ draw_title (cairo_t *cr, const char *title, const char *name, double x, double y
   cairo_select_font_face (cr, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
 }
 
+/* A plain file has its name once it is complete, so that what fails leaves what there was. */
 static gboolean
 write_surface (cairo_t *cr, const char *path, GError **error)
 {
   cairo_status_t status = cairo_status (cr);
+  GStatBuf there;
+  const gboolean plain = g_stat (path, &there) != 0 || S_ISREG (there.st_mode);
+  g_autofree char *temporary = plain ? nf_temporary_name (path, error) : g_strdup (path);
 
+  if (!temporary)
+    return FALSE;
   errno = 0;
   if (status == CAIRO_STATUS_SUCCESS)
-    status = cairo_surface_write_to_png (cairo_get_target (cr), path);
-  if (status == CAIRO_STATUS_SUCCESS)
+    status = cairo_surface_write_to_png (cairo_get_target (cr), temporary);
+  if (status != CAIRO_STATUS_SUCCESS)
+    g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the picture cannot be written: %s", path,
+                 status == CAIRO_STATUS_WRITE_ERROR && errno ? g_strerror (errno)
+                                                             : cairo_status_to_string (status));
+  else if (!plain || nf_publish (temporary, path, error))
     return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the picture cannot be written: %s", path,
-               status == CAIRO_STATUS_WRITE_ERROR && errno ? g_strerror (errno)
-                                                           : cairo_status_to_string (status));
+  if (plain)
+    g_unlink (temporary);
   return FALSE;
 }
 
