@@ -504,6 +504,25 @@ test_lossy_output (void **state)
   decode_note ("rgb.safetensors", "normflow-pong-64", "rgb-again.mkv", NULL);
 }
 
+/* A picture's name is one of a sequence if it has a number; any other % is a letter. */
+static void
+test_sequence_names (void **state)
+{
+  g_auto (Result) stopped = { 0 };
+  GOOD ("encode", "-q", "-m", model, "--frames", "3", video, "three.safetensors");
+  BAD (1, "put one %04d into its name", "decode", "-q", "-m", model, "three.safetensors", "x%s.png");
+  stopped = run (ARGUMENTS ("decode", "-q", "-m", model, "three.safetensors", "x%05n.png"));
+  assert_int_equal (stopped.status, 1);
+  assert_non_null (strstr (stopped.errors, "x%05n.png holds the first frame\n"));
+  GOOD ("decode", "-q", "-m", model, "three.safetensors", "100%%-%02d.png");
+  assert_png ("100%-03.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "2", "50%.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "2", "plain.png");
+  assert_same_files ("50%.png", "plain.png");
+  g_auto (Result) one = run (ARGUMENTS ("eval", "-q", "-m", model, "--frames", "1", video));
+  assert_non_null (strstr (one.errors, ": 1 frame, "));
+}
+
 static void
 test_encode_decode (void **state)
 {
@@ -1297,6 +1316,7 @@ main (void)
     cmocka_unit_test (test_info),
     cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_encode_decode),
+    cmocka_unit_test (test_sequence_names),
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_uneven_times),

@@ -235,9 +235,10 @@ print_summary (const Eval *eval, FILE *out)
   g_autofree char *name = g_filename_display_basename (eval->path);
   double mean = eval->model_bits / eval->dims;
 
-  fprintf (out, "%s: %u frames, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
-           name, n, mean, nf_scan_quantile (sorted, n, 0.5), nf_scan_quantile (sorted, n, 0.05),
-           nf_scan_quantile (sorted, n, 0.95), n / MAX (eval->encode_seconds, 1e-9));
+  fprintf (out, "%s: %u frame%s, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
+           name, n, n == 1 ? "" : "s", mean, nf_scan_quantile (sorted, n, 0.5),
+           nf_scan_quantile (sorted, n, 0.05), nf_scan_quantile (sorted, n, 0.95),
+           n / MAX (eval->encode_seconds, 1e-9));
   if (eval->peers)
     fprintf (out, "  PNG %.4f bits/sample (flow %+.1f %%), FFV1 %.4f (flow %+.1f %%)\n",
              eval->png_bits / eval->dims, 100 * (eval->model_bits / eval->png_bits - 1),
@@ -249,11 +250,11 @@ print_summary (const Eval *eval, FILE *out)
         "  (this model's noise hides bits of a sample: the flow does not count those, PNG and FFV1 do)\n");
   if (eval->check)
     fprintf (out,
-             "  decoded at %.2f frames/s: %s (%" G_GUINT64_FORMAT " frames, %" G_GUINT64_FORMAT
-             " samples differ)\n",
+             "  decoded at %.2f frames/s: %s (%" G_GUINT64_FORMAT " frame%s, %" G_GUINT64_FORMAT
+             " sample%s differ)\n",
              n / MAX (eval->decode_seconds, 1e-9),
              eval->wrong_frames ? "NOT lossless" : "every byte came back", eval->wrong_frames,
-             eval->wrong_samples);
+             eval->wrong_frames == 1 ? "" : "s", eval->wrong_samples, eval->wrong_samples == 1 ? "" : "s");
 }
 
 static void
@@ -462,9 +463,9 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
       double h = nf_psnr (hqdn3d->error, denoise.samples), n = nf_psnr (nlmeans->error, denoise.samples);
 
       fprintf (out,
-               "%s: sigma %g, %u frames: noisy %.2f dB; flow %.2f (%+.2f, %.2f frames/s), %s %.2f (%+.2f), "
+               "%s: sigma %g, %u frame%s: noisy %.2f dB; flow %.2f (%+.2f, %.2f frames/s), %s %.2f (%+.2f), "
                "%s %.2f (%+.2f)\n",
-               name, noise->sigma, denoise.frames, noisy, flow, flow - noisy,
+               name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", noisy, flow, flow - noisy,
                denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, h, h - noisy, nlmeans->filters,
                n, n - noisy);
       if (eval->json_path)

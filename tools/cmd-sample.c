@@ -353,7 +353,7 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "%s", error->message);
   sample.options = command.decoding;
   sample.options.drawn = TRUE;
-  sheet = g_str_has_suffix (argv[1], ".png") && !strchr (argv[1], '%');
+  sheet = g_str_has_suffix (argv[1], ".png") && !nf_media_is_sequence (argv[1]);
   if (count < 0 || frames < 0 || count > MAX_COUNT || frames > MAX_COUNT)
     return nf_command_usage (&command, "--%s is 1 to %d", count < 0 || count > MAX_COUNT ? "count" : "frames",
                              MAX_COUNT);

@@ -1144,6 +1144,14 @@ nf_media_picture_name (const char *path, guint64 index)
 }
 
 gboolean
+nf_media_is_sequence (const char *path)
+{
+  g_autofree char *first = nf_media_is_picture (path) ? nf_media_picture_name (path, 0) : NULL;
+
+  return first != NULL;
+}
+
+gboolean
 nf_media_check_name (const char *path, GError **error)
 {
   static const char *const known[] = { "mkv", "mp4", "mov", "m4v", "y4m", "png", NULL };

@@ -90,7 +90,7 @@ guint64 nf_media_reader_get_position (NfMediaReader *self);
 guint64 nf_media_reader_get_damaged (NfMediaReader *self);
 
 /* Writes frames to a file whose extension chooses the form: .mkv FFV1 (lossless), .mp4 and .mov H.264 if
- * libav has an encoder, else MPEG-4; .y4m raw; .png one picture, or a sequence if the name has %d in it. */
+ * libav has an encoder, else MPEG-4; .y4m raw; .png one picture, or a sequence, nf_media_is_sequence(). */
 typedef struct _NfMediaWriter NfMediaWriter;
 
 /* Whether PATH's extension is one of these. */
@@ -99,6 +99,9 @@ gboolean nf_media_check_name (const char *path, GError **error);
 /* The file that picture INDEX, from 0, of the sequence PATH ("%04d.png") is written to, or NULL if it names
  * none. */
 char *nf_media_picture_name (const char *path, guint64 index);
+
+/* Whether PATH names a sequence of pictures: one number, %d or %04d, and no other % but %%. */
+gboolean nf_media_is_sequence (const char *path);
 
 /* What the file PATH, which is written from samples of LAYOUT, does not keep of them, or NULL: it is
  * lossless. */

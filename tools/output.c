@@ -40,18 +40,13 @@ result (NfOutput *self, gboolean done, GError *local, GError **error)
   return FALSE;
 }
 
-static gboolean
-is_sequence (const NfOutput *self)
-{
-  return nf_media_is_picture (self->path) && strchr (self->path, '%');
-}
-
 /* The next picture of a sequence must not take the place of what is read. */
 static gboolean
 check_next (const NfOutput *self, GError **error)
 {
-  g_autofree char *name
-      = self->input && is_sequence (self) ? nf_media_picture_name (self->path, self->n_frames) : NULL;
+  g_autofree char *name = self->input && nf_media_is_sequence (self->path)
+                              ? nf_media_picture_name (self->path, self->n_frames)
+                              : NULL;
 
   return !name || nf_check_output (name, self->input, error);
 }
@@ -69,7 +64,7 @@ nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint
     return NULL;
   if (!check_next (self, error))
     return NULL;
-  if (!is_sequence (self))
+  if (!nf_media_is_sequence (self->path))
     {
       self->temporary = nf_temporary_name (path, error);
       if (!self->temporary)
@@ -86,11 +81,11 @@ nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
   GError *local = NULL;
   gboolean done;
 
-  if (self->n_frames == 1 && nf_media_is_picture (self->path) && !is_sequence (self))
+  if (self->n_frames == 1 && nf_media_is_picture (self->path) && !nf_media_is_sequence (self->path))
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_ARGUMENT,
-          "%s: is one picture, but there are more frames; put %%04d into its name for a sequence, or "
+          "%s: is one picture, but there are more frames; put one %%04d into its name for a sequence, or "
           "ask for one frame",
           self->path);
       return FALSE;
@@ -129,9 +124,11 @@ nf_output_keep (NfOutput *self, const char *command)
 
   if (!self->n_frames)
     return;
-  if (nf_output_close (self, &error))
-    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frame%s\n", command, self->path,
-             self->n_frames, self->n_frames == 1 ? "" : "s");
-  else
+  if (!nf_output_close (self, &error))
     fprintf (stderr, "normflow %s: %s\n", command, error->message);
+  else if (self->n_frames == 1)
+    fprintf (stderr, "normflow %s: %s holds the first frame\n", command, self->path);
+  else
+    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames\n", command, self->path,
+             self->n_frames);
 }

@@ -6,8 +6,7 @@
 G_BEGIN_DECLS
 
 /* An nf_media_writer that gives the file its name only once it is complete, so that nothing is overwritten by
- * what fails at once. Each picture of a sequence (%d in the name) is
- * such a file. */
+ * what fails at once. Each picture of a sequence, nf_media_is_sequence(), is such a file. */
 typedef struct _NfOutput NfOutput;
 
 /* INPUT (nullable) must be another file. */
