@@ -175,17 +175,40 @@ test_other_worlds (void **state)
   g_autofree char *model = in (state, "model.safetensors"),
                   *yuv = g_strdup_printf ("%.*s\"yuv420\", \"noise_type\": \"uniform\"}",
                                           (int)(strstr (config, "\"rgb\"") - config), config);
-  static const char *const worlds[] = { "bounce", "gridworld" };
+  static const char *const worlds[] = { "bounce", "gridworld" }, *const of_court[] = {
+    "one_ball",         "walls",         "world_one_ball", "world_walls",
+    "one_ball_by_time", "walls_by_time", "speeds",         "world_speeds"
+  };
+  g_autofree char *json = in (state, "figures.json"), *markdown = in (state, "table.md");
+  g_autoptr (GError) error = NULL;
   for (guint i = 0; i < G_N_ELEMENTS (worlds); i++)
     {
       ok (run (0, NULL, "train", "-o", model, "--world", worlds[i], "--config", i ? yuv : config, "--steps",
                "2", "--batch", "2", "--validation-tiles", "2", "-q", NULL));
-      g_autofree char *text
-          = run (0, NULL, "eval", "world", model, "--world", worlds[i], "--windows", "2", "--events", "2",
-                 "--seeds", "2", "--frames", "8", "--timed", "2", "-q", NULL);
+      g_autoptr (JsonParser) parser = json_parser_new ();
+      g_autofree char *table = NULL;
+      g_autofree char *text = run (0, NULL, "eval", "world", model, "--world", worlds[i], "--windows", "2",
+                                   "--events", "2", "--seeds", "2", "--frames", "8", "--timed", "2", "--json",
+                                   json, "--markdown", markdown, "-q", NULL);
       assert_non_null (strstr (text, "area under the ROC curve"));
       assert_null (strstr (text, "paddle"));
       assert_int_equal (strstr (text, "walls in place") != NULL, i == 0);
+      assert_int_equal (strstr (text, "one ball") != NULL, i == 0);
+      assert_int_equal (strstr (text, "speed") != NULL, i == 0);
+      assert_null (strstr (text, "nan"));
+      nf_test_ok (g_file_get_contents (markdown, &table, NULL, &error), error);
+      assert_int_equal (strstr (table, "one ball") != NULL, i == 0);
+      assert_null (strstr (table, "nan"));
+      nf_test_ok (json_parser_load_from_file (parser, json, &error), error);
+      JsonObject *rolls
+          = json_object_get_object_member (json_node_get_object (json_parser_get_root (parser)), "roll_outs");
+      for (guint m = 0; m < G_N_ELEMENTS (of_court); m++)
+        {
+          assert_true (json_object_has_member (rolls, of_court[m]));
+          assert_int_equal (json_object_get_null_member (rolls, of_court[m]), i == 1);
+        }
+      assert_true (json_object_get_null_member (rolls, "paddle_obeys_by_time"));
+      assert_false (json_object_get_null_member (rolls, "brightness_drift"));
     }
 }
 
@@ -261,6 +284,7 @@ test_refusals (void **state)
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));
   ok (run (1, "is input and output", "world", "pong", clip, "-a", actions, "--frames", "4", "-q", NULL));
   ok (run (2, "wavelets", "eval", "world", model, "--world", "pong", "--denoise", "wavelets", NULL));
+  ok (run (2, "gridworld has none", "eval", "world", model, "--world", "gridworld", "--plot", "a.png", NULL));
   ok (run (2, "--seeds is 0", "eval", "world", model, "--world", "pong", "--seeds", "0", "--sheet", "a.png",
            NULL));
 }

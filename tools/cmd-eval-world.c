@@ -31,14 +31,28 @@ put (JsonBuilder *builder, const char *name, double value)
     json_builder_add_null_value (builder);
 }
 
+/* VALUES (nullable): null stands for them. */
 static void
-put_array (JsonBuilder *builder, const char *name, const double *values, guint n, double scale)
+put_array (JsonBuilder *builder, const char *name, const double *values, guint n)
 {
   json_builder_set_member_name (builder, name);
+  if (!values)
+    {
+      json_builder_add_null_value (builder);
+      return;
+    }
   json_builder_begin_array (builder);
   for (guint i = 0; i < n; i++)
-    json_builder_add_double_value (builder, values[i] * scale);
+    json_builder_add_double_value (builder, values[i]);
   json_builder_end_array (builder);
+}
+
+/* VALUE for people: by FORMAT, and "-" if it is not a number. (transfer full) */
+G_GNUC_PRINTF (1, 0)
+static char *
+words (const char *format, double value)
+{
+  return isfinite (value) ? g_strdup_printf (format, value) : g_strdup ("-");
 }
 
 static void
@@ -85,8 +99,8 @@ report_bits (const NfFigures *figures, const NfFiguresBits *bits, Report *report
   put (report->json, "model", model);
   put (report->json, "entropy", truth);
   put (report->json, "gap", model - truth);
-  put_array (report->json, "by_place", bits->model, bits->frames, 1);
-  put_array (report->json, "entropy_by_place", bits->truth, bits->frames, 1);
+  put_array (report->json, "by_place", bits->model, bits->frames);
+  put_array (report->json, "entropy_by_place", bits->truth, bits->frames);
   json_builder_end_object (report->json);
 }
 
@@ -114,69 +128,90 @@ share (guint64 n, guint64 of)
   return of ? (double)n / (double)of : (double)NAN;
 }
 
-/* Share of the roll-outs in each stretch of time. */
+/* Share of the roll-outs in each stretch of time; null if the world HAS not what is counted. */
 static void
-put_by_time (const NfFiguresRollOuts *rolls, const char *name, const double *counts, JsonBuilder *builder)
+put_by_time (const NfFiguresRollOuts *rolls, const char *name, gboolean has, const double *counts,
+             JsonBuilder *builder)
 {
   g_autofree double *shares = g_new (double, rolls->model.stretches);
   for (guint i = 0; i < rolls->model.stretches; i++)
     shares[i] = counts[i] / (rolls->seeds * MIN (NF_FIGURES_STRETCH, rolls->length - i * NF_FIGURES_STRETCH));
-  put_array (builder, name, shares, rolls->model.stretches, 1);
+  put_array (builder, name, has ? shares : NULL, rolls->model.stretches);
+}
+
+/* Whether the world is a court with walls and a ball; a map has neither. */
+static gboolean
+is_court (const NfFigures *figures)
+{
+  return figures->pattern != NF_WORLD_GRIDWORLD;
+}
+
+static void
+describe_roll_outs (const NfFigures *figures, const NfFiguresRollOuts *rolls, Report *report)
+{
+  const NfFiguresSeen *model = &rolls->model, *world = &rolls->world;
+  const double one = 100 * share (model->one_ball, model->frames),
+               walls = 100 * share (model->walls, model->frames);
+  g_autofree char *obeyed = words ("%.2f", 100 * share (model->obeyed, model->paddles)),
+                  *speed = words ("%.3f", nf_figures_mean_speed (model)),
+                  *true_speed = words ("%.3f", nf_figures_mean_speed (world)),
+                  *variation = words ("%.3f", nf_figures_speed_variation (model, world));
+  printf ("roll-outs: %u of %u frames, temperature %g\n", rolls->seeds, rolls->length, rolls->temperature);
+  if (!is_court (figures))
+    {
+      row (report, "| roll-outs | %u of %u frames, temperature %g | ", rolls->seeds, rolls->length,
+           rolls->temperature);
+      return;
+    }
+  printf ("  one ball in %.2f %% of frames, walls in place in %.2f %%", one, walls);
+  if (model->paddles)
+    printf (", paddle where the action leads in %s %%", obeyed);
+  printf ("\n  speed %s pixels a frame, world %s; distributions differ by %s (total variation)\n", speed,
+          true_speed, variation);
+  row (report, "| roll-outs, %u of %u frames, temperature %g: frames with exactly one ball | %.2f %% | all",
+       rolls->seeds, rolls->length, rolls->temperature, one);
+  row (report, "| walls where they belong | %.2f %% | all", walls);
+  if (model->paddles)
+    row (report, "| paddle where the action leads | %s %% | ≥ 98 %%", obeyed);
+  row (report, "| speed of the ball, pixels a frame | %s; total variation %s | the world's: %s; 0", speed,
+       variation, true_speed);
 }
 
 static void
 report_roll_outs (const NfFigures *figures, const NfFiguresRollOuts *rolls, Report *report)
 {
   const NfFiguresSeen *model = &rolls->model, *world = &rolls->world;
-  const gboolean court = figures->pattern != NF_WORLD_GRIDWORLD;
-  const double edge = (double)rolls->edge * rolls->seeds, one = share (model->one_ball, model->frames),
-               walls = court ? share (model->walls, model->frames) : (double)NAN,
-               obeyed = share (model->obeyed, model->paddles),
-               variation = nf_figures_speed_variation (model, world), speed = nf_figures_mean_speed (model),
-               true_speed = nf_figures_mean_speed (world),
+  const gboolean court = is_court (figures);
+  const guint64 frames = court ? model->frames : 0, world_frames = court ? world->frames : 0;
+  const double edge = (double)rolls->edge * rolls->seeds,
                brightness = (model->brightness[1] - model->brightness[0]) / edge,
                contrast = (model->contrast[1] - model->contrast[0]) / edge;
-  printf ("roll-outs: %u of %u frames, temperature %g\n", rolls->seeds, rolls->length, rolls->temperature);
-  printf ("  one ball in %.2f %% of frames", 100 * one);
-  if (court)
-    printf (", walls in place in %.2f %%", 100 * walls);
-  if (model->paddles)
-    printf (", paddle where the action leads in %.2f %%", 100 * obeyed);
-  printf ("\n  speed %.3f pixels a frame, world %.3f; distributions differ by %.3f (total variation)\n",
-          speed, true_speed, variation);
+  describe_roll_outs (figures, rolls, report);
   printf ("  drift from first to last %u frames: brightness %+.2f, contrast %+.2f 8-bit steps\n", rolls->edge,
           brightness, contrast);
-  row (report, "| roll-outs, %u of %u frames, temperature %g: frames with exactly one ball | %.2f %% | all",
-       rolls->seeds, rolls->length, rolls->temperature, 100 * one);
-  if (court)
-    row (report, "| walls where they belong | %.2f %% | all", 100 * walls);
-  if (model->paddles)
-    row (report, "| paddle where the action leads | %.2f %% | ≥ 98 %%", 100 * obeyed);
-  row (report, "| speed of the ball, pixels a frame | %.3f; total variation %.3f | the world's: %.3f; 0",
-       speed, variation, true_speed);
   row (report, "| drift of brightness, contrast (8-bit steps) | %+.2f, %+.2f | 0", brightness, contrast);
   begin (report->json, "roll_outs");
   put (report->json, "seeds", rolls->seeds);
   put (report->json, "length", rolls->length);
   put (report->json, "temperature", rolls->temperature);
-  put (report->json, "one_ball", one);
-  put (report->json, "walls", walls);
-  put (report->json, "paddle_obeys", obeyed);
-  put (report->json, "speed", speed);
-  put (report->json, "world_speed", true_speed);
-  put (report->json, "speed_total_variation", variation);
+  put (report->json, "one_ball", share (model->one_ball, frames));
+  put (report->json, "walls", share (model->walls, frames));
+  put (report->json, "paddle_obeys", share (model->obeyed, model->paddles));
+  put (report->json, "speed", nf_figures_mean_speed (model));
+  put (report->json, "world_speed", nf_figures_mean_speed (world));
+  put (report->json, "speed_total_variation", nf_figures_speed_variation (model, world));
   put (report->json, "brightness_drift", brightness);
   put (report->json, "contrast_drift", contrast);
-  put (report->json, "world_one_ball", share (world->one_ball, world->frames));
-  put (report->json, "world_walls", court ? share (world->walls, world->frames) : (double)NAN);
+  put (report->json, "world_one_ball", share (world->one_ball, world_frames));
+  put (report->json, "world_walls", share (world->walls, world_frames));
   put (report->json, "world_paddle_obeys", share (world->obeyed, world->paddles));
   put (report->json, "stretch", NF_FIGURES_STRETCH);
-  put_by_time (rolls, "one_ball_by_time", model->one_by_time, report->json);
-  put_by_time (rolls, "walls_by_time", model->walls_by_time, report->json);
-  put_by_time (rolls, "paddle_obeys_by_time", model->obeyed_by_time, report->json);
+  put_by_time (rolls, "one_ball_by_time", court, model->one_by_time, report->json);
+  put_by_time (rolls, "walls_by_time", court, model->walls_by_time, report->json);
+  put_by_time (rolls, "paddle_obeys_by_time", model->paddles > 0, model->obeyed_by_time, report->json);
   put (report->json, "speed_bin", NF_FIGURES_SPEED_BIN);
-  put_array (report->json, "speeds", model->speeds, NF_FIGURES_SPEED_BINS, 1);
-  put_array (report->json, "world_speeds", world->speeds, NF_FIGURES_SPEED_BINS, 1);
+  put_array (report->json, "speeds", court ? model->speeds : NULL, NF_FIGURES_SPEED_BINS);
+  put_array (report->json, "world_speeds", court ? world->speeds : NULL, NF_FIGURES_SPEED_BINS);
   json_builder_end_object (report->json);
 }
 
@@ -262,7 +297,7 @@ plot_curves (const NfFigures *figures, const NfFiguresRollOuts *rolls, const cha
         y[c * n + i] = 100 * counts[c][i] / ((double)frames * rolls->seeds);
     }
   for (guint c = 0; c < G_N_ELEMENTS (counts); c++)
-    if ((c != 1 || rolls->model.paddles) && (c != 2 || figures->pattern != NF_WORLD_GRIDWORLD))
+    if (c != 1 || rolls->model.paddles)
       curves[n_curves++] = (NfPlotCurve){ .name = names[c], .x = x, .y = y + c * n, .n = n };
   g_autofree char *title = g_strdup_printf ("%u roll-out%s of %s", rolls->seeds, rolls->seeds == 1 ? "" : "s",
                                             nf_world_pattern_name (figures->pattern));
@@ -420,6 +455,10 @@ nf_cmd_eval_world (int argc, char **argv)
                              options.denoise);
   if ((options.sheet || options.plot) && !options.seeds)
     return nf_command_usage (&command, "--sheet and --plot show roll-outs, but --seeds is 0");
+  if (options.plot && !is_court (&figures))
+    return nf_command_usage (&command,
+                             "--plot shows balls, walls and paddles, and %s has none; --sheet shows frames",
+                             options.world);
   command.model = g_strdup (argv[1]);
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };
   g_autoptr (GPtrArray) inputs = g_ptr_array_new (), written = g_ptr_array_new ();
