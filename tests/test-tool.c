@@ -732,6 +732,34 @@ test_eval_unreadable (void **state)
   assert_int_equal (count ("mixed.ndjson", "kept"), 1);
 }
 
+/* Lines are JSON, and pictures have titles, whatever bytes a file's name has. */
+static void
+test_file_names (void **state)
+{
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GBytes) bytes = contents ("video.y4m");
+  g_autofree char *odd = in_folder ("caf\xe9.y4m"), *lines = NULL, *path = in_folder ("odd.ndjson");
+  assert_true (
+      g_file_set_contents (odd, g_bytes_get_data (bytes, NULL), (gssize)g_bytes_get_size (bytes), NULL));
+  GOOD ("eval", "-q", "-m", model, "-n", "1", "--json", "odd.ndjson", "--plot", "odd-plot.png", "--map",
+        "odd-map.png", odd);
+  assert_true (g_file_get_contents (path, &lines, NULL, NULL));
+  nf_test_ok (json_parser_load_from_data (parser, lines, -1, &error), error);
+  JsonObject *object = json_node_get_object (json_parser_get_root (parser));
+  assert_string_equal (json_object_get_string_member (object, "file"), "caf\357\277\275.y4m");
+  GOOD ("eval", "-q", "-m", model, "-n", "1", "--denoise", "0.05", "--json", "odd.ndjson", odd);
+  g_free (lines);
+  assert_true (g_file_get_contents (path, &lines, NULL, NULL));
+  assert_true (g_utf8_validate (lines, -1, NULL));
+  GOOD ("sheet", "-q", "-m", model, "-n", "1", odd, "odd-sheet.png");
+  GOOD (TRAIN, "--steps", "1", "-o", "odd.safetensors", "--log", "odd.log", odd);
+  g_autofree char *log = in_folder ("odd.log");
+  g_free (lines);
+  assert_true (g_file_get_contents (log, &lines, NULL, NULL));
+  assert_true (g_utf8_validate (lines, -1, NULL));
+}
+
 /* Nothing that is read, and no other output, is written over. */
 static void
 test_overwriting (void **state)
@@ -1342,6 +1370,7 @@ main (void)
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),
     cmocka_unit_test (test_convert_without_room),
+    cmocka_unit_test (test_file_names),
     cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);

@@ -491,7 +491,7 @@ plain_command (int argc, char **argv)
       quoted = strpbrk (plain, " \"'\\$`*?{}[]();&|<>") || !*plain ? g_shell_quote (plain) : g_strdup (plain);
       g_string_append_printf (text, " %s", quoted);
     }
-  return g_string_free (g_steal_pointer (&text), FALSE);
+  return g_utf8_make_valid (text->str, (gssize)text->len);
 }
 
 static void
@@ -1087,9 +1087,10 @@ validate (Job *job, GError **error)
         nf_progress_note (job->progress,
                           "step %" G_GUINT64_FORMAT ": the loss of %s is not finite; it is left out", step,
                           set->name);
+      g_autofree char *name = g_filename_display_name (set->name);
       json_builder_begin_object (builder);
       json_builder_set_member_name (builder, "name");
-      json_builder_add_string_value (builder, set->name);
+      json_builder_add_string_value (builder, name);
       json_builder_set_member_name (builder, "unseen");
       json_builder_add_boolean_value (builder, set->unseen);
       add_double (builder, "loss", sum / set->n_tiles);
@@ -1132,7 +1133,7 @@ save_model (Job *job, const char *path, GError **error)
   json_builder_begin_array (builder);
   for (guint i = 0; i < MIN (count_files (job), 64); i++)
     {
-      g_autofree char *name = g_path_get_basename (get_file (job, i));
+      g_autofree char *name = g_filename_display_basename (get_file (job, i));
 
       json_builder_add_string_value (builder, name);
     }
