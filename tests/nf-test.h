@@ -51,6 +51,17 @@ nf_test_device (const char *form)
   return device;
 }
 
+/* Of all tensors of FILE, whose data they share. (transfer full) */
+static inline NfTensor *
+nf_test_tensors (NfTensorFile *file)
+{
+  const guint n = nf_tensor_file_count (file);
+  NfTensor *tensors = g_new (NfTensor, n);
+  for (guint i = 0; i < n; i++)
+    tensors[i] = *nf_tensor_file_get (file, i);
+  return tensors;
+}
+
 /* A name of its own in the directory for temporary files; the test removes the file. */
 static inline char *
 nf_test_temporary (const char *suffix)

@@ -86,18 +86,15 @@ test_too_large (void **state)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (golden, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
-  g_autofree float *bias = NULL;
-  for (guint i = 0; i < n; i++)
-    {
-      tensors[i] = *nf_tensor_file_get (file, i);
-      if (strcmp (tensors[i].name, "blocks.0.proj_in.bias") != 0)
-        continue;
-      bias = g_new0 (float, tensors[i].n_elements);
-      tensors[i].dtype = NF_DTYPE_F32;
-      tensors[i].data = (const guint8 *)bias;
-    }
-  assert_non_null (bias);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
+  NfTensor *changed = NULL;
+  for (guint i = 0; i < n && !changed; i++)
+    if (strcmp (tensors[i].name, "blocks.0.proj_in.bias") == 0)
+      changed = &tensors[i];
+  assert_non_null (changed);
+  g_autofree float *bias = g_new0 (float, changed->n_elements);
+  changed->dtype = NF_DTYPE_F32;
+  changed->data = (const guint8 *)bias;
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     for (guint fits = 0; fits < 2; fits++)
       {
@@ -144,9 +141,7 @@ test_asking (void **state)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (twin, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
-  for (guint i = 0; i < n; i++)
-    tensors[i] = *nf_tensor_file_get (file, i);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   nf_test_ok (nf_tensor_file_write (bare, tensors, n, NULL, &error), error);
 
   check_mentions (run (1, "convert", bare, output, NULL), "do not say patch_size, ");
@@ -175,11 +170,10 @@ test_mean (void **state)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (model, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
   for (guint i = 0; i < n; i++)
     {
-      tensors[i] = *nf_tensor_file_get (file, i);
       assert_int_equal (tensors[i].dtype, NF_DTYPE_F32);
       if (!g_str_has_prefix (tensors[i].name, "blocks."))
         continue;

@@ -290,13 +290,10 @@ write_parameters (const char *from, const float *values, const char *to)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (from, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   for (guint i = 0; i < n; i++)
-    {
-      tensors[i] = *nf_tensor_file_get (file, i);
-      if (strcmp (tensors[i].name, "parameters") == 0)
-        tensors[i].data = (const guint8 *)values;
-    }
+    if (strcmp (tensors[i].name, "parameters") == 0)
+      tensors[i].data = (const guint8 *)values;
   g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
   g_hash_table_insert (metadata, (gpointer) "config", (gpointer)nf_tensor_file_get_metadata (file, "config"));
   nf_test_ok (nf_tensor_file_write (to, tensors, n, metadata, &error), error);

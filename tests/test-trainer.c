@@ -657,9 +657,7 @@ test_other_words (void **state)
   g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
   g_hash_table_insert (metadata, (gpointer) "config", json->str);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
-  for (guint i = 0; i < n; i++)
-    tensors[i] = *nf_tensor_file_get (file, i);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   nf_test_ok (nf_tensor_file_write (path, tensors, n, metadata, &error), error);
 
   nf_test_ok (nf_trainer_restore (other.trainer, path, &error), error);

@@ -114,12 +114,11 @@ check_wrong (const char *name, const char *part)
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (weights, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   g_autofree float *values = NULL;
   for (guint i = 0; i < n; i++)
     {
       NfTensor *t = &tensors[i];
-      *t = *nf_tensor_file_get (file, i);
       if (values || t->n_dims != 2 || !strstr (t->name, part))
         continue;
       const gsize row = t->dims[1];
@@ -165,12 +164,11 @@ check_refused (const char *name, const char *tensor, guint64 width, const char *
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (expected, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
-  g_autofree NfTensor *tensors = g_new (NfTensor, n);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
   g_autofree float *values = NULL;
   for (guint i = 0; i < n; i++)
     {
       NfTensor *t = &tensors[i];
-      *t = *nf_tensor_file_get (file, i);
       if (strcmp (t->name, tensor) != 0)
         continue;
       t->n_elements = t->n_elements / t->dims[t->n_dims - 1] * width;

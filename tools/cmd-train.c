@@ -66,7 +66,7 @@ typedef struct
   char *command;
   char *log;
   guint64 log_every;
-  char *samples; /* folder of pictures, or NULL or empty */
+  char *samples; /* folder of pictures, or NULL */
   guint64 sample_every;
   char *precision; /* of matrix products; NULL before there is a device, and in settings from before it was
                       kept */
@@ -419,6 +419,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
     run->log_every = settings_int (&settings, "log_every");
   if (json_object_has_member (settings.object, "samples"))
     run->samples = settings_string (&settings, "samples");
+  if (run->samples && !*run->samples)
+    g_clear_pointer (&run->samples, g_free);
   if (json_object_has_member (settings.object, "sample_every"))
     run->sample_every = settings_int (&settings, "sample_every");
   if (json_object_has_member (settings.object, "precision"))
@@ -869,7 +871,7 @@ check_places (const Places *places, const Run *run, const char *config, GError *
     return FALSE;
   if (!check_files (places, run, config, error))
     return FALSE;
-  if (run->samples && *run->samples && g_mkdir_with_parents (run->samples, 0777) != 0)
+  if (run->samples && g_mkdir_with_parents (run->samples, 0777) != 0)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", run->samples, g_strerror (errno));
       return FALSE;
@@ -1326,7 +1328,7 @@ train (Job *job, GError **error)
             return FALSE;
           judged = report.step;
         }
-      if (run->samples && *run->samples && run->sample_every && report.step % run->sample_every == 0)
+      if (run->samples && run->sample_every && report.step % run->sample_every == 0)
         {
           g_autoptr (GError) local = NULL;
 

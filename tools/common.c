@@ -80,7 +80,7 @@ check_precision (NfCommand *self, NfCommandOptions options)
 
 /* Appends KEY and VALUE to the device's specification. */
 static void
-append (NfCommand *self, const char *key, const char *value)
+specify (NfCommand *self, const char *key, const char *value)
 {
   char *spec = g_strdup_printf ("%s,%s%s", self->device ? self->device : "", key, value);
   g_free (self->device);
@@ -176,7 +176,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   if (self->precision && !check_precision (self, options))
     return FALSE;
   if (self->precision)
-    append (self, "precision=", self->precision);
+    specify (self, "precision=", self->precision);
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
   return TRUE;
@@ -186,7 +186,7 @@ void
 nf_command_prefer (NfCommand *self, const char *key, const char *value)
 {
   g_autofree char *unless = g_strconcat (key, "?=", NULL);
-  append (self, unless, value);
+  specify (self, unless, value);
 }
 
 void
@@ -194,7 +194,7 @@ nf_command_require (NfCommand *self, const char *key, const char *value)
 {
   g_autofree char *is = g_strconcat (key, "=", NULL);
   if (!self->device || !strstr (self->device, is))
-    append (self, is, value);
+    specify (self, is, value);
 }
 
 int

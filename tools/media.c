@@ -917,7 +917,6 @@ convert_frame (NfMediaReader *self, GError **error)
     {
       AVRational aspect
           = av_guess_sample_aspect_ratio (self->format, self->format->streams[self->stream], self->frame);
-
       enum AVFieldOrder fields = find_fields (self);
 
       if (turn.swapped)

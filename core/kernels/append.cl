@@ -4,7 +4,8 @@
  *   Kt[b][h][n / VW][DH][n % VW]
  * and after all of them, for attention, the head's values, row after row:
  *   V[n][DH]
- * The backward pass has values in the form of keys, without these. The matrix unit has blocks of NR keys and their values in bfloat16, see attention_amx.cl:
+ * The backward pass has values in the form of keys, without these. The matrix unit has blocks of NR keys and their values in bfloat16, see
+ * attention_amx.cl:
  *   Kt[b][h][n / NR][NF_KEY_BLOCK] */
 #if NF_BF16_AMX
 #define DHP ((DH + 31) / 32 * 32) /* features of a head, and zeros up to whole steps of a product */
@@ -21,9 +22,9 @@
 #define NF_HEAD(blocks, values) (NF_KEYS (blocks) * ((values) ? 2 : 1))
 #endif
 
-/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks, and has the values that lie after the H heads of keys in a row,
- * if `values` says that there are any (the matrix unit always). src rows are row apart, samples batch apart. H heads of keys. Global size (count, H, B) on a GPU, a row of a head each; on a CPU
- * (blocks that are touched, H, B), of VW rows, or of NR for the matrix unit. */
+/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, if values_too, keeps the values that lie after the H
+ * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
+ * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR for the matrix unit. */
 #if !NF_GPU_KERNELS
 /* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
 static inline void

@@ -1,6 +1,7 @@
 /* Attention on a CPU with online softmax (Dao et al. 2022): no N×N matrix. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Compiled per head size: -DDH=features of a head. nf_append keeps keys transposed in blocks of VW, so that VW scores are one vector, and a head's values after them:
+ * Compiled per head size: -DDH=features of a head. nf_append keeps keys transposed in blocks of VW, so that VW scores are one vector, and a head's
+ * values after them:
  *   Kt[n / VW][DH][n % VW]     V[n][DH]
  * A query meets keys in blocks of NR and parts of KEYS from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one
  * by one give the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head.
@@ -111,8 +112,8 @@ static void nf_attend (const NfHead *t, int first);
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
 nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
-              int H, int Hkv, int8 mask)
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq,
+              float scale, float scale2, int split, int H, int Hkv, int8 mask)
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
   Kt += Kt_at + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
@@ -205,8 +206,8 @@ NF_PRODUCTS (6)
 #define nf_sums nf_sums_6
 #endif
 
-/* Scores s of n rows, 1 or 2, of the keys of a part, up to `end`, become exp(s - most); `total` is their sum. An exponential is one long chain: several are
- * side by side. */
+/* Scores s of n rows, 1 or 2, of the keys of a part, up to `end`, become exp(s - most); `total` is their sum. An exponential is one long chain: several
+ * are side by side. */
 static inline __attribute__ ((always_inline)) void
 nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int end, const float *most, floatv *total)
 {

@@ -94,8 +94,8 @@ nf_put (__local NfTile *tile, int row, int column, float v)
  * Global size (Nq / SIDE GROUP, H, B), rounded up. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
-              int H, int Hkv, int8 mask)
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq,
+              float scale, float scale2, int split, int H, int Hkv, int8 mask)
 {
   __local NfTile X, Y, P;
   __local float4 part[SIDE][LINES / 4];

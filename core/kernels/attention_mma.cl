@@ -93,8 +93,8 @@ nf_weigh (float sum[4], const NfLeft weights[TILES], __local const float *Y, int
 
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
-              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq, float scale, float scale2, int split,
-              int H, int Hkv, int8 mask)
+              __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq,
+              float scale, float scale2, int split, int H, int Hkv, int8 mask)
 {
   __local float __attribute__ ((aligned (16))) keys_of[2][HEAD * KEY_PITCH], values_of[2][SIDE * PITCH];
   const int first = get_group_id (0) * SIDE, count = min (SIDE, Nq - first), h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);

@@ -174,22 +174,23 @@ nf_blocks_new (const NfConfig *config, const NfParameters *parameters, NfBuffer 
 #define FIRST_BITS_OF_FLOATS 17
 #define LAST_BITS 19
 
+/* Of lattices that become finer STEPS times. */
 static guint
-first_bits (const NfBlocks *blocks, guint lattices, gboolean few_bits)
+first_bits (const NfBlocks *blocks, guint steps, gboolean few_bits)
 {
   const double limit = blocks->flow[0].max_log_scale / G_LN2;
   if (few_bits)
     return FIRST_BITS;
   if (!(limit < LAST_BITS))
     return FIRST_BITS_OF_FLOATS;
-  const gint wanted = LAST_BITS - (gint)(lattices - 1) * (gint)ceil (limit - 1e-3);
+  const gint wanted = LAST_BITS - (gint)steps * (gint)ceil (limit - 1e-3);
   return (guint)CLAMP (wanted, FIRST_BITS, FIRST_BITS_OF_FLOATS);
 }
 
 void
 nf_blocks_round (NfBlocks *blocks, gboolean few_bits)
 {
-  const guint last = MAX (blocks->T, 3) - 2, first = first_bits (blocks, last + 1, few_bits);
+  const guint last = MAX (blocks->T, 3) - 2, first = first_bits (blocks, last, few_bits);
   for (guint t = 1; t < blocks->T; t++)
     {
       const guint bits = first + ((LAST_BITS - first) * (t - 1) + last / 2) / last;

@@ -520,7 +520,7 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   g_autofree gint *labels = drop_labels (self, batch);
   g_autofree float *actions = drop_actions (self, batch);
   const NfSampleShape *shape = nf_model_get_shape (self->model);
-  g_autofree double *square = g_new0 (double, (gsize)shape->frame * shape->D);
+  g_autofree double *square = self->z ? g_new0 (double, (gsize)shape->frame * shape->D) : NULL;
   const NfTrainBatch kept = { batch->B, batch->tiles, labels, actions };
   if (!add_gradients (self, &planes, &kept, &loss, &report->denoiser_loss, square, error)
       || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
