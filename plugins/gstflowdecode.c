@@ -249,7 +249,7 @@ show_held (GstFlowDecode *self)
         g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
       else
         {
-          gst_flow_frame_view (&video, &view);
+          gst_flow_frame_view (&video, &self->output->info, &view);
           nf_stream_drain (stream, &view, &error);
           gst_video_frame_unmap (&video);
         }
@@ -568,8 +568,8 @@ map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, GstVideoCodecFrame *i
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
       return FALSE;
     }
-  gst_flow_frame_view (&mapped->video, view);
-  gst_flow_frame_fill_padding (&mapped->video);
+  gst_flow_frame_view (&mapped->video, &self->output->info, view);
+  gst_flow_frame_fill_padding (&mapped->video, view);
   return TRUE;
 }
 

@@ -117,7 +117,7 @@ gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *fram
   const gint64 start = g_get_monotonic_time ();
   if (ret != GST_FLOW_OK)
     return ret;
-  gst_flow_frame_view (frame, &view);
+  gst_flow_frame_view (frame, &filter->in_info, &view);
   if (!nf_session_denoise_frame (session, &view, get_sigma (self), &view, &error))
     {
       gst_flow_engine_count_dropped (&self->engine);

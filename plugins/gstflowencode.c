@@ -275,7 +275,7 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
                    self->info.height);
       return FALSE;
     }
-  gst_flow_frame_view (video, &view);
+  gst_flow_frame_view (video, &self->input->info, &view);
   float *latents = direct ? (float *)(gpointer)data : self->latents;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   if (stream)

@@ -66,11 +66,12 @@ gst_flow_video_caps (const NfConfig *config)
 }
 
 void
-gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view)
+gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFrame *view)
 {
   memset (view, 0, sizeof *view);
-  view->width = GST_VIDEO_FRAME_WIDTH (frame);
-  view->height = GST_VIDEO_FRAME_HEIGHT (frame);
+  /* The frame's own are those of GstVideoMeta, which may be larger; what is made of it has room for these. */
+  view->width = GST_VIDEO_INFO_WIDTH (info);
+  view->height = GST_VIDEO_INFO_HEIGHT (info);
   /* Components are R G B or Y Cb Cr in this order, however the format lays them out. */
   for (guint i = 0; i < MIN (GST_VIDEO_FRAME_N_COMPONENTS (frame), 3); i++)
     view->planes[i] = (NfPlane){ .data = GST_VIDEO_FRAME_COMP_DATA (frame, i),
@@ -89,14 +90,14 @@ gst_flow_copy_frame_flags (GstBuffer *to, GstBuffer *from)
 }
 
 void
-gst_flow_frame_fill_padding (GstVideoFrame *frame)
+gst_flow_frame_fill_padding (GstVideoFrame *frame, const NfFrame *view)
 {
   const gint step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, 0);
   if (step != 4)
     return;
   guint8 *row = GST_VIDEO_FRAME_PLANE_DATA (frame, 0);
-  for (gint y = 0; y < GST_VIDEO_FRAME_HEIGHT (frame); y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (frame, 0))
-    memset (row, 255, (gsize)GST_VIDEO_FRAME_WIDTH (frame) * step);
+  for (guint y = 0; y < view->height; y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (frame, 0))
+    memset (row, 255, (gsize)view->width * step);
 }
 
 /* Latents */

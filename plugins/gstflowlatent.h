@@ -127,15 +127,15 @@ GstCaps *gst_flow_video_caps (const NfConfig *config);
 /* The formats of LAYOUT, best first. */
 const GstVideoFormat *gst_flow_video_formats (NfPixelLayout layout, guint *n);
 
-/* FRAME as the library sees it. */
-void gst_flow_frame_view (const GstVideoFrame *frame, NfFrame *view);
+/* FRAME, mapped with INFO, as the library sees it: as large as INFO says. */
+void gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFrame *view);
 
 /* What a buffer says of its frame, whether it holds the samples or the latents: its fields, and whether it is
  * corrupted. */
 void gst_flow_copy_frame_flags (GstBuffer *to, GstBuffer *from);
 
-/* Before writing samples: fills the pixels of formats like RGBx with 255, so that no byte is left undefined.
- */
-void gst_flow_frame_fill_padding (GstVideoFrame *frame);
+/* Before writing the samples of VIEW: fills the pixels of formats like RGBx with 255, so that no byte is left
+ * undefined. */
+void gst_flow_frame_fill_padding (GstVideoFrame *frame, const NfFrame *view);
 
 G_END_DECLS

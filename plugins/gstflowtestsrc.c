@@ -415,8 +415,8 @@ draw (GstFlowTestSrc *self, GstBuffer *buffer)
   NfFrame view;
   if (!gst_video_frame_map (&frame, &self->info, buffer, GST_MAP_WRITE))
     return FALSE;
-  gst_flow_frame_view (&frame, &view);
-  gst_flow_frame_fill_padding (&frame);
+  gst_flow_frame_view (&frame, &self->info, &view);
+  gst_flow_frame_fill_padding (&frame, &view);
   nf_world_render (self->world, self->layout, &view);
   gst_video_frame_unmap (&frame);
   return TRUE;

@@ -728,6 +728,71 @@ test_frames_at_once (void **state)
 
 /* Flow of data */
 
+/* A frame N in a buffer that holds a larger picture, and itself alone in *SMALL: its top left. */
+static GstBuffer *
+roomy_frame (const GstVideoInfo *info, guint n, GstBuffer **small)
+{
+  GstVideoInfo large;
+  GstVideoFrame from, to;
+  fixture_video (&large, GST_VIDEO_INFO_FORMAT (info), 4 * GST_VIDEO_INFO_WIDTH (info) + 10,
+                 3 * GST_VIDEO_INFO_HEIGHT (info) + 6);
+  GstBuffer *buffer = fixture_frame (&large, n, FALSE);
+  gst_buffer_add_video_meta_full (buffer, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_INFO_FORMAT (&large),
+                                  GST_VIDEO_INFO_WIDTH (&large), GST_VIDEO_INFO_HEIGHT (&large),
+                                  GST_VIDEO_INFO_N_PLANES (&large), large.offset, large.stride);
+  *small = fixture_frame (info, n, FALSE);
+  assert_true (gst_video_frame_map (&from, info, buffer, GST_MAP_READ));
+  assert_true (gst_video_frame_map (&to, info, *small, GST_MAP_WRITE));
+  assert_true (gst_video_frame_copy (&to, &from));
+  gst_video_frame_unmap (&from);
+  gst_video_frame_unmap (&to);
+  return buffer;
+}
+
+/* A GstVideoMeta may be of a larger picture than the caps, which is seen in part: at its top left. */
+static void
+test_larger_meta (void **state)
+{
+  static const struct
+  {
+    const char *element, *properties, *filter;
+  } cases[] = {
+    { "flowencode", "score-map=true", "video/x-flow-latent,latent-format=F32LE" },
+    { "flowencode", "score-map=true", "video/x-flow-latent,latent-format=F16LE" },
+    { "flowdenoise", "sigma=0.1", NULL },
+  };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 20, 12);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      GstBus *bus;
+      GstHarness *harness = make_harness (cases[i].element, MODEL_YUV, cases[i].properties, &bus);
+      if (cases[i].filter)
+        gst_harness_set_sink_caps_str (harness, cases[i].filter);
+      set_video (harness, &info);
+      for (guint n = 0; n < 2; n++)
+        {
+          GstBuffer *small, *large = roomy_frame (&info, n, &small);
+          g_autoptr (GstBuffer) wanted = gst_harness_push_and_pull (harness, small);
+          g_autoptr (GstBuffer) got = gst_harness_push_and_pull (harness, large);
+          assert_non_null (wanted);
+          assert_non_null (got);
+          if (!cases[i].filter)
+            {
+              assert_same_video (&info, wanted, got);
+              continue;
+            }
+          GstMapInfo map;
+          gst_buffer_map (wanted, &map, GST_MAP_READ);
+          assert_int_equal (gst_buffer_get_size (got), map.size);
+          assert_int_equal (gst_buffer_memcmp (got, 0, map.data, map.size), 0);
+          gst_buffer_unmap (wanted, &map);
+        }
+      assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+      end_harness (harness, bus);
+    }
+}
+
 static void
 test_end_gap_discontinuity (void **state)
 {
@@ -1817,6 +1882,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_tensors),
     cmocka_unit_test (test_half_precision),
     cmocka_unit_test (test_frames_at_once),
+    cmocka_unit_test (test_larger_meta),
     cmocka_unit_test (test_end_gap_discontinuity),
     cmocka_unit_test (test_frame_flags),
     cmocka_unit_test (test_flush),
