@@ -1,7 +1,19 @@
-/* normflow: GStreamer plugin, waiting for the time of a live frame. SPDX-License-Identifier:
+/* normflow: GStreamer plugin, times of frames and waiting for them. SPDX-License-Identifier:
  * LGPL-2.1-or-later
  */
 #include "gstflowlive.h"
+
+guint64
+gst_flow_live_frame_from (GstClockTime time, gint fps_n, gint fps_d)
+{
+  return fps_n > 0 ? gst_util_uint64_scale_ceil (time, (guint64)fps_n, (guint64)fps_d * GST_SECOND) : 0;
+}
+
+guint64
+gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d)
+{
+  return fps_n > 0 ? gst_flow_live_frame_from (time + 1, fps_n, fps_d) - 1 : 0;
+}
 
 GstFlowReturn
 gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running)

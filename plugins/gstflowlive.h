@@ -1,4 +1,4 @@
-/* normflow: GStreamer plugin, waiting for the time of a live frame. SPDX-License-Identifier:
+/* normflow: GStreamer plugin, times of frames and waiting for them. SPDX-License-Identifier:
  * LGPL-2.1-or-later
  */
 #pragma once
@@ -6,6 +6,13 @@
 #include <gst/base/gstbasesrc.h>
 
 G_BEGIN_DECLS
+
+/* Frame n of FPS_N/FPS_D a second begins after n FPS_D/FPS_N seconds, rounded down to nanoseconds. The first
+ * that begins at TIME or later; 0 if FPS_N is. */
+guint64 gst_flow_live_frame_from (GstClockTime time, gint fps_n, gint fps_d);
+
+/* The frame that is shown at TIME: the last that begins by then. */
+guint64 gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d);
 
 /**
  * GstFlowLive:

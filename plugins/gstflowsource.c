@@ -161,14 +161,6 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
   return caps;
 }
 
-/* The frame at TIME. */
-static guint64
-find_frame (GstFlowSource *self, GstClockTime time)
-{
-  const GstFlowLatentInfo *info = &self->prior.info;
-  return info->fps_n > 0 ? gst_util_uint64_scale (time, info->fps_n, info->fps_d * GST_SECOND) : 0;
-}
-
 static gboolean
 gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
 {
@@ -197,7 +189,7 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
   gst_flow_prior_set_info (&self->prior, &info);
   /* A seek that came before the frame rate was known. A world has to begin at its beginning. */
   if (!self->has_info && !info.frames)
-    self->frame_index = find_frame (self, src->segment.position);
+    self->frame_index = gst_flow_live_frame_at (src->segment.position, info.fps_n, info.fps_d);
   GST_OBJECT_LOCK (self);
   self->has_info = TRUE;
   GST_OBJECT_UNLOCK (self);
@@ -224,6 +216,7 @@ static gboolean
 gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
+  const GstFlowLatentInfo *info = &self->prior.info;
 
   if (segment->rate < 0)
     return FALSE;
@@ -231,7 +224,8 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
   self->base_time = 0;
   self->base_index = self->left_out = 0;
   gst_flow_prior_forget_qos (&self->prior);
-  self->frame_index = self->has_info ? find_frame (self, segment->position) : 0;
+  self->frame_index
+      = self->has_info ? gst_flow_live_frame_at (segment->position, info->fps_n, info->fps_d) : 0;
   return TRUE;
 }
 

@@ -220,6 +220,13 @@ time_of (const GstFlowTestSrc *self, guint64 frame)
   return self->base_time + (n ? gst_util_uint64_scale (frame - self->base_index, d * GST_SECOND, n) : 0);
 }
 
+static guint64
+find_frame (const GstFlowTestSrc *self, GstClockTime time)
+{
+  return gst_flow_live_frame_at (time, GST_VIDEO_INFO_FPS_N (&self->info),
+                                 GST_VIDEO_INFO_FPS_D (&self->info));
+}
+
 static gboolean
 find_layout (GstVideoFormat format, NfPixelLayout *layout)
 {
@@ -264,6 +271,9 @@ gst_flow_test_src_set_caps (GstBaseSrc *src, GstCaps *caps)
     }
   self->info = info;
   self->layout = layout;
+  /* A seek that came before the frame rate was known. */
+  if (!self->has_info)
+    self->frame_index = find_frame (self, src->segment.position);
   self->has_info = TRUE;
   return TRUE;
 }
@@ -488,10 +498,7 @@ gst_flow_test_src_do_seek (GstBaseSrc *src, GstSegment *segment)
   segment->time = segment->start;
   self->base_time = 0;
   self->base_index = 0;
-  self->frame_index = self->has_info && GST_VIDEO_INFO_FPS_N (&self->info) > 0
-                          ? gst_util_uint64_scale (segment->position, GST_VIDEO_INFO_FPS_N (&self->info),
-                                                   GST_VIDEO_INFO_FPS_D (&self->info) * GST_SECOND)
-                          : 0;
+  self->frame_index = self->has_info ? find_frame (self, segment->position) : 0;
   if (self->history && self->history->len > self->frame_index)
     {
       g_byte_array_set_size (self->history, (guint)self->frame_index);

@@ -192,6 +192,29 @@ fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint hei
   GST_VIDEO_INFO_FPS_D (info) = 1;
 }
 
+/* The GST_BUFFER_OFFSET of the first buffer since the latest flush into DATA, a guint64. Sinks leave out what
+ * is over before the place that was sought, so only this tells it. */
+static inline GstPadProbeReturn
+fixture_note_first (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  guint64 *first = data;
+  if (!(GST_PAD_PROBE_INFO_TYPE (info) & GST_PAD_PROBE_TYPE_BUFFER))
+    *first = GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) == GST_EVENT_FLUSH_STOP ? G_MAXUINT64 : *first;
+  else if (*first == G_MAXUINT64)
+    *first = GST_BUFFER_OFFSET (GST_PAD_PROBE_INFO_BUFFER (info));
+  return GST_PAD_PROBE_OK;
+}
+
+static inline void
+fixture_watch_first (GstElement *source, guint64 *first)
+{
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (source, "src");
+  *first = G_MAXUINT64;
+  gst_pad_add_probe (
+      pad, GST_PAD_PROBE_TYPE_BUFFER | GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM | GST_PAD_PROBE_TYPE_EVENT_FLUSH,
+      fixture_note_first, first, NULL);
+}
+
 /* Time that only a test moves, so that nothing depends on how busy the machine is */
 
 #define FIXTURE_TRIES 6000 /* of 10 ms, before something counts as not coming */

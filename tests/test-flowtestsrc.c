@@ -678,6 +678,47 @@ test_seek (void **state)
   g_unlink (path);
 }
 
+/* Times of frames are rounded to nanoseconds: the one at a time is the last that begins by then. */
+static void
+test_seek_to_times (void **state)
+{
+  static const gint rates[][2] = { { 30, 1 }, { 24000, 1001 }, { 7, 3 }, { 25, 1 } };
+  static const guint64 frames[] = { 2, 1, 31, 30, 100 };
+  for (guint i = 0; i < G_N_ELEMENTS (rates); i++)
+    for (guint ready = 0; ready < 2; ready++)
+      {
+        const guint64 second = rates[i][1] * GST_SECOND, rate = rates[i][0];
+        g_autofree char *path = temporary_file ();
+        g_autofree char *properties = g_strdup_printf ("pattern=pong record-actions=%s", path);
+        g_autofree char *caps = g_strdup_printf ("video/x-raw,framerate=%d/%d !", rates[i][0], rates[i][1]);
+        Run run = run_new (properties, caps);
+        guint64 first;
+        fixture_watch_first (run.src, &first);
+        gst_element_set_state (run.pipeline, GST_STATE_READY);
+        if (!ready)
+          run_start (&run);
+        if (!ready)
+          gst_sample_unref (run_pull (&run));
+        for (guint k = 0; k < (ready ? 1 : G_N_ELEMENTS (frames)); k++)
+          for (gint off = ready ? 0 : -1; off <= (ready ? 0 : 1); off++)
+            {
+              const GstClockTime time = gst_util_uint64_scale (frames[k], second, rate) + off;
+              const guint64 wanted = frames[k] - (off < 0 ? 1 : 0);
+              assert_true (gst_element_seek_simple (ready ? run.src : run.pipeline, GST_FORMAT_TIME,
+                                                    GST_SEEK_FLAG_FLUSH | GST_SEEK_FLAG_ACCURATE,
+                                                    (gint64)time));
+              run_start (&run);
+              g_autoptr (GstSample) sample = run_pull (&run);
+              assert_int_equal (first, wanted);
+              assert_int_equal (read_metas (gst_sample_get_buffer (sample)).frame, wanted);
+              assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)),
+                                gst_util_uint64_scale (wanted, second, rate));
+            }
+        run_end (&run);
+        g_unlink (path);
+      }
+}
+
 /* A stop of the segment, and no playing backwards. */
 static void
 test_segments (void **state)
@@ -824,6 +865,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_settings_while_running),
     cmocka_unit_test (test_replay_is_the_same),
     cmocka_unit_test (test_seek),
+    cmocka_unit_test (test_seek_to_times),
     cmocka_unit_test (test_segments),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_queries),

@@ -275,6 +275,42 @@ test_seek_samples_at_first (void **state)
   assert_same_samples (all, part);
 }
 
+/* The time of a frame is rounded down, and yet is that of this frame and not of the one before. */
+static void
+test_seek_samples_to_times (void **state)
+{
+  for (guint n = 1; n < 4; n++)
+    for (guint ready = 0; ready < 2; ready++)
+      {
+        const GstClockTime from = gst_util_uint64_scale (n, GST_SECOND, 30);
+        GstElement *pipeline = launch ("flowsample name=sample model=\"%s\" ! "
+                                       "video/x-flow-latent,width=16,height=8,framerate=30/1 ! "
+                                       "appsink name=out sync=false max-buffers=2",
+                                       fixture_model[MODEL_YUV]);
+        g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+        g_autoptr (GPtrArray) got = NULL;
+        guint64 first;
+        fixture_watch_first (sample, &first);
+        if (ready)
+          {
+            gst_element_set_state (pipeline, GST_STATE_READY);
+            assert_true (gst_element_seek (sample, 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SEEK_TYPE_SET,
+                                           from, GST_SEEK_TYPE_SET, from + 40 * GST_MSECOND));
+            got = run (pipeline);
+          }
+        else
+          got = play_from (pipeline, from, from + 40 * GST_MSECOND);
+        assert_int_equal (first, n);
+        assert_int_equal (got->len, 2);
+        for (guint i = 0; i < 2; i++)
+          {
+            GstBuffer *buffer = gst_sample_get_buffer (g_ptr_array_index (got, i));
+            assert_int_equal (GST_BUFFER_OFFSET (buffer), n + i);
+            assert_int_equal (GST_BUFFER_PTS (buffer), gst_util_uint64_scale (n + i, GST_SECOND, 30));
+          }
+      }
+}
+
 /* What goes on is not disturbed by a seek that cannot be. */
 static void
 test_seek_samples_backwards (void **state)
@@ -812,6 +848,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_seek),
     cmocka_unit_test (test_seek_samples),
     cmocka_unit_test (test_seek_samples_at_first),
+    cmocka_unit_test (test_seek_samples_to_times),
     cmocka_unit_test (test_seek_samples_backwards),
     cmocka_unit_test (test_drawn_pictures),
     cmocka_unit_test (test_live_latency),
