@@ -476,30 +476,37 @@ gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event)
 }
 
 gboolean
-gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live, GstClockTime pts,
-                          GstClockTime duration)
+gst_flow_prior_is_late (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts, GstClockTime *until)
 {
   const GstClockTime running = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts);
-  if (!GST_CLOCK_TIME_IS_VALID (running))
-    return FALSE;
   GST_OBJECT_LOCK (prior->element);
-  const GstClockTimeDiff late = prior->qos && GST_CLOCK_TIME_IS_VALID (prior->earliest)
-                                    ? GST_CLOCK_DIFF (running, prior->earliest)
-                                    : 0;
-  if (late > 0)
-    prior->n_left_out++;
+  const GstClockTime earliest = prior->qos ? prior->earliest : GST_CLOCK_TIME_NONE;
+  GST_OBJECT_UNLOCK (prior->element);
+  if (!GST_CLOCK_TIME_IS_VALID (running) || !GST_CLOCK_TIME_IS_VALID (earliest))
+    return FALSE;
+  prior->late = GST_CLOCK_DIFF (running, earliest);
+  *until = gst_segment_position_from_running_time (segment, GST_FORMAT_TIME, earliest);
+  if (!GST_CLOCK_TIME_IS_VALID (*until))
+    *until = GST_CLOCK_TIME_IS_VALID (segment->stop) ? segment->stop + 1 : 0;
+  *until = MAX (*until, pts + 1); /* rates round, or go backwards */
+  return prior->late > 0;
+}
+
+void
+gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live, GstClockTime pts,
+                          GstClockTime duration, guint64 n)
+{
+  GST_OBJECT_LOCK (prior->element);
+  prior->n_left_out += n;
   const double proportion = prior->proportion;
   const guint64 drawn = prior->n_drawn, left_out = prior->n_left_out;
   GST_OBJECT_UNLOCK (prior->element);
-  if (late <= 0)
-    return FALSE;
-  GstMessage *message
-      = gst_message_new_qos (GST_OBJECT (prior->element), live, running,
-                             gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts), pts, duration);
-  gst_message_set_qos_values (message, late, proportion, FULL_QUALITY);
+  GstMessage *message = gst_message_new_qos (
+      GST_OBJECT (prior->element), live, gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts),
+      gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts), pts, duration);
+  gst_message_set_qos_values (message, prior->late, proportion, FULL_QUALITY);
   gst_message_set_qos_stats (message, GST_FORMAT_BUFFERS, drawn, left_out);
   gst_element_post_message (prior->element, message);
-  return TRUE;
 }
 
 void

@@ -44,7 +44,8 @@ typedef struct
   guint32 mark;              /* of the frame before it */
   GstFlowAction last_action; /* of the frame before it */
   float *vector, *latents;
-  float *nothing; /* controls of zeros */
+  float *nothing;        /* controls of zeros */
+  GstClockTimeDiff late; /* of the frame that was found to be */
   gboolean warned;
   NfActionsWriter *record; /* or NULL */
   guint recorded_controls; /* of each of its lines, 0 for an action */
@@ -98,10 +99,15 @@ GstBuffer *gst_flow_prior_draw (GstFlowPrior *prior, guint64 number);
 void gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event);
 void gst_flow_prior_forget_qos (GstFlowPrior *prior);
 
-/* Whether a frame at PTS of SEGMENT would be late. Then it is counted, and a QoS message says so: nothing is
- * to be drawn for that time. A world goes on with its next frame at the next time. */
-gboolean gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live,
-                                   GstClockTime pts, GstClockTime duration);
+/* Whether a frame at PTS of SEGMENT would be late. Then nothing is to be drawn for times from there up to
+ * *UNTIL, or what follows the segment. A world goes on with its next frame at the next time. */
+gboolean gst_flow_prior_is_late (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts,
+                                 GstClockTime *until);
+
+/* After that: N frames from PTS on, of DURATION together, are left out. They are counted, and one QoS message
+ * says so. */
+void gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live,
+                               GstClockTime pts, GstClockTime duration, guint64 n);
 
 /* Properties that are controlled, of the element and of the one it is part of. */
 void gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time);

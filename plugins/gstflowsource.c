@@ -292,14 +292,23 @@ get_time (const GstFlowSource *self, GstClockTime *duration)
   return self->base_time + begins;
 }
 
-/* That time is over: a picture is left out, a world has none for it. */
+/* Times that are over by the one at PTS: pictures are left out, a world has none for them. */
 static void
-leave_out (GstFlowSource *self)
+leave_out (GstFlowSource *self, GstClockTime pts)
 {
-  if (self->prior.info.frames)
-    self->left_out++;
+  const GstFlowLatentInfo *info = &self->prior.info;
+  const GstSegment *segment = &GST_BASE_SRC (self)->segment;
+  const guint64 since = self->frame_index - self->base_index + self->left_out;
+  GstClockTime until, duration;
+  if (info->fps_n == 0 || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
+    return;
+  const guint64 n = gst_flow_live_frame_from (until - self->base_time, info->fps_n, info->fps_d) - since;
+  if (info->frames)
+    self->left_out += n;
   else
-    self->frame_index++;
+    self->frame_index += n;
+  gst_flow_prior_leave_out (&self->prior, segment, gst_base_src_is_live (GST_BASE_SRC (self)), pts,
+                            get_time (self, &duration) - pts, n);
 }
 
 static GstFlowReturn
@@ -307,7 +316,6 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   const GstFlowLatentInfo *info = &self->prior.info;
-  const GstSegment *segment = &GST_BASE_SRC (src)->segment;
   GstClockTime latency, duration;
 
   if (!self->has_info)
@@ -318,12 +326,8 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   if (!self->begun)
     self->base_time += gst_flow_live_begin (GST_BASE_SRC (src));
   self->begun = TRUE;
-  GstClockTime pts = get_time (self, &duration);
-  for (; info->fps_n
-         && gst_flow_prior_leave_out (&self->prior, segment, gst_base_src_is_live (GST_BASE_SRC (src)), pts,
-                                      duration);
-       pts = get_time (self, &duration))
-    leave_out (self);
+  leave_out (self, get_time (self, &duration));
+  const GstClockTime pts = get_time (self, &duration);
   /* its action is the one of that moment */
   const GstFlowReturn result = gst_flow_live_wait_for_frame (&self->live, GST_BASE_SRC (src), pts);
   if (result != GST_FLOW_OK)

@@ -269,16 +269,19 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
   return finish (self, buffer);
 }
 
-/* Whether sinks say that it is too late for a frame at PTS. */
-static gboolean
-is_late (GstFlowSplice *self, GstClockTime pts)
+/* How many frames from the one at PTS on sinks say it is too late for, MOST at most; they are left out. */
+static guint64
+leave_out (GstFlowSplice *self, GstClockTime pts, guint64 most)
 {
   const GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
-  return GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
-         && gst_flow_prior_leave_out (
-             &self->prior, segment,
-             GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self))), pts,
-             self->duration);
+  const gboolean live = GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self)));
+  GstClockTime until;
+  if (!GST_CLOCK_TIME_IS_VALID (pts) || !GST_CLOCK_TIME_IS_VALID (self->duration)
+      || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
+    return 0;
+  const guint64 n = MIN ((until - pts - 1) / MAX (self->duration, 1) + 1, most);
+  gst_flow_prior_leave_out (&self->prior, segment, live, pts, n * self->duration, n);
+  return n;
 }
 
 /* A drawn one, at the time of the real one that it replaces, if there is one. */
@@ -295,14 +298,17 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
     return GST_FLOW_EOS;
   if (info->fps_n > 0)
     self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+  /* real frames that are still to come are left out one by one */
+  const guint64 most = !ended ? 1 : horizon < 0 || info->frames ? G_MAXUINT64 : horizon - self->predicted;
+  const guint64 late = leave_out (self, pts, most);
   self->next_pts = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
-                       ? pts + self->duration
+                       ? pts + MAX (late, 1) * self->duration
                        : GST_CLOCK_TIME_NONE;
-  if (is_late (self, pts))
+  if (late > 0)
     {
-      reach (self, pts, self->duration);
-      /* a picture is left out, a world has none for that time */
-      self->predicted += info->frames ? 0 : 1;
+      reach (self, pts, late * self->duration);
+      /* pictures are left out, a world has none for that time */
+      self->predicted += info->frames ? 0 : late;
       return GST_FLOW_OK;
     }
   const GstFlowReturn result = ended ? wait_for (self, pts) : GST_FLOW_OK;

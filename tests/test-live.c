@@ -1063,6 +1063,7 @@ typedef struct
 {
   guint n;
   guint64 processed, dropped;
+  GstClockTime duration; /* of all together */
 } Qos;
 
 /* On streaming threads; read once these have ended. */
@@ -1072,6 +1073,7 @@ note_qos (GstBus *bus, GstMessage *message, gpointer data)
   Qos *qos = data;
   g_autofree char *path = gst_object_get_path_string (GST_MESSAGE_SRC (message));
   GstFormat format;
+  GstClockTime duration;
   gint64 jitter;
   if (GST_MESSAGE_TYPE (message) != GST_MESSAGE_QOS || !strstr (path, ":sample/"))
     return GST_BUS_PASS;
@@ -1079,6 +1081,8 @@ note_qos (GstBus *bus, GstMessage *message, gpointer data)
   gst_message_parse_qos_values (message, &jitter, NULL, NULL);
   assert_int_equal (format, GST_FORMAT_BUFFERS);
   assert_true (jitter > 0);
+  gst_message_parse_qos (message, NULL, NULL, NULL, NULL, &duration);
+  qos->duration += duration;
   qos->n++;
   return GST_BUS_PASS;
 }
@@ -1152,8 +1156,9 @@ late_frames (void **state)
           if (late && cases[i].qos)
             {
               assert_true (at != G_MAXUINT && slots >= 2);
-              assert_int_equal (qos.n, slots);
+              assert_int_equal (qos.n, 1);
               assert_int_equal (qos.dropped, slots);
+              assert_int_equal (qos.duration, slots * FRAME);
               assert_true (qos.processed > 0);
             }
           else
@@ -1168,6 +1173,64 @@ late_frames (void **state)
           if (like < frames[0]->len)
             assert_true (same (buffer, g_ptr_array_index (frames[0], like)));
         }
+    }
+}
+
+/* What is late by days is left out at once, and told in one message. */
+static void
+days_late (void **state)
+{
+  static const struct
+  {
+    const char *before, *properties;
+    gboolean video;
+    guint64 most; /* frames that can be left out */
+  } cases[] = {
+    { "", "num-buffers=12", TRUE, G_MAXUINT64 },
+    { "", "num-buffers=12", FALSE, G_MAXUINT64 },
+    { "videotestsrc num-buffers=2 ! video/x-raw,width=12,height=8,framerate=10/1 ! videoconvert ! flowencode "
+      "model=%s !",
+      "horizon=12", TRUE, G_MAXUINT64 },
+    { "videotestsrc num-buffers=2 ! video/x-raw,width=12,height=8,framerate=10/1 ! videoconvert ! flowencode "
+      "model=%s !",
+      "horizon=1000", FALSE, 1000 },
+  };
+  const GstClockTime day = 24 * 3600 * GST_SECOND;
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      const char *model = cases[i].video ? video_model : fixture_model[MODEL_YUV];
+      g_autofree char *before = g_strdup_printf (cases[i].before, model);
+      g_autofree char *line = g_strdup_printf (
+          "%s flowsample name=sample seed=4 model=%s %s ! "
+          "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false max-buffers=1",
+          before, model, cases[i].properties);
+      GstElement *pipeline = launch (line);
+      g_autoptr (GstElement) sink = get (pipeline, "sink");
+      GstBuffer *buffer;
+      GstClockTime last = 0, left_out = 0;
+      Qos qos;
+      watch_qos (pipeline, &qos);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      for (guint n = 0; (buffer = pull (pipeline)); n++)
+        {
+          if (n > 0)
+            left_out += (GST_BUFFER_PTS (buffer) - last) / FRAME - 1;
+          last = GST_BUFFER_PTS (buffer);
+          gst_buffer_unref (buffer);
+          if (n == 2)
+            assert_true (gst_element_send_event (
+                sink, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, (GstClockTimeDiff)day, 2 * FRAME)));
+        }
+      stop (pipeline);
+      assert_int_equal (qos.n, 1);
+      assert_int_equal (qos.duration, qos.dropped * FRAME);
+      if (cases[i].most == G_MAXUINT64)
+        {
+          assert_true (last > 2 * day);
+          assert_int_equal (qos.dropped, left_out);
+        }
+      else
+        assert_true (qos.dropped > 900 && qos.dropped < cases[i].most);
     }
 }
 
@@ -1255,7 +1318,8 @@ slow_sink (void **state)
   const GstClockTime took = gst_clock_get_time (GST_CLOCK (clock)) - gst_element_get_base_time (pipeline);
   gint64 position = 0;
   assert_true (gst_element_query_position (sink, GST_FORMAT_TIME, &position));
-  assert_true (qos.n == qos.dropped && qos.dropped > 4);
+  assert_true (qos.n > 1 && qos.n <= qos.dropped && qos.dropped > 4);
+  assert_int_equal (qos.duration, qos.dropped * FRAME);
   assert_true (qos.processed <= 12);
   /* 12 frames alone would have been 1.6 s behind at the end */
   assert_true (took < (GstClockTime)position + 1300 * GST_MSECOND);
@@ -1280,6 +1344,7 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),
     cmocka_unit_test (late_frames),
+    cmocka_unit_test (days_late),
     cmocka_unit_test (late_video),
     cmocka_unit_test (slow_sink),
     cmocka_unit_test (recorded),
