@@ -510,8 +510,9 @@ gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboole
 }
 
 void
-gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time)
+gst_flow_prior_sync (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts)
 {
+  const GstClockTime time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts);
   g_autoptr (GstObject) parent = gst_object_get_parent (GST_OBJECT (prior->element));
   if (!GST_CLOCK_TIME_IS_VALID (time))
     return;

@@ -109,7 +109,8 @@ gboolean gst_flow_prior_is_late (GstFlowPrior *prior, const GstSegment *segment,
 void gst_flow_prior_leave_out (GstFlowPrior *prior, const GstSegment *segment, gboolean live,
                                GstClockTime pts, GstClockTime duration, guint64 n);
 
-/* Properties that are controlled, of the element and of the one it is part of. */
-void gst_flow_prior_sync (GstFlowPrior *prior, GstClockTime time);
+/* Properties that are controlled, of the element and of the one it is part of, take the values of the stream
+ * time that PTS of SEGMENT is; outside the segment they keep theirs. */
+void gst_flow_prior_sync (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts);
 
 G_END_DECLS

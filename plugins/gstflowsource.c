@@ -333,7 +333,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   if (result != GST_FLOW_OK)
     return result;
   const gint64 start = g_get_monotonic_time ();
-  gst_flow_prior_sync (&self->prior, pts);
+  gst_flow_prior_sync (&self->prior, &GST_BASE_SRC (src)->segment, pts);
   if (g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE))
     self->prior.index = 0;
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->frame_index);

@@ -61,7 +61,9 @@ gst_flow_splice_start (GstAggregator *aggregator)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
   forget (self);
+  gst_aggregator_set_latency (aggregator, latency, latency); /* no longer that of an earlier run */
   return gst_flow_prior_start (&self->prior, config ? config->action_dim : 0);
 }
 
@@ -315,13 +317,14 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   if (result != GST_FLOW_OK)
     return result;
   const gint64 start = g_get_monotonic_time ();
-  gst_flow_prior_sync (&self->prior, pts);
+  gst_flow_prior_sync (&self->prior, &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment, pts);
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->predicted++);
   if (!buffer)
     return GST_FLOW_ERROR;
   GST_BUFFER_PTS (buffer) = pts;
   GST_BUFFER_DURATION (buffer) = self->duration;
-  gst_flow_engine_count_frame (&self->engine, start, &latency);
+  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
+    gst_aggregator_set_latency (GST_AGGREGATOR (self), latency, latency);
   return finish (self, buffer);
 }
 

@@ -232,6 +232,54 @@ behind_live (void **state)
   stop (pipeline);
 }
 
+/* Asks what is inside: a bin's pads pass on that of live streams only. */
+static GstClockTime
+query_latency (GstElement *bin)
+{
+  g_autoptr (GstPad) outside = gst_element_get_static_pad (bin, "src"),
+                     pad = gst_ghost_pad_get_target (GST_GHOST_PAD (outside));
+  g_autoptr (GstQuery) query = gst_query_new_latency ();
+  GstClockTime least;
+  assert_true (gst_pad_query (pad, query));
+  gst_query_parse_latency (query, NULL, &least, NULL);
+  return least;
+}
+
+/* The time that drawing behind others takes is told, and that it is another one now. */
+static void
+latency_of_drawing (void **state)
+{
+  const char *model = fixture_model[MODEL_YUV];
+  g_autofree char *line
+      = g_strdup_printf ("flowsample seed=1 num-buffers=3 model=%s ! "
+                         "video/x-flow-latent,width=512,height=512,framerate=10/1 ! "
+                         "flowsample name=sample seed=2 horizon=3 model=%s ! appsink name=sink sync=false",
+                         model, model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  for (guint run = 0; run < 2; run++)
+    {
+      gboolean told = FALSE;
+      GstMessage *message;
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      for (guint n = 0; n < 6; n++)
+        {
+          g_autoptr (GstBuffer) buffer = pull (pipeline);
+          assert_non_null (buffer);
+        }
+      assert_true (query_latency (sample) > 0);
+      while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_LATENCY)))
+        {
+          told |= gst_object_has_as_ancestor (GST_MESSAGE_SRC (message), GST_OBJECT (sample));
+          gst_message_unref (message);
+        }
+      assert_true (told);
+      gst_element_set_state (pipeline, GST_STATE_NULL);
+    }
+  stop (pipeline);
+}
+
 /* Forced to be live behind a file, drawn frames keep to the clock; not forced, they come as they can. A stop
  * in the middle ends the wait. */
 static void
@@ -1058,6 +1106,43 @@ bad_settings (void **state)
   stop (pipeline);
 }
 
+/* Behind others, too, what drives properties goes by stream time, which segments say. */
+static void
+controlled_by_stream_time (void **state)
+{
+  const char *model = fixture_model[MODEL_YUV];
+  g_autofree char *line = g_strdup_printf (
+      "flowencode model=%s ! flowsample name=sample seed=1 predict=true model=%s", model, model);
+  GstHarness *h = gst_harness_new_parse (line);
+  g_autoptr (GstElement) sample = get (h->element, "sample");
+  g_autoptr (GstControlSource) source = gst_interpolation_control_source_new ();
+  GstTimedValueControlSource *points = GST_TIMED_VALUE_CONTROL_SOURCE (source);
+  GstVideoInfo info;
+  GstSegment segment;
+  gst_timed_value_control_source_set (points, 0, 0);
+  gst_timed_value_control_source_set (points, 80 * GST_MSECOND, 1);
+  gst_object_add_control_binding (GST_OBJECT (sample), gst_direct_control_binding_new_absolute (
+                                                           GST_OBJECT (sample), "temperature", source));
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, WIDTH, HEIGHT);
+  gst_harness_set_src_caps (h, gst_video_info_to_caps (&info));
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  segment.start = 10 * GST_SECOND;
+  assert_true (gst_harness_push_event (h, gst_event_new_segment (&segment)));
+  for (guint n = 0; n < 4; n++)
+    {
+      GstBuffer *frame = fixture_frame (&info, n, FALSE);
+      GST_BUFFER_PTS (frame) += segment.start;
+      g_autoptr (GstBuffer) drawn = gst_harness_push_and_pull (h, frame);
+      assert_non_null (drawn);
+      GstMapInfo map;
+      assert_true (gst_buffer_map (drawn, &map, GST_MAP_READ));
+      for (gsize i = 0; i < map.size / sizeof (float); i++)
+        assert_int_equal (((const float *)(gconstpointer)map.data)[i] == 0, n < 2);
+      gst_buffer_unmap (drawn, &map);
+    }
+  gst_harness_teardown (h);
+}
+
 /* QoS messages of flowsample, and what the last one counts. */
 typedef struct
 {
@@ -1332,6 +1417,7 @@ main (int argc, char **argv)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (key_to_pixel),
     cmocka_unit_test (behind_live),
+    cmocka_unit_test (latency_of_drawing),
     cmocka_unit_test (forced_live),
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
@@ -1343,6 +1429,7 @@ main (int argc, char **argv)
     cmocka_unit_test (backwards),
     cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),
+    cmocka_unit_test (controlled_by_stream_time),
     cmocka_unit_test (late_frames),
     cmocka_unit_test (days_late),
     cmocka_unit_test (late_video),
