@@ -90,7 +90,11 @@ gst_flow_denoise_before_transform (GstBaseTransform *transform, GstBuffer *buffe
       = gst_segment_to_stream_time (&transform->segment, GST_FORMAT_TIME, GST_BUFFER_PTS (buffer));
   if (GST_CLOCK_TIME_IS_VALID (time))
     gst_object_sync_values (GST_OBJECT (self), time);
-  gst_base_transform_set_passthrough (transform, get_sigma (self) == 0);
+  const gboolean passes = get_sigma (self) == 0;
+  const gboolean turned = passes != gst_base_transform_is_passthrough (transform);
+  gst_base_transform_set_passthrough (transform, passes);
+  if (turned && gst_flow_engine_get_latency (&self->engine) > 0)
+    gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
 }
 
 /* GstBaseTransform leaves out what sinks say is late. */

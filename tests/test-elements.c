@@ -1014,6 +1014,30 @@ test_latency (void **state)
   end_harness (harness, NULL);
 }
 
+/* What a change of sigma does to the latency is told. */
+static void
+test_latency_of_sigma (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, NULL, &bus);
+  set_video (harness, &info);
+  static const double sigmas[] = { 0, 0.1, 0, 0, 0.1 };
+  static const gboolean told[] = { FALSE, TRUE, TRUE, FALSE, TRUE };
+  for (guint n = 0; n < G_N_ELEMENTS (sigmas); n++)
+    {
+      g_object_set (harness->element, "sigma", sigmas[n], NULL);
+      gst_buffer_unref (gst_harness_push_and_pull (harness, fixture_frame (&info, n, FALSE)));
+      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_LATENCY);
+      assert_int_equal (message != NULL, told[n]);
+      assert_int_equal (gst_harness_query_latency (harness) > 0, sigmas[n] > 0);
+      gst_bus_set_flushing (bus, TRUE);
+      gst_bus_set_flushing (bus, FALSE);
+    }
+  end_harness (harness, bus);
+}
+
 static void
 test_stats (void **state)
 {
@@ -1889,6 +1913,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_latency),
+    cmocka_unit_test (test_latency_of_sigma),
     cmocka_unit_test (test_stats),
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_sample_latents),
