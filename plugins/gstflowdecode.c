@@ -1150,4 +1150,5 @@ gst_flow_decode_init (GstFlowDecode *self)
   GST_PAD_SET_ACCEPT_TEMPLATE (pad);
   self->chain = GST_PAD_CHAINFUNC (pad);
   gst_pad_set_chain_function (pad, GST_DEBUG_FUNCPTR (gst_flow_decode_chain));
+  gst_flow_engine_watch_gaps (&self->engine, pad);
 }

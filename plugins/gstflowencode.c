@@ -707,6 +707,7 @@ gst_flow_encode_init (GstFlowEncode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_ENCODE);
   gst_flow_engine_watch_events (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self));
+  gst_flow_engine_watch_gaps (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self));
   self->scorer = gst_flow_scorer_new ();
   self->context = -1;
   self->settings

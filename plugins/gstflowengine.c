@@ -562,6 +562,35 @@ gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad)
   gst_pad_set_event_full_function_full (pad, take_event, engine, NULL);
 }
 
+static GstFlowReturn
+take_buffer (GstPad *pad, GstObject *parent, GstBuffer *buffer)
+{
+  GstFlowEngine *engine = pad->chaindata;
+  const gboolean discont = engine->discont || GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DISCONT);
+  const gboolean gap
+      = gst_buffer_get_size (buffer) == 0 && GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_GAP);
+  if (!gap && engine->discont)
+    {
+      buffer = gst_buffer_make_writable (buffer);
+      GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DISCONT);
+    }
+  engine->discont = gap && discont;
+  if (!gap)
+    return engine->chain (pad, parent, buffer);
+  /* upstream does not hear of events that go nowhere, either */
+  if (GST_BUFFER_PTS_IS_VALID (buffer))
+    gst_pad_send_event (pad, gst_event_new_gap (GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer)));
+  gst_buffer_unref (buffer);
+  return GST_PAD_IS_FLUSHING (pad) ? GST_FLOW_FLUSHING : GST_FLOW_OK;
+}
+
+void
+gst_flow_engine_watch_gaps (GstFlowEngine *engine, GstPad *pad)
+{
+  engine->chain = GST_PAD_CHAINFUNC (pad);
+  gst_pad_set_chain_function_full (pad, take_buffer, engine, NULL);
+}
+
 GstFlowReturn
 gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session)
 {

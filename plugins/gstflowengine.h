@@ -21,6 +21,8 @@ typedef struct
 {
   GstElement *element;            /* which this is part of */
   GstPadEventFunction take_event; /* of the base class, see gst_flow_engine_watch_events() */
+  GstPadChainFunction chain;      /* likewise, see gst_flow_engine_watch_gaps() */
+  gboolean discont;               /* of the streaming thread: a gap began with a discontinuity */
   gint work;                      /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
 
   GMutex lock;
@@ -99,6 +101,10 @@ void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
  * negotiated", and the source an error; where it is only that frames are flushed, this makes it
  * GST_FLOW_FLUSHING, and the caps come again before the next frame. */
 void gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad);
+
+/* The same, with the sink pad's chain function. Base classes take an empty buffer with the flag GAP for a
+ * frame; this makes it the event that it stands for, and a DISCONT on it one of the next buffer. */
+void gst_flow_engine_watch_gaps (GstFlowEngine *engine, GstPad *pad);
 
 /**
  * gst_flow_engine_wait:

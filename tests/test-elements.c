@@ -793,6 +793,77 @@ test_larger_meta (void **state)
     }
 }
 
+static GstBuffer *
+empty_gap (guint n)
+{
+  GstBuffer *buffer = gst_buffer_new ();
+  GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_GAP);
+  GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+  GST_BUFFER_DURATION (buffer) = 40 * GST_MSECOND;
+  return buffer;
+}
+
+/* Empty buffers that are gaps go on as what they mean, and frames behind them as ever. */
+static void
+test_empty_gaps (void **state)
+{
+  static const struct
+  {
+    const char *element, *properties;
+  } cases[] = { { "flowencode", NULL },
+                { "flowdecode", NULL },
+                { "flowdecode", "frames-at-once=2" },
+                { "flowdenoise", "sigma=0.1" },
+                { "flowdenoise", NULL } };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      const gboolean decodes = g_str_equal (cases[i].element, "flowdecode");
+      g_autoptr (GstCaps) caps = NULL;
+      g_autoptr (GstBuffer) frame
+          = decodes ? encode_one (MODEL_YUV, &info, NULL, &caps) : fixture_frame (&info, 0, FALSE);
+      GstBus *bus;
+      GstHarness *harness = make_harness (cases[i].element, MODEL_YUV, cases[i].properties, &bus);
+      if (decodes)
+        gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+      else
+        set_video (harness, &info);
+      for (guint n = 0; n < 6; n++)
+        {
+          const gboolean gap = n % 3 != 1;
+          GstBuffer *buffer = gap ? empty_gap (n) : gst_buffer_copy_deep (frame);
+          GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+          assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+        }
+      assert_true (gst_harness_push_event (harness, gst_event_new_eos ()));
+      GstEvent *event;
+      guint gaps = 0;
+      while ((event = gst_harness_try_pull_event (harness)))
+        {
+          GstClockTime time;
+          if (GST_EVENT_TYPE (event) == GST_EVENT_GAP)
+            {
+              gst_event_parse_gap (event, &time, NULL);
+              assert_int_equal (time, (gaps + (gaps + 1) / 2) * 40 * GST_MSECOND);
+              gaps++;
+            }
+          gst_event_unref (event);
+        }
+      assert_int_equal (gaps, 4);
+      for (guint n = 0; n < 2; n++)
+        {
+          g_autoptr (GstBuffer) out = gst_harness_try_pull (harness);
+          assert_non_null (out);
+          assert_true (gst_buffer_get_size (out) > 0);
+          assert_int_equal (GST_BUFFER_PTS (out), (3 * n + 1) * 40 * GST_MSECOND);
+        }
+      assert_null (gst_harness_try_pull (harness));
+      assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+      end_harness (harness, bus);
+    }
+}
+
 static void
 test_end_gap_discontinuity (void **state)
 {
@@ -1907,6 +1978,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_half_precision),
     cmocka_unit_test (test_frames_at_once),
     cmocka_unit_test (test_larger_meta),
+    cmocka_unit_test (test_empty_gaps),
     cmocka_unit_test (test_end_gap_discontinuity),
     cmocka_unit_test (test_frame_flags),
     cmocka_unit_test (test_flush),

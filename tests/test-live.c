@@ -629,6 +629,34 @@ new_encoder (GstBus *bus, const char *actions, GstVideoInfo *info)
   return h;
 }
 
+/* A discontinuity that an empty gap tells of is one of the frame behind it, which is coded by itself. */
+static void
+gap_and_discontinuity (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  GstHarness *h = new_encoder (bus, NULL, &info);
+  for (guint n = 0; n < 5; n++)
+    {
+      GstBuffer *frame = n % 2 ? gst_buffer_new () : fixture_frame (&info, n, FALSE);
+      GST_BUFFER_PTS (frame) = n * 40 * GST_MSECOND;
+      GST_BUFFER_DURATION (frame) = 40 * GST_MSECOND;
+      if (n % 2)
+        GST_BUFFER_FLAG_SET (frame, GST_BUFFER_FLAG_GAP);
+      if (n == 3)
+        GST_BUFFER_FLAG_SET (frame, GST_BUFFER_FLAG_DISCONT);
+      else
+        GST_BUFFER_FLAG_UNSET (frame, GST_BUFFER_FLAG_DISCONT);
+      assert_int_equal (gst_harness_push (h, frame), GST_FLOW_OK);
+      g_autoptr (GstBuffer) latents = gst_harness_try_pull (h);
+      assert_int_equal (latents != NULL, n % 2 == 0);
+      if (latents)
+        assert_int_equal (GST_BUFFER_FLAG_IS_SET (latents, GST_BUFFER_FLAG_DELTA_UNIT), n == 2);
+    }
+  gst_element_set_bus (h->element, NULL);
+  gst_harness_teardown (h);
+}
+
 /* Frames of a video that are late are decoded all the same, since the next ones need them; those that are
  * over by then do not come out, and are counted. */
 static void
@@ -1430,6 +1458,7 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),
     cmocka_unit_test (controlled_by_stream_time),
+    cmocka_unit_test (gap_and_discontinuity),
     cmocka_unit_test (late_frames),
     cmocka_unit_test (days_late),
     cmocka_unit_test (late_video),
