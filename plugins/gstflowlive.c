@@ -56,6 +56,15 @@ gst_flow_live_begin (GstBaseSrc *src)
   return GST_CLOCK_TIME_IS_VALID (now) ? now : 0;
 }
 
+gboolean
+gst_flow_live_is_unlocked (GstFlowLive *live, GstElement *element)
+{
+  GST_OBJECT_LOCK (element);
+  const gboolean unlocked = live->unlocked;
+  GST_OBJECT_UNLOCK (element);
+  return unlocked;
+}
+
 void
 gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked)
 {

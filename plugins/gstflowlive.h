@@ -38,6 +38,9 @@ GstFlowReturn gst_flow_live_wait_for_frame (GstFlowLive *live, GstBaseSrc *src, 
  * SRC, if it were to wait for them; but sinks speak in QoS events of the times that buffers have. */
 GstClockTime gst_flow_live_begin (GstBaseSrc *src);
 
+/* For what takes long without waiting: whether it is to end, too. */
+gboolean gst_flow_live_is_unlocked (GstFlowLive *live, GstElement *element);
+
 /* Ends the wait, and keeps others from beginning until UNLOCKED is FALSE again. */
 void gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked);
 

@@ -44,6 +44,7 @@
   "width = (int) [ 16, 16384 ], height = (int) [ 16, 16384 ], framerate = " GST_VIDEO_FPS_RANGE
 
 #define DEFAULT_SIDE 64
+#define MOST_FRAMES G_MAXINT32 /* whose actions are remembered, a byte each */
 
 enum
 {
@@ -354,11 +355,18 @@ remember_action (GstFlowTestSrc *self, guint action)
     g_byte_array_append (self->history, &byte, 1);
 }
 
-/* The world as it is at frame_index. */
+/* The world as it is at frame_index. FALSE without an error: it was unlocked, and goes on from there. */
 static gboolean
 reach_frame (GstFlowTestSrc *self, GError **error)
 {
   NfWorldState state = { 0 };
+  if (self->history && self->frame_index >= MOST_FRAMES)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "frame %" G_GUINT64_FORMAT " is too far: seek to one before frame %d", self->frame_index,
+                   MOST_FRAMES);
+      return FALSE;
+    }
   if (self->world)
     nf_world_get_state (self->world, &state);
   if (self->world && state.frame + self->world_begin > self->frame_index)
@@ -374,12 +382,15 @@ reach_frame (GstFlowTestSrc *self, GError **error)
   /* Frames that a seek leaps over happen all the same, without keys. */
   for (guint64 n = self->history ? self->history->len : self->frame_index; n < self->frame_index; n++)
     {
+      if (gst_flow_live_is_unlocked (&self->live, GST_ELEMENT (self)))
+        return FALSE;
       const guint action = choose_action (self, n, time_of (self, n), FALSE);
       record_action (self, time_of (self, n), action);
       remember_action (self, action);
     }
   for (guint64 n = state.frame + self->world_begin; n < self->frame_index; n++)
-    if (!nf_world_step (self->world, self->history ? self->history->data[n] : self->last_action, error))
+    if (gst_flow_live_is_unlocked (&self->live, GST_ELEMENT (self))
+        || !nf_world_step (self->world, self->history ? self->history->data[n] : self->last_action, error))
       return FALSE;
   return TRUE;
 }
@@ -445,7 +456,7 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
   if (GST_VIDEO_INFO_FPS_N (&self->info) == 0 && n > 0) /* a still */
     return GST_FLOW_EOS;
   if (!reach_frame (self, &error))
-    return gst_flow_post_error (self, error);
+    return error ? gst_flow_post_error (self, error) : GST_FLOW_FLUSHING;
   if (!draw (self, buffer))
     {
       GST_ELEMENT_ERROR (self, RESOURCE, WRITE, ("A buffer for video cannot be written to"), (NULL));

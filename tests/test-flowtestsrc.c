@@ -719,6 +719,38 @@ test_seek_to_times (void **state)
       }
 }
 
+/* All that happens before a frame far away takes long, but not longer than anybody waits for it; what is too
+ * far is an error. */
+static void
+test_seek_far (void **state)
+{
+  static const guint64 places[] = { 1000000000, 5000000000 };
+  for (guint i = 0; i < G_N_ELEMENTS (places); i++)
+    {
+      Run run = run_new ("pattern=pong", "video/x-raw,framerate=10/1 !");
+      run_start (&run);
+      gst_sample_unref (run_pull (&run));
+      seek (&run, places[i]);
+      assert_null (gst_app_sink_try_pull_sample (run.sink, i ? 60 * GST_SECOND : 20 * GST_MSECOND));
+      if (i)
+        {
+          g_autoptr (GstMessage) message
+              = gst_bus_timed_pop_filtered (run.bus, 60 * GST_SECOND, GST_MESSAGE_ERROR);
+          g_autoptr (GError) error = NULL;
+          assert_non_null (message);
+          gst_message_parse_error (message, &error, NULL);
+          assert_non_null (strstr (error->message, "5000000000"));
+        }
+      else
+        {
+          seek (&run, 3);
+          assert_int_equal (run_pull_told (&run).frame, 3);
+          seek (&run, places[i]);
+        }
+      run_end (&run);
+    }
+}
+
 /* A stop of the segment, and no playing backwards. */
 static void
 test_segments (void **state)
@@ -866,6 +898,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_replay_is_the_same),
     cmocka_unit_test (test_seek),
     cmocka_unit_test (test_seek_to_times),
+    cmocka_unit_test (test_seek_far),
     cmocka_unit_test (test_segments),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_queries),
