@@ -471,7 +471,7 @@ gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event)
     prior->earliest = GST_CLOCK_TIME_NONE;
   else
     /* what is late will take some time to catch up */
-    prior->earliest = time + (diff > 0 ? 2 * diff : diff);
+    prior->earliest = time + (diff > 0 ? 2 : 1) * (GstClockTime)diff;
   GST_OBJECT_UNLOCK (prior->element);
 }
 
