@@ -1625,6 +1625,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
       /* Whatever stopped it, what was learnt is kept. */
       if (save_checkpoint (&job, &local))
         nf_progress_note (job.progress, "checkpoint saved: %s", places->checkpoint);
+      else
+        nf_progress_note (job.progress, "no checkpoint was saved: %s", local->message);
     }
   if (!trained)
     return FALSE;

@@ -35,6 +35,7 @@ struct _NfTrainer
   guint64 step;    /* seen */
   guint64 updates; /* made: less those skipped */
   double norm;     /* running mean */
+  gboolean spoilt; /* the device failed while parameters changed: what it holds is none of a run */
 };
 
 G_DEFINE_FINAL_TYPE (NfTrainer, nf_trainer, G_TYPE_OBJECT)
@@ -195,6 +196,18 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
         nf_ops_copy (ops, nf_view (nf_model_get_theta (model), 0), nf_view (self->average, 0), self->n);
     }
   return nf_ops_finish (ops, error) ? g_steal_pointer (&self) : NULL;
+}
+
+static gboolean
+check_whole (NfTrainer *self, GError **error)
+{
+  if (!self->spoilt)
+    return TRUE;
+  g_set_error_literal (error, NF_ERROR, NF_ERROR_DEVICE,
+                       "the device failed while parameters were being changed, so they are lost: nothing is "
+                       "trained with them or written; go on from the last checkpoint (normflow train "
+                       "--resume, nf_trainer_restore())");
+  return FALSE;
 }
 
 guint64
@@ -514,7 +527,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   const NfConfig *config = nf_model_get_config (self->model);
   NfPlanes planes;
   double loss, squares = 0;
-  if (!check_batch (self, batch, error) || !upload_tiles (self, batch, &planes, error))
+  if (!check_whole (self, error) || !check_batch (self, batch, error)
+      || !upload_tiles (self, batch, &planes, error))
     return FALSE;
 
   g_autofree gint *labels = drop_labels (self, batch);
@@ -546,7 +560,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   report->bits_per_dim = config->noise == NF_NOISE_UNIFORM ? nf_loss_to_bits_per_dim (loss) : (double)NAN;
   report->grad_norm = norm;
   report->lr = lr;
-  return nf_ops_finish (nf_flow_get_ops (self->flow), error);
+  self->spoilt = !nf_ops_finish (nf_flow_get_ops (self->flow), error);
+  return !self->spoilt;
 }
 
 static gboolean
@@ -586,7 +601,7 @@ nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_em
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && loss, FALSE);
   NfOps *ops = nf_flow_get_ops (self->flow);
-  if (!check_batch (self, batch, error))
+  if (!check_whole (self, error) || !check_batch (self, batch, error))
     return FALSE;
   if (!use_ema || !self->average)
     return evaluate (self, batch, loss, error);
@@ -596,10 +611,16 @@ nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_em
   if (!self->saved)
     return nf_ops_finish (ops, error);
   nf_ops_copy (ops, nf_view (nf_model_get_theta (self->model), 0), nf_view (self->saved, 0), self->n);
+  /* there is a copy before anything is put in their place */
+  if (!nf_ops_finish (ops, error))
+    return FALSE;
   set_theta (self, self->average);
   const gboolean evaluated = evaluate (self, batch, loss, error);
+  if (!evaluated)
+    nf_ops_finish (ops, NULL); /* a failure that is still kept would drop the way back */
   set_theta (self, self->saved);
-  return nf_ops_finish (ops, evaluated ? error : NULL) && evaluated;
+  self->spoilt = !nf_ops_finish (ops, evaluated ? error : NULL);
+  return evaluated && !self->spoilt;
 }
 
 /* Checkpoints: values in the order of the list of parameters */
@@ -647,6 +668,8 @@ nf_trainer_save (NfTrainer *self, const char *path, GError **error)
   NfTensor tensors[G_N_ELEMENTS (parts) + 2];
   guint n = 0;
 
+  if (!check_whole (self, error))
+    return FALSE;
   for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
     {
       if (!parts[i].buffer)
@@ -789,13 +812,16 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
   self->step = (guint64)state[0];
   self->updates = (guint64)state[1];
   self->norm = state[2];
-  return nf_ops_finish (ops, error);
+  self->spoilt = !nf_ops_finish (ops, error);
+  return !self->spoilt;
 }
 
 gboolean
 nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error)
 {
   g_return_val_if_fail (NF_IS_TRAINER (self) && path, FALSE);
+  if (!check_whole (self, error))
+    return FALSE;
   g_autofree float *theta
       = download (self, self->average ? self->average : nf_model_get_theta (self->model), "the model", error);
   return theta && nf_model_write (self->model, theta, path, metadata, error);

@@ -107,6 +107,10 @@ typedef struct
  * One step on @batch. A learned denoiser is trained in the same step by flow-score matching (arXiv
  * 2511.20462): noise_std²/0.3 times the gradient of the negative log-likelihood by the noisy input, which the
  * backward pass has made anyway, is what it learns to say.
+ *
+ * If the device fails before parameters change, they are what they were. If it fails while they do, here or
+ * in nf_trainer_evaluate(), they are lost: every call but nf_trainer_restore() then fails with
+ * %NF_ERROR_DEVICE, and nothing is written.
  */
 gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *report, GError **error);
 

@@ -1,0 +1,193 @@
+/* normflow: what is left when the device fails. SPDX-License-Identifier: LGPL-2.1-or-later */
+#define _GNU_SOURCE
+#include "nf-test.h"
+#include "random-model.h"
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+#include <dlfcn.h>
+
+/* The library finds these before the driver's: call number `left` of a kind fails, once. */
+typedef enum
+{
+  NOTHING,
+  BUFFER,
+  LAUNCH,
+} Kind;
+
+static struct
+{
+  Kind kind;
+  guint left;
+} failing;
+
+static gboolean
+fails (Kind kind)
+{
+  return failing.kind == kind && failing.left > 0 && --failing.left == 0;
+}
+
+cl_mem
+clCreateBuffer (cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *status)
+{
+  static typeof (&clCreateBuffer) real;
+  if (!real)
+    real = (typeof (real))dlsym (RTLD_NEXT, "clCreateBuffer");
+  if (!fails (BUFFER))
+    return real (context, flags, size, host, status);
+  *status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  return NULL;
+}
+
+cl_int
+clEnqueueNDRangeKernel (cl_command_queue queue, cl_kernel kernel, cl_uint n, const size_t *offset,
+                        const size_t *global, const size_t *local, cl_uint n_events, const cl_event *events,
+                        cl_event *event)
+{
+  static typeof (&clEnqueueNDRangeKernel) real;
+  if (!real)
+    real = (typeof (real))dlsym (RTLD_NEXT, "clEnqueueNDRangeKernel");
+  return fails (LAUNCH) ? CL_OUT_OF_RESOURCES
+                        : real (queue, kernel, n, offset, global, local, n_events, events, event);
+}
+
+static void
+fail_at (Kind kind, guint call)
+{
+  failing.kind = kind;
+  failing.left = call;
+}
+
+/* Nothing fails any more. Returns: whether anything did. */
+static gboolean
+has_failed (void)
+{
+  const gboolean failed = failing.left == 0;
+  failing.kind = NOTHING;
+  failing.left = 0;
+  return failed;
+}
+
+#define MOST 400 /* calls that are made to fail; the tests end before that */
+
+/* Training */
+
+#define B 6
+
+static const NfConfig config = { .channels = 1,
+                                 .img_size = 8,
+                                 .patch_size = 4,
+                                 .width = 32,
+                                 .n_blocks = 2,
+                                 .n_layers = 1,
+                                 .nvp = FALSE,
+                                 .head_dim = 16,
+                                 .expansion = 2,
+                                 .layout = NF_PIXELS_GRAY };
+
+static GBytes *
+state_of (NfTrainer *trainer, GError **error)
+{
+  g_autofree char *path = nf_test_temporary (".checkpoint"), *bytes = NULL;
+  gsize size;
+  if (!nf_trainer_save (trainer, path, error))
+    {
+      assert_false (g_file_test (path, G_FILE_TEST_EXISTS));
+      return NULL;
+    }
+  assert_true (g_file_get_contents (path, &bytes, &size, NULL));
+  g_unlink (path);
+  return g_bytes_new_take (g_steal_pointer (&bytes), size);
+}
+
+/* Whichever launch fails, in a step or in an evaluation with averaged weights, the trainer is what it was, or
+ * knows that it is not, writes nothing and does nothing until it has a checkpoint again. */
+static void
+trainer_fails (gboolean evaluating)
+{
+  NfTrainOptions options;
+  guint8 tiles[B * 64];
+  const NfTrainBatch batch = { B, tiles, NULL, NULL };
+  guint kept = 0, spoilt = 0;
+  g_autofree char *checkpoint = nf_test_temporary (".checkpoint"), *model_path = nf_test_temporary (".model");
+  nf_train_options_init (&options);
+  options.lr = options.lr_min = 1e-2;
+  options.warmup = 0;
+  options.ema = 0.9;
+  for (guint i = 0; i < sizeof tiles; i++)
+    tiles[i] = (guint8)(i * 37);
+
+  for (guint call = 1;; call++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfModel) model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+      nf_test_ok (model, error);
+      g_autoptr (NfTrainer) trainer = nf_trainer_new (model, &options, &error);
+      nf_test_ok (trainer, error);
+      NfTrainReport report;
+      double loss;
+      for (guint i = 0; i < 2; i++)
+        nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+      nf_test_ok (nf_trainer_save (trainer, checkpoint, &error), error);
+      g_autoptr (GBytes) before = state_of (trainer, &error);
+      nf_test_ok (before, error);
+
+      fail_at (LAUNCH, call);
+      const gboolean done = evaluating ? nf_trainer_evaluate (trainer, &batch, TRUE, &loss, &error)
+                                       : nf_trainer_step (trainer, &batch, &report, &error);
+      if (!has_failed ())
+        {
+          nf_test_ok (done, error);
+          break;
+        }
+      assert_true (call < MOST);
+      assert_false (done);
+      g_clear_error (&error);
+
+      g_autoptr (GBytes) after = state_of (trainer, &error);
+      if (after)
+        {
+          assert_true (g_bytes_equal (before, after));
+          nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+          kept++;
+          continue;
+        }
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DEVICE));
+      assert_non_null (strstr (error->message, "--resume"));
+      assert_false (nf_trainer_step (trainer, &batch, &report, NULL));
+      assert_false (nf_trainer_evaluate (trainer, &batch, TRUE, &loss, NULL));
+      assert_false (nf_trainer_save_model (trainer, model_path, NULL, NULL));
+      assert_false (g_file_test (model_path, G_FILE_TEST_EXISTS));
+      g_clear_error (&error);
+      nf_test_ok (nf_trainer_restore (trainer, checkpoint, &error), error);
+      g_autoptr (GBytes) restored = state_of (trainer, &error);
+      nf_test_ok (restored, error);
+      assert_true (g_bytes_equal (before, restored));
+      nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+      spoilt++;
+    }
+  assert_true (kept > 0 && spoilt > 0);
+  g_unlink (checkpoint);
+}
+
+static void
+test_step (void **state)
+{
+  trainer_fails (FALSE);
+}
+
+static void
+test_evaluate (void **state)
+{
+  trainer_fails (TRUE);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_step),
+    cmocka_unit_test (test_evaluate),
+  };
+  return cmocka_run_group_tests_name ("failures", tests, NULL, NULL);
+}
