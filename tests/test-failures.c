@@ -1,7 +1,6 @@
 /* normflow: what is left when the device fails. SPDX-License-Identifier: LGPL-2.1-or-later */
 #define _GNU_SOURCE
-#include "nf-test.h"
-#include "random-model.h"
+#include "stream-fixture.h"
 
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -72,18 +71,18 @@ has_failed (void)
 
 /* Training */
 
-#define B 6
+#define SAMPLES 6
 
-static const NfConfig config = { .channels = 1,
-                                 .img_size = 8,
-                                 .patch_size = 4,
-                                 .width = 32,
-                                 .n_blocks = 2,
-                                 .n_layers = 1,
-                                 .nvp = FALSE,
-                                 .head_dim = 16,
-                                 .expansion = 2,
-                                 .layout = NF_PIXELS_GRAY };
+static const NfConfig trained = { .channels = 1,
+                                  .img_size = 8,
+                                  .patch_size = 4,
+                                  .width = 32,
+                                  .n_blocks = 2,
+                                  .n_layers = 1,
+                                  .nvp = FALSE,
+                                  .head_dim = 16,
+                                  .expansion = 2,
+                                  .layout = NF_PIXELS_GRAY };
 
 static GBytes *
 state_of (NfTrainer *trainer, GError **error)
@@ -106,8 +105,8 @@ static void
 trainer_fails (gboolean evaluating)
 {
   NfTrainOptions options;
-  guint8 tiles[B * 64];
-  const NfTrainBatch batch = { B, tiles, NULL, NULL };
+  guint8 tiles[SAMPLES * 64];
+  const NfTrainBatch batch = { SAMPLES, tiles, NULL, NULL };
   guint kept = 0, spoilt = 0;
   g_autofree char *checkpoint = nf_test_temporary (".checkpoint"), *model_path = nf_test_temporary (".model");
   nf_train_options_init (&options);
@@ -120,7 +119,7 @@ trainer_fails (gboolean evaluating)
   for (guint call = 1;; call++)
     {
       g_autoptr (GError) error = NULL;
-      g_autoptr (NfModel) model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+      g_autoptr (NfModel) model = nf_model_new (&trained, nf_test_device ("cpu"), 3, &error);
       nf_test_ok (model, error);
       g_autoptr (NfTrainer) trainer = nf_trainer_new (model, &options, &error);
       nf_test_ok (trainer, error);
@@ -182,12 +181,87 @@ test_evaluate (void **state)
   trainer_fails (TRUE);
 }
 
+/* Streams */
+
+#define DRAWN 9 /* frames, more than a window has */
+
+static gboolean
+draw (NfStream *stream, guint8 frames[DRAWN][BYTES], GError **error)
+{
+  nf_stream_reset (stream);
+  for (guint i = 0; i < DRAWN; i++)
+    {
+      NfFrame frame = { .width = WIDTH, .height = HEIGHT };
+      for (guint p = 0; p < 3; p++)
+        frame.planes[p] = (NfPlane){ frames[i] + p, 3 * WIDTH, 3 };
+      if (!nf_stream_sample (stream, 3, i, 1, action_of (i), NULL, NULL, &frame, error))
+        return FALSE;
+    }
+  return TRUE;
+}
+
+/* Whatever there was no memory for when frames were drawn and denoised, the stream draws the same next time.
+ */
+static void
+test_stream (void **state)
+{
+  static const struct
+  {
+    NfDenoise denoise;
+    guint look_ahead;
+  } cases[] = { { NF_DENOISE_SCORE, 0 }, { NF_DENOISE_LEARNED, 0 }, { NF_DENOISE_LEARNED, 1 } };
+  for (guint c = 0; c < G_N_ELEMENTS (cases); c++)
+    {
+      NfConfig config = random_video_config ();
+      config.noise = NF_NOISE_GAUSSIAN;
+      config.noise_std = 0.1;
+      if (cases[c].denoise == NF_DENOISE_LEARNED)
+        {
+          config.denoiser_layers = 2;
+          config.denoiser_frames = 3;
+        }
+      config.temporal_causal = 1 + cases[c].look_ahead;
+      g_autoptr (NfModel) model = model_new (&config, "cpu");
+      g_autofree guint8 *wanted = g_malloc0 (DRAWN * BYTES), *got = g_malloc0 (DRAWN * BYTES);
+      for (guint call = 0;; call++)
+        {
+          g_autoptr (GError) error = NULL;
+          g_autoptr (NfStream) stream = nf_stream_new (model, &error);
+          nf_test_ok (stream, error);
+          nf_test_ok (nf_stream_set_denoise (stream, cases[c].denoise, &error), error);
+          if (call == 0)
+            {
+              nf_test_ok (draw (stream, (gpointer)wanted, &error), error);
+              continue;
+            }
+          fail_at (BUFFER, call);
+          const gboolean done = draw (stream, (gpointer)got, &error);
+          if (!has_failed ())
+            {
+              nf_test_ok (done && call > 3, error);
+              break;
+            }
+          assert_true (call < MOST);
+          assert_false (done);
+          assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_NO_MEMORY));
+          g_clear_error (&error);
+          assert_int_equal (nf_stream_get_index (stream), 0);
+          memset (got, 0, DRAWN * BYTES);
+          nf_test_ok (draw (stream, (gpointer)got, &error), error);
+          assert_memory_equal (got, wanted, DRAWN * BYTES);
+        }
+    }
+}
+
 int
-main (void)
+main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_step),
     cmocka_unit_test (test_evaluate),
+    cmocka_unit_test (test_stream),
   };
+  if (argc > 1)
+    cmocka_set_test_filter (argv[1]);
   return cmocka_run_group_tests_name ("failures", tests, NULL, NULL);
 }

@@ -25,17 +25,24 @@ extend_denoiser (NfStream *self, NfStreamWindow *window, guint f, guint count)
                    count * self->N, 1.0f);
 }
 
-/* Takes the memory when the first frame is drawn: a stream that only encodes has no use for it. */
-static void
-begin_denoiser (NfStream *self, NfStreamWindow *window)
+/* Takes the memory of both windows when the first frame is drawn: a stream that only encodes has no use for
+ * it. */
+static gboolean
+begin_denoiser (NfStream *self, GError **error)
 {
   const guint ahead = MAX (nf_model_get_config (self->model)->temporal_causal, 1) - 1;
-  if (window->denoiser)
-    return;
-  window->denoiser
-      = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
-                            self->B, (ahead + 1) * self->N, FALSE);
-  window->denoised = 0;
+  if (self->windows[0].denoiser)
+    return TRUE;
+  for (guint i = 0; i < G_N_ELEMENTS (self->windows); i++)
+    self->windows[i].denoiser
+        = nf_block_cache_new (self->ops, nf_model_get_denoiser (self->model), &self->flow->sequences[self->T],
+                              self->B, (ahead + 1) * self->N, FALSE);
+  if (nf_ops_finish (self->ops, error))
+    return TRUE;
+  /* not whole */
+  for (guint i = 0; i < G_N_ELEMENTS (self->windows); i++)
+    g_clear_pointer (&self->windows[i].denoiser, nf_block_cache_free);
+  return FALSE;
 }
 
 /* Frames up to f join what the denoiser remembers; returns how many frames' rows went through with f. */
@@ -44,7 +51,6 @@ catch_up (NfStream *self, NfStreamWindow *window, guint f, guint known)
 {
   const guint ahead = nf_stream_get_look_ahead (self);
   guint count = 0;
-  begin_denoiser (self, window);
   for (; window->denoised <= f; window->denoised++)
     {
       count = MIN (ahead + 1, known - window->denoised);
@@ -64,15 +70,18 @@ nf_stream_denoiser_follow (NfStream *self, NfStreamWindow *window, const NfStrea
   catch_up (self, window, window->frames - ahead, window->frames + 1);
 }
 
-static void
-denoise_learned (NfStream *self, NfStreamWindow *window, guint f, guint known)
+static gboolean
+denoise_learned (NfStream *self, NfStreamWindow *window, guint f, guint known, GError **error)
 {
   const gsize frame = (gsize)self->N * self->D;
   const NfView said = nf_view (self->between[1], 0);
+  if (!begin_denoiser (self, error))
+    return FALSE;
   const guint count = catch_up (self, window, f, known);
   nf_ops_copy_rows (self->ops, nf_view (window->denoiser->o, 0), count * frame, said, frame, frame, self->B);
   nf_ops_denoise (self->ops, nf_view (self->input, 0), said, nf_view (self->latents, 0),
                   (float)NF_FLOW_DENOISER_CONSTANT, self->B * frame);
+  return TRUE;
 }
 
 void
@@ -203,7 +212,14 @@ denoise_by_score (NfStream *self, NfStreamWindow *window, guint f, GError **erro
   if (!nf_model_need_backward (self->model, error))
     return FALSE;
   if (!self->score)
-    self->score = score_new (self);
+    {
+      self->score = score_new (self);
+      if (!nf_ops_finish (self->ops, error))
+        {
+          g_clear_pointer (&self->score, nf_stream_score_free);
+          return FALSE;
+        }
+    }
   for (guint b = 0; b < self->B; b++)
     {
       const NfView gradient = score_frame (self, window, b, f);
@@ -226,8 +242,7 @@ nf_stream_denoise (NfStream *self, NfStreamWindow *window, guint f, guint known,
     case NF_DENOISE_SCORE:
       return denoise_by_score (self, window, f, error);
     case NF_DENOISE_LEARNED:
-      denoise_learned (self, window, f, known);
-      return TRUE;
+      return denoise_learned (self, window, f, known, error);
     case NF_DENOISE_NONE:
     case NF_DENOISE_AUTO:
     default:

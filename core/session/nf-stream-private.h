@@ -16,7 +16,7 @@ typedef struct
   NfBuffer *actions; /* (B, F, action_dim), or NULL */
 
   NfBuffer *y;            /* (B, F, frame, D): noisy tokens in natural order, or NULL */
-  NfBlockCache *denoiser; /* NULL until a frame is denoised */
+  NfBlockCache *denoiser; /* NULL until a frame of the stream is denoised */
   guint denoised;         /* frames that it holds the keys and values of */
 } NfStreamWindow;
 
