@@ -1145,6 +1145,45 @@ on_loading (const char *phase, double fraction, gpointer data)
     g_cancellable_cancel (loading->cancellable);
 }
 
+/* Devices that compute differently have weights of their own, others share them. */
+static void
+test_shared (void **state)
+{
+  static const char *const specs[]
+      = { "cpu,kernels=cpu,vectors=8,precision=f32,launch=each",
+          "cpu,kernels=cpu,vectors=8,precision=f32",
+          "cpu,kernels=gpu,precision=f32,launch=each",
+          "cpu,kernels=cpu,vectors=8,precision=bf16,launch=each",
+          "cpu,kernels=cpu,vectors=8,precision=int8-weights,int8=fma,launch=each",
+          "cpu,kernels=cpu,vectors=8,precision=int8-weights,launch=each" };
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  g_autoptr (GPtrArray) models = g_ptr_array_new_with_free_func (g_object_unref);
+  random_model_write (path, &config, nf_test_device ("cpu"), 21);
+  for (guint i = 0; i < G_N_ELEMENTS (specs); i++)
+    {
+      g_autoptr (NfDevice) device = nf_device_open (specs[i], &error),
+                           again = nf_device_open (specs[i], &error);
+      nf_test_ok (device && again, error);
+      g_ptr_array_add (models, nf_model_load (path, device, NULL, NULL, NULL, &error));
+      nf_test_ok (models->pdata[i], error);
+      g_autoptr (NfModel) same = nf_model_load (path, again, NULL, NULL, NULL, &error);
+      assert_ptr_equal (same, models->pdata[i]);
+      for (guint j = 0; j < i; j++)
+        {
+          NfDevice *other = nf_model_get_device (models->pdata[j]);
+          const gboolean alike
+              = g_str_equal (nf_device_get_kernels (device), nf_device_get_kernels (other))
+                && g_str_equal (nf_device_get_precision (device), nf_device_get_precision (other))
+                && g_strcmp0 (nf_device_get_int8_form (device), nf_device_get_int8_form (other)) == 0
+                && g_str_equal (nf_device_get_launch (device), nf_device_get_launch (other));
+          assert_int_equal (models->pdata[i] == models->pdata[j], alike);
+        }
+    }
+  g_unlink (path);
+}
+
 /* Loading is told of as it goes on, and ends where it is cancelled. */
 static void
 test_loading_tells (void **state)
@@ -1555,6 +1594,7 @@ main (int argc, char **argv)
     { "memory, weights in bfloat16", test_memory, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_loading_tells),
+    cmocka_unit_test (test_shared),
     cmocka_unit_test (test_failure_forgets),
     cmocka_unit_test (test_planes_apart),
     cmocka_unit_test (test_bars),

@@ -85,6 +85,10 @@ guint nf_device_get_vector_width (NfDevice *self);
 /* TRUE if launches come as command lists. */
 gboolean nf_device_launches_lists (NfDevice *self);
 
+/* Everything that decides how it computes; free with g_free(). Devices of the same text may share what is on
+ * one of them. */
+char *nf_device_describe_computing (NfDevice *self);
+
 /* A CPU's cores that this process may keep busy; compute units of another device. */
 guint nf_device_count_cores (NfDevice *self);
 

@@ -1177,6 +1177,13 @@ nf_device_launches_lists (NfDevice *self)
   return self->lists;
 }
 
+char *
+nf_device_describe_computing (NfDevice *self)
+{
+  return g_strdup_printf ("%s %s launch=%s", self->info->id, nf_program_cache_get_defines (self->programs),
+                          nf_device_get_launch (self));
+}
+
 guint
 nf_device_count_cores (NfDevice *self)
 {

@@ -103,6 +103,12 @@ nf_program_cache_free (NfProgramCache *self)
   g_free (self);
 }
 
+const char *
+nf_program_cache_get_defines (NfProgramCache *self)
+{
+  return self->defines;
+}
+
 double
 nf_program_cache_get_seconds (NfProgramCache *self)
 {

@@ -13,6 +13,9 @@ NfProgramCache *nf_program_cache_new (cl_context context, cl_device_id id, const
                                       const char *defines);
 void nf_program_cache_free (NfProgramCache *self);
 
+/* The DEFINES it was made with. */
+const char *nf_program_cache_get_defines (NfProgramCache *self);
+
 /* See nf_device_get_program(). */
 cl_program nf_program_cache_get (NfProgramCache *self, const char *const *files, const char *options,
                                  GError **error);

@@ -34,8 +34,8 @@ struct _NfModel
 
 G_DEFINE_FINAL_TYPE (NfModel, nf_model, G_TYPE_OBJECT)
 
-/* Models that this process has loaded, so that elements share their memory: content and device -> weak
- * reference. */
+/* Models that this process has loaded, so that elements share their memory: content and how the device
+ * computes -> weak reference. */
 static GMutex shared_lock;
 static GHashTable *shared_models;
 
@@ -497,9 +497,8 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
   g_autofree char *digest = weights ? nf_weights_digest (weights, tell_of_loading, &listener, error) : NULL;
   if (!digest)
     return NULL;
-  g_autofree char *key = g_strdup_printf ("%s %s %s %u %s", digest, nf_device_get_info (device)->id,
-                                          nf_device_get_kernels (device), nf_device_get_vector_width (device),
-                                          nf_device_get_precision (device));
+  g_autofree char *computing = nf_device_describe_computing (device),
+                  *key = g_strdup_printf ("%s %s", digest, computing);
   NfModel *other = find_shared (key);
   if (other)
     return other;
