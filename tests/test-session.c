@@ -1263,6 +1263,56 @@ test_bad_text (void **state)
   g_unlink (path);
 }
 
+/* What was set stays when something else is refused. */
+static void
+test_refused_text (void **state)
+{
+  const float good[RANDOM_TEXT_FEATURES] = { 0.3f, 0.2f, 0.1f }, bad[RANDOM_TEXT_FEATURES] = { 0, NAN, 0 };
+  const gint second = 1;
+  float latents[8 * 8 * 3 / 2], before[G_N_ELEMENTS (latents)], after[G_N_ELEMENTS (latents)];
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_text_session (1, "cpu");
+  nf_random_normal (5, 0, G_N_ELEMENTS (latents), 1, latents);
+  for (guint with_text = 0; with_text < 2; with_text++)
+    {
+      const gint *labels = with_text ? NULL : &second;
+      nf_test_ok (nf_session_set_text (session, with_text ? good : NULL, NULL, 1, &error), error);
+      nf_test_ok (nf_session_decode (session, latents, 1, labels, NULL, before, &error), error);
+      for (guint i = 0; i < 2; i++)
+        {
+          assert_false (nf_session_set_text (session, i ? bad : good, i ? NULL : bad, 1, &error));
+          g_clear_error (&error);
+          assert_int_equal (nf_session_count_texts (session), with_text);
+          nf_test_ok (nf_session_decode (session, latents, 1, labels, NULL, after, &error), error);
+          assert_memory_equal (before, after, sizeof before);
+        }
+    }
+}
+
+static void
+test_refused_actions (void **state)
+{
+  const NfConfig config = random_video_config ();
+  const gsize n = (gsize)RANDOM_VIDEO_WIDTH * RANDOM_VIDEO_HEIGHT * 3 * RANDOM_VIDEO_FRAMES;
+  float actions[RANDOM_VIDEO_FRAMES * RANDOM_VIDEO_ACTIONS] = { 0, 1, 0, 1 };
+  g_autofree float *latents = g_new (float, n), *before = g_new (float, n), *after = g_new (float, n);
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  g_autoptr (GError) error = NULL;
+  random_model_write_scaled (path, &config, nf_test_device ("cpu"), 5, RANDOM_VIDEO_SCALE);
+  g_autoptr (NfModel) model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  nf_random_normal (5, 0, n, 1, latents);
+  nf_test_ok (nf_session_set_actions (session, actions, 1, &error), error);
+  nf_test_ok (nf_session_decode (session, latents, 1, NULL, NULL, before, &error), error);
+  actions[4] = (float)INFINITY;
+  assert_false (nf_session_set_actions (session, actions, 1, &error));
+  g_clear_error (&error);
+  nf_test_ok (nf_session_decode (session, latents, 1, NULL, NULL, after, &error), error);
+  assert_memory_equal (before, after, n * sizeof *before);
+}
+
 /* A class of a STARFlow is one-hot text of one token. */
 static void
 test_one_hot (void **state)
@@ -1600,6 +1650,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bars),
     cmocka_unit_test (test_other_size),
     cmocka_unit_test (test_bad_text),
+    cmocka_unit_test (test_refused_text),
+    cmocka_unit_test (test_refused_actions),
     cmocka_unit_test (test_one_hot),
     cmocka_unit_test (test_upside_down),
     cmocka_unit_test (test_tiles),

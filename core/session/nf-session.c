@@ -207,16 +207,11 @@ nf_session_condition (NfSession *self, const gint *labels, guint first, guint co
   nf_flow_set_condition (self->flow, &condition, count, branches);
 }
 
-static gboolean
-keep_floats (const char *what, const float *values, gsize n, float **to, GError **error)
+static void
+keep_floats (const float *values, gsize n, float **to)
 {
-  g_clear_pointer (to, g_free);
-  if (!values)
-    return TRUE;
-  if (!nf_session_check_finite (what, values, n, error))
-    return FALSE;
-  *to = g_memdup2 (values, n * sizeof *values);
-  return TRUE;
+  g_free (*to);
+  *to = values ? g_memdup2 (values, n * sizeof *values) : NULL;
 }
 
 gboolean
@@ -230,13 +225,17 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "text features are given, but the model sees no text");
       return FALSE;
     }
-  self->n_text = 0;
+  /* what is there stays until what is new is known to be good */
+  if (!text)
+    null_text = NULL;
+  if ((text && !nf_session_check_finite ("text features", text, n, error))
+      || (null_text && !nf_session_check_finite ("text features of no caption", null_text, n, error)))
+    return FALSE;
+  keep_floats (text, n, &self->text);
+  keep_floats (null_text, n, &self->null_text);
+  self->n_text = text ? B : 0;
   self->text_at = -1;
   self->shown.valid = FALSE;
-  if (!keep_floats ("text features", text, n, &self->text, error)
-      || !keep_floats ("text features of no caption", text ? null_text : NULL, n, &self->null_text, error))
-    return FALSE;
-  self->n_text = text ? B : 0;
   return TRUE;
 }
 
@@ -266,10 +265,10 @@ nf_session_set_actions (NfSession *self, const float *actions, guint B, GError *
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "actions are given, but the model takes none");
       return FALSE;
     }
-  self->n_actions = 0;
-  if (!keep_floats ("actions", actions, (gsize)B * shape->N / shape->frame * config->action_dim,
-                    &self->actions, error))
+  const gsize n = (gsize)B * shape->N / shape->frame * config->action_dim;
+  if (actions && !nf_session_check_finite ("actions", actions, n, error))
     return FALSE;
+  keep_floats (actions, n, &self->actions);
   self->n_actions = actions ? B : 0;
   return TRUE;
 }

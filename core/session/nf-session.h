@@ -249,9 +249,9 @@ gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint 
  * @null_text: (nullable) (array): the same of the caption that says nothing, for guidance
  * @B: samples of both; 1 serves any number of samples
  *
- * Kept by value until it is set again.
+ * Kept by value until it is set again; what is refused changes nothing.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT if the model sees no text, or a value is not finite.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if the model sees no text, %NF_ERROR_DATA if a value is not finite.
  */
 gboolean nf_session_set_text (NfSession *self, const float *text, const float *null_text, guint B,
                               GError **error);
@@ -293,6 +293,8 @@ void nf_session_choose_text (NfSession *self, gint i);
  * @actions: (nullable) (array): condition vectors (B, frames, action_dim): that of frame t leads to frame t.
  * NULL for none (zeros)
  * @B: samples; 1 serves any number of samples
+ *
+ * Kept by value until they are set again, or the size of samples is; what is refused changes nothing.
  */
 gboolean nf_session_set_actions (NfSession *self, const float *actions, guint B, GError **error);
 
