@@ -18,6 +18,7 @@ static struct
 {
   Kind kind;
   guint left;
+  guint launches; /* all there were */
 } failing;
 
 static gboolean
@@ -46,6 +47,7 @@ clEnqueueNDRangeKernel (cl_command_queue queue, cl_kernel kernel, cl_uint n, con
   static typeof (&clEnqueueNDRangeKernel) real;
   if (!real)
     real = (typeof (real))dlsym (RTLD_NEXT, "clEnqueueNDRangeKernel");
+  failing.launches++;
   return fails (LAUNCH) ? CL_OUT_OF_RESOURCES
                         : real (queue, kernel, n, offset, global, local, n_events, events, event);
 }
@@ -253,6 +255,44 @@ test_stream (void **state)
     }
 }
 
+/* Reading */
+
+/* When a call has failed, nothing is written any more into what it was given. */
+static void
+test_read (void **state)
+{
+  NfConfig config = random_text_config (0);
+  config.txt_size = config.txt_dim = 0;
+  config.img_size = 64;
+  config.width = 128;
+  config.n_blocks = 4;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu,kernels=cpu,launch=each", &error);
+  nf_test_ok (device, error);
+  g_autoptr (NfModel) model = nf_model_new (&config, device, 5, &error);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint images = 8;
+  const gsize n = (gsize)images * 64 * 64 * 3 / 2, all = n * config.n_blocks;
+  g_autofree float *x = g_new0 (float, n), *z = g_new (float, n), *blocks = g_new (float, all);
+
+  nf_test_ok (nf_session_encode (session, x, images, NULL, z, blocks, NULL, &error), error);
+  failing.launches = 0;
+  nf_test_ok (nf_session_encode (session, x, images, NULL, z, blocks, NULL, &error), error);
+  const guint launches = failing.launches;
+  for (guint i = 0; i < 3; i++)
+    {
+      fail_at (LAUNCH, launches - i);
+      assert_false (nf_session_encode (session, x, images, NULL, z, blocks, NULL, &error));
+      assert_true (has_failed ());
+      g_clear_error (&error);
+      memset (blocks, 0x55, all * sizeof *blocks);
+      g_usleep (G_USEC_PER_SEC / 4);
+      for (gsize j = 0; j < all * sizeof *blocks; j++)
+        assert_int_equal (((guint8 *)blocks)[j], 0x55);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -260,6 +300,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_step),
     cmocka_unit_test (test_evaluate),
     cmocka_unit_test (test_stream),
+    cmocka_unit_test (test_read),
   };
   if (argc > 1)
     cmocka_set_test_filter (argv[1]);

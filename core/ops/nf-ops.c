@@ -628,7 +628,8 @@ gboolean
 nf_ops_read (NfOps *ops, NfView from, void *to, gsize bytes, GError **error)
 {
   read_view (ops, from, to, bytes, CL_TRUE);
-  return report (ops, error);
+  /* reads that were enqueued before must not outlast the caller's memory */
+  return ops->failure ? nf_ops_finish (ops, error) : TRUE;
 }
 
 void
