@@ -255,6 +255,76 @@ test_stream (void **state)
     }
 }
 
+/* Sizes */
+
+/* Without memory for another size, samples keep the one they had. */
+static void
+test_size (void **state)
+{
+  NfConfig config = random_text_config (0);
+  config.txt_size = config.txt_dim = 0;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfSession) session = nf_test_session (model);
+  float x[16 * 16 * 3 / 2], z[G_N_ELEMENTS (x)], small[8 * 8 * 3 / 2], large[G_N_ELEMENTS (x)];
+  nf_random_normal (2, 0, G_N_ELEMENTS (x), 0.5, x);
+  nf_test_ok (nf_session_encode (session, x, 1, NULL, small, NULL, NULL, &error), error);
+  nf_test_ok (nf_session_set_size (session, 16, 16, 0, &error), error);
+  nf_test_ok (nf_session_encode (session, x, 1, NULL, large, NULL, NULL, &error), error);
+  nf_test_ok (nf_session_set_size (session, 8, 8, 0, &error), error);
+  for (guint call = 1;; call++)
+    {
+      fail_at (BUFFER, call);
+      const gboolean done = nf_session_set_size (session, 16, 16, 0, &error);
+      if (!has_failed ())
+        {
+          nf_test_ok (done && call > 1, error);
+          break;
+        }
+      assert_false (done);
+      g_clear_error (&error);
+      nf_test_ok (nf_session_encode (session, x, 1, NULL, z, NULL, NULL, &error), error);
+      assert_memory_equal (z, small, sizeof small);
+    }
+  nf_test_ok (nf_session_encode (session, x, 1, NULL, z, NULL, NULL, &error), error);
+  assert_memory_equal (z, large, sizeof large);
+}
+
+#define ROLLED 7
+#define CONTEXT 2
+
+/* A video in windows, the last of which is shorter, leaves the size of samples as it was, made or not. */
+static void
+test_roll (void **state)
+{
+  const NfConfig config = random_video_config ();
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autofree float *z = g_new (float, ROLLED *BYTES), *wanted = g_new (float, ROLLED *BYTES),
+                   *y = g_new (float, ROLLED *BYTES), *window = g_new (float, FRAMES *BYTES);
+  nf_random_normal (2, 0, ROLLED * BYTES, 1, z);
+  for (guint call = 0;; call++)
+    {
+      g_autoptr (NfSession) session = nf_test_session (model);
+      if (call == 0)
+        {
+          nf_test_ok (nf_session_decode (session, z, 1, NULL, NULL, window, &error), error);
+          nf_test_ok (nf_session_roll (session, NULL, 1, 0, ROLLED, CONTEXT, z, NULL, wanted, &error), error);
+        }
+      fail_at (BUFFER, call);
+      const gboolean done = nf_session_roll (session, NULL, 1, 0, ROLLED, CONTEXT, z, NULL, y, &error);
+      const gboolean failed = has_failed () && call > 0;
+      assert_true (call < MOST && done == !failed);
+      g_clear_error (&error);
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, NULL, y, &error), error);
+      assert_memory_equal (y, window, FRAMES * BYTES * sizeof *y);
+      nf_test_ok (nf_session_roll (session, NULL, 1, 0, ROLLED, CONTEXT, z, NULL, y, &error), error);
+      assert_memory_equal (y, wanted, ROLLED * BYTES * sizeof *y);
+      if (call > 0 && !failed)
+        break;
+    }
+}
+
 /* Reading */
 
 /* When a call has failed, nothing is written any more into what it was given. */
@@ -297,10 +367,8 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_step),
-    cmocka_unit_test (test_evaluate),
-    cmocka_unit_test (test_stream),
-    cmocka_unit_test (test_read),
+    cmocka_unit_test (test_step), cmocka_unit_test (test_evaluate), cmocka_unit_test (test_stream),
+    cmocka_unit_test (test_size), cmocka_unit_test (test_roll),     cmocka_unit_test (test_read),
   };
   if (argc > 1)
     cmocka_set_test_filter (argv[1]);

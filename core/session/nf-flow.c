@@ -169,7 +169,8 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
   const NfConfig *config = nf_model_get_config (flow->model);
   const guint frame = flow->shape.frame;
 
-  g_ptr_array_set_size (flow->tables, 0);
+  g_ptr_array_unref (flow->tables);
+  flow->tables = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_buffer_free);
   for (guint t = 0; t < flow->T + (nf_model_get_denoiser (flow->model) ? 1 : 0); t++)
     {
       NfBlockSequence *sequence = &flow->sequences[t];
@@ -213,6 +214,54 @@ nf_flow_get_shape (NfFlow *flow)
   return &flow->shape;
 }
 
+struct _NfFlowSize
+{
+  guint frames, rows, columns, turn;
+  NfSampleShape shape;
+  NfBlockSequence *sequences;
+  GPtrArray *tables; /* that these refer to */
+};
+
+NfFlowSize *
+nf_flow_keep_size (NfFlow *flow)
+{
+  NfFlowSize *size = g_new (NfFlowSize, 1);
+  *size = (NfFlowSize){ .frames = flow->frames,
+                        .rows = flow->rows,
+                        .columns = flow->columns,
+                        .turn = flow->turn,
+                        .shape = flow->shape,
+                        .sequences = g_memdup2 (flow->sequences, (flow->T + 1) * sizeof *flow->sequences),
+                        .tables = g_ptr_array_ref (flow->tables) };
+  return size;
+}
+
+void
+nf_flow_size_free (NfFlowSize *size)
+{
+  g_free (size->sequences);
+  g_ptr_array_unref (size->tables);
+  g_free (size);
+}
+
+void
+nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size)
+{
+  if (flow->tables == size->tables) /* no other was set */
+    return;
+  release_all (flow);
+  flow->frames = size->frames;
+  flow->rows = size->rows;
+  flow->columns = size->columns;
+  flow->turn = size->turn;
+  flow->shape = size->shape;
+  memcpy (flow->sequences, size->sequences, (flow->T + 1) * sizeof *flow->sequences);
+  g_ptr_array_unref (flow->tables);
+  flow->tables = g_ptr_array_ref (size->tables);
+  for (guint t = 0; t < flow->T; t++)
+    flow->sequences[t].rounds = flow->rounds;
+}
+
 gboolean
 nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error)
 {
@@ -239,6 +288,7 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   config->frames = frames;
   if (!nf_config_check (config, "size of a sample", error))
     return FALSE;
+  g_autoptr (NfFlowSize) before = nf_flow_keep_size (flow);
   release_all (flow);
   flow->frames = nf_config_frames (config);
   flow->rows = rows;
@@ -249,7 +299,10 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   flow->turn = config->frames && !config->temporal_causal && !config->shallow_local ? flow->shape.N
                                                                                     : flow->shape.frame;
   make_sequences (flow, rows, columns);
-  return nf_ops_finish (flow->ops, error);
+  if (nf_ops_finish (flow->ops, error))
+    return TRUE;
+  nf_flow_restore_size (flow, before);
+  return FALSE;
 }
 
 void

@@ -25,10 +25,17 @@ void nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns);
 void nf_flow_set_rounds (NfFlow *flow, gboolean rounds);
 
 /* Sizes of a sample: at first those of the model. Models with rotary positions take others: rows and columns
- * in pixels, frames 0 for an image. */
+ * in pixels, frames 0 for an image. What fails changes none. */
 const NfSampleShape *nf_flow_get_shape (NfFlow *flow);
 gboolean nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error);
 gboolean nf_flow_set_frames (NfFlow *flow, guint frames, GError **error);
+
+/* What sizes there are, to come back to without any memory that there might not be. */
+typedef struct _NfFlowSize NfFlowSize;
+NfFlowSize *nf_flow_keep_size (NfFlow *flow);
+void nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size);
+void nf_flow_size_free (NfFlowSize *size);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfFlowSize, nf_flow_size_free)
 
 typedef enum
 {

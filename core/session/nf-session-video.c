@@ -184,7 +184,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
   const NfConfig *config = nf_model_get_config (self->model);
   const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const guint window = shape->N / shape->frame;
-  const gsize frame = (gsize)shape->frame * shape->D, n = B * window * frame;
+  const gsize frame = (gsize)shape->frame * shape->D, n = (gsize)B * window * frame;
   options = options ? options : &plain;
   if (!check_causal (config, error))
     return FALSE;
@@ -228,11 +228,13 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %u videos of %u frames", B, window);
       return FALSE;
     }
+  g_autoptr (NfFlowSize) before = nf_flow_keep_size (self->flow);
   const gboolean made = roll (&all, x, given, error);
+  nf_flow_restore_size (self->flow, before);
   self->report = all.report;
   self->before = 0;
   self->share = 1;
-  return nf_flow_set_frames (self->flow, window, made ? error : NULL) && made;
+  return made;
 }
 
 gboolean

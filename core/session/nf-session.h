@@ -238,7 +238,8 @@ void nf_session_get_decode_report (NfSession *self, NfDecodeReport *report);
  * Samples get this size instead of the configuration's: models with rotary positions take any aspect ratio
  * and length.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT or %NF_ERROR_CONFIG if the model cannot.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT or %NF_ERROR_CONFIG if the model cannot, or device errors; the size
+ * then is what it was.
  */
 gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error);
 
