@@ -1184,6 +1184,63 @@ test_shared (void **state)
   g_unlink (path);
 }
 
+/* A model's file may be replaced while it is loaded. Written into, nothing more is read of it. */
+static void
+test_changed_file (void **state)
+{
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  const gsize n = 8 * 8 * 3 / 2;
+  NfDevice *device = nf_test_device ("cpu");
+  g_autofree float *x = g_new0 (float, n), *gradient = g_new (float, n);
+  g_autofree char *path = nf_test_temporary (".safetensors"), *copy = nf_test_temporary (".safetensors"),
+                  *other = nf_test_temporary (".safetensors"), *old = NULL, *new = NULL;
+  gsize size = 0, new_size = 0;
+  double loss;
+  g_autoptr (GError) error = NULL;
+  random_model_write (path, &config, device, 31);
+  random_model_write (other, &config, device, 32);
+  nf_test_ok (g_file_get_contents (path, &old, &size, &error), error);
+  nf_test_ok (g_file_get_contents (other, &new, &new_size, &error), error);
+  assert_int_equal (size, new_size);
+
+  for (guint cut = 0; cut < 2; cut++)
+    {
+      nf_test_ok (g_file_set_contents (path, old, (gssize)size, &error), error);
+      g_autoptr (NfModel) model = nf_model_load (path, device, NULL, NULL, NULL, &error);
+      nf_test_ok (model, error);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      g_usleep (20000); /* the time of a change is no finer than the kernel's clock */
+      FILE *file = g_fopen (path, cut ? "w" : "r+");
+      assert_non_null (file);
+      if (!cut)
+        assert_int_equal (fwrite (new, 1, size, file), size);
+      fclose (file);
+      assert_false (nf_session_gradients (session, x, 1, NULL, &loss, gradient, NULL, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      assert_non_null (strstr (error->message, path));
+      assert_non_null (strstr (error->message, "renaming"));
+      g_clear_error (&error);
+      assert_false (nf_model_save (model, copy, NULL, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      g_clear_error (&error);
+
+      /* whoever loads the same from a file that is sound is not given it; that file may go */
+      nf_test_ok (g_file_set_contents (copy, old, (gssize)size, &error), error);
+      g_autoptr (NfModel) sound = nf_model_load (copy, device, NULL, NULL, NULL, &error);
+      nf_test_ok (sound, error);
+      assert_ptr_not_equal (sound, model);
+      assert_int_equal (g_rename (other, copy), 0);
+      nf_test_ok (g_file_set_contents (other, new, (gssize)size, &error), error);
+      g_autoptr (NfSession) again = nf_test_session (sound);
+      nf_test_ok (nf_session_gradients (again, x, 1, NULL, &loss, gradient, NULL, &error), error);
+      g_unlink (copy);
+      nf_test_ok (nf_model_save (sound, copy, NULL, &error), error);
+    }
+  g_unlink (path);
+  g_unlink (copy);
+  g_unlink (other);
+}
+
 /* Loading is told of as it goes on, and ends where it is cancelled. */
 static void
 test_loading_tells (void **state)
@@ -1645,6 +1702,7 @@ main (int argc, char **argv)
     { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_loading_tells),
     cmocka_unit_test (test_shared),
+    cmocka_unit_test (test_changed_file),
     cmocka_unit_test (test_failure_forgets),
     cmocka_unit_test (test_planes_apart),
     cmocka_unit_test (test_bars),

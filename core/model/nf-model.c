@@ -46,28 +46,39 @@ weak_free (gpointer data)
   g_free (data);
 }
 
+/* Whether there is a MODEL whose file still holds it. */
+static gboolean
+is_whole (NfModel *model)
+{
+  return model && nf_tensor_file_check_unchanged (model->file, NULL);
+}
+
 static NfModel *
 find_shared (const char *key)
 {
-  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
+  g_mutex_lock (&shared_lock);
   GWeakRef *weak = shared_models ? g_hash_table_lookup (shared_models, key) : NULL;
-  return weak ? g_weak_ref_get (weak) : NULL;
+  g_autoptr (NfModel) model = weak ? g_weak_ref_get (weak) : NULL;
+  g_mutex_unlock (&shared_lock);
+  return is_whole (model) ? g_steal_pointer (&model) : NULL;
 }
 
 /* SELF, or the model of the same content that another thread was quicker with. Takes SELF. */
 static NfModel *
 share (NfModel *self, const char *key)
 {
+  /* given up only after the lock */
+  g_autoptr (NfModel) other = NULL;
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
   if (!shared_models)
     shared_models = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, weak_free);
   GWeakRef *weak = g_hash_table_lookup (shared_models, key);
-  NfModel *other = weak ? g_weak_ref_get (weak) : NULL;
-  if (other)
+  other = weak ? g_weak_ref_get (weak) : NULL;
+  if (is_whole (other))
     {
       g_clear_pointer (&locker, g_mutex_locker_free);
       g_object_unref (self);
-      return other;
+      return g_steal_pointer (&other);
     }
   weak = g_new0 (GWeakRef, 1);
   g_weak_ref_init (weak, self);

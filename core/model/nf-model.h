@@ -51,8 +51,10 @@ char *nf_model_find (const char *name, GError **error);
  *
  * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models
  * with the same content on the same device are shared within the process: loading twice costs memory once.
- * On the device matrices lie in the order of products only; gradients and training read them again, so the
- * file stays open: replace it by renaming, do not write into it. Any thread.
+ * On the device matrices lie in the order of products only; gradients, training and nf_model_save() read them
+ * again, so the file stays open. It may be replaced by renaming only, as everything here does: once it was
+ * written into, what would read it fails with %NF_ERROR_DATA, and where it was cut short meanwhile the
+ * process may end. Any thread.
  *
  * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT,
  * %NF_ERROR_CONFIG (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite

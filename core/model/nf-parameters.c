@@ -490,8 +490,11 @@ nf_weights_open (NfTensorFile *file, GError **error)
 gboolean
 nf_weights_get (const NfWeights *self, const NfParameter *parameter, float *out, GError **error)
 {
+  /* afterwards, too: it may change while it is read */
   if (!self->theta)
-    return read_tensor (self->file, parameter->name, parameter->n_dims, parameter->dims, out, error);
+    return nf_tensor_file_check_unchanged (self->file, error)
+           && read_tensor (self->file, parameter->name, parameter->n_dims, parameter->dims, out, error)
+           && nf_tensor_file_check_unchanged (self->file, error);
   memcpy (out, self->theta + parameter->at, parameter->n * sizeof *out);
   return TRUE;
 }

@@ -13,6 +13,7 @@
 #include <glib/gstdio.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Some 80000 tensors. JSON takes a hundred times its length in memory. */
@@ -24,6 +25,8 @@ struct _NfTensorFile
   GObject parent_instance;
 
   char *path;
+  int fd;
+  struct stat opened; /* what it was then */
   GMappedFile *mapping;
   GArray *tensors;      /* of NfTensor */
   GPtrArray *copies;    /* bytes of tensors that do not lie in the mapping */
@@ -69,6 +72,8 @@ nf_tensor_file_finalize (GObject *object)
   NfTensorFile *self = NF_TENSOR_FILE (object);
 
   g_clear_pointer (&self->mapping, g_mapped_file_unref);
+  if (self->fd >= 0)
+    close (self->fd);
   g_hash_table_unref (self->index);
   g_hash_table_unref (self->metadata);
   g_array_unref (self->tensors);
@@ -86,6 +91,7 @@ nf_tensor_file_class_init (NfTensorFileClass *class)
 static void
 nf_tensor_file_init (NfTensorFile *self)
 {
+  self->fd = -1;
   self->tensors = g_array_new (FALSE, FALSE, sizeof (NfTensor));
   g_array_set_clear_func (self->tensors, tensor_clear);
   self->copies = g_ptr_array_new_with_free_func (g_free);
@@ -302,29 +308,45 @@ NfTensorFile *
 nf_tensor_file_open_state (const char *path, const char *state, GError **error)
 {
   g_return_val_if_fail (path, NULL);
-  GStatBuf status;
-  if (g_stat (path, &status) != 0)
+  g_autoptr (GError) problem = NULL;
+  g_autoptr (NfTensorFile) self = g_object_new (NF_TYPE_TENSOR_FILE, NULL);
+  self->path = g_strdup (path);
+  /* a pipe would keep us waiting */
+  self->fd = g_open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
+  if (self->fd < 0 || fstat (self->fd, &self->opened) != 0)
     {
       g_set_error (error, NF_ERROR, errno == ENOENT || errno == ENOTDIR ? NF_ERROR_NOT_FOUND : NF_ERROR_READ,
                    "cannot open %s: %s", path, g_strerror (errno));
       return NULL;
     }
-  if (!S_ISREG (status.st_mode))
+  if (!S_ISREG (self->opened.st_mode))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: it is not a regular file", path);
       return NULL;
     }
-
-  g_autoptr (GError) problem = NULL;
-  g_autoptr (NfTensorFile) self = g_object_new (NF_TYPE_TENSOR_FILE, NULL);
-  self->path = g_strdup (path);
-  self->mapping = g_mapped_file_new (path, FALSE, &problem);
+  self->mapping = g_mapped_file_new_from_fd (self->fd, FALSE, &problem);
   if (!self->mapping)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: %s", path, problem->message);
       return NULL;
     }
   return parse (self, state, error) ? g_steal_pointer (&self) : NULL;
+}
+
+gboolean
+nf_tensor_file_check_unchanged (NfTensorFile *self, GError **error)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self), FALSE);
+  struct stat now;
+  if (fstat (self->fd, &now) == 0 && now.st_size == self->opened.st_size
+      && now.st_mtim.tv_sec == self->opened.st_mtim.tv_sec
+      && now.st_mtim.tv_nsec == self->opened.st_mtim.tv_nsec)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+               "%s was written into after it had been opened, so what it holds is not what was read: load it "
+               "again, and replace such files by renaming",
+               self->path);
+  return FALSE;
 }
 
 const char *

@@ -90,6 +90,16 @@ NfTensorFile *nf_tensor_file_open (const char *path, GError **error);
  */
 NfTensorFile *nf_tensor_file_open_state (const char *path, const char *state, GError **error);
 
+/**
+ * nf_tensor_file_check_unchanged:
+ *
+ * Tensors lie in the file, which is mapped: it may be replaced by renaming or removed while it is open, but
+ * not written into. Where it is cut short, reading ends the process.
+ *
+ * Returns: FALSE with %NF_ERROR_DATA if the file's size or time of change is not what it was at opening.
+ */
+gboolean nf_tensor_file_check_unchanged (NfTensorFile *self, GError **error);
+
 const char *nf_tensor_file_get_path (NfTensorFile *self);
 
 /** nf_tensor_file_get_metadata: Returns: (nullable): the string under @key in `__metadata__`. */
