@@ -665,6 +665,34 @@ test_other_words (void **state)
   g_unlink (path);
 }
 
+static gpointer
+ask_digest (gpointer model)
+{
+  return (gpointer)nf_model_get_digest (model);
+}
+
+/* Any thread may ask for a digest, and keep it: training makes another. */
+static void
+test_digest (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_auto (Run) run = { 0 };
+  GThread *threads[4];
+  run_init (&run, 0, &options);
+  for (guint i = 0; i < G_N_ELEMENTS (threads); i++)
+    threads[i] = g_thread_new ("digest", ask_digest, run.model);
+  const char *digest = nf_model_get_digest (run.model);
+  for (guint i = 0; i < G_N_ELEMENTS (threads); i++)
+    assert_ptr_equal (g_thread_join (threads[i]), digest);
+  assert_int_equal (strlen (digest), 64);
+  g_autofree char *copy = g_strdup (digest);
+  steps (&run, 2);
+  assert_string_not_equal (nf_model_get_digest (run.model), copy);
+  steps (&run, 1);
+  assert_string_equal (digest, copy);
+}
+
 static void
 test_save_elsewhere (void **state)
 {
@@ -688,6 +716,7 @@ main (void)
     cmocka_unit_test (test_explosion),      cmocka_unit_test (test_resume),
     cmocka_unit_test (test_saved_model),    cmocka_unit_test (test_bad_checkpoints),
     cmocka_unit_test (test_save_elsewhere), cmocka_unit_test (test_other_words),
+    cmocka_unit_test (test_digest),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

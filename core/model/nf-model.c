@@ -10,7 +10,8 @@ struct _NfModel
 
   NfDevice *device;
   NfTensorFile *file; /* what it was loaded from, or NULL */
-  char *digest;       /* NULL after training changed it */
+  char *digest;       /* NULL after training changed it; atomic */
+  GSList *digests;    /* that it had before: somebody may hold them */
   char *key;          /* in the table of shared models, or NULL */
   double load_seconds;
 
@@ -139,6 +140,7 @@ nf_model_finalize (GObject *object)
   g_clear_object (&self->file);
   g_clear_object (&self->device);
   g_free (self->digest);
+  g_slist_free_full (self->digests, g_free);
   g_mutex_clear (&self->lock);
   G_OBJECT_CLASS (nf_model_parent_class)->finalize (object);
 }
@@ -170,7 +172,10 @@ nf_model_repack (NfModel *self, NfOps *ops)
   g_return_if_fail (self->whole);
   nf_blocks_pack (self->blocks, ops, TRUE, NULL, NULL);
   nf_blocks_order_positions (self->blocks, ops, get_config (self));
-  g_clear_pointer (&self->digest, g_free);
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
+  if (self->digest)
+    self->digests = g_slist_prepend (self->digests, self->digest);
+  g_atomic_pointer_set (&self->digest, NULL);
 }
 
 /* Who is told of loading, and may stop it. */
@@ -543,7 +548,7 @@ nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, GError **e
   return build (g_steal_pointer (&weights), device, NULL, error);
 }
 
-/* The parameters as they are on the device; free with g_free(). */
+/* The parameters as they are on the device, under the lock; free with g_free(). */
 static float *
 download (NfModel *self, GError **error)
 {
@@ -556,7 +561,6 @@ download (NfModel *self, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " parameters", n);
       return NULL;
     }
-  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
   return nf_ops_read (self->ops, nf_view (self->theta, 0), theta, n * sizeof *theta, error)
              ? g_steal_pointer (&theta)
              : NULL;
@@ -574,7 +578,9 @@ gboolean
 nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error)
 {
   g_return_val_if_fail (NF_IS_MODEL (self), FALSE);
+  g_mutex_lock (&self->lock);
   g_autofree float *theta = download (self, error);
+  g_mutex_unlock (&self->lock);
   return theta && nf_model_write (self, theta, path, metadata, error);
 }
 
@@ -684,6 +690,10 @@ const char *
 nf_model_get_digest (NfModel *self)
 {
   g_return_val_if_fail (NF_IS_MODEL (self), NULL);
+  const char *known = g_atomic_pointer_get (&self->digest);
+  if (known)
+    return known;
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
   if (!self->digest)
     {
       g_autoptr (GError) error = NULL;
@@ -695,7 +705,7 @@ nf_model_get_digest (NfModel *self)
         }
       NfWeights weights = *self->weights;
       weights.theta = theta;
-      self->digest = nf_weights_digest (&weights, NULL, NULL, NULL);
+      g_atomic_pointer_set (&self->digest, nf_weights_digest (&weights, NULL, NULL, NULL));
     }
   return self->digest;
 }

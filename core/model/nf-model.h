@@ -92,7 +92,7 @@ const char *nf_model_get_path (NfModel *self);
  * nf_model_get_digest:
  *
  * Returns: 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal models in
- * whatever file.
+ * whatever file. Good as long as the model is, though training may change what it says. Any thread.
  */
 const char *nf_model_get_digest (NfModel *self);
 
