@@ -2,6 +2,8 @@
 #include "nf-test.h"
 
 #include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include "nf-world-private.h"
 
@@ -763,6 +765,39 @@ test_actions_file (void **state)
 }
 
 /* Controls come back as the floats that they were. */
+/* A line that there is no room for leaves no part of it behind, and another may follow. */
+static void
+test_no_room (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX), *text = NULL;
+  static const char first[] = "{\"frame\":0,\"pts\":null,\"action\":1}\n";
+  struct rlimit before, room;
+  g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (path, &error);
+  nf_test_ok (writer, error);
+  nf_test_ok (nf_actions_writer_put (writer, NF_ACTIONS_NO_TIME, 1, &error), error);
+  assert_int_equal (getrlimit (RLIMIT_FSIZE, &before), 0);
+  room = before;
+  room.rlim_cur = sizeof first - 1 + 10;
+  signal (SIGXFSZ, SIG_IGN);
+  assert_int_equal (setrlimit (RLIMIT_FSIZE, &room), 0);
+  const gboolean put = nf_actions_writer_put (writer, NF_ACTIONS_NO_TIME, 2, &error);
+  assert_int_equal (setrlimit (RLIMIT_FSIZE, &before), 0);
+  signal (SIGXFSZ, SIG_DFL);
+  assert_false (put);
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_WRITE));
+  g_clear_error (&error);
+  nf_test_ok (g_file_get_contents (path, &text, NULL, &error), error);
+  assert_string_equal (text, first);
+  nf_test_ok (nf_actions_writer_put (writer, NF_ACTIONS_NO_TIME, 2, &error), error);
+  g_autoptr (GArray) actions = nf_actions_read (path, 3, &error);
+  nf_test_ok (actions, error);
+  assert_int_equal (actions->len, 2);
+  assert_int_equal (g_array_index (actions, guint, 1), 2);
+  assert_false (nf_actions_writer_close (writer, &error)); /* not all of it was written */
+  g_unlink (path);
+}
+
 static void
 test_controls_file (void **state)
 {
@@ -938,6 +973,7 @@ main (void)
     cmocka_unit_test (test_information_is_entropy_on_average),
     cmocka_unit_test (test_branches),
     cmocka_unit_test (test_actions_file),
+    cmocka_unit_test (test_no_room),
     cmocka_unit_test (test_controls_file),
     cmocka_unit_test (test_bad_lines),
     cmocka_unit_test (test_bad_actions_files),

@@ -3,6 +3,7 @@
 #include "nf-json.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <math.h>
@@ -205,16 +206,17 @@ nf_actions_has_controls (const char *path)
 struct _NfActionsWriter
 {
   char *path;
-  FILE *file;
+  int fd;      /* -1 once it is closed */
+  int problem; /* errno of the last line that could not be written, or 0 */
   guint64 frame;
   guint n_controls; /* of each line, 0 for an action, once there is one */
 };
 
 static gboolean
-fail_write (const NfActionsWriter *self, GError **error)
+fail_write (const NfActionsWriter *self, int problem, GError **error)
 {
   g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the actions file %s cannot be written: %s", self->path,
-               g_strerror (errno));
+               g_strerror (problem));
   return FALSE;
 }
 
@@ -224,13 +226,12 @@ nf_actions_writer_open (const char *path, GError **error)
   g_return_val_if_fail (path, NULL);
   g_autoptr (NfActionsWriter) self = g_new0 (NfActionsWriter, 1);
   self->path = g_strdup (path);
-  self->file = g_fopen (path, "w+e");
-  if (!self->file)
+  self->fd = g_open (path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (self->fd < 0)
     {
-      fail_write (self, error);
+      fail_write (self, errno, error);
       return NULL;
     }
-  setvbuf (self->file, NULL, _IOLBF, BUFSIZ); /* there to be read as it is done */
   return g_steal_pointer (&self);
 }
 
@@ -247,14 +248,40 @@ check_kind (const NfActionsWriter *self, guint n, GError **error)
   return FALSE;
 }
 
-/* The beginning of a line, and then what was done: N controls, or an action. */
+/* All of TEXT, or errno. */
+static int
+write_all (int fd, const char *text)
+{
+  for (gsize left = strlen (text); left > 0;)
+    {
+      const gssize written = write (fd, text, left);
+      if (written < 0 && errno == EINTR)
+        continue;
+      if (written <= 0)
+        return written < 0 ? errno : ENOSPC;
+      text += written;
+      left -= (gsize)written;
+    }
+  return 0;
+}
+
+/* The beginning of a line, and then what was done: N controls, or an action. At once, there to be read. */
 static gboolean
 put_line (NfActionsWriter *self, guint64 pts, const char *done, guint n, GError **error)
 {
   g_autofree char *time
       = pts == NF_ACTIONS_NO_TIME ? g_strdup ("null") : g_strdup_printf ("%" G_GUINT64_FORMAT, pts);
-  if (fprintf (self->file, "{\"frame\":%" G_GUINT64_FORMAT ",\"pts\":%s,%s}\n", self->frame, time, done) < 0)
-    return fail_write (self, error);
+  g_autofree char *line
+      = g_strdup_printf ("{\"frame\":%" G_GUINT64_FORMAT ",\"pts\":%s,%s}\n", self->frame, time, done);
+  const off_t end = lseek (self->fd, 0, SEEK_CUR);
+  const int problem = write_all (self->fd, line);
+  if (problem)
+    {
+      /* no part of a line stays; of what is no file it does */
+      if (end >= 0 && ftruncate (self->fd, end) == 0)
+        lseek (self->fd, end, SEEK_SET);
+      return fail_write (self, self->problem = problem, error);
+    }
   self->n_controls = n;
   self->frame++;
   return TRUE;
@@ -263,7 +290,7 @@ put_line (NfActionsWriter *self, guint64 pts, const char *done, guint n, GError 
 gboolean
 nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error)
 {
-  g_return_val_if_fail (self && self->file, FALSE);
+  g_return_val_if_fail (self && self->fd >= 0, FALSE);
   if (!check_kind (self, 0, error))
     return FALSE;
   g_autofree char *done = g_strdup_printf ("\"action\":%u", action);
@@ -274,7 +301,7 @@ gboolean
 nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float *controls, guint n,
                                 GError **error)
 {
-  g_return_val_if_fail (self && self->file && controls && n > 0 && n <= NF_ACTIONS_MAX_CONTROLS, FALSE);
+  g_return_val_if_fail (self && self->fd >= 0 && controls && n > 0 && n <= NF_ACTIONS_MAX_CONTROLS, FALSE);
   if (!check_kind (self, n, error))
     return FALSE;
   g_autoptr (GString) done = g_string_new ("\"controls\":[");
@@ -297,22 +324,35 @@ nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float 
   return put_line (self, pts, done->str, n, error);
 }
 
+/* Where line number LINES begins, or -1 with errno. */
+static off_t
+find_line (int fd, guint64 lines)
+{
+  char part[4096];
+  for (off_t at = 0;;)
+    {
+      const gssize n = lines ? pread (fd, part, sizeof part, at) : 0;
+      if (n < 0 && errno == EINTR)
+        continue;
+      if (n < 0 || lines == 0)
+        return n < 0 ? -1 : at;
+      if (n == 0) /* somebody cut it short */
+        {
+          errno = EIO;
+          return -1;
+        }
+      for (gssize i = 0; i < n && lines > 0; i++, at++)
+        lines -= part[i] == '\n';
+    }
+}
+
 gboolean
 nf_actions_writer_rewind (NfActionsWriter *self, guint64 frame, GError **error)
 {
-  g_return_val_if_fail (self && self->file && frame <= self->frame, FALSE);
-  if (fseek (self->file, 0, SEEK_SET) != 0)
-    return fail_write (self, error);
-  for (guint64 lines = 0; lines < frame;)
-    {
-      const int c = fgetc (self->file);
-      if (c == EOF)
-        return fail_write (self, error);
-      lines += c == '\n';
-    }
-  const long end = ftell (self->file);
-  if (end < 0 || fseek (self->file, end, SEEK_SET) != 0 || ftruncate (fileno (self->file), end) != 0)
-    return fail_write (self, error);
+  g_return_val_if_fail (self && self->fd >= 0 && frame <= self->frame, FALSE);
+  const off_t end = find_line (self->fd, frame);
+  if (end < 0 || ftruncate (self->fd, end) != 0 || lseek (self->fd, end, SEEK_SET) < 0)
+    return fail_write (self, errno, error);
   self->frame = frame;
   return TRUE;
 }
@@ -320,10 +360,11 @@ nf_actions_writer_rewind (NfActionsWriter *self, guint64 frame, GError **error)
 gboolean
 nf_actions_writer_close (NfActionsWriter *self, GError **error)
 {
-  g_return_val_if_fail (self && self->file, FALSE);
-  const gboolean bad = ferror (self->file);
-  FILE *file = g_steal_pointer (&self->file);
-  return fclose (file) == 0 && !bad ? TRUE : fail_write (self, error);
+  g_return_val_if_fail (self && self->fd >= 0, FALSE);
+  if (close (self->fd) != 0 && !self->problem)
+    self->problem = errno;
+  self->fd = -1;
+  return self->problem ? fail_write (self, self->problem, error) : TRUE;
 }
 
 void
@@ -331,8 +372,8 @@ nf_actions_writer_free (NfActionsWriter *self)
 {
   if (!self)
     return;
-  if (self->file)
-    fclose (self->file);
+  if (self->fd >= 0)
+    close (self->fd);
   g_free (self->path);
   g_free (self);
 }

@@ -60,7 +60,7 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
  * nf_actions_writer_put:
  * @pts: nanoseconds, or %NF_ACTIONS_NO_TIME
  *
- * Writes the next frame's line, which can be read at once.
+ * Writes the next frame's line, which can be read at once; all of it or, if that fails, nothing.
  *
  * Returns: FALSE with %NF_ERROR_WRITE; with %NF_ERROR_ARGUMENT, and nothing written, if the file's lines are
  * of controls.
