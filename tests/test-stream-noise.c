@@ -337,6 +337,10 @@ look_ahead (void **state)
           assert_memory_equal (samples, shown, BYTES);
         }
     }
+  /* nothing is encoded before they are shown, and that takes none of them away */
+  assert_false (nf_stream_encode (later, &frame, NULL, other, NULL, NULL, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
   for (guint i = 0; i < AHEAD; i++)
     {
       assert_int_equal (nf_stream_get_held (later), AHEAD - i);

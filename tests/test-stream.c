@@ -465,8 +465,10 @@ refusals (void **state)
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
   assert_int_equal (nf_stream_get_index (stream), 0); /* the context is lost */
   g_clear_error (&error);
+  encode (stream, samples, NULL, z, NULL, NULL);
   assert_false (nf_stream_sample (stream, 1, 1, 3, NULL, NULL, NULL, &frame, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_int_equal (nf_stream_get_index (stream), 0);
   g_clear_error (&error);
 
   g_autoptr (GCancellable) cancellable = g_cancellable_new ();

@@ -839,6 +839,7 @@ nf_stream_sample (NfStream *self, guint64 seed, guint64 number, double temperatu
   if (!(temperature >= 0 && temperature <= 2))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "temperature %g is out of range: 0 to 2", temperature);
+      nf_stream_reset (self);
       return FALSE;
     }
   const gsize n = nf_stream_get_latents (self), one = n / self->B;

@@ -173,10 +173,11 @@ gsize nf_stream_get_latents (NfStream *self);
  * that is remembered. The score is log p (noisy frame | past) - log q (noise that was added): with uniform
  * noise a bound on the bits of the 8-bit frame, with Gaussian noise the bits of it that the noise does not
  * hide. Either way its mean is the entropy of what can be seen of the frame, and what the model does not
- * know. After an error the stream is reset.
+ * know. After an error the stream is reset; but while decoded frames are held, which nf_stream_drain() shows,
+ * nothing is encoded and nothing changes.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (size, planes, action), %NF_ERROR_DATA (latents are not finite),
- * device errors or %NF_ERROR_CANCELLED.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (size, planes, action, frames are held), %NF_ERROR_DATA (latents are
+ * not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, float *latents,
                            NfScore *score, float *score_map, GError **error);
