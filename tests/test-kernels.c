@@ -1933,8 +1933,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
          *d_os = room (rig, (gsize)B * S * width), *scales = room (rig, 5 + (gsize)M * D);
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
-       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), INT (flip),
-       INT (out_flip), INT (1));
+       INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0),
+       INT (flip), INT (out_flip), INT (1));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
        INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most),
@@ -1950,7 +1950,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   /* without log_scales */
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
-       INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), INT (flip),
+       INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0), INT (flip),
        INT (out_flip), INT (0));
 }
 
@@ -2216,8 +2216,8 @@ go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int
          *back = room (rig, n), *dets = room (rig, B * N);
   RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
        LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
-       INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), INT (0), INT (0),
-       INT (0));
+       INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), FLOAT (per_unit_u),
+       INT (0), INT (0), INT (0));
   RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
        BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (clip),
        FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
@@ -2254,7 +2254,7 @@ on_lattice (double x, int bits)
   int exponent;
   (void)frexp (x, &exponent); /* below 2^exponent */
   const double per_unit = exp2 (bits - MAX (exponent - 3, 0));
-  return rint (x * per_unit) / per_unit;
+  return floor (x * per_unit + 0.5) / per_unit;
 }
 
 /* Values between blocks, large ones too, come back on their lattice from latents, of floats and of a finer
@@ -2282,6 +2282,37 @@ test_affine_lattices (void **state)
       g_autofree float *got
           = go_there_and_back (&rig, u, o, B, N, 1, 0, INFINITY, bits < 19 ? 1 << 19 : 0, 1 << bits);
       nf_test_close_float ("on the lattice", got, u, n, 0);
+    }
+}
+
+/* A scale that its limit holds, by as much as lattices differ: steps of z are as long as those of u, and
+ * shifts of half a step more or less leave floats to decide. */
+static void
+test_affine_ties (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  enum
+  {
+    B = 3,
+    N = 2000,
+    D = FEATURES
+  };
+  for (int bits = 15; bits < 20; bits += 2)
+    {
+      const gsize n = (gsize)B * N * D;
+      const double per_unit = exp2 (bits);
+      g_autofree double *u = numbers (1, n, 1), *o = numbers (2, 2 * n, 1);
+      for (gsize i = 0; i < n; i++)
+        {
+          double *const raw = &o[i / D * 2 * D + i % D], *const mu = raw + D;
+          u[i] = on_lattice (u[i] * exp2 ((double)(i % 3)), bits);
+          *raw = bits < 19 ? 3 : *raw;
+          *mu = (floor (*mu * per_unit) + 0.5 + (double)((gint)(i % 5) - 2) / 512) / per_unit;
+        }
+      g_autofree float *got
+          = go_there_and_back (&rig, u, o, B, N, 1, 0, G_LN2 * 2, bits < 19 ? 4 * per_unit : 0, per_unit);
+      nf_test_close_float ("half a step off", got, u, n, 0);
     }
 }
 
@@ -2755,6 +2786,7 @@ main (int argc, char **argv)
     { "drafts", test_drafts },
     { "there and back", test_affine_there_and_back },
     { "lattices", test_affine_lattices },
+    { "ties", test_affine_ties },
     { "shift in", test_shift_in },
     { "prior", test_prior },
     { "reorder", test_reorder },

@@ -1531,15 +1531,68 @@ test_planes_apart (void **state)
       }
 }
 
-/* Strips of plain bars are unlike a camera's pictures, too, though many score little: those come back. */
+enum
+{
+  PLAIN_W = 96,
+  PLAIN_H = 64
+};
+
+/* A byte between LEAST and LEAST + N - 1. */
+static guint8
+choose_byte (guint32 *seed, guint least, guint n)
+{
+  *seed = *seed * 1664525 + 1013904223;
+  return (guint8)(least + (*seed >> 16) % n);
+}
+
+/* COUNT colours of video. */
 static void
-test_bars (void **state)
+choose_colours (guint32 *seed, guint8 colours[][3], guint count)
+{
+  for (guint c = 0; c < count; c++)
+    for (guint i = 0; i < 3; i++)
+      colours[c][i] = choose_byte (seed, 16, i ? 225 : 220);
+}
+
+/* Three strips of plain bars, or, every other picture, squares of two colours. */
+static void
+draw_plain (const NfFrame *frame, guint number, guint32 *seed)
+{
+  enum
+  {
+    W = PLAIN_W,
+    H = PLAIN_H,
+    SIDE = 4
+  };
+  const guint bars = 3 + number % 6;
+  const gboolean squares = number % 2;
+  guint8 colours[3 * 8][3], lives[H / SIDE][W / SIDE];
+  choose_colours (seed, colours, squares ? 2 : 3 * bars);
+  for (guint y = 0; squares && y < H / SIDE; y++)
+    for (guint x = 0; x < W / SIDE; x++)
+      lives[y][x] = choose_byte (seed, 0, 10) < 3;
+  for (guint i = 0; i < 3; i++)
+    for (guint y = 0; y < (i ? H / 2 : H); y++)
+      for (guint x = 0; x < (i ? W / 2 : W); x++)
+        {
+          const guint row = i ? 2 * y : y, column = i ? 2 * x : x,
+                      strip = 3 * row < 2 * H   ? 0
+                              : 4 * row < 3 * H ? 1
+                                                : 2,
+                      colour = squares ? lives[row / SIDE][column / SIDE] : strip * bars + column * bars / W;
+          frame->planes[i].data[y * (i ? W / 2 : W) + x] = colours[colour][i];
+        }
+}
+
+/* Plain bars and squares are unlike a camera's pictures, too, though many score little: those come back. */
+static void
+test_plain (void **state)
 {
   static const char *const models[] = { "normflow-yuv420-32-small", "normflow-yuv420-32" };
   enum
   {
-    W = 96,
-    H = 64,
+    W = PLAIN_W,
+    H = PLAIN_H,
     BYTES = W * H * 3 / 2
   };
   guint8 samples[BYTES], again[BYTES];
@@ -1554,7 +1607,8 @@ test_bars (void **state)
   for (guint m = 0; m < G_N_ELEMENTS (models); m++)
     {
       g_autoptr (GError) error = NULL;
-      g_autoptr (NfModel) model = nf_model_load (models[m], nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+      g_autoptr (NfModel) model
+          = nf_model_load (models[m], nf_test_device (*state), NULL, NULL, NULL, &error);
       nf_test_ok (model, error);
       g_autoptr (NfSession) session = nf_session_new (model, &error);
       nf_test_ok (session, error);
@@ -1565,24 +1619,7 @@ test_bars (void **state)
       guint tame = 0;
       for (guint f = 0; f < 40; f++)
         {
-          const guint bars = 3 + f % 6;
-          guint8 colours[3 * 8][3];
-          for (guint b = 0; b < 3 * bars; b++)
-            for (guint i = 0; i < 3; i++)
-              {
-                seed = seed * 1664525 + 1013904223;
-                colours[b][i] = (guint8)(16 + (seed >> 16) % (i ? 225 : 220));
-              }
-          for (guint i = 0; i < 3; i++)
-            for (guint y = 0; y < (i ? H / 2 : H); y++)
-              for (guint x = 0; x < (i ? W / 2 : W); x++)
-                {
-                  const guint row = i ? 2 * y : y, column = i ? 2 * x : x,
-                              strip = 3 * row < 2 * H   ? 0
-                                      : 4 * row < 3 * H ? 1
-                                                        : 2;
-                  in.planes[i].data[y * (i ? W / 2 : W) + x] = colours[strip * bars + column * bars / W][i];
-                }
+          draw_plain (&in, f, &seed);
           NfScore score;
           nf_test_ok (nf_session_encode_frame (session, &in, z, &score, NULL, &error), error);
           nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out, &error), error);
@@ -1705,7 +1742,9 @@ main (int argc, char **argv)
     cmocka_unit_test (test_changed_file),
     cmocka_unit_test (test_failure_forgets),
     cmocka_unit_test (test_planes_apart),
-    cmocka_unit_test (test_bars),
+    { "plain pictures, f32", test_plain, NULL, NULL, (void *)"cpu" },
+    { "plain pictures, bfloat16", test_plain, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "plain pictures, weights in integers", test_plain, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_other_size),
     cmocka_unit_test (test_bad_text),
     cmocka_unit_test (test_refused_text),

@@ -86,24 +86,40 @@ nf_softplus_slope (floatv raw, floatv sigma)
   return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
 }
 
-/* The nearest multiple of 1/per_unit, a power of two, of 22 bits: what was rounded on the way to a large value must stay under half a step, too. 0 leaves x
- * as it is. */
+/* The nearest multiple of 1/per_unit, a power of two, and of so many bits that a step grows from 8 on, as a float's does: what was rounded on the way to a
+ * large value must stay under half a step, too. What is half way goes up (from 8 on outwards), always: values a step apart stay so, where to the even one
+ * every other multiple would be that of two. 0 leaves x as it is. */
 static inline floatv
 nf_round_to (floatv x, float per_unit)
 {
   if (per_unit == 0.0f)
     return x;
   const int dropped = 21 + 127 - (as_int (per_unit) >> 23), half_step = 1 << (dropped - 1);
-  const intv bits = nf_as_intv (rint (x * per_unit) / per_unit);
-  return nf_as_floatv ((bits + half_step - 1 + ((bits >> dropped) & 1)) & -2 * half_step);
+  const floatv near = floor (x * per_unit + 0.5f) / per_unit, far = nf_as_floatv ((nf_as_intv (x) + half_step) & -2 * half_step);
+  return select (near, far, isgreaterequal (fabs (x), (floatv)(8.0f)));
+}
+
+/* z to multiples of 1/per_unit, such that z sigma + mu is u once it is rounded to 1/per_unit_u, as u is. Where sigma steps of z are nearly one of u, the
+ * nearest z may be half a step off, and what floats round on the way decides: then it is the next one, or, where steps of z are finer, one between. */
+static inline floatv
+nf_round_for (floatv z, floatv u, floatv sigma, floatv mu, float per_unit, float per_unit_u)
+{
+  const floatv rounded = nf_round_to (z, per_unit);
+  if (per_unit_u == 0.0f)
+    return rounded;
+  const floatv missed = u - nf_round_to (fma (rounded, sigma, mu), per_unit_u);
+  if (!any (isnotequal (missed, (floatv)(0.0f))))
+    return rounded;
+  const floatv next = nf_round_to (rounded + missed / sigma, per_unit), between = nf_round_to (rounded + missed / (sigma + sigma), per_unit);
+  return select (between, next, isequal (nf_round_to (fma (next, sigma, mu), per_unit_u), u));
 }
 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
- * what is there if accumulate. z is rounded to multiples of 1/per_unit. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
+ * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
 NF_KERNEL void
 nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
-           int scale, float soft_clip, float most, float per_unit, int flip, int out_flip, int accumulate)
+           int scale, float soft_clip, float most, float per_unit, float per_unit_u, int flip, int out_flip, int accumulate)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -115,25 +131,26 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
-      floatv v = nf_load_head (u + i, lanes), log_sigma = 0.0f;
+      const floatv x = nf_load_head (u + i, lanes);
+      floatv v, mu = 0.0f, sigma = 1.0f, log_sigma = 0.0f;
       if (moves)
         {
-          v -= nf_soft_clip (nf_load_head (o + width - D + i, lanes), soft_clip);
+          mu = nf_soft_clip (nf_load_head (o + width - D + i, lanes), soft_clip);
           const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
           if (scale == NF_SCALE_EXP)
             {
               log_sigma = nf_limit_scale (raw, most);
-              v /= nf_expv (log_sigma); /* what decoding multiplies by */
+              sigma = nf_expv (log_sigma); /* what decoding multiplies by */
             }
           else if (scale == NF_SCALE_SOFTPLUS)
             {
-              const floatv sigma = nf_softplus_sigma (raw);
+              sigma = nf_softplus_sigma (raw);
               log_sigma = select ((floatv)(0.0f), nf_logv (sigma), NF_LANES < (intv)(lanes));
-              v /= sigma;
             }
           sum += log_sigma;
         }
-      nf_store_head (nf_round_to (v, per_unit), z + i, lanes);
+      v = (x - mu) / sigma;
+      nf_store_head (nf_round_for (v, x, sigma, mu, per_unit, per_unit_u), z + i, lanes);
       if (keep_scales)
         nf_store_head (-log_sigma, log_scales + i, lanes);
     }

@@ -1223,8 +1223,8 @@ nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, N
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
-                FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), INT (flip), INT (out_flip),
-                INT (accumulate));
+                FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), FLOAT (a->per_unit_in),
+                INT (flip), INT (out_flip), INT (accumulate));
 }
 
 void
