@@ -80,7 +80,7 @@ struct _GstFlowEncode
   guint32 mark;  /* of its latents */
   GstFlowAction last_action;
   GstFlowActionFile *recorded;
-  gboolean warned_action, warned_size, warned_far, warned_recorded;
+  gboolean warned_action, warned_size, warned_doubtful, warned_recorded;
 };
 
 static GstStaticPadTemplate sink_template
@@ -97,7 +97,7 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   self->frame_index = 0;
   self->segment_sent = FALSE;
-  self->warned_action = self->warned_size = self->warned_far = self->warned_recorded = FALSE;
+  self->warned_action = self->warned_size = self->warned_doubtful = self->warned_recorded = FALSE;
   gst_flow_scorer_reset (self->scorer);
   GST_OBJECT_LOCK (self);
   g_autofree char *location = g_strdup (self->actions_location);
@@ -334,17 +334,21 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
 }
 
 static void
-check_margin (GstFlowEncode *self, const NfScore *score)
+check_margin (GstFlowEncode *self, NfSession *session, const NfScore *score)
 {
-  if (score->bits_per_dim < NF_SCORE_FAR || self->warned_far)
+  if (self->warned_doubtful
+      || !nf_score_is_doubtful (score, nf_model_get_config (nf_session_get_model (session))))
     return;
-  self->warned_far = TRUE;
-  GST_ELEMENT_WARNING (self, STREAM, ENCODE,
-                       ("Frame %" G_GUINT64_FORMAT
-                        " scores %.4g bits per dimension: it is so unlike what the "
-                        "model has learnt that not every byte of it may come back",
-                        self->frame_index, score->bits_per_dim),
-                       ("a score of %g and more; said once a stream", NF_SCORE_FAR));
+  self->warned_doubtful = TRUE;
+  GST_ELEMENT_WARNING (
+      self, STREAM, ENCODE,
+      ("Frame %" G_GUINT64_FORMAT
+       ", at %.4g bits per dimension, is in parts so unlike what the model has learnt that not "
+       "every byte of it may come back",
+       self->frame_index, score->bits_per_dim),
+      ("%g bits per dimension and more, or %" G_GUINT64_FORMAT
+       " values that decoding misses; said once a stream",
+       NF_SCORE_FAR, score->n_missed));
 }
 
 /* Whether FRAME stands by itself; a stream then begins anew. Backwards all do: what comes before is not the
@@ -443,7 +447,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
                               &self->info.grid);
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
-  check_margin (self, &score);
+  check_margin (self, session, &score);
   self->frame_index++;
   take_action (self, frame);
   if (key)

@@ -18,13 +18,13 @@ typedef struct
   NfSession *session;
   NfLatentsWriter *writer; /* from the first frame on */
   guint64 n_frames;
-  guint64 n_far;     /* of them, those that score NF_SCORE_FAR and more; */
-  guint64 first_far; /* the number of the first */
-  double time;       /* of the last frame, NAN if unknown */
-  guint64 uneven;    /* the first frame that comes sooner or later after another than the rate says, or 0 */
-  double gap;        /* how much after it, in seconds */
-  double bits;       /* of all frames */
-  double seconds;    /* spent on encoding */
+  guint64 n_doubtful;     /* of them, those of nf_score_is_doubtful(); */
+  guint64 first_doubtful; /* the number of the first */
+  double time;            /* of the last frame, NAN if unknown */
+  guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
+  double gap;     /* how much after it, in seconds */
+  double bits;    /* of all frames */
+  double seconds; /* spent on encoding */
 } Encode;
 
 static void
@@ -95,8 +95,9 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
-  if (frame->score.bits_per_dim >= NF_SCORE_FAR && encode->n_far++ == 0)
-    encode->first_far = picture->index;
+  if (nf_score_is_doubtful (&frame->score, nf_model_get_config (nf_session_get_model (encode->session)))
+      && encode->n_doubtful++ == 0)
+    encode->first_doubtful = picture->index;
   watch_times (encode, picture);
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
@@ -150,13 +151,14 @@ encode_file (Encode *encode, GError **error)
       || !nf_latents_writer_close (encode->writer, error))
     return FALSE;
 
-  if (encode->n_far)
-    nf_progress_note (encode->command->progress,
-                      "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
-                      " frames of %s, the first of them frame %" G_GUINT64_FORMAT
-                      ", score %g bits/dim and more: they are so unlike what the model has learnt that not "
-                      "every byte of them may come back; normflow eval --check tells",
-                      encode->n_far, encode->n_frames, encode->input, encode->first_far, NF_SCORE_FAR);
+  if (encode->n_doubtful)
+    nf_progress_note (
+        encode->command->progress,
+        "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+        " frames of %s, the first of them frame %" G_GUINT64_FORMAT
+        ", are in parts so unlike what the model has learnt that not every byte of them may come "
+        "back; normflow eval --check tells",
+        encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful);
   if (encode->uneven && !encode->command->quiet)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT

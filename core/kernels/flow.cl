@@ -100,26 +100,31 @@ nf_round_to (floatv x, float per_unit)
 }
 
 /* z to multiples of 1/per_unit, such that z sigma + mu is u once it is rounded to 1/per_unit_u, as u is. Where sigma steps of z are nearly one of u, the
- * nearest z may be half a step off, and what floats round on the way decides: then it is the next one, or, where steps of z are finer, one between. */
+ * nearest z may be half a step off, and what floats round on the way decides: then it is the next one, or, where steps of z are finer, one between. Lanes
+ * that miss u nevertheless are counted in `missed`. */
 static inline floatv
-nf_round_for (floatv z, floatv u, floatv sigma, floatv mu, float per_unit, float per_unit_u)
+nf_round_for (floatv z, floatv u, floatv sigma, floatv mu, float per_unit, float per_unit_u, floatv *missed)
 {
   const floatv rounded = nf_round_to (z, per_unit);
   if (per_unit_u == 0.0f)
     return rounded;
-  const floatv missed = u - nf_round_to (fma (rounded, sigma, mu), per_unit_u);
-  if (!any (isnotequal (missed, (floatv)(0.0f))))
+  const floatv by = u - nf_round_to (fma (rounded, sigma, mu), per_unit_u);
+  if (!any (isnotequal (by, (floatv)(0.0f))))
     return rounded;
-  const floatv next = nf_round_to (rounded + missed / sigma, per_unit), between = nf_round_to (rounded + missed / (sigma + sigma), per_unit);
-  return select (between, next, isequal (nf_round_to (fma (next, sigma, mu), per_unit_u), u));
+  const floatv next = nf_round_to (rounded + by / sigma, per_unit), between = nf_round_to (rounded + by / (sigma + sigma), per_unit);
+  const floatv chosen = select (between, next, isequal (nf_round_to (fma (next, sigma, mu), per_unit_u), u));
+  *missed += select ((floatv)(1.0f), (floatv)(0.0f), isequal (nf_round_to (fma (chosen, sigma, mu), per_unit_u), u));
+  return chosen;
 }
 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
- * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales. Global size (B N). */
+ * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales, misses, as
+ * log_det, how many values of u are not found again if keep_misses. Global size (B N). */
 NF_KERNEL void
 nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
-           int scale, float soft_clip, float most, float per_unit, float per_unit_u, int flip, int out_flip, int accumulate)
+           int scale, float soft_clip, float most, float per_unit, float per_unit_u, int flip, int out_flip, int accumulate,
+           __global float *misses, int keep_misses)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -127,7 +132,7 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
   z += z_at + ((size_t)b * N + nf_flipped (n, frame, out_flip)) * D;
   log_scales += log_scales_at + (size_t)m * D;
   o += ((size_t)b * S + prefix + (n / frame + 1) * extra + (moves ? n - shift : 0)) * width;
-  floatv sum = 0.0f;
+  floatv sum = 0.0f, missed = 0.0f;
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
@@ -150,12 +155,14 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
           sum += log_sigma;
         }
       v = (x - mu) / sigma;
-      nf_store_head (nf_round_for (v, x, sigma, mu, per_unit, per_unit_u), z + i, lanes);
+      nf_store_head (nf_round_for (v, x, sigma, mu, per_unit, per_unit_u, &missed), z + i, lanes);
       if (keep_scales)
         nf_store_head (-log_sigma, log_scales + i, lanes);
     }
-  __global float *l = log_det + (size_t)b * N + nf_flipped (n, frame, flip);
-  *l = (accumulate ? *l : 0.0f) - nf_sumv (sum);
+  const size_t at = (size_t)b * N + nf_flipped (n, frame, flip);
+  log_det[at] = (accumulate ? log_det[at] : 0.0f) - nf_sumv (sum);
+  if (keep_misses)
+    misses[at] = (accumulate ? misses[at] : 0.0f) + nf_sumv (missed);
 }
 
 /* dz (rows as nf_affine wrote z), dL/dlog-determinant = -g per value: du (B, N, D), d_o like o; rows of o that say nothing of a token get 0.

@@ -62,6 +62,7 @@ nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guin
     .most = block->max_log_scale,
     .per_unit_in = sequence->rounds ? block->per_unit_in : 0,
     .per_unit_out = sequence->rounds ? block->per_unit_out : 0,
+    .misses = sequence->misses,
   };
 }
 

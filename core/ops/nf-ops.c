@@ -1224,7 +1224,7 @@ nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, N
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
                 FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), FLOAT (a->per_unit_in),
-                INT (flip), INT (out_flip), INT (accumulate));
+                INT (flip), INT (out_flip), INT (accumulate), BUFFER (a->misses), INT (a->misses != NULL));
 }
 
 void

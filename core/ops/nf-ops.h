@@ -273,6 +273,7 @@ typedef struct
   gboolean shift;
   NfScale scale;
   float soft_clip, most, per_unit_in, per_unit_out;
+  NfBuffer *misses; /* (B, N), as log_det: how many values of u will not be found again; NULL if not asked */
 } NfAffine;
 
 /* u, z (B, N, D); log_det (B, N) in natural order, flipped to the block's if FLIP; log_scales (B, N, D),

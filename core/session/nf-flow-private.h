@@ -37,7 +37,7 @@ struct _NfFlow
   guint capacity;                             /* samples that the buffers below hold */
   NfBuffer *input, *output, *spare, *ordered; /* (B, N, D) */
   NfBuffer *log_scales;                       /* (B, N, D), taken when asked for */
-  NfBuffer *half_square, *log_det;            /* (B, N) */
+  NfBuffer *half_square, *log_det, *misses;   /* (B, N) */
   NfBuffer *labels;                           /* (2B) ints */
   NfBuffer *text, *actions;                   /* (2B, ...) */
   NfBuffer *local_text;                       /* (2B frames, ...), if blocks of one frame see text */

@@ -25,6 +25,7 @@ clear_buffers (NfFlow *flow)
   g_clear_pointer (&flow->log_scales, nf_buffer_free);
   g_clear_pointer (&flow->half_square, nf_buffer_free);
   g_clear_pointer (&flow->log_det, nf_buffer_free);
+  g_clear_pointer (&flow->misses, nf_buffer_free);
   g_clear_pointer (&flow->labels, nf_buffer_free);
   g_clear_pointer (&flow->text, nf_buffer_free);
   g_clear_pointer (&flow->local_text, nf_buffer_free);
@@ -391,6 +392,12 @@ nf_flow_get_half_square (NfFlow *flow)
 }
 
 NfBuffer *
+nf_flow_get_misses (NfFlow *flow)
+{
+  return flow->misses;
+}
+
+NfBuffer *
 nf_flow_get_log_det (NfFlow *flow)
 {
   return flow->log_det;
@@ -444,6 +451,7 @@ reserve_samples (NfFlow *flow, guint B)
   flow->ordered = nf_ops_alloc (flow->ops, tokens * D);
   flow->half_square = nf_ops_alloc (flow->ops, tokens);
   flow->log_det = nf_ops_alloc (flow->ops, tokens);
+  flow->misses = nf_ops_alloc (flow->ops, tokens);
   flow->labels = nf_ops_alloc (flow->ops, 2 * (gsize)B);
   flow->changes = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * NF_FLOW_WINDOW);
   if (config->txt_size)
@@ -698,9 +706,11 @@ forward_block (NfFlow *flow, guint t, NfBlockTape *tape, NfBuffer *from, NfBuffe
 {
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
   const NfCondition condition = nf_flow_condition (flow, t);
-  nf_block_forward (flow->ops, block, &flow->sequences[t], tape, nf_view (from, 0),
-                    nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, log_scales,
-                    block->flip != order (flow, t + 1), accumulate);
+  NfBlockSequence sequence = flow->sequences[t];
+  sequence.misses = flow->misses;
+  nf_block_forward (flow->ops, block, &sequence, tape, nf_view (from, 0), nf_flow_samples (flow, t, B),
+                    &condition, nf_view (to, 0), log_det, log_scales, block->flip != order (flow, t + 1),
+                    accumulate);
 }
 
 void

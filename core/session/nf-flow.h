@@ -60,6 +60,9 @@ NfBuffer *nf_flow_get_output (NfFlow *flow);
 NfBuffer *nf_flow_get_half_square (NfFlow *flow);
 NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 
+/* (B, N): how many values of a token, of all blocks, decoding will find otherwise than encoding left them. */
+NfBuffer *nf_flow_get_misses (NfFlow *flow);
+
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":
  * class -1, text and actions of zeros. With two branches the second has no class, NULL_TEXT and no action. */
 typedef struct

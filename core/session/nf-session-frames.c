@@ -59,6 +59,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
       self->n_tokens = tokens;
       self->half_square = g_renew (float, self->half_square, tokens);
       self->log_det = g_renew (float, self->log_det, tokens);
+      self->misses = g_renew (float, self->misses, tokens);
     }
   return self->grid || nf_ops_finish (ops, error);
 }
@@ -106,6 +107,14 @@ nf_score_fill (const NfConfig *config, const float *half_square, const float *lo
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
   score->num_dims = num_dims;
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
+  score->n_missed = 0;
+}
+
+gboolean
+nf_score_is_doubtful (const NfScore *score, const NfConfig *config)
+{
+  g_return_val_if_fail (score && config, FALSE);
+  return !(score->bits_per_dim < NF_SCORE_FAR) || (config->max_log_scale > 0 && score->n_missed > 0);
 }
 
 float
@@ -171,6 +180,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
                          self->half_square + first * N, count * N * sizeof (float));
       nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
                          count * N * sizeof (float));
+      nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + first * N,
+                         count * N * sizeof (float));
       nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
                    tokens, TRUE);
     }
@@ -183,8 +194,12 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       || !nf_session_check_finite ("latents", latents, self->grid_size, error))
     return FALSE;
   if (score)
-    nf_score_fill (config, self->half_square, self->log_det, self->n_tokens,
-                   nf_frame_samples (config->layout, frame->width, frame->height), score);
+    {
+      nf_score_fill (config, self->half_square, self->log_det, self->n_tokens,
+                     nf_frame_samples (config->layout, frame->width, frame->height), score);
+      for (gsize i = 0; i < self->n_tokens; i++)
+        score->n_missed += (guint64)self->misses[i];
+    }
   if (score_map)
     fill_score_map (self, &grid, score_map);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));

@@ -32,7 +32,7 @@ struct _NfSession
   NfBuffer *grid;  /* latents of the frame */
   NfBuffer *black; /* a sample of 0 */
   gsize grid_size;
-  float *half_square, *log_det; /* per token, tile by tile */
+  float *half_square, *log_det, *misses; /* per token, tile by tile */
   gsize n_tokens;
   NfShown shown;
 

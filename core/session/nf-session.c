@@ -21,6 +21,7 @@ nf_session_finalize (GObject *object)
   g_free (self->shown.latents);
   g_free (self->half_square);
   g_free (self->log_det);
+  g_free (self->misses);
   g_free (self->text);
   g_free (self->null_text);
   g_free (self->actions);

@@ -66,6 +66,8 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * @num_dims: samples of the real frame (padding not counted)
  * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any
  * size
+ * @n_missed: of a picture, values between blocks that decoding will find otherwise than encoding left them;
+ * 0 for frames of videos, of which it is not known
  */
 typedef struct
 {
@@ -74,6 +76,7 @@ typedef struct
   double log_det;
   guint64 num_dims;
   double bits_per_dim;
+  guint64 n_missed;
 } NfScore;
 
 /**
@@ -84,6 +87,18 @@ typedef struct
  * lack the last bits of others.
  */
 #define NF_SCORE_FAR 100.0
+
+/**
+ * nf_score_is_doubtful:
+ * @score: of a frame
+ * @config: of the model that gave it
+ *
+ * Returns: whether not every byte of the frame may come back: it scores %NF_SCORE_FAR and more, or some of
+ * its values are missed. The latter says nothing where a model does not limit its scales (max_log_scale):
+ * lattices between blocks hold for scales of up to 2 there, and a few values of real frames are missed
+ * without harm.
+ */
+gboolean nf_score_is_doubtful (const NfScore *score, const NfConfig *config);
 
 /**
  * NfGuide: what guidance acts on.
