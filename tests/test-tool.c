@@ -1184,6 +1184,28 @@ test_stopped_best (void **state)
 #undef SETTINGS
 }
 
+/* With OUTPUT gone, or another one named, the best is what is found from there on: there is a model at the
+ * end. */
+static void
+test_lost_output (void **state)
+{
+  g_autofree char *lost = in_folder ("lost.safetensors");
+  GOOD (TRAIN, "-o", "lost.safetensors", "--steps", "24", "--stop-after", "14", video);
+  g_remove (lost);
+  GOOD ("train", "-q", "-o", "lost.safetensors", "--resume", "--stop-after", "16");
+  GOOD ("info", "lost.safetensors");
+  GOOD ("train", "-q", "-o", "lost.safetensors", "--resume");
+  g_remove (lost);
+  /* nothing is left to train */
+  g_auto (Result) last = run (ARGUMENTS ("train", "-o", "lost.safetensors", "--resume"));
+  assert_int_equal (last.status, 0);
+  assert_non_null (strstr (last.errors, "lost.safetensors is not there"));
+  GOOD ("info", "lost.safetensors");
+  GOOD ("train", "-q", "-o", "elsewhere.safetensors", "--checkpoint", "lost.safetensors.checkpoint",
+        "--resume");
+  GOOD ("info", "elsewhere.safetensors");
+}
+
 /* A resumed run keeps the precision and the pictures that it began with. */
 static void
 test_resumed_settings (void **state)
@@ -1360,6 +1382,7 @@ main (void)
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
+    cmocka_unit_test (test_lost_output),
     cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),

@@ -1614,6 +1614,15 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   if (places->resume)
     nf_progress_note (job.progress, "resuming after step %" G_GUINT64_FORMAT,
                       nf_trainer_get_step (job.trainer));
+  if (places->resume && isfinite (run->best) && !g_file_test (places->output, G_FILE_TEST_EXISTS))
+    {
+      nf_progress_note (job.progress,
+                        "%s is not there: it will be the best model from here on, not that of step "
+                        "%" G_GUINT64_FORMAT,
+                        places->output, run->best_step);
+      run->best = INFINITY;
+      run->best_step = 0;
+    }
   if (!open_log (&job, error))
     return FALSE;
 
@@ -1654,7 +1663,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   if (job.clips && nf_clips_get_damaged (job.clips))
     nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %" G_GUINT64_FORMAT,
                       nf_clips_get_damaged (job.clips));
-  nf_progress_note (job.progress, "model: %s", places->output);
+  if (g_file_test (places->output, G_FILE_TEST_EXISTS))
+    nf_progress_note (job.progress, "model: %s", places->output);
   return TRUE;
 }
 
