@@ -709,6 +709,65 @@ test_clips_classes (void **state)
     }
 }
 
+/* N pictures of one value from FIRST on. */
+static void
+make_pictures (const char *parent, const char *name, guint n, guint first)
+{
+  g_autofree char *path = g_build_filename (parent, name, NULL);
+
+  assert_int_equal (g_mkdir_with_parents (path, 0700), 0);
+  for (guint i = 0; i < n; i++)
+    {
+      g_autofree char *number = g_strdup_printf ("%02u.png", i),
+                      *file = g_build_filename (path, number, NULL);
+
+      make_flat_video (file, first + i, 1);
+    }
+}
+
+/* More held-out pictures than tiles: each folder has its share, and what was named for it is there. */
+static void
+test_clips_spread (void **state)
+{
+  g_autofree char *root = in_folder ("spread"), *other = in_folder ("unseen.mkv"), *many = in_folder ("many");
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 16, .seed = 1, .holdout = 0.5 };
+  const char *const paths[] = { root, NULL }, *const one[] = { other, NULL }, *const all[] = { many, NULL };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfClips) clips = NULL;
+  guint seen[3] = { 0 }, unseen = 0;
+
+  make_pictures (root, "a", 16, 0);
+  make_pictures (root, "b", 16, 100);
+  make_pictures (root, "c", 16, 200);
+  make_pictures (many, ".", 12, 50);
+  make_flat_video (other, 70, 4);
+  clips = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_get_frames (clips), 24);
+
+  g_autoptr (GPtrArray) few = nf_clips_validation (clips, one, 7, &error);
+  assert_null (error);
+  assert_int_equal (few->len, 7);
+  for (guint i = 0; i < 7; i++)
+    {
+      const NfClipsValidation *set = few->pdata[i];
+
+      assert_int_equal (set->n_tiles, 1);
+      unseen += set->unseen;
+      if (!set->unseen)
+        seen[set->tiles[0] / 100]++;
+    }
+  assert_int_equal (unseen, 1);
+  for (guint k = 0; k < 3; k++)
+    assert_int_equal (seen[k], 2);
+
+  /* neither takes the place of the other */
+  g_autoptr (GPtrArray) half = nf_clips_validation (clips, all, 8, &error);
+  assert_int_equal (half->len, 8);
+  for (guint i = 0; i < 8; i++)
+    assert_int_equal (((NfClipsValidation *)half->pdata[i])->unseen, i >= 4);
+}
+
 static void
 test_clips_errors (void **state)
 {
@@ -1176,6 +1235,7 @@ main (void)
     cmocka_unit_test (test_clips_pure),
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),
+    cmocka_unit_test (test_clips_spread),
     cmocka_unit_test (test_clips_errors),
     cmocka_unit_test (test_plot_axis),
     cmocka_unit_test (test_plot_shares),

@@ -617,13 +617,28 @@ validation_set (NfClips *self, NfClips *owner, guint number, guint64 first, guin
   return set;
 }
 
+/* Which clips of OWNER have something held out. (element-type guint) */
+static GArray *
+held_out (NfClips *owner, gboolean unseen)
+{
+  GArray *held = g_array_new (FALSE, FALSE, sizeof (guint));
+
+  for (guint i = 0; owner && i < owner->clips->len; i++)
+    {
+      Clip *clip = owner->clips->pdata[i];
+
+      if (unseen || clip->n_train < clip->n_frames)
+        g_array_append_val (held, i);
+    }
+  return held;
+}
+
 GPtrArray *
 nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GError **error)
 {
   g_autoptr (GPtrArray) sets = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_clips_validation_free);
   g_autoptr (NfClips) unseen = NULL;
-  guint64 n_sets = 0;
-  guint each;
+  guint each, n_extra, n_own;
 
   g_return_val_if_fail (!self->thread, NULL);
   if (extra && extra[0])
@@ -636,29 +651,30 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
       unseen = nf_clips_new (extra, &options, error);
       if (!unseen)
         return NULL;
-      n_sets += unseen->clips->len;
     }
-  for (guint i = 0; i < self->clips->len; i++)
-    {
-      Clip *clip = self->clips->pdata[i];
-
-      n_sets += clip->n_train < clip->n_frames;
-    }
-  each = n_sets ? (guint)MAX (n_tiles / n_sets, 1) : 0;
+  g_autoptr (GArray) own = held_out (self, FALSE), others = held_out (unseen, TRUE);
+  each = own->len + others->len ? MAX (n_tiles / (own->len + others->len), 1) : 0;
+  /* With more files than tiles, the EXTRA ones were asked for by name: if they do not fit, they get half at
+   * least. */
+  n_own = MIN (own->len, n_tiles);
+  n_extra = MIN (others->len, MAX (n_tiles - n_own, (n_tiles + 1) / 2));
+  n_own = MIN (n_own, n_tiles - n_extra);
 
   for (guint from = 0; from < 2; from++)
     {
       NfClips *owner = from ? unseen : self;
+      const GArray *held = from ? others : own;
+      const guint n = from ? n_extra : n_own;
 
-      for (guint i = 0; owner && i < owner->clips->len && sets->len < n_tiles; i++)
+      /* evenly spread, so that each folder has its share */
+      for (guint k = 0; k < n; k++)
         {
+          const guint i = g_array_index (held, guint, (guint64)k * held->len / n);
           Clip *clip = owner->clips->pdata[i];
-          guint64 first = from ? 0 : clip->n_train;
-          NfClipsValidation *set;
+          const guint64 first = from ? 0 : clip->n_train;
+          NfClipsValidation *set
+              = validation_set (self, owner, i, first, clip->n_frames - first, each, error);
 
-          if (first >= clip->n_frames)
-            continue;
-          set = validation_set (self, owner, i, first, clip->n_frames - first, each, error);
           if (!set)
             return NULL;
           g_ptr_array_add (sets, set);

@@ -69,8 +69,9 @@ typedef struct
 void nf_clips_validation_free (NfClipsValidation *set);
 
 /* About N_TILES tiles, spread over what is held out of the training files and over the EXTRA files
- * (nullable). Call before the first nf_clips_batch(). (element-type NfClipsValidation), empty if there is
- * nothing held out. */
+ * (nullable). Of more files than tiles some are taken, evenly spread, of EXTRA half of the tiles or all there
+ * are. Call before the first nf_clips_batch(). (element-type NfClipsValidation), empty if there is nothing
+ * held out. */
 GPtrArray *nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GError **error);
 
 G_END_DECLS
