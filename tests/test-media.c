@@ -768,6 +768,35 @@ test_clips_spread (void **state)
     assert_int_equal (((NfClipsValidation *)half->pdata[i])->unseen, i >= 4);
 }
 
+/* Videos between pictures of a folder keep none from being held out; what is named twice is taken once. */
+static void
+test_clips_mixed (void **state)
+{
+  g_autofree char *root = in_folder ("mixed"), *picture = g_build_filename (root, ".", "p03.png", NULL),
+                  *video = g_build_filename (root, "p03.png.mkv", NULL);
+  const char *const alone[] = { root, NULL }, *const paths[] = { picture, root, video, NULL };
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64, .seed = 1, .holdout = 0.25 };
+  g_autoptr (GError) error = NULL;
+
+  assert_int_equal (g_mkdir_with_parents (root, 0700), 0);
+  for (guint i = 0; i < 8; i++)
+    {
+      g_autofree char *name = g_strdup_printf ("p%02u.png", i), *png = g_build_filename (root, name, NULL),
+                      *mkv = g_strconcat (png, ".mkv", NULL);
+
+      make_flat_video (png, 10 * i, 1);
+      make_flat_video (mkv, 100 + 10 * i, 4);
+    }
+  g_autoptr (NfClips) clips = nf_clips_new (alone, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_count (clips), 16);
+  assert_int_equal (nf_clips_get_frames (clips), 6 + 8 * 3);
+  g_autoptr (NfClips) again = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_count (again), 16);
+  assert_int_equal (nf_clips_get_frames (again), 6 + 8 * 3);
+}
+
 static void
 test_clips_errors (void **state)
 {
@@ -1236,6 +1265,7 @@ main (void)
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),
     cmocka_unit_test (test_clips_spread),
+    cmocka_unit_test (test_clips_mixed),
     cmocka_unit_test (test_clips_errors),
     cmocka_unit_test (test_plot_axis),
     cmocka_unit_test (test_plot_shares),

@@ -485,11 +485,46 @@ add_classes (NfClips *self)
     }
 }
 
+/* Of single pictures, the last of each folder are held out, whatever lies between them. */
+static void
+hold_pictures_out (NfClips *self)
+{
+  g_autoptr (GHashTable) folders
+      = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
+  GHashTableIter iter;
+  gpointer value;
+
+  for (guint i = 0; i < self->clips->len; i++)
+    {
+      Clip *clip = self->clips->pdata[i];
+      g_autofree char *folder = g_path_get_dirname (clip->path);
+      GPtrArray *pictures = g_hash_table_lookup (folders, folder);
+
+      if (clip->n_frames != 1)
+        continue;
+      if (!pictures)
+        {
+          pictures = g_ptr_array_new ();
+          g_hash_table_insert (folders, g_steal_pointer (&folder), pictures);
+        }
+      g_ptr_array_add (pictures, clip);
+    }
+  g_hash_table_iter_init (&iter, folders);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      const GPtrArray *pictures = value;
+
+      for (guint k = (guint)train_share (self->options.holdout, pictures->len); k < pictures->len; k++)
+        ((Clip *)pictures->pdata[k])->n_train = 0;
+    }
+}
+
 NfClips *
 nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **error)
 {
   g_autoptr (NfClips) self = g_new0 (NfClips, 1);
   g_autoptr (GPtrArray) files = NULL;
+  g_autoptr (GHashTable) seen = g_hash_table_new (g_str_hash, g_str_equal);
   double total = 0;
   guint64 tile;
 
@@ -516,10 +551,17 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
     }
   for (guint i = 0; i < files->len; i++)
     {
-      Clip *clip = g_new0 (Clip, 1);
+      g_autofree char *path = g_canonicalize_filename (files->pdata[i], NULL);
+      Clip *clip;
 
+      /* Named twice, or also by its folder, a file neither counts double nor is trained on where it is held
+       * out. */
+      if (g_hash_table_contains (seen, path))
+        continue;
+      clip = g_new0 (Clip, 1);
       g_ptr_array_add (self->clips, clip);
-      clip->path = g_strdup (files->pdata[i]);
+      clip->path = g_steal_pointer (&path);
+      g_hash_table_add (seen, clip->path);
       clip->label = -1;
       clip->n_frames = 1;
       if (!nf_media_is_picture (clip->path))
@@ -533,25 +575,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
       clip->n_train = train_share (options->holdout, clip->n_frames);
     }
 
-  /* Of single pictures, the last of each folder are held out. */
-  for (guint i = 0; i < self->clips->len;)
-    {
-      Clip *clip = self->clips->pdata[i];
-      g_autofree char *folder = g_path_get_dirname (clip->path);
-      guint end = i;
-
-      for (; end < self->clips->len; end++)
-        {
-          Clip *next = self->clips->pdata[end];
-          g_autofree char *other = g_path_get_dirname (next->path);
-
-          if (next->n_frames != 1 || strcmp (folder, other))
-            break;
-        }
-      for (guint k = i + (guint)train_share (options->holdout, end - i); k < end; k++)
-        ((Clip *)self->clips->pdata[k])->n_train = 0;
-      i = MAX (end, i + 1);
-    }
+  hold_pictures_out (self);
   if (options->labels)
     add_classes (self);
 
