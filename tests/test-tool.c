@@ -1206,6 +1206,25 @@ test_lost_output (void **state)
   GOOD ("info", "elsewhere.safetensors");
 }
 
+/* What a run began from is in its checkpoint: it goes on without. */
+static void
+test_resumed_init (void **state)
+{
+  g_autofree char *start = in_folder ("start.safetensors"), *gone = in_folder ("gone.safetensors"),
+                  *init = NULL;
+#define BEGAN                                                                                                \
+  "train", "-q", "--init", "start.safetensors", "--steps", "12", "--batch", "4", "--validation-tiles", "8"
+  write_model (start, 5);
+  GOOD (BEGAN, "-o", "going.safetensors", video);
+  GOOD (BEGAN, "-o", "parted.safetensors", "--stop-after", "5", video);
+  init = setting ("parted.safetensors.checkpoint.json", "init");
+  assert_int_equal (init[1], G_DIR_SEPARATOR);
+  assert_int_equal (g_rename (start, gone), 0);
+  GOOD ("train", "-q", "-o", "parted.safetensors", "--resume");
+  assert_same_files ("going.safetensors.checkpoint", "parted.safetensors.checkpoint");
+#undef BEGAN
+}
+
 /* A resumed run keeps the precision and the pictures that it began with. */
 static void
 test_resumed_settings (void **state)
@@ -1383,6 +1402,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_lost_output),
+    cmocka_unit_test (test_resumed_init),
     cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),

@@ -982,7 +982,8 @@ make_model (Job *job, GError **error)
 
   g_clear_object (&job->trainer);
   g_clear_object (&job->model);
-  job->model = run->init && *run->init
+  /* a run that goes on has all of it in its checkpoint, so what it began from may be gone */
+  job->model = run->init && *run->init && !job->places->resume
                    ? nf_model_load (run->init, job->device, nf_progress_model, job->progress, NULL, error)
                    : nf_model_new (&run->config, job->device, run->train.seed, error);
   if (!job->model)
@@ -1847,6 +1848,9 @@ nf_cmd_train (int argc, char **argv)
         make_absolute (&run.files[i]);
       for (gsize i = 0; run.validation && run.validation[i]; i++)
         make_absolute (&run.validation[i]);
+      /* a bundled model's name stays one */
+      if (run.init && g_file_test (run.init, G_FILE_TEST_EXISTS))
+        make_absolute (&run.init);
       /* what is in a file is not the command line's fault */
       if (!read_config (&run.config, shape.config, &error))
         return shape.config[0] == '{' ? nf_command_usage (&command, "%s", error->message)
