@@ -267,9 +267,21 @@ static void
 test_refusals (void **state)
 {
   g_autofree char *model = in (state, "model.safetensors"), *clip = in (state, "clip.mkv"),
-                  *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL);
+                  *actions = g_strconcat (clip, NF_ACTIONS_SUFFIX, NULL), *samples = in (state, "samples");
   ok (run (2, "--frames F", "train", "-o", model, "--world", "pong", "--steps", "1", NULL));
   ok (run (2, "tetris", "train", "-o", model, "--world", "tetris", "--config", config, "--steps", "1", NULL));
+  /* what would do nothing for a model of videos */
+#define VIDEOS "train", "-o", model, "--config", config, "--steps", "1", "--batch", "1"
+  ok (run (2, "--validation is", VIDEOS, "--validation", clip, clip, NULL));
+  ok (run (2, "--labels are", VIDEOS, "--labels", "--label-dropout", "0.1", clip, NULL));
+  ok (run (2, "--scales are", VIDEOS, "--scales", "1,0.5", clip, NULL));
+  ok (run (2, "--holdout is", VIDEOS, "--holdout", "0.2", "--world", "pong", NULL));
+  ok (run (2, "normflow sample", VIDEOS, "--samples", samples, "--world", "pong", NULL));
+  ok (run (2, "--scales are", "train", "-o", model, "--init", "normflow-pong-64", "--scales", "1,0.5",
+           "--steps", "1", clip, NULL));
+  ok (run (0, NULL, VIDEOS, "--world", "pong", "--validation-tiles", "1", "-q", NULL));
+  ok (run (2, "normflow sample", "train", "-o", model, "--resume", "--samples", samples, NULL));
+  assert_false (g_file_test (samples, G_FILE_TEST_EXISTS));
   ok (run (2, "takes the place of files", "train", "-o", model, "--world", "pong", "--config", config,
            "--steps", "1", "clip.mkv", NULL));
   ok (run (2, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));

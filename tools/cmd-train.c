@@ -808,6 +808,46 @@ check_run (const Run *run, GError **error)
              && nf_trainer_check (&run->config, train, error));
 }
 
+/* With --init, the configuration is that of the model. */
+static gboolean
+read_init (Run *run, GError **error)
+{
+  g_autofree char *path = nf_model_find (run->init, error);
+  g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
+  g_autoptr (NfConfig) config = file ? nf_checkpoint_config (file, NULL, NULL, error) : NULL;
+
+  if (config)
+    run->config = *config;
+  return config != NULL;
+}
+
+/* What would do nothing for a model of videos; what a run that goes on began with is let be. */
+static gboolean
+check_video_options (const Run *run, gboolean begins, gboolean holdout, gboolean samples, GError **error)
+{
+  const gboolean world = run->world && *run->world;
+  const struct
+  {
+    gboolean given;
+    const char *text;
+  } idle[] = {
+    { begins && run->validation && run->validation[0],
+      "--validation is for models of pictures: of videos, the last --holdout of each is validated on" },
+    { begins && run->labels, "--labels are for models of pictures: videos have --actions" },
+    { begins && run->n_scales > 0, "--scales are for models of pictures: videos are shrunk to --size" },
+    { holdout && world, "--holdout is for files: a world is validated on samples of its own" },
+    { samples, "--samples are for models of pictures: normflow sample draws videos from OUTPUT" },
+  };
+
+  for (gsize i = 0; run->config.frames && i < G_N_ELEMENTS (idle); i++)
+    if (idle[i].given)
+      {
+        g_set_error_literal (error, NF_ERROR, NF_ERROR_ARGUMENT, idle[i].text);
+        return FALSE;
+      }
+  return TRUE;
+}
+
 /* The first option that is one of the run's settings, without its dashes: all but those that say where to
  * write, how often, and on what. */
 static char *
@@ -1686,7 +1726,7 @@ nf_cmd_train (int argc, char **argv)
                            .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
   g_autofree char *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
-  double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN;
+  double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN, holdout = NF_NOT_GIVEN;
   gint64 steps = 0, stop_after = 0, warmup = G_MININT64, seed = 0, validate_every = 0,
          sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
@@ -1770,7 +1810,7 @@ nf_cmd_train (int argc, char **argv)
       { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of weights, tiles and noise (default: 0)", "SEED" },
       { "scales", 0, 0, G_OPTION_ARG_STRING, &scales,
         "Factors that frames are shrunk by at random (default: 1)", "1,0.5,…" },
-      { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &run.holdout,
+      { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
         "Last share of each video, or folder of pictures, kept for validation (default: 0.1)", "SHARE" },
       { "validate-every", 0, 0, G_OPTION_ARG_INT64, &validate_every,
         "Steps between validations (default: a fiftieth of all)", "STEPS" },
@@ -1812,6 +1852,8 @@ nf_cmd_train (int argc, char **argv)
     t->label_dropout = label_dropout;
   if (action_dropout != NF_NOT_GIVEN)
     t->action_dropout = action_dropout;
+  if (holdout != NF_NOT_GIVEN)
+    run.holdout = holdout;
   if (batch < 1 || (log_every < 1 && log_every != -1))
     return nf_command_usage (&command, "--batch and --log-every take 1 or more");
   if (warmup != G_MININT64 && warmup < 0)
@@ -1858,13 +1900,17 @@ nf_cmd_train (int argc, char **argv)
       if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error)
           || !check_run (&run, &error))
         return nf_command_usage (&command, "%s", error->message);
+      if (run.init && !read_init (&run, &error))
+        goto failed;
     }
   if (places.resume && !check_run (&run, &error))
     goto failed;
+  if (!check_video_options (&run, !places.resume, holdout != NF_NOT_GIVEN, samples != NULL, &error))
+    return nf_command_usage (&command, "%s", error->message);
   NfWorldPattern pattern;
   if (!places.resume && run.world && *run.world && !nf_world_pattern_from_name (run.world, &pattern))
     return nf_command_usage (&command, "--world %s is none of pong, bounce, gridworld", run.world);
-  if (!run.config.frames && !run.init && ((run.world && *run.world) || run.actions))
+  if (!run.config.frames && ((run.world && *run.world) || run.actions))
     return nf_command_usage (&command,
                              "--world and --actions go with a model of videos: --family starflow --frames F");
   if (log)
