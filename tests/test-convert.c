@@ -166,6 +166,11 @@ test_mean (void **state)
                   *threefold = nf_test_temporary (".safetensors");
   g_autoptr (GError) error = NULL;
   check_mentions (run (0, "convert", "--mean", model, model, output, NULL), wanted);
+  /* a bundled one is known by its name, as IN is */
+  check_mentions (
+      run (1, "convert", "--mean", "normflow-yuv420-32-small", "normflow-yuv420-32", output, NULL),
+      "is of another configuration");
+  check_mentions (run (1, "convert", "--mean", "no-such-model", model, output, NULL), "no-such-model: ");
 
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (model, &error);
   nf_test_ok (file, error);

@@ -296,7 +296,7 @@ nf_cmd_convert (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   g_auto (Convert) convert = { .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *digest = NULL, *found = NULL;
+  g_autofree char *digest = NULL, *found = NULL, *other = NULL;
   NfPixelLayout layout;
   const GOptionEntry entries[] = {
     { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
@@ -346,6 +346,13 @@ nf_cmd_convert (int argc, char **argv)
     found = nf_model_find (argv[1], NULL);
   convert.input = found ? found : argv[1];
   convert.output = argv[2];
+  if (convert.mean && !g_file_test (convert.mean, G_FILE_TEST_EXISTS))
+    other = nf_model_find (convert.mean, NULL);
+  if (other)
+    {
+      g_free (convert.mean);
+      convert.mean = g_steal_pointer (&other);
+    }
   if (!convert_file (&convert, &digest, &error))
     return nf_command_fail (&command, error);
   if (!command.quiet)
