@@ -659,6 +659,16 @@ test_eval (void **state)
       = good (ARGUMENTS ("eval", "-q", "-m", model, "--denoise", "0.05", "--frames", "2", video));
   assert_non_null (strstr (gains, "hqdn3d"));
   assert_non_null (strstr (gains, "nlmeans"));
+  BAD (1, "normflow-pong-64 is a model of videos", "eval", "-q", "-m", "normflow-pong-64", "--denoise",
+       "0.05", video);
+  /* what is no bits of 8-bit samples is not held against PNG's */
+  g_auto (Result) noisy
+      = run (ARGUMENTS ("eval", "-q", "-m", "normflow-yuv420-32-noisy", "--peers", "-n", "1", video));
+  assert_int_equal (noisy.status, 0);
+  assert_non_null (strstr (noisy.errors, "do not compare"));
+  assert_null (strstr (noisy.errors, "(flow"));
+  g_auto (Result) exact = run (ARGUMENTS ("eval", "-q", "-m", model, "--peers", "-n", "1", video));
+  assert_non_null (strstr (exact.errors, "(flow"));
   /* of a model of videos: each frame given those before it, and files on their own */
   GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "4", "drawn.mkv");
   g_autofree char *of_videos = good (ARGUMENTS ("eval", "-q", "-m", "normflow-pong-64", "--check", "--map",

@@ -227,6 +227,20 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   return write_line (eval, builder, error);
 }
 
+static gboolean
+is_noisy (const Eval *eval)
+{
+  return nf_config_is_noisy (nf_model_get_config (nf_session_get_model (eval->session)));
+}
+
+/* Whether scores are no bits of 8-bit samples: those of streams have the noise's entropy taken off, those of
+ * pictures are plain densities. */
+static gboolean
+is_density (const Eval *eval)
+{
+  return !eval->stream && is_noisy (eval);
+}
+
 static void
 print_summary (const Eval *eval, FILE *out)
 {
@@ -239,12 +253,18 @@ print_summary (const Eval *eval, FILE *out)
            name, n, n == 1 ? "" : "s", mean, nf_scan_quantile (sorted, n, 0.5),
            nf_scan_quantile (sorted, n, 0.05), nf_scan_quantile (sorted, n, 0.95),
            n / MAX (eval->encode_seconds, 1e-9));
-  if (eval->peers)
+  if (eval->peers && is_density (eval))
+    fprintf (
+        out,
+        "  PNG %.4f bits/sample, FFV1 %.4f\n"
+        "  (this model's noise is Gaussian: its bits/dim are a density's, of noisy samples from -1 to 1, "
+        "and do not compare)\n",
+        eval->png_bits / eval->dims, eval->ffv1_bits / eval->dims);
+  else if (eval->peers)
     fprintf (out, "  PNG %.4f bits/sample (flow %+.1f %%), FFV1 %.4f (flow %+.1f %%)\n",
              eval->png_bits / eval->dims, 100 * (eval->model_bits / eval->png_bits - 1),
              eval->ffv1_bits / eval->dims, 100 * (eval->model_bits / eval->ffv1_bits - 1));
-  if (eval->peers && eval->stream
-      && nf_config_is_noisy (nf_model_get_config (nf_stream_get_model (eval->stream))))
+  if (eval->peers && !is_density (eval) && is_noisy (eval))
     fprintf (
         out,
         "  (this model's noise hides bits of a sample: the flow does not count those, PNG and FFV1 do)\n");
@@ -283,8 +303,8 @@ plot_file (const Eval *eval, const char *path, GError **error)
           { "FFV1, intra", x, (const double *)(gpointer)eval->ffv1->data, eval->ffv1->len, FALSE },
           { "PNG", x, (const double *)(gpointer)eval->png->data, eval->png->len, FALSE } };
 
-  return nf_plot_curves (path, title, name, "time in s", "bits per sample", curves, eval->peers ? 3 : 1,
-                         error);
+  return nf_plot_curves (path, title, name, "time in s", "bits per sample", curves,
+                         eval->peers && !is_density (eval) ? 3 : 1, error);
 }
 
 /* Denoising */
@@ -691,6 +711,15 @@ nf_cmd_eval (int argc, char **argv)
               && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
     goto failed;
   scan.stream = eval.stream;
+  if (n_sigmas && config->frames)
+    {
+      g_set_error (
+          &error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "%s is a model of videos, which takes no noise out of single frames: --denoise needs one of "
+          "pictures, such as " NF_MODEL_NOISY,
+          command.model ? command.model : "this");
+      goto failed;
+    }
   if (peers)
     eval.peers = nf_media_peers_new (config->layout);
   /* Lines of JSON and words never mix on one stream. */
