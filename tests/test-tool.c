@@ -1216,6 +1216,43 @@ test_lost_output (void **state)
   GOOD ("info", "elsewhere.safetensors");
 }
 
+/* A mean over fewer files, the others having no finite loss, is not better for being less. */
+static void
+test_best_of_all (void **state)
+{
+  static const struct
+  {
+    const char *tiles; /* of the best so far; NULL in settings from before they were kept */
+    gboolean replaced;
+  } cases[] = { { "3", TRUE }, { "8", FALSE }, { NULL, FALSE } };
+#define SETTINGS "counted.safetensors.checkpoint.json"
+  g_autofree char *settings = in_folder (SETTINGS);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *text = NULL;
+      GOOD (TRAIN, "-o", "counted.safetensors", "--steps", "24", "--stop-after", "12", video);
+      g_autofree char *best = setting (SETTINGS, "best"), *tiles = setting (SETTINGS, "best_tiles"),
+                      *found = g_strdup_printf ("\"best\" : %s", best),
+                      *counted = g_strdup_printf ("\"best_tiles\" : %s", tiles),
+                      *changed = g_strdup_printf ("\"%s\" : %s", cases[i].tiles ? "best_tiles" : "unknown",
+                                                  cases[i].tiles ? cases[i].tiles : "0");
+      assert_string_equal (tiles, "8");
+      nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);
+      g_autoptr (GString) edited = g_string_new (text);
+      assert_int_equal (g_string_replace (edited, found, "\"best\" : \"-100\"", 0), 1);
+      assert_int_equal (g_string_replace (edited, counted, changed, 0), 1);
+      nf_test_ok (g_file_set_contents (settings, edited->str, -1, &error), error);
+      GOOD ("train", "-q", "-o", "counted.safetensors", "--resume");
+      g_autofree char *step = setting (SETTINGS, "best_step");
+      if (cases[i].replaced)
+        assert_in_range (g_ascii_strtoull (step, NULL, 10), 20, 24);
+      else
+        assert_string_equal (step, "10");
+    }
+#undef SETTINGS
+}
+
 /* What a run began from is in its checkpoint: it goes on without. */
 static void
 test_resumed_init (void **state)
@@ -1412,6 +1449,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_lost_output),
+    cmocka_unit_test (test_best_of_all),
     cmocka_unit_test (test_resumed_init),
     cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_resumed_files),

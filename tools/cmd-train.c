@@ -72,6 +72,7 @@ typedef struct
                       kept */
   /* Where the run stands. */
   double best;
+  guint64 best_tiles; /* that its mean is over: those with a finite loss */
   guint64 best_step;
   guint64 skipped;
   double seconds;
@@ -248,6 +249,7 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_set_member_name (builder, "precision");
   json_builder_add_string_value (builder, run->precision);
   add_exact (builder, "best", run->best);
+  add_int (builder, "best_tiles", run->best_tiles);
   add_int (builder, "best_step", run->best_step);
   add_int (builder, "skipped", run->skipped);
   add_exact (builder, "seconds", run->seconds);
@@ -451,6 +453,10 @@ load_settings (Run *run, const char *checkpoint, GError **error)
     run->sources = settings_sources (&settings, "sources");
   run->init = settings_string (&settings, "init");
   run->command = settings_string (&settings, "command");
+  /* before it was kept, it was taken to be all */
+  run->best_tiles = G_MAXUINT64;
+  if (json_object_has_member (settings.object, "best_tiles"))
+    run->best_tiles = settings_int (&settings, "best_tiles");
   run->best_step = settings_int (&settings, "best_step");
   run->skipped = settings_int (&settings, "skipped");
   run->seconds = settings_double (&settings, "seconds");
@@ -938,6 +944,7 @@ typedef struct
   gint64 started; /* of this process */
   double before;  /* seconds of earlier processes of the run */
   double validation_loss;
+  guint n_finite; /* tiles that it is the mean of */
 } Job;
 
 static void
@@ -1143,6 +1150,7 @@ validate (Job *job, GError **error)
     }
   json_builder_end_array (builder);
   job->validation_loss = n_finite ? total / n_finite : NAN;
+  job->n_finite = n_finite;
   add_double (builder, "loss", job->validation_loss);
   add_double (builder, "bits_per_dim",
               is_uniform (job) ? nf_loss_to_bits_per_dim (job->validation_loss) : NAN);
@@ -1200,6 +1208,20 @@ save_model (Job *job, const char *path, GError **error)
   return nf_trainer_save_model (job->trainer, path, metadata, error);
 }
 
+/* Means over different files do not compare: a model that has something finite to say of more of them is
+ * better. */
+static gboolean
+is_best (const Job *job)
+{
+  const guint64 before = MIN (job->run->best_tiles, job->n_tiles);
+
+  if (!isfinite (job->validation_loss))
+    return FALSE;
+  if (!isfinite (job->run->best) || job->n_finite == before)
+    return job->validation_loss < job->run->best;
+  return job->n_finite > before;
+}
+
 /* Validates; the best model so far becomes the output. Without validation, the latest does. */
 static gboolean
 judge (Job *job, GError **error)
@@ -1208,9 +1230,10 @@ judge (Job *job, GError **error)
     return save_model (job, job->places->output, error);
   if (!validate (job, error))
     return FALSE;
-  if (job->validation_loss < job->run->best)
+  if (is_best (job))
     {
       job->run->best = job->validation_loss;
+      job->run->best_tiles = job->n_finite;
       job->run->best_step = nf_trainer_get_step (job->trainer);
       return save_model (job, job->places->output, error);
     }
@@ -1662,7 +1685,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
                         "%" G_GUINT64_FORMAT,
                         places->output, run->best_step);
       run->best = INFINITY;
-      run->best_step = 0;
+      run->best_tiles = run->best_step = 0;
     }
   if (!open_log (&job, error))
     return FALSE;
