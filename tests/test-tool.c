@@ -1216,6 +1216,34 @@ test_lost_output (void **state)
   GOOD ("info", "elsewhere.safetensors");
 }
 
+/* A run that was killed has written lines of steps that its checkpoint does not hold, the last one in part:
+ * they come again. */
+static void
+test_killed_log (void **state)
+{
+  g_autofree char *log = in_folder ("killed.ndjson"), *text = NULL;
+  g_autoptr (GError) error = NULL;
+  gsize length;
+  GOOD (TRAIN, "-o", "killed.safetensors", "--steps", "14", "--stop-after", "8", "--log", "killed.ndjson",
+        video);
+  nf_test_ok (g_file_get_contents (log, &text, &length, &error), error);
+  g_autoptr (GString) killed = g_string_new (text);
+  for (guint step = 9; step < 12; step++)
+    g_string_append_printf (killed, "{\"event\":\"step\",\"step\":%u,\"loss\":1.0}\n", step);
+  g_string_append (killed, "{\"event\":\"step\",\"st");
+  nf_test_ok (g_file_set_contents (log, killed->str, -1, &error), error);
+  GOOD ("train", "-q", "-o", "killed.safetensors", "--resume");
+  assert_int_equal (count ("killed.ndjson", "\"event\":\"step\""), 14);
+  assert_int_equal (count ("killed.ndjson", "\"event\":\"step\",\"step\":9,"), 1);
+  g_autoptr (GBytes) all = contents ("killed.ndjson");
+  assert_memory_equal (g_bytes_get_data (all, NULL), text, length);
+
+  /* not those of another run that the log was of */
+  GOOD (TRAIN, "-o", "unlogged.safetensors", "--steps", "6", "--stop-after", "2", video);
+  GOOD ("train", "-q", "-o", "unlogged.safetensors", "--resume", "--log", "killed.ndjson");
+  assert_int_equal (count ("killed.ndjson", "\"event\":\"step\""), 14 + 4);
+}
+
 /* A mean over fewer files, the others having no finite loss, is not better for being less. */
 static void
 test_best_of_all (void **state)
@@ -1449,6 +1477,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_lost_output),
+    cmocka_unit_test (test_killed_log),
     cmocka_unit_test (test_best_of_all),
     cmocka_unit_test (test_resumed_init),
     cmocka_unit_test (test_resumed_settings),

@@ -86,6 +86,7 @@ typedef struct
   guint64 cache;
   guint64 stop_after;
   gboolean resume;
+  gboolean other_log; /* than that of the run so far */
   double minutes;
 } Places;
 
@@ -1438,6 +1439,40 @@ describe (Job *job)
                     nf_device_get_info (job->device)->name, job->run->train.steps, job->run->batch);
 }
 
+/* Lines of steps after STEP are those of a run that was killed before it saved them: they come again. */
+static gboolean
+cut_log (const char *path, guint64 step, GError **error)
+{
+  g_autofree char *text = NULL;
+  g_autoptr (GError) local = NULL;
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_auto (GStrv) lines = NULL;
+  g_autoptr (GString) kept = NULL;
+  gsize length;
+
+  if (!g_file_test (path, G_FILE_TEST_IS_REGULAR) || !g_file_get_contents (path, &text, &length, NULL))
+    return TRUE;
+  kept = g_string_sized_new (length + 1);
+  lines = g_strsplit (text, "\n", -1);
+  for (gsize i = 0; lines[i] && (lines[i][0] || lines[i + 1]); i++)
+    {
+      const gboolean whole = json_parser_load_from_data (parser, lines[i], -1, NULL)
+                             && JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser));
+      JsonObject *line = whole ? json_node_get_object (json_parser_get_root (parser)) : NULL;
+
+      /* nor is the line kept that it was writing */
+      if ((!line && !lines[i + 1])
+          || (line && json_object_get_int_member_with_default (line, "step", 0) > (gint64)step))
+        continue;
+      g_string_append_printf (kept, "%s\n", lines[i]);
+    }
+  if (kept->len == length || g_file_set_contents (path, kept->str, (gssize)kept->len, &local))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s; --log names another",
+               path, local->message);
+  return FALSE;
+}
+
 static gboolean
 open_log (Job *job, GError **error)
 {
@@ -1445,6 +1480,9 @@ open_log (Job *job, GError **error)
 
   if (!job->run->log || !*job->run->log)
     return TRUE;
+  if (job->places->resume && !job->places->other_log
+      && !cut_log (job->run->log, nf_trainer_get_step (job->trainer), error))
+    return FALSE;
   job->log = g_fopen (job->run->log, job->places->resume ? "a" : "w");
   if (!job->log)
     {
@@ -1938,8 +1976,10 @@ nf_cmd_train (int argc, char **argv)
                              "--world and --actions go with a model of videos: --family starflow --frames F");
   if (log)
     {
-      g_free (run.log);
+      g_autofree char *before = g_steal_pointer (&run.log);
+
       run.log = g_canonicalize_filename (log, NULL);
+      places.other_log = g_strcmp0 (run.log, before) != 0;
     }
   if (log_every != -1 || !run.log_every)
     run.log_every = log_every != -1 ? (guint64)log_every : 10;
