@@ -212,6 +212,28 @@ test_other_worlds (void **state)
     }
 }
 
+/* What --config says of a STARFlow stays, also where --family says that it is one. */
+static void
+test_given_members (void **state)
+{
+  static const char given[]
+      = "{\"family\": \"starflow\", \"img_size\": 16, \"patch_size\": 8, \"channels\": "
+        "32, \"num_blocks\": 3, "
+        "\"layers_per_block\": 1, \"head_dim\": 32, \"use_final_norm\": false, \"soft_clip\": 2, "
+        "\"seq_order\": \"R2L\", \"pixel_layout\": \"rgb\"}";
+  g_autofree char *model = in (state, "model.safetensors");
+  g_autoptr (GError) error = NULL;
+  ok (run (0, NULL, "train", "-o", model, "--config", given, "--family", "starflow", "--frames", "2",
+           "--world", "pong", "--steps", "1", "--batch", "1", "--validation-tiles", "1", "-q", NULL));
+  g_autoptr (NfModel) loaded = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (loaded, error);
+  const NfConfig *is = nf_model_get_config (loaded);
+  assert_int_equal (is->n_blocks, 3);
+  assert_false (is->final_norm || is->left_to_right);
+  assert_true (is->soft_clip == 2);
+  assert_true (is->sos && is->softplus && is->rope && is->temporal_causal);
+}
+
 /* Videos with their actions beside them. */
 static void
 test_files (void **state)
@@ -307,6 +329,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown (test_world, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_other_worlds, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_given_members, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_many_actions, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),

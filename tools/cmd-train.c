@@ -553,6 +553,7 @@ typedef struct
   int denoiser;
   gboolean vp;
   double noise_std;
+  JsonObject *members; /* of CONFIG, or NULL */
 } Shape;
 
 static void
@@ -565,6 +566,7 @@ shape_clear (Shape *shape)
   g_free (shape->family);
   g_free (shape->size);
   g_free (shape->layers);
+  g_clear_pointer (&shape->members, json_object_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Shape, shape_clear)
 
@@ -653,27 +655,49 @@ set_layers (NfConfig *config, const char *text, GError **error)
   return TRUE;
 }
 
-/* What a STARFlow is made of, as the published ones but for the text. */
+static gboolean
+lacks (JsonObject *members, const char *name)
+{
+  return !members || !json_object_has_member (members, name);
+}
+
+/* What a STARFlow is made of, as the published ones but for the text; GIVEN (nullable) has members of
+ * --config, which stay as they are. */
 static void
-become_starflow (NfConfig *config, gboolean video)
+become_starflow (NfConfig *config, gboolean video, JsonObject *given)
 {
   config->family = NF_FAMILY_STARFLOW;
-  config->n_blocks = 2;
-  config->rope = config->sos = config->softplus = TRUE;
-  config->left_to_right = config->cond_top_only = TRUE;
-  config->soft_clip = 4;
-  config->final_norm = TRUE;
+  if (lacks (given, "num_blocks"))
+    config->n_blocks = 2;
+  if (lacks (given, "rope"))
+    config->rope = TRUE;
+  if (lacks (given, "sos"))
+    config->sos = TRUE;
+  if (lacks (given, "use_softplus"))
+    config->softplus = TRUE;
+  if (lacks (given, "seq_order"))
+    config->left_to_right = TRUE;
+  if (lacks (given, "cond_top_only"))
+    config->cond_top_only = TRUE;
+  if (lacks (given, "soft_clip"))
+    config->soft_clip = 4;
+  if (lacks (given, "use_final_norm"))
+    config->final_norm = TRUE;
   if (video)
     {
-      config->temporal_causal = 1;
-      config->shallow_local = TRUE;
+      if (lacks (given, "temporal_causal"))
+        config->temporal_causal = 1;
+      if (lacks (given, "shallow_block_local"))
+        config->shallow_local = TRUE;
     }
 }
 
-/* What single options go over: the defaults, or what the file or text GIVEN (nullable) says. */
+/* What single options go over: the defaults, or what the file or text GIVEN (nullable) says, whose MEMBERS
+ * are then not NULL. */
 static gboolean
-read_config (NfConfig *config, const char *given, GError **error)
+read_config (NfConfig *config, const char *given, JsonObject **members, GError **error)
 {
+  g_autoptr (JsonParser) parser = json_parser_new ();
   g_autoptr (NfConfig) parsed = NULL;
   g_autoptr (GError) local = NULL;
   g_autofree char *text = NULL;
@@ -701,6 +725,8 @@ read_config (NfConfig *config, const char *given, GError **error)
   if (!parsed)
     return FALSE;
   *config = *parsed;
+  if (json_parser_load_from_data (parser, text ? text : given, -1, NULL))
+    *members = json_object_ref (json_node_get_object (json_parser_get_root (parser)));
   return TRUE;
 }
 
@@ -713,7 +739,7 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
       if (strcmp (shape->family, "tarflow") && strcmp (shape->family, "starflow"))
         return wrong_choice ("--family", shape->family, "tarflow, starflow", error);
       if (!strcmp (shape->family, "starflow"))
-        become_starflow (config, shape->frames > 0);
+        become_starflow (config, shape->frames > 0 || config->frames > 0, shape->members);
       else
         config->family = NF_FAMILY_TARFLOW;
     }
@@ -1955,7 +1981,7 @@ nf_cmd_train (int argc, char **argv)
       if (run.init && g_file_test (run.init, G_FILE_TEST_EXISTS))
         make_absolute (&run.init);
       /* what is in a file is not the command line's fault */
-      if (!read_config (&run.config, shape.config, &error))
+      if (!read_config (&run.config, shape.config, &shape.members, &error))
         return shape.config[0] == '{' ? nf_command_usage (&command, "%s", error->message)
                                       : nf_command_fail (&command, error);
       if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error)
