@@ -1244,6 +1244,29 @@ test_killed_log (void **state)
   assert_int_equal (count ("killed.ndjson", "\"event\":\"step\""), 14 + 4);
 }
 
+/* Validations may take most of the time: they are measured, too. */
+static void
+test_minutes (void **state)
+{
+  double step, validation, minutes;
+  guint steps;
+  g_auto (Result) timed
+      = run (ARGUMENTS ("train", "-o", "timed.safetensors", "--minutes", "0.05", "--batch", "1", "--size",
+                        "16", "--width", "32", "--blocks", "2", "--layers", "1", "--head-dim", "16",
+                        "--validation-tiles", "64", "--validate-every", "2", video));
+  assert_int_equal (timed.status, 0);
+  const char *part = strstr (timed.errors, " a validation: "), *line = part;
+  assert_non_null (part);
+  while (line > timed.errors && line[-1] != '\n')
+    line--;
+  assert_int_equal (sscanf (line, "%lf s a step, %lf s a validation: --minutes %lf is --steps %u", &step,
+                            &validation, &minutes, &steps),
+                    4);
+  assert_true (step > 0 && validation > 0 && minutes == 0.05);
+  if (steps > 1)
+    assert_true (steps * (step + validation / 2) <= 1.05 * 60 * minutes);
+}
+
 /* A mean over fewer files, the others having no finite loss, is not better for being less. */
 static void
 test_best_of_all (void **state)
@@ -1477,6 +1500,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_lost_output),
+    cmocka_unit_test (test_minutes),
     cmocka_unit_test (test_killed_log),
     cmocka_unit_test (test_best_of_all),
     cmocka_unit_test (test_resumed_init),

@@ -1089,38 +1089,6 @@ get_file (const Job *job, guint i)
   return job->reels ? nf_reels_get_path (job->reels, i) : nf_clips_get_path (job->clips, i);
 }
 
-/* Fixes the number of steps once, from the speed of the first few, so that the schedule depends on nothing
- * but a number that is recorded. */
-static gboolean
-measure_steps (Job *job, double minutes, GError **error)
-{
-  Run *run = job->run;
-  gint64 start = 0;
-  double per_step;
-
-  if (!make_model (job, error))
-    return FALSE;
-  /* The first steps build kernels, decode the first frames and warm up; only the rest is measured. */
-  for (guint64 i = 0; i < MEASURED_STEPS && !interrupted (job); i++)
-    {
-      NfTrainBatch batch;
-      NfTrainReport report;
-
-      if (i == MEASURED_STEPS / 4)
-        start = g_get_monotonic_time ();
-      if (!get_batch (job, i, &batch, error) || !nf_trainer_step (job->trainer, &batch, &report, error))
-        return FALSE;
-      nf_progress_update (job->progress, "measuring the speed, step %u of %d", (guint)i + 1, MEASURED_STEPS);
-    }
-  per_step
-      = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC / (MEASURED_STEPS - MEASURED_STEPS / 4);
-  /* A twentieth for validation, checkpoints and samples. */
-  run->train.steps = (guint64)MAX (0.95 * minutes * 60 / MAX (per_step, 1e-6), 1);
-  nf_progress_note (job->progress, "%.3f s a step: --minutes %g is --steps %" G_GUINT64_FORMAT, per_step,
-                    minutes, run->train.steps);
-  return TRUE;
-}
-
 /* Mean loss over the validation tiles; each file's share goes to the log. A file whose loss is not finite
  * (nothing like what was trained on) is told of and left out: one such file must not hide how the others
  * fare. */
@@ -1183,6 +1151,70 @@ validate (Job *job, GError **error)
               is_uniform (job) ? nf_loss_to_bits_per_dim (job->validation_loss) : NAN);
   add_double (builder, "seconds", job_seconds (job));
   return write_log (job, builder, error);
+}
+
+static guint64
+default_validate_every (guint64 steps)
+{
+  return CLAMP (steps / 50, 25, 2000);
+}
+
+/* How many steps, and the validations among them, take SECONDS. */
+static double
+steps_in (const Run *run, double seconds, double per_step, double per_validation)
+{
+  double steps = seconds / MAX (per_step, 1e-6);
+
+  /* how often is validated depends on the steps; from above, this comes down to where both fit */
+  for (guint i = 0; i < 50; i++)
+    {
+      const guint64 every
+          = run->validate_every ? run->validate_every : default_validate_every ((guint64)MIN (steps, 1e12));
+
+      steps = seconds / MAX (per_step + per_validation / (double)every, 1e-6);
+    }
+  return CLAMP (steps, 1, 1e12);
+}
+
+/* Fixes the number of steps once, from the speed of the first few, so that the schedule depends on nothing
+ * but a number that is recorded. */
+static gboolean
+measure_steps (Job *job, double minutes, GError **error)
+{
+  Run *run = job->run;
+  gint64 start = 0;
+  double per_step, per_validation = 0;
+
+  if (!make_model (job, error))
+    return FALSE;
+  /* The first steps build kernels, decode the first frames and warm up; only the rest is measured. */
+  for (guint64 i = 0; i < MEASURED_STEPS && !interrupted (job); i++)
+    {
+      NfTrainBatch batch;
+      NfTrainReport report;
+
+      if (i == MEASURED_STEPS / 4)
+        start = g_get_monotonic_time ();
+      if (!get_batch (job, i, &batch, error) || !nf_trainer_step (job->trainer, &batch, &report, error))
+        return FALSE;
+      nf_progress_update (job->progress, "measuring the speed, step %u of %d", (guint)i + 1, MEASURED_STEPS);
+    }
+  per_step
+      = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC / (MEASURED_STEPS - MEASURED_STEPS / 4);
+  if (job->n_tiles && !interrupted (job))
+    {
+      start = g_get_monotonic_time ();
+      if (!validate (job, error))
+        return FALSE;
+      per_validation = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
+      job->validation_loss = NAN;
+    }
+  /* A fiftieth for checkpoints and samples. */
+  run->train.steps = (guint64)steps_in (run, 0.98 * minutes * 60, per_step, per_validation);
+  nf_progress_note (job->progress,
+                    "%.4f s a step, %.4f s a validation: --minutes %g is --steps %" G_GUINT64_FORMAT,
+                    per_step, per_validation, minutes, run->train.steps);
+  return TRUE;
 }
 
 static gboolean
@@ -1733,7 +1765,7 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   if (run->train.warmup == G_MAXUINT64)
     run->train.warmup = CLAMP (run->train.steps / 50, 1, 2000);
   if (!run->validate_every)
-    run->validate_every = CLAMP (run->train.steps / 50, 25, 2000);
+    run->validate_every = default_validate_every (run->train.steps);
   if (!make_model (&job, error))
     return FALSE;
   if (places->resume && !nf_trainer_restore (job.trainer, places->checkpoint, error))
