@@ -250,6 +250,15 @@ test_files (void **state)
   nf_test_ok (loaded, error);
   assert_int_equal (nf_model_get_config (loaded)->action_dim, 3);
 
+  /* named twice, it is taken once */
+  g_autofree char *once = g_strconcat (model, ".checkpoint", NULL), *twice = in (state, "twice.checkpoint");
+  ok (run (0, NULL, FILES, clip, "--checkpoint", twice, NULL));
+  assert_same_files (once, twice);
+  g_autofree char *settings = g_strconcat (twice, ".json", NULL), *text = NULL;
+  assert_true (g_file_get_contents (settings, &text, NULL, NULL));
+  const char *frames = strstr (text, "\"frames\" : ");
+  assert_true (frames && !strstr (frames + 1, "\"frames\" : "));
+
   /* continuous controls in their place */
   g_autoptr (GString) controls = g_string_new (NULL);
   for (guint i = 0; i < 40; i++)

@@ -524,7 +524,6 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
 {
   g_autoptr (NfClips) self = g_new0 (NfClips, 1);
   g_autoptr (GPtrArray) files = NULL;
-  g_autoptr (GHashTable) seen = g_hash_table_new (g_str_hash, g_str_equal);
   double total = 0;
   guint64 tile;
 
@@ -540,7 +539,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   self->classes = g_ptr_array_new_with_free_func (g_free);
   self->cache = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, (GDestroyNotify)nf_picture_unref);
 
-  files = nf_media_list (paths, error);
+  files = nf_media_list_once (paths, error);
   if (!files)
     return NULL;
   if (!files->len)
@@ -551,17 +550,10 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
     }
   for (guint i = 0; i < files->len; i++)
     {
-      g_autofree char *path = g_canonicalize_filename (files->pdata[i], NULL);
-      Clip *clip;
+      Clip *clip = g_new0 (Clip, 1);
 
-      /* Named twice, or also by its folder, a file neither counts double nor is trained on where it is held
-       * out. */
-      if (g_hash_table_contains (seen, path))
-        continue;
-      clip = g_new0 (Clip, 1);
       g_ptr_array_add (self->clips, clip);
-      clip->path = g_steal_pointer (&path);
-      g_hash_table_add (seen, clip->path);
+      clip->path = g_strdup (files->pdata[i]);
       clip->label = -1;
       clip->n_frames = 1;
       if (!nf_media_is_picture (clip->path))

@@ -433,6 +433,27 @@ nf_media_list (const char *const *paths, GError **error)
   return g_steal_pointer (&files);
 }
 
+GPtrArray *
+nf_media_list_once (const char *const *paths, GError **error)
+{
+  g_autoptr (GPtrArray) all = nf_media_list (paths, error), files = NULL;
+  g_autoptr (GHashTable) seen = g_hash_table_new (g_str_hash, g_str_equal);
+
+  if (!all)
+    return NULL;
+  files = g_ptr_array_new_with_free_func (g_free);
+  for (guint i = 0; i < all->len; i++)
+    {
+      g_autofree char *path = g_canonicalize_filename (all->pdata[i], NULL);
+
+      if (g_hash_table_contains (seen, path))
+        continue;
+      g_hash_table_add (seen, path);
+      g_ptr_array_add (files, g_steal_pointer (&path));
+    }
+  return g_steal_pointer (&files);
+}
+
 /* Reader */
 
 struct _NfMediaReader

@@ -39,6 +39,10 @@ NfPicture *nf_picture_to_rgb (NfPicture *picture, GError **error);
  * NF_ERROR_NOT_FOUND if a path is missing or nothing was found. */
 GPtrArray *nf_media_list (const char *const *paths, GError **error);
 
+/* The same, canonical, without those that were named before, also by their folder: to train on, no file
+ * counts double or is held out in one place only. */
+GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
+
 /* TRUE if a file's name says that it is a still picture. */
 gboolean nf_media_is_picture (const char *path);
 

@@ -192,7 +192,7 @@ nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batc
                     double holdout, gboolean actions, GError **error)
 {
   g_autoptr (NfReels) self = reels_new (config, batch, seed);
-  g_autoptr (GPtrArray) files = nf_media_list (paths, error);
+  g_autoptr (GPtrArray) files = nf_media_list_once (paths, error);
   guint64 places = 0;
   if (!files)
     return NULL;
