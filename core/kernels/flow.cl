@@ -118,8 +118,8 @@ nf_round_for (floatv z, floatv u, floatv sigma, floatv mu, float per_unit, float
 }
 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
- * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the block's order if keep_scales, misses, as
- * log_det, how many values of u are not found again if keep_misses. Global size (B N). */
+ * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the
+ * block's order if keep_scales. misses, as log_det, gets how many values of u are not found again if keep_misses. Global size (B N). */
 NF_KERNEL void
 nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
