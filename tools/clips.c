@@ -497,11 +497,11 @@ hold_pictures_out (NfClips *self)
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
-      g_autofree char *folder = g_path_get_dirname (clip->path);
-      GPtrArray *pictures = g_hash_table_lookup (folders, folder);
 
       if (clip->n_frames != 1)
         continue;
+      g_autofree char *folder = g_path_get_dirname (clip->path);
+      GPtrArray *pictures = g_hash_table_lookup (folders, folder);
       if (!pictures)
         {
           pictures = g_ptr_array_new ();

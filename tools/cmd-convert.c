@@ -11,7 +11,7 @@
 
 typedef struct
 {
-  const char *input;
+  char *input;
   const char *output;
   char *config;
   char *state;
@@ -32,9 +32,18 @@ convert_clear (Convert *convert)
   g_free (convert->layout);
   g_free (convert->noise);
   g_free (convert->dtype);
+  g_free (convert->input);
   g_free (convert->mean);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Convert, convert_clear)
+
+/* The file NAME, or that of the model which is called so. */
+static char *
+find_file (const char *name)
+{
+  char *path = g_file_test (name, G_FILE_TEST_EXISTS) ? NULL : nf_model_find (name, NULL);
+  return path ? path : g_strdup (name);
+}
 
 static NfTensorFile *
 open_input (const Convert *convert, GError **error)
@@ -296,7 +305,7 @@ nf_cmd_convert (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   g_auto (Convert) convert = { .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *digest = NULL, *found = NULL, *other = NULL;
+  g_autofree char *digest = NULL, *mean = NULL;
   NfPixelLayout layout;
   const GOptionEntry entries[] = {
     { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
@@ -314,7 +323,7 @@ nf_cmd_convert (int argc, char **argv)
       "Its standard deviation if Gaussian, on the [-1, 1] scale", "STD" },
     { "dtype", 't', 0, G_OPTION_ARG_STRING, &convert.dtype,
       "Type of the weights in OUT (default: as they are)", "f32|f16|bf16" },
-    { "mean", 0, 0, G_OPTION_ARG_FILENAME, &convert.mean,
+    { "mean", 0, 0, G_OPTION_ARG_FILENAME, &mean,
       "The means of its weights and those of another model of its configuration, such as an earlier one of "
       "its training",
       "MODEL" },
@@ -342,17 +351,10 @@ nf_cmd_convert (int argc, char **argv)
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
     return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);
 
-  if (!g_file_test (argv[1], G_FILE_TEST_EXISTS))
-    found = nf_model_find (argv[1], NULL);
-  convert.input = found ? found : argv[1];
+  convert.input = find_file (argv[1]);
   convert.output = argv[2];
-  if (convert.mean && !g_file_test (convert.mean, G_FILE_TEST_EXISTS))
-    other = nf_model_find (convert.mean, NULL);
-  if (other)
-    {
-      g_free (convert.mean);
-      convert.mean = g_steal_pointer (&other);
-    }
+  if (mean)
+    convert.mean = find_file (mean);
   if (!convert_file (&convert, &digest, &error))
     return nf_command_fail (&command, error);
   if (!command.quiet)

@@ -62,7 +62,6 @@ nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guin
     .most = block->max_log_scale,
     .per_unit_in = sequence->rounds ? block->per_unit_in : 0,
     .per_unit_out = sequence->rounds ? block->per_unit_out : 0,
-    .misses = sequence->misses,
   };
 }
 
@@ -248,10 +247,11 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
 void
 nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
                   NfView u, guint B, const NfCondition *condition, NfView z, NfBuffer *log_det,
-                  NfView log_scales, gboolean out_flip, gboolean accumulate)
+                  NfBuffer *misses, NfView log_scales, gboolean out_flip, gboolean accumulate)
 {
-  const NfAffine affine = nf_block_affine (block, sequence, B);
+  NfAffine affine = nf_block_affine (block, sequence, B);
 
+  affine.misses = misses;
   nf_block_predict (ops, block, sequence, tape, u, B, condition);
   nf_ops_affine (ops, &affine, skip_left_out (block, sequence, u), tape->o, z, log_det, log_scales,
                  block->flip, out_flip, accumulate);

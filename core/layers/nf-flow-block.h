@@ -38,12 +38,11 @@ typedef struct
 /* The sequence of a block on samples of a size. */
 typedef struct
 {
-  guint N;          /* tokens of a sample */
-  guint frame;      /* tokens of a frame, or of all: reversal is within */
-  guint prefix;     /* rows of text */
-  guint extra;      /* rows before the tokens of each frame: 1 for its action, else 0 */
-  gboolean rounds;  /* values between blocks, to their lattices (nf_blocks_round()) */
-  NfBuffer *misses; /* of NfAffine */
+  guint N;         /* tokens of a sample */
+  guint frame;     /* tokens of a frame, or of all: reversal is within */
+  guint prefix;    /* rows of text */
+  guint extra;     /* rows before the tokens of each frame: 1 for its action, else 0 */
+  gboolean rounds; /* values between blocks, to their lattices (nf_blocks_round()) */
   NfSequence rows;
 } NfBlockSequence;
 
@@ -99,10 +98,12 @@ void nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequen
  * theirs, u is of the whole sequence, and the rows before are those that the past has.
  *
  * z (B, N, D) and log_det (B, N, natural order) of u; z is written in the reverse order if OUT_FLIP. log_det
- * is added to if ACCUMULATE. log_scales: NULL buffer, or gets -log sigma (B, N, D) in block order. */
+ * is added to if ACCUMULATE. misses: NULL, or as NfAffine says, added to likewise. log_scales: NULL buffer,
+ * or gets -log sigma (B, N, D) in block order. */
 void nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                        NfBlockTape *tape, NfView u, guint B, const NfCondition *condition, NfView z,
-                       NfBuffer *log_det, NfView log_scales, gboolean out_flip, gboolean accumulate);
+                       NfBuffer *log_det, NfBuffer *misses, NfView log_scales, gboolean out_flip,
+                       gboolean accumulate);
 
 typedef struct
 {

@@ -706,11 +706,9 @@ forward_block (NfFlow *flow, guint t, NfBlockTape *tape, NfBuffer *from, NfBuffe
 {
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
   const NfCondition condition = nf_flow_condition (flow, t);
-  NfBlockSequence sequence = flow->sequences[t];
-  sequence.misses = flow->misses;
-  nf_block_forward (flow->ops, block, &sequence, tape, nf_view (from, 0), nf_flow_samples (flow, t, B),
-                    &condition, nf_view (to, 0), log_det, log_scales, block->flip != order (flow, t + 1),
-                    accumulate);
+  nf_block_forward (flow->ops, block, &flow->sequences[t], tape, nf_view (from, 0),
+                    nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, flow->misses,
+                    log_scales, block->flip != order (flow, t + 1), accumulate);
 }
 
 void

@@ -180,8 +180,9 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
                          self->half_square + first * N, count * N * sizeof (float));
       nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
                          count * N * sizeof (float));
-      nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + first * N,
-                         count * N * sizeof (float));
+      if (score)
+        nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + first * N,
+                           count * N * sizeof (float));
       nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
                    tokens, TRUE);
     }

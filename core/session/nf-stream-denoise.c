@@ -169,7 +169,7 @@ score_deep (NfStream *self, NfStreamWindow *window, guint b, guint f)
   sequence.rows.past = window->cache->layers;
   sequence.rows.sample = b;
   nf_block_forward (self->ops, block, &sequence, score->tapes[t], u, 1, &condition, nf_view (score->z, 0),
-                    score->log_det, none, turns (self, t), FALSE);
+                    score->log_det, NULL, none, turns (self, t), FALSE);
   nf_ops_prior (self->ops, nf_view (score->z, 0), score->d[1], score->half_square, 1.0f, self->N, self->D);
   nf_block_backward (self->ops, block, &sequence, score->tapes[t], score->scratches[t], u, 1, &condition,
                      nf_view (score->d[1], 0), nf_view (score->d[0], 0), turns (self, t), 1.0f, NULL);
@@ -189,7 +189,7 @@ score_frame (NfStream *self, NfStreamWindow *window, guint b, guint f)
   for (guint t = 0; t + 1 < self->T; t++)
     nf_block_forward (self->ops, nf_model_get_block (self->model, t), &self->flow->sequences[t],
                       score->tapes[t], nf_view (score->inputs[t], 0), 1, &condition,
-                      nf_view (score->inputs[t + 1], 0), score->log_det, none, turns (self, t), FALSE);
+                      nf_view (score->inputs[t + 1], 0), score->log_det, NULL, none, turns (self, t), FALSE);
   NfView dz = score_deep (self, window, b, f);
   for (guint t = self->T - 1; t-- > 0;)
     {

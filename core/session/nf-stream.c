@@ -589,7 +589,7 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
       nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
-                        to, self->log_det, none, flip != next, t > 0);
+                        to, self->log_det, NULL, none, flip != next, t > 0);
       from = to;
       flip = next;
     }
