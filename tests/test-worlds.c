@@ -185,11 +185,11 @@ test_seeds (void **state)
         {
           g_autoptr (NfWorld) world = world_new (patterns[i], 64, 64, seed);
           g_autoptr (Picture) picture = picture_new (NF_PIXELS_GRAY, 64, 64);
-          gint64 hash = 0;
+          guint64 hash = 0;
           for (guint n = 0; n < 200; n++)
             {
               nf_world_render (world, NF_PIXELS_GRAY, &picture->frame);
-              hash = hash * 31 + (gint64)hash_picture (picture);
+              hash = hash * 31 + hash_picture (picture);
               step (world, some_action (world, 1));
             }
           assert_true (g_hash_table_add (seen, g_memdup2 (&hash, sizeof hash)));

@@ -436,10 +436,15 @@ roll_out_batch (const NfFigures *figures, NfFiguresRollOuts *rolls, guint first,
             return FALSE;
         }
       if (t % 16 == 0)
-        nf_progress_update (figures->command->progress,
-                            "roll-outs %u to %u of %u: frame %u of %u, one ball in %.1f %%", first + 1,
-                            first + B, rolls->seeds, t, rolls->length,
-                            100.0 * (double)rolls->model.one_ball / (double)rolls->model.frames);
+        {
+          g_autofree char *balls
+              = figures->pattern == NF_WORLD_GRIDWORLD
+                    ? g_strdup ("") /* a map has none */
+                    : g_strdup_printf (", one ball in %.1f %%",
+                                       100.0 * (double)rolls->model.one_ball / (double)rolls->model.frames);
+          nf_progress_update (figures->command->progress, "roll-outs %u to %u of %u: frame %u of %u%s",
+                              first + 1, first + B, rolls->seeds, t, rolls->length, balls);
+        }
     }
   return TRUE;
 }
