@@ -277,6 +277,7 @@ describe_device (const NfCpu *cpu, cl_platform_id platform, guint platform_index
   info->global_memory = get_device_ulong (id, CL_DEVICE_GLOBAL_MEM_SIZE);
   info->local_memory = get_device_ulong (id, CL_DEVICE_LOCAL_MEM_SIZE);
   info->max_alloc = get_device_ulong (id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
+  info->cache = get_device_ulong (id, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE);
   info->vector_width = get_device_uint (id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
   info->fp16 = has_word (extensions, "cl_khr_fp16");
   info->fp64 = has_word (extensions, "cl_khr_fp64");

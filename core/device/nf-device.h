@@ -19,6 +19,7 @@ G_BEGIN_DECLS
  * @global_memory: bytes
  * @local_memory: bytes per work-group
  * @max_alloc: bytes of the largest single buffer
+ * @cache: bytes of its largest cache, 0 if the driver does not say
  * @vector_width: floats in a native vector
  * @fp16: half precision arithmetic
  * @fp64: double precision arithmetic
@@ -40,6 +41,7 @@ typedef struct
   guint64 global_memory;
   guint64 local_memory;
   guint64 max_alloc;
+  guint64 cache;
   guint vector_width;
   gboolean fp16;
   gboolean fp64;

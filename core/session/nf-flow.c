@@ -9,6 +9,9 @@
 #define GPU_FACTOR 8       /* a GPU wants more, to be busy */
 /* Side by side when decoding: whole row tiles of products (12), and enough rows to reach their best rate. */
 #define DECODE_SAMPLES 72
+/* Fewer, if that keeps all that a block's steps read in the cache, but not less: each would cost its weights.
+ */
+#define DECODE_FEWEST 8
 /* Memory for what the backward pass needs; above it blocks are computed again. */
 #define TAPE_BYTES (1024u << 20)
 #define DECODE_BYTES (1024u << 20) /* memory for keys and values */
@@ -405,6 +408,28 @@ nf_flow_get_log_det (NfFlow *flow)
 
 /* Memory */
 
+/* Samples whose keys and values, of which a step reads half on average, fit the device's cache beside a
+ * block's weights; G_MAXUINT if weights alone do not fit, or if there is nothing to be gained. */
+static guint
+count_in_cache (NfFlow *flow)
+{
+  const NfDeviceInfo *info = nf_device_get_info (nf_ops_get_device (flow->ops));
+  gsize most = G_MAXUINT;
+  if (info->is_gpu)
+    return G_MAXUINT;
+  for (guint t = 0; t < flow->T; t++)
+    {
+      const NfFlowBlock *block = nf_model_get_block (flow->model, t);
+      const gsize weights = nf_transformer_packed_floats (flow->ops, &block->transformer) * sizeof (float),
+                  sample = nf_cache_floats (&block->transformer.shape, nf_block_rows (&flow->sequences[t]), 0)
+                           / 2 * sizeof (float) * nf_flow_samples (flow, t, 1);
+      if (weights >= info->cache)
+        return G_MAXUINT;
+      most = MIN (most, (info->cache - weights) / MAX (sample, 1));
+    }
+  return (guint)MAX (most, DECODE_FEWEST);
+}
+
 static guint
 choose_batch (NfFlow *flow, NfFlowWork work)
 {
@@ -429,7 +454,7 @@ choose_batch (NfFlow *flow, NfFlowWork work)
           floats = MAX (floats, block);
         }
       batch = DECODE_BYTES / (floats * sizeof (float)) / (work == NF_FLOW_DECODE ? 1 : 2);
-      return (guint)CLAMP (batch, 1, DECODE_SAMPLES);
+      return CLAMP ((guint)MIN (batch, count_in_cache (flow)), 1, DECODE_SAMPLES);
     case NF_FLOW_N_WORKS:
     default:
       g_assert_not_reached ();
