@@ -468,22 +468,6 @@ nf_transformer_backward (NfOps *ops, const NfTransformer *transformer, const NfS
 /* Decoding */
 
 gsize
-nf_transformer_packed_floats (NfOps *ops, const NfTransformer *transformer)
-{
-  gsize floats = 0;
-  for (guint k = 0; k < transformer->shape.K; k++)
-    {
-      const NfLayerWeights *layer = &transformer->layers[k];
-      const NfLinear *const products[]
-          = { &layer->qkv, &layer->proj, &layer->gate, &layer->fc1, &layer->fc2 };
-      for (guint i = 0; i < G_N_ELEMENTS (products); i++)
-        if (products[i]->w.buffer)
-          floats += nf_ops_packed_size (ops, products[i]->n_out, products[i]->n_in, TRUE);
-    }
-  return floats;
-}
-
-gsize
 nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
 {
   const gsize d = shape->d, inner = (gsize)shape->H * shape->head_dim;

@@ -84,9 +84,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfTape, nf_tape_free)
 /* Floats that a tape takes for one sample. */
 gsize nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep);
 
-/* Floats of memory that the packed weights of all layers take. */
-gsize nf_transformer_packed_floats (NfOps *ops, const NfTransformer *transformer);
-
 /* From tape->h[0] (B, S, d) to tape->h[K]. */
 void nf_transformer_forward (NfOps *ops, const NfTransformer *transformer, const NfSequence *sequence,
                              NfTape *tape, guint B);

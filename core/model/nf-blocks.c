@@ -294,6 +294,14 @@ pack (NfLinear *layer, NfOps *ops, gpointer data)
 }
 
 gsize
+nf_block_packed_floats (const NfFlowBlock *block, NfOps *ops)
+{
+  Place place = { NULL };
+  for_each_linear_of ((NfFlowBlock *)block, ops, count, &place); /* count() changes none */
+  return place.at;
+}
+
+gsize
 nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward)
 {
   Place place = { .backward = backward };

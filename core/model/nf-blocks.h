@@ -30,6 +30,9 @@ void nf_blocks_round (NfBlocks *blocks, gboolean few_bits);
 /* Floats that REVERSED needs. */
 gsize nf_blocks_ordered_floats (const NfConfig *config);
 
+/* Floats of the packed weights of a block, forward. */
+gsize nf_block_packed_floats (const NfFlowBlock *block, NfOps *ops);
+
 /* Floats of all packed weights for one direction, and giving each its place in PACKED. */
 gsize nf_blocks_packed_floats (NfBlocks *blocks, NfOps *ops, gboolean backward);
 void nf_blocks_place (NfBlocks *blocks, NfOps *ops, NfBuffer *packed, gboolean backward);

@@ -9,8 +9,7 @@
 #define GPU_FACTOR 8       /* a GPU wants more, to be busy */
 /* Side by side when decoding: whole row tiles of products (12), and enough rows to reach their best rate. */
 #define DECODE_SAMPLES 72
-/* Fewer, if that keeps all that a block's steps read in the cache, but not less: each would cost its weights.
- */
+/* Fewer where the cache then holds what a block's steps read, but no less: a step costs its weights once. */
 #define DECODE_FEWEST 8
 /* Memory for what the backward pass needs; above it blocks are computed again. */
 #define TAPE_BYTES (1024u << 20)
@@ -408,10 +407,11 @@ nf_flow_get_log_det (NfFlow *flow)
 
 /* Memory */
 
-/* Samples whose keys and values, of which a step reads half on average, fit the device's cache beside a
- * block's weights; G_MAXUINT if weights alone do not fit, or if there is nothing to be gained. */
+/* Samples whose keys and values, of which a step reads half on average and `copies` of each, fit a CPU's
+ * cache beside a block's weights, but DECODE_FEWEST at least; G_MAXUINT if weights alone do not fit, and on a
+ * GPU, which hides that reading. */
 static guint
-count_in_cache (NfFlow *flow)
+count_in_cache (NfFlow *flow, guint copies)
 {
   const NfDeviceInfo *info = nf_device_get_info (nf_ops_get_device (flow->ops));
   gsize most = G_MAXUINT;
@@ -420,9 +420,9 @@ count_in_cache (NfFlow *flow)
   for (guint t = 0; t < flow->T; t++)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
-      const gsize weights = nf_transformer_packed_floats (flow->ops, &block->transformer) * sizeof (float),
+      const gsize weights = nf_block_packed_floats (block, flow->ops) * sizeof (float),
                   sample = nf_cache_floats (&block->transformer.shape, nf_block_rows (&flow->sequences[t]), 0)
-                           / 2 * sizeof (float) * nf_flow_samples (flow, t, 1);
+                           / 2 * sizeof (float) * nf_flow_samples (flow, t, copies);
       if (weights >= info->cache)
         return G_MAXUINT;
       most = MIN (most, (info->cache - weights) / MAX (sample, 1));
@@ -434,7 +434,7 @@ static guint
 choose_batch (NfFlow *flow, NfFlowWork work)
 {
   const gboolean is_gpu = nf_device_get_info (nf_ops_get_device (flow->ops))->is_gpu;
-  const guint factor = is_gpu ? GPU_FACTOR : 1;
+  const guint factor = is_gpu ? GPU_FACTOR : 1, copies = work == NF_FLOW_DECODE_GUIDED ? 2 : 1;
   gsize floats = 0, batch;
   switch (work)
     {
@@ -453,8 +453,8 @@ choose_batch (NfFlow *flow, NfFlowWork work)
                               * nf_flow_samples (flow, t, 1);
           floats = MAX (floats, block);
         }
-      batch = DECODE_BYTES / (floats * sizeof (float)) / (work == NF_FLOW_DECODE ? 1 : 2);
-      return CLAMP ((guint)MIN (batch, count_in_cache (flow)), 1, DECODE_SAMPLES);
+      batch = DECODE_BYTES / (floats * sizeof (float)) / copies;
+      return CLAMP ((guint)MIN (batch, count_in_cache (flow, copies)), 1, DECODE_SAMPLES);
     case NF_FLOW_N_WORKS:
     default:
       g_assert_not_reached ();
