@@ -53,6 +53,7 @@ typedef struct
   gboolean gpu, bf16, rounds, amx;   /* B is of bfloat16, A, too; by the matrix unit */
   gboolean bytes, madd;              /* B is of integers, A, too */
   gboolean coarse, mma;              /* attention with operands of a few bits; by tensor cores */
+  gboolean half_keys;                /* only its keys and values are bfloat16 */
   int VW, NR, MR, QT, depth, planes; /* of common.cl */
   GPtrArray *memory;
 } Rig;
@@ -137,7 +138,8 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
                 .bf16 = bf16,
                 .rounds = rounds,
                 .bytes = bytes,
-                .madd = madd };
+                .madd = madd,
+                .half_keys = !gpu && !amx && (rounds || bytes) };
   rig->NR = 2 * rig->VW;
   rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
   rig->QT = amx && rounds ? 32 : rig->VW == 16 ? 12 : 6;
@@ -1476,12 +1478,13 @@ typedef struct
   int frames, prefix, frame, ahead, window;
 } Mask;
 
-/* qkv (B, N, (H + 2 Hkv) DH) of B samples, the keys and values as nf_append left them. */
+/* qkv (B, N, (H + 2 Hkv) DH) of B samples, as attention reads it and as it was given; the keys and values as
+ * nf_append left them. */
 typedef struct
 {
   int B, H, Hkv, N, DH, d, row, blocks;
   Mask mask;
-  double *qkv;
+  double *qkv, *given;
   Memory *in, *keys;
   Memory *key_blocks, *value_blocks; /* for the backward pass */
 } Heads;
@@ -1490,6 +1493,7 @@ static void
 heads_clear (Heads *h)
 {
   g_free (h->qkv);
+  g_free (h->given);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Heads, heads_clear)
 
@@ -1504,15 +1508,17 @@ head_part (const Heads *h, int part)
 static gsize
 keys_size (Rig *rig, const Heads *h)
 {
-  const gsize features = rig->amx ? divide_up (h->DH, 32) * 32 : 2 * (gsize)h->DH;
-  return h->Hkv * h->blocks * features * rig->VW;
+  const gsize features = rig->half_keys
+                             ? h->DH + 2 * divide_up (h->DH, rig->NR) * rig->VW
+                             : 2 * (rig->amx && rig->rounds ? divide_up (h->DH, 32) * 16 : (gsize)h->DH);
+  return h->Hkv * h->blocks * features * rig->VW / (rig->half_keys ? 2 : 1);
 }
 
 static Memory *
 append (Rig *rig, const Heads *h, int part, gboolean values_too)
 {
   Memory *keys = room (rig, h->B * keys_size (rig, h));
-  const int rows = rig->amx ? rig->NR : rig->VW; /* of a block */
+  const int rows = rig->amx || rig->half_keys ? rig->NR : rig->VW; /* of a block */
   /* in two goes: as decoding does it */
   const int first = h->N / 2;
   for (int go = 0; go < 2; go++)
@@ -1543,6 +1549,7 @@ heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask
   if (mask)
     h->mask = *mask;
   h->qkv = numbers (11, n, spread);
+  h->given = g_memdup2 (h->qkv, n * sizeof *h->qkv);
   h->in = give (rig, h->qkv, n);
   h->keys = append (rig, h, 1, TRUE);
   if (!rig->amx)
@@ -1552,6 +1559,9 @@ heads_init (Rig *rig, Heads *h, int B, int H, int Hkv, int N, int DH, const Mask
     }
   if (rig->amx)
     round_right (rig, h->qkv, 1, (int)n);
+  for (gsize i = 0; rig->half_keys && i < n; i++)
+    if (i % (gsize)h->row >= (gsize)h->d)
+      h->qkv[i] = round_to_bf16 (h->qkv[i]);
 }
 
 /* HEAD is a query head; its keys and values are those that it shares with others. */
@@ -1781,10 +1791,11 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
             {
               const double *k = head_row (&h, 1, b, j, head), *v = head_row (&h, 2, b, j, head);
               const double dS = scale * P[j] * (dot (g, v, DH) - own);
+              const double *k_given = rig->half_keys ? h.given + (k - h.qkv) : k;
               double *dk = want + (k - h.qkv), *dv = want + (v - h.qkv);
               for (int e = 0; e < DH; e++)
                 {
-                  dq[e] += dS * k[e];
+                  dq[e] += dS * k_given[e];
                   dk[e] += dS * q[e];
                   dv[e] += P[j] * g[e];
                 }
@@ -2784,7 +2795,8 @@ main (int argc, char **argv)
     {
       FLOATS,
       PRODUCTS,  /* again with other elements and instructions */
-      ATTENTION, /* again with the matrix unit, in bfloat16, and with tensor cores */
+      ATTENTION, /* again with the matrix unit, in bfloat16, with tensor cores, with bfloat16 keys and values
+                  */
       PLANES     /* only where the matrix unit multiplies floats */
     } kind;
   } tests[] = {
@@ -2834,7 +2846,10 @@ main (int argc, char **argv)
       {
         const char *form = settings[s].by;
         const gboolean amx = g_strcmp0 (form, "amx") == 0, mma = g_strcmp0 (form, "mma") == 0,
-                       halved = settings[s].operands == HALVED, mixed = settings[s].operands == MIXED;
+                       halved = settings[s].operands == HALVED, mixed = settings[s].operands == MIXED,
+                       half_keys = g_strcmp0 (form, "dot") == 0
+                                   || (g_strcmp0 (form, "fma") == 0 && !mixed
+                                       && strcmp (settings[s].variant, "cpu") == 0);
         if (mma && !has_mma)
           continue;
         if (settings[s].operands == BYTES && tests[t].run == test_matmul_tn) /* of training */
@@ -2842,7 +2857,7 @@ main (int argc, char **argv)
         if (tests[t].kind == PLANES
                 ? !amx || halved
                 : form && tests[t].kind != PRODUCTS
-                      && !(tests[t].kind == ATTENTION && ((amx && halved) || (mma && !mixed))))
+                      && !(tests[t].kind == ATTENTION && ((amx && halved) || (mma && !mixed) || half_keys)))
           continue;
         char *name = g_strdup_printf (
             "%s, %s kernels, vectors of %u%s%s", tests[t].name, settings[s].variant, settings[s].vector_width,

@@ -4,27 +4,43 @@
  *   Kt[b][h][n / VW][DH][n % VW]
  * and after all of them, for attention, the head's values, row after row:
  *   V[n][DH]
- * The backward pass has values in the form of keys, without these. The matrix unit has blocks of NR keys and their values in bfloat16, see
- * attention_amx.cl:
+ * The backward pass has values in the form of keys, without these. Where a CPU's products round what weights multiply, keys and values are bfloat16,
+ * half of what a step of decoding reads of them; a word has what two vectors of floats have in a lane, the first one's in its lower half:
+ *   Kt[b][h][n / NR][DH][n % VW]     V[n][DH / (2 VW)][e % VW]
+ * The matrix unit has blocks of NR keys and their values in bfloat16, see attention_amx.cl:
  *   Kt[b][h][n / NR][NF_KEY_BLOCK] */
+#if ((NF_BF16 && !NF_BF16_WEIGHTS && !NF_BF16_AMX) || NF_INT8_WEIGHTS) && !NF_GPU_KERNELS
+#define NF_HALF_KEYS 1
+#else
+#define NF_HALF_KEYS 0
+#endif
 #if NF_BF16_AMX
 #define DHP ((DH + 31) / 32 * 32) /* features of a head, and zeros up to whole steps of a product */
 #define NF_KEY_BLOCK (DHP * NR)   /* words: keys, then values */
 #else
 #define DHP DH
 #endif
+#define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
 
-/* Floats of the keys of a head, or words of its keys and values; and from one head to the next, with values. */
+/* Floats, or words, of a value, and of the keys of a head (for the matrix unit its keys and values); from one head to the next, with values or not. */
+#if NF_HALF_KEYS
+typedef uint NfKey;
+#define NF_VALUE (PAIRS * VW)
+#define NF_KEYS(blocks) ((size_t)(blocks) / 2 * DH * VW)
+#else
+typedef float NfKey;
+#define NF_VALUE DH
 #define NF_KEYS(blocks) ((size_t)(blocks)*DHP * VW)
+#endif
 #if NF_BF16_AMX
 #define NF_HEAD(blocks, values) NF_KEYS (blocks)
 #else
-#define NF_HEAD(blocks, values) (NF_KEYS (blocks) * ((values) ? 2 : 1))
+#define NF_HEAD(blocks, values) (NF_KEYS (blocks) + ((values) ? (size_t)(blocks)*VW * NF_VALUE : 0))
 #endif
 
 /* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, if values_too, keeps the values that lie after the H
  * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
- * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR for the matrix unit. */
+ * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. */
 #if !NF_GPU_KERNELS
 /* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
 static inline void
@@ -146,6 +162,49 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
       nf_storev ((uintv)(0u), values + i);
   for (int n = first; n < end; n++, k += row, v += row)
     nf_append_row (k, v, (__global ushort *)keys, (__global ushort *)values, n - block * NR);
+}
+
+#elif NF_HALF_KEYS
+
+NF_KERNEL_OF_ONE void
+nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
+           int values_too)
+{
+  const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
+  const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
+  __global const float *k = src + src_at + b * batch + h * DH + (size_t)(first - n0) * row;
+  __global uint *head = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, values_too);
+  __global uint *keys = head + block * NF_KEYS (2);
+  if (values_too)
+    for (int n = first; n < end; n++)
+      for (int p = 0; p < PAIRS; p++)
+        {
+          __global const float *v = k + (size_t)(n - first) * row + H * DH + p * 2 * VW;
+          const int lanes = DH - p * 2 * VW;
+          nf_storev (nf_pairv (nf_load_head (v, lanes), nf_load_head (v + VW, lanes - VW)),
+                     head + NF_KEYS (blocks) + (size_t)n * NF_VALUE + p * VW);
+        }
+  if (end - first == NR)
+    {
+      for (int e = 0; e < DH; e += VW)
+        {
+          const int lanes = DH - e;
+          floatv words[VW];
+#pragma unroll
+          for (int i = 0; i < VW; i++)
+            words[i] = nf_as_floatv (
+                nf_pairv (nf_load_head (k + (size_t)i * row + e, lanes), nf_load_head (k + (size_t)(VW + i) * row + e, lanes)));
+          nf_transpose (words);
+#pragma unroll
+          for (int i = 0; i < VW; i++)
+            if (i < lanes)
+              nf_storev (nf_as_uintv (words[i]), keys + (e + i) * VW);
+        }
+      return;
+    }
+  for (int n = first; n < end; n++, k += row)
+    for (int e = 0; e < DH; e++)
+      ((__global ushort *)keys)[(e * VW + n % VW) * 2 + n / VW % 2] = nf_half (k[e]);
 }
 
 #else

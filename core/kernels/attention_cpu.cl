@@ -3,6 +3,7 @@
  * Compiled per head size: -DDH=features of a head. nf_append keeps keys transposed in blocks of VW, so that VW scores are one vector, and a head's
  * values after them:
  *   Kt[n / VW][DH][n % VW]     V[n][DH]
+ * or two of each in a word, in bfloat16.
  * A query meets keys in blocks of NR and parts of KEYS from key 0 on, whatever the number of queries: encoding N tokens at once and decoding one
  * by one give the same bits. Which of them it meets is the mask's matter (nf_sight). H / Hkv query heads share a key head.
  * Everything is made of products of a tile: QT rows × 2 vectors of accumulators, as in matmul_cpu.cl. With AMX attention_amx.cl has the tiles
@@ -60,7 +61,8 @@ nf_larger (floatv a, floatv b)
 /* The rows of a head of a sample, and what is asked of them. */
 typedef struct
 {
-  __global const float *Q, *Kt, *V;
+  __global const float *Q;
+  __global const NfKey *Kt, *V;
   __global float *out, *stats;
   int q_row, out_row, left, h, q0, Nq, prefix;
   float scale;
@@ -116,10 +118,10 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
               float scale, float scale2, int split, int H, int Hkv, int8 mask)
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
-  Kt += Kt_at + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
+  __global const NfKey *keys = (__global const NfKey *)(Kt + Kt_at) + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
   const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
-                        .Kt = Kt,
-                        .V = Kt + NF_KEYS (blocks),
+                        .Kt = keys,
+                        .V = keys + NF_KEYS (blocks),
                         .out = out + out_at + b * out_batch,
                         .stats = keep_stats ? stats + (((size_t)b * H + h) * NF_N_KEYS (mask) + q0) * 2 : 0,
                         .q_row = q_row,
@@ -135,43 +137,51 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
 }
 
 #if !NF_BF16_AMX
-#define PAIRS ((DH + 2 * VW - 1) / (2 * VW)) /* of vectors in a head */
 #define KEYS 256 /* softmax is brought up to date after so many keys, a multiple of NR: their scores fit the first-level cache */
 
+static inline void
+nf_load_row (__global const float *x, int lanes, floatv v[2])
+{
+  v[0] = nf_load_head (x, lanes);
+  v[1] = nf_load_head (x + VW, lanes - VW);
+}
+
+/* Feature e of the NR keys of a block from kt on; a pair of vectors of a value, of which there are `lanes`. */
+#define NF_KEY_STEP NF_KEYS (2) /* from one block to the next */
+#if NF_HALF_KEYS
+#define NF_VALUE_PAIR VW /* from two vectors of a value to the next two */
+static inline void
+nf_load_two (__global const NfKey *p, floatv x[2])
+{
+  const uintv words = nf_loadv (p);
+  x[0] = nf_as_floatv (words << 16);
+  x[1] = nf_as_floatv (words & 0xffff0000u);
+}
+#define nf_load_keys(kt, e, x) nf_load_two ((kt) + (e)*VW, x)
+#define nf_load_value(v, lanes, x) nf_load_two (v, x)
+#else
+#define nf_load_value nf_load_row
+#define NF_VALUE_PAIR (2 * VW)
+static inline void
+nf_load_keys (__global const NfKey *kt, int e, floatv x[2])
+{
+  x[0] = nf_loadv (kt + e * VW);
+  x[1] = nf_loadv (kt + DH * VW + e * VW);
+}
+#endif
+
 #define NF_KEYS_AHEAD 8
-#define NF_EXPECT_ROW(p, row)                                                                                          \
-  _Pragma ("unroll") for (int line_ = 0; line_ < 2 * VW; line_ += 16) NF_PREFETCH ((p) + NF_KEYS_AHEAD * (row) + line_)
+#define NF_EXPECT_ROW(p, row, words)                                                                                   \
+  _Pragma ("unroll") for (int line_ = 0; line_ < (words); line_ += 16) NF_PREFETCH ((p) + NF_KEYS_AHEAD * (row) + line_)
 #define NF_EXPECT_KEYS(p)                                                                                              \
-  NF_PREFETCH ((p) + 2 * DH * VW);                                                                                     \
-  NF_PREFETCH ((p) + 3 * DH * VW)
+  _Pragma ("unroll") for (int vector_ = 0; vector_ < (NF_HALF_KEYS ? 1 : 2); vector_++)                                \
+      NF_PREFETCH ((p) + NF_KEY_STEP + vector_ * DH * VW)
 
 /* The products, of n rows: nf_dots_n: s = x·k with the NR keys of the block kt. nf_sums_n: acc += w x, w (n, count) rows w_row apart, of pairs of
- * vectors of rows of x. */
-#define NF_PRODUCTS(n)                                                                                                 \
-  static inline __attribute__ ((always_inline)) void NF_CAT (nf_dots_, n) (                                            \
-      floatv s[n][2], __global const float *const x[n], __global const float *kt, float scale)                         \
-  {                                                                                                                    \
-    floatv acc[n][2];                                                                                                  \
-    _Pragma ("unroll") for (int i = 0; i < n; i++) acc[i][0] = acc[i][1] = 0.0f;                                       \
-    for (int e = 0; e < DH; e++)                                                                                       \
-      {                                                                                                                \
-        const floatv k0 = nf_loadv (kt + e * VW), k1 = nf_loadv (kt + DH * VW + e * VW);                               \
-        NF_EXPECT_KEYS (kt + e * VW);                                                                                  \
-        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
-        {                                                                                                              \
-          const floatv xe = x[i][e];                                                                                   \
-          acc[i][0] = fma (xe, k0, acc[i][0]);                                                                         \
-          acc[i][1] = fma (xe, k1, acc[i][1]);                                                                         \
-        }                                                                                                              \
-      }                                                                                                                \
-    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
-    {                                                                                                                  \
-      s[i][0] = acc[i][0] * scale;                                                                                     \
-      s[i][1] = acc[i][1] * scale;                                                                                     \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  static inline __attribute__ ((always_inline)) void NF_CAT (nf_sums_, n) (                                            \
-      floatv sum[n][2], const float *w, int w_row, __global const float *x, int x_row, int lanes, int count)           \
+ * vectors of rows of x; nf_means_n likewise, of values. */
+#define NF_SUMS(name, n, Row, load, words)                                                                             \
+  static inline __attribute__ ((always_inline)) void NF_CAT (name, n) (                                                \
+      floatv sum[n][2], const float *w, int w_row, __global const Row *x, int x_row, int lanes, int count)             \
   {                                                                                                                    \
     floatv acc[n][2];                                                                                                  \
     _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
@@ -181,13 +191,14 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
     }                                                                                                                  \
     for (int j = 0; j < count; j++, x += x_row)                                                                        \
       {                                                                                                                \
-        const floatv x0 = nf_load_head (x, lanes), x1 = nf_load_head (x + VW, lanes - VW);                             \
-        NF_EXPECT_ROW (x, x_row);                                                                                      \
+        floatv xj[2];                                                                                                  \
+        load (x, lanes, xj);                                                                                           \
+        NF_EXPECT_ROW (x, x_row, words);                                                                               \
         _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
         {                                                                                                              \
           const floatv wj = w[i * w_row + j];                                                                          \
-          acc[i][0] = fma (wj, x0, acc[i][0]);                                                                         \
-          acc[i][1] = fma (wj, x1, acc[i][1]);                                                                         \
+          acc[i][0] = fma (wj, xj[0], acc[i][0]);                                                                      \
+          acc[i][1] = fma (wj, xj[1], acc[i][1]);                                                                      \
         }                                                                                                              \
       }                                                                                                                \
     _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
@@ -196,12 +207,40 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
       sum[i][1] = acc[i][1];                                                                                           \
     }                                                                                                                  \
   }
+#define NF_PRODUCTS(n)                                                                                                 \
+  static inline __attribute__ ((always_inline)) void NF_CAT (nf_dots_, n) (                                            \
+      floatv s[n][2], __global const float *const x[n], __global const NfKey *kt, float scale)                         \
+  {                                                                                                                    \
+    floatv acc[n][2];                                                                                                  \
+    _Pragma ("unroll") for (int i = 0; i < n; i++) acc[i][0] = acc[i][1] = 0.0f;                                       \
+    for (int e = 0; e < DH; e++)                                                                                       \
+      {                                                                                                                \
+        floatv k[2];                                                                                                   \
+        nf_load_keys (kt, e, k);                                                                                       \
+        NF_EXPECT_KEYS (kt + e * VW);                                                                                  \
+        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
+        {                                                                                                              \
+          const floatv xe = x[i][e];                                                                                   \
+          acc[i][0] = fma (xe, k[0], acc[i][0]);                                                                       \
+          acc[i][1] = fma (xe, k[1], acc[i][1]);                                                                       \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
+    {                                                                                                                  \
+      s[i][0] = acc[i][0] * scale;                                                                                     \
+      s[i][1] = acc[i][1] * scale;                                                                                     \
+    }                                                                                                                  \
+  }
 #if VW == 16
 NF_PRODUCTS (12)
+NF_SUMS (nf_means_, 12, NfKey, nf_load_value, NF_VALUE_PAIR)
+NF_SUMS (nf_sums_, 12, float, nf_load_row, 2 * VW)
 #define nf_dots nf_dots_12
 #define nf_sums nf_sums_12
 #else
 NF_PRODUCTS (6)
+NF_SUMS (nf_means_, 6, NfKey, nf_load_value, NF_VALUE_PAIR)
+NF_SUMS (nf_sums_, 6, float, nf_load_row, 2 * VW)
 #define nf_dots nf_dots_6
 #define nf_sums nf_sums_6
 #endif
@@ -260,7 +299,7 @@ nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int e
         NF_SEEN_BLOCKS (key0, part, end)                                                                               \
         {                                                                                                              \
           floatv s[n][2];                                                                                              \
-          NF_CAT (nf_dots_, n) (s, q, t->Kt + (size_t)(key0 / VW) * DH * VW, t->scale);                                \
+          NF_CAT (nf_dots_, n) (s, q, t->Kt + key0 / NR * NF_KEY_STEP, t->scale);                                        \
           if (!nf_all_see (tile, prefix, key0))                                                                        \
             _Pragma ("unroll") for (int i = 0; i < n; i++)                                                             \
               {                                                                                                        \
@@ -290,8 +329,8 @@ nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int e
               }                                                                                                        \
           }                                                                                                            \
         _Pragma ("unroll") for (int e = 0; e < PAIRS; e++) NF_SEEN_BLOCKS (key0, part, end)                            \
-            NF_CAT (nf_sums_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * DH + e * 2 * VW, DH,         \
-                                  DH - e * 2 * VW, min (NR, end - key0));                                    \
+            NF_CAT (nf_means_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * NF_VALUE + e * NF_VALUE_PAIR, \
+                                   NF_VALUE, DH - e * 2 * VW, min (NR, end - key0));                                   \
       }                                                                                                                \
     for (int i = 0; i < n && first + i < t->Nq; i++)                                                                   \
       {                                                                                                                \
@@ -314,24 +353,31 @@ NF_ATTEND (nf_attend_tile, 6)
 
 /* One query by itself, with the same sums in the same order. A tile has chains of fma() side by side in its rows; here these are of two blocks of
  * keys, and of all features of a value. */
-#define ROW_LINES ((DH + 15) / 16)
+#define ROW_LINES ((NF_VALUE + 15) / 16)
 #define NF_EXPECT_VALUES(v) _Pragma ("unroll") for (int line_ = 0; line_ < ROW_LINES; line_++) NF_PREFETCH ((v) + line_ * 16)
 
-/* s: scores of `vectors` vectors of keys from the block kt on. */
-#define NF_DOTS_OF_ONE(vectors)                                                                                        \
+/* s: scores of the keys of `n` blocks from kt on. */
+#define NF_DOTS_OF_ONE(n)                                                                                              \
   {                                                                                                                    \
-    floatv acc[vectors];                                                                                               \
-    _Pragma ("unroll") for (int i = 0; i < vectors; i++) acc[i] = 0.0f;                                                \
+    floatv acc[n][2];                                                                                                  \
+    _Pragma ("unroll") for (int i = 0; i < n; i++) acc[i][0] = acc[i][1] = 0.0f;                                       \
     for (int e = 0; e < DH; e++)                                                                                       \
       {                                                                                                                \
         const floatv qe = q[e];                                                                                        \
-        _Pragma ("unroll") for (int i = 0; i < vectors; i++)                                                           \
+        _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
         {                                                                                                              \
-          acc[i] = fma (qe, nf_loadv (kt + (i * DH + e) * VW), acc[i]);                                                \
-          NF_PREFETCH (kt + ((i + vectors) * DH + e) * VW);                                                            \
+          floatv k[2];                                                                                                 \
+          nf_load_keys (kt + i * NF_KEY_STEP, e, k);                                                                   \
+          NF_EXPECT_KEYS (kt + (i + n - 1) * NF_KEY_STEP + e * VW);                                                    \
+          acc[i][0] = fma (qe, k[0], acc[i][0]);                                                                       \
+          acc[i][1] = fma (qe, k[1], acc[i][1]);                                                                       \
         }                                                                                                              \
       }                                                                                                                \
-    _Pragma ("unroll") for (int i = 0; i < vectors; i++) s[i] = acc[i] * t->scale;                                     \
+    _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                     \
+    {                                                                                                                  \
+      s[2 * i] = acc[i][0] * t->scale;                                                                                 \
+      s[2 * i + 1] = acc[i][1] * t->scale;                                                                             \
+    }                                                                                                                  \
   }
 
 static void
@@ -351,17 +397,17 @@ nf_attend_one (const NfHead *t)
       const int end = min (part + KEYS, tile.y), begin = nf_seen_block (tile, prefix, part);
       floatv top = -INFINITY;
       for (int i = 0; i < NF_KEYS_AHEAD; i++)
-        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * DH);
+        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * NF_VALUE);
       for (int key0 = begin; key0 < end;)
         {
           /* the block after it as well, if there is one that is seen */
           const int next = nf_seen_block (tile, prefix, key0 + NR), both = next == key0 + NR && next < end;
-          __global const float *kt = t->Kt + (size_t)(key0 / VW) * DH * VW;
+          __global const NfKey *kt = t->Kt + key0 / NR * NF_KEY_STEP;
           floatv s[4];
           if (both)
-            NF_DOTS_OF_ONE (4)
-          else
             NF_DOTS_OF_ONE (2)
+          else
+            NF_DOTS_OF_ONE (1)
           for (int i = 0; i < (both ? 4 : 2); i++)
             {
               floatv v = s[i];
@@ -383,14 +429,19 @@ nf_attend_one (const NfHead *t)
         acc[e] *= shrink;
       NF_SEEN_BLOCKS (key0, part, end)
         {
-          __global const float *v = t->V + (size_t)key0 * DH;
-          for (int key = key0; key < min (key0 + NR, end); key++, v += DH)
+          __global const NfKey *v = t->V + (size_t)key0 * NF_VALUE;
+          for (int key = key0; key < min (key0 + NR, end); key++, v += NF_VALUE)
             {
               const floatv w = p[key - part];
-              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * DH);
+              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * NF_VALUE);
 #pragma unroll
-              for (int e = 0; e < 2 * PAIRS; e++)
-                acc[e] = fma (w, nf_load_head (v + e * VW, DH - e * VW), acc[e]);
+              for (int e = 0; e < PAIRS; e++)
+                {
+                  floatv x[2];
+                  nf_load_value (v + e * NF_VALUE_PAIR, DH - e * 2 * VW, x);
+                  acc[2 * e] = fma (w, x[0], acc[2 * e]);
+                  acc[2 * e + 1] = fma (w, x[1], acc[2 * e + 1]);
+                }
             }
         }
     }
@@ -421,7 +472,8 @@ nf_attend (const NfHead *t, int first)
 
 typedef struct
 {
-  __global const float *Q, *K, *Kt, *Vt, *out, *dout, *stats; /* of the head */
+  __global const float *Q, *K, *out, *dout, *stats; /* of the head */
+  __global const NfKey *Kt, *Vt;
   __global float *dQ;
   int row, d, N, prefix;
   float scale;
@@ -456,7 +508,7 @@ nf_weigh (const NfBackward *t, int first, int key_first, int key_end, float (*p)
   for (int key0 = key_first; key0 < key_end; key0 += NR)
     {
       floatv s[QT][2], dp[QT][2];
-      const size_t block = (size_t)(key0 / VW) * DH * VW;
+      const size_t block = key0 / NR * NF_KEY_STEP;
       const int at = key0 - key_first, all = nf_all_see (tile, prefix, key0);
       if (key0 >= tile.y || key0 < nf_seen_block (tile, prefix, key0))
         {
@@ -520,7 +572,7 @@ nf_gather (__global float *to, int row, int keys, const float *w, __global const
       for (int n = from; n < count; n++, xn += x_row)
         {
           const floatv x0 = nf_load_head (xn, lanes), x1 = nf_load_head (xn + VW, lanes - VW);
-          NF_EXPECT_ROW (xn, x_row);
+          NF_EXPECT_ROW (xn, x_row, 2 * VW);
 #pragma unroll
           for (int i = 0; i < QT; i++)
             {
@@ -561,8 +613,8 @@ nf_attention_backward (NF_ITEM __global const float *qkv, ulong qkv_at, __global
       const size_t head = (size_t)b * N * d + h * DH;
       const NfBackward t = { .Q = qkv + qkv_at + sample + h * DH,
                              .K = qkv + qkv_at + key_head,
-                             .Kt = Kt + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
-                             .Vt = Vt + ((size_t)b * Hkv + hkv) * blocks * DH * VW,
+                             .Kt = (__global const NfKey *)Kt + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 0),
+                             .Vt = (__global const NfKey *)Vt + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 0),
                              .out = out + out_at + head,
                              .dout = dout + dout_at + head,
                              .stats = stats + ((size_t)b * H + h) * N * 2,

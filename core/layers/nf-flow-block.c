@@ -364,9 +364,9 @@ nf_block_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *
 /* Decoding */
 
 gsize
-nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, guint count)
+nf_block_cache_floats (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, guint count)
 {
-  return nf_cache_floats (&block->transformer.shape, nf_block_rows (sequence), count)
+  return nf_cache_floats (ops, &block->transformer.shape, nf_block_rows (sequence), count)
          + (gsize)count * (block->D + block->out.n_out);
 }
 

@@ -144,7 +144,8 @@ NfBlockCache *nf_block_cache_new (NfOps *ops, const NfFlowBlock *block, const Nf
                                   guint rows, guint count, gboolean keeps_rows);
 void nf_block_cache_free (NfBlockCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBlockCache, nf_block_cache_free)
-gsize nf_block_cache_floats (const NfFlowBlock *block, const NfBlockSequence *sequence, guint count);
+gsize nf_block_cache_floats (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
+                             guint count);
 
 /* The text goes first. BRANCHES 2: guided and unguided rows, B each. */
 void nf_block_begin (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,

@@ -468,11 +468,10 @@ nf_transformer_backward (NfOps *ops, const NfTransformer *transformer, const NfS
 /* Decoding */
 
 gsize
-nf_cache_floats (const NfTransformerShape *shape, guint S, guint count)
+nf_cache_floats (NfOps *ops, const NfTransformerShape *shape, guint S, guint count)
 {
   const gsize d = shape->d, inner = (gsize)shape->H * shape->head_dim;
-  /* keys are padded to whole blocks, at most 32 rows */
-  return shape->K * 2 * (S + 32) * (gsize)shape->Hkv * padded_head (shape)
+  return shape->K * nf_ops_keys_size (ops, 1, shape->Hkv, S)
          + count
                * (row_floats (shape) + 2 * d + inner + (shape->gated ? 3 : 1) * (gsize)shape->hidden
                   + (shape->post_norm ? d : 0)

@@ -128,7 +128,7 @@ NfCache *nf_cache_new (NfOps *ops, const NfTransformerShape *shape, guint rows, 
                        gboolean keeps_rows);
 void nf_cache_free (NfCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCache, nf_cache_free)
-gsize nf_cache_floats (const NfTransformerShape *shape, guint S, guint count);
+gsize nf_cache_floats (NfOps *ops, const NfTransformerShape *shape, guint S, guint count);
 
 /* Rows q0 .. q0+count-1 of R sequences: cache->h (R, count, d) goes through the layers and meets the rows
  * before; their keys and values are put at their places, over what was there. Rows past q0+count-1 are

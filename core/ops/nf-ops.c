@@ -126,6 +126,7 @@ struct _NfOps
   gboolean madd;   /* four, and two integers are what they are multiplied by */
   gboolean amx;    /* the matrix unit multiplies */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
+  gboolean half_keys;      /* keys and values are bfloat16, for multiply-adds: NF_HALF_KEYS of append.cl */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
   GArray *events;      /* of Noted, only while there is a profile */
@@ -457,6 +458,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->depth = !ops->amx ? 1 : ops->bf16 ? 16 : 32;
   ops->attends_by_amx = ops->amx && ops->rounds;
+  ops->half_keys = !ops->gpu && (ops->rounds || ops->values == 4) && !ops->attends_by_amx;
   ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
   ops->head_dim = head_dim;
 
@@ -1077,19 +1079,30 @@ padded_features (NfOps *ops)
 static gsize
 blocks_size (NfOps *ops, guint B, guint H, guint N)
 {
-  return (gsize)B * H * nf_ops_key_blocks (ops, N) * padded_features (ops) * ops->vector_width;
+  const gsize blocks = (gsize)B * H * nf_ops_key_blocks (ops, N) / (ops->half_keys ? 2 : 1);
+  return blocks * padded_features (ops) * ops->vector_width;
+}
+
+/* NF_VALUE of append.cl: floats, or words, of a head's value that are not among its keys */
+static gsize
+value_size (NfOps *ops)
+{
+  return ops->attends_by_amx ? 0
+         : ops->half_keys    ? divide_up (ops->head_dim, 2 * ops->vector_width) * ops->vector_width
+                             : ops->head_dim;
 }
 
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  return (ops->attends_by_amx ? 1 : 2) * blocks_size (ops, B, H, N);
+  const gsize tokens = (gsize)nf_ops_key_blocks (ops, N) * ops->vector_width;
+  return blocks_size (ops, B, H, N) + B * H * tokens * value_size (ops);
 }
 
 gsize
 nf_ops_key_bytes (NfOps *ops)
 {
-  const gsize element = ops->attends_by_amx ? 2 : sizeof (float);
+  const gsize element = ops->attends_by_amx || ops->half_keys ? 2 : sizeof (float);
   return 2 * element * padded_features (ops);
 }
 
@@ -1097,7 +1110,7 @@ static void
 append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count, guint capacity,
         guint B, guint H, gboolean values_too)
 {
-  const guint rows = ops->attends_by_amx ? ops->panel : ops->vector_width, /* of a block */
+  const guint rows = ops->attends_by_amx || ops->half_keys ? ops->panel : ops->vector_width, /* of a block */
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),

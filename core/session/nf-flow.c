@@ -421,7 +421,8 @@ count_in_cache (NfFlow *flow, guint copies)
     {
       const NfFlowBlock *block = nf_model_get_block (flow->model, t);
       const gsize weights = nf_block_packed_floats (block, flow->ops) * sizeof (float),
-                  sample = nf_cache_floats (&block->transformer.shape, nf_block_rows (&flow->sequences[t]), 0)
+                  sample = nf_cache_floats (flow->ops, &block->transformer.shape,
+                                            nf_block_rows (&flow->sequences[t]), 0)
                            / 2 * sizeof (float) * nf_flow_samples (flow, t, copies);
       if (weights >= info->cache)
         return G_MAXUINT;
@@ -448,8 +449,8 @@ choose_batch (NfFlow *flow, NfFlowWork work)
     case NF_FLOW_DECODE_GUIDED:
       for (guint t = 0; t < flow->T; t++)
         {
-          const gsize block = nf_block_cache_floats (nf_model_get_block (flow->model, t), &flow->sequences[t],
-                                                     NF_FLOW_WINDOW)
+          const gsize block = nf_block_cache_floats (flow->ops, nf_model_get_block (flow->model, t),
+                                                     &flow->sequences[t], NF_FLOW_WINDOW)
                               * nf_flow_samples (flow, t, 1);
           floats = MAX (floats, block);
         }
