@@ -299,7 +299,7 @@ nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int e
         NF_SEEN_BLOCKS (key0, part, end)                                                                               \
         {                                                                                                              \
           floatv s[n][2];                                                                                              \
-          NF_CAT (nf_dots_, n) (s, q, t->Kt + key0 / NR * NF_KEY_STEP, t->scale);                                        \
+          NF_CAT (nf_dots_, n) (s, q, t->Kt + key0 / NR * NF_KEY_STEP, t->scale);                                      \
           if (!nf_all_see (tile, prefix, key0))                                                                        \
             _Pragma ("unroll") for (int i = 0; i < n; i++)                                                             \
               {                                                                                                        \
@@ -329,8 +329,9 @@ nf_exponentials (int n, float (*s)[KEYS], int4 tile, int prefix, int part, int e
               }                                                                                                        \
           }                                                                                                            \
         _Pragma ("unroll") for (int e = 0; e < PAIRS; e++) NF_SEEN_BLOCKS (key0, part, end)                            \
-            NF_CAT (nf_means_, n) (acc[e], &p[0][key0 - part], KEYS, t->V + (size_t)key0 * NF_VALUE + e * NF_VALUE_PAIR, \
-                                   NF_VALUE, DH - e * 2 * VW, min (NR, end - key0));                                   \
+            NF_CAT (nf_means_, n) (acc[e], &p[0][key0 - part], KEYS,                                                   \
+                                   t->V + (size_t)key0 * NF_VALUE + e * NF_VALUE_PAIR, NF_VALUE,                       \
+                                   DH - e * 2 * VW, min (NR, end - key0));                                             \
       }                                                                                                                \
     for (int i = 0; i < n && first + i < t->Nq; i++)                                                                   \
       {                                                                                                                \
