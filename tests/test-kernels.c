@@ -1518,7 +1518,7 @@ static Memory *
 append (Rig *rig, const Heads *h, int part, gboolean values_too)
 {
   Memory *keys = room (rig, h->B * keys_size (rig, h));
-  const int rows = rig->amx || rig->half_keys ? rig->NR : rig->VW; /* of a block */
+  const int rows = (rig->amx && rig->rounds) || rig->half_keys ? rig->NR : rig->VW; /* of a block */
   /* in two goes: as decoding does it */
   const int first = h->N / 2;
   for (int go = 0; go < 2; go++)
@@ -2795,8 +2795,7 @@ main (int argc, char **argv)
     {
       FLOATS,
       PRODUCTS,  /* again with other elements and instructions */
-      ATTENTION, /* again with the matrix unit, in bfloat16, with tensor cores, with bfloat16 keys and values
-                  */
+      ATTENTION, /* again with the matrix unit, with tensor cores, and with keys and values in bfloat16 */
       PLANES     /* only where the matrix unit multiplies floats */
     } kind;
   } tests[] = {

@@ -407,9 +407,9 @@ nf_flow_get_log_det (NfFlow *flow)
 
 /* Memory */
 
-/* Samples whose keys and values, of which a step reads half on average and `copies` of each, fit a CPU's
- * cache beside a block's weights, but DECODE_FEWEST at least; G_MAXUINT if weights alone do not fit, and on a
- * GPU, which hides that reading. */
+/* Samples whose keys and values, half of which a step reads on average, fit a CPU's cache beside a block's
+ * weights, each sample `copies` times; DECODE_FEWEST at least. G_MAXUINT if weights alone do not fit, and on
+ * a GPU, which hides that reading. */
 static guint
 count_in_cache (NfFlow *flow, guint copies)
 {
