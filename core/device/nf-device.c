@@ -768,6 +768,12 @@ get_identity (const NfCpu *cpu, const Candidate *candidate)
                     candidate->info->name, vendor, version, flags, NULL);
 }
 
+static gboolean
+is_amd (NfDevice *self)
+{
+  return strcmp (self->cpu->maker, "AuthenticAMD") == 0;
+}
+
 /* The compiled kernels of SELF; AMX if products are made by it, whatever the forms say. */
 static NfProgramCache *
 new_programs (NfDevice *self, const char *identity, gboolean amx)
@@ -790,8 +796,9 @@ new_programs (NfDevice *self, const char *identity, gboolean amx)
                      : self->int8_form != NF_INT8_FMA ? int8_forms[self->int8_form]
                      : self->f32_form == NF_F32_MMA   ? " -DNF_F32_MMA=1"
                                                       : "";
-  g_autofree char *all = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d%s%s", self->vector_width,
-                                          self->gpu_kernels ? 1 : 0, kinds[self->precision], form);
+  g_autofree char *all
+      = g_strdup_printf ("-DVW=%u -DNF_GPU_KERNELS=%d -DNF_FETCH_FEW=%d%s%s", self->vector_width,
+                         self->gpu_kernels ? 1 : 0, is_amd (self) ? 0 : 1, kinds[self->precision], form);
   return nf_program_cache_new (self->context, self->id, identity, all);
 }
 
@@ -965,8 +972,7 @@ favours_bf16 (NfDevice *self)
 {
   if (self->info->is_gpu)
     return self->info->bf16;
-  return self->form == NF_BF16_AMX
-         || (self->form == NF_BF16_DOT && strcmp (self->cpu->maker, "AuthenticAMD") == 0);
+  return self->form == NF_BF16_AMX || (self->form == NF_BF16_DOT && is_amd (self));
 }
 
 NfDevice *

@@ -4,7 +4,7 @@
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
  * -DNF_INT8_WEIGHTS=1: these are integers of eight bits, times a scale for each column; -DNF_INT8_MADD=1: what they multiply is made integers of 16 bits, by
- * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd.
+ * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -22,6 +22,9 @@
 #endif
 #ifndef NF_INT8_MADD
 #define NF_INT8_MADD 0
+#endif
+#ifndef NF_FETCH_FEW
+#define NF_FETCH_FEW 1
 #endif
 
 /* A kernel is what one work-item does. In a command list (list.cl) that is a function, which is called for one item after the other. */
@@ -45,6 +48,7 @@
 typedef NF_CAT (float, VW) floatv;
 typedef NF_CAT (int, VW) intv;
 typedef NF_CAT (uint, VW) uintv;
+typedef NF_CAT (ushort, VW) ushortv;
 #define nf_loadv(p) NF_CAT (vload, VW) (0, p)
 
 /* PoCL's vstore16 is four stores of four lanes; what reads the vector soon after would wait for them. A vector that need not lie as one is one store. */
@@ -59,6 +63,7 @@ NF_STORE (floatv, float, __global)
 NF_STORE (floatv, float, __private)
 NF_STORE (uintv, uint, __global)
 NF_STORE (uintv, uint, __private)
+NF_STORE (ushortv, ushort, __global)
 #else
 #define nf_storev(v, p) NF_CAT (vstore, VW) (v, 0, p)
 #endif
@@ -371,7 +376,7 @@ nf_round_row (__global const float *x, int K, __global uint *y)
   for (; k + VW <= K; k += VW)
     {
       const uintv bits = nf_as_uintv (nf_loadv (x + k) * inverse + magic);
-      NF_CAT (vstore, VW) (NF_CAT (convert_ushort, VW) (bits & 0xffffu), 0, to + k);
+      nf_storev (NF_CAT (convert_ushort, VW) (bits & 0xffffu), to + k);
     }
   for (; k < K; k++)
     to[k] = as_uint (x[k] * inverse + magic) & 0xffffu;

@@ -185,13 +185,14 @@ typedef floatv nf_partv;
 #define NF_CACHE_LINE 16 /* words of a cache line */
 #define NF_PANEL(K) ((size_t)(NF_SCALES + NF_RIGHT_ELEMENTS (K)) * NR) /* words of a panel */
 
-/* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. */
-#define NF_AHEAD(mr) ((mr) >= 6 ? 16 : 96)
+/* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. AMD's cores find out by
+ * themselves what few rows read next, one line after the other, and are the slower for being told. */
+#define NF_AHEAD(mr) ((mr) >= 6 ? 16 : NF_FETCH_FEW ? 96 : 0)
 #define NF_FETCH_PANEL(b, mr, step)                                                                                    \
   {                                                                                                                    \
-    if ((step) * NF_STEP_WORDS % NF_CACHE_LINE == 0)                                                                   \
+    if (NF_AHEAD (mr) > 0 && (step) * NF_STEP_WORDS % NF_CACHE_LINE == 0)                                              \
       NF_PREFETCH ((b) + NF_AHEAD (mr) * NR);                                                                          \
-    if (NF_STEP_WORDS > NF_CACHE_LINE)                                                                                 \
+    if (NF_AHEAD (mr) > 0 && NF_STEP_WORDS > NF_CACHE_LINE)                                                            \
       NF_PREFETCH ((b) + NF_AHEAD (mr) * NR + NF_CACHE_LINE);                                                          \
   }
 
@@ -247,6 +248,21 @@ nf_fetch_expected (NfExpected *e, __global const nf_element *b)
     {
       NF_PREFETCH_TO_WRITE (c + NF_CACHE_LINE);
       NF_PREFETCH (other + NF_CACHE_LINE);
+    }
+}
+
+/* What few rows of `wide` panels end with: these would wait for it, one panel after the other. */
+static inline void
+nf_fetch_end (const NfMatmul *t, int m0, int n0, int rows, int wide)
+{
+  for (int n = n0; n < n0 + wide * NR; n += NF_CACHE_LINE)
+    {
+      if (t->flags & NF_BIAS)
+        NF_PREFETCH (t->bias + n);
+      for (int m = m0; m < m0 + rows && t->flags & NF_RESIDUAL; m++)
+        NF_PREFETCH (t->R + (size_t)(m < t->rmod ? m : m % t->rmod) * t->ldr + n);
+      for (int m = m0; m < m0 + rows; m++)
+        NF_PREFETCH_TO_WRITE (t->C + (size_t)m * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n / 2 : n));
     }
 }
 
@@ -308,6 +324,8 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
     const size_t ld = lda, panel = NF_PANEL (K);                                                                       \
     __global const nf_left_element *from[NF_THREES (mr)];                                                              \
     NfExpected expected = nf_expect (t, m0, n0, rows);                                                                 \
+    if (mr < 6)                                                                                                        \
+      nf_fetch_end (t, m0, n0, rows, wide);                                                                            \
     _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++) from[j] = t->A + (m0 + 3 * j) * ld;                    \
     b += NF_SCALES * NR;                                                                                               \
     int k = 0;                                                                                                         \
@@ -318,7 +336,8 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
         _Pragma ("unroll") for (int i = 0; i < mr; i++) acc[w][i][0] = acc[w][i][1] = 0;                               \
         for (; k + NF_STEPS <= end; k += NF_STEPS)                                                                     \
           {                                                                                                            \
-            nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                       \
+            if (NF_AHEAD (mr) > 0)                                                                                     \
+              nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                     \
             _Pragma ("unroll") for (int ahead = 0; ahead < NF_STEPS; ahead++)                                          \
             _Pragma ("unroll") for (int w = 0; w < wide; w++) NF_STEP_DOWN (mr, w, k, ahead, AT)                       \
             PASS (mr, NF_STEPS);                                                                                       \

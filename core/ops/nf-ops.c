@@ -777,15 +777,18 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 }
 
 #define FEW_ROWS 2
+#define MOST_OF_ONE 16 /* panels of a row, and of two rows */
+#define MOST_OF_TWO 2
 
 /* Panels of a work-item where rows are so few that what it adds to one of them would wait for what it added
- * before: as many as leave enough work-items. */
+ * before: as many as leave two work-items for each core. What one begins with is as long as some panels. */
 static guint
 choose_panels (NfOps *ops, guint M, guint panels)
 {
-  const guint units = nf_device_count_cores (ops->device),
-              most = ops->gpu || ops->amx || M > FEW_ROWS ? 1 : 4 / M;
-  return CLAMP (panels / (4 * units), 1, most);
+  const guint units = nf_device_count_cores (ops->device), most = ops->gpu || ops->amx || M > FEW_ROWS ? 1
+                                                                  : M > 1 ? MOST_OF_TWO
+                                                                          : MOST_OF_ONE;
+  return CLAMP (panels / (2 * units), 1, most);
 }
 
 /* Multiply-adds after which a list ends, some milliseconds: the device's other queues come to their turn. */
