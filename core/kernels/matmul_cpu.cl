@@ -281,6 +281,14 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
     nf_finish_row (t, v[2 * i], v[2 * i + 1], m0 + i, n0);
 }
 
+/* Row m of so many panels. */
+static __attribute__ ((noinline)) void
+nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
+{
+  for (int w = 0; w < panels; w++)
+    nf_finish_row (t, v[2 * w], v[2 * w + 1], m, n0 + w * NR);
+}
+
 /* Where a tile reads A: rows of A itself, by a pointer for each three, since an address can be so many rows after a pointer without an addition, and
  * additions take the places of multiply-adds. A compiler that knew where these pointers come from would keep one, and add for each row. */
 #ifdef __x86_64__
@@ -362,8 +370,11 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
             out[w][2 * i] = NF_SCALED (out[w][2 * i], b + w * panel, 0, t->A + (m0 + i) * ld);                         \
             out[w][2 * i + 1] = NF_SCALED (out[w][2 * i + 1], b + w * panel, 1, t->A + (m0 + i) * ld);                 \
           }                                                                                                            \
-        nf_finish_rows (t, out[w], m0, n0 + w * NR, rows);                                                             \
+        if (mr > 1)                                                                                                    \
+          nf_finish_rows (t, out[w], m0, n0 + w * NR, rows);                                                           \
       }                                                                                                                \
+    if (mr == 1)                                                                                                       \
+      nf_finish_panels (t, out[0], m0, n0, wide);                                                                      \
   }
 
 #define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
