@@ -386,13 +386,13 @@ NF_WIDE_TILE (1, 4)
 NF_ROW_TILE (2)
 NF_WIDE_TILE (2, 2)
 NF_ROW_TILE (3)
+NF_ROW_TILE (4)
 NF_ROW_TILE (6)
 #if MR > 6
 NF_ROW_TILE (8)
 NF_ROW_TILE (12)
 #define nf_tile_max nf_tile_12
 #else
-NF_ROW_TILE (4)
 #define nf_tile_max nf_tile_6
 #endif
 
@@ -415,6 +415,11 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
     {
       nf_tile_6 (t, b, m, n0);
       m += 6;
+    }
+  if (m + 4 <= end)
+    {
+      nf_tile_4 (t, b, m, n0);
+      m += 4;
     }
 #else
   for (int left = end - m; left >= MR && left != 7 && left != 8 && left != 11; left -= MR, m += MR)
