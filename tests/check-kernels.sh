@@ -44,7 +44,7 @@ for vectors in 4 8 16; do
   done
 done
 for unit in "-DNF_BF16=1 -DNF_BF16_DOT=1" "-DNF_BF16=1 -DNF_BF16_AMX=1" "-DNF_F32_AMX=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_WEIGHTS_AMX=1" \
-  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1" "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1"; do
+  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1" "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" "-DNF_FETCH_FEW=0"; do
   options="-DVW=16 -DNF_GPU_KERNELS=0 $unit"
   amx=()
   [[ $unit != *AMX* ]] || amx=(amx.cl matmul_amx.cl)

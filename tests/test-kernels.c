@@ -758,7 +758,7 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
-  const gsize each = rig->amx || count > 2 ? 1 : 1 + tiles % 4; /* panels of a work-item */
+  const gsize each = rig->amx || count > 2 ? 1 : 1 + 3 * tiles % 8; /* panels of a work-item */
   const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
   const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
@@ -815,7 +815,7 @@ test_matmul (void **state)
   rig_init (&rig, *state, HEAD_DIM);
   static const int sizes[][3] = { { 1, 1, 1 },      { 2, 3, 40 },     { 7, 33, 5 },   { 13, 70, 129 },
                                   { 48, 16, 64 },   { 67, 100, 31 },  { 32, 32, 32 }, { 49, 33, 520 },
-                                  { 75, 45, 1090 }, { 1, 150, 1090 }, { 2, 150, 71 } };
+                                  { 75, 45, 1090 }, { 1, 150, 1090 }, { 2, 150, 71 }, { 1, 230, 71 } };
   static const int flags[] = { 0,
                                BIAS,
                                BIAS | GELU,
@@ -864,8 +864,8 @@ test_matmul (void **state)
 static void
 check_batches (Rig *rig, const Product *p)
 {
-  static const int parts[][3]
-      = { { 0, 1, 1 }, { 76, 1, 1 }, { 5, 13, 1 }, { 17, 20, 1 }, { 30, 47, 8 }, { 64, 13, 3 } };
+  static const int parts[][3] = { { 0, 1, 1 },   { 76, 1, 1 },  { 5, 13, 1 }, { 17, 20, 1 },
+                                  { 30, 47, 8 }, { 64, 13, 3 }, { 11, 4, 2 }, { 70, 5, 1 } };
   g_autofree float *all = run_product (rig, p, 0, p->M, 2, NULL);
   for (guint i = 0; i < G_N_ELEMENTS (parts); i++)
     {
