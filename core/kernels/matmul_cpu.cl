@@ -209,11 +209,18 @@ typedef struct
   size_t next_panel;
 } NfExpected;
 
+/* Where column n of row m of C is, n even. */
+static inline __global float *
+nf_place (const NfMatmul *t, int m, int n)
+{
+  return t->C + (size_t)m * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n / 2 : n);
+}
+
 /* Of rows m0 .. m0+rows-1, columns n0 on. */
 static inline NfExpected
 nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 {
-  NfExpected e = { .c = t->C + (size_t)m0 * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n0 / 2 : n0), .ldc = t->ldc };
+  NfExpected e = { .c = nf_place (t, m0, n0), .ldc = t->ldc };
   e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
   if (m0 - t->first < max (NF_STEPS * NF_STEP_WORDS / NF_CACHE_LINE, 1) * MR)
     e.next_panel = NF_PANEL (t->K) + (m0 - t->first) / MR * NF_CACHE_LINE;
@@ -251,7 +258,7 @@ nf_fetch_expected (NfExpected *e, __global const nf_element *b)
     }
 }
 
-/* What few rows of `wide` panels end with: these would wait for it, one panel after the other. */
+/* What rows of `wide` panels end with, at once, where nothing is fetched turn by turn: they would wait for it, one panel after the other. */
 static inline void
 nf_fetch_end (const NfMatmul *t, int m0, int n0, int rows, int wide)
 {
@@ -262,7 +269,7 @@ nf_fetch_end (const NfMatmul *t, int m0, int n0, int rows, int wide)
       for (int m = m0; m < m0 + rows && t->flags & NF_RESIDUAL; m++)
         NF_PREFETCH (t->R + (size_t)(m < t->rmod ? m : m % t->rmod) * t->ldr + n);
       for (int m = m0; m < m0 + rows; m++)
-        NF_PREFETCH_TO_WRITE (t->C + (size_t)m * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n / 2 : n));
+        NF_PREFETCH_TO_WRITE (nf_place (t, m, n));
     }
 }
 
@@ -332,7 +339,7 @@ nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
     const size_t ld = lda, panel = NF_PANEL (K);                                                                       \
     __global const nf_left_element *from[NF_THREES (mr)];                                                              \
     NfExpected expected = nf_expect (t, m0, n0, rows);                                                                 \
-    if (mr < 6)                                                                                                        \
+    if (NF_AHEAD (mr) == 0)                                                                                            \
       nf_fetch_end (t, m0, n0, rows, wide);                                                                            \
     _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++) from[j] = t->A + (m0 + 3 * j) * ld;                    \
     b += NF_SCALES * NR;                                                                                               \

@@ -785,9 +785,10 @@ choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
 static guint
 choose_panels (NfOps *ops, guint M, guint panels)
 {
-  const guint units = nf_device_count_cores (ops->device), most = ops->gpu || ops->amx || M > FEW_ROWS ? 1
-                                                                  : M > 1 ? MOST_OF_TWO
-                                                                          : MOST_OF_ONE;
+  const guint units = nf_device_count_cores (ops->device);
+  guint most = 1;
+  if (!ops->gpu && !ops->amx && M <= FEW_ROWS)
+    most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
 }
 
