@@ -652,6 +652,7 @@ test_eval (void **state)
       assert_int_equal ((int)dims, SAMPLES);
       assert_true (ABS (bits + nats / dims / G_LN2) < 1e-6);
       assert_true (number_of (object, "png_bits") > 0 && number_of (object, "ffv1_bits") > 0);
+      assert_true (number_of (object, "differing") == 0);
     }
   assert_png ("plot.png");
   assert_png ("map.png");

@@ -138,14 +138,14 @@ count_wrong (const NfPicture *a, const NfPicture *b)
   return wrong;
 }
 
+/* Decodes FRAME; *WRONG is how many samples did not come back. */
 static gboolean
-check_frame (Eval *eval, const NfScanFrame *frame, GError **error)
+check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **error)
 {
   const NfPicture *picture = frame->picture;
   g_autoptr (NfPicture) decoded
       = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
   gint64 start = g_get_monotonic_time ();
-  guint64 wrong;
 
   memset (decoded->data, 0, decoded->size);
   if (eval->decoder ? !nf_stream_decode (eval->decoder, frame->latents, frame->action, FALSE, &eval->decoding,
@@ -154,14 +154,14 @@ check_frame (Eval *eval, const NfScanFrame *frame, GError **error)
                                                 &decoded->frame, error))
     return FALSE;
   eval->decode_seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
-  wrong = count_wrong (picture, decoded);
-  eval->wrong_samples += wrong;
-  eval->wrong_frames += wrong > 0;
-  if (wrong)
+  *wrong = count_wrong (picture, decoded);
+  eval->wrong_samples += *wrong;
+  eval->wrong_frames += *wrong > 0;
+  if (*wrong)
     nf_progress_note (eval->progress,
                       "%s, frame %" G_GUINT64_FORMAT ": %" G_GUINT64_FORMAT " of %" G_GSIZE_FORMAT
                       " samples came back changed",
-                      eval->path, picture->index, wrong, picture->size);
+                      eval->path, picture->index, *wrong, picture->size);
   return TRUE;
 }
 
@@ -207,8 +207,14 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
       add_count (builder, "png_bits", bits.png);
       add_count (builder, "ffv1_bits", bits.ffv1);
     }
-  if (eval->check && !check_frame (eval, frame, error))
-    return FALSE;
+  if (eval->check)
+    {
+      guint64 wrong;
+
+      if (!check_frame (eval, frame, &wrong, error))
+        return FALSE;
+      add_count (builder, "differing", wrong);
+    }
 
   if (eval->wants_map
       && (eval->map_frame < 0 ? score->bits_per_dim > eval->map_score

@@ -444,6 +444,15 @@ nf_same_file (const char *a, const char *b)
          && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+static gboolean
+check_not_input (const char *path, const char *input, GError **error)
+{
+  if (!input || !nf_same_file (path, input))
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output", path);
+  return FALSE;
+}
+
 gboolean
 nf_check_output (const char *path, const char *input, GError **error)
 {
@@ -456,12 +465,7 @@ nf_check_output (const char *path, const char *input, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
       return FALSE;
     }
-  if (input && nf_same_file (path, input))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output", path);
-      return FALSE;
-    }
-  return TRUE;
+  return check_not_input (path, input, error);
 }
 
 gboolean
@@ -476,12 +480,8 @@ nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **er
       if (!nf_check_folder (path, error))
         return FALSE;
       for (guint j = 0; j < inputs->len; j++)
-        if (inputs->pdata[j] && nf_same_file (path, inputs->pdata[j]))
-          {
-            g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: is input and output; name another output",
-                         path);
-            return FALSE;
-          }
+        if (!check_not_input (path, inputs->pdata[j], error))
+          return FALSE;
       for (guint j = 0; j < i; j++)
         if (outputs->pdata[j] && nf_same_file (path, outputs->pdata[j]))
           {
