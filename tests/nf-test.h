@@ -71,6 +71,20 @@ nf_test_temporary (const char *suffix)
   return g_build_filename (g_get_tmp_dir (), name, NULL);
 }
 
+/* A folder with all in it, or a file. */
+static inline void
+nf_test_remove (const char *path)
+{
+  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
+  const char *name;
+  while (dir && (name = g_dir_read_name (dir)))
+    {
+      g_autofree char *child = g_build_filename (path, name, NULL);
+      nf_test_remove (child);
+    }
+  g_remove (path);
+}
+
 /* The reference's model on a device, through a file. */
 static inline NfModel *
 nf_test_model (NfReference *reference, const char *kernels)

@@ -1,8 +1,5 @@
 /* normflow: tests of the tools' media files and training tiles. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
+#include "nf-test.h"
 
 #include <errno.h>
 #include <math.h>
@@ -31,23 +28,6 @@ in_folder (const char *name)
 }
 
 static int
-remove_tree (const char *path)
-{
-  GDir *dir = g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-
-      remove_tree (child);
-    }
-  if (dir)
-    g_dir_close (dir);
-  return g_remove (path);
-}
-
-static int
 set_up (void **state)
 {
   folder = g_dir_make_tmp ("normflow-media-XXXXXX", NULL);
@@ -57,7 +37,7 @@ set_up (void **state)
 static int
 tear_down (void **state)
 {
-  remove_tree (folder);
+  nf_test_remove (folder);
   g_free (folder);
   return 0;
 }

@@ -204,23 +204,10 @@ set_up (void **state)
   return 0;
 }
 
-static void
-remove_tree (const char *path)
-{
-  g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
-  const char *name;
-  while (dir && (name = g_dir_read_name (dir)))
-    {
-      g_autofree char *child = g_build_filename (path, name, NULL);
-      remove_tree (child);
-    }
-  g_remove (path);
-}
-
 static int
 tear_down (void **state)
 {
-  remove_tree (folder);
+  nf_test_remove (folder);
   g_free (folder);
   g_free (model);
   g_free (other);
