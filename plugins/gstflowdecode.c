@@ -283,6 +283,23 @@ refuse (GstFlowDecode *self, GstCaps *caps, const GError *error)
   return FALSE;
 }
 
+/* Frames of FORMAT leave from now on. GstVideoDecoder takes what is known of HDR from the pad's caps, which
+ * are still the old ones while new ones are set. */
+static void
+set_output (GstFlowDecode *self, GstVideoFormat format)
+{
+  static const char *const fields[] = { "mastering-display-info", "content-light-level" };
+  const GstStructure *input = gst_caps_get_structure (self->input->caps, 0);
+  g_clear_pointer (&self->output, gst_video_codec_state_unref);
+  self->output = gst_video_decoder_set_output_state (GST_VIDEO_DECODER (self), format, self->info.width,
+                                                     self->info.height, self->input);
+  g_autoptr (GstCaps) caps = gst_video_info_to_caps (&self->output->info);
+  for (guint i = 0; i < G_N_ELEMENTS (fields); i++)
+    if (gst_structure_has_field (input, fields[i]))
+      gst_caps_set_value (caps, fields[i], gst_structure_get_value (input, fields[i]));
+  gst_caps_replace (&self->output->caps, caps);
+}
+
 static gboolean
 gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
 {
@@ -322,9 +339,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   self->room = 0;
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   self->input = gst_video_codec_state_ref (state);
-  g_clear_pointer (&self->output, gst_video_codec_state_unref);
-  self->output = gst_video_decoder_set_output_state (decoder, choose_format (self, config, &info), info.width,
-                                                     info.height, state);
+  set_output (self, choose_format (self, config, &info));
   return gst_video_decoder_negotiate (decoder);
 }
 
@@ -344,9 +359,7 @@ negotiate_again (GstFlowDecode *self)
   if (format != GST_VIDEO_INFO_FORMAT (&self->output->info))
     {
       ret = show_held (self); /* they have buffers of the old format */
-      gst_video_codec_state_unref (self->output);
-      self->output = gst_video_decoder_set_output_state (decoder, format, self->info.width, self->info.height,
-                                                         self->input);
+      set_output (self, format);
     }
   if (ret == GST_FLOW_OK && gst_video_decoder_negotiate (decoder))
     return GST_FLOW_OK;
@@ -783,18 +796,19 @@ gst_flow_decode_drain (GstVideoDecoder *decoder)
   return ret == GST_FLOW_OK ? show_held (self) : ret;
 }
 
-/* Frames that are decoded together need their buffers together: a pool with a limit might not have as many.
- */
+/* Frames that are decoded together need their buffers together, and those that wait for others keep theirs: a
+ * pool with a limit might not have as many. */
 static gboolean
 gst_flow_decode_decide_allocation (GstVideoDecoder *decoder, GstQuery *query)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   guint size, least, most = 0;
+  const gboolean holds = get_look_ahead (self) > 0;
 
   GST_OBJECT_LOCK (self);
   const gboolean together = self->at_once != 1;
   GST_OBJECT_UNLOCK (self);
-  if (together && gst_query_get_n_allocation_pools (query) > 0)
+  if ((together || holds) && gst_query_get_n_allocation_pools (query) > 0)
     gst_query_parse_nth_allocation_pool (query, 0, NULL, &size, &least, &most);
   if (most > 0)
     gst_query_set_nth_allocation_pool (query, 0, NULL, size, least, 0);

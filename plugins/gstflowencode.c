@@ -67,9 +67,11 @@ struct _GstFlowEncode
   /* of the streaming thread */
   GstVideoCodecState *input;
   GstFlowLatentInfo info;
+  NfConfig *config;
   char *digest;
   guint64 frame_index;
   gboolean segment_sent; /* a frame has left since the segment, so the segment has, too */
+  gboolean in_frame;     /* a frame has its buffer, or is about to: their form stays as it is */
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
 
@@ -118,6 +120,7 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   gst_clear_caps (&self->refused);
   g_clear_pointer (&self->latents, g_free);
+  g_clear_pointer (&self->config, nf_config_free);
   g_clear_pointer (&self->digest, g_free);
   g_clear_pointer (&self->action, g_free);
   gst_flow_action_forget (&self->last_action);
@@ -213,26 +216,33 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   g_clear_pointer (&self->latents, g_free);
   self->info = info;
 
-  GstCaps *caps = gst_flow_latent_info_to_caps (&info, config, self->digest);
+  g_clear_pointer (&self->config, nf_config_free);
+  self->config = g_steal_pointer (&config);
+
+  GstCaps *caps = gst_flow_latent_info_to_caps (&info, self->config, self->digest);
   gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, state));
   return gst_video_encoder_negotiate (encoder);
 }
 
-/* Downstream may want another form than it did. Latents of a model of videos have but one. */
+/* Downstream may want another form than it did, from the next frame on: the base class asks in the middle of
+ * one, too, when the buffer has its size. Latents of a model of videos have but one. */
 static gboolean
 gst_flow_encode_negotiate (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   GstFlowLatentInfo info = self->info;
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-
-  if (self->input && config && !config->frames)
+  if (self->in_frame)
+    {
+      gst_pad_mark_reconfigure (GST_VIDEO_ENCODER_SRC_PAD (encoder));
+      return TRUE;
+    }
+  if (self->config && !self->config->frames)
     choose_output (self, &info);
   if (info.tensors != self->info.tensors || info.half != self->info.half)
     {
       self->info = info;
       g_clear_pointer (&self->latents, g_free);
-      GstCaps *caps = gst_flow_latent_info_to_caps (&info, config, self->digest);
+      GstCaps *caps = gst_flow_latent_info_to_caps (&info, self->config, self->digest);
       gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, self->input));
     }
   return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->negotiate (encoder);
@@ -334,10 +344,9 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
 }
 
 static void
-check_margin (GstFlowEncode *self, NfSession *session, const NfScore *score)
+check_margin (GstFlowEncode *self, const NfScore *score)
 {
-  if (self->warned_doubtful
-      || !nf_score_is_doubtful (score, nf_model_get_config (nf_session_get_model (session))))
+  if (self->warned_doubtful || !nf_score_is_doubtful (score, self->config))
     return;
   self->warned_doubtful = TRUE;
   GST_ELEMENT_WARNING (
@@ -425,6 +434,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   const gint64 start = g_get_monotonic_time ();
   if (ret == GST_FLOW_OK)
     ret = negotiate_again (encoder);
+  self->in_frame = TRUE;
   if (ret == GST_FLOW_OK)
     ret = gst_video_encoder_allocate_output_frame (encoder, frame, gst_flow_latent_info_size (&self->info));
   if (ret == GST_FLOW_OK)
@@ -438,6 +448,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
       gst_clear_buffer (&frame->output_buffer);
       gst_flow_engine_count_dropped (&self->engine);
       gst_video_encoder_finish_frame (encoder, frame);
+      self->in_frame = FALSE;
       return ret;
     }
 
@@ -447,7 +458,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
                               &self->info.grid);
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
-  check_margin (self, session, &score);
+  check_margin (self, &score);
   self->frame_index++;
   take_action (self, frame);
   if (key)
@@ -459,7 +470,9 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))
     gst_video_encoder_set_latency (encoder, latency, latency);
   self->segment_sent = TRUE;
-  return gst_video_encoder_finish_frame (encoder, frame);
+  ret = gst_video_encoder_finish_frame (encoder, frame);
+  self->in_frame = FALSE;
+  return ret;
 }
 
 static GstFlowReturn

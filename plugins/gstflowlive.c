@@ -18,24 +18,36 @@ gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d)
 GstFlowReturn
 gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running)
 {
-  g_autoptr (GstClock) clock = gst_element_get_clock (element);
+  GstClockReturn result = GST_CLOCK_OK;
+  gboolean again;
 
-  if (!clock || !GST_CLOCK_TIME_IS_VALID (running))
+  if (!GST_CLOCK_TIME_IS_VALID (running))
     return GST_FLOW_OK;
   GST_OBJECT_LOCK (element);
-  if (live->unlocked)
+  do
     {
-      GST_OBJECT_UNLOCK (element);
-      return GST_FLOW_FLUSHING;
+      while (live->paused && !live->unlocked)
+        g_cond_wait (&live->resumed, GST_OBJECT_GET_LOCK (element));
+      again = FALSE;
+      if (live->unlocked)
+        result = GST_CLOCK_UNSCHEDULED;
+      else if (GST_ELEMENT_CLOCK (element))
+        {
+          const GstClockID id
+              = gst_clock_new_single_shot_id (GST_ELEMENT_CLOCK (element), element->base_time + running);
+          live->id = id;
+          live->interrupted = FALSE;
+          GST_OBJECT_UNLOCK (element);
+          result = gst_clock_id_wait (id, NULL);
+          GST_OBJECT_LOCK (element);
+          live->id = NULL;
+          gst_clock_id_unref (id);
+          /* by a pause, after which clock and base time are others */
+          again = result == GST_CLOCK_UNSCHEDULED && !live->interrupted;
+        }
     }
-  const GstClockID id = gst_clock_new_single_shot_id (clock, element->base_time + running);
-  live->id = id;
+  while (again);
   GST_OBJECT_UNLOCK (element);
-  const GstClockReturn result = gst_clock_id_wait (id, NULL);
-  GST_OBJECT_LOCK (element);
-  live->id = NULL;
-  GST_OBJECT_UNLOCK (element);
-  gst_clock_id_unref (id);
   return result == GST_CLOCK_UNSCHEDULED ? GST_FLOW_FLUSHING : GST_FLOW_OK;
 }
 
@@ -70,7 +82,20 @@ gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unl
 {
   GST_OBJECT_LOCK (element);
   live->unlocked = unlocked;
+  live->interrupted |= unlocked;
   if (unlocked && live->id)
     gst_clock_id_unschedule (live->id);
+  g_cond_broadcast (&live->resumed);
+  GST_OBJECT_UNLOCK (element);
+}
+
+void
+gst_flow_live_set_paused (GstFlowLive *live, GstElement *element, gboolean paused)
+{
+  GST_OBJECT_LOCK (element);
+  live->paused = paused;
+  if (paused && live->id)
+    gst_clock_id_unschedule (live->id);
+  g_cond_broadcast (&live->resumed);
   GST_OBJECT_UNLOCK (element);
 }

@@ -23,11 +23,13 @@ guint64 gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d);
 typedef struct
 {
   GstClockID id; /* of the wait, NULL if there is none */
-  gboolean unlocked;
+  GCond resumed;
+  gboolean unlocked, paused;
+  gboolean interrupted; /* the wait was unlocked */
 } GstFlowLive;
 
-/* Waits until ELEMENT's clock says the running time RUNNING; at once without a clock or time.
- * GST_FLOW_FLUSHING if it was unlocked. */
+/* Waits until ELEMENT's clock says the running time RUNNING, and as long as it is paused; without a clock or
+ * time at once. GST_FLOW_FLUSHING if it was unlocked. */
 GstFlowReturn gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running);
 
 /* The same until a frame of SRC at PTS is due, if SRC is live. */
@@ -43,5 +45,8 @@ gboolean gst_flow_live_is_unlocked (GstFlowLive *live, GstElement *element);
 
 /* Ends the wait, and keeps others from beginning until UNLOCKED is FALSE again. */
 void gst_flow_live_set_unlocked (GstFlowLive *live, GstElement *element, gboolean unlocked);
+
+/* Time stands still for the wait until PAUSED is FALSE again. GstBaseSrc unlocks what waits in its stead. */
+void gst_flow_live_set_paused (GstFlowLive *live, GstElement *element, gboolean paused);
 
 G_END_DECLS

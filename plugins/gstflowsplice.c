@@ -31,6 +31,8 @@ struct _GstFlowSplice
   GstCaps *caps; /* of the latents that come */
 
   /* of the streaming thread */
+  gboolean begun; /* a frame has left, and so have caps and segment */
+  GQueue tags;    /* events that wait for that */
   gboolean predicting;
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
@@ -49,7 +51,7 @@ G_DEFINE_FINAL_TYPE (GstFlowSplice, gst_flow_splice, GST_TYPE_AGGREGATOR)
 static void
 forget (GstFlowSplice *self)
 {
-  self->predicting = self->needs_key = FALSE;
+  self->begun = self->predicting = self->needs_key = FALSE;
   self->passed = self->predicted = 0;
   self->next_pts = self->duration = GST_CLOCK_TIME_NONE;
   self->prior.index = 0;
@@ -72,6 +74,7 @@ gst_flow_splice_stop (GstAggregator *aggregator)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   gst_flow_prior_stop (&self->prior);
+  g_queue_clear_full (&self->tags, (GDestroyNotify)gst_event_unref);
   GST_OBJECT_LOCK (self);
   gst_clear_caps (&self->caps);
   GST_OBJECT_UNLOCK (self);
@@ -156,6 +159,13 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
           gst_aggregator_update_segment (aggregator, &open);
         }
       break;
+    case GST_EVENT_TAG:
+      /* GstAggregator does not know whose to send on; here it is one input's */
+      if (self->begun)
+        gst_pad_push_event (aggregator->srcpad, gst_event_ref (event));
+      else
+        g_queue_push_tail (&self->tags, gst_event_ref (event));
+      break;
     default:
       break;
     }
@@ -220,9 +230,23 @@ reach (GstFlowSplice *self, GstClockTime pts, GstClockTime duration)
   GST_OBJECT_UNLOCK (self);
 }
 
+/* What must go before tags has gone, and the first frame is about to. */
+static GstPadProbeReturn
+send_tags (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  GstFlowSplice *self = data;
+  GstEvent *event;
+  while ((event = g_queue_pop_head (&self->tags)))
+    gst_pad_push_event (pad, event);
+  return GST_PAD_PROBE_REMOVE;
+}
+
 static GstFlowReturn
 finish (GstFlowSplice *self, GstBuffer *buffer)
 {
+  if (!g_queue_is_empty (&self->tags))
+    gst_pad_add_probe (GST_AGGREGATOR (self)->srcpad, GST_PAD_PROBE_TYPE_BUFFER, send_tags, self, NULL);
+  self->begun = TRUE;
   reach (self, GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer));
   gst_flow_prior_record (&self->prior, GST_BUFFER_PTS (buffer));
   return gst_aggregator_finish_buffer (GST_AGGREGATOR (self), buffer);
@@ -345,8 +369,9 @@ take_gap (GstFlowSplice *self, GstBuffer **buffer)
   if (!*buffer || gst_buffer_get_size (*buffer) > 0 || !GST_BUFFER_FLAG_IS_SET (*buffer, GST_BUFFER_FLAG_GAP))
     return FALSE;
   gap = g_steal_pointer (buffer);
-  /* before the first frame there are no caps and no segment downstream */
-  if (self->passed + self->predicted > 0 && GST_BUFFER_PTS_IS_VALID (gap))
+  if (GST_BUFFER_PTS_IS_VALID (gap) && GST_BUFFER_DURATION_IS_VALID (gap))
+    self->next_pts = GST_BUFFER_PTS (gap) + GST_BUFFER_DURATION (gap);
+  if (self->begun && GST_BUFFER_PTS_IS_VALID (gap))
     gst_pad_push_event (GST_AGGREGATOR (self)->srcpad,
                         gst_event_new_gap (GST_BUFFER_PTS (gap), GST_BUFFER_DURATION (gap)));
   return TRUE;
@@ -376,6 +401,9 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
       gst_clear_buffer (&buffer);
       return ended ? GST_FLOW_EOS : GST_AGGREGATOR_FLOW_NEED_DATA;
     }
+  /* backwards the end is where all began, and before that there was nothing */
+  if (ended && !buffer && GST_AGGREGATOR_PAD (aggregator->srcpad)->segment.rate < 0)
+    return GST_FLOW_EOS;
   if (was && !self->predicting && self->prior.info.frames)
     {
       /* What real frames were predicted from is not what went downstream. */
@@ -395,9 +423,10 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
 static GstStateChangeReturn
 gst_flow_splice_change_state (GstElement *element, GstStateChange transition)
 {
+  GstFlowLive *live = &GST_FLOW_SPLICE (element)->live;
+  gst_flow_live_set_paused (live, element, GST_STATE_TRANSITION_NEXT (transition) != GST_STATE_PLAYING);
   if (transition == GST_STATE_CHANGE_READY_TO_PAUSED || transition == GST_STATE_CHANGE_PAUSED_TO_READY)
-    gst_flow_live_set_unlocked (&GST_FLOW_SPLICE (element)->live, element,
-                                transition == GST_STATE_CHANGE_PAUSED_TO_READY);
+    gst_flow_live_set_unlocked (live, element, transition == GST_STATE_CHANGE_PAUSED_TO_READY);
   return gst_flow_engine_change_state (&GST_FLOW_SPLICE (element)->engine,
                                        GST_ELEMENT_CLASS (gst_flow_splice_parent_class), transition);
 }
@@ -469,6 +498,7 @@ gst_flow_splice_finalize (GObject *object)
 {
   gst_flow_engine_clear (&GST_FLOW_SPLICE (object)->engine);
   gst_flow_prior_clear (&GST_FLOW_SPLICE (object)->prior);
+  g_cond_clear (&GST_FLOW_SPLICE (object)->live.resumed);
   G_OBJECT_CLASS (gst_flow_splice_parent_class)->finalize (object);
 }
 
@@ -524,6 +554,7 @@ gst_flow_splice_init (GstFlowSplice *self)
 {
   gst_flow_engine_init (&self->engine, self, GST_FLOW_ENGINE_NO_WORK);
   gst_flow_prior_init (&self->prior, self);
+  g_cond_init (&self->live.resumed);
   self->horizon = -1;
   forget (self);
 }
