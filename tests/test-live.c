@@ -319,6 +319,201 @@ forced_live (void **state)
   stop (pipeline);
 }
 
+/* While all is paused none is drawn, whatever the clock says; then the next one is due as much later. */
+static void
+rests_while_paused (void **state)
+{
+  const guint first = 4;
+  const GstClockTime pause = 7 * FRAME;
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
+      "flowencode model=%s ! flowsample model=%s is-live=true horizon=5 ! appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
+  GstBuffer *buffer;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  guint n = 0;
+  for (; n < first; n++)
+    gst_buffer_unref (pull_at (pipeline, clock, n * FRAME));
+  assert_waits (pipeline, clock, first * FRAME);
+  assert_true (gst_element_set_state (pipeline, GST_STATE_PAUSED) != GST_STATE_CHANGE_FAILURE);
+  gst_test_clock_advance_time (clock, pause);
+  for (guint tries = 0; tries < 20; tries++)
+    {
+      GstClockID id = gst_test_clock_process_next_clock_id (clock);
+      g_autoptr (GstSample) early = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 5 * GST_MSECOND);
+      g_clear_pointer (&id, gst_clock_id_unref);
+      assert_null (early);
+    }
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  assert_waits (pipeline, clock, first * FRAME + pause);
+  for (; (buffer = pull_at (pipeline, clock, n * FRAME + pause)); n++)
+    {
+      assert_int_equal (GST_BUFFER_PTS (buffer), n * FRAME);
+      gst_buffer_unref (buffer);
+    }
+  assert_int_equal (n, 7);
+  /* a stop in the pause */
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  gst_buffer_unref (pull_at (pipeline, clock, 0));
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  stop (pipeline);
+}
+
+static GstPadProbeReturn
+note_event (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  GString *said = data;
+  if (GST_IS_BUFFER (GST_PAD_PROBE_INFO_DATA (info)))
+    g_string_append_c (said, 'b');
+  else if (GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) == GST_EVENT_SEGMENT)
+    g_string_append_c (said, 's');
+  else if (GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) == GST_EVENT_TAG)
+    g_string_append_c (said, 't');
+  return GST_PAD_PROBE_OK;
+}
+
+static GstEvent *
+title (const char *text)
+{
+  return gst_event_new_tag (gst_tag_list_new (GST_TAG_TITLE, text, NULL));
+}
+
+/* A frame of a source of pictures 0.1 s apart, or an empty gap. */
+static GstBuffer *
+frame_or_gap (guint n, gboolean gap)
+{
+  GstBuffer *buffer = gap ? gst_buffer_new () : gst_buffer_new_allocate (NULL, BYTES, NULL);
+  if (gap)
+    GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_GAP);
+  else
+    gst_buffer_memset (buffer, 0, 100, BYTES);
+  GST_BUFFER_PTS (buffer) = n * FRAME;
+  GST_BUFFER_DURATION (buffer) = FRAME;
+  return buffer;
+}
+
+static GstElement *
+launch_continuation (const char *model)
+{
+  g_autofree char *line
+      = g_strdup_printf ("appsrc name=source format=time handle-segment-change=true "
+                         "caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
+                         "flowencode model=%s ! flowsample model=%s horizon=3 ! appsink name=sink sync=false",
+                         WIDTH, HEIGHT, model, model);
+  return launch (line);
+}
+
+/* Tags go on, behind caps and segment, also those that come later. What is drawn comes behind gaps. */
+static void
+tags_and_gaps (void **state)
+{
+  GstElement *pipeline = launch_continuation (video_model);
+  g_autoptr (GstElement) source = get (pipeline, "source"), sink = get (pipeline, "sink");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink"),
+                     from = gst_element_get_static_pad (source, "src");
+  g_autoptr (GString) said = g_string_new (NULL);
+  GstBuffer *buffer;
+  guint n = 0;
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER | GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, note_event, said,
+                     NULL);
+  gst_element_send_event (source, title ("early"));
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint i = 0; i < 4; i++) /* the last two are gaps: what is drawn follows on them */
+    {
+      assert_int_equal (gst_app_src_push_buffer (GST_APP_SRC (source), frame_or_gap (i, i >= 2)),
+                        GST_FLOW_OK);
+      if (i == 0)
+        {
+          gst_buffer_unref (pull (pipeline));
+          n++;
+          assert_true (gst_element_send_event (source, title ("late")));
+        }
+    }
+  gst_app_src_end_of_stream (GST_APP_SRC (source));
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      assert_int_equal (GST_BUFFER_PTS (buffer), (n < 2 ? n : n + 2) * FRAME);
+      gst_buffer_unref (buffer);
+    }
+  assert_int_equal (n, 5);
+  g_autoptr (GstEvent) event = gst_pad_get_sticky_event (pad, GST_EVENT_TAG, 0);
+  GstTagList *tags;
+  g_autofree char *last = NULL;
+  assert_non_null (event);
+  gst_event_parse_tag (event, &tags);
+  assert_true (gst_tag_list_get_string (tags, GST_TAG_TITLE, &last));
+  assert_string_equal (last, "late");
+  assert_string_equal (said->str, "stbtbbbb");
+  stop (pipeline);
+}
+
+/* Played backwards the input's end is its beginning, which nothing follows. */
+static void
+ends_backwards (void **state)
+{
+  GstElement *pipeline = launch_continuation (video_model);
+  g_autoptr (GstElement) source = get (pipeline, "source");
+  GstBuffer *buffer;
+  GstSegment segment;
+  guint n = 0;
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  segment.rate = -1;
+  segment.stop = 4 * FRAME;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint i = 4; i-- > 0;)
+    {
+      g_autoptr (GstBuffer) frame = frame_or_gap (i, FALSE);
+      g_autoptr (GstSample) sample = gst_sample_new (frame, NULL, &segment, NULL);
+      assert_int_equal (gst_app_src_push_sample (GST_APP_SRC (source), sample), GST_FLOW_OK);
+    }
+  gst_app_src_end_of_stream (GST_APP_SRC (source));
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      assert_int_equal (GST_BUFFER_PTS (buffer), (3 - n) * FRAME);
+      gst_buffer_unref (buffer);
+    }
+  assert_int_equal (n, 4);
+  stop (pipeline);
+}
+
+/* A sink whose pool has but two buffers. */
+static GstPadProbeReturn
+offer_two (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  GstQuery *query = GST_PAD_PROBE_INFO_QUERY (info);
+  if (GST_QUERY_TYPE (query) != GST_QUERY_ALLOCATION)
+    return GST_PAD_PROBE_OK;
+  g_autoptr (GstBufferPool) pool = gst_video_buffer_pool_new ();
+  gst_query_add_allocation_pool (query, pool, BYTES, 0, 2);
+  return GST_PAD_PROBE_HANDLED;
+}
+
+/* Frames that wait for those that they look at keep their buffers. */
+static void
+few_buffers (void **state)
+{
+  g_autofree char *line
+      = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=%d ! flowdecode model=%s ! "
+                         "appsink name=sink sync=false",
+                         ahead_model, 8, ahead_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sink = get (pipeline, "sink");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+  GstBuffer *buffer;
+  guint n = 0;
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_QUERY_DOWNSTREAM | GST_PAD_PROBE_TYPE_PUSH, offer_two, NULL,
+                     NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (; (buffer = pull (pipeline)); n++)
+    gst_buffer_unref (buffer);
+  assert_int_equal (n, 8);
+  stop (pipeline);
+}
+
 static GstHarness *
 decoder_new (const char *model, GstCaps *caps)
 {
@@ -1447,6 +1642,10 @@ main (int argc, char **argv)
     cmocka_unit_test (behind_live),
     cmocka_unit_test (latency_of_drawing),
     cmocka_unit_test (forced_live),
+    cmocka_unit_test (rests_while_paused),
+    cmocka_unit_test (tags_and_gaps),
+    cmocka_unit_test (ends_backwards),
+    cmocka_unit_test (few_buffers),
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
