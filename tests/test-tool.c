@@ -501,6 +501,19 @@ test_sequence_names (void **state)
   stopped = run (ARGUMENTS ("decode", "-q", "-m", model, "three.safetensors", "x%05n.png"));
   assert_int_equal (stopped.status, 1);
   assert_non_null (strstr (stopped.errors, "x%05n.png holds the first frame\n"));
+  /* a fragment does not replace what is whole */
+  GOOD ("decode", "-q", "-m", model, "--frames", "1", "three.safetensors", "whole.png");
+  GOOD ("decode", "-q", "-m", model, "--frames", "1", "three.safetensors", "same.png");
+  g_auto (Result) again
+      = run (ARGUMENTS ("decode", "-q", "-m", model, "--first", "1", "three.safetensors", "whole.png"));
+  assert_int_equal (again.status, 1);
+  assert_non_null (
+      strstr (again.errors, "whole.partial.png holds the first frame, and the file that was there stays\n"));
+  assert_same_files ("whole.png", "same.png");
+  assert_png ("whole.partial.png");
+  BAD (1, "is one picture, but videos here have 3 frames", "sample", "-q", "-m", "normflow-pong-64",
+       "--frames", "3", "video.png");
+  GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "1", "video.png");
   GOOD ("decode", "-q", "-m", model, "three.safetensors", "100%%-%02d.png");
   assert_png ("100%-03.png");
   GOOD ("sample", "-q", "-m", model, "--count", "2", "50%.png");

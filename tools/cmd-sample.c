@@ -258,6 +258,15 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
                    "--class %d with --given: videos are continued under a text only", sample->label);
       return FALSE;
     }
+  const guint frames = sample->frames ? sample->frames : config->frames;
+  if (sheet && config->frames && frames > 1)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: is one picture, but videos here have %u frames; put one %%04d into its name for a "
+                   "sequence, take .mkv, or ask for --frames 1",
+                   sample->output, frames);
+      return FALSE;
+    }
   nf_session_set_progress (session, tell, sample);
   sample->start = g_get_monotonic_time ();
   if (floats)
@@ -340,7 +349,8 @@ nf_cmd_sample (int argc, char **argv)
   if (!nf_command_parse (&command, &argc, &argv, entries,
                          NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
                          "Draws pictures from the model: Gaussian latents through the inverse flow.",
-                         "OUT.png is a sheet of all pictures; OUT-%03d.png is a picture each; OUT.mkv (FFV1, "
+                         "OUT.png is a sheet of all pictures, or of one frame of videos; OUT-%03d.png is a "
+                         "picture each; OUT.mkv (FFV1, "
                          "lossless), .y4m,\n"
                          ".mp4 and .mov are videos; with a model of pictures their frames know nothing of "
                          "each other, with one "

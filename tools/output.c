@@ -117,18 +117,35 @@ nf_output_close (NfOutput *self, GError **error)
   return TRUE;
 }
 
+/* Where frames of what was not completed go: a fragment does not take the place of a file that is there. */
+static char *
+fragment_path (const NfOutput *self)
+{
+  if (!self->temporary || !g_file_test (self->path, G_FILE_TEST_EXISTS))
+    return g_strdup (self->path);
+  g_autofree char *folder = g_path_get_dirname (self->path), *base = g_path_get_basename (self->path);
+  const char *dot = strrchr (base, '.');
+  g_autofree char *name = g_strdup_printf ("%.*s.partial%s", dot ? (int)(dot - base) : (int)strlen (base),
+                                           base, dot ? dot : "");
+  return strcmp (folder, ".") == 0 ? g_steal_pointer (&name) : g_build_filename (folder, name, NULL);
+}
+
 void
 nf_output_keep (NfOutput *self, const char *command)
 {
   g_autoptr (GError) error = NULL;
+  g_autofree char *path = fragment_path (self);
+  const char *but = strcmp (path, self->path) == 0 ? "" : ", and the file that was there stays";
 
   if (!self->n_frames)
     return;
-  if (!nf_output_close (self, &error))
+  g_free (self->path);
+  self->path = g_strdup (path);
+  if (!nf_check_output (path, self->input, &error) || !nf_output_close (self, &error))
     fprintf (stderr, "normflow %s: %s\n", command, error->message);
   else if (self->n_frames == 1)
-    fprintf (stderr, "normflow %s: %s holds the first frame\n", command, self->path);
+    fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command, self->path, but);
   else
-    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames\n", command, self->path,
-             self->n_frames);
+    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames%s\n", command, self->path,
+             self->n_frames, but);
 }

@@ -16,7 +16,8 @@ gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
 guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);
 
-/* After a failure or interruption: the frames that were written are kept, and a line on stderr says so. */
+/* After a failure or interruption: the frames that were written are kept, in NAME.partial.EXT if there was a
+ * file of that name, and a line on stderr says so. */
 void nf_output_keep (NfOutput *self, const char *command);
 
 void nf_output_free (NfOutput *self);
