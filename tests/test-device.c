@@ -673,21 +673,20 @@ open_one (gpointer data)
 }
 
 /* TEXT in the file NAME of a folder that is made with all around it. */
-static char *
+static void
 write_file (const char *folder, const char *name, const char *text)
 {
   g_autoptr (GError) error = NULL;
-  char *path = g_build_filename (folder, name, NULL);
-  g_autofree char *parent = g_path_get_dirname (path);
+  g_autofree char *path = g_build_filename (folder, name, NULL), *parent = g_path_get_dirname (path);
   assert_int_equal (g_mkdir_with_parents (parent, 0700), 0);
   nf_test_ok (g_file_set_contents (path, text, -1, &error), error);
-  return path;
 }
 
 static guint
 read_share (const char *folder, const char *groups)
 {
-  g_autofree char *list = write_file (folder, "list", groups);
+  g_autofree char *list = g_build_filename (folder, "list", NULL);
+  write_file (folder, "list", groups);
   return nf_cpu_read_share (list, folder);
 }
 
@@ -700,22 +699,22 @@ test_share (void **state)
   nf_test_ok (folder, error);
   assert_true (nf_cpu_read_share ("/nowhere", folder) == G_MAXUINT);
   assert_true (read_share (folder, "0::/a/b\n") == G_MAXUINT);
-  g_free (write_file (folder, "a/cpu.max", "250000 100000\n"));
-  g_free (write_file (folder, "a/b/cpu.max", "max 100000\n"));
+  write_file (folder, "a/cpu.max", "250000 100000\n");
+  write_file (folder, "a/b/cpu.max", "max 100000\n");
   assert_int_equal (read_share (folder, "0::/a/b\n"), 3);
-  g_free (write_file (folder, "a/b/cpu.max", "50000 100000\n"));
+  write_file (folder, "a/b/cpu.max", "50000 100000\n");
   assert_int_equal (read_share (folder, "0::/a/b\n"), 1);
   assert_int_equal (read_share (folder, "0::/a\n"), 3);
   assert_true (read_share (folder, "0::/\n") == G_MAXUINT);
 
   /* of version 1 a container sees its own group as the outermost, whatever its path */
-  g_free (write_file (folder, "cpu/cpu.cfs_quota_us", "-1\n"));
-  g_free (write_file (folder, "cpu/cpu.cfs_period_us", "100000\n"));
+  write_file (folder, "cpu/cpu.cfs_quota_us", "-1\n");
+  write_file (folder, "cpu/cpu.cfs_period_us", "100000\n");
   assert_true (read_share (folder, "12:memory:/a\n4:cpu,cpuacct:/far/away\n0::/\n") == G_MAXUINT);
-  g_free (write_file (folder, "cpu/cpu.cfs_quota_us", "400000\n"));
+  write_file (folder, "cpu/cpu.cfs_quota_us", "400000\n");
   assert_int_equal (read_share (folder, "12:memory:/a\n4:cpu,cpuacct:/far/away\n0::/\n"), 4);
-  g_free (write_file (folder, "cpu/far/cpu.cfs_quota_us", "150000\n"));
-  g_free (write_file (folder, "cpu/far/cpu.cfs_period_us", "100000\n"));
+  write_file (folder, "cpu/far/cpu.cfs_quota_us", "150000\n");
+  write_file (folder, "cpu/far/cpu.cfs_period_us", "100000\n");
   assert_int_equal (read_share (folder, "4:cpu:/far/away\n"), 2);
   assert_true (read_share (folder, "4:cpuset:/far/away\n5:cpuacct:/far\nnothing\n") == G_MAXUINT);
   nf_test_remove (folder);

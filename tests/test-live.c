@@ -413,8 +413,7 @@ tags_and_gaps (void **state)
 {
   GstElement *pipeline = launch_continuation (video_model);
   g_autoptr (GstElement) source = get (pipeline, "source"), sink = get (pipeline, "sink");
-  g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink"),
-                     from = gst_element_get_static_pad (source, "src");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
   g_autoptr (GString) said = g_string_new (NULL);
   GstBuffer *buffer;
   guint n = 0;

@@ -140,8 +140,8 @@ nf_output_keep (NfOutput *self, const char *command)
   if (!self->n_frames)
     return;
   g_free (self->path);
-  self->path = g_strdup (path);
-  if (!nf_check_output (path, self->input, &error) || !nf_output_close (self, &error))
+  self->path = g_steal_pointer (&path);
+  if (!nf_check_output (self->path, self->input, &error) || !nf_output_close (self, &error))
     fprintf (stderr, "normflow %s: %s\n", command, error->message);
   else if (self->n_frames == 1)
     fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command, self->path, but);
