@@ -1059,61 +1059,6 @@ test_downstream_changes (void **state)
   end_harness (decoder, NULL);
 }
 
-/* Downstream changes its mind while the encoder asks it for memory, in each frame. */
-static GstPadProbeReturn
-change_mind (GstPad *pad, GstPadProbeInfo *info, gpointer data)
-{
-  static const char *const names[]
-      = { "video/x-flow-latent,latent-format=F16LE", "video/x-flow-latent,latent-format=F32LE" };
-  g_autoptr (GstCaps) caps = NULL;
-  guint *asked = g_object_get_data (G_OBJECT (data), "asked");
-  if (GST_QUERY_TYPE (GST_PAD_PROBE_INFO_QUERY (info)) == GST_QUERY_ALLOCATION)
-    {
-      caps = gst_caps_from_string (names[++*asked % 2]);
-      g_object_set (data, "caps", caps, NULL);
-    }
-  return GST_PAD_PROBE_OK;
-}
-
-static GstPadProbeReturn
-check_size (GstPad *pad, GstPadProbeInfo *info, gpointer data)
-{
-  guint *of_half = data;
-  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
-  const gboolean half
-      = g_str_equal (gst_structure_get_string (gst_caps_get_structure (caps, 0), "latent-format"), "F16LE");
-  assert_int_equal (gst_buffer_get_size (GST_PAD_PROBE_INFO_BUFFER (info)), 16 * 8 * 3 / 2 * (half ? 2 : 4));
-  of_half[half]++;
-  return GST_PAD_PROBE_OK;
-}
-
-static void
-test_change_of_mind (void **state)
-{
-  g_autoptr (GError) error = NULL;
-  g_autofree char *line = g_strdup_printf (
-      "videotestsrc num-buffers=12 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=encode "
-      "model=%s ! capsfilter name=filter caps=video/x-flow-latent,latent-format=F32LE ! fakesink",
-      fixture_model[MODEL_YUV]);
-  g_autoptr (GstElement) pipeline = gst_object_ref_sink (gst_parse_launch (line, &error));
-  assert_no_error (error);
-  g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (pipeline), "filter"),
-                         encode = gst_bin_get_by_name (GST_BIN (pipeline), "encode");
-  g_autoptr (GstPad) pad = gst_element_get_static_pad (encode, "src");
-  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
-  guint asked = 1, of_half[2] = { 0, 0 };
-  g_object_set_data (G_OBJECT (filter), "asked", &asked);
-  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_QUERY_DOWNSTREAM | GST_PAD_PROBE_TYPE_PUSH, change_mind, filter,
-                     NULL);
-  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, check_size, of_half, NULL);
-  gst_element_set_state (pipeline, GST_STATE_PLAYING);
-  g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
-  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
-  gst_element_set_state (pipeline, GST_STATE_NULL);
-  assert_int_equal (of_half[FALSE] + of_half[TRUE], 12);
-  assert_true (of_half[FALSE] > 2 && of_half[TRUE] > 2);
-}
-
 /* What is known of HDR video comes back with it. */
 static void
 test_hdr (void **state)
@@ -2064,7 +2009,6 @@ main (int argc, char **argv)
     cmocka_unit_test (test_flush),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_downstream_changes),
-    cmocka_unit_test (test_change_of_mind),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_latency),
     cmocka_unit_test (test_latency_of_sigma),

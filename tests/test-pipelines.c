@@ -469,6 +469,56 @@ test_downstream_decides (void **state)
   assert_int_equal (GST_VIDEO_INFO_FORMAT (&info), GST_VIDEO_FORMAT_NV12);
 }
 
+/* Downstream changes its mind while the encoder asks it for memory, in each frame. */
+static GstPadProbeReturn
+change_mind (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  static const char *const names[]
+      = { "video/x-flow-latent,latent-format=F16LE", "video/x-flow-latent,latent-format=F32LE" };
+  g_autoptr (GstCaps) caps = NULL;
+  guint *asked = g_object_get_data (G_OBJECT (data), "asked");
+  if (GST_QUERY_TYPE (GST_PAD_PROBE_INFO_QUERY (info)) == GST_QUERY_ALLOCATION)
+    {
+      caps = gst_caps_from_string (names[++*asked % 2]);
+      g_object_set (data, "caps", caps, NULL);
+    }
+  return GST_PAD_PROBE_OK;
+}
+
+static GstPadProbeReturn
+check_size (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  guint *of_half = data;
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+  const gboolean half
+      = g_str_equal (gst_structure_get_string (gst_caps_get_structure (caps, 0), "latent-format"), "F16LE");
+  assert_int_equal (gst_buffer_get_size (GST_PAD_PROBE_INFO_BUFFER (info)), 16 * 8 * 3 / 2 * (half ? 2 : 4));
+  of_half[half]++;
+  return GST_PAD_PROBE_OK;
+}
+
+static void
+test_change_of_mind (void **state)
+{
+  GstElement *pipeline = launch (
+      "videotestsrc num-buffers=12 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=encode "
+      "model=\"%s\" ! capsfilter name=filter caps=video/x-flow-latent,latent-format=F32LE ! fakesink",
+      fixture_model[MODEL_YUV]);
+  g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (pipeline), "filter"),
+                         encode = gst_bin_get_by_name (GST_BIN (pipeline), "encode");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (encode, "src");
+  guint asked = 1, of_half[2] = { 0, 0 };
+  g_object_set_data (G_OBJECT (filter), "asked", &asked);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_QUERY_DOWNSTREAM | GST_PAD_PROBE_TYPE_PUSH, change_mind, filter,
+                     NULL);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, check_size, of_half, NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  wait_for_eos (pipeline);
+  stop (pipeline);
+  assert_int_equal (of_half[FALSE] + of_half[TRUE], 12);
+  assert_true (of_half[FALSE] > 2 && of_half[TRUE] > 2);
+}
+
 /* Sampling */
 
 static GPtrArray *
@@ -855,6 +905,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_conversion_is_negotiated),
     cmocka_unit_test (test_downstream_decides),
+    cmocka_unit_test (test_change_of_mind),
     cmocka_unit_test (test_seeds),
     cmocka_unit_test (test_guidance),
     cmocka_unit_test (test_decode_methods),
