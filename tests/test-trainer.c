@@ -217,7 +217,7 @@ test_first_step (void **state)
 }
 
 /* The variance of a volume-preserving model's prior follows z of the weights before each update (official
- * code: a tenth of the mean square). */
+ * code: a tenth of the mean square), and losses are likelihoods by it. */
 static void
 test_variance (void **state)
 {
@@ -248,14 +248,21 @@ test_variance (void **state)
         images[j] = (float)(tiles[j] / 127.5 - 1);
       nf_patchify (&config, images, B, x);
       nf_test_ok (nf_session_encode (session, x, B, NULL, z, NULL, NULL, &error), error);
+      double loss = 0, seen;
       for (gsize j = 0; j < run.tile; j++)
         {
           double square = 0;
           for (guint b = 0; b < B; b++)
             square += (double)z[b * run.tile + j] * (double)z[b * run.tile + j];
+          loss += (square / B / wanted[j] + log (wanted[j])) / 2 / (double)run.tile;
           wanted[j] = 0.9 * wanted[j] + 0.1 * square / B;
         }
-      steps (&run, 1);
+      nf_test_ok (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &seen,
+                                       &error),
+                  error);
+      const NfTrainReport report = step (&run);
+      if (!(fabs (seen - loss) < 1e-5) || !(fabs (report.loss - loss) < 1e-5))
+        fail_msg ("step %u: a loss of %g is %g evaluated and %g reported", i, loss, seen, report.loss);
     }
 
   g_autofree char *path = nf_test_temporary (".checkpoint");

@@ -5,6 +5,8 @@
 #include "nf-model.h"
 #include "nf-parameters.h"
 
+#include <math.h>
+
 /* Not installed. */
 
 /* Sizes of a sample: an image, or a video of frames. */
@@ -66,6 +68,13 @@ gboolean nf_model_need_theta (NfModel *self, GError **error);
 
 /* Packs theta again, on OPS's queue, after it has changed. */
 void nf_model_repack (NfModel *self, NfOps *ops);
+
+/* The prior's standard deviation where its variance is VARIANCE: never 0, which would lose what it multiplies. */
+static inline float
+nf_model_deviation (float variance)
+{
+  return fmaxf (sqrtf (variance), 1e-6f);
+}
 
 /* The prior's variances on the host, (N, D); nf_model_set_variance() takes new ones. */
 const float *nf_model_get_variance (NfModel *self);

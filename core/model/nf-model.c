@@ -355,8 +355,6 @@ nf_model_fill_basis (const NfConfig *config, float *basis)
     }
 }
 
-#define MIN_DEVIATION 1e-6f /* a variance of 0 would lose what it multiplies */
-
 void
 nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
 {
@@ -367,7 +365,7 @@ nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
   memset (self->log_deviation, 0, N * sizeof *self->log_deviation);
   for (gsize i = 0; i < n; i++)
     {
-      deviation[i] = MAX (sqrtf (variance[i]), MIN_DEVIATION);
+      deviation[i] = nf_model_deviation (variance[i]);
       precision[i] = 1.0f / deviation[i];
       self->log_deviation[i / D] += logf (deviation[i]);
       self->deviates = self->deviates || deviation[i] != 1.0f;

@@ -489,6 +489,24 @@ follow_variance (NfTrainer *self, const double *square, guint B)
   nf_model_set_variance (self->model, nf_flow_get_ops (self->flow), variance);
 }
 
+/* What the prior's variance adds to a loss that takes N(0, I) for the prior, in nats per dimension. SQUARE has
+ * the sums of B samples. */
+static double
+loss_of_variance (NfTrainer *self, const double *square, guint B)
+{
+  const NfSampleShape *shape = nf_model_get_shape (self->model);
+  const gsize n = (gsize)shape->frame * shape->D;
+  const double count = (double)B * shape->N / shape->frame;
+  const float *variance = nf_model_get_variance (self->model);
+  double sum = 0;
+  for (gsize i = 0; i < n; i++)
+    {
+      const double deviation = (double)nf_model_deviation (variance[i]);
+      sum += 0.5 * square[i] / count * (1 / (deviation * deviation) - 1) + log (deviation);
+    }
+  return sum / (double)n;
+}
+
 /* Loss and gradients of a step, and the sums of squares of its z for follow_variance(). */
 static gboolean
 add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, double *loss,
@@ -540,6 +558,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
       || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
     return FALSE;
 
+  if (self->z) /* gradients are those of N(0, I), but what is reported is the likelihood */
+    loss += loss_of_variance (self, square, batch->B);
   const double norm = sqrt (squares), lr = learning_rate (self);
   const gboolean exploded = isfinite (norm) && self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
   report->skipped = !isfinite (loss) || !isfinite (norm) || exploded;
@@ -579,10 +599,14 @@ evaluate (NfTrainer *self, const NfTrainBatch *batch, double *loss, GError **err
       const guint count = MIN (at_a_time, batch->B - first);
       set_input (self, &planes, batch, first, count, EVALUATE_STREAM);
       nf_flow_forward (self->flow, count, NULL);
+      nf_flow_standardise (self->flow, count);
       if (!add_sums (self, count, sums, error))
         return FALSE;
     }
-  *loss = (sums[0] - sums[1]) / ((double)batch->B * shape->N * shape->D);
+  double log_deviation = 0; /* of a sample */
+  for (guint i = 0; i < shape->N; i++)
+    log_deviation += (double)nf_model_get_log_deviations (self->model)[i % shape->frame];
+  *loss = ((sums[0] - sums[1]) / batch->B + log_deviation) / ((double)shape->N * shape->D);
   return TRUE;
 }
 

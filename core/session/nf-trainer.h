@@ -82,7 +82,9 @@ typedef struct
 /**
  * NfTrainReport:
  * @step: steps done, this one included
- * @loss: L of the batch, nats per dimension
+ * @loss: L of the batch by the model's prior, nats per dimension. Where that has a variance of its own
+ * (volume-preserving models) the step goes along the gradient for N(0, I), as in the official code, whose log
+ * has the loss for N(0, I), too
  * @denoiser_loss: mean squared error of what the learned denoiser says; NAN if there is none
  * @bits_per_dim: with the constants of 8-bit data (uniform noise; NAN for Gaussian)
  * @grad_norm: before clipping
@@ -116,7 +118,7 @@ gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainRep
 
 /**
  * nf_trainer_evaluate:
- * @loss: (out): mean L of these samples, with noise drawn from (seed, tile)
+ * @loss: (out): mean L of these samples by the model's prior, with noise drawn from (seed, tile)
  * @use_ema: with the averaged weights, if there are any
  */
 gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *loss,
