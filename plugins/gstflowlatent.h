@@ -37,8 +37,7 @@ G_BEGIN_DECLS
  * @context: frames that are kept when it is full
  * @actions: values of the vector that tells the action, 0 for none
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
- * @drawn: of pictures: they were drawn from a model of Gaussian noise, not encoded, and what they become has
- * such noise
+ * @drawn: of pictures: they were drawn from the prior, not encoded
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
  * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)

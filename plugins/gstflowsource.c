@@ -147,7 +147,7 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
       info.width = width;
       info.height = height;
       info.precision = gst_flow_engine_get_precision (&self->engine);
-      info.drawn = !config->frames && nf_config_is_noisy (config); /* videos tell it of each frame */
+      info.drawn = !config->frames; /* videos tell it of each frame */
       gst_flow_latent_info_set_model (&info, config);
       g_autoptr (GstCaps) full = gst_flow_latent_info_to_caps (&info, config, digest);
       const GstStructure *ours = gst_caps_get_structure (full, 0);

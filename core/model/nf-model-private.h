@@ -69,7 +69,8 @@ gboolean nf_model_need_theta (NfModel *self, GError **error);
 /* Packs theta again, on OPS's queue, after it has changed. */
 void nf_model_repack (NfModel *self, NfOps *ops);
 
-/* The prior's standard deviation where its variance is VARIANCE: never 0, which would lose what it multiplies. */
+/* The prior's standard deviation where its variance is VARIANCE: never 0, which would lose what it
+ * multiplies. */
 static inline float
 nf_model_deviation (float variance)
 {

@@ -171,11 +171,13 @@ nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDec
 {
   *drawn = *options;
   drawn->denoise = NF_DENOISE_NONE;
-  if (!options->drawn || !nf_config_is_noisy (nf_model_get_config (self->model)))
+  if (!options->drawn)
+    return TRUE;
+  drawn->snap = FALSE; /* it lies on no lattice: a token that was moved onto it would change those after it */
+  if (!nf_config_is_noisy (nf_model_get_config (self->model)))
     return TRUE;
   if (!nf_flow_check_denoise (self->flow, options->denoise, error))
     return FALSE;
-  drawn->snap = FALSE; /* what is noisy lies on no lattice */
   drawn->denoise = nf_flow_choose_denoise (self->flow, options->denoise);
   return drawn->denoise == NF_DENOISE_NONE || prepare_denoise (self, drawn->denoise, error) > 0;
 }

@@ -71,8 +71,8 @@ guint nf_session_share (guint all, guint limit);
 
 gboolean nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error);
 
-/* What OPTIONS ask for, noise considered: in DRAWN, denoise says how it leaves, and snap is off where there
- * is some. Takes the memory for it, so before anything is decoded. */
+/* What OPTIONS ask for, noise considered: in DRAWN, denoise says how it leaves, and snap is off of what was
+ * drawn. Takes the memory for it, so before anything is decoded. */
 gboolean nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDecodeOptions *drawn,
                                    GError **error);
 

@@ -195,8 +195,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * @budget_ms: time after which each window is swept once only, 0 for no limit
  * @afresh: nf_session_decode_frame() goes by nothing of the frame that it decoded before: every tile is
  * decoded, also those whose latents are, bit for bit, those of that frame
- * @drawn: the latents are drawn from the prior, not those of an encoder. With a model that was trained with
- * Gaussian noise what they become is noisy, too: nothing is snapped, and the noise leaves by @denoise, in
+ * @drawn: the latents are drawn from the prior, not those of an encoder: nothing is snapped. With a model
+ * that was trained with Gaussian noise what they become is noisy, too, and the noise leaves by @denoise, in
  * floats, before there are pixels (arXiv 2412.06329, eq. 8). Streams are told by their own calls
  * @denoise: see @drawn; the learned one is for videos
  *

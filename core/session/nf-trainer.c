@@ -489,8 +489,8 @@ follow_variance (NfTrainer *self, const double *square, guint B)
   nf_model_set_variance (self->model, nf_flow_get_ops (self->flow), variance);
 }
 
-/* What the prior's variance adds to a loss that takes N(0, I) for the prior, in nats per dimension. SQUARE has
- * the sums of B samples. */
+/* What the prior's variance adds to a loss that takes N(0, I) for the prior, in nats per dimension. SQUARE
+ * has the sums of B samples. */
 static double
 loss_of_variance (NfTrainer *self, const double *square, guint B)
 {
