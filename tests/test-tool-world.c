@@ -234,6 +234,29 @@ test_given_members (void **state)
   assert_true (is->sos && is->softplus && is->rope && is->temporal_causal);
 }
 
+/* A --config without all sizes says only what is to differ; options complete it, and go over it. */
+static void
+test_few_members (void **state)
+{
+  static const char given[] = "{\"frame_positions\": true, \"img_size\": 64, \"num_blocks\": 3}";
+  g_autofree char *model = in (state, "model.safetensors");
+  g_autoptr (GError) error = NULL;
+  ok (run (0, NULL, "train", "-o", model, "--config", given, "--family", "starflow", "--frames", "2",
+           "--size", "16", "--patch", "8", "--width", "64", "--layers", "1,1,2", "--world", "pong", "--steps",
+           "1", "--batch", "1", "--validation-tiles", "1", "-q", NULL));
+  g_autoptr (NfModel) loaded = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (loaded, error);
+  const NfConfig *is = nf_model_get_config (loaded);
+  assert_true (is->frame_positions && is->sos && is->temporal_causal);
+  assert_int_equal (is->img_size, 16);
+  assert_int_equal (is->n_blocks, 3);
+  assert_int_equal (nf_config_layers (is, 2), 2);
+  assert_int_equal (is->layout, NF_PIXELS_YUV420);
+
+  ok (run (2, "\"rope\" is not one of a TARFlow", "train", "-o", model, "--config", "{\"rope\": true}",
+           "--world", "pong", "--steps", "1", NULL));
+}
+
 /* Videos with their actions beside them. */
 static void
 test_files (void **state)
@@ -339,6 +362,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_world, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_other_worlds, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_given_members, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_few_members, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_many_actions, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),

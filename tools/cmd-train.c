@@ -692,44 +692,6 @@ become_starflow (NfConfig *config, gboolean video, JsonObject *given)
     }
 }
 
-/* What single options go over: the defaults, or what the file or text GIVEN (nullable) says, whose MEMBERS
- * are then not NULL. */
-static gboolean
-read_config (NfConfig *config, const char *given, JsonObject **members, GError **error)
-{
-  g_autoptr (JsonParser) parser = json_parser_new ();
-  g_autoptr (NfConfig) parsed = NULL;
-  g_autoptr (GError) local = NULL;
-  g_autofree char *text = NULL;
-
-  *config = (NfConfig){ .channels = 3,
-                        .img_size = 32,
-                        .patch_size = 4,
-                        .width = 192,
-                        .n_blocks = 4,
-                        .n_layers = 2,
-                        .nvp = TRUE,
-                        .head_dim = 64,
-                        .expansion = 4,
-                        .layout = NF_PIXELS_YUV420,
-                        .basis = NF_BASIS_PIXEL,
-                        .noise = NF_NOISE_UNIFORM };
-  if (!given)
-    return TRUE;
-  if (given[0] != '{' && !g_file_get_contents (given, &text, NULL, &local))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config %s: %s", given, local->message);
-      return FALSE;
-    }
-  parsed = nf_config_from_json (text ? text : given, text ? given : "--config", error);
-  if (!parsed)
-    return FALSE;
-  *config = *parsed;
-  if (json_parser_load_from_data (parser, text ? text : given, -1, NULL))
-    *members = json_object_ref (json_node_get_object (json_parser_get_root (parser)));
-  return TRUE;
-}
-
 /* Single options over the configuration. */
 static gboolean
 make_config (NfConfig *config, const Shape *shape, GError **error)
@@ -791,6 +753,100 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
          && set_size (&config->frames, "--frames", shape->frames, error)
          && set_size (&config->denoiser_layers, "--denoiser", shape->denoiser, error)
          && set_size (&config->head_dim, "--head-dim", shape->head_dim, error);
+}
+
+/* What models are without --config. */
+static const NfConfig plain = { .channels = 3,
+                                .img_size = 32,
+                                .patch_size = 4,
+                                .width = 192,
+                                .n_blocks = 4,
+                                .n_layers = 2,
+                                .nvp = TRUE,
+                                .head_dim = 64,
+                                .expansion = 4,
+                                .layout = NF_PIXELS_YUV420,
+                                .basis = NF_BASIS_PIXEL,
+                                .noise = NF_NOISE_UNIFORM };
+
+/* The members of the JSON object TEXT; NULL if it is none. */
+static JsonObject *
+parse_members (const char *text)
+{
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  JsonNode *root = json_parser_load_from_data (parser, text, -1, NULL) ? json_parser_get_root (parser) : NULL;
+  return root && JSON_NODE_HOLDS_OBJECT (root) ? json_object_ref (json_node_get_object (root)) : NULL;
+}
+
+static gboolean
+says (JsonObject *members, const char *name, const char *value)
+{
+  JsonNode *node = json_object_get_member (members, name);
+  return node && JSON_NODE_HOLDS_VALUE (node) && g_strcmp0 (json_node_get_string (node), value) == 0;
+}
+
+/* A configuration without sizes that each one has only says what is to be other than without it: the text of
+ * a whole one, as options and GIVEN make it. NULL without an error if GIVEN is whole. */
+static char *
+complete_config (const Shape *shape, JsonObject *given, GError **error)
+{
+  static const char *const needed[]
+      = { "img_size", "patch_size", "channels", "num_blocks", "layers_per_block" };
+  guint n = 0;
+  while (n < G_N_ELEMENTS (needed) && !lacks (given, needed[n]))
+    n++;
+  if (n == G_N_ELEMENTS (needed))
+    return NULL;
+
+  NfConfig base = plain;
+  Shape options = *shape;
+  if (!options.family && says (given, "family", "starflow"))
+    options.family = (char *)"starflow";
+  if (!options.noise && says (given, "noise_type", "gaussian"))
+    options.noise = (char *)"gaussian";
+  /* these are checked against what GIVEN may say */
+  options.layers = NULL;
+  options.noise_std = NF_NOT_GIVEN;
+  options.members = given;
+  if (!make_config (&base, &options, error))
+    return NULL;
+  g_autofree char *json = nf_config_to_json (&base);
+  g_autoptr (JsonObject) members = parse_members (json);
+  g_autoptr (GList) names = json_object_get_members (given);
+  for (GList *name = names; name; name = name->next)
+    json_object_set_member (members, name->data, json_object_dup_member (given, name->data));
+  g_autoptr (JsonNode) node = json_node_init_object (json_node_alloc (), members);
+  return json_to_string (node, FALSE);
+}
+
+/* What single options go over: the defaults, or what --config says, whose MEMBERS are then not NULL. */
+static gboolean
+read_config (NfConfig *config, Shape *shape, GError **error)
+{
+  const char *given = shape->config;
+  g_autoptr (NfConfig) parsed = NULL;
+  g_autoptr (GError) local = NULL;
+  g_autofree char *text = NULL, *whole = NULL;
+
+  *config = plain;
+  if (!given)
+    return TRUE;
+  if (given[0] != '{' && !g_file_get_contents (given, &text, NULL, &local))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "--config %s: %s", given, local->message);
+      return FALSE;
+    }
+  const char *json = text ? text : given;
+  shape->members = parse_members (json);
+  if (shape->members && !(whole = complete_config (shape, shape->members, &local)) && local)
+    {
+      g_propagate_error (error, g_steal_pointer (&local));
+      return FALSE;
+    }
+  parsed = nf_config_from_json (whole ? whole : json, text ? given : "--config", error);
+  if (parsed)
+    *config = *parsed;
+  return parsed != NULL;
 }
 
 static gboolean
@@ -2013,7 +2069,7 @@ nf_cmd_train (int argc, char **argv)
       if (run.init && g_file_test (run.init, G_FILE_TEST_EXISTS))
         make_absolute (&run.init);
       /* what is in a file is not the command line's fault */
-      if (!read_config (&run.config, shape.config, &shape.members, &error))
+      if (!read_config (&run.config, &shape, &error))
         return shape.config[0] == '{' ? nf_command_usage (&command, "%s", error->message)
                                       : nf_command_fail (&command, error);
       if ((scales && !parse_scales (&run, scales, &error)) || !make_config (&run.config, &shape, &error)
