@@ -217,7 +217,7 @@ test_first_step (void **state)
 }
 
 /* The variance of a volume-preserving model's prior follows z of the weights before each update (official
- * code: a tenth of the mean square), and losses are likelihoods by it. */
+ * code: a tenth of the mean square), and likelihoods are by it. */
 static void
 test_variance (void **state)
 {
@@ -257,12 +257,12 @@ test_variance (void **state)
           loss += (square / B / wanted[j] + log (wanted[j])) / 2 / (double)run.tile;
           wanted[j] = 0.9 * wanted[j] + 0.1 * square / B;
         }
-      nf_test_ok (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &seen,
-                                       &error),
-                  error);
+      nf_test_ok (
+          nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &seen, &error),
+          error);
       const NfTrainReport report = step (&run);
-      if (!(fabs (seen - loss) < 1e-5) || !(fabs (report.loss - loss) < 1e-5))
-        fail_msg ("step %u: a loss of %g is %g evaluated and %g reported", i, loss, seen, report.loss);
+      if (!(fabs (seen - loss) < 1e-5) || !(fabs (report.nll - loss) < 1e-5))
+        fail_msg ("step %u: a likelihood of %g is %g evaluated and %g reported", i, loss, seen, report.nll);
     }
 
   g_autofree char *path = nf_test_temporary (".checkpoint");

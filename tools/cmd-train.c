@@ -1492,7 +1492,7 @@ train (Job *job, GError **error)
         }
       else
         {
-          double value = shown (job, report.loss);
+          double value = shown (job, report.nll);
 
           skipped_in_a_row = 0;
           smooth = isnan (smooth) ? value : 0.95 * smooth + 0.05 * value;

@@ -558,8 +558,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
       || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
     return FALSE;
 
-  if (self->z) /* gradients are those of N(0, I), but what is reported is the likelihood */
-    loss += loss_of_variance (self, square, batch->B);
+  /* before the variance follows this batch */
+  report->nll = loss + (self->z ? loss_of_variance (self, square, batch->B) : 0);
   const double norm = sqrt (squares), lr = learning_rate (self);
   const gboolean exploded = isfinite (norm) && self->updates >= NORM_SETTLED && norm > EXPLOSION * self->norm;
   report->skipped = !isfinite (loss) || !isfinite (norm) || exploded;
@@ -577,7 +577,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   self->step++;
   report->step = self->step;
   report->loss = loss;
-  report->bits_per_dim = config->noise == NF_NOISE_UNIFORM ? nf_loss_to_bits_per_dim (loss) : (double)NAN;
+  report->bits_per_dim
+      = config->noise == NF_NOISE_UNIFORM ? nf_loss_to_bits_per_dim (report->nll) : (double)NAN;
   report->grad_norm = norm;
   report->lr = lr;
   self->spoilt = !nf_ops_finish (nf_flow_get_ops (self->flow), error);
@@ -585,7 +586,7 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
 }
 
 static gboolean
-evaluate (NfTrainer *self, const NfTrainBatch *batch, double *loss, GError **error)
+evaluate (NfTrainer *self, const NfTrainBatch *batch, double *nll, GError **error)
 {
   const NfSampleShape *shape = nf_model_get_shape (self->model);
   const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
@@ -606,7 +607,7 @@ evaluate (NfTrainer *self, const NfTrainBatch *batch, double *loss, GError **err
   double log_deviation = 0; /* of a sample */
   for (guint i = 0; i < shape->N; i++)
     log_deviation += (double)nf_model_get_log_deviations (self->model)[i % shape->frame];
-  *loss = ((sums[0] - sums[1]) / batch->B + log_deviation) / ((double)shape->N * shape->D);
+  *nll = ((sums[0] - sums[1]) / batch->B + log_deviation) / ((double)shape->N * shape->D);
   return TRUE;
 }
 
@@ -620,15 +621,15 @@ set_theta (NfTrainer *self, NfBuffer *from)
 }
 
 gboolean
-nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *loss,
+nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
                      GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && loss, FALSE);
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && nll, FALSE);
   NfOps *ops = nf_flow_get_ops (self->flow);
   if (!check_whole (self, error) || !check_batch (self, batch, error))
     return FALSE;
   if (!use_ema || !self->average)
-    return evaluate (self, batch, loss, error);
+    return evaluate (self, batch, nll, error);
 
   if (!self->saved)
     self->saved = nf_ops_alloc (ops, self->n);
@@ -639,7 +640,7 @@ nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_em
   if (!nf_ops_finish (ops, error))
     return FALSE;
   set_theta (self, self->average);
-  const gboolean evaluated = evaluate (self, batch, loss, error);
+  const gboolean evaluated = evaluate (self, batch, nll, error);
   if (!evaluated)
     nf_ops_finish (ops, NULL); /* a failure that is still kept would drop the way back */
   set_theta (self, self->saved);

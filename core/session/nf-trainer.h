@@ -82,11 +82,11 @@ typedef struct
 /**
  * NfTrainReport:
  * @step: steps done, this one included
- * @loss: L of the batch by the model's prior, nats per dimension. Where that has a variance of its own
- * (volume-preserving models) the step goes along the gradient for N(0, I), as in the official code, whose log
- * has the loss for N(0, I), too
+ * @loss: L of the batch, nats per dimension, with N(0, I) for the prior: what the step makes smaller
+ * @nll: the same by the model's prior, which in volume-preserving models has a variance of its own: the
+ * negative log-likelihood
  * @denoiser_loss: mean squared error of what the learned denoiser says; NAN if there is none
- * @bits_per_dim: with the constants of 8-bit data (uniform noise; NAN for Gaussian)
+ * @bits_per_dim: @nll with the constants of 8-bit data (uniform noise; NAN for Gaussian)
  * @grad_norm: before clipping
  * @lr: learning rate used
  * @skipped: loss or gradient was not finite, or the norm exploded (over 20 times its running mean): no
@@ -96,6 +96,7 @@ typedef struct
 {
   guint64 step;
   double loss;
+  double nll;
   double denoiser_loss;
   double bits_per_dim;
   double grad_norm;
@@ -118,10 +119,11 @@ gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainRep
 
 /**
  * nf_trainer_evaluate:
- * @loss: (out): mean L of these samples by the model's prior, with noise drawn from (seed, tile)
+ * @nll: (out): mean negative log-likelihood of these samples, nats per dimension, as in #NfTrainReport, with
+ * noise drawn from (seed, tile)
  * @use_ema: with the averaged weights, if there are any
  */
-gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *loss,
+gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
                               GError **error);
 
 /** nf_trainer_get_step: Returns: steps done. */

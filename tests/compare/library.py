@@ -32,7 +32,7 @@ class TrainReport(ctypes.Structure):
     """NfTrainReport"""
 
     _fields_ = [("step", ctypes.c_uint64)]
-    _fields_ += [(name, ctypes.c_double) for name in ("loss", "denoiser_loss", "bits_per_dim", "grad_norm", "lr")]
+    _fields_ += [(name, ctypes.c_double) for name in ("loss", "nll", "denoiser_loss", "bits_per_dim", "grad_norm", "lr")]
     _fields_ += [("skipped", ctypes.c_int)]
 
 
