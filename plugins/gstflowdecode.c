@@ -515,7 +515,7 @@ gst_flow_decode_post_message (GstElement *element, GstMessage *message)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (element);
   if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_QOS && !self->telling)
-    gst_flow_engine_count_dropped (&self->engine);
+    gst_flow_engine_count_dropped (&self->engine, 1);
   return GST_ELEMENT_CLASS (gst_flow_decode_parent_class)->post_message (element, message);
 }
 
@@ -716,7 +716,7 @@ decode_waiting (GstFlowDecode *self)
       GstVideoCodecFrame *frame = gst_video_codec_frame_ref (frames->pdata[i]);
       if (ret != GST_FLOW_OK)
         {
-          gst_flow_engine_count_dropped (&self->engine);
+          gst_flow_engine_count_dropped (&self->engine, 1);
           gst_video_decoder_release_frame (decoder, frame);
           continue;
         }
@@ -778,7 +778,7 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
     ret = decode_waiting (self);
   if (ret != GST_FLOW_OK)
     {
-      gst_flow_engine_count_dropped (&self->engine);
+      gst_flow_engine_count_dropped (&self->engine, 1);
       gst_video_decoder_release_frame (decoder, frame);
       return ret;
     }
@@ -1028,6 +1028,20 @@ gst_flow_decode_finalize (GObject *object)
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
 
+/* Tensors that have lost our fields on their way have no size of a video, and none is asked of them. */
+static GstCaps *
+gst_flow_decode_getcaps (GstVideoDecoder *decoder, GstCaps *filter)
+{
+  g_autoptr (GstCaps) caps = gst_caps_make_writable (gst_video_decoder_proxy_getcaps (decoder, NULL, NULL));
+  for (guint i = 0; i < gst_caps_get_size (caps); i++)
+    {
+      GstStructure *structure = gst_caps_get_structure (caps, i);
+      if (gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME))
+        gst_structure_remove_fields (structure, "width", "height", "pixel-aspect-ratio", NULL);
+    }
+  return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
+}
+
 static void
 gst_flow_decode_class_init (GstFlowDecodeClass *class)
 {
@@ -1044,6 +1058,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   element_class->post_message = GST_DEBUG_FUNCPTR (gst_flow_decode_post_message);
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
+  decoder_class->getcaps = GST_DEBUG_FUNCPTR (gst_flow_decode_getcaps);
   decoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_decode_handle_frame);
   decoder_class->drain = GST_DEBUG_FUNCPTR (gst_flow_decode_drain);
   decoder_class->finish = GST_DEBUG_FUNCPTR (gst_flow_decode_drain);

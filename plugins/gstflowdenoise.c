@@ -104,7 +104,7 @@ gst_flow_denoise_submit_input_buffer (GstBaseTransform *transform, gboolean disc
   const GstFlowReturn ret = GST_BASE_TRANSFORM_CLASS (gst_flow_denoise_parent_class)
                                 ->submit_input_buffer (transform, discont, buffer);
   if (ret == GST_BASE_TRANSFORM_FLOW_DROPPED)
-    gst_flow_engine_count_dropped (&GST_FLOW_DENOISE (transform)->engine);
+    gst_flow_engine_count_dropped (&GST_FLOW_DENOISE (transform)->engine, 1);
   return ret;
 }
 
@@ -124,7 +124,7 @@ gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *fram
   gst_flow_frame_view (frame, &filter->in_info, &view);
   if (!nf_session_denoise_frame (session, &view, get_sigma (self), &view, &error))
     {
-      gst_flow_engine_count_dropped (&self->engine);
+      gst_flow_engine_count_dropped (&self->engine, 1);
       return gst_flow_post_error (self, error);
     }
   if (gst_flow_engine_count_frame (&self->engine, start, &latency))

@@ -446,7 +446,7 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   if (ret != GST_FLOW_OK)
     {
       gst_clear_buffer (&frame->output_buffer);
-      gst_flow_engine_count_dropped (&self->engine);
+      gst_flow_engine_count_dropped (&self->engine, 1);
       gst_video_encoder_finish_frame (encoder, frame);
       self->in_frame = FALSE;
       return ret;

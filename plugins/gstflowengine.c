@@ -714,10 +714,10 @@ gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *
 }
 
 void
-gst_flow_engine_count_dropped (GstFlowEngine *engine)
+gst_flow_engine_count_dropped (GstFlowEngine *engine, guint64 n)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  engine->dropped++;
+  engine->dropped += n;
 }
 
 void

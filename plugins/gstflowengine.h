@@ -146,7 +146,7 @@ char *gst_flow_engine_describe (GstFlowEngine *engine);
 /* Counts a frame that began at START (g_get_monotonic_time()). TRUE if the latency to report has changed by
  * more than a quarter. */
 gboolean gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency);
-void gst_flow_engine_count_dropped (GstFlowEngine *engine);
+void gst_flow_engine_count_dropped (GstFlowEngine *engine, guint64 n);
 void gst_flow_engine_get_counts (GstFlowEngine *engine, guint64 *frames, guint64 *dropped);
 GstClockTime gst_flow_engine_get_latency (GstFlowEngine *engine);
 

@@ -309,6 +309,7 @@ leave_out (GstFlowSource *self, GstClockTime pts)
     self->frame_index += n;
   gst_flow_prior_leave_out (&self->prior, segment, gst_base_src_is_live (GST_BASE_SRC (self)), pts,
                             get_time (self, &duration) - pts, n);
+  gst_flow_engine_count_dropped (&self->engine, n);
 }
 
 static GstFlowReturn

@@ -216,6 +216,25 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
   return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_event (aggregator, event);
 }
 
+/* A base class that is live by force alone does not say so to those who ask for its latency. */
+static gboolean
+gst_flow_splice_src_query (GstAggregator *aggregator, GstQuery *query)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  if (!GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_query (aggregator, query))
+    return FALSE;
+  GST_OBJECT_LOCK (self);
+  const gboolean is_live = self->is_live;
+  GST_OBJECT_UNLOCK (self);
+  if (GST_QUERY_TYPE (query) == GST_QUERY_LATENCY && is_live)
+    {
+      GstClockTime least, most;
+      gst_query_parse_latency (query, NULL, &least, &most);
+      gst_query_set_latency (query, TRUE, least, most);
+    }
+  return TRUE;
+}
+
 /* Frames */
 
 /* The output has come so far. */
@@ -269,20 +288,23 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
   if (info->frames)
     {
       GstFlowLatentTail tail = { 0 };
+      guint32 mark = 0;
       GstMapInfo map;
       if (gst_buffer_map (buffer, &map, GST_MAP_READ))
         {
           gst_flow_latent_read_tail (info, map.data, NULL, &tail);
-          self->prior.mark = gst_flow_latent_mark (info, map.data);
+          mark = gst_flow_latent_mark (info, map.data);
           gst_buffer_unmap (buffer, &map);
         }
       if (self->needs_key && tail.index != 0)
         {
+          gst_flow_engine_count_dropped (&self->engine, 1);
           gst_buffer_unref (buffer);
           return GST_FLOW_OK;
         }
       self->needs_key = FALSE;
       self->prior.index = tail.index + 1;
+      self->prior.mark = mark;
       gst_flow_action_read (&self->prior.last_action, buffer);
       if (!gst_flow_action_is_known (&self->prior.last_action) && info->actions)
         gst_flow_prior_take_action (&self->prior);
@@ -307,6 +329,7 @@ leave_out (GstFlowSplice *self, GstClockTime pts, guint64 most)
     return 0;
   const guint64 n = MIN ((until - pts - 1) / MAX (self->duration, 1) + 1, most);
   gst_flow_prior_leave_out (&self->prior, segment, live, pts, n * self->duration, n);
+  gst_flow_engine_count_dropped (&self->engine, n);
   return n;
 }
 
@@ -519,6 +542,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   aggregator_class->flush = GST_DEBUG_FUNCPTR (gst_flow_splice_flush);
   aggregator_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_splice_sink_event);
   aggregator_class->src_event = GST_DEBUG_FUNCPTR (gst_flow_splice_src_event);
+  aggregator_class->src_query = GST_DEBUG_FUNCPTR (gst_flow_splice_src_query);
   aggregator_class->update_src_caps = GST_DEBUG_FUNCPTR (gst_flow_splice_update_src_caps);
   aggregator_class->get_next_time = gst_aggregator_simple_get_next_time;
   aggregator_class->aggregate = GST_DEBUG_FUNCPTR (gst_flow_splice_aggregate);

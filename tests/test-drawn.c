@@ -304,12 +304,14 @@ long_videos (void **state)
     ALL = 2 * FRAMES - CONTEXT + 2, /* two whole windows, and two frames in a third */
     FRAME = WIDTH * HEIGHT * 3
   };
-  for (guint i = 0; i < 4; i++)
+  for (guint i = 0; i < 8; i++)
     {
       g_autoptr (GError) error = NULL;
-      const guint given = i % 2 ? 2 : 0, layers = i / 2, ahead = layers ? 1 : 0;
+      const guint given = i % 2 ? 2 : 0, layers = i / 2 % 2, ahead = layers ? 1 : 0;
+      const gboolean whole = i >= 4; /* windows have learned positions, the last one, too */
       NfConfig config = video_config (layers);
       config.width = 64;
+      config.frame_positions = whole;
       g_autoptr (NfModel) model = calm_model (&config, *state);
       g_autoptr (NfSession) session = nf_test_session (model);
       NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
@@ -324,11 +326,11 @@ long_videos (void **state)
       nf_test_ok (nf_session_roll (session, known, 2, given, ALL, CONTEXT, z, &options, clean, &error),
                   error);
       options.drawn = FALSE;
-      for (guint start = 0; start + CONTEXT < ALL; start += FRAMES - CONTEXT)
+      for (guint start = 0, first = given, step; start < ALL; start += step)
         {
-          const guint count = MIN (FRAMES, ALL - start), first = start ? CONTEXT : given,
+          const guint count = MIN (FRAMES, ALL - start), left = ALL - start - count,
                       /* with what is before it, and all it is to see */
-              from = start ? CONTEXT - ahead : 0, end = start + count == ALL ? count : count - ahead;
+              from = start ? first - ahead : 0, end = left ? count - ahead : count;
           nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, count, &error), error);
           take (z, ALL, start, part, count, 0, count);
           take (start ? noisy : past, ALL, start, x, count, 0, first);
@@ -343,6 +345,8 @@ long_videos (void **state)
           else
             nf_test_ok (nf_session_denoise (session, part, 2, NULL, config.noise_std, y, &error), error);
           take (y, count, from, wanted, ALL, start + from, end - from);
+          step = left ? MIN (FRAMES - CONTEXT, whole ? left : FRAMES) : count;
+          first = count - step;
         }
       assert_near (clean, wanted, (gsize)2 * ALL * FRAME);
       assert_true (count_other (clean, noisy, (gsize)2 * ALL * FRAME) > ALL * FRAME);
@@ -354,6 +358,12 @@ long_videos (void **state)
       assert_false (nf_session_roll (session, past, 2, FRAMES, ALL, 1, z, &options, noisy, &error));
       assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
       g_clear_error (&error);
+      if (whole)
+        {
+          assert_false (nf_session_roll (session, NULL, 2, 0, FRAMES - 1, 1, z, &options, noisy, &error));
+          assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+          continue;
+        }
       /* one that fits a window is one */
       nf_test_ok (nf_session_roll (session, NULL, 2, 0, FRAMES - 1, 1, z, &options, noisy, &error), error);
       nf_test_ok (nf_session_set_size (session, HEIGHT, WIDTH, FRAMES - 1, &error), error);

@@ -938,6 +938,7 @@ test_refused (void **state)
   picture_draw (&in, 6);
   g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
   const float kept = latents[5];
+  double loss;
 
   assert_refused (nf_session_decode_frame (session, latents, 2, NULL, &out.frame, &error), &error,
                   NF_ERROR_ARGUMENT, "class 2");
@@ -958,6 +959,8 @@ test_refused (void **state)
   latents[5] = (float)-INFINITY;
   assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
                   NF_ERROR_DATA, "latents");
+  assert_refused (nf_session_gradients (session, latents, 1, NULL, &loss, NULL, NULL, &error), &error,
+                  NF_ERROR_DATA, "tokens");
   latents[5] = kept;
   assert_refused (nf_session_denoise_frame (session, &in.frame, -1, &out.frame, &error), &error,
                   NF_ERROR_ARGUMENT, "sigma");

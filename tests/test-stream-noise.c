@@ -316,6 +316,7 @@ look_ahead (void **state)
   guint8 samples[BYTES], shown[BYTES];
   const NfFrame frame = view (shown, NF_PIXELS_RGB);
   nf_test_ok (nf_stream_set_look_ahead (at_once, 0, &error), error);
+  assert_false (nf_stream_set_look_ahead (at_once, -2, NULL));
   assert_false (nf_stream_set_look_ahead (at_once, AHEAD + 1, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
   g_clear_error (&error);

@@ -476,7 +476,7 @@ test_replacing (void **state)
   assert_int_equal (count_files (), n_files + 1);
 }
 
-/* Two tensors of one name are no file: what is there stays. */
+/* Two tensors of one name, or names that are no text, are no file: what is there stays. */
 static void
 test_names (void **state)
 {
@@ -493,6 +493,16 @@ test_names (void **state)
   assert_false (nf_tensor_file_write (path, &reserved, 1, NULL, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
   g_clear_error (&error);
+  reserved.name = "caf\xe9";
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_insert (metadata, (gpointer) "note", (gpointer) "caf\xe9");
+  for (guint i = 0; i < 2; i++)
+    {
+      assert_false (nf_tensor_file_write (path, i ? &reserved : written, 1, i ? NULL : metadata, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+      assert_non_null (strstr (error->message, "UTF-8"));
+      g_clear_error (&error);
+    }
   assert_int_equal (count_files (), n_files);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
   nf_test_ok (file, error);

@@ -559,6 +559,44 @@ test_saved_model (void **state)
   assert_true (got == wanted);
 }
 
+/* Whoever loads a file has the model of all who do, and would see it trained: only one's own is. */
+static void
+test_whose_model (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  g_auto (Run) run = { 0 };
+  run_init (&run, 0, &options);
+  nf_test_ok (nf_trainer_save_model (run.trainer, path, NULL, &error), error);
+
+  NfDevice *device = nf_test_device ("cpu");
+  g_autoptr (NfModel) model = nf_model_load (path, device, NULL, NULL, NULL, &error),
+                      same = nf_model_load (path, device, NULL, NULL, NULL, &error),
+                      own = nf_model_load_unshared (path, device, NULL, NULL, NULL, &error);
+  nf_test_ok (model && same && own, error);
+  assert_ptr_equal (model, same);
+  assert_ptr_not_equal (own, model);
+  assert_null (nf_trainer_new (model, &options, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, path));
+  g_clear_error (&error);
+  g_autoptr (NfTrainer) trainer = nf_trainer_new (own, &options, &error);
+  nf_test_ok (trainer, error);
+  g_clear_object (&model);
+  g_clear_object (&same);
+
+  /* nor is one that is being trained handed out */
+  model = nf_model_load (path, device, NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  g_autoptr (NfTrainer) other = nf_trainer_new (model, &options, &error);
+  nf_test_ok (other, error);
+  same = nf_model_load (path, device, NULL, NULL, NULL, &error);
+  nf_test_ok (same, error);
+  assert_ptr_not_equal (same, model);
+  g_unlink (path);
+}
+
 static void
 assert_not_restored (Run *run, const char *path, int code, const char *part)
 {
@@ -723,7 +761,7 @@ main (void)
     cmocka_unit_test (test_explosion),      cmocka_unit_test (test_resume),
     cmocka_unit_test (test_saved_model),    cmocka_unit_test (test_bad_checkpoints),
     cmocka_unit_test (test_save_elsewhere), cmocka_unit_test (test_other_words),
-    cmocka_unit_test (test_digest),
+    cmocka_unit_test (test_digest),         cmocka_unit_test (test_whose_model),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

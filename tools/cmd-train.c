@@ -1113,9 +1113,10 @@ make_model (Job *job, GError **error)
   g_clear_object (&job->trainer);
   g_clear_object (&job->model);
   /* a run that goes on has all of it in its checkpoint, so what it began from may be gone */
-  job->model = run->init && *run->init && !job->places->resume
-                   ? nf_model_load (run->init, job->device, nf_progress_model, job->progress, NULL, error)
-                   : nf_model_new (&run->config, job->device, run->train.seed, error);
+  job->model
+      = run->init && *run->init && !job->places->resume
+            ? nf_model_load_unshared (run->init, job->device, nf_progress_model, job->progress, NULL, error)
+            : nf_model_new (&run->config, job->device, run->train.seed, error);
   if (!job->model)
     return FALSE;
   job->trainer = nf_trainer_new (job->model, &run->train, error);
@@ -1798,7 +1799,8 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   /* With given weights, their configuration is the one. */
   if (run->init && *run->init && !places->resume)
     {
-      job.model = nf_model_load (run->init, job.device, nf_progress_model, job.progress, NULL, error);
+      job.model
+          = nf_model_load_unshared (run->init, job.device, nf_progress_model, job.progress, NULL, error);
       if (!job.model)
         return FALSE;
       run->config = *nf_model_get_config (job.model);

@@ -152,6 +152,8 @@ candidate_free (gpointer data)
 void
 nf_device_info_free (NfDeviceInfo *info)
 {
+  if (!info)
+    return;
   g_free (info->id);
   g_free (info->name);
   g_free (info->platform);

@@ -60,8 +60,9 @@ gboolean nf_model_check_gradients (NfModel *self, GError **error);
 
 /* For the trainer, which alone uses the model: */
 
-/* The model is not handed out by nf_model_load() any more. */
-void nf_model_make_private (NfModel *self);
+/* The model is not handed out by nf_model_load() any more; FALSE with NF_ERROR_ARGUMENT if it was more than
+ * once. */
+gboolean nf_model_make_private (NfModel *self, GError **error);
 
 /* Puts the matrices, too, where nf_model_get_theta() says. */
 gboolean nf_model_need_theta (NfModel *self, GError **error);

@@ -13,6 +13,7 @@ struct _NfModel
   char *digest;       /* NULL after training changed it; atomic */
   GSList *digests;    /* that it had before: somebody may hold them */
   char *key;          /* in the table of shared models, or NULL */
+  gboolean shared;    /* it was handed out more than once; under the table's lock */
   double load_seconds;
 
   NfWeights *weights; /* theta of it is freed once it is on the device; what is in a file stays there */
@@ -60,6 +61,8 @@ find_shared (const char *key)
   g_mutex_lock (&shared_lock);
   GWeakRef *weak = shared_models ? g_hash_table_lookup (shared_models, key) : NULL;
   g_autoptr (NfModel) model = weak ? g_weak_ref_get (weak) : NULL;
+  if (model)
+    model->shared = TRUE;
   g_mutex_unlock (&shared_lock);
   return is_whole (model) ? g_steal_pointer (&model) : NULL;
 }
@@ -77,6 +80,7 @@ share (NfModel *self, const char *key)
   other = weak ? g_weak_ref_get (weak) : NULL;
   if (is_whole (other))
     {
+      other->shared = TRUE;
       g_clear_pointer (&locker, g_mutex_locker_free);
       g_object_unref (self);
       return g_steal_pointer (&other);
@@ -88,17 +92,27 @@ share (NfModel *self, const char *key)
   return self;
 }
 
-void
-nf_model_make_private (NfModel *self)
+gboolean
+nf_model_make_private (NfModel *self, GError **error)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&shared_lock);
+  if (self->shared)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          "%s was loaded more than once and is shared with all who did, who would see it change: train "
+          "one of nf_model_load_unshared()",
+          nf_tensor_file_get_path (self->file));
+      return FALSE;
+    }
   if (!self->key)
-    return;
+    return TRUE;
   GWeakRef *weak = g_hash_table_lookup (shared_models, self->key);
   g_autoptr (NfModel) listed = weak ? g_weak_ref_get (weak) : NULL;
   if (listed == self)
     g_hash_table_remove (shared_models, self->key);
   g_clear_pointer (&self->key, g_free);
+  return TRUE;
 }
 
 static void
@@ -494,11 +508,10 @@ nf_model_find (const char *name, GError **error)
   return NULL;
 }
 
-NfModel *
-nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
-               GCancellable *cancellable, GError **error)
+static NfModel *
+load (const char *name, NfDevice *device, gboolean shared, NfProgressFunc progress, gpointer data,
+      GCancellable *cancellable, GError **error)
 {
-  g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
   const gint64 start = g_get_monotonic_time ();
   const double built = nf_device_get_build_seconds (device);
 
@@ -513,7 +526,7 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
     return NULL;
   g_autofree char *computing = nf_device_describe_computing (device),
                   *key = g_strdup_printf ("%s %s", digest, computing);
-  NfModel *other = find_shared (key);
+  NfModel *other = shared ? find_shared (key) : NULL;
   if (other)
     return other;
   if (!tell (&listener, "build", 0, error))
@@ -526,7 +539,23 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
   self->digest = g_steal_pointer (&digest);
   self->load_seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC
                        - (nf_device_get_build_seconds (device) - built);
-  return share (g_steal_pointer (&self), key);
+  return shared ? share (g_steal_pointer (&self), key) : g_steal_pointer (&self);
+}
+
+NfModel *
+nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
+               GCancellable *cancellable, GError **error)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
+  return load (name, device, TRUE, progress, data, cancellable, error);
+}
+
+NfModel *
+nf_model_load_unshared (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
+                        GCancellable *cancellable, GError **error)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
+  return load (name, device, FALSE, progress, data, cancellable, error);
 }
 
 NfModel *

@@ -63,6 +63,11 @@ char *nf_model_find (const char *name, GError **error);
 NfModel *nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
                         GCancellable *cancellable, GError **error);
 
+/** nf_model_load_unshared: The same, of which the caller alone has a copy: one that can be trained whoever
+ * else has loaded that file, or will. */
+NfModel *nf_model_load_unshared (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
+                                 GCancellable *cancellable, GError **error);
+
 /**
  * nf_model_new:
  * @config: configuration (copied)

@@ -563,14 +563,46 @@ write_contents (int fd, const GString *header, GPtrArray *order)
   return fsync (fd) == 0;
 }
 
+/* Headers are UTF-8; what is not could not be read again. */
+static gboolean
+check_text (const char *text, const char *path, GError **error)
+{
+  if (g_utf8_validate (text, -1, NULL))
+    return TRUE;
+  g_autofree char *shown = g_utf8_make_valid (text, -1);
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "cannot write %s: \"%s\" is not UTF-8, as names and metadata must be", path, shown);
+  return FALSE;
+}
+
+static gboolean
+check_metadata (GHashTable *metadata, const char *path, GError **error)
+{
+  GHashTableIter iter;
+  gpointer key, value;
+  if (!metadata)
+    return TRUE;
+  g_hash_table_iter_init (&iter, metadata);
+  while (g_hash_table_iter_next (&iter, &key, &value))
+    if (!check_text (key, path, error) || !check_text (value, path, error))
+      return FALSE;
+  return TRUE;
+}
+
 gboolean
 nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
                       GError **error)
 {
   g_return_val_if_fail (path && (tensors || n == 0), FALSE);
   g_autoptr (GPtrArray) order = g_ptr_array_new ();
+  if (!check_metadata (metadata, path, error))
+    return FALSE;
   for (guint i = 0; i < n; i++)
-    g_ptr_array_add (order, (gpointer)&tensors[i]);
+    {
+      if (!check_text (tensors[i].name, path, error))
+        return FALSE;
+      g_ptr_array_add (order, (gpointer)&tensors[i]);
+    }
   g_ptr_array_sort (order, compare_names);
   for (guint i = 0; i < n; i++)
     {

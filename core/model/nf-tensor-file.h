@@ -131,7 +131,8 @@ void nf_tensor_to_double (const NfTensor *tensor, double *out);
  *
  * Names are written sorted, so equal content gives equal bytes.
  *
- * Returns: FALSE with %NF_ERROR_WRITE, or %NF_ERROR_ARGUMENT if two have one name, or one is `__metadata__`.
+ * Returns: FALSE with %NF_ERROR_WRITE, or %NF_ERROR_ARGUMENT if two have one name, one is `__metadata__`, or
+ * a name or string is not UTF-8.
  */
 gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
                                GError **error);

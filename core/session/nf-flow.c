@@ -266,11 +266,18 @@ nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size)
 }
 
 gboolean
+nf_flow_is_of_one_size (NfFlow *flow)
+{
+  const NfConfig *config = nf_model_get_config (flow->model);
+  return !config->rope || config->frame_positions;
+}
+
+gboolean
 nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error)
 {
   g_autoptr (NfConfig) config = nf_config_copy (nf_model_get_config (flow->model));
   const gboolean same = rows == nf_config_rows (config) && columns == nf_config_columns (config);
-  if ((!config->rope || config->frame_positions) && (!same || frames != config->frames))
+  if (nf_flow_is_of_one_size (flow) && (!same || frames != config->frames))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "samples of %ux%u and %u frames are not possible: positions of this model are learned for "

@@ -30,6 +30,9 @@ const NfSampleShape *nf_flow_get_shape (NfFlow *flow);
 gboolean nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError **error);
 gboolean nf_flow_set_frames (NfFlow *flow, guint frames, GError **error);
 
+/* Whether samples have the model's own size only: its positions are learned. */
+gboolean nf_flow_is_of_one_size (NfFlow *flow);
+
 /* What sizes there are, to come back to without any memory that there might not be. */
 typedef struct _NfFlowSize NfFlowSize;
 NfFlowSize *nf_flow_keep_size (NfFlow *flow);

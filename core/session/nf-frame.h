@@ -9,7 +9,8 @@ G_BEGIN_DECLS
 /**
  * NfPlane:
  * @data: first sample
- * @stride: bytes from a row to the next, at least the row's extent
+ * @stride: bytes from a row to the next, at least the row's extent; negative if the first row is the last in
+ * memory
  * @step: bytes from a sample to the next in its row (1 planar, 2 NV12 chroma, 3 RGB, 4 RGBx)
  */
 typedef struct

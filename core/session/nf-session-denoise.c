@@ -35,7 +35,7 @@ nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels
   g_return_val_if_fail (NF_IS_SESSION (self) && y && x, FALSE);
   const gsize n = (gsize)B * nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   double sums[2] = { 0, 0 };
-  g_autofree float *gradient = g_try_new (float, n);
+  g_autofree float *gradient = g_try_new (float, MAX (n, 1));
   if (!gradient)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GSIZE_FORMAT " gradients", n);
@@ -122,6 +122,7 @@ nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double 
   if (batch == 0 || !nf_session_check_sigma (sigma, error)
       || !nf_session_check_condition (self, NULL, B, error)
       || (grad_parameters && !nf_model_check_gradients (self->model, error))
+      || !nf_session_check_finite ("tokens", x, all, error)
       || !nf_session_add_gradients (self, x, B, NULL, 1.0f, sums, wanted, NULL, error))
     return FALSE;
   if (grad_parameters && !(gradients = nf_ops_alloc (ops, n_parameters)))

@@ -156,12 +156,12 @@ static gboolean
 roll (Roll *self, const float *x, guint given, GError **error)
 {
   NfSession *session = self->session;
-  guint known = given, done = 0;
+  guint known = given, done = 0, step;
   if (given)
     copy_frames (self, x, self->frames, 0, self->known, MIN (self->window, self->frames), 0, given);
-  for (guint start = 0;; start += self->window - self->context)
+  for (guint start = 0;; start += step)
     {
-      const guint count = MIN (self->window, self->frames - start), next = count - self->context;
+      const guint count = MIN (self->window, self->frames - start);
       session->before = (double)(start + known) / self->frames;
       session->share = (double)(count - known) / self->frames;
       if (!nf_flow_set_frames (session->flow, count, error)
@@ -169,9 +169,12 @@ roll (Roll *self, const float *x, guint given, GError **error)
         return FALSE;
       if (start + count == self->frames)
         return TRUE;
-      known = self->context;
-      copy_frames (self, self->noisy, count, next, self->known,
-                   MIN (self->window, self->frames - start - next), 0, known);
+      /* a last window that must be whole begins where it ends with the video */
+      const guint left = self->frames - start - count;
+      step = nf_flow_is_of_one_size (session->flow) ? MIN (count - self->context, left)
+                                                    : count - self->context;
+      known = count - step;
+      copy_frames (self, self->noisy, count, step, self->known, MIN (self->window, known + left), 0, known);
     }
 }
 
@@ -217,10 +220,10 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
                         .z = z,
                         .options = drawn,
                         .denoise = drawn.denoise,
-                        .known = g_try_new0 (float, n),
-                        .latents = g_try_new (float, n),
-                        .noisy = g_try_new (float, n),
-                        .clean = g_try_new (float, n),
+                        .known = g_try_new0 (float, MAX (n, 1)),
+                        .latents = g_try_new (float, MAX (n, 1)),
+                        .noisy = g_try_new (float, MAX (n, 1)),
+                        .clean = g_try_new (float, MAX (n, 1)),
                         .y = y };
   all.options.drawn = FALSE;
   if (!all.known || !all.latents || !all.noisy || !all.clean)

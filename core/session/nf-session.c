@@ -593,7 +593,8 @@ nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labe
   double sums[2] = { 0, 0 };
   g_autoptr (NfBuffer) gradients = NULL;
 
-  if (!nf_session_check_condition (self, labels, B, error))
+  if (!nf_session_check_condition (self, labels, B, error)
+      || !nf_session_check_finite ("tokens", x, dimensions, error))
     return FALSE;
   if (grad_parameters)
     {

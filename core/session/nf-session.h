@@ -354,7 +354,7 @@ gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint gi
  * @x: (nullable): (B, frames, tokens of a frame, D): videos whose first @given frames are known; may be NULL
  * if there are none
  * @given: known frames, less than a sample has
- * @frames: of each video, any number
+ * @frames: of each video, any number; with a model whose positions are learned, a sample's or more
  * @context: frames that a window begins with, the last ones of the window before: 1 or more, less than a
  * sample has
  * @z: latents (B, frames, tokens of a frame, D)

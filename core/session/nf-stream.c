@@ -289,10 +289,10 @@ gboolean
 nf_stream_set_look_ahead (NfStream *self, gint frames, GError **error)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
-  if (frames > (gint)most_look_ahead (self))
+  if (frames < -1 || frames > (gint)most_look_ahead (self))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "a look-ahead of %d frames: the model was trained with %u", frames,
+                   "a look-ahead of %d frames: the model was trained with %u, or -1 for that", frames,
                    most_look_ahead (self));
       return FALSE;
     }
@@ -765,8 +765,8 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
     return FALSE;
   if (options->guidance != 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "guidance %g: a stream is decoded without",
-                   options->guidance);
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                   "guidance %g: streams of videos are decoded without, it must be 0", options->guidance);
       return FALSE;
     }
   if (!check_frames (self, frames, actions, error) || !nf_session_check_finite ("latents", latents, n, error))

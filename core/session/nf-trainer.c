@@ -164,9 +164,8 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
   self->options = *options;
   self->n = nf_model_count_parameters (model);
   if (!nf_trainer_check (nf_model_get_config (model), options, error)
-      || !nf_model_check_gradients (model, error))
+      || !nf_model_check_gradients (model, error) || !nf_model_make_private (model, error))
     return NULL;
-  nf_model_make_private (model);
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
   const guint at_a_time = self->flow ? nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) : 0;
   if (at_a_time == 0)
