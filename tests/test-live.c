@@ -234,14 +234,14 @@ behind_live (void **state)
 
 /* Asks what is inside: a bin's pads pass on that of live streams only. */
 static GstClockTime
-query_latency (GstElement *bin)
+query_latency (GstElement *bin, gboolean *live)
 {
   g_autoptr (GstPad) outside = gst_element_get_static_pad (bin, "src"),
                      pad = gst_ghost_pad_get_target (GST_GHOST_PAD (outside));
   g_autoptr (GstQuery) query = gst_query_new_latency ();
   GstClockTime least;
   assert_true (gst_pad_query (pad, query));
-  gst_query_parse_latency (query, NULL, &least, NULL);
+  gst_query_parse_latency (query, live, &least, NULL);
   return least;
 }
 
@@ -268,7 +268,7 @@ latency_of_drawing (void **state)
           g_autoptr (GstBuffer) buffer = pull (pipeline);
           assert_non_null (buffer);
         }
-      assert_true (query_latency (sample) > 0);
+      assert_true (query_latency (sample, NULL) > 0);
       while ((message = gst_bus_pop_filtered (bus, GST_MESSAGE_LATENCY)))
         {
           told |= gst_object_has_as_ancestor (GST_MESSAGE_SRC (message), GST_OBJECT (sample));
@@ -280,8 +280,8 @@ latency_of_drawing (void **state)
   stop (pipeline);
 }
 
-/* Forced to be live behind a file, drawn frames keep to the clock; not forced, they come as they can. A stop
- * in the middle ends the wait. */
+/* Forced to be live behind a file, drawn frames keep to the clock, and sinks are told so; not forced, they
+ * come as they can. A stop in the middle ends the wait. */
 static void
 forced_live (void **state)
 {
@@ -289,9 +289,11 @@ forced_live (void **state)
     {
       g_autofree char *line = g_strdup_printf (
           "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
-          "flowencode model=%s ! flowsample model=%s is-live=%s horizon=%d ! appsink name=sink sync=false",
+          "flowencode model=%s ! flowsample name=sample model=%s is-live=%s horizon=%d ! "
+          "appsink name=sink sync=false",
           WIDTH, HEIGHT, video_model, video_model, live ? "true" : "false", live ? 8 : 400);
       GstElement *pipeline = launch (line);
+      g_autoptr (GstElement) sample = get (pipeline, "sample");
       g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
       GstBuffer *buffer;
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
@@ -303,6 +305,9 @@ forced_live (void **state)
             assert_waits (pipeline, clock, (n + 1) * FRAME);
         }
       assert_int_equal (n, live ? 11 : 403);
+      gboolean told;
+      query_latency (sample, &told);
+      assert_int_equal (told, live);
       stop (pipeline);
     }
 
@@ -447,6 +452,54 @@ tags_and_gaps (void **state)
   assert_true (gst_tag_list_get_string (tags, GST_TAG_TITLE, &last));
   assert_string_equal (last, "late");
   assert_string_equal (said->str, "stbtbbbb");
+  stop (pipeline);
+}
+
+static guint64
+count_dropped (GstElement *element)
+{
+  g_autoptr (GstStructure) stats = NULL;
+  guint64 dropped = G_MAXUINT64;
+  g_object_get (element, "stats", &stats, NULL);
+  gst_structure_get_uint64 (stats, "dropped", &dropped);
+  return dropped;
+}
+
+/* Real frames that are not wanted until a key frame comes are dropped, and a prediction that is wanted again
+ * before one has come goes on where it was. */
+static void
+predicts_on (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "appsrc name=source format=time caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
+      "flowencode model=%s ! flowsample name=sample model=%s horizon=9 ! flowdecode model=%s ! "
+      "appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model, video_model);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) source = get (pipeline, "source"), sample = get (pipeline, "sample");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint i = 0; i < 6; i++)
+    {
+      const gboolean dropped = i == 3;
+      if (i >= 2)
+        g_object_set (sample, "predict", !dropped, NULL);
+      gst_app_src_push_buffer (GST_APP_SRC (source), frame_or_gap (i, FALSE));
+      if (dropped)
+        {
+          const gint64 end = g_get_monotonic_time () + 30 * G_TIME_SPAN_SECOND;
+          while (count_dropped (sample) == 0 && g_get_monotonic_time () < end)
+            g_usleep (1000);
+          assert_int_equal (count_dropped (sample), 1);
+          continue;
+        }
+      g_autoptr (GstBuffer) buffer = pull (pipeline);
+      assert_non_null (buffer);
+      assert_int_equal (GST_BUFFER_PTS (buffer), i * FRAME);
+    }
+  guint refused, other;
+  count_warnings (bus, "does not follow", &refused, "key frame", &other);
+  assert_int_equal (refused + other, 0);
   stop (pipeline);
 }
 
@@ -1435,7 +1488,7 @@ late_frames (void **state)
               "appsink name=sink sync=false max-buffers=1",
               before, model, cases[i].properties);
           GstElement *pipeline = launch (line);
-          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
           GstBuffer *buffer;
           GstClockTime last = 0;
           guint at = G_MAXUINT;
@@ -1459,6 +1512,7 @@ late_frames (void **state)
                 assert_true (gst_element_send_event (
                     sink, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 2, 4 * FRAME, 2 * FRAME)));
             }
+          assert_int_equal (count_dropped (sample), late && cases[i].qos ? slots : 0);
           stop (pipeline);
           if (late && cases[i].qos)
             {
@@ -1644,6 +1698,7 @@ main (int argc, char **argv)
     cmocka_unit_test (rests_while_paused),
     cmocka_unit_test (tags_and_gaps),
     cmocka_unit_test (ends_backwards),
+    cmocka_unit_test (predicts_on),
     cmocka_unit_test (few_buffers),
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
