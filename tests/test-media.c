@@ -111,7 +111,7 @@ test_round_trip (void **state)
           }
         assert_null (error);
         assert_int_equal (n, 7);
-        assert_int_equal (nf_media_reader_get_damaged (reader), 0);
+        assert_null (nf_media_reader_describe_damage (reader));
       }
 }
 
@@ -377,6 +377,9 @@ test_bad_files (void **state)
   g_clear_error (&error);
   assert_null (nf_media_reader_open (folder, NF_PIXELS_RGB, &error));
   assert_error (error, NF_ERROR_READ, folder);
+  g_clear_error (&error);
+  assert_null (nf_media_reader_open (good, NF_PIXELS_LATENT, &error));
+  assert_error (error, NF_ERROR_UNSUPPORTED, "pixel_layout latent");
   g_clear_error (&error);
   assert_true (g_file_set_contents (bad, "this is no video, whatever its name says", -1, NULL));
   assert_null (nf_media_reader_open (bad, NF_PIXELS_RGB, &error));
@@ -841,6 +844,90 @@ test_narrow (void **state)
       }
 }
 
+/* A copy of the video PATH of which most of packet NUMBER is turned over, or all of it. */
+static char *
+spoil (const char *path, const char *name, guint number, gboolean whole)
+{
+  g_autofree char *copy = in_folder (name), *bytes = NULL;
+  AVFormatContext *in = NULL;
+  AVPacket *packet = av_packet_alloc ();
+  gsize length;
+  assert_true (g_file_get_contents (path, &bytes, &length, NULL));
+  assert_true (avformat_open_input (&in, path, NULL, NULL) >= 0);
+  for (guint i = 0; i <= number; i++)
+    {
+      av_packet_unref (packet);
+      assert_true (av_read_frame (in, packet) >= 0);
+    }
+  for (int i = whole ? 0 : packet->size / 8; i < packet->size; i++)
+    bytes[packet->pos + i] ^= (char)0xff;
+  av_packet_free (&packet);
+  avformat_close_input (&in);
+  assert_true (g_file_set_contents (copy, bytes, (gssize)length, NULL));
+  return g_steal_pointer (&copy);
+}
+
+static guint
+count_frames (NfMediaReader *reader)
+{
+  g_autoptr (GError) error = NULL;
+  NfPicture *picture;
+  guint n = 0;
+  for (; (picture = nf_media_reader_next (reader, &error)); n++)
+    nf_picture_unref (picture);
+  assert_null (error);
+  return n;
+}
+
+/* Frames that are damaged, or missing, are told; what wants one that is missing takes the one before. */
+static void
+test_damage (void **state)
+{
+  g_autofree char *good = make_video ("damage.mp4", NF_PIXELS_YUV420, 128, 96, 40),
+                  *missing = spoil (good, "missing.mp4", 39, TRUE),
+                  *damaged = spoil (good, "damaged.mp4", 20, FALSE);
+  const char *const paths[] = { missing, NULL };
+  NfClipsOptions options = { .layout = NF_PIXELS_YUV420, .side = 16, .batch = 8, .seed = 1, .holdout = 0.1 };
+  g_autoptr (GError) error = NULL;
+  for (guint i = 0; i < 2; i++)
+    {
+      g_autoptr (NfMediaReader) reader
+          = nf_media_reader_open (i ? damaged : missing, NF_PIXELS_YUV420, &error);
+      assert_null (error);
+      assert_true (nf_media_reader_index (reader, &error));
+      assert_int_equal (nf_media_reader_get_info (reader)->n_frames, 40);
+      const guint n = count_frames (reader);
+      g_autofree char *damage = nf_media_reader_describe_damage (reader);
+      assert_int_equal (n, i ? 40 : 39);
+      assert_non_null (damage);
+      assert_non_null (strstr (damage, i ? "damaged frame" : "1 damaged packet skipped"));
+    }
+
+  g_autoptr (NfClips) clips = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  g_autoptr (GPtrArray) validation = nf_clips_validation (clips, NULL, 16, &error);
+  assert_null (error);
+  assert_int_equal (validation->len, 1);
+  assert_int_equal (nf_clips_get_damaged (clips), 1);
+}
+
+/* A "%" in the name of a picture that is there stands for nothing. */
+static void
+test_percent (void **state)
+{
+  g_autofree char *numbered = in_folder ("n1.png"), *percent = in_folder ("n%d.png");
+  g_autoptr (GError) error = NULL;
+  for (guint i = 0; i < 2; i++)
+    {
+      g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_RGB, 16 + i, 16, i);
+      assert_true (nf_media_write_png (i ? percent : numbered, NF_PIXELS_RGB, &picture->frame, &error));
+    }
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (percent, NF_PIXELS_RGB, &error);
+  assert_null (error);
+  assert_int_equal (nf_media_reader_get_info (reader)->width, 17);
+  assert_int_equal (count_frames (reader), 1);
+}
+
 /* FROM as it is, in a file that says by MATRIX how it is shown. */
 static void
 write_turned (const char *from, const char *to, const gint32 *matrix)
@@ -1227,6 +1314,8 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_turned),
+    cmocka_unit_test (test_damage),
+    cmocka_unit_test (test_percent),
     cmocka_unit_test (test_look),
     cmocka_unit_test (test_look_of_pictures),
     cmocka_unit_test (test_small_frames),

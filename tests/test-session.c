@@ -1319,7 +1319,7 @@ test_bad_text (void **state)
   random_text_write (path, "text", 1, 2, 3, 0, 1);
   assert_false (nf_session_load_text (deaf, path, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
-  assert_non_null (strstr (error->message, "sees none"));
+  assert_non_null (strstr (error->message, "sees no text"));
   g_unlink (path);
 }
 

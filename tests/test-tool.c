@@ -1057,7 +1057,7 @@ test_text (void **state)
   BAD (1, "text is F32 (1, 2, 4); this model needs real numbers (B, 2, 3)", "encode", "-q", "-m", seeing,
        "--text", wide, "0.y4m", "bad.safetensors");
   assert_missing ("bad.safetensors");
-  BAD (1, "sees none", "eval", "-q", "-m", model, "--text", text, video);
+  BAD (1, "sees no text", "eval", "-q", "-m", model, "--text", text, video);
   BAD (1, "4 samples", "sample", "-q", "-m", seeing, "--text", four, "--count", "3", "bad.png");
   BAD (1, "4 samples", "encode", "-q", "-m", seeing, "--text", four, "0.y4m", "bad.safetensors");
   BAD (1, "lead away from: --text", "sample", "-q", "-m", seeing, "--guidance", "2", "bad.png");
@@ -1445,6 +1445,26 @@ test_interrupted (void **state)
   assert_same_files ("interrupted.safetensors.checkpoint", "straight.safetensors.checkpoint");
 }
 
+/* What there was stays, and so do its actions; the fragment has its own. */
+static void
+test_interrupted_world (void **state)
+{
+  GOOD ("world", "pong", "-q", "-n", "20", "played.mkv");
+  g_autoptr (GBytes) video_before = contents ("played.mkv"),
+                     actions_before = contents ("played.mkv.actions.ndjson");
+  g_autoptr (GSubprocess) process
+      = spawn (ARGUMENTS ("world", "pong", "--seed", "2", "-n", "1000000", "played.mkv"));
+  g_usleep (G_USEC_PER_SEC);
+  g_subprocess_send_signal (process, SIGINT);
+  g_auto (Result) result = finish (process);
+  assert_int_equal (result.status, 130);
+  assert_non_null (strstr (result.errors, "played.partial.mkv holds the first"));
+  g_autoptr (GBytes) video_after = contents ("played.mkv"),
+                     actions_after = contents ("played.mkv.actions.ndjson");
+  assert_true (g_bytes_equal (video_before, video_after) && g_bytes_equal (actions_before, actions_after));
+  GOOD ("eval", "-q", "-m", "normflow-pong-64", "--actions", "-n", "2", "played.partial.mkv");
+}
+
 /* Whether the process catches SIGINT by now. */
 static gboolean
 catches (GSubprocess *process)
@@ -1508,6 +1528,7 @@ main (void)
     cmocka_unit_test (test_resumed_settings),
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),
+    cmocka_unit_test (test_interrupted_world),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),
     cmocka_unit_test (test_metadata_keys),

@@ -600,6 +600,7 @@ validation_set (NfClips *self, NfClips *owner, guint number, guint64 first, guin
 {
   Clip *clip = owner->clips->pdata[number];
   NfClipsValidation *set = g_new0 (NfClipsValidation, 1);
+  g_autoptr (NfPicture) last = NULL;
   guint n_frames = (guint)MIN (count, 8);
   guint64 stream;
 
@@ -611,10 +612,24 @@ validation_set (NfClips *self, NfClips *owner, guint number, guint64 first, guin
   set->labels = self->options.labels ? g_new (gint, n) : NULL;
   for (guint f = 0; f < n_frames; f++)
     {
-      g_autoptr (NfPicture) picture = clip_frame (owner, number, first + f * count / n_frames, error);
+      g_autoptr (GError) local = NULL;
+      NfPicture *picture = clip_frame (owner, number, first + f * count / n_frames, &local);
 
-      if (!picture)
+      /* instead of one that cannot be decoded the one before is taken */
+      if (picture)
         {
+          nf_picture_unref (last);
+          last = picture;
+        }
+      else if (last)
+        {
+          g_atomic_int_inc (&self->damaged);
+          g_clear_pointer (&clip->reader, nf_media_reader_free);
+          picture = last;
+        }
+      else
+        {
+          g_propagate_error (error, g_steal_pointer (&local));
           nf_clips_validation_free (set);
           return NULL;
         }

@@ -161,9 +161,9 @@ denoise_file (Denoise *denoise, GError **error)
 static void
 print_result (const Denoise *denoise)
 {
-  if (nf_media_reader_get_damaged (denoise->reader))
-    fprintf (stderr, "normflow denoise: %s: %" G_GUINT64_FORMAT " damaged packets skipped\n", denoise->input,
-             nf_media_reader_get_damaged (denoise->reader));
+  g_autofree char *damage = nf_media_reader_describe_damage (denoise->reader);
+  if (damage)
+    fprintf (stderr, "normflow denoise: %s: %s\n", denoise->input, damage);
   if (denoise->noise > 0)
     {
       const double before = nf_psnr (denoise->before, denoise->samples),

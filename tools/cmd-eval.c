@@ -707,6 +707,8 @@ nf_cmd_eval (int argc, char **argv)
   eval.json_path = json_path;
   if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
     goto failed;
+  if (n_sigmas && !command.model)
+    command.model = g_strdup (NF_MODEL_NOISY);
   eval.session = nf_command_open (&command, &error);
   if (!eval.session)
     goto failed;

@@ -40,7 +40,7 @@ measure_tile (Hints *hints, const NfPicture *picture, GError **error)
   return nf_session_measure_hints (hints->session, &tile, error);
 }
 
-/* SHARE frames of a file, evenly apart. */
+/* SHARE frames of a file, evenly apart; those that cannot be decoded are passed over. */
 static gboolean
 measure_file (Hints *hints, const char *path, guint share, GError **error)
 {
@@ -52,15 +52,18 @@ measure_file (Hints *hints, const char *path, guint share, GError **error)
   share = (guint)MIN (share, frames);
   for (guint i = 0; i < share; i++)
     {
-      g_autoptr (NfPicture) picture = NULL;
+      const guint64 index = (2 * (guint64)i + 1) * frames / (2 * (guint64)share);
       nf_progress_update (hints->command->progress, "picture %u of %u", hints->done + 1, hints->pictures);
-      if (!nf_command_go_on (hints->command, error)
-          || !nf_media_reader_seek (reader, (2 * (guint64)i + 1) * frames / (2 * (guint64)share), error)
-          || !(picture = nf_media_reader_next (reader, error)))
+      if (!nf_command_go_on (hints->command, error))
+        return FALSE;
+      g_autoptr (GError) local = NULL;
+      g_autoptr (NfPicture) picture
+          = nf_media_reader_seek (reader, index, &local) ? nf_media_reader_next (reader, &local) : NULL;
+      if (!picture)
         {
-          if (error && !*error)
-            g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: ended before its last frame", path);
-          return FALSE;
+          nf_progress_note (hints->command->progress, "%s: frame %" G_GUINT64_FORMAT " cannot be decoded",
+                            path, index);
+          continue;
         }
       if (!measure_tile (hints, picture, error))
         return FALSE;
@@ -111,6 +114,8 @@ nf_cmd_hints (int argc, char **argv)
       for (guint i = 0; i < n && !error; i++)
         measure_file (&hints, files->pdata[i * files->len / n], (hints.pictures - hints.done) / (n - i),
                       &error);
+      if (!error && hints.done == 0)
+        g_set_error (&error, NF_ERROR, NF_ERROR_DATA, "there is no frame that can be decoded");
       if (!error)
         nf_session_write_hints (session, output, &error);
       nf_progress_clear (command.progress);

@@ -86,19 +86,21 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
     return FALSE;
   g_autoptr (NfActionsWriter) actions = nf_actions_writer_open (temporary, &local);
   const gboolean whole = actions && write_frames (worlds, seed, output, actions, &local);
-  gboolean done = whole;
-  if (!whole)
+  const char *kept = NULL;
+  if (whole)
+    kept = nf_output_close (output, &local) ? path : NULL;
+  else
     {
       nf_progress_clear (worlds->command->progress);
       if (actions)
-        nf_output_keep (output, worlds->command->name);
+        kept = nf_output_keep (output, worlds->command->name);
     }
-  else
-    done = nf_output_close (output, &local);
-  /* What frames there are have their actions. */
-  if (actions && nf_output_get_frames (output) > 0 && (whole ? done : TRUE))
+  gboolean done = whole && kept;
+  /* what frames there are have their actions */
+  g_autofree char *beside = kept ? g_strconcat (kept, NF_ACTIONS_SUFFIX, NULL) : NULL;
+  if (beside)
     done = nf_actions_writer_close (actions, local ? NULL : &local)
-           && nf_publish (temporary, actions_path, local ? NULL : &local) && done;
+           && nf_publish (temporary, beside, local ? NULL : &local) && done;
   g_unlink (temporary);
   if (!done)
     {

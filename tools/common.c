@@ -161,6 +161,11 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       memmove (*argv + 1, *argv + 2, (gsize)(*argc - 1) * sizeof **argv);
       --*argc;
     }
+  if (self->model && !*self->model)
+    {
+      nf_command_usage (self, "--model is empty: name a model, or leave it out");
+      return FALSE;
+    }
   n = *argc - 1;
   if (n < min_args || n > max_args)
     {
@@ -215,7 +220,10 @@ int
 nf_command_fail (NfCommand *self, const GError *error)
 {
   nf_progress_clear (self->progress);
-  if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED) && g_cancellable_is_cancelled (self->cancellable))
+  /* compilers clean up when a signal comes, and miss what they have thrown away */
+  if ((g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED)
+       || g_error_matches (error, NF_ERROR, NF_ERROR_BUILD))
+      && g_cancellable_is_cancelled (self->cancellable))
     {
       fprintf (stderr, "normflow %s: interrupted\n", self->name);
       return NF_EXIT_INTERRUPTED;
@@ -419,9 +427,15 @@ nf_check_folder (const char *path, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (path);
 
-  if (g_file_test (folder, G_FILE_TEST_IS_DIR))
+  if (!*path)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
+  else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
+    g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
+  else if ((!g_file_test (path, G_FILE_TEST_EXISTS) || g_file_test (path, G_FILE_TEST_IS_REGULAR))
+           && g_access (folder, W_OK | X_OK) != 0)
+    write_error (error, path, errno, "cannot be written");
+  else
     return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
   return FALSE;
 }
 

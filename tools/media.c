@@ -472,9 +472,10 @@ struct _NfMediaReader
   gint64 wanted; /* frames before this time are dropped; AV_NOPTS_VALUE if none are */
   gboolean draining;
   gboolean any;
-  guint64 damaged;
-  NfPicture *first; /* decoded by open, for the size */
-  char *look;       /* of that one */
+  guint64 damaged;                    /* packets */
+  guint64 concealed, first_concealed; /* frames of which the decoder made parts up */
+  NfPicture *first;                   /* decoded by open, for the size */
+  char *look;                         /* of that one */
   NfMediaInfo info;
 };
 
@@ -508,10 +509,20 @@ nf_media_reader_get_position (NfMediaReader *self)
   return self->position;
 }
 
-guint64
-nf_media_reader_get_damaged (NfMediaReader *self)
+char *
+nf_media_reader_describe_damage (NfMediaReader *self)
 {
-  return self->damaged;
+  g_autoptr (GString) text = g_string_new (NULL);
+  if (self->damaged)
+    g_string_append_printf (text, "%" G_GUINT64_FORMAT " damaged packet%s skipped", self->damaged,
+                            self->damaged == 1 ? "" : "s");
+  if (self->concealed)
+    g_string_append_printf (text,
+                            "%s%" G_GUINT64_FORMAT " damaged frame%s, frame %" G_GUINT64_FORMAT
+                            " first: what was lost of them, and of frames that go by them, is made up",
+                            text->len ? "; " : "", self->concealed, self->concealed == 1 ? "" : "s",
+                            self->first_concealed);
+  return text->len ? g_string_free (g_steal_pointer (&text), FALSE) : NULL;
 }
 
 /* What files may be, by demuxer: forms that hold their pictures themselves. Playlists and scripts, which lead
@@ -535,8 +546,13 @@ open_format (NfMediaReader *self, GError **error)
 
   av_dict_set (&options, "protocol_whitelist", "file", 0);
   av_dict_set (&options, "format_whitelist", containers, 0);
+  /* a "%" in the name of a file that is there is none of a sequence */
+  if (g_file_test (self->path, G_FILE_TEST_EXISTS))
+    av_dict_set (&options, "pattern_type", "none", 0);
   status = avformat_open_input (&self->format, url, NULL, &options);
   av_dict_free (&options);
+  if (status == AVERROR (EINVAL)) /* a demuxer that is not among them */
+    status = AVERROR_INVALIDDATA;
   if (status < 0)
     return av_fail (error,
                     status == AVERROR (ENOENT)      ? NF_ERROR_NOT_FOUND
@@ -593,6 +609,15 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
   self->path = g_strdup (path);
   self->layout = layout;
   self->wanted = AV_NOPTS_VALUE;
+  if (layout == NF_PIXELS_LATENT)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "%s: the model is one of another model's latents (pixel_layout latent), which sees no videos or "
+          "pictures",
+          path);
+      return NULL;
+    }
   if (g_file_test (path, G_FILE_TEST_IS_DIR))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: is a folder, not a video or picture", path);
@@ -644,6 +669,7 @@ rewind_stream (NfMediaReader *self, GError **error)
   avformat_close_input (&self->format);
   if (!open_format (self, error))
     return FALSE;
+  self->damaged = self->concealed = 0;
   self->draining = FALSE;
   self->wanted = AV_NOPTS_VALUE;
   self->position = 0;
@@ -659,11 +685,19 @@ compare_times (gconstpointer a, gconstpointer b)
   return (x > y) - (x < y);
 }
 
+/* Packets of VP8 may hold a frame that others go by and nobody sees (RFC 6386, section 9.1: show_frame). */
+static gboolean
+is_shown (enum AVCodecID codec, const AVPacket *packet)
+{
+  return codec != AV_CODEC_ID_VP8 || packet->size < 1 || (packet->data[0] & 0x10);
+}
+
 gboolean
 nf_media_reader_index (NfMediaReader *self, GError **error)
 {
   g_autoptr (GArray) times = NULL;
   gboolean timed = TRUE;
+  gint64 decoded = AV_NOPTS_VALUE;
   int status;
 
   if (self->times)
@@ -674,9 +708,15 @@ nf_media_reader_index (NfMediaReader *self, GError **error)
   while ((status = av_read_frame (self->format, self->packet)) >= 0)
     {
       if (self->packet->stream_index == self->stream
-          && !(self->packet->flags & (AV_PKT_FLAG_DISCARD | AV_PKT_FLAG_CORRUPT)))
+          && !(self->packet->flags & (AV_PKT_FLAG_DISCARD | AV_PKT_FLAG_CORRUPT))
+          && is_shown (self->codec->codec_id, self->packet))
         {
-          timed = timed && self->packet->pts != AV_NOPTS_VALUE;
+          /* a clock that is set back, as where files were joined, leads a seek astray */
+          timed = timed && self->packet->pts != AV_NOPTS_VALUE
+                  && (decoded == AV_NOPTS_VALUE || self->packet->dts == AV_NOPTS_VALUE
+                      || self->packet->dts >= decoded);
+          if (self->packet->dts != AV_NOPTS_VALUE)
+            decoded = self->packet->dts;
           g_array_append_val (times, self->packet->pts);
         }
       av_packet_unref (self->packet);
@@ -1031,6 +1071,11 @@ nf_media_reader_next (NfMediaReader *self, GError **error)
               continue;
             }
           self->wanted = AV_NOPTS_VALUE;
+          if (self->frame->decode_error_flags || (self->frame->flags & AV_FRAME_FLAG_CORRUPT))
+            {
+              if (self->concealed++ == 0)
+                self->first_concealed = self->position;
+            }
           picture = convert_frame (self, error);
           av_frame_unref (self->frame);
           if (!picture)

@@ -77,21 +77,21 @@ const NfMediaInfo *nf_media_reader_get_info (NfMediaReader *self);
  * left comes back from latents. (transfer full) */
 char *nf_media_reader_describe_loss (NfMediaReader *self);
 
-/* Reads all packets once, without decoding, for an exact number of frames and the time of each. */
+/* Reads all packets once, without decoding, for the number of frames and the time of each. Damaged files may
+ * have fewer. */
 gboolean nf_media_reader_index (NfMediaReader *self, GError **error);
 
 /* The next nf_media_reader_next() returns frame INDEX, counted in order of presentation. */
 gboolean nf_media_reader_seek (NfMediaReader *self, guint64 index, GError **error);
 
-/* The next frame, in order of presentation; NULL without error at the end. Damaged packets are skipped and
- * counted. */
+/* The next frame, in order of presentation; NULL without error at the end. Damaged packets are skipped. */
 NfPicture *nf_media_reader_next (NfMediaReader *self, GError **error);
 
 /* Number of the frame that nf_media_reader_next() returns next. */
 guint64 nf_media_reader_get_position (NfMediaReader *self);
 
-/* Damaged packets skipped so far. */
-guint64 nf_media_reader_get_damaged (NfMediaReader *self);
+/* What was damaged of all that was read so far, in words, or NULL. (transfer full) */
+char *nf_media_reader_describe_damage (NfMediaReader *self);
 
 /* Writes frames to a file whose extension chooses the form: .mkv FFV1 (lossless), .mp4 and .mov H.264 if
  * libav has an encoder, else MPEG-4; .y4m raw; .png one picture, or a sequence, nf_media_is_sequence(). */

@@ -117,20 +117,24 @@ nf_output_close (NfOutput *self, GError **error)
   return TRUE;
 }
 
-/* Where frames of what was not completed go: a fragment does not take the place of a file that is there. */
+/* Where frames of what was not completed go: a fragment takes the place of no file that is there. */
 static char *
 fragment_path (const NfOutput *self)
 {
   if (!self->temporary || !g_file_test (self->path, G_FILE_TEST_EXISTS))
     return g_strdup (self->path);
-  g_autofree char *folder = g_path_get_dirname (self->path), *base = g_path_get_basename (self->path);
-  const char *dot = strrchr (base, '.');
-  g_autofree char *name = g_strdup_printf ("%.*s.partial%s", dot ? (int)(dot - base) : (int)strlen (base),
-                                           base, dot ? dot : "");
-  return strcmp (folder, ".") == 0 ? g_steal_pointer (&name) : g_build_filename (folder, name, NULL);
+  const char *slash = strrchr (self->path, '/'), *dot = strrchr (slash ? slash : self->path, '.');
+  const int stem = dot ? (int)(dot - self->path) : (int)strlen (self->path);
+  for (guint i = 1;; i++)
+    {
+      g_autofree char *number = i > 1 ? g_strdup_printf ("-%u", i) : g_strdup ("");
+      g_autofree char *path = g_strdup_printf ("%.*s.partial%s%s", stem, self->path, number, dot ? dot : "");
+      if (!g_file_test (path, G_FILE_TEST_EXISTS))
+        return g_steal_pointer (&path);
+    }
 }
 
-void
+const char *
 nf_output_keep (NfOutput *self, const char *command)
 {
   g_autoptr (GError) error = NULL;
@@ -138,14 +142,18 @@ nf_output_keep (NfOutput *self, const char *command)
   const char *but = strcmp (path, self->path) == 0 ? "" : ", and the file that was there stays";
 
   if (!self->n_frames)
-    return;
+    return NULL;
   g_free (self->path);
   self->path = g_steal_pointer (&path);
   if (!nf_check_output (self->path, self->input, &error) || !nf_output_close (self, &error))
-    fprintf (stderr, "normflow %s: %s\n", command, error->message);
-  else if (self->n_frames == 1)
+    {
+      fprintf (stderr, "normflow %s: %s\n", command, error->message);
+      return NULL;
+    }
+  if (self->n_frames == 1)
     fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command, self->path, but);
   else
     fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames%s\n", command, self->path,
              self->n_frames, but);
+  return self->path;
 }

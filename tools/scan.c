@@ -194,9 +194,9 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: no frame to work on", path);
       return FALSE;
     }
-  if (nf_media_reader_get_damaged (reader))
-    nf_progress_note (progress, "%s: %" G_GUINT64_FORMAT " damaged packets skipped", path,
-                      nf_media_reader_get_damaged (reader));
+  g_autofree char *damage = nf_media_reader_describe_damage (reader);
+  if (damage)
+    nf_progress_note (progress, "%s: %s", path, damage);
   return TRUE;
 }
 

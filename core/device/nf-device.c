@@ -675,15 +675,8 @@ static char *
 find_closed_cache (void)
 {
   const char *told = g_getenv ("POCL_CACHE_DIR");
-  g_autofree char *folder = g_strdup (told && *told ? told : g_get_user_cache_dir ()),
-                  *there = g_strdup (folder);
-  while (g_access (there, F_OK) != 0 && strlen (there) > 1)
-    {
-      char *above = g_path_get_dirname (there);
-      g_free (there);
-      there = above;
-    }
-  return g_access (there, W_OK) == 0 ? NULL : g_steal_pointer (&folder);
+  const char *folder = told && *told ? told : g_get_user_cache_dir ();
+  return g_mkdir_with_parents (folder, 0700) == 0 && g_access (folder, W_OK) == 0 ? NULL : g_strdup (folder);
 }
 
 /* The first usable match, GPUs before CPUs if NAME leaves that open. */

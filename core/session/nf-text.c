@@ -48,8 +48,8 @@ nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guin
     }
   if (!config->txt_size)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: %s is of text, but the model sees none", path,
-                   name);
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: text features are given, but the model sees no text", path);
       return NULL;
     }
   if (!is_real (tensor->dtype) || tensor->n_dims != 3 || tensor->dims[0] < 1 || tensor->dims[0] > MAX_SAMPLES
