@@ -174,9 +174,13 @@ test_mean (void **state)
 
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (model, &error);
   nf_test_ok (file, error);
-  const guint n = nf_tensor_file_count (file);
   g_autofree NfTensor *tensors = nf_test_tensors (file);
   g_autoptr (GPtrArray) data = g_ptr_array_new_with_free_func (g_free);
+  guint n = 0;
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    if (!g_str_has_prefix (tensors[i].name, "feat_rope.")) /* which a file may lack */
+      tensors[n++] = tensors[i];
+  assert_true (n < nf_tensor_file_count (file));
   for (guint i = 0; i < n; i++)
     {
       assert_int_equal (tensors[i].dtype, NF_DTYPE_F32);

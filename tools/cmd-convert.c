@@ -172,7 +172,7 @@ average (const NfConfig *config, NfTensor *tensors, guint n, const char *other, 
   for (guint i = 0; i < n; i++)
     {
       const NfTensor *tensor = nf_tensor_file_lookup (file, tensors[i].name);
-      if (!is_float (tensors[i].dtype))
+      if (!is_float (tensors[i].dtype) || (!tensor && nf_checkpoint_is_idle (config, tensors[i].name)))
         continue;
       if (!tensor || !is_float (tensor->dtype) || tensor->n_elements != tensors[i].n_elements)
         {

@@ -677,3 +677,15 @@ nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *s
     }
   return nf_config_from_json (json, origin, error);
 }
+
+gboolean
+nf_checkpoint_is_idle (const NfConfig *config, const char *name)
+{
+  g_return_val_if_fail (config && name, FALSE);
+  guint t;
+  int end = 0;
+  if (sscanf (name, "blocks.%u.attn_mask%n", &t, &end) == 1 && end > 0 && name[end] == '\0')
+    return t < config->n_blocks;
+  return config->family == NF_FAMILY_STARFLOW
+         && (strcmp (name, "feat_rope.freqs_cos") == 0 || strcmp (name, "feat_rope.freqs_sin") == 0);
+}

@@ -27,4 +27,10 @@ G_BEGIN_DECLS
 NfConfig *nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *settings,
                                 GError **error);
 
+/**
+ * nf_checkpoint_is_idle: Returns: whether the tensor @name of the official state_dict says nothing, so that
+ * files may lack it: causal masks, and in STARFlow zeros where rotations once were.
+ */
+gboolean nf_checkpoint_is_idle (const NfConfig *config, const char *name);
+
 G_END_DECLS

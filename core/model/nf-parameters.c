@@ -352,20 +352,6 @@ read_tensor (NfTensorFile *file, const char *name, guint n_dims, const guint64 *
   return TRUE;
 }
 
-/* Buffers of the official state_dict that say nothing: causal masks, and in STARFlow zeros where rotations
- * once were. */
-static gboolean
-is_idle_buffer (const NfConfig *config, const NfTensor *tensor)
-{
-  guint t;
-  int end = 0;
-  if (sscanf (tensor->name, "blocks.%u.attn_mask%n", &t, &end) == 1 && end > 0 && tensor->name[end] == '\0')
-    return t < config->n_blocks;
-  return config->family == NF_FAMILY_STARFLOW
-         && (strcmp (tensor->name, "feat_rope.freqs_cos") == 0
-             || strcmp (tensor->name, "feat_rope.freqs_sin") == 0);
-}
-
 static gboolean
 check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
 {
@@ -373,7 +359,7 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
     {
       const NfTensor *tensor = nf_tensor_file_get (file, i);
       if (nf_parameters_lookup (self->parameters, tensor->name) || strcmp (tensor->name, "var") == 0
-          || is_idle_buffer (self->config, tensor))
+          || nf_checkpoint_is_idle (self->config, tensor->name))
         continue;
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
                    "%s holds a tensor %s that its configuration has no place for",

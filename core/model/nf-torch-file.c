@@ -405,14 +405,15 @@ is_name (const char *text)
   return n > 0 && n <= MAX_NAME && !text[n];
 }
 
-/* A tensor of a state, NULL if item I is none. The counter of an average that
- * torch.optim.swa_utils.AveragedModel keeps is none of its weights. */
+/* A tensor of a state, NULL if item I is none. What whoever averages counts beside the module ("n_averaged"
+ * of torch.optim.swa_utils.AveragedModel, "step" and "initted" of ema-pytorch) is none of its weights. */
 static const NfPickleTensor *
 get_weight (const NfPickleValue *state, guint i)
 {
+  static const char *const counters[] = { "n_averaged", "step", "initted", NULL };
   const NfPickleValue *key = state->items->pdata[i], *value = state->items->pdata[i + 1];
   if (key->type != NF_PICKLE_STRING || value->type != NF_PICKLE_TENSOR
-      || (strcmp (key->text, "n_averaged") == 0 && value->tensor->n_dims == 0))
+      || (value->tensor->n_dims == 0 && g_strv_contains (counters, key->text)))
     return NULL;
   return value->tensor;
 }
