@@ -9,6 +9,9 @@ G_BEGIN_DECLS
 #define GST_FLOW_LATENT_MIME "video/x-flow-latent"
 #define GST_FLOW_TENSORS_MIME "other/tensors"
 
+/* Most pixels of a side; in the caps below, too. */
+#define GST_FLOW_MAX_SIDE 16384
+
 /* The same bytes under two names: ours, and NNStreamer's. width and height mean pixels, always. */
 #define GST_FLOW_LATENT_CAPS                                                                                 \
   GST_FLOW_LATENT_MIME ", latent-format = (string) { F32LE, F16LE }, width = (int) [ 1, 16384 ], "           \

@@ -900,7 +900,7 @@ test_damage (void **state)
       g_autofree char *damage = nf_media_reader_describe_damage (reader);
       assert_int_equal (n, i ? 40 : 39);
       assert_non_null (damage);
-      assert_non_null (strstr (damage, i ? "damaged frame" : "1 damaged packet skipped"));
+      assert_non_null (strstr (damage, i ? "1 damaged frame: " : "1 damaged packet skipped"));
     }
 
   g_autoptr (NfClips) clips = nf_clips_new (paths, &options, &error);
@@ -909,6 +909,15 @@ test_damage (void **state)
   assert_null (error);
   assert_int_equal (validation->len, 1);
   assert_int_equal (nf_clips_get_damaged (clips), 1);
+
+  /* one that is missing first */
+  g_autofree char *begin = spoil (good, "begin.mp4", 36, TRUE);
+  const char *const others[] = { begin, NULL };
+  g_autoptr (NfClips) beginning = nf_clips_new (others, &options, &error);
+  assert_null (error);
+  g_autoptr (GPtrArray) more = nf_clips_validation (beginning, NULL, 16, &error);
+  assert_null (error);
+  assert_int_equal (more->len, 1);
 }
 
 /* A "%" in the name of a picture that is there stands for nothing. */

@@ -455,18 +455,24 @@ test_conversion_is_negotiated (void **state)
 static void
 test_downstream_decides (void **state)
 {
-  /* the size of generated video, and the format of decoded video */
-  GstElement *pipeline = launch ("flowsample num-buffers=1 model=\"%s\" ! flowdecode model=\"%s\" ! "
-                                 "video/x-raw,format=NV12,width=30,height=22 ! "
-                                 "appsink name=out sync=false",
-                                 fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
-  g_autoptr (GPtrArray) samples = run (pipeline);
-  assert_int_equal (samples->len, 1);
-  GstVideoInfo info;
-  sample_video (samples->pdata[0], &info);
-  assert_int_equal (GST_VIDEO_INFO_WIDTH (&info), 30);
-  assert_int_equal (GST_VIDEO_INFO_HEIGHT (&info), 22);
-  assert_int_equal (GST_VIDEO_INFO_FORMAT (&info), GST_VIDEO_FORMAT_NV12);
+  /* the size of generated video, or of what is scaled before, and the format of decoded video */
+  static const char *const before[] = { "flowsample num-buffers=1", "flowsample num-buffers=1",
+                                        "videotestsrc num-buffers=1 ! videoscale ! flowencode" };
+  for (guint i = 0; i < G_N_ELEMENTS (before); i++)
+    {
+      GstElement *pipeline = launch ("%s model=\"%s\" ! %s ! flowdecode model=\"%s\" ! "
+                                     "video/x-raw,format=NV12,width=30,height=22 ! "
+                                     "appsink name=out sync=false",
+                                     before[i], fixture_model[MODEL_YUV],
+                                     i ? "other/tensors" : "video/x-flow-latent", fixture_model[MODEL_YUV]);
+      g_autoptr (GPtrArray) samples = run (pipeline);
+      assert_int_equal (samples->len, 1);
+      GstVideoInfo info;
+      sample_video (samples->pdata[0], &info);
+      assert_int_equal (GST_VIDEO_INFO_WIDTH (&info), 30);
+      assert_int_equal (GST_VIDEO_INFO_HEIGHT (&info), 22);
+      assert_int_equal (GST_VIDEO_INFO_FORMAT (&info), GST_VIDEO_FORMAT_NV12);
+    }
 }
 
 /* Downstream changes its mind while the encoder asks it for memory, in each frame. */

@@ -253,6 +253,18 @@ test_few_members (void **state)
   assert_int_equal (nf_config_layers (is, 2), 2);
   assert_int_equal (is->layout, NF_PIXELS_YUV420);
 
+  ok (run (0, NULL, "train", "-o", model, "--config",
+           "{\"family\": \"starflow\", \"img_size\": 16, \"patch_size\": 8, \"channels\": 64, \"frames\": 2, "
+           "\"pixel_layout\": \"gray\"}",
+           "--layers", "1", "--world", "pong", "--steps", "1", "--batch", "1", "--validation-tiles", "1",
+           "-q", NULL));
+  g_autoptr (NfModel) other = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (other, error);
+  is = nf_model_get_config (other);
+  assert_int_equal (nf_config_columns (is), 16);
+  assert_int_equal (is->channels, 1);
+  assert_true (is->temporal_causal && is->shallow_local);
+
   ok (run (2, "\"rope\" is not one of a TARFlow", "train", "-o", model, "--config", "{\"rope\": true}",
            "--world", "pong", "--steps", "1", NULL));
 }

@@ -1445,6 +1445,23 @@ test_interrupted (void **state)
   assert_same_files ("interrupted.safetensors.checkpoint", "straight.safetensors.checkpoint");
 }
 
+/* Bytes of the largest file whose name begins so. */
+static goffset
+size_of_temporary (const char *prefix)
+{
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  goffset size = 0;
+  while ((name = g_dir_read_name (dir)))
+    {
+      g_autofree char *path = in_folder (name);
+      GStatBuf status;
+      if (g_str_has_prefix (name, prefix) && g_stat (path, &status) == 0)
+        size = MAX (size, status.st_size);
+    }
+  return size;
+}
+
 /* What there was stays, and so do its actions; the fragment has its own. */
 static void
 test_interrupted_world (void **state)
@@ -1454,7 +1471,9 @@ test_interrupted_world (void **state)
                      actions_before = contents ("played.mkv.actions.ndjson");
   g_autoptr (GSubprocess) process
       = spawn (ARGUMENTS ("world", "pong", "--seed", "2", "-n", "1000000", "played.mkv"));
-  g_usleep (G_USEC_PER_SEC);
+  /* once there are some seconds of it */
+  for (guint i = 0; i < 1200 && size_of_temporary (".played.") < 20000; i++)
+    g_usleep (50000);
   g_subprocess_send_signal (process, SIGINT);
   g_auto (Result) result = finish (process);
   assert_int_equal (result.status, 130);

@@ -593,58 +593,78 @@ nf_clips_validation_free (NfClipsValidation *set)
   g_free (set);
 }
 
-/* N tiles of frames FIRST .. FIRST + COUNT - 1, from frames evenly spread. */
+#define VALIDATION_FRAMES 8
+
+/* N of the frames FIRST .. FIRST + COUNT - 1, evenly spread. In the place of one that cannot be decoded is
+ * the one before or behind; only of none is an error. */
+static gboolean
+validation_frames (NfClips *self, NfClips *owner, guint number, guint64 first, guint64 count, guint n,
+                   NfPicture **pictures, GError **error)
+{
+  Clip *clip = owner->clips->pdata[number];
+  g_autoptr (GError) first_error = NULL;
+  guint found = n;
+
+  for (guint f = 0; f < n; f++)
+    {
+      g_autoptr (GError) local = NULL;
+
+      pictures[f] = clip_frame (owner, number, first + f * count / n, &local);
+      if (pictures[f])
+        {
+          found = f;
+          continue;
+        }
+      g_atomic_int_inc (&self->damaged);
+      g_clear_pointer (&clip->reader, nf_media_reader_free);
+      if (!first_error)
+        first_error = g_steal_pointer (&local);
+      if (f > 0 && pictures[f - 1])
+        pictures[f] = nf_picture_ref (pictures[f - 1]);
+    }
+  if (found == n)
+    {
+      g_propagate_error (error, g_steal_pointer (&first_error));
+      return FALSE;
+    }
+  for (guint f = n; f-- > 0;)
+    if (!pictures[f])
+      pictures[f] = nf_picture_ref (pictures[f + 1]);
+  return TRUE;
+}
+
+/* N tiles of frames FIRST .. FIRST + COUNT - 1. */
 static NfClipsValidation *
 validation_set (NfClips *self, NfClips *owner, guint number, guint64 first, guint64 count, guint n,
                 GError **error)
 {
-  Clip *clip = owner->clips->pdata[number];
-  NfClipsValidation *set = g_new0 (NfClipsValidation, 1);
-  g_autoptr (NfPicture) last = NULL;
-  guint n_frames = (guint)MIN (count, 8);
-  guint64 stream;
+  const Clip *clip = owner->clips->pdata[number];
+  NfPicture *pictures[VALIDATION_FRAMES] = { NULL };
+  const guint n_frames = (guint)MIN (count, VALIDATION_FRAMES);
+  if (!validation_frames (self, owner, number, first, count, n_frames, pictures, error))
+    return NULL;
 
+  NfClipsValidation *set = g_new0 (NfClipsValidation, 1);
   set->name = g_path_get_basename (clip->path);
-  stream = STREAM_VALIDATION + g_str_hash (set->name);
+  const guint64 stream = STREAM_VALIDATION + g_str_hash (set->name);
   set->unseen = self != owner;
   set->n_tiles = n;
   set->tiles = g_malloc (n * self->tile_bytes);
   set->labels = self->options.labels ? g_new (gint, n) : NULL;
-  for (guint f = 0; f < n_frames; f++)
+  for (guint t = 0; t < n; t++)
     {
-      g_autoptr (GError) local = NULL;
-      NfPicture *picture = clip_frame (owner, number, first + f * count / n_frames, &local);
+      const NfPicture *picture = pictures[t % n_frames];
+      guint32 random[4];
+      guint x, y;
 
-      /* instead of one that cannot be decoded the one before is taken */
-      if (picture)
-        {
-          nf_picture_unref (last);
-          last = picture;
-        }
-      else if (last)
-        {
-          g_atomic_int_inc (&self->damaged);
-          g_clear_pointer (&clip->reader, nf_media_reader_free);
-          picture = last;
-        }
-      else
-        {
-          g_propagate_error (error, g_steal_pointer (&local));
-          nf_clips_validation_free (set);
-          return NULL;
-        }
-      for (guint t = f; t < n; t += n_frames)
-        {
-          guint32 random[4];
-          guint x, y;
-
-          nf_random_u32x4 (self->options.seed, stream, t, random);
-          place_tile (picture, self->options.side, random, &x, &y);
-          cut (picture, self->options.side, x, y, FALSE, set->tiles + t * self->tile_bytes);
-          if (set->labels)
-            set->labels[t] = set->unseen ? -1 : clip->label;
-        }
+      nf_random_u32x4 (self->options.seed, stream, t, random);
+      place_tile (picture, self->options.side, random, &x, &y);
+      cut (picture, self->options.side, x, y, FALSE, set->tiles + t * self->tile_bytes);
+      if (set->labels)
+        set->labels[t] = set->unseen ? -1 : clip->label;
     }
+  for (guint f = 0; f < n_frames; f++)
+    nf_picture_unref (pictures[f]);
   return set;
 }
 

@@ -224,7 +224,7 @@ decode_file (Decode *decode, GError **error)
                : decode_frames (decode, session, reader, output, error)))
     {
       nf_progress_clear (decode->command->progress);
-      nf_output_keep (output, decode->command->name);
+      nf_output_keep (output, decode->command->name, NULL);
       return FALSE;
     }
   if (!nf_output_close (output, error))

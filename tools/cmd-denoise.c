@@ -149,9 +149,9 @@ denoise_file (Denoise *denoise, GError **error)
   if (!denoise_frames (denoise, error))
     {
       nf_progress_clear (denoise->command.progress);
-      nf_output_keep (denoise->output, denoise->command.name);
+      nf_output_keep (denoise->output, denoise->command.name, NULL);
       if (denoise->noisy)
-        nf_output_keep (denoise->noisy, denoise->command.name);
+        nf_output_keep (denoise->noisy, denoise->command.name, NULL);
       return FALSE;
     }
   return nf_output_close (denoise->output, error)

@@ -60,7 +60,7 @@ sample_video (NfSample *sample, NfSession *session, GError **error)
           || !nf_output_put (output, &picture->frame, error))
         {
           nf_progress_clear (sample->command->progress);
-          nf_output_keep (output, sample->command->name);
+          nf_output_keep (output, sample->command->name, NULL);
           return FALSE;
         }
     }

@@ -778,11 +778,12 @@ parse_members (const char *text)
   return root && JSON_NODE_HOLDS_OBJECT (root) ? json_object_ref (json_node_get_object (root)) : NULL;
 }
 
-static gboolean
-says (JsonObject *members, const char *name, const char *value)
+/* NULL if MEMBERS has no text of that name. */
+static const char *
+text_of (JsonObject *members, const char *name)
 {
   JsonNode *node = json_object_get_member (members, name);
-  return node && JSON_NODE_HOLDS_VALUE (node) && g_strcmp0 (json_node_get_string (node), value) == 0;
+  return node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_string (node) : NULL;
 }
 
 /* A configuration without sizes that each one has only says what is to be other than without it: the text of
@@ -798,12 +799,21 @@ complete_config (const Shape *shape, JsonObject *given, GError **error)
   if (n == G_N_ELEMENTS (needed))
     return NULL;
 
+  /* what decides about other members */
   NfConfig base = plain;
+  NfPixelLayout layout;
   Shape options = *shape;
-  if (!options.family && says (given, "family", "starflow"))
+  if (!options.family && g_strcmp0 (text_of (given, "family"), "starflow") == 0)
     options.family = (char *)"starflow";
-  if (!options.noise && says (given, "noise_type", "gaussian"))
+  if (!options.noise && g_strcmp0 (text_of (given, "noise_type"), "gaussian") == 0)
     options.noise = (char *)"gaussian";
+  if (!options.layout && text_of (given, "pixel_layout")
+      && nf_pixel_layout_from_name (text_of (given, "pixel_layout"), &layout))
+    options.layout = (char *)text_of (given, "pixel_layout");
+  JsonNode *node = json_object_get_member (given, "frames");
+  const gint64 frames = node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_int (node) : 0;
+  if (options.frames == -1 && g_strcmp0 (options.family, "starflow") == 0 && frames > 0 && frames <= G_MAXINT)
+    options.frames = (int)frames;
   /* these are checked against what GIVEN may say */
   options.layers = NULL;
   options.noise_std = NF_NOT_GIVEN;
@@ -815,8 +825,14 @@ complete_config (const Shape *shape, JsonObject *given, GError **error)
   g_autoptr (GList) names = json_object_get_members (given);
   for (GList *name = names; name; name = name->next)
     json_object_set_member (members, name->data, json_object_dup_member (given, name->data));
-  g_autoptr (JsonNode) node = json_node_init_object (json_node_alloc (), members);
-  return json_to_string (node, FALSE);
+  if (shape->family)
+    json_object_set_string_member (members, "family", shape->family);
+  if (!lacks (given, "img_size") && lacks (given, "hw") && !lacks (members, "hw"))
+    json_object_remove_member (members, "hw");
+  if (!lacks (given, "in_channels") && lacks (given, "pixel_layout"))
+    json_object_remove_member (members, "pixel_layout");
+  g_autoptr (JsonNode) root = json_node_init_object (json_node_alloc (), members);
+  return json_to_string (root, FALSE);
 }
 
 /* What single options go over: the defaults, or what --config says, whose MEMBERS are then not NULL. */

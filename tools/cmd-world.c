@@ -93,7 +93,7 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
     {
       nf_progress_clear (worlds->command->progress);
       if (actions)
-        kept = nf_output_keep (output, worlds->command->name);
+        kept = nf_output_keep (output, worlds->command->name, NF_ACTIONS_SUFFIX);
     }
   gboolean done = whole && kept;
   /* what frames there are have their actions */

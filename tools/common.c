@@ -431,9 +431,6 @@ nf_check_folder (const char *path, GError **error)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
   else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
-  else if ((!g_file_test (path, G_FILE_TEST_EXISTS) || g_file_test (path, G_FILE_TEST_IS_REGULAR))
-           && g_access (folder, W_OK | X_OK) != 0)
-    write_error (error, path, errno, "cannot be written");
   else
     return TRUE;
   return FALSE;
@@ -479,6 +476,9 @@ nf_check_output (const char *path, const char *input, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
       return FALSE;
     }
+  g_autofree char *folder = g_path_get_dirname (path);
+  if (g_access (folder, W_OK | X_OK) != 0) /* it is written beside, and gets its name in the end */
+    return write_error (error, path, errno, "cannot be written");
   return check_not_input (path, input, error);
 }
 

@@ -472,10 +472,10 @@ struct _NfMediaReader
   gint64 wanted; /* frames before this time are dropped; AV_NOPTS_VALUE if none are */
   gboolean draining;
   gboolean any;
-  guint64 damaged;                    /* packets */
-  guint64 concealed, first_concealed; /* frames of which the decoder made parts up */
-  NfPicture *first;                   /* decoded by open, for the size */
-  char *look;                         /* of that one */
+  guint64 damaged;   /* packets */
+  guint64 concealed; /* frames of which the decoder made parts up */
+  NfPicture *first;  /* decoded by open, for the size */
+  char *look;        /* of that one */
   NfMediaInfo info;
 };
 
@@ -517,11 +517,11 @@ nf_media_reader_describe_damage (NfMediaReader *self)
     g_string_append_printf (text, "%" G_GUINT64_FORMAT " damaged packet%s skipped", self->damaged,
                             self->damaged == 1 ? "" : "s");
   if (self->concealed)
-    g_string_append_printf (text,
-                            "%s%" G_GUINT64_FORMAT " damaged frame%s, frame %" G_GUINT64_FORMAT
-                            " first: what was lost of them, and of frames that go by them, is made up",
-                            text->len ? "; " : "", self->concealed, self->concealed == 1 ? "" : "s",
-                            self->first_concealed);
+    g_string_append_printf (
+        text,
+        "%s%" G_GUINT64_FORMAT
+        " damaged frame%s: what was lost there, and in frames that go by that, is made up",
+        text->len ? "; " : "", self->concealed, self->concealed == 1 ? "" : "s");
   return text->len ? g_string_free (g_steal_pointer (&text), FALSE) : NULL;
 }
 
@@ -735,7 +735,7 @@ nf_media_reader_seek (NfMediaReader *self, guint64 index, GError **error)
 {
   gint64 time;
 
-  if (!nf_media_reader_index (self, error))
+  if (!nf_media_reader_index (self, error) || (!self->format && !rewind_stream (self, error)))
     return FALSE;
   if (index >= self->info.n_frames)
     {
@@ -1038,6 +1038,8 @@ nf_media_reader_next (NfMediaReader *self, GError **error)
       self->position++;
       return g_steal_pointer (&self->first);
     }
+  if (!self->format && !rewind_stream (self, error)) /* going back to its beginning failed once */
+    return NULL;
   for (;;)
     {
       int status = avcodec_receive_frame (self->codec, self->frame);
@@ -1065,17 +1067,14 @@ nf_media_reader_next (NfMediaReader *self, GError **error)
           gint64 time = self->frame->best_effort_timestamp;
           g_autoptr (NfPicture) picture = NULL;
 
+          if (self->frame->decode_error_flags || (self->frame->flags & AV_FRAME_FLAG_CORRUPT))
+            self->concealed++;
           if (self->wanted != AV_NOPTS_VALUE && time != AV_NOPTS_VALUE && time < self->wanted)
             {
               av_frame_unref (self->frame);
               continue;
             }
           self->wanted = AV_NOPTS_VALUE;
-          if (self->frame->decode_error_flags || (self->frame->flags & AV_FRAME_FLAG_CORRUPT))
-            {
-              if (self->concealed++ == 0)
-                self->first_concealed = self->position;
-            }
           picture = convert_frame (self, error);
           av_frame_unref (self->frame);
           if (!picture)

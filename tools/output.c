@@ -119,7 +119,7 @@ nf_output_close (NfOutput *self, GError **error)
 
 /* Where frames of what was not completed go: a fragment takes the place of no file that is there. */
 static char *
-fragment_path (const NfOutput *self)
+fragment_path (const NfOutput *self, const char *beside)
 {
   if (!self->temporary || !g_file_test (self->path, G_FILE_TEST_EXISTS))
     return g_strdup (self->path);
@@ -129,16 +129,17 @@ fragment_path (const NfOutput *self)
     {
       g_autofree char *number = i > 1 ? g_strdup_printf ("-%u", i) : g_strdup ("");
       g_autofree char *path = g_strdup_printf ("%.*s.partial%s%s", stem, self->path, number, dot ? dot : "");
-      if (!g_file_test (path, G_FILE_TEST_EXISTS))
+      g_autofree char *other = g_strconcat (path, beside, NULL);
+      if (!g_file_test (path, G_FILE_TEST_EXISTS) && !g_file_test (other, G_FILE_TEST_EXISTS))
         return g_steal_pointer (&path);
     }
 }
 
 const char *
-nf_output_keep (NfOutput *self, const char *command)
+nf_output_keep (NfOutput *self, const char *command, const char *beside)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *path = fragment_path (self);
+  g_autofree char *path = fragment_path (self, beside);
   const char *but = strcmp (path, self->path) == 0 ? "" : ", and the file that was there stays";
 
   if (!self->n_frames)

@@ -17,9 +17,10 @@ guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);
 
 /* After a failure or interruption: the frames that were written are kept, in NAME.partial.EXT if there was a
- * file of that name, and a line on stderr says so. Returns: (transfer none) (nullable): where; NULL if there
- * are none, or they are lost. */
-const char *nf_output_keep (NfOutput *self, const char *command);
+ * file of that name, and a line on stderr says so. BESIDE (nullable) is what the name of a file that goes
+ * with it has more, and there is none of that either. Returns: (transfer none) (nullable): where; NULL if
+ * there are none, or they are lost. */
+const char *nf_output_keep (NfOutput *self, const char *command, const char *beside);
 
 void nf_output_free (NfOutput *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfOutput, nf_output_free)

@@ -304,7 +304,7 @@ draw_stream (NfSample *sample, NfStream *stream, GError **error)
       if (!done || (nf_stream_is_shown (stream) && !put (&videos, all, error)))
         {
           nf_progress_clear (sample->command->progress);
-          nf_output_keep (videos.output, sample->command->name);
+          nf_output_keep (videos.output, sample->command->name, NULL);
           return FALSE;
         }
       nf_progress_update (sample->command->progress, "frame %u of %u", videos.written, sample->frames);

@@ -194,7 +194,8 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * Latents of nf_stream_encode() become the very bytes they were made from, if the stream since the last reset
  * was the same and the options do not accept what has not settled. Drawn ones become a frame that continues
  * the stream. @drawn matters to models of Gaussian noise alone: the noise in a frame that was encoded is
- * known, that in a drawn one is estimated. After an error the stream is reset.
+ * known, that in a drawn one is estimated. What others draw snaps, if @options say so, as it is the 8-bit
+ * frame that is remembered. After an error the stream is reset.
  *
  * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA, device errors or
  * %NF_ERROR_CANCELLED.
