@@ -27,7 +27,7 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-[[ $frames =~ ^[0-9]+$ && $frames -ne 1 && -n $output ]] || usage 2
+[[ $frames =~ ^[0-9]+$ && -n $output ]] || usage 2
 [[ -z $video || -f $video ]] || fail "there is no file $video"
 [[ -z $model || $model != */* || -f $model ]] || fail "there is no model file $model"
 if [[ -f $model ]]; then model=$(realpath -- "$model"); fi
@@ -94,11 +94,12 @@ make_video() {
     ! avenc_ffv1 ! matroskamux ! filesink "location=$1"
 }
 
-# The first frames of a video, without loss unless it is not 4:2:0. A decoder ahead of the limit hands on frames that it
-# still has when it is told to stop; the queue does not. identity cannot count to one.
+# The first frames of a video, without loss unless it is not 4:2:0. identity ends with the frame after them. A decoder
+# ahead of that hands on frames that it still has when it is told to stop; the queue does not, but for one that waits at
+# its end: that one is the second identity's to stop at.
 copy_video() {
   local limit=()
-  [[ $frames -eq 0 ]] || limit=(identity "eos-after=$frames" !)
+  [[ $frames -eq 0 ]] || limit=(identity "eos-after=$((frames + 1))" ! identity "eos-after=$((frames + 1))" !)
   set_source "$1"
   gst-launch-1.0 -q -e "${source[@]}" ! queue ! videoconvert ! video/x-raw,format=I420 ! "${limit[@]}" avenc_ffv1 \
     ! matroskamux ! filesink "location=$2"

@@ -322,7 +322,8 @@ nf_cmd_sample (int argc, char **argv)
       "Of a picture, or in places of the latents (default: the model's own)", "WxH" },
     { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
       "With a model that was trained with Gaussian noise: how that leaves what was drawn: auto, learned, "
-      "score, none (default: auto: learned if the model has a denoiser, else a step along the score)",
+      "score, none (default: auto: learned if the model has a denoiser as wide as a token, else a step along "
+      "the score)",
       "HOW" },
     { "given", 0, 0, G_OPTION_ARG_FILENAME, &given,
       "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns)", "FILE" },

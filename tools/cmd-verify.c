@@ -961,7 +961,9 @@ nf_cmd_verify (int argc, char **argv)
   const GOptionEntry entries[] = {
     { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
       "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others; with "
-      "weights in bfloat16 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for others)",
+      "weights in bfloat16 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for others; in "
+      "int8-weights "
+      "0.03, 0.1 and 0.2)",
       "T" },
     { "method", 0, 0, G_OPTION_ARG_STRING, &method,
       "How samples are decoded: auto (default), sequential, jacobi or draft", "METHOD" },

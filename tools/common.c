@@ -93,7 +93,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
                   int min_args, int max_args)
 {
   const GOptionEntry model[] = { { "model", 'm', 0, G_OPTION_ARG_FILENAME, &self->model,
-                                   "A model file or name (default: the bundled one)", "MODEL" },
+                                   "A model file or name (default: a bundled one)", "MODEL" },
                                  { NULL } };
   const GOptionEntry device[] = {
     { "device", 'd', 0, G_OPTION_ARG_STRING, &self->device,
