@@ -28,6 +28,7 @@ while [[ $# -gt 0 ]]; do
   shift
 done
 [[ $frames =~ ^[0-9]+$ && -n $output ]] || usage 2
+frames=$((10#$frames))
 [[ -z $video || -f $video ]] || fail "there is no file $video"
 [[ -z $model || $model != */* || -f $model ]] || fail "there is no model file $model"
 if [[ -f $model ]]; then model=$(realpath -- "$model"); fi

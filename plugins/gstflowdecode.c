@@ -1028,26 +1028,23 @@ gst_flow_decode_finalize (GObject *object)
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
 
-static gboolean
-is_any_size (const GValue *value)
-{
-  return value && GST_VALUE_HOLDS_INT_RANGE (value) && gst_value_get_int_range_min (value) <= 1
-         && gst_value_get_int_range_max (value) >= GST_FLOW_MAX_SIDE;
-}
-
 /* Tensors that have lost our fields on their way have no size of a video, and none is asked of them unless
- * what comes behind wants one. */
+ * what comes behind wants a certain one. */
 static GstCaps *
 gst_flow_decode_getcaps (GstVideoDecoder *decoder, GstCaps *filter)
 {
+  static const char *const fields[] = { "width", "height", "pixel-aspect-ratio" };
   g_autoptr (GstCaps) caps = gst_caps_make_writable (gst_video_decoder_proxy_getcaps (decoder, NULL, NULL));
   for (guint i = 0; i < gst_caps_get_size (caps); i++)
     {
       GstStructure *structure = gst_caps_get_structure (caps, i);
-      if (gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME)
-          && is_any_size (gst_structure_get_value (structure, "width"))
-          && is_any_size (gst_structure_get_value (structure, "height")))
-        gst_structure_remove_fields (structure, "width", "height", "pixel-aspect-ratio", NULL);
+      for (guint f = 0;
+           gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME) && f < G_N_ELEMENTS (fields); f++)
+        {
+          const GValue *value = gst_structure_get_value (structure, fields[f]);
+          if (value && !gst_value_is_fixed (value))
+            gst_structure_remove_field (structure, fields[f]);
+        }
     }
   return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
 }

@@ -265,6 +265,13 @@ test_few_members (void **state)
   assert_int_equal (is->channels, 1);
   assert_true (is->temporal_causal && is->shallow_local);
 
+  /* options go over members that mean the same */
+  ok (run (0, NULL, "train", "-o", model, "--config",
+           "{\"pixel_layout\": \"rgb\", \"layers_per_block\": [2, 1]}", "--family", "starflow", "--frames",
+           "2", "--layout", "gray", "--blocks", "3", "--layers", "1", "--size", "16", "--patch", "8",
+           "--width", "64", "--world", "pong", "--steps", "1", "--batch", "1", "--validation-tiles", "1",
+           "-q", NULL));
+
   ok (run (2, "\"rope\" is not one of a TARFlow", "train", "-o", model, "--config", "{\"rope\": true}",
            "--world", "pong", "--steps", "1", NULL));
 }

@@ -825,11 +825,19 @@ complete_config (const Shape *shape, JsonObject *given, GError **error)
   g_autoptr (GList) names = json_object_get_members (given);
   for (GList *name = names; name; name = name->next)
     json_object_set_member (members, name->data, json_object_dup_member (given, name->data));
+  /* options that GIVEN would contradict */
   if (shape->family)
     json_object_set_string_member (members, "family", shape->family);
+  if (shape->layers)
+    json_object_set_int_member (members, "layers_per_block", (gint64)base.n_layers);
+  if (shape->layout)
+    {
+      json_object_set_string_member (members, "pixel_layout", shape->layout);
+      json_object_set_int_member (members, "in_channels", (gint64)base.channels);
+    }
   if (!lacks (given, "img_size") && lacks (given, "hw") && !lacks (members, "hw"))
     json_object_remove_member (members, "hw");
-  if (!lacks (given, "in_channels") && lacks (given, "pixel_layout"))
+  if (!shape->layout && !lacks (given, "in_channels") && lacks (given, "pixel_layout"))
     json_object_remove_member (members, "pixel_layout");
   g_autoptr (JsonNode) root = json_node_init_object (json_node_alloc (), members);
   return json_to_string (root, FALSE);

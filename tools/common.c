@@ -431,6 +431,8 @@ nf_check_folder (const char *path, GError **error)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
   else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
+  else if (g_access (path, W_OK) != 0 && g_access (folder, W_OK | X_OK) != 0)
+    write_error (error, path, errno, "cannot be written");
   else
     return TRUE;
   return FALSE;

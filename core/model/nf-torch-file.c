@@ -405,15 +405,33 @@ is_name (const char *text)
   return n > 0 && n <= MAX_NAME && !text[n];
 }
 
+static gboolean
+is_below (const NfPickleValue *key, const char *owner)
+{
+  return key->type == NF_PICKLE_STRING && g_str_has_prefix (key->text, owner);
+}
+
+/* Whether STATE is one of ema-pytorch: an average beside the model that it is of. */
+static gboolean
+is_averaged (const NfPickleValue *state)
+{
+  for (guint i = 0; i < state->items->len; i += 2)
+    if (is_below (state->items->pdata[i], "ema_model."))
+      return TRUE;
+  return FALSE;
+}
+
 /* A tensor of a state, NULL if item I is none. What whoever averages counts beside the module ("n_averaged"
- * of torch.optim.swa_utils.AveragedModel, "step" and "initted" of ema-pytorch) is none of its weights. */
+ * of torch.optim.swa_utils.AveragedModel, "step" and "initted" of ema-pytorch) is none of its weights, nor
+ * is, beside an average (AVERAGED), what it is of. */
 static const NfPickleTensor *
-get_weight (const NfPickleValue *state, guint i)
+get_weight (const NfPickleValue *state, guint i, gboolean averaged)
 {
   static const char *const counters[] = { "n_averaged", "step", "initted", NULL };
   const NfPickleValue *key = state->items->pdata[i], *value = state->items->pdata[i + 1];
   if (key->type != NF_PICKLE_STRING || value->type != NF_PICKLE_TENSOR
-      || (value->tensor->n_dims == 0 && g_strv_contains (counters, key->text)))
+      || (value->tensor->n_elements == 1 && g_strv_contains (counters, key->text))
+      || (averaged && is_below (key, "online_model.")))
     return NULL;
   return value->tensor;
 }
@@ -435,9 +453,10 @@ static gsize
 find_owner (const NfPickleValue *state)
 {
   g_autofree char *first = NULL;
+  const gboolean averaged = is_averaged (state);
   gsize length = 0;
   for (guint i = 0; i < state->items->len; i += 2)
-    if (get_weight (state, i))
+    if (get_weight (state, i, averaged))
       {
         g_autofree char *name = strip_name (((const NfPickleValue *)state->items->pdata[i])->text);
         gsize common = 0, owner = owner_of (name);
@@ -497,9 +516,10 @@ add_state (Reader *r, const NfPickleValue *state)
 {
   g_autoptr (GHashTable) names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   const gsize owner = find_owner (state);
+  const gboolean averaged = is_averaged (state);
   for (guint i = 0; i < state->items->len; i += 2)
     {
-      const NfPickleTensor *tensor = get_weight (state, i);
+      const NfPickleTensor *tensor = get_weight (state, i, averaged);
       const NfPickleValue *key = state->items->pdata[i];
       if (tensor && !add_tensor (r, key->text, owner, tensor, names))
         return FALSE;
