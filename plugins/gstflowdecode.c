@@ -1038,8 +1038,9 @@ gst_flow_decode_getcaps (GstVideoDecoder *decoder, GstCaps *filter)
   for (guint i = 0; i < gst_caps_get_size (caps); i++)
     {
       GstStructure *structure = gst_caps_get_structure (caps, i);
-      for (guint f = 0;
-           gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME) && f < G_N_ELEMENTS (fields); f++)
+      if (!gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME))
+        continue;
+      for (guint f = 0; f < G_N_ELEMENTS (fields); f++)
         {
           const GValue *value = gst_structure_get_value (structure, fields[f]);
           if (value && !gst_value_is_fixed (value))

@@ -801,15 +801,15 @@ complete_config (const Shape *shape, JsonObject *given, GError **error)
 
   /* what decides about other members */
   NfConfig base = plain;
-  NfPixelLayout layout;
   Shape options = *shape;
+  const char *given_layout = text_of (given, "pixel_layout");
+  NfPixelLayout layout;
   if (!options.family && g_strcmp0 (text_of (given, "family"), "starflow") == 0)
     options.family = (char *)"starflow";
   if (!options.noise && g_strcmp0 (text_of (given, "noise_type"), "gaussian") == 0)
     options.noise = (char *)"gaussian";
-  if (!options.layout && text_of (given, "pixel_layout")
-      && nf_pixel_layout_from_name (text_of (given, "pixel_layout"), &layout))
-    options.layout = (char *)text_of (given, "pixel_layout");
+  if (!options.layout && given_layout && nf_pixel_layout_from_name (given_layout, &layout))
+    options.layout = (char *)given_layout;
   JsonNode *node = json_object_get_member (given, "frames");
   const gint64 frames = node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_int (node) : 0;
   if (options.frames == -1 && g_strcmp0 (options.family, "starflow") == 0 && frames > 0 && frames <= G_MAXINT)

@@ -422,8 +422,9 @@ nf_temporary_name (const char *path, GError **error)
   return NULL;
 }
 
-gboolean
-nf_check_folder (const char *path, GError **error)
+/* PATH is written into where it is, or REPLACED by a file beside it. */
+static gboolean
+check_folder (const char *path, gboolean replaced, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (path);
 
@@ -431,11 +432,17 @@ nf_check_folder (const char *path, GError **error)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
   else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
-  else if (g_access (path, W_OK) != 0 && g_access (folder, W_OK | X_OK) != 0)
+  else if ((replaced || g_access (path, W_OK) != 0) && g_access (folder, W_OK | X_OK) != 0)
     write_error (error, path, errno, "cannot be written");
   else
     return TRUE;
   return FALSE;
+}
+
+gboolean
+nf_check_folder (const char *path, GError **error)
+{
+  return check_folder (path, FALSE, error);
 }
 
 gboolean
@@ -471,17 +478,12 @@ nf_check_output (const char *path, const char *input, GError **error)
 {
   GStatBuf out;
 
-  if (!nf_check_folder (path, error))
-    return FALSE;
   if (g_stat (path, &out) == 0 && !S_ISREG (out.st_mode))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
       return FALSE;
     }
-  g_autofree char *folder = g_path_get_dirname (path);
-  if (g_access (folder, W_OK | X_OK) != 0) /* it is written beside, and gets its name in the end */
-    return write_error (error, path, errno, "cannot be written");
-  return check_not_input (path, input, error);
+  return check_folder (path, TRUE, error) && check_not_input (path, input, error);
 }
 
 gboolean

@@ -61,10 +61,11 @@ find_shared (const char *key)
   g_mutex_lock (&shared_lock);
   GWeakRef *weak = shared_models ? g_hash_table_lookup (shared_models, key) : NULL;
   g_autoptr (NfModel) model = weak ? g_weak_ref_get (weak) : NULL;
-  if (model)
+  const gboolean whole = is_whole (model);
+  if (whole)
     model->shared = TRUE;
   g_mutex_unlock (&shared_lock);
-  return is_whole (model) ? g_steal_pointer (&model) : NULL;
+  return whole ? g_steal_pointer (&model) : NULL;
 }
 
 /* SELF, or the model of the same content that another thread was quicker with. Takes SELF. */

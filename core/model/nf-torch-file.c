@@ -450,10 +450,9 @@ owner_of (const char *name)
 /* The length of the components, with their dots, that all names begin with where the flow is an attribute of
  * what was saved ("model.blocks.0.…", "net.flow.blocks.0.…"), else 0. */
 static gsize
-find_owner (const NfPickleValue *state)
+find_owner (const NfPickleValue *state, gboolean averaged)
 {
   g_autofree char *first = NULL;
-  const gboolean averaged = is_averaged (state);
   gsize length = 0;
   for (guint i = 0; i < state->items->len; i += 2)
     if (get_weight (state, i, averaged))
@@ -515,8 +514,8 @@ static gboolean
 add_state (Reader *r, const NfPickleValue *state)
 {
   g_autoptr (GHashTable) names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  const gsize owner = find_owner (state);
   const gboolean averaged = is_averaged (state);
+  const gsize owner = find_owner (state, averaged);
   for (guint i = 0; i < state->items->len; i += 2)
     {
       const NfPickleTensor *tensor = get_weight (state, i, averaged);

@@ -187,7 +187,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
   const NfConfig *config = nf_model_get_config (self->model);
   const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const guint window = shape->N / shape->frame;
-  const gsize frame = (gsize)shape->frame * shape->D, n = (gsize)B * window * frame;
+  const gsize frame = (gsize)shape->frame * shape->D, n = MAX ((gsize)B * window * frame, 1);
   options = options ? options : &plain;
   if (!check_causal (config, error))
     return FALSE;
@@ -220,10 +220,10 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
                         .z = z,
                         .options = drawn,
                         .denoise = drawn.denoise,
-                        .known = g_try_new0 (float, MAX (n, 1)),
-                        .latents = g_try_new (float, MAX (n, 1)),
-                        .noisy = g_try_new (float, MAX (n, 1)),
-                        .clean = g_try_new (float, MAX (n, 1)),
+                        .known = g_try_new0 (float, n),
+                        .latents = g_try_new (float, n),
+                        .noisy = g_try_new (float, n),
+                        .clean = g_try_new (float, n),
                         .y = y };
   all.options.drawn = FALSE;
   if (!all.known || !all.latents || !all.noisy || !all.clean)

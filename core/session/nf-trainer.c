@@ -603,10 +603,11 @@ evaluate (NfTrainer *self, const NfTrainBatch *batch, double *nll, GError **erro
       if (!add_sums (self, count, sums, error))
         return FALSE;
     }
-  double log_deviation = 0; /* of a sample */
-  for (guint i = 0; i < shape->N; i++)
-    log_deviation += (double)nf_model_get_log_deviations (self->model)[i % shape->frame];
-  *nll = ((sums[0] - sums[1]) / batch->B + log_deviation) / ((double)shape->N * shape->D);
+  double log_deviation = 0; /* of a frame */
+  for (guint i = 0; i < shape->frame; i++)
+    log_deviation += (double)nf_model_get_log_deviations (self->model)[i];
+  *nll = (sums[0] - sums[1]) / ((double)batch->B * shape->N * shape->D)
+         + log_deviation / ((double)shape->frame * shape->D);
   return TRUE;
 }
 
