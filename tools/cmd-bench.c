@@ -778,14 +778,18 @@ bound_steps (NfModel *model, NfOps *ops, guint B)
     {
       const NfFlowBlock *block = nf_model_get_block (model, t);
       const NfTransformerShape *shape = &block->transformer.shape;
-      const double N = nf_model_get_shape (model)->N, inner = (double)shape->H * shape->head_dim,
-                   keys = 2.0 * shape->Hkv * shape->head_dim,
+      const gboolean local
+          = nf_model_get_config (model)->shallow_local && t + 1 < nf_model_count_blocks (model);
+      /* a frame's tokens where frames are samples of their own */
+      const double N = local ? nf_model_get_shape (model)->frame : nf_model_get_shape (model)->N,
+                   samples = B * (nf_model_get_shape (model)->N / N),
+                   inner = (double)shape->H * shape->head_dim, keys = 2.0 * shape->Hkv * shape->head_dim,
                    layer = shape->d * (inner + keys) + inner * shape->d
                            + (shape->gated ? 3.0 : 2.0) * shape->d * shape->hidden,
                    ends
                    = (double)block->in.n_in * block->in.n_out + (double)block->out.n_in * block->out.n_out,
                    weights = element * (shape->K * layer + ends),
-                   row = (double)B * shape->K * shape->Hkv * (double)nf_ops_key_bytes (ops);
+                   row = samples * shape->K * shape->Hkv * (double)nf_ops_key_bytes (ops);
       bound.bytes += N * weights + row * N * (N + 1) / 2;
       bound.memory = MAX (bound.memory, (gsize)(weights + row * N));
     }
@@ -830,58 +834,106 @@ measure_model (Bench *bench, const char *what, const char *size, Bound bound, Wo
   return result->times != NULL;
 }
 
+/* A model to measure: that of --model or the bundled one, or, of a configuration, one of random weights. */
 typedef struct
 {
-  const char *name;
-  gboolean bundled;
+  char *name;
+  gboolean loaded;
+  const char *file; /* NULL: the bundled one */
   NfConfig config;
 } Size;
 
-static const Size sizes[] = { { .name = "tiny",
-                                .config = { .channels = 3,
-                                            .img_size = 16,
-                                            .patch_size = 4,
-                                            .width = 64,
-                                            .n_blocks = 2,
-                                            .n_layers = 2,
-                                            .nvp = TRUE,
-                                            .head_dim = 64,
-                                            .expansion = 4,
-                                            .layout = NF_PIXELS_RGB } },
-                              { .name = "bundled", .bundled = TRUE },
-                              { .name = "64x64p4-512",
-                                .config = { .channels = 3,
-                                            .img_size = 64,
-                                            .patch_size = 4,
-                                            .width = 512,
-                                            .n_blocks = 4,
-                                            .n_layers = 4,
-                                            .nvp = TRUE,
-                                            .head_dim = 64,
-                                            .expansion = 4,
-                                            .layout = NF_PIXELS_RGB } } };
-
-static const Size *
-find_size (const char *name)
+/* Of the model in FILE, which outlives it. */
+static Size *
+size_new_of_file (const char *file)
 {
-  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
-    if (strcmp (sizes[i].name, name) == 0)
-      return &sizes[i];
-  return NULL;
+  Size *size = g_new0 (Size, 1);
+
+  size->name = g_path_get_basename (file);
+  size->file = file;
+  size->loaded = TRUE;
+  return size;
+}
+
+static void
+size_free (Size *size)
+{
+  g_free (size->name);
+  g_free (size);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Size, size_free)
+
+/* Of a name such as 64x64p4-512 or 64x64p4-512-4x4: sides and patches in pixels, width, blocks, layers of
+ * each. */
+static Size *
+size_new (const char *name, GError **error)
+{
+  static const char pattern[] = "^(\\d{1,4})x(\\d{1,4})p(\\d{1,4})-(\\d{1,5})(?:-(\\d{1,3})x(\\d{1,3}))?$";
+  const char *said = strcmp (name, "tiny") == 0 ? "16x16p4-64-2x2" : name;
+  g_autoptr (GRegex) regex = g_regex_new (pattern, 0, 0, NULL);
+  g_autoptr (GMatchInfo) match = NULL;
+  guint numbers[6] = { 0, 0, 0, 0, 4, 4 };
+  g_autoptr (Size) size = g_new0 (Size, 1);
+
+  size->name = g_strdup (name);
+  size->loaded = strcmp (name, "bundled") == 0;
+  if (size->loaded)
+    return g_steal_pointer (&size);
+  if (!g_regex_match (regex, said, 0, &match))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "what is known are tiny, bundled and names such as 64x64p4-512 or 64x64p4-512-4x4 (sides, "
+                   "patch, width, blocks and layers), not \"%s\"",
+                   name);
+      return NULL;
+    }
+  for (int i = 0; i < g_match_info_get_match_count (match) - 1; i++)
+    {
+      g_autofree char *number = g_match_info_fetch (match, i + 1);
+      numbers[i] = (guint)g_ascii_strtoull (number, NULL, 10);
+    }
+  if (numbers[0] != numbers[1])
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "a model's picture is a square, %s is none", name);
+      return NULL;
+    }
+  size->config = (NfConfig){ .channels = 3,
+                             .img_size = numbers[0],
+                             .patch_size = numbers[2],
+                             .width = numbers[3],
+                             .n_blocks = numbers[4],
+                             .n_layers = numbers[5],
+                             .nvp = TRUE,
+                             .head_dim = 64,
+                             .expansion = 4,
+                             .layout = NF_PIXELS_RGB };
+  return nf_config_check (&size->config, name, error) ? g_steal_pointer (&size) : NULL;
+}
+
+/* What a model cannot do is no failure. Returns: TRUE, for REFUSAL is noted. */
+static gboolean
+leave_out (Bench *bench, const char *what, const char *size, const GError *refusal)
+{
+  nf_progress_note (bench->command->progress, "%s of %s left out: %s", what, size, refusal->message);
+  return TRUE;
 }
 
 static gboolean
 bench_train (Bench *bench, const NfConfig *config, const char *size, double flops, GError **error)
 {
-  const gsize bytes = (gsize)bench->batch * nf_config_tile_bytes (config);
+  const gsize bytes = (gsize)bench->batch * nf_config_frames (config) * nf_config_tile_bytes (config);
   g_autoptr (GRand) random = g_rand_new_with_seed (1);
   g_autofree guint8 *tiles = g_malloc (bytes);
+  g_autoptr (GError) refusal = NULL;
   NfTrainOptions options;
 
-  for (gsize i = 0; i < bytes; i++)
-    tiles[i] = (guint8)g_rand_int (random);
   nf_train_options_init (&options);
   options.steps = MAX_REPETITIONS + 1;
+  if (!nf_trainer_check (config, &options, &refusal))
+    return leave_out (bench, "train", size, refusal);
+  for (gsize i = 0; i < bytes; i++)
+    tiles[i] = (guint8)g_rand_int (random);
   /* a model of its own: training changes it */
   g_autoptr (NfModel) model = nf_model_new (config, bench->device, 1, error);
   if (!model)
@@ -904,6 +956,7 @@ bench_frame (Bench *bench, NfSession *session, const char *name, GError **error)
   const NfConfig *config = nf_model_get_config (model);
   const gboolean yuv = config->layout == NF_PIXELS_YUV420;
   const gsize pixels = (gsize)width * height;
+  g_autoptr (GError) refusal = NULL;
   NfGrid grid;
 
   if (!nf_grid_init (&grid, config, width, height, error))
@@ -922,6 +975,8 @@ bench_frame (Bench *bench, NfSession *session, const char *name, GError **error)
       run.frame.planes[c] = yuv ? c == 0 ? (NfPlane){ bytes, (gint)width, 1 } : (NfPlane){ chroma, half, 1 }
                                 : (NfPlane){ bytes + c, 3 * (gint)width, 3 };
     }
+  if (!run_frame (&run, &refusal) && g_error_matches (refusal, NF_ERROR, NF_ERROR_UNSUPPORTED))
+    return leave_out (bench, "frame", name, refusal);
   g_autofree char *label = g_strdup_printf ("%s, %u×%u", name, width, height);
   const double flops = nf_model_get_flops (model) * grid.tiles_x * grid.tiles_y;
   return measure_model (bench, "frame", label, (Bound){ .flops = flops }, run_frame, &run,
@@ -936,11 +991,12 @@ bench_model (Bench *bench, const Size *size, GError **error)
     return TRUE;
 
   g_autoptr (NfModel) model = NULL;
-  if (size->bundled)
+  if (size->loaded)
     {
+      const char *file = size->file;
       g_autoptr (GError) missing = NULL;
-      model = nf_model_load (NULL, bench->device, NULL, NULL, bench->command->cancellable, &missing);
-      if (g_error_matches (missing, NF_ERROR, NF_ERROR_NOT_FOUND))
+      model = nf_model_load (file, bench->device, NULL, NULL, bench->command->cancellable, &missing);
+      if (!file && g_error_matches (missing, NF_ERROR, NF_ERROR_NOT_FOUND))
         {
           nf_progress_note (bench->command->progress, "bundled model left out: %s", missing->message);
           return TRUE;
@@ -957,7 +1013,8 @@ bench_model (Bench *bench, const Size *size, GError **error)
     return FALSE;
 
   const NfConfig *config = nf_model_get_config (model);
-  const gsize n = (gsize)bench->batch * nf_config_tokens (config) * nf_config_features (config);
+  const gsize n = (gsize)bench->batch * nf_config_frames (config) * nf_config_tokens (config)
+                  * nf_config_features (config);
   const double flops = bench->batch * nf_model_get_flops (model);
   g_autofree char *label = g_strdup_printf ("%s, batch %u", size->name, bench->batch);
   if (is_selected (bench, "encode") || is_selected (bench, "frame") || is_selected (bench, "decode")
@@ -995,7 +1052,7 @@ bench_model (Bench *bench, const Size *size, GError **error)
 }
 
 static gboolean
-run_all (Bench *bench, char **names, GError **error)
+run_all (Bench *bench, GPtrArray *models, GError **error)
 {
   static const guint products[][3]
       = { { 256, 2304, 768 }, { 1024, 1024, 1024 }, { 256, 2048, 512 }, { 2048, 2048, 512 },
@@ -1020,8 +1077,8 @@ run_all (Bench *bench, char **names, GError **error)
     return FALSE;
   if (is_selected (bench, "layernorm") && !bench_layernorm (bench, bench->quick ? 256 : 32768, 512, error))
     return FALSE;
-  for (guint i = 0; names[i]; i++)
-    if (!bench_model (bench, find_size (names[i]), error))
+  for (guint i = 0; i < models->len; i++)
+    if (!bench_model (bench, models->pdata[i], error))
       return FALSE;
   return TRUE;
 }
@@ -1051,14 +1108,17 @@ print_table (const Bench *bench)
           bench->limits.by ? " by " : "", bench->limits.by ? bench->limits.by : "");
   if (!isnan (bench->read_gbps))
     printf ("; %.1f GB/s reading memory", bench->read_gbps);
-  printf ("\n\n%-10s %-28s %12s %15s %8s\n", "", "SIZE", "TIME", "RATE", "SHARE");
+  int width = 28;
+  for (guint i = 0; i < bench->results->len; i++)
+    width = MAX (width, (int)g_utf8_strlen (((Result *)bench->results->pdata[i])->size, -1));
+  printf ("\n\n%-10s %-*s %12s %15s %8s\n", "", width, "SIZE", "TIME", "RATE", "SHARE");
   for (guint i = 0; i < bench->results->len; i++)
     {
       const Result *r = bench->results->pdata[i];
       const gboolean memory = isnan (r->gflops);
       printf ("%-10s %s%*s %9.3f ms %7.1f %-7s %6.1f %%\n", r->what, r->size,
-              MAX (28 - (int)g_utf8_strlen (r->size, -1), 0), "", 1e3 * r->seconds,
-              memory ? r->gbps : r->gflops, memory ? "GB/s" : "GFLOP/s", 100 * r->share);
+              width - (int)g_utf8_strlen (r->size, -1), "", 1e3 * r->seconds, memory ? r->gbps : r->gflops,
+              memory ? "GB/s" : "GFLOP/s", 100 * r->share);
     }
   for (guint i = 0; i < bench->results->len; i++)
     {
@@ -1170,23 +1230,27 @@ nf_cmd_bench (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *chosen = NULL;
   g_auto (GStrv) names = NULL;
+  g_autoptr (GPtrArray) models = g_ptr_array_new_with_free_func ((GDestroyNotify)size_free);
   gboolean json = FALSE;
   gint batch = DEFAULT_BATCH;
-  const GOptionEntry entries[]
-      = { { "sizes", 's', 0, G_OPTION_ARG_STRING, &chosen,
-            "Models, comma-separated: tiny, bundled, 64x64p4-512 (default: all; with --quick: tiny)",
-            "NAMES" },
-          { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
-          { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
-            NULL },
-          { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
-            "Where the time of models goes: each kernel's launches and time on the device", NULL },
-          { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
-          { NULL } };
+  const GOptionEntry entries[] = {
+    { "sizes", 's', 0, G_OPTION_ARG_STRING, &chosen,
+      "Models, comma-separated: tiny, bundled, or of random weights by name, 64x64p4-512 being 64×64 pixels, "
+      "patches of 4, width 512, and 4 blocks of 4 layers unless -BxL follows "
+      "(default: tiny,bundled,64x64p4-512, none with --model; with --quick: tiny)",
+      "NAMES" },
+    { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
+    { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
+      NULL },
+    { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
+      "Where the time of models goes: each kernel's launches and time on the device", NULL },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
+    { NULL }
+  };
   g_autofree char *list = g_strjoinv (", ", (char **)kinds);
 
   if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "[WHAT...]",
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "[WHAT...]",
           "Measures what this machine can do at most, then how much of it the flow gets.",
           "WHAT is any of matmul, gradient (of weights and of attention), attention, "
           "layernorm, encode, frame (a whole one of 1280×720), decode (token by token), step (of that, a "
@@ -1203,17 +1267,27 @@ nf_cmd_bench (int argc, char **argv)
       return nf_command_usage (&command, "\"%s\" cannot be measured; what can: %s", argv[i], list);
   if (batch < 1 || batch > MAX_BATCH)
     return nf_command_usage (&command, "--batch takes 1 to %d", MAX_BATCH);
-  names = g_strsplit (chosen ? chosen : bench.quick ? "tiny" : "tiny,bundled,64x64p4-512", ",", -1);
+  names = g_strsplit (chosen          ? chosen
+                      : command.model ? ""
+                      : bench.quick   ? "tiny"
+                                      : "tiny,bundled,64x64p4-512",
+                      ",", -1);
   for (guint i = 0; names[i]; i++)
-    if (!find_size (names[i]))
-      return nf_command_usage (&command, "--sizes knows tiny, bundled and 64x64p4-512, not \"%s\"", names[i]);
+    {
+      Size *size = size_new (names[i], &error);
+      if (!size)
+        return nf_command_usage (&command, "--sizes: %s", error->message);
+      g_ptr_array_add (models, size);
+    }
+  if (command.model)
+    g_ptr_array_add (models, size_new_of_file (command.model));
 
   bench.selected = argv + 1;
   bench.batch = (guint)batch;
   bench.results = g_ptr_array_new_with_free_func ((GDestroyNotify)result_free);
   nf_command_catch_signals (&command);
   bench.device = nf_device_open (command.device, &error);
-  if (!bench.device || !run_all (&bench, names, &error))
+  if (!bench.device || !run_all (&bench, models, &error))
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
   if (json)

@@ -10,6 +10,7 @@ median is printed. A ratio of 2 means that normflow takes half the time.
 import argparse
 import contextlib
 import json
+import re
 import statistics
 import subprocess
 import time
@@ -18,11 +19,16 @@ import torch
 
 from model import Config, Flow, patchify
 
-SIZES = {
-    "tiny": dict(img_size=16, patch_size=4, channels=64, num_blocks=2, layers_per_block=2),
-    "64x64p4-512": dict(img_size=64, patch_size=4, channels=512, num_blocks=4, layers_per_block=4),
-}
 BUDGET, LEAST = 6.0, 3  # seconds, and runs, of a measurement
+
+
+def parse_size(name):
+    """Names as of `normflow bench --sizes`: 64x64p4-512, or 64x64p4-512-4x4 with blocks and layers."""
+    match = re.fullmatch(r"(\d+)x\1p(\d+)-(\d+)(?:-(\d+)x(\d+))?", "16x16p4-64-2x2" if name == "tiny" else name)
+    if not match:
+        raise SystemExit(f"--sizes takes tiny and names such as 64x64p4-512 and 64x64p4-512-4x4, not {name}")
+    side, patch, width, blocks, layers = (int(number or 4) for number in match.groups())
+    return dict(img_size=side, patch_size=patch, channels=width, num_blocks=blocks, layers_per_block=layers)
 
 
 def median_time(run, device):
@@ -43,7 +49,7 @@ def median_time(run, device):
 
 
 def time_peer(size, what, batch, half, device):
-    config = Config(family="tarflow", in_channels=3, **SIZES[size])
+    config = Config(family="tarflow", in_channels=3, **parse_size(size))
     torch.manual_seed(0)
     flow = Flow(config).to(device)
     for block in flow.blocks:
@@ -86,7 +92,7 @@ def time_normflow(command, size, what, batch, precision, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--sizes", default="tiny,64x64p4-512")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--what", default="encode,decode,train")
     parser.add_argument("--rounds", type=int, default=3)
@@ -107,10 +113,10 @@ def main():
                 if first:
                     threads = f" with {torch.get_num_threads()} threads" if options.device == "cpu" else ""
                     print(f"{report['device']['name']}, PyTorch {torch.__version__}{threads}\n")
-                    print(f"{'':8}{'size':14}{'batch':>6}{'normflow':>12}{'of limit':>10}{'PyTorch':>12}{'':6}{'ratio':>8}")
+                    print(f"{'':8}{'size':20}{'batch':>6}{'normflow':>12}{'of limit':>10}{'PyTorch':>12}{'':6}{'ratio':>8}")
                     first = False
                 ratio, seconds, share, peer, dtype = sorted(rounds)[len(rounds) // 2]
-                print(f"{what:8}{size:14}{batch:6}{seconds * 1e3:9.2f} ms{share:10.0%}{peer * 1e3:9.2f} ms {dtype:5}{ratio:8.2f}", flush=True)
+                print(f"{what:8}{size:20}{batch:6}{seconds * 1e3:9.2f} ms{share:10.0%}{peer * 1e3:9.2f} ms {dtype:5}{ratio:8.2f}", flush=True)
 
 
 main()
