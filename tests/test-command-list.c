@@ -4,7 +4,9 @@
  * memory, and the bits that each launch for itself gives. */
 #include "nf-test.h"
 #include "nf-command-list.h"
+#include "nf-model-private.h"
 #include "nf-ops.h"
+#include "nf-session-private.h"
 
 #define HEAD_DIM 16
 #define FEATURES 48
@@ -297,6 +299,112 @@ test_same_bits (void **state)
     }
 }
 
+#define BATCH 3
+
+/* The parameters that some steps lead to. */
+static GArray *
+train (const NfConfig *config, const char *spec)
+{
+  static const gint labels[BATCH] = { 0, -1, 1 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+  nf_test_ok (device, error);
+  g_autoptr (NfModel) model = nf_model_new (config, device, 3, &error);
+  nf_test_ok (model, error);
+  NfTrainOptions options;
+  nf_train_options_init (&options);
+  options.steps = 4;
+  options.warmup = 1;
+  options.ema = 0.9;
+  g_autoptr (NfTrainer) trainer = nf_trainer_new (model, &options, &error);
+  nf_test_ok (trainer, error);
+  const gsize bytes = (gsize)BATCH * nf_config_frames (config) * nf_config_tile_bytes (config);
+  g_autofree guint8 *tiles = g_malloc (bytes);
+  for (guint step = 0; step < options.steps; step++)
+    {
+      NfTrainReport report;
+      for (gsize i = 0; i < bytes; i++)
+        tiles[i] = (guint8)(100 + 40 * nf_random_uniform (7, step, i));
+      nf_test_ok (nf_trainer_step (trainer,
+                                   &(NfTrainBatch){ BATCH, tiles, config->n_classes ? labels : NULL, NULL },
+                                   &report, &error),
+                  error);
+      assert_false (report.skipped);
+    }
+  const guint n = (guint)nf_model_count_parameters (model);
+  GArray *theta = g_array_sized_new (FALSE, FALSE, sizeof (float), n);
+  g_array_set_size (theta, n);
+  nf_test_ok (nf_ops_read (nf_trainer_get_ops (trainer), nf_view (nf_model_get_theta (model), 0), theta->data,
+                           n * sizeof (float), &error),
+              error);
+  return theta;
+}
+
+/* All kernels of training, in each form of products. */
+static void
+test_same_training (void **state)
+{
+  static const NfConfig configs[] = {
+    { .channels = 1,
+      .img_size = 8,
+      .patch_size = 2,
+      .width = 32,
+      .n_blocks = 2,
+      .n_layers = 1,
+      .nvp = TRUE,
+      .n_classes = 2,
+      .head_dim = 16,
+      .expansion = 4,
+      .layout = NF_PIXELS_GRAY },
+    { .channels = 3,
+      .img_size = 8,
+      .patch_size = 2,
+      .width = 64,
+      .n_blocks = 2,
+      .n_layers = 1,
+      .nvp = TRUE,
+      .n_kv_heads = 2,
+      .head_dim = 16,
+      .expansion = 4,
+      .layout = NF_PIXELS_RGB,
+      .family = NF_FAMILY_STARFLOW,
+      .rms_norm = TRUE,
+      .rope = TRUE,
+      .sos = TRUE,
+      .softplus = TRUE,
+      .final_norm = TRUE,
+      .qk_norm = TRUE,
+      .gated = TRUE },
+    { .channels = 1,
+      .img_size = 8,
+      .patch_size = 4,
+      .width = 40,
+      .n_blocks = 2,
+      .n_layers = 1,
+      .nvp = TRUE,
+      .head_dim = 20,
+      .expansion = 4,
+      .layout = NF_PIXELS_GRAY,
+      .rope = TRUE,
+      .frame_positions = TRUE,
+      .family = NF_FAMILY_STARFLOW,
+      .frames = 3,
+      .temporal_causal = 1,
+      .shallow_local = TRUE },
+  };
+  static const char *const precisions[] = { "", ",precision=bf16", ",f32=auto", ",vectors=8" };
+  (void)open_with_lists ();
+  for (guint i = 0; i < G_N_ELEMENTS (configs); i++)
+    for (guint j = 0; j < G_N_ELEMENTS (precisions); j++)
+      {
+        g_autofree char *lists = g_strconcat ("cpu,launch=lists", precisions[j], NULL),
+                        *each = g_strconcat ("cpu,launch=each", precisions[j], NULL);
+        g_autoptr (GArray) a = train (&configs[i], lists), b = train (&configs[i], each);
+        assert_int_equal (a->len, b->len);
+        assert_memory_equal (a->data, b->data, a->len * sizeof (float));
+      }
+}
+
 int
 main (void)
 {
@@ -305,6 +413,7 @@ main (void)
     cmocka_unit_test (test_freed_buffers),  cmocka_unit_test (test_memory_is_given_back),
     cmocka_unit_test (test_refused_launch), cmocka_unit_test (test_many_items),
     cmocka_unit_test (test_rows),           cmocka_unit_test (test_same_bits),
+    cmocka_unit_test (test_same_training),
   };
   return cmocka_run_group_tests_name ("command lists", tests, NULL, NULL);
 }

@@ -41,30 +41,6 @@ typedef float NfKey;
 /* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, if values_too, keeps the values that lie after the H
  * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
  * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. */
-#if !NF_GPU_KERNELS
-/* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
-static inline void
-nf_transpose (floatv x[VW])
-{
-  floatv y[VW];
-#pragma unroll
-  for (int round = 1; round < VW; round *= 2)
-    {
-#pragma unroll
-      for (int i = 0; i < VW / 2; i++)
-        {
-          y[2 * i].even = x[i].lo;
-          y[2 * i].odd = x[i + VW / 2].lo;
-          y[2 * i + 1].even = x[i].hi;
-          y[2 * i + 1].odd = x[i + VW / 2].hi;
-        }
-#pragma unroll
-      for (int i = 0; i < VW; i++)
-        x[i] = y[i];
-    }
-}
-#endif
-
 #if NF_BF16_AMX
 
 /* Up to 32 features of a row, as 16 words. */

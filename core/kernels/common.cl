@@ -105,6 +105,30 @@ NF_STORE (ushortv, ushort, __global)
 #define NF_PREFETCH_FAR(p) prefetch (p, 1)
 #endif
 
+#if !NF_GPU_KERNELS
+/* VW rows of VW floats into columns: each round interleaves the first half of the vectors with the second. */
+static inline void
+nf_transpose (floatv x[VW])
+{
+  floatv y[VW];
+#pragma unroll
+  for (int round = 1; round < VW; round *= 2)
+    {
+#pragma unroll
+      for (int i = 0; i < VW / 2; i++)
+        {
+          y[2 * i].even = x[i].lo;
+          y[2 * i].odd = x[i + VW / 2].lo;
+          y[2 * i + 1].even = x[i].hi;
+          y[2 * i + 1].odd = x[i + VW / 2].hi;
+        }
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        x[i] = y[i];
+    }
+}
+#endif
+
 /* Sum of the lanes, always in this order: halves onto each other. */
 static inline float
 nf_sum4 (float4 v)

@@ -8,7 +8,7 @@
  *
  * Members need not run at the same time: each could do all of it alone. One waits for another only if that is in the middle of an item.
  *
- * Compiled with -DNF_LIST=1 behind all files whose kernels a list may hold, and listed.h. */
+ * Compiled with -DNF_LIST=1 behind all files whose kernels a list may hold, and listed.h; with -DNF_LIST=2 it may hold those of gradients, too. */
 
 #pragma OPENCL EXTENSION cl_khr_int64_base_atomics : enable
 
@@ -217,6 +217,50 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
                            NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_FLOATS (21), NF_INT (22),
                            NF_INT (23), NF_FLOATS (24), NF_INT (25));
       break;
+#if NF_LIST > 1
+    case NF_LIST_COLUMN_SUMS:
+      nf_column_sums (item, items, NF_VIEW (0), NF_INT (2), NF_VIEW (3), NF_INT (5), NF_INT (6), NF_INT (7));
+      break;
+    case NF_LIST_NORM_BACKWARD:
+      nf_norm_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_VIEW (8), NF_INT (10), NF_INT (11), NF_INT (12));
+      break;
+    case NF_LIST_HEADS_BACKWARD:
+      nf_heads_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_INT (8), NF_VIEW (9), NF_INT (11), NF_INT (12),
+                         NF_LONG (13), NF_LONG (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_FLOATS (19));
+      break;
+    case NF_LIST_ATTENTION_BACKWARD:
+      nf_attention_backward (item, items, NF_VIEW (0), NF_FLOATS (2), NF_FLOATS (3), NF_INT (4), NF_VIEW (5), NF_VIEW (7), NF_FLOATS (9), NF_VIEW (10),
+                             NF_INT (12), NF_INT (13), NF_INT (14), NF_INT8 (15), NF_FLOAT (19));
+      break;
+    case NF_LIST_GATE_BACKWARD:
+      nf_gate_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_VIEW (8), NF_LONG (10), NF_INT (11));
+      break;
+#if NF_AMX
+    case NF_LIST_PACK_LEFT:
+      nf_pack_left (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5), NF_INT (6));
+      break;
+#endif
+    case NF_LIST_AFFINE_BACKWARD:
+      nf_affine_backward (item, items, NF_VIEW (0), NF_FLOATS (2), NF_VIEW (3), NF_VIEW (5), NF_FLOATS (7), NF_INT (8), NF_INT (9), NF_INT (10),
+                          NF_INT (11), NF_INT (12), NF_INT (13), NF_INT (14), NF_INT (15), NF_FLOAT (16), NF_FLOAT (17), NF_INT (18), NF_FLOAT (19));
+      break;
+    case NF_LIST_SHIFT_IN_BACKWARD:
+      nf_shift_in_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));
+      break;
+    case NF_LIST_CLASS_EMBED_BACKWARD:
+      nf_class_embed_backward (item, items, NF_VIEW (0), NF_VIEW (2), (__global const int *)a[4], NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
+      break;
+    case NF_LIST_POSITION_BACKWARD:
+      nf_position_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_INT (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
+      break;
+    case NF_LIST_ADAMW:
+      nf_adamw (item, items, NF_FLOATS (0), NF_FLOATS (1), NF_FLOATS (2), NF_FLOATS (3), NF_FLOATS (4), NF_LONG (5), NF_FLOAT (6), NF_FLOAT (7),
+                NF_FLOAT (8), NF_FLOAT (9), NF_FLOAT (10), NF_FLOAT (11), NF_FLOAT (12), NF_FLOAT (13), NF_FLOAT (14));
+      break;
+    case NF_LIST_SUM_SQUARES:
+      nf_sum_squares (item, items, NF_VIEW (0), NF_LONG (2), NF_LONG (3), NF_FLOATS (4));
+      break;
+#endif
     }
 }
 

@@ -158,6 +158,17 @@ nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_elemen
           for (int i = 0; i < MR; i++)
             p[i] = NF_ELEMENT (W[i], W[down + i]);
       }
+  if (transposed && inside == width && width == NR)
+    for (; r + VW <= count; r += VW, p += VW / NF_STEP * NR, W += VW)
+      for (int part = 0; part < NR; part += VW)
+        {
+          floatv x[VW];
+          for (int i = 0; i < VW; i++)
+            x[i] = nf_loadv (W + (part + i) * across);
+          nf_transpose (x);
+          for (int i = 0; i < VW; i += NF_STEP)
+            nf_storev (NF_ELEMENTV (x[i], x[i + NF_STEP - 1]), p + i / NF_STEP * NR + part);
+        }
   for (; r < count; r += NF_STEP, p += width, W += step)
     for (int i = 0; i < width; i++)
       {
@@ -196,8 +207,7 @@ nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y
 #define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
 
 /* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
- * if there are more); zeros up to a whole step. A block of 16 × 16 words is transposed by four rounds of interleaving rows i and i + 8, each of which rotates the eight
- * bits of (row, column) by one. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
+ * if there are more); zeros up to a whole step. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
 NF_KERNEL_OF_ONE void
 nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
 {
@@ -208,7 +218,7 @@ nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uin
   for (int c = column; c < end; c += VW)
     {
       const int inside = end - c;
-      uintv planes[NF_PLANES][16], b[16];
+      floatv planes[NF_PLANES][16];
       for (int i = 0; i < 16; i++)
         {
           __global const float *x = X + (size_t)2 * i * ldx + c;
@@ -219,27 +229,16 @@ nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uin
           nf_split (even, lower);
           nf_split (odd, upper);
           for (int p = 0; p < NF_PLANES; p++)
-            planes[p][i] = lower[p] >> 16 | upper[p];
+            planes[p][i] = nf_as_floatv (lower[p] >> 16 | upper[p]);
 #else
-          planes[0][i] = nf_pairv (even, odd);
+          planes[0][i] = nf_as_floatv (nf_pairv (even, odd));
 #endif
         }
-#define NF_INTERLEAVE(from, to)                                                                                        \
-  _Pragma ("unroll") for (int i = 0; i < 8; i++)                                                                       \
-  {                                                                                                                    \
-    to[2 * i] = __builtin_shufflevector (from[i], from[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); \
-    to[2 * i + 1]                                                                                                      \
-        = __builtin_shufflevector (from[i], from[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); \
-  }
       for (int p = 0; p < NF_PLANES; p++)
         {
-          uintv *a = planes[p];
-          NF_INTERLEAVE (a, b)
-          NF_INTERLEAVE (b, a)
-          NF_INTERLEAVE (a, b)
-          NF_INTERLEAVE (b, a)
+          nf_transpose (planes[p]);
           for (int i = 0; i < min (VW, inside); i++)
-            nf_storev (a[i], Y + (size_t)(c + i) * ldy + 16 * p);
+            nf_storev (nf_as_uintv (planes[p][i]), Y + (size_t)(c + i) * ldy + 16 * p);
         }
     }
 }

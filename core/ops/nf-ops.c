@@ -78,7 +78,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_SUM_SQUARES] = "nf_sum_squares",
 };
 
-/* Those that a command list may hold. */
+/* Those that a command list may hold; from NF_LIST_COLUMN_SUMS on only one of gradients. */
 static const NfListed kernel_commands[N_KERNELS] = {
   [KERNEL_MATMUL] = NF_LIST_MATMUL,
   [KERNEL_NORM] = NF_LIST_NORM,
@@ -101,6 +101,18 @@ static const NfListed kernel_commands[N_KERNELS] = {
   [KERNEL_CLASS_EMBED] = NF_LIST_CLASS_EMBED,
   [KERNEL_PIXELS_TO_TOKENS] = NF_LIST_PIXELS_TO_TOKENS,
   [KERNEL_TOKENS_TO_PIXELS] = NF_LIST_TOKENS_TO_PIXELS,
+  [KERNEL_COLUMN_SUMS] = NF_LIST_COLUMN_SUMS,
+  [KERNEL_NORM_BACKWARD] = NF_LIST_NORM_BACKWARD,
+  [KERNEL_HEADS_BACKWARD] = NF_LIST_HEADS_BACKWARD,
+  [KERNEL_ATTENTION_BACKWARD] = NF_LIST_ATTENTION_BACKWARD,
+  [KERNEL_GATE_BACKWARD] = NF_LIST_GATE_BACKWARD,
+  [KERNEL_PACK_LEFT] = NF_LIST_PACK_LEFT,
+  [KERNEL_AFFINE_BACKWARD] = NF_LIST_AFFINE_BACKWARD,
+  [KERNEL_SHIFT_IN_BACKWARD] = NF_LIST_SHIFT_IN_BACKWARD,
+  [KERNEL_CLASS_EMBED_BACKWARD] = NF_LIST_CLASS_EMBED_BACKWARD,
+  [KERNEL_POSITION_BACKWARD] = NF_LIST_POSITION_BACKWARD,
+  [KERNEL_ADAMW] = NF_LIST_ADAMW,
+  [KERNEL_SUM_SQUARES] = NF_LIST_SUM_SQUARES,
 };
 
 struct _NfOps
@@ -108,6 +120,7 @@ struct _NfOps
   NfDevice *device;
   cl_command_queue queue;
   NfCommandList *list;          /* what is not enqueued yet; NULL where each launch is one */
+  gboolean list_of_gradients;   /* it may hold all commands */
   gsize work;                   /* of products in it, multiply-adds */
   cl_kernel kernels[N_KERNELS]; /* NULL as long as they were not launched, but by lists */
   cl_uint n_arguments[N_KERNELS];
@@ -278,6 +291,18 @@ lists_rows (NfOps *ops, gsize floats, guint count)
 }
 
 static gboolean need_kernel (NfOps *ops, Kernel kernel, GError **error);
+static void need_gradients (NfOps *ops);
+
+/* TRUE if a launch goes into the list, which then knows its kernel. */
+static gboolean
+lists_kernel (NfOps *ops, Kernel kernel, const size_t global[3])
+{
+  if (!lists (ops) || !kernel_commands[kernel] || !nf_command_list_takes (global))
+    return FALSE;
+  if (kernel_commands[kernel] >= NF_LIST_COLUMN_SUMS && !ops->list_of_gradients)
+    need_gradients (ops);
+  return lists (ops);
+}
 
 static void
 launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3], const NfArgument *arguments,
@@ -285,7 +310,7 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
 {
   if (ops->failure || global[0] == 0 || global[1] == 0 || global[2] == 0)
     return;
-  if (lists (ops) && kernel_commands[kernel] && nf_command_list_takes (global))
+  if (lists_kernel (ops, kernel, global) && !ops->failure)
     {
       const cl_int added
           = nf_command_list_add (ops->list, kernel_commands[kernel], global, ops->by_columns, arguments, n);
@@ -390,12 +415,13 @@ get_part (NfOps *ops, guint part, GError **error)
   return nf_device_get_program (ops->device, parts[part].files, parts[part].options, error);
 }
 
-/* What a list may hold is one program. */
+/* What a list may hold is one program; that of gradients takes longer to compile. */
 static cl_program
-get_list_program (NfOps *ops, GError **error)
+get_list_program (NfOps *ops, gboolean gradients, GError **error)
 {
-  g_autofree char *options = g_strdup_printf ("-DDH=%u -DD_MAX=%u -DNF_LIST=1", ops->head_dim, ops->features);
-  const char *files[16] = { "rows_cpu.cl", "matmul.cl", "matmul_cpu.cl",    "pack.cl", "gate.cl",
+  g_autofree char *options
+      = g_strdup_printf ("-DDH=%u -DD_MAX=%u -DNF_LIST=%d", ops->head_dim, ops->features, gradients ? 2 : 1);
+  const char *files[17] = { "rows_cpu.cl", "matmul.cl", "matmul_cpu.cl",    "pack.cl", "gate.cl",
                             "append.cl",   "heads.cl",  "attention_cpu.cl", "flow.cl", "pixels.cl" };
   guint n = g_strv_length ((GStrv)files);
   if (ops->amx)
@@ -405,9 +431,37 @@ get_list_program (NfOps *ops, GError **error)
     }
   if (ops->attends_by_amx)
     files[n++] = "attention_amx.cl";
+  if (gradients)
+    files[n++] = "optimizer.cl";
   files[n++] = "listed.h";
   files[n] = "list.cl";
   return nf_device_get_program (ops->device, files, options, error);
+}
+
+/* Another list, in whose place there may be one. NULL in it if the device takes none. */
+static gboolean
+make_list (NfOps *ops, gboolean gradients, GError **error)
+{
+  g_autoptr (GError) failure = NULL;
+  cl_program program = get_list_program (ops, gradients, error);
+  if (!program)
+    return FALSE;
+  g_clear_pointer (&ops->list, nf_command_list_free);
+  ops->list = nf_command_list_new (ops->device, program, ops->queue, &failure);
+  ops->list_of_gradients = gradients;
+  if (!failure)
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&failure));
+  return FALSE;
+}
+
+/* Makes the list one of gradients: who only encodes and decodes need not wait for its program. */
+static void
+need_gradients (NfOps *ops)
+{
+  enqueue_list (ops);
+  if (!ops->failure)
+    make_list (ops, TRUE, &ops->failure);
 }
 
 /* Not all are in each form. */
@@ -466,19 +520,8 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->queue = nf_device_new_queue (device, error);
   if (!ops->queue)
     return NULL;
-  if (nf_device_launches_lists (device))
-    {
-      g_autoptr (GError) failure = NULL;
-      cl_program program = get_list_program (ops, error);
-      if (!program)
-        return NULL;
-      ops->list = nf_command_list_new (device, program, ops->queue, &failure);
-      if (failure)
-        {
-          g_propagate_error (error, g_steal_pointer (&failure));
-          return NULL;
-        }
-    }
+  if (nf_device_launches_lists (device) && !make_list (ops, FALSE, error))
+    return NULL;
   for (guint i = 0; !ops->list && i < N_KERNELS; i++)
     if (exists (ops, i) && !need_kernel (ops, i, error))
       return NULL;
@@ -744,17 +787,19 @@ static void
 pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
       gboolean transposed)
 {
+  if (ops->events)
+    g_snprintf (ops->detail, sizeof ops->detail, "%u×%u by %u%s", rows, columns, width,
+                transposed ? ", transposed" : "");
   /* a scale is that of a whole column */
   if (ops->gpu)
-    {
-      LAUNCH_GROUPS (ops, KERNEL_PACK, divide_up (columns, width) * width,
-                     has_scales (ops) ? 1 : count_elements (ops, rows), 1, VIEW (X), INT (ld), VIEW (panels),
-                     INT (rows), INT (columns), INT (width), INT (transposed));
-      return;
-    }
-  LAUNCH_ITEMS (ops, KERNEL_PACK, has_scales (ops) ? 1 : divide_up (rows, PACK_ROWS),
-                divide_up (columns, width), VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns),
-                INT (width), INT (transposed));
+    LAUNCH_GROUPS (ops, KERNEL_PACK, divide_up (columns, width) * width,
+                   has_scales (ops) ? 1 : count_elements (ops, rows), 1, VIEW (X), INT (ld), VIEW (panels),
+                   INT (rows), INT (columns), INT (width), INT (transposed));
+  else
+    LAUNCH_ITEMS (ops, KERNEL_PACK, has_scales (ops) ? 1 : divide_up (rows, PACK_ROWS),
+                  divide_up (columns, width), VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns),
+                  INT (width), INT (transposed));
+  *ops->detail = '\0';
 }
 
 void
@@ -978,8 +1023,8 @@ sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboole
     LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
                    INT (N), INT (accumulate));
   else
-    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx), VIEW (s),
-                 INT (M), INT (N), INT (accumulate));
+    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx),
+                 VIEW (s), INT (M), INT (N), INT (accumulate));
 }
 
 static void
