@@ -528,19 +528,3 @@ NF_MATH (floatv, intv, nf_as_floatv, nf_as_intv, v)
 NF_MATH (float, int, as_float, as_int, )
 NF_GELU_MATH (floatv, v)
 NF_GELU_MATH (float, )
-
-/* Philox4x32-10 (Salmon et al. 2011): four random words of (seed, stream, counter), as nf_random_u32x4() on the host. */
-static inline uint4
-nf_philox (uint2 seed, uint2 stream, uint2 counter)
-{
-  uint4 c = (uint4)(counter.x, counter.y, stream.x, stream.y);
-  uint2 k = seed;
-  for (int round = 0; round < 10; round++)
-    {
-      uint h0 = mul_hi (0xD2511F53u, c.x), l0 = 0xD2511F53u * c.x;
-      uint h1 = mul_hi (0xCD9E8D57u, c.z), l1 = 0xCD9E8D57u * c.z;
-      c = (uint4)(h1 ^ c.y ^ k.x, l1, h0 ^ c.w ^ k.y, l0);
-      k += (uint2)(0x9E3779B9u, 0xBB67AE85u);
-    }
-  return c;
-}

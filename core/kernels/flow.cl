@@ -248,37 +248,65 @@ nf_prior (NF_ITEM __global const float *z, ulong z_at, __global float *dz, int k
 
 /* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). With Gaussian noise
  * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. */
-static inline float
-nf_snap (float x, int steps)
+static inline floatv
+nf_snap (floatv x, int steps)
 {
   if (steps < 0)
     return rint (x * (-128.0f * steps)) / (-128.0f * steps);
   if (steps == 0)
     return clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f) * (2.0f / 255.0f) - 1.0f;
-  const float at = clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f);
+  const floatv at = clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f);
   return (at + 0.5f) / (128.0f * steps) - 1.0f;
 }
 
-/* Token t in its basis (D, D), orthonormal, rows are basis vectors: t = W y and back y = Wᵀ t. */
-static inline void
-nf_to_basis (__global const float *W, const float y[D_MAX], __global float *t, int D)
-{
-  for (int i = 0; i < D; i++)
-    {
-      float s = 0.0f;
-      for (int j = 0; j < D; j++)
-        s = fma (W[i * D + j], y[j], s);
-      t[i] = s;
+/* A token's basis W (D, D) is orthonormal, and its rows are the basis vectors: t = W y and back y = Wᵀ t. In memory it is W, then Wᵀ, each with rows of
+ * NF_BASIS_ROW floats of which the last ones may be zeros; then for each NF_BASIS_PART of their columns, as in nf-ops.c, the first row that is not
+ * zero there and the one behind the last, neither of them less than those of the part before. */
+#define NF_BASIS_PART 16
+#define NF_BASIS_PARTS(D) (((D) + NF_BASIS_PART - 1) / NF_BASIS_PART)
+#define NF_BASIS_ROW(D) (NF_BASIS_PARTS (D) * NF_BASIS_PART)
+
+/* to[i .. i + count VW) = what the rows of M are in sum, each as often as `from` says. Places of padding in `to` are written, too. */
+#define NF_ADD_ROWS(count)                                                                                             \
+  for (; i + (count) * VW <= row; i += (count) * VW)                                                                   \
+    {                                                                                                                  \
+      const int first = (int)rows[2 * (i / NF_BASIS_PART)], end = (int)rows[2 * ((i + (count) * VW - 1) / NF_BASIS_PART) + 1]; \
+      floatv sums[count];                                                                                              \
+      for (int k = 0; k < (count); k++)                                                                                \
+        sums[k] = 0.0f;                                                                                                \
+      for (int j = first; j < end; j++)                                                                                \
+        for (int k = 0; k < (count); k++)                                                                              \
+          sums[k] = fma (nf_loadv (M + j * row + i + k * VW), (floatv)(from[j]), sums[k]);                             \
+      for (int k = 0; k < (count); k++)                                                                                \
+        nf_storev (sums[k], to + i + k * VW);                                                                          \
     }
+
+static inline void
+nf_change_basis (__global const float *M, __global const float *rows, const float from[D_MAX], float to[D_MAX], int D)
+{
+  const int row = NF_BASIS_ROW (D);
+  int i = 0;
+  NF_ADD_ROWS (4)
+  NF_ADD_ROWS (2)
+  NF_ADD_ROWS (1)
+}
+
+static inline void
+nf_to_basis (__global const float *basis, const float y[D_MAX], __global float *t, int D)
+{
+  const int size = D * NF_BASIS_ROW (D);
+  float to[D_MAX];
+  nf_change_basis (basis + size, basis + 2 * size, y, to, D);
+  for (int i = 0; i < D; i++)
+    t[i] = to[i];
 }
 static inline void
-nf_from_basis (__global const float *W, __global const float *t, float y[D_MAX], int D)
+nf_from_basis (__global const float *basis, __global const float *t, float y[D_MAX], int D)
 {
-  for (int j = 0; j < D; j++)
-    y[j] = 0.0f;
+  float from[D_MAX];
   for (int i = 0; i < D; i++)
-    for (int j = 0; j < D; j++)
-      y[j] = fma (W[i * D + j], t[i], y[j]);
+    from[i] = t[i];
+  nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), from, y, D);
 }
 
 static inline void
@@ -286,14 +314,14 @@ nf_snap_token (__global float *t, __global const float *basis, int has_basis, in
 {
   if (!has_basis)
     {
-      for (int i = 0; i < D; i++)
-        t[i] = nf_snap (t[i], steps);
+      for (int i = 0; i < D; i += VW)
+        nf_store_head (nf_snap (nf_load_head (t + i, D - i), steps), t + i, D - i);
       return;
     }
   float y[D_MAX];
   nf_from_basis (basis, t, y, D);
-  for (int i = 0; i < D; i++)
-    y[i] = nf_snap (y[i], steps);
+  for (int i = 0; i < D; i += VW)
+    nf_storev (nf_snap (nf_loadv (y + i), steps), y + i);
   nf_to_basis (basis, y, t, D);
 }
 

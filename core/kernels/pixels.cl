@@ -6,32 +6,54 @@
 
 typedef struct
 {
-  int plane, x, y; /* in the plane's own samples */
-} NfSample;
+  int plane[VW], x[VW], y[VW]; /* in the plane's own samples */
+  int last_x[VW], last_y[VW];  /* of the frame */
+} NfSamples;
 
-/* Where feature f of token n of the tile at (tile_x, tile_y) lies. planes: how many are interleaved, 0 for one after the other. */
-static inline NfSample
-nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes)
+/* Of whole numbers from 0 up to 2^20. */
+static inline intv
+nf_divide (intv a, intv b)
 {
-  NfSample s = { 0, 0, 0 };
-  int ps = p;
-  if (yuv && f >= p * p)
-    {
-      ps = p / 2;
-      f -= p * p;
-      s.plane = 1 + f / (ps * ps);
-    }
-  else if (planes)
-    {
-      s.plane = f % planes;
-      f /= planes;
-    }
-  else if (!yuv)
-    s.plane = f / (p * p);
-  f %= ps * ps;
-  s.x = (tile_x * columns + n % columns) * ps + f % ps;
-  s.y = (tile_y * rows + n / columns) * ps + f / ps;
+  return NF_CAT (convert_int, VW) ((NF_CAT (convert_float, VW) (a) + 0.5f) / NF_CAT (convert_float, VW) (b));
+}
+
+/* Where features f .. f+VW-1 of token n of the tile at (tile_x, tile_y) lie in a frame of width × height. planes: how many are interleaved, 0 for one after
+ * the other. Not all lanes need be features. */
+static inline NfSamples
+nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes, int width, int height)
+{
+  const intv feature = f + NF_LANES, chroma = yuv ? feature >= p * p : (intv)(0);
+  const intv side = select ((intv)(p), (intv)(p / 2), chroma), inside = select (feature, feature - p * p, chroma), area = side * side;
+  const intv quotient = planes ? nf_divide (feature, (intv)(planes)) : nf_divide (inside, area);
+  const intv plane = planes ? feature - quotient * planes : yuv ? select ((intv)(0), quotient + 1, chroma) : quotient;
+  const intv place = planes ? quotient : inside - quotient * area, row = nf_divide (place, side);
+  NfSamples s;
+  nf_storev (nf_as_uintv (plane), (uint *)s.plane);
+  nf_storev (nf_as_uintv ((tile_x * columns + n % columns) * side + place - row * side), (uint *)s.x);
+  nf_storev (nf_as_uintv ((tile_y * rows + n / columns) * side + row), (uint *)s.y);
+  nf_storev (nf_as_uintv (select ((intv)(width), (intv)((width + 1) / 2), chroma) - 1), (uint *)s.last_x);
+  nf_storev (nf_as_uintv (select ((intv)(height), (intv)((height + 1) / 2), chroma) - 1), (uint *)s.last_y);
   return s;
+}
+
+/* Philox4x32-10 (Salmon et al. 2011), of each lane: the first two of four random words of (seed, stream, counter), as nf_random_u32x4() makes them on the
+ * host. */
+static inline void
+nf_philox (uint2 seed, uintv stream_x, uint stream_y, uintv counter_x, uintv counter_y, uintv words[2])
+{
+  uintv x = counter_x, y = counter_y, z = stream_x, w = stream_y;
+  for (int round = 0; round < 10; round++)
+    {
+      const uintv h0 = mul_hi ((uintv)(0xD2511F53u), x), l0 = 0xD2511F53u * x;
+      const uintv h1 = mul_hi ((uintv)(0xCD9E8D57u), z), l1 = 0xCD9E8D57u * z;
+      x = h1 ^ y ^ seed.x;
+      y = l1;
+      z = h0 ^ w ^ seed.y;
+      w = l0;
+      seed += (uint2)(0x9E3779B9u, 0xBB67AE85u);
+    }
+  words[0] = x;
+  words[1] = y;
 }
 
 #define NF_DEQUANTISE_NONE 0     /* 2k/255 - 1 */
@@ -52,46 +74,47 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
   const int tile_x = tile_bytes ? 0 : tile % tiles_x, tile_y = tile_bytes ? 0 : tile / tiles_x;
   float y[D_MAX];
   x += x_at + ((size_t)get_global_id (1) * rows * columns + n) * D;
-  for (int f = 0; f < D; f++)
+  for (int f = 0; f < D; f += VW)
     {
-      const NfSample s = nf_locate (f, n, tile_x, tile_y, p, columns, rows, yuv, planes);
-      const int chroma = yuv && s.plane > 0;
-      const int sx = min (s.x, (chroma ? (width + 1) / 2 : width) - 1);
-      const int sy = min (s.y, (chroma ? (height + 1) / 2 : height) - 1);
-      const ulong a = s.plane == 0 ? at.x : s.plane == 1 ? at.y : at.z;
-      const int row = s.plane == 0 ? stride.x : s.plane == 1 ? stride.y : stride.z;
-      const int next = s.plane == 0 ? step.x : s.plane == 1 ? step.y : step.z;
-      const float k = frame[base + a + (ulong)sy * row + (ulong)sx * next];
-      float v;
+      const NfSamples s = nf_locate (f, n, tile_x, tile_y, p, columns, rows, yuv, planes, width, height);
+      float samples[VW];
+      uintv words[2];
+      for (int i = 0; i < VW; i++)
+        {
+          const int c = s.plane[i];
+          const ulong a = base + (c == 0 ? at.x : c == 1 ? at.y : at.z);
+          const int row = c == 0 ? stride.x : c == 1 ? stride.y : stride.z, next = c == 0 ? step.x : c == 1 ? step.y : step.z;
+          samples[i] = f + i < D ? frame[a + (ulong)min (s.y[i], s.last_y[i]) * row + (ulong)min (s.x[i], s.last_x[i]) * next] : 0.0f;
+        }
+      const floatv k = nf_loadv (samples);
+      if (mode == NF_DEQUANTISE_LATTICE)
+        nf_philox ((uint2)(0, 0), nf_loadv ((const uint *)s.plane), 0, nf_loadv ((const uint *)s.x),
+                   nf_loadv ((const uint *)s.y), words);
+      else if (mode == NF_DEQUANTISE_UNIFORM || mode == NF_DEQUANTISE_GAUSSIAN)
+        nf_philox (seed, stream.x, stream.y, nf_as_uintv (n * D + f + NF_LANES), tile, words);
+      floatv v = k * (2.0f / 255.0f) - 1.0f;
       if (mode == NF_DEQUANTISE_LATTICE)
         {
-          const uint4 r = nf_philox ((uint2)(0, 0), (uint2)(s.plane, 0), (uint2)(s.x, s.y));
-          v = (k + ((r.x >> 16) % (uint)steps + 0.5f) / steps) / 128.0f - 1.0f;
+          const intv most = nf_as_intv (words[0] >> 16), place = most - nf_divide (most, (intv)(steps)) * steps;
+          v = (k + (NF_CAT (convert_float, VW) (place) + 0.5f) / steps) / 128.0f - 1.0f;
         }
       else if (mode == NF_DEQUANTISE_UNIFORM)
+        v = (k + NF_CAT (convert_float, VW) (words[0] >> 8) * (1.0f / 16777216.0f)) / 128.0f - 1.0f;
+      else if (mode == NF_DEQUANTISE_GAUSSIAN)
         {
-          const uint4 r = nf_philox (seed, stream, (uint2)(n * D + f, tile));
-          v = (k + (r.x >> 8) * (1.0f / 16777216.0f)) / 128.0f - 1.0f;
+          const floatv u1 = (NF_CAT (convert_float, VW) (words[0] >> 8) + 0.5f) * (1.0f / 16777216.0f),
+                       u2 = NF_CAT (convert_float, VW) (words[1] >> 8) * (1.0f / 16777216.0f);
+          v = fma ((floatv)(std), sqrt (-2.0f * log (u1)) * cospi (2.0f * u2), v);
         }
+      else if (mode == NF_DEQUANTISE_GIVEN)
+        v = nf_snap (v + nf_load_head (noise + n * D + f, D - f), steps);
+      if (has_basis)
+        nf_storev (v, y + f);
       else
-        {
-          v = k * (2.0f / 255.0f) - 1.0f;
-          if (mode == NF_DEQUANTISE_GAUSSIAN)
-            {
-              const uint4 r = nf_philox (seed, stream, (uint2)(n * D + f, tile));
-              const float u1 = ((r.x >> 8) + 0.5f) * (1.0f / 16777216.0f), u2 = (r.y >> 8) * (1.0f / 16777216.0f);
-              v = fma (std, sqrt (-2.0f * log (u1)) * cospi (2.0f * u2), v);
-            }
-          else if (mode == NF_DEQUANTISE_GIVEN)
-            v = nf_snap (v + noise[n * D + f], steps);
-        }
-      y[f] = v;
+        nf_store_head (v, x + f, D - f);
     }
   if (has_basis)
     nf_to_basis (basis, y, x, D);
-  else
-    for (int f = 0; f < D; f++)
-      x[f] = y[f];
 }
 
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise, less the noise that is known to be in x, if any; samples outside the
@@ -109,17 +132,22 @@ nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar
   else
     for (int f = 0; f < D; f++)
       y[f] = x[f];
-  for (int f = 0; f < D; f++)
+  for (int f = 0; f < D; f += VW)
     {
-      const NfSample s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, columns, rows, yuv, planes);
-      const int chroma = yuv && s.plane > 0;
-      if (s.x >= (chroma ? (width + 1) / 2 : width) || s.y >= (chroma ? (height + 1) / 2 : height))
-        continue;
-      const ulong a = s.plane == 0 ? at.x : s.plane == 1 ? at.y : at.z;
-      const int row = s.plane == 0 ? stride.x : s.plane == 1 ? stride.y : stride.z;
-      const int next = s.plane == 0 ? step.x : s.plane == 1 ? step.y : step.z;
-      const float v = has_noise ? y[f] - noise[n * D + f] : y[f];
-      const float k = steps > 0 ? floor ((v + 1.0f) * 128.0f) : rint ((v + 1.0f) * 127.5f);
-      frame[a + (ulong)s.y * row + (ulong)s.x * next] = (uchar)clamp (k, 0.0f, 255.0f);
+      const NfSamples s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, columns, rows, yuv, planes, width, height);
+      floatv v = nf_loadv (y + f);
+      if (has_noise)
+        v -= nf_load_head (noise + n * D + f, D - f);
+      v = steps > 0 ? floor ((v + 1.0f) * 128.0f) : rint ((v + 1.0f) * 127.5f);
+      float samples[VW];
+      nf_storev (clamp (v, 0.0f, 255.0f), samples);
+      for (int i = 0; i < min (VW, D - f); i++)
+        {
+          const int c = s.plane[i];
+          const ulong a = c == 0 ? at.x : c == 1 ? at.y : at.z;
+          const int row = c == 0 ? stride.x : c == 1 ? stride.y : stride.z, next = c == 0 ? step.x : c == 1 ? step.y : step.z;
+          if (s.x[i] <= s.last_x[i] && s.y[i] <= s.last_y[i])
+            frame[a + (ulong)s.y[i] * row + (ulong)s.x[i] * next] = (uchar)samples[i];
+        }
     }
 }

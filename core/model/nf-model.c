@@ -451,9 +451,7 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
     {
       g_autofree float *basis = g_new0 (float, (gsize)D *D);
       nf_model_fill_basis (config, basis);
-      self->tokens.basis = nf_ops_alloc (self->ops, (gsize)D * D);
-      if (self->tokens.basis)
-        nf_ops_write (self->ops, nf_view (self->tokens.basis, 0), basis, (gsize)D * D * sizeof *basis);
+      self->tokens.basis = nf_ops_new_basis (self->ops, basis, D);
     }
   self->blocks = nf_blocks_new (config, parameters, self->theta, self->ordered);
   nf_blocks_round (self->blocks, nf_device_values_per_word (device) > 1);

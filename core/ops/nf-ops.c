@@ -626,6 +626,49 @@ nf_ops_alloc (NfOps *ops, gsize floats)
   return ops->failure ? NULL : g_steal_pointer (&buffer);
 }
 
+#define BASIS_PART 16 /* NF_BASIS_PART of flow.cl */
+
+GArray *
+nf_ops_arrange_basis (const float *W, guint D)
+{
+  const guint parts = divide_up (D, BASIS_PART), row = parts * BASIS_PART;
+  GArray *floats = g_array_new (FALSE, TRUE, sizeof (float));
+  g_array_set_size (floats, 2 * D * row + 2 * parts);
+  float *rows = (float *)floats->data, *columns = rows + (gsize)D * row, *ranges = columns + (gsize)D * row;
+
+  for (guint part = 0; part < parts; part++)
+    ranges[2 * part] = (float)D;
+  for (guint i = 0; i < D; i++)
+    for (guint j = 0; j < D; j++)
+      {
+        const float value = W[(gsize)i * D + j];
+        rows[(gsize)i * row + j] = columns[(gsize)j * row + i] = value;
+        /* of both matrices */
+        for (guint k = 0; value != 0 && k < 2; k++)
+          {
+            float *range = ranges + 2 * ((k ? i : j) / BASIS_PART);
+            range[0] = MIN (range[0], (float)(k ? j : i));
+            range[1] = MAX (range[1], (float)((k ? j : i) + 1));
+          }
+      }
+  for (guint part = 1; part < parts; part++)
+    ranges[2 * part + 1] = MAX (ranges[2 * part + 1], ranges[2 * part - 1]);
+  for (guint part = parts - 1; part > 0; part--)
+    ranges[2 * part - 2] = MIN (ranges[2 * part - 2], ranges[2 * part]);
+  return floats;
+}
+
+NfBuffer *
+nf_ops_new_basis (NfOps *ops, const float *W, guint D)
+{
+  g_autoptr (GArray) floats = nf_ops_arrange_basis (W, D);
+  NfBuffer *basis = nf_ops_alloc (ops, floats->len);
+
+  if (basis)
+    nf_ops_write (ops, nf_view (basis, 0), floats->data, floats->len * sizeof (float));
+  return basis;
+}
+
 /* Moves the kept failure to ERROR. The queue is usable again afterwards. */
 static gboolean
 report (NfOps *ops, GError **error)
@@ -1023,8 +1066,8 @@ sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboole
     LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
                    INT (N), INT (accumulate));
   else
-    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx),
-                 VIEW (s), INT (M), INT (N), INT (accumulate));
+    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx), VIEW (s),
+                 INT (M), INT (N), INT (accumulate));
 }
 
 static void

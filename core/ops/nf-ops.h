@@ -44,6 +44,11 @@ NfDevice *nf_ops_get_device (NfOps *ops);
 /* A buffer of FLOATS floats and the padding, all zero. NULL after a failure, which is kept. */
 NfBuffer *nf_ops_alloc (NfOps *ops, gsize floats);
 
+/* The orthonormal basis W (D, D) of tokens, whose rows are the basis vectors, as kernels read it: as floats,
+ * and in a buffer of them, likewise. */
+GArray *nf_ops_arrange_basis (const float *W, guint D);
+NfBuffer *nf_ops_new_basis (NfOps *ops, const float *W, guint D);
+
 /* Waits for everything enqueued. */
 gboolean nf_ops_finish (NfOps *ops, GError **error);
 
@@ -300,7 +305,7 @@ typedef struct
   guint D;
   gint steps; /* lattice steps in a bin; 0: 8-bit values themselves; negative (not -1): multiples of 1/(128
                  -steps) */
-  NfBuffer *basis; /* NULL, or (D, D) orthonormal */
+  NfBuffer *basis; /* NULL, or as of nf_ops_new_basis() */
 } NfTokens;
 
 /* EXTRAPOLATE: raw + w_scale (raw - raw_u), mu + w_shift (mu - mu_u), after the soft clip. PRODUCT, with w =
