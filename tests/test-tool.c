@@ -282,6 +282,34 @@ test_info (void **state)
   BAD (1, "video.y4m", "info", video);
 }
 
+/* Models of a size by name and of a file; what one cannot do is left out, what cannot be a model is refused.
+ */
+static void
+test_bench (void **state)
+{
+  static const char *const wanted[]
+      = { "encode 16x16p4-64-1x1, batch 2", "frame 16x16p4-64-1x1, 64×48", "train 16x16p4-64-1x1, batch 2",
+          "encode starflow_v.weights.safetensors, batch 2" };
+  g_autofree char *file = nf_test_file ("golden", "starflow_v.weights.safetensors"),
+                  *text = good (ARGUMENTS ("bench", "-q", "--quick", "--json", "--batch", "2", "--sizes",
+                                           "16x16p4-64-1x1", "--model", file, "encode", "frame", "train"));
+  g_autoptr (JsonNode) root = json_from_string (text, NULL);
+  assert_non_null (root);
+  JsonArray *results = json_object_get_array_member (json_node_get_object (root), "results");
+  assert_int_equal (json_array_get_length (results), G_N_ELEMENTS (wanted));
+  for (guint i = 0; i < G_N_ELEMENTS (wanted); i++)
+    {
+      JsonObject *result = json_array_get_object_element (results, i);
+      g_autofree char *name = g_strdup_printf ("%s %s", json_object_get_string_member (result, "what"),
+                                               json_object_get_string_member (result, "size"));
+      assert_string_equal (name, wanted[i]);
+      assert_true (json_object_get_double_member (result, "share") > 0);
+    }
+  BAD (2, "square", "bench", "--sizes", "16x8p4-64");
+  BAD (2, "patch_size 5", "bench", "--sizes", "16x16p5-64");
+  BAD (2, "16x16p4-64-2", "bench", "--sizes", "tiny,16x16p4-64-2");
+}
+
 /* Each method is compared, gets no value wrong, and its profile adds up to no more than what passed. */
 static void
 test_bench_decode (void **state)
@@ -1521,6 +1549,7 @@ main (void)
     cmocka_unit_test (test_overview),
     cmocka_unit_test (test_models_and_devices),
     cmocka_unit_test (test_info),
+    cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_sequence_names),
