@@ -26,7 +26,7 @@ typedef enum
   NF_LIST_CLASS_EMBED,
   NF_LIST_PIXELS_TO_TOKENS,
   NF_LIST_TOKENS_TO_PIXELS,
-  /* of gradients and training, which a list need not know: NF_LIST of common.cl is 2 where it does */
+  /* of gradients and training, in lists of those who train: there NF_LIST of common.cl is 2 */
   NF_LIST_COLUMN_SUMS,
   NF_LIST_NORM_BACKWARD,
   NF_LIST_HEADS_BACKWARD,

@@ -91,7 +91,7 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
         nf_philox ((uint2)(0, 0), nf_loadv ((const uint *)s.plane), 0, nf_loadv ((const uint *)s.x),
                    nf_loadv ((const uint *)s.y), words);
       else if (mode == NF_DEQUANTISE_UNIFORM || mode == NF_DEQUANTISE_GAUSSIAN)
-        nf_philox (seed, stream.x, stream.y, nf_as_uintv (n * D + f + NF_LANES), tile, words);
+        nf_philox (seed, (uintv)(stream.x), stream.y, nf_as_uintv (n * D + f + NF_LANES), (uintv)((uint)tile), words);
       floatv v = k * (2.0f / 255.0f) - 1.0f;
       if (mode == NF_DEQUANTISE_LATTICE)
         {

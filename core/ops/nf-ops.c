@@ -291,17 +291,13 @@ lists_rows (NfOps *ops, gsize floats, guint count)
 }
 
 static gboolean need_kernel (NfOps *ops, Kernel kernel, GError **error);
-static void need_gradients (NfOps *ops);
 
-/* TRUE if a launch goes into the list, which then knows its kernel. */
+/* TRUE if a launch goes into the list. */
 static gboolean
 lists_kernel (NfOps *ops, Kernel kernel, const size_t global[3])
 {
-  if (!lists (ops) || !kernel_commands[kernel] || !nf_command_list_takes (global))
-    return FALSE;
-  if (kernel_commands[kernel] >= NF_LIST_COLUMN_SUMS && !ops->list_of_gradients)
-    need_gradients (ops);
-  return lists (ops);
+  return lists (ops) && kernel_commands[kernel] && nf_command_list_takes (global)
+         && (ops->list_of_gradients || kernel_commands[kernel] < NF_LIST_COLUMN_SUMS);
 }
 
 static void
@@ -310,7 +306,7 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
 {
   if (ops->failure || global[0] == 0 || global[1] == 0 || global[2] == 0)
     return;
-  if (lists_kernel (ops, kernel, global) && !ops->failure)
+  if (lists_kernel (ops, kernel, global))
     {
       const cl_int added
           = nf_command_list_add (ops->list, kernel_commands[kernel], global, ops->by_columns, arguments, n);
@@ -455,15 +451,6 @@ make_list (NfOps *ops, gboolean gradients, GError **error)
   return FALSE;
 }
 
-/* Makes the list one of gradients: who only encodes and decodes need not wait for its program. */
-static void
-need_gradients (NfOps *ops)
-{
-  enqueue_list (ops);
-  if (!ops->failure)
-    make_list (ops, TRUE, &ops->failure);
-}
-
 /* Not all are in each form. */
 static gboolean
 exists (NfOps *ops, Kernel kernel)
@@ -526,6 +513,12 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
     if (exists (ops, i) && !need_kernel (ops, i, error))
       return NULL;
   return g_steal_pointer (&ops);
+}
+
+gboolean
+nf_ops_list_gradients (NfOps *ops, GError **error)
+{
+  return !ops->list || ops->list_of_gradients || (nf_ops_finish (ops, error) && make_list (ops, TRUE, error));
 }
 
 /* Another queue, with or without notes of times. */

@@ -41,6 +41,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfOps, nf_ops_free)
 
 NfDevice *nf_ops_get_device (NfOps *ops);
 
+/* Gradients go into command lists, too, from here on. Such a list takes seconds more to compile, once: for
+ * who takes many steps. */
+gboolean nf_ops_list_gradients (NfOps *ops, GError **error);
+
 /* A buffer of FLOATS floats and the padding, all zero. NULL after a failure, which is kept. */
 NfBuffer *nf_ops_alloc (NfOps *ops, gsize floats);
 

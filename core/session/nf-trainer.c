@@ -168,7 +168,7 @@ nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error)
     return NULL;
   self->flow = nf_model_need_theta (model, error) ? nf_flow_new (model, error) : NULL;
   const guint at_a_time = self->flow ? nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error) : 0;
-  if (at_a_time == 0)
+  if (at_a_time == 0 || !nf_ops_list_gradients (nf_flow_get_ops (self->flow), error))
     return NULL;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
