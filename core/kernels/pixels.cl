@@ -36,6 +36,14 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, i
   return s;
 }
 
+/* Where the frame has sample (x, y) of plane c. */
+static inline ulong
+nf_byte (int c, int x, int y, ulong4 at, int4 stride, int4 step)
+{
+  const int row = c == 0 ? stride.x : c == 1 ? stride.y : stride.z, next = c == 0 ? step.x : c == 1 ? step.y : step.z;
+  return (c == 0 ? at.x : c == 1 ? at.y : at.z) + (ulong)y * row + (ulong)x * next;
+}
+
 /* Philox4x32-10 (Salmon et al. 2011), of each lane: the first two of four random words of (seed, stream, counter), as nf_random_u32x4() makes them on the
  * host. */
 static inline void
@@ -80,12 +88,7 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
       float samples[VW];
       uintv words[2];
       for (int i = 0; i < VW; i++)
-        {
-          const int c = s.plane[i];
-          const ulong a = base + (c == 0 ? at.x : c == 1 ? at.y : at.z);
-          const int row = c == 0 ? stride.x : c == 1 ? stride.y : stride.z, next = c == 0 ? step.x : c == 1 ? step.y : step.z;
-          samples[i] = f + i < D ? frame[a + (ulong)min (s.y[i], s.last_y[i]) * row + (ulong)min (s.x[i], s.last_x[i]) * next] : 0.0f;
-        }
+        samples[i] = f + i < D ? frame[base + nf_byte (s.plane[i], min (s.x[i], s.last_x[i]), min (s.y[i], s.last_y[i]), at, stride, step)] : 0.0f;
       const floatv k = nf_loadv (samples);
       if (mode == NF_DEQUANTISE_LATTICE)
         nf_philox ((uint2)(0, 0), nf_loadv ((const uint *)s.plane), 0, nf_loadv ((const uint *)s.x),
@@ -142,12 +145,7 @@ nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar
       float samples[VW];
       nf_storev (clamp (v, 0.0f, 255.0f), samples);
       for (int i = 0; i < min (VW, D - f); i++)
-        {
-          const int c = s.plane[i];
-          const ulong a = c == 0 ? at.x : c == 1 ? at.y : at.z;
-          const int row = c == 0 ? stride.x : c == 1 ? stride.y : stride.z, next = c == 0 ? step.x : c == 1 ? step.y : step.z;
-          if (s.x[i] <= s.last_x[i] && s.y[i] <= s.last_y[i])
-            frame[a + (ulong)s.y[i] * row + (ulong)s.x[i] * next] = (uchar)samples[i];
-        }
+        if (s.x[i] <= s.last_x[i] && s.y[i] <= s.last_y[i])
+          frame[nf_byte (s.plane[i], s.x[i], s.y[i], at, stride, step)] = (uchar)samples[i];
     }
 }
