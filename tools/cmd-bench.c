@@ -956,7 +956,7 @@ bench_frame (Bench *bench, NfSession *session, const char *name, GError **error)
   const NfConfig *config = nf_model_get_config (model);
   const gboolean yuv = config->layout == NF_PIXELS_YUV420;
   const gsize pixels = (gsize)width * height;
-  g_autoptr (GError) refusal = NULL;
+  g_autoptr (GError) failure = NULL;
   NfGrid grid;
 
   if (!nf_grid_init (&grid, config, width, height, error))
@@ -975,12 +975,15 @@ bench_frame (Bench *bench, NfSession *session, const char *name, GError **error)
       run.frame.planes[c] = yuv ? c == 0 ? (NfPlane){ bytes, (gint)width, 1 } : (NfPlane){ chroma, half, 1 }
                                 : (NfPlane){ bytes + c, 3 * (gint)width, 3 };
     }
-  if (!run_frame (&run, &refusal) && g_error_matches (refusal, NF_ERROR, NF_ERROR_UNSUPPORTED))
-    return leave_out (bench, "frame", name, refusal);
   g_autofree char *label = g_strdup_printf ("%s, %u×%u", name, width, height);
   const double flops = nf_model_get_flops (model) * grid.tiles_x * grid.tiles_y;
-  return measure_model (bench, "frame", label, (Bound){ .flops = flops }, run_frame, &run,
-                        nf_flow_get_ops (session->flow), error);
+  if (measure_model (bench, "frame", label, (Bound){ .flops = flops }, run_frame, &run,
+                     nf_flow_get_ops (session->flow), &failure))
+    return TRUE;
+  if (g_error_matches (failure, NF_ERROR, NF_ERROR_UNSUPPORTED))
+    return leave_out (bench, "frame", name, failure);
+  g_propagate_error (error, g_steal_pointer (&failure));
+  return FALSE;
 }
 
 static gboolean
