@@ -414,13 +414,15 @@ nf_flow_get_log_det (NfFlow *flow)
 
 /* Memory */
 
-/* Samples whose keys and values, half of which a step reads on average, fit a CPU's cache beside a block's
- * weights, each sample `copies` times; DECODE_FEWEST at least. G_MAXUINT if weights alone do not fit, and on
- * a GPU, which hides that reading. */
+/* Samples whose keys and values fit half of a CPU's cache beside a block's weights, each sample `copies`
+ * times; DECODE_FEWEST at least. Half: what a step reads is read once in each step, so that of more than fits
+ * nothing is found again, and a cache has rows, codes and others' work as well. G_MAXUINT if weights alone do
+ * not fit it, and on a GPU, which hides that reading. */
 static guint
 count_in_cache (NfFlow *flow, guint copies)
 {
   const NfDeviceInfo *info = nf_device_get_info (nf_ops_get_device (flow->ops));
+  const gsize cache = info->cache / 2;
   gsize most = G_MAXUINT;
   if (info->is_gpu)
     return G_MAXUINT;
@@ -430,10 +432,10 @@ count_in_cache (NfFlow *flow, guint copies)
       const gsize weights = nf_block_packed_floats (block, flow->ops) * sizeof (float),
                   sample = nf_cache_floats (flow->ops, &block->transformer.shape,
                                             nf_block_rows (&flow->sequences[t]), 0)
-                           / 2 * sizeof (float) * nf_flow_samples (flow, t, copies);
-      if (weights >= info->cache)
+                           * sizeof (float) * nf_flow_samples (flow, t, copies);
+      if (weights >= cache)
         return G_MAXUINT;
-      most = MIN (most, (info->cache - weights) / MAX (sample, 1));
+      most = MIN (most, (cache - weights) / MAX (sample, 1));
     }
   return (guint)MAX (most, DECODE_FEWEST);
 }
