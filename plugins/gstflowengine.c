@@ -542,17 +542,23 @@ gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing)
   g_cond_broadcast (&engine->changed);
 }
 
+GstFlowReturn
+gst_flow_refuse_event (GstEventType type, gboolean flushing)
+{
+  if (flushing)
+    return GST_FLOW_FLUSHING;
+  return type == GST_EVENT_CAPS ? GST_FLOW_NOT_NEGOTIATED : GST_FLOW_ERROR;
+}
+
 static GstFlowReturn
 take_event (GstPad *pad, GstObject *parent, GstEvent *event)
 {
   GstFlowEngine *engine = pad->eventdata;
-  /* what pads themselves say of an event that fails */
-  const GstFlowReturn failure
-      = GST_EVENT_TYPE (event) == GST_EVENT_CAPS ? GST_FLOW_NOT_NEGOTIATED : GST_FLOW_ERROR;
+  const GstEventType type = GST_EVENT_TYPE (event);
   if (engine->take_event (pad, parent, event))
     return GST_FLOW_OK;
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  return engine->flushing ? GST_FLOW_FLUSHING : failure;
+  return gst_flow_refuse_event (type, engine->flushing);
 }
 
 void

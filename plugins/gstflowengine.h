@@ -97,6 +97,10 @@ GstStateChangeReturn gst_flow_engine_change_state (GstFlowEngine *engine, GstEle
 /* Stops what a streaming thread does with the session, and allows it again: at FLUSH_START and FLUSH_STOP. */
 void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
 
+/* What a full event function says of an event of TYPE that was refused: what pads make of it themselves, but
+ * GST_FLOW_FLUSHING where it was for that. */
+GstFlowReturn gst_flow_refuse_event (GstEventType type, gboolean flushing);
+
 /* In init, with the sink pad that a base class has set up. Of caps that are refused a pad makes "not
  * negotiated", and the source an error; where it is only that frames are flushed, this makes it
  * GST_FLOW_FLUSHING, and the caps come again before the next frame. */

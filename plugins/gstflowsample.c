@@ -90,6 +90,18 @@ use (GstFlowSample *self, gboolean spliced)
   self->spliced = spliced;
 }
 
+/* Of a pad and the other half of its ghost pad. They stop one after the other, and in between an event is
+ * refused; that is no error of its sender. */
+static GstFlowReturn
+take_event (GstPad *pad, GstObject *parent, GstEvent *event)
+{
+  g_autoptr (GstProxyPad) other = gst_proxy_pad_get_internal (GST_PROXY_PAD (pad));
+  const GstEventType type = GST_EVENT_TYPE (event);
+  if (gst_pad_event_default (pad, parent, event))
+    return GST_FLOW_OK;
+  return gst_flow_refuse_event (type, GST_PAD_IS_FLUSHING (other));
+}
+
 static GstPad *
 gst_flow_sample_request_new_pad (GstElement *element, GstPadTemplate *template, const gchar *name,
                                  const GstCaps *caps)
@@ -103,6 +115,7 @@ gst_flow_sample_request_new_pad (GstElement *element, GstPadTemplate *template, 
   use (self, TRUE);
   g_autoptr (GstPad) target = gst_element_request_pad_simple (self->splice, "sink_%u");
   self->sink = gst_ghost_pad_new_from_template ("sink", target, template);
+  gst_pad_set_event_full_function (self->sink, take_event);
   gst_element_add_pad (element, self->sink);
   return self->sink;
 }
@@ -265,6 +278,8 @@ gst_flow_sample_init (GstFlowSample *self)
   g_signal_connect (self->source, "notify::seed", G_CALLBACK (on_seed), self);
   g_signal_connect (self->splice, "notify::seed", G_CALLBACK (on_seed), self);
   self->src = gst_ghost_pad_new_no_target_from_template ("src", template);
+  g_autoptr (GstProxyPad) inside = gst_proxy_pad_get_internal (GST_PROXY_PAD (self->src));
+  gst_pad_set_event_full_function (GST_PAD (inside), take_event);
   gst_element_add_pad (GST_ELEMENT (self), self->src);
   use (self, FALSE);
 }

@@ -1797,6 +1797,18 @@ test_cancelled_loading (void **state)
   gst_object_unref (bus);
 }
 
+static void
+assert_no_message_of_error (GstBus *bus, const char *line, guint round)
+{
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+  g_autoptr (GError) error = NULL;
+  g_autofree char *text = NULL;
+  if (message)
+    gst_message_parse_error (message, &error, &text);
+  if (message)
+    fail_msg ("%s: round %u: %s (%s)", line, round, error->message, text);
+}
+
 /* Likewise on the way to PLAYING and back, while frames wait for the model. */
 static void
 check_stopping (const char *line)
@@ -1810,12 +1822,7 @@ check_stopping (const char *line)
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
       g_usleep (i % 8 * 700);
       gst_element_set_state (pipeline, GST_STATE_READY);
-      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
-      g_autofree char *text = NULL;
-      if (message)
-        gst_message_parse_error (message, &error, &text);
-      if (message)
-        fail_msg ("%s: round %u: %s (%s)", line, i, error->message, text);
+      assert_no_message_of_error (bus, line, i);
       gst_element_set_state (pipeline, GST_STATE_NULL);
     }
 }
@@ -1830,6 +1837,73 @@ test_stopping (void **state)
                                               fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
   check_stopping (encoder);
   check_stopping (decoder);
+}
+
+struct stop
+{
+  GstPad *pad;
+  GstEventType type;
+};
+
+/* What gst_pad_set_active() does first. */
+static GstPadProbeReturn
+stop_pad (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  const struct stop *stop = data;
+  if (GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) == stop->type)
+    GST_PAD_SET_FLUSHING (stop->pad);
+  return GST_PAD_PROBE_OK;
+}
+
+/* LINE with elements "source" and "sample". An event comes to flowsample's PAD from what SENDER has on its
+ * other side, after the half of the pad that sends it on has stopped. */
+static void
+check_stopping_half (const char *line, const char *pad_name, const char *sender_name, GstEventType type)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GstElement) pipeline = gst_object_ref_sink (gst_parse_launch (line, &error));
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_READY);
+  g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+  g_autoptr (GstElement) source = gst_bin_get_by_name (GST_BIN (pipeline), "source");
+  g_autoptr (GstElement) sender = gst_bin_get_by_name (GST_BIN (pipeline), sender_name);
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, pad_name);
+  g_autoptr (GstPad) source_pad = gst_element_get_static_pad (source, "src");
+  g_autoptr (GstPad) sender_pad = gst_element_get_static_pad (sender, "src");
+  g_autoptr (GstProxyPad) inside = gst_proxy_pad_get_internal (GST_PROXY_PAD (pad));
+  struct stop stop = { GST_PAD_IS_SRC (pad) ? pad : GST_PAD (inside), type };
+  gst_pad_add_probe (sender_pad, GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, stop_pad, &stop, NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+
+  GstTask *task;
+  while (!(task = GST_PAD_TASK (source_pad)) || gst_task_get_state (task) == GST_TASK_STARTED)
+    g_usleep (1000);
+  /* an error is posted after the task was told to stop */
+  GST_PAD_STREAM_LOCK (source_pad);
+  GST_PAD_STREAM_UNLOCK (source_pad);
+  assert_true (GST_PAD_IS_FLUSHING (stop.pad));
+  assert_no_message_of_error (bus, line, type);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+}
+
+/* A ghost pad stops one half after the other. */
+static void
+test_stopping_half_a_ghost_pad (void **state)
+{
+  static const GstEventType types[] = { GST_EVENT_STREAM_START, GST_EVENT_CAPS, GST_EVENT_SEGMENT };
+  const char *model = fixture_model[MODEL_YUV];
+  g_autofree char *source = g_strdup_printf ("flowsample name=sample model=\"%s\" ! fakesink", model);
+  g_autofree char *splice
+      = g_strdup_printf ("videotestsrc name=source ! video/x-raw,width=16,height=8 ! flowencode name=encode "
+                         "model=\"%s\" ! flowsample name=sample model=\"%s\" ! fakesink",
+                         model, model);
+  for (guint i = 0; i < G_N_ELEMENTS (types); i++)
+    {
+      check_stopping_half (source, "src", "source", types[i]);
+      check_stopping_half (splice, "src", "splice", types[i]);
+      check_stopping_half (splice, "sink", "encode", types[i]);
+    }
 }
 
 /* Caps that come while frames are flushed are no refusal: they come again with the first frame that is not.
@@ -2042,6 +2116,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_progress),
     cmocka_unit_test (test_cancelled_loading),
     cmocka_unit_test (test_stopping),
+    cmocka_unit_test (test_stopping_half_a_ghost_pad),
     cmocka_unit_test (test_flushed_caps),
     cmocka_unit_test (test_model_of_a_running_element),
     cmocka_unit_test (test_weights_are_shared),
