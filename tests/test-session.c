@@ -921,6 +921,68 @@ test_denoise (void **state)
     }
 }
 
+/* Where value I of the tokens of one grey tile lies. */
+static guint
+column_of (guint i)
+{
+  return i / (P * P) % (S / P) * P + i % P;
+}
+
+static guint
+row_of (guint i)
+{
+  return i / (P * P) / (S / P) * P + i % (P * P) / P;
+}
+
+/* A step along the score, whichever way the blocks run. */
+static void
+test_denoised_frame (void **state)
+{
+  for (guint n_blocks = 1; n_blocks <= 3; n_blocks++)
+    for (guint left_to_right = 0; left_to_right < 2; left_to_right++)
+      {
+        g_autoptr (GError) error = NULL;
+        const NfConfig config = { .channels = 1,
+                                  .img_size = S,
+                                  .patch_size = P,
+                                  .width = 32,
+                                  .n_blocks = n_blocks,
+                                  .n_layers = 1,
+                                  .nvp = TRUE,
+                                  .head_dim = 16,
+                                  .expansion = 2,
+                                  .rope = TRUE,
+                                  .left_to_right = left_to_right,
+                                  .family = NF_FAMILY_STARFLOW,
+                                  .noise = NF_NOISE_GAUSSIAN,
+                                  .noise_std = 0.3,
+                                  .layout = NF_PIXELS_GRAY };
+        g_autofree char *path = nf_test_temporary (".safetensors");
+        random_model_write (path, &config, nf_test_device (*state), 5 + n_blocks);
+        g_autoptr (NfModel) model = nf_model_load (path, nf_test_device (*state), NULL, NULL, NULL, &error);
+        g_unlink (path);
+        nf_test_ok (model, error);
+        g_autoptr (NfSession) session = nf_test_session (model);
+        g_auto (Picture) in = { 0 }, out = { 0 };
+        float y[S * S], x[S * S];
+        picture_init (&in, NF_PIXELS_GRAY, S, S, FALSE);
+        picture_init (&out, NF_PIXELS_GRAY, S, S, FALSE);
+        picture_draw (&in, 6);
+        for (guint i = 0; i < S * S; i++)
+          y[i] = (float)*sample (&in, 0, column_of (i), row_of (i)) / 127.5f - 1;
+        nf_test_ok (nf_session_denoise (session, y, 1, NULL, 0.5, x, &error), error);
+        nf_test_ok (nf_session_denoise_frame (session, &in.frame, 0.5, &out.frame, &error), error);
+        double moved = 0;
+        for (guint i = 0; i < S * S; i++)
+          {
+            const double wanted = CLAMP (127.5 * ((double)x[i] + 1), 0, 255);
+            assert_true (fabs (*sample (&out, 0, column_of (i), row_of (i)) - wanted) < 0.51);
+            moved = MAX (moved, fabs ((double)x[i] - (double)y[i]));
+          }
+        assert_true (moved > 0.1);
+      }
+}
+
 /* What is refused */
 
 static void
@@ -1735,6 +1797,8 @@ main (int argc, char **argv)
     { "scores, kernels=gpu", test_scores, NULL, NULL, (void *)"gpu" },
     { "denoise, kernels=cpu", test_denoise, NULL, NULL, (void *)"cpu" },
     { "denoise, kernels=gpu", test_denoise, NULL, NULL, (void *)"gpu" },
+    { "denoised frame, kernels=cpu", test_denoised_frame, NULL, NULL, (void *)"cpu" },
+    { "denoised frame, kernels=gpu", test_denoised_frame, NULL, NULL, (void *)"gpu" },
     { "text, kernels=cpu", test_text, NULL, NULL, (void *)"cpu" },
     { "text, kernels=gpu", test_text, NULL, NULL, (void *)"cpu,kernels=gpu" },
     { "memory, f32", test_memory, NULL, NULL, (void *)"cpu" },

@@ -600,8 +600,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   for (guint first = 0; first < tiles; first += batch)
     {
       const guint count = MIN (batch, tiles - first);
-      const NfView y = nf_view (nf_flow_get_input (self->flow), 0),
-                   gradient = nf_view (nf_flow_get_output (self->flow), 0);
+      const NfView y = nf_view (nf_flow_get_input (self->flow), 0);
       if (!nf_session_go_on (self, error))
         {
           nf_ops_finish (ops, NULL);
@@ -609,6 +608,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
         }
       nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, NULL, y);
       nf_flow_backward (self->flow, count, 1.0f, NULL, NULL);
+      const NfView gradient = nf_view (nf_flow_get_output (self->flow), 0);
       nf_ops_denoise (ops, y, gradient, gradient, (float)(sigma * sigma), count * n);
       nf_ops_tokens_to_pixels (ops, gradient, &planes, &tokens, first, count, NULL);
     }
