@@ -692,10 +692,10 @@ gst_flow_engine_describe (GstFlowEngine *engine)
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   if (!engine->config)
     return g_strdup ("no model");
-  return g_strdup_printf ("%s (%.16s, %s, tiles of %u pixels, patches of %u)", engine->path,
+  return g_strdup_printf ("%s (%.16s, %s, tiles of %ux%u pixels, patches of %u)", engine->path,
                           engine->digest ? engine->digest : "not loaded yet",
-                          nf_pixel_layout_name (engine->config->layout), engine->config->img_size,
-                          engine->config->patch_size);
+                          nf_pixel_layout_name (engine->config->layout), nf_config_columns (engine->config),
+                          nf_config_rows (engine->config), engine->config->patch_size);
 }
 
 gboolean

@@ -245,7 +245,8 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
 {
   const char *dimensions = gst_structure_get_string (structure, "dimensions");
   const char *types = gst_structure_get_string (structure, "types");
-  const guint side = config->img_size / config->patch_size;
+  const guint columns = nf_config_columns (config) / config->patch_size,
+              rows = nf_config_rows (config) / config->patch_size;
   guint64 dims[3];
   gint n;
 
@@ -268,12 +269,12 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
                    dimensions);
       return FALSE;
     }
-  if (dims[0] != nf_config_features (config) || dims[1] % side != 0 || dims[2] % side != 0)
+  if (dims[0] != nf_config_features (config) || dims[1] % columns != 0 || dims[2] % rows != 0)
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_FORMAT,
-          "tensors of %s do not fit the model %s, which needs %u features and a grid in multiples of %u",
-          dimensions, model, nf_config_features (config), side);
+          "tensors of %s do not fit the model %s, which needs %u features and a grid in multiples of %ux%u",
+          dimensions, model, nf_config_features (config), columns, rows);
       return FALSE;
     }
   info->half = g_str_equal (types, "float16");

@@ -3,6 +3,7 @@
 
 #include "random-model.h"
 
+#include <cairo.h>
 #include <glib/gstdio.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
@@ -1047,6 +1048,74 @@ test_sample_videos (void **state)
   assert_png ("two-2.png");
 }
 
+static cairo_surface_t *
+read_png (const char *name)
+{
+  g_autofree char *path = in_folder (name);
+  cairo_surface_t *surface = cairo_image_surface_create_from_png (path);
+  assert_int_equal (cairo_surface_status (surface), CAIRO_STATUS_SUCCESS);
+  return surface;
+}
+
+static guint32
+pixel (cairo_surface_t *surface, int x, int y)
+{
+  const guint8 *row = cairo_image_surface_get_data (surface) + y * cairo_image_surface_get_stride (surface);
+  guint32 value;
+  memcpy (&value, row + x * (int)sizeof value, sizeof value);
+  return value & 0xffffff;
+}
+
+/* Pictures that are higher than wide, and of several tiles: on a sheet they are as they are alone. */
+static void
+test_sample_tall (void **state)
+{
+  const int sizes[][2] = { { 4, 8 }, { 10, 9 } };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
+  nf_test_ok (device, error);
+  const NfConfig config = { .channels = 1,
+                            .img_size = 8,
+                            .patch_size = 2,
+                            .width = 32,
+                            .n_blocks = 2,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .rope = TRUE,
+                            .rows = 8,
+                            .columns = 4,
+                            .family = NF_FAMILY_STARFLOW,
+                            .layout = NF_PIXELS_GRAY };
+  g_autofree char *tall = in_folder ("tall.safetensors");
+  random_model_write (tall, &config, device, 3);
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      const int width = sizes[i][0], height = sizes[i][1];
+      g_autofree char *size = g_strdup_printf ("%dx%d", width, height);
+      GOOD ("sample", "-q", "-m", tall, "--count", "3", "--seed", "7", i ? "--size" : "-q", i ? size : "-q",
+            "tall.png");
+      GOOD ("sample", "-q", "-m", tall, "--count", "3", "--seed", "7", i ? "--size" : "-q", i ? size : "-q",
+            "tall-%d.png");
+      cairo_surface_t *sheet = read_png ("tall.png");
+      const int gap = (cairo_image_surface_get_width (sheet) - 2 * width) / 3;
+      for (int k = 0; k < 3; k++)
+        {
+          g_autofree char *name = g_strdup_printf ("tall-%d.png", k + 1);
+          cairo_surface_t *one = read_png (name);
+          assert_int_equal (cairo_image_surface_get_width (one), width);
+          assert_int_equal (cairo_image_surface_get_height (one), height);
+          for (int y = 0; y < height; y++)
+            for (int x = 0; x < width; x++)
+              assert_int_equal (pixel (one, x, y), pixel (sheet, gap + k % 2 * (width + gap) + x,
+                                                          gap + k / 2 * (height + height % 2 + gap) + y));
+          cairo_surface_destroy (one);
+        }
+      cairo_surface_destroy (sheet);
+    }
+}
+
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
 static void
 test_text (void **state)
@@ -1564,6 +1633,7 @@ main (void)
     cmocka_unit_test (test_sample),
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
+    cmocka_unit_test (test_sample_tall),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),

@@ -118,10 +118,14 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
   guint columns;
   NfGrid grid;
 
-  if (!nf_grid_init (&grid, config, sample->width, sample->height, error)
-      || !(sheet = nf_sample_sheet_new (sample, config->layout, sample->count, &columns, error)))
+  if (!nf_grid_init (&grid, config, sample->width, sample->height, error))
     return FALSE;
-  if ((guint64)columns * grid.tiles_x * config->img_size > NF_SAMPLE_MAX_SIDE)
+  /* of what one picture's tiles cover */
+  const guint width = grid.tiles_x * nf_config_columns (config),
+              height = grid.tiles_y * nf_config_rows (config);
+  if (!(sheet = nf_sample_sheet_new (sample, config->layout, sample->count, &columns, error)))
+    return FALSE;
+  if ((guint64)columns * width > NF_SAMPLE_MAX_SIDE)
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_ARGUMENT,
@@ -145,8 +149,7 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
 
       sample->batch = MIN (limit, sample->count - sample->done);
       nf_sample_choose_text (session, sample->done);
-      strip = nf_picture_new (config->layout, sample->batch * grid.tiles_x * config->img_size,
-                              grid.tiles_y * config->img_size);
+      strip = nf_picture_new (config->layout, sample->batch * width, height);
       latents = g_new (float, sample->batch *nf_grid_latents (&grid));
       for (guint i = 0; i < sample->batch; i++)
         {
@@ -159,8 +162,7 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
                                        error))
         return FALSE;
       for (guint i = 0; i < sample->batch; i++)
-        nf_sample_place (sample, strip, i * grid.tiles_x * config->img_size, sheet, sample->done + i,
-                         columns);
+        nf_sample_place (sample, strip, i * width, sheet, sample->done + i, columns);
     }
   return nf_output_put (output, &sheet->frame, error) && nf_output_close (output, error);
 }
@@ -274,7 +276,10 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
   if (config->frames)
     return nf_sample_videos (sample, session, error);
   if (!sample->width)
-    sample->width = sample->height = config->img_size;
+    {
+      sample->width = nf_config_columns (config);
+      sample->height = nf_config_rows (config);
+    }
   return sheet ? sample_sheet (sample, session, error) : sample_video (sample, session, error);
 }
 

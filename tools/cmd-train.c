@@ -1405,7 +1405,9 @@ static gboolean
 write_samples (Job *job, GError **error)
 {
   const NfConfig *config = &job->run->config;
-  guint side = SHEET_TILES * config->img_size;
+  const guint columns = nf_config_columns (config), rows = nf_config_rows (config),
+              width = columns * CLAMP (4096 / columns, 1, SHEET_TILES),
+              height = rows * CLAMP (4096 / rows, 1, SHEET_TILES);
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autofree char *name = g_strdup_printf ("step-%08" G_GUINT64_FORMAT ".png", step);
   g_autofree char *path = g_build_filename (job->run->samples, name, NULL);
@@ -1417,9 +1419,7 @@ write_samples (Job *job, GError **error)
   NfGrid grid;
   gsize n;
 
-  if (side > 4096)
-    side = config->img_size * MAX (4096 / config->img_size, 1);
-  if (!nf_grid_init (&grid, config, side, side, error) || !save_model (job, weights, error))
+  if (!nf_grid_init (&grid, config, width, height, error) || !save_model (job, weights, error))
     return FALSE;
   model = nf_model_load (weights, job->device, NULL, NULL, NULL, error);
   g_unlink (weights);
@@ -1431,7 +1431,7 @@ write_samples (Job *job, GError **error)
   n = nf_grid_latents (&grid);
   latents = g_new (float, n);
   nf_random_normal (job->run->train.seed, 0, n, 1.0, latents);
-  sheet = nf_picture_new (config->layout, side, side);
+  sheet = nf_picture_new (config->layout, width, height);
   return nf_session_decode_frame (session, latents, -1, NULL, &sheet->frame, error)
          && nf_media_write_png (path, config->layout, &sheet->frame, error);
 }
