@@ -27,6 +27,7 @@ enum
   MODEL_RGB,
   MODEL_GRAY,
   MODEL_OTHER, /* like MODEL_YUV, other weights */
+  MODEL_TALL,  /* of half the width */
   N_MODELS
 };
 
@@ -34,7 +35,7 @@ static char *fixture_dir;
 static char *fixture_model[N_MODELS];
 
 static const NfPixelLayout fixture_layout[N_MODELS]
-    = { NF_PIXELS_YUV420, NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420 };
+    = { NF_PIXELS_YUV420, NF_PIXELS_RGB, NF_PIXELS_GRAY, NF_PIXELS_YUV420, NF_PIXELS_GRAY };
 
 #define FIXTURE_SIDE 8
 #define FIXTURE_PATCH 4
@@ -49,21 +50,27 @@ static inline void
 fixture_make_models (NfDevice *device)
 {
   static const char *const names[N_MODELS]
-      = { "yuv.safetensors", "rgb.safetensors", "gray.safetensors", "other.safetensors" };
+      = { "yuv.safetensors", "rgb.safetensors", "gray.safetensors", "other.safetensors", "tall.safetensors" };
   for (guint i = 0; i < N_MODELS; i++)
     {
       const NfPixelLayout layout = fixture_layout[i];
-      const NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
-                                .img_size = FIXTURE_SIDE,
-                                .patch_size = FIXTURE_PATCH,
-                                .width = 32,
-                                .n_blocks = 2,
-                                .n_layers = 1,
-                                .nvp = TRUE,
-                                .head_dim = 16,
-                                .expansion = 2,
-                                .layout = layout,
-                                .noise = NF_NOISE_UNIFORM };
+      NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
+                          .img_size = FIXTURE_SIDE,
+                          .patch_size = FIXTURE_PATCH,
+                          .width = 32,
+                          .n_blocks = 2,
+                          .n_layers = 1,
+                          .nvp = TRUE,
+                          .head_dim = 16,
+                          .expansion = 2,
+                          .layout = layout,
+                          .noise = NF_NOISE_UNIFORM };
+      if (i == MODEL_TALL)
+        {
+          config.family = NF_FAMILY_STARFLOW;
+          config.rows = FIXTURE_SIDE;
+          config.columns = FIXTURE_SIDE / 2;
+        }
       fixture_model[i] = fixture_path (names[i]);
       random_model_write (fixture_model[i], &config, device, 1 + i);
     }

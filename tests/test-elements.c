@@ -599,6 +599,26 @@ test_tensors (void **state)
     }
 }
 
+/* Of tiles that are not square, by their dimensions alone. */
+static void
+test_tensors_of_tall_tiles (void **state)
+{
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_GRAY8, 12, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_TALL, &info, "other/tensors", &caps);
+  assert_string_equal (gst_structure_get_string (gst_caps_get_structure (caps, 0), "dimensions"), "16:3:2:1");
+  GstHarness *harness = make_harness ("flowdecode", MODEL_TALL, NULL, NULL);
+  gst_harness_set_src_caps_str (harness,
+                                "other/tensors,format=(string)static,num_tensors=(int)1,framerate=(fraction)"
+                                "25/1,dimensions=(string)16:3:2:1,types=(string)float32");
+  g_autoptr (GstBuffer) video = gst_harness_push_and_pull (harness, gst_buffer_ref (latents));
+  g_autoptr (GstBuffer) wanted = fixture_frame (&info, 0, FALSE);
+  assert_non_null (video);
+  assert_same_video (&info, wanted, video);
+  end_harness (harness, NULL);
+}
+
 static void
 test_half_precision (void **state)
 {
@@ -2083,6 +2103,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_precision_of_latents),
     cmocka_unit_test (test_precision_changes),
     cmocka_unit_test (test_tensors),
+    cmocka_unit_test (test_tensors_of_tall_tiles),
     cmocka_unit_test (test_half_precision),
     cmocka_unit_test (test_frames_at_once),
     cmocka_unit_test (test_larger_meta),
