@@ -1435,17 +1435,17 @@ test_refused_actions (void **state)
   assert_memory_equal (before, after, n * sizeof *before);
 }
 
-/* A class of a STARFlow is one-hot text of one token. */
+/* A class of a STARFlow is one-hot text of one token, no class its last place. */
 static void
 test_one_hot (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfSession) session = open_text_session (1, "cpu");
   const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
-  const float second[RANDOM_TEXT_FEATURES] = { 0, 1, 0 }, none[RANDOM_TEXT_FEATURES] = { 0 };
+  const float second[RANDOM_TEXT_FEATURES] = { 0, 1, 0 }, none[RANDOM_TEXT_FEATURES] = { 0, 0, 1 };
   const NfDecodeOptions guided = { .snap = TRUE, .guidance = 2 };
   float latents[8 * 8 * 3 / 2];
-  Picture pictures[4];
+  Picture pictures[4], unlabelled[2];
   assert_int_equal (nf_config_classes (config), RANDOM_TEXT_FEATURES);
   nf_random_normal (1, 0, G_N_ELEMENTS (latents), 1, latents);
   for (guint i = 0; i < G_N_ELEMENTS (pictures); i++)
@@ -1459,6 +1459,13 @@ test_one_hot (void **state)
   assert_memory_equal (pictures[1].memory, pictures[3].memory, pictures[1].size);
   assert_memory_not_equal (pictures[0].memory, pictures[1].memory, pictures[1].size);
   assert_memory_not_equal (pictures[1].memory, pictures[2].memory, pictures[1].size);
+  for (guint i = 0; i < G_N_ELEMENTS (unlabelled); i++)
+    {
+      picture_init (&unlabelled[i], NF_PIXELS_YUV420, 8, 8, FALSE);
+      nf_test_ok (nf_session_set_text (session, i ? none : NULL, NULL, i, &error), error);
+      nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &unlabelled[i].frame, &error), error);
+    }
+  assert_memory_equal (unlabelled[0].memory, unlabelled[1].memory, unlabelled[0].size);
 
   assert_false (nf_session_decode_frame (session, latents, 1, NULL, &pictures[0].frame, &error));
   assert_non_null (strstr (error->message, "beside text features"));
@@ -1468,6 +1475,8 @@ test_one_hot (void **state)
   assert_non_null (strstr (error->message, "3 classes"));
   for (guint i = 0; i < G_N_ELEMENTS (pictures); i++)
     picture_clear (&pictures[i]);
+  for (guint i = 0; i < G_N_ELEMENTS (unlabelled); i++)
+    picture_clear (&unlabelled[i]);
 }
 
 /* A loaded model takes its matrices once, packed; gradients and training take more, and the numbers stay. */

@@ -257,7 +257,7 @@ gboolean nf_config_has_text (const NfConfig *config, guint t);
 gboolean nf_config_is_noisy (const NfConfig *config);
 
 /** nf_config_classes: Returns: classes that samples may have: those of a TARFlow, or of a STARFlow the
- * features of a text of one token; else 0. */
+ * features of a text of one token, the last of which stands for no class; else 0. */
 guint nf_config_classes (const NfConfig *config);
 
 /** nf_config_features: Returns: D = C p² (rgb, gray), 3 p²/2 (yuv420). */

@@ -175,14 +175,17 @@ select_rows (const float *values, guint n, gsize width, guint first, guint count
   return *copy;
 }
 
-/* Classes of a STARFlow, as text: (count, 1, txt_dim), 1 where a sample's class is. */
+/* Classes of a STARFlow, as text: (count, 1, txt_dim), 1 where a sample's class is. The last place is for
+ * none, which the official code trains with the labels that it drops. LABELS is NULL where none has one. */
 static float *
 one_hot (const NfConfig *config, const gint *labels, guint count)
 {
   float *text = g_new0 (float, (gsize)count * config->txt_dim);
   for (guint i = 0; i < count; i++)
-    if (labels[i] >= 0)
-      text[(gsize)i * config->txt_dim + (guint)labels[i]] = 1.0f;
+    {
+      const guint place = labels && labels[i] >= 0 ? (guint)labels[i] : config->txt_dim - 1;
+      text[(gsize)i * config->txt_dim + place] = 1.0f;
+    }
   return text;
 }
 
@@ -203,8 +206,11 @@ nf_session_condition (NfSession *self, const gint *labels, guint first, guint co
     = select_rows (self->null_text ? self->null_text + at : NULL, n_text, text, first, count, &null_copy),
     .actions = select_rows (self->actions, self->n_actions, actions, first, count, &action_copy),
   };
-  if (labels && !config->n_classes && nf_config_classes (config) && !self->text)
-    condition.text = text_copy = one_hot (config, labels + first, count);
+  const gboolean worded = !config->n_classes && nf_config_classes (config);
+  if (worded && !self->text)
+    condition.text = text_copy = one_hot (config, labels ? labels + first : NULL, count);
+  if (worded && !self->null_text)
+    condition.null_text = null_copy = one_hot (config, NULL, count);
   nf_flow_set_condition (self->flow, &condition, count, branches);
 }
 
@@ -403,7 +409,7 @@ nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GErro
                    "temperature");
       return FALSE;
     }
-  /* no class is zeros */
+  /* that of no class is known */
   if (config->txt_size && !self->null_text && (self->text || !nf_config_classes (config)))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
