@@ -1116,6 +1116,50 @@ test_sample_tall (void **state)
     }
 }
 
+/* Latents lie where their samples do, in whichever order a token has them: flows that change nothing show the
+ * same. */
+static void
+test_sheet_of_either_family (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
+  nf_test_ok (device, error);
+  g_autofree char *picture = in_folder ("stripes.png");
+  cairo_surface_t *surface = cairo_image_surface_create (CAIRO_FORMAT_RGB24, 16, 8);
+  cairo_surface_flush (surface);
+  for (int y = 0; y < 8; y++)
+    for (int x = 0; x < 16; x++)
+      {
+        const guint32 value = 0x1e64c8 + 0x141e28 * (guint)(x % 3) + 0x60000 * (guint)(y % 4);
+        memcpy (cairo_image_surface_get_data (surface) + y * cairo_image_surface_get_stride (surface) + x * 4,
+                &value, sizeof value);
+      }
+  cairo_surface_mark_dirty (surface);
+  assert_int_equal (cairo_surface_write_to_png (surface, picture), CAIRO_STATUS_SUCCESS);
+  cairo_surface_destroy (surface);
+  for (guint i = 0; i < 2; i++)
+    {
+      const NfConfig config = { .channels = 3,
+                                .img_size = 8,
+                                .patch_size = 4,
+                                .width = 32,
+                                .n_blocks = 2,
+                                .n_layers = 1,
+                                .nvp = TRUE,
+                                .head_dim = 16,
+                                .expansion = 2,
+                                .rope = i == 1,
+                                .family = i ? NF_FAMILY_STARFLOW : NF_FAMILY_TARFLOW,
+                                .layout = NF_PIXELS_RGB,
+                                .noise = NF_NOISE_GAUSSIAN,
+                                .noise_std = 0.1 };
+      g_autofree char *same = in_folder (i ? "star.safetensors" : "tar.safetensors");
+      random_model_write_scaled (same, &config, device, 3, 0);
+      GOOD ("sheet", "-q", "-m", same, "-n", "1", picture, i ? "star.png" : "tar.png");
+    }
+  assert_same_files ("tar.png", "star.png");
+}
+
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
 static void
 test_text (void **state)
@@ -1634,6 +1678,7 @@ main (void)
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_sample_tall),
+    cmocka_unit_test (test_sheet_of_either_family),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_denoise),
     cmocka_unit_test (test_train),

@@ -53,6 +53,13 @@ locate (const NfConfig *config, guint i, guint *plane, guint *x, guint *y, guint
 
   *plane = 0;
   *side = p;
+  if (config->family == NF_FAMILY_STARFLOW && config->layout != NF_PIXELS_YUV420)
+    {
+      *plane = i % config->channels;
+      *x = i / config->channels % p;
+      *y = i / config->channels / p;
+      return;
+    }
   if (config->layout == NF_PIXELS_YUV420 && i >= p * p)
     {
       i -= p * p;
