@@ -1,6 +1,8 @@
 /* normflow: GStreamer plugin, frames drawn from the prior. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gstflowprior.h"
 
+#include <gst/video/video-event.h>
+
 #define GST_CAT_DEFAULT gst_flow_debug
 
 #define MOST_CONTROL 1e6
@@ -31,6 +33,7 @@ gst_flow_prior_clear (GstFlowPrior *prior)
   gst_flow_action_input_clear (&prior->input);
   gst_flow_action_forget (&prior->last_action);
   gst_flow_action_forget (&prior->controls);
+  g_queue_clear_full (&prior->keys, g_free);
   g_clear_pointer (&prior->vector, g_free);
   g_clear_pointer (&prior->nothing, g_free);
   g_clear_pointer (&prior->latents, g_free);
@@ -308,6 +311,7 @@ gst_flow_prior_start (GstFlowPrior *prior, guint n_actions)
   prior->n_drawn = prior->n_left_out = 0;
   GST_OBJECT_UNLOCK (prior->element);
   gst_flow_prior_forget_qos (prior);
+  gst_flow_prior_forget_key_units (prior, NULL, GST_CLOCK_TIME_NONE);
   prior->index = 0;
   gst_flow_action_forget (&prior->last_action);
   prior->warned = FALSE;
@@ -445,6 +449,85 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
   GST_BUFFER_OFFSET (buffer) = number;
   GST_BUFFER_OFFSET_END (buffer) = number + 1;
   return buffer;
+}
+
+/* Key frames */
+
+typedef struct
+{
+  GstClockTime running_time; /* from which on it is wanted, none for at once */
+  gboolean all_headers;
+  guint count;
+} GstFlowKeyRequest;
+
+void
+gst_flow_prior_note_key_unit (GstFlowPrior *prior, GstEvent *event)
+{
+  GstFlowKeyRequest *request = g_new (GstFlowKeyRequest, 1);
+  if (!gst_video_event_parse_upstream_force_key_unit (event, &request->running_time, &request->all_headers,
+                                                      &request->count))
+    {
+      g_free (request);
+      return;
+    }
+  GST_OBJECT_LOCK (prior->element);
+  g_queue_push_tail (&prior->keys, request);
+  GST_OBJECT_UNLOCK (prior->element);
+}
+
+/* Those that are wanted by the running time RUNNING leave the queue. */
+static GQueue *
+take_key_units (GstFlowPrior *prior, GstClockTime running)
+{
+  GQueue *due = g_queue_new ();
+  GST_OBJECT_LOCK (prior->element);
+  for (GList *link = prior->keys.head, *next; link; link = next)
+    {
+      const GstFlowKeyRequest *request = link->data;
+      next = link->next;
+      if (GST_CLOCK_TIME_IS_VALID (request->running_time) && GST_CLOCK_TIME_IS_VALID (running)
+          && request->running_time > running)
+        continue;
+      g_queue_unlink (&prior->keys, link);
+      g_queue_push_tail_link (due, link);
+    }
+  GST_OBJECT_UNLOCK (prior->element);
+  return due;
+}
+
+static GstPadProbeReturn
+send_event (GstPad *pad, GstPadProbeInfo *info, gpointer event)
+{
+  gst_pad_push_event (pad, gst_event_ref (event));
+  return GST_PAD_PROBE_REMOVE;
+}
+
+void
+gst_flow_prior_answer_key_units (GstFlowPrior *prior, GstPad *pad, const GstSegment *segment,
+                                 GstClockTime pts)
+{
+  const GstClockTime running = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts),
+                     stream = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts);
+  GQueue *due = take_key_units (prior, running);
+  for (GList *link = due->head; link; link = link->next)
+    {
+      const GstFlowKeyRequest *request = link->data;
+      GstEvent *event = gst_video_event_new_downstream_force_key_unit (pts, stream, running,
+                                                                       request->all_headers, request->count);
+      prior->index = 0;
+      /* what must go before other events has gone when a buffer does */
+      gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, send_event, event, (GDestroyNotify)gst_event_unref);
+    }
+  g_queue_free_full (due, g_free);
+}
+
+void
+gst_flow_prior_forget_key_units (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts)
+{
+  g_queue_free_full (take_key_units (prior, segment
+                                                ? gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts)
+                                                : GST_CLOCK_TIME_NONE),
+                     g_free);
 }
 
 /* QoS */

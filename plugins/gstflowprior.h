@@ -37,6 +37,7 @@ typedef struct
   double proportion;     /* as sinks told last */
   GstClockTime earliest; /* running time before which a frame would be late; none if unknown */
   guint64 n_drawn, n_left_out;
+  GQueue keys; /* GstFlowKeyRequest, in the order of their coming */
 
   /* of the streaming thread */
   GstFlowLatentInfo info;
@@ -94,6 +95,18 @@ void gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts);
 /* Frame NUMBER of the seed, as a buffer with flags, offsets and its action, but without times. NULL with an
  * error message posted. */
 GstBuffer *gst_flow_prior_draw (GstFlowPrior *prior, guint64 number);
+
+/* Downstream wants a key frame: EVENT is its upstream force-key-unit. */
+void gst_flow_prior_note_key_unit (GstFlowPrior *prior, GstEvent *event);
+
+/* The next frame to be drawn, at PTS of SEGMENT, is a key frame if one is wanted by then. Before it PAD says
+ * so downstream. */
+void gst_flow_prior_answer_key_units (GstFlowPrior *prior, GstPad *pad, const GstSegment *segment,
+                                      GstClockTime pts);
+
+/* Another has made the frame at PTS of SEGMENT, and key frames that are wanted by then. All of them are
+ * forgotten with SEGMENT NULL. */
+void gst_flow_prior_forget_key_units (GstFlowPrior *prior, const GstSegment *segment, GstClockTime pts);
 
 /* What a QoS event says: frames before its time would be late. And forgetting it, after a flush. */
 void gst_flow_prior_note_qos (GstFlowPrior *prior, GstEvent *event);

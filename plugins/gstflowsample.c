@@ -139,6 +139,18 @@ gst_flow_sample_release_pad (GstElement *element, GstPad *pad)
     use (self, FALSE);
 }
 
+/* A source again, if the sink pad has gone in the meantime. */
+static GstStateChangeReturn
+gst_flow_sample_change_state (GstElement *element, GstStateChange transition)
+{
+  GstFlowSample *self = GST_FLOW_SAMPLE (element);
+  const GstStateChangeReturn result
+      = GST_ELEMENT_CLASS (gst_flow_sample_parent_class)->change_state (element, transition);
+  if (transition == GST_STATE_CHANGE_PAUSED_TO_READY && self->spliced && !self->sink)
+    use (self, FALSE);
+  return result;
+}
+
 /* A bin would look for a sink to send a seek to. The source keeps one that comes before it runs, and begins
  * there. */
 static gboolean
@@ -227,6 +239,7 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
   object_class->dispose = gst_flow_sample_dispose;
   element_class->request_new_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_request_new_pad);
   element_class->release_pad = GST_DEBUG_FUNCPTR (gst_flow_sample_release_pad);
+  element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_sample_change_state);
   element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_sample_send_event);
 
   gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);

@@ -36,7 +36,9 @@ gst_flow_score_meta_attach (GstBuffer *buffer, const NfScore *score, const char 
 
 typedef struct
 {
-  GstClockTime timestamp, stream_time, running_time, end;
+  GstClockTime begin, end, stream_time; /* none if frames have no times */
+  GstClockTime running_time;            /* of the frame that came first */
+  gboolean open;                        /* the duration of the last one is not known */
   guint frames;
   guint64 frame_index;
   NfScore sum;
@@ -78,10 +80,9 @@ gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element)
   const guint n = interval->frames;
   if (n == 0)
     return;
-  const GstClockTime duration
-      = GST_CLOCK_TIME_IS_VALID (interval->end) ? interval->end - interval->timestamp : GST_CLOCK_TIME_NONE;
+  const GstClockTime duration = interval->open ? GST_CLOCK_TIME_NONE : interval->end - interval->begin;
   GstStructure *structure = gst_structure_new (
-      "flow-score", "timestamp", G_TYPE_UINT64, interval->timestamp, "stream-time", G_TYPE_UINT64,
+      "flow-score", "timestamp", G_TYPE_UINT64, interval->begin, "stream-time", G_TYPE_UINT64,
       interval->stream_time, "running-time", G_TYPE_UINT64, interval->running_time, "duration", G_TYPE_UINT64,
       duration, "frames", G_TYPE_UINT, n, "frame-index", G_TYPE_UINT64, interval->frame_index, "bits-per-dim",
       G_TYPE_DOUBLE, interval->sum.bits_per_dim / n, "log-likelihood", G_TYPE_DOUBLE,
@@ -90,6 +91,57 @@ gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element)
       NULL);
   gst_element_post_message (element, gst_message_new_element (GST_OBJECT (element), structure));
   scorer->interval.frames = 0;
+}
+
+/* A frame at PTS ends what frames without a duration have left open, and a jump against the direction of
+ * SEGMENT ends anything. */
+static void
+close_interval (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const GstSegment *segment,
+                GstClockTime pts)
+{
+  Interval *interval = &scorer->interval;
+  const gboolean backwards = segment->rate < 0;
+  if (backwards ? pts > interval->begin : pts < interval->begin)
+    gst_flow_scorer_finish (scorer, element);
+  else if (interval->open && (backwards ? interval->end - pts : pts - interval->begin) >= length)
+    {
+      if (!backwards)
+        {
+          interval->end = pts;
+          interval->open = FALSE;
+        }
+      gst_flow_scorer_finish (scorer, element);
+    }
+}
+
+static void
+sum_up (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const GstSegment *segment,
+        GstClockTime pts, GstClockTime duration, guint64 frame_index, const NfScore *score)
+{
+  Interval *interval = &scorer->interval;
+  const gboolean timed = GST_CLOCK_TIME_IS_VALID (pts);
+  if (interval->frames > 0 && timed)
+    close_interval (scorer, element, length, segment, pts);
+  if (interval->frames == 0)
+    *interval = (Interval){ .begin = pts,
+                            .end = pts,
+                            .running_time = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts) };
+  interval->open = !timed || !GST_CLOCK_TIME_IS_VALID (duration);
+  if (timed)
+    {
+      interval->begin = MIN (interval->begin, pts);
+      interval->end = MAX (interval->end, interval->open ? pts : pts + duration);
+    }
+  interval->stream_time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, interval->begin);
+  interval->frames++;
+  interval->frame_index = frame_index;
+  interval->sum.bits_per_dim += score->bits_per_dim;
+  interval->sum.log_likelihood += score->log_likelihood;
+  interval->sum.log_prior += score->log_prior;
+  interval->sum.log_det += score->log_det;
+  interval->sum.num_dims = score->num_dims;
+  if (length == 0 || !timed || (!interval->open && interval->end - interval->begin >= length))
+    gst_flow_scorer_finish (scorer, element);
 }
 
 /* The mean of the latest WINDOW frames with this one. */
@@ -119,29 +171,11 @@ gst_flow_scorer_add (GstFlowScorer *scorer, GstElement *element, const GstFlowSc
 {
   const GstClockTime stream_time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts);
   const GstClockTime running_time = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts);
-  Interval *interval = &scorer->interval;
 
   if (settings->post_messages)
-    {
-      if (interval->frames == 0)
-        *interval = (Interval){ .timestamp = pts, .stream_time = stream_time, .running_time = running_time };
-      interval->frames++;
-      interval->frame_index = frame_index;
-      interval->end = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (duration)
-                              && GST_CLOCK_TIME_IS_VALID (interval->timestamp) && pts >= interval->timestamp
-                          ? pts + duration
-                          : GST_CLOCK_TIME_NONE;
-      interval->sum.bits_per_dim += score->bits_per_dim;
-      interval->sum.log_likelihood += score->log_likelihood;
-      interval->sum.log_prior += score->log_prior;
-      interval->sum.log_det += score->log_det;
-      interval->sum.num_dims = score->num_dims;
-      if (settings->interval == 0 || !GST_CLOCK_TIME_IS_VALID (interval->end)
-          || interval->end - interval->timestamp >= settings->interval)
-        gst_flow_scorer_finish (scorer, element);
-    }
+    sum_up (scorer, element, settings->interval, segment, pts, duration, frame_index, score);
   else
-    interval->frames = 0;
+    scorer->interval.frames = 0;
 
   const double smoothed = smooth (scorer, settings->window, score->bits_per_dim);
   const gboolean anomaly = scorer->anomaly ? smoothed >= settings->threshold - settings->hysteresis

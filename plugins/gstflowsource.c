@@ -29,8 +29,6 @@ struct _GstFlowSource
   GstClockTime base_time; /* of frame base_index, with the present frame rate */
   gboolean begun;         /* a frame was drawn */
   guint64 base_index;
-
-  gint restart; /* atomic: a key frame is wanted */
 };
 
 static GstStaticPadTemplate src_template
@@ -224,6 +222,7 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
   self->base_time = 0;
   self->base_index = self->left_out = 0;
   gst_flow_prior_forget_qos (&self->prior);
+  gst_flow_prior_forget_key_units (&self->prior, NULL, GST_CLOCK_TIME_NONE);
   self->frame_index
       = self->has_info ? gst_flow_live_frame_at (segment->position, info->fps_n, info->fps_d) : 0;
   return TRUE;
@@ -257,7 +256,7 @@ gst_flow_source_event (GstBaseSrc *src, GstEvent *event)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))
     {
-      g_atomic_int_set (&self->restart, TRUE);
+      gst_flow_prior_note_key_unit (&self->prior, event);
       return TRUE;
     }
   return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->event (src, event);
@@ -335,8 +334,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
     return result;
   const gint64 start = g_get_monotonic_time ();
   gst_flow_prior_sync (&self->prior, &GST_BASE_SRC (src)->segment, pts);
-  if (g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE))
-    self->prior.index = 0;
+  gst_flow_prior_answer_key_units (&self->prior, GST_BASE_SRC_PAD (src), &GST_BASE_SRC (src)->segment, pts);
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->frame_index);
   if (!buffer)
     return GST_FLOW_ERROR;

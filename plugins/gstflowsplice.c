@@ -37,8 +37,8 @@ struct _GstFlowSplice
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
   GstClockTime next_pts, duration;
-
-  gint restart; /* atomic: a key frame is wanted */
+  GstClockTime
+      ahead; /* from there to next_pts frames were drawn before real ones came; none if they were not */
 };
 
 static GstStaticPadTemplate sink_template = GST_STATIC_PAD_TEMPLATE ("sink_%u", GST_PAD_SINK, GST_PAD_REQUEST,
@@ -53,7 +53,7 @@ forget (GstFlowSplice *self)
 {
   self->begun = self->predicting = self->needs_key = FALSE;
   self->passed = self->predicted = 0;
-  self->next_pts = self->duration = GST_CLOCK_TIME_NONE;
+  self->next_pts = self->duration = self->ahead = GST_CLOCK_TIME_NONE;
   self->prior.index = 0;
   gst_flow_action_forget (&self->prior.last_action);
 }
@@ -84,12 +84,30 @@ gst_flow_splice_stop (GstAggregator *aggregator)
 static GstFlowReturn
 gst_flow_splice_flush (GstAggregator *aggregator)
 {
+  GstFlowPrior *prior = &GST_FLOW_SPLICE (aggregator)->prior;
   forget (GST_FLOW_SPLICE (aggregator));
-  gst_flow_prior_forget_qos (&GST_FLOW_SPLICE (aggregator)->prior);
+  gst_flow_prior_forget_qos (prior);
+  gst_flow_prior_forget_key_units (prior, NULL, GST_CLOCK_TIME_NONE);
   return GST_FLOW_OK;
 }
 
+/* Of what goes on downstream. */
+static GstSegment *
+get_segment (GstFlowSplice *self)
+{
+  return &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+}
+
 /* Caps and events */
+
+/* How long frames are. */
+static void
+take_rate (GstFlowSplice *self)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  if (info->fps_n > 0)
+    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+}
 
 static gboolean
 set_caps (GstFlowSplice *self, GstCaps *caps)
@@ -109,6 +127,8 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
+  take_rate (self);
+  self->prior.index = 0; /* as encoders do; decoders forget what was before new caps */
   GST_OBJECT_LOCK (self);
   gst_caps_replace (&self->caps, caps);
   GST_OBJECT_UNLOCK (self);
@@ -125,6 +145,14 @@ gst_flow_splice_update_src_caps (GstAggregator *aggregator, GstCaps *downstream,
   *caps = self->caps ? gst_caps_ref (self->caps) : NULL;
   GST_OBJECT_UNLOCK (self);
   return *caps ? GST_FLOW_OK : GST_AGGREGATOR_FLOW_NEED_DATA;
+}
+
+/* What is at POSITION of SEGMENT lies elsewhere in the one that follows. */
+static void
+move (GstClockTime *position, const GstSegment *segment, const GstSegment *next)
+{
+  const GstClockTime running = gst_segment_to_running_time (segment, GST_FORMAT_TIME, *position);
+  *position = gst_segment_position_from_running_time (next, GST_FORMAT_TIME, running);
 }
 
 static gboolean
@@ -156,6 +184,8 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
           GstSegment open = *segment;
           if (open.rate > 0)
             open.stop = open.duration = GST_CLOCK_TIME_NONE;
+          move (&self->next_pts, get_segment (self), &open);
+          move (&self->ahead, get_segment (self), &open);
           gst_aggregator_update_segment (aggregator, &open);
         }
       break;
@@ -165,6 +195,14 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
         gst_pad_push_event (aggregator->srcpad, gst_event_ref (event));
       else
         g_queue_push_tail (&self->tags, gst_event_ref (event));
+      break;
+    case GST_EVENT_CUSTOM_DOWNSTREAM:
+      /* which does not go on */
+      if (self->predicting && gst_video_event_is_force_key_unit (event))
+        {
+          gst_event_unref (event);
+          return TRUE;
+        }
       break;
     default:
       break;
@@ -176,12 +214,11 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
 static GstFlowReturn
 wait_for (GstFlowSplice *self, GstClockTime pts)
 {
-  const GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
   const GstClockTime latency = gst_aggregator_get_latency (GST_AGGREGATOR (self));
   if (!GST_CLOCK_TIME_IS_VALID (latency) || !GST_CLOCK_TIME_IS_VALID (pts)) /* it is not live */
     return GST_FLOW_OK;
   return gst_flow_live_wait (&self->live, GST_ELEMENT (self),
-                             gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts));
+                             gst_segment_to_running_time (get_segment (self), GST_FORMAT_TIME, pts));
 }
 
 static GstAggregatorPad *
@@ -212,15 +249,21 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
   if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))
-    g_atomic_int_set (&self->restart, TRUE);
+    gst_flow_prior_note_key_unit (&self->prior, event);
   return GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_event (aggregator, event);
 }
 
-/* A base class that is live by force alone does not say so to those who ask for its latency. */
+/* A base class that is live by force alone does not say so to those who ask for its latency, and none of many
+ * inputs says for all whether it can be sought in. */
 static gboolean
 gst_flow_splice_src_query (GstAggregator *aggregator, GstQuery *query)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  if (GST_QUERY_TYPE (query) == GST_QUERY_SEEKING)
+    {
+      g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
+      return pad && gst_pad_peer_query (GST_PAD (pad), query);
+    }
   if (!GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)->src_query (aggregator, query))
     return FALSE;
   GST_OBJECT_LOCK (self);
@@ -237,15 +280,37 @@ gst_flow_splice_src_query (GstAggregator *aggregator, GstQuery *query)
 
 /* Frames */
 
+/* Under the object lock: whether frames are drawn before the input ends. */
+static gboolean
+is_told_to_predict (const GstFlowSplice *self)
+{
+  return self->predict || (self->after > 0 && self->passed >= self->after);
+}
+
+/* Before there was a frame it is not known when one is due. While real ones pass nothing is done at their
+ * time, but a frame later it may be that they are to be drawn. */
+static GstClockTime
+gst_flow_splice_get_next_time (GstAggregator *aggregator)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
+  if (!GST_CLOCK_TIME_IS_VALID (self->next_pts) || !GST_CLOCK_TIME_IS_VALID (self->duration))
+    return GST_CLOCK_TIME_NONE;
+  const GstClockTime next = gst_aggregator_simple_get_next_time (aggregator),
+                     now = gst_element_get_current_running_time (GST_ELEMENT (self));
+  GST_OBJECT_LOCK (self);
+  const gboolean told = is_told_to_predict (self);
+  GST_OBJECT_UNLOCK (self);
+  return told || !GST_CLOCK_TIME_IS_VALID (now) ? next : MAX (next, now + self->duration);
+}
+
 /* The output has come so far. */
 static void
 reach (GstFlowSplice *self, GstClockTime pts, GstClockTime duration)
 {
-  GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
   if (!GST_CLOCK_TIME_IS_VALID (pts))
     return;
   GST_OBJECT_LOCK (self);
-  segment->position = pts + (GST_CLOCK_TIME_IS_VALID (duration) ? duration : 0);
+  get_segment (self)->position = pts + (GST_CLOCK_TIME_IS_VALID (duration) ? duration : 0);
   GST_OBJECT_UNLOCK (self);
 }
 
@@ -321,7 +386,7 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
 static guint64
 leave_out (GstFlowSplice *self, GstClockTime pts, guint64 most)
 {
-  const GstSegment *segment = &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment;
+  const GstSegment *segment = get_segment (self);
   const gboolean live = GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self)));
   GstClockTime until;
   if (!GST_CLOCK_TIME_IS_VALID (pts) || !GST_CLOCK_TIME_IS_VALID (self->duration)
@@ -342,11 +407,14 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
       = replaced && GST_BUFFER_PTS_IS_VALID (replaced) ? GST_BUFFER_PTS (replaced) : self->next_pts;
   GstClockTime latency;
 
+  if (replaced || ended)
+    self->ahead = GST_CLOCK_TIME_NONE;
+  else if (!GST_CLOCK_TIME_IS_VALID (self->ahead))
+    self->ahead = pts;
   gst_clear_buffer (&replaced);
   if (horizon >= 0 && self->predicted >= (guint64)horizon)
     return GST_FLOW_EOS;
-  if (info->fps_n > 0)
-    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+  take_rate (self);
   /* real frames that are still to come are left out one by one */
   const guint64 most = !ended ? 1 : horizon < 0 || info->frames ? G_MAXUINT64 : horizon - self->predicted;
   const guint64 late = leave_out (self, pts, most);
@@ -364,7 +432,8 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   if (result != GST_FLOW_OK)
     return result;
   const gint64 start = g_get_monotonic_time ();
-  gst_flow_prior_sync (&self->prior, &GST_AGGREGATOR_PAD (GST_AGGREGATOR (self)->srcpad)->segment, pts);
+  gst_flow_prior_sync (&self->prior, get_segment (self), pts);
+  gst_flow_prior_answer_key_units (&self->prior, GST_AGGREGATOR (self)->srcpad, get_segment (self), pts);
   GstBuffer *buffer = gst_flow_prior_draw (&self->prior, self->predicted++);
   if (!buffer)
     return GST_FLOW_ERROR;
@@ -400,6 +469,16 @@ take_gap (GstFlowSplice *self, GstBuffer **buffer)
   return TRUE;
 }
 
+/* Of a live input: a frame was drawn at the time of BUFFER already, when it had not come. */
+static gboolean
+came_late (const GstFlowSplice *self, GstBuffer *buffer)
+{
+  const GstClockTime middle = GST_BUFFER_PTS (buffer) + self->duration / 2;
+  return GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->ahead)
+         && GST_CLOCK_TIME_IS_VALID (self->duration) && GST_CLOCK_TIME_IS_VALID (self->next_pts)
+         && middle >= self->ahead && middle < self->next_pts;
+}
+
 static GstFlowReturn
 gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
 {
@@ -413,32 +492,41 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
   if (take_gap (self, &buffer))
     return GST_FLOW_OK;
   GST_OBJECT_LOCK (self);
-  const gboolean told = self->predict, known = self->caps != NULL;
-  const guint64 after = self->after;
+  const gboolean told = is_told_to_predict (self), known = self->caps != NULL;
   const gint64 horizon = self->horizon;
   GST_OBJECT_UNLOCK (self);
   const gboolean was = self->predicting;
-  self->predicting = (ended && !buffer) || told || (after > 0 && self->passed >= after);
+  self->predicting = (ended && !buffer) || told;
   if (!known)
     {
       gst_clear_buffer (&buffer);
       return ended ? GST_FLOW_EOS : GST_AGGREGATOR_FLOW_NEED_DATA;
     }
   /* backwards the end is where all began, and before that there was nothing */
-  if (ended && !buffer && GST_AGGREGATOR_PAD (aggregator->srcpad)->segment.rate < 0)
+  if (ended && !buffer && get_segment (self)->rate < 0)
     return GST_FLOW_EOS;
+  if (ended && !buffer && !self->begun && !GST_CLOCK_TIME_IS_VALID (self->next_pts)
+      && self->prior.info.fps_n > 0)
+    self->next_pts = get_segment (self)->start;
   if (was && !self->predicting && self->prior.info.frames)
     {
       /* What real frames were predicted from is not what went downstream. */
       self->needs_key = TRUE;
       ask_for_key (self);
     }
-  const gboolean restart = g_atomic_int_compare_and_exchange (&self->restart, TRUE, FALSE);
-  if (!self->predicting)
-    return buffer ? pass (self, buffer) : GST_AGGREGATOR_FLOW_NEED_DATA;
-  if (restart)
-    self->prior.index = 0;
-  if (!buffer && !ended && !timeout)
+  if (buffer && came_late (self, buffer))
+    {
+      gst_clear_buffer (&buffer);
+      if (self->needs_key) /* it may have been that */
+        ask_for_key (self);
+      return GST_FLOW_OK;
+    }
+  if (!self->predicting && buffer)
+    {
+      gst_flow_prior_forget_key_units (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
+      return pass (self, buffer);
+    }
+  if (!self->predicting || (!buffer && !ended && !timeout))
     return GST_AGGREGATOR_FLOW_NEED_DATA;
   return predict (self, buffer, horizon, ended && !buffer);
 }
@@ -544,7 +632,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   aggregator_class->src_event = GST_DEBUG_FUNCPTR (gst_flow_splice_src_event);
   aggregator_class->src_query = GST_DEBUG_FUNCPTR (gst_flow_splice_src_query);
   aggregator_class->update_src_caps = GST_DEBUG_FUNCPTR (gst_flow_splice_update_src_caps);
-  aggregator_class->get_next_time = gst_aggregator_simple_get_next_time;
+  aggregator_class->get_next_time = GST_DEBUG_FUNCPTR (gst_flow_splice_get_next_time);
   aggregator_class->aggregate = GST_DEBUG_FUNCPTR (gst_flow_splice_aggregate);
 
   gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);

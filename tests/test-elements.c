@@ -315,6 +315,65 @@ test_score_messages (void **state)
   end_harness (harness, bus);
 }
 
+/* A message sums up a stretch of video whichever way it runs, and also where frames do not say how long they
+ * are. */
+static void
+test_score_intervals (void **state)
+{
+  enum
+  {
+    FRAMES = 5
+  };
+  const GstClockTime frame = 40 * GST_MSECOND, none = GST_CLOCK_TIME_NONE;
+  const struct
+  {
+    double rate;
+    GstClockTime duration;
+    guint frames[3];
+    GstClockTime begins[3], lasts[3];
+  } cases[] = {
+    { 1, frame, { 2, 2, 1 }, { 0, 2 * frame, 4 * frame }, { 2 * frame, 2 * frame, frame } },
+    { -1, frame, { 2, 2, 1 }, { 3 * frame, frame, 0 }, { 2 * frame, 2 * frame, frame } },
+    { 1, none, { 2, 2, 1 }, { 0, 2 * frame, 4 * frame }, { 2 * frame, 2 * frame, none } },
+  };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      GstBus *bus;
+      GstHarness *harness = make_harness ("flowencode", MODEL_YUV, "message-interval=80000000", &bus);
+      GstSegment segment;
+      set_video (harness, &info);
+      gst_segment_init (&segment, GST_FORMAT_TIME);
+      segment.rate = cases[i].rate;
+      if (cases[i].rate < 0)
+        segment.stop = FRAMES * frame;
+      gst_harness_push_event (harness, gst_event_new_segment (&segment));
+      for (guint n = 0; n < FRAMES; n++)
+        {
+          GstBuffer *buffer = fixture_frame (&info, n, FALSE);
+          GST_BUFFER_PTS (buffer) = (cases[i].rate < 0 ? FRAMES - 1 - n : n) * frame;
+          GST_BUFFER_DURATION (buffer) = cases[i].duration;
+          assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+        }
+      gst_harness_push_event (harness, gst_event_new_eos ());
+      for (guint k = 0; k < 3; k++)
+        {
+          g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-score");
+          guint frames;
+          guint64 timestamp, duration;
+          assert_non_null (message);
+          gst_structure_get (message, "frames", G_TYPE_UINT, &frames, "timestamp", G_TYPE_UINT64, &timestamp,
+                             "duration", G_TYPE_UINT64, &duration, NULL);
+          assert_int_equal (frames, cases[i].frames[k]);
+          assert_int_equal (timestamp, cases[i].begins[k]);
+          assert_int_equal (duration, cases[i].lasts[k]);
+        }
+      assert_null (fixture_pop_element_message (bus, "flow-score"));
+      end_harness (harness, bus);
+    }
+}
+
 static void
 test_no_score_messages (void **state)
 {
@@ -2097,6 +2156,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_allocation_offers_video_meta),
     cmocka_unit_test (test_latents_are_the_sessions),
     cmocka_unit_test (test_score_messages),
+    cmocka_unit_test (test_score_intervals),
     cmocka_unit_test (test_no_score_messages),
     cmocka_unit_test (test_anomalies),
     cmocka_unit_test (test_latent_caps),

@@ -1,0 +1,367 @@
+/* normflow: flowsample behind real latents: when frames are drawn, and what is asked of it.
+ * SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gst-fixture.h"
+
+#include <gst/app/gstappsink.h>
+#include <gst/check/gstharness.h>
+#include <gst/video/video-event.h>
+
+#define FRAME (40 * GST_MSECOND)
+
+static char *video_model;
+
+/* A flowsample with a sink pad, behind a live source by a clock that stands still, and LATENTS for it. Caps
+ * have come. */
+static GstHarness *
+make_splice (const char *properties, GstBuffer **latents)
+{
+  g_autoptr (GError) error = NULL;
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\"", fixture_model[MODEL_YUV]);
+  GstHarness *encoder = gst_harness_new_parse (line);
+  gst_harness_set_src_caps (encoder, gst_video_info_to_caps (&info));
+  *latents = gst_harness_push_and_pull (encoder, fixture_frame (&info, 0, FALSE));
+  assert_non_null (*latents);
+
+  GstElement *sample = gst_element_factory_make ("flowsample", NULL);
+  gst_object_ref_sink (sample);
+  g_object_set (sample, "model", fixture_model[MODEL_YUV], NULL);
+  g_auto (GStrv) list = g_strsplit (properties, " ", -1);
+  for (guint i = 0; list[i]; i++)
+    {
+      g_auto (GStrv) pair = g_strsplit (list[i], "=", 2);
+      gst_util_set_object_arg (G_OBJECT (sample), pair[0], pair[1]);
+    }
+  GstHarness *harness = gst_harness_new_with_element (sample, "sink", "src");
+  gst_harness_set_src_caps (harness, gst_pad_get_current_caps (encoder->sinkpad));
+  gst_object_unref (sample);
+  gst_harness_teardown (encoder);
+  return harness;
+}
+
+static void
+push_at (GstHarness *harness, GstBuffer *latents, GstClockTime pts)
+{
+  GstBuffer *buffer = gst_buffer_copy (latents);
+  GST_BUFFER_PTS (buffer) = pts;
+  GST_BUFFER_DURATION (buffer) = FRAME;
+  assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+}
+
+static void
+assert_comes (GstHarness *harness, GstClockTime pts)
+{
+  g_autoptr (GstBuffer) buffer = gst_harness_pull (harness);
+  assert_non_null (buffer);
+  assert_int_equal (GST_BUFFER_PTS (buffer), pts);
+  assert_int_equal (GST_BUFFER_DURATION (buffer), FRAME);
+}
+
+/* Whether somebody waits for the clock to say TIME, or later. */
+static gboolean
+is_awaited (GstHarness *harness, GstClockTime time)
+{
+  g_autoptr (GstTestClock) clock = gst_harness_get_testclock (harness);
+  GList *ids = NULL;
+  if (!gst_test_clock_timed_wait_for_multiple_pending_ids (clock, 1, 5000, &ids))
+    return FALSE;
+  const gboolean result = gst_clock_id_get_time (ids->data) >= time;
+  g_list_free_full (ids, gst_clock_id_unref);
+  return result;
+}
+
+/* Real frames that come once others were drawn at their times are not drawn again. */
+static void
+test_late_frames (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("after=2 horizon=6", &latents);
+  for (guint n = 0; n < 2; n++)
+    {
+      push_at (harness, latents, n * FRAME);
+      assert_comes (harness, n * FRAME);
+    }
+  for (guint n = 2; n < 4; n++)
+    {
+      assert_true (gst_harness_crank_single_clock_wait (harness));
+      assert_comes (harness, n * FRAME);
+    }
+  for (guint n = 2; n < 6; n++)
+    push_at (harness, latents, n * FRAME + (n % 2 ? 3 : -3) * GST_MSECOND); /* not quite at its time */
+  assert_comes (harness, 4 * FRAME - 3 * GST_MSECOND);
+  assert_comes (harness, 5 * FRAME + 3 * GST_MSECOND);
+  /* time goes on from the last one */
+  for (guint n = 6; n < 8; n++)
+    {
+      assert_true (gst_harness_crank_single_clock_wait (harness));
+      assert_comes (harness, n * FRAME + 3 * GST_MSECOND);
+    }
+  assert_int_equal (gst_harness_buffers_received (harness), 8);
+  gst_harness_teardown (harness);
+}
+
+/* In a segment after the first one times are others, and what follows goes on where that began. */
+static void
+test_late_frames_of_two_segments (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("after=1", &latents);
+  GstSegment segment;
+  push_at (harness, latents, 0);
+  assert_comes (harness, 0);
+  assert_true (gst_harness_crank_single_clock_wait (harness));
+  assert_comes (harness, FRAME);
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  segment.base = FRAME;
+  segment.start = segment.time = GST_SECOND;
+  gst_harness_push_event (harness, gst_event_new_segment (&segment));
+  push_at (harness, latents, GST_SECOND);
+  push_at (harness, latents, GST_SECOND + FRAME);
+  assert_comes (harness, GST_SECOND + FRAME);
+  gst_harness_teardown (harness);
+}
+
+/* Before the first real frame none is drawn, which would have no time. */
+static void
+test_predicts_from_the_start (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("predict=true", &latents);
+  g_usleep (20000);
+  assert_int_equal (gst_harness_buffers_received (harness), 0);
+  gst_harness_set_time (harness, 300 * GST_MSECOND);
+  push_at (harness, latents, 300 * GST_MSECOND);
+  assert_comes (harness, 300 * GST_MSECOND);
+  gst_harness_teardown (harness);
+}
+
+/* An input that ends without a frame is continued from its beginning. */
+static void
+test_no_real_frame (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("horizon=3", &latents);
+  gst_harness_push_event (harness, gst_event_new_eos ());
+  for (guint n = 0; n < 3; n++)
+    {
+      assert_true (gst_harness_crank_single_clock_wait (harness));
+      assert_comes (harness, n * FRAME);
+    }
+  gst_harness_teardown (harness);
+}
+
+/* While real frames pass, one that is late is waited for, not asked for again and again. */
+static void
+test_waits_for_real_frames (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("horizon=0", &latents);
+  push_at (harness, latents, 0);
+  assert_comes (harness, 0);
+  for (guint n = 1; n < 4; n++)
+    {
+      assert_true (is_awaited (harness, n * FRAME));
+      assert_true (gst_harness_crank_single_clock_wait (harness));
+    }
+  push_at (harness, latents, FRAME);
+  assert_comes (harness, FRAME);
+  gst_harness_teardown (harness);
+}
+
+static GstElement *
+launch (const char *line)
+{
+  g_autoptr (GError) error = NULL;
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  return gst_object_ref_sink (pipeline);
+}
+
+static void
+stop (GstElement *pipeline)
+{
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+}
+
+/* Through flowsample one can seek wherever one can before it. */
+static void
+test_seeking_query (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=9 ! video/x-raw,width=16,height=8 ! flowencode model=\"%s\" ! flowsample "
+      "name=sample model=\"%s\" horizon=2 ! fakesink",
+      fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  gst_element_get_state (pipeline, NULL, NULL, GST_CLOCK_TIME_NONE);
+  g_autoptr (GstQuery) query = gst_query_new_seeking (GST_FORMAT_TIME);
+  gboolean seekable;
+  assert_true (gst_element_query (sample, query));
+  gst_query_parse_seeking (query, NULL, &seekable, NULL, NULL);
+  assert_true (seekable);
+  stop (pipeline);
+
+  /* nobody says so */
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("horizon=2", &latents);
+  assert_false (gst_element_query (harness->element, query));
+  gst_harness_teardown (harness);
+}
+
+typedef struct
+{
+  GstElement *pipeline;
+  guint frames, ask_at, keys;
+  GstClockTime wanted, key; /* running times: for the request, and of the last key frame */
+  GstClockTime answered;    /* of the event that said there would be one */
+  guint answers, count;     /* as it has it */
+} Asked;
+
+static GstPadProbeReturn
+watch_keys (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  Asked *asked = data;
+  if (GST_IS_EVENT (info->data))
+    {
+      if (gst_video_event_is_force_key_unit (info->data))
+        {
+          asked->answers++;
+          gst_video_event_parse_downstream_force_key_unit (info->data, NULL, NULL, &asked->answered, NULL,
+                                                           &asked->count);
+        }
+      return GST_PAD_PROBE_OK;
+    }
+  GstBuffer *buffer = info->data;
+  if (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT))
+    {
+      asked->keys++;
+      asked->key = GST_BUFFER_PTS (buffer);
+    }
+  if (asked->frames++ == asked->ask_at)
+    gst_pad_push_event (pad, gst_video_event_new_upstream_force_key_unit (asked->wanted, TRUE, 9));
+  return GST_PAD_PROBE_OK;
+}
+
+/* Key frames come at the time for which they are asked for, and are announced, by whoever makes that frame.
+ */
+static void
+test_key_units (void **state)
+{
+  static const struct
+  {
+    guint real, drawn, ask_at;
+    GstClockTime wanted, key;
+  } cases[] = {
+    { 0, 12, 3, 320 * GST_MSECOND, 320 * GST_MSECOND },   { 0, 12, 3, 330 * GST_MSECOND, 360 * GST_MSECOND },
+    { 0, 12, 3, GST_CLOCK_TIME_NONE, 160 * GST_MSECOND }, { 4, 8, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
+    { 4, 8, 6, 400 * GST_MSECOND, 400 * GST_MSECOND },    { 12, 2, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      const guint real = cases[i].real, drawn = cases[i].drawn;
+      g_autofree char *input
+          = g_strdup_printf ("videotestsrc num-buffers=%u ! video/x-raw,format=RGB,width=%d,height=%d,"
+                             "framerate=25/1 ! flowencode model=\"%s\" !",
+                             real, RANDOM_VIDEO_WIDTH, RANDOM_VIDEO_HEIGHT, video_model);
+      g_autofree char *line
+          = g_strdup_printf ("%s flowsample model=\"%s\" %s=%u ! fakesink name=sink", real ? input : "",
+                             video_model, real ? "horizon" : "num-buffers", drawn);
+      GstElement *pipeline = launch (line);
+      g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      Asked asked = { .ask_at = cases[i].ask_at, .wanted = cases[i].wanted };
+      gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER | GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, watch_keys,
+                         &asked, NULL);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS);
+      assert_non_null (message);
+      assert_int_equal (asked.frames, real + drawn);
+      assert_int_equal (asked.keys, 2);
+      assert_int_equal (asked.key, cases[i].key);
+      assert_int_equal (asked.answers, 1);
+      assert_int_equal (asked.answered, cases[i].key);
+      assert_int_equal (asked.count, 9);
+      stop (pipeline);
+    }
+}
+
+/* New caps begin anew, for drawn frames as for real ones. */
+static void
+test_new_rate (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "concat name=c ! flowencode model=\"%s\" ! flowsample model=\"%s\" after=2 horizon=9 ! flowdecode "
+      "model=\"%s\" ! fakesink "
+      "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! c. "
+      "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=5/1 ! c.",
+      video_model, video_model, video_model, RANDOM_VIDEO_WIDTH, RANDOM_VIDEO_HEIGHT, RANDOM_VIDEO_WIDTH,
+      RANDOM_VIDEO_HEIGHT);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 30 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
+  assert_non_null (message);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+  stop (pipeline);
+}
+
+/* Without its sink pad it is a source again, from READY on. */
+static void
+test_released_while_playing (void **state)
+{
+  g_autofree char *line = g_strdup_printf ("flowsample name=sample model=\"%s\" num-buffers=5 ! appsink "
+                                           "name=sink sync=false",
+                                           fixture_model[MODEL_YUV]);
+  GstElement *pipeline = launch (line);
+  g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+  GstPad *pad = gst_element_request_pad_simple (sample, "sink");
+  assert_non_null (pad);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  gst_element_release_request_pad (sample, pad);
+  gst_object_unref (pad);
+  gst_element_set_state (pipeline, GST_STATE_READY);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint n = 0; n < 5; n++)
+    {
+      g_autoptr (GstSample) frame = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND);
+      assert_non_null (frame);
+    }
+  assert_null (gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND));
+  assert_true (gst_app_sink_is_eos (GST_APP_SINK (sink)));
+  stop (pipeline);
+}
+
+int
+main (int argc, char **argv)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_late_frames),
+    cmocka_unit_test (test_late_frames_of_two_segments),
+    cmocka_unit_test (test_predicts_from_the_start),
+    cmocka_unit_test (test_no_real_frame),
+    cmocka_unit_test (test_waits_for_real_frames),
+    cmocka_unit_test (test_seeking_query),
+    cmocka_unit_test (test_key_units),
+    cmocka_unit_test (test_new_rate),
+    cmocka_unit_test (test_released_while_playing),
+  };
+  const int status = fixture_open (&argc, &argv);
+  if (status >= 0)
+    return status;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  const NfConfig config = random_video_config ();
+  video_model = fixture_path ("video.safetensors");
+  random_model_write_scaled (video_model, &config, device, 5, RANDOM_VIDEO_SCALE);
+  const int failed = cmocka_run_group_tests_name ("splice", tests, NULL, NULL);
+  g_free (video_model);
+  fixture_close ();
+  return failed;
+}
