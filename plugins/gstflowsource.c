@@ -240,6 +240,22 @@ gst_flow_source_query (GstBaseSrc *src, GstQuery *query)
       gst_query_set_latency (query, gst_base_src_is_live (src), latency, GST_CLOCK_TIME_NONE);
       return TRUE;
     }
+  if (GST_QUERY_TYPE (query) == GST_QUERY_DURATION && src->num_buffers >= 0)
+    {
+      GstFormat format;
+      gst_query_parse_duration (query, &format, NULL);
+      GST_OBJECT_LOCK (self);
+      const gint fps_n = self->has_info ? self->prior.info.fps_n : 0, fps_d = self->prior.info.fps_d;
+      GST_OBJECT_UNLOCK (self);
+      if (format == GST_FORMAT_TIME && fps_n > 0)
+        {
+          gst_query_set_duration (query, format,
+                                  (gint64)gst_util_uint64_scale ((guint64)src->num_buffers,
+                                                                 (guint64)fps_d * GST_SECOND,
+                                                                 (guint64)fps_n));
+          return TRUE;
+        }
+    }
   return GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->query (src, query);
 }
 

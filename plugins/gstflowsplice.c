@@ -37,8 +37,7 @@ struct _GstFlowSplice
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
   GstClockTime next_pts, duration;
-  GstClockTime
-      ahead; /* from there to next_pts frames were drawn before real ones came; none if they were not */
+  GstClockTime ahead; /* from there to next_pts frames were drawn before real ones came; none if none were */
 };
 
 static GstStaticPadTemplate sink_template = GST_STATIC_PAD_TEMPLATE ("sink_%u", GST_PAD_SINK, GST_PAD_REQUEST,
@@ -374,6 +373,7 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
       if (!gst_flow_action_is_known (&self->prior.last_action) && info->actions)
         gst_flow_prior_take_action (&self->prior);
     }
+  self->ahead = GST_CLOCK_TIME_NONE;
   if (GST_BUFFER_DURATION_IS_VALID (buffer))
     self->duration = GST_BUFFER_DURATION (buffer);
   if (GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->duration))

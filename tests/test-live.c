@@ -324,6 +324,22 @@ forced_live (void **state)
   stop (pipeline);
 }
 
+/* A source that ends says when. */
+static void
+duration (void **state)
+{
+  g_autofree char *line = g_strdup_printf ("flowsample model=%s num-buffers=30 ! video/x-flow-latent,"
+                                           "framerate=10/1 ! fakesink name=sink",
+                                           video_model);
+  GstElement *pipeline = launch (line);
+  gint64 time;
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  gst_element_get_state (pipeline, NULL, NULL, GST_CLOCK_TIME_NONE);
+  assert_true (gst_element_query_duration (pipeline, GST_FORMAT_TIME, &time));
+  assert_int_equal (time, 30 * FRAME);
+  stop (pipeline);
+}
+
 /* While all is paused none is drawn, whatever the clock says; then the next one is due as much later. */
 static void
 rests_while_paused (void **state)
@@ -1695,6 +1711,7 @@ main (int argc, char **argv)
     cmocka_unit_test (behind_live),
     cmocka_unit_test (latency_of_drawing),
     cmocka_unit_test (forced_live),
+    cmocka_unit_test (duration),
     cmocka_unit_test (rests_while_paused),
     cmocka_unit_test (tags_and_gaps),
     cmocka_unit_test (ends_backwards),
