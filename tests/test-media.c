@@ -553,7 +553,8 @@ test_clips_pure (void **state)
   const char *const paths[] = { a, b, NULL };
   const double scales[] = { 1, 0.5 };
   NfClipsOptions options = { .layout = NF_PIXELS_YUV420,
-                             .side = 16,
+                             .width = 16,
+                             .height = 16,
                              .batch = 64,
                              .seed = 3,
                              .holdout = 0.1,
@@ -601,12 +602,62 @@ test_clips_pure (void **state)
   }
 }
 
+/* Tiles that are not square: luma says the column, chroma the row. */
+static void
+test_clips_tall (void **state)
+{
+  enum
+  {
+    BATCH = 32,
+    WIDTH = 8,
+    HEIGHT = 24,
+    LUMA = WIDTH * HEIGHT
+  };
+  g_autofree char *path = g_build_filename (folder, "ramps.mkv", NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaWriter) writer
+      = nf_media_writer_open (path, NF_PIXELS_YUV420, 70, 50, 30, 1, NULL, &error);
+  assert_non_null (writer);
+  g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_YUV420, 70, 50);
+  const NfPlane *planes = picture->frame.planes;
+  for (guint y = 0; y < 50; y++)
+    for (guint x = 0; x < 70; x++)
+      {
+        planes[0].data[(gssize)y * planes[0].stride + x] = (guint8)x;
+        for (guint i = 1; i < 3; i++)
+          planes[i].data[(gssize)(y / 2) * planes[i].stride + x / 2] = (guint8)(y / 2);
+      }
+  for (guint n = 0; n < 8; n++)
+    assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+  assert_true (nf_media_writer_close (writer, &error));
+
+  const char *const paths[] = { path, NULL };
+  const NfClipsOptions options
+      = { .layout = NF_PIXELS_YUV420, .width = WIDTH, .height = HEIGHT, .batch = BATCH, .seed = 3 };
+  g_autoptr (NfClips) clips = nf_clips_new (paths, &options, &error);
+  assert_non_null (clips);
+  const guint8 *tiles = nf_clips_batch (clips, 0, NULL, &error);
+  assert_non_null (tiles);
+  guint inside = 0;
+  for (guint t = 0; t < BATCH; t++, tiles += LUMA * 3 / 2)
+    {
+      for (guint i = 0; i < LUMA; i++)
+        assert_int_equal (tiles[i], tiles[i % WIDTH]);
+      const int across = ABS (tiles[WIDTH - 1] - tiles[0]), down = tiles[LUMA * 5 / 4 - 1] - tiles[LUMA];
+      for (guint i = 0; i < LUMA / 2; i++)
+        assert_int_equal (tiles[LUMA + i], tiles[LUMA + i % (LUMA / 4) / (WIDTH / 2) * (WIDTH / 2)]);
+      inside += across == WIDTH - 1 && down == HEIGHT / 2 - 1;
+    }
+  assert_true (inside > BATCH / 2);
+}
+
 static void
 test_clips_holdout (void **state)
 {
   g_autofree char *path = in_folder ("flat.mkv"), *other = in_folder ("other.mkv");
   const char *const paths[] = { path, NULL }, *const extra[] = { other, NULL };
-  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 128, .seed = 1, .holdout = 0.2 };
+  NfClipsOptions options
+      = { .layout = NF_PIXELS_GRAY, .width = 16, .height = 16, .batch = 128, .seed = 1, .holdout = 0.2 };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfClips) clips = NULL;
   g_autoptr (GPtrArray) validation = NULL;
@@ -650,8 +701,13 @@ static void
 test_clips_classes (void **state)
 {
   g_autofree char *root = in_folder ("classes");
-  NfClipsOptions options
-      = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64, .seed = 1, .holdout = 0.25, .labels = TRUE };
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY,
+                             .width = 16,
+                             .height = 16,
+                             .batch = 64,
+                             .seed = 1,
+                             .holdout = 0.25,
+                             .labels = TRUE };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfClips) clips = NULL;
   g_autoptr (GPtrArray) validation = NULL;
@@ -713,7 +769,8 @@ static void
 test_clips_spread (void **state)
 {
   g_autofree char *root = in_folder ("spread"), *other = in_folder ("unseen.mkv"), *many = in_folder ("many");
-  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 16, .seed = 1, .holdout = 0.5 };
+  NfClipsOptions options
+      = { .layout = NF_PIXELS_GRAY, .width = 16, .height = 16, .batch = 16, .seed = 1, .holdout = 0.5 };
   const char *const paths[] = { root, NULL }, *const one[] = { other, NULL }, *const all[] = { many, NULL };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfClips) clips = NULL;
@@ -758,7 +815,8 @@ test_clips_mixed (void **state)
   g_autofree char *root = in_folder ("mixed"), *picture = g_build_filename (root, ".", "p03.png", NULL),
                   *video = g_build_filename (root, "p03.png.mkv", NULL);
   const char *const alone[] = { root, NULL }, *const paths[] = { picture, root, video, NULL };
-  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64, .seed = 1, .holdout = 0.25 };
+  NfClipsOptions options
+      = { .layout = NF_PIXELS_GRAY, .width = 16, .height = 16, .batch = 64, .seed = 1, .holdout = 0.25 };
   g_autoptr (GError) error = NULL;
 
   assert_int_equal (g_mkdir_with_parents (root, 0700), 0);
@@ -784,7 +842,7 @@ static void
 test_clips_errors (void **state)
 {
   g_autofree char *bad = in_folder ("broken.mp4"), *png = in_folder ("broken.png");
-  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .side = 16, .batch = 64 };
+  NfClipsOptions options = { .layout = NF_PIXELS_GRAY, .width = 16, .height = 16, .batch = 64 };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfClips) clips = NULL;
 
@@ -887,7 +945,8 @@ test_damage (void **state)
                   *missing = spoil (good, "missing.mp4", 39, TRUE),
                   *damaged = spoil (good, "damaged.mp4", 20, FALSE);
   const char *const paths[] = { missing, NULL };
-  NfClipsOptions options = { .layout = NF_PIXELS_YUV420, .side = 16, .batch = 8, .seed = 1, .holdout = 0.1 };
+  NfClipsOptions options
+      = { .layout = NF_PIXELS_YUV420, .width = 16, .height = 16, .batch = 8, .seed = 1, .holdout = 0.1 };
   g_autoptr (GError) error = NULL;
   for (guint i = 0; i < 2; i++)
     {
@@ -1340,6 +1399,7 @@ main (void)
     cmocka_unit_test (test_scale_and_filter),
     cmocka_unit_test (test_narrow),
     cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_clips_tall),
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),
     cmocka_unit_test (test_clips_spread),

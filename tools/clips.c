@@ -220,21 +220,24 @@ shrink (NfPicture *picture, double scale, GError **error)
 /* One S×S tile at (X, Y), both even for 4:2:0; beyond the last row and column, these repeat, as encoding
  * pads. */
 static void
-cut (const NfPicture *picture, guint side, guint x, guint y, gboolean mirrored, guint8 *out)
+cut (const NfPicture *picture, const NfClipsOptions *options, guint x, guint y, gboolean mirrored,
+     guint8 *out)
 {
   for (guint i = 0; i < nf_picture_planes (picture->layout); i++)
     {
       const NfPlane *plane = &picture->frame.planes[i];
       guint half = picture->layout == NF_PIXELS_YUV420 && i > 0 ? 2 : 1;
-      guint s = side / half, x0 = x / half, y0 = y / half, width, height;
+      const guint columns = options->width / half, rows = options->height / half, x0 = x / half,
+                  y0 = y / half;
+      guint width, height;
 
       nf_picture_extent (picture->layout, i, picture->frame.width, picture->frame.height, &width, &height);
-      for (guint r = 0; r < s; r++, out += s)
+      for (guint r = 0; r < rows; r++, out += columns)
         {
           const guint8 *row = plane->data + (gssize)MIN (y0 + r, height - 1) * plane->stride;
 
-          for (guint c = 0; c < s; c++)
-            out[mirrored ? s - 1 - c : c] = row[MIN (x0 + c, width - 1)];
+          for (guint c = 0; c < columns; c++)
+            out[mirrored ? columns - 1 - c : c] = row[MIN (x0 + c, width - 1)];
         }
     }
 }
@@ -242,20 +245,21 @@ cut (const NfPicture *picture, guint side, guint x, guint y, gboolean mirrored, 
 /* Where a tile lies: anywhere inside the picture, but one in eight on the grid that encoding uses, whose last
  * tiles hang over the edge. */
 static void
-place_tile (const NfPicture *picture, guint side, const guint32 random[4], guint *x, guint *y)
+place_tile (const NfPicture *picture, const NfClipsOptions *options, const guint32 random[4], guint *x,
+            guint *y)
 {
-  guint step = picture->layout == NF_PIXELS_YUV420 ? 2 : 1;
-  guint width = picture->frame.width, height = picture->frame.height;
+  const guint step = picture->layout == NF_PIXELS_YUV420 ? 2 : 1, columns = options->width,
+              rows = options->height, width = picture->frame.width, height = picture->frame.height;
 
   if (random[3] >> 29 == 0)
     {
-      *x = (guint)((guint64)random[0] * ((width + side - 1) / side) >> 32) * side;
-      *y = (guint)((guint64)random[1] * ((height + side - 1) / side) >> 32) * side;
+      *x = (guint)((guint64)random[0] * ((width + columns - 1) / columns) >> 32) * columns;
+      *y = (guint)((guint64)random[1] * ((height + rows - 1) / rows) >> 32) * rows;
     }
   else
     {
-      *x = (guint)((guint64)random[0] * ((width > side ? width - side : 0) / step + 1) >> 32) * step;
-      *y = (guint)((guint64)random[1] * ((height > side ? height - side : 0) / step + 1) >> 32) * step;
+      *x = (guint)((guint64)random[0] * ((width > columns ? width - columns : 0) / step + 1) >> 32) * step;
+      *y = (guint)((guint64)random[1] * ((height > rows ? height - rows : 0) / step + 1) >> 32) * step;
     }
 }
 
@@ -371,8 +375,8 @@ make_chunk (gpointer data)
             guint x, y;
 
             nf_random_u32x4 (self->options.seed, STREAM_TILES + chunk->index, 2 * t + 1, random);
-            place_tile (last, self->options.side, random, &x, &y);
-            cut (last, self->options.side, x, y, random[2] >> 31, chunk->tiles + t * self->tile_bytes);
+            place_tile (last, &self->options, random, &x, &y);
+            cut (last, &self->options, x, y, random[2] >> 31, chunk->tiles + t * self->tile_bytes);
             if (chunk->labels)
               chunk->labels[t] = ((Clip *)self->clips->pdata[last_clip])->label;
           }
@@ -418,10 +422,11 @@ nf_clips_batch (NfClips *self, guint64 step, const gint **labels, GError **error
 static gboolean
 check_options (const NfClipsOptions *options, GError **error)
 {
-  if (options->side < 2 || options->side > 4096 || options->batch < 1 || options->batch > 65536)
+  if (options->width < 1 || options->width > 4096 || options->height < 1 || options->height > 4096
+      || options->batch < 1 || options->batch > 65536)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "batches of %u tiles of %u×%u pixels are not possible",
-                   options->batch, options->side, options->side);
+                   options->batch, options->width, options->height);
       return FALSE;
     }
   if (!(options->holdout >= 0 && options->holdout < 1))
@@ -532,7 +537,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   self->options = *options;
   self->scales = g_memdup2 (options->scales, options->n_scales * sizeof (double));
   self->options.scales = self->scales;
-  tile = nf_frame_samples (options->layout, options->side, options->side);
+  tile = nf_frame_samples (options->layout, options->width, options->height);
   self->tile_bytes = (gsize)tile;
   self->steps = CLAMP (CHUNK_TILES / options->batch, 1, 256);
   self->clips = g_ptr_array_new_with_free_func (clip_free);
@@ -658,8 +663,8 @@ validation_set (NfClips *self, NfClips *owner, guint number, guint64 first, guin
       guint x, y;
 
       nf_random_u32x4 (self->options.seed, stream, t, random);
-      place_tile (picture, self->options.side, random, &x, &y);
-      cut (picture, self->options.side, x, y, FALSE, set->tiles + t * self->tile_bytes);
+      place_tile (picture, &self->options, random, &x, &y);
+      cut (picture, &self->options, x, y, FALSE, set->tiles + t * self->tile_bytes);
       if (set->labels)
         set->labels[t] = set->unseen ? -1 : clip->label;
     }

@@ -8,7 +8,7 @@ G_BEGIN_DECLS
 
 /*
  * NfClipsOptions:
- * layout, side: of the model; a tile is nf_config_tile_bytes() of it
+ * layout, width, height: of the model; a tile is nf_config_tile_bytes() of it
  * batch: B, tiles of a step
  * seed: of everything random
  * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
@@ -18,7 +18,7 @@ G_BEGIN_DECLS
 typedef struct
 {
   NfPixelLayout layout;
-  guint side;
+  guint width, height;
   guint batch;
   guint64 seed;
   double holdout;

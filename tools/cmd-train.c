@@ -1646,7 +1646,8 @@ open_clips (Job *job, GError **error)
 {
   Run *run = job->run;
   const NfClipsOptions options = { .layout = run->config.layout,
-                                   .side = run->config.img_size,
+                                   .width = nf_config_columns (&run->config),
+                                   .height = nf_config_rows (&run->config),
                                    .batch = run->batch,
                                    .seed = run->train.seed,
                                    .holdout = run->holdout,
