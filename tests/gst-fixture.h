@@ -199,6 +199,22 @@ fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint hei
   GST_VIDEO_INFO_FPS_D (info) = 1;
 }
 
+static inline GstElement *
+fixture_launch (const char *line)
+{
+  g_autoptr (GError) error = NULL;
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  return gst_object_ref_sink (pipeline);
+}
+
+static inline void
+fixture_stop (GstElement *pipeline)
+{
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
+  gst_object_unref (pipeline);
+}
+
 /* The GST_BUFFER_OFFSET of the first buffer since the latest flush into DATA, a guint64. Sinks leave out what
  * is over before the place that was sought, so only this tells it. */
 static inline GstPadProbeReturn

@@ -38,22 +38,6 @@ make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 
 }
 
 static GstElement *
-launch (const char *line)
-{
-  g_autoptr (GError) error = NULL;
-  GstElement *pipeline = gst_parse_launch (line, &error);
-  assert_no_error (error);
-  return gst_object_ref_sink (pipeline);
-}
-
-static void
-stop (GstElement *pipeline)
-{
-  gst_element_set_state (pipeline, GST_STATE_NULL);
-  gst_object_unref (pipeline);
-}
-
-static GstElement *
 get (GstElement *pipeline, const char *name)
 {
   GstElement *element = gst_bin_get_by_name (GST_BIN (pipeline), name);
@@ -142,15 +126,15 @@ key_to_pixel (void **state)
       "video/x-flow-latent,framerate=10/1 ! flowdecode model=%s ! appsink name=sink sync=false",
       noisy_model, LENGTH, noisy_model);
   g_autoptr (GPtrArray) reference = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
-  GstElement *pipeline = launch (reference_line);
+  GstElement *pipeline = fixture_launch (reference_line);
   GstBuffer *buffer;
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   while ((buffer = pull (pipeline)))
     g_ptr_array_add (reference, buffer);
-  stop (pipeline);
+  fixture_stop (pipeline);
   assert_int_equal (reference->len, LENGTH);
 
-  pipeline = launch (line);
+  pipeline = fixture_launch (line);
   g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
   g_autoptr (GstElement) sink = get (pipeline, "sink");
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
@@ -168,7 +152,7 @@ key_to_pixel (void **state)
         gst_element_send_event (sink,
                                 gst_navigation_event_new_key_press ("Up", GST_NAVIGATION_MODIFIER_NONE));
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
   if (changed <= PRESSED || changed > PRESSED + 2)
     fail_msg ("the key went down at frame %d and showed at frame %u", PRESSED, changed);
 }
@@ -193,7 +177,7 @@ behind_live (void **state)
       "flowsample name=sample model=%s after=4 horizon=10 ! flowdecode model=%s ! "
       "appsink name=sink sync=false",
       WIDTH, HEIGHT, noisy_model, noisy_model, noisy_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
   g_autoptr (GstElement) encode = get (pipeline, "encode");
   g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src"),
@@ -229,7 +213,7 @@ behind_live (void **state)
             sink, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 1.5, 20 * GST_MSECOND, 0)));
     }
   assert_int_equal (n, 14);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Asks what is inside: a bin's pads pass on that of live streams only. */
@@ -255,7 +239,7 @@ latency_of_drawing (void **state)
                          "video/x-flow-latent,width=512,height=512,framerate=10/1 ! "
                          "flowsample name=sample seed=2 horizon=3 model=%s ! appsink name=sink sync=false",
                          model, model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sample = get (pipeline, "sample");
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   for (guint run = 0; run < 2; run++)
@@ -277,7 +261,7 @@ latency_of_drawing (void **state)
       assert_true (told);
       gst_element_set_state (pipeline, GST_STATE_NULL);
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Forced to be live behind a file, drawn frames keep to the clock, and sinks are told so; not forced, they
@@ -292,7 +276,7 @@ forced_live (void **state)
           "flowencode model=%s ! flowsample name=sample model=%s is-live=%s horizon=%d ! "
           "appsink name=sink sync=false",
           WIDTH, HEIGHT, video_model, video_model, live ? "true" : "false", live ? 8 : 400);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) sample = get (pipeline, "sample");
       g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
       GstBuffer *buffer;
@@ -308,7 +292,7 @@ forced_live (void **state)
       gboolean told;
       query_latency (sample, &told);
       assert_int_equal (told, live);
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
 
   /* nothing but the stop ends this wait: no time passes */
@@ -316,12 +300,12 @@ forced_live (void **state)
       "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
       "model=%s ! flowsample model=%s is-live=true ! appsink name=sink sync=false",
       WIDTH, HEIGHT, video_model, video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   gst_buffer_unref (pull_at (pipeline, clock, 0));
   assert_waits (pipeline, clock, FRAME);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* A source that ends says when. */
@@ -331,13 +315,13 @@ duration (void **state)
   g_autofree char *line = g_strdup_printf ("flowsample model=%s num-buffers=30 ! video/x-flow-latent,"
                                            "framerate=10/1 ! fakesink name=sink",
                                            video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   gint64 time;
   gst_element_set_state (pipeline, GST_STATE_PAUSED);
   gst_element_get_state (pipeline, NULL, NULL, GST_CLOCK_TIME_NONE);
   assert_true (gst_element_query_duration (pipeline, GST_FORMAT_TIME, &time));
   assert_int_equal (time, 30 * FRAME);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* While all is paused none is drawn, whatever the clock says; then the next one is due as much later. */
@@ -350,7 +334,7 @@ rests_while_paused (void **state)
       "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
       "flowencode model=%s ! flowsample model=%s is-live=true horizon=5 ! appsink name=sink sync=false",
       WIDTH, HEIGHT, video_model, video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sink = get (pipeline, "sink");
   g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
   GstBuffer *buffer;
@@ -381,7 +365,7 @@ rests_while_paused (void **state)
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   gst_buffer_unref (pull_at (pipeline, clock, 0));
   gst_element_set_state (pipeline, GST_STATE_PAUSED);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static GstPadProbeReturn
@@ -425,7 +409,7 @@ launch_continuation (const char *model)
                          "caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
                          "flowencode model=%s ! flowsample model=%s horizon=3 ! appsink name=sink sync=false",
                          WIDTH, HEIGHT, model, model);
-  return launch (line);
+  return fixture_launch (line);
 }
 
 /* Tags go on, behind caps and segment, also those that come later. What is drawn comes behind gaps. */
@@ -468,7 +452,7 @@ tags_and_gaps (void **state)
   assert_true (gst_tag_list_get_string (tags, GST_TAG_TITLE, &last));
   assert_string_equal (last, "late");
   assert_string_equal (said->str, "stbtbbbb");
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static guint64
@@ -491,7 +475,7 @@ predicts_on (void **state)
       "flowencode model=%s ! flowsample name=sample model=%s horizon=9 ! flowdecode model=%s ! "
       "appsink name=sink sync=false",
       WIDTH, HEIGHT, video_model, video_model, video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) source = get (pipeline, "source"), sample = get (pipeline, "sample");
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
@@ -516,7 +500,7 @@ predicts_on (void **state)
   guint refused, other;
   count_warnings (bus, "does not follow", &refused, "key frame", &other);
   assert_int_equal (refused + other, 0);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Played backwards the input's end is its beginning, which nothing follows. */
@@ -545,7 +529,7 @@ ends_backwards (void **state)
       gst_buffer_unref (buffer);
     }
   assert_int_equal (n, 4);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* A sink whose pool has but two buffers. */
@@ -568,7 +552,7 @@ few_buffers (void **state)
       = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=%d ! flowdecode model=%s ! "
                          "appsink name=sink sync=false",
                          ahead_model, 8, ahead_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sink = get (pipeline, "sink");
   g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
   GstBuffer *buffer;
@@ -579,7 +563,7 @@ few_buffers (void **state)
   for (; (buffer = pull (pipeline)); n++)
     gst_buffer_unref (buffer);
   assert_int_equal (n, 8);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static GstHarness *
@@ -600,7 +584,7 @@ joined (void **state)
   g_autofree char *line = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=17 key-int-max=5 ! "
                                            "appsink name=sink sync=false",
                                            noisy_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   GstHarness *first = NULL, *late = NULL;
   GstBuffer *buffer;
@@ -633,7 +617,7 @@ joined (void **state)
   assert_int_equal (n, 17);
   gst_harness_teardown (first);
   gst_harness_teardown (late);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static void
@@ -658,10 +642,10 @@ other_models (void **state)
       "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! "
       "flowsample model=%s horizon=3 ! flowdecode model=%s ! fakesink",
       WIDTH, HEIGHT, video_model, other_model, other_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   assert_fails (pipeline, "the latents are of the model");
-  stop (pipeline);
+  fixture_stop (pipeline);
 
   /* two streams, one after the other */
   g_autofree char *both = g_strdup_printf (
@@ -669,10 +653,10 @@ other_models (void **state)
       "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! c. "
       "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! c.",
       video_model, video_model, WIDTH, HEIGHT, video_model, WIDTH, HEIGHT, other_model);
-  pipeline = launch (both);
+  pipeline = fixture_launch (both);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   assert_fails (pipeline, "the latents are of the model");
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* What the model or the map does not know is told once, and the stream goes on. */
@@ -683,7 +667,7 @@ unknown (void **state)
       "flowsample name=sample model=%s seed=1 action=9 num-buffers=6 action-map=Up=1,Down=2 ! flowdecode "
       "model=%s ! appsink name=sink sync=false",
       video_model, video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sink = get (pipeline, "sink");
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   GstBuffer *buffer;
@@ -704,7 +688,7 @@ unknown (void **state)
   count_warnings (bus, "The key ", &keys_told, "Action 9", &actions_told);
   assert_int_equal (keys_told, 2); /* x and F7, each once */
   assert_int_equal (actions_told, 1);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* A denoiser that looks ahead has frames come later, each with its own time, real ones in every byte; none is
@@ -730,7 +714,7 @@ look_ahead (void **state)
           "flowsample model=%s seed=2 horizon=%d key-int-max=9 ! flowdecode name=decode model=%s "
           "look-ahead=%d ! appsink name=sink sync=false t. ! queue ! appsink name=real sync=false",
           REAL, WIDTH, HEIGHT, ahead_model, ahead_model, LENGTH - REAL, ahead_model, waits ? -1 : 0);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) decode = get (pipeline, "decode"), real = get (pipeline, "real");
       g_autoptr (GstPad) pad = gst_element_get_static_pad (decode, "src");
       g_autoptr (GstQuery) query = gst_query_new_latency ();
@@ -752,7 +736,7 @@ look_ahead (void **state)
       assert_true (gst_pad_query (pad, query));
       gst_query_parse_latency (query, NULL, &latency[waits], NULL);
       assert_int_equal (shown[waits]->len, LENGTH);
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
   /* two frames of a tenth of a second */
   assert_true (latency[1] >= 2 * FRAME);
@@ -775,7 +759,7 @@ look_ahead_and_gap (void **state)
   };
   g_autofree char *line = g_strdup_printf (
       "flowsample model=%s seed=6 num-buffers=%d ! appsink name=sink sync=false", ahead_model, LENGTH);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   GstHarness *decoder = NULL;
   GstBuffer *buffer;
@@ -803,7 +787,7 @@ look_ahead_and_gap (void **state)
   gst_harness_push_event (decoder, gst_event_new_eos ());
   assert_int_equal (gst_harness_buffers_received (decoder), LENGTH);
   gst_harness_teardown (decoder);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* The precision of real frames goes with their latents, past flowsample too, to the decoder. */
@@ -824,7 +808,7 @@ precision_of_real_frames (void **state)
                          "flowdecode name=decode model=%s ! appsink name=sink sync=false",
                          video, video_model, video_model, LENGTH - REAL, video_model);
   g_unsetenv ("NORMFLOW_PRECISION");
-  GstElement *real = launch (plain), *pipeline = launch (line);
+  GstElement *real = fixture_launch (plain), *pipeline = fixture_launch (line);
   GstBuffer *buffer;
   guint n = 0;
   gst_element_set_state (real, GST_STATE_PLAYING);
@@ -841,8 +825,8 @@ precision_of_real_frames (void **state)
   g_autoptr (GstStructure) stats = NULL;
   g_object_get (decode, "stats", &stats, NULL);
   assert_string_equal (gst_structure_get_string (stats, "precision"), "bf16");
-  stop (real);
-  stop (pipeline);
+  fixture_stop (real);
+  fixture_stop (pipeline);
 }
 
 /* The vector behind the latents of BUFFER. */
@@ -1081,7 +1065,7 @@ controls_of_samples (void **state)
           "flowsample name=sample model=%s num-buffers=4 controls=\"<0.5,-1,2.25>\" pointer=%s ! "
           "appsink name=sink sync=false max-buffers=1",
           video_model, pointer ? "true" : "false");
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
       g_auto (GValue) value = G_VALUE_INIT;
       g_value_init (&value, GST_TYPE_ARRAY);
@@ -1109,7 +1093,7 @@ controls_of_samples (void **state)
           else if (n == 3) /* those before were drawn before it moved, perhaps */
             assert_true (vector[0] == -0.5f && vector[1] == 1.0f && vector[2] == 2.25f);
         }
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
 }
 
@@ -1125,7 +1109,7 @@ controlled (void **state)
                                            "video/x-flow-latent,framerate=10/1 ! "
                                            "appsink name=sink sync=false max-buffers=1",
                                            video_model, LENGTH);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sample = get (pipeline, "sample");
   static const char *const names[] = { "control-0", "control-1" };
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
@@ -1164,7 +1148,7 @@ controlled (void **state)
   g_object_get_property (G_OBJECT (sample), "controls", &value);
   assert_int_equal (gst_value_array_get_size (&value), 3);
   assert_float_equal (g_value_get_double (gst_value_array_get_value (&value, 2)), -0.25, 1e-6);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* What is done is written down, a line for each frame: of real ones what they bring, then what is done here.
@@ -1190,14 +1174,14 @@ recorded (void **state)
               "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
               video_model, path);
         }
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       GstBuffer *buffer;
       guint n = 0, n_controls = 0;
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
       for (; (buffer = pull (pipeline)); n++)
         gst_buffer_unref (buffer);
       assert_int_equal (n, 9);
-      stop (pipeline);
+      fixture_stop (pipeline);
       assert_int_equal (nf_actions_has_controls (path), controls);
       g_autoptr (GArray) read = controls ? nf_actions_read_controls (path, &n_controls, &error)
                                          : nf_actions_read (path, 3, &error);
@@ -1225,13 +1209,13 @@ recorded_unknown (void **state)
           = g_strdup_printf ("flowsample model=%s num-buffers=4 %s record-actions=%s ! "
                              "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
                              video_model, done[i], path);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       GstBuffer *buffer;
       guint n_controls = 0;
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
       while ((buffer = pull (pipeline)))
         gst_buffer_unref (buffer);
-      stop (pipeline);
+      fixture_stop (pipeline);
       g_autoptr (GArray) read = i == 0 ? nf_actions_read_controls (path, &n_controls, &error)
                                        : nf_actions_read (path, ACTIONS, &error);
       assert_no_error (error);
@@ -1328,7 +1312,7 @@ bad_settings (void **state)
       g_autofree char *input = g_strdup_printf ("appsrc ! flowencode model=%s !", video_model),
                       *line = g_strdup_printf ("%s flowsample model=%s %s ! fakesink", i % 2 ? input : "",
                                                video_model, setting[0]);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
       assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_FAILURE);
       g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
@@ -1337,7 +1321,7 @@ bad_settings (void **state)
       gst_message_parse_error (message, &error, NULL);
       if (!strstr (error->message, setting[1]))
         fail_msg ("%s: %s", setting[0], error->message);
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
 
   /* a size that the model does not have, with and without videoscale */
@@ -1347,7 +1331,7 @@ bad_settings (void **state)
           "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=%d,height=%d ! %s flowencode model=%s ! "
           "fakesink sync=false",
           WIDTH + 16, HEIGHT, scaled ? "videoscale !" : "", video_model);
-      GstElement *sized = launch (sizes);
+      GstElement *sized = fixture_launch (sizes);
       gst_element_set_state (sized, GST_STATE_PLAYING);
       if (!scaled)
         assert_fails (sized, "put videoscale before");
@@ -1359,19 +1343,19 @@ bad_settings (void **state)
           assert_non_null (end);
           assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
         }
-      stop (sized);
+      fixture_stop (sized);
     }
 
   /* a model of videos, where only one of images will do */
   g_autofree char *denoise = g_strdup_printf ("videotestsrc ! flowdenoise model=%s ! fakesink", video_model);
-  GstElement *denoiser = launch (denoise);
+  GstElement *denoiser = fixture_launch (denoise);
   assert_int_equal (gst_element_set_state (denoiser, GST_STATE_READY), GST_STATE_CHANGE_FAILURE);
   assert_fails (denoiser, "flowdenoise needs a model of images");
-  stop (denoiser);
+  fixture_stop (denoiser);
 
   g_autofree char *unread = g_strdup_printf (
       "videotestsrc ! flowencode model=%s actions-location=/nowhere/actions ! fakesink", video_model);
-  GstElement *encoder = launch (unread);
+  GstElement *encoder = fixture_launch (unread);
   g_autoptr (GstBus) said = gst_element_get_bus (encoder);
   gst_element_set_state (encoder, GST_STATE_PAUSED);
   g_autoptr (GstMessage) message = gst_bus_timed_pop_filtered (said, 30 * GST_SECOND, GST_MESSAGE_ERROR);
@@ -1379,12 +1363,12 @@ bad_settings (void **state)
   assert_non_null (message);
   gst_message_parse_error (message, &error, NULL);
   assert_non_null (strstr (error->message, "/nowhere/actions"));
-  stop (encoder);
+  fixture_stop (encoder);
 
   g_autofree char *line
       = g_strdup_printf ("flowsample name=sample model=%s action-map=Up=1 ! fakesink", video_model),
       *map = NULL;
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sample = get (pipeline, "sample");
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   guint told, other;
@@ -1394,7 +1378,7 @@ bad_settings (void **state)
   assert_string_equal (map, "Up=1");
   count_warnings (bus, "the one before is kept", &told, "another", &other);
   assert_int_equal (told, 1);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Behind others, too, what drives properties goes by stream time, which segments say. */
@@ -1503,7 +1487,7 @@ late_frames (void **state)
               "%s flowsample name=sample seed=4 model=%s %s ! video/x-flow-latent,framerate=10/1 ! "
               "appsink name=sink sync=false max-buffers=1",
               before, model, cases[i].properties);
-          GstElement *pipeline = launch (line);
+          GstElement *pipeline = fixture_launch (line);
           g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
           GstBuffer *buffer;
           GstClockTime last = 0;
@@ -1529,7 +1513,7 @@ late_frames (void **state)
                     sink, gst_event_new_qos (GST_QOS_TYPE_OVERFLOW, 2, 4 * FRAME, 2 * FRAME)));
             }
           assert_int_equal (count_dropped (sample), late && cases[i].qos ? slots : 0);
-          stop (pipeline);
+          fixture_stop (pipeline);
           if (late && cases[i].qos)
             {
               assert_true (at != G_MAXUINT && slots >= 2);
@@ -1581,7 +1565,7 @@ days_late (void **state)
           "%s flowsample name=sample seed=4 model=%s %s ! "
           "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false max-buffers=1",
           before, model, cases[i].properties);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) sink = get (pipeline, "sink");
       GstBuffer *buffer;
       GstClockTime last = 0, left_out = 0;
@@ -1598,7 +1582,7 @@ days_late (void **state)
             assert_true (gst_element_send_event (
                 sink, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, (GstClockTimeDiff)day, 2 * FRAME)));
         }
-      stop (pipeline);
+      fixture_stop (pipeline);
       assert_int_equal (qos.n, 1);
       assert_int_equal (qos.duration, qos.dropped * FRAME);
       if (cases[i].most == G_MAXUINT64)
@@ -1635,7 +1619,7 @@ late_beginning (void **state)
       = g_strdup_printf ("flowsample name=sample model=%s is-live=true num-buffers=6 ! "
                          "video/x-flow-latent,framerate=10/1 ! appsink name=sink sync=false",
                          video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
   g_autoptr (GstElement) sink = get (pipeline, "sink"), sample = get (pipeline, "sample");
   g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src");
@@ -1652,7 +1636,7 @@ late_beginning (void **state)
                               gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 0.5, -(GstClockTimeDiff)FRAME / 5,
                                                  GST_BUFFER_PTS (buffer)));
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
   assert_int_equal (qos.n, 0);
 }
 
@@ -1673,7 +1657,7 @@ slow_sink (void **state)
                                            "video/x-flow-latent,framerate=10/1 ! "
                                            "fakesink name=sink sync=true qos=true max-lateness=-1",
                                            video_model);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstTestClock) clock = fixture_use_clock (pipeline);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   g_autoptr (GstElement) sink = get (pipeline, "sink");
@@ -1700,7 +1684,7 @@ slow_sink (void **state)
   assert_true (qos.processed <= 12);
   /* 12 frames alone would have been 1.6 s behind at the end */
   assert_true (took < (GstClockTime)position + 1300 * GST_MSECOND);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 int

@@ -6,21 +6,11 @@
 static GstElement *
 launch (const char *format, ...)
 {
-  g_autoptr (GError) error = NULL;
   va_list arguments;
   va_start (arguments, format);
   g_autofree char *line = g_strdup_vprintf (format, arguments);
   va_end (arguments);
-  GstElement *pipeline = gst_parse_launch (line, &error);
-  assert_no_error (error);
-  return gst_object_ref_sink (pipeline);
-}
-
-static void
-stop (GstElement *pipeline)
-{
-  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_NULL), GST_STATE_CHANGE_SUCCESS);
-  gst_object_unref (pipeline);
+  return fixture_launch (line);
 }
 
 /* What is wrong with PIPELINE, if anything. */
@@ -64,7 +54,7 @@ run (GstElement *pipeline)
 {
   assert_int_not_equal (gst_element_set_state (pipeline, GST_STATE_PLAYING), GST_STATE_CHANGE_FAILURE);
   GPtrArray *samples = pull_all (pipeline, "out");
-  stop (pipeline);
+  fixture_stop (pipeline);
   return samples;
 }
 
@@ -119,7 +109,7 @@ write_latents (const char *path, guint model, const char *filter, guint n)
                                  n, fixture_model[model], filter, path);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   wait_for_eos (pipeline);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static void
@@ -153,7 +143,7 @@ test_file_of_another_model (void **state)
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, own, other);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* A file that was cut off gives the frames that it has. */
@@ -203,8 +193,8 @@ test_network (void **state)
       g_ptr_array_add (got, sample);
     }
   assert_same_samples (wanted, got);
-  stop (receiver);
-  stop (sender);
+  fixture_stop (receiver);
+  fixture_stop (sender);
 }
 
 /* Time */
@@ -218,7 +208,7 @@ play_from (GstElement *pipeline, GstClockTime from, GstClockTime to)
                                  GST_SEEK_TYPE_SET, from, GST_SEEK_TYPE_SET, to));
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   GPtrArray *samples = pull_all (pipeline, "out");
-  stop (pipeline);
+  fixture_stop (pipeline);
   return samples;
 }
 
@@ -328,7 +318,7 @@ test_seek_samples_backwards (void **state)
       assert_non_null (sample);
       assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)), n * 40 * GST_MSECOND);
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Pictures that are drawn from a model of Gaussian noise lose it, unless it is wanted. */
@@ -397,7 +387,7 @@ test_live_latency (void **state)
     most_ms += 1.05 / 0.75 * get_p95_ms (pipeline, (char[]){ *name, 0 });
   assert_true (min > least && (double)(min - least) <= most_ms * GST_MSECOND + 1);
   assert_true (max >= min);
-  stop (pipeline);
+  fixture_stop (pipeline);
 
   pipeline = launch (
       "flowsample is-live=true num-buffers=4 model=\"%s\" ! flowdecode model=\"%s\" ! fakesink sync=true",
@@ -405,7 +395,7 @@ test_live_latency (void **state)
   assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PAUSED), GST_STATE_CHANGE_NO_PREROLL);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   wait_for_eos (pipeline);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Caps */
@@ -437,7 +427,7 @@ test_renegotiation (void **state)
         }
       assert_int_equal (width, widths[i]);
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 static void
@@ -520,7 +510,7 @@ test_change_of_mind (void **state)
   gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, check_size, of_half, NULL);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   wait_for_eos (pipeline);
-  stop (pipeline);
+  fixture_stop (pipeline);
   assert_int_equal (of_half[FALSE] + of_half[TRUE], 12);
   assert_true (of_half[FALSE] > 2 && of_half[TRUE] > 2);
 }
@@ -642,7 +632,7 @@ test_decode_methods (void **state)
           && gst_structure_get_double (structure, "residual", &residual) && residual > 0)
         told = TRUE;
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
   assert_true (told);
 }
 
@@ -662,7 +652,7 @@ test_two_branches (void **state)
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   g_autoptr (GPtrArray) first = pull_all (pipeline, "out");
   g_autoptr (GPtrArray) second = pull_all (pipeline, "second");
-  stop (pipeline);
+  fixture_stop (pipeline);
   assert_same_samples (wanted, first);
   assert_same_samples (wanted, second);
 }
@@ -723,7 +713,7 @@ test_state_cycles (void **state)
       else
         gst_element_set_state (pipeline, GST_STATE_NULL);
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* On the streaming thread: the latest word on how a frame gets on. */
@@ -775,7 +765,7 @@ test_missing_model (void **state)
   assert_int_equal (gst_element_set_state (pipeline, GST_STATE_PLAYING), GST_STATE_CHANGE_FAILURE);
   assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_NOT_FOUND, "/nowhere/at-all.safetensors",
                         NULL);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* The bundled model */
@@ -807,7 +797,7 @@ compare_with_itself (const char *source)
       assert_int_equal (info.height, other.height);
       assert_same_video (&info, gst_sample_get_buffer (before), gst_sample_get_buffer (after));
     }
-  stop (pipeline);
+  fixture_stop (pipeline);
   return n;
 }
 
@@ -855,7 +845,7 @@ test_far_frames (void **state)
           g_autoptr (GstMessage) next = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
           assert_int_equal (GST_MESSAGE_TYPE (next), GST_MESSAGE_EOS);
         }
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
 }
 

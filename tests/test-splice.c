@@ -169,22 +169,6 @@ test_waits_for_real_frames (void **state)
   gst_harness_teardown (harness);
 }
 
-static GstElement *
-launch (const char *line)
-{
-  g_autoptr (GError) error = NULL;
-  GstElement *pipeline = gst_parse_launch (line, &error);
-  assert_no_error (error);
-  return gst_object_ref_sink (pipeline);
-}
-
-static void
-stop (GstElement *pipeline)
-{
-  gst_element_set_state (pipeline, GST_STATE_NULL);
-  gst_object_unref (pipeline);
-}
-
 /* Through flowsample one can seek wherever one can before it. */
 static void
 test_seeking_query (void **state)
@@ -193,7 +177,7 @@ test_seeking_query (void **state)
       "videotestsrc num-buffers=9 ! video/x-raw,width=16,height=8 ! flowencode model=\"%s\" ! flowsample "
       "name=sample model=\"%s\" horizon=2 ! fakesink",
       fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
   gst_element_set_state (pipeline, GST_STATE_PAUSED);
   gst_element_get_state (pipeline, NULL, NULL, GST_CLOCK_TIME_NONE);
@@ -202,7 +186,7 @@ test_seeking_query (void **state)
   assert_true (gst_element_query (sample, query));
   gst_query_parse_seeking (query, NULL, &seekable, NULL, NULL);
   assert_true (seekable);
-  stop (pipeline);
+  fixture_stop (pipeline);
 
   /* nobody says so */
   g_autoptr (GstBuffer) latents = NULL;
@@ -269,7 +253,7 @@ test_key_units (void **state)
       g_autofree char *line
           = g_strdup_printf ("%s flowsample model=\"%s\" %s=%u ! fakesink name=sink", real ? input : "",
                              video_model, real ? "horizon" : "num-buffers", drawn);
-      GstElement *pipeline = launch (line);
+      GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
       g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
       g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
@@ -285,7 +269,7 @@ test_key_units (void **state)
       assert_int_equal (asked.answers, 1);
       assert_int_equal (asked.answered, cases[i].key);
       assert_int_equal (asked.count, 9);
-      stop (pipeline);
+      fixture_stop (pipeline);
     }
 }
 
@@ -300,14 +284,14 @@ test_new_rate (void **state)
       "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=5/1 ! c.",
       video_model, video_model, video_model, RANDOM_VIDEO_WIDTH, RANDOM_VIDEO_HEIGHT, RANDOM_VIDEO_WIDTH,
       RANDOM_VIDEO_HEIGHT);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
   g_autoptr (GstMessage) message
       = gst_bus_timed_pop_filtered (bus, 30 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
   assert_non_null (message);
   assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 /* Without its sink pad it is a source again, from READY on. */
@@ -317,7 +301,7 @@ test_released_while_playing (void **state)
   g_autofree char *line = g_strdup_printf ("flowsample name=sample model=\"%s\" num-buffers=5 ! appsink "
                                            "name=sink sync=false",
                                            fixture_model[MODEL_YUV]);
-  GstElement *pipeline = launch (line);
+  GstElement *pipeline = fixture_launch (line);
   g_autoptr (GstElement) sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
   g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
   GstPad *pad = gst_element_request_pad_simple (sample, "sink");
@@ -334,7 +318,7 @@ test_released_while_playing (void **state)
     }
   assert_null (gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND));
   assert_true (gst_app_sink_is_eos (GST_APP_SINK (sink)));
-  stop (pipeline);
+  fixture_stop (pipeline);
 }
 
 int
