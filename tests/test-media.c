@@ -602,6 +602,29 @@ test_clips_pure (void **state)
   }
 }
 
+/* Rows of an odd length end where they do: a red column at the left does not come in at the right. */
+static void
+test_scale_odd (void **state)
+{
+  static const guint sizes[][4] = { { 49, 33, 24, 16 }, { 97, 61, 48, 30 }, { 427, 240, 64, 48 } };
+  for (guint k = 0; k < G_N_ELEMENTS (sizes); k++)
+    {
+      const guint from = sizes[k][0], width = sizes[k][2], height = sizes[k][3];
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_RGB, from, sizes[k][1]);
+      memset (picture->data, 100, picture->size);
+      for (guint y = 0; y < sizes[k][1]; y++)
+        for (guint i = 0; i < 3; i++)
+          picture->frame.planes[i].data[y * from] = i ? 0 : 255;
+      g_autoptr (NfPicture) scaled = nf_picture_scale (picture, width, height, &error);
+      assert_non_null (scaled);
+      for (guint i = 0; i < 3; i++)
+        for (guint y = 0; y < height; y++)
+          for (guint x = width / 2; x < width; x++)
+            assert_true (ABS (scaled->frame.planes[i].data[y * width + x] - 100) <= 1);
+    }
+}
+
 /* Tiles that are not square: luma says the column, chroma the row. */
 static void
 test_clips_tall (void **state)
@@ -1399,6 +1422,7 @@ main (void)
     cmocka_unit_test (test_scale_and_filter),
     cmocka_unit_test (test_narrow),
     cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_scale_odd),
     cmocka_unit_test (test_clips_tall),
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),

@@ -21,8 +21,10 @@
 #define MAX_PIXELS (1 << 27)
 #define MAX_DEPTH 32
 #define READ_PAST 64 /* bytes behind its planes that swscale may read */
-/* Same pixels on every machine, and no shortcuts in chroma. */
-#define SWS_FLAGS (SWS_BICUBIC | SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)
+/* The same bits everywhere; and pixels of RGB by themselves, not in pairs of one colour, the last of which
+ * may lie behind a row. */
+#define SWS_EXACT (SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)
+#define SWS_FLAGS (SWS_BICUBIC | SWS_EXACT)
 
 static gboolean
 av_fail (GError **error, int code, int status, const char *path, const char *what)
@@ -85,6 +87,7 @@ nf_picture_new (NfPixelLayout layout, guint width, guint height)
   picture->seconds = NAN;
   picture->size = nf_frame_samples (layout, width, height);
   picture->data = g_malloc (picture->size + READ_PAST);
+  memset (picture->data + picture->size, 0, READ_PAST);
   for (guint i = 0; i < nf_picture_planes (layout); i++)
     {
       guint w, h;
@@ -282,7 +285,7 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
       return NULL;
     }
   sws = sws_getContext ((int)picture->frame.width, (int)picture->frame.height, format, (int)width,
-                        (int)height, format, SWS_AREA | SWS_ACCURATE_RND | SWS_BITEXACT, NULL, NULL, NULL);
+                        (int)height, format, SWS_AREA | SWS_EXACT, NULL, NULL, NULL);
   scaled = nf_picture_new (picture->layout, width, height);
   scaled->index = picture->index;
   scaled->seconds = picture->seconds;
