@@ -1160,6 +1160,22 @@ test_sheet_of_either_family (void **state)
   assert_same_files ("tar.png", "star.png");
 }
 
+/* Of a folder's pictures those are left that train keeps away. */
+static void
+test_eval_holdout (void **state)
+{
+  g_autofree char *shots = in_folder ("shots");
+  g_mkdir (shots, 0700);
+  GOOD ("sample", "-q", "-m", model, "--count", "5", "shots/%d.png");
+  GOOD ("eval", "-q", "-m", model, "--holdout", "0.3", "--json", "held.ndjson", "shots");
+  assert_int_equal (count ("held.ndjson", "\"bits_per_dim\""), 2);
+  assert_int_equal (count ("held.ndjson", "4.png"), 1);
+  assert_int_equal (count ("held.ndjson", "5.png"), 1);
+  GOOD ("eval", "-q", "-m", model, "--json", "held.ndjson", "shots");
+  assert_int_equal (count ("held.ndjson", "\"bits_per_dim\""), 5);
+  BAD (1, "trained on", "eval", "-q", "-m", model, "--holdout", "0.3", "shots/1.png");
+}
+
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
 static void
 test_text (void **state)
@@ -1174,6 +1190,12 @@ test_text (void **state)
   random_text_write (text, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 1, 1);
   random_text_write (four, "text", 4, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES, 1, 1);
   random_text_write (wide, "text", 1, RANDOM_TEXT_TOKENS, RANDOM_TEXT_FEATURES + 1, 1, 1);
+
+  /* a threshold of scores with a text is for a pipeline with it */
+  g_autofree char *line
+      = good (ARGUMENTS ("calibrate", "-q", "-m", seeing, "--text", text, "--precision", "f32", video)),
+      *wanted = g_strdup_printf (" model=%s text=%s precision=f32 threshold=", seeing, text);
+  assert_non_null (strstr (line, wanted));
 
   GOOD ("sample", "-q", "-m", seeing, "--text", text, "--count", "2", "0.y4m");
   GOOD ("sample", "-q", "-m", seeing, "--text", four, "--count", "4", "1.y4m");
@@ -1677,6 +1699,7 @@ main (void)
     cmocka_unit_test (test_sample),
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
+    cmocka_unit_test (test_eval_holdout),
     cmocka_unit_test (test_sample_tall),
     cmocka_unit_test (test_sheet_of_either_family),
     cmocka_unit_test (test_text),

@@ -494,33 +494,19 @@ add_classes (NfClips *self)
 static void
 hold_pictures_out (NfClips *self)
 {
-  g_autoptr (GHashTable) folders
-      = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
-  GHashTableIter iter;
-  gpointer value;
-
+  g_autoptr (GPtrArray) pictures = g_ptr_array_new ();
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
-
-      if (clip->n_frames != 1)
-        continue;
-      g_autofree char *folder = g_path_get_dirname (clip->path);
-      GPtrArray *pictures = g_hash_table_lookup (folders, folder);
-      if (!pictures)
-        {
-          pictures = g_ptr_array_new ();
-          g_hash_table_insert (folders, g_steal_pointer (&folder), pictures);
-        }
-      g_ptr_array_add (pictures, clip);
+      if (clip->n_frames == 1)
+        g_ptr_array_add (pictures, clip->path);
     }
-  g_hash_table_iter_init (&iter, folders);
-  while (g_hash_table_iter_next (&iter, NULL, &value))
+  g_autoptr (GHashTable) held = nf_scan_held_pictures (pictures, self->options.holdout);
+  for (guint i = 0; i < self->clips->len; i++)
     {
-      const GPtrArray *pictures = value;
-
-      for (guint k = (guint)train_share (self->options.holdout, pictures->len); k < pictures->len; k++)
-        ((Clip *)pictures->pdata[k])->n_train = 0;
+      Clip *clip = self->clips->pdata[i];
+      if (clip->n_frames == 1 && g_hash_table_contains (held, clip->path))
+        clip->n_train = 0;
     }
 }
 

@@ -80,6 +80,15 @@ quote (const char *text)
   return strpbrk (text, " \"'\\$`*?!{}[]();&|<>#~") ? g_shell_quote (text) : g_strdup (text);
 }
 
+/* Of flowencode, where there is a VALUE. */
+static void
+print_property (const char *name, const char *value)
+{
+  g_autofree char *quoted = value ? quote (value) : NULL;
+  if (quoted)
+    printf (" %s=%s", name, quoted);
+}
+
 static const char rule[] = "threshold: the smoothed score that a share SHARE of normal frames exceeds. Where "
                            "the footage is too short to show it\n"
                            "(fewer than 10 frames beyond), the scores above the 90 % quantile are carried on "
@@ -96,7 +105,6 @@ nf_cmd_calibrate (int argc, char **argv)
   g_autoptr (NfSession) session = NULL;
   g_autoptr (NfStream) stream = NULL;
   g_autoptr (GPtrArray) files = NULL;
-  g_autofree char *quoted_model = NULL, *quoted_file = NULL;
   g_autofree double *sorted = NULL;
   gint64 frames = 0;
   int window = 5;
@@ -205,12 +213,12 @@ nf_cmd_calibrate (int argc, char **argv)
           threshold_text, rate,
           extrapolated ? " if the tail goes on as it begins (more footage would show it)" : "",
           hysteresis_text);
-  quoted_model = command.model ? quote (command.model) : NULL;
-  quoted_file = quote (files->pdata[0]);
-  printf ("\ngst-launch-1.0 -m filesrc location=%s ! decodebin ! videoconvert ! flowencode%s%s threshold=%s "
-          "threshold-hysteresis=%s "
-          "smoothing-window=%d ! fakesink\n",
-          quoted_file, quoted_model ? " model=" : "", quoted_model ? quoted_model : "", threshold_text,
+  g_autofree char *quoted_file = quote (files->pdata[0]);
+  printf ("\ngst-launch-1.0 -m filesrc location=%s ! decodebin ! videoconvert ! flowencode", quoted_file);
+  print_property ("model", command.model);
+  print_property ("text", command.text);
+  print_property ("precision", command.precision);
+  printf (" threshold=%s threshold-hysteresis=%s smoothing-window=%d ! fakesink\n", threshold_text,
           hysteresis_text, window);
   return 0;
 }

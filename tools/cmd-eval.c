@@ -620,6 +620,32 @@ is_of_file (const GError *error)
   return FALSE;
 }
 
+/* All that PATHS name; with HOLDOUT the pictures among them that training keeps away, and all videos. */
+static GPtrArray *
+list_files (const char *const *paths, double holdout, GError **error)
+{
+  if (holdout == 0)
+    return nf_media_list (paths, error);
+  g_autoptr (GPtrArray) files = nf_media_list_once (paths, error), pictures = g_ptr_array_new ();
+  for (guint i = 0; files && i < files->len; i++)
+    if (nf_media_is_picture (files->pdata[i]))
+      g_ptr_array_add (pictures, files->pdata[i]);
+  if (!files)
+    return NULL;
+  g_autoptr (GHashTable) held = nf_scan_held_pictures (pictures, holdout);
+  GPtrArray *kept = g_ptr_array_new_with_free_func (g_free);
+  for (guint i = 0; i < files->len; i++)
+    if (!nf_media_is_picture (files->pdata[i]) || g_hash_table_contains (held, files->pdata[i]))
+      g_ptr_array_add (kept, g_strdup (files->pdata[i]));
+  if (kept->len > 0)
+    return kept;
+  g_ptr_array_unref (kept);
+  g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+               "--holdout %g: a single picture of a folder is trained on, and there is nothing else",
+               holdout);
+  return NULL;
+}
+
 int
 nf_cmd_eval (int argc, char **argv)
 {
@@ -646,7 +672,8 @@ nf_cmd_eval (int argc, char **argv)
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
           { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame", "K" },
           { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
-            "Only the last share of each file, as train keeps it away", "SHARE" },
+            "Only the last share of each video and of each folder's pictures, as train keeps it away",
+            "SHARE" },
           { "json", 0, 0, G_OPTION_ARG_FILENAME, &json_path,
             "Lines of JSON to FILE; without it to standard output", "FILE" },
           { "plot", 0, 0, G_OPTION_ARG_FILENAME, &plot, "Curve over time", "FILE.png" },
@@ -700,7 +727,7 @@ nf_cmd_eval (int argc, char **argv)
   eval.png = g_array_new (FALSE, FALSE, sizeof (double));
   eval.ffv1 = g_array_new (FALSE, FALSE, sizeof (double));
 
-  files = nf_media_list ((const char *const *)argv + 1, &error);
+  files = list_files ((const char *const *)argv + 1, holdout, &error);
   if (!files)
     goto failed;
   plots = plot ? plot_paths (plot, files) : NULL;

@@ -13,6 +13,38 @@ nf_scan_holdout_start (double holdout, guint64 n_frames)
   return n_frames > 1 ? n_frames - MIN (held, n_frames - 1) : 0;
 }
 
+GHashTable *
+nf_scan_held_pictures (const GPtrArray *paths, double holdout)
+{
+  GHashTable *held = g_hash_table_new (g_str_hash, g_str_equal);
+  g_autoptr (GHashTable) folders
+      = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
+  GHashTableIter iter;
+  gpointer value;
+
+  for (guint i = 0; i < paths->len; i++)
+    {
+      g_autofree char *folder = g_path_get_dirname (paths->pdata[i]);
+      GPtrArray *pictures = g_hash_table_lookup (folders, folder);
+      if (!pictures)
+        {
+          pictures = g_ptr_array_new ();
+          g_hash_table_insert (folders, g_steal_pointer (&folder), pictures);
+        }
+      g_ptr_array_add (pictures, paths->pdata[i]);
+    }
+  g_hash_table_iter_init (&iter, folders);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      const GPtrArray *pictures = value;
+      const guint first = pictures->len > 1 ? (guint)nf_scan_holdout_start (holdout, pictures->len) : 1;
+
+      for (guint i = first; i < pictures->len; i++)
+        g_hash_table_add (held, pictures->pdata[i]);
+    }
+  return held;
+}
+
 static guint64
 frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
 {

@@ -49,6 +49,10 @@ typedef gboolean (*NfScanFunc) (const NfScanFrame *frame, gpointer data, GError 
 /* First frame of the last HOLDOUT of N_FRAMES. */
 guint64 nf_scan_holdout_start (double holdout, guint64 n_frames);
 
+/* Those of the pictures PATHS (element-type filename) that training keeps away: the last HOLDOUT of each
+ * folder's, of a single one none. (element-type filename) (transfer container) */
+GHashTable *nf_scan_held_pictures (const GPtrArray *paths, double holdout);
+
 /* Calls FUNC for the frames of PATH. Damaged packets are skipped, with a note. NF_ERROR_DATA if there was no
  * frame. */
 gboolean nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgress *progress,
