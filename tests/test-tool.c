@@ -1284,6 +1284,8 @@ test_train (void **state)
        "--frames", "4", "--denoiser", "1", video);
   BAD (2, "context_errors", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--context-errors", "0.5",
        video);
+  BAD (1, "--family tarflow", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--family", "starflow",
+       "--head-dim", "32", "--labels", video);
   BAD (2, "leave out --lr", "train", "-q", "-o", "parts.safetensors", "--resume", "--lr", "0.1");
   BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
   BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",

@@ -1656,6 +1656,14 @@ open_clips (Job *job, GError **error)
                                    .labels = run->labels,
                                    .cache = job->places->cache };
 
+  if (run->labels && run->config.family == NF_FAMILY_STARFLOW)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "--labels: classes are trained with a TARFlow only (--family tarflow); those of a STARFlow are "
+          "text, which is not trained here");
+      return FALSE;
+    }
   job->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!job->clips)
     return FALSE;
