@@ -115,7 +115,8 @@ open_pipeline (Play *play, const char *model, const char *pattern, const char *a
       "t. ! queue ! flowencode name=encode post-messages=false ! flowsample name=dream "
       "! flowdecode name=decode ! queue ! videoconvert ! c.sink_1 "
       "compositor name=c background=black sink_0::width=320 sink_0::height=320 "
-      "sink_1::xpos=328 sink_1::width=320 sink_1::height=320 ! video/x-raw,width=648,height=320 "
+      "sink_0::sizing-policy=keep-aspect-ratio sink_1::xpos=328 sink_1::width=320 sink_1::height=320 "
+      "sink_1::sizing-policy=keep-aspect-ratio ! video/x-raw,width=648,height=320 "
       "! videoconvert ! ximagesink name=sink sync=false",
       error);
   if (!play->pipeline)
@@ -131,7 +132,16 @@ open_pipeline (Play *play, const char *model, const char *pattern, const char *a
   g_autoptr (GstPad) out = gst_element_get_static_pad (mixer, "src");
   play->dream = gst_bin_get_by_name (GST_BIN (play->pipeline), "dream");
   play->keys = gst_element_get_static_pad (play->dream, "src");
-  gst_util_set_object_arg (G_OBJECT (world), "pattern", pattern);
+  GParamSpec *property = g_object_class_find_property (G_OBJECT_GET_CLASS (world), "pattern");
+  g_auto (GValue) value = G_VALUE_INIT;
+  g_value_init (&value, property->value_type);
+  if (!gst_value_deserialize_with_pspec (&value, pattern, property))
+    {
+      g_set_error (error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                   "there is no world %s; gst-inspect-1.0 flowtestsrc lists them (pattern)", pattern);
+      return FALSE;
+    }
+  g_object_set_property (G_OBJECT (world), "pattern", &value);
   g_object_set (world, "seed", (gint64)-1, "record-actions", actions, NULL);
   /* as of the true world, which chooses by its pattern */
   g_object_set (play->dream, "action-map",

@@ -369,8 +369,11 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
       self->needs_key = FALSE;
       self->prior.index = tail.index + 1;
       self->prior.mark = mark;
+      gst_flow_prior_sync (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
       gst_flow_action_read (&self->prior.last_action, buffer);
-      if (!gst_flow_action_is_known (&self->prior.last_action) && info->actions)
+      if (gst_flow_action_is_known (&self->prior.last_action))
+        gst_flow_action_input_take (&self->prior.input); /* keys that went up have had their frame */
+      else if (info->actions)
         gst_flow_prior_take_action (&self->prior);
     }
   self->ahead = GST_CLOCK_TIME_NONE;

@@ -1298,6 +1298,85 @@ replayed (void **state)
   assert_null (gst_buffer_get_custom_meta (g_ptr_array_index (longer, 3), "GstFlowActionMeta"));
 }
 
+static GstPadProbeReturn
+tap_key (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  guint *frames = data;
+  if ((*frames)++ == 1)
+    {
+      gst_pad_send_event (pad, gst_navigation_event_new_key_press ("Down", GST_NAVIGATION_MODIFIER_NONE));
+      gst_pad_send_event (pad, gst_navigation_event_new_key_release ("Down", GST_NAVIGATION_MODIFIER_NONE));
+    }
+  return GST_PAD_PROBE_OK;
+}
+
+/* A key that went down and up while real frames came with actions of their own does nothing to drawn ones. */
+static void
+keys_of_real_frames (void **state)
+{
+  g_autofree char *recorded = fixture_path ("idle.actions.ndjson");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (recorded, &error);
+  for (guint t = 0; t < 6; t++)
+    assert_true (nf_actions_writer_put (writer, t * FRAME, 0, &error));
+  assert_true (nf_actions_writer_close (writer, &error));
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=6 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
+      "model=%s actions-location=%s ! flowsample name=sample model=%s horizon=4 action-map=Down=2 ! appsink "
+      "name=sink sync=false",
+      WIDTH, HEIGHT, video_model, recorded, video_model);
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src");
+  guint frames = 0, n = 0;
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, tap_key, &frames, NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (GstBuffer *buffer; (buffer = pull (pipeline)); n++)
+    {
+      float vector[ACTIONS];
+      read_vector (buffer, vector);
+      gst_buffer_unref (buffer);
+      if (n > 6)
+        assert_true (vector[0] == 1 && vector[1] == 0 && vector[2] == 0);
+    }
+  assert_int_equal (n, 10);
+  fixture_stop (pipeline);
+}
+
+/* What is controlled has its value at the last real frame, too, which leads to the first drawn one. */
+static void
+controlled_real_frames (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=6 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
+      "model=%s ! flowsample name=sample model=%s horizon=3 ! appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model);
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  g_autoptr (GstControlSource) source = gst_interpolation_control_source_new ();
+  g_object_set (source, "mode", GST_INTERPOLATION_MODE_LINEAR, NULL);
+  gst_timed_value_control_source_set (GST_TIMED_VALUE_CONTROL_SOURCE (source), 0, 0);
+  gst_timed_value_control_source_set (GST_TIMED_VALUE_CONTROL_SOURCE (source), 10 * FRAME, 10);
+  assert_true (gst_object_add_control_binding (
+      GST_OBJECT (sample),
+      gst_direct_control_binding_new_absolute (GST_OBJECT (sample), "control-0", source)));
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  guint n = 0;
+  for (GstBuffer *buffer; (buffer = pull (pipeline)); n++)
+    {
+      float vector[ACTIONS];
+      read_vector (buffer, vector);
+      gst_buffer_unref (buffer);
+      if (n >= 6)
+        {
+          assert_float_equal (vector[0], (float)n - 1, 1e-5);
+          assert_true (vector[1] == 0 && vector[2] == 0);
+        }
+    }
+  assert_int_equal (n, 9);
+  fixture_stop (pipeline);
+}
+
 /* A map that is none, keys of actions that the model does not have, and files that cannot be written or read
  * are told at the start; a map while playing is a warning. */
 static void
@@ -1712,6 +1791,8 @@ main (int argc, char **argv)
     cmocka_unit_test (controls_of_samples),
     cmocka_unit_test (controlled),
     cmocka_unit_test (controlled_by_stream_time),
+    cmocka_unit_test (keys_of_real_frames),
+    cmocka_unit_test (controlled_real_frames),
     cmocka_unit_test (gap_and_discontinuity),
     cmocka_unit_test (late_frames),
     cmocka_unit_test (days_late),

@@ -747,6 +747,10 @@ test_actions_file (void **state)
   nf_test_ok (nf_actions_writer_rewind (writer, 500, &error), error);
   for (guint i = 500; i < 700; i++)
     nf_test_ok (nf_actions_writer_put (writer, i * 40000000ull, 2, &error), error);
+  /* none that could not be read again */
+  assert_false (nf_actions_writer_put (writer, 0, 65536, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  g_clear_error (&error);
   nf_test_ok (nf_actions_writer_close (writer, &error), error);
   nf_actions_writer_free (writer);
 

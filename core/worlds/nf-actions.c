@@ -293,6 +293,12 @@ nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError 
   g_return_val_if_fail (self && self->fd >= 0, FALSE);
   if (!check_kind (self, 0, error))
     return FALSE;
+  if (action > MAX_ACTION)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: an action is 0 to %d, not %u", self->path,
+                   MAX_ACTION, action);
+      return FALSE;
+    }
   g_autofree char *done = g_strdup_printf ("\"action\":%u", action);
   return put_line (self, pts, done, 0, error);
 }

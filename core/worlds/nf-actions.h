@@ -63,7 +63,7 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
  * Writes the next frame's line, which can be read at once; all of it or, if that fails, nothing.
  *
  * Returns: FALSE with %NF_ERROR_WRITE; with %NF_ERROR_ARGUMENT, and nothing written, if the file's lines are
- * of controls.
+ * of controls, or @action is above 65535, more than nf_actions_read() takes.
  */
 gboolean nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error);
 
