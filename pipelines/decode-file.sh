@@ -8,6 +8,8 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 1 && $# -le 2 ]] || usage 2
 [[ -f $1 ]] || fail "there is no file $1"
+# gdpdepay says nothing of what is none
+[[ $(head -c 2 "$1" | od -An -tx1) == ' 01 00' ]] || fail "$1 is no file that encode-to-file.sh stored"
 need_elements gdpdepay
 if [[ $# == 2 ]]; then
   need_elements avenc_ffv1
