@@ -1176,6 +1176,33 @@ test_eval_holdout (void **state)
   BAD (1, "trained on", "eval", "-q", "-m", model, "--holdout", "0.3", "shots/1.png");
 }
 
+/* How much green differs from one pixel of a row to the next. */
+static double
+roughness (const char *name)
+{
+  cairo_surface_t *surface = read_png (name);
+  const int width = cairo_image_surface_get_width (surface),
+            height = cairo_image_surface_get_height (surface);
+  double sum = 0;
+  for (int y = 0; y < height; y++)
+    for (int x = 1; x < width; x++)
+      sum += abs ((int)(pixel (surface, x, y) >> 8 & 255) - (int)(pixel (surface, x - 1, y) >> 8 & 255));
+  cairo_surface_destroy (surface);
+  return sum / (width * height);
+}
+
+/* Sheets of training lose the noise of a model of noisy pictures, as samples do. */
+static void
+test_train_samples (void **state)
+{
+  const char *noisy = "normflow-yuv420-32-noisy";
+  g_autofree char *path = g_strdup_printf ("%s/%s.safetensors", g_getenv ("NORMFLOW_MODEL_PATH"), noisy);
+  GOOD ("train", "-q", "-o", "noisy.safetensors", "--init", path, "--steps", "1", "--batch", "1", "--lr",
+        "1e-9", "--validation-tiles", "0", "--samples", "sheets", "--sample-every", "1", video);
+  GOOD ("sample", "-q", "-m", noisy, "--count", "1", "--size", "256x256", "--denoise", "none", "noise.png");
+  assert_true (roughness ("sheets/step-00000001.png") < 0.8 * roughness ("noise.png"));
+}
+
 /* Text features: the same text gives the same bytes, and so does one text for each picture. */
 static void
 test_text (void **state)
@@ -1702,6 +1729,7 @@ main (void)
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_eval_holdout),
+    cmocka_unit_test (test_train_samples),
     cmocka_unit_test (test_sample_tall),
     cmocka_unit_test (test_sheet_of_either_family),
     cmocka_unit_test (test_text),

@@ -1405,6 +1405,7 @@ static gboolean
 write_samples (Job *job, GError **error)
 {
   const NfConfig *config = &job->run->config;
+  const NfDecodeOptions options = { .drawn = TRUE };
   const guint columns = nf_config_columns (config), rows = nf_config_rows (config),
               width = columns * CLAMP (4096 / columns, 1, SHEET_TILES),
               height = rows * CLAMP (4096 / rows, 1, SHEET_TILES);
@@ -1432,7 +1433,7 @@ write_samples (Job *job, GError **error)
   latents = g_new (float, n);
   nf_random_normal (job->run->train.seed, 0, n, 1.0, latents);
   sheet = nf_picture_new (config->layout, width, height);
-  return nf_session_decode_frame (session, latents, -1, NULL, &sheet->frame, error)
+  return nf_session_decode_frame (session, latents, -1, &options, &sheet->frame, error)
          && nf_media_write_png (path, config->layout, &sheet->frame, error);
 }
 
