@@ -115,6 +115,7 @@ gst_flow_latent_info_set_model (GstFlowLatentInfo *info, const NfConfig *config)
   info->frames = config->frames;
   info->context = config->frames / 2;
   info->actions = config->action_dim;
+  info->controls = config->controls;
 }
 
 void

@@ -39,6 +39,7 @@ G_BEGIN_DECLS
  * @frames: frames of the model's window, 0 for models of images
  * @context: frames that are kept when it is full
  * @actions: values of the vector that tells the action, 0 for none
+ * @controls: they are continuous controls
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
  * @drawn: of pictures: they were drawn from the prior, not encoded
  *
@@ -58,6 +59,7 @@ typedef struct
   GstVideoFormat pixel_format;
   NfGrid grid;
   guint frames, context, actions;
+  gboolean controls;
   const char *precision;
   gboolean drawn;
 } GstFlowLatentInfo;

@@ -266,7 +266,7 @@ gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts)
     return;
   /* what a model does not take it takes as unknown: zeros, or where lines have actions, none */
   if (!told)
-    n = prior->recorded ? prior->recorded_controls : action->controls ? wanted : 0;
+    n = prior->recorded ? prior->recorded_controls : action->controls || prior->info.controls ? wanted : 0;
   if (!told)
     nothing = g_new0 (float, MAX (n, 1));
   if (n > NF_ACTIONS_MAX_CONTROLS)
@@ -351,6 +351,19 @@ from_pixels (double x, guint size)
   return (float)CLAMP (2 * x / MAX (size, 1) - 1, -1, 1);
 }
 
+/* NUMBER becomes the last action. To a model of controls that is control NUMBER at 1, and 0 that all rest. */
+static void
+set_number (GstFlowPrior *prior, gint number)
+{
+  GstFlowAction *last = &prior->last_action;
+  gst_flow_action_set_number (last, number);
+  if (!prior->info.controls || number < 0 || number >= (gint)prior->info.actions)
+    return;
+  gst_flow_action_set_controls (last, prior->nothing, prior->info.actions);
+  if (number > 0)
+    g_array_index (last->controls, float, number) = 1;
+}
+
 void
 gst_flow_prior_take_action (GstFlowPrior *prior)
 {
@@ -368,7 +381,7 @@ gst_flow_prior_take_action (GstFlowPrior *prior)
         gst_flow_action_reserve_controls (last, prior->info.actions);
     }
   else
-    gst_flow_action_set_number (last, pressed >= 0 ? pressed : prior->action);
+    set_number (prior, pressed >= 0 ? pressed : prior->action);
   GST_OBJECT_UNLOCK (prior->element);
   if (!pointer || prior->info.actions < 2)
     return;

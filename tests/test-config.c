@@ -193,6 +193,12 @@ test_families (void **state)
   g_autoptr (NfConfig) back = read_config (with);
   assert_true (back->frame_positions && nf_config_equal (placed, back));
   assert_null (strstr (without, "frame_positions"));
+  g_autoptr (NfConfig) controlled
+      = read_config ("{" VIDEO ", \"temporal_causal\": 1, \"action_dim\": 2, \"controls\": true}");
+  g_autofree char *steered = nf_config_to_json (controlled);
+  g_autoptr (NfConfig) steered_back = read_config (steered);
+  assert_true (steered_back->controls && nf_config_equal (controlled, steered_back));
+  assert_null (strstr (without, "controls"));
 
   g_autoptr (NfConfig) shorter
       = read_config ("{" FAMILY ", \"num_blocks\": 4, \"layers_per_block\": [2, 0, 2, 2]}");
@@ -235,6 +241,7 @@ test_combinations (void **state)
     { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
     { STARFLOW ", \"frame_positions\": true", "frame_positions" },
+    { VIDEO ", \"temporal_causal\": 1, \"controls\": true", "action_dim" },
     { VIDEO ", \"temporal_causal\": 0, \"frame_positions\": true", "frame_positions" },
     { VIDEO ", \"temporal_causal\": 0, \"seq_order\": \"L2R\"", "temporal_causal 0" },
     { VIDEO ", \"temporal_causal\": 1, \"local_attn_window\": 3", "local_attn_window is 3" },

@@ -16,7 +16,7 @@
 #define BYTES (WIDTH * HEIGHT * 3)
 #define FRAME (100 * GST_MSECOND)
 
-static char *video_model, *noisy_model, *ahead_model, *other_model;
+static char *video_model, *noisy_model, *ahead_model, *other_model, *controls_model;
 
 static void
 make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 seed)
@@ -33,6 +33,7 @@ make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 
       config.width = 64; /* no fewer features than a token has values: it is asked */
       config.temporal_causal = 1 + ahead;
     }
+  config.controls = path == &controls_model;
   *path = fixture_path (name);
   random_model_write_scaled (*path, &config, device, seed, RANDOM_VIDEO_SCALE);
 }
@@ -1196,6 +1197,48 @@ recorded (void **state)
     }
 }
 
+static GstPadProbeReturn
+set_control (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  g_autoptr (GstElement) sample = gst_pad_get_parent_element (pad);
+  if (GST_BUFFER_OFFSET (GST_PAD_PROBE_INFO_BUFFER (info)) == 2)
+    g_object_set (sample, "control-1", -0.5, NULL);
+  return GST_PAD_PROBE_OK;
+}
+
+/* Controls that are first set while frames are drawn: before, they rested, for the model and in the file. */
+static void
+recorded_controls (void **state)
+{
+  g_autofree char *path = fixture_path ("late.actions.ndjson");
+  g_autofree char *line
+      = g_strdup_printf ("flowsample name=sample model=%s num-buffers=6 record-actions=%s ! "
+                         "appsink name=sink sync=false",
+                         controls_model, path);
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) sample = get (pipeline, "sample");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (sample, "src");
+  g_autoptr (GError) error = NULL;
+  guint n = 0, n_controls = 0;
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, set_control, NULL, NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (GstBuffer *buffer; (buffer = pull (pipeline)); n++)
+    {
+      float vector[ACTIONS];
+      read_vector (buffer, vector);
+      gst_buffer_unref (buffer);
+      assert_true (vector[0] == 0 && vector[1] == (n > 3 ? -0.5f : 0) && vector[2] == 0);
+    }
+  assert_int_equal (n, 6);
+  fixture_stop (pipeline);
+  g_autoptr (GArray) read = nf_actions_read_controls (path, &n_controls, &error);
+  assert_no_error (error);
+  assert_int_equal (n_controls, ACTIONS);
+  assert_int_equal (read->len, 6 * ACTIONS);
+  for (guint i = 0; i < 6; i++)
+    assert_true (g_array_index (read, float, i *ACTIONS + 1) == (i > 2 ? -0.5f : 0));
+}
+
 /* What the model does not take is recorded as it is told: as nothing. */
 static void
 recorded_unknown (void **state)
@@ -1799,6 +1842,7 @@ main (int argc, char **argv)
     cmocka_unit_test (late_video),
     cmocka_unit_test (slow_sink),
     cmocka_unit_test (recorded),
+    cmocka_unit_test (recorded_controls),
     cmocka_unit_test (recorded_unknown),
     cmocka_unit_test (replayed),
     cmocka_unit_test (bad_settings),
@@ -1809,6 +1853,7 @@ main (int argc, char **argv)
   if (status >= 0)
     return status;
   make_model (&video_model, "video.safetensors", FALSE, 0, 5);
+  make_model (&controls_model, "controls.safetensors", FALSE, 0, 5);
   make_model (&noisy_model, "noisy.safetensors", TRUE, 0, 5);
   make_model (&ahead_model, "ahead.safetensors", TRUE, 2, 5);
   make_model (&other_model, "other-video.safetensors", FALSE, 0, 6);
@@ -1817,6 +1862,7 @@ main (int argc, char **argv)
   g_free (video_model);
   g_free (noisy_model);
   g_free (ahead_model);
+  g_free (controls_model);
   g_free (other_model);
   return failed;
 }

@@ -310,6 +310,7 @@ test_files (void **state)
   g_autoptr (NfModel) steered = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
   nf_test_ok (steered, error);
   assert_int_equal (nf_model_get_config (steered)->action_dim, 2);
+  assert_true (nf_model_get_config (steered)->controls);
   g_string_truncate (controls, controls->len / 2);
   nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));

@@ -210,6 +210,7 @@ print_starflow (const NfConfig *config)
     { config->gated, "gated MLP" },
     { config->n_kv_heads > 0, "shared keys" },
     { config->shallow_local, "shallow blocks see one frame" },
+    { config->controls, "continuous controls" },
   };
   g_autoptr (GString) text = g_string_new (NULL);
   for (guint i = 0; i < G_N_ELEMENTS (switches); i++)

@@ -1715,6 +1715,8 @@ open_reels (Job *job, GError **error)
       config->action_dim = nf_reels_get_actions (job->reels);
       nf_reels_set_action_dim (job->reels, config->action_dim);
     }
+  if (run->actions && !job->places->resume && !(run->init && *run->init))
+    config->controls = nf_reels_have_controls (job->reels);
   job->validation = nf_reels_validation (job->reels, run->validation_tiles, error);
   return job->validation != NULL;
 }

@@ -256,6 +256,12 @@ nf_reels_get_actions (NfReels *self)
   return self->n_actions;
 }
 
+gboolean
+nf_reels_have_controls (NfReels *self)
+{
+  return self->controlled;
+}
+
 void
 nf_reels_set_action_dim (NfReels *self, guint action_dim)
 {

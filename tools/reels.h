@@ -38,6 +38,9 @@ guint64 nf_reels_get_frames (NfReels *self);
  */
 guint nf_reels_get_actions (NfReels *self);
 
+/* Whether the files have controls. */
+gboolean nf_reels_have_controls (NfReels *self);
+
 /* The width of condition vectors, if it is not known before the files are: nf_reels_get_actions() or more. */
 void nf_reels_set_action_dim (NfReels *self, guint action_dim);
 

@@ -310,6 +310,8 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
                        "action_dim is %u: actions need a video model (frames, temporal_causal, "
                        "shallow_block_local)",
                        config->action_dim);
+  if (config->controls && !config->action_dim)
+    return impossible (error, origin, "controls is set, but action_dim, how many there are, is 0");
   if (config->frame_positions && !(config->frames && config->temporal_causal && config->shallow_local))
     return impossible (
         error, origin,
@@ -409,6 +411,7 @@ static const Member members[] = {
   MEMBER ("conditional_denoiser", MEMBER_BOOLEAN, denoiser_text, OF_STARFLOW),
   MEMBER ("frames", MEMBER_SIZE, frames, OF_STARFLOW),
   MEMBER ("action_dim", MEMBER_SIZE, action_dim, OF_STARFLOW),
+  MEMBER ("controls", MEMBER_BOOLEAN, controls, OF_STARFLOW),
   MEMBER ("noise_std", MEMBER_NUMBER, noise_std, OF_BOTH),
 };
 
@@ -773,7 +776,8 @@ nf_config_to_json (const NfConfig *config)
         continue;
       /* what is ours is not in official files */
       if ((field == &config->max_log_scale && config->max_log_scale == 0)
-          || (field == &config->frame_positions && !config->frame_positions))
+          || (field == &config->frame_positions && !config->frame_positions)
+          || (field == &config->controls && !config->controls))
         continue;
       g_string_append_printf (json, ", \"%s\": ", member->name);
       if (member->kind == MEMBER_SIZE)

@@ -135,6 +135,7 @@ typedef enum
  * @action_dim: width of the condition vector that each next frame is predicted with, 0 for none: one-hot
  * actions or continuous controls
  *   ("action_dim", ours)
+ * @controls: they are continuous controls, which rest at 0 ("controls", ours)
  *
  * What a flow is. Names in quotes are the JSON members of `__metadata__.config` where they differ; "ours" are
  * not in official ones.
@@ -189,6 +190,7 @@ typedef struct
   guint columns;
   guint frames;
   guint action_dim;
+  gboolean controls;
 } NfConfig;
 
 #define NF_TYPE_CONFIG (nf_config_get_type ())
