@@ -105,13 +105,14 @@ gst_flow_engine_install_properties (GObjectClass *class, gint work)
   if (work != GST_FLOW_ENGINE_NO_WORK)
     g_object_class_install_property (
         class, GST_FLOW_ENGINE_PROP_TEXT,
-        g_param_spec_string ("text", "Text features",
-                             "File (safetensors or .pth) with text features that the model is to see: a "
-                             "tensor \"text\" (1, tokens, "
-                             "features), and \"null_text\" for guidance; unset is none, zeros. Latents "
-                             "decode to the same bytes only "
-                             "with the text that encoded them",
-                             NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+        g_param_spec_string (
+            "text", "Text features",
+            "File (safetensors or .pth) with text features that the model is to see: a "
+            "tensor \"text\" (1, tokens, "
+            "features), and \"null_text\" for guidance; unset is no text, or no class. Latents "
+            "decode to the same bytes only "
+            "with the text that encoded them",
+            NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
 }
 
 static int

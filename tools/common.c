@@ -109,7 +109,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
             "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "
-            "maybe \"null_text\" of a file (default: none, zeros)",
+            "maybe \"null_text\" of a file (default: no text, or no class)",
             "FILE" },
           { NULL } };
   g_auto (Decoding) decoding = { 0 };

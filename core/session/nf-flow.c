@@ -652,14 +652,13 @@ nf_flow_need_caches (NfFlow *flow, guint rows, GError **error)
 
 /* Conditions */
 
-/* VALUES (n), or zeros, into BUFFER at AT. */
-static void
-write_or_clear (NfOps *ops, NfBuffer *buffer, gsize at, const float *values, gsize n)
+void
+nf_flow_fill_text (NfOps *ops, const NfConfig *config, NfView text, guint count)
 {
-  if (values)
-    nf_ops_write (ops, nf_view (buffer, at), values, n * sizeof *values);
-  else
-    nf_ops_fill (ops, nf_view (buffer, at), 0.0f, n);
+  const gsize one = (gsize)config->txt_size * config->txt_dim;
+  nf_ops_fill (ops, text, 0.0f, count * one);
+  for (guint i = 0; config->txt_size == 1 && i < count; i++)
+    nf_ops_fill (ops, nf_view_add (text, (i + 1) * one - 1), 1.0f, 1);
 }
 
 void
@@ -677,12 +676,16 @@ nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, 
               actions = (gsize)B * flow->frames * config->action_dim;
   for (guint branch = 0; branch < branches; branch++)
     {
-      if (config->txt_size)
-        write_or_clear (flow->ops, flow->text, branch * text, branch ? condition->null_text : condition->text,
-                        text);
-      if (config->action_dim)
-        write_or_clear (flow->ops, flow->actions, branch * actions, branch ? NULL : condition->actions,
-                        actions);
+      const float *told = branch ? condition->null_text : condition->text;
+      if (told)
+        nf_ops_write (flow->ops, nf_view (flow->text, branch * text), told, text * sizeof *told);
+      else if (config->txt_size)
+        nf_flow_fill_text (flow->ops, config, nf_view (flow->text, branch * text), B);
+      if (condition->actions && branch == 0)
+        nf_ops_write (flow->ops, nf_view (flow->actions, 0), condition->actions,
+                      actions * sizeof *condition->actions);
+      else if (config->action_dim)
+        nf_ops_fill (flow->ops, nf_view (flow->actions, branch * actions), 0.0f, actions);
     }
   const gsize sample = text / B;
   for (guint i = 0; has_local_text (flow) && i < branches * B * flow->frames; i++)

@@ -67,13 +67,18 @@ NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 NfBuffer *nf_flow_get_misses (NfFlow *flow);
 
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":
- * class -1, text and actions of zeros. With two branches the second has no class, NULL_TEXT and no action. */
+ * class -1, nf_flow_fill_text(), actions of zeros. With two branches the second has no class, NULL_TEXT and
+ * no action. */
 typedef struct
 {
   const gint *labels;
   const float *text, *null_text; /* (B, txt_size, txt_dim) */
   const float *actions;          /* (B, frames, action_dim) */
 } NfFlowCondition;
+
+/* TEXT (COUNT, txt_size, txt_dim) becomes that of samples which are told nothing: zeros; where it is a class,
+ * 1 in the last place, which the official code trains with the labels that it drops. */
+void nf_flow_fill_text (NfOps *ops, const NfConfig *config, NfView text, guint count);
 
 void nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches);
 

@@ -261,7 +261,7 @@ gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint 
 /**
  * nf_session_set_text:
  * @text: (nullable) (array): text features (B, txt_size, txt_dim) of the samples of calls to come; NULL for
- * zeros
+ * zeros, or, of one token, for 1 in the last place: no class
  * @null_text: (nullable) (array): the same of the caption that says nothing, for guidance
  * @B: samples of both; 1 serves any number of samples
  *

@@ -149,7 +149,7 @@ reserve (NfStream *self)
     {
       const gsize text = (gsize)self->B * config->txt_size * config->txt_dim;
       if ((self->text = nf_ops_alloc (self->ops, text)))
-        nf_ops_fill (self->ops, nf_view (self->text, 0), 0.0f, text);
+        nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
     }
   self->input = nf_ops_alloc (self->ops, frame);
   self->u = nf_ops_alloc (self->ops, frame);
@@ -344,7 +344,7 @@ nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
   if (!config->txt_size)
     return TRUE;
   if (!text)
-    nf_ops_fill (self->ops, nf_view (self->text, 0), 0.0f, self->B * one);
+    nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
   for (guint b = 0; text && b < self->B; b++)
     nf_ops_write (self->ops, nf_view (self->text, b * one), text + (n > 1 ? b * one : 0), one * sizeof *text);
   return nf_ops_finish (self->ops, error);

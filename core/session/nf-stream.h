@@ -129,7 +129,8 @@ gboolean nf_stream_drain (NfStream *self, const NfFrame *frame, GError **error);
 
 /**
  * nf_stream_set_text:
- * @text: (nullable) (array): text features (@n, txt_size, txt_dim); NULL for zeros, as at first
+ * @text: (nullable) (array): text features (@n, txt_size, txt_dim); NULL, as at first, for
+ * what nf_session_set_text() takes for none
  * @n: samples of them: 1 for all streams, or B
  *
  * What the model is to see of text, in all frames to come. Encoder and decoder must agree. Begins anew, as
