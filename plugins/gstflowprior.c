@@ -516,6 +516,12 @@ send_event (GstPad *pad, GstPadProbeInfo *info, gpointer event)
 }
 
 void
+gst_flow_prior_send_before_buffer (GstPad *pad, GstEvent *event)
+{
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, send_event, event, (GDestroyNotify)gst_event_unref);
+}
+
+void
 gst_flow_prior_answer_key_units (GstFlowPrior *prior, GstPad *pad, const GstSegment *segment,
                                  GstClockTime pts)
 {
@@ -528,8 +534,7 @@ gst_flow_prior_answer_key_units (GstFlowPrior *prior, GstPad *pad, const GstSegm
       GstEvent *event = gst_video_event_new_downstream_force_key_unit (pts, stream, running,
                                                                        request->all_headers, request->count);
       prior->index = 0;
-      /* what must go before other events has gone when a buffer does */
-      gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, send_event, event, (GDestroyNotify)gst_event_unref);
+      gst_flow_prior_send_before_buffer (pad, event);
     }
   g_queue_free_full (due, g_free);
 }

@@ -96,6 +96,9 @@ void gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts);
  * error message posted. */
 GstBuffer *gst_flow_prior_draw (GstFlowPrior *prior, guint64 number);
 
+/* EVENT (transfer full) goes to PAD before the next buffer, once what must go before it has gone. */
+void gst_flow_prior_send_before_buffer (GstPad *pad, GstEvent *event);
+
 /* Downstream wants a key frame: EVENT is its upstream force-key-unit. */
 void gst_flow_prior_note_key_unit (GstFlowPrior *prior, GstEvent *event);
 

@@ -36,9 +36,10 @@ gst_flow_score_meta_attach (GstBuffer *buffer, const NfScore *score, const char 
 
 typedef struct
 {
-  GstClockTime begin, end, stream_time; /* none if frames have no times */
-  GstClockTime running_time;            /* of the frame that came first */
-  gboolean open;                        /* the duration of the last one is not known */
+  GstSegment segment;
+  GstClockTime begin, end, last, stream_time; /* none if frames have no times */
+  GstClockTime running_time;                  /* of the frame that came first */
+  gboolean open;                              /* the duration of the last one is not known */
   guint frames;
   guint64 frame_index;
   NfScore sum;
@@ -93,15 +94,17 @@ gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element)
   scorer->interval.frames = 0;
 }
 
-/* A frame at PTS ends what frames without a duration have left open, and a jump against the direction of
- * SEGMENT ends anything. */
+/* Another segment, or a jump against the direction of this one, ends what was summed up so far; and so does a
+ * frame at PTS what frames without a duration have left open. */
 static void
 close_interval (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const GstSegment *segment,
                 GstClockTime pts)
 {
   Interval *interval = &scorer->interval;
+  const GstSegment *before = &interval->segment;
   const gboolean backwards = segment->rate < 0;
-  if (backwards ? pts > interval->begin : pts < interval->begin)
+  if (before->rate != segment->rate || before->base != segment->base || before->start != segment->start
+      || before->time != segment->time || (backwards ? pts > interval->last : pts < interval->last))
     gst_flow_scorer_finish (scorer, element);
   else if (interval->open && (backwards ? interval->end - pts : pts - interval->begin) >= length)
     {
@@ -123,12 +126,14 @@ sum_up (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const G
   if (interval->frames > 0 && timed)
     close_interval (scorer, element, length, segment, pts);
   if (interval->frames == 0)
-    *interval = (Interval){ .begin = pts,
+    *interval = (Interval){ .segment = *segment,
+                            .begin = pts,
                             .end = pts,
                             .running_time = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts) };
   interval->open = !timed || !GST_CLOCK_TIME_IS_VALID (duration);
   if (timed)
     {
+      interval->last = pts;
       interval->begin = MIN (interval->begin, pts);
       interval->end = MAX (interval->end, interval->open ? pts : pts + duration);
     }

@@ -22,6 +22,7 @@ struct _GstFlowSource
   /* under the object lock */
   gboolean has_info;
   GstFlowLive live;
+  GstClockTime end; /* of the stream, none if there is none */
 
   /* of the streaming thread */
   guint64 frame_index;    /* of the stream, which latents depend on */
@@ -29,6 +30,7 @@ struct _GstFlowSource
   GstClockTime base_time; /* of frame base_index, with the present frame rate */
   gboolean begun;         /* a frame was drawn */
   guint64 base_index;
+  guint64 sent; /* buffers, over seeks as well */
 };
 
 static GstStaticPadTemplate src_template
@@ -46,6 +48,7 @@ gst_flow_source_start (GstBaseSrc *src)
   GST_OBJECT_UNLOCK (self);
   self->frame_index = self->base_index = self->left_out = 0;
   self->base_time = 0;
+  self->sent = 0;
   self->begun = FALSE;
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   return gst_flow_prior_start (&self->prior, config ? config->action_dim : 0);
@@ -159,6 +162,37 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
   return caps;
 }
 
+/* When the next frame is to be shown, and for how long. */
+static GstClockTime
+get_time (const GstFlowSource *self, GstClockTime *duration)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  const guint64 since = self->frame_index - self->base_index + self->left_out,
+                second = info->fps_d * GST_SECOND;
+  *duration = GST_CLOCK_TIME_NONE;
+  if (info->fps_n == 0)
+    return self->base_time;
+  const GstClockTime begins = gst_util_uint64_scale (since, second, info->fps_n);
+  *duration = gst_util_uint64_scale (since + 1, second, info->fps_n) - begins;
+  return self->base_time + begins;
+}
+
+/* Where the stream ends, by what is still to be sent. */
+static void
+set_end (GstFlowSource *self)
+{
+  const gint most = GST_BASE_SRC (self)->num_buffers;
+  const GstFlowLatentInfo *info = &self->prior.info;
+  GstClockTime duration, end = GST_CLOCK_TIME_NONE;
+  if (most >= 0 && info->fps_n > 0)
+    end = get_time (self, &duration)
+          + gst_util_uint64_scale ((guint64)most - MIN ((guint64)most, self->sent),
+                                   (guint64)info->fps_d * GST_SECOND, (guint64)info->fps_n);
+  GST_OBJECT_LOCK (self);
+  self->end = end;
+  GST_OBJECT_UNLOCK (self);
+}
+
 static gboolean
 gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
 {
@@ -188,6 +222,7 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
   /* A seek that came before the frame rate was known. A world has to begin at its beginning. */
   if (!self->has_info && !info.frames)
     self->frame_index = gst_flow_live_frame_at (src->segment.position, info.fps_n, info.fps_d);
+  set_end (self);
   GST_OBJECT_LOCK (self);
   self->has_info = TRUE;
   GST_OBJECT_UNLOCK (self);
@@ -225,6 +260,7 @@ gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
   gst_flow_prior_forget_key_units (&self->prior, NULL, GST_CLOCK_TIME_NONE);
   self->frame_index
       = self->has_info ? gst_flow_live_frame_at (segment->position, info->fps_n, info->fps_d) : 0;
+  set_end (self);
   return TRUE;
 }
 
@@ -240,19 +276,16 @@ gst_flow_source_query (GstBaseSrc *src, GstQuery *query)
       gst_query_set_latency (query, gst_base_src_is_live (src), latency, GST_CLOCK_TIME_NONE);
       return TRUE;
     }
-  if (GST_QUERY_TYPE (query) == GST_QUERY_DURATION && src->num_buffers >= 0)
+  if (GST_QUERY_TYPE (query) == GST_QUERY_DURATION)
     {
       GstFormat format;
       gst_query_parse_duration (query, &format, NULL);
       GST_OBJECT_LOCK (self);
-      const gint fps_n = self->has_info ? self->prior.info.fps_n : 0, fps_d = self->prior.info.fps_d;
+      const GstClockTime end = self->has_info ? self->end : GST_CLOCK_TIME_NONE;
       GST_OBJECT_UNLOCK (self);
-      if (format == GST_FORMAT_TIME && fps_n > 0)
+      if (format == GST_FORMAT_TIME && GST_CLOCK_TIME_IS_VALID (end))
         {
-          gst_query_set_duration (query, format,
-                                  (gint64)gst_util_uint64_scale ((guint64)src->num_buffers,
-                                                                 (guint64)fps_d * GST_SECOND,
-                                                                 (guint64)fps_n));
+          gst_query_set_duration (query, format, (gint64)end);
           return TRUE;
         }
     }
@@ -290,21 +323,6 @@ gst_flow_source_unlock_stop (GstBaseSrc *src)
 {
   gst_flow_live_set_unlocked (&GST_FLOW_SOURCE (src)->live, GST_ELEMENT (src), FALSE);
   return TRUE;
-}
-
-/* When the next frame is to be shown, and for how long. */
-static GstClockTime
-get_time (const GstFlowSource *self, GstClockTime *duration)
-{
-  const GstFlowLatentInfo *info = &self->prior.info;
-  const guint64 since = self->frame_index - self->base_index + self->left_out,
-                second = info->fps_d * GST_SECOND;
-  *duration = GST_CLOCK_TIME_NONE;
-  if (info->fps_n == 0)
-    return self->base_time;
-  const GstClockTime begins = gst_util_uint64_scale (since, second, info->fps_n);
-  *duration = gst_util_uint64_scale (since + 1, second, info->fps_n) - begins;
-  return self->base_time + begins;
 }
 
 /* Times that are over by the one at PTS: pictures are left out, a world has none for them. */
@@ -359,6 +377,8 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   GST_BUFFER_DURATION (buffer) = duration;
   gst_flow_prior_record (&self->prior, pts);
   self->frame_index++;
+  self->sent++;
+  set_end (self);
   *out = buffer;
   if (gst_flow_engine_count_frame (&self->engine, start, &latency)
       && gst_base_src_is_live (GST_BASE_SRC (src)))

@@ -33,6 +33,7 @@ struct _GstFlowSplice
   /* of the streaming thread */
   gboolean begun; /* a frame has left, and so have caps and segment */
   GQueue tags;    /* events that wait for that */
+  GQueue keys;    /* events of key frames, which wait for the real frame that they are of */
   gboolean predicting;
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
@@ -74,6 +75,7 @@ gst_flow_splice_stop (GstAggregator *aggregator)
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   gst_flow_prior_stop (&self->prior);
   g_queue_clear_full (&self->tags, (GDestroyNotify)gst_event_unref);
+  g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
   GST_OBJECT_LOCK (self);
   gst_clear_caps (&self->caps);
   GST_OBJECT_UNLOCK (self);
@@ -85,6 +87,7 @@ gst_flow_splice_flush (GstAggregator *aggregator)
 {
   GstFlowPrior *prior = &GST_FLOW_SPLICE (aggregator)->prior;
   forget (GST_FLOW_SPLICE (aggregator));
+  g_queue_clear_full (&GST_FLOW_SPLICE (aggregator)->keys, (GDestroyNotify)gst_event_unref);
   gst_flow_prior_forget_qos (prior);
   gst_flow_prior_forget_key_units (prior, NULL, GST_CLOCK_TIME_NONE);
   return GST_FLOW_OK;
@@ -146,12 +149,15 @@ gst_flow_splice_update_src_caps (GstAggregator *aggregator, GstCaps *downstream,
   return *caps ? GST_FLOW_OK : GST_AGGREGATOR_FLOW_NEED_DATA;
 }
 
-/* What is at POSITION of SEGMENT lies elsewhere in the one that follows. */
+/* What is at POSITION of SEGMENT lies elsewhere in the one that follows, at its beginning if it begins later.
+ */
 static void
 move (GstClockTime *position, const GstSegment *segment, const GstSegment *next)
 {
   const GstClockTime running = gst_segment_to_running_time (segment, GST_FORMAT_TIME, *position);
-  *position = gst_segment_position_from_running_time (next, GST_FORMAT_TIME, running);
+  *position = GST_CLOCK_TIME_IS_VALID (running) && running < next->base
+                  ? next->start
+                  : gst_segment_position_from_running_time (next, GST_FORMAT_TIME, running);
 }
 
 static gboolean
@@ -196,10 +202,9 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
         g_queue_push_tail (&self->tags, gst_event_ref (event));
       break;
     case GST_EVENT_CUSTOM_DOWNSTREAM:
-      /* which does not go on */
-      if (self->predicting && gst_video_event_is_force_key_unit (event))
+      if (gst_video_event_is_force_key_unit (event))
         {
-          gst_event_unref (event);
+          g_queue_push_tail (&self->keys, event);
           return TRUE;
         }
       break;
@@ -294,7 +299,7 @@ gst_flow_splice_get_next_time (GstAggregator *aggregator)
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   if (!GST_CLOCK_TIME_IS_VALID (self->next_pts) || !GST_CLOCK_TIME_IS_VALID (self->duration))
     return GST_CLOCK_TIME_NONE;
-  const GstClockTime next = gst_aggregator_simple_get_next_time (aggregator),
+  const GstClockTime next = gst_segment_to_running_time (get_segment (self), GST_FORMAT_TIME, self->next_pts),
                      now = gst_element_get_current_running_time (GST_ELEMENT (self));
   GST_OBJECT_LOCK (self);
   const gboolean told = is_told_to_predict (self);
@@ -313,22 +318,12 @@ reach (GstFlowSplice *self, GstClockTime pts, GstClockTime duration)
   GST_OBJECT_UNLOCK (self);
 }
 
-/* What must go before tags has gone, and the first frame is about to. */
-static GstPadProbeReturn
-send_tags (GstPad *pad, GstPadProbeInfo *info, gpointer data)
-{
-  GstFlowSplice *self = data;
-  GstEvent *event;
-  while ((event = g_queue_pop_head (&self->tags)))
-    gst_pad_push_event (pad, event);
-  return GST_PAD_PROBE_REMOVE;
-}
-
 static GstFlowReturn
 finish (GstFlowSplice *self, GstBuffer *buffer)
 {
-  if (!g_queue_is_empty (&self->tags))
-    gst_pad_add_probe (GST_AGGREGATOR (self)->srcpad, GST_PAD_PROBE_TYPE_BUFFER, send_tags, self, NULL);
+  GstEvent *event;
+  while ((event = g_queue_pop_head (&self->tags)))
+    gst_flow_prior_send_before_buffer (GST_AGGREGATOR (self)->srcpad, event);
   self->begun = TRUE;
   reach (self, GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer));
   gst_flow_prior_record (&self->prior, GST_BUFFER_PTS (buffer));
@@ -377,8 +372,13 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
         gst_flow_prior_take_action (&self->prior);
     }
   self->ahead = GST_CLOCK_TIME_NONE;
-  if (GST_BUFFER_DURATION_IS_VALID (buffer))
+  if (GST_BUFFER_DURATION_IS_VALID (buffer) && GST_BUFFER_DURATION (buffer) > 0)
     self->duration = GST_BUFFER_DURATION (buffer);
+  if (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT))
+    gst_flow_prior_forget_key_units (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
+  GstEvent *event;
+  while ((event = g_queue_pop_head (&self->keys)))
+    gst_flow_prior_send_before_buffer (GST_AGGREGATOR (self)->srcpad, event);
   if (GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->duration))
     self->next_pts = GST_BUFFER_PTS (buffer) + self->duration;
   self->passed++;
@@ -415,6 +415,7 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   else if (!GST_CLOCK_TIME_IS_VALID (self->ahead))
     self->ahead = pts;
   gst_clear_buffer (&replaced);
+  g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
   if (horizon >= 0 && self->predicted >= (guint64)horizon)
     return GST_FLOW_EOS;
   take_rate (self);
@@ -520,15 +521,13 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
   if (buffer && came_late (self, buffer))
     {
       gst_clear_buffer (&buffer);
-      if (self->needs_key) /* it may have been that */
+      g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
+      if (self->needs_key && !self->predicting) /* it may have been that */
         ask_for_key (self);
       return GST_FLOW_OK;
     }
   if (!self->predicting && buffer)
-    {
-      gst_flow_prior_forget_key_units (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
-      return pass (self, buffer);
-    }
+    return pass (self, buffer);
   if (!self->predicting || (!buffer && !ended && !timeout))
     return GST_AGGREGATOR_FLOW_NEED_DATA;
   return predict (self, buffer, horizon, ended && !buffer);

@@ -370,6 +370,32 @@ test_score_intervals (void **state)
           assert_int_equal (duration, cases[i].lasts[k]);
         }
       assert_null (fixture_pop_element_message (bus, "flow-score"));
+
+      /* a frame of another segment begins another, too */
+      gst_harness_push_event (harness, gst_event_new_flush_start ());
+      gst_harness_push_event (harness, gst_event_new_flush_stop (TRUE));
+      for (guint n = 0; n < 2; n++)
+        {
+          GstBuffer *buffer = fixture_frame (&info, n, FALSE);
+          gst_segment_init (&segment, GST_FORMAT_TIME);
+          segment.base = n * frame;
+          segment.start = segment.time = n * GST_SECOND;
+          gst_harness_push_event (harness, gst_event_new_segment (&segment));
+          GST_BUFFER_PTS (buffer) = n * GST_SECOND;
+          GST_BUFFER_DURATION (buffer) = frame;
+          assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+        }
+      gst_harness_push_event (harness, gst_event_new_eos ());
+      for (guint n = 0; n < 2; n++)
+        {
+          g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-score");
+          guint64 stream_time, duration;
+          assert_non_null (message);
+          gst_structure_get (message, "stream-time", G_TYPE_UINT64, &stream_time, "duration", G_TYPE_UINT64,
+                             &duration, NULL);
+          assert_int_equal (stream_time, n * GST_SECOND);
+          assert_int_equal (duration, frame);
+        }
       end_harness (harness, bus);
     }
 }
@@ -1955,9 +1981,18 @@ check_stopping_half (const char *line, const char *pad_name, const char *sender_
   gst_pad_add_probe (sender_pad, GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, stop_pad, &stop, NULL);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
 
-  GstTask *task;
-  while (!(task = GST_PAD_TASK (source_pad)) || gst_task_get_state (task) == GST_TASK_STARTED)
-    g_usleep (1000);
+  const gint64 most = g_get_monotonic_time () + 60 * G_USEC_PER_SEC;
+  GstTaskState task;
+  do
+    {
+      g_usleep (1000);
+      if (g_get_monotonic_time () > most)
+        fail_msg ("%s: %s goes on", line, GST_OBJECT_NAME (source));
+      GST_OBJECT_LOCK (source_pad);
+      task = GST_PAD_TASK (source_pad) ? gst_task_get_state (GST_PAD_TASK (source_pad)) : GST_TASK_STARTED;
+      GST_OBJECT_UNLOCK (source_pad);
+    }
+  while (task == GST_TASK_STARTED);
   /* an error is posted after the task was told to stop */
   GST_PAD_STREAM_LOCK (source_pad);
   GST_PAD_STREAM_UNLOCK (source_pad);

@@ -71,6 +71,16 @@ is_awaited (GstHarness *harness, GstClockTime time)
   return result;
 }
 
+static void
+begin_segment (GstHarness *harness, GstClockTime base, GstClockTime start)
+{
+  GstSegment segment;
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  segment.base = base;
+  segment.start = segment.time = start;
+  gst_harness_push_event (harness, gst_event_new_segment (&segment));
+}
+
 /* Real frames that come once others were drawn at their times are not drawn again. */
 static void
 test_late_frames (void **state)
@@ -107,18 +117,77 @@ test_late_frames_of_two_segments (void **state)
 {
   g_autoptr (GstBuffer) latents = NULL;
   GstHarness *harness = make_splice ("after=1", &latents);
-  GstSegment segment;
   push_at (harness, latents, 0);
   assert_comes (harness, 0);
   assert_true (gst_harness_crank_single_clock_wait (harness));
   assert_comes (harness, FRAME);
-  gst_segment_init (&segment, GST_FORMAT_TIME);
-  segment.base = FRAME;
-  segment.start = segment.time = GST_SECOND;
-  gst_harness_push_event (harness, gst_event_new_segment (&segment));
+  begin_segment (harness, FRAME, GST_SECOND);
   push_at (harness, latents, GST_SECOND);
   push_at (harness, latents, GST_SECOND + FRAME);
   assert_comes (harness, GST_SECOND + FRAME);
+  gst_harness_teardown (harness);
+}
+
+/* A segment that begins after the last frame's end: it is gone on with from its beginning, when that is due.
+ */
+static void
+test_segment_after_a_gap (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("after=1", &latents);
+  push_at (harness, latents, 0);
+  assert_comes (harness, 0);
+  assert_true (is_awaited (harness, FRAME));
+  begin_segment (harness, 5 * FRAME, GST_SECOND);
+  gst_harness_push_event (harness, gst_event_new_eos ());
+  g_autoptr (GstTestClock) clock = gst_harness_get_testclock (harness);
+  for (guint n = 0; n < 3; n++)
+    {
+      do
+        assert_true (gst_harness_crank_single_clock_wait (harness));
+      while (gst_clock_get_time (GST_CLOCK (clock)) < (5 + n) * FRAME);
+      assert_comes (harness, GST_SECOND + n * FRAME);
+    }
+  gst_harness_teardown (harness);
+}
+
+/* What comes after a gap is not due before it is over. */
+static void
+test_waits_for_the_end_of_a_gap (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("after=1", &latents);
+  push_at (harness, latents, 0);
+  assert_comes (harness, 0);
+  gst_harness_push_event (harness, gst_event_new_gap (FRAME, 10 * FRAME));
+  for (gboolean gap = FALSE; !gap;)
+    {
+      g_autoptr (GstEvent) event = gst_harness_pull_event (harness);
+      assert_non_null (event);
+      gap = GST_EVENT_TYPE (event) == GST_EVENT_GAP;
+    }
+  assert_true (is_awaited (harness, 11 * FRAME));
+  assert_true (gst_harness_crank_single_clock_wait (harness));
+  assert_comes (harness, 11 * FRAME);
+  gst_harness_teardown (harness);
+}
+
+/* A frame that lasts no time is no reason not to wait. */
+static void
+test_frame_without_length (void **state)
+{
+  g_autoptr (GstBuffer) latents = NULL;
+  GstHarness *harness = make_splice ("horizon=0", &latents);
+  GstBuffer *buffer = gst_buffer_copy (latents);
+  GST_BUFFER_PTS (buffer) = 0;
+  GST_BUFFER_DURATION (buffer) = 0;
+  assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+  gst_buffer_unref (gst_harness_pull (harness));
+  for (guint n = 1; n < 4; n++)
+    {
+      assert_true (is_awaited (harness, n * FRAME));
+      assert_true (gst_harness_crank_single_clock_wait (harness));
+    }
   gst_harness_teardown (harness);
 }
 
@@ -236,12 +305,17 @@ test_key_units (void **state)
 {
   static const struct
   {
-    guint real, drawn, ask_at;
+    guint real, after, drawn, ask_at;
     GstClockTime wanted, key;
   } cases[] = {
-    { 0, 12, 3, 320 * GST_MSECOND, 320 * GST_MSECOND },   { 0, 12, 3, 330 * GST_MSECOND, 360 * GST_MSECOND },
-    { 0, 12, 3, GST_CLOCK_TIME_NONE, 160 * GST_MSECOND }, { 4, 8, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
-    { 4, 8, 6, 400 * GST_MSECOND, 400 * GST_MSECOND },    { 12, 2, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
+    { 0, 0, 12, 3, 320 * GST_MSECOND, 320 * GST_MSECOND },
+    { 0, 0, 12, 3, 330 * GST_MSECOND, 360 * GST_MSECOND },
+    { 0, 0, 12, 3, GST_CLOCK_TIME_NONE, 160 * GST_MSECOND },
+    { 4, 0, 8, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
+    { 4, 0, 8, 6, 400 * GST_MSECOND, 400 * GST_MSECOND },
+    { 12, 0, 2, 1, 320 * GST_MSECOND, 320 * GST_MSECOND },
+    { 12, 4, 8, 1, 160 * GST_MSECOND, 160 * GST_MSECOND }, /* the first that replaces a real one */
+    { 12, 5, 7, 1, 160 * GST_MSECOND, 160 * GST_MSECOND },
   };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
@@ -250,9 +324,9 @@ test_key_units (void **state)
           = g_strdup_printf ("videotestsrc num-buffers=%u ! video/x-raw,format=RGB,width=%d,height=%d,"
                              "framerate=25/1 ! flowencode model=\"%s\" !",
                              real, RANDOM_VIDEO_WIDTH, RANDOM_VIDEO_HEIGHT, video_model);
-      g_autofree char *line
-          = g_strdup_printf ("%s flowsample model=\"%s\" %s=%u ! fakesink name=sink", real ? input : "",
-                             video_model, real ? "horizon" : "num-buffers", drawn);
+      g_autofree char *line = g_strdup_printf (
+          "%s flowsample model=\"%s\" after=%u %s=%u ! fakesink name=sink", real ? input : "", video_model,
+          cases[i].after, real ? "horizon" : "num-buffers", drawn);
       GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
       g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
@@ -263,7 +337,7 @@ test_key_units (void **state)
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
       g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS);
       assert_non_null (message);
-      assert_int_equal (asked.frames, real + drawn);
+      assert_int_equal (asked.frames, (cases[i].after ? cases[i].after : real) + drawn);
       assert_int_equal (asked.keys, 2);
       assert_int_equal (asked.key, cases[i].key);
       assert_int_equal (asked.answers, 1);
@@ -327,6 +401,9 @@ main (int argc, char **argv)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_late_frames),
     cmocka_unit_test (test_late_frames_of_two_segments),
+    cmocka_unit_test (test_segment_after_a_gap),
+    cmocka_unit_test (test_waits_for_the_end_of_a_gap),
+    cmocka_unit_test (test_frame_without_length),
     cmocka_unit_test (test_predicts_from_the_start),
     cmocka_unit_test (test_no_real_frame),
     cmocka_unit_test (test_waits_for_real_frames),

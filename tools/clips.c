@@ -217,7 +217,7 @@ shrink (NfPicture *picture, double scale, GError **error)
   return nf_picture_scale (owned, MAX (width & ~1u, 2), MAX (height & ~1u, 2), error);
 }
 
-/* One S×S tile at (X, Y), both even for 4:2:0; beyond the last row and column, these repeat, as encoding
+/* One tile at (X, Y), both even for 4:2:0; beyond the last row and column, these repeat, as encoding
  * pads. */
 static void
 cut (const NfPicture *picture, const NfClipsOptions *options, guint x, guint y, gboolean mirrored,
@@ -490,7 +490,7 @@ add_classes (NfClips *self)
     }
 }
 
-/* Of single pictures, the last of each folder are held out, whatever lies between them. */
+/* Of pictures, the last of each folder are held out, whatever lies between them. */
 static void
 hold_pictures_out (NfClips *self)
 {
@@ -498,14 +498,14 @@ hold_pictures_out (NfClips *self)
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
-      if (clip->n_frames == 1)
+      if (clip->n_frames == 1 && nf_media_is_picture (clip->path))
         g_ptr_array_add (pictures, clip->path);
     }
   g_autoptr (GHashTable) held = nf_scan_held_pictures (pictures, self->options.holdout);
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
-      if (clip->n_frames == 1 && g_hash_table_contains (held, clip->path))
+      if (g_hash_table_contains (held, clip->path))
         clip->n_train = 0;
     }
 }
