@@ -51,6 +51,18 @@ gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint 
 }
 
 void
+gst_flow_action_make_controls (GstFlowAction *action, guint n)
+{
+  const gint number = action->number;
+  if (action->controls || number < 0 || number >= (gint)n)
+    return;
+  gst_flow_action_set_controls (action, NULL, 0);
+  g_array_set_size (action->controls, n);
+  if (number > 0)
+    g_array_index (action->controls, float, number) = 1;
+}
+
+void
 gst_flow_action_reserve_controls (GstFlowAction *action, guint n)
 {
   if (action->controls && action->controls->len < n)

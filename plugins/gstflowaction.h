@@ -30,6 +30,10 @@ void gst_flow_action_forget (GstFlowAction *action);
 void gst_flow_action_set_number (GstFlowAction *action, gint number);
 void gst_flow_action_set_controls (GstFlowAction *action, const float *values, guint n);
 
+/* An action's number becomes what it means to a model of N controls: that control at 1, and 0 that all rest.
+ * Controls, and what the model does not have, stay as they are. */
+void gst_flow_action_make_controls (GstFlowAction *action, guint n);
+
 /* If there are controls, but fewer than N, zeros follow them. */
 void gst_flow_action_reserve_controls (GstFlowAction *action, guint n);
 

@@ -398,10 +398,10 @@ static void
 take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
 {
   gst_flow_action_read (&self->last_action, frame->input_buffer);
-  if (!self->recorded || gst_flow_action_is_known (&self->last_action))
-    return;
   const guint64 number = find_recorded_frame (self, frame);
-  if (gst_flow_action_file_get (self->recorded, number, &self->last_action))
+  if (!self->recorded || gst_flow_action_is_known (&self->last_action))
+    ;
+  else if (gst_flow_action_file_get (self->recorded, number, &self->last_action))
     gst_flow_action_attach (&self->last_action, frame->output_buffer, number);
   else if (!self->warned_recorded)
     {
@@ -412,6 +412,8 @@ take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
                             number),
                            (NULL));
     }
+  if (self->info.controls)
+    gst_flow_action_make_controls (&self->last_action, self->info.actions);
 }
 
 static GstFlowReturn
@@ -459,8 +461,8 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
   check_margin (self, &score);
-  self->frame_index++;
   take_action (self, frame);
+  self->frame_index++;
   if (key)
     GST_VIDEO_CODEC_FRAME_SET_SYNC_POINT (frame);
   /* Backwards a decoder waits for a discontinuity and turns round what came before it, but these are in

@@ -351,19 +351,6 @@ from_pixels (double x, guint size)
   return (float)CLAMP (2 * x / MAX (size, 1) - 1, -1, 1);
 }
 
-/* NUMBER becomes the last action. To a model of controls that is control NUMBER at 1, and 0 that all rest. */
-static void
-set_number (GstFlowPrior *prior, gint number)
-{
-  GstFlowAction *last = &prior->last_action;
-  gst_flow_action_set_number (last, number);
-  if (!prior->info.controls || number < 0 || number >= (gint)prior->info.actions)
-    return;
-  gst_flow_action_set_controls (last, prior->nothing, prior->info.actions);
-  if (number > 0)
-    g_array_index (last->controls, float, number) = 1;
-}
-
 void
 gst_flow_prior_take_action (GstFlowPrior *prior)
 {
@@ -381,8 +368,10 @@ gst_flow_prior_take_action (GstFlowPrior *prior)
         gst_flow_action_reserve_controls (last, prior->info.actions);
     }
   else
-    set_number (prior, pressed >= 0 ? pressed : prior->action);
+    gst_flow_action_set_number (last, pressed >= 0 ? pressed : prior->action);
   GST_OBJECT_UNLOCK (prior->element);
+  if (prior->info.controls)
+    gst_flow_action_make_controls (last, prior->info.actions);
   if (!pointer || prior->info.actions < 2)
     return;
   if (!last->controls)

@@ -367,7 +367,11 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
       gst_flow_prior_sync (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
       gst_flow_action_read (&self->prior.last_action, buffer);
       if (gst_flow_action_is_known (&self->prior.last_action))
-        gst_flow_action_input_take (&self->prior.input); /* keys that went up have had their frame */
+        {
+          gst_flow_action_input_take (&self->prior.input); /* keys that went up have had their frame */
+          if (info->controls)
+            gst_flow_action_make_controls (&self->prior.last_action, info->actions);
+        }
       else if (info->actions)
         gst_flow_prior_take_action (&self->prior);
     }

@@ -1197,6 +1197,44 @@ recorded (void **state)
     }
 }
 
+/* Of a file, frame by frame: what an action means to a model of actions, and to one of controls, which rest
+ * at 0; with a frame rate and without one. */
+static void
+actions_of_a_file (void **state)
+{
+  static const guint done[] = { 1, 0, 2, 0, 1, 1 };
+  g_autofree char *path = fixture_path ("some.actions.ndjson");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (path, &error);
+  for (guint t = 0; t < G_N_ELEMENTS (done); t++)
+    assert_true (nf_actions_writer_put (writer, t * FRAME, done[t], &error));
+  assert_true (nf_actions_writer_close (writer, &error));
+  for (guint i = 0; i < 4; i++)
+    {
+      const gboolean controls = i % 2;
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc num-buffers=6 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! %s "
+          "flowencode model=%s actions-location=%s ! appsink name=sink sync=false",
+          WIDTH, HEIGHT, i < 2 ? "" : "capssetter caps=video/x-raw,framerate=0/1 !",
+          controls ? controls_model : video_model, path);
+      GstElement *pipeline = fixture_launch (line);
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      guint n = 0;
+      for (GstBuffer *buffer; (buffer = pull (pipeline)); n++)
+        {
+          float vector[ACTIONS];
+          read_vector (buffer, vector);
+          gst_buffer_unref (buffer);
+          for (guint k = 0; k < ACTIONS; k++)
+            assert_true (vector[k] == (n > 0 && done[n - 1] == k && (k > 0 || !controls)));
+        }
+      assert_int_equal (n, 6);
+      assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING));
+      fixture_stop (pipeline);
+    }
+}
+
 static GstPadProbeReturn
 set_control (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 {
@@ -1842,6 +1880,7 @@ main (int argc, char **argv)
     cmocka_unit_test (late_video),
     cmocka_unit_test (slow_sink),
     cmocka_unit_test (recorded),
+    cmocka_unit_test (actions_of_a_file),
     cmocka_unit_test (recorded_controls),
     cmocka_unit_test (recorded_unknown),
     cmocka_unit_test (replayed),

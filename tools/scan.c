@@ -107,8 +107,9 @@ read_actions (Work *work, guint action_dim, GError **error)
 
 /* Of the frame before number INDEX. */
 static gboolean
-find_action (Work *work, guint action_dim, guint64 index, const float **action, GError **error)
+find_action (Work *work, const NfConfig *config, guint64 index, const float **action, GError **error)
 {
+  const guint action_dim = config->action_dim;
   *action = NULL;
   if ((!work->actions && !work->controls) || index == 0)
     return TRUE;
@@ -120,9 +121,10 @@ find_action (Work *work, guint action_dim, guint64 index, const float **action, 
       return FALSE;
     }
   memset (work->action, 0, action_dim * sizeof *work->action);
-  if (work->actions)
-    work->action[g_array_index (work->actions, guint, index - 1)] = 1;
-  else
+  const guint number = work->actions ? g_array_index (work->actions, guint, index - 1) : 0;
+  if (work->actions && (number > 0 || !config->controls)) /* controls rest at 0 */
+    work->action[number] = 1;
+  if (work->controls)
     memcpy (work->action, &g_array_index (work->controls, float, (gsize)(index - 1) * action_dim),
             action_dim * sizeof *work->action);
   *action = work->action;
@@ -139,7 +141,7 @@ score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
   const gint64 start = g_get_monotonic_time ();
 
   if (!nf_grid_init (&frame->grid, config, picture->frame.width, picture->frame.height, error)
-      || !find_action (work, config->action_dim, picture->index, &frame->action, error))
+      || !find_action (work, config, picture->index, &frame->action, error))
     return FALSE;
   g_array_set_size (work->latents, (guint)nf_grid_latents (&frame->grid));
   g_array_set_size (work->map, frame->grid.grid_width * frame->grid.grid_height);
