@@ -602,6 +602,46 @@ test_clips_pure (void **state)
   }
 }
 
+/* For showing, colours are those that the file says: with its matrix and in its range. */
+static void
+test_colours (void **state)
+{
+  static const struct
+  {
+    const char *look;
+    guint8 rgb[3];
+  } cases[] = {
+    /* R = Y' + 2 (1 - Kr) Cr and so on, Y'CbCr = 200, 100, 160 in 16 to 235 or in 0 to 255 */
+    { "color_range=tv:colorspace=smpte170m", { 255, 199, 158 } },
+    { "color_range=tv:colorspace=bt709", { 255, 203, 155 } },
+    { "color_range=pc:colorspace=bt709", { 250, 190, 148 } },
+  };
+  for (guint k = 0; k < G_N_ELEMENTS (cases); k++)
+    {
+      g_autofree char *path = g_build_filename (folder, "colours.mkv", NULL);
+      g_autoptr (GError) error = NULL;
+      g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_YUV420, 32, 16);
+      static const guint8 values[] = { 200, 100, 160 };
+      for (guint i = 0; i < 3; i++)
+        memset (picture->frame.planes[i].data, values[i], i ? 16 * 8 : 32 * 16);
+      g_autoptr (NfMediaWriter) writer
+          = nf_media_writer_open (path, NF_PIXELS_YUV420, 32, 16, 30, 1, cases[k].look, &error);
+      assert_non_null (writer);
+      assert_true (nf_media_writer_put (writer, &picture->frame, &error));
+      assert_true (nf_media_writer_close (writer, &error));
+      g_autoptr (NfMediaReader) reader = nf_media_reader_open (path, NF_PIXELS_YUV420, &error);
+      assert_non_null (reader);
+      g_autoptr (NfPicture) read = nf_media_reader_next (reader, &error);
+      assert_non_null (read);
+      g_autoptr (NfPicture) half = nf_picture_scale (read, 16, 8, &error);
+      g_autoptr (NfPicture) rgb = nf_picture_to_rgb (half, &error);
+      assert_non_null (rgb);
+      for (guint i = 0; i < 3; i++)
+        if (ABS (rgb->frame.planes[i].data[40] - cases[k].rgb[i]) > 1)
+          fail_msg ("%s: %u is %u, not %u", cases[k].look, i, rgb->frame.planes[i].data[40], cases[k].rgb[i]);
+    }
+}
+
 /* Rows of an odd length end where they do: a red column at the left does not come in at the right. */
 static void
 test_scale_odd (void **state)
@@ -1422,6 +1462,7 @@ main (void)
     cmocka_unit_test (test_scale_and_filter),
     cmocka_unit_test (test_narrow),
     cmocka_unit_test (test_clips_pure),
+    cmocka_unit_test (test_colours),
     cmocka_unit_test (test_scale_odd),
     cmocka_unit_test (test_clips_tall),
     cmocka_unit_test (test_clips_holdout),

@@ -179,7 +179,7 @@ static gboolean
 measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, NfDecodeMethod method,
                 gboolean fresh, Row *row, GError **error)
 {
-  g_autoptr (NfPicture) out = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  g_autoptr (NfPicture) out = nf_picture_new_like (picture);
   NfDecodeOptions options = bench->command->decoding;
 
   if (!(fresh && options.method == NF_DECODE_DRAFT))

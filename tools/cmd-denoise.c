@@ -76,7 +76,7 @@ denoise_picture (Denoise *denoise, NfPicture *picture, GError **error)
   g_autoptr (NfPicture) noisy = denoise->noise > 0
                                     ? nf_picture_add_noise (picture, denoise->noise, denoise->seed)
                                     : nf_picture_ref (picture);
-  g_autoptr (NfPicture) clean = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  g_autoptr (NfPicture) clean = nf_picture_new_like (picture);
 
   if (!nf_session_denoise_frame (denoise->session, &noisy->frame, denoise->sigma, &clean->frame, error)
       || (denoise->noisy && !nf_output_put (denoise->noisy, &noisy->frame, error))

@@ -143,8 +143,7 @@ static gboolean
 check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **error)
 {
   const NfPicture *picture = frame->picture;
-  g_autoptr (NfPicture) decoded
-      = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  g_autoptr (NfPicture) decoded = nf_picture_new_like (picture);
   gint64 start = g_get_monotonic_time ();
 
   memset (decoded->data, 0, decoded->size);
@@ -440,7 +439,7 @@ denoise_frame (const NfScanFrame *frame, gpointer data, GError **error)
     {
       Noise *noise = denoise->noises->pdata[i];
       g_autoptr (NfPicture) noisy = nf_picture_add_noise (clean, noise->sigma, 0);
-      g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, clean->frame.width, clean->frame.height);
+      g_autoptr (NfPicture) cleaned = nf_picture_new_like (clean);
       gint64 start = g_get_monotonic_time ();
 
       noise->noisy += nf_picture_squared_error (clean, noisy);

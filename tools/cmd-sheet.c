@@ -78,7 +78,7 @@ static NfPicture *
 paint_latents (const NfConfig *config, const NfScanFrame *frame)
 {
   const NfFrame *original = &frame->picture->frame;
-  NfPicture *picture = nf_picture_new (config->layout, original->width, original->height);
+  NfPicture *picture = nf_picture_new_like (frame->picture);
 
   for (guint i = 0; i < frame->grid.features; i++)
     {
@@ -125,7 +125,6 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   Sheet *sheet = data;
   NfPicture *clean = frame->picture;
   const NfConfig *config = nf_model_get_config (nf_session_get_model (sheet->session));
-  const guint width = clean->frame.width, height = clean->frame.height;
   guint64 wrong = 0;
 
   add_panel (sheet, nf_picture_ref (clean),
@@ -133,7 +132,7 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
                               frame->score.bits_per_dim));
   add_panel (sheet, paint_latents (config, frame), describe_latents (frame));
 
-  g_autoptr (NfPicture) decoded = nf_picture_new (clean->layout, width, height);
+  g_autoptr (NfPicture) decoded = nf_picture_new_like (clean);
   memset (decoded->data, 0, decoded->size);
   if (sheet->decoder
           ? !nf_stream_decode (sheet->decoder, frame->latents, frame->action, FALSE, NULL, &decoded->frame,
@@ -152,7 +151,7 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   NfPicture *noisy = nf_picture_add_noise (clean, sheet->sigma, 0);
   add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
 
-  g_autoptr (NfPicture) cleaned = nf_picture_new (clean->layout, width, height);
+  g_autoptr (NfPicture) cleaned = nf_picture_new_like (clean);
   if (!nf_session_denoise_frame (sheet->denoiser, &noisy->frame, sheet->sigma, &cleaned->frame, error))
     return FALSE;
   const double gained = psnr (clean, cleaned) - psnr (clean, noisy);

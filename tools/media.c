@@ -100,6 +100,15 @@ nf_picture_new (NfPixelLayout layout, guint width, guint height)
 }
 
 NfPicture *
+nf_picture_new_like (const NfPicture *like)
+{
+  NfPicture *picture = nf_picture_new (like->layout, like->frame.width, like->frame.height);
+  picture->matrix = like->matrix;
+  picture->full = like->full;
+  return picture;
+}
+
+NfPicture *
 nf_picture_ref (NfPicture *picture)
 {
   return g_atomic_rc_box_acquire (picture);
@@ -264,7 +273,18 @@ turn_picture (const NfPicture *picture, Turn turn)
       view.planes[i].step = turn.swapped ? down : right;
       view.planes[i].stride = turn.swapped ? right : down;
     }
-  return picture_from_frame (picture->layout, &view);
+  NfPicture *turned = picture_from_frame (picture->layout, &view);
+  turned->matrix = picture->matrix;
+  turned->full = picture->full;
+  return turned;
+}
+
+/* Of COLORSPACE, what swscale converts by. */
+static const int *
+get_matrix (int colorspace)
+{
+  return sws_getCoefficients (
+      colorspace == AVCOL_SPC_UNSPECIFIED || colorspace == AVCOL_SPC_RGB ? SWS_CS_DEFAULT : colorspace);
 }
 
 NfPicture *
@@ -289,6 +309,8 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   scaled = nf_picture_new (picture->layout, width, height);
   scaled->index = picture->index;
   scaled->seconds = picture->seconds;
+  scaled->matrix = picture->matrix;
+  scaled->full = picture->full;
   frame_pointers (picture->layout, &picture->frame, from, from_stride);
   good = sws && convert (sws, (const guint8 *const *)from, from_stride, (int)picture->frame.height, scaled);
   sws_freeContext (sws);
@@ -323,6 +345,11 @@ nf_picture_to_rgb (NfPicture *picture, GError **error)
   media_init ();
   sws = sws_getContext ((int)width, (int)height, layout_format (picture->layout), (int)width, (int)height,
                         layout_format (NF_PIXELS_RGB), SWS_FLAGS, NULL, NULL, NULL);
+  if (sws)
+    {
+      const int *matrix = get_matrix (picture->matrix);
+      (void)sws_setColorspaceDetails (sws, matrix, picture->full, matrix, 1, 0, 1 << 16, 1 << 16);
+    }
   frame_pointers (picture->layout, &picture->frame, from, from_stride);
   good = sws && convert (sws, (const guint8 *const *)from, from_stride, (int)height, rgb);
   sws_freeContext (sws);
@@ -878,6 +905,8 @@ convert_samples (NfMediaReader *self, GError **error)
       return NULL;
     }
   picture = nf_picture_new (self->layout, (guint)frame->width, (guint)frame->height);
+  picture->matrix = (int)frame->colorspace;
+  picture->full = full && !nf_look_is_rgb (format);
   if ((self->layout == NF_PIXELS_YUV420 && (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_YUVJ420P))
       || (self->layout == NF_PIXELS_GRAY && has_luma (format)))
     {
@@ -923,10 +952,7 @@ convert_samples (NfMediaReader *self, GError **error)
     }
   {
     const AVPixFmtDescriptor *d = av_pix_fmt_desc_get (format);
-    const int *matrix = sws_getCoefficients (frame->colorspace == AVCOL_SPC_UNSPECIFIED
-                                                     || frame->colorspace == AVCOL_SPC_RGB
-                                                 ? SWS_CS_DEFAULT
-                                                 : (int)frame->colorspace);
+    const int *matrix = get_matrix ((int)frame->colorspace);
     gboolean source_rgb = nf_look_is_rgb (format);
     gboolean grey = d && d->nb_components <= 2 && !source_rgb;
     /* The range of YUV and the values of grey stay what they are; from RGB, YUV gets the usual video range.

@@ -14,11 +14,17 @@ typedef struct
   NfFrame frame;  /* view of the samples below */
   guint64 index;  /* in its file */
   double seconds; /* presentation time, NAN if unknown */
+  int matrix;     /* of Y'CbCr, libav's AVColorSpace; 0 is the usual one */
+  gboolean full;  /* its range */
   gsize size;     /* bytes */
   guint8 *data;   /* planes one after the other */
 } NfPicture;
 
 NfPicture *nf_picture_new (NfPixelLayout layout, guint width, guint height);
+
+/* One of the same layout, size and colours as LIKE, whose samples are not set. */
+NfPicture *nf_picture_new_like (const NfPicture *like);
+
 NfPicture *nf_picture_ref (NfPicture *picture);
 void nf_picture_unref (NfPicture *picture);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfPicture, nf_picture_unref)
@@ -31,7 +37,7 @@ void nf_picture_extent (NfPixelLayout layout, guint plane, guint width, guint he
 /* A copy resampled to WIDTH × HEIGHT by area averaging, the same bits everywhere. */
 NfPicture *nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error);
 
-/* The picture in RGB, for showing: itself, its grey three times, or YUV of standard range through swscale. */
+/* The picture in RGB, for showing: itself, its grey three times, or by its matrix and range. */
 NfPicture *nf_picture_to_rgb (NfPicture *picture, GError **error);
 
 /* All files that PATHS name: files as they are, folders searched recursively (symbolic links to folders are

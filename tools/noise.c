@@ -7,7 +7,7 @@
 NfPicture *
 nf_picture_add_noise (const NfPicture *picture, double sigma, guint64 seed)
 {
-  NfPicture *noisy = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  NfPicture *noisy = nf_picture_new_like (picture);
   g_autofree float *noise = g_new (float, picture->size);
 
   /* 255 steps of 8 bits are 2 on the [-1, 1] scale. */

@@ -346,7 +346,7 @@ add_speed (double bins[NF_FIGURES_SPEED_BINS], const NfWorldReading *before, con
 static void
 keep_picture (NfFiguresSeen *seen, const NfPicture *picture)
 {
-  NfPicture *copy = nf_picture_new (picture->layout, picture->frame.width, picture->frame.height);
+  NfPicture *copy = nf_picture_new_like (picture);
   memcpy (copy->data, picture->data, picture->size);
   g_ptr_array_add (seen->pictures, copy);
 }
