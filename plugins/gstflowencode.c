@@ -393,15 +393,12 @@ find_recorded_frame (GstFlowEncode *self, GstVideoCodecFrame *frame)
                                       (guint64)self->info.fps_d * GST_SECOND);
 }
 
-/* What was done at FRAME: as its meta tells, else as it was recorded, which those behind are told of, too. */
+/* As it was recorded of FRAME, which those behind are told of, too. */
 static void
-take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
+take_recorded_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
 {
-  gst_flow_action_read (&self->last_action, frame->input_buffer);
   const guint64 number = find_recorded_frame (self, frame);
-  if (!self->recorded || gst_flow_action_is_known (&self->last_action))
-    ;
-  else if (gst_flow_action_file_get (self->recorded, number, &self->last_action))
+  if (gst_flow_action_file_get (self->recorded, number, &self->last_action))
     gst_flow_action_attach (&self->last_action, frame->output_buffer, number);
   else if (!self->warned_recorded)
     {
@@ -412,6 +409,15 @@ take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
                             number),
                            (NULL));
     }
+}
+
+/* What was done at FRAME: as its meta tells, else as it was recorded. */
+static void
+take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
+{
+  gst_flow_action_read (&self->last_action, frame->input_buffer);
+  if (self->recorded && !gst_flow_action_is_known (&self->last_action))
+    take_recorded_action (self, frame);
   if (self->info.controls)
     gst_flow_action_make_controls (&self->last_action, self->info.actions);
 }

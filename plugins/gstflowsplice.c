@@ -49,6 +49,12 @@ static GstStaticPadTemplate src_template
 G_DEFINE_FINAL_TYPE (GstFlowSplice, gst_flow_splice, GST_TYPE_AGGREGATOR)
 
 static void
+drop_events (GQueue *events)
+{
+  g_queue_clear_full (events, (GDestroyNotify)gst_event_unref);
+}
+
+static void
 forget (GstFlowSplice *self)
 {
   self->begun = self->predicting = self->needs_key = FALSE;
@@ -74,8 +80,8 @@ gst_flow_splice_stop (GstAggregator *aggregator)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   gst_flow_prior_stop (&self->prior);
-  g_queue_clear_full (&self->tags, (GDestroyNotify)gst_event_unref);
-  g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
+  drop_events (&self->tags);
+  drop_events (&self->keys);
   GST_OBJECT_LOCK (self);
   gst_clear_caps (&self->caps);
   GST_OBJECT_UNLOCK (self);
@@ -87,7 +93,7 @@ gst_flow_splice_flush (GstAggregator *aggregator)
 {
   GstFlowPrior *prior = &GST_FLOW_SPLICE (aggregator)->prior;
   forget (GST_FLOW_SPLICE (aggregator));
-  g_queue_clear_full (&GST_FLOW_SPLICE (aggregator)->keys, (GDestroyNotify)gst_event_unref);
+  drop_events (&GST_FLOW_SPLICE (aggregator)->keys);
   gst_flow_prior_forget_qos (prior);
   gst_flow_prior_forget_key_units (prior, NULL, GST_CLOCK_TIME_NONE);
   return GST_FLOW_OK;
@@ -318,12 +324,19 @@ reach (GstFlowSplice *self, GstClockTime pts, GstClockTime duration)
   GST_OBJECT_UNLOCK (self);
 }
 
+/* EVENTS go on before the next frame. */
+static void
+send_before_frame (GstFlowSplice *self, GQueue *events)
+{
+  GstEvent *event;
+  while ((event = g_queue_pop_head (events)))
+    gst_flow_prior_send_before_buffer (GST_AGGREGATOR (self)->srcpad, event);
+}
+
 static GstFlowReturn
 finish (GstFlowSplice *self, GstBuffer *buffer)
 {
-  GstEvent *event;
-  while ((event = g_queue_pop_head (&self->tags)))
-    gst_flow_prior_send_before_buffer (GST_AGGREGATOR (self)->srcpad, event);
+  send_before_frame (self, &self->tags);
   self->begun = TRUE;
   reach (self, GST_BUFFER_PTS (buffer), GST_BUFFER_DURATION (buffer));
   gst_flow_prior_record (&self->prior, GST_BUFFER_PTS (buffer));
@@ -380,9 +393,7 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
     self->duration = GST_BUFFER_DURATION (buffer);
   if (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT))
     gst_flow_prior_forget_key_units (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
-  GstEvent *event;
-  while ((event = g_queue_pop_head (&self->keys)))
-    gst_flow_prior_send_before_buffer (GST_AGGREGATOR (self)->srcpad, event);
+  send_before_frame (self, &self->keys);
   if (GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->duration))
     self->next_pts = GST_BUFFER_PTS (buffer) + self->duration;
   self->passed++;
@@ -419,7 +430,7 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   else if (!GST_CLOCK_TIME_IS_VALID (self->ahead))
     self->ahead = pts;
   gst_clear_buffer (&replaced);
-  g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
+  drop_events (&self->keys);
   if (horizon >= 0 && self->predicted >= (guint64)horizon)
     return GST_FLOW_EOS;
   take_rate (self);
@@ -525,7 +536,7 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
   if (buffer && came_late (self, buffer))
     {
       gst_clear_buffer (&buffer);
-      g_queue_clear_full (&self->keys, (GDestroyNotify)gst_event_unref);
+      drop_events (&self->keys);
       if (self->needs_key && !self->predicting) /* it may have been that */
         ask_for_key (self);
       return GST_FLOW_OK;
