@@ -691,6 +691,7 @@ typedef struct
 {
   int M, N, K, lda, ldc, ldr, rmod, flags;
   gboolean rows; /* B is given as it is, not packed */
+  int panels;    /* of a work-item of many rows by the matrix unit, or 0 for one */
   double *A, *W, *bias, *R, *C, *P;
 } Product;
 
@@ -759,7 +760,9 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
-  const gsize each = rig->amx || count > 2 ? 1 : 1 + 3 * tiles % 8; /* panels of a work-item */
+  const gsize each = rig->amx    ? MAX (p->panels, 1)
+                     : count > 2 ? 1
+                                 : 1 + 3 * tiles % 8; /* panels of a work-item */
   const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
   const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
@@ -861,6 +864,38 @@ test_matmul (void **state)
     }
 }
 
+/* Whole tiles of several panels in a work-item, whose ends are written meanwhile, give the bits of single
+ * ones. */
+static void
+test_matmul_whole (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  static const int sizes[][3] = { { 64, 160, 40 }, { 130, 100, 520 }, { 97, 224, 1090 } };
+  static const int flags[]
+      = { 0, BIAS, BIAS | RESIDUAL, BIAS | ACCUMULATE, BIAS | GELU | SAVE, GELU_SLOPE, BIAS | GELU };
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    for (guint f = 0; f < G_N_ELEMENTS (flags); f++)
+      for (int wraps = 0; wraps < (flags[f] & RESIDUAL ? 2 : 1); wraps++)
+        {
+          g_auto (Product) p;
+          product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
+          if (!wraps)
+            {
+              p.rmod = p.M + 2;
+              g_free (p.R);
+              p.R = numbers (4, (gsize)p.rmod * p.ldr, 1);
+            }
+          g_autofree float *saved = NULL, *saved_one = NULL;
+          g_autofree float *one = run_product (&rig, &p, 0, p.M, 1, &saved_one);
+          p.panels = 3;
+          g_autofree float *whole = run_product (&rig, &p, 0, p.M, 4, &saved);
+          assert_memory_equal (whole, one, ((gsize)p.M * p.ldc - 5) * sizeof (float));
+          assert_memory_equal (saved, saved_one, (gsize)p.M * p.N * sizeof (float));
+          check_product (&rig, &p, 3);
+        }
+}
+
 /* Any part of the rows gives the same bits, however many row tiles a work-item has. */
 static void
 check_batches (Rig *rig, const Product *p)
@@ -912,7 +947,8 @@ test_matmul_left (void **state)
   if (rig.madd) /* a row's scale is not known as it is written */
     return;
   g_auto (Product) p;
-  product_init (&rig, &p, 27, 96, 40, BIAS | GELU, 1);
+  product_init (&rig, &p, 75, 96, 40, BIAS | GELU, 1);
+  p.panels = 2;
   g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
   Product left = p;
   left.flags |= LEFT;
@@ -1054,7 +1090,7 @@ test_matmul_special (void **state)
     for (int side = 0; side < 3; side++)
       {
         g_auto (Product) p;
-        product_init (&rig, &p, 35, 37, 70, 0, 1);
+        product_init (&rig, &p, 67, 37, 70, 0, 1); /* row 33 is of whole tiles */
         g_autofree float *before = run_product (&rig, &p, 0, p.M, 2, NULL);
         const int row = 33, column = 35, k = 66;
         if (side != 1)
@@ -1488,6 +1524,8 @@ typedef struct
   double *qkv, *given;
   Memory *in, *keys;
   Memory *key_blocks, *value_blocks; /* for the backward pass */
+  Memory *left;                      /* NULL, or qkv in left rows, which are then read */
+  int left_step;
 } Heads;
 
 static void
@@ -1519,6 +1557,7 @@ static Memory *
 append (Rig *rig, const Heads *h, int part, gboolean values_too)
 {
   Memory *keys = room (rig, h->B * keys_size (rig, h));
+  const int row = h->left ? h->left_step : h->row, at = head_part (h, part) / (h->left ? 2 : 1);
   const int rows = (rig->amx && rig->rounds) || rig->half_keys ? rig->NR : rig->VW; /* of a block */
   /* in two goes: as decoding does it */
   const int first = h->N / 2;
@@ -1528,9 +1567,9 @@ append (Rig *rig, const Heads *h, int part, gboolean values_too)
       if (count > 0)
         RUN (rig, "nf_append",
              SIZES (rig->gpu ? count : (n0 + count - 1) / rows - n0 / rows + 1, h->Hkv, h->B), ONE_EACH,
-             BUFFER (h->in), LONG ((gsize)n0 * h->row + head_part (h, part)), INT (h->row),
-             LONG ((gsize)h->N * h->row), BUFFER (keys), LONG (0), INT (n0), INT (count), INT (h->blocks),
-             INT (h->Hkv), INT (values_too));
+             BUFFER (h->left ? h->left : h->in), LONG ((gsize)n0 * row + at), INT (row),
+             LONG ((gsize)h->N * row), BUFFER (keys), LONG (0), INT (n0), INT (count), INT (h->blocks),
+             INT (h->Hkv), INT (values_too | (h->left ? 2 : 0)));
     }
   return keys;
 }
@@ -1642,16 +1681,18 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
                int split, gboolean left, Memory **stats, Memory **out_memory)
 {
   const int step = left ? LEFT_STEP (rig, h) : h->d;
-  const gsize sample = (gsize)h->N * h->row;
+  const int row = h->left ? h->left_step : h->row;
+  const gsize sample = (gsize)h->N * row;
   const size_t group = rig->gpu ? GROUP : 1;
   const gsize keys_at = b0 * keys_size (rig, h);
   const cl_int8 mask = kernel_mask (h);
   Memory *out = room (rig, 3 + (gsize)B * Nq * step), *kept = room (rig, (gsize)B * h->H * Nq * 2);
   RUN (rig, "nf_attention", SIZES (divide_up (Nq, rig->gpu ? SIDE : rig->QT) * group, h->H, B),
-       SIZES (group, 1, 1), BUFFER (h->in), LONG (b0 * sample + (gsize)q0 * h->row), INT (h->row),
-       LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (out), LONG (3), INT (step),
-       LONG ((gsize)Nq * step), INT (left), BUFFER (kept), INT (stats != NULL), INT (q0), INT (Nq),
-       FLOAT (scale), FLOAT (scale2), INT (split), INT (h->H), INT (h->Hkv), VALUE (mask));
+       SIZES (group, 1, 1), BUFFER (h->left ? h->left : h->in), LONG (b0 * sample + (gsize)q0 * row),
+       INT (row), LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (out), LONG (3),
+       INT (step), LONG ((gsize)Nq * step), INT (left | (h->left ? 2 : 0)), BUFFER (kept),
+       INT (stats != NULL), INT (q0), INT (Nq), FLOAT (scale), FLOAT (scale2), INT (split), INT (h->H),
+       INT (h->Hkv), VALUE (mask));
   if (stats)
     *stats = kept;
   if (out_memory)
@@ -1755,6 +1796,36 @@ test_attention_planes (void **state)
         }
       if (n + 1 < B * N)
         check_untouched ("attention, planes", got + width, (gsize)(step - width));
+    }
+}
+
+/* Queries, keys and values as the product before leaves them for the matrix unit: the bits of floats that are
+ * rounded when they are read. */
+static void
+test_attention_of_left (void **state)
+{
+  g_auto (Rig) rig;
+  static const int sizes[][4] = { { 2, 2, 2, 70 }, { 3, 6, 3, 33 }, { 1, 1, 1, 1 } }; /* B, H, Hkv, N */
+  rig_init (&rig, *state, 64);
+  if (!rig.amx || !rig.rounds)
+    return;
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      const int B = sizes[i][0], N = sizes[i][3];
+      g_auto (Heads) h;
+      heads_init (&rig, &h, B, sizes[i][1], sizes[i][2], N, 64, NULL, 1);
+      g_autofree float *out = run_attention (&rig, &h, 0, B, 0, N, 0.125, 0.125, B, FALSE, NULL, NULL),
+                       *keys = take (&rig, h.keys);
+      h.left_step = left_words (&rig, h.row) + 5;
+      Memory *left = room (&rig, (gsize)B * N * h.left_step);
+      RUN (&rig, "nf_halve", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (h.in), LONG (0), INT (h.row),
+           BUFFER (left), INT (h.left_step), INT (h.row));
+      h.left = left;
+      h.keys = append (&rig, &h, 1, TRUE);
+      g_autofree float *keys_of_left = take (&rig, h.keys);
+      assert_memory_equal (keys_of_left, keys, B * keys_size (&rig, &h) * sizeof (float));
+      g_autofree float *of_left = run_attention (&rig, &h, 0, B, 0, N, 0.125, 0.125, B, FALSE, NULL, NULL);
+      assert_memory_equal (of_left, out, (gsize)B * N * h.d * sizeof (float));
     }
 }
 
@@ -2829,6 +2900,7 @@ main (int argc, char **argv)
     { "pack", test_pack, PRODUCTS },
     { "matmul", test_matmul, PRODUCTS },
     { "matmul in batches", test_matmul_batches, PRODUCTS },
+    { "matmul, whole tiles", test_matmul_whole, PRODUCTS },
     { "matmul, left", test_matmul_left, PRODUCTS },
     { "matmul, accuracy", test_matmul_accuracy, PRODUCTS },
     { "matmul, special values", test_matmul_special, PRODUCTS },
@@ -2839,6 +2911,7 @@ main (int argc, char **argv)
     { "heads", test_heads },
     { "gate", test_gate },
     { "attention", test_attention, ATTENTION },
+    { "attention of left rows", test_attention_of_left, ATTENTION },
     { "attention backward", test_attention_backward, ATTENTION },
     { "attention in planes", test_attention_planes, PLANES },
     { "attention masks", test_attention_masks, ATTENTION },

@@ -605,7 +605,7 @@ bench_attention (Bench *bench, guint B, guint N, guint H, gboolean backward, GEr
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const gsize batch = (gsize)N * 3 * d;
-  nf_ops_append (ops, nf_view (qkv, d), 3 * d, batch, keys, 0, N, N, B, H);
+  nf_ops_append (ops, nf_view (qkv, d), 3 * d, batch, FALSE, keys, 0, N, N, B, H);
   Part part = { .ops = ops,
                 .attention = { .Q = nf_view (qkv, 0),
                                .q_row = 3 * d,

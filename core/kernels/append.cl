@@ -40,14 +40,17 @@ typedef float NfKey;
 
 /* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, if values_too, keeps the values that lie after the H
  * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
- * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. */
+ * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. For the matrix unit, with 2 in values_too, src is left
+ * rows of a product, row and batch count words. */
 #if NF_BF16_AMX
 
-/* Up to 32 features of a row, as 16 words. */
+/* Up to 32 features of a row from e on, as 16 words. HALVES: these are what x points to, and 32 features are there or none. */
 static inline uintv
-nf_load_words (__global const float *x, int lanes)
+nf_load_words (__global const float *x, int e, int lanes, bool halves)
 {
-  return nf_halves (nf_load_head (x, lanes), nf_load_head (x + VW, lanes - VW));
+  if (halves)
+    return lanes > 0 ? nf_loadv ((__global const uint *)x + e / 2) : (uintv)(0);
+  return nf_halves (nf_load_head (x + e, lanes), nf_load_head (x + e + VW, lanes - VW));
 }
 
 /* Lane by lane, the first one's in the lower halves. */
@@ -72,14 +75,15 @@ nf_zip_rows (__global const float *x, int row, int i, int count, int e)
 /* A block of NR rows, of which there are `count`, the others zero, in the two forms of a product's right operand: two features of a row in a word
  * (DHP / 2, NR), and a feature of two rows in a word (DHP / 32, NR / 2, 32). */
 #define NF_BLOCK_FORMS(space)                                                                                          \
-  static void NF_CAT (nf_by_features_, space) (__global const float *x, int row, int count, __##space uint *y)         \
+  static inline void NF_CAT (nf_by_features_, space) (__global const float *x, int row, int count, __##space uint *y,  \
+                                                      bool halves)                                                     \
   {                                                                                                                    \
     for (int e = 0; e < DHP; e += 32)                                                                                  \
       for (int n = 0; n < NR; n += VW)                                                                                 \
         {                                                                                                              \
           floatv words[VW];                                                                                            \
           _Pragma ("unroll") for (int i = 0; i < VW; i++) words[i]                                                     \
-              = nf_as_floatv (nf_load_words (x + (size_t)(n + i) * row + e, n + i < count ? DH - e : 0));              \
+              = nf_as_floatv (nf_load_words (x + (size_t)(n + i) * row, e, n + i < count ? DH - e : 0, halves));       \
           nf_transpose (words);                                                                                        \
           _Pragma ("unroll") for (int i = 0; i < VW; i++)                                                              \
               nf_storev (nf_as_uintv (words[i]), y + (e / 2 + i) * NR + n);                                            \
@@ -94,6 +98,28 @@ nf_zip_rows (__global const float *x, int row, int i, int count, int e)
 NF_BLOCK_FORMS (global)
 NF_BLOCK_FORMS (private)
 
+/* The second of them, of NR rows of halves. */
+static inline void
+nf_halves_by_rows (__global const float *x, int row, __global uint *y)
+{
+  typedef ushort Halves __attribute__ ((ext_vector_type (32)));
+  for (int e = 0; e < DHP; e += 32)
+    for (int i = 0; i < NR; i += 2)
+      {
+        const Halves first = __builtin_astype (nf_load_words (x + (size_t)i * row, e, 32, true), Halves);
+        const Halves second = __builtin_astype (nf_load_words (x + (size_t)(i + 1) * row, e, 32, true), Halves);
+        __global uint *to = y + e * (NR / 2) + i / 2 * 32;
+        nf_storev (__builtin_astype (__builtin_shufflevector (first, second, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41,
+                                                              10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47),
+                                     uintv),
+                   to);
+        nf_storev (__builtin_astype (__builtin_shufflevector (first, second, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56,
+                                                              25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63),
+                                     uintv),
+                   to + VW);
+      }
+}
+
 static inline void
 nf_split_words (uintv words, ushort halves[32])
 {
@@ -103,15 +129,15 @@ nf_split_words (uintv words, ushort halves[32])
 
 /* One row into column n of a block. */
 static void
-nf_append_row (__global const float *k, __global const float *v, __global ushort *keys, __global ushort *values, int n)
+nf_append_row (__global const float *k, __global const float *v, __global ushort *keys, __global ushort *values, int n, bool as_halves)
 {
   ushort halves[32];
   for (int e = 0; e < DHP; e += 32)
     {
-      nf_split_words (nf_load_words (k + e, DH - e), halves);
+      nf_split_words (nf_load_words (k, e, DH - e, as_halves), halves);
       for (int i = 0; i < 32; i++)
         keys[(size_t)(e + i) / 2 * 2 * NR + 2 * n + i % 2] = halves[i];
-      nf_split_words (nf_load_words (v + e, DH - e), halves);
+      nf_split_words (nf_load_words (v, e, DH - e, as_halves), halves);
       for (int i = 0; i < 32; i++)
         values[(size_t)e * NR + n / 2 * 64 + 2 * i + n % 2] = halves[i];
     }
@@ -123,13 +149,18 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 {
   const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
   const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
-  __global const float *k = src + src_at + b * batch + h * DH + (size_t)(first - n0) * row, *v = k + H * DH;
+  const bool halves = values_too & 2;
+  const int head = halves ? DH / 2 : DH;
+  __global const float *k = src + src_at + b * batch + h * head + (size_t)(first - n0) * row, *v = k + H * head;
   __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, values_too) + (size_t)block * NF_KEY_BLOCK;
   __global uint *values = keys + NF_KEY_BLOCK / 2;
   if (end - first == NR)
     {
-      nf_by_features_global (k, row, NR, keys);
-      nf_by_rows_global (v, row, NR, values);
+      nf_by_features_global (k, row, NR, keys, halves);
+      if (halves)
+        nf_halves_by_rows (v, row, values);
+      else
+        nf_by_rows_global (v, row, NR, values);
       return;
     }
   /* the weight of a value that is not there yet is 0, and so has the value to be: it might be no number */
@@ -137,7 +168,7 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
     for (int i = 0; i < NF_KEY_BLOCK / 2; i += VW)
       nf_storev ((uintv)(0u), values + i);
   for (int n = first; n < end; n++, k += row, v += row)
-    nf_append_row (k, v, (__global ushort *)keys, (__global ushort *)values, n - block * NR);
+    nf_append_row (k, v, (__global ushort *)keys, (__global ushort *)values, n - block * NR, halves);
 }
 
 #elif NF_HALF_KEYS

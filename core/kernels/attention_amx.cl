@@ -30,10 +30,10 @@ nf_exp2v (floatv x)
 #define NF_TILE_STEP(a, a_row, b, lower)                                                                                    \
   do                                                                                                                   \
     {                                                                                                                  \
-      __asm__ volatile ("tileloadd (%1,%3,1), %%tmm6\n\t"                                                              \
+      __asm__ volatile ("tileloaddt1 (%1,%3,1), %%tmm6\n\t"                                                              \
                         "tileloadd (%0,%2,1), %%tmm4\n\t"                                                              \
                         "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"                                                         \
-                        "tileloadd 64(%1,%3,1), %%tmm7\n\t"                                                            \
+                        "tileloaddt1 64(%1,%3,1), %%tmm7\n\t"                                                            \
                         "tdpbf16ps %%tmm7, %%tmm4, %%tmm1" ::"r"(a),                                                   \
                         "r"(b), "r"((ulong)(4 * (a_row))), "r"((ulong)128)                                             \
                         : "memory");                                                                                   \
@@ -74,31 +74,58 @@ nf_halve_row (__global const float *x, uint *y)
     nf_storev (nf_halves (nf_load_head (x + e, DH - e), nf_load_head (x + e + VW, DH - e - VW)), y + e / 2);
 }
 
-/* Scores of `blocks` blocks of a row become their weights in words, what was before shrinks by the result; m, in powers of two, and l are brought up
- * to date. */
+/* The largest lane; none is NaN. */
 static inline float
-nf_soften (float *p, int blocks, float scale, float *m, float *l)
+nf_topv (floatv v)
 {
-  floatv top0 = -INFINITY, top1 = -INFINITY, sum0 = 0.0f, sum1 = 0.0f;
-  for (int i = 0; i < blocks * NR; i += NR)
+  const float8 e = v.lo > v.hi ? v.lo : v.hi;
+  const float4 q = e.lo > e.hi ? e.lo : e.hi;
+  const float2 h = q.lo > q.hi ? q.lo : q.hi;
+  return h.x > h.y ? h.x : h.y;
+}
+
+#define NF_ROWS 4 /* whose chains of operations overlap */
+
+/* Scores of `blocks` blocks of ROWS rows, NF_ROWS at most, become their weights in words, what was before shrinks by the results; m, in powers of two,
+ * and l are brought up to date. */
+static inline __attribute__ ((always_inline)) void
+nf_soften (float (*p)[NF_SCORES], int rows, int blocks, float scale, float *m, float *l, float shrink[NF_ROWS])
+{
+  floatv top[NF_ROWS], sum[NF_ROWS];
+  float from[NF_ROWS];
+#pragma unroll
+  for (int r = 0; r < rows; r++)
     {
-      const floatv s0 = nf_loadv (p + i), s1 = nf_loadv (p + i + VW);
-      top0 = s0 > top0 ? s0 : top0;
-      top1 = s1 > top1 ? s1 : top1;
+      top[r] = -INFINITY;
+      sum[r] = 0.0f;
     }
-  const float most = fmax (*m, nf_maxv (fmax (top0, top1)) * scale), from = most == -INFINITY ? 0.0f : most;
   for (int i = 0; i < blocks * NR; i += NR)
+#pragma unroll
+    for (int r = 0; r < rows; r++)
+      {
+        const floatv s0 = nf_loadv (p[r] + i), s1 = nf_loadv (p[r] + i + VW), s = s0 > s1 ? s0 : s1;
+        top[r] = s > top[r] ? s : top[r];
+      }
+#pragma unroll
+  for (int r = 0; r < rows; r++)
     {
-      const floatv w0 = nf_exp2v (fma (nf_loadv (p + i), (floatv)(scale), (floatv)(-from)));
-      const floatv w1 = nf_exp2v (fma (nf_loadv (p + i + VW), (floatv)(scale), (floatv)(-from)));
-      sum0 += w0;
-      sum1 += w1;
-      nf_storev (nf_as_floatv (nf_halves (w0, w1)), p + i / 2);
+      const float highest = nf_topv (top[r]) * scale, most = highest > m[r] ? highest : m[r];
+      from[r] = most == -INFINITY ? 0.0f : most;
+      shrink[r] = m[r] == most ? 1.0f : nf_exp2v ((floatv)(m[r] - from[r])).s0;
+      m[r] = most;
     }
-  const float shrink = *m == most ? 1.0f : nf_exp2v ((floatv)(*m - from)).s0;
-  *l = fma (*l, shrink, nf_sumv (sum0 + sum1));
-  *m = most;
-  return shrink;
+  for (int i = 0; i < blocks * NR; i += NR)
+#pragma unroll
+    for (int r = 0; r < rows; r++)
+      {
+        const floatv w0 = nf_exp2v (fma (nf_loadv (p[r] + i), (floatv)(scale), (floatv)(-from[r])));
+        const floatv w1 = nf_exp2v (fma (nf_loadv (p[r] + i + VW), (floatv)(scale), (floatv)(-from[r])));
+        sum[r] += w0 + w1;
+        nf_storev (nf_as_floatv (nf_halves (w0, w1)), p[r] + i / 2);
+      }
+#pragma unroll
+  for (int r = 0; r < rows; r++)
+    l[r] = fma (l[r], shrink[r], nf_sumv (sum[r]));
 }
 
 static void
@@ -114,7 +141,12 @@ nf_attend (const NfHead *t, int first)
   for (int i = 0; i < n; i++)
     {
       sight[i] = nf_sight (t->mask, t->q0 + first + i);
-      nf_halve_row (t->Q + (size_t)(first + i) * t->q_row, q[i]);
+      if (t->halves)
+#pragma unroll
+        for (int e = 0; e < DHP / 2; e += VW)
+          nf_storev (nf_loadv ((__global const uint *)t->Q + (size_t)(first + i) * t->q_row + e), q[i] + e);
+      else
+        nf_halve_row (t->Q + (size_t)(first + i) * t->q_row, q[i]);
       m[i] = -INFINITY;
       l[i] = 0.0f;
       for (int e = 0; e < DHP; e += VW)
@@ -145,12 +177,18 @@ nf_attend (const NfHead *t, int first)
       }
       if (blocks == 0)
         continue;
-      for (int i = 0; i < n; i++)
+      for (int i = 0, rows; i < n; i += rows)
         {
-          const float shrink = nf_soften (p[i], blocks, scale, &m[i], &l[i]);
-          if (shrink != 1.0f)
-            for (int e = 0; e < DHP; e += VW)
-              nf_storev (nf_loadv (acc[i] + e) * shrink, acc[i] + e);
+          float shrink[NF_ROWS];
+          rows = n - i < NF_ROWS ? 1 : NF_ROWS;
+          if (rows == NF_ROWS)
+            nf_soften (p + i, NF_ROWS, blocks, scale, m + i, l + i, shrink);
+          else
+            nf_soften (p + i, 1, blocks, scale, m + i, l + i, shrink);
+          for (int r = 0; r < rows; r++)
+            if (shrink[r] != 1.0f)
+              for (int e = 0; e < DHP; e += VW)
+                nf_storev (nf_loadv (acc[i + r] + e) * shrink[r], acc[i + r] + e);
         }
 #pragma unroll
       for (int e = 0; e < DHP; e += 32)
@@ -371,8 +409,8 @@ nf_attention_backward (NF_ITEM __global const float *qkv, ulong qkv_at, __global
         {
           const size_t at = (size_t)(key + block * NR) * row;
           const int count = N - key - block * NR;
-          nf_by_features_private (K + at, row, count, keys.kt[block]);
-          nf_by_features_private (V + at, row, count, keys.vt[block]);
+          nf_by_features_private (K + at, row, count, keys.kt[block], false);
+          nf_by_features_private (V + at, row, count, keys.vt[block], false);
           nf_by_rows_private (K + at, row, count, keys.k[block]);
         }
       for (int e = 0; e < DHP; e++)

@@ -64,7 +64,7 @@ typedef struct
   __global const float *Q;
   __global const NfKey *Kt, *V;
   __global float *out, *stats;
-  int q_row, out_row, left, h, q0, Nq, prefix;
+  int q_row, out_row, left, halves, h, q0, Nq, prefix;
   float scale;
   int8 mask;
 } NfHead;
@@ -109,7 +109,8 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 static void nf_attend (const NfHead *t, int first);
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the
+ * temperature). out rows are out_row apart, with 1 in `left` as a product reads them and out_row and out_batch in words, and with 2 in it so are
+ * queries, for the matrix unit; stats, if kept, gets the
  * softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
@@ -119,14 +120,15 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
   __global const NfKey *keys = (__global const NfKey *)(Kt + Kt_at) + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
-  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * DH,
+  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * (left & 2 ? DH / 2 : DH),
                         .Kt = keys,
                         .V = keys + NF_KEYS (blocks),
                         .out = out + out_at + b * out_batch,
                         .stats = keep_stats ? stats + (((size_t)b * H + h) * NF_N_KEYS (mask) + q0) * 2 : 0,
                         .q_row = q_row,
                         .out_row = out_row,
-                        .left = left,
+                        .left = left & 1,
+                        .halves = left & 2,
                         .h = h,
                         .q0 = q0,
                         .Nq = Nq,

@@ -13,6 +13,7 @@
 
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART (NF_RIGHT_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
+#define NF_TOGETHER 2
 #define NF_STEPS_AHEAD (NF_PLANES == 2 ? 6 : 0)
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
 #define NF_PLANE (16 * NR) /* words */
@@ -234,4 +235,214 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
       first = last;
     }
   nf_amx_release ();
+}
+
+#if NF_PLANES < 3
+/* Two rows of a tile that wait to be finished, and how many pairs there are, while the next tile is multiplied. */
+typedef struct
+{
+  const float *from;
+  __global float *c, *p;
+  __global const float *r;
+  floatv bias[2];
+  int pairs, m, n;
+  __global const nf_element *panel;
+} NfWaiting;
+
+/* Finishes them. KIND, flags that the compiler knows, leaves no tests of these. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_waiting (const NfMatmul *t, NfWaiting *w, int kind)
+{
+  floatv v[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    v[i] = nf_loadv (w->from + i * VW);
+#if NF_PLANES == 2
+  if (nf_any_infinite (v[0], v[1]) || nf_any_infinite (v[2], v[3]))
+    for (int i = 0; i < 2; i++)
+      nf_finish_tile_row (t, w->from + i * NR, w->m + i, w->n, w->panel, NR);
+  else
+#endif
+    {
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        v[i] += w->bias[i % 2];
+      if (kind & NF_SAVE)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          nf_storev (v[i], w->p + i / 2 * (size_t)t->N + i % 2 * VW);
+      if (kind & NF_GELU)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          v[i] = nf_geluv (v[i]);
+      if (kind & NF_GELU_SLOPE)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          v[i] *= nf_gelu_slopev (nf_loadv (w->p + i / 2 * (size_t)t->N + i % 2 * VW));
+      if (kind & NF_RESIDUAL)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          v[i] += nf_loadv (w->r + i / 2 * (size_t)t->ldr + i % 2 * VW);
+      if (kind & NF_LEFT)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+          nf_store_left_pair (v[2 * i], v[2 * i + 1], w->c + i * (size_t)t->ldc, w->n);
+      else
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          nf_storev (v[i], w->c + i / 2 * (size_t)t->ldc + w->n + i % 2 * VW);
+    }
+  w->from += 2 * NR;
+  w->c += 2 * (size_t)t->ldc;
+  if (kind & (NF_SAVE | NF_GELU_SLOPE))
+    w->p += 2 * (size_t)t->N;
+  if (kind & NF_RESIDUAL)
+    w->r += 2 * (size_t)t->ldr;
+  w->m += 2;
+  w->pairs--;
+}
+
+/* Rows of a tile, at FROM: rows m on of C, columns n on. */
+static inline __attribute__ ((always_inline)) NfWaiting
+nf_wait (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *panel, int kind)
+{
+  NfWaiting w = { .from = from, .c = t->C + (size_t)m * t->ldc, .pairs = MR / 2, .m = m, .n = n, .panel = panel };
+  if (kind & (NF_SAVE | NF_GELU_SLOPE))
+    w.p = t->P + (size_t)m * t->N + n;
+  if (kind & NF_RESIDUAL)
+    w.r = t->R + (size_t)m * t->ldr + n;
+  for (int v = 0; v < 2; v++)
+    w.bias[v] = t->flags & NF_BIAS ? nf_loadv (t->bias + n + v * VW) : (floatv)(-0.0f); /* changes no sum */
+  return w;
+}
+
+/* COUNT whole tiles from row m0 on of PANELS panels from column n0 on. The last rows, too, are finished while the next panel's first tile is multiplied.
+ * A part of A meets NF_TOGETHER panels before the next part does. */
+static inline __attribute__ ((always_inline)) void
+nf_whole_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int count, int n0, int panels, int kind)
+{
+  float kept[NF_TOGETHER * NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
+  const int steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, parts = (steps + NF_PART - 1) / NF_PART;
+  const int ahead_lines = (NF_LINES + count - 1) / count;
+  const size_t size = (size_t)steps * NF_DEPTH * NR; /* of a panel */
+  const ulong lda = 4 * (ulong)t->lda;
+  NfWaiting waiting = { .pairs = 0 };
+  nf_amx_configure (NF_TILE_ROWS, NF_TILE_ROWS);
+  for (int i = 0, together; i < panels; i += together, b0 += together * size)
+    {
+      together = parts > 1 ? min (NF_TOGETHER, panels - i) : 1;
+      for (int part = 0, first = 0, last; part < parts; part++, first = last)
+        {
+          last = steps * (part + 1) / parts;
+          const int turns = last - first, each = (MR / 2 + turns - 1) / turns;
+          for (int j = 0; j < together; j++)
+            {
+              __global const nf_element *panel = b0 + j * size, *from = panel + (size_t)first * NF_DEPTH * NR;
+              __global const nf_element *ahead = j + 1 < together    ? from + size
+                                                 : part + 1 < parts ? b0 + (size_t)last * NF_DEPTH * NR
+                                                                    : panel + size;
+              __global const uint *a = t->A + (size_t)m0 * t->lda + first * NF_LEFT_DEPTH;
+              for (int tile = 0; tile < count; tile++, a += MR * (size_t)t->lda)
+                {
+                  float *c = kept[parts > 1 ? j * count + tile : 0];
+                  __global const uint *upper = a, *lower = a + NF_TILE_ROWS * (size_t)t->lda;
+                  ulong b = (ulong)from;
+                  if (part == 0)
+                    nf_amx_zero ();
+                  else
+                    nf_amx_load (c, true);
+                  for (int k = 0; k < turns; k++, upper += NF_LEFT_DEPTH, lower += NF_LEFT_DEPTH, b += 4 * NF_PLANE)
+                    {
+                      for (int line = 0; line < ahead_lines; line++, ahead += 16)
+                        NF_PREFETCH_FAR (ahead);
+#if NF_PLANES == 2
+                      nf_amx_multiply_sums (upper, lower, lda, b, true);
+#else
+                      nf_amx_multiply (upper, lower, lda, b);
+#endif
+                      for (int pair = 0; pair < each && waiting.pairs > 0; pair++)
+                        nf_finish_waiting (t, &waiting, kind);
+                    }
+                  nf_amx_store (c, true);
+                  if (part == parts - 1)
+                    waiting = nf_wait (t, c, m0 + tile * MR, n0 + (i + j) * NR, panel, kind);
+                }
+            }
+        }
+    }
+  while (waiting.pairs > 0)
+    nf_finish_waiting (t, &waiting, kind);
+  nf_amx_release ();
+}
+
+#define NF_WHOLE(name, kind)                                                                                             static __attribute__ ((noinline)) void name (const NfMatmul *t, __global const nf_element *b, int m0, int count,                                                    int n0, int panels)                                                       {                                                                                                                        nf_whole_tiles (t, b, m0, count, n0, panels, kind);                                                                  }
+NF_WHOLE (nf_whole_plain, 0)
+NF_WHOLE (nf_whole_residual, NF_RESIDUAL)
+NF_WHOLE (nf_whole_left, NF_LEFT)
+NF_WHOLE (nf_whole_hidden, NF_GELU | NF_LEFT)
+#if NF_LIST != 1 /* training alone has these */
+NF_WHOLE (nf_whole_saved, NF_SAVE | NF_GELU)
+NF_WHOLE (nf_whole_slope, NF_GELU_SLOPE)
+#endif
+
+/* Are there columns of whole tiles that one of these multiplies? Then it has. */
+static bool
+nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count, int n0, int panels)
+{
+  NfMatmul product = *t;
+  int kind = t->flags & (NF_GELU | NF_RESIDUAL | NF_LEFT | NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE);
+  if (kind == NF_ACCUMULATE)
+    {
+      product.R = t->C;
+      product.ldr = t->ldc;
+      kind = NF_RESIDUAL;
+    }
+  else if (kind == NF_RESIDUAL && t->rmod < t->M)
+    return false;
+  if (panels <= 0 || count < 2)
+    return false;
+  switch (kind)
+    {
+    case 0:
+      nf_whole_plain (&product, b, m0, count, n0, panels);
+      return true;
+    case NF_RESIDUAL:
+      nf_whole_residual (&product, b, m0, count, n0, panels);
+      return true;
+    case NF_LEFT:
+      nf_whole_left (&product, b, m0, count, n0, panels);
+      return true;
+    case NF_GELU | NF_LEFT:
+      nf_whole_hidden (&product, b, m0, count, n0, panels);
+      return true;
+#if NF_LIST != 1
+    case NF_SAVE | NF_GELU:
+      nf_whole_saved (&product, b, m0, count, n0, panels);
+      return true;
+    case NF_GELU_SLOPE:
+      nf_whole_slope (&product, b, m0, count, n0, panels);
+      return true;
+#endif
+    }
+  return false;
+}
+#endif
+
+/* PANELS panels, of rows m0 .. end-1. */
+static void
+nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
+{
+  const size_t panel = t->ldb ? NR : (size_t)((t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR;
+  int done = m0, whole = 0;
+#if NF_PLANES < 3
+  const int count = (end - m0) / MR, columns = min (panels, (t->N - n0) / NR);
+  if (t->ldb == 0 && nf_try_whole (t, b, m0, count, n0, columns))
+    {
+      done += count * MR;
+      whole = columns;
+    }
+#endif
+  for (int i = 0; i < panels; i++)
+    if (i >= whole || done < end)
+      nf_rows (t, b + i * panel, i < whole ? done : m0, end, n0 + i * NR);
 }

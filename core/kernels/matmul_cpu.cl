@@ -111,6 +111,9 @@ nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
 
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
+#if NF_AMX
+static void nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels);
+#endif
 
 #if !NF_AMX
 /* Vector i of two in row k of a panel. Floats multiply floats: bfloat16 in words of two and bytes become these. A word of bytes holds no column: bytes lie
@@ -472,33 +475,37 @@ nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __glo
            __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {
-  const int panel = get_global_id (0);
+  const int panels = (N + NR - 1) / NR, items = get_global_size (0), each = (panels + items - 1) / items;
+  const int panel = get_global_id (0) * each;
+  if (panel >= panels)
+    return;
   NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
                  .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
                  .flags = flags, .first = get_global_id (1) * tiles * MR };
 #if NF_AMX
   __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
 #else
-  const int panels = (N + NR - 1) / NR, items = get_global_size (0), each = (panels + items - 1) / items;
-  if (panel * each >= panels)
-    return;
 #if NF_INT8_MADD
   t.K = (K + 1) / 2;
   if (flags & NF_ROUND)
     {
-      t.A = (__global const uint *)t.P + (size_t)panel * M * ldb;
+      t.A = (__global const uint *)t.P + (size_t)get_global_id (0) * M * ldb;
       t.lda = ldb;
       for (int m = 0; m < M; m++)
-        nf_round_row ((__global const float *)A + A_at + (size_t)m * lda, K, (__global uint *)t.P + ((size_t)panel * M + m) * ldb);
+        nf_round_row ((__global const float *)A + A_at + (size_t)m * lda, K, (__global uint *)t.P + ((size_t)get_global_id (0) * M + m) * ldb);
     }
 #endif
-  __global const nf_element *b = t.B + panel * each * NF_PANEL (t.K);
+  __global const nf_element *b = t.B + panel * NF_PANEL (t.K);
   if (each > 1)
     {
-      nf_few_rows (&t, b, min (each, panels - panel * each), panel * each * NR);
+      nf_few_rows (&t, b, min (each, panels - panel), panel * NR);
       return;
     }
 #endif
   const int m = t.first;
+#if NF_AMX
+  nf_panels (&t, b, m, min (M, m + tiles * MR), panel * NR, min (each, panels - panel));
+#else
   nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);
+#endif
 }

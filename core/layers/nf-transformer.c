@@ -154,13 +154,17 @@ nf_tape_free (NfTape *tape)
 /* What only products read is written as they read it, unless a backward pass wants its floats. */
 typedef struct
 {
-  gboolean a, attention, hidden; /* left rows */
+  gboolean a, qkv, attention, hidden; /* left rows */
 } LeftRows;
 
+/* Of queries, keys and values if nothing else reads them than attention. */
 static LeftRows
-choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
+choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep, gboolean others_read_qkv)
 {
-  return (LeftRows){ .a = !keep && nf_ops_left_step (ops, shape->d) > 0,
+  const guint row = nf_ops_left_step (ops, row_floats (shape));
+  return (LeftRows){ .qkv = !keep && !others_read_qkv && nf_ops_attention_reads_left (ops) && row > 0
+                            && row <= row_floats (shape),
+                     .a = !keep && nf_ops_left_step (ops, shape->d) > 0,
                      .attention = !keep && nf_ops_attention_writes_left (ops)
                                   && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
                      .hidden = !keep && nf_ops_left_step (ops, shape->hidden) > 0 };
@@ -249,12 +253,13 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
   const NfTransformerShape *shape = &transformer->shape;
   const NfLayerWeights *weights = &transformer->layers[l];
   const NfCache *past = sequence->past;
-  const guint S = sequence->S, first = past ? sequence->first : 0, M = B * (S - first),
-              row = row_floats (shape), dh = shape->head_dim, H = shape->H, Hkv = shape->Hkv, d = shape->d;
+  const guint S = sequence->S, first = past ? sequence->first : 0, M = B * (S - first), dh = shape->head_dim,
+              H = shape->H, Hkv = shape->Hkv, d = shape->d;
+  const LeftRows left = choose_left (ops, shape, tape->keep, has_heads (shape, sequence));
+  const guint row = left.qkv ? nf_ops_left_step (ops, row_floats (shape)) : row_floats (shape);
   const gsize batch = (gsize)S * row, at = (gsize)first * d, wide = (gsize)first * shape->hidden;
   const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
-  const LeftRows left = choose_left (ops, shape, tape->keep);
-  const NfLinearExtra extra = { .flags = from_left (left.a) };
+  const NfLinearExtra extra = { .flags = from_left (left.a) | (left.qkv ? NF_MATMUL_LEFT : 0) };
 
   norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], left.a, first, M);
   nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], at), raw, M, &extra);
@@ -267,7 +272,8 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
           shape, sequence, weights, raw, nf_view_add (qkv, (gsize)first * row), batch, first, S - first, B);
       nf_ops_heads (ops, &heads);
     }
-  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, tape->keys, 0, S, S, B, Hkv);
+  nf_ops_append (ops, nf_view_add (qkv, H * dh / (left.qkv ? 2 : 1)), row, batch, left.qkv, tape->keys, 0, S,
+                 S, B, Hkv);
   const NfAttention attention = {
     .Q = nf_view_add (qkv, (gsize)first * row),
     .q_row = row,
@@ -276,6 +282,7 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
     .left = left.attention,
+    .q_left = left.qkv,
     .keys = tape->keys,
     .capacity = S,
     .stats = tape->stats[l],
@@ -525,7 +532,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   const gsize batch = (gsize)(cache->keeps_rows ? cache->S : count) * row;
   const NfView qkv = nf_view (cache->qkv[l], cache->keeps_rows ? (gsize)q0 * row : 0),
                a = nf_view (cache->a, 0);
-  const LeftRows left = choose_left (ops, shape, FALSE);
+  const LeftRows left = choose_left (ops, shape, FALSE, TRUE);
   const gsize a_row = left.a ? nf_ops_left_step (ops, d) : d;
 
   norm (ops, shape, &weights->attention_norm, cache->h, cache->a, left.a, 0, M);
@@ -543,7 +550,8 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
       const NfHeads heads = describe_heads (shape, sequence, weights, qkv, qkv, batch, q0, count, R);
       nf_ops_heads (ops, &heads);
     }
-  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, cache->keys[l], q0, count, cache->S, R, Hkv);
+  nf_ops_append (ops, nf_view_add (qkv, H * dh), row, batch, FALSE, cache->keys[l], q0, count, cache->S, R,
+                 Hkv);
   const NfAttention attention = {
     .Q = qkv,
     .q_row = row,

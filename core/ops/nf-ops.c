@@ -848,26 +848,49 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
 #define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl */
 #define MOST_LEFT (1u << 18) /* elements of A that stay in the second-level cache while a panel is read */
 
+#define ROWS_OF_EACH 256
+
+/* By the matrix unit a core that has so many rows of its own reads all weights in less time than it
+ * multiplies them, and what it wrote is in its own cache when it reads it. */
+static gboolean
+has_rows_for_each (NfOps *ops, guint M)
+{
+  return ops->amx && M >= ROWS_OF_EACH * nf_device_count_cores (ops->device);
+}
+
+/* Elements of A that are best read once for each panel; what fewer rows meet comes and goes faster. */
+static guint
+get_most_left (NfOps *ops, guint M)
+{
+  return ops->amx && !has_rows_for_each (ops, M) ? MOST_LEFT / 2 : MOST_LEFT;
+}
+
 /* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
 static guint
-choose_tiles (NfOps *ops, guint row_tiles, guint panels, guint K)
+choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 {
-  const guint units = nf_device_count_cores (ops->device);
-  const guint most = ops->amx ? CLAMP (MOST_LEFT / (ops->row_tile * K), 1, MOST_AMX_TILES) : MOST_TILES;
-  return CLAMP (row_tiles * panels / (8 * units), 1, most);
+  const guint units = nf_device_count_cores (ops->device), row_tiles = divide_up (M, ops->row_tile);
+  const guint most
+      = ops->amx ? CLAMP (get_most_left (ops, M) / (ops->row_tile * K), 1, MOST_AMX_TILES) : MOST_TILES;
+  const guint tiles = CLAMP (row_tiles * panels / (8 * units), 1, most);
+  return has_rows_for_each (ops, M) ? MIN (tiles, row_tiles / units) : tiles;
 }
 
 #define FEW_ROWS 2
 #define MOST_OF_ONE 16 /* panels of a row, and of two rows */
 #define MOST_OF_TWO 2
+#define MOST_AMX_PANELS 8
 
-/* Panels of a work-item where rows are so few that what it adds to one of them would wait for what it added
- * before: as many as leave two work-items for each core. What one begins with is as long as some panels. */
+/* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
+ * before: as many as leave two work-items for each core. What one begins with is as long as some panels. By
+ * the matrix unit a tile is finished while the next is multiplied, except for a work-item's last. */
 static guint
-choose_panels (NfOps *ops, guint M, guint panels)
+choose_panels (NfOps *ops, guint M, guint panels, guint row_groups)
 {
   const guint units = nf_device_count_cores (ops->device);
   guint most = 1;
+  if (ops->amx && M > ops->row_tile)
+    return CLAMP (panels * row_groups / (8 * units), 1, MIN (panels, MOST_AMX_PANELS));
   if (!ops->gpu && !ops->amx && M <= FEW_ROWS)
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
@@ -887,16 +910,18 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
 {
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
-  const guint tiles = choose_tiles (ops, row_tiles, panels, count_left (ops, t->K));
+  const guint tiles = choose_tiles (ops, t->M, panels, count_left (ops, t->K));
   const size_t cpu_global[3]
-      = { divide_up (panels, choose_panels (ops, t->M, panels)), divide_up (row_tiles, tiles), 1 },
+      = { divide_up (panels, choose_panels (ops, t->M, panels, divide_up (row_tiles, tiles))),
+          divide_up (row_tiles, tiles), 1 },
       cpu_local[3] = { 1, 1, 1 };
   const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
                                  (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
                gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
 
   /* rows that stay in the second-level cache meet each panel once */
-  ops->by_columns = (gsize)t->M * count_left (ops, t->K) <= MOST_LEFT;
+  ops->by_columns
+      = (gsize)t->M * count_left (ops, t->K) <= get_most_left (ops, t->M) && !has_rows_for_each (ops, t->M);
   if (ops->events)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
@@ -1193,7 +1218,7 @@ nf_ops_key_bytes (NfOps *ops)
 
 static void
 append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count, guint capacity,
-        guint B, guint H, gboolean values_too)
+        guint B, guint H, guint values_too)
 {
   const guint rows = ops->attends_by_amx || ops->half_keys ? ops->panel : ops->vector_width, /* of a block */
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
@@ -1203,10 +1228,10 @@ append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0
 }
 
 void
-nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
-               guint capacity, guint B, guint H)
+nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, gboolean left, NfBuffer *keys, guint n0,
+               guint count, guint capacity, guint B, guint H)
 {
-  append (ops, src, row, batch, keys, n0, count, capacity, B, H, TRUE);
+  append (ops, src, row, batch, keys, n0, count, capacity, B, H, left ? 3 : 1);
 }
 
 /* MASK as nf_sight() of append.cl reads it. */
@@ -1228,6 +1253,13 @@ nf_ops_attention_writes_left (NfOps *ops)
   return ops->rounds || (!ops->gpu && !ops->amx) || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
 }
 
+gboolean
+nf_ops_attention_reads_left (NfOps *ops)
+{
+  /* a head's features fill words, and whole steps of a product */
+  return ops->attends_by_amx && ops->head_dim % STEP_VALUES == 0;
+}
+
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {
@@ -1241,9 +1273,9 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
-          LONG (out_batch), INT (a->left), BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0),
-          INT (a->Nq), FLOAT (a->scale), FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv),
-          VALUE (mask));
+          LONG (out_batch), INT ((a->left ? 1 : 0) | (a->q_left ? 2 : 0)), BUFFER (a->stats),
+          INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale), FLOAT (a->scale2),
+          INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
 
 /* only the kernel of multiply-adds meets keys and values in blocks */

@@ -192,10 +192,10 @@ gsize nf_ops_key_bytes (NfOps *ops);
 guint nf_ops_key_blocks (NfOps *ops, guint N);
 
 /* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys and, right after them in a
- * row, H heads of values; src rows are row apart, samples batch apart. For a matrix unit tokens of a block
- * come in their order. */
-void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count,
-                    guint capacity, guint B, guint H);
+ * row, H heads of values; src rows are row apart, samples batch apart, in words if LEFT: src is then in left
+ * rows. For a matrix unit tokens of a block come in their order. */
+void nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, gboolean left, NfBuffer *keys, guint n0,
+                    guint count, guint capacity, guint B, guint H);
 
 /* Which keys a query meets; all zero: those up to its own place. Tokens after the first PREFIX ones lie in
  * frames of FRAME.
@@ -216,13 +216,15 @@ typedef struct
   guint prefix, frame, ahead, window;
 } NfMask;
 
-/* TRUE if attention can leave left rows. */
+/* TRUE if attention can leave left rows; if it, and nf_ops_append(), can take what they read in them. */
 gboolean nf_ops_attention_writes_left (NfOps *ops);
+gboolean nf_ops_attention_reads_left (NfOps *ops);
 
 /* Attention of Nq queries per sample, the first at place q0, on those of n_keys keys (0: q0 + Nq) that MASK
  * lets them meet. Query head h uses key head h / (H / Hkv); Hkv 0 means H. Samples from SPLIT on use SCALE2.
  * A query that meets no key gets 0. LEFT: out is left rows, samples of Nq rows without gaps between
- * them; out_row and out_batch are not read. */
+ * them; out_row and out_batch are not read. Q_LEFT: Q is in left rows, q_row and q_batch count their words.
+ */
 typedef struct
 {
   NfView Q, out;
@@ -230,7 +232,7 @@ typedef struct
   gsize q_batch, out_batch;
   NfBuffer *keys; /* and values, of nf_ops_append() */
   guint capacity;
-  gboolean left;
+  gboolean left, q_left;
   NfBuffer *stats; /* NULL, or (B, H, n_keys, 2) for the backward pass */
   guint q0, Nq, n_keys, B, H, Hkv, split;
   NfMask mask;
