@@ -434,7 +434,7 @@ fill_random (float *values, gsize n)
 }
 
 /* Small parts are repeated within a sample, as launches follow each other in real work. */
-#define LAUNCHES 4
+#define LAUNCHES 16
 
 typedef struct
 {
@@ -537,13 +537,19 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
   g_autoptr (NfBuffer) B = nf_ops_alloc (ops, nf_ops_packed_size (ops, N, K, TRUE));
   g_autoptr (NfBuffer) bias = random_buffer (ops, N);
   g_autoptr (NfBuffer) C = random_buffer (ops, (gsize)M * N);
+  /* as layers leave them where they can: left rows, else floats apart by no power of two */
+  const guint left = nf_ops_left_step (ops, K);
+  g_autoptr (NfBuffer) rows = nf_ops_alloc (ops, (gsize)M * MAX (left, 1));
   if (W && B)
     nf_ops_pack (ops, nf_view (W, 0), nf_view (B, 0), N, K, TRUE);
+  if (A && W && rows && left > 0)
+    nf_ops_norm (ops, NF_NORM_LAYER, nf_view (A, 0), nf_view (W, 0), nf_view (NULL, 0), nf_view (NULL, 0),
+                 nf_view (rows, 0), TRUE, M, K);
   if (!nf_ops_finish (ops, error))
     return FALSE;
   Part part = { .ops = ops,
-                .product = { .A = nf_view (A, 0),
-                             .lda = K + 16, /* as layers keep rows: apart by no power of two */
+                .product = { .A = nf_view (left > 0 ? rows : A, 0),
+                             .lda = left > 0 ? left : K + 16,
                              .B = nf_view (B, 0),
                              .bias = nf_view (bias, 0),
                              .C = nf_view (C, 0),
@@ -551,7 +557,7 @@ bench_matmul (Bench *bench, guint M, guint N, guint K, GError **error)
                              .M = M,
                              .N = N,
                              .K = K,
-                             .flags = NF_MATMUL_BIAS } };
+                             .flags = NF_MATMUL_BIAS | (left > 0 ? NF_MATMUL_LEFT_A : 0) } };
   g_autofree char *size = g_strdup_printf ("%u×%u×%u", M, N, K);
   if (!measure (bench, "matmul", size, LAUNCHES * 2.0 * M * N * K, run_matmul, &part, error))
     return FALSE;
