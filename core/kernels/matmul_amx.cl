@@ -9,11 +9,14 @@
  *     floats cost the same.
  *   - What follows a product (nf_finish_row) is vector arithmetic and writing. It is done for one tile while the matrix unit is busy with the next.
  *   - The next panel, which the same thread will most likely read, comes to the second-level cache meanwhile. A single tile of rows leaves no time
- *     for it; with two planes there is some for what it reads itself NF_STEPS_AHEAD steps later. */
+ *     for it; with two planes there is some for what it reads itself NF_STEPS_AHEAD steps later.
+ *
+ * nf_rows does so with any rows of one panel. Where B is bfloat16 nf_whole_tiles, at the end, does it faster with rows that make whole tiles and several
+ * panels. An element's sum is the same. */
 
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART (NF_RIGHT_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
-#define NF_TOGETHER 2
+#define NF_TOGETHER 2 /* panels of nf_whole_tiles that meet a part of A */
 #define NF_STEPS_AHEAD (NF_PLANES == 2 ? 6 : 0)
 #define NF_LINES (NF_DEPTH * NR / 16) /* cache lines of a step */
 #define NF_PLANE (16 * NR) /* words */
