@@ -938,7 +938,37 @@ read_left (const Rig *rig, const float *words, int j)
   return (float)sum;
 }
 
-/* The same values, as another product reads them, in rows of words; what lies between these stays. */
+/* The values of a product as another one reads them, in rows of words; what lies between these stays. */
+static void
+check_product_left (Rig *rig, int N, int K, int flags)
+{
+  g_auto (Product) p;
+  product_init (rig, &p, 75, N, K, flags, 1);
+  p.panels = 2;
+  g_autofree float *floats = run_product (rig, &p, 0, p.M, 2, NULL);
+  Product left = p;
+  left.flags |= LEFT;
+  const int width = rig->planes > 1 ? left_words (rig, p.N) : (int)left_width (rig, p.N);
+  left.ldc = width + 13;
+  left.C = numbers (6, (gsize)p.M * left.ldc, 1);
+  g_autofree float *words = run_product (rig, &left, 0, p.M, 2, NULL);
+  for (int m = 0; m < p.M; m++)
+    {
+      const float *got = words + (gsize)m * left.ldc;
+      for (int j = 0; j < p.N; j++)
+        {
+          double want = (double)floats[(gsize)m * p.ldc + j];
+          if (rig->planes == 1 && !reads_floats (rig))
+            want = (double)from_half (to_half ((float)want));
+          const double error = fabs ((double)read_left (rig, got, j) - want);
+          assert_true (error <= (rig->planes == 2 ? ldexp (fabs (want), -17) : 0));
+        }
+      for (int j = width; j < left.ldc && m + 1 < p.M; j++)
+        assert_true ((double)words[(gsize)m * left.ldc + j] == left.C[(gsize)m * left.ldc + j]);
+    }
+  g_free (left.C);
+}
+
 static void
 test_matmul_left (void **state)
 {
@@ -946,31 +976,10 @@ test_matmul_left (void **state)
   rig_init (&rig, *state, HEAD_DIM);
   if (rig.madd) /* a row's scale is not known as it is written */
     return;
-  g_auto (Product) p;
-  product_init (&rig, &p, 75, 96, 40, BIAS | GELU, 1);
-  p.panels = 2;
-  g_autofree float *floats = run_product (&rig, &p, 0, p.M, 2, NULL);
-  Product left = p;
-  left.flags |= LEFT;
-  const int width = rig.planes > 1 ? left_words (&rig, p.N) : (int)left_width (&rig, p.N);
-  left.ldc = width + 13;
-  left.C = numbers (6, (gsize)p.M * left.ldc, 1);
-  g_autofree float *words = run_product (&rig, &left, 0, p.M, 2, NULL);
-  for (int m = 0; m < p.M; m++)
-    {
-      const float *got = words + (gsize)m * left.ldc;
-      for (int j = 0; j < p.N; j++)
-        {
-          double want = (double)floats[(gsize)m * p.ldc + j];
-          if (rig.planes == 1 && !reads_floats (&rig))
-            want = (double)from_half (to_half ((float)want));
-          const double error = fabs ((double)read_left (&rig, got, j) - want);
-          assert_true (error <= (rig.planes == 2 ? ldexp (fabs (want), -17) : 0));
-        }
-      for (int j = width; j < left.ldc && m + 1 < p.M; j++)
-        assert_true ((double)words[(gsize)m * left.ldc + j] == left.C[(gsize)m * left.ldc + j]);
-    }
-  g_free (left.C);
+  check_product_left (&rig, 96, 40, BIAS | GELU);
+  check_product_left (&rig, 160, 1090, BIAS | GELU);
+  check_product_left (&rig, 96, 520, BIAS);
+  check_product_left (&rig, 128, 40, 0);
 }
 
 /* Products of floats by other instructions than fma() are as exact as by this, whatever sizes values have and
@@ -1090,7 +1099,8 @@ test_matmul_special (void **state)
     for (int side = 0; side < 3; side++)
       {
         g_auto (Product) p;
-        product_init (&rig, &p, 67, 37, 70, 0, 1); /* row 33 is of whole tiles */
+        product_init (&rig, &p, 67, 70, 70, 0, 1); /* row 33 and column 35 are of whole tiles */
+        p.panels = 3;
         g_autofree float *before = run_product (&rig, &p, 0, p.M, 2, NULL);
         const int row = 33, column = 35, k = 66;
         if (side != 1)

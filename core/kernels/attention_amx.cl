@@ -26,7 +26,7 @@ nf_exp2v (floatv x)
   return nf_as_floatv (nf_as_intv (p) + (nf_as_intv (t) << 23));
 }
 
-/* c += a · b of a step of 32 values: rows of a A_ROW words apart, of b 32 words. Pointers of any kind. */
+/* c += a · b of a step of 32 values: rows of a A_ROW words apart, of b 32 words. Pointers of any kind. b passes by the first-level cache. */
 #define NF_TILE_STEP(a, a_row, b, lower)                                                                                    \
   do                                                                                                                   \
     {                                                                                                                  \
@@ -103,8 +103,9 @@ nf_soften (float (*p)[NF_SCORES], int rows, int blocks, float scale, float *m, f
 #pragma unroll
     for (int r = 0; r < rows; r++)
       {
-        const floatv s0 = nf_loadv (p[r] + i), s1 = nf_loadv (p[r] + i + VW), s = s0 > s1 ? s0 : s1;
-        top[r] = s > top[r] ? s : top[r];
+        const floatv s0 = nf_loadv (p[r] + i), s1 = nf_loadv (p[r] + i + VW);
+        top[r] = s0 > top[r] ? s0 : top[r]; /* what is no number is left out */
+        top[r] = s1 > top[r] ? s1 : top[r];
       }
 #pragma unroll
   for (int r = 0; r < rows; r++)

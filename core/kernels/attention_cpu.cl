@@ -109,9 +109,9 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 static void nf_attend (const NfHead *t, int first);
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart, with 1 in `left` as a product reads them and out_row and out_batch in words, and with 2 in it so are
- * queries, for the matrix unit; stats, if kept, gets the
- * softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
+ * temperature). out rows are out_row apart; with 1 in `left` as a product reads them and out_row and out_batch in words; with 2 in it, for the matrix
+ * unit, Q is such rows, and q_row and q_batch count words. stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its
+ * place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
 nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,

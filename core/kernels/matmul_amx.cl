@@ -252,7 +252,7 @@ typedef struct
   __global const nf_element *panel;
 } NfWaiting;
 
-/* Finishes them. KIND, flags that the compiler knows, leaves no tests of these. */
+/* Finishes them, as nf_follow() and nf_finish_row() do, in the same order. KIND, flags that the compiler knows, leaves no tests of these. */
 static inline __attribute__ ((always_inline)) void
 nf_finish_waiting (const NfMatmul *t, NfWaiting *w, int kind)
 {
@@ -327,7 +327,7 @@ nf_whole_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int co
   float kept[NF_TOGETHER * NF_MOST_TILES][MR * NR] __attribute__ ((aligned (64)));
   const int steps = (t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES, parts = (steps + NF_PART - 1) / NF_PART;
   const int ahead_lines = (NF_LINES + count - 1) / count;
-  const size_t size = (size_t)steps * NF_DEPTH * NR; /* of a panel */
+  const size_t size = NF_PANEL (t->K);
   const ulong lda = 4 * (ulong)t->lda;
   NfWaiting waiting = { .pairs = 0 };
   nf_amx_configure (NF_TILE_ROWS, NF_TILE_ROWS);
@@ -378,7 +378,12 @@ nf_whole_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int co
   nf_amx_release ();
 }
 
-#define NF_WHOLE(name, kind)                                                                                             static __attribute__ ((noinline)) void name (const NfMatmul *t, __global const nf_element *b, int m0, int count,                                                    int n0, int panels)                                                       {                                                                                                                        nf_whole_tiles (t, b, m0, count, n0, panels, kind);                                                                  }
+#define NF_WHOLE(name, kind)                                                                                           \
+  static __attribute__ ((noinline)) void name (const NfMatmul *t, __global const nf_element *b, int m0, int count,     \
+                                               int n0, int panels)                                                     \
+  {                                                                                                                    \
+    nf_whole_tiles (t, b, m0, count, n0, panels, kind);                                                                \
+  }
 NF_WHOLE (nf_whole_plain, 0)
 NF_WHOLE (nf_whole_residual, NF_RESIDUAL)
 NF_WHOLE (nf_whole_left, NF_LEFT)
@@ -388,10 +393,13 @@ NF_WHOLE (nf_whole_saved, NF_SAVE | NF_GELU)
 NF_WHOLE (nf_whole_slope, NF_GELU_SLOPE)
 #endif
 
-/* Are there columns of whole tiles that one of these multiplies? Then it has. */
+/* Multiplies so many whole tiles of whole panels, or does nothing and returns false: they may be too few, and not all that may follow a product has a
+ * loop of its own. */
 static bool
 nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count, int n0, int panels)
 {
+  if (panels <= 0 || count < 2)
+    return false;
   NfMatmul product = *t;
   int kind = t->flags & (NF_GELU | NF_RESIDUAL | NF_LEFT | NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE);
   if (kind == NF_ACCUMULATE)
@@ -401,8 +409,6 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
       kind = NF_RESIDUAL;
     }
   else if (kind == NF_RESIDUAL && t->rmod < t->M)
-    return false;
-  if (panels <= 0 || count < 2)
     return false;
   switch (kind)
     {
@@ -435,7 +441,7 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
 static void
 nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
-  const size_t panel = t->ldb ? NR : (size_t)((t->K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR;
+  const size_t panel = t->ldb ? NR : NF_PANEL (t->K);
   int done = m0, whole = 0;
 #if NF_PLANES < 3
   const int count = (end - m0) / MR, columns = min (panels, (t->N - n0) / NR);

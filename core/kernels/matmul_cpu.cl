@@ -112,6 +112,7 @@ nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
 static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
 #if NF_AMX
+#define NF_PANEL(K) ((size_t)(((K) + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR) /* words of a panel */
 static void nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels);
 #endif
 
@@ -468,7 +469,7 @@ nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0
 }
 #endif
 
-/* Global size (panels of N, groups of `tiles` row tiles); fewer than there are panels share these among them, if rows are one or two. With
+/* Global size (panels of N, groups of `tiles` row tiles); fewer than there are panels share these among them, if rows are one or two, or with AMX. With
  * NF_ROUND P is memory for their left rows, ldb words apart. With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 NF_KERNEL_OF_ONE void
 nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
@@ -483,7 +484,7 @@ nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __glo
                  .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
                  .flags = flags, .first = get_global_id (1) * tiles * MR };
 #if NF_AMX
-  __global const nf_element *b = t.B + (ldb ? (size_t)panel * NR : (size_t)panel * ((K + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR);
+  __global const nf_element *b = t.B + panel * (ldb ? NR : NF_PANEL (K));
 #else
 #if NF_INT8_MADD
   t.K = (K + 1) / 2;

@@ -157,7 +157,7 @@ typedef struct
   gboolean a, qkv, attention, hidden; /* left rows */
 } LeftRows;
 
-/* Of queries, keys and values if nothing else reads them than attention. */
+/* Which rows are left rows; those of queries, keys and values only where nothing but attention reads them. */
 static LeftRows
 choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep, gboolean others_read_qkv)
 {

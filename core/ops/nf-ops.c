@@ -846,7 +846,7 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
 
 #define MOST_TILES 12
 #define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl */
-#define MOST_LEFT (1u << 18) /* elements of A that stay in the second-level cache while a panel is read */
+#define MOST_LEFT (1u << 18) /* words of A that stay in the second-level cache while a panel is read */
 
 #define ROWS_OF_EACH 256
 
@@ -858,7 +858,7 @@ has_rows_for_each (NfOps *ops, guint M)
   return ops->amx && M >= ROWS_OF_EACH * nf_device_count_cores (ops->device);
 }
 
-/* Elements of A that are best read once for each panel; what fewer rows meet comes and goes faster. */
+/* Words of A that are best read once for each panel; what fewer rows meet comes and goes faster. */
 static guint
 get_most_left (NfOps *ops, guint M)
 {
