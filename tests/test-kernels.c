@@ -693,6 +693,7 @@ typedef struct
   gboolean rows; /* B is given as it is, not packed */
   int panels;    /* of a work-item of many rows by the matrix unit, or 0 for one */
   double *A, *W, *bias, *R, *C, *P;
+  float *P_words; /* P as left rows, if it is such */
 } Product;
 
 static void
@@ -704,6 +705,7 @@ product_clear (Product *p)
   g_free (p->R);
   g_free (p->C);
   g_free (p->P);
+  g_free (p->P_words);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Product, product_clear)
 
@@ -742,6 +744,8 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   int lda = p->lda, ldb = p->rows ? p->N : 0, flags = p->flags;
   g_autofree float *rows = nf_test_to_float (p->W, (gsize)p->K * p->N);
   put (rig, B, 16, p->rows ? rows : packed, n);
+  if (p->P_words)
+    put (rig, P, 4, p->P_words, (gsize)count * p->N);
   if (rig->madd && count <= 2 && !(flags & (SAVE | GELU_SLOPE))) /* each work-item has left rows of its own */
     {
       flags |= ROUND;
@@ -938,35 +942,59 @@ read_left (const Rig *rig, const float *words, int j)
   return (float)sum;
 }
 
-/* The values of a product as another one reads them, in rows of words; what lies between these stays. */
+/* Is a row of left rows, of WIDTH words and gaps up to STEP, what a product made in floats? The gap stays. */
 static void
-check_product_left (Rig *rig, int N, int K, int flags)
+check_left_row (const Rig *rig, const float *got, const float *want, int N, int width, const float *gap,
+                int step)
 {
-  g_auto (Product) p;
-  product_init (rig, &p, 75, N, K, flags, 1);
-  p.panels = 2;
-  g_autofree float *floats = run_product (rig, &p, 0, p.M, 2, NULL);
-  Product left = p;
-  left.flags |= LEFT;
-  const int width = rig->planes > 1 ? left_words (rig, p.N) : (int)left_width (rig, p.N);
-  left.ldc = width + 13;
-  left.C = numbers (6, (gsize)p.M * left.ldc, 1);
-  g_autofree float *words = run_product (rig, &left, 0, p.M, 2, NULL);
-  for (int m = 0; m < p.M; m++)
+  for (int j = 0; j < N; j++)
     {
-      const float *got = words + (gsize)m * left.ldc;
-      for (int j = 0; j < p.N; j++)
-        {
-          double want = (double)floats[(gsize)m * p.ldc + j];
-          if (rig->planes == 1 && !reads_floats (rig))
-            want = (double)from_half (to_half ((float)want));
-          const double error = fabs ((double)read_left (rig, got, j) - want);
-          assert_true (error <= (rig->planes == 2 ? ldexp (fabs (want), -17) : 0));
-        }
-      for (int j = width; j < left.ldc && m + 1 < p.M; j++)
-        assert_true ((double)words[(gsize)m * left.ldc + j] == left.C[(gsize)m * left.ldc + j]);
+      double value = (double)want[j];
+      if (rig->planes == 1 && !reads_floats (rig))
+        value = (double)from_half (to_half (want[j]));
+      const double error = fabs ((double)read_left (rig, got, j) - value);
+      assert_true (error <= (rig->planes == 2 ? ldexp (fabs (value), -17) : 0));
     }
+  assert_memory_equal (got + width, gap, (step - width) * sizeof (float));
+}
+
+/* The values of a product as another one reads them, in rows of words, and so what GELU gets; what lies
+ * between these stays. */
+static void
+check_product_left (Rig *rig, int M, int N, int K, int flags, int panels)
+{
+  g_auto (Product) p, left;
+  product_init (rig, &p, M, N, K, flags, 1);
+  product_init (rig, &left, M, N, K, flags | LEFT, 1);
+  const int width = rig->planes > 1 ? left_words (rig, N) : (int)left_width (rig, N), step = width + 13;
+  const gsize n = (gsize)M * N;
+  p.panels = left.panels = panels;
+  left.ldc = step;
   g_free (left.C);
+  left.C = numbers (6, (gsize)M * step, 1);
+  g_autofree float *C = nf_test_to_float (left.C, (gsize)M * step);
+  if (flags & (SAVE | GELU_SLOPE))
+    {
+      left.P_words = g_new0 (float, n);
+      for (gsize i = 0; i < n; i++)
+        {
+          const guint16 half = to_half ((float)p.P[i]);
+          p.P[i] = (double)from_half (half);
+          memcpy ((guint16 *)(left.P_words + i / N * step) + i % N, &half, sizeof half);
+        }
+    }
+  g_autofree float *saved = NULL, *saved_words = NULL;
+  g_autofree float *floats = run_product (rig, &p, 0, M, 2, &saved),
+                   *words = run_product (rig, &left, 0, M, 2, &saved_words);
+  for (int m = 0; m < M; m++)
+    {
+      const int ends = m + 1 < M ? step : width;
+      const gsize at = (gsize)m * step;
+      check_left_row (rig, words + at, floats + (gsize)m * p.ldc, N, width, C + at + width, ends);
+      if (flags & SAVE)
+        check_left_row (rig, saved_words + at, saved + (gsize)m * N, N, width, left.P_words + at + width,
+                        ends);
+    }
 }
 
 static void
@@ -976,10 +1004,17 @@ test_matmul_left (void **state)
   rig_init (&rig, *state, HEAD_DIM);
   if (rig.madd) /* a row's scale is not known as it is written */
     return;
-  check_product_left (&rig, 96, 40, BIAS | GELU);
-  check_product_left (&rig, 160, 1090, BIAS | GELU);
-  check_product_left (&rig, 96, 520, BIAS);
-  check_product_left (&rig, 128, 40, 0);
+  check_product_left (&rig, 75, 96, 40, BIAS | GELU, 2);
+  check_product_left (&rig, 75, 160, 1090, BIAS | GELU, 2);
+  check_product_left (&rig, 75, 96, 520, BIAS, 2);
+  check_product_left (&rig, 75, 128, 40, 0, 2);
+  if (!rig.rounds || rig.gpu) /* no gradients of left rows */
+    return;
+  for (int panels = 1; panels < 4; panels++)
+    {
+      check_product_left (&rig, 75, 128, 40, BIAS | GELU | SAVE, panels);
+      check_product_left (&rig, 75, 160, 1090, GELU_SLOPE, panels);
+    }
 }
 
 /* Products of floats by other instructions than fma() are as exact as by this, whatever sizes values have and
@@ -1150,7 +1185,7 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
          *x_panels = rig->amx ? x : room (rig, right * rig->NR * inner);
   if (rig->amx)
     RUN (rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a), LONG (5),
-         INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N));
+         INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N), INT (0));
   else
     {
       run_pack (rig, a, 5, lda, a_panels, 0, M, N, rig->MR, 0);
@@ -1199,12 +1234,28 @@ test_matmul_tn (void **state)
 
 /* Rows */
 
+/* On a CPU with so many vectors of columns for a work-item, and maybe of left rows. */
+static void
+run_column_sums (Rig *rig, Memory *x, gsize x_at, int ldx, Memory *sums, int M, int N, int accumulate,
+                 int vectors, gboolean left)
+{
+  if (rig->gpu)
+    RUN (rig, "nf_column_sums", SIZES (divide_up (N, GROUP) * GROUP, SUM_LINES, 1),
+         SIZES (GROUP, SUM_LINES, 1), BUFFER (x), LONG (x_at), INT (ldx), BUFFER (sums), LONG (2), INT (M),
+         INT (N), INT (accumulate));
+  else
+    RUN (rig, "nf_column_sums", SIZES (divide_up (divide_up (N, rig->VW), vectors), 1, 1), ONE_EACH,
+         BUFFER (x), LONG (x_at), INT (ldx), BUFFER (sums), LONG (2), INT (M), INT (N), INT (accumulate),
+         INT (left));
+}
+
 static void
 test_column_sums (void **state)
 {
   g_auto (Rig) rig;
   rig_init (&rig, *state, HEAD_DIM);
-  static const int sizes[][2] = { { 1, 1 }, { 3, 70 }, { 50, 33 }, { 201, 16 } };
+  static const int sizes[][3]
+      = { { 1, 1, 1 }, { 3, 70, 2 }, { 50, 33, 1 }, { 201, 16, 1 }, { 40, 300, 4 }, { 9, 230, 7 } };
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     for (int accumulate = 0; accumulate < 2; accumulate++)
       {
@@ -1212,11 +1263,7 @@ test_column_sums (void **state)
         g_autofree double *x = numbers (1, (gsize)M * ldx, 1), *s = numbers (2, N, 1);
         Memory *in = give_at (&rig, 1, x, (gsize)M * ldx - 3),
                *out = accumulate ? give_at (&rig, 2, s, N) : room (&rig, 2 + N);
-        const size_t gpu[3] = { divide_up (N, GROUP) * GROUP, SUM_LINES, 1 },
-                     cpu[3] = { divide_up (N, rig.VW), 1, 1 };
-        RUN (&rig, "nf_column_sums", rig.gpu ? gpu : cpu,
-             SIZES (rig.gpu ? GROUP : 1, rig.gpu ? SUM_LINES : 1, 1), BUFFER (in), LONG (1), INT (ldx),
-             BUFFER (out), LONG (2), INT (M), INT (N), INT (accumulate));
+        run_column_sums (&rig, in, 1, ldx, out, M, N, accumulate, sizes[i][2], FALSE);
         for (int n = 0; n < N; n++)
           {
             s[n] = accumulate ? s[n] : 0;
@@ -1226,6 +1273,55 @@ test_column_sums (void **state)
         g_autofree float *got = take_at (&rig, out, 2);
         nf_test_close_float ("sums of columns", got, s, N, PRODUCT_TOLERANCE);
       }
+}
+
+/* What gradients make of left rows of a product is what they make of its rounded floats, bit by bit: panels
+ * on either side, sums of columns. */
+static void
+test_left_gradients (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  if (!rig.rounds || rig.gpu)
+    return;
+  static const int sizes[][2] = { { 1, 64 }, { 70, 96 }, { 33, 160 }, { 130, 224 } };
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      const int M = sizes[i][0], N = sizes[i][1], ldx = N + 3, ld = left_words (&rig, N) + 5;
+      g_autofree double *X = numbers (1, (gsize)M * ldx, 1);
+      round_left (&rig, X, M, N, ldx);
+      Memory *x = give_at (&rig, 1, X, (gsize)M * ldx - 3), *left = room (&rig, 7 + (gsize)M * ld);
+      RUN (&rig, "nf_halve", SIZES (M, 1, 1), ONE_EACH, BUFFER (x), LONG (1), INT (ldx), BUFFER (left),
+           INT (ld), INT (N));
+      const int widths[] = { rig.NR, rig.MR };
+      for (guint w = 0; w < G_N_ELEMENTS (widths); w++)
+        {
+          const int width = widths[w];
+          const gsize panels = divide_up (N, width), n = panels * elements (&rig, M) * width;
+          Memory *want = room (&rig, 5 + n), *got = room (&rig, 5 + n);
+          run_pack (&rig, x, 1, ldx, want, 5, M, N, width, 0);
+          RUN (&rig, "nf_pack_halves", SIZES (divide_up (M, PACK_ROWS), panels, 1), ONE_EACH, BUFFER (left),
+               LONG (0), INT (ld), BUFFER (got), LONG (5), INT (M), INT (N), INT (width));
+          g_autofree float *of_floats = take_at (&rig, want, 5), *of_left = take_at (&rig, got, 5);
+          assert_memory_equal (of_left, of_floats, n * sizeof (float));
+        }
+      if (rig.amx)
+        {
+          const int step = left_words (&rig, M) + 2;
+          Memory *want = room (&rig, (gsize)N * step), *got = room (&rig, (gsize)N * step);
+          for (int of_left = 0; of_left < 2; of_left++)
+            RUN (&rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH,
+                 BUFFER (of_left ? left : x), LONG (of_left ? 0 : 1), INT (of_left ? ld : ldx),
+                 BUFFER (of_left ? got : want), INT (step), INT (M), INT (N), INT (of_left));
+          g_autofree float *of_floats = take (&rig, want), *of_halves = take (&rig, got);
+          assert_memory_equal (of_halves, of_floats, (gsize)N * step * sizeof (float));
+        }
+      Memory *want = room (&rig, 2 + N), *got = room (&rig, 2 + N);
+      run_column_sums (&rig, x, 1, ldx, want, M, N, FALSE, 4, FALSE);
+      run_column_sums (&rig, left, 0, ld, got, M, N, FALSE, 3, TRUE);
+      g_autofree float *of_floats = take_at (&rig, want, 2), *of_left = take_at (&rig, got, 2);
+      assert_memory_equal (of_left, of_floats, N * sizeof (float));
+    }
 }
 
 /* Forward and backward on rows around OFFSET. In the second way of use y is x, R is y, dx is dy. */
@@ -2917,6 +3013,7 @@ main (int argc, char **argv)
     { "matmul, scales", test_matmul_scales, PRODUCTS },
     { "matmul transposed", test_matmul_tn, PRODUCTS },
     { "column sums", test_column_sums },
+    { "gradients of left rows", test_left_gradients, PRODUCTS },
     { "norms", test_norm },
     { "heads", test_heads },
     { "gate", test_gate },

@@ -470,7 +470,7 @@ run_matmul_tn (gpointer data, GError **error)
   Part *part = data;
   const NfMatmul *p = &part->product;
   for (guint i = 0; i < LAUNCHES; i++)
-    nf_ops_matmul_tn (part->ops, p->A, p->lda, p->R, p->ldr, p->C, p->M, p->N, p->K);
+    nf_ops_matmul_tn (part->ops, p->A, p->lda, FALSE, p->R, p->ldr, FALSE, p->C, p->M, p->N, p->K);
   return nf_ops_finish (part->ops, error);
 }
 

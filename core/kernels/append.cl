@@ -38,9 +38,12 @@ typedef float NfKey;
 #define NF_HEAD(blocks, values) (NF_KEYS (blocks) + ((values) ? (size_t)(blocks)*VW * NF_VALUE : 0))
 #endif
 
-/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, if values_too, keeps the values that lie after the H
+#define NF_VALUES_TOO 1 /* flags of nf_append */
+#define NF_FROM_LEFT 2
+
+/* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, with NF_VALUES_TOO, keeps the values that lie after the H
  * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
- * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. For the matrix unit, with 2 in values_too, src is left
+ * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. For the matrix unit, with NF_FROM_LEFT, src is left
  * rows of a product, row and batch count words. */
 #if NF_BF16_AMX
 
@@ -120,39 +123,42 @@ nf_halves_by_rows (__global const float *x, int row, __global uint *y)
       }
 }
 
-static inline void
-nf_split_words (uintv words, ushort halves[32])
-{
-  vstore16 (as_ushort16 (words.lo), 0, halves);
-  vstore16 (as_ushort16 (words.hi), 1, halves);
-}
-
-/* One row into column n of a block. */
+/* One row into column n of a block. The next head's lines come meanwhile, which lie `ahead` words further on. */
 static void
-nf_append_row (__global const float *k, __global const float *v, __global ushort *keys, __global ushort *values, int n, bool as_halves)
+nf_append_row (__global const float *k, __global const float *v, __global uint *keys, __global uint *values, int n, size_t ahead, bool halves)
 {
-  ushort halves[32];
+  const uintv kept = (uintv)(n % 2 ? 0xffffu : 0xffff0000u);
+  const uint shift = n % 2 * 16;
   for (int e = 0; e < DHP; e += 32)
     {
-      nf_split_words (nf_load_words (k, e, DH - e, as_halves), halves);
-      for (int i = 0; i < 32; i++)
-        keys[(size_t)(e + i) / 2 * 2 * NR + 2 * n + i % 2] = halves[i];
-      nf_split_words (nf_load_words (v, e, DH - e, as_halves), halves);
-      for (int i = 0; i < 32; i++)
-        values[(size_t)e * NR + n / 2 * 64 + 2 * i + n % 2] = halves[i];
+      __global uint *column = keys + e / 2 * NR + n, *row = values + e / 2 * NR + n / 2 * 32;
+      uint words[VW];
+      nf_storev (nf_load_words (k, e, DH - e, halves), words);
+      for (int i = 0; i < VW; i++)
+        {
+          NF_PREFETCH_TO_WRITE (column + ahead + i * NR);
+          column[i * NR] = words[i];
+        }
+      const uintv pairs = nf_load_words (v, e, DH - e, halves);
+      for (int i = 0; i < 2; i++)
+        {
+          NF_PREFETCH_TO_WRITE (row + ahead + i * VW);
+          const uintv features = convert_uint16 (as_ushort16 (i ? pairs.hi : pairs.lo));
+          nf_storev ((nf_loadv (row + i * VW) & kept) | features << shift, row + i * VW);
+        }
     }
 }
 
 NF_KERNEL_OF_ONE void
 nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
-           int values_too)
+           int flags)
 {
   const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
   const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
-  const bool halves = values_too & 2;
+  const bool halves = flags & NF_FROM_LEFT;
   const int head = halves ? DH / 2 : DH;
   __global const float *k = src + src_at + b * batch + h * head + (size_t)(first - n0) * row, *v = k + H * head;
-  __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, values_too) + (size_t)block * NF_KEY_BLOCK;
+  __global uint *keys = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, flags & NF_VALUES_TOO) + (size_t)block * NF_KEY_BLOCK;
   __global uint *values = keys + NF_KEY_BLOCK / 2;
   if (end - first == NR)
     {
@@ -168,21 +174,21 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
     for (int i = 0; i < NF_KEY_BLOCK / 2; i += VW)
       nf_storev ((uintv)(0u), values + i);
   for (int n = first; n < end; n++, k += row, v += row)
-    nf_append_row (k, v, (__global ushort *)keys, (__global ushort *)values, n - block * NR, halves);
+    nf_append_row (k, v, keys, values, n - block * NR, NF_HEAD (blocks, flags & NF_VALUES_TOO), halves);
 }
 
 #elif NF_HALF_KEYS
 
 NF_KERNEL_OF_ONE void
 nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
-           int values_too)
+           int flags)
 {
   const int h = get_global_id (1), b = get_global_id (2), block = n0 / NR + get_global_id (0);
   const int first = max (n0, block * NR), end = min (n0 + count, (block + 1) * NR);
   __global const float *k = src + src_at + b * batch + h * DH + (size_t)(first - n0) * row;
-  __global uint *head = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, values_too);
+  __global uint *head = (__global uint *)(Kt + Kt_at) + ((size_t)b * H + h) * NF_HEAD (blocks, flags & NF_VALUES_TOO);
   __global uint *keys = head + block * NF_KEYS (2);
-  if (values_too)
+  if (flags & NF_VALUES_TOO)
     for (int n = first; n < end; n++)
       for (int p = 0; p < PAIRS; p++)
         {
@@ -218,17 +224,17 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 
 NF_KERNEL_OF_ONE void
 nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
-           int values_too)
+           int flags)
 {
   const int h = get_global_id (1), b = get_global_id (2);
   src += src_at + b * batch + h * DH;
-  Kt += Kt_at + ((size_t)b * H + h) * NF_HEAD (blocks, values_too);
+  Kt += Kt_at + ((size_t)b * H + h) * NF_HEAD (blocks, flags & NF_VALUES_TOO);
 #if NF_GPU_KERNELS
   const int first = n0 + get_global_id (0), end = first + 1;
 #else
   const int block = n0 / VW + get_global_id (0), first = max (n0, block * VW), end = min (n0 + count, (block + 1) * VW);
 #endif
-  if (values_too)
+  if (flags & NF_VALUES_TOO)
     for (int n = first; n < end; n++)
       for (int i = 0; i < DH; i++)
         Kt[NF_KEYS (blocks) + (size_t)n * DH + i] = src[(size_t)(n - n0) * row + H * DH + i];

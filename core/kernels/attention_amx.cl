@@ -65,6 +65,14 @@ nf_exp2v (floatv x)
 #define NF_STORE_TILES(c, row, lower) NF_MOVE (NF_TILE_STORE, "(%0,%1,1)", "64(%0,%1,1)", c, row, lower)
 #define NF_LOAD_TILES(c, row, lower) NF_MOVE (NF_TILE_LOAD, "(%0,%1,1)", "64(%0,%1,1)", c, row, lower)
 
+/* The lines of a step of 32 values, of a right operand of NR columns, that will be read later. */
+static inline void
+nf_fetch_step (__global const float *b)
+{
+  for (int line = 0; line < 16 * NR; line += 16)
+    NF_PREFETCH_FAR (b + line);
+}
+
 /* A row's features as words, zeros up to DHP. */
 static inline void
 nf_halve_row (__global const float *x, uint *y)
@@ -166,7 +174,11 @@ nf_attend (const NfHead *t, int first)
         nf_amx_zero ();
 #pragma unroll
         for (int e = 0; e < DHP; e += 32)
-          NF_TILE_STEP (q[0] + e / 2, DHP / 2, k + e / 2 * NR, lower);
+          {
+            if (t->ahead)
+              nf_fetch_step (k + t->ahead + e / 2 * NR);
+            NF_TILE_STEP (q[0] + e / 2, DHP / 2, k + e / 2 * NR, lower);
+          }
         NF_STORE_TILES (s, NF_SCORES, lower);
         if (!nf_all_see (tile, prefix, key0))
           for (int i = 0; i < n; i++, s += NF_SCORES)
@@ -196,7 +208,11 @@ nf_attend (const NfHead *t, int first)
         {
           NF_LOAD_TILES (acc[0] + e, DHP, lower);
           for (int i = 0; i < blocks; i++)
-            NF_TILE_STEP ((const uint *)p[0] + i * NR / 2, NF_SCORES, values[i] + e * NR / 2, lower);
+            {
+              if (t->ahead)
+                nf_fetch_step (values[i] + t->ahead + e * NR / 2);
+              NF_TILE_STEP ((const uint *)p[0] + i * NR / 2, NF_SCORES, values[i] + e * NR / 2, lower);
+            }
           NF_STORE_TILES (acc[0] + e, DHP, lower);
         }
     }

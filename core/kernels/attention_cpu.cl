@@ -66,6 +66,7 @@ typedef struct
   __global float *out, *stats;
   int q_row, out_row, left, halves, h, q0, Nq, prefix;
   float scale;
+  size_t ahead; /* from its keys to those that are read next, if they are others */
   int8 mask;
 } NfHead;
 
@@ -108,9 +109,12 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 /* Queries first .. first+QT-1 of a head, as far as there are any. */
 static void nf_attend (const NfHead *t, int first);
 
+#define NF_LEAVES_LEFT 1 /* flags of nf_attention */
+#define NF_READS_LEFT 2
+
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
- * temperature). out rows are out_row apart; with 1 in `left` as a product reads them and out_row and out_batch in words; with 2 in it, for the matrix
- * unit, Q is such rows, and q_row and q_batch count words. stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its
+ * temperature). out rows are out_row apart; with NF_LEAVES_LEFT as a product reads them and out_row and out_batch in words; with NF_READS_LEFT, for the
+ * matrix unit, Q is such rows, and q_row and q_batch count words. stats, if kept, gets the softmax's maximum and sum, (B, H, keys, 2), where the query has its
  * place.
  * Global size (query tiles, H, B); blocks is even, so that a block of NR keys is always there. */
 NF_KERNEL_OF_ONE void
@@ -120,20 +124,21 @@ nf_attention (NF_ITEM __global const float *Q, ulong Q_at, int q_row, ulong q_ba
 {
   const int h = get_global_id (1), hkv = h / (H / Hkv), b = get_global_id (2);
   __global const NfKey *keys = (__global const NfKey *)(Kt + Kt_at) + ((size_t)b * Hkv + hkv) * NF_HEAD (blocks, 1);
-  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * (left & 2 ? DH / 2 : DH),
+  const NfHead head = { .Q = Q + Q_at + b * q_batch + h * (left & NF_READS_LEFT ? DH / 2 : DH),
                         .Kt = keys,
                         .V = keys + NF_KEYS (blocks),
                         .out = out + out_at + b * out_batch,
                         .stats = keep_stats ? stats + (((size_t)b * H + h) * NF_N_KEYS (mask) + q0) * 2 : 0,
                         .q_row = q_row,
                         .out_row = out_row,
-                        .left = left & 1,
-                        .halves = left & 2,
+                        .left = left & NF_LEAVES_LEFT,
+                        .halves = left & NF_READS_LEFT,
                         .h = h,
                         .q0 = q0,
                         .Nq = Nq,
                         .prefix = NF_PREFIX (mask),
                         .scale = b < split ? scale : scale2,
+                        .ahead = Nq <= QT && (h + 1) % (H / Hkv) == 0 ? NF_HEAD (blocks, 1) : 0,
                         .mask = mask };
   nf_attend (&head, get_global_id (0) * QT);
 }

@@ -280,6 +280,13 @@ nf_pairv (floatv first, floatv second)
   return NF_TO_BF16 (low) | NF_TO_BF16 (high) << 16;
 }
 
+/* VW bfloat16, in the lower halves of words. */
+static inline uintv
+nf_load_halves (__global const ushort *p)
+{
+  return NF_CAT (convert_uint, VW) (NF_CAT (vload, VW) (0, p));
+}
+
 /* What a product reads next: values rounded to bfloat16, one after the other. */
 static inline void
 nf_store_halves (floatv v, __global ushort *p)

@@ -219,7 +219,7 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
       break;
 #if NF_LIST > 1
     case NF_LIST_COLUMN_SUMS:
-      nf_column_sums (item, items, NF_VIEW (0), NF_INT (2), NF_VIEW (3), NF_INT (5), NF_INT (6), NF_INT (7));
+      nf_column_sums (item, items, NF_VIEW (0), NF_INT (2), NF_VIEW (3), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
       break;
     case NF_LIST_NORM_BACKWARD:
       nf_norm_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_VIEW (8), NF_INT (10), NF_INT (11), NF_INT (12));
@@ -237,7 +237,12 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
       break;
 #if NF_AMX
     case NF_LIST_PACK_LEFT:
-      nf_pack_left (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5), NF_INT (6));
+      nf_pack_left (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5), NF_INT (6), NF_INT (7));
+      break;
+#endif
+#if NF_BF16 && !NF_BF16_WEIGHTS
+    case NF_LIST_PACK_HALVES:
+      nf_pack_halves (item, items, NF_WORDS (0), NF_LONG (1), NF_INT (2), (__global nf_element *)a[3], NF_LONG (4), NF_INT (5), NF_INT (6), NF_INT (7));
       break;
 #endif
     case NF_LIST_AFFINE_BACKWARD:

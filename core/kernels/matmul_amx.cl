@@ -129,7 +129,10 @@ nf_finish_tile_rows (const NfMatmul *t, const float *from, int m, int n, __globa
   two = two && !nf_any_infinite (v[0], v[1]) && !nf_any_infinite (v[2], v[3]);
 #endif
   if (two)
-    nf_finish_two (t, v, m, n);
+    {
+      const NfTwoRows rows = nf_two_rows (t, m, n, t->flags);
+      nf_finish_two (t, v, &rows, t->flags);
+    }
   else
     for (int i = 0; i < 2; i++)
       nf_finish_tile_row (t, from + i * NR, m + i, n, b, ldb);
@@ -241,21 +244,20 @@ nf_rows (const NfMatmul *t, __global const nf_element *panel, int m0, int end, i
 }
 
 #if NF_PLANES < 3
-/* Two rows of a tile that wait to be finished, and how many pairs there are, while the next tile is multiplied. */
+/* Two rows of a tile, at `from`, that wait to be finished, and how many pairs there are, while the next tile is multiplied. */
 typedef struct
 {
   const float *from;
-  __global float *c, *p;
-  __global const float *r;
-  floatv bias[2];
-  int pairs, m, n;
+  int pairs;
+  NfTwoRows rows;
   __global const nf_element *panel;
 } NfWaiting;
 
-/* Finishes them, as nf_follow() and nf_finish_row() do, in the same order. KIND, flags that the compiler knows, leaves no tests of these. */
+/* Finishes them, of which the compiler knows the KIND. */
 static inline __attribute__ ((always_inline)) void
 nf_finish_waiting (const NfMatmul *t, NfWaiting *w, int kind)
 {
+  NfTwoRows *rows = &w->rows;
   floatv v[4];
 #pragma unroll
   for (int i = 0; i < 4; i++)
@@ -263,60 +265,18 @@ nf_finish_waiting (const NfMatmul *t, NfWaiting *w, int kind)
 #if NF_PLANES == 2
   if (nf_any_infinite (v[0], v[1]) || nf_any_infinite (v[2], v[3]))
     for (int i = 0; i < 2; i++)
-      nf_finish_tile_row (t, w->from + i * NR, w->m + i, w->n, w->panel, NR);
+      nf_finish_tile_row (t, w->from + i * NR, rows->m + i, rows->n, w->panel, NR);
   else
 #endif
-    {
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        v[i] += w->bias[i % 2];
-      if (kind & NF_SAVE)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          nf_storev (v[i], w->p + i / 2 * (size_t)t->N + i % 2 * VW);
-      if (kind & NF_GELU)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          v[i] = nf_geluv (v[i]);
-      if (kind & NF_GELU_SLOPE)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          v[i] *= nf_gelu_slopev (nf_loadv (w->p + i / 2 * (size_t)t->N + i % 2 * VW));
-      if (kind & NF_RESIDUAL)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          v[i] += nf_loadv (w->r + i / 2 * (size_t)t->ldr + i % 2 * VW);
-      if (kind & NF_LEFT)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-          nf_store_left_pair (v[2 * i], v[2 * i + 1], w->c + i * (size_t)t->ldc, w->n);
-      else
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          nf_storev (v[i], w->c + i / 2 * (size_t)t->ldc + w->n + i % 2 * VW);
-    }
+    nf_finish_two (t, v, rows, kind);
   w->from += 2 * NR;
-  w->c += 2 * (size_t)t->ldc;
-  if (kind & (NF_SAVE | NF_GELU_SLOPE))
-    w->p += 2 * (size_t)t->N;
-  if (kind & NF_RESIDUAL)
-    w->r += 2 * (size_t)t->ldr;
-  w->m += 2;
   w->pairs--;
-}
-
-/* Rows of a tile, at FROM: rows m on of C, columns n on. */
-static inline __attribute__ ((always_inline)) NfWaiting
-nf_wait (const NfMatmul *t, const float *from, int m, int n, __global const nf_element *panel, int kind)
-{
-  NfWaiting w = { .from = from, .c = t->C + (size_t)m * t->ldc, .pairs = MR / 2, .m = m, .n = n, .panel = panel };
+  rows->m += 2;
+  rows->c += 2 * (size_t)t->ldc;
   if (kind & (NF_SAVE | NF_GELU_SLOPE))
-    w.p = t->P + (size_t)m * t->N + n;
+    rows->p += 2 * NF_SAVED_STEP (t, kind);
   if (kind & NF_RESIDUAL)
-    w.r = t->R + (size_t)m * t->ldr + n;
-  for (int v = 0; v < 2; v++)
-    w.bias[v] = t->flags & NF_BIAS ? nf_loadv (t->bias + n + v * VW) : (floatv)(-0.0f); /* changes no sum */
-  return w;
+    rows->r += 2 * rows->r_step;
 }
 
 /* COUNT whole tiles from row m0 on of PANELS panels from column n0 on. The last rows, too, are finished while the next panel's first tile is multiplied.
@@ -329,7 +289,7 @@ nf_whole_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int co
   const int ahead_lines = (NF_LINES + count - 1) / count;
   const size_t size = NF_PANEL (t->K);
   const ulong lda = 4 * (ulong)t->lda;
-  NfWaiting waiting = { .pairs = 0 };
+  NfWaiting waiting = { 0 };
   nf_amx_configure (NF_TILE_ROWS, NF_TILE_ROWS);
   for (int i = 0, together; i < panels; i += together, b0 += together * size)
     {
@@ -368,7 +328,10 @@ nf_whole_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int co
                     }
                   nf_amx_store (c, true);
                   if (part == parts - 1)
-                    waiting = nf_wait (t, c, m0 + tile * MR, n0 + (i + j) * NR, panel, kind);
+                    waiting = (NfWaiting){ .from = c,
+                                           .pairs = MR / 2,
+                                           .rows = nf_two_rows (t, m0 + tile * MR, n0 + (i + j) * NR, kind),
+                                           .panel = panel };
                 }
             }
         }
@@ -389,8 +352,8 @@ NF_WHOLE (nf_whole_residual, NF_RESIDUAL)
 NF_WHOLE (nf_whole_left, NF_LEFT)
 NF_WHOLE (nf_whole_hidden, NF_GELU | NF_LEFT)
 #if NF_LIST != 1 /* training alone has these */
-NF_WHOLE (nf_whole_saved, NF_SAVE | NF_GELU)
-NF_WHOLE (nf_whole_slope, NF_GELU_SLOPE)
+NF_WHOLE (nf_whole_saved, NF_SAVE | NF_GELU | NF_LEFT)
+NF_WHOLE (nf_whole_slope, NF_GELU_SLOPE | NF_LEFT)
 #endif
 
 /* Multiplies so many whole tiles of whole panels, or does nothing and returns false: they may be too few, and not all that may follow a product has a
@@ -406,6 +369,7 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
     {
       product.R = t->C;
       product.ldr = t->ldc;
+      product.rmod = t->M;
       kind = NF_RESIDUAL;
     }
   else if (kind == NF_RESIDUAL && t->rmod < t->M)
@@ -425,10 +389,10 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
       nf_whole_hidden (&product, b, m0, count, n0, panels);
       return true;
 #if NF_LIST != 1
-    case NF_SAVE | NF_GELU:
+    case NF_SAVE | NF_GELU | NF_LEFT:
       nf_whole_saved (&product, b, m0, count, n0, panels);
       return true;
-    case NF_GELU_SLOPE:
+    case NF_GELU_SLOPE | NF_LEFT:
       nf_whole_slope (&product, b, m0, count, n0, panels);
       return true;
 #endif

@@ -14,18 +14,38 @@
  *
  * With AMX matmul_amx.cl has the tiles instead. */
 
-/* What follows a vector of a product at row m, column n, of which `lanes` are there. */
+/* What GELU gets lies in rows of P as what follows it lies in C: of floats, or of bfloat16 if this is left rows of a product. */
+#if NF_BF16 && !NF_BF16_WEIGHTS
+#define NF_SAVES_HALVES(flags) ((flags) & NF_LEFT)
+#else
+#define NF_SAVES_HALVES(flags) 0
+#endif
+#define NF_SAVED_STEP(t, flags) ((size_t)(NF_SAVES_HALVES (flags) ? (t)->ldc : (t)->N))
+
+static inline __attribute__ ((always_inline)) floatv
+nf_load_saved (__global const float *row, int n, int lanes, int flags)
+{
+#if NF_BF16 && !NF_BF16_WEIGHTS
+  if (NF_SAVES_HALVES (flags))
+    return nf_as_floatv (nf_load_halves ((__global const ushort *)row + n) << 16);
+#endif
+  return nf_load_head (row + n, lanes);
+}
+
+/* What follows a vector of a product at row m, column n, of which `lanes` are there; of rows of bfloat16 all are. */
 static inline __attribute__ ((always_inline)) floatv
 nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
 {
   if (t->flags & NF_BIAS)
     v += nf_load_head (t->bias + n, lanes);
-  if (t->flags & NF_SAVE)
-    nf_store_head (v, t->P + (size_t)m * t->N + n, lanes);
+  if (t->flags & NF_SAVE && NF_SAVES_HALVES (t->flags))
+    nf_store_left (v, t->P + m * NF_SAVED_STEP (t, t->flags), n);
+  else if (t->flags & NF_SAVE)
+    nf_store_head (v, t->P + m * NF_SAVED_STEP (t, t->flags) + n, lanes);
   if (t->flags & NF_GELU)
     v = nf_geluv (v);
   if (t->flags & NF_GELU_SLOPE)
-    v *= nf_gelu_slopev (nf_load_head (t->P + (size_t)m * t->N + n, lanes));
+    v *= nf_gelu_slopev (nf_load_saved (t->P + m * NF_SAVED_STEP (t, t->flags), n, lanes, t->flags));
   if (t->flags & NF_RESIDUAL)
     v += nf_load_head (t->R + (size_t)(m % t->rmod) * t->ldr + n, lanes);
   if (t->flags & NF_ACCUMULATE)
@@ -73,40 +93,72 @@ nf_finish_row (const NfMatmul *t, floatv v0, floatv v1, int m, int n)
     }
 }
 
-/* Can nf_finish_two() take columns n on? What only training asks for goes row by row. */
-#define NF_FINISHES_TWO(t, n) ((n) + NR <= (t)->N && !((t)->flags & (NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE)))
-
-/* Rows m and m + 1 of C at once, two vectors each: the arithmetic of four hides its latency. */
-static inline __attribute__ ((always_inline)) void
-nf_finish_two (const NfMatmul *t, floatv v[4], int m, int n)
+/* Rows m and m + 1 of C from columns n on, and what follows a product there. */
+typedef struct
 {
-  if (t->flags & NF_BIAS)
+  int m, n;
+  floatv bias[2];
+  __global float *c, *p; /* row m of C and of P, from its first column: left rows count otherwise */
+  __global const float *r;
+  size_t r_step; /* to row m + 1 */
+} NfTwoRows;
+
+static inline __attribute__ ((always_inline)) NfTwoRows
+nf_two_rows (const NfMatmul *t, int m, int n, int kind)
+{
+  NfTwoRows rows = { .m = m, .n = n, .c = t->C + (size_t)m * t->ldc };
+  if (kind & (NF_SAVE | NF_GELU_SLOPE))
+    rows.p = t->P + m * NF_SAVED_STEP (t, kind);
+  if (kind & NF_RESIDUAL)
     {
-      const floatv bias[2] = { nf_loadv (t->bias + n), nf_loadv (t->bias + n + VW) };
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        v[i] += bias[i % 2];
+      const int row = m < t->rmod ? m : m % t->rmod;
+      rows.r = t->R + (size_t)row * t->ldr + n;
+      rows.r_step = row + 1 < t->rmod ? (size_t)t->ldr : -(size_t)row * t->ldr;
     }
-  if (t->flags & NF_GELU)
+  for (int v = 0; v < 2; v++)
+    rows.bias[v] = t->flags & NF_BIAS ? nf_loadv (t->bias + n + v * VW) : (floatv)(-0.0f); /* changes no sum */
+  return rows;
+}
+
+/* Can nf_finish_two() take columns n on? */
+#define NF_FINISHES_TWO(t, n) ((n) + NR <= (t)->N && !((t)->flags & NF_ACCUMULATE))
+
+/* Two rows at once, two vectors each: the arithmetic of four hides its latency. As nf_follow() and nf_finish_row() do it, in the same order. KIND, flags
+ * that the compiler may know, then leaves no tests of these. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_two (const NfMatmul *t, floatv v[4], const NfTwoRows *rows, int kind)
+{
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    v[i] += rows->bias[i % 2];
+  if (kind & NF_SAVE && NF_SAVES_HALVES (kind))
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      nf_store_left_pair (v[2 * i], v[2 * i + 1], rows->p + i * NF_SAVED_STEP (t, kind), rows->n);
+  else if (kind & NF_SAVE)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      nf_storev (v[i], rows->p + i / 2 * NF_SAVED_STEP (t, kind) + rows->n + i % 2 * VW);
+  if (kind & NF_GELU)
 #pragma unroll
     for (int i = 0; i < 4; i++)
       v[i] = nf_geluv (v[i]);
-  if (t->flags & NF_RESIDUAL)
+  if (kind & NF_GELU_SLOPE)
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      {
-        const int row = m + i / 2;
-        v[i] += nf_loadv (t->R + (size_t)(row < t->rmod ? row : row % t->rmod) * t->ldr + n + i % 2 * VW);
-      }
-  __global float *c = t->C + (size_t)m * t->ldc;
-  if (t->flags & NF_LEFT)
+      v[i] *= nf_gelu_slopev (nf_load_saved (rows->p + i / 2 * NF_SAVED_STEP (t, kind), rows->n + i % 2 * VW, VW, kind));
+  if (kind & NF_RESIDUAL)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      v[i] += nf_loadv (rows->r + i / 2 * rows->r_step + i % 2 * VW);
+  if (kind & NF_LEFT)
 #pragma unroll
     for (int i = 0; i < 2; i++)
-      nf_store_left_pair (v[2 * i], v[2 * i + 1], c + i * (size_t)t->ldc, n);
+      nf_store_left_pair (v[2 * i], v[2 * i + 1], rows->c + i * (size_t)t->ldc, rows->n);
   else
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      nf_storev (v[i], c + i / 2 * (size_t)t->ldc + n + i % 2 * VW);
+      nf_storev (v[i], rows->c + i / 2 * (size_t)t->ldc + rows->n + i % 2 * VW);
 }
 
 /* Rows m .. end-1 of the panel b, whose first column is n0. */
@@ -286,7 +338,8 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
     for (; i + 1 < rows; i += 2)
       {
         floatv two[4] = { v[2 * i], v[2 * i + 1], v[2 * i + 2], v[2 * i + 3] };
-        nf_finish_two (t, two, m0 + i, n0);
+        const NfTwoRows rows = nf_two_rows (t, m0 + i, n0, t->flags);
+        nf_finish_two (t, two, &rows, t->flags);
       }
   for (; i < rows; i++)
     nf_finish_row (t, v[2 * i], v[2 * i + 1], m0 + i, n0);

@@ -203,13 +203,39 @@ nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y
 }
 #endif
 
+#if NF_BF16 && !NF_BF16_WEIGHTS
+/* As nf_pack(), of rows of bfloat16 as products read them on their left, ld words apart. */
+NF_KERNEL void
+nf_pack_halves (NF_ITEM __global const uint *X, ulong X_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width)
+{
+  const int first = get_global_id (0) * NF_PACK_ROWS, end = min (rows, first + NF_PACK_ROWS);
+  const int length = ((rows + 1) / 2 + NF_DEPTH - 1) / NF_DEPTH * NF_DEPTH; /* of a panel */
+  const int column = get_global_id (1) * width, inside = min (width, columns - column);
+  __global nf_element *p = P + P_at + ((size_t)get_global_id (1) * length + first / 2) * width;
+  for (int r = first; r < end; r += 2, p += width)
+    {
+      const bool two = r + 1 < end;
+      __global const ushort *x = (__global const ushort *)(X + X_at + (size_t)r * ld) + column, *y = x + (two ? 2 * (size_t)ld : 0);
+      const uint lower = two ? 0xffffu : 0u;
+      int i = 0;
+      for (; i + VW <= inside; i += VW)
+        nf_storev (nf_load_halves (x + i) | (nf_load_halves (y + i) & lower) << 16, p + i);
+      for (; i < width; i++)
+        p[i] = i >= inside ? 0 : x[i] | (y[i] & lower) << 16;
+    }
+  for (int at = (end + 1) / 2; end == rows && at < length; at++, p += width)
+    for (int i = 0; i < width; i++)
+      p[i] = 0;
+}
+#endif
+
 #if NF_AMX
 #define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
 
 /* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
- * if there are more); zeros up to a whole step. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
+ * if there are more); zeros up to a whole step. HALVES: X is rows of bfloat16, ldx words apart, as products read them. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
 NF_KERNEL_OF_ONE void
-nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns)
+nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns, int halves)
 {
   const int first = get_global_id (0) * NF_STEP_VALUES, count = min (NF_STEP_VALUES, rows - first);
   const int column = get_global_id (1) * NF_LEFT_BLOCKS * VW, end = min (columns, column + NF_LEFT_BLOCKS * VW);
@@ -221,6 +247,15 @@ nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uin
       floatv planes[NF_PLANES][16];
       for (int i = 0; i < 16; i++)
         {
+#if NF_PLANES == 1
+          if (halves)
+            {
+              __global const ushort *x = (__global const ushort *)(X + (size_t)2 * i * ldx) + c;
+              const uintv lower = 2 * i < count ? nf_load_halves (x) : (uintv)(0), upper = 2 * i + 1 < count ? nf_load_halves (x + 2 * ldx) : (uintv)(0);
+              planes[0][i] = nf_as_floatv (lower | upper << 16);
+              continue;
+            }
+#endif
           __global const float *x = X + (size_t)2 * i * ldx + c;
           const floatv even = 2 * i < count ? nf_load_head (x, inside) : (floatv)(0.0f);
           const floatv odd = 2 * i + 1 < count ? nf_load_head (x + ldx, inside) : (floatv)(0.0f);

@@ -111,15 +111,43 @@ nf_norm_backward (NF_ITEM __global const float *x, ulong x_at, __global const fl
     }
 }
 
-/* s[n] (+)= sum over m of x[m, n]. x (M, N). Global size (N / VW, rounded up). */
+#define NF_SUM_VECTORS 4 /* of a work-item, at most: so many chains of sums, and as much of a row as comes at once */
+#define NF_SUM_ROWS_AHEAD 8
+
+/* s[n] (+)= sum over m of x[m, n]. x (M, N), rows ldx apart; HALVES: of bfloat16 as products read them, ldx words apart. Global size (N / VW divided
+ * by what a work-item takes, rounded up). */
 NF_KERNEL_OF_ONE void
-nf_column_sums (NF_ITEM __global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate)
+nf_column_sums (NF_ITEM __global const float *x, ulong x_at, int ldx, __global float *s, ulong s_at, int M, int N, int accumulate, int halves)
 {
-  const int n = get_global_id (0) * VW, lanes = N - n;
-  floatv sum = 0.0f;
-  x += x_at + n;
-  for (int m = 0; m < M; m++, x += ldx)
-    sum += nf_load_head (x, lanes);
-  s += s_at + n;
-  nf_store_head (accumulate ? sum + nf_load_head (s, lanes) : sum, s, lanes);
+  const int vectors = (N + VW - 1) / VW, items = get_global_size (0), each = (vectors + items - 1) / items;
+  const int n0 = get_global_id (0) * each * VW, n_end = min (N, n0 + each * VW);
+  x += x_at;
+  for (int n = n0; n < n_end; n += NF_SUM_VECTORS * VW)
+    {
+      const int count = min (NF_SUM_VECTORS, (n_end - n + VW - 1) / VW), whole = n + count * VW <= N;
+      floatv sum[NF_SUM_VECTORS] = { 0 };
+      for (int m = 0; m < M; m++)
+        {
+          __global const float *row = x + (size_t)m * ldx;
+          __global const ushort *words = (__global const ushort *)row + n;
+#pragma unroll
+          for (int v = 0; v < NF_SUM_VECTORS; v++)
+            if (v >= count)
+              continue;
+#if NF_BF16 && !NF_BF16_WEIGHTS
+            else if (halves)
+              sum[v] += nf_as_floatv (nf_load_halves (words + v * VW) << 16);
+#endif
+            else
+              {
+                NF_PREFETCH (row + NF_SUM_ROWS_AHEAD * (size_t)ldx + n + v * VW);
+                sum[v] += whole ? nf_loadv (row + n + v * VW) : nf_load_head (row + n + v * VW, N - n - v * VW);
+              }
+        }
+      for (int v = 0; v < count; v++)
+        {
+          const int at = n + v * VW, lanes = N - at;
+          nf_store_head (accumulate ? sum[v] + nf_load_head (s + s_at + at, lanes) : sum[v], s + s_at + at, lanes);
+        }
+    }
 }

@@ -296,14 +296,14 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
   if (gradients && sequence->prefix)
     {
       move_text (ops, sequence, B, d, gathered, dh, TRUE);
-      nf_linear_backward (ops, &block->text, condition->text, gathered, none, B * sequence->prefix, 0, none,
-                          gradients);
+      nf_linear_backward (ops, &block->text, condition->text, gathered, none, B * sequence->prefix, FALSE,
+                          none, 0, gradients);
     }
   if (gradients && sequence->extra)
     {
       move_actions (ops, sequence, B, d, gathered, dh, TRUE);
       nf_linear_backward (ops, &block->action, condition->actions, gathered, none, B * (N / sequence->frame),
-                          0, none, gradients);
+                          FALSE, none, 0, gradients);
     }
   if (has_gaps (sequence))
     nf_block_move_tokens (ops, sequence, B, d, gathered, dh, TRUE);
@@ -315,13 +315,13 @@ leave (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, co
                                  d, block->n_classes);
   if (!block->sos.buffer)
     {
-      nf_linear_backward (ops, &block->in, skip_left_out (block, sequence, u), dense, du, B * count,
-                          NF_MATMUL_ACCUMULATE, none, gradients);
+      nf_linear_backward (ops, &block->in, skip_left_out (block, sequence, u), dense, du, B * count, TRUE,
+                          none, 0, gradients);
       return;
     }
   const NfView dshifted = nf_view (scratch->dshifted, 0);
   nf_linear_backward (ops, &block->in, skip_left_out (block, sequence, nf_view (tape->shifted, 0)), dense,
-                      dshifted, B * count, 0, none, gradients);
+                      dshifted, B * count, FALSE, none, 0, gradients);
   substitute (ops, block, sequence, condition, none, dshifted);
   nf_ops_shift_in_backward (ops, dshifted, du, gradients ? nf_view (gradients, block->sos.at) : none, B,
                             count, block->D);
@@ -338,8 +338,8 @@ nf_block_predict_backward (NfOps *ops, const NfFlowBlock *block, const NfBlockSe
   const NfView dh = nf_view (scratch->layers->dh, at);
 
   nf_linear_backward (ops, &block->out, nf_view (tape->last, at),
-                      nf_view (scratch->d_o, (gsize)first * block->out.n_out), dh, M, 0, nf_view (NULL, 0),
-                      gradients);
+                      nf_view (scratch->d_o, (gsize)first * block->out.n_out), dh, M, FALSE,
+                      nf_view (NULL, 0), 0, gradients);
   if (block->final_norm.w.buffer)
     nf_norm_backward (ops, NF_NORM_RMS, &block->final_norm, nf_view (tape->layers->h[shape->K], at), dh,
                       nf_view (scratch->layers->dyc, at), dh, FALSE, M, shape->d, gradients);

@@ -28,8 +28,17 @@ typedef struct
 void nf_linear_forward (NfOps *ops, const NfLinear *layer, NfView x, NfView y, guint M,
                         const NfLinearExtra *extra);
 
-/* dx (M, n_in) = dy W, += with NF_MATMUL_ACCUMULATE in FLAGS, times GELU'(before) if BEFORE's buffer is not
- * NULL. dW += dyᵀ x and db += the sum of dy's rows at the parameters' places in GRADIENTS, unless that is
- * NULL. A NULL buffer for dx: not wanted. */
+/* What is left rows of a product: the layer's input, the gradient of its output, that of its input, which is
+ * then not accumulated. Where gradients read these. */
+typedef enum
+{
+  NF_LEFT_X = 1,
+  NF_LEFT_DY = 2,
+  NF_LEFT_DX = 4,
+} NfLinearLeft;
+
+/* dx (M, n_in) = dy W, += with ACCUMULATE, times GELU'(before) if BEFORE's buffer is not NULL. dW += dyᵀ x
+ * and db += the sum of dy's rows at the parameters' places in GRADIENTS, unless that is NULL. A NULL buffer
+ * for dx: not wanted. LEFT: of NfLinearLeft. */
 void nf_linear_backward (NfOps *ops, const NfLinear *layer, NfView x, NfView dy, NfView dx, guint M,
-                         guint flags, NfView before, NfBuffer *gradients);
+                         gboolean accumulate, NfView before, guint left, NfBuffer *gradients);

@@ -29,6 +29,36 @@ has_heads (const NfTransformerShape *shape, const NfSequence *sequence)
   return shape->qk_norm || sequence->table.buffer;
 }
 
+/* Left rows */
+
+/* What only products read is written as they read it; that a backward pass reads it, too, is no reason
+ * against it where it would round the floats first. */
+typedef struct
+{
+  gboolean a, qkv, attention, hidden; /* left rows */
+} LeftRows;
+
+/* Which rows are left rows; those of queries, keys and values only where nothing but attention reads them. */
+static LeftRows
+choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep, gboolean others_read_qkv)
+{
+  const guint row = nf_ops_left_step (ops, row_floats (shape));
+  const gboolean products_alone = !keep || nf_ops_gradients_read_left (ops);
+  return (LeftRows){ .qkv = !keep && !others_read_qkv && nf_ops_attention_reads_left (ops) && row > 0
+                            && row <= row_floats (shape),
+                     .a = products_alone && nf_ops_left_step (ops, shape->d) > 0,
+                     .attention = !keep && nf_ops_attention_writes_left (ops)
+                                  && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
+                     .hidden = products_alone && nf_ops_left_step (ops, shape->hidden) > 0 };
+}
+
+/* Words from one row of N values to the next. */
+static guint
+row_step (NfOps *ops, gboolean left, guint N)
+{
+  return left ? nf_ops_left_step (ops, N) : N;
+}
+
 /* Buffers that a list owns */
 
 static GPtrArray *
@@ -71,7 +101,7 @@ nf_tape_floats (const NfTransformerShape *shape, guint S, gboolean keep)
 {
   const gsize d = shape->d, row = row_floats (shape), inner = (gsize)shape->H * shape->head_dim;
   gsize layer = 2 * d + row + inner + shape->hidden;
-  if (!keep) /* left rows may be 3/2 of those of floats */
+  if (!keep) /* left rows may be 3/2 of those of floats; those that a tape keeps are not */
     layer += (d + inner + shape->hidden + 1) / 2;
   if (shape->post_norm)
     layer += 2 * d;
@@ -88,17 +118,17 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
   NfTape *tape = g_new0 (NfTape, 1);
   const gsize M = (gsize)B * S, d = shape->d, row = row_floats (shape);
   const guint K = shape->K;
+  const LeftRows left = choose_left (ops, shape, keep, TRUE);
+  const gsize a = M * row_step (ops, left.a, shape->d);
   GPtrArray *owner = tape->buffers = new_owner ();
 
   tape->keep = keep;
   tape->h = own_each (ops, owner, keep, K + 1, M * d);
-  tape->a1 = own_each (ops, owner, keep, K, M * (keep ? d : nf_ops_row_size (ops, shape->d)));
+  tape->a1 = own_each (ops, owner, keep, K, a);
   tape->raw = own_each (ops, owner, keep, K, M * row);
-  tape->attention = own_each (
-      ops, owner, keep, K,
-      M * (keep ? shape->H * shape->head_dim : nf_ops_row_size (ops, shape->H * shape->head_dim)));
-  tape->hidden
-      = own_each (ops, owner, keep, K, M * (keep ? shape->hidden : nf_ops_row_size (ops, shape->hidden)));
+  tape->attention
+      = own_each (ops, owner, keep, K, M * row_step (ops, left.attention, shape->H * shape->head_dim));
+  tape->hidden = own_each (ops, owner, keep, K, M * row_step (ops, left.hidden, shape->hidden));
   tape->qkv = keep && shape->qk_norm ? own_each (ops, owner, TRUE, K, M * row) : alias (tape->raw, K);
   if (shape->post_norm)
     {
@@ -112,11 +142,11 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
     }
   if (keep)
     {
-      tape->a2 = own_each (ops, owner, TRUE, K, M * d);
+      tape->a2 = own_each (ops, owner, TRUE, K, a);
       tape->middle = own_each (ops, owner, TRUE, K, M * d);
       tape->stats = own_each (ops, owner, TRUE, K, 2 * M * shape->H);
-      if (!shape->gated)
-        tape->before = own_each (ops, owner, TRUE, K, M * shape->hidden);
+      if (!shape->gated) /* as hidden */
+        tape->before = own_each (ops, owner, TRUE, K, M * row_step (ops, left.hidden, shape->hidden));
     }
   else
     {
@@ -151,39 +181,20 @@ nf_tape_free (NfTape *tape)
   g_free (tape);
 }
 
-/* What only products read is written as they read it, unless a backward pass wants its floats. */
-typedef struct
-{
-  gboolean a, qkv, attention, hidden; /* left rows */
-} LeftRows;
-
-/* Which rows are left rows; those of queries, keys and values only where nothing but attention reads them. */
-static LeftRows
-choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep, gboolean others_read_qkv)
-{
-  const guint row = nf_ops_left_step (ops, row_floats (shape));
-  return (LeftRows){ .qkv = !keep && !others_read_qkv && nf_ops_attention_reads_left (ops) && row > 0
-                            && row <= row_floats (shape),
-                     .a = !keep && nf_ops_left_step (ops, shape->d) > 0,
-                     .attention = !keep && nf_ops_attention_writes_left (ops)
-                                  && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
-                     .hidden = !keep && nf_ops_left_step (ops, shape->hidden) > 0 };
-}
-
 static guint
 from_left (gboolean left)
 {
   return left ? NF_MATMUL_LEFT_A : 0;
 }
 
-/* Of M rows from FIRST on; left rows are not left out. */
+/* Of M rows from FIRST on. */
 static void
 norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuffer *x, NfBuffer *y,
       gboolean left, guint first, guint M)
 {
-  const gsize at = (gsize)first * shape->d;
-  nf_ops_norm (ops, shape->norm, nf_view (x, at), weights->w, weights->b, nf_view (NULL, 0), nf_view (y, at),
-               left, M, shape->d);
+  nf_ops_norm (ops, shape->norm, nf_view (x, (gsize)first * shape->d), weights->w, weights->b,
+               nf_view (NULL, 0), nf_view (y, (gsize)first * row_step (ops, left, shape->d)), left, M,
+               shape->d);
 }
 
 /* h_out = h + LAYER(x), by way of SUB and the norm POST if there is one. */
@@ -192,8 +203,8 @@ add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer
               NfBuffer *x, gboolean left, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint first, guint M)
 {
   const gsize at = (gsize)first * shape->d;
-  const NfView from = nf_view (x, (gsize)first * layer->n_in), residual = nf_view (h, at),
-               to = nf_view (h_out, at), between = nf_view (sub, at);
+  const NfView from = nf_view (x, (gsize)first * row_step (ops, left, layer->n_in)),
+               residual = nf_view (h, at), to = nf_view (h_out, at), between = nf_view (sub, at);
   NfLinearExtra extra = { .flags = from_left (left) };
   if (!shape->post_norm)
     {
@@ -257,12 +268,14 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
               H = shape->H, Hkv = shape->Hkv, d = shape->d;
   const LeftRows left = choose_left (ops, shape, tape->keep, has_heads (shape, sequence));
   const guint row = left.qkv ? nf_ops_left_step (ops, row_floats (shape)) : row_floats (shape);
-  const gsize batch = (gsize)S * row, at = (gsize)first * d, wide = (gsize)first * shape->hidden;
+  const gsize batch = (gsize)S * row, a_at = (gsize)first * row_step (ops, left.a, d),
+              hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden),
+              wide = (gsize)first * shape->hidden;
   const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
   const NfLinearExtra extra = { .flags = from_left (left.a) | (left.qkv ? NF_MATMUL_LEFT : 0) };
 
   norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], left.a, first, M);
-  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], at), raw, M, &extra);
+  nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], a_at), raw, M, &extra);
   if (past)
     nf_ops_copy (ops, nf_view (past->qkv[l], (gsize)sequence->sample * past->S * row), qkv,
                  (gsize)first * row);
@@ -300,8 +313,10 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
   add_sublayer (ops, shape, &weights->proj, &weights->attention_post, tape->attention[l], left.attention,
                 tape->sub1 ? tape->sub1[l] : NULL, tape->h[l], tape->middle[l], first, M);
   norm (ops, shape, &weights->mlp_norm, tape->middle[l], tape->a2[l], left.a, first, M);
-  activate (ops, shape, weights, nf_view (tape->a2[l], at), nf_view (tape->gate ? tape->gate[l] : NULL, wide),
-            nf_view (tape->before[l], wide), nf_view (tape->hidden[l], wide), left, M);
+  activate (ops, shape, weights, nf_view (tape->a2[l], a_at),
+            nf_view (tape->gate ? tape->gate[l] : NULL, wide),
+            nf_view (tape->before[l], shape->gated ? wide : hidden_at), nf_view (tape->hidden[l], hidden_at),
+            left, M);
   add_sublayer (ops, shape, &weights->fc2, &weights->mlp_post, tape->hidden[l], left.hidden,
                 tape->sub2 ? tape->sub2[l] : NULL, tape->middle[l], tape->h[l + 1], first, M);
 }
@@ -364,10 +379,10 @@ nf_norm_backward (NfOps *ops, NfNormKind kind, const NfNorm *weights, NfView x, 
                   NfView dx, gboolean accumulate, guint M, guint d, NfBuffer *gradients)
 {
   if (gradients && kind == NF_NORM_LAYER)
-    nf_ops_column_sums (ops, dy, d, nf_view (gradients, weights->b.at), M, d);
+    nf_ops_column_sums (ops, dy, d, FALSE, nf_view (gradients, weights->b.at), M, d);
   nf_ops_norm_backward (ops, kind, x, weights->w, dy, dyc, dx, accumulate, M, d);
   if (gradients)
-    nf_ops_column_sums (ops, dyc, d, nf_view (gradients, weights->w.at), M, d);
+    nf_ops_column_sums (ops, dyc, d, FALSE, nf_view (gradients, weights->w.at), M, d);
 }
 
 /* The gradient of a sub-layer's last product, dh or what its post-norm makes of it. */
@@ -387,26 +402,35 @@ static void
 backward_mlp (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, const NfTape *tape,
               NfTapeScratch *s, guint l, guint first, guint M, NfBuffer *gradients)
 {
-  const gsize at = (gsize)first * shape->d, wide = (gsize)first * shape->hidden;
+  const LeftRows left = choose_left (ops, shape, TRUE, TRUE);
+  const gsize at = (gsize)first * shape->d, wide = (gsize)first * shape->hidden,
+              hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden);
   const NfView dy = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, first,
                                   M, gradients),
-               hidden = nf_view (tape->hidden[l], wide), before = nf_view (tape->before[l], wide),
-               none = nf_view (NULL, 0), a = nf_view (tape->a2[l], at), da = nf_view (s->da, at),
-               dhidden = nf_view (s->dhidden, wide);
+               hidden = nf_view (tape->hidden[l], hidden_at),
+               before = nf_view (tape->before[l], shape->gated ? wide : hidden_at), none = nf_view (NULL, 0),
+               a = nf_view (tape->a2[l], (gsize)first * row_step (ops, left.a, shape->d)),
+               da = nf_view (s->da, at), dhidden = nf_view (s->dhidden, wide);
+  const guint of_a = left.a ? NF_LEFT_X : 0;
 
   if (!shape->gated)
-    nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, before, gradients);
+    {
+      /* products alone read the gradient, too */
+      nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, FALSE, before,
+                          left.hidden ? NF_LEFT_X | NF_LEFT_DX : 0, gradients);
+      nf_linear_backward (ops, &weights->fc1, a, dhidden, da, M, FALSE, none,
+                          of_a | (left.hidden ? NF_LEFT_DY : 0), gradients);
+    }
   else
     {
       const NfView dgate = nf_view (s->dgate, wide);
-      nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, 0, none, gradients);
+      nf_linear_backward (ops, &weights->fc2, hidden, dy, dhidden, M, FALSE, none,
+                          left.hidden ? NF_LEFT_X : 0, gradients);
       nf_ops_gate_backward (ops, nf_view (tape->gate[l], wide), before, dhidden, dgate, dhidden,
                             (gsize)M * shape->hidden);
+      nf_linear_backward (ops, &weights->fc1, a, dhidden, da, M, FALSE, none, of_a, gradients);
+      nf_linear_backward (ops, &weights->gate, a, dgate, da, M, TRUE, none, of_a, gradients);
     }
-  nf_linear_backward (ops, &weights->fc1, a, dhidden, da, M, 0, none, gradients);
-  if (shape->gated)
-    nf_linear_backward (ops, &weights->gate, a, nf_view (s->dgate, wide), da, M, NF_MATMUL_ACCUMULATE, none,
-                        gradients);
   nf_norm_backward (ops, shape->norm, &weights->mlp_norm, nf_view (tape->middle[l], at), da,
                     nf_view (s->dyc, at), nf_view (s->dh, at), TRUE, M, shape->d, gradients);
 }
@@ -425,7 +449,7 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
                dqkv = nf_view (s->dqkv, 0);
 
   nf_linear_backward (ops, &weights->proj, nf_view (tape->attention[l], heads_at), dy,
-                      nf_view (s->dout, heads_at), M, 0, none, gradients);
+                      nf_view (s->dout, heads_at), M, FALSE, none, 0, gradients);
   const NfAttentionBackward attention = {
     .qkv = qkv,
     .out = nf_view (tape->attention[l], 0),
@@ -451,8 +475,10 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
                              wanted ? nf_view (gradients, weights->query_norm.at) : none,
                              wanted ? nf_view (gradients, weights->key_norm.at) : none);
     }
-  nf_linear_backward (ops, &weights->qkv, nf_view (tape->a1[l], at), nf_view_add (dqkv, (gsize)first * row),
-                      da, M, 0, none, gradients);
+  const gboolean left_a = choose_left (ops, shape, TRUE, TRUE).a;
+  nf_linear_backward (
+      ops, &weights->qkv, nf_view (tape->a1[l], (gsize)first * row_step (ops, left_a, shape->d)),
+      nf_view_add (dqkv, (gsize)first * row), da, M, FALSE, none, left_a ? NF_LEFT_X : 0, gradients);
   nf_norm_backward (ops, shape->norm, &weights->attention_norm, nf_view (tape->h[l], at), da,
                     nf_view (s->dyc, at), nf_view (s->dh, at), TRUE, M, shape->d, gradients);
 }

@@ -18,8 +18,9 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
-  KERNEL_HALVE,     /* exists where products do not read floats */
-  KERNEL_PACK_LEFT, /* with AMX */
+  KERNEL_HALVE,       /* exists where products do not read floats */
+  KERNEL_PACK_LEFT,   /* with AMX */
+  KERNEL_PACK_HALVES, /* where gradients are of bfloat16, on a CPU */
   KERNEL_AFFINE,
   KERNEL_AFFINE_BACKWARD,
   KERNEL_AFFINE_INVERSE,
@@ -57,6 +58,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_PACK] = "nf_pack",
   [KERNEL_HALVE] = "nf_halve",
   [KERNEL_PACK_LEFT] = "nf_pack_left",
+  [KERNEL_PACK_HALVES] = "nf_pack_halves",
   [KERNEL_AFFINE] = "nf_affine",
   [KERNEL_AFFINE_BACKWARD] = "nf_affine_backward",
   [KERNEL_AFFINE_INVERSE] = "nf_affine_inverse",
@@ -107,6 +109,7 @@ static const NfListed kernel_commands[N_KERNELS] = {
   [KERNEL_ATTENTION_BACKWARD] = NF_LIST_ATTENTION_BACKWARD,
   [KERNEL_GATE_BACKWARD] = NF_LIST_GATE_BACKWARD,
   [KERNEL_PACK_LEFT] = NF_LIST_PACK_LEFT,
+  [KERNEL_PACK_HALVES] = NF_LIST_PACK_HALVES,
   [KERNEL_AFFINE_BACKWARD] = NF_LIST_AFFINE_BACKWARD,
   [KERNEL_SHIFT_IN_BACKWARD] = NF_LIST_SHIFT_IN_BACKWARD,
   [KERNEL_CLASS_EMBED_BACKWARD] = NF_LIST_CLASS_EMBED_BACKWARD,
@@ -455,8 +458,17 @@ make_list (NfOps *ops, gboolean gradients, GError **error)
 static gboolean
 exists (NfOps *ops, Kernel kernel)
 {
-  return kernel == KERNEL_HALVE ? ops->rounds || ops->amx || ops->madd
-                                : kernel != KERNEL_PACK_LEFT || ops->amx;
+  switch (kernel)
+    {
+    case KERNEL_HALVE:
+      return ops->rounds || ops->amx || ops->madd;
+    case KERNEL_PACK_LEFT:
+      return ops->amx;
+    case KERNEL_PACK_HALVES:
+      return nf_ops_gradients_read_left (ops);
+    default:
+      return TRUE;
+    }
 }
 
 /* Compiles what KERNEL is in, if it was not compiled yet. */
@@ -838,6 +850,14 @@ pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, 
   *ops->detail = '\0';
 }
 
+/* The same of left rows of a product, ld words apart. */
+static void
+pack_halves (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width)
+{
+  LAUNCH_ITEMS (ops, KERNEL_PACK_HALVES, divide_up (rows, PACK_ROWS), divide_up (columns, width), VIEW (X),
+                INT (ld), VIEW (panels), INT (rows), INT (columns), INT (width));
+}
+
 void
 nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean transposed)
 {
@@ -865,6 +885,13 @@ get_most_left (NfOps *ops, guint M)
   return ops->amx && !has_rows_for_each (ops, M) ? MOST_LEFT / 2 : MOST_LEFT;
 }
 
+/* TRUE if rows stay in the second-level cache, and so meet each panel once. */
+static gboolean
+goes_by_columns (NfOps *ops, guint M, guint K)
+{
+  return !has_rows_for_each (ops, M) && (gsize)M * count_left (ops, K) <= get_most_left (ops, M);
+}
+
 /* Row tiles of one work-item: enough work to pay for starting it, enough work-items to share evenly. */
 static guint
 choose_tiles (NfOps *ops, guint M, guint panels, guint K)
@@ -890,7 +917,7 @@ choose_panels (NfOps *ops, guint M, guint panels, guint row_groups)
   const guint units = nf_device_count_cores (ops->device);
   guint most = 1;
   if (ops->amx && M > ops->row_tile)
-    return CLAMP (panels * row_groups / (8 * units), 1, MIN (panels, MOST_AMX_PANELS));
+    return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
   if (!ops->gpu && !ops->amx && M <= FEW_ROWS)
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
@@ -919,9 +946,7 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
                                  (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
                gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
 
-  /* rows that stay in the second-level cache meet each panel once */
-  ops->by_columns
-      = (gsize)t->M * count_left (ops, t->K) <= get_most_left (ops, t->M) && !has_rows_for_each (ops, t->M);
+  ops->by_columns = goes_by_columns (ops, t->M, t->K);
   if (ops->events)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
@@ -1018,13 +1043,32 @@ choose_parts (NfOps *ops, guint M, guint N, guint K)
   return ops->gpu ? MAX (MIN (2 * units / groups, K / PART_ELEMENTS), 1) : 1;
 }
 
-static void sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate,
-                         guint parts);
+static void sum_columns (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N,
+                         gboolean accumulate, guint parts);
+
+gboolean
+nf_ops_gradients_read_left (NfOps *ops)
+{
+  return ops->bf16 && ops->rounds && !ops->gpu;
+}
+
+/* An operand of nf_ops_matmul_tn() into panels. */
+static void
+pack_operand (NfOps *ops, NfView x, guint ldx, gboolean left, NfView panels, guint M, guint columns,
+              guint width)
+{
+  if (left)
+    pack_halves (ops, x, ldx, panels, M, columns, width);
+  else
+    pack (ops, x, ldx, panels, M, columns, width, FALSE);
+}
 
 void
-nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N, guint K)
+nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, gboolean a_left, NfView X, guint ldx, gboolean x_left,
+                  NfView C, guint M, guint N, guint K)
 {
   g_assert (ops->rounds == ops->bf16); /* else neither operand is a matrix that products keep */
+  g_assert (nf_ops_gradients_read_left (ops) || !(a_left || x_left));
   /* splitting floats costs less than packing them, rounding them again for each group of rows does not */
   const gboolean as_it_is = ops->amx && !ops->bf16;
   const guint elements = count_elements (ops, M), step = ops->amx ? get_row_step (count_left (ops, M)) : 0;
@@ -1038,11 +1082,11 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
     return;
   if (ops->amx)
     LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, STEP_VALUES), divide_up (N, LEFT_COLUMNS), VIEW (A),
-                  INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N));
+                  INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N), INT (a_left));
   else
-    pack (ops, A, lda, nf_view (ops->panels, 0), M, N, ops->row_tile, FALSE);
+    pack_operand (ops, A, lda, a_left, nf_view (ops->panels, 0), M, N, ops->row_tile);
   if (!as_it_is)
-    pack (ops, X, ldx, nf_view (ops->panels, left), M, K, ops->panel, FALSE);
+    pack_operand (ops, X, ldx, x_left, nf_view (ops->panels, left), M, K, ops->panel);
   const NfView part = nf_view (ops->panels, left + right);
   const NfMatmul product = {
     .A = nf_view (ops->panels, 0),
@@ -1058,7 +1102,7 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
   };
   multiply (ops, &product, parts);
   if (parts > 1)
-    sum_columns (ops, part, N * K, C, parts, N * K, TRUE, 1);
+    sum_columns (ops, part, N * K, FALSE, C, parts, N * K, TRUE, 1);
 }
 
 /* Rows */
@@ -1076,39 +1120,46 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C
 #define SUM_LINES 4      /* of rows_gpu.cl */
 #define SUM_PART_ROWS 64 /* of a part, at least */
 
+#define SUM_VECTORS 4 /* NF_SUM_VECTORS of rows_cpu.cl */
+
 /* With several PARTS, of the GPU variant, each has its share of the rows and a row of s. */
 static void
-sum_columns (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate, guint parts)
+sum_columns (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N, gboolean accumulate,
+             guint parts)
 {
+  const guint vectors = divide_up (N, ops->vector_width);
   if (ops->gpu)
     LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
                    INT (N), INT (accumulate));
   else
-    LAUNCH_ROWS (ops, KERNEL_COLUMN_SUMS, divide_up (N, ops->vector_width), VIEW (x), INT (ldx), VIEW (s),
-                 INT (M), INT (N), INT (accumulate));
+    LAUNCH_ROWS (
+        ops, KERNEL_COLUMN_SUMS,
+        MAX (divide_up (vectors, SUM_VECTORS), MIN (vectors, 4 * nf_device_count_cores (ops->device))),
+        VIEW (x), INT (ldx), VIEW (s), INT (M), INT (N), INT (accumulate), INT (left));
 }
 
 static void
-column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N, gboolean accumulate)
+column_sums (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N, gboolean accumulate)
 {
   const guint groups = divide_up (N, GROUP), units = nf_device_get_info (ops->device)->compute_units;
   const guint parts = ops->gpu ? MIN (4 * units / groups, M / SUM_PART_ROWS) : 1;
   if (parts <= 1)
     {
-      sum_columns (ops, x, ldx, s, M, N, accumulate, 1);
+      sum_columns (ops, x, ldx, left, s, M, N, accumulate, 1);
       return;
     }
   if (!need_panels (ops, (gsize)parts * N))
     return;
   const NfView part = nf_view (ops->panels, 0);
-  sum_columns (ops, x, ldx, part, M, N, FALSE, parts);
-  sum_columns (ops, part, N, s, parts, N, accumulate, 1);
+  sum_columns (ops, x, ldx, left, part, M, N, FALSE, parts);
+  sum_columns (ops, part, N, FALSE, s, parts, N, accumulate, 1);
 }
 
 void
-nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N)
+nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N)
 {
-  column_sums (ops, x, ldx, s, M, N, TRUE);
+  g_assert (!left || nf_ops_gradients_read_left (ops));
+  column_sums (ops, x, ldx, left, s, M, N, TRUE);
 }
 
 void
@@ -1163,11 +1214,11 @@ nf_ops_heads_backward (NfOps *ops, const NfHeads *h, NfView dqkv, NfBuffer *scra
     return;
   /* over rows into the first of them, then over heads */
   const NfView sums = nf_view (scratch, 0);
-  column_sums (ops, sums, heads * DH, sums, h->B * h->count, heads * DH, FALSE);
+  column_sums (ops, sums, heads * DH, FALSE, sums, h->B * h->count, heads * DH, FALSE);
   if (dq_norm.buffer)
-    column_sums (ops, sums, DH, dq_norm, h->H, DH, TRUE);
+    column_sums (ops, sums, DH, FALSE, dq_norm, h->H, DH, TRUE);
   if (dk_norm.buffer)
-    column_sums (ops, nf_view_add (sums, (gsize)h->H * DH), DH, dk_norm, h->Hkv, DH, TRUE);
+    column_sums (ops, nf_view_add (sums, (gsize)h->H * DH), DH, FALSE, dk_norm, h->Hkv, DH, TRUE);
 }
 
 /* Attention */
@@ -1216,22 +1267,25 @@ nf_ops_key_bytes (NfOps *ops)
   return 2 * element * padded_features (ops);
 }
 
+#define VALUES_TOO 1 /* NF_VALUES_TOO and NF_FROM_LEFT of append.cl */
+#define FROM_LEFT 2
+
 static void
 append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count, guint capacity,
-        guint B, guint H, guint values_too)
+        guint B, guint H, guint flags)
 {
   const guint rows = ops->attends_by_amx || ops->half_keys ? ops->panel : ops->vector_width, /* of a block */
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
-          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H), INT (values_too));
+          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H), INT (flags));
 }
 
 void
 nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, gboolean left, NfBuffer *keys, guint n0,
                guint count, guint capacity, guint B, guint H)
 {
-  append (ops, src, row, batch, keys, n0, count, capacity, B, H, left ? 3 : 1);
+  append (ops, src, row, batch, keys, n0, count, capacity, B, H, VALUES_TOO | (left ? FROM_LEFT : 0));
 }
 
 /* MASK as nf_sight() of append.cl reads it. */
@@ -1260,6 +1314,9 @@ nf_ops_attention_reads_left (NfOps *ops)
   return ops->attends_by_amx && ops->head_dim % STEP_VALUES == 0;
 }
 
+#define LEAVES_LEFT 1 /* NF_LEAVES_LEFT and NF_READS_LEFT of attention_cpu.cl */
+#define READS_LEFT 2
+
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
 {
@@ -1273,9 +1330,9 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
-          LONG (out_batch), INT ((a->left ? 1 : 0) | (a->q_left ? 2 : 0)), BUFFER (a->stats),
-          INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale), FLOAT (a->scale2),
-          INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
+          LONG (out_batch), INT ((a->left ? LEAVES_LEFT : 0) | (a->q_left ? READS_LEFT : 0)),
+          BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
+          FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
 
 /* only the kernel of multiply-adds meets keys and values in blocks */
@@ -1306,8 +1363,8 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
       const guint row = (a->H + 2 * Hkv) * ops->head_dim;
       const NfView keys = nf_view_add (a->qkv, (gsize)a->H * ops->head_dim);
       const NfView values = nf_view_add (keys, (gsize)Hkv * ops->head_dim);
-      append (ops, keys, row, (gsize)a->N * row, a->keys, 0, a->N, a->N, a->B, Hkv, FALSE);
-      append (ops, values, row, (gsize)a->N * row, a->values, 0, a->N, a->N, a->B, Hkv, FALSE);
+      append (ops, keys, row, (gsize)a->N * row, a->keys, 0, a->N, a->N, a->B, Hkv, 0);
+      append (ops, values, row, (gsize)a->N * row, a->values, 0, a->N, a->N, a->B, Hkv, 0);
     }
   LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
           INT (nf_ops_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),

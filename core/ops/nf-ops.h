@@ -121,7 +121,8 @@ typedef enum
 } NfMatmulFlags;
 
 /* C (M, N) = A (M, K) · B, then + bias (N), P = that (SAVE), GELU, × GELU'(P) (GELU_SLOPE), + R[m % r_mod]
- * (RESIDUAL), + C (ACCUMULATE), in this order. Rows are lda, ldc, ldr floats apart; P (M, N) is dense. B is
+ * (RESIDUAL), + C (ACCUMULATE), in this order. Rows are lda, ldc, ldr floats apart; P (M, N) is dense,
+ * or, where C is left rows and gradients read these, such rows as well, ldc words apart. B is
  * packed, or, if nf_ops_takes_rows(), a matrix (K, N) of floats as it is, rows ldb floats apart. C may be R
  * or, with equal strides, nothing else. */
 typedef struct
@@ -134,14 +135,18 @@ typedef struct
 
 void nf_ops_matmul (NfOps *ops, const NfMatmul *product);
 
+/* TRUE if gradients of weights take left rows of a product as operands: they round what they multiply. */
+gboolean nf_ops_gradients_read_left (NfOps *ops);
+
 /* C (N, K) += Aᵀ X: A (M, N), rows lda apart, X (M, K), rows ldx apart. A weight's gradient. They are
  * packed into memory of OPS first (only A, if the matrix unit multiplies floats), which makes it an ordinary
- * product. */
-void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, NfView X, guint ldx, NfView C, guint M, guint N,
-                       guint K);
+ * product. A_LEFT, X_LEFT: these are left rows, and lda and ldx count words. */
+void nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, gboolean a_left, NfView X, guint ldx, gboolean x_left,
+                       NfView C, guint M, guint N, guint K);
 
-/* s (N) += the sums of the columns of x (M, N), rows ldx apart. */
-void nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, NfView s, guint M, guint N);
+/* s (N) += the sums of the columns of x (M, N), rows ldx apart; LEFT: of left rows, ldx words apart, where
+ * gradients read these. */
+void nf_ops_column_sums (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N);
 
 /* LAYER: (x - mean) rstd w + b, eps 1e-5. RMS: x (1 + w) / sqrt (mean of x² + 1e-6), b is not read. */
 typedef enum
