@@ -2040,6 +2040,9 @@ nf_cmd_train (int argc, char **argv)
                            "Ctrl-C saves checkpoint and model; --resume goes on bit for bit.", 0, G_MAXINT))
       return NF_EXIT_USAGE;
   }
+  NfWorldPattern pattern;
+  if (run.world && !nf_world_pattern_from_name (run.world, &pattern))
+    return nf_command_usage (&command, "--world \"%s\" is none of pong, bounce, gridworld", run.world);
   if (!places.output || (places.resume || run.world ? argc > 1 : argc < 2))
     return nf_command_usage (&command, "%s",
                              !places.output ? "--output MODEL.safetensors is missing"
@@ -2120,9 +2123,6 @@ nf_cmd_train (int argc, char **argv)
     goto failed;
   if (!check_video_options (&run, !places.resume, holdout != NF_NOT_GIVEN, samples != NULL, &error))
     return nf_command_usage (&command, "%s", error->message);
-  NfWorldPattern pattern;
-  if (!places.resume && run.world && *run.world && !nf_world_pattern_from_name (run.world, &pattern))
-    return nf_command_usage (&command, "--world %s is none of pong, bounce, gridworld", run.world);
   if (!run.config.frames && ((run.world && *run.world) || run.actions))
     return nf_command_usage (&command,
                              "--world and --actions go with a model of videos: --family starflow --frames F");
