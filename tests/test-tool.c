@@ -731,7 +731,7 @@ test_eval (void **state)
   GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "14", "drawn.mkv");
   BAD (1, "ends before frame 12", "eval", "-q", "-m", "normflow-pong-64", "--actions", "drawn.mkv");
   BAD (1, "action_dim", "eval", "-q", "-m", model, "--actions", video);
-  BAD (2, "--every", "eval", "-q", "-m", "normflow-pong-64", "--actions", "--every", "2", "drawn.mkv");
+  BAD (2, "--denoise", "eval", "-q", "-m", "normflow-pong-64", "--actions", "--denoise", "0.1", "drawn.mkv");
   BAD (2, "--every", "eval", "-m", model, "--every", "0", video);
   BAD (2, "--denoise", "eval", "-m", model, "--denoise", "x", video);
   BAD (1, "/nowhere/", "eval", "-q", "-m", model, "--json", "/nowhere/scores.ndjson", video);
@@ -1174,6 +1174,41 @@ test_eval_holdout (void **state)
   GOOD ("eval", "-q", "-m", model, "--json", "held.ndjson", "shots");
   assert_int_equal (count ("held.ndjson", "\"bits_per_dim\""), 5);
   BAD (1, "trained on", "eval", "-q", "-m", model, "--holdout", "0.3", "shots/1.png");
+}
+
+/* Frames of a video are scored as they are among all others, whichever are asked for: the very numbers if the
+ * stream begins where the video does, else others by the noise that it adds. */
+static void
+test_eval_some (void **state)
+{
+  static const guint starts[] = { 5, 12 };
+  g_autoptr (GRegex) known = g_regex_new ("\"frame\":([0-9]+),.*\"bits_per_dim\":([0-9.e-]+),", 0, 0, NULL);
+  GOOD ("world", "pong", "some.mkv", "-q", "-n", "23", "-p", "random");
+  g_autofree char *all = good (ARGUMENTS ("eval", PONG, "--actions", "some.mkv"));
+  g_auto (GStrv) wanted = g_strsplit (all, "\n", -1);
+  for (guint i = 0; i < G_N_ELEMENTS (starts); i++)
+    {
+      g_autofree char *share = g_strdup_printf ("%g", (22.5 - starts[i]) / 23),
+                      *text = good (ARGUMENTS ("eval", PONG, "--actions", "--holdout", share, "--every", "2",
+                                               "-n", "2", "--check", "some.mkv"));
+      g_auto (GStrv) lines = g_strsplit (g_strstrip (text), "\n", -1);
+      assert_int_equal (g_strv_length (lines), 2);
+      for (guint f = 0; f < 2; f++)
+        {
+          g_autoptr (GMatchInfo) one = NULL, other_one = NULL;
+          assert_true (g_regex_match (known, lines[f], 0, &one));
+          assert_true (g_regex_match (known, wanted[starts[i] + 2 * f], 0, &other_one));
+          g_autofree char *number = g_match_info_fetch (one, 1), *bits = g_match_info_fetch (one, 2),
+                          *same = g_match_info_fetch (other_one, 1),
+                          *exact = g_match_info_fetch (other_one, 2);
+          assert_string_equal (number, same);
+          assert_non_null (strstr (lines[f], "\"differing\":0"));
+          /* a first frame, which nothing is known before, has ten times as many */
+          if (fabs (g_ascii_strtod (bits, NULL) - g_ascii_strtod (exact, NULL)) > (i ? 0.002 : 0))
+            fail_msg ("frame %s: %s and %s", number, bits, exact);
+        }
+    }
+  GOOD ("sheet", PONG, "-n", "2", "--every", "5", "some.mkv", "some.png");
 }
 
 /* How much green differs from one pixel of a row to the next. */
@@ -1729,6 +1764,7 @@ main (void)
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_eval_holdout),
+    cmocka_unit_test (test_eval_some),
     cmocka_unit_test (test_train_samples),
     cmocka_unit_test (test_sample_tall),
     cmocka_unit_test (test_sheet_of_either_family),

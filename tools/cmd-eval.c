@@ -138,7 +138,7 @@ count_wrong (const NfPicture *a, const NfPicture *b)
   return wrong;
 }
 
-/* Decodes FRAME; *WRONG is how many samples did not come back. */
+/* Decodes FRAME; *WRONG is how many samples did not come back, if it is one of those asked for. */
 static gboolean
 check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **error)
 {
@@ -152,6 +152,8 @@ check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **erro
                     : !nf_session_decode_frame (eval->session, frame->latents, -1, &eval->decoding,
                                                 &decoded->frame, error))
     return FALSE;
+  if (frame->between)
+    return TRUE;
   eval->decode_seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
   *wrong = count_wrong (picture, decoded);
   eval->wrong_samples += *wrong;
@@ -173,7 +175,10 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autofree char *name = g_filename_display_basename (eval->path);
   double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
+  guint64 wrong;
 
+  if (frame->between)
+    return !eval->check || check_frame (eval, frame, &wrong, error);
   json_builder_begin_object (builder);
   json_builder_set_member_name (builder, "file");
   json_builder_add_string_value (builder, name);
@@ -208,8 +213,6 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
     }
   if (eval->check)
     {
-      guint64 wrong;
-
       if (!check_frame (eval, frame, &wrong, error))
         return FALSE;
       add_count (builder, "differing", wrong);
@@ -710,9 +713,8 @@ nf_cmd_eval (int argc, char **argv)
                              : peers    ? "peers"
                              : plot     ? "plot"
                                         : "map");
-  if (scan.actions && (every > 1 || n_sigmas))
-    return nf_command_usage (&command, "--actions is for all frames in a row: not with %s",
-                             every > 1 ? "--every" : "--denoise");
+  if (scan.actions && n_sigmas)
+    return nf_command_usage (&command, "--actions is for all frames in a row: not with --denoise");
   scan.frames = (guint64)frames;
   scan.every = (guint64)every;
   scan.holdout = holdout;

@@ -127,11 +127,6 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
   const NfConfig *config = nf_model_get_config (nf_session_get_model (sheet->session));
   guint64 wrong = 0;
 
-  add_panel (sheet, nf_picture_ref (clean),
-             g_strdup_printf ("frame %" G_GUINT64_FORMAT ", %.3f bits/dim", clean->index,
-                              frame->score.bits_per_dim));
-  add_panel (sheet, paint_latents (config, frame), describe_latents (frame));
-
   g_autoptr (NfPicture) decoded = nf_picture_new_like (clean);
   memset (decoded->data, 0, decoded->size);
   if (sheet->decoder
@@ -139,6 +134,12 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
                                error)
           : !nf_session_decode_frame (sheet->session, frame->latents, -1, NULL, &decoded->frame, error))
     return FALSE;
+  if (frame->between)
+    return TRUE;
+  add_panel (sheet, nf_picture_ref (clean),
+             g_strdup_printf ("frame %" G_GUINT64_FORMAT ", %.3f bits/dim", clean->index,
+                              frame->score.bits_per_dim));
+  add_panel (sheet, paint_latents (config, frame), describe_latents (frame));
   for (gsize i = 0; i < clean->size; i++)
     wrong += clean->data[i] != decoded->data[i];
   sheet->wrong += wrong;

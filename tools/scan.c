@@ -54,6 +54,15 @@ frames_of (NfMediaReader *reader, const NfScan *scan, guint64 first)
   return scan->frames && (n == 0 || n > scan->frames) ? scan->frames : n;
 }
 
+/* Where STREAM's window begins that frame FIRST comes into, had it begun with frame 0. */
+static guint64
+window_start (NfStream *stream, const NfConfig *config, guint64 first)
+{
+  const guint context = nf_stream_get_context (stream), step = config->frames - context;
+
+  return first < context ? 0 : (first - context) / step * step;
+}
+
 /* One file at work. */
 typedef struct
 {
@@ -186,7 +195,8 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
       if (!nf_media_reader_index (reader, error))
         return FALSE;
       first = nf_scan_holdout_start (scan->holdout, nf_media_reader_get_info (reader)->n_frames);
-      if (!nf_media_reader_seek (reader, first, error))
+      if (!nf_media_reader_seek (reader, scan->stream ? window_start (scan->stream, config, first) : first,
+                                 error))
         return FALSE;
     }
   total = frames_of (reader, scan, first);
@@ -205,11 +215,14 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
         }
       if (!picture)
         break;
-      if ((picture->index - first) % scan->every != 0)
+      frame.between = picture->index < first || (picture->index - first) % scan->every != 0;
+      if (frame.between && !scan->stream)
         continue;
       frame.picture = picture;
       if ((scan->score && !score_frame (&work, done, &frame, error)) || !func (&frame, data, error))
         return FALSE;
+      if (frame.between)
+        continue;
       bits += frame.score.bits_per_dim;
       done++;
       if (nf_progress_due (progress))

@@ -11,8 +11,10 @@ G_BEGIN_DECLS
 /*
  * NfScan:
  * frames: at most so many, 0 for all
- * every: each so many-th
- * holdout: only the last share of the file, as training keeps it away; 0 for the whole
+ * every: each so many-th; a stream encodes those between, too
+ * holdout: only the last share of the file, as training keeps it away; 0 for the whole. A stream encodes
+ * frames before it, too: those that it would predict from had it begun with the first, but for noise by
+ * numbers of frames
  * score: encode frames (else they are only read)
  * stream: of a model of videos, which frames are encoded with, each knowing those before it; NULL for one of
  * pictures
@@ -41,6 +43,7 @@ typedef struct
   NfScore score;
   const float *map;
   const float *action; /* what led to the frame, NULL if that is not known */
+  gboolean between;    /* none of those asked for: a stream predicts others from it */
   double seconds;      /* that encoding took */
 } NfScanFrame;
 
