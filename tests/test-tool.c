@@ -552,6 +552,20 @@ test_sequence_names (void **state)
   assert_non_null (strstr (one.errors, ": 1 frame, "));
 }
 
+/* Puts TO, as long as FROM, in its place in the file NAME. */
+static void
+replace_in (const char *name, const char *from, const char *to)
+{
+  g_autofree char *path = in_folder (name), *bytes = NULL;
+  gsize size;
+  assert_int_equal (strlen (from), strlen (to));
+  assert_true (g_file_get_contents (path, &bytes, &size, NULL));
+  char *at = g_strstr_len (bytes + 8, (gssize)size - 8, from);
+  assert_non_null (at);
+  memcpy (at, to, strlen (to));
+  assert_true (g_file_set_contents (path, bytes, (gssize)size, NULL));
+}
+
 static void
 test_encode_decode (void **state)
 {
@@ -577,6 +591,24 @@ test_encode_decode (void **state)
       = run (ARGUMENTS ("decode", "-q", "-m", model, "--precision", "f32", "rounded.safetensors", "f32.y4m"));
   assert_int_equal (other_way.status, 0);
   assert_non_null (strstr (other_way.errors, "made in bf16 and are decoded in f32"));
+  /* and by what multiplied, where it is not what is usual */
+  g_setenv ("NORMFLOW_INT8", "fma", TRUE);
+  GOOD ("encode", "-q", "-m", model, "--precision", "int8-weights", video, "plain.safetensors");
+  g_unsetenv ("NORMFLOW_INT8");
+  g_auto (Result) alike = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
+  assert_string_equal (alike.errors, "");
+  assert_frames ("plain.y4m", 0, FRAMES);
+  g_autofree char *plain = good (ARGUMENTS ("info", "plain.safetensors")),
+                  *members = good (ARGUMENTS ("info", "--json", "plain.safetensors"));
+  assert_non_null (strstr (plain, "int8-weights by fma"));
+  assert_non_null (strstr (members, "\"precision\" : \"int8-weights\""));
+  assert_non_null (strstr (members, "\"multiplied_by\" : \"fma\""));
+  replace_in ("plain.safetensors", "\"multiplied_by\":\"fma\"", "\"multiplied_by\":\"abc\"");
+  g_auto (Result) unlike = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
+  assert_int_equal (unlike.status, 0);
+  assert_non_null (strstr (unlike.errors, "made in int8-weights by abc and are decoded by"));
+  replace_in ("plain.safetensors", "\"multiplied_by\":\"abc\"", "\"multiplied_by\":\"a,c\"");
+  BAD (1, "multiplied_by is \"a,c\"", "decode", "-q", "-m", model, "plain.safetensors", "plain.y4m");
 
   g_autoptr (GError) error = NULL;
   g_autofree char *ours = nf_model_digest_of_file (model, &error),

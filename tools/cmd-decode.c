@@ -169,6 +169,47 @@ open_stream (Decode *decode, NfSession *session, const NfLatentsInfo *info, NfSt
   return TRUE;
 }
 
+/* As the latents were made, unless another way is asked for: only that gives every byte back. What multiplied
+ * may be nothing that this device has. */
+static void
+prefer_ways (NfCommand *command, const NfLatentsInfo *info)
+{
+  if (!info->precision)
+    return;
+  nf_command_prefer (command, "precision", info->precision);
+  if (!info->form)
+    return;
+  g_autofree char *before = g_strdup (command->device);
+  nf_command_prefer (command,
+                     g_str_has_prefix (info->precision, "bf16")   ? "bf16"
+                     : g_str_has_prefix (info->precision, "int8") ? "int8"
+                                                                  : "f32",
+                     info->form);
+  g_autoptr (NfDevice) device = nf_device_open (command->device, NULL);
+  if (device)
+    return;
+  g_free (command->device);
+  command->device = g_steal_pointer (&before);
+}
+
+static void
+warn_of_ways (const NfLatentsInfo *info, NfDevice *device)
+{
+  const char *precision = nf_device_get_precision (device), *form = nf_find_form (device);
+
+  if (info->precision && strcmp (info->precision, precision) != 0)
+    fprintf (stderr,
+             "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
+             "samples back; leave --precision out\n",
+             info->precision, precision);
+  else if (info->form && strcmp (info->form, form) != 0)
+    fprintf (stderr,
+             "normflow decode: these latents were made in %s by %s and are decoded by %s, which may give "
+             "other samples back; leave out what asks for that, or take a device that has %s (see: normflow "
+             "devices)\n",
+             precision, info->form, form, info->form);
+}
+
 static gboolean
 decode_file (Decode *decode, GError **error)
 {
@@ -198,19 +239,12 @@ decode_file (Decode *decode, GError **error)
   decode->total = info->n_frames - decode->first;
   if (decode->limit)
     decode->total = MIN (decode->total, decode->limit);
-  /* unless another one is asked for: only what encoded gives every byte back */
-  if (info->precision)
-    nf_command_prefer (decode->command, "precision", info->precision);
+  prefer_ways (decode->command, info);
   session = nf_command_open (decode->command, error);
   if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error)
       || !open_stream (decode, session, info, &stream, error))
     return FALSE;
-  const char *precision = nf_device_get_precision (nf_model_get_device (nf_session_get_model (session)));
-  if (info->precision && strcmp (info->precision, precision) != 0)
-    fprintf (stderr,
-             "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
-             "samples back; leave --precision out\n",
-             info->precision, precision);
+  warn_of_ways (info, nf_model_get_device (nf_session_get_model (session)));
   output = nf_output_open (decode->output, decode->input, info->layout, info->width, info->height,
                            info->rate_n, info->rate_d, info->look, error);
   if (!output)

@@ -324,7 +324,8 @@ print_latents (const Info *info, NfLatentsReader *reader)
       print_row ("stream", "context of %d frames, key frames: %s%s", latents->context, keys, told);
     }
   if (latents->precision)
-    print_row ("made in", "%s", latents->precision);
+    print_row ("made in", "%s%s%s", latents->precision, latents->form ? " by " : "",
+               latents->form ? latents->form : "");
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
   printf ("%-*s ", NAME_WIDTH, "model");
   print_value (latents->model);
@@ -439,6 +440,10 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       add_int (builder, "height", latents->height);
       add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
       add_string (builder, "frame_rate", rate);
+      if (latents->precision)
+        add_string (builder, "precision", latents->precision);
+      if (latents->form)
+        add_string (builder, "multiplied_by", latents->form);
       if (latents->look)
         add_string (builder, "look", latents->look);
       add_int (builder, "grid_height", latents->grid_height);

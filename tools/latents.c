@@ -17,6 +17,7 @@ info_clear (NfLatentsInfo *info)
 {
   g_clear_pointer (&info->digest, g_free);
   g_clear_pointer (&info->precision, g_free);
+  g_clear_pointer (&info->form, g_free);
   g_clear_pointer (&info->model, g_free);
   g_clear_pointer (&info->look, g_free);
 }
@@ -116,6 +117,7 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
   add_string (builder, "frame_rate", rate);
   add_string (builder, "precision", info->precision);
+  add_string (builder, "multiplied_by", info->form);
   if (info->look && *info->look)
     add_string (builder, "look", info->look);
   if (info->context >= 0)
@@ -182,6 +184,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->info.features = grid.features;
   self->info.digest = g_strdup (nf_model_get_digest (model));
   self->info.precision = g_strdup (nf_device_get_precision (nf_model_get_device (model)));
+  self->info.form = g_strdup (nf_find_form (nf_model_get_device (model)));
   self->info.model = g_filename_display_name (base);
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 
@@ -327,6 +330,7 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
   const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
+  const char *form = nf_tensor_file_get_metadata (self->file, "multiplied_by");
   const char *context = nf_tensor_file_get_metadata (self->file, "context");
   const char *keys = nf_tensor_file_get_metadata (self->file, "key_int_max");
   g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
@@ -342,6 +346,9 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
+  /* it becomes part of a device's specification */
+  if (form && (!*form || strspn (form, "abcdefghijklmnopqrstuvwxyz0123456789") != strlen (form)))
+    return wrong (self, error, "multiplied_by", form);
   if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
     return wrong (self, error, "context", context);
   if (context && (!keys || !g_ascii_string_to_unsigned (keys, 10, 0, G_MAXINT, &key_int_max, NULL)))
@@ -349,6 +356,7 @@ read_strings (NfLatentsReader *self, GError **error)
   self->info.context = context ? (int)kept : -1;
   self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
+  self->info.form = g_strdup (form);
   self->info.look = g_strdup (nf_tensor_file_get_metadata (self->file, "look"));
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");

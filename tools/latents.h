@@ -13,9 +13,10 @@ G_BEGIN_DECLS
  *   bits_per_dim  F32 (frames), the score of each frame
  *
  * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
- * width and height in pixels, pixel_layout, frame_rate "N/D", precision (of matrix products; files of before
- * do not say), look (how samples are meant, media-look.h, if anything is known). Latents of a model of videos
- * also have context and key_int_max, as numbers, and if the model was told what was done a third tensor,
+ * width and height in pixels, pixel_layout, frame_rate "N/D", precision and multiplied_by (of matrix
+ * products; files of before do not say), look (how samples are meant, media-look.h, if anything is known).
+ * Latents of a model of videos also have context and key_int_max, as numbers, and if the model was told what
+ * was done a third tensor,
  *
  *   actions       F32 (frames, action_dim), what led to each frame
  *
@@ -34,6 +35,7 @@ G_BEGIN_DECLS
  * digest: of the model
  * model: its name
  * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
+ * form: what multiplied, as nf_find_form() says it; NULL: not known
  * context: of a model of videos: frames that stayed when its window was full; -1 of one of pictures
  * key_int_max: likewise: each so many-th frame is coded by itself; 0: the first alone
  * action_dim: of the actions, 0 without any
@@ -54,6 +56,7 @@ typedef struct
   char *digest;
   char *model;
   char *precision;
+  char *form;
   int context;
   guint key_int_max;
   guint action_dim;
