@@ -1620,6 +1620,24 @@ test_resumed_settings (void **state)
   BAD (1, "member \"precision\"", "train", "-q", "-o", "exact.safetensors", "--resume");
 }
 
+/* A run goes on where something else multiplies, and says so. */
+static void
+test_resumed_form (void **state)
+{
+  g_setenv ("NORMFLOW_F32", "fma", TRUE);
+  GOOD (TRAIN, "-o", "by.safetensors", "--steps", "6", "--stop-after", "2", video);
+  g_auto (Result) same = run (ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "3"));
+  assert_int_equal (same.status, 0);
+  assert_null (strstr (same.errors, "bit for bit"));
+  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\"", "\"multiplied_by\" : \"abc\"");
+  g_auto (Result) another
+      = run (ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "4"));
+  assert_int_equal (another.status, 0);
+  assert_non_null (strstr (another.errors, "by abc so far and are by fma from here on"));
+  assert_int_equal (count ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\""), 1);
+  g_unsetenv ("NORMFLOW_F32");
+}
+
 /* Another file of the same name is not what a run goes on with. */
 static void
 test_resumed_files (void **state)
@@ -1810,6 +1828,7 @@ main (void)
     cmocka_unit_test (test_best_of_all),
     cmocka_unit_test (test_resumed_init),
     cmocka_unit_test (test_resumed_settings),
+    cmocka_unit_test (test_resumed_form),
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_world),

@@ -70,6 +70,7 @@ typedef struct
   guint64 sample_every;
   char *precision; /* of matrix products; NULL before there is a device, and in settings from before it was
                       kept */
+  char *form;      /* what multiplies in it, likewise */
   /* Where the run stands. */
   double best;
   guint64 best_tiles; /* that its mean is over: those with a finite loss */
@@ -102,6 +103,7 @@ run_clear (Run *run)
   g_free (run->log);
   g_free (run->samples);
   g_free (run->precision);
+  g_free (run->form);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
@@ -249,6 +251,8 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   add_int (builder, "sample_every", run->sample_every);
   json_builder_set_member_name (builder, "precision");
   json_builder_add_string_value (builder, run->precision);
+  json_builder_set_member_name (builder, "multiplied_by");
+  json_builder_add_string_value (builder, run->form);
   add_exact (builder, "best", run->best);
   add_int (builder, "best_tiles", run->best_tiles);
   add_int (builder, "best_step", run->best_step);
@@ -432,6 +436,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
       if (!g_strv_contains (nf_device_precisions (), run->precision) && !settings.wrong)
         settings.wrong = "precision";
     }
+  if (json_object_has_member (settings.object, "multiplied_by"))
+    run->form = settings_string (&settings, "multiplied_by");
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -1812,6 +1818,16 @@ open_device (Job *job, GError **error)
     }
   if (!run->precision)
     run->precision = g_strdup (precision);
+  /* it may go on where there is no such thing */
+  const char *form = nf_find_form (job->device);
+  if (run->form && strcmp (run->form, form) != 0)
+    nf_progress_note (
+        job->progress,
+        "products were made by %s so far and are by %s from here on: the run is not bit for bit "
+        "what it would have been",
+        run->form, form);
+  g_free (run->form);
+  run->form = g_strdup (form);
   return TRUE;
 }
 
