@@ -250,6 +250,19 @@ test_overview (void **state)
       assert_non_null (strstr (help, "Usage:"));
       BAD (2, "--nonsense", names[i], "--nonsense");
     }
+  /* what is empty is no default, and no folder either */
+  BAD (2, "--layers is empty", "train", "-o", "no.safetensors", "--steps", "1", "--layers", "", video);
+  BAD (2, "--scales is empty", "train", "-o", "no.safetensors", "--steps", "1", "--scales", "", video);
+  BAD (2, "--log is empty", "train", "-o", "no.safetensors", "--steps", "1", "--log", "", video);
+  BAD (2, "--samples is empty", "train", "-o", "no.safetensors", "--steps", "1", "--samples", "", video);
+  BAD (2, "--validation is empty", "train", "-o", "no.safetensors", "--steps", "1", "--validation", "",
+       video);
+  BAD (2, "--model is empty", "eval", "--model", "", video);
+  BAD (2, "--sizes is empty", "bench", "--sizes", "");
+  BAD (2, "an argument is empty", "train", "-o", "no.safetensors", "--steps", "1", "");
+  BAD (2, "an argument is empty", "info", "");
+  BAD (2, "an argument is empty", "convert", "", "no.safetensors");
+  BAD (2, "an argument is empty", "encode", video, "");
   g_auto (Result) unknown = run (ARGUMENTS ("encod"));
   assert_int_equal (unknown.status, 2);
   assert_non_null (strstr (unknown.errors, "did you mean encode?"));

@@ -78,6 +78,27 @@ check_precision (NfCommand *self, NfCommandOptions options)
   return found;
 }
 
+/* An empty text says nothing, and is no name: most often it is a variable of a script that was never set. */
+static gboolean
+check_texts (NfCommand *self, const GOptionEntry *entries)
+{
+  for (; entries && entries->long_name; entries++)
+    {
+      const gboolean one
+          = entries->arg == G_OPTION_ARG_STRING || entries->arg == G_OPTION_ARG_FILENAME,
+          several = entries->arg == G_OPTION_ARG_STRING_ARRAY || entries->arg == G_OPTION_ARG_FILENAME_ARRAY;
+      const char *const *texts = several ? *(const char *const **)entries->arg_data : NULL;
+      const char *text = one ? *(char **)entries->arg_data : NULL;
+
+      if ((text && !*text) || (texts && g_strv_contains (texts, "")))
+        {
+          nf_command_usage (self, "--%s is empty: give it a value, or leave it out", entries->long_name);
+          return FALSE;
+        }
+    }
+  return TRUE;
+}
+
 /* Appends KEY and VALUE to the device's specification. */
 static void
 specify (NfCommand *self, const char *key, const char *value)
@@ -161,11 +182,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       memmove (*argv + 1, *argv + 2, (gsize)(*argc - 1) * sizeof **argv);
       --*argc;
     }
-  if (self->model && !*self->model)
-    {
-      nf_command_usage (self, "--model is empty: name a model, or leave it out");
-      return FALSE;
-    }
+  if (!check_texts (self, entries) || !check_texts (self, model) || !check_texts (self, text))
+    return FALSE;
   n = *argc - 1;
   if (n < min_args || n > max_args)
     {
@@ -176,6 +194,12 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
         nf_command_usage (self, "arguments are missing; they are: %s", usage);
       return FALSE;
     }
+  for (int i = 1; i <= n; i++)
+    if (!*(*argv)[i])
+      {
+        nf_command_usage (self, "an argument is empty; they are: %s", usage);
+        return FALSE;
+      }
   if ((options & NF_COMMAND_DECODING) && !check_decoding (self, &decoding))
     return FALSE;
   if (self->precision && !check_precision (self, options))
