@@ -943,6 +943,24 @@ test_rounded_threshold (void **state)
     }
 }
 
+/* A deviation belongs to Gaussian noise, and Gaussian noise has one. */
+static void
+test_noise (void **state)
+{
+  BAD (1, "--noise-std 0.1: goes with Gaussian noise", "convert", "--noise-std", "0.1", model,
+       "no.safetensors");
+  BAD (1, "needs a standard deviation", "convert", "--noise", "gaussian", model, "no.safetensors");
+  BAD (1, "needs a standard deviation", "convert", "--noise", "gaussian", "--noise-std", "0", model,
+       "no.safetensors");
+  BAD (2, "noise_std 0.1 goes with noise_type gaussian", TRAIN, "-o", "no.safetensors", "--steps", "1",
+       "--config", "{\"noise_std\": 0.1}", video);
+  BAD (2, "noise_std 0 is none for noise_type gaussian", TRAIN, "-o", "no.safetensors", "--steps", "1",
+       "--config", "{\"noise_type\": \"gaussian\", \"noise_std\": 0}", video);
+  assert_missing ("no.safetensors");
+  GOOD ("convert", "--noise", "gaussian", "--noise-std", "0.1", model, "gaussian.safetensors");
+  GOOD ("convert", "--noise", "uniform", "--noise-std", "0", "gaussian.safetensors", "uniform.safetensors");
+}
+
 /* No room for what is written: it is the output that is named. */
 static void
 test_convert_without_room (void **state)
@@ -1851,6 +1869,7 @@ main (void)
     cmocka_unit_test (test_idle_options),
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),
+    cmocka_unit_test (test_noise),
     cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_file_names),
     cmocka_unit_test (test_overwriting),

@@ -266,6 +266,24 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
   return nf_tensor_file_write (path, tensors, n, metadata, error);
 }
 
+/* Whether noise has a deviation if it is Gaussian, and none else. */
+static gboolean
+check_noise (const Convert *convert, const NfConfig *config, GError **error)
+{
+  if (convert->noise_std != NF_NOT_GIVEN && convert->noise_std > 0 && config->noise != NF_NOISE_GAUSSIAN)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "--noise-std %g: goes with Gaussian noise, and that of %s is uniform; --noise gaussian says "
+                 "otherwise",
+                 convert->noise_std, convert->input);
+  else if ((convert->noise || convert->noise_std != NF_NOT_GIVEN) && config->noise == NF_NOISE_GAUSSIAN
+           && config->noise_std == 0)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "%s: Gaussian noise needs a standard deviation above 0: --noise-std", convert->input);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 /* What was written is read again as a model would be, before it gets its name: weights that do not belong to
  * the configuration, or that the type cannot hold, are refused here. */
 static gboolean
@@ -284,7 +302,8 @@ convert_file (const Convert *convert, char **digest, GError **error)
     return FALSE;
   file = open_input (convert, error);
   config = file ? nf_checkpoint_config (file, convert->config, (const char *const *)settings, error) : NULL;
-  temporary = config ? nf_temporary_name (convert->output, error) : NULL;
+  temporary
+      = config && check_noise (convert, config, error) ? nf_temporary_name (convert->output, error) : NULL;
   if (!temporary)
     return FALSE;
   written = write_model (convert, file, config, temporary, &local);

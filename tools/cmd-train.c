@@ -737,6 +737,8 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
       config->noise = strcmp (shape->noise, "gaussian") ? NF_NOISE_UNIFORM : NF_NOISE_GAUSSIAN;
       if (config->noise == NF_NOISE_GAUSSIAN && config->noise_std == 0)
         config->noise_std = 0.05;
+      if (config->noise != NF_NOISE_GAUSSIAN)
+        config->noise_std = 0;
     }
   if (shape->noise_std != NF_NOT_GIVEN)
     {
@@ -747,6 +749,16 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
           return FALSE;
         }
       config->noise_std = shape->noise_std;
+    }
+  if ((config->noise == NF_NOISE_GAUSSIAN) != (config->noise_std > 0))
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          config->noise_std > 0
+              ? "--config: noise_std %g goes with noise_type gaussian: give both, or --noise gaussian"
+              : "--config: noise_std %g is none for noise_type gaussian: give one, or --noise uniform",
+          config->noise_std);
+      return FALSE;
     }
   if (shape->vp)
     config->nvp = FALSE;
