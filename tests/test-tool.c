@@ -961,6 +961,24 @@ test_noise (void **state)
   GOOD ("convert", "--noise", "uniform", "--noise-std", "0", "gaussian.safetensors", "uniform.safetensors");
 }
 
+/* How many classes there are is not said twice, each time something else. */
+static void
+test_labels (void **state)
+{
+  g_autofree char *labelled = in_folder ("labelled"), *left = in_folder ("labelled/left"),
+                  *right = in_folder ("labelled/right"), *first = in_folder ("labelled/left/a.y4m"),
+                  *second = in_folder ("labelled/right/b.y4m");
+  assert_true (g_mkdir (labelled, 0777) == 0 && g_mkdir (left, 0777) == 0 && g_mkdir (right, 0777) == 0);
+  write_video (first);
+  write_video (second);
+  BAD (1, "the files lie in 2 folders, but the model has 5 classes", TRAIN, "-o", "no.safetensors", "--steps",
+       "1", "--labels", "--config", "{\"num_classes\": 5}", labelled);
+  assert_missing ("no.safetensors");
+  GOOD (TRAIN, "-o", "labels.safetensors", "--steps", "1", "--labels", "--config", "{\"num_classes\": 2}",
+        labelled);
+  GOOD (TRAIN, "-o", "labels.safetensors", "--steps", "1", "--labels", labelled);
+}
+
 /* No room for what is written: it is the output that is named. */
 static void
 test_convert_without_room (void **state)
@@ -1870,6 +1888,7 @@ main (void)
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),
     cmocka_unit_test (test_noise),
+    cmocka_unit_test (test_labels),
     cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_file_names),
     cmocka_unit_test (test_overwriting),

@@ -1686,7 +1686,8 @@ open_clips (Job *job, GError **error)
   job->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!job->clips)
     return FALSE;
-  if (run->labels && !job->places->resume && !(run->init && *run->init))
+  /* else --config, the checkpoint or the model of --init said how many */
+  if (run->labels && !run->config.n_classes && !job->places->resume && !(run->init && *run->init))
     run->config.n_classes = nf_clips_get_classes (job->clips);
   if (run->labels && run->config.n_classes != nf_clips_get_classes (job->clips))
     {
