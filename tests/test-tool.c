@@ -1011,6 +1011,17 @@ test_hints (void **state)
   GOOD ("decode", "-q", "-m", model, "few.safetensors", "plain.y4m", "--method", "sequential");
   GOOD ("decode", "-q", "-m", model, "few.safetensors", "drafted.y4m", "--method", "draft");
   assert_same_files ("plain.y4m", "drafted.y4m");
+  /* damaged ones cost time alone, and a line says so */
+  g_autofree char *damaged = in_folder ("model.hints.safetensors");
+  assert_true (g_file_set_contents (damaged, "damaged", -1, NULL));
+  g_auto (Result) without
+      = run (ARGUMENTS ("decode", "-q", "-m", model, "few.safetensors", "drafted.y4m", "--method", "draft"));
+  assert_int_equal (without.status, 0);
+  assert_true (g_str_has_prefix (without.errors, "normflow decode: "));
+  assert_non_null (strstr (without.errors, "decoded without these hints"));
+  assert_int_equal (strchr (without.errors, '\n')[1], 0);
+  assert_same_files ("plain.y4m", "drafted.y4m");
+  assert_int_equal (g_unlink (damaged), 0);
   BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
   BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");
 }

@@ -13,9 +13,25 @@
 #define MAX_SIDE 16384
 #define ONLY_WEIGHTS "-weights" /* what ends so has no gradients of parameters */
 
+/* What the library warns of is told as the tool's own lines are. */
+static void
+print_warning (const char *domain, GLogLevelFlags level, const char *message, gpointer data)
+{
+  NfCommand *self = data;
+
+  if (!(level & G_LOG_LEVEL_WARNING))
+    {
+      g_log_default_handler (domain, level, message, NULL);
+      return;
+    }
+  nf_progress_clear (self->progress);
+  fprintf (stderr, "normflow %s: %s\n", self->name, message);
+}
+
 void
 nf_command_clear (NfCommand *self)
 {
+  g_log_set_default_handler (g_log_default_handler, NULL);
   g_clear_pointer (&self->progress, nf_progress_free);
   g_clear_object (&self->cancellable);
   g_clear_pointer (&self->model, g_free);
@@ -208,6 +224,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
     specify (self, "precision=", self->precision);
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
+  g_log_set_default_handler (print_warning, self);
   return TRUE;
 }
 
