@@ -1468,6 +1468,24 @@ test_idle_options (void **state)
   BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--label-dropout", "0.5", video);
   BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--action-dropout", "0.5", video);
   BAD (2, "--warmup", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--warmup", "-1", video);
+  BAD (2, "--sample-every says", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--sample-every", "5",
+       video);
+  BAD (2, "--seed is that of --noise", "denoise", "-q", "-m", model, "-s", "0.1", "--seed", "3", video,
+       "wrong.mkv");
+  static const char *const decoding[][2]
+      = { { "method", "jacobi" }, { "guess", "zeros" },  { "window", "4" },
+          { "tolerance", "0.1" }, { "max-sweeps", "2" }, { "budget-ms", "9" } };
+  for (guint i = 0; i < G_N_ELEMENTS (decoding); i++)
+    {
+      g_autofree char *option = g_strconcat ("--", decoding[i][0], NULL),
+                      *text = g_strconcat (option, " says how --check decodes", NULL);
+      BAD (2, text, "eval", "-q", "-m", model, option, decoding[i][1], "-n", "1", video);
+    }
+  GOOD ("eval", "-q", "-m", model, "--check", "--method", "jacobi", "-n", "1", video);
+  BAD (2, "--window is for sweeps", "sample", "-m", model, "--method", "sequential", "--window", "4",
+       "wrong.png");
+  BAD (2, "--tolerance is for sweeps", "sample", "-m", model, "--method", "sequential", "--tolerance", "0.1",
+       "wrong.png");
   BAD (2, "--batch and --log-every take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2",
        "--batch", "0", video);
   BAD (2, "--noise-std", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--noise", "gaussian",

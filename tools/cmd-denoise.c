@@ -182,7 +182,7 @@ nf_cmd_denoise (int argc, char **argv)
 {
   g_auto (Denoise) denoise = { .sigma = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  gint64 frames = 0, seed = 0;
+  gint64 frames = 0, seed = G_MININT64;
   const GOptionEntry entries[]
       = { { "sigma", 's', 0, G_OPTION_ARG_DOUBLE, &denoise.sigma,
             "Standard deviation of the noise, on the scale where samples go from -1 to 1 (default: that of "
@@ -220,7 +220,9 @@ nf_cmd_denoise (int argc, char **argv)
     return nf_command_usage (&denoise.command, "--noisy writes what --noise makes: give both");
   if (denoise.noisy_path && nf_same_file (denoise.noisy_path, argv[2]))
     return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
-  if (frames < 0 || seed < 0)
+  if (seed != G_MININT64 && denoise.noise == 0)
+    return nf_command_usage (&denoise.command, "--seed is that of --noise: give both");
+  if (frames < 0 || (seed < 0 && seed != G_MININT64))
     return nf_command_usage (&denoise.command, "--frames and --seed take no negative numbers");
   if (!nf_media_check_name (argv[2], &error)
       || (denoise.noisy_path && !nf_media_check_name (denoise.noisy_path, &error)))
@@ -229,7 +231,7 @@ nf_cmd_denoise (int argc, char **argv)
   denoise.input = argv[1];
   denoise.output_path = argv[2];
   denoise.limit = (guint64)frames;
-  denoise.seed = (guint64)seed;
+  denoise.seed = (guint64)MAX (seed, 0);
   if (!denoise_file (&denoise, &error))
     return nf_command_fail (&denoise.command, error);
   nf_progress_clear (denoise.command.progress);

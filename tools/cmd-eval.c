@@ -705,6 +705,8 @@ nf_cmd_eval (int argc, char **argv)
   if (map_frame != G_MININT64 && (!map || map_frame < 0))
     return nf_command_usage (&command, map ? "--map-frame takes no negative number"
                                            : "--map-frame says what --map draws: give both");
+  if (command.decodes && !eval.check)
+    return nf_command_usage (&command, "--%s says how --check decodes: give both", command.decodes);
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
   if (n_sigmas && (peers || eval.check || plot || map))

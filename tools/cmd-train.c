@@ -2169,6 +2169,8 @@ nf_cmd_train (int argc, char **argv)
       g_free (run.samples);
       run.samples = g_canonicalize_filename (samples, NULL);
     }
+  if (sample_every != G_MININT64 && !run.samples)
+    return nf_command_usage (&command, "--sample-every says how often --samples are drawn: give both");
   if (sample_every != G_MININT64)
     run.sample_every = (guint64)sample_every;
   if (!check_places (&places, &run, shape.config, &error))

@@ -22,6 +22,7 @@ G_BEGIN_DECLS
  * cancellable: cancelled by SIGINT and SIGTERM
  * catching: signals are caught
  * decoding: how latents are decoded (--method, --window, --guess, --tolerance, --max-sweeps, --budget-ms)
+ * decodes: one of these options that was given, without its dashes; NULL: none
  *
  * One run of a sub-command that works with a model.
  */
@@ -37,6 +38,7 @@ typedef struct
   GCancellable *cancellable;
   gboolean catching;
   NfDecodeOptions decoding;
+  const char *decodes;
 } NfCommand;
 
 void nf_command_clear (NfCommand *self);
