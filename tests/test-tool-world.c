@@ -366,6 +366,8 @@ test_refusals (void **state)
   ok (run (2, "--world is one of", "eval", "world", model, NULL));
   ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
            "/nowhere/a.png", NULL));
+  ok (run (2, "a.jpg: what is written is .png", "eval", "world", model, "--world", "pong", "--sheet", "a.jpg",
+           NULL));
   ok (run (1, "two outputs", "eval", "world", model, "--world", "pong", "--json", clip, "--markdown", clip,
            NULL));
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));

@@ -845,6 +845,27 @@ test_file_names (void **state)
   assert_true (g_utf8_validate (lines, -1, NULL));
 }
 
+/* What is written is what its name says, if that says anything. */
+static void
+test_endings (void **state)
+{
+  BAD (2, "wrong.jpg: what is written is .png", "sheet", "-q", "-m", model, video, "wrong.jpg");
+  BAD (2, "wrong.jpg: what is written is .png", "eval", "-q", "-m", model, "--plot", "wrong.jpg", video);
+  BAD (2, "wrong.PDF: what is written is .png", "eval", "-q", "-m", model, "--map", "wrong.PDF", video);
+  BAD (2, "wrong.pth: what is written is .safetensors", "convert", model, "wrong.pth");
+  BAD (2, "wrong.pth: what is written is .safetensors", "encode", "-q", "-m", model, video, "wrong.pth");
+  BAD (2, "wrong.mkv: what is written is .safetensors", "hints", "-q", "-m", model, "-o", "wrong.mkv", video);
+  BAD (2, "wrong.pth: what is written is .safetensors", TRAIN, "-o", "wrong.pth", "--steps", "1", video);
+  BAD (2, "wrong.png: what is written is .safetensors", TRAIN, "-o", "no.safetensors", "--checkpoint",
+       "wrong.png", "--steps", "1", video);
+  BAD (2, "-: is no file's name", "convert", model, "-");
+  BAD (2, "-: is no file's name", "eval", "-q", "-m", model, "--json", "-", video);
+  GOOD ("convert", model, "plain-name");
+  GOOD ("convert", model, "plain.stage1");
+  assert_missing ("wrong.pth");
+  assert_missing ("-");
+}
+
 /* Nothing that is read, and no other output, is written over. */
 static void
 test_overwriting (void **state)
@@ -858,22 +879,26 @@ test_overwriting (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (copies); i++)
     assert_true (g_file_set_contents (copies[i], g_bytes_get_data (bytes, NULL),
                                       (gssize)g_bytes_get_size (bytes), NULL));
-  g_autofree char *linked = in_folder ("linked.y4m");
-  assert_true (symlink ("read.y4m", linked) == 0);
+  static const char *const links[] = { "linked.y4m", "linked.png", "linked" };
+  for (guint i = 0; i < G_N_ELEMENTS (links); i++)
+    {
+      g_autofree char *linked = in_folder (links[i]);
+      assert_true (symlink ("read.y4m", linked) == 0);
+    }
 
   BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "read.y4m", read);
   BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "linked.y4m", read);
-  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--plot", "read.y4m", read);
-  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--map", "read.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--plot", "linked.png", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--map", "linked.png", read);
   BAD (1, "is input and output", "eval", "-q", "-m", other, "-n", "1", "--json", other, read);
   BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--json", "both.png", "--plot", here, read);
   BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--map", "both.png", "--plot", here, read);
-  BAD (1, "is input and output", "hints", "-q", "-m", model, "-o", "read.y4m", read);
+  BAD (1, "is input and output", "hints", "-q", "-m", model, "-o", "linked", read);
   BAD (1, "is input and output", "hints", "-q", "-m", other, "-o", other, read);
   BAD (1, "is input and output", "encode", "-q", "-m", other, read, other);
-  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "read.y4m", read);
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "linked", read);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "read.y4m", read);
-  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "read.y4m",
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "linked",
        read);
   BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "no.safetensors", read);
   BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "no.safetensors",
@@ -1920,6 +1945,7 @@ main (void)
     cmocka_unit_test (test_labels),
     cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_file_names),
+    cmocka_unit_test (test_endings),
     cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);

@@ -369,6 +369,8 @@ nf_cmd_convert (int argc, char **argv)
   if (convert.dtype && g_ascii_strcasecmp (convert.dtype, "f32") != 0
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
     return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);
+  if (!nf_check_ending (argv[2], "safetensors", &error))
+    return nf_command_usage (&command, "%s", error->message);
 
   convert.input = find_file (argv[1]);
   convert.output = argv[2];

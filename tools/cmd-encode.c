@@ -209,6 +209,8 @@ nf_cmd_encode (int argc, char **argv)
     return NF_EXIT_USAGE;
   if (frames < 0 || key_int_max < 0 || (context != G_MININT && context < 0))
     return nf_command_usage (&command, "--frames, --context and --key-int-max take no negative numbers");
+  if (!nf_check_ending (argv[2], "safetensors", &error))
+    return nf_command_usage (&command, "%s", error->message);
   encode.context = MAX (context, -1);
   encode.input = argv[1];
   encode.output = argv[2];

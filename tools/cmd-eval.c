@@ -709,6 +709,9 @@ nf_cmd_eval (int argc, char **argv)
     return nf_command_usage (&command, "--%s says how --check decodes: give both", command.decodes);
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
+  if (!nf_check_ending (plot, "png", &error) || !nf_check_ending (map, "png", &error)
+      || !nf_check_ending (json_path, NULL, &error))
+    return nf_command_usage (&command, "%s", error->message);
   if (n_sigmas && (peers || eval.check || plot || map))
     return nf_command_usage (&command, "--denoise has no scores: not with --%s",
                              eval.check ? "check"

@@ -99,6 +99,8 @@ nf_cmd_hints (int argc, char **argv)
     return NF_EXIT_USAGE;
   if (pictures < 1 || pictures > MAX_PICTURES)
     return nf_command_usage (&command, "--pictures takes 1 to %d, not %d", MAX_PICTURES, pictures);
+  if (!nf_check_ending (output, "safetensors", &error))
+    return nf_command_usage (&command, "%s", error->message);
   files = nf_media_list ((const char *const *)argv + 1, &error);
   if (files && output && nf_check_output (output, command.model, &error))
     {

@@ -208,6 +208,8 @@ nf_cmd_sheet (int argc, char **argv)
   if (rows < 1 || rows > MAX_ROWS || every < 1 || !(sheet.sigma > 0 && sheet.sigma <= 1))
     return nf_command_usage (&command, "--frames takes 1 to %d, --every 1 or more, --sigma above 0, up to 1",
                              MAX_ROWS);
+  if (!nf_check_ending (argv[2], "png", &error))
+    return nf_command_usage (&command, "%s", error->message);
   if (!nf_check_output (argv[2], argv[1], &error))
     return nf_command_fail (&command, error);
   scan.frames = (guint64)rows;

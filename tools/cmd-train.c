@@ -2079,6 +2079,9 @@ nf_cmd_train (int argc, char **argv)
                                  ? "--resume takes files and settings from the checkpoint: name none"
                              : run.world ? "--world takes the place of files: name none"
                                          : "name the videos, pictures or folders to train on");
+  if (!nf_check_ending (places.output, "safetensors", &error)
+      || !nf_check_ending (places.checkpoint, "safetensors", &error) || !nf_check_ending (log, NULL, &error))
+    return nf_command_usage (&command, "%s", error->message);
   if (!places.resume && (steps > 0) == (places.minutes > 0))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume && setting)

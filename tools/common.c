@@ -505,6 +505,26 @@ nf_check_folder (const char *path, GError **error)
 }
 
 gboolean
+nf_check_ending (const char *path, const char *ending, GError **error)
+{
+  static const char *const known[]
+      = { "avi",  "bmp",    "gif",  "jpeg", "jpg",  "json", "m4v",         "mkv", "mov",
+          "mp4",  "ndjson", "pdf",  "png",  "pt",   "pth",  "safetensors", "svg", "tif",
+          "tiff", "webm",   "webp", "y4m",  "yaml", "yml",  NULL };
+  const char *dot = path ? strrchr (path, '.') : NULL;
+  g_autofree char *found = dot ? g_ascii_strdown (dot + 1, -1) : NULL;
+
+  if (g_strcmp0 (path, "-") == 0)
+    g_set_error_literal (error, NF_ERROR, NF_ERROR_ARGUMENT, "-: is no file's name; ./- would be one");
+  else if (found && ending && strcmp (found, ending) != 0 && g_strv_contains (known, found))
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "%s: what is written is .%s, which .%s is not: name another output", path, ending, found);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+gboolean
 nf_same_file (const char *a, const char *b)
 {
   g_autofree char *base_a = NULL, *base_b = NULL, *folder_a = NULL, *folder_b = NULL;
