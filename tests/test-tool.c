@@ -1416,6 +1416,11 @@ test_denoise (void **state)
   assert_png ("sheet.png");
   BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");
   BAD (2, "sigma", "denoise", "-q", "-m", model, "--sigma", "-1", video, "clean.mkv");
+  BAD (1, "normflow-pong-64 is a model of videos, which takes no noise out of single frames: denoise",
+       "denoise", "-q", "-m", "normflow-pong-64", "--sigma", "0.1", "nothing.mkv", "clean.mkv");
+  g_auto (Result) videos = run (ARGUMENTS ("bench", "decode", "-q", "-m", "normflow-pong-64"));
+  assert_int_equal (videos.status, 1);
+  assert_non_null (strstr (videos.errors, "a model of videos, which decodes frames one after another"));
   /* before there is a model */
   BAD (2, "must end in", "denoise", "-m", "nothing.safetensors", "--sigma", "0.1", video, "clean.jpg");
   BAD (2, "noisy.jpg", "denoise", "-m", "nothing.safetensors", "--noise", "0.1", "--noisy", "noisy.jpg",

@@ -340,7 +340,9 @@ static gboolean
 bench_all (BenchDecode *bench, char **tiles, GError **error)
 {
   bench->session = nf_command_open (bench->command, error);
-  if (!bench->session)
+  if (!bench->session
+      || !nf_command_check_pictures (bench->command, bench->session, "bench decode",
+                                     "decodes frames one after another", "normflow-yuv420-32", error))
     return FALSE;
   const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
   nf_progress_clear (bench->command->progress);

@@ -133,7 +133,9 @@ denoise_file (Denoise *denoise, GError **error)
   if (!denoise->command.model)
     denoise->command.model = g_strdup (NF_MODEL_NOISY);
   denoise->session = nf_command_open (&denoise->command, error);
-  if (!denoise->session)
+  if (!denoise->session
+      || !nf_command_check_pictures (&denoise->command, denoise->session, "denoise", NF_VIDEOS_KEEP_NOISE,
+                                     NF_MODEL_NOISY, error))
     return FALSE;
   denoise->reader = nf_media_reader_open (
       denoise->input, nf_model_get_config (nf_session_get_model (denoise->session))->layout, error);

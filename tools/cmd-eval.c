@@ -752,15 +752,10 @@ nf_cmd_eval (int argc, char **argv)
               && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
     goto failed;
   scan.stream = eval.stream;
-  if (n_sigmas && config->frames)
-    {
-      g_set_error (
-          &error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-          "%s is a model of videos, which takes no noise out of single frames: --denoise needs one of "
-          "pictures, such as " NF_MODEL_NOISY,
-          command.model ? command.model : "this");
-      goto failed;
-    }
+  if (n_sigmas
+      && !nf_command_check_pictures (&command, eval.session, "--denoise", NF_VIDEOS_KEEP_NOISE,
+                                     NF_MODEL_NOISY, &error))
+    goto failed;
   if (peers)
     eval.peers = nf_media_peers_new (config->layout);
   /* Lines of JSON and words never mix on one stream. */

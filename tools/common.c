@@ -376,6 +376,18 @@ nf_command_open (NfCommand *self, GError **error)
 }
 
 gboolean
+nf_command_check_pictures (NfCommand *self, NfSession *session, const char *asked, const char *why,
+                           const char *instead, GError **error)
+{
+  if (!nf_model_get_config (nf_session_get_model (session))->frames)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+               "%s is a model of videos, which %s: %s needs one of pictures, such as %s",
+               self->model ? self->model : "this", why, asked, instead);
+  return FALSE;
+}
+
+gboolean
 nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error)
 {
   NfModel *model = nf_session_get_model (session);

@@ -86,6 +86,11 @@ gboolean nf_command_go_on (NfCommand *self, GError **error);
 /* Opens the device, loads the model and makes a session that hears signals and knows the text. */
 NfSession *nf_command_open (NfCommand *self, GError **error);
 
+/* Refuses a model of videos, which does not do what is ASKED for: WHY ends "a model of videos, which ...",
+ * INSTEAD is one that does. */
+gboolean nf_command_check_pictures (NfCommand *self, NfSession *session, const char *asked, const char *why,
+                                    const char *instead, GError **error);
+
 /* If the model of SESSION is one of videos of pixels, a stream of it that hears signals and knows the text,
  * else NULL in *STREAM. */
 gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error);

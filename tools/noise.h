@@ -5,6 +5,9 @@
 
 G_BEGIN_DECLS
 
+/* Why a model of videos denoises nothing, for nf_command_check_pictures(). */
+#define NF_VIDEOS_KEEP_NOISE "takes no noise out of single frames"
+
 /* A copy with Gaussian noise of standard deviation SIGMA on the [-1, 1] scale, rounded and clipped: a pure
  * function of samples, the picture's index and SEED. */
 NfPicture *nf_picture_add_noise (const NfPicture *picture, double sigma, guint64 seed);
