@@ -267,6 +267,31 @@ test_shapes (void **state)
                                         s[i].txt_size ? "txt_size=5" : "txt_size=0", NULL });
 }
 
+/* Memory for a variance is taken where there is one, and a digest is as if there always were. */
+static void
+test_variance (void **state)
+{
+  const char *const missing[] = { NULL, "var" };
+  g_autoptr (GError) error = NULL;
+  for (guint i = 0; i < 2; i++)
+    {
+      write_weights (&tarflow, NULL, missing[i]);
+      g_autoptr (NfTensorFile) file = open_file (path);
+      g_autoptr (NfWeights) weights = nf_weights_open (file, &error);
+      nf_test_ok (weights, error);
+      assert_null (weights->variance);
+      g_autofree char *digest = nf_weights_digest (weights, NULL, NULL, &error);
+      assert_non_null (nf_weights_need_variance (weights));
+      g_autofree char *digest_of_ones = nf_weights_digest (weights, NULL, NULL, &error);
+      assert_string_equal (digest, digest_of_ones);
+    }
+  g_autofree char *name = nf_test_file ("golden", "tarflow_vp.weights.safetensors");
+  g_autoptr (NfTensorFile) file = open_file (name);
+  g_autoptr (NfWeights) weights = nf_weights_open (file, &error);
+  nf_test_ok (weights, error);
+  assert_non_null (weights->variance);
+}
+
 /* Blocks without layers have no weights: only who says so means them. */
 static void
 test_identities (void **state)
@@ -814,23 +839,15 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),
-    cmocka_unit_test (test_causal_images),
-    cmocka_unit_test (test_official),
-    cmocka_unit_test (test_shapes),
-    cmocka_unit_test (test_noise),
-    cmocka_unit_test (test_named_patches),
-    cmocka_unit_test (test_identities),
-    cmocka_unit_test (test_open),
-    cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_rotations),
-    cmocka_unit_test (test_scaled_positions),
-    cmocka_unit_test (test_recipes),
-    cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),
-    cmocka_unit_test (test_yaml_noise),
-    cmocka_unit_test (test_yaml_patch),
-    cmocka_unit_test (test_uneven_heads),
+    cmocka_unit_test (test_twins),         cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official),      cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_variance),      cmocka_unit_test (test_noise),
+    cmocka_unit_test (test_named_patches), cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),          cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_rotations),     cmocka_unit_test (test_scaled_positions),
+    cmocka_unit_test (test_recipes),       cmocka_unit_test (test_bad_recipes),
+    cmocka_unit_test (test_yaml),          cmocka_unit_test (test_yaml_noise),
+    cmocka_unit_test (test_yaml_patch),    cmocka_unit_test (test_uneven_heads),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -27,7 +27,7 @@ struct _NfModel
   NfBuffer *forward;    /* packed */
   NfBuffer *backward;   /* packed, NULL until needed */
   NfBuffer *ordered;    /* positions of blocks whose sequence has others than are stored */
-  NfBuffer *deviation;  /* (N, D) */
+  NfBuffer *deviation;  /* (N, D), or NULL: it was never other than 1 */
   NfBuffer *precision;  /* (N, D): one over it */
   float *log_deviation; /* (N): sums over D of its logarithm */
   gboolean deviates;    /* it is not all 1 */
@@ -386,7 +386,11 @@ nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
       self->deviates = self->deviates || deviation[i] != 1.0f;
     }
   if (variance != self->weights->variance)
-    memcpy (self->weights->variance, variance, n * sizeof *variance);
+    memcpy (nf_weights_need_variance (self->weights), variance, n * sizeof *variance);
+  if (!self->deviation)
+    self->deviation = nf_ops_alloc (ops, n);
+  if (!self->precision)
+    self->precision = nf_ops_alloc (ops, n);
   nf_ops_write (ops, nf_view (self->deviation, 0), deviation, n * sizeof *deviation);
   nf_ops_write (ops, nf_view (self->precision, 0), precision, n * sizeof *precision);
 }
@@ -444,8 +448,6 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
   self->whole = weights->theta != NULL;
   self->theta = nf_ops_alloc (self->ops, self->whole ? parameters->n : parameters->n_kept);
   self->ordered = nf_ops_alloc (self->ops, nf_blocks_ordered_floats (config));
-  self->deviation = nf_ops_alloc (self->ops, (gsize)N * D);
-  self->precision = nf_ops_alloc (self->ops, (gsize)N * D);
   self->log_deviation = g_new0 (float, N);
   if (config->basis == NF_BASIS_DCT)
     {
@@ -456,7 +458,7 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
   self->blocks = nf_blocks_new (config, parameters, self->theta, self->ordered);
   nf_blocks_round (self->blocks, nf_device_values_per_word (device) > 1);
   self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
-  if (!self->theta || !self->ordered || !self->deviation || !self->precision || !self->forward)
+  if (!self->theta || !self->ordered || !self->forward)
     {
       nf_ops_finish (self->ops, error);
       return NULL;
@@ -464,7 +466,8 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
   nf_blocks_place (self->blocks, self->ops, self->forward, FALSE);
   if (!upload (self, error))
     return NULL;
-  nf_model_set_variance (self, self->ops, weights->variance);
+  if (weights->variance)
+    nf_model_set_variance (self, self->ops, weights->variance);
   nf_blocks_order_positions (self->blocks, self->ops, config);
   if (!pack (self, TRUE, listener, error))
     return NULL;
@@ -675,7 +678,7 @@ nf_model_get_theta (NfModel *self)
 const float *
 nf_model_get_variance (NfModel *self)
 {
-  return self->weights->variance;
+  return nf_weights_need_variance (self->weights);
 }
 
 NfOps *

@@ -260,18 +260,13 @@ nf_parameters_initialise (const NfParameters *self, guint64 seed, float *theta)
 
 /* A model's numbers */
 
-/* Without numbers, but for a prior of variance 1. */
+/* Without numbers, and a prior of variance 1. */
 static NfWeights *
 weights_new (const NfConfig *config)
 {
   NfWeights *self = g_new0 (NfWeights, 1);
-  const gsize n = (gsize)nf_config_tokens (config) * nf_config_features (config);
-
   self->config = nf_config_copy (config);
   self->parameters = nf_parameters_new (config);
-  self->variance = g_new (float, n);
-  for (gsize i = 0; i < n; i++)
-    self->variance[i] = 1.0f;
   return self;
 }
 
@@ -281,6 +276,24 @@ nf_weights_new (const NfConfig *config)
   NfWeights *self = weights_new (config);
   self->theta = g_try_new0 (float, self->parameters->n);
   return self;
+}
+
+static void
+fill_ones (float *values, gsize n)
+{
+  for (gsize i = 0; i < n; i++)
+    values[i] = 1.0f;
+}
+
+float *
+nf_weights_need_variance (NfWeights *self)
+{
+  const gsize n = (gsize)nf_config_tokens (self->config) * nf_config_features (self->config);
+  if (self->variance)
+    return self->variance;
+  self->variance = g_new (float, n);
+  fill_ones (self->variance, n);
+  return self->variance;
 }
 
 void
@@ -428,8 +441,10 @@ read_variance (NfTensorFile *file, NfWeights *self, GError **error)
     }
   if (!read_tensor (file, "var", 2, dims, variance, error))
     return FALSE;
+  gboolean deviates = FALSE;
   for (guint64 i = 0; i < tensor->n_elements; i++)
     {
+      deviates = deviates || variance[i] != 1;
       if (variance[i] < 0)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: tensor var holds the negative variance %g", path,
@@ -444,8 +459,8 @@ read_variance (NfTensorFile *file, NfWeights *self, GError **error)
           return FALSE;
         }
     }
-  if (!starflow)
-    memcpy (self->variance, variance, tensor->n_elements * sizeof *variance);
+  if (deviates)
+    self->variance = g_steal_pointer (&variance);
   return TRUE;
 }
 
@@ -488,7 +503,7 @@ nf_weights_get (const NfWeights *self, const NfParameter *parameter, float *out,
 static float *
 no_memory (const NfWeights *self, gsize n, GError **error)
 {
-  g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %" G_GSIZE_FORMAT " parameters",
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %" G_GSIZE_FORMAT " values",
                self->file ? nf_tensor_file_get_path (self->file) : "new model", n);
   return NULL;
 }
@@ -528,7 +543,18 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
   guint64 variance_dims[2];
   get_variance_dims (self->config, variance_dims);
   const guint64 N = variance_dims[0] + (starflow ? self->config->txt_size : 0), mask_dims[2] = { N, N };
-  g_autofree float *ones = g_new (float, variance_dims[0] * variance_dims[1]);
+  const gsize n_variance = variance_dims[0] * variance_dims[1];
+  const gboolean deviates = self->variance && !starflow, masks = N <= MAX_MASK;
+  guint64 rope_dims[2];
+  get_rotation_dims (self->config, self->config->img_size / self->config->patch_size, rope_dims);
+  const gsize n_rope = starflow && self->config->rope ? rope_dims[0] * rope_dims[1] : 0;
+  g_autofree float *ones = g_try_new (float, n_variance), *mask = g_try_new0 (float, masks ? (gsize)N *N : 1),
+                   *zeros = g_try_new0 (float, MAX (n_rope, 1));
+  if (!ones || !mask || !zeros)
+    {
+      no_memory (self, n_variance + N * N + n_rope, error);
+      return FALSE;
+    }
   g_autoptr (GArray) tensors = g_array_new (FALSE, FALSE, sizeof (NfTensor));
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
 
@@ -539,14 +565,11 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
           = describe (parameter->name, parameter->n_dims, parameter->dims, self->theta + parameter->at);
       g_array_append_val (tensors, tensor);
     }
-  for (guint64 i = 0; i < variance_dims[0] * variance_dims[1]; i++)
-    ones[i] = 1.0f;
-  NfTensor variance = describe ((char *)"var", 2, variance_dims, starflow ? ones : self->variance);
+  fill_ones (ones, n_variance);
+  NfTensor variance = describe ((char *)"var", 2, variance_dims, deviates ? self->variance : ones);
   g_array_append_val (tensors, variance);
 
   /* The official code's strict loading wants its masks. */
-  const gboolean masks = N <= MAX_MASK;
-  g_autofree float *mask = g_new0 (float, masks ? (gsize)N *N : 1);
   for (guint64 i = 0; masks && i < N; i++)
     for (guint64 j = 0; j <= i; j++)
       mask[i * N + j] = 1.0f;
@@ -558,11 +581,8 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
         NfTensor tensor = describe (name, 2, mask_dims, mask);
         g_array_append_val (tensors, tensor);
       }
-  guint64 rope_dims[2];
-  get_rotation_dims (self->config, self->config->img_size / self->config->patch_size, rope_dims);
-  g_autofree float *zeros = g_new0 (float, rope_dims[0] * rope_dims[1]);
   static const char *const rope_names[] = { "feat_rope.freqs_cos", "feat_rope.freqs_sin" };
-  for (guint i = 0; starflow && self->config->rope && i < G_N_ELEMENTS (rope_names); i++)
+  for (guint i = 0; n_rope && i < G_N_ELEMENTS (rope_names); i++)
     {
       NfTensor tensor = describe ((char *)rope_names[i], 2, rope_dims, zeros);
       g_array_append_val (tensors, tensor);
@@ -612,7 +632,15 @@ nf_weights_digest (const NfWeights *self, NfWeightsStep step, gpointer data, GEr
       if (step && !step ((double)done / (double)self->parameters->n, data, error))
         return NULL;
     }
-  sha256_update (&checksum, latents * sizeof (float), (const guint8 *)self->variance);
+  /* where there is none it is as if all of it were there */
+  if (!self->variance)
+    fill_ones (values, largest);
+  for (gsize i = 0, n; i < latents; i += n)
+    {
+      n = self->variance ? latents : MIN (largest, latents - i);
+      sha256_update (&checksum, n * sizeof (float),
+                     (const guint8 *)(self->variance ? self->variance : values));
+    }
   sha256_digest (&checksum, sizeof digest, digest);
   for (guint i = 0; i < sizeof digest; i++)
     g_string_append_printf (text, "%02x", digest[i]);

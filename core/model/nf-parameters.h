@@ -67,13 +67,16 @@ typedef struct
   NfParameters *parameters;
   float *theta;       /* all of them, or NULL: they are in */
   NfTensorFile *file; /* or NULL */
-  float *variance;    /* (N, D): variance of the prior, 1 unless volume-preserving */
+  float *variance;    /* (N, D): variance of the prior, or NULL: 1 everywhere */
 } NfWeights;
 
 /* Those of FILE, which stays open: every parameter there, of the right shape, and nothing else but the
  * official buffers. */
 NfWeights *nf_weights_open (NfTensorFile *file, GError **error);
 NfWeights *nf_weights_new (const NfConfig *config);
+
+/* The variance, never NULL from now on. */
+float *nf_weights_need_variance (NfWeights *weights);
 
 /* The numbers of one parameter, which are finite. */
 gboolean nf_weights_get (const NfWeights *weights, const NfParameter *parameter, float *out, GError **error);
