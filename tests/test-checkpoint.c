@@ -513,6 +513,8 @@ test_contradictions (void **state)
     { "{\"expansion\": 2}", "mlp.main.0.weight" },
     { "{\"img_size\": 32}", "blocks.0.pos_embed is (16, 128), its configuration needs (64, 128)" },
     { "{\"head_dim\": 48}", "head_dim 48" },
+    { "{\"max_log_scale\": 1e30}", "max_log_scale is 1e+30, it must be 0 to 80" },
+    { "{\"noise_std\": 1e999}", "noise_std is inf, it must be 0 to 2" },
     { "{\"patch_size\": 2, \"in_channels\": 3}", "blocks.0.proj_in.weight" },
     { "{\"family\": \"starflow\", \"sos\": true, \"patch_size\": 1, \"img_size\": 4}", "blocks.0.sos_embed" },
   };

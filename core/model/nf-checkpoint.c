@@ -667,15 +667,12 @@ nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *s
   g_autofree char *origin = NULL;
   if (!add_sources (&config, path, settings, &origin, error) || !complete (&config, error))
     return NULL;
-  g_autoptr (JsonNode) root = json_node_new (JSON_NODE_OBJECT);
-  json_node_set_object (root, members);
-  g_autofree char *json = json_to_string (root, FALSE);
   if (settings && settings[0])
     {
       g_autofree char *set = g_strjoinv (", ", (char **)settings), *before = g_steal_pointer (&origin);
       origin = g_strdup_printf ("%s with %s", before, set);
     }
-  return nf_config_from_json (json, origin, error);
+  return nf_config_from_object (members, origin, error);
 }
 
 gboolean

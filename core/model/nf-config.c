@@ -724,9 +724,12 @@ nf_config_from_json (const char *json, const char *origin, GError **error)
     }
   g_autofree char *what = g_strdup_printf ("%s: the configuration", origin);
   JsonObject *object = nf_json_parse_object (parser, json, length, what, error);
-  if (!object)
-    return NULL;
+  return object ? nf_config_from_object (object, origin, error) : NULL;
+}
 
+NfConfig *
+nf_config_from_object (JsonObject *object, const char *origin, GError **error)
+{
   g_autoptr (NfConfig) config = g_new0 (NfConfig, 1);
   config->channels = 3;
   config->head_dim = 64;

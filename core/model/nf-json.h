@@ -2,7 +2,7 @@
 #pragma once
 
 #include <json-glib/json-glib.h>
-#include "nf-error.h"
+#include "nf-config.h"
 
 /* Not installed. The object in the LENGTH bytes of TEXT (valid as long as PARSER), or NULL with
  * %NF_ERROR_FORMAT. Stricter than json-glib alone: nesting is bounded, because parsers recurse; nothing but
@@ -10,6 +10,9 @@
  * "model.safetensors: the header". */
 JsonObject *nf_json_parse_object (JsonParser *parser, const char *text, gsize length, const char *what,
                                   GError **error);
+
+/* nf_config_from_json() of an object that was parsed. */
+NfConfig *nf_config_from_object (JsonObject *object, const char *origin, GError **error);
 
 /* The beginning of TEXT, fit for a line of a message. */
 char *nf_json_shorten (const char *text);
