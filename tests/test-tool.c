@@ -1495,6 +1495,17 @@ test_idle_options (void **state)
   BAD (2, "--map", "eval", "-q", "-m", model, "--map-frame", "1", "-n", "2", video);
   BAD (2, "--map-frame", "eval", "-q", "-m", model, "--map", "wrong.png", "--map-frame", "-1", "-n", "2",
        video);
+  /* 0 is no way to leave an option out */
+  BAD (2, "--count is 1 to 1000000", "sample", "-q", "-m", model, "--count", "0", "wrong.png");
+  BAD (2, "--frames is 1 to 1000000", "sample", "-q", "-m", model, "--frames", "0", "wrong.png");
+  BAD (2, "--frames 1 or more", "decode", "-q", "-m", model, "-n", "0", "wrong.safetensors", "wrong.mkv");
+  BAD (2, "--frames takes 1 or more", "encode", "-q", "-m", model, "-n", "0", video, "wrong.safetensors");
+  BAD (2, "--frames takes 1 or more", "denoise", "-q", "-s", "0.1", "-n", "0", video, "wrong.mkv");
+  BAD (2, "--noise 0 is out of range", "denoise", "-q", "-s", "0.1", "--noise", "0", video, "wrong.mkv");
+  BAD (2, "--frames and --every take 1 or more", "eval", "-q", "-m", model, "-n", "0", video);
+  BAD (2, "--frames takes 1 or more", "calibrate", "-q", "-m", model, "-n", "0", video);
+  BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--stop-after", "0", video);
+  BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--validate-every", "0", video);
   BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--label-dropout", "0.5", video);
   BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--action-dropout", "0.5", video);
   BAD (2, "--warmup", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--warmup", "-1", video);
@@ -1516,8 +1527,7 @@ test_idle_options (void **state)
        "wrong.png");
   BAD (2, "--tolerance is for sweeps", "sample", "-m", model, "--method", "sequential", "--tolerance", "0.1",
        "wrong.png");
-  BAD (2, "--batch and --log-every take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2",
-       "--batch", "0", video);
+  BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--batch", "0", video);
   BAD (2, "--noise-std", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--noise", "gaussian",
        "--noise-std", "nan", video);
   BAD (2, "out of range", "denoise", "-q", "-m", model, "-s", "nan", video, "wrong.mkv");

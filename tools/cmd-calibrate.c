@@ -106,7 +106,7 @@ nf_cmd_calibrate (int argc, char **argv)
   g_autoptr (NfStream) stream = NULL;
   g_autoptr (GPtrArray) files = NULL;
   g_autofree double *sorted = NULL;
-  gint64 frames = 0;
+  gint64 frames = G_MININT64;
   int window = 5;
   double rate = 0.001, threshold, shown, hysteresis, median;
   char threshold_text[G_ASCII_DTOSTR_BUF_SIZE], hysteresis_text[G_ASCII_DTOSTR_BUF_SIZE];
@@ -128,10 +128,10 @@ nf_cmd_calibrate (int argc, char **argv)
                          "nothing unusual happens.",
                          rule, 1, G_MAXINT))
     return NF_EXIT_USAGE;
-  if (frames < 0 || window < 1 || window > MAX_WINDOW || !(rate > 0 && rate < 0.1))
+  if (!nf_settle_number (&frames) || window < 1 || window > MAX_WINDOW || !(rate > 0 && rate < 0.1))
     return nf_command_usage (
         &command,
-        "--frames takes 0 or more, --smoothing-window 1 to %d, --false-alarm-rate above 0, below 0.1",
+        "--frames takes 1 or more, --smoothing-window 1 to %d, --false-alarm-rate above 0, below 0.1",
         MAX_WINDOW);
   scan.frames = (guint64)frames;
   calibration.window = (guint)window;

@@ -284,7 +284,7 @@ nf_cmd_decode (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   Decode decode = { .command = &command };
   g_autoptr (GError) error = NULL;
-  gint64 first = 0, frames = 0;
+  gint64 first = 0, frames = G_MININT64;
   const GOptionEntry entries[]
       = { { "first", 0, 0, G_OPTION_ARG_INT64, &first, "Begin with this frame, counted from 0 (default: 0)",
             "I" },
@@ -303,8 +303,8 @@ nf_cmd_decode (int argc, char **argv)
           "precision or\nthe file does not hold them.",
           2, 2))
     return NF_EXIT_USAGE;
-  if (first < 0 || frames < 0)
-    return nf_command_usage (&command, "--first and --frames take no negative numbers");
+  if (first < 0 || !nf_settle_number (&frames))
+    return nf_command_usage (&command, "--first takes no negative number, --frames 1 or more");
   if (!nf_media_check_name (argv[2], &error))
     return nf_command_usage (&command, "%s", error->message);
   decode.input = argv[1];

@@ -182,9 +182,9 @@ print_result (const Denoise *denoise)
 int
 nf_cmd_denoise (int argc, char **argv)
 {
-  g_auto (Denoise) denoise = { .sigma = NF_NOT_GIVEN };
+  g_auto (Denoise) denoise = { .sigma = NF_NOT_GIVEN, .noise = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  gint64 frames = 0, seed = G_MININT64;
+  gint64 frames = G_MININT64, seed = G_MININT64;
   const GOptionEntry entries[]
       = { { "sigma", 's', 0, G_OPTION_ARG_DOUBLE, &denoise.sigma,
             "Standard deviation of the noise, on the scale where samples go from -1 to 1 (default: that of "
@@ -207,10 +207,10 @@ nf_cmd_denoise (int argc, char **argv)
           "name).",
           2, 2))
     return NF_EXIT_USAGE;
-  if (!(denoise.noise >= 0 && denoise.noise <= MAX_SIGMA))
+  if (denoise.noise != NF_NOT_GIVEN && !(denoise.noise > 0 && denoise.noise <= MAX_SIGMA))
     return nf_command_usage (&denoise.command, "--noise %g is out of range: above 0, up to %g", denoise.noise,
                              MAX_SIGMA);
-  if (denoise.sigma == NF_NOT_GIVEN && denoise.noise > 0)
+  if (denoise.sigma == NF_NOT_GIVEN)
     denoise.sigma = denoise.noise;
   if (denoise.sigma == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--sigma is missing: how strong is the noise? 0.02 is little, "
@@ -218,14 +218,14 @@ nf_cmd_denoise (int argc, char **argv)
   if (!(denoise.sigma >= 0 && denoise.sigma <= MAX_SIGMA))
     return nf_command_usage (&denoise.command, "--sigma %g is out of range: 0 to %g", denoise.sigma,
                              MAX_SIGMA);
-  if (denoise.noisy_path && denoise.noise == 0)
+  if (denoise.noisy_path && denoise.noise == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--noisy writes what --noise makes: give both");
   if (denoise.noisy_path && nf_same_file (denoise.noisy_path, argv[2]))
     return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
-  if (seed != G_MININT64 && denoise.noise == 0)
+  if (seed != G_MININT64 && denoise.noise == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--seed is that of --noise: give both");
-  if (frames < 0 || (seed < 0 && seed != G_MININT64))
-    return nf_command_usage (&denoise.command, "--frames and --seed take no negative numbers");
+  if (!nf_settle_number (&frames) || (seed < 0 && seed != G_MININT64))
+    return nf_command_usage (&denoise.command, "--frames takes 1 or more, --seed no negative number");
   if (!nf_media_check_name (argv[2], &error)
       || (denoise.noisy_path && !nf_media_check_name (denoise.noisy_path, &error)))
     return nf_command_usage (&denoise.command, "%s", error->message);

@@ -181,7 +181,7 @@ nf_cmd_encode (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   g_auto (Encode) encode = { .command = &command, .scan = { .every = 1, .score = TRUE }, .context = -1 };
   g_autoptr (GError) error = NULL;
-  gint64 frames = 0;
+  gint64 frames = G_MININT64;
   int key_int_max = 0, context = G_MININT;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
@@ -207,8 +207,9 @@ nf_cmd_encode (int argc, char **argv)
           "A model of videos codes each frame given those before it; frames have its size.",
           2, 2))
     return NF_EXIT_USAGE;
-  if (frames < 0 || key_int_max < 0 || (context != G_MININT && context < 0))
-    return nf_command_usage (&command, "--frames, --context and --key-int-max take no negative numbers");
+  if (!nf_settle_number (&frames) || key_int_max < 0 || (context != G_MININT && context < 0))
+    return nf_command_usage (&command,
+                             "--frames takes 1 or more, --context and --key-int-max no negative numbers");
   if (!nf_check_ending (argv[2], "safetensors", &error))
     return nf_command_usage (&command, "%s", error->message);
   encode.context = MAX (context, -1);

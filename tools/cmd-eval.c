@@ -662,7 +662,7 @@ nf_cmd_eval (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autoptr (GPtrArray) files = NULL, plots = NULL;
   g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
-  gint64 frames = 0, every = 1, map_frame = G_MININT64;
+  gint64 frames = G_MININT64, every = 1, map_frame = G_MININT64;
   double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
   guint n_sigmas = 0, n_scored = 0;
   guint64 wrong = 0;
@@ -699,9 +699,9 @@ nf_cmd_eval (int argc, char **argv)
           "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.", NULL, 1,
           G_MAXINT))
     return NF_EXIT_USAGE;
-  if (frames < 0 || every < 1 || !(holdout >= 0 && holdout < 1))
+  if (!nf_settle_number (&frames) || every < 1 || !(holdout >= 0 && holdout < 1))
     return nf_command_usage (&command,
-                             "--frames takes 0 or more, --every 1 or more, --holdout from 0 to less than 1");
+                             "--frames and --every take 1 or more, --holdout from 0 to less than 1");
   if (map_frame != G_MININT64 && (!map || map_frame < 0))
     return nf_command_usage (&command, map ? "--map-frame takes no negative number"
                                            : "--map-frame says what --map draws: give both");

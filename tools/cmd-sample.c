@@ -315,7 +315,7 @@ nf_cmd_sample (int argc, char **argv)
   NfSample sample = { .command = &command, .temperature = 1, .label = -1, .context = -1 };
   g_autoptr (GError) error = NULL;
   g_autofree char *size = NULL, *guide = NULL, *rate = NULL, *denoise = NULL, *given = NULL;
-  gint64 count = 0, frames = 0, seed = 0;
+  gint64 count = G_MININT64, frames = G_MININT64, seed = 0;
   int context = G_MININT;
   gboolean sheet, floats;
   const GOptionEntry entries[] = {
@@ -371,9 +371,10 @@ nf_cmd_sample (int argc, char **argv)
   sample.options = command.decoding;
   sample.options.drawn = TRUE;
   sheet = g_str_has_suffix (argv[1], ".png") && !nf_media_is_sequence (argv[1]);
-  if (count < 0 || frames < 0 || count > MAX_COUNT || frames > MAX_COUNT)
-    return nf_command_usage (&command, "--%s is 1 to %d", count < 0 || count > MAX_COUNT ? "count" : "frames",
-                             MAX_COUNT);
+  if (!nf_settle_number (&count) || count > MAX_COUNT)
+    return nf_command_usage (&command, "--count is 1 to %d", MAX_COUNT);
+  if (!nf_settle_number (&frames) || frames > MAX_COUNT)
+    return nf_command_usage (&command, "--frames is 1 to %d", MAX_COUNT);
   if (floats && rate)
     return nf_command_usage (&command, "--rate is for pictures and videos");
   if (denoise && !nf_denoise_from_name (denoise, &sample.options.denoise))

@@ -1969,7 +1969,7 @@ nf_cmd_train (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
   double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN, holdout = NF_NOT_GIVEN;
-  gint64 steps = 0, stop_after = 0, warmup = G_MININT64, seed = 0, validate_every = 0,
+  gint64 steps = 0, stop_after = G_MININT64, warmup = G_MININT64, seed = 0, validate_every = G_MININT64,
          sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
   NfTrainOptions *t = &run.train;
@@ -2102,16 +2102,16 @@ nf_cmd_train (int argc, char **argv)
     t->action_dropout = action_dropout;
   if (holdout != NF_NOT_GIVEN)
     run.holdout = holdout;
-  if (batch < 1 || (log_every < 1 && log_every != -1))
-    return nf_command_usage (&command, "--batch and --log-every take 1 or more");
+  if (batch < 1 || (log_every < 1 && log_every != -1) || !nf_settle_number (&stop_after)
+      || !nf_settle_number (&validate_every))
+    return nf_command_usage (&command,
+                             "--batch, --log-every, --stop-after and --validate-every take 1 or more");
   if (warmup != G_MININT64 && warmup < 0)
     return nf_command_usage (&command, "--warmup takes no negative number");
   if ((sample_every < 0 && sample_every != G_MININT64) || cache < 0 || cache > 1 << 20
-      || !(places.save_every >= 0) || validate_every < 0 || validation_tiles < 0 || seed < 0 || steps < 0
-      || stop_after < 0)
-    return nf_command_usage (
-        &command, "--sample-every, --cache (in MiB, up to 1048576), --save-every, --validate-every, "
-                  "--validation-tiles, --seed, --steps and --stop-after take no negative values");
+      || !(places.save_every >= 0) || validation_tiles < 0 || seed < 0 || steps < 0)
+    return nf_command_usage (&command, "--sample-every, --cache (in MiB, up to 1048576), --save-every, "
+                                       "--validation-tiles, --seed and --steps take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
   places.cache = (guint64)cache << 20;

@@ -169,9 +169,8 @@ nf_cmd_world (int argc, char **argv)
     return nf_command_usage (&command, "\"%s\" is none of bounce, pong, gridworld", argv[1]);
   if (frames < 1 || frames > MAX_FRAMES)
     return nf_command_usage (&command, "--frames is 1 to %d", MAX_FRAMES);
-  if (clips != G_MININT64 && (clips < 1 || clips > MAX_CLIPS))
+  if (!nf_settle_number (&clips) || clips > MAX_CLIPS)
     return nf_command_usage (&command, "--clips is 1 to %d", MAX_CLIPS);
-  clips = MAX (clips, 0);
   if (seed < 0)
     return nf_command_usage (&command, "--seed takes no negative number");
   if (size && !nf_parse_size (size, &worlds.width, &worlds.height))

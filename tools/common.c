@@ -425,6 +425,14 @@ parse_number (const char **text, guint64 max, guint64 *value)
 }
 
 gboolean
+nf_settle_number (gint64 *number)
+{
+  const gboolean right = *number >= 1 || *number == G_MININT64;
+  *number = MAX (*number, 0);
+  return right;
+}
+
+gboolean
 nf_parse_size (const char *text, guint *width, guint *height)
 {
   guint64 w, h;

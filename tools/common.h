@@ -98,6 +98,10 @@ gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream *
 /* The same to decode frames that were encoded: each is shown when it is decoded. */
 gboolean nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
 
+/* The number of an option that takes 1 or more, or, not given, has G_MININT64, which becomes 0; FALSE if it
+ * is out of range. */
+gboolean nf_settle_number (gint64 *number);
+
 /* "WxH" to sides of 1 to 16384. */
 gboolean nf_parse_size (const char *text, guint *width, guint *height);
 
