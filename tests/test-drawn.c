@@ -209,6 +209,14 @@ drawn_videos (void **state)
       x[5] = (float)NAN;
       assert_false (nf_session_continue (session, x, 2, 1, z, NULL, noisy, &error));
       assert_non_null (strstr (error->message, "given"));
+      g_clear_error (&error);
+
+      /* what is finite, but overflows on its way, is told */
+      for (gsize i = 0; i < n / FRAMES; i++)
+        x[i] = G_MAXFLOAT;
+      assert_false (nf_session_continue (session, x, 2, 1, z, NULL, noisy, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      assert_non_null (strstr (error->message, "decoded tokens"));
     }
 }
 
@@ -414,6 +422,25 @@ drawn_streams (void **state)
     }
 }
 
+/* What is finite, but no number any more on its way through the model, is told, not given. */
+static void
+overflow (void **state)
+{
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = calm_model (&config, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const gsize n = nf_config_tile_bytes (&config);
+  g_autofree float *z = draw (1, n), *x = g_new (float, n);
+  float text[RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES];
+  for (guint i = 0; i < G_N_ELEMENTS (text); i++)
+    text[i] = G_MAXFLOAT;
+  nf_test_ok (nf_session_set_text (session, text, NULL, 1, &error), error);
+  assert_false (nf_session_decode (session, z, 1, NULL, NULL, x, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+  assert_non_null (strstr (error->message, "decoded tokens"));
+}
+
 int
 main (void)
 {
@@ -422,6 +449,8 @@ main (void)
     { "drawn tokens, kernels=gpu", drawn_tokens, NULL, NULL, (void *)"gpu" },
     { "drawn pictures, kernels=cpu", drawn_pictures, NULL, NULL, (void *)"cpu" },
     { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
+    { "overflow, kernels=cpu", overflow, NULL, NULL, (void *)"cpu" },
+    { "overflow, kernels=gpu", overflow, NULL, NULL, (void *)"gpu" },
     { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
     { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
     { "drawn images, kernels=cpu", drawn_images, NULL, NULL, (void *)"cpu" },

@@ -103,7 +103,7 @@ nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sig
   const double step = NF_FLOW_DENOISER_CONSTANT * (sigma - sigma_next) / sigma;
   for (gsize i = 0; i < n; i++)
     y[i] = (float)((double)x[i] - step * (double)y[i]);
-  return TRUE;
+  return nf_session_check_finite ("denoised tokens", y, n, error);
 }
 
 gboolean

@@ -81,7 +81,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
                            count * n * sizeof *y, error))
         return FALSE;
     }
-  return TRUE;
+  return nf_session_check_finite ("decoded tokens", y, B * n, error);
 }
 
 /* A video in windows. */

@@ -345,6 +345,9 @@ gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, con
  * frame (arXiv 2511.20462, section on image-to-video). For models of videos; one of Gaussian noise has seen
  * noisy frames only, so that @x should have such noise. With latents that are drawn (NfDecodeOptions.drawn)
  * all frames of @y have lost their noise, the known ones, too.
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT, %NF_ERROR_DATA (the
+ * known frames, @z or @y are not finite), device errors.
  */
 gboolean nf_session_continue (NfSession *self, const float *x, guint B, guint given, const float *z,
                               const NfDecodeOptions *options, float *y, GError **error);
@@ -395,6 +398,9 @@ gboolean nf_session_predict_noise (NfSession *self, const float *x, guint B, flo
  * @sigma: noise that @x has
  * @sigma_next: noise that may be left, 0 for none
  * @y: (out caller-allocates): x - 0.3 (sigma - sigma_next)/sigma × what the learned denoiser says
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (no denoiser), %NF_ERROR_DATA (@y is not
+ * finite), device errors.
  */
 gboolean nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sigma,
                                      double sigma_next, float *y, GError **error);
@@ -435,6 +441,8 @@ gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint
  * @x: (out caller-allocates): tokens (B, N, D)
  *
  * x = f⁻¹(z), token by token with keys and values kept.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_DATA (@z or @x is not finite), device errors.
  */
 gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
                             const NfDecodeOptions *options, float *x, GError **error);
