@@ -1094,6 +1094,37 @@ work (gpointer data)
   return NULL;
 }
 
+/* A narrow model's keys and values are small, but so many samples side by side as these allow may be large:
+ * memory is taken for as many as fit in as much. */
+static void
+test_wide_tokens (void **state)
+{
+  const NfConfig config = { .family = NF_FAMILY_STARFLOW,
+                            .channels = 64,
+                            .img_size = 256,
+                            .patch_size = 8,
+                            .width = 4,
+                            .n_blocks = 1,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 4,
+                            .expansion = 2,
+                            .rope = TRUE,
+                            .sos = TRUE,
+                            .softplus = TRUE,
+                            .layout = NF_PIXELS_LATENT };
+  g_autoptr (GError) error = NULL;
+  NfDevice *device = nf_test_device ("cpu");
+  g_autoptr (NfModel) model = nf_model_new (&config, device, 1, &error);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint64 before = nf_device_get_allocated (device);
+  g_autofree float *z = g_new0 (float, nf_config_tile_bytes (&config)),
+                   *x = g_new (float, nf_config_tile_bytes (&config));
+  nf_test_ok (nf_session_decode (session, z, 1, NULL, NULL, x, &error), error);
+  assert_true (nf_device_get_allocated (device) - before < (guint64)5 << 28);
+}
+
 /* Sessions of one model at the same time. */
 static void
 test_threads (void **state)
@@ -1832,6 +1863,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_padding_costs),
     cmocka_unit_test (test_refused),
     cmocka_unit_test (test_cancel),
+    cmocka_unit_test (test_wide_tokens),
     cmocka_unit_test (test_threads),
     cmocka_unit_test (test_stats),
   };

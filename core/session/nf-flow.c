@@ -13,7 +13,7 @@
 #define DECODE_FEWEST 8
 /* Memory for what the backward pass needs; above it blocks are computed again. */
 #define TAPE_BYTES (1024u << 20)
-#define DECODE_BYTES (1024u << 20) /* memory for keys and values */
+#define DECODE_BYTES (1024u << 20) /* memory for keys and values, or for the samples themselves */
 #define ROPE_BASE 10000.0
 #define THIRD_AXIS 8 /* angles of frames and text */
 
@@ -445,7 +445,8 @@ choose_batch (NfFlow *flow, NfFlowWork work)
 {
   const gboolean is_gpu = nf_device_get_info (nf_ops_get_device (flow->ops))->is_gpu;
   const guint factor = is_gpu ? GPU_FACTOR : 1, copies = work == NF_FLOW_DECODE_GUIDED ? 2 : 1;
-  gsize floats = 0, batch;
+  /* of the four buffers of reserve_samples(), which in wide tokens of a narrow model are the larger ones */
+  gsize floats = 4 * (gsize)flow->shape.N * flow->shape.D, batch;
   switch (work)
     {
     case NF_FLOW_ENCODE:
