@@ -240,6 +240,7 @@ test_combinations (void **state)
     { STARFLOW ", \"soft_clip\": -1", "soft_clip" },
     { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
+    { STARFLOW ", \"denoiser_layers\": 2", "denoiser_layers is 2, but learnable_self_denoiser is not true" },
     { STARFLOW ", \"frame_positions\": true", "frame_positions" },
     { VIDEO ", \"temporal_causal\": 1, \"controls\": true", "action_dim" },
     { VIDEO ", \"temporal_causal\": 0, \"frame_positions\": true", "frame_positions" },

@@ -669,9 +669,14 @@ read_starflow (JsonObject *object, const char *origin, NfConfig *config, GError 
         "the window, longer videos are streams",
         window, config->frames);
   config->denoiser_layers = denoiser ? OFFICIAL_DENOISER_LAYERS : 0;
-  if (denoiser && (node = json_object_get_member (object, "denoiser_layers"))
+  if ((node = json_object_get_member (object, "denoiser_layers"))
       && !read_size (node, origin, "denoiser_layers", &config->denoiser_layers, error))
     return FALSE;
+  if (config->denoiser_layers && !denoiser)
+    return impossible (error, origin,
+                       "denoiser_layers is %u, but learnable_self_denoiser is not true: there is no denoiser "
+                       "without it",
+                       config->denoiser_layers);
   /* in official code None is all of them, and 0 the last alone */
   if ((node = json_object_get_member (object, "denoiser_window")) && !JSON_NODE_HOLDS_NULL (node))
     {
