@@ -363,6 +363,9 @@ test_labels (void **state)
   assert_false (
       nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, low, NULL }, FALSE, &loss, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, "class -2"));
+  g_clear_error (&error);
+  assert_false (nf_trainer_step (run.trainer, &(NfTrainBatch){ 0, tiles, NULL, NULL }, &report, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, "0 samples"));
   assert_int_equal (nf_trainer_get_step (run.trainer), 0);
 }
 

@@ -881,6 +881,8 @@ test_bad_lines (void **state)
         }
       nf_test_ok (nf_actions_writer_put_controls (writer, 0, good, 2, &error), error);
     }
+  assert_false (nf_actions_writer_put_controls (writer, 0, good, 0, &error));
+  assert_refused (&error, "frame 2 has 0 controls, it must be 1 to");
   assert_false (nf_actions_writer_put_controls (writer, 0, good, 1, &error));
   assert_refused (&error, "frame 2 has 1 controls, but the first frame has 2");
   assert_false (nf_actions_writer_put (writer, 0, 1, &error));

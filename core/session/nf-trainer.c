@@ -299,6 +299,11 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const gsize n = (gsize)batch->B * nf_config_frames (config) * config->action_dim;
+  if (batch->B < 1)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a batch of 0 samples is none");
+      return FALSE;
+    }
   for (guint i = 0; batch->labels && i < batch->B; i++)
     if (batch->labels[i] < -1 || batch->labels[i] >= (gint)MAX (config->n_classes, 1))
       {
@@ -540,7 +545,7 @@ add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batc
 gboolean
 nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *report, GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && report, FALSE);
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && report, FALSE);
   const NfConfig *config = nf_model_get_config (self->model);
   NfPlanes planes;
   double loss, squares = 0;
@@ -624,7 +629,7 @@ gboolean
 nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
                      GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && batch->B > 0 && nll, FALSE);
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && nll, FALSE);
   NfOps *ops = nf_flow_get_ops (self->flow);
   if (!check_whole (self, error) || !check_batch (self, batch, error))
     return FALSE;

@@ -307,7 +307,14 @@ gboolean
 nf_actions_writer_put_controls (NfActionsWriter *self, guint64 pts, const float *controls, guint n,
                                 GError **error)
 {
-  g_return_val_if_fail (self && self->fd >= 0 && controls && n > 0 && n <= NF_ACTIONS_MAX_CONTROLS, FALSE);
+  g_return_val_if_fail (self && self->fd >= 0 && controls, FALSE);
+  if (n < 1 || n > NF_ACTIONS_MAX_CONTROLS)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "the actions file %s: frame %" G_GUINT64_FORMAT " has %u controls, it must be 1 to %d",
+                   self->path, self->frame, n, NF_ACTIONS_MAX_CONTROLS);
+      return FALSE;
+    }
   if (!check_kind (self, n, error))
     return FALSE;
   g_autoptr (GString) done = g_string_new ("\"controls\":[");
