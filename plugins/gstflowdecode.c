@@ -85,6 +85,7 @@ struct _GstFlowDecode
   Settings settings;  /* by these */
   float *latents;     /* of frames whose buffers cannot be read directly */
   guint room;         /* for so many */
+  guint together;     /* frames that go through at once */
   gint64 begun;       /* when the frame in work was */
   gboolean telling;   /* a QoS message of our own goes out */
   gboolean told;      /* and whether its progress was posted */
@@ -300,12 +301,48 @@ set_output (GstFlowDecode *self, GstVideoFormat format)
   gst_caps_replace (&self->output->caps, caps);
 }
 
+/* Frames that a frame has to wait for once it is decoded. */
+static guint
+get_look_ahead (GstFlowDecode *self)
+{
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  return stream ? nf_stream_get_look_ahead (stream) : 0;
+}
+
+/* How many frames go through together. With a budget, a model of videos, or backwards each goes alone. */
+static guint
+choose_at_once (GstFlowDecode *self, NfSession *session, const Settings *settings, guint wanted)
+{
+  if (!session || settings->keep_up || settings->options.budget_ms > 0
+      || GST_VIDEO_DECODER (self)->input_segment.rate < 0)
+    return 1;
+  /* what is wrong with the size, caps have said */
+  return wanted ? wanted
+                : MAX (nf_session_get_frames_at_once (session, self->info.width, self->info.height, NULL), 1);
+}
+
+/* How long a frame takes: they are computed one after the other, and wait for the last that go through at
+ * once and for those that they look at. */
+static void
+tell_latency (GstFlowDecode *self)
+{
+  const GstVideoInfo *info = &self->output->info;
+  const guint waits = self->together - 1 + get_look_ahead (self);
+  GstClockTime latency = gst_flow_engine_get_latency (&self->engine) * self->together, told;
+  if (info->fps_n > 0)
+    latency += gst_util_uint64_scale (waits * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
+  gst_video_decoder_get_latency (GST_VIDEO_DECODER (self), &told, NULL);
+  if (latency != told)
+    gst_video_decoder_set_latency (GST_VIDEO_DECODER (self), latency, latency);
+}
+
 static gboolean
 gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
+  NfSession *session;
 
   /* frames of the old format */
   if (decode_waiting (self) != GST_FLOW_OK || show_held (self) != GST_FLOW_OK)
@@ -318,11 +355,14 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
     return refuse (self, state->caps, error);
   self->foreign = FALSE;
-  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
+  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK
+      || gst_flow_engine_wait (&self->engine, &session) != GST_FLOW_OK)
     return FALSE;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   GST_OBJECT_LOCK (self);
   const gint look_ahead = self->look_ahead;
+  const guint at_once = self->at_once;
+  const Settings settings = self->wanted;
   GST_OBJECT_UNLOCK (self);
   if (stream
       && (!nf_stream_set_context (stream, info.context, &error)
@@ -340,6 +380,8 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   self->input = gst_video_codec_state_ref (state);
   set_output (self, choose_format (self, config, &info));
+  self->together = choose_at_once (self, session, &settings, at_once);
+  tell_latency (self);
   return gst_video_decoder_negotiate (decoder);
 }
 
@@ -595,14 +637,6 @@ unmap_frame (Mapped *mapped)
     gst_video_frame_unmap (&mapped->video);
 }
 
-/* Frames that a frame has to wait for once it is decoded. */
-static guint
-get_look_ahead (GstFlowDecode *self)
-{
-  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  return stream ? nf_stream_get_look_ahead (stream) : 0;
-}
-
 /* The output buffers of FRAMES are there. */
 static GstFlowReturn
 decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings)
@@ -652,16 +686,6 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
 }
 
-/* For how long the first of N frames waits for the last. */
-static GstClockTime
-wait_time (GstFlowDecode *self, guint n)
-{
-  const GstVideoInfo *info = &self->output->info;
-  if (info->fps_n <= 0)
-    return 0;
-  return gst_util_uint64_scale ((n - 1) * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
-}
-
 /* FRAME was decoded: it waits, and the one that has waited long enough goes. */
 static GstFlowReturn
 hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
@@ -669,11 +693,8 @@ hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
   GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
   GstClockTime latency;
   g_ptr_array_add (self->held, gst_video_codec_frame_ref (frame));
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
-    {
-      latency += wait_time (self, get_look_ahead (self) + 1);
-      gst_video_decoder_set_latency (decoder, latency, latency);
-    }
+  gst_flow_engine_count_frame (&self->engine, start, &latency);
+  tell_latency (self);
   if (!nf_stream_is_shown (gst_flow_engine_get_stream (&self->engine)))
     return GST_FLOW_OK;
   return gst_video_decoder_finish_frame (decoder, g_ptr_array_steal_index (self->held, 0));
@@ -720,27 +741,12 @@ decode_waiting (GstFlowDecode *self)
           gst_video_decoder_release_frame (decoder, frame);
           continue;
         }
-      if (gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each, &latency))
-        {
-          latency = latency * frames->len + wait_time (self, frames->len);
-          gst_video_decoder_set_latency (decoder, latency, latency);
-        }
+      gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each, &latency);
+      tell_latency (self);
       ret = gst_video_decoder_finish_frame (decoder, frame);
     }
   g_ptr_array_set_size (frames, 0);
   return ret;
-}
-
-/* How many frames go through together. With a budget, a model of videos, or backwards each goes alone. */
-static guint
-choose_at_once (GstFlowDecode *self, NfSession *session, const Settings *settings, guint wanted)
-{
-  if (!session || settings->keep_up || settings->options.budget_ms > 0
-      || GST_VIDEO_DECODER (self)->input_segment.rate < 0)
-    return 1;
-  /* what is wrong with the size, caps have said */
-  return wanted ? wanted
-                : MAX (nf_session_get_frames_at_once (session, self->info.width, self->info.height, NULL), 1);
 }
 
 static GstFlowReturn
@@ -783,9 +789,9 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
       return ret;
     }
   self->settings = settings;
+  self->together = choose_at_once (self, session, &settings, wanted);
   g_ptr_array_add (self->waiting, frame);
-  return self->waiting->len < choose_at_once (self, session, &settings, wanted) ? GST_FLOW_OK
-                                                                                : decode_waiting (self);
+  return self->waiting->len < self->together ? GST_FLOW_OK : decode_waiting (self);
 }
 
 static GstFlowReturn
@@ -1173,7 +1179,7 @@ gst_flow_decode_init (GstFlowDecode *self)
   gst_flow_engine_watch_events (&self->engine, GST_VIDEO_DECODER_SINK_PAD (self));
   self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->held = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
-  self->at_once = 1;
+  self->at_once = self->together = 1;
   self->look_ahead = -1;
   self->wanted.label = -1;
   self->wanted.options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,

@@ -1224,6 +1224,29 @@ test_latency (void **state)
   end_harness (harness, NULL);
 }
 
+/* Frames that wait for each other take as long as their rate says, from its caps on. */
+static void
+test_latency_of_waiting (void **state)
+{
+  static const gint rates[] = { 25, 5, 5, 50 };
+  GstVideoInfo info;
+  GstBus *bus;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  gst_buffer_unref (encode_one (MODEL_YUV, &info, NULL, &caps));
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, "frames-at-once=3", &bus);
+  for (guint i = 0; i < G_N_ELEMENTS (rates); i++)
+    {
+      GstCaps *other = gst_caps_copy (caps);
+      gst_caps_set_simple (other, "framerate", GST_TYPE_FRACTION, rates[i], 1, NULL);
+      gst_harness_set_src_caps (harness, other);
+      assert_int_equal (gst_harness_query_latency (harness), 2 * GST_SECOND / rates[i]);
+      g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_LATENCY);
+      assert_int_equal (message != NULL, i == 0 || rates[i] != rates[i - 1]);
+    }
+  end_harness (harness, bus);
+}
+
 /* What a change of sigma does to the latency is told. */
 static void
 test_latency_of_sigma (void **state)
@@ -2210,6 +2233,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_latency),
+    cmocka_unit_test (test_latency_of_waiting),
     cmocka_unit_test (test_latency_of_sigma),
     cmocka_unit_test (test_stats),
     cmocka_unit_test (test_denoise),

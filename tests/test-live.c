@@ -791,6 +791,40 @@ look_ahead_and_gap (void **state)
   fixture_stop (pipeline);
 }
 
+/* The latency is that of the rate and the context that caps say. */
+static void
+look_ahead_latency (void **state)
+{
+  enum
+  {
+    AHEAD = 2
+  };
+  static const struct
+  {
+    gint rate, context, ahead;
+  } cases[] = { { 10, 2, AHEAD }, { 2, 2, AHEAD }, { 2, 1, 1 }, { 0, 2, 0 } };
+  g_autofree char *line = g_strdup_printf ("flowencode model=%s", ahead_model);
+  GstHarness *encoder = gst_harness_new_parse (line);
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_RGB, WIDTH, HEIGHT);
+  gst_harness_set_src_caps (encoder, gst_video_info_to_caps (&info));
+  g_autoptr (GstBuffer) latents = gst_harness_push_and_pull (encoder, fixture_frame (&info, 0, FALSE));
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (encoder->sinkpad);
+  GstHarness *decoder = decoder_new (ahead_model, caps);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      GstCaps *other = gst_caps_copy (caps);
+      gst_caps_set_simple (other, "framerate", GST_TYPE_FRACTION, cases[i].rate, 1, "context", G_TYPE_INT,
+                           cases[i].context, NULL);
+      gst_harness_set_src_caps (decoder, other);
+      const GstClockTime latency = gst_harness_query_latency (decoder),
+                         waits = cases[i].rate ? cases[i].ahead * GST_SECOND / cases[i].rate : 0;
+      assert_int_equal (latency, waits);
+    }
+  gst_harness_teardown (encoder);
+  gst_harness_teardown (decoder);
+}
+
 /* The precision of real frames goes with their latents, past flowsample too, to the decoder. */
 static void
 precision_of_real_frames (void **state)
@@ -1864,6 +1898,7 @@ main (int argc, char **argv)
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
+    cmocka_unit_test (look_ahead_latency),
     cmocka_unit_test (precision_of_real_frames),
     cmocka_unit_test (other_models),
     cmocka_unit_test (unknown),
