@@ -70,7 +70,7 @@ struct _GstFlowEncode
   NfConfig *config;
   char *digest;
   guint64 frame_index;
-  gboolean segment_sent; /* a frame has left since the segment, so the segment has, too */
+  gboolean segment_sent; /* since it came: with a frame, or before */
   gboolean in_frame;     /* a frame has its buffer, or is about to: their form stays as it is */
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
@@ -502,6 +502,21 @@ gst_flow_encode_flush (GstVideoEncoder *encoder)
   return TRUE;
 }
 
+/* What GstVideoEncoder keeps of the segment goes on with the next frame, once more. FALSE: not even caps have
+ * left. */
+static gboolean
+send_segment (GstFlowEncode *self, guint32 seqnum)
+{
+  GstVideoEncoder *encoder = GST_VIDEO_ENCODER (self);
+  if (!self->segment_sent && gst_pad_has_current_caps (GST_VIDEO_ENCODER_SRC_PAD (encoder)))
+    {
+      GstEvent *event = gst_event_new_segment (&encoder->input_segment);
+      gst_event_set_seqnum (event, seqnum);
+      self->segment_sent = gst_pad_push_event (GST_VIDEO_ENCODER_SRC_PAD (encoder), event);
+    }
+  return self->segment_sent;
+}
+
 static gboolean
 gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
 {
@@ -518,8 +533,9 @@ gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
       self->segment_sent = FALSE;
       break;
     case GST_EVENT_GAP:
+    case GST_EVENT_SEGMENT_DONE:
       /* GstVideoEncoder would keep it until the next frame; but no frame waits in here. */
-      if (self->segment_sent)
+      if (send_segment (self, gst_event_get_seqnum (event)))
         return gst_pad_push_event (GST_VIDEO_ENCODER_SRC_PAD (encoder), event);
       break;
     default:

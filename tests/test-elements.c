@@ -978,6 +978,56 @@ test_empty_gaps (void **state)
     }
 }
 
+/* The end of a segment comes at once, behind its frames, those that wait among them, and its beginning, which
+ * GstVideoDecoder keeps where there are no frames. */
+static void
+test_segment_done (void **state)
+{
+  static const guint frames[] = { 2, 0, 4 };
+  GstVideoInfo info;
+  GstSegment segment;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  for (guint decodes = 0; decodes < 2; decodes++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          decodes ? "flowencode model=%s ! flowdecode model=%s frames-at-once=3" : "flowencode model=%s",
+          fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+      GstHarness *harness = gst_harness_new_parse (line);
+      guint pushed = 0;
+      set_video (harness, &info);
+      for (guint i = 0; i < G_N_ELEMENTS (frames); i++)
+        {
+          segment.base = i * GST_SECOND;
+          assert_true (gst_harness_push_event (harness, gst_event_new_segment (&segment)));
+          for (guint n = 0; n < frames[i]; n++)
+            assert_int_equal (gst_harness_push (harness, fixture_frame (&info, n, FALSE)), GST_FLOW_OK);
+          pushed += frames[i];
+          assert_true (gst_harness_push_event (harness, gst_event_new_segment_done (GST_FORMAT_TIME, 0)));
+          assert_int_equal (gst_harness_buffers_received (harness), pushed);
+          GstEvent *event;
+          GstClockTime base = GST_CLOCK_TIME_NONE;
+          gboolean done = FALSE;
+          while ((event = gst_harness_try_pull_event (harness)))
+            {
+              const GstSegment *begun;
+              assert_false (done);
+              if (GST_EVENT_TYPE (event) == GST_EVENT_SEGMENT)
+                {
+                  gst_event_parse_segment (event, &begun);
+                  base = begun->base;
+                }
+              done = GST_EVENT_TYPE (event) == GST_EVENT_SEGMENT_DONE;
+              gst_event_unref (event);
+            }
+          assert_true (done);
+          if (frames[i] > 0 || !decodes)
+            assert_int_equal (base, segment.base);
+        }
+      gst_harness_teardown (harness);
+    }
+}
+
 static void
 test_end_gap_discontinuity (void **state)
 {
@@ -2226,6 +2276,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_frames_at_once),
     cmocka_unit_test (test_larger_meta),
     cmocka_unit_test (test_empty_gaps),
+    cmocka_unit_test (test_segment_done),
     cmocka_unit_test (test_end_gap_discontinuity),
     cmocka_unit_test (test_frame_flags),
     cmocka_unit_test (test_flush),
