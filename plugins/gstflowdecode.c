@@ -251,6 +251,7 @@ show_held (GstFlowDecode *self)
       else
         {
           gst_flow_frame_view (&video, &self->output->info, &view);
+          gst_flow_frame_fill_padding (&video, &view);
           nf_stream_drain (stream, &view, &error);
           gst_video_frame_unmap (&video);
         }

@@ -122,6 +122,7 @@ gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *fram
   if (ret != GST_FLOW_OK)
     return ret;
   gst_flow_frame_view (frame, &filter->in_info, &view);
+  gst_flow_frame_fill_padding (frame, &view);
   if (!nf_session_denoise_frame (session, &view, get_sigma (self), &view, &error))
     {
       gst_flow_engine_count_dropped (&self->engine, 1);

@@ -92,12 +92,15 @@ gst_flow_copy_frame_flags (GstBuffer *to, GstBuffer *from)
 void
 gst_flow_frame_fill_padding (GstVideoFrame *frame, const NfFrame *view)
 {
-  const gint step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, 0);
-  if (step != 4)
+  if (GST_VIDEO_FRAME_COMP_PSTRIDE (frame, 0) != 4)
     return;
-  guint8 *row = GST_VIDEO_FRAME_PLANE_DATA (frame, 0);
+  gint at = 0 + 1 + 2 + 3; /* where no component is */
+  for (guint i = 0; i < GST_VIDEO_FRAME_N_COMPONENTS (frame); i++)
+    at -= GST_VIDEO_FRAME_COMP_POFFSET (frame, i);
+  guint8 *row = (guint8 *)GST_VIDEO_FRAME_PLANE_DATA (frame, 0) + at;
   for (guint y = 0; y < view->height; y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (frame, 0))
-    memset (row, 255, (gsize)view->width * step);
+    for (guint x = 0; x < view->width; x++)
+      row[4 * x] = 255;
 }
 
 /* Latents */

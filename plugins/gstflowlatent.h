@@ -138,8 +138,8 @@ void gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, 
  * corrupted. */
 void gst_flow_copy_frame_flags (GstBuffer *to, GstBuffer *from);
 
-/* Before writing the samples of VIEW: fills the pixels of formats like RGBx with 255, so that no byte is left
- * undefined. */
+/* When the samples of VIEW are written: 255 for what formats like RGBx have beside them, so that no byte is
+ * left undefined. */
 void gst_flow_frame_fill_padding (GstVideoFrame *frame, const NfFrame *view);
 
 G_END_DECLS

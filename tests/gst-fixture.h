@@ -191,6 +191,21 @@ assert_same_video (const GstVideoInfo *info, GstBuffer *a, GstBuffer *b)
   gst_video_frame_unmap (&fb);
 }
 
+/* What no component of a format like RGBx has is 255 in every pixel of BUFFER. */
+static inline void
+assert_padding (const GstVideoInfo *info, GstBuffer *buffer)
+{
+  GstVideoFrame frame;
+  assert_true (gst_video_frame_map (&frame, info, buffer, GST_MAP_READ));
+  const guint8 *row = GST_VIDEO_FRAME_PLANE_DATA (&frame, 0);
+  row += GST_VIDEO_FRAME_COMP_POFFSET (&frame, 0) % 2 ? 0 : 3;
+  for (gint y = 0; y < GST_VIDEO_FRAME_HEIGHT (&frame); y++, row += GST_VIDEO_FRAME_PLANE_STRIDE (&frame, 0))
+    for (gint x = 0; x < GST_VIDEO_FRAME_WIDTH (&frame); x++)
+      if (row[4 * x] != 255)
+        fail_msg ("%s: at (%d, %d) there is %u", GST_VIDEO_INFO_NAME (info), x, y, row[4 * x]);
+  gst_video_frame_unmap (&frame);
+}
+
 static inline void
 fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint height)
 {

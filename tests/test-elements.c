@@ -1385,6 +1385,25 @@ test_denoise (void **state)
   end_harness (harness, NULL);
 }
 
+/* Pixels of formats like RGBx are whole, whatever came in. */
+static void
+test_denoise_padding (void **state)
+{
+  static const GstVideoFormat formats[] = { GST_VIDEO_FORMAT_RGBx, GST_VIDEO_FORMAT_xBGR };
+  for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
+    {
+      GstVideoInfo info;
+      fixture_video (&info, formats[i], 13, 9);
+      GstHarness *harness = make_harness ("flowdenoise", MODEL_RGB, "sigma=0.1", NULL);
+      set_video (harness, &info);
+      GstBuffer *in = fixture_frame (&info, 0, FALSE);
+      gst_buffer_memset (in, 0, 77, GST_VIDEO_INFO_SIZE (&info));
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, in);
+      assert_padding (&info, out);
+      end_harness (harness, NULL);
+    }
+}
+
 /* Sampling */
 
 static GstBuffer *
@@ -2288,6 +2307,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_latency_of_sigma),
     cmocka_unit_test (test_stats),
     cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_denoise_padding),
     cmocka_unit_test (test_sample_latents),
     cmocka_unit_test (test_sample_caps),
     cmocka_unit_test (test_sample_seeds),

@@ -8,6 +8,7 @@
 #include <gst/controller/gstinterpolationcontrolsource.h>
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
+#include <malloc.h>
 #include <math.h>
 
 #define WIDTH RANDOM_VIDEO_WIDTH
@@ -789,6 +790,40 @@ look_ahead_and_gap (void **state)
   assert_int_equal (gst_harness_buffers_received (decoder), LENGTH);
   gst_harness_teardown (decoder);
   fixture_stop (pipeline);
+}
+
+/* Pixels of formats like RGBx are whole in frames that waited, and in those that had nothing more to wait
+ * for. */
+static void
+look_ahead_padding (void **state)
+{
+  enum
+  {
+    LENGTH = 6
+  };
+  static const GstVideoFormat formats[] = { GST_VIDEO_FORMAT_BGRx, GST_VIDEO_FORMAT_xRGB };
+  mallopt (M_PERTURB, 77); /* no memory is 255 by chance */
+  for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
+    {
+      GstVideoInfo info;
+      GstBuffer *buffer;
+      g_autoptr (GPtrArray) kept = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_buffer_unref);
+      fixture_video (&info, formats[i], WIDTH, HEIGHT);
+      g_autofree char *line = g_strdup_printf (
+          "flowsample model=%s num-buffers=%d ! flowdecode model=%s ! video/x-raw,format=%s ! appsink "
+          "name=sink sync=false",
+          ahead_model, LENGTH, ahead_model, GST_VIDEO_INFO_NAME (&info));
+      GstElement *pipeline = fixture_launch (line);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      while ((buffer = pull (pipeline)))
+        {
+          assert_padding (&info, buffer);
+          g_ptr_array_add (kept, buffer); /* or another frame would get it */
+        }
+      assert_int_equal (kept->len, LENGTH);
+      fixture_stop (pipeline);
+    }
+  mallopt (M_PERTURB, 0);
 }
 
 /* The latency is that of the rate and the context that caps say. */
@@ -1899,6 +1934,7 @@ main (int argc, char **argv)
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
     cmocka_unit_test (look_ahead_latency),
+    cmocka_unit_test (look_ahead_padding),
     cmocka_unit_test (precision_of_real_frames),
     cmocka_unit_test (other_models),
     cmocka_unit_test (unknown),
