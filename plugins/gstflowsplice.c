@@ -242,20 +242,30 @@ get_sink_pad (GstFlowSplice *self)
 }
 
 static gboolean
+send_upstream (GstFlowSplice *self, GstEvent *event)
+{
+  g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
+  if (pad)
+    return gst_pad_push_event (GST_PAD (pad), event);
+  gst_event_unref (event);
+  return FALSE;
+}
+
+static gboolean
 gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (aggregator);
   if (GST_EVENT_TYPE (event) == GST_EVENT_NAVIGATION)
     {
       /* The real world may want them as well. */
-      g_autoptr (GstAggregatorPad) pad = get_sink_pad (self);
-      gboolean wanted = gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
-      if (pad)
-        wanted |= gst_pad_push_event (GST_PAD (pad), event);
-      else
-        gst_event_unref (event);
-      return wanted;
+      const gboolean wanted = gst_flow_action_input_event (&self->prior.input, GST_ELEMENT (self), event);
+      return send_upstream (self, event) || wanted;
     }
+  /* GstAggregator 1.22 stops before it asks, and stays so if it is refused; what upstream flushes stops it,
+   * too.
+   */
+  if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK)
+    return send_upstream (self, event);
   if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))

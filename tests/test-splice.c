@@ -395,6 +395,38 @@ test_released_while_playing (void **state)
   fixture_stop (pipeline);
 }
 
+/* A seek that upstream refuses is told so, and the stream goes on; others are made. */
+static void
+test_refused_seek (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "flowtestsrc ! video/x-raw,format=RGB,width=16,height=16,framerate=25/1 ! flowencode model=\"%s\" ! "
+      "flowsample name=sample model=\"%s\" ! appsink name=sink sync=false max-buffers=1",
+      fixture_model[MODEL_RGB], fixture_model[MODEL_RGB]);
+  static const gboolean refused[] = { TRUE, FALSE, TRUE, TRUE, FALSE };
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+  GstClockTime next = 0;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (guint i = 0; i < G_N_ELEMENTS (refused); i++)
+    {
+      for (guint n = 0; n < 3; n++, next += FRAME)
+        {
+          g_autoptr (GstSample) sample = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND);
+          assert_non_null (sample);
+          assert_true (GST_BUFFER_PTS (gst_sample_get_buffer (sample)) >= next); /* some are lost */
+          next = GST_BUFFER_PTS (gst_sample_get_buffer (sample));
+        }
+      assert_int_equal (gst_element_seek (pipeline, refused[i] ? -1 : 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH,
+                                          GST_SEEK_TYPE_SET, i * GST_SECOND, GST_SEEK_TYPE_NONE,
+                                          GST_CLOCK_TIME_NONE),
+                        !refused[i]);
+      if (!refused[i])
+        next = i * GST_SECOND;
+    }
+  fixture_stop (pipeline);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -411,6 +443,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_key_units),
     cmocka_unit_test (test_new_rate),
     cmocka_unit_test (test_released_while_playing),
+    cmocka_unit_test (test_refused_seek),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
