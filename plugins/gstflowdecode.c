@@ -337,6 +337,25 @@ tell_latency (GstFlowDecode *self)
     gst_video_decoder_set_latency (GST_VIDEO_DECODER (self), latency, latency);
 }
 
+/* Latents of INFO that say which text the model saw come back only with the same one; said once of each. */
+static void
+check_text (GstFlowDecode *self, const GstFlowLatentInfo *info)
+{
+  g_autofree char *own = gst_flow_engine_dup_text_digest (&self->engine);
+  if (!own || !*info->text || g_str_equal (info->text, own)
+      || (self->output && g_str_equal (info->text, self->info.text)))
+    return;
+  GST_ELEMENT_WARNING (self, STREAM, DECODE,
+                       ("The latents were made with the text features %s, but those of the property text are "
+                        "%s, which give other "
+                        "samples back; %s",
+                        info->text, own,
+                        g_str_equal (info->text, GST_FLOW_NO_TEXT)
+                            ? "leave it unset"
+                            : "set it to the file that they were made with"),
+                       (NULL));
+}
+
 static gboolean
 gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
 {
@@ -372,6 +391,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       gst_flow_post_error (self, error);
       return FALSE;
     }
+  check_text (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
   self->lost = FALSE;

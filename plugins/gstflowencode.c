@@ -191,6 +191,8 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   const gint context = self->context;
   GST_OBJECT_UNLOCK (self);
   gst_flow_latent_info_set_model (&info, config);
+  g_autofree char *text = gst_flow_engine_dup_text_digest (&self->engine);
+  g_strlcpy (info.text, text ? text : "", sizeof info.text);
   if (stream && context >= 0)
     info.context = (guint)context;
   if (!nf_grid_init (&info.grid, config, info.width, info.height, &error)

@@ -323,6 +323,7 @@ load_thread (gpointer data)
   g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
   g_autoptr (NfStream) stream = NULL;
+  g_autofree char *text_digest = NULL;
 
   g_mutex_lock (&engine->lock);
   g_autofree char *path = g_strdup (engine->path), *text = g_strdup (engine->text);
@@ -352,6 +353,9 @@ load_thread (gpointer data)
           nf_session_prepare (session, engine->work, &error);
         }
     }
+  if (!error && nf_model_get_config (model)->txt_size)
+    text_digest
+        = text ? nf_text_digest (text, nf_model_get_config (model), &error) : g_strdup (GST_FLOW_NO_TEXT);
   if (!error)
     {
       GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
@@ -359,6 +363,8 @@ load_thread (gpointer data)
       g_mutex_lock (&engine->lock);
       g_free (engine->digest);
       engine->digest = g_strdup (nf_model_get_digest (model));
+      g_free (engine->text_digest);
+      engine->text_digest = g_steal_pointer (&text_digest);
       engine->model = g_steal_pointer (&model);
       engine->session = g_steal_pointer (&session);
       engine->stream = g_steal_pointer (&stream);
@@ -453,6 +459,7 @@ engine_close (GstFlowEngine *engine)
   g_clear_pointer (&engine->config, nf_config_free);
   g_clear_pointer (&engine->path, g_free);
   g_clear_pointer (&engine->digest, g_free);
+  g_clear_pointer (&engine->text_digest, g_free);
 }
 
 static gboolean
@@ -685,6 +692,13 @@ gst_flow_engine_dup_digest (GstFlowEngine *engine)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   return g_strdup (engine->digest);
+}
+
+char *
+gst_flow_engine_dup_text_digest (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return g_strdup (engine->text_digest);
 }
 
 char *

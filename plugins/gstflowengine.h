@@ -49,6 +49,7 @@ typedef struct
   char *path;
   NfConfig *config;
   char *digest;
+  char *text_digest; /* of what the model sees of text; NULL if it sees none */
   NfModel *model;
   NfSession *session; /* one of the two: images, */
   NfStream *stream;   /* videos */
@@ -136,6 +137,10 @@ const char *gst_flow_engine_get_precision (GstFlowEngine *engine);
  * Returns: as gst_flow_engine_wait() does.
  */
 GstFlowReturn gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision);
+
+/* After gst_flow_engine_wait(): 16 hexadecimal digits that tell the text that the model sees from others,
+ * GST_FLOW_NO_TEXT if it was given none; NULL if it can see none. */
+char *gst_flow_engine_dup_text_digest (GstFlowEngine *engine);
 
 /* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
 NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);

@@ -206,6 +206,8 @@ gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *con
                          (gint)info->context, "actions", G_TYPE_INT, (gint)info->actions, NULL);
   if (info->precision)
     gst_caps_set_simple (caps, "precision", G_TYPE_STRING, info->precision, NULL);
+  if (*info->text)
+    gst_caps_set_simple (caps, "text-digest", G_TYPE_STRING, info->text, NULL);
   if (info->drawn)
     gst_caps_set_simple (caps, "drawn", G_TYPE_BOOLEAN, TRUE, NULL);
   if (info->pixel_format != GST_VIDEO_FORMAT_UNKNOWN)
@@ -377,6 +379,8 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
   gst_structure_get_boolean (structure, "drawn", &info->drawn);
+  const char *text = gst_structure_get_string (structure, "text-digest");
+  g_strlcpy (info->text, text ? text : "", sizeof info->text);
   const char *precision = gst_structure_get_string (structure, "precision");
   info->precision = gst_flow_find_precision (precision);
   if (precision && !info->precision)

@@ -9,6 +9,9 @@ G_BEGIN_DECLS
 #define GST_FLOW_LATENT_MIME "video/x-flow-latent"
 #define GST_FLOW_TENSORS_MIME "other/tensors"
 
+/* In the place of a text's digest. */
+#define GST_FLOW_NO_TEXT "none"
+
 /* Most pixels of a side; in the caps below, too. */
 #define GST_FLOW_MAX_SIDE 16384
 
@@ -41,6 +44,7 @@ G_BEGIN_DECLS
  * @actions: values of the vector that tells the action, 0 for none
  * @controls: they are continuous controls
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
+ * @text: digest of the text that the model saw, or GST_FLOW_NO_TEXT; empty: it sees none, or unknown
  * @drawn: of pictures: they were drawn from the prior, not encoded
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
@@ -61,6 +65,7 @@ typedef struct
   guint frames, context, actions;
   gboolean controls;
   const char *precision;
+  char text[17];
   gboolean drawn;
 } GstFlowLatentInfo;
 

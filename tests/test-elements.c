@@ -509,9 +509,9 @@ test_latent_caps (void **state)
     }
 }
 
-/* Warnings that speak of precisions on BUS. */
+/* Warnings with PART on BUS. */
 static guint
-count_precision_warnings (GstBus *bus)
+count_warnings (GstBus *bus, const char *part)
 {
   GstMessage *message;
   guint n = 0;
@@ -519,7 +519,7 @@ count_precision_warnings (GstBus *bus)
     {
       g_autoptr (GError) error = NULL;
       gst_message_parse_warning (message, &error, NULL);
-      n += strstr (error->message, "were made in") != NULL;
+      n += strstr (error->message, part) != NULL;
       gst_message_unref (message);
     }
   return n;
@@ -586,7 +586,7 @@ test_precision_of_latents (void **state)
         }
       g_autofree char *taken = dup_working_precision (decoder->element);
       assert_string_equal (taken, cases[i].taken);
-      assert_int_equal (count_precision_warnings (bus), cases[i].warned);
+      assert_int_equal (count_warnings (bus, "were made in"), cases[i].warned);
       end_harness (encoder, NULL);
       end_harness (decoder, bus);
     }
@@ -617,7 +617,7 @@ test_precision_changes (void **state)
       g_autofree char *taken = dup_working_precision (decoder->element);
       assert_string_equal (taken, streams[i] ? streams[i] : "f32");
     }
-  assert_int_equal (count_precision_warnings (bus), 0);
+  assert_int_equal (count_warnings (bus, "were made in"), 0);
   GstCaps *unknown = gst_caps_copy (caps);
   gst_caps_set_simple (unknown, "precision", G_TYPE_STRING, "f8", NULL);
   gst_harness_set_src_caps (decoder, unknown);
@@ -1852,7 +1852,8 @@ test_late_denoised (void **state)
   end_harness (harness, NULL);
 }
 
-/* Frames come back with the text that encoded them; text of another width fails the state change. */
+/* Frames come back with the text that encoded them, and another one is warned of, once; text of another width
+ * fails the state change. */
 static void
 test_text (void **state)
 {
@@ -1871,27 +1872,50 @@ test_text (void **state)
   fixture_video (&info, GST_VIDEO_FORMAT_I420, 20, 12);
   g_autoptr (GstCaps) caps = gst_video_info_to_caps (&info);
   g_autoptr (GstBuffer) frame = fixture_frame (&info, 1, FALSE);
-  for (guint i = 0; i < 2; i++)
+  g_autoptr (GstCaps) slower = gst_caps_copy (caps);
+  gst_caps_set_simple (slower, "framerate", GST_TYPE_FRACTION, 5, 1, NULL);
+  const char *const texts[][2] = {
+    { text, text }, { text, other }, { text, "" }, { "", text }, { "", "" }
+  }; /* made with, shown with */
+  GstBus *bus;
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
     {
-      g_autofree char *line = g_strdup_printf ("flowencode model=%s text=%s ! flowdecode model=%s text=%s",
-                                               model, text, model, i ? other : text);
-      GstHarness *harness = gst_harness_new_parse (line);
-      gst_harness_set_src_caps (harness, gst_caps_ref (caps));
-      g_autoptr (GstBuffer) back = gst_harness_push_and_pull (harness, gst_buffer_ref (frame));
-      assert_non_null (back);
-      if (i == 0)
-        assert_same_video (&info, frame, back);
-      else
+      GstElement *ends[2];
+      GstHarness *harness[2];
+      const gboolean same = g_str_equal (texts[i][0], texts[i][1]);
+      for (guint j = 0; j < 2; j++)
         {
-          GstMapInfo a;
-          assert_true (gst_buffer_map (frame, &a, GST_MAP_READ));
-          assert_int_not_equal (gst_buffer_memcmp (back, 0, a.data, a.size), 0);
-          gst_buffer_unmap (frame, &a);
+          g_autofree char *properties = *texts[i][j] ? g_strdup_printf ("text=%s", texts[i][j]) : NULL;
+          ends[j] = gst_object_ref_sink (
+              make_element (j ? "flowdecode" : "flowencode", MODEL_YUV, properties, j ? &bus : NULL));
+          g_object_set (ends[j], "model", model, NULL);
+          harness[j] = gst_harness_new_with_element (ends[j], "sink", "src");
+          gst_object_unref (ends[j]);
         }
-      gst_harness_teardown (harness);
+      guint warned = 0;
+      for (guint n = 0; n < 2; n++)
+        {
+          gst_harness_set_src_caps (harness[0], gst_caps_ref (n ? slower : caps));
+          GstBuffer *latents = gst_harness_push_and_pull (harness[0], gst_buffer_copy (frame));
+          gst_harness_set_src_caps (harness[1], gst_pad_get_current_caps (harness[0]->sinkpad));
+          g_autoptr (GstBuffer) back = gst_harness_push_and_pull (harness[1], latents);
+          assert_non_null (back);
+          if (same)
+            assert_same_video (&info, frame, back);
+          else
+            {
+              GstMapInfo a;
+              assert_true (gst_buffer_map (frame, &a, GST_MAP_READ));
+              assert_int_not_equal (gst_buffer_memcmp (back, 0, a.data, a.size), 0);
+              gst_buffer_unmap (frame, &a);
+            }
+          warned += count_warnings (bus, "text features");
+        }
+      assert_int_equal (warned, !same);
+      end_harness (harness[0], NULL);
+      end_harness (harness[1], bus);
     }
 
-  GstBus *bus;
   g_autofree char *properties = g_strdup_printf ("text=%s", wide);
   g_autoptr (GstElement) element
       = gst_object_ref_sink (make_element ("flowencode", MODEL_YUV, properties, &bus));

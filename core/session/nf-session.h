@@ -293,6 +293,16 @@ float *nf_text_read (NfTensorFile *file, const char *name, const NfConfig *confi
  */
 gboolean nf_session_load_text (NfSession *self, const char *path, GError **error);
 
+/**
+ * nf_text_digest:
+ * @path: as of nf_session_load_text()
+ * @config: of the model that is to see the text
+ *
+ * Returns: (transfer full): 16 hexadecimal digits that tell features of text from others, or NULL with an
+ * error as of nf_text_read().
+ */
+char *nf_text_digest (const char *path, const NfConfig *config, GError **error);
+
 /** nf_session_count_texts: Returns: samples that text features were set for, 0 if none were. */
 guint nf_session_count_texts (NfSession *self);
 

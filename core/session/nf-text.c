@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define MAX_SAMPLES 65536
+#define DIGEST_LENGTH 16
 
 /* Where features are looked for, the first that there is. */
 static const char *const names[] = { "text", "input.text", NULL };
@@ -110,6 +111,20 @@ read_texts (const char *path, const NfConfig *config, guint *B, float **null_tex
       || (null_text && null_name && !(*null_text = read_null_text (file, null_name, config, *B, error))))
     return NULL;
   return g_steal_pointer (&text);
+}
+
+char *
+nf_text_digest (const char *path, const NfConfig *config, GError **error)
+{
+  g_return_val_if_fail (path && config, NULL);
+  guint B = 0;
+  g_autofree float *text = read_texts (path, config, &B, NULL, error);
+  if (!text)
+    return NULL;
+  const gsize n = (gsize)B * config->txt_size * config->txt_dim;
+  char *digest = g_compute_checksum_for_data (G_CHECKSUM_SHA256, (const guchar *)text, n * sizeof *text);
+  digest[DIGEST_LENGTH] = '\0';
+  return digest;
 }
 
 gboolean
