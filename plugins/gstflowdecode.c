@@ -691,6 +691,12 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
           done = nf_session_decode_frames (session, latents, n, settings->label, &options, views, &error);
           nf_session_set_progress (session, NULL, NULL);
         }
+      else if (settings->label >= 0)
+        {
+          g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "class %d: models of videos are decoded without, it must be -1", settings->label);
+          done = FALSE;
+        }
       else
         done = nf_stream_set_denoise (stream, options.denoise, &error)
                && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
@@ -1102,13 +1108,14 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   decoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_decode_sink_event);
 
   gst_flow_engine_install_properties (object_class, NF_SESSION_DECODE);
-  g_object_class_install_property (object_class, PROP_CLASS,
-                                   g_param_spec_int ("class", "Class",
-                                                     "Class to sample, for models with classes; -1 is none",
-                                                     -1, G_MAXINT, -1, flags));
   g_object_class_install_property (
-      object_class, PROP_GUIDANCE,
-      g_param_spec_double ("guidance", "Guidance", "Weight of guidance; 0 is none", 0, 1e6, 0, flags));
+      object_class, PROP_CLASS,
+      g_param_spec_int ("class", "Class", "Class to sample, for models of images with classes; -1 is none",
+                        -1, G_MAXINT, -1, flags));
+  g_object_class_install_property (object_class, PROP_GUIDANCE,
+                                   g_param_spec_double ("guidance", "Guidance",
+                                                        "Weight of guidance, for models of images; 0 is none",
+                                                        0, 1e6, 0, flags));
   g_object_class_install_property (object_class, PROP_GUIDE,
                                    g_param_spec_flags ("guide", "Guide", "What guidance acts on",
                                                        GST_TYPE_FLOW_GUIDE, NF_GUIDE_SCALE | NF_GUIDE_SHIFT,

@@ -1553,6 +1553,30 @@ bad_settings (void **state)
       fixture_stop (pipeline);
     }
 
+  /* what models of images alone have, from the start and while playing */
+  static const char *const images[][2] = { { "class", "class 1" }, { "guidance", "guidance 1" } };
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (images); i++)
+    {
+      g_autofree char *line = g_strdup_printf ("flowsample model=%s ! flowdecode name=decode model=%s ! "
+                                               "appsink name=sink sync=false max-buffers=1",
+                                               video_model, video_model);
+      GstElement *pipeline = fixture_launch (line);
+      g_autoptr (GstElement) decode = get (pipeline, "decode"), sink = get (pipeline, "sink");
+      GstBuffer *buffer = NULL;
+      if (i % 2)
+        {
+          gst_element_set_state (pipeline, GST_STATE_PLAYING);
+          buffer = pull (pipeline);
+          assert_non_null (buffer);
+          gst_buffer_unref (buffer);
+        }
+      gst_util_set_object_arg (G_OBJECT (decode), images[i / 2][0], "1");
+      g_object_set (sink, "drop", TRUE, NULL); /* nothing waits for being pulled */
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      assert_fails (pipeline, images[i / 2][1]);
+      fixture_stop (pipeline);
+    }
+
   /* a size that the model does not have, with and without videoscale */
   for (guint scaled = 0; scaled < 2; scaled++)
     {
