@@ -1413,6 +1413,23 @@ test_bad_text (void **state)
   assert_false (nf_session_load_text (deaf, path, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
   assert_non_null (strstr (error->message, "sees no text"));
+  g_clear_error (&error);
+
+  /* guidance without, and with a file that has half of what it needs */
+  static const char *const lacks[] = { "no text is set", "lacks the tensor null_text" };
+  const NfDecodeOptions guided = { .snap = TRUE, .guidance = 2 };
+  const float latents[8 * 8 * 3 / 2] = { 0 };
+  g_auto (Picture) picture;
+  picture_init (&picture, NF_PIXELS_YUV420, 8, 8, FALSE);
+  for (guint i = 0; i < G_N_ELEMENTS (lacks); i++)
+    {
+      if (i)
+        nf_test_ok (nf_session_load_text (session, path, &error), error);
+      assert_false (nf_session_decode_frame (session, latents, -1, &guided, &picture.frame, &error));
+      if (!strstr (error->message, lacks[i]))
+        fail_msg ("\"%s\" does not mention \"%s\"", error->message, lacks[i]);
+      g_clear_error (&error);
+    }
   g_unlink (path);
 }
 

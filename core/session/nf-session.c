@@ -409,8 +409,9 @@ nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GErro
   /* that of no class is known */
   if (config->txt_size && !self->null_text && (self->text || !nf_config_classes (config)))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "guidance needs the text features of no caption, none are set");
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "guidance needs the text features of no caption: %s",
+                   self->text ? "the file of text lacks the tensor null_text"
+                              : "no text is set, whose file has them in the tensor null_text");
       return FALSE;
     }
   return TRUE;
