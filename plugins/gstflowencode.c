@@ -128,8 +128,9 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   return TRUE;
 }
 
-/* A video that fits but for its size is let in, so that set_format makes an error of it: upstream would only
- * say that it is not negotiated, and gst-launch-1.0 drops a warning that comes just before an error. */
+/* A video that fits but for its size or its format is let in, so that set_format makes an error of it:
+ * upstream would only say that it is not negotiated, and gst-launch-1.0 drops a warning that comes just
+ * before an error. */
 static GstCaps *
 gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
 {
@@ -151,6 +152,11 @@ gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
               ("The model of videos takes %u×%u pixels only; put videoscale before", width, height),
               ("%" GST_PTR_FORMAT, filter));
         }
+    }
+  if (config && filter && !gst_caps_can_intersect (filter, caps))
+    {
+      gst_clear_caps (&caps);
+      caps = gst_flow_video_caps (NULL);
     }
   return gst_video_encoder_proxy_getcaps (encoder, caps, filter);
 }
@@ -195,7 +201,8 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   g_strlcpy (info.text, text ? text : "", sizeof info.text);
   if (stream && context >= 0)
     info.context = (guint)context;
-  if (!nf_grid_init (&info.grid, config, info.width, info.height, &error)
+  if (!gst_flow_check_format (config, info.pixel_format, &error)
+      || !nf_grid_init (&info.grid, config, info.width, info.height, &error)
       || !gst_flow_check_size (config, info.width, info.height, &error)
       || (stream && !nf_stream_set_context (stream, info.context, &error)))
     {

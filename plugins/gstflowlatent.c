@@ -173,6 +173,24 @@ gst_flow_check_size (const NfConfig *config, guint width, guint height, GError *
   return FALSE;
 }
 
+gboolean
+gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error)
+{
+  guint n;
+  const GstVideoFormat *formats = gst_flow_video_formats (config->layout, &n);
+  g_autoptr (GString) names = g_string_new (NULL);
+  for (guint i = 0; i < n; i++)
+    {
+      if (formats[i] == format)
+        return TRUE;
+      g_string_append_printf (names, "%s%s", i ? ", " : "", gst_video_format_to_string (formats[i]));
+    }
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "video of format %s does not fit the model, which takes %s only; put videoconvert before",
+               gst_video_format_to_string (format), names->str);
+  return FALSE;
+}
+
 GstCaps *
 gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config, const char *digest)
 {

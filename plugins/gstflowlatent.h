@@ -102,6 +102,9 @@ guint32 gst_flow_latent_mark (const GstFlowLatentInfo *info, const guint8 *data)
 /* FALSE, with %NF_ERROR_ARGUMENT, if a model of videos is not of this size. */
 gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height, GError **error);
 
+/* FALSE, with %NF_ERROR_ARGUMENT, if FORMAT is none of the model's layout. */
+gboolean gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error);
+
 /* Bytes of a buffer. */
 gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
 

@@ -94,6 +94,31 @@ gst_flow_source_get_caps (GstBaseSrc *src, GstCaps *filter)
   return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
 }
 
+/* GstBaseSrc would only say that nothing was negotiated. */
+static gboolean
+gst_flow_source_negotiate (GstBaseSrc *src)
+{
+  if (GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->negotiate (src))
+    return TRUE;
+  GstFlowSource *self = GST_FLOW_SOURCE (src);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autoptr (GstCaps) drawn = gst_pad_query_caps (GST_BASE_SRC_PAD (src), NULL),
+                      wanted = gst_pad_peer_query_caps (GST_BASE_SRC_PAD (src), NULL);
+  if (!config || gst_caps_can_intersect (drawn, wanted))
+    return FALSE;
+  g_autofree char *size = config->frames
+                              ? g_strdup_printf ("%u×%u pixels in " GST_FLOW_LATENT_MIME " of F32LE",
+                                                 nf_config_columns (config), nf_config_rows (config))
+                              : g_strdup ("any size in F32LE or F16LE");
+  GST_ELEMENT_ERROR (
+      self, CORE, NEGOTIATION,
+      ("What follows wants other latents than the model draws: those are of %s, pixel-layout %s, "
+       "tile-size %u and patch-size %u; change what the caps before the next element ask for",
+       size, nf_pixel_layout_name (config->layout), config->img_size, config->patch_size),
+      ("%" GST_PTR_FORMAT " is wanted", wanted));
+  return FALSE;
+}
+
 /* A size in pixels that the dimensions of tensors mean, if they are given rather than the size. */
 static void
 size_from_dimensions (const GstStructure *structure, const NfConfig *config, gint *width, gint *height)
@@ -451,6 +476,7 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   src_class->start = GST_DEBUG_FUNCPTR (gst_flow_source_start);
   src_class->stop = GST_DEBUG_FUNCPTR (gst_flow_source_stop);
   src_class->get_caps = GST_DEBUG_FUNCPTR (gst_flow_source_get_caps);
+  src_class->negotiate = GST_DEBUG_FUNCPTR (gst_flow_source_negotiate);
   src_class->fixate = GST_DEBUG_FUNCPTR (gst_flow_source_fixate);
   src_class->set_caps = GST_DEBUG_FUNCPTR (gst_flow_source_set_caps);
   src_class->is_seekable = GST_DEBUG_FUNCPTR (gst_flow_source_is_seekable);

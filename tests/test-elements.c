@@ -195,6 +195,43 @@ test_sink_caps_are_the_models (void **state)
     }
 }
 
+/* Of video in a layout that is not the model's an error says which is; what can choose does. */
+static void
+test_layouts (void **state)
+{
+  static const struct
+  {
+    const char *before, *part, *other; /* of the error, if there is one */
+  } cases[] = { { "video/x-raw,format=RGB", "I420, NV12", "put videoconvert before" },
+                { "video/x-raw,format={RGB,GRAY8}", "format RGB", "put videoconvert before" },
+                { "video/x-raw,format={RGB,NV12}", NULL, NULL },
+                { "identity", NULL, NULL },
+                { "tee", NULL, NULL },
+                { "video/x-raw,format=RGB ! videoconvert", NULL, NULL },
+                { "video/x-raw,format=AYUV64 ! videoscale ! videoconvert ! identity", NULL, NULL },
+                { "video/x-raw,format=GRAY8 ! queue ! videoconvert ! queue", NULL, NULL },
+                { "videoconvert", NULL, NULL } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *line
+          = g_strdup_printf ("videotestsrc num-buffers=2 ! %s ! flowencode model=%s ! fakesink",
+                             cases[i].before, fixture_model[MODEL_YUV]);
+      GstElement *pipeline = fixture_launch (line);
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      if (cases[i].part)
+        assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, cases[i].part,
+                              cases[i].other);
+      else
+        {
+          g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+          assert_non_null (message);
+          assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+        }
+      fixture_stop (pipeline);
+    }
+}
+
 static void
 test_allocation_offers_video_meta (void **state)
 {
@@ -2304,6 +2341,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_no_device_before_ready),
     cmocka_unit_test (test_every_format),
     cmocka_unit_test (test_sink_caps_are_the_models),
+    cmocka_unit_test (test_layouts),
     cmocka_unit_test (test_allocation_offers_video_meta),
     cmocka_unit_test (test_latents_are_the_sessions),
     cmocka_unit_test (test_score_messages),

@@ -1553,6 +1553,18 @@ bad_settings (void **state)
       fixture_stop (pipeline);
     }
 
+  /* latents that the model does not draw */
+  static const char *const latents[] = { "width=13", "latent-format=F16LE" };
+  for (guint i = 0; i < G_N_ELEMENTS (latents); i++)
+    {
+      g_autofree char *line = g_strdup_printf ("flowsample model=%s ! video/x-flow-latent,%s ! fakesink",
+                                               video_model, latents[i]);
+      GstElement *pipeline = fixture_launch (line);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      assert_fails (pipeline, "those are of 12×8 pixels in video/x-flow-latent of F32LE");
+      fixture_stop (pipeline);
+    }
+
   /* what models of images alone have, from the start and while playing */
   static const char *const images[][2] = { { "class", "class 1" }, { "guidance", "guidance 1" } };
   for (guint i = 0; i < 2 * G_N_ELEMENTS (images); i++)
