@@ -28,7 +28,8 @@ struct _GstFlowSplice
   gint64 horizon;
   gboolean is_live;
   GstFlowLive live;
-  GstCaps *caps; /* of the latents that come */
+  GstCaps *caps;  /* of the latents that come */
+  GstEvent *seek; /* that went upstream, until it is made */
 
   /* of the streaming thread */
   gboolean begun; /* a frame has left, and so have caps and segment */
@@ -84,6 +85,7 @@ gst_flow_splice_stop (GstAggregator *aggregator)
   drop_events (&self->keys);
   GST_OBJECT_LOCK (self);
   gst_clear_caps (&self->caps);
+  gst_clear_event (&self->seek);
   GST_OBJECT_UNLOCK (self);
   return TRUE;
 }
@@ -166,6 +168,25 @@ move (GstClockTime *position, const GstSegment *segment, const GstSegment *next)
                   : gst_segment_position_from_running_time (next, GST_FORMAT_TIME, running);
 }
 
+/* At the flush of SEQNUM. An input that is at its end already may send no segment after it. */
+static void
+make_seek (GstFlowSplice *self, guint32 seqnum)
+{
+  double rate;
+  GstFormat format;
+  GstSeekFlags flags;
+  GstSeekType start_type, stop_type;
+  gint64 start, stop;
+  GST_OBJECT_LOCK (self);
+  if (self->seek && gst_event_get_seqnum (self->seek) == seqnum)
+    {
+      gst_event_parse_seek (self->seek, &rate, &format, &flags, &start_type, &start, &stop_type, &stop);
+      gst_segment_do_seek (get_segment (self), rate, format, flags, start_type, start, stop_type, stop, NULL);
+    }
+  gst_clear_event (&self->seek);
+  GST_OBJECT_UNLOCK (self);
+}
+
 static gboolean
 gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, GstEvent *event)
 {
@@ -182,8 +203,10 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
           return FALSE;
         }
       break;
-    case GST_EVENT_FLUSH_START:
     case GST_EVENT_FLUSH_STOP:
+      make_seek (self, gst_event_get_seqnum (event));
+      G_GNUC_FALLTHROUGH;
+    case GST_EVENT_FLUSH_START:
       gst_flow_live_set_unlocked (&self->live, GST_ELEMENT (self),
                                   GST_EVENT_TYPE (event) == GST_EVENT_FLUSH_START);
       break;
@@ -265,7 +288,12 @@ gst_flow_splice_src_event (GstAggregator *aggregator, GstEvent *event)
    * too.
    */
   if (GST_EVENT_TYPE (event) == GST_EVENT_SEEK)
-    return send_upstream (self, event);
+    {
+      GST_OBJECT_LOCK (self);
+      gst_event_replace (&self->seek, event);
+      GST_OBJECT_UNLOCK (self);
+      return send_upstream (self, event);
+    }
   if (GST_EVENT_TYPE (event) == GST_EVENT_QOS)
     gst_flow_prior_note_qos (&self->prior, event);
   if (gst_video_event_is_force_key_unit (event))

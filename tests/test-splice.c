@@ -427,6 +427,40 @@ test_refused_seek (void **state)
   fixture_stop (pipeline);
 }
 
+/* Real frames come again after a seek, whether frames are drawn already or not yet. */
+static void
+test_seek_while_drawing (void **state)
+{
+  enum
+  {
+    REAL = 5
+  };
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=%d ! video/x-raw,format=RGB,width=16,height=16,framerate=25/1 ! flowencode "
+      "model=\"%s\" ! flowsample model=\"%s\" ! appsink name=sink sync=false max-buffers=1",
+      REAL, fixture_model[MODEL_RGB], fixture_model[MODEL_RGB]);
+  for (guint pulled = 2; pulled < 3 * REAL; pulled += REAL)
+    {
+      GstElement *pipeline = fixture_launch (line);
+      g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      for (guint seek = 0; seek < 3; seek++)
+        {
+          for (guint n = 0; n < pulled; n++)
+            {
+              g_autoptr (GstSample) sample
+                  = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND);
+              assert_non_null (sample);
+              assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)),
+                                seek * GST_SECOND + n * FRAME);
+            }
+          assert_true (gst_element_seek (pipeline, 1, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SEEK_TYPE_SET,
+                                         (seek + 1) * GST_SECOND, GST_SEEK_TYPE_NONE, GST_CLOCK_TIME_NONE));
+        }
+      fixture_stop (pipeline);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -444,6 +478,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_new_rate),
     cmocka_unit_test (test_released_while_playing),
     cmocka_unit_test (test_refused_seek),
+    cmocka_unit_test (test_seek_while_drawing),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
