@@ -375,7 +375,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
     return refuse (self, state->caps, error);
   self->foreign = FALSE;
-  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK
+  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK
       || gst_flow_engine_wait (&self->engine, &session) != GST_FLOW_OK)
     return FALSE;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);

@@ -312,6 +312,13 @@ dup_spec (GstFlowEngine *engine)
     g_string_append_printf (spec, ",precision=%s", engine->precision);
   if (engine->stated)
     g_string_append_printf (spec, ",precision?=%s", engine->stated);
+  if (engine->stated && engine->has_form)
+    {
+      const char *of = g_str_has_prefix (engine->stated, "bf16")   ? "bf16"
+                       : g_str_has_prefix (engine->stated, "int8") ? "int8"
+                                                                   : "f32";
+      g_string_append_printf (spec, ",%s?=%s", of, engine->stated_form);
+    }
   return g_string_free (spec, FALSE);
 }
 
@@ -471,6 +478,8 @@ engine_open (GstFlowEngine *engine)
   engine->open = TRUE;
   engine->stale = FALSE;
   engine->stated = NULL;
+  g_clear_pointer (&engine->stated_form, g_free);
+  engine->has_form = FALSE;
   engine->checked = FALSE;
   engine->frames = engine->dropped = 0;
   engine->first_time = engine->last_time = 0;
@@ -638,25 +647,61 @@ gst_flow_engine_get_precision (GstFlowEngine *engine)
   return find_precision (engine);
 }
 
+/* Under the lock. */
+static const char *
+find_form (GstFlowEngine *engine)
+{
+  return engine->model ? nf_device_get_form (nf_model_get_device (engine->model)) : "";
+}
+
+const char *
+gst_flow_engine_get_form (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return find_form (engine);
+}
+
+/* A device as the properties, the environment and what is stated say: without the form if that is not there.
+ */
+static NfDevice *
+open_stated (GstFlowEngine *engine, GError **error)
+{
+  g_mutex_lock (&engine->lock);
+  g_autofree char *spec = dup_spec (engine);
+  const gboolean has_form = engine->has_form;
+  g_mutex_unlock (&engine->lock);
+  NfDevice *device = nf_device_open (spec, has_form ? NULL : error);
+  if (device || !has_form)
+    return device;
+  g_mutex_lock (&engine->lock);
+  engine->has_form = FALSE;
+  g_mutex_unlock (&engine->lock);
+  return open_stated (engine, error);
+}
+
 GstFlowReturn
-gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision)
+gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *form)
 {
   g_autoptr (GError) error = NULL;
   g_mutex_lock (&engine->lock);
-  const gboolean known = engine->stated == precision;
-  const char *const present = find_precision (engine), *wanted = present;
+  const char *const present = find_precision (engine), *const present_form = find_form (engine);
+  const char *wanted = present, *wanted_form = present_form;
+  const gboolean known = engine->stated == precision && g_strcmp0 (engine->stated_form, form) == 0;
   engine->stated = precision;
-  g_autofree char *spec = dup_spec (engine);
+  g_free (engine->stated_form);
+  engine->stated_form = g_strdup (form);
+  engine->has_form = *form != '\0';
   g_mutex_unlock (&engine->lock);
-  if (known || precision == present)
+  if (known || (precision == present && (!*form || g_str_equal (form, present_form))))
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
     {
-      g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+      g_autoptr (NfDevice) device = open_stated (engine, &error);
       if (!device)
         return gst_flow_post_error (engine->element, error);
       wanted = nf_device_get_precision (device);
+      wanted_form = nf_device_get_form (device);
     }
   if (precision && wanted && wanted != precision)
     GST_ELEMENT_WARNING (
@@ -665,7 +710,14 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision)
          "says %s, which may give other samples back; leave it unset",
          precision, wanted),
         (NULL));
-  if (wanted == present)
+  else if (precision && *form && *wanted_form && !g_str_equal (form, wanted_form))
+    GST_ELEMENT_WARNING (
+        engine->element, STREAM, DECODE,
+        ("The latents were made in %s by %s, but are decoded by %s, which may give other samples "
+         "back; leave out what asks for that, or take a device that has %s (see: normflow devices)",
+         precision, form, wanted_form, form),
+        (NULL));
+  if (wanted == present && g_str_equal (wanted_form, present_form))
     return GST_FLOW_OK;
   unload (engine);
   begin_loading (engine);
@@ -776,6 +828,7 @@ gst_flow_engine_clear (GstFlowEngine *engine)
   g_clear_pointer (&engine->model_name, g_free);
   g_clear_pointer (&engine->device_spec, g_free);
   g_clear_pointer (&engine->precision, g_free);
+  g_clear_pointer (&engine->stated_form, g_free);
   g_clear_pointer (&engine->text, g_free);
   g_cond_clear (&engine->changed);
   g_mutex_clear (&engine->lock);

@@ -44,6 +44,7 @@ G_BEGIN_DECLS
  * @actions: values of the vector that tells the action, 0 for none
  * @controls: they are continuous controls
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
+ * @form: what multiplied in that precision, as nf_device_get_form() says it; empty: unknown
  * @text: digest of the text that the model saw, or GST_FLOW_NO_TEXT; empty: it sees none, or unknown
  * @drawn: of pictures: they were drawn from the prior, not encoded
  *
@@ -65,7 +66,7 @@ typedef struct
   guint frames, context, actions;
   gboolean controls;
   const char *precision;
-  char text[17];
+  char form[9], text[17];
   gboolean drawn;
 } GstFlowLatentInfo;
 

@@ -134,7 +134,7 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
       gst_flow_post_error (self, error);
       return FALSE;
     }
-  if (gst_flow_engine_take_precision (&self->engine, info.precision) != GST_FLOW_OK)
+  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
   take_rate (self);

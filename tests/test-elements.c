@@ -629,6 +629,55 @@ test_precision_of_latents (void **state)
     }
 }
 
+/* They also say what multiplied, by which they are decoded where the device has it; if it has not, or
+ * something else is asked for, a warning says so. */
+static void
+test_form_of_latents (void **state)
+{
+  static const struct
+  {
+    const char *stated, *asked; /* besides int8=fma */
+    gboolean warned;
+  } cases[] = { { "fma", NULL, FALSE },
+                { "fma", "device=auto,int8=fma", FALSE },
+                { NULL, "device=auto,int8=fma", FALSE },
+                { "fma", "device=auto,int8=madd", TRUE },
+                { "abacus", "device=auto,int8=fma", TRUE },
+                { "no name, but this", "device=auto,int8=fma", FALSE } };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 33, 22);
+  g_unsetenv ("NORMFLOW_PRECISION");
+  g_autoptr (NfDevice) madd = nf_device_open ("auto,precision=int8-weights,int8=madd", NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      GstBus *bus;
+      if (!madd && cases[i].asked && strstr (cases[i].asked, "madd"))
+        continue;
+      GstHarness *encoder
+          = make_harness ("flowencode", MODEL_YUV, "precision=int8-weights device=auto,int8=fma", NULL);
+      GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, cases[i].asked, &bus);
+      set_video (encoder, &info);
+      g_autoptr (GstBuffer) in = fixture_frame (&info, 7, FALSE);
+      GstBuffer *latents = gst_harness_push_and_pull (encoder, gst_buffer_ref (in));
+      g_autoptr (GstCaps) told = gst_pad_get_current_caps (encoder->sinkpad);
+      GstCaps *caps = gst_caps_copy (told);
+      GstStructure *structure = gst_caps_get_structure (caps, 0);
+      assert_string_equal (gst_structure_get_string (structure, "multiplied-by"), "fma");
+      if (cases[i].stated)
+        gst_structure_set (structure, "multiplied-by", G_TYPE_STRING, cases[i].stated, NULL);
+      else
+        gst_structure_remove_field (structure, "multiplied-by");
+      gst_harness_set_src_caps (decoder, caps);
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (decoder, latents);
+      assert_non_null (out);
+      if (!cases[i].asked || strstr (cases[i].asked, "fma"))
+        assert_same_video (&info, in, out);
+      assert_int_equal (count_warnings (bus, "were made in int8-weights by"), cases[i].warned);
+      end_harness (encoder, NULL);
+      end_harness (decoder, bus);
+    }
+}
+
 /* One stream after the other goes by its own caps; one of an unknown precision is dropped. */
 static void
 test_precision_changes (void **state)
@@ -2350,6 +2399,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_anomalies),
     cmocka_unit_test (test_latent_caps),
     cmocka_unit_test (test_precision_of_latents),
+    cmocka_unit_test (test_form_of_latents),
     cmocka_unit_test (test_precision_changes),
     cmocka_unit_test (test_tensors),
     cmocka_unit_test (test_tensors_of_tall_tiles),

@@ -205,10 +205,7 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
     const char *by, *option;
   } forms[] = { { "amx", " -DAMX" }, { "dot", " -DDOT" }, { "madd", " -DMADD" }, { "vnni", " -DVNNI" } };
   const char *bf16 = nf_device_get_bf16_form (device), *f32 = nf_device_get_f32_form (device),
-             *form = bf16  ? bf16
-                     : f32 ? f32
-                           : nf_device_get_int8_form (device),
-             *option = "";
+             *form = nf_device_get_form (device), *option = "";
   const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_operands (device);
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
   for (guint i = 0; i < G_N_ELEMENTS (forms); i++)

@@ -195,7 +195,7 @@ prefer_ways (NfCommand *command, const NfLatentsInfo *info)
 static void
 warn_of_ways (const NfLatentsInfo *info, NfDevice *device)
 {
-  const char *precision = nf_device_get_precision (device), *form = nf_find_form (device);
+  const char *precision = nf_device_get_precision (device), *form = nf_device_get_form (device);
 
   if (info->precision && strcmp (info->precision, precision) != 0)
     fprintf (stderr,

@@ -9,8 +9,8 @@
 #define MAX_NAME 40
 #define MAX_LINE 100
 
-/* What would make products of PRECISION on the device, see nf_device_get_bf16_form() and
- * nf_device_get_f32_form(); NULL if it cannot be opened. */
+/* What would make products of PRECISION on the device, see nf_device_get_form(); NULL if it cannot be opened.
+ */
 static char *
 find_form (const NfDeviceInfo *info, const char *precision)
 {
@@ -19,9 +19,7 @@ find_form (const NfDeviceInfo *info, const char *precision)
 
   if (!device)
     return NULL;
-  return g_strdup (strcmp (precision, "f32") == 0            ? nf_device_get_f32_form (device)
-                   : strcmp (precision, "int8-weights") == 0 ? nf_device_get_int8_form (device)
-                                                             : nf_device_get_bf16_form (device));
+  return g_strdup (nf_device_get_form (device));
 }
 
 /* Kernel variant that the device gets, NULL if it cannot be opened; REASON then says why. */

@@ -253,14 +253,6 @@ nf_command_require (NfCommand *self, const char *key, const char *value)
     specify (self, is, value);
 }
 
-const char *
-nf_find_form (NfDevice *device)
-{
-  const char *bf16 = nf_device_get_bf16_form (device), *f32 = nf_device_get_f32_form (device);
-
-  return bf16 ? bf16 : f32 ? f32 : nf_device_get_int8_form (device);
-}
-
 int
 nf_command_usage (NfCommand *self, const char *format, ...)
 {

@@ -67,9 +67,6 @@ void nf_command_prefer (NfCommand *self, const char *key, const char *value);
 /* The same whatever the environment does; options come before it. */
 void nf_command_require (NfCommand *self, const char *key, const char *value);
 
-/* What multiplies on DEVICE in its precision, such as "amx" or "fma". */
-const char *nf_find_form (NfDevice *device);
-
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 

@@ -1086,6 +1086,14 @@ nf_device_get_int8_form (NfDevice *self)
 }
 
 const char *
+nf_device_get_form (NfDevice *self)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  const char *bf16 = nf_device_get_bf16_form (self), *f32 = nf_device_get_f32_form (self);
+  return bf16 ? bf16 : f32 ? f32 : nf_device_get_int8_form (self);
+}
+
+const char *
 nf_device_get_launch (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);

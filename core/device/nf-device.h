@@ -147,6 +147,10 @@ const char *nf_device_get_f32_form (NfDevice *self);
  */
 const char *nf_device_get_int8_form (NfDevice *self);
 
+/** nf_device_get_form: Returns: what multiplies in the device's precision: the one of the three above that is
+ * not NULL. Another one rounds otherwise. */
+const char *nf_device_get_form (NfDevice *self);
+
 /**
  * nf_device_get_launch:
  * @self: the device
