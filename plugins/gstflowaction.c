@@ -348,6 +348,7 @@ typedef struct
 {
   char *name;
   gboolean released;
+  gboolean taken; /* by a frame */
 } Held;
 
 static void
@@ -420,7 +421,11 @@ release (GstFlowActionInput *input, const char *name)
   const gint at = find_held (input, name);
   if (at < 0)
     return FALSE;
-  ((Held *)g_ptr_array_index (input->held, at))->released = TRUE;
+  Held *held = g_ptr_array_index (input->held, at);
+  /* one that went down and up between two frames still counts for the next */
+  held->released = TRUE;
+  if (held->taken)
+    g_ptr_array_remove_index (input->held, at);
   return TRUE;
 }
 
@@ -538,8 +543,12 @@ gst_flow_action_input_take (GstFlowActionInput *input)
     }
   const gint action = best ? (gint)best->action : -1;
   for (guint i = input->held->len; i-- > 0;)
-    if (((Held *)g_ptr_array_index (input->held, i))->released)
-      g_ptr_array_remove_index (input->held, i);
+    {
+      Held *held = g_ptr_array_index (input->held, i);
+      held->taken = TRUE;
+      if (held->released)
+        g_ptr_array_remove_index (input->held, i);
+    }
   g_mutex_unlock (&input->lock);
   return action;
 }

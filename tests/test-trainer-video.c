@@ -404,6 +404,43 @@ test_action_dropout (void **state)
   assert_true (g_bytes_equal (a, b));
 }
 
+/* In bfloat16, and as many samples as go side by side: the first rows of the residual stream, floats, have
+ * room where bfloat16 will be. */
+static void
+test_bf16_batch (void **state)
+{
+  enum
+  {
+    B = 2,
+    SIDE = 64
+  };
+  static guint8 tiles[B * FRAMES * SIDE * SIDE];
+  NfConfig config = video;
+  NfTrainOptions options = make_options ();
+  NfTrainReport reports[2];
+  Data data;
+  config.width = 128;
+  config.img_size = SIDE;
+  for (guint i = 0; i < G_N_ELEMENTS (tiles); i++)
+    tiles[i] = (guint8)(i % 251);
+  const float *actions = make_data (&data, 0).actions;
+  const NfTrainBatch batch = { .B = B, .tiles = tiles, .actions = actions };
+  static const char *const precisions[] = { "f32", "bf16" };
+  for (guint i = 0; i < G_N_ELEMENTS (precisions); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *spec = g_strconcat ("cpu,precision=", precisions[i], NULL);
+      g_autoptr (NfDevice) device = nf_device_open (spec, &error);
+      nf_test_ok (device, error);
+      g_autoptr (NfModel) model = nf_model_new (&config, device, 3, &error);
+      nf_test_ok (model, error);
+      g_autoptr (NfTrainer) trainer = make_trainer (model, &options);
+      nf_test_ok (nf_trainer_step (trainer, &batch, &reports[i], &error), error);
+    }
+  assert_true (fabs (reports[1].loss - reports[0].loss) < 2e-2);
+  assert_true (fabs (reports[1].grad_norm / reports[0].grad_norm - 1) < 2e-2);
+}
+
 /* A run that was saved and taken up again is the run that was not. */
 static void
 test_resume (void **state)
@@ -469,8 +506,9 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_gradients),      cmocka_unit_test (test_action_rows),
-    cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_resume),
-    cmocka_unit_test (test_refusals),       cmocka_unit_test (test_context_errors),
+    cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_bf16_batch),
+    cmocka_unit_test (test_resume),         cmocka_unit_test (test_refusals),
+    cmocka_unit_test (test_context_errors),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

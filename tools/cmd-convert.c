@@ -76,6 +76,8 @@ get_settings (const Convert *convert)
     {
       g_autofree char *noise = g_strconcat ("noise_type=", convert->noise, NULL);
       g_strv_builder_add (builder, noise);
+      if (strcmp (convert->noise, "uniform") == 0) /* it has no deviation */
+        g_strv_builder_add (builder, "noise_std=0");
     }
   if (convert->noise_std != NF_NOT_GIVEN)
     {

@@ -755,8 +755,10 @@ make_config (NfConfig *config, const Shape *shape, GError **error)
       g_set_error (
           error, NF_ERROR, NF_ERROR_ARGUMENT,
           config->noise_std > 0
-              ? "--config: noise_std %g goes with noise_type gaussian: give both, or --noise gaussian"
-              : "--config: noise_std %g is none for noise_type gaussian: give one, or --noise uniform",
+              ? "--config: noise_std %g, but uniform noise has none; --noise uniform takes it away, "
+                "--noise gaussian means it"
+              : "--config: noise_std is %g, and noise_type gaussian needs one above 0: say it there or "
+                "by --noise-std; or --noise uniform",
           config->noise_std);
       return FALSE;
     }

@@ -338,8 +338,8 @@ nf_finish_rows (const NfMatmul *t, const floatv *v, int m0, int n0, int rows)
     for (; i + 1 < rows; i += 2)
       {
         floatv two[4] = { v[2 * i], v[2 * i + 1], v[2 * i + 2], v[2 * i + 3] };
-        const NfTwoRows rows = nf_two_rows (t, m0 + i, n0, t->flags);
-        nf_finish_two (t, two, &rows, t->flags);
+        const NfTwoRows pair = nf_two_rows (t, m0 + i, n0, t->flags);
+        nf_finish_two (t, two, &pair, t->flags);
       }
   for (; i < rows; i++)
     nf_finish_row (t, v[2 * i], v[2 * i + 1], m0 + i, n0);

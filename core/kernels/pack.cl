@@ -233,7 +233,8 @@ nf_pack_halves (NF_ITEM __global const uint *X, ulong X_at, int ld, __global nf_
 #define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
 
 /* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
- * if there are more); zeros up to a whole step. HALVES: X is rows of bfloat16, ldx words apart, as products read them. Global size (rows of X / 32, columns / (NF_LEFT_BLOCKS · 16)). */
+ * if there are more); zeros up to a whole step. HALVES: X is rows of bfloat16, ldx words apart, as products read them. Global size (rows of X / 32,
+ * columns / (NF_LEFT_BLOCKS · 16)). */
 NF_KERNEL_OF_ONE void
 nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns, int halves)
 {

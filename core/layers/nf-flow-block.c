@@ -197,7 +197,7 @@ enter (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, Nf
   const guint N = sequence->N, n0 = count_left_out (sequence), count = N - n0, d = block->transformer.shape.d;
   const gboolean gaps = has_gaps (sequence);
   const NfView h = nf_view (tape->layers->h[0], (gsize)first_row (sequence) * d),
-               /* not yet in use when the first layer begins */
+               /* not yet in use when the first layer begins; it has room for floats */
       dense = gaps ? nf_view (tape->layers->a1[0], 0) : h,
                shifted = skip_left_out (block, sequence, nf_view (tape->shifted, 0));
   const NfLinearExtra position

@@ -59,6 +59,13 @@ row_step (NfOps *ops, gboolean left, guint N)
   return left ? nf_ops_left_step (ops, N) : N;
 }
 
+/* Words to allocate for a row: there is room for floats, too. */
+static guint
+row_room (NfOps *ops, gboolean left, guint N)
+{
+  return left ? nf_ops_row_size (ops, N) : N;
+}
+
 /* Buffers that a list owns */
 
 static GPtrArray *
@@ -119,7 +126,7 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
   const gsize M = (gsize)B * S, d = shape->d, row = row_floats (shape);
   const guint K = shape->K;
   const LeftRows left = choose_left (ops, shape, keep, TRUE);
-  const gsize a = M * row_step (ops, left.a, shape->d);
+  const gsize a = M * row_room (ops, left.a, shape->d);
   GPtrArray *owner = tape->buffers = new_owner ();
 
   tape->keep = keep;
@@ -127,8 +134,8 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
   tape->a1 = own_each (ops, owner, keep, K, a);
   tape->raw = own_each (ops, owner, keep, K, M * row);
   tape->attention
-      = own_each (ops, owner, keep, K, M * row_step (ops, left.attention, shape->H * shape->head_dim));
-  tape->hidden = own_each (ops, owner, keep, K, M * row_step (ops, left.hidden, shape->hidden));
+      = own_each (ops, owner, keep, K, M * row_room (ops, left.attention, shape->H * shape->head_dim));
+  tape->hidden = own_each (ops, owner, keep, K, M * row_room (ops, left.hidden, shape->hidden));
   tape->qkv = keep && shape->qk_norm ? own_each (ops, owner, TRUE, K, M * row) : alias (tape->raw, K);
   if (shape->post_norm)
     {
@@ -146,7 +153,7 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
       tape->middle = own_each (ops, owner, TRUE, K, M * d);
       tape->stats = own_each (ops, owner, TRUE, K, 2 * M * shape->H);
       if (!shape->gated) /* as hidden */
-        tape->before = own_each (ops, owner, TRUE, K, M * row_step (ops, left.hidden, shape->hidden));
+        tape->before = own_each (ops, owner, TRUE, K, M * row_room (ops, left.hidden, shape->hidden));
     }
   else
     {

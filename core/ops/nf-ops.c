@@ -930,11 +930,34 @@ choose_panels (NfOps *ops, guint M, guint panels, guint row_groups)
 #define GPU_TILE_N 64
 #define GPU_TILE_SIDE 16
 
+/* A device writes where it is told, without a word. */
+static void
+check_room (NfView view, guint rows, guint step, gsize words)
+{
+  g_assert (!view.buffer || rows == 0
+            || (view.at + (gsize)(rows - 1) * step + words) * sizeof (float) <= view.buffer->size);
+}
+
+static void
+check_operands (NfOps *ops, const NfMatmul *t)
+{
+  const gboolean left = t->flags & NF_MATMUL_LEFT;
+  const gsize row = left ? count_left (ops, t->N) : t->N;
+  if (!(t->flags & NF_MATMUL_PANELS))
+    check_room (t->A, t->M, t->lda, t->flags & NF_MATMUL_ROUND ? t->K : count_left (ops, t->K));
+  check_room (t->C, t->M, t->ldc, row);
+  if (t->flags & NF_MATMUL_RESIDUAL)
+    check_room (t->R, MIN (t->M, t->r_mod), t->ldr, t->N);
+  if (t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE))
+    check_room (t->P, t->M, left && nf_ops_gradients_read_left (ops) ? t->ldc : t->N, row);
+}
+
 /* As nf_ops_matmul(); A and lda count words as the product reads them. The GPU variant splits K among PARTS.
  */
 static void
 multiply (NfOps *ops, const NfMatmul *t, guint parts)
 {
+  check_operands (ops, t);
   const guint panels = divide_up (t->N, ops->panel);
   const guint row_tiles = divide_up (t->M, ops->row_tile);
   const guint tiles = choose_tiles (ops, t->M, panels, count_left (ops, t->K));
