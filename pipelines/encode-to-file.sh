@@ -11,7 +11,8 @@
 need_elements gdppay
 set_source "$1"
 format=F32LE
-[[ ${3:-} != half ]] || format=F16LE
+[[ $# -lt 3 || $3 == half ]] || usage 2
+[[ $# -lt 3 ]] || format=F16LE
 
 gst-launch-1.0 -e "${source[@]}" ! videoconvert ! flowencode post-messages=false \
   ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$2"

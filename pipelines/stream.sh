@@ -22,6 +22,13 @@ receive() {
     ! video/x-raw,format=RGB ! checksumsink sync=false >"$work/$1" 2>"$work/$1.log"
 }
 
+# The sender is gone before $1; $2 is another log.
+ended() {
+  local why
+  why=$(cat "$work/sent.log" ${2:+"$2"})
+  fail "the sender ended before $1: ${why:-the video is too short for that, a few seconds are needed}"
+}
+
 # Starts receiver $1, again until the sender is there; its process is in $receiver.
 join() {
   local try
@@ -32,7 +39,7 @@ join() {
     if kill -0 "$receiver" 2>/dev/null; then
       return
     fi
-    kill -0 "$sender" 2>/dev/null || fail "the sender: $(cat "$work/sent.log")"
+    kill -0 "$sender" 2>/dev/null || ended "receiver $1 was there"
   done
   cat "$work/$1.log" >&2
   fail "no connection to port $port in $try tries"
@@ -41,7 +48,7 @@ join() {
 # Waits until receiver $1 has got $2 frames.
 await() {
   until [[ $(wc -l <"$work/$1") -ge $2 ]]; do
-    kill -0 "$sender" 2>/dev/null || fail "the sender ended before receiver $1 had $2 frames: $(cat "$work/sent.log" "$work/$1.log")"
+    kill -0 "$sender" 2>/dev/null || ended "receiver $1 had $2 frames" "$work/$1.log"
     sleep 0.1
   done
 }

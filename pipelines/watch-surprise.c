@@ -65,18 +65,25 @@ launch (const char *line, GError **error)
   return pipeline;
 }
 
-/* Prints the error on PIPELINE's bus, if there is one. */
+/* Prints the warnings on PIPELINE's bus, and the error, if there is one. */
 static gboolean
 failed (GstElement *pipeline)
 {
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
-  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
-  g_autoptr (GError) error = NULL;
-  if (!message)
-    return FALSE;
-  gst_message_parse_error (message, &error, NULL);
-  fprintf (stderr, "watch-surprise: %s\n", error->message);
-  return TRUE;
+  gboolean is_error = FALSE;
+  GstMessage *message;
+  while (!is_error && (message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING)))
+    {
+      g_autoptr (GError) error = NULL;
+      is_error = GST_MESSAGE_TYPE (message) == GST_MESSAGE_ERROR;
+      if (is_error)
+        gst_message_parse_error (message, &error, NULL);
+      else
+        gst_message_parse_warning (message, &error, NULL);
+      fprintf (stderr, "watch-surprise: %s%s\n", is_error ? "" : "warning: ", error->message);
+      gst_message_unref (message);
+    }
+  return is_error;
 }
 
 /* The next sample, NULL at the end and after an error. */

@@ -992,6 +992,15 @@ surprise_script (void **state)
   for (guint n = 0; n < frames->len; n++)
     assert_frame_time (g_ptr_array_index (frames, n), n);
 
+  /* what the elements warn of is told */
+  g_autofree char *actions = g_strconcat (clip, ".actions.ndjson", NULL), *output = NULL, *warnings = NULL;
+  const char *const arguments[] = { clip, video_model, out, NULL };
+  assert_true (g_file_set_contents (actions, "{\"frame\":0,\"pts\":0,\"action\":9}\n", -1, NULL));
+  assert_true (try_script ("surprise.sh", arguments, &output, &warnings, &error));
+  assert_non_null (strstr (warnings, "Action 9: the model knows 0 to"));
+  assert_non_null (strstr (warnings, "no recorded actions of frame 1 "));
+  g_unlink (actions);
+
   /* a file that is no video is an error, and soon */
   g_autofree char *program = g_find_program_in_path ("watch-surprise"), *errors = NULL, *nothing = NULL;
   gint status;
