@@ -313,12 +313,7 @@ dup_spec (GstFlowEngine *engine)
   if (engine->stated)
     g_string_append_printf (spec, ",precision?=%s", engine->stated);
   if (engine->stated && engine->has_form)
-    {
-      const char *of = g_str_has_prefix (engine->stated, "bf16")   ? "bf16"
-                       : g_str_has_prefix (engine->stated, "int8") ? "int8"
-                                                                   : "f32";
-      g_string_append_printf (spec, ",%s?=%s", of, engine->stated_form);
-    }
+    g_string_append_printf (spec, ",%s?=%s", nf_device_form_option (engine->stated), engine->stated_form);
   return g_string_free (spec, FALSE);
 }
 

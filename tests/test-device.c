@@ -131,6 +131,10 @@ test_usual (void **state)
   g_autoptr (NfDevice) theirs = open_device (",precision?=bf16");
   assert_string_equal (nf_device_get_precision (theirs), "bf16-weights");
   g_autoptr (NfDevice) ours = open_device (",precision=f32,f32?=auto");
+  assert_string_equal (nf_device_get_form (ours), nf_device_get_f32_form (ours));
+  assert_string_equal (nf_device_form_option ("f32"), "f32");
+  assert_string_equal (nf_device_form_option ("bf16-weights"), "bf16");
+  assert_string_equal (nf_device_form_option ("int8-weights"), "int8");
   assert_string_equal (nf_device_get_f32_form (ours), "fma");
   g_unsetenv ("NORMFLOW_DEVICE");
 

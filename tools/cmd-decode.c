@@ -180,11 +180,7 @@ prefer_ways (NfCommand *command, const NfLatentsInfo *info)
   if (!info->form)
     return;
   g_autofree char *before = g_strdup (command->device);
-  nf_command_prefer (command,
-                     g_str_has_prefix (info->precision, "bf16")   ? "bf16"
-                     : g_str_has_prefix (info->precision, "int8") ? "int8"
-                                                                  : "f32",
-                     info->form);
+  nf_command_prefer (command, nf_device_form_option (info->precision), info->form);
   g_autoptr (NfDevice) device = nf_device_open (command->device, NULL);
   if (device)
     return;

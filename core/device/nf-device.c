@@ -1094,6 +1094,15 @@ nf_device_get_form (NfDevice *self)
 }
 
 const char *
+nf_device_form_option (const char *precision)
+{
+  g_return_val_if_fail (precision, NULL);
+  return g_str_has_prefix (precision, "bf16")   ? "bf16"
+         : g_str_has_prefix (precision, "int8") ? "int8"
+                                                : "f32";
+}
+
+const char *
 nf_device_get_launch (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);

@@ -151,6 +151,10 @@ const char *nf_device_get_int8_form (NfDevice *self);
  * not NULL. Another one rounds otherwise. */
 const char *nf_device_get_form (NfDevice *self);
 
+/** nf_device_form_option: Returns: by which option of a specification, "f32", "bf16" or "int8", another form
+ * is asked for in @precision. */
+const char *nf_device_form_option (const char *precision);
+
 /**
  * nf_device_get_launch:
  * @self: the device

@@ -33,23 +33,23 @@ has_heads (const NfTransformerShape *shape, const NfSequence *sequence)
 
 /* What only products read is written as they read it; that a backward pass reads it, too, is no reason
  * against it where it would round the floats first. */
-typedef struct
+static NfLeftRows
+choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
 {
-  gboolean a, qkv, attention, hidden; /* left rows */
-} LeftRows;
+  const gboolean products_alone = !keep || nf_ops_gradients_read_left (ops);
+  return (NfLeftRows){ .a = products_alone && nf_ops_left_step (ops, shape->d) > 0,
+                       .attention = !keep && nf_ops_attention_writes_left (ops)
+                                    && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
+                       .hidden = products_alone && nf_ops_left_step (ops, shape->hidden) > 0 };
+}
 
-/* Which rows are left rows; those of queries, keys and values only where nothing but attention reads them. */
-static LeftRows
-choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep, gboolean others_read_qkv)
+/* So are queries, keys and values, where nothing but attention reads them. */
+static gboolean
+leaves_left_qkv (NfOps *ops, const NfTransformerShape *shape, const NfSequence *sequence, gboolean keep)
 {
   const guint row = nf_ops_left_step (ops, row_floats (shape));
-  const gboolean products_alone = !keep || nf_ops_gradients_read_left (ops);
-  return (LeftRows){ .qkv = !keep && !others_read_qkv && nf_ops_attention_reads_left (ops) && row > 0
-                            && row <= row_floats (shape),
-                     .a = products_alone && nf_ops_left_step (ops, shape->d) > 0,
-                     .attention = !keep && nf_ops_attention_writes_left (ops)
-                                  && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
-                     .hidden = products_alone && nf_ops_left_step (ops, shape->hidden) > 0 };
+  return !keep && !has_heads (shape, sequence) && nf_ops_attention_reads_left (ops) && row > 0
+         && row <= row_floats (shape);
 }
 
 /* Words from one row of N values to the next. */
@@ -125,11 +125,12 @@ nf_tape_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B, gboo
   NfTape *tape = g_new0 (NfTape, 1);
   const gsize M = (gsize)B * S, d = shape->d, row = row_floats (shape);
   const guint K = shape->K;
-  const LeftRows left = choose_left (ops, shape, keep, TRUE);
+  const NfLeftRows left = choose_left (ops, shape, keep);
   const gsize a = M * row_room (ops, left.a, shape->d);
   GPtrArray *owner = tape->buffers = new_owner ();
 
   tape->keep = keep;
+  tape->left = left;
   tape->h = own_each (ops, owner, keep, K + 1, M * d);
   tape->a1 = own_each (ops, owner, keep, K, a);
   tape->raw = own_each (ops, owner, keep, K, M * row);
@@ -227,7 +228,7 @@ add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer
  * there if gated. */
 static void
 activate (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, NfView a, NfView gate,
-          NfView before, NfView hidden, LeftRows left, guint M)
+          NfView before, NfView hidden, NfLeftRows left, guint M)
 {
   NfLinearExtra extra = { .flags = from_left (left.a) };
   if (!shape->gated)
@@ -273,13 +274,14 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
   const NfCache *past = sequence->past;
   const guint S = sequence->S, first = past ? sequence->first : 0, M = B * (S - first), dh = shape->head_dim,
               H = shape->H, Hkv = shape->Hkv, d = shape->d;
-  const LeftRows left = choose_left (ops, shape, tape->keep, has_heads (shape, sequence));
-  const guint row = left.qkv ? nf_ops_left_step (ops, row_floats (shape)) : row_floats (shape);
+  const NfLeftRows left = tape->left;
+  const gboolean left_qkv = leaves_left_qkv (ops, shape, sequence, tape->keep);
+  const guint row = left_qkv ? nf_ops_left_step (ops, row_floats (shape)) : row_floats (shape);
   const gsize batch = (gsize)S * row, a_at = (gsize)first * row_step (ops, left.a, d),
               hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden),
               wide = (gsize)first * shape->hidden;
   const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
-  const NfLinearExtra extra = { .flags = from_left (left.a) | (left.qkv ? NF_MATMUL_LEFT : 0) };
+  const NfLinearExtra extra = { .flags = from_left (left.a) | (left_qkv ? NF_MATMUL_LEFT : 0) };
 
   norm (ops, shape, &weights->attention_norm, tape->h[l], tape->a1[l], left.a, first, M);
   nf_linear_forward (ops, &weights->qkv, nf_view (tape->a1[l], a_at), raw, M, &extra);
@@ -292,7 +294,7 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
           shape, sequence, weights, raw, nf_view_add (qkv, (gsize)first * row), batch, first, S - first, B);
       nf_ops_heads (ops, &heads);
     }
-  nf_ops_append (ops, nf_view_add (qkv, H * dh / (left.qkv ? 2 : 1)), row, batch, left.qkv, tape->keys, 0, S,
+  nf_ops_append (ops, nf_view_add (qkv, H * dh / (left_qkv ? 2 : 1)), row, batch, left_qkv, tape->keys, 0, S,
                  S, B, Hkv);
   const NfAttention attention = {
     .Q = nf_view_add (qkv, (gsize)first * row),
@@ -302,7 +304,7 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
     .out_row = H * dh,
     .out_batch = (gsize)S * H * dh,
     .left = left.attention,
-    .q_left = left.qkv,
+    .q_left = left_qkv,
     .keys = tape->keys,
     .capacity = S,
     .stats = tape->stats[l],
@@ -409,7 +411,7 @@ static void
 backward_mlp (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights *weights, const NfTape *tape,
               NfTapeScratch *s, guint l, guint first, guint M, NfBuffer *gradients)
 {
-  const LeftRows left = choose_left (ops, shape, TRUE, TRUE);
+  const NfLeftRows left = tape->left;
   const gsize at = (gsize)first * shape->d, wide = (gsize)first * shape->hidden,
               hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden);
   const NfView dy = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, first,
@@ -482,7 +484,7 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
                              wanted ? nf_view (gradients, weights->query_norm.at) : none,
                              wanted ? nf_view (gradients, weights->key_norm.at) : none);
     }
-  const gboolean left_a = choose_left (ops, shape, TRUE, TRUE).a;
+  const gboolean left_a = tape->left.a;
   nf_linear_backward (
       ops, &weights->qkv, nf_view (tape->a1[l], (gsize)first * row_step (ops, left_a, shape->d)),
       nf_view_add (dqkv, (gsize)first * row), da, M, FALSE, none, left_a ? NF_LEFT_X : 0, gradients);
@@ -565,7 +567,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   const gsize batch = (gsize)(cache->keeps_rows ? cache->S : count) * row;
   const NfView qkv = nf_view (cache->qkv[l], cache->keeps_rows ? (gsize)q0 * row : 0),
                a = nf_view (cache->a, 0);
-  const LeftRows left = choose_left (ops, shape, FALSE, TRUE);
+  const NfLeftRows left = choose_left (ops, shape, FALSE);
   const gsize a_row = left.a ? nf_ops_left_step (ops, d) : d;
 
   norm (ops, shape, &weights->attention_norm, cache->h, cache->a, left.a, 0, M);

@@ -55,12 +55,19 @@ typedef struct
   guint sample;
 } NfSequence;
 
+/* Which rows are left rows of a product (nf-ops.h). */
+typedef struct
+{
+  gboolean a, attention, hidden;
+} NfLeftRows;
+
 /* What a forward pass computes, for up to B samples. A tape that keeps has buffers of its own for every
  * layer, so that the backward pass finds them; one that does not uses the same buffers again and again. */
 typedef struct
 {
   GPtrArray *buffers; /* owns them all */
   gboolean keep;
+  NfLeftRows left;     /* a1 and a2, attention, hidden; if hidden is, so is before */
   NfBuffer **h;        /* K + 1: input of each layer, output of the last (M, d) */
   NfBuffer **a1, **a2; /* K: after the norms (M, d) */
   NfBuffer *
