@@ -1,20 +1,13 @@
 /* normflow: a linear layer. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-linear.h"
 
-/* From one row of N values to the next. */
-static guint
-get_step (NfOps *ops, guint N, gboolean left)
-{
-  return left ? nf_ops_left_step (ops, N) : N;
-}
-
 void
 nf_linear_forward (NfOps *ops, const NfLinear *layer, NfView x, NfView y, guint M, const NfLinearExtra *extra)
 {
   static const NfLinearExtra nothing = { 0 };
   const NfLinearExtra *e = extra ? extra : &nothing;
-  const guint x_row = get_step (ops, layer->n_in, e->flags & NF_MATMUL_LEFT_A),
-              y_row = get_step (ops, layer->n_out, e->flags & NF_MATMUL_LEFT);
+  const guint x_row = nf_ops_row_step (ops, layer->n_in, e->flags & NF_MATMUL_LEFT_A),
+              y_row = nf_ops_row_step (ops, layer->n_out, e->flags & NF_MATMUL_LEFT);
   const NfMatmul product = {
     .A = x,
     .lda = e->x_row ? e->x_row : x_row,
@@ -39,11 +32,12 @@ void
 nf_linear_backward (NfOps *ops, const NfLinear *layer, NfView x, NfView dy, NfView dx, guint M,
                     gboolean accumulate, NfView before, guint left, NfBuffer *gradients)
 {
-  const guint dy_row = get_step (ops, layer->n_out, left & NF_LEFT_DY);
+  const guint dy_row = nf_ops_row_step (ops, layer->n_out, left & NF_LEFT_DY);
   if (gradients)
     {
-      nf_ops_matmul_tn (ops, dy, dy_row, left & NF_LEFT_DY, x, get_step (ops, layer->n_in, left & NF_LEFT_X),
-                        left & NF_LEFT_X, nf_view (gradients, layer->w.at), M, layer->n_out, layer->n_in);
+      nf_ops_matmul_tn (ops, dy, dy_row, left & NF_LEFT_DY, x,
+                        nf_ops_row_step (ops, layer->n_in, left & NF_LEFT_X), left & NF_LEFT_X,
+                        nf_view (gradients, layer->w.at), M, layer->n_out, layer->n_in);
       if (layer->bias.buffer)
         nf_ops_column_sums (ops, dy, dy_row, left & NF_LEFT_DY, nf_view (gradients, layer->bias.at), M,
                             layer->n_out);
@@ -55,7 +49,7 @@ nf_linear_backward (NfOps *ops, const NfLinear *layer, NfView x, NfView dy, NfVi
     .lda = dy_row,
     .B = layer->backward,
     .C = dx,
-    .ldc = get_step (ops, layer->n_in, left & NF_LEFT_DX),
+    .ldc = nf_ops_row_step (ops, layer->n_in, left & NF_LEFT_DX),
     .P = before,
     .M = M,
     .N = layer->n_in,

@@ -52,13 +52,6 @@ leaves_left_qkv (NfOps *ops, const NfTransformerShape *shape, const NfSequence *
          && row <= row_floats (shape);
 }
 
-/* Words from one row of N values to the next. */
-static guint
-row_step (NfOps *ops, gboolean left, guint N)
-{
-  return left ? nf_ops_left_step (ops, N) : N;
-}
-
 /* Words to allocate for a row: there is room for floats, too. */
 static guint
 row_room (NfOps *ops, gboolean left, guint N)
@@ -201,7 +194,7 @@ norm (NfOps *ops, const NfTransformerShape *shape, const NfNorm *weights, NfBuff
       gboolean left, guint first, guint M)
 {
   nf_ops_norm (ops, shape->norm, nf_view (x, (gsize)first * shape->d), weights->w, weights->b,
-               nf_view (NULL, 0), nf_view (y, (gsize)first * row_step (ops, left, shape->d)), left, M,
+               nf_view (NULL, 0), nf_view (y, (gsize)first * nf_ops_row_step (ops, shape->d, left)), left, M,
                shape->d);
 }
 
@@ -211,7 +204,7 @@ add_sublayer (NfOps *ops, const NfTransformerShape *shape, const NfLinear *layer
               NfBuffer *x, gboolean left, NfBuffer *sub, NfBuffer *h, NfBuffer *h_out, guint first, guint M)
 {
   const gsize at = (gsize)first * shape->d;
-  const NfView from = nf_view (x, (gsize)first * row_step (ops, left, layer->n_in)),
+  const NfView from = nf_view (x, (gsize)first * nf_ops_row_step (ops, layer->n_in, left)),
                residual = nf_view (h, at), to = nf_view (h_out, at), between = nf_view (sub, at);
   NfLinearExtra extra = { .flags = from_left (left) };
   if (!shape->post_norm)
@@ -277,8 +270,8 @@ forward_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *s
   const NfLeftRows left = tape->left;
   const gboolean left_qkv = leaves_left_qkv (ops, shape, sequence, tape->keep);
   const guint row = left_qkv ? nf_ops_left_step (ops, row_floats (shape)) : row_floats (shape);
-  const gsize batch = (gsize)S * row, a_at = (gsize)first * row_step (ops, left.a, d),
-              hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden),
+  const gsize batch = (gsize)S * row, a_at = (gsize)first * nf_ops_row_step (ops, d, left.a),
+              hidden_at = (gsize)first * nf_ops_row_step (ops, shape->hidden, left.hidden),
               wide = (gsize)first * shape->hidden;
   const NfView qkv = nf_view (tape->qkv[l], 0), raw = nf_view (tape->raw[l], (gsize)first * row);
   const NfLinearExtra extra = { .flags = from_left (left.a) | (left_qkv ? NF_MATMUL_LEFT : 0) };
@@ -413,12 +406,12 @@ backward_mlp (NfOps *ops, const NfTransformerShape *shape, const NfLayerWeights 
 {
   const NfLeftRows left = tape->left;
   const gsize at = (gsize)first * shape->d, wide = (gsize)first * shape->hidden,
-              hidden_at = (gsize)first * row_step (ops, left.hidden, shape->hidden);
+              hidden_at = (gsize)first * nf_ops_row_step (ops, shape->hidden, left.hidden);
   const NfView dy = through_post (ops, shape, &weights->mlp_post, tape->sub2 ? tape->sub2[l] : NULL, s, first,
                                   M, gradients),
                hidden = nf_view (tape->hidden[l], hidden_at),
                before = nf_view (tape->before[l], shape->gated ? wide : hidden_at), none = nf_view (NULL, 0),
-               a = nf_view (tape->a2[l], (gsize)first * row_step (ops, left.a, shape->d)),
+               a = nf_view (tape->a2[l], (gsize)first * nf_ops_row_step (ops, shape->d, left.a)),
                da = nf_view (s->da, at), dhidden = nf_view (s->dhidden, wide);
   const guint of_a = left.a ? NF_LEFT_X : 0;
 
@@ -486,7 +479,7 @@ backward_attention (NfOps *ops, const NfTransformerShape *shape, const NfSequenc
     }
   const gboolean left_a = tape->left.a;
   nf_linear_backward (
-      ops, &weights->qkv, nf_view (tape->a1[l], (gsize)first * row_step (ops, left_a, shape->d)),
+      ops, &weights->qkv, nf_view (tape->a1[l], (gsize)first * nf_ops_row_step (ops, shape->d, left_a)),
       nf_view_add (dqkv, (gsize)first * row), da, M, FALSE, none, left_a ? NF_LEFT_X : 0, gradients);
   nf_norm_backward (ops, shape->norm, &weights->attention_norm, nf_view (tape->h[l], at), da,
                     nf_view (s->dyc, at), nf_view (s->dh, at), TRUE, M, shape->d, gradients);
@@ -568,7 +561,7 @@ extend_layer (NfOps *ops, const NfTransformer *transformer, const NfSequence *se
   const NfView qkv = nf_view (cache->qkv[l], cache->keeps_rows ? (gsize)q0 * row : 0),
                a = nf_view (cache->a, 0);
   const NfLeftRows left = choose_left (ops, shape, FALSE);
-  const gsize a_row = left.a ? nf_ops_left_step (ops, d) : d;
+  const gsize a_row = nf_ops_row_step (ops, d, left.a);
 
   norm (ops, shape, &weights->attention_norm, cache->h, cache->a, left.a, 0, M);
   /* kept rows of one sequence lie together, single ones of many sequences evenly apart; else sequence by

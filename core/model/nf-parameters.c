@@ -548,7 +548,8 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
   guint64 rope_dims[2];
   get_rotation_dims (self->config, self->config->img_size / self->config->patch_size, rope_dims);
   const gsize n_rope = starflow && self->config->rope ? rope_dims[0] * rope_dims[1] : 0;
-  g_autofree float *ones = g_try_new (float, n_variance), *mask = g_try_new0 (float, masks ? (gsize)N *N : 1),
+  g_autofree float *ones = g_try_new (float, deviates ? 1 : n_variance),
+                   *mask = g_try_new0 (float, masks ? (gsize)N *N : 1),
                    *zeros = g_try_new0 (float, MAX (n_rope, 1));
   if (!ones || !mask || !zeros)
     {
@@ -565,7 +566,8 @@ nf_weights_write (const NfWeights *self, const char *path, GHashTable *metadata,
           = describe (parameter->name, parameter->n_dims, parameter->dims, self->theta + parameter->at);
       g_array_append_val (tensors, tensor);
     }
-  fill_ones (ones, n_variance);
+  if (!deviates)
+    fill_ones (ones, n_variance);
   NfTensor variance = describe ((char *)"var", 2, variance_dims, deviates ? self->variance : ones);
   g_array_append_val (tensors, variance);
 

@@ -1006,6 +1006,12 @@ nf_ops_left_step (NfOps *ops, guint N)
 }
 
 guint
+nf_ops_row_step (NfOps *ops, guint N, gboolean left)
+{
+  return left ? nf_ops_left_step (ops, N) : N;
+}
+
+guint
 nf_ops_row_size (NfOps *ops, guint N)
 {
   return MAX (N, nf_ops_left_step (ops, N));

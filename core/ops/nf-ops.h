@@ -100,6 +100,9 @@ void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolea
  * there is nothing to gain, or N is not for it. nf_ops_row_size() is what to allocate, left rows or not.
  */
 guint nf_ops_left_step (NfOps *ops, guint N);
+
+/* Words from one row of N values to the next: left rows if LEFT, else floats. */
+guint nf_ops_row_step (NfOps *ops, guint N, gboolean left);
 guint nf_ops_row_size (NfOps *ops, guint N);
 
 /* TRUE if B of a product need not be packed: ldb of NfMatmul. */
