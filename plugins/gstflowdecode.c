@@ -350,9 +350,8 @@ check_text (GstFlowDecode *self, const GstFlowLatentInfo *info)
                         "%s, which give other "
                         "samples back; %s",
                         info->text, own,
-                        g_str_equal (info->text, GST_FLOW_NO_TEXT)
-                            ? "leave it unset"
-                            : "set it to the file that they were made with"),
+                        g_str_equal (info->text, NF_NO_TEXT) ? "leave it unset"
+                                                             : "set it to the file that they were made with"),
                        (NULL));
 }
 
@@ -718,9 +717,8 @@ static GstFlowReturn
 hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
 {
   GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
-  GstClockTime latency;
   g_ptr_array_add (self->held, gst_video_codec_frame_ref (frame));
-  gst_flow_engine_count_frame (&self->engine, start, &latency);
+  gst_flow_engine_count_frame (&self->engine, start);
   tell_latency (self);
   if (!nf_stream_is_shown (gst_flow_engine_get_stream (&self->engine)))
     return GST_FLOW_OK;
@@ -735,7 +733,6 @@ decode_waiting (GstFlowDecode *self)
   GPtrArray *frames = self->waiting;
   const gint64 start = g_get_monotonic_time ();
   NfSession *session;
-  GstClockTime latency;
   if (frames->len == 0)
     return GST_FLOW_OK;
 
@@ -768,7 +765,7 @@ decode_waiting (GstFlowDecode *self)
           gst_video_decoder_release_frame (decoder, frame);
           continue;
         }
-      gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each, &latency);
+      gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each);
       tell_latency (self);
       ret = gst_video_decoder_finish_frame (decoder, frame);
     }

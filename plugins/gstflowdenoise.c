@@ -115,7 +115,6 @@ gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *fram
   g_autoptr (GError) error = NULL;
   NfSession *session;
   NfFrame view;
-  GstClockTime latency;
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   const gint64 start = g_get_monotonic_time ();
@@ -128,7 +127,7 @@ gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *fram
       gst_flow_engine_count_dropped (&self->engine, 1);
       return gst_flow_post_error (self, error);
     }
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
+  if (gst_flow_engine_count_frame (&self->engine, start))
     gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
   return GST_FLOW_OK;
 }

@@ -439,7 +439,6 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
   const gsize n_tokens = (gsize)self->info.grid.grid_width * self->info.grid.grid_height;
   NfSession *session;
   NfScore score;
-  GstClockTime latency;
   gboolean key = TRUE;
 
   GST_OBJECT_LOCK (self);
@@ -485,8 +484,11 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
    * order. */
   if (encoder->input_segment.rate < 0)
     GST_BUFFER_FLAG_SET (frame->output_buffer, GST_BUFFER_FLAG_DISCONT);
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
-    gst_video_encoder_set_latency (encoder, latency, latency);
+  if (gst_flow_engine_count_frame (&self->engine, start))
+    {
+      const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
+      gst_video_encoder_set_latency (encoder, latency, latency);
+    }
   self->segment_sent = TRUE;
   ret = gst_video_encoder_finish_frame (encoder, frame);
   self->in_frame = FALSE;

@@ -307,14 +307,10 @@ read_stats (GstFlowEngine *engine)
 static char *
 dup_spec (GstFlowEngine *engine)
 {
-  GString *spec = g_string_new (engine->device_spec);
-  if (engine->precision)
-    g_string_append_printf (spec, ",precision=%s", engine->precision);
-  if (engine->stated)
-    g_string_append_printf (spec, ",precision?=%s", engine->stated);
-  if (engine->stated && engine->has_form)
-    g_string_append_printf (spec, ",%s?=%s", nf_device_form_option (engine->stated), engine->stated_form);
-  return g_string_free (spec, FALSE);
+  g_autofree char *spec = g_strconcat (engine->device_spec ? engine->device_spec : "",
+                                       engine->precision ? ",precision=" : NULL, engine->precision, NULL);
+  return engine->stated ? nf_device_prefer (spec, engine->stated, engine->stated_form)
+                        : g_steal_pointer (&spec);
 }
 
 static gpointer
@@ -325,7 +321,6 @@ load_thread (gpointer data)
   g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
   g_autoptr (NfStream) stream = NULL;
-  g_autofree char *text_digest = NULL;
 
   g_mutex_lock (&engine->lock);
   g_autofree char *path = g_strdup (engine->path), *text = g_strdup (engine->text);
@@ -355,9 +350,6 @@ load_thread (gpointer data)
           nf_session_prepare (session, engine->work, &error);
         }
     }
-  if (!error && nf_model_get_config (model)->txt_size)
-    text_digest
-        = text ? nf_text_digest (text, nf_model_get_config (model), &error) : g_strdup (GST_FLOW_NO_TEXT);
   if (!error)
     {
       GST_INFO_OBJECT (engine->element, "model %s (%.16s) on %s", path, nf_model_get_digest (model),
@@ -366,7 +358,8 @@ load_thread (gpointer data)
       g_free (engine->digest);
       engine->digest = g_strdup (nf_model_get_digest (model));
       g_free (engine->text_digest);
-      engine->text_digest = g_steal_pointer (&text_digest);
+      engine->text_digest
+          = g_strdup (stream ? nf_stream_get_text_digest (stream) : nf_session_get_text_digest (session));
       engine->model = g_steal_pointer (&model);
       engine->session = g_steal_pointer (&session);
       engine->stream = g_steal_pointer (&stream);
@@ -474,7 +467,6 @@ engine_open (GstFlowEngine *engine)
   engine->stale = FALSE;
   engine->stated = NULL;
   g_clear_pointer (&engine->stated_form, g_free);
-  engine->has_form = FALSE;
   engine->checked = FALSE;
   engine->frames = engine->dropped = 0;
   engine->first_time = engine->last_time = 0;
@@ -656,24 +648,6 @@ gst_flow_engine_get_form (GstFlowEngine *engine)
   return find_form (engine);
 }
 
-/* A device as the properties, the environment and what is stated say: without the form if that is not there.
- */
-static NfDevice *
-open_stated (GstFlowEngine *engine, GError **error)
-{
-  g_mutex_lock (&engine->lock);
-  g_autofree char *spec = dup_spec (engine);
-  const gboolean has_form = engine->has_form;
-  g_mutex_unlock (&engine->lock);
-  NfDevice *device = nf_device_open (spec, has_form ? NULL : error);
-  if (device || !has_form)
-    return device;
-  g_mutex_lock (&engine->lock);
-  engine->has_form = FALSE;
-  g_mutex_unlock (&engine->lock);
-  return open_stated (engine, error);
-}
-
 GstFlowReturn
 gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *form)
 {
@@ -685,14 +659,16 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
   engine->stated = precision;
   g_free (engine->stated_form);
   engine->stated_form = g_strdup (form);
-  engine->has_form = *form != '\0';
   g_mutex_unlock (&engine->lock);
   if (known || (precision == present && (!*form || g_str_equal (form, present_form))))
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
     {
-      g_autoptr (NfDevice) device = open_stated (engine, &error);
+      g_mutex_lock (&engine->lock);
+      g_autofree char *spec = dup_spec (engine);
+      g_mutex_unlock (&engine->lock);
+      g_autoptr (NfDevice) device = nf_device_open (spec, &error);
       if (!device)
         return gst_flow_post_error (engine->element, error);
       wanted = nf_device_get_precision (device);
@@ -761,7 +737,7 @@ gst_flow_engine_describe (GstFlowEngine *engine)
 }
 
 gboolean
-gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency)
+gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   const gint64 now = g_get_monotonic_time ();
@@ -777,7 +753,7 @@ gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *
   const double wanted = LATENCY_HEADROOM * percentile_95 (engine) * GST_SECOND;
   if (ABS (wanted - engine->latency) <= LATENCY_TOLERANCE * engine->latency)
     return FALSE;
-  engine->latency = *latency = wanted;
+  engine->latency = wanted;
   return TRUE;
 }
 

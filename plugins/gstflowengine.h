@@ -36,7 +36,6 @@ typedef struct
   gboolean stale;     /* properties changed since opening */
   const char *stated; /* the precision that latents are in, one of nf_device_precisions(), or NULL */
   char *stated_form;  /* and what multiplied, NULL or "" if that is not known */
-  gboolean has_form;  /* the device may have it */
 
   gboolean open;
   gboolean loading;
@@ -145,7 +144,7 @@ const char *gst_flow_engine_get_form (GstFlowEngine *engine);
 GstFlowReturn gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *form);
 
 /* After gst_flow_engine_wait(): 16 hexadecimal digits that tell the text that the model sees from others,
- * GST_FLOW_NO_TEXT if it was given none; NULL if it can see none. */
+ * NF_NO_TEXT if it was given none; NULL if it can see none. */
 char *gst_flow_engine_dup_text_digest (GstFlowEngine *engine);
 
 /* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
@@ -158,9 +157,9 @@ char *gst_flow_engine_dup_digest (GstFlowEngine *engine);
 /* Text that names the model for messages. */
 char *gst_flow_engine_describe (GstFlowEngine *engine);
 
-/* Counts a frame that began at START (g_get_monotonic_time()). TRUE if the latency to report has changed by
- * more than a quarter. */
-gboolean gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start, GstClockTime *latency);
+/* Counts a frame that began at START (g_get_monotonic_time()). TRUE if gst_flow_engine_get_latency() has
+ * changed, which it does by more than a quarter. */
+gboolean gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start);
 void gst_flow_engine_count_dropped (GstFlowEngine *engine, guint64 n);
 void gst_flow_engine_get_counts (GstFlowEngine *engine, guint64 *frames, guint64 *dropped);
 GstClockTime gst_flow_engine_get_latency (GstFlowEngine *engine);

@@ -410,10 +410,8 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
                    "the latents have precision %s, which is unknown; there are: %s", precision, known);
       return FALSE;
     }
-  /* it becomes part of a device's specification */
   const char *form = gst_structure_get_string (structure, "multiplied-by");
-  const gboolean is_name = form && strspn (form, "abcdefghijklmnopqrstuvwxyz0123456789") == strlen (form);
-  g_strlcpy (info->form, is_name && strlen (form) < sizeof info->form ? form : "", sizeof info->form);
+  g_strlcpy (info->form, form ? form : "", sizeof info->form);
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 

@@ -9,9 +9,6 @@ G_BEGIN_DECLS
 #define GST_FLOW_LATENT_MIME "video/x-flow-latent"
 #define GST_FLOW_TENSORS_MIME "other/tensors"
 
-/* In the place of a text's digest. */
-#define GST_FLOW_NO_TEXT "none"
-
 /* Most pixels of a side; in the caps below, too. */
 #define GST_FLOW_MAX_SIDE 16384
 
@@ -45,7 +42,7 @@ G_BEGIN_DECLS
  * @controls: they are continuous controls
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
  * @form: what multiplied in that precision, as nf_device_get_form() says it; empty: unknown
- * @text: digest of the text that the model saw, or GST_FLOW_NO_TEXT; empty: it sees none, or unknown
+ * @text: digest of the text that the model saw, or NF_NO_TEXT; empty: it sees none, or unknown
  * @drawn: of pictures: they were drawn from the prior, not encoded
  *
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,

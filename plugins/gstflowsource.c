@@ -376,7 +376,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   const GstFlowLatentInfo *info = &self->prior.info;
-  GstClockTime latency, duration;
+  GstClockTime duration;
 
   if (!self->has_info)
     return GST_FLOW_NOT_NEGOTIATED;
@@ -406,8 +406,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
   self->sent++;
   set_end (self);
   *out = buffer;
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency)
-      && gst_base_src_is_live (GST_BASE_SRC (src)))
+  if (gst_flow_engine_count_frame (&self->engine, start) && gst_base_src_is_live (GST_BASE_SRC (src)))
     gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
   return GST_FLOW_OK;
 }

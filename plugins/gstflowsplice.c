@@ -461,7 +461,6 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   const GstFlowLatentInfo *info = &self->prior.info;
   const GstClockTime pts
       = replaced && GST_BUFFER_PTS_IS_VALID (replaced) ? GST_BUFFER_PTS (replaced) : self->next_pts;
-  GstClockTime latency;
 
   if (replaced || ended)
     self->ahead = GST_CLOCK_TIME_NONE;
@@ -496,8 +495,11 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
     return GST_FLOW_ERROR;
   GST_BUFFER_PTS (buffer) = pts;
   GST_BUFFER_DURATION (buffer) = self->duration;
-  if (gst_flow_engine_count_frame (&self->engine, start, &latency))
-    gst_aggregator_set_latency (GST_AGGREGATOR (self), latency, latency);
+  if (gst_flow_engine_count_frame (&self->engine, start))
+    {
+      const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
+      gst_aggregator_set_latency (GST_AGGREGATOR (self), latency, latency);
+    }
   return finish (self, buffer);
 }
 

@@ -109,6 +109,26 @@ test_specifications (void **state)
   assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
 }
 
+static void
+check_prefers (const char *spec, const char *precision, const char *form, const char *expected)
+{
+  g_autofree char *text = nf_device_prefer (spec, precision, form);
+  assert_string_equal (text, expected);
+}
+
+/* What is said of an earlier device becomes part of a specification only as far as it is known. */
+static void
+test_prefer (void **state)
+{
+  check_prefers ("cpu", "f32", "amx", "cpu,precision?=f32,f32?=amx");
+  check_prefers (NULL, "bf16-weights", "dot", ",precision?=bf16-weights,bf16?=dot");
+  check_prefers ("gpu,vectors=4", "int8-weights", "vnni", "gpu,vectors=4,precision?=int8-weights,int8?=vnni");
+  check_prefers ("", "int8-weights", "amx", ",precision?=int8-weights");
+  check_prefers ("cpu", "bf16", "fma,kernels=gpu", "cpu,precision?=bf16");
+  check_prefers ("cpu", "bf16", "", "cpu,precision?=bf16");
+  check_prefers ("cpu", "bf16", NULL, "cpu,precision?=bf16");
+}
+
 /* What holds where nothing else is said. */
 static void
 test_usual (void **state)
@@ -122,6 +142,15 @@ test_usual (void **state)
   g_autoptr (NfDevice) kernels = open_device ("cpu,kernels?=gpu,vectors?=4");
   assert_string_equal (nf_device_get_kernels (kernels), "gpu");
   assert_int_equal (nf_device_get_vector_width (kernels), 4);
+  /* what multiplies, where the device can: matrix units of a GPU are none of a CPU's */
+  g_autoptr (NfDevice) cannot = open_device ("cpu,kernels=cpu,f32?=mma,bf16?=mma");
+  assert_string_equal (nf_device_get_form (cannot), "fma");
+  g_autoptr (NfDevice) can = open_device ("cpu,precision=int8-weights,int8?=fma");
+  assert_string_equal (nf_device_get_form (can), "fma");
+  g_autoptr (NfDevice) not_asked = open_device ("cpu,kernels=cpu,precision=bf16,bf16=fma,bf16?=mma");
+  assert_string_equal (nf_device_get_form (not_asked), "fma");
+  check_refused ("cpu,kernels=cpu,precision=bf16,bf16=mma,bf16?=fma", NF_ERROR_NO_DEVICE, "mma");
+  check_refused ("cpu,f32?=abc", NF_ERROR_ARGUMENT, "abc");
   check_refused ("cpu,precision?=half", NF_ERROR_ARGUMENT, "half");
   check_refused ("cpu,precision=bf16,precision=bf16", NF_ERROR_ARGUMENT, "each once");
   check_refused ("cpu?=gpu", NF_ERROR_ARGUMENT, "not a device");
@@ -132,9 +161,6 @@ test_usual (void **state)
   assert_string_equal (nf_device_get_precision (theirs), "bf16-weights");
   g_autoptr (NfDevice) ours = open_device (",precision=f32,f32?=auto");
   assert_string_equal (nf_device_get_form (ours), nf_device_get_f32_form (ours));
-  assert_string_equal (nf_device_form_option ("f32"), "f32");
-  assert_string_equal (nf_device_form_option ("bf16-weights"), "bf16");
-  assert_string_equal (nf_device_form_option ("int8-weights"), "int8");
   assert_string_equal (nf_device_get_f32_form (ours), "fma");
   g_unsetenv ("NORMFLOW_DEVICE");
 
@@ -744,6 +770,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_opened_by_several),
     cmocka_unit_test (test_list),
     cmocka_unit_test_setup_teardown (test_specifications, clear_environment, clear_environment),
+    cmocka_unit_test (test_prefer),
     cmocka_unit_test_setup_teardown (test_usual, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_f32_forms, clear_environment, clear_environment),
     cmocka_unit_test_setup_teardown (test_launch, clear_environment, clear_environment),

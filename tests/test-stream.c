@@ -49,6 +49,12 @@ fill_text (guint64 seed, float text[TEXT])
   nf_random_normal (seed, 0, TEXT, 1, text);
 }
 
+static void
+assert_same_text (const char *a, const char *b)
+{
+  assert_int_equal (g_strcmp0 (a, b), 0);
+}
+
 /* The first frames are what the whole model says of them, text in front of its deep block or of all: every
  * bit of latents and scores. */
 static void
@@ -69,10 +75,15 @@ equals_session (void **state)
       g_autoptr (NfSession) session = nf_test_session (model);
       float text[TEXT];
       fill_text (k, text);
+      const char *const before = config.txt_size ? NF_NO_TEXT : NULL;
+      assert_same_text (nf_stream_get_text_digest (stream), before);
+      assert_same_text (nf_session_get_text_digest (session), before);
       if (config.txt_size)
         {
           nf_test_ok (nf_stream_set_text (stream, text, 1, &error), error);
           nf_test_ok (nf_session_set_text (session, text, NULL, 1, &error), error);
+          assert_int_equal (strlen (nf_session_get_text_digest (session)), 16);
+          assert_same_text (nf_stream_get_text_digest (stream), nf_session_get_text_digest (session));
         }
       const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config),
                   D = nf_config_features (&config);

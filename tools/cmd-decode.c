@@ -169,29 +169,12 @@ open_stream (Decode *decode, NfSession *session, const NfLatentsInfo *info, NfSt
   return TRUE;
 }
 
-/* As the latents were made, unless another way is asked for: only that gives every byte back. What multiplied
- * may be nothing that this device has. */
 static void
-prefer_ways (NfCommand *command, const NfLatentsInfo *info)
+warn_of_ways (const NfLatentsInfo *info, NfSession *session)
 {
-  if (!info->precision)
-    return;
-  nf_command_prefer (command, "precision", info->precision);
-  if (!info->form)
-    return;
-  g_autofree char *before = g_strdup (command->device);
-  nf_command_prefer (command, nf_device_form_option (info->precision), info->form);
-  g_autoptr (NfDevice) device = nf_device_open (command->device, NULL);
-  if (device)
-    return;
-  g_free (command->device);
-  command->device = g_steal_pointer (&before);
-}
-
-static void
-warn_of_ways (const NfLatentsInfo *info, NfDevice *device)
-{
-  const char *precision = nf_device_get_precision (device), *form = nf_device_get_form (device);
+  NfDevice *device = nf_model_get_device (nf_session_get_model (session));
+  const char *precision = nf_device_get_precision (device), *form = nf_device_get_form (device),
+             *text = nf_session_get_text_digest (session);
 
   if (info->precision && strcmp (info->precision, precision) != 0)
     fprintf (stderr,
@@ -204,6 +187,13 @@ warn_of_ways (const NfLatentsInfo *info, NfDevice *device)
              "other samples back; leave out what asks for that, or take a device that has %s (see: normflow "
              "devices)\n",
              precision, info->form, form, info->form);
+  if (info->text && text && strcmp (info->text, text) != 0)
+    fprintf (
+        stderr,
+        "normflow decode: these latents were made with the text features %s, but those of --text are %s, "
+        "which give other samples back; %s\n",
+        info->text, text,
+        strcmp (info->text, NF_NO_TEXT) == 0 ? "leave it out" : "give the file that they were made with");
 }
 
 static gboolean
@@ -235,12 +225,14 @@ decode_file (Decode *decode, GError **error)
   decode->total = info->n_frames - decode->first;
   if (decode->limit)
     decode->total = MIN (decode->total, decode->limit);
-  prefer_ways (decode->command, info);
+  /* as they were made, unless another way is asked for: only that gives every byte back */
+  if (info->precision)
+    nf_command_prefer (decode->command, info->precision, info->form);
   session = nf_command_open (decode->command, error);
   if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error)
       || !open_stream (decode, session, info, &stream, error))
     return FALSE;
-  warn_of_ways (info, nf_model_get_device (nf_session_get_model (session)));
+  warn_of_ways (info, session);
   output = nf_output_open (decode->output, decode->input, info->layout, info->width, info->height,
                            info->rate_n, info->rate_d, info->look, error);
   if (!output)

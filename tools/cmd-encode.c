@@ -51,6 +51,7 @@ open_writer (Encode *encode, NfMediaReader *reader, GError **error)
   encode->info.rate_n = media->rate_n;
   encode->info.rate_d = media->rate_d;
   encode->info.look = (char *)media->look;
+  encode->info.text = (char *)nf_session_get_text_digest (encode->session);
   encode->writer
       = nf_latents_writer_open (encode->output, nf_session_get_model (encode->session), &encode->info, error);
   return encode->writer != NULL;

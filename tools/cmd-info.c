@@ -326,6 +326,8 @@ print_latents (const Info *info, NfLatentsReader *reader)
   if (latents->precision)
     print_row ("made in", "%s%s%s", latents->precision, latents->form ? " by " : "",
                latents->form ? latents->form : "");
+  if (latents->text)
+    print_row ("text", "%s", latents->text);
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
   printf ("%-*s ", NAME_WIDTH, "model");
   print_value (latents->model);
@@ -444,6 +446,8 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
         add_string (builder, "precision", latents->precision);
       if (latents->form)
         add_string (builder, "multiplied_by", latents->form);
+      if (latents->text)
+        add_string (builder, "text_digest", latents->text);
       if (latents->look)
         add_string (builder, "look", latents->look);
       add_int (builder, "grid_height", latents->grid_height);

@@ -1812,13 +1812,19 @@ check_sources (Job *job, GError **error)
   return TRUE;
 }
 
-/* A run goes on in the precision that it began in, whatever the environment says by now. */
+/* A run goes on in the precision that it began in, whatever the environment says by now, and by what
+ * multiplied where that is at hand. */
 static gboolean
 open_device (Job *job, GError **error)
 {
   Run *run = job->run;
   if (run->precision)
-    nf_command_require (job->command, "precision", run->precision);
+    {
+      nf_command_require (job->command, "precision", run->precision);
+      nf_command_prefer (job->command, run->precision, run->form);
+    }
+  /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
+  nf_command_prefer (job->command, "f32", "auto");
   job->device = nf_device_open (job->command->device, error);
   if (!job->device)
     return FALSE;
@@ -1859,8 +1865,6 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
   gboolean trained, whole;
 
   job.started = g_get_monotonic_time ();
-  /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
-  nf_command_prefer (command, "f32", "auto");
   if (!open_device (&job, error))
     return FALSE;
   /* With given weights, their configuration is the one. */

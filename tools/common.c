@@ -239,10 +239,10 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
 }
 
 void
-nf_command_prefer (NfCommand *self, const char *key, const char *value)
+nf_command_prefer (NfCommand *self, const char *precision, const char *form)
 {
-  g_autofree char *unless = g_strconcat (key, "?=", NULL);
-  specify (self, unless, value);
+  g_autofree char *device = self->device;
+  self->device = nf_device_prefer (device, precision, form);
 }
 
 void

@@ -60,11 +60,10 @@ gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOpti
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);
 
-/* What a device's specification says of KEY ("precision", "f32", ...) unless options or the environment do.
- */
-void nf_command_prefer (NfCommand *self, const char *key, const char *value);
+/* nf_device_prefer() of the device that is opened: options and the environment come before it. */
+void nf_command_prefer (NfCommand *self, const char *precision, const char *form);
 
-/* The same whatever the environment does; options come before it. */
+/* What a device's specification says of KEY whatever the environment does; options come before it. */
 void nf_command_require (NfCommand *self, const char *key, const char *value);
 
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */

@@ -17,6 +17,7 @@ info_clear (NfLatentsInfo *info)
 {
   g_clear_pointer (&info->digest, g_free);
   g_clear_pointer (&info->precision, g_free);
+  g_clear_pointer (&info->text, g_free);
   g_clear_pointer (&info->form, g_free);
   g_clear_pointer (&info->model, g_free);
   g_clear_pointer (&info->look, g_free);
@@ -118,6 +119,8 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_string (builder, "frame_rate", rate);
   add_string (builder, "precision", info->precision);
   add_string (builder, "multiplied_by", info->form);
+  if (info->text)
+    add_string (builder, "text_digest", info->text);
   if (info->look && *info->look)
     add_string (builder, "look", info->look);
   if (info->context >= 0)
@@ -179,6 +182,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->info = *info;
   self->info.layout = config->layout;
   self->info.look = g_strdup (info->look);
+  self->info.text = g_strdup (info->text);
   self->info.grid_width = grid.grid_width;
   self->info.grid_height = grid.grid_height;
   self->info.features = grid.features;
@@ -346,9 +350,6 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
-  /* it becomes part of a device's specification */
-  if (form && (!*form || strspn (form, "abcdefghijklmnopqrstuvwxyz0123456789") != strlen (form)))
-    return wrong (self, error, "multiplied_by", form);
   if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
     return wrong (self, error, "context", context);
   if (context && (!keys || !g_ascii_string_to_unsigned (keys, 10, 0, G_MAXINT, &key_int_max, NULL)))
@@ -357,6 +358,7 @@ read_strings (NfLatentsReader *self, GError **error)
   self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
   self->info.form = g_strdup (form);
+  self->info.text = g_strdup (nf_tensor_file_get_metadata (self->file, "text_digest"));
   self->info.look = g_strdup (nf_tensor_file_get_metadata (self->file, "look"));
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");

@@ -14,9 +14,9 @@ G_BEGIN_DECLS
  *
  * and these strings in __metadata__: format "normflow-latents", model_digest, model (its name, for people),
  * width and height in pixels, pixel_layout, frame_rate "N/D", precision and multiplied_by (of matrix
- * products; files of before do not say), look (how samples are meant, media-look.h, if anything is known).
- * Latents of a model of videos also have context and key_int_max, as numbers, and if the model was told what
- * was done a third tensor,
+ * products; files of before do not say), text_digest (where the model sees text), look (how samples are
+ * meant, media-look.h, if anything is known). Latents of a model of videos also have context and key_int_max,
+ * as numbers, and if the model was told what was done a third tensor,
  *
  *   actions       F32 (frames, action_dim), what led to each frame
  *
@@ -36,6 +36,7 @@ G_BEGIN_DECLS
  * model: its name
  * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
  * form: what multiplied, as nf_device_get_form() says it; NULL: not known
+ * text: nf_session_get_text_digest() of what the model saw; NULL: it sees none, or not known
  * context: of a model of videos: frames that stayed when its window was full; -1 of one of pictures
  * key_int_max: likewise: each so many-th frame is coded by itself; 0: the first alone
  * action_dim: of the actions, 0 without any
@@ -56,6 +57,7 @@ typedef struct
   char *digest;
   char *model;
   char *precision;
+  char *text;
   char *form;
   int context;
   guint key_int_max;

@@ -587,9 +587,10 @@ parse_spec (const char *spec, const char *where, char **name, Form *form, Form *
   return TRUE;
 }
 
-/* What to open: the caller's word, where it says nothing the environment's, else "auto". */
+/* What to open: the caller's word, where it says nothing the environment's, else "auto". What is only
+ * preferred of products goes to PREFERRED. */
 static gboolean
-resolve_spec (const char *spec, char **name, Form *form, GError **error)
+resolve_spec (const char *spec, char **name, Form *form, Form *preferred, GError **error)
 {
   g_autofree char *device = NULL;
   Form usual;
@@ -632,6 +633,8 @@ resolve_spec (const char *spec, char **name, Form *form, GError **error)
   if (!form->launch && environment && *environment
       && !parse_launch (environment, "NORMFLOW_LAUNCH", &form->launch, error))
     return FALSE;
+  *preferred = (Form){ .bf16 = usual.bf16, .f32 = usual.f32, .int8 = usual.int8 };
+  usual.bf16 = usual.f32 = usual.int8 = NULL;
   fill_form (form, &usual);
 
   *name = *device ? g_steal_pointer (&device) : g_strdup ("auto");
@@ -912,8 +915,9 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
 /* Decides what multiplies floats by integers of 8 bits: what WANTED names, or, if that is NULL, the fastest.
  * Instructions for it are of CPUs with vectors of eight floats or more, and PoCL takes them as they are. */
 static gboolean
-choose_int8 (NfDevice *self, const char *wanted, GError **error)
+choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
+  (void)identity;
   const NfDeviceInfo *info = self->info;
   const char *needed = self->vector_width == 16 ? "avx512bw" : "avx2", *fault = NULL;
   const gboolean vnni = self->vector_width == 16 && nf_cpu_has (self->cpu, "avx512_vnni");
@@ -938,6 +942,17 @@ choose_int8 (NfDevice *self, const char *wanted, GError **error)
                "%s %s does no products of integers by %s: %s; leave int8= out, or unset NORMFLOW_INT8",
                info->id, info->name, wanted, fault);
   return FALSE;
+}
+
+typedef gboolean (*ChooseFunc) (NfDevice *self, const char *wanted, const char *identity, GError **error);
+
+/* As ASKED, else as PREFERRED if that can be, else as it is without a word. */
+static gboolean
+choose_product (NfDevice *self, ChooseFunc choose_one, const char *asked, const char *preferred,
+                const char *identity, GError **error)
+{
+  return (!asked && preferred && choose_one (self, preferred, identity, NULL))
+         || choose_one (self, asked, identity, error);
 }
 
 /* Decides whether launches come as lists: where they can, unless WANTED says each. */
@@ -974,8 +989,8 @@ NfDevice *
 nf_device_open (const char *spec, GError **error)
 {
   g_autofree char *name = NULL;
-  Form form;
-  if (!resolve_spec (spec, &name, &form, error))
+  Form form, preferred;
+  if (!resolve_spec (spec, &name, &form, &preferred, error))
     return NULL;
   g_autoptr (NfCpu) cpu = nf_cpu_read ();
   g_autoptr (GPtrArray) candidates = enumerate (cpu, error);
@@ -1013,7 +1028,8 @@ nf_device_open (const char *spec, GError **error)
   const char *precision = automatic ? "bf16" : form.precision ? form.precision : "f32";
   while (strcmp (precision, precision_names[self->precision]) != 0)
     self->precision++;
-  if (nf_device_uses_bf16 (self) && !choose_form (self, form.bf16, identity, error))
+  if (nf_device_uses_bf16 (self)
+      && !choose_product (self, choose_form, form.bf16, preferred.bf16, identity, error))
     return NULL;
   if (automatic && !favours_bf16 (self))
     {
@@ -1021,9 +1037,11 @@ nf_device_open (const char *spec, GError **error)
       self->precision = NF_PRECISION_F32;
       self->form = NF_BF16_FMA;
     }
-  if (self->precision == NF_PRECISION_F32 && !choose_f32 (self, form.f32, identity, error))
+  if (self->precision == NF_PRECISION_F32
+      && !choose_product (self, choose_f32, form.f32, preferred.f32, identity, error))
     return NULL;
-  if (self->precision == NF_PRECISION_INT8_WEIGHTS && !choose_int8 (self, form.int8, error))
+  if (self->precision == NF_PRECISION_INT8_WEIGHTS
+      && !choose_product (self, choose_int8, form.int8, preferred.int8, identity, error))
     return NULL;
   if (!self->programs)
     self->programs = new_programs (self, identity, FALSE);
@@ -1093,13 +1111,18 @@ nf_device_get_form (NfDevice *self)
   return bf16 ? bf16 : f32 ? f32 : nf_device_get_int8_form (self);
 }
 
-const char *
-nf_device_form_option (const char *precision)
+char *
+nf_device_prefer (const char *spec, const char *precision, const char *form)
 {
   g_return_val_if_fail (precision, NULL);
-  return g_str_has_prefix (precision, "bf16")   ? "bf16"
-         : g_str_has_prefix (precision, "int8") ? "int8"
-                                                : "f32";
+  const gboolean bf16 = g_str_has_prefix (precision, "bf16"), int8 = g_str_has_prefix (precision, "int8");
+  const char *const *known = bf16 ? bf16_names : int8 ? int8_names : f32_names;
+  const char *option = bf16 ? "bf16" : int8 ? "int8" : "f32";
+  GString *text = g_string_new (spec);
+  g_string_append_printf (text, ",precision?=%s", precision);
+  if (form && g_strv_contains (known, form))
+    g_string_append_printf (text, ",%s?=%s", option, form);
+  return g_string_free (text, FALSE);
 }
 
 const char *

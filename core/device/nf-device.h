@@ -90,7 +90,7 @@ GPtrArray *nf_device_list (GError **error);
  * fastest. What it is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or `each`,
  * else `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see nf_device_get_launch(). A
  * suffix with `?=` for `=`, such as `,precision?=bf16`, holds where neither another one nor the environment
- * says otherwise.
+ * says otherwise; `,bf16?=`, `,f32?=` and `,int8?=` only where the device can, the first of each that comes.
  * @error: return location
  *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
@@ -151,9 +151,16 @@ const char *nf_device_get_int8_form (NfDevice *self);
  * not NULL. Another one rounds otherwise. */
 const char *nf_device_get_form (NfDevice *self);
 
-/** nf_device_form_option: Returns: by which option of a specification, "f32", "bf16" or "int8", another form
- * is asked for in @precision. */
-const char *nf_device_form_option (const char *precision);
+/**
+ * nf_device_prefer:
+ * @spec: (nullable): a specification, see nf_device_open()
+ * @precision: one of nf_device_precisions()
+ * @form: (nullable): what multiplied there, see nf_device_get_form(); NULL or an unknown name: whatever does
+ *
+ * Returns: (transfer full): @spec with both as preferences: to decode as was encoded, to go on as was begun,
+ * unless @spec or the environment says otherwise.
+ */
+char *nf_device_prefer (const char *spec, const char *precision, const char *form);
 
 /**
  * nf_device_get_launch:

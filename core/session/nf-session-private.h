@@ -40,8 +40,9 @@ struct _NfSession
   gsize n_drawn;   /* floats of it */
 
   float *text, *null_text, *actions; /* of samples to come */
-  guint n_text, n_actions;           /* how many of them, 0 for none */
-  gint text_at;                      /* the one of them for all samples, -1 if each has its own */
+  char *text_digest;
+  guint n_text, n_actions; /* how many of them, 0 for none */
+  gint text_at;            /* the one of them for all samples, -1 if each has its own */
 
   NfInverseReport report;
   guint kept; /* tiles of the last frame decoded */
@@ -59,6 +60,9 @@ gboolean nf_session_check_finite (const char *what, const float *x, gsize n, GEr
 
 gboolean nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error);
 gboolean nf_session_check_sigma (double sigma, GError **error);
+
+/* What nf_session_get_text_digest() says of TEXT (B, txt_size, txt_dim), nullable. */
+char *nf_session_digest_text (const NfConfig *config, const float *text, guint B);
 
 /* Refuses calls of B samples if text or actions were set for another number. */
 gboolean nf_session_check_condition (NfSession *self, const gint *labels, guint B, GError **error);

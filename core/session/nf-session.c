@@ -23,6 +23,7 @@ nf_session_finalize (GObject *object)
   g_free (self->log_det);
   g_free (self->misses);
   g_free (self->text);
+  g_free (self->text_digest);
   g_free (self->null_text);
   g_free (self->actions);
   g_clear_object (&self->cancellable);
@@ -54,6 +55,7 @@ nf_session_new (NfModel *model, GError **error)
   NfSession *self = g_object_new (NF_TYPE_SESSION, NULL);
   self->model = g_object_ref (model);
   self->flow = g_steal_pointer (&flow);
+  self->text_digest = nf_session_digest_text (nf_model_get_config (model), NULL, 0);
   return self;
 }
 
@@ -237,10 +239,19 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
     return FALSE;
   keep_floats (text, n, &self->text);
   keep_floats (null_text, n, &self->null_text);
+  g_free (self->text_digest);
+  self->text_digest = nf_session_digest_text (config, text, B);
   self->n_text = text ? B : 0;
   self->text_at = -1;
   self->shown.valid = FALSE;
   return TRUE;
+}
+
+const char *
+nf_session_get_text_digest (NfSession *self)
+{
+  g_return_val_if_fail (NF_IS_SESSION (self), NULL);
+  return self->text_digest;
 }
 
 guint

@@ -293,15 +293,17 @@ float *nf_text_read (NfTensorFile *file, const char *name, const NfConfig *confi
  */
 gboolean nf_session_load_text (NfSession *self, const char *path, GError **error);
 
+/** What stands for the digest of no text. */
+#define NF_NO_TEXT "none"
+
 /**
- * nf_text_digest:
- * @path: as of nf_session_load_text()
- * @config: of the model that is to see the text
+ * nf_session_get_text_digest:
+ * @self: the session
  *
- * Returns: (transfer full): 16 hexadecimal digits that tell features of text from others, or NULL with an
- * error as of nf_text_read().
+ * Returns: (nullable): 16 hexadecimal digits that tell the features of text that were set from others,
+ * %NF_NO_TEXT if none were, NULL if the model sees no text; good until text is set again
  */
-char *nf_text_digest (const char *path, const NfConfig *config, GError **error);
+const char *nf_session_get_text_digest (NfSession *self);
 
 /** nf_session_count_texts: Returns: samples that text features were set for, 0 if none were. */
 guint nf_session_count_texts (NfSession *self);

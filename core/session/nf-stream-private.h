@@ -59,6 +59,7 @@ struct _NfStream
   NfBuffer *input;      /* (B, N, D): tokens of the frame in natural order, with their noise */
   NfBuffer *u;          /* (B, N, D): of the frame, as the deep block reads it */
   NfBuffer *text;       /* (B, txt_size, txt_dim), or NULL */
+  char *text_digest;
   NfBuffer *between[2], *z, *latents, *log_det, *half_square, *changes;
   NfStaging *staging;             /* B */
   NfPlanes *planes;               /* B */

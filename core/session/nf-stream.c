@@ -54,6 +54,7 @@ nf_stream_finalize (GObject *object)
   g_free (self->half_squares);
   g_free (self->log_dets);
   g_free (self->no_action);
+  g_free (self->text_digest);
   g_free (self->noises);
   g_free (self->noise_nats);
   g_clear_pointer (&self->held, g_array_unref);
@@ -150,6 +151,7 @@ reserve (NfStream *self)
       const gsize text = (gsize)self->B * config->txt_size * config->txt_dim;
       if ((self->text = nf_ops_alloc (self->ops, text)))
         nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
+      self->text_digest = nf_session_digest_text (config, NULL, 0);
     }
   self->input = nf_ops_alloc (self->ops, frame);
   self->u = nf_ops_alloc (self->ops, frame);
@@ -323,6 +325,13 @@ nf_stream_set_noise_seed (NfStream *self, guint64 seed)
   nf_stream_reset (self);
 }
 
+const char *
+nf_stream_get_text_digest (NfStream *self)
+{
+  g_return_val_if_fail (NF_IS_STREAM (self), NULL);
+  return self->text_digest;
+}
+
 gboolean
 nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
 {
@@ -343,6 +352,8 @@ nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
   nf_stream_reset (self);
   if (!config->txt_size)
     return TRUE;
+  g_free (self->text_digest);
+  self->text_digest = nf_session_digest_text (config, text, n);
   if (!text)
     nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
   for (guint b = 0; text && b < self->B; b++)

@@ -149,6 +149,10 @@ gboolean nf_stream_set_text (NfStream *self, const float *text, guint n, GError 
  */
 gboolean nf_stream_load_text (NfStream *self, const char *path, GError **error);
 
+/** nf_stream_get_text_digest: Returns: (nullable): of this stream's text, as nf_session_get_text_digest()
+ * says it. */
+const char *nf_stream_get_text_digest (NfStream *self);
+
 /** nf_stream_reset: Forgets all frames: the next one is a key frame, coded by itself. */
 void nf_stream_reset (NfStream *self);
 

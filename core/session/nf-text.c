@@ -1,5 +1,5 @@
 /* normflow: text features from files. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-session.h"
+#include "nf-session-private.h"
 #include "nf-stream.h"
 
 #include <string.h>
@@ -114,13 +114,12 @@ read_texts (const char *path, const NfConfig *config, guint *B, float **null_tex
 }
 
 char *
-nf_text_digest (const char *path, const NfConfig *config, GError **error)
+nf_session_digest_text (const NfConfig *config, const float *text, guint B)
 {
-  g_return_val_if_fail (path && config, NULL);
-  guint B = 0;
-  g_autofree float *text = read_texts (path, config, &B, NULL, error);
-  if (!text)
+  if (!config->txt_size)
     return NULL;
+  if (!text)
+    return g_strdup (NF_NO_TEXT);
   const gsize n = (gsize)B * config->txt_size * config->txt_dim;
   char *digest = g_compute_checksum_for_data (G_CHECKSUM_SHA256, (const guchar *)text, n * sizeof *text);
   digest[DIGEST_LENGTH] = '\0';
