@@ -1903,6 +1903,34 @@ test_interrupted_world (void **state)
   GOOD ("eval", "-q", "-m", "normflow-pong-64", "--actions", "-n", "2", "played.partial.mkv");
 }
 
+/* A terminal that is closed, and Ctrl-C that also ended who reads what is said: nothing is left half done. */
+static void
+test_left_alone (void **state)
+{
+  static const struct
+  {
+    int signal;
+    gboolean unread;
+  } cases[] = { { SIGHUP, FALSE }, { SIGINT, TRUE }, { SIGPIPE, FALSE } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autoptr (GSubprocess) process = spawn (ARGUMENTS ("world", "pong", "-n", "1000000", "alone.mkv"));
+      for (guint j = 0; j < 1200 && size_of_temporary (".alone.") < 20000; j++)
+        g_usleep (50000);
+      if (cases[i].unread)
+        g_input_stream_close (g_subprocess_get_stderr_pipe (process), NULL, NULL);
+      g_subprocess_send_signal (process, cases[i].signal);
+      nf_test_ok (g_subprocess_wait (process, NULL, &error), error);
+      assert_true (g_subprocess_get_if_exited (process));
+      assert_int_equal (g_subprocess_get_exit_status (process), 130);
+      assert_int_equal (size_of_temporary (".alone."), 0);
+      GOOD ("eval", "-q", "-m", "normflow-pong-64", "--actions", "-n", "2", "alone.mkv");
+      g_autofree char *path = in_folder ("alone.mkv");
+      assert_int_equal (g_remove (path), 0);
+    }
+}
+
 /* Whether the process catches SIGINT by now. */
 static gboolean
 catches (GSubprocess *process)
@@ -1974,6 +2002,7 @@ main (void)
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_world),
+    cmocka_unit_test (test_left_alone),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),
     cmocka_unit_test (test_metadata_keys),

@@ -312,8 +312,14 @@ wait_for_signals (gpointer data)
   for (;;)
     if (read (signal_pipe[0], &byte, 1) == 1)
       {
+        /* nobody reads any more, which is no second wish, and comes again with each thing that is said */
+        if (byte == SIGPIPE)
+          {
+            g_cancellable_cancel (cancellable);
+            continue;
+          }
         const gint64 now = g_get_monotonic_time ();
-        if (!g_cancellable_is_cancelled (cancellable))
+        if (!first)
           first = now;
         else if (now - first > SAME_SIGNAL_US)
           _exit (NF_EXIT_INTERRUPTED);
@@ -335,6 +341,11 @@ nf_command_catch_signals (NfCommand *self)
   g_thread_unref (g_thread_new ("signals", wait_for_signals, g_object_ref (self->cancellable)));
   sigaction (SIGINT, &action, NULL);
   sigaction (SIGTERM, &action, NULL);
+  sigaction (SIGPIPE, &action, NULL);
+  /* as nohup(1) wants it */
+  struct sigaction before;
+  if (sigaction (SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+    sigaction (SIGHUP, &action, NULL);
 }
 
 gboolean

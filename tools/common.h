@@ -19,7 +19,7 @@ G_BEGIN_DECLS
  * name: of the sub-command, for messages
  * model, device, text, quiet: options of the same names
  * progress: line on stderr
- * cancellable: cancelled by SIGINT and SIGTERM
+ * cancellable: cancelled by the signals of nf_command_catch_signals()
  * catching: signals are caught
  * decoding: how latents are decoded (--method, --window, --guess, --tolerance, --max-sweeps, --budget-ms)
  * decodes: one of these options that was given, without its dashes; NULL: none
@@ -73,7 +73,8 @@ int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2
  */
 int nf_command_fail (NfCommand *self, const GError *error);
 
-/* From here on SIGINT and SIGTERM cancel; a second one ends the process at once. */
+/* From here on SIGINT, SIGTERM and SIGHUP cancel, a second one ends the process at once; so does SIGPIPE, any
+ * number of times, so that what is under way ends as it should where Ctrl-C ended the reader, too. */
 void nf_command_catch_signals (NfCommand *self);
 
 /* NF_ERROR_CANCELLED once that happened. */
