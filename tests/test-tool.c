@@ -355,6 +355,15 @@ test_bench_decode (void **state)
     }
   assert_in_range (methods, 3, 5);
   assert_int_equal (profiles, methods + 1); /* encoding */
+
+  /* of one method, beside what it is to be faster than */
+  g_autofree char *one = good (ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds", "0",
+                                          "--method", "jacobi", video));
+  assert_true (strstr (one, "sequential") && strstr (one, "jacobi") && !strstr (one, "auto"));
+
+  /* among other words it is one of them */
+  g_autofree char *words = good (ARGUMENTS ("bench", "decode", "encode", "-q", "--quick"));
+  assert_true (strstr (words, "\ndecode ") && strstr (words, "\nencode "));
 }
 
 /* There and back */
@@ -1931,6 +1940,33 @@ test_left_alone (void **state)
     }
 }
 
+/* What there was room for stays where there is none for more, and errors are one line. */
+static void
+test_no_room (void **state)
+{
+  g_autofree char *program
+      = g_strdup_printf ("trap '' XFSZ; ulimit -f 200; exec '%s' \"$@\"", g_getenv ("NORMFLOW_TOOL"));
+  static const char *const names[] = { "room.mkv", "room.y4m" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *errors = NULL, *path = in_folder (names[i]);
+      int status;
+      const char *const command[]
+          = { "/bin/sh", "-c", program, "sh", "world", "pong", "-q", "-n", "3000", names[i], NULL };
+      nf_test_ok (g_spawn_sync (folder, (char **)command, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, &errors,
+                                &status, &error),
+                  error);
+      assert_int_equal (WEXITSTATUS (status), 1);
+      assert_non_null (strstr (errors, "File too large"));
+      g_auto (GStrv) lines = g_strsplit (errors, "\n", -1);
+      assert_int_equal (g_strv_length (lines), 3); /* what is wrong, what is kept, and nothing */
+      assert_non_null (strstr (errors, names[i]));
+      GOOD ("eval", "-q", "-m", "normflow-pong-64", "-n", "2", names[i]);
+      assert_int_equal (g_remove (path), 0);
+    }
+}
+
 /* Whether the process catches SIGINT by now. */
 static gboolean
 catches (GSubprocess *process)
@@ -2003,6 +2039,7 @@ main (void)
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_world),
     cmocka_unit_test (test_left_alone),
+    cmocka_unit_test (test_no_room),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),
     cmocka_unit_test (test_metadata_keys),

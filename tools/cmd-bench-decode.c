@@ -175,6 +175,21 @@ measure (BenchDecode *bench, const NfPicture *picture, float *latents, const NfD
   return row->times != NULL;
 }
 
+/* Whether a row is one of the method that was asked for; all are for comparison if none was. */
+static gboolean
+is_wanted (BenchDecode *bench, NfDecodeMethod method, gboolean fresh)
+{
+  switch (bench->command->decoding.method)
+    {
+    case NF_DECODE_AUTO:
+      return TRUE;
+    case NF_DECODE_DRAFT:
+      return method == NF_DECODE_SEQUENTIAL || fresh;
+    default:
+      return method == NF_DECODE_SEQUENTIAL || method == bench->command->decoding.method;
+    }
+}
+
 static gboolean
 measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, NfDecodeMethod method,
                 gboolean fresh, Row *row, GError **error)
@@ -317,7 +332,7 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
       /* drafts of a picture that was decoded before would flatter */
       if (drafts ? ways[i].method == NF_DECODE_AUTO && !ways[i].fresh : ways[i].fresh)
         continue;
-      if (ways[i].before && !before)
+      if ((ways[i].before && !before) || !is_wanted (bench, ways[i].method, ways[i].fresh))
         continue;
       nf_progress_update (bench->command->progress, "%u tiles, %s", tiles, ways[i].name);
       bench->hints = ways[i].hints ? hints : NULL;
@@ -388,8 +403,8 @@ nf_cmd_bench_decode (int argc, char **argv)
           "without hints; \"with hints\" the same with hints measured on four other frames of VIDEO (or "
           "other\n"
           "drawn pictures): normflow hints keeps such beside a model. \"recalling\" is a draft of such a\n"
-          "session that has drafted the frame before --frame, as in a stream. With --method draft these\n"
-          "are drafts whatever the clock says.",
+          "session that has drafted the frame before --frame, as in a stream. With --method there is only\n"
+          "sequential and that one; with --method draft these three, as drafts whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.frame < 0)

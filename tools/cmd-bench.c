@@ -1224,8 +1224,8 @@ print_json (const Bench *bench)
 int
 nf_cmd_bench (int argc, char **argv)
 {
-  /* it has options and a table of its own */
-  if (argc > 1 && strcmp (argv[1], "decode") == 0)
+  /* it has options and a table of its own; a word of this one's after it is no video */
+  if (argc > 1 && strcmp (argv[1], "decode") == 0 && !(argc > 2 && g_strv_contains (kinds, argv[2])))
     {
       argv[1] = (char *)"bench decode";
       return nf_cmd_bench_decode (argc - 1, argv + 1);
@@ -1258,14 +1258,13 @@ nf_cmd_bench (int argc, char **argv)
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "[WHAT...]",
           "Measures what this machine can do at most, then how much of it the flow gets.",
-          "WHAT is any of matmul, gradient (of weights and of attention), attention, "
-          "layernorm, encode, frame (a whole one of 1280×720), decode (token by token), step (of that, a "
-          "token "
-          "of all blocks), train, "
-          "openblas; \"normflow bench decode\" alone "
-          "compares methods of decoding and has options of its own. Times are "
-          "medians. SHARE is of the multiply-adds, or the reading of memory, measured right before each "
-          "sample.",
+          "WHAT is any of matmul, gradient (of weights and of attention), attention, layernorm, encode, "
+          "frame "
+          "(a whole one of 1280×720), decode (token by token), step (of that, a token of all blocks), train, "
+          "openblas; \"normflow bench decode [VIDEO]\" compares methods of decoding and has options of its "
+          "own. "
+          "Times are medians. SHARE is of the multiply-adds, or the reading of memory, measured right before "
+          "each sample.",
           0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)

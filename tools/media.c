@@ -1245,6 +1245,13 @@ nf_media_is_sequence (const char *path)
 }
 
 gboolean
+nf_media_can_break_off (const char *path)
+{
+  static const char *const known[] = { "mkv", "y4m", NULL };
+  return has_extension (path, known);
+}
+
+gboolean
 nf_media_check_name (const char *path, GError **error)
 {
   static const char *const known[] = { "mkv", "mp4", "mov", "m4v", "y4m", "png", NULL };

@@ -113,6 +113,9 @@ char *nf_media_picture_name (const char *path, guint64 index);
 /* Whether PATH names a sequence of pictures: one number, %d or %04d, and no other % but %%. */
 gboolean nf_media_is_sequence (const char *path);
 
+/* Whether a video of that name can be read though its end is missing. */
+gboolean nf_media_can_break_off (const char *path);
+
 /* What the file PATH, which is written from samples of LAYOUT, does not keep of them, or NULL: it is
  * lossless. */
 const char *nf_media_writer_describe_loss (const char *path, NfPixelLayout layout);

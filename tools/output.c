@@ -146,12 +146,24 @@ nf_output_keep (NfOutput *self, const char *command, const char *beside)
     return NULL;
   g_free (self->path);
   self->path = g_steal_pointer (&path);
-  if (!nf_check_output (self->path, self->input, &error) || !nf_output_close (self, &error))
+  gboolean whole = FALSE, kept = nf_check_output (self->path, self->input, &error);
+  if (kept && !(whole = nf_output_close (self, &error)))
+    {
+      /* where there is no room for its end */
+      kept = self->temporary && nf_media_can_break_off (self->path)
+             && nf_publish (self->temporary, self->path, NULL);
+      if (kept)
+        g_clear_pointer (&self->temporary, g_free);
+    }
+  if (!kept)
     {
       fprintf (stderr, "normflow %s: %s\n", command, error->message);
       return NULL;
     }
-  if (self->n_frames == 1)
+  if (!whole)
+    fprintf (stderr, "normflow %s: %s holds the first frames, as many as there was room for%s\n", command,
+             self->path, but);
+  else if (self->n_frames == 1)
     fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command, self->path, but);
   else
     fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames%s\n", command, self->path,
