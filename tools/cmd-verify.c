@@ -577,15 +577,19 @@ compute_denoiser_gradients (Verify *self, double sigma, GError **error)
   return TRUE;
 }
 
+/* The loss and the gradient of x; those of parameters, too, if there are such, an error if PARAMETRIC and
+ * there are none. */
 static gboolean
-compute_gradients (Verify *self, GError **error)
+compute_gradients (Verify *self, gboolean parametric, GError **error)
 {
   const gsize n = (gsize)self->B * self->N * self->D;
-  const guint64 parameters = nf_model_count_parameters (nf_session_get_model (self->session));
-  if (self->grad_x)
+  const guint64 parameters
+      = self->trainable || parametric ? nf_model_count_parameters (nf_session_get_model (self->session)) : 0;
+  if (self->gradients || (self->grad_x && !parametric))
     return TRUE;
-  g_autofree float *grad_x = g_try_new (float, n), *gradients = g_try_new (float, parameters);
-  if (!grad_x || !gradients)
+  g_autofree float *grad_x = g_try_new (float, n),
+                   *gradients = parameters ? g_try_new (float, parameters) : NULL;
+  if (!grad_x || (parameters && !gradients))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for %" G_GUINT64_FORMAT " gradients",
                    parameters);
@@ -596,6 +600,7 @@ compute_gradients (Verify *self, GError **error)
   if (!nf_session_gradients (self->session, self->x, self->B, self->labels, &self->loss, grad_x, gradients,
                              error))
     return FALSE;
+  g_free (self->grad_x);
   self->grad_x = g_steal_pointer (&grad_x);
   self->gradients = g_steal_pointer (&gradients);
   return TRUE;
@@ -843,12 +848,13 @@ check_quantity (Verify *self, const NfTensor *tensor, const Quantity *quantity, 
     case WHAT_LOG_DET:
       return compute_forward (self, error) && compare_log_det (self, tensor, relative, error);
     case WHAT_LOSS:
-      return compute_gradients (self, error) && compare (self, tensor, &self->loss, 1, relative, error);
+      return compute_gradients (self, FALSE, error)
+             && compare (self, tensor, &self->loss, 1, relative, error);
     case WHAT_GRADIENT_X:
-      return compute_gradients (self, error)
+      return compute_gradients (self, FALSE, error)
              && compare_samples (self, tensor, self->grad_x, self->B, relative, error);
     case WHAT_GRADIENT:
-      if (!compute_gradients (self, error)
+      if (!compute_gradients (self, TRUE, error)
           || !compare_floats (self, tensor, self->gradients + quantity->offset, quantity->n, relative, error))
         return FALSE;
       if (self->own != &of_floats)

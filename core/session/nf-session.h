@@ -189,7 +189,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * @method: how tokens are found
  * @window: tokens of a Jacobi sweep, 0 for the most that memory was taken for
  * @guess: where the iteration starts
- * @tolerance: a token that changes less is taken to have settled; 0 iterates until nothing changes: the same
+ * @tolerance: a token that changes less is taken to have settled, once those beside it have, too, so that
+ * above 0 a sample depends on what is decoded with it; 0 iterates until nothing changes: the same
  * bits as token by token
  * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
  * @budget_ms: time after which each window is swept once only, 0 for no limit
