@@ -1150,6 +1150,22 @@ test_sample_videos (void **state)
   check_samples ("on.safetensors", 2, 5, 4, 6);
   BAD (1, "3 frames", "sample", "-q", "-m", weights, "--given", "three.safetensors", "--count", "2",
        "--frames", "3", "wrong.safetensors");
+  /* frames that are the same have noise that is not */
+  GOOD ("convert", "-q", "--noise", "gaussian", "--noise-std", "0.3", weights, "noisy-video.safetensors");
+  GOOD ("sample", "-q", "-m", weights, "--frames", "3", "one.safetensors");
+  GOOD ("sample", "-q", "-m", "noisy-video.safetensors", "--given", "one.safetensors", "--count", "2", "--denoise", "none",
+        "noises.safetensors");
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = in_folder ("noises.safetensors");
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfTensor *noises = nf_tensor_file_lookup (file, "samples");
+  const gsize frame = 6 * 4 * 6;
+  g_autofree float *values = g_new (float, noises->n_elements);
+  nf_tensor_to_float (noises, values);
+  assert_int_equal (noises->n_elements, 2 * 5 * frame);
+  for (guint i = 0; i < 3; i++)
+    assert_memory_not_equal (values + i * frame, values + (5 + i) * frame, frame * sizeof *values);
   BAD (1, "given", "sample", "-q", "-m", weights, "--given", "small.safetensors", "wrong.safetensors");
   GOOD ("sample", "-q", "-m", weights, "--frames", "11", "--context", "2", "long.safetensors");
   check_samples ("long.safetensors", 1, 11, 4, 6);

@@ -397,6 +397,28 @@ test_shared_state (void **state)
   check_weights (pickle, "ema", "blocks.0.a=3");
 }
 
+/* Weights beside other things in a tuple, and in a list of such */
+static void
+test_listed_state (void **state)
+{
+  g_autoptr (GByteArray) pickle = g_byte_array_new ();
+  NF_PUT (pickle, "\x80\x02](K\7}(");
+  put_weight (pickle, "blocks.0.a", 3);
+  NF_PUT (pickle, "u}\x86");
+  const guint end = pickle->len;
+  NF_PUT (pickle, "e.");
+  check_weights (pickle, NULL, "blocks.0.a=3");
+  check_weights (pickle, "1.0", "blocks.0.a=3");
+  g_byte_array_set_size (pickle, end);
+  NF_PUT (pickle, "}(");
+  put_weight (pickle, "blocks.0.a", 4);
+  NF_PUT (pickle, "ue.");
+  check_weights (pickle, "2", "blocks.0.a=4");
+  check_pickle_refused_as (
+      NF_ERROR_ARGUMENT, pickle->data, pickle->len,
+      "several sets of weights, \"1.0\", \"2\"; take one with: normflow convert --state NAME");
+}
+
 /* safetensors have one set of weights, and no name for it. */
 static void
 test_state_of_safetensors (void **state)
@@ -608,6 +630,7 @@ test_code (void **state)
   REFUSED ("\x80\x02\x83\1\0.", "EXT2");
   REFUSED ("\x80\x02\x84\1\0\0\0.", "EXT4");
   REFUSED ("\x80\x02P0\n.", "PERSID");
+  REFUSED ("}I01\n.", "protocols 0 and 1");
   REFUSED ("\x80\x02I01\n.", "INT (0x49)");
   REFUSED ("\x80\x02S'x'\n.", "STRING (0x53)");
   REFUSED ("\x80\x02"
@@ -1273,17 +1296,29 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_reading),      cmocka_unit_test (test_comment),
-    cmocka_unit_test (test_strides),      cmocka_unit_test (test_wrappers),
-    cmocka_unit_test (test_shared_state), cmocka_unit_test (test_state_of_safetensors),
-    cmocka_unit_test (test_prefixes),     cmocka_unit_test (test_owners),
-    cmocka_unit_test (test_forms),        cmocka_unit_test (test_code),
-    cmocka_unit_test (test_misuse),       cmocka_unit_test (test_machine),
-    cmocka_unit_test (test_circles),      cmocka_unit_test (test_bombs),
-    cmocka_unit_test (test_sizes),        cmocka_unit_test (test_archives),
-    cmocka_unit_test (test_directory),    cmocka_unit_test (test_legacy),
-    cmocka_unit_test (test_truncation),   cmocka_unit_test (test_memory),
-    cmocka_unit_test (test_golden),       cmocka_unit_test (test_metadata),
+    cmocka_unit_test (test_reading),
+    cmocka_unit_test (test_comment),
+    cmocka_unit_test (test_strides),
+    cmocka_unit_test (test_wrappers),
+    cmocka_unit_test (test_shared_state),
+    cmocka_unit_test (test_listed_state),
+    cmocka_unit_test (test_state_of_safetensors),
+    cmocka_unit_test (test_prefixes),
+    cmocka_unit_test (test_owners),
+    cmocka_unit_test (test_forms),
+    cmocka_unit_test (test_code),
+    cmocka_unit_test (test_misuse),
+    cmocka_unit_test (test_machine),
+    cmocka_unit_test (test_circles),
+    cmocka_unit_test (test_bombs),
+    cmocka_unit_test (test_sizes),
+    cmocka_unit_test (test_archives),
+    cmocka_unit_test (test_directory),
+    cmocka_unit_test (test_legacy),
+    cmocka_unit_test (test_truncation),
+    cmocka_unit_test (test_memory),
+    cmocka_unit_test (test_golden),
+    cmocka_unit_test (test_metadata),
     cmocka_unit_test (test_other_forms),
   };
   return cmocka_run_group_tests_name ("torch-file", tests, set_up, tear_down);

@@ -331,7 +331,9 @@ nf_cmd_sample (int argc, char **argv)
       "the score)",
       "HOW" },
     { "given", 0, 0, G_OPTION_ARG_FILENAME, &given,
-      "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns)", "FILE" },
+      "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns), or of "
+      "as many such as videos are drawn",
+      "FILE" },
     { "context", 0, 0, G_OPTION_ARG_INT, &context,
       "Frames that the windows of a video longer than the model's begin with, drawn in the one before; "
       "0: all frames at once (default: 16, or all but one; half of them where frames are drawn one by one)",

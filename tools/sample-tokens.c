@@ -77,7 +77,9 @@ read_given (Tokens *self, GError **error)
                    self->window - 1);
       return FALSE;
     }
-  self->n_given = all ? (guint)tensor->dims[0] : 1;
+  /* each video has noise of its own on the frames that it begins with, also where they are the same */
+  const guint n_images = all ? (guint)tensor->dims[0] : 1;
+  self->n_given = nf_config_is_noisy (config) ? sample->count : n_images;
   self->known = (guint)tensor->dims[all];
   const gsize known = self->known * frame;
   g_autofree float *images = g_try_new (float, tensor->n_elements), *noise = g_try_new (float, known);
@@ -88,7 +90,7 @@ read_given (Tokens *self, GError **error)
   for (guint i = 0; i < self->n_given; i++)
     {
       float *tokens = self->given + i * self->n;
-      nf_patchify (config, images + i * known, self->known, tokens);
+      nf_patchify (config, images + (n_images > 1 ? i : 0) * known, self->known, tokens);
       /* not of the numbers that samples are drawn from */
       nf_random_normal (sample->seed, G_MAXUINT64 - i, known,
                         nf_config_is_noisy (config) ? config->noise_std : 0, noise);

@@ -110,6 +110,7 @@ typedef struct
   GPtrArray *memo;   /* of NfPickleValue, or NULL */
   GHashTable *named; /* a storage's key -> its value */
   NfPickle *pickle;
+  gboolean begun; /* with a PROTO, as protocols from 2 on do */
   GError **error;
 } Machine;
 
@@ -652,6 +653,12 @@ refuse (Machine *m, guint8 code)
   for (guint i = 0; i < G_N_ELEMENTS (refused); i++)
     if (refused[i].code == code)
       name = refused[i].name;
+  if (!m->begun)
+    return FAIL (
+        m,
+        "the pickle uses opcode 0x%02x before it says its protocol, as only protocols 0 and 1 do; known "
+        "are 2 to 5: save it anew, without pickle_protocol",
+        code);
   return FAIL (
       m, "the pickle uses opcode %s%s0x%02x%s, before byte %" G_GSIZE_FORMAT "; weights need no such thing",
       name ? name : "", name ? " (" : "", code, name ? ")" : "", place (m));
@@ -669,6 +676,7 @@ step (Machine *m, guint8 code)
     case 0x80: /* PROTO */
       if (!take_number (m, 1, &number))
         return FALSE;
+      m->begun = TRUE;
       return (number >= 2 && number <= 5)
              || FAIL (m, "the pickle is of protocol %u, known are 2 to 5", (guint)number);
     case 0x95: /* FRAME: a hint for readers of streams */

@@ -236,39 +236,56 @@ typedef enum
   KIND_DOTTED
 } Kind;
 
-/* Adds to STATES every dictionary of tensors from DICT on, under each name that it has. SEEN, of Kinds,
- * bounds the work where dictionaries are shared: none is walked through twice. */
+static void find_states (const NfPickleValue *value, const char *name, guint depth, GHashTable *seen,
+                         GArray *states);
+
+/* What VALUE at KEY of what is called NAME holds. */
 static void
-find_states (const NfPickleValue *dict, const char *name, guint depth, GHashTable *seen, GArray *states)
+find_inner_states (const NfPickleValue *value, const char *name, const char *key, guint depth,
+                   GHashTable *seen, GArray *states)
 {
-  const Kind known = GPOINTER_TO_UINT (g_hash_table_lookup (seen, dict));
+  g_autofree char *inner = depth == 0 ? g_strdup (key) : g_strconcat (name, ".", key, NULL);
+  if (depth < MAX_STATE_DEPTH && strlen (key) <= MAX_NAME)
+    find_states (value, inner, depth + 1, seen, states);
+}
+
+/* Adds to STATES every dictionary of tensors from VALUE on, in lists and tuples, too, under each name that it
+ * has. SEEN, of Kinds, bounds the work where values are shared: none is walked through twice. */
+static void
+find_states (const NfPickleValue *value, const char *name, guint depth, GHashTable *seen, GArray *states)
+{
+  const Kind known = GPOINTER_TO_UINT (g_hash_table_lookup (seen, value));
   if ((known == KIND_PLAIN || known == KIND_DOTTED) && states->len < MAX_ALIASES)
-    add_state_name (states, name, dict, known == KIND_DOTTED);
-  if (dict->type != NF_PICKLE_DICT || known)
+    add_state_name (states, name, value, known == KIND_DOTTED);
+  const gboolean list = value->type == NF_PICKLE_LIST || value->type == NF_PICKLE_TUPLE;
+  if ((value->type != NF_PICKLE_DICT && !list) || known)
     return;
-  g_hash_table_insert (seen, (gpointer)dict, GUINT_TO_POINTER (KIND_OTHER));
-  gboolean any = FALSE, dotted = FALSE;
-  for (guint i = 0; i < dict->items->len; i += 2)
+  g_hash_table_insert (seen, (gpointer)value, GUINT_TO_POINTER (KIND_OTHER));
+  for (guint i = 0; list && i < value->items->len; i++)
     {
-      const NfPickleValue *key = dict->items->pdata[i], *value = dict->items->pdata[i + 1];
+      g_autofree char *key = g_strdup_printf ("%u", i);
+      find_inner_states (value->items->pdata[i], name, key, depth, seen, states);
+    }
+  if (list)
+    return;
+  gboolean any = FALSE, dotted = FALSE;
+  for (guint i = 0; i < value->items->len; i += 2)
+    {
+      const NfPickleValue *key = value->items->pdata[i], *item = value->items->pdata[i + 1];
       if (key->type != NF_PICKLE_STRING)
         continue;
-      if (value->type == NF_PICKLE_TENSOR)
+      if (item->type == NF_PICKLE_TENSOR)
         {
           any = TRUE;
           dotted = dotted || strchr (key->text, '.');
         }
-      else if (value->type == NF_PICKLE_DICT && depth < MAX_STATE_DEPTH && strlen (key->text) <= MAX_NAME)
-        {
-          g_autofree char *inner
-              = depth == 0 ? g_strdup (key->text) : g_strconcat (name, ".", key->text, NULL);
-          find_states (value, inner, depth + 1, seen, states);
-        }
+      else
+        find_inner_states (item, name, key->text, depth, seen, states);
     }
   if (!any)
     return;
-  g_hash_table_insert (seen, (gpointer)dict, GUINT_TO_POINTER (dotted ? KIND_DOTTED : KIND_PLAIN));
-  add_state_name (states, name, dict, dotted);
+  g_hash_table_insert (seen, (gpointer)value, GUINT_TO_POINTER (dotted ? KIND_DOTTED : KIND_PLAIN));
+  add_state_name (states, name, value, dotted);
 }
 
 /* The dictionary of weights that STATE names, or the only one. */
