@@ -40,6 +40,25 @@ static const NfConfig configs[] = {
     .layout = NF_PIXELS_GRAY,
     .noise = NF_NOISE_GAUSSIAN,
     .noise_std = 0.05 },
+  /* a STARFlow's classes are text of one token, the last feature of it no class */
+  { .family = NF_FAMILY_STARFLOW,
+    .channels = 1,
+    .img_size = 8,
+    .patch_size = 4,
+    .width = 32,
+    .n_blocks = 2,
+    .n_layers = 1,
+    .nvp = TRUE,
+    .head_dim = 32,
+    .expansion = 2,
+    .layout = NF_PIXELS_GRAY,
+    .sos = TRUE,
+    .rope = TRUE,
+    .softplus = TRUE,
+    .cond_top_only = TRUE,
+    .left_to_right = TRUE,
+    .txt_size = 1,
+    .txt_dim = 4 },
 };
 
 static const gint labels[B] = { 0, 2, 1, 1, -1, 0 };
@@ -85,7 +104,7 @@ run_init (Run *run, guint i, const NfTrainOptions *options)
   run->trainer = nf_trainer_new (run->model, options, &error);
   nf_test_ok (run->trainer, error);
   run->tile = nf_config_tile_bytes (&configs[i]);
-  run->labels = configs[i].n_classes > 0 ? labels : NULL;
+  run->labels = nf_config_classes (&configs[i]) > 0 ? labels : NULL;
 }
 
 /* Tiles of step STEP: smooth, each brighter than the one before, a little noise. */
@@ -344,6 +363,57 @@ test_evaluate (void **state)
   steps (&run, 2);
   steps (&other, 2);
   assert_same_state (&run, &other);
+}
+
+/* Classes of a STARFlow are the text that says so, and are learned. */
+static void
+test_classes_as_text (void **state)
+{
+  NfConfig config = configs[3];
+  NfTrainOptions options = make_options ();
+  g_autoptr (GError) error = NULL;
+  g_auto (Run) run = { 0 };
+  config.noise = NF_NOISE_GAUSSIAN;
+  config.noise_std = 0;
+  options.label_dropout = 0;
+  run.model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+  nf_test_ok (run.model, error);
+  run.tile = nf_config_tile_bytes (&config);
+  run.labels = labels;
+  run.trainer = nf_trainer_new (run.model, &options, &error);
+  nf_test_ok (run.trainer, error);
+  g_autoptr (NfSession) session = nf_test_session (run.model);
+
+  float text[B * 4] = { 0 };
+  for (guint b = 0; b < B; b++)
+    text[4 * b + (labels[b] < 0 ? 3 : (guint)labels[b])] = 1;
+  const gsize n = B * run.tile;
+  g_autofree float *images = g_new (float, n), *x = g_new (float, n), *z = g_new (float, n),
+                   *log_det = g_new (float, B * 4);
+  for (guint i = 0; i < 4; i++)
+    {
+      g_autofree guint8 *tiles = make_tiles (&run, i);
+      for (gsize j = 0; j < n; j++)
+        images[j] = (float)(tiles[j] / 127.5 - 1);
+      nf_patchify (&config, images, B, x);
+      nf_test_ok (nf_session_set_text (session, text, NULL, B, &error), error);
+      nf_test_ok (nf_session_encode (session, x, B, NULL, z, NULL, log_det, &error), error);
+      double loss = 0, seen, unseen;
+      for (gsize j = 0; j < n; j++)
+        loss += (double)z[j] * (double)z[j] / 2 / (double)n;
+      for (guint j = 0; j < B * 4; j++)
+        loss -= (double)log_det[j] / (double)n;
+      nf_test_ok (
+          nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, labels, NULL }, FALSE, &seen, &error),
+          error);
+      nf_test_ok (
+          nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &unseen, &error),
+          error);
+      /* a new model does not look at anything */
+      if (!(fabs (seen - loss) < 1e-5) || (i > 0 && !(fabs (unseen - seen) > 1e-7)))
+        fail_msg ("step %u: %g is %g by classes and %g without", i, loss, seen, unseen);
+      steps (&run, 1);
+    }
 }
 
 static void
@@ -757,14 +827,15 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_first_step),     cmocka_unit_test (test_variance),
-    cmocka_unit_test (test_schedule),       cmocka_unit_test (test_learns),
-    cmocka_unit_test (test_evaluate),       cmocka_unit_test (test_labels),
-    cmocka_unit_test (test_options),        cmocka_unit_test (test_not_finite),
-    cmocka_unit_test (test_explosion),      cmocka_unit_test (test_resume),
-    cmocka_unit_test (test_saved_model),    cmocka_unit_test (test_bad_checkpoints),
-    cmocka_unit_test (test_save_elsewhere), cmocka_unit_test (test_other_words),
-    cmocka_unit_test (test_digest),         cmocka_unit_test (test_whose_model),
+    cmocka_unit_test (test_first_step),      cmocka_unit_test (test_variance),
+    cmocka_unit_test (test_schedule),        cmocka_unit_test (test_learns),
+    cmocka_unit_test (test_evaluate),        cmocka_unit_test (test_classes_as_text),
+    cmocka_unit_test (test_labels),          cmocka_unit_test (test_options),
+    cmocka_unit_test (test_not_finite),      cmocka_unit_test (test_explosion),
+    cmocka_unit_test (test_resume),          cmocka_unit_test (test_saved_model),
+    cmocka_unit_test (test_bad_checkpoints), cmocka_unit_test (test_save_elsewhere),
+    cmocka_unit_test (test_other_words),     cmocka_unit_test (test_digest),
+    cmocka_unit_test (test_whose_model),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

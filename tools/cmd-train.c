@@ -1661,6 +1661,29 @@ open_log (Job *job, GError **error)
   return write_log (job, builder, error);
 }
 
+/* N classes of the data are those of the model: of a STARFlow a text of one token, whose last feature is no
+ * class. */
+static gboolean
+settle_classes (Job *job, guint n, GError **error)
+{
+  NfConfig *config = &job->run->config;
+  const gboolean text = config->family == NF_FAMILY_STARFLOW;
+
+  /* else --config, the checkpoint or the model of --init said how many */
+  if (!config->n_classes && !config->txt_size && !job->places->resume && !(job->run->init && *job->run->init))
+    {
+      config->n_classes = text ? 0 : n;
+      config->txt_size = text;
+      config->txt_dim = text ? n + 1 : 0;
+    }
+  const guint classes = nf_config_classes (config), has = text && classes ? classes - 1 : classes;
+  if (has == n)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "the files lie in %u folders, but the model has %u classes",
+               n, has);
+  return FALSE;
+}
+
 /* Tiles to train on. */
 static gboolean
 open_clips (Job *job, GError **error)
@@ -1677,27 +1700,11 @@ open_clips (Job *job, GError **error)
                                    .labels = run->labels,
                                    .cache = job->places->cache };
 
-  if (run->labels && run->config.family == NF_FAMILY_STARFLOW)
-    {
-      g_set_error (
-          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-          "--labels: classes are trained with a TARFlow only (--family tarflow); those of a STARFlow are "
-          "text, which is not trained here");
-      return FALSE;
-    }
   job->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!job->clips)
     return FALSE;
-  /* else --config, the checkpoint or the model of --init said how many */
-  if (run->labels && !run->config.n_classes && !job->places->resume && !(run->init && *run->init))
-    run->config.n_classes = nf_clips_get_classes (job->clips);
-  if (run->labels && run->config.n_classes != nf_clips_get_classes (job->clips))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "the files lie in %u folders, but the model has %u classes",
-                   nf_clips_get_classes (job->clips), run->config.n_classes);
-      return FALSE;
-    }
+  if (run->labels && !settle_classes (job, nf_clips_get_classes (job->clips), error))
+    return FALSE;
   job->validation = run->validation_tiles ? nf_clips_validation (
                         job->clips, (const char *const *)run->validation, run->validation_tiles, error)
                                           : g_ptr_array_new ();

@@ -190,11 +190,11 @@ read_labels (Verify *self, GError **error)
   nf_tensor_to_double (tensor, values);
   for (guint i = 0; i < self->n_labels; i++)
     {
-      if (values[i] < -1 || values[i] >= self->config->n_classes)
+      if (values[i] < -1 || values[i] >= nf_config_classes (self->config))
         {
           g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                        "%s: input.y holds class %.0f, the model has %u classes (-1 is none)", path, values[i],
-                       self->config->n_classes);
+                       nf_config_classes (self->config));
           return FALSE;
         }
       self->labels[i] = (gint)values[i];

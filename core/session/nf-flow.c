@@ -662,6 +662,17 @@ nf_flow_fill_text (NfOps *ops, const NfConfig *config, NfView text, guint count)
     nf_ops_fill (ops, nf_view_add (text, (i + 1) * one - 1), 1.0f, 1);
 }
 
+/* Classes of a STARFlow are text of one token: 1 where a sample's class is, of none as above. */
+static void
+write_classes (NfFlow *flow, const gint *labels, guint B)
+{
+  const guint classes = nf_model_get_config (flow->model)->txt_dim;
+  g_autofree float *text = g_new0 (float, (gsize)B *classes);
+  for (guint i = 0; i < B; i++)
+    text[(gsize)i * classes + (labels[i] >= 0 ? (guint)labels[i] : classes - 1)] = 1.0f;
+  nf_ops_write (flow->ops, nf_view (flow->text, 0), text, (gsize)B * classes * sizeof *text);
+}
+
 void
 nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches)
 {
@@ -680,6 +691,8 @@ nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, 
       const float *told = branch ? condition->null_text : condition->text;
       if (told)
         nf_ops_write (flow->ops, nf_view (flow->text, branch * text), told, text * sizeof *told);
+      else if (config->txt_size == 1 && branch == 0 && condition->labels)
+        write_classes (flow, condition->labels, B);
       else if (config->txt_size)
         nf_flow_fill_text (flow->ops, config, nf_view (flow->text, branch * text), B);
       if (condition->actions && branch == 0)

@@ -177,20 +177,6 @@ select_rows (const float *values, guint n, gsize width, guint first, guint count
   return *copy;
 }
 
-/* Classes of a STARFlow, as text: (count, 1, txt_dim), 1 where a sample's class is; nf_flow_fill_text() is of
- * none. */
-static float *
-one_hot (const NfConfig *config, const gint *labels, guint count)
-{
-  float *text = g_new0 (float, (gsize)count * config->txt_dim);
-  for (guint i = 0; i < count; i++)
-    {
-      const guint place = labels[i] >= 0 ? (guint)labels[i] : config->txt_dim - 1;
-      text[(gsize)i * config->txt_dim + place] = 1.0f;
-    }
-  return text;
-}
-
 void
 nf_session_condition (NfSession *self, const gint *labels, guint first, guint count, guint branches)
 {
@@ -208,8 +194,6 @@ nf_session_condition (NfSession *self, const gint *labels, guint first, guint co
     = select_rows (self->null_text ? self->null_text + at : NULL, n_text, text, first, count, &null_copy),
     .actions = select_rows (self->actions, self->n_actions, actions, first, count, &action_copy),
   };
-  if (labels && !config->n_classes && nf_config_classes (config) && !self->text)
-    condition.text = text_copy = one_hot (config, labels + first, count);
   nf_flow_set_condition (self->flow, &condition, count, branches);
 }
 

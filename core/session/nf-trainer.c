@@ -130,10 +130,10 @@ nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError 
   g_return_val_if_fail (config && options, FALSE);
   if (!check_options (options, error))
     return FALSE;
-  if (config->layout == NF_PIXELS_LATENT || config->txt_size)
+  if (config->layout == NF_PIXELS_LATENT || config->txt_size > 1)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
-                   config->txt_size ? "text" : "another model's latents");
+                   config->txt_size > 1 ? "text" : "another model's latents");
       return FALSE;
     }
   if (options->context_errors > 0 && !(config->frames && config->temporal_causal && config->sos))
@@ -299,17 +299,18 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const gsize n = (gsize)batch->B * nf_config_frames (config) * config->action_dim;
+  const guint classes = nf_config_classes (config);
   if (batch->B < 1)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a batch of 0 samples is none");
       return FALSE;
     }
   for (guint i = 0; batch->labels && i < batch->B; i++)
-    if (batch->labels[i] < -1 || batch->labels[i] >= (gint)MAX (config->n_classes, 1))
+    if (batch->labels[i] < -1 || batch->labels[i] >= (gint)MAX (classes, 1))
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                      "class %d is out of range: the model has %u classes (-1 is none)", batch->labels[i],
-                     config->n_classes);
+                     classes);
         return FALSE;
       }
   if (batch->actions && !config->action_dim)
