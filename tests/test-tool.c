@@ -1580,6 +1580,12 @@ test_idle_options (void **state)
        "wrong.png");
   BAD (2, "--tolerance is for sweeps", "sample", "-m", model, "--method", "sequential", "--tolerance", "0.1",
        "wrong.png");
+  BAD (2, "--guess is for sweeps", "sample", "-m", model, "--method", "sequential", "--guess", "zeros",
+       "wrong.png");
+  BAD (2, "--max-sweeps is for sweeps", "sample", "-m", model, "--method", "sequential", "--max-sweeps", "2",
+       "wrong.png");
+  BAD (2, "--budget-ms is for sweeps", "sample", "-m", model, "--method", "sequential", "--budget-ms", "9",
+       "wrong.png");
   BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--batch", "0", video);
   BAD (2, "--noise-std", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--noise", "gaussian",
        "--noise-std", "nan", video);

@@ -59,6 +59,12 @@ static gboolean
 check_decoding (NfCommand *self, const Decoding *decoding)
 {
   NfDecodeOptions *options = &self->decoding;
+  const char *of_sweeps = decoding->guess          ? "guess"
+                          : decoding->window       ? "window"
+                          : options->tolerance > 0 ? "tolerance"
+                          : decoding->max_sweeps   ? "max-sweeps"
+                          : options->budget_ms > 0 ? "budget-ms"
+                                                   : NULL;
   if (decoding->method && !nf_decode_method_from_name (decoding->method, &options->method))
     nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi, draft", decoding->method);
   else if (decoding->guess && !nf_guess_from_name (decoding->guess, &options->guess))
@@ -69,18 +75,12 @@ check_decoding (NfCommand *self, const Decoding *decoding)
     nf_command_usage (self, "--tolerance %g is out of range: 0 to 1", options->tolerance);
   else if (!(options->budget_ms >= 0 && options->budget_ms <= 1e6))
     nf_command_usage (self, "--budget-ms %g is out of range: 0 to 1e6", options->budget_ms);
-  else if (options->method == NF_DECODE_SEQUENTIAL && (decoding->window || options->tolerance > 0))
+  else if (options->method == NF_DECODE_SEQUENTIAL && of_sweeps)
     nf_command_usage (self, "--%s is for sweeps over several tokens: not with --method sequential",
-                      decoding->window ? "window" : "tolerance");
+                      of_sweeps);
   else
     {
-      self->decodes = decoding->method         ? "method"
-                      : decoding->guess        ? "guess"
-                      : decoding->window       ? "window"
-                      : options->tolerance > 0 ? "tolerance"
-                      : decoding->max_sweeps   ? "max-sweeps"
-                      : options->budget_ms > 0 ? "budget-ms"
-                                               : NULL;
+      self->decodes = decoding->method ? "method" : of_sweeps;
       options->window = (guint)decoding->window;
       options->max_sweeps = (guint)decoding->max_sweeps;
       return TRUE;
