@@ -90,7 +90,8 @@ struct _GstFlowDecode
   gboolean telling;   /* a QoS message of our own goes out */
   gboolean told;      /* and whether its progress was posted */
   gboolean foreign;   /* the latents that come are not the model's, after some that were: they are dropped */
-  GstCaps *refused;   /* those that an error was posted of: they come again with the next buffer */
+  gboolean negotiating; /* we are, and not the base class in the middle of frames, whose format stays */
+  GstCaps *refused;     /* those that an error was posted of: they come again with the next buffer */
 
   /* with a model of videos */
   GPtrArray *held; /* frames that were decoded and wait for those that they look at */
@@ -201,7 +202,7 @@ accepts (const GstCaps *allowed, const GstFlowLatentInfo *info, GstVideoFormat f
 }
 
 /* The format that the video had, if downstream takes it, else the best of the model's layout that downstream
- * takes. */
+ * takes; GST_VIDEO_FORMAT_UNKNOWN if there is none. */
 static GstVideoFormat
 choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentInfo *info)
 {
@@ -215,7 +216,7 @@ choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentI
   for (guint i = 0; i < n; i++)
     if (accepts (allowed, info, formats[i]))
       return formats[i];
-  return formats[0]; /* negotiation will say why not */
+  return GST_VIDEO_FORMAT_UNKNOWN;
 }
 
 /* The time until FRAME has to be shown, as far as the sinks have told, else G_MAXINT64. */
@@ -231,6 +232,27 @@ wants_qos (GstFlowDecode *self)
   gboolean qos;
   g_object_get (self, "qos", &qos, NULL);
   return qos;
+}
+
+/* Downstream may want another format than it did, which negotiate_again() sees to before the next frame. The
+ * base class asks at other times, too: when a frame has its buffer, when it goes, and before gaps. */
+static gboolean
+gst_flow_decode_negotiate (GstVideoDecoder *decoder)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  if (self->negotiating || !self->output)
+    return GST_VIDEO_DECODER_CLASS (gst_flow_decode_parent_class)->negotiate (decoder);
+  gst_pad_mark_reconfigure (GST_VIDEO_DECODER_SRC_PAD (decoder));
+  return TRUE;
+}
+
+static gboolean
+negotiate (GstFlowDecode *self)
+{
+  self->negotiating = TRUE;
+  const gboolean done = gst_video_decoder_negotiate (GST_VIDEO_DECODER (self));
+  self->negotiating = FALSE;
+  return done;
 }
 
 /* Frames that wait for later ones are shown with what is known: before the stream begins anew, and at its
@@ -390,6 +412,9 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       gst_flow_post_error (self, error);
       return FALSE;
     }
+  const GstVideoFormat format = choose_format (self, config, &info);
+  if (format == GST_VIDEO_FORMAT_UNKNOWN)
+    return FALSE;
   check_text (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
@@ -399,10 +424,10 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   self->room = 0;
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   self->input = gst_video_codec_state_ref (state);
-  set_output (self, choose_format (self, config, &info));
+  set_output (self, format);
   self->together = choose_at_once (self, session, &settings, at_once);
   tell_latency (self);
-  return gst_video_decoder_negotiate (decoder);
+  return negotiate (self);
 }
 
 /* Downstream may want another format than it did: before frames get their buffers. The pictures that a stream
@@ -418,12 +443,13 @@ negotiate_again (GstFlowDecode *self)
   if (!config || !gst_pad_check_reconfigure (pad))
     return GST_FLOW_OK;
   const GstVideoFormat format = choose_format (self, config, &self->info);
-  if (format != GST_VIDEO_INFO_FORMAT (&self->output->info))
+  const gboolean known = format != GST_VIDEO_FORMAT_UNKNOWN;
+  if (known && format != GST_VIDEO_INFO_FORMAT (&self->output->info))
     {
       ret = show_held (self); /* they have buffers of the old format */
       set_output (self, format);
     }
-  if (ret == GST_FLOW_OK && gst_video_decoder_negotiate (decoder))
+  if (known && ret == GST_FLOW_OK && negotiate (self))
     return GST_FLOW_OK;
   gst_pad_mark_reconfigure (pad);
   if (ret != GST_FLOW_OK)
@@ -1096,6 +1122,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   element_class->post_message = GST_DEBUG_FUNCPTR (gst_flow_decode_post_message);
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
+  decoder_class->negotiate = GST_DEBUG_FUNCPTR (gst_flow_decode_negotiate);
   decoder_class->getcaps = GST_DEBUG_FUNCPTR (gst_flow_decode_getcaps);
   decoder_class->handle_frame = GST_DEBUG_FUNCPTR (gst_flow_decode_handle_frame);
   decoder_class->drain = GST_DEBUG_FUNCPTR (gst_flow_decode_drain);

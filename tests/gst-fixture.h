@@ -253,6 +253,26 @@ fixture_watch_first (GstElement *source, guint64 *first)
       fixture_note_first, first, NULL);
 }
 
+static inline GstPadProbeReturn
+fixture_take_instead (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  if (GST_QUERY_TYPE (GST_PAD_PROBE_INFO_QUERY (info)) != GST_QUERY_ALLOCATION)
+    return GST_PAD_PROBE_OK;
+  gst_harness_set_sink_caps_str (data, g_object_get_data (G_OBJECT (pad), "taken"));
+  return GST_PAD_PROBE_REMOVE;
+}
+
+/* What is behind HARNESS's element takes CAPS only from some time within the next frame on. */
+static inline void
+fixture_change_within_frame (GstHarness *harness, const char *caps)
+{
+  g_autoptr (GstPad) pad = gst_pad_get_peer (harness->sinkpad);
+  g_object_set_data_full (G_OBJECT (pad), "taken", g_strdup (caps), g_free);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_QUERY_DOWNSTREAM | GST_PAD_PROBE_TYPE_PUSH, fixture_take_instead,
+                     harness, NULL);
+  gst_harness_push_upstream_event (harness, gst_event_new_reconfigure ()); /* it asks for memory again */
+}
+
 /* Time that only a test moves, so that nothing depends on how busy the machine is */
 
 #define FIXTURE_TRIES 6000 /* of 10 ms, before something counts as not coming */

@@ -1309,6 +1309,47 @@ test_downstream_changes (void **state)
   end_harness (decoder, NULL);
 }
 
+/* Downstream takes another format while a frame is decoded: that frame keeps its own, the next has the new
+ * one. One that cannot be made ends the stream. */
+static void
+test_downstream_changes_within_a_frame (void **state)
+{
+  static const GstVideoFormat formats[]
+      = { GST_VIDEO_FORMAT_NV12, GST_VIDEO_FORMAT_YV12, GST_VIDEO_FORMAT_NV21, GST_VIDEO_FORMAT_I420 };
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstCaps) caps = NULL;
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, NULL, NULL);
+  gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=I420");
+  gst_harness_set_src_caps (decoder, gst_caps_ref (caps));
+  for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
+    {
+      g_autofree char *filter
+          = g_strdup_printf ("video/x-raw,format=%s", gst_video_format_to_string (formats[i]));
+      fixture_change_within_frame (decoder, filter);
+      for (guint n = 0; n < 2; n++)
+        {
+          g_autoptr (GstBuffer) same = fixture_frame (&info, 0, FALSE),
+                                video = gst_harness_push_and_pull (decoder, gst_buffer_ref (latents));
+          g_autoptr (GstCaps) now = gst_pad_get_current_caps (decoder->sinkpad);
+          GstVideoInfo got;
+          assert_non_null (video);
+          assert_true (gst_video_info_from_caps (&got, now));
+          assert_int_equal (GST_VIDEO_INFO_FORMAT (&got), GST_VIDEO_INFO_FORMAT (&info));
+          assert_same_video (&info, same, video);
+          fixture_video (&info, formats[i], 16, 8);
+        }
+    }
+  fixture_change_within_frame (decoder, "video/x-raw,format=RGB");
+  assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
+  for (guint n = 0; n < 2; n++)
+    assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_NOT_NEGOTIATED);
+  gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=I420");
+  assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
+  end_harness (decoder, NULL);
+}
+
 /* What is known of HDR video comes back with it. */
 static void
 test_hdr (void **state)
@@ -2413,6 +2454,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_flush),
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_downstream_changes),
+    cmocka_unit_test (test_downstream_changes_within_a_frame),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_latency),
     cmocka_unit_test (test_latency_of_waiting),

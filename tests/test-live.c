@@ -792,6 +792,57 @@ look_ahead_and_gap (void **state)
   fixture_stop (pipeline);
 }
 
+static GstPadProbeReturn
+note_format (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+  g_string_append_c (data, *gst_structure_get_string (gst_caps_get_structure (caps, 0), "format"));
+  return GST_PAD_PROBE_OK;
+}
+
+/* Downstream takes another format while a frame is decoded, and then while frames wait for those that they
+ * look at: these keep the one they have, the next frame has the new one. */
+static void
+look_ahead_and_new_format (void **state)
+{
+  enum
+  {
+    WITHIN = 3,
+    WAITING = 6,
+    LENGTH = 9
+  };
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=6 num-buffers=%d ! appsink name=sink sync=false", ahead_model, LENGTH);
+  GstElement *pipeline = fixture_launch (line);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GString) formats = g_string_new (NULL);
+  GstHarness *decoder = NULL;
+  GstBuffer *buffer;
+  for (guint n = 0; (buffer = pull (pipeline)); n++)
+    {
+      if (n == 0)
+        {
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+          decoder = decoder_new (ahead_model, caps);
+          gst_pad_add_probe (decoder->sinkpad, GST_PAD_PROBE_TYPE_BUFFER, note_format, formats, NULL);
+        }
+      if (n == WITHIN)
+        fixture_change_within_frame (decoder, "video/x-raw,format=BGR");
+      if (n == WAITING)
+        {
+          gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=RGB");
+          assert_true (gst_harness_push_event (decoder, gst_event_new_gap (GST_BUFFER_PTS (buffer), 0)));
+        }
+      assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_OK);
+    }
+  gst_harness_push_event (decoder, gst_event_new_eos ());
+  assert_string_equal (formats->str, "RRRRBBRRR");
+  gst_harness_teardown (decoder);
+  fixture_stop (pipeline);
+}
+
 /* Pixels of formats like RGBx are whole in frames that waited, and in those that had nothing more to wait
  * for. */
 static void
@@ -1969,6 +2020,7 @@ main (int argc, char **argv)
     cmocka_unit_test (joined),
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
+    cmocka_unit_test (look_ahead_and_new_format),
     cmocka_unit_test (look_ahead_latency),
     cmocka_unit_test (look_ahead_padding),
     cmocka_unit_test (precision_of_real_frames),
