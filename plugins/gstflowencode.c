@@ -473,6 +473,10 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
       = map ? gst_buffer_new_wrapped (g_steal_pointer (&map), n_tokens * sizeof (float)) : NULL;
   gst_flow_score_meta_attach (frame->output_buffer, &score, self->digest, self->frame_index, map_buffer,
                               &self->info.grid);
+  /* backwards it is only where a decoder's group of pictures begins */
+  if (GST_BUFFER_FLAG_IS_SET (frame->input_buffer, GST_BUFFER_FLAG_DISCONT)
+      && encoder->input_segment.rate > 0)
+    gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
   check_margin (self, &score);
@@ -546,6 +550,7 @@ gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
       break;
     case GST_EVENT_GAP:
     case GST_EVENT_SEGMENT_DONE:
+      gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));
       /* GstVideoEncoder would keep it until the next frame; but no frame waits in here. */
       if (send_segment (self, gst_event_get_seqnum (event)))
         return gst_pad_push_event (GST_VIDEO_ENCODER_SRC_PAD (encoder), event);

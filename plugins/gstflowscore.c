@@ -95,20 +95,23 @@ gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element)
 }
 
 /* Another segment, or a jump against the direction of this one, ends what was summed up so far; and so does a
- * frame at PTS what frames without a duration have left open. */
+ * frame at PTS, for DURATION, that lies a LENGTH past its beginning: behind a gap, or at the end of what
+ * frames without a duration have left open. */
 static void
 close_interval (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const GstSegment *segment,
-                GstClockTime pts)
+                GstClockTime pts, GstClockTime duration)
 {
   Interval *interval = &scorer->interval;
   const GstSegment *before = &interval->segment;
   const gboolean backwards = segment->rate < 0;
+  const GstClockTime end = GST_CLOCK_TIME_IS_VALID (duration) ? pts + duration : pts;
   if (before->rate != segment->rate || before->base != segment->base || before->start != segment->start
       || before->time != segment->time || (backwards ? pts > interval->last : pts < interval->last))
     gst_flow_scorer_finish (scorer, element);
-  else if (interval->open && (backwards ? interval->end - pts : pts - interval->begin) >= length)
+  else if (backwards ? end <= interval->end && interval->end - end >= length
+                     : pts - interval->begin >= length)
     {
-      if (!backwards)
+      if (interval->open && !backwards)
         {
           interval->end = pts;
           interval->open = FALSE;
@@ -124,7 +127,7 @@ sum_up (GstFlowScorer *scorer, GstElement *element, GstClockTime length, const G
   Interval *interval = &scorer->interval;
   const gboolean timed = GST_CLOCK_TIME_IS_VALID (pts);
   if (interval->frames > 0 && timed)
-    close_interval (scorer, element, length, segment, pts);
+    close_interval (scorer, element, length, segment, pts, duration);
   if (interval->frames == 0)
     *interval = (Interval){ .segment = *segment,
                             .begin = pts,

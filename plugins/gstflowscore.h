@@ -56,7 +56,7 @@ void gst_flow_scorer_add (GstFlowScorer *scorer, GstElement *element, const GstF
                           const GstSegment *segment, GstClockTime pts, GstClockTime duration,
                           guint64 frame_index, const NfScore *score);
 
-/* Posts what an unfinished interval holds: at the end of the stream. */
+/* Posts what an unfinished interval holds: at the end of the stream, and where it has a gap. */
 void gst_flow_scorer_finish (GstFlowScorer *scorer, GstElement *element);
 
 G_END_DECLS

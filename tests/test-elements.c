@@ -438,6 +438,87 @@ test_score_intervals (void **state)
 }
 
 static void
+push_scored (GstHarness *harness, const GstVideoInfo *info, GstClockTime pts, guint flags)
+{
+  GstBuffer *buffer = fixture_frame (info, 0, FALSE);
+  GST_BUFFER_PTS (buffer) = pts;
+  GST_BUFFER_FLAG_SET (buffer, flags);
+  assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
+}
+
+/* The only flow-score there is sums up FRAMES frames of 40 ms from BEGIN on. */
+static void
+assert_scored (GstBus *bus, guint frames, GstClockTime begin)
+{
+  g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-score");
+  guint count;
+  guint64 timestamp, duration;
+  assert_non_null (message);
+  gst_structure_get (message, "frames", G_TYPE_UINT, &count, "timestamp", G_TYPE_UINT64, &timestamp,
+                     "duration", G_TYPE_UINT64, &duration, NULL);
+  assert_int_equal (count, frames);
+  assert_int_equal (timestamp, begin);
+  assert_int_equal (duration, frames * 40 * GST_MSECOND);
+  assert_null (fixture_pop_element_message (bus, "flow-score"));
+}
+
+/* What lies before a gap is not summed up with what comes after it, and is told as soon as there is one. */
+static void
+test_score_gaps (void **state)
+{
+  enum
+  {
+    FRAMES = 3,
+    EVENT,   /* says that there is a gap */
+    DONE,    /* or that the segment is */
+    DISCONT, /* or a buffer that it does not follow */
+    TIME,    /* or its time alone */
+    BACKWARDS,
+    WAYS
+  };
+  const GstClockTime frame = 40 * GST_MSECOND;
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  for (guint way = EVENT; way < WAYS; way++)
+    {
+      const gboolean event = way == EVENT || way == DONE;
+      const GstClockTime before = way == BACKWARDS ? 10 * GST_SECOND : 0,
+                         after = way == DISCONT     ? FRAMES * frame
+                                 : way == BACKWARDS ? 2 * frame
+                                                    : 10 * GST_SECOND;
+      GstBus *bus;
+      GstSegment segment;
+      GstHarness *harness = make_harness ("flowencode", MODEL_YUV, "message-interval=200000000", &bus);
+      set_video (harness, &info);
+      gst_segment_init (&segment, GST_FORMAT_TIME);
+      if (way == BACKWARDS)
+        {
+          segment.rate = -1;
+          segment.stop = before + FRAMES * frame;
+        }
+      gst_harness_push_event (harness, gst_event_new_segment (&segment));
+      for (guint n = 0; n < FRAMES; n++)
+        push_scored (harness, &info, before + (way == BACKWARDS ? FRAMES - 1 - n : n) * frame,
+                     way == BACKWARDS ? GST_BUFFER_FLAG_DISCONT
+                                      : 0); /* as decoders have groups of pictures */
+      assert_null (fixture_pop_element_message (bus, "flow-score"));
+      if (event)
+        {
+          gst_harness_push_event (harness, way == EVENT
+                                               ? gst_event_new_gap (FRAMES * frame, after - FRAMES * frame)
+                                               : gst_event_new_segment_done (GST_FORMAT_TIME, 0));
+          assert_scored (bus, FRAMES, before);
+        }
+      push_scored (harness, &info, after, way == DISCONT ? GST_BUFFER_FLAG_DISCONT : 0);
+      if (!event)
+        assert_scored (bus, FRAMES, before);
+      gst_harness_push_event (harness, gst_event_new_eos ());
+      assert_scored (bus, 1, after);
+      end_harness (harness, bus);
+    }
+}
+
+static void
 test_no_score_messages (void **state)
 {
   GstVideoInfo info;
@@ -2436,6 +2517,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_latents_are_the_sessions),
     cmocka_unit_test (test_score_messages),
     cmocka_unit_test (test_score_intervals),
+    cmocka_unit_test (test_score_gaps),
     cmocka_unit_test (test_no_score_messages),
     cmocka_unit_test (test_anomalies),
     cmocka_unit_test (test_latent_caps),
