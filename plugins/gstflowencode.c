@@ -100,7 +100,6 @@ gst_flow_encode_start (GstVideoEncoder *encoder)
   self->frame_index = 0;
   self->segment_sent = FALSE;
   self->warned_action = self->warned_size = self->warned_doubtful = self->warned_recorded = FALSE;
-  gst_flow_scorer_reset (self->scorer);
   GST_OBJECT_LOCK (self);
   g_autofree char *location = g_strdup (self->actions_location);
   GST_OBJECT_UNLOCK (self);
@@ -117,6 +116,7 @@ static gboolean
 gst_flow_encode_stop (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  gst_flow_scorer_reset (self->scorer, GST_ELEMENT (self));
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   gst_clear_caps (&self->refused);
   g_clear_pointer (&self->latents, g_free);
@@ -512,7 +512,7 @@ gst_flow_encode_flush (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  gst_flow_scorer_reset (self->scorer);
+  gst_flow_scorer_reset (self->scorer, GST_ELEMENT (self));
   if (stream)
     nf_stream_reset (stream);
   return TRUE;
@@ -547,6 +547,10 @@ gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
       break;
     case GST_EVENT_SEGMENT:
       self->segment_sent = FALSE;
+      break;
+    case GST_EVENT_EOS:
+      gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));
+      gst_flow_scorer_reset (self->scorer, GST_ELEMENT (self));
       break;
     case GST_EVENT_GAP:
     case GST_EVENT_SEGMENT_DONE:

@@ -45,12 +45,21 @@ typedef struct
   NfScore sum;
 } Interval;
 
+/* The frame that was compared with the threshold last. */
+typedef struct
+{
+  double score, threshold;
+  GstClockTime pts, stream_time, running_time;
+  guint64 frame_index;
+} Compared;
+
 struct _GstFlowScorer
 {
   Interval interval; /* frames is 0 if none is begun */
   double *ring;      /* bits per dimension of the latest frames */
   guint size, used, next;
   gboolean anomaly;
+  Compared last;
 };
 
 GstFlowScorer *
@@ -66,12 +75,27 @@ gst_flow_scorer_free (GstFlowScorer *scorer)
   g_free (scorer);
 }
 
+static void
+set_anomaly (GstFlowScorer *scorer, GstElement *element, gboolean anomaly)
+{
+  const Compared *last = &scorer->last;
+  if (anomaly == scorer->anomaly)
+    return;
+  scorer->anomaly = anomaly;
+  GstStructure *structure = gst_structure_new (
+      "flow-anomaly", "state", G_TYPE_STRING, anomaly ? "enter" : "leave", "score", G_TYPE_DOUBLE,
+      last->score, "threshold", G_TYPE_DOUBLE, last->threshold, "timestamp", G_TYPE_UINT64, last->pts,
+      "stream-time", G_TYPE_UINT64, last->stream_time, "running-time", G_TYPE_UINT64, last->running_time,
+      "frame-index", G_TYPE_UINT64, last->frame_index, NULL);
+  gst_element_post_message (element, gst_message_new_element (GST_OBJECT (element), structure));
+}
+
 void
-gst_flow_scorer_reset (GstFlowScorer *scorer)
+gst_flow_scorer_reset (GstFlowScorer *scorer, GstElement *element)
 {
   scorer->interval.frames = 0;
   scorer->used = scorer->next = 0;
-  scorer->anomaly = FALSE;
+  set_anomaly (scorer, element, FALSE);
 }
 
 void
@@ -177,24 +201,19 @@ gst_flow_scorer_add (GstFlowScorer *scorer, GstElement *element, const GstFlowSc
                      const GstSegment *segment, GstClockTime pts, GstClockTime duration, guint64 frame_index,
                      const NfScore *score)
 {
-  const GstClockTime stream_time = gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts);
-  const GstClockTime running_time = gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts);
-
   if (settings->post_messages)
     sum_up (scorer, element, settings->interval, segment, pts, duration, frame_index, score);
   else
     scorer->interval.frames = 0;
 
   const double smoothed = smooth (scorer, settings->window, score->bits_per_dim);
-  const gboolean anomaly = scorer->anomaly ? smoothed >= settings->threshold - settings->hysteresis
-                                           : smoothed > settings->threshold;
-  if (anomaly == scorer->anomaly)
-    return;
-  scorer->anomaly = anomaly;
-  GstStructure *structure = gst_structure_new (
-      "flow-anomaly", "state", G_TYPE_STRING, anomaly ? "enter" : "leave", "score", G_TYPE_DOUBLE, smoothed,
-      "threshold", G_TYPE_DOUBLE, settings->threshold, "timestamp", G_TYPE_UINT64, pts, "stream-time",
-      G_TYPE_UINT64, stream_time, "running-time", G_TYPE_UINT64, running_time, "frame-index", G_TYPE_UINT64,
-      frame_index, NULL);
-  gst_element_post_message (element, gst_message_new_element (GST_OBJECT (element), structure));
+  scorer->last = (Compared){ smoothed,
+                             settings->threshold,
+                             pts,
+                             gst_segment_to_stream_time (segment, GST_FORMAT_TIME, pts),
+                             gst_segment_to_running_time (segment, GST_FORMAT_TIME, pts),
+                             frame_index };
+  set_anomaly (scorer, element,
+               scorer->anomaly ? smoothed >= settings->threshold - settings->hysteresis
+                               : smoothed > settings->threshold);
 }

@@ -48,8 +48,9 @@ typedef struct _GstFlowScorer GstFlowScorer;
 GstFlowScorer *gst_flow_scorer_new (void);
 void gst_flow_scorer_free (GstFlowScorer *scorer);
 
-/* Forgets the stream so far: at start, and after a flush. */
-void gst_flow_scorer_reset (GstFlowScorer *scorer);
+/* Forgets the stream so far, and leaves an anomaly that is open: at the end of the stream, after a flush, and
+ * when it stops. */
+void gst_flow_scorer_reset (GstFlowScorer *scorer, GstElement *element);
 
 /* A frame at PTS for DURATION (both may be none) in SEGMENT was scored. */
 void gst_flow_scorer_add (GstFlowScorer *scorer, GstElement *element, const GstFlowScoreSettings *settings,

@@ -597,6 +597,62 @@ test_anomalies (void **state)
   end_harness (harness, bus);
 }
 
+/* The next flow-anomaly has STATE and is of frame FRAME. */
+static void
+assert_anomaly (GstBus *bus, const char *state, guint64 frame)
+{
+  g_autoptr (GstStructure) message = fixture_pop_element_message (bus, "flow-anomaly");
+  guint64 index, timestamp;
+  double score, threshold;
+  assert_non_null (message);
+  assert_true (gst_structure_get (message, "frame-index", G_TYPE_UINT64, &index, "timestamp", G_TYPE_UINT64,
+                                  &timestamp, "score", G_TYPE_DOUBLE, &score, "threshold", G_TYPE_DOUBLE,
+                                  &threshold, NULL));
+  assert_string_equal (gst_structure_get_string (message, "state"), state);
+  assert_int_equal (index, frame);
+  assert_int_equal (timestamp, frame * 40 * GST_MSECOND);
+  assert_true (score > threshold);
+}
+
+/* One that is still open is left with the stream: by a flush, at the end, and by stopping. */
+static void
+test_open_anomalies (void **state)
+{
+  GstVideoInfo info;
+  GstSegment segment;
+  GstBus *bus;
+  guint64 n = 0;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, "post-messages=false threshold=0", &bus);
+  set_video (harness, &info);
+  for (guint i = 0; i < 3; i++)
+    {
+      const guint64 first = n;
+      for (; n < first + 2; n++)
+        assert_int_equal (gst_harness_push (harness, fixture_frame (&info, n, FALSE)), GST_FLOW_OK);
+      assert_anomaly (bus, "enter", first);
+      assert_null (fixture_pop_element_message (bus, "flow-anomaly"));
+      if (i == 1)
+        {
+          gst_harness_push_event (harness, gst_event_new_eos ());
+          assert_anomaly (bus, "leave", n - 1);
+        }
+      if (i == 2)
+        gst_element_set_state (harness->element, GST_STATE_NULL);
+      else
+        {
+          gst_harness_push_event (harness, gst_event_new_flush_start ());
+          gst_harness_push_event (harness, gst_event_new_flush_stop (TRUE));
+          gst_harness_push_event (harness, gst_event_new_segment (&segment));
+        }
+      if (i != 1)
+        assert_anomaly (bus, "leave", n - 1);
+      assert_null (fixture_pop_element_message (bus, "flow-anomaly"));
+    }
+  end_harness (harness, bus);
+}
+
 /* Latent caps */
 
 static void
@@ -2520,6 +2576,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_score_gaps),
     cmocka_unit_test (test_no_score_messages),
     cmocka_unit_test (test_anomalies),
+    cmocka_unit_test (test_open_anomalies),
     cmocka_unit_test (test_latent_caps),
     cmocka_unit_test (test_precision_of_latents),
     cmocka_unit_test (test_form_of_latents),
