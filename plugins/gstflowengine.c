@@ -377,6 +377,20 @@ read_config (const char *path, GError **error)
   return file ? nf_checkpoint_config (file, NULL, NULL, error) : NULL;
 }
 
+/* Of an element without a device, which would say so. */
+static gboolean
+check_precision (GstFlowEngine *engine, GError **error)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  const char *name = engine->precision;
+  if (!name || g_str_equal (name, "auto") || gst_flow_find_precision (name))
+    return TRUE;
+  g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ());
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "the property precision is \"%s\": none of %s and auto",
+               name, known);
+  return FALSE;
+}
+
 /* What needs no device: where the model is, and what it is like. */
 static gboolean
 read_model (GstFlowEngine *engine, GError **error)
@@ -390,6 +404,8 @@ read_model (GstFlowEngine *engine, GError **error)
   if (!name && engine->work == NF_SESSION_DENOISE)
     name = g_strdup (NF_MODEL_NOISY);
 
+  if (engine->work == GST_FLOW_ENGINE_NO_WORK && !check_precision (engine, error))
+    return FALSE;
   g_autofree char *path = nf_model_find (name, error);
   if (path)
     config = read_config (path, error);

@@ -2203,6 +2203,34 @@ test_bad_device (void **state)
   gst_object_unref (bus);
 }
 
+/* Also where nothing is multiplied: what is next to it would refuse it. */
+static void
+test_bad_precision (void **state)
+{
+  static const struct
+  {
+    const char *name, *precision;
+    gboolean known;
+  } cases[] = { { "flowencode", "bf61", FALSE }, { "flowsample", "bf61", FALSE },
+                { "flowsample", "F32", FALSE },  { "flowsample", "auto", TRUE },
+                { "flowsample", "bf16", TRUE },  { "flowsample", "int8-weights", TRUE } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *property = g_strdup_printf ("precision=%s", cases[i].precision);
+      GstBus *bus;
+      g_autoptr (GstElement) element
+          = gst_object_ref_sink (make_element (cases[i].name, MODEL_YUV, property, &bus));
+      assert_int_equal (gst_element_set_state (element, GST_STATE_READY),
+                        cases[i].known ? GST_STATE_CHANGE_SUCCESS : GST_STATE_CHANGE_FAILURE);
+      if (!cases[i].known)
+        assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, cases[i].precision,
+                              "bf16-weights, int8-weights and auto");
+      gst_element_set_state (element, GST_STATE_NULL);
+      gst_element_set_bus (element, NULL);
+      gst_object_unref (bus);
+    }
+}
+
 /* States */
 
 static void
@@ -2617,6 +2645,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_late_denoised),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_bad_device),
+    cmocka_unit_test (test_bad_precision),
     cmocka_unit_test (test_progress),
     cmocka_unit_test (test_cancelled_loading),
     cmocka_unit_test (test_stopping),
