@@ -432,6 +432,15 @@ take_action (GstFlowEncode *self, GstVideoCodecFrame *frame)
     gst_flow_action_make_controls (&self->last_action, self->info.actions);
 }
 
+/* A picture that sinks say is late already would make the next one late as well; a video's are needed by the
+ * next. */
+static gboolean
+is_late (GstVideoEncoder *encoder, NfSession *session, GstVideoCodecFrame *frame)
+{
+  return session && gst_video_encoder_is_qos_enabled (encoder)
+         && gst_video_encoder_get_max_encode_time (encoder, frame) < 0;
+}
+
 static GstFlowReturn
 gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *frame)
 {
@@ -448,6 +457,11 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
 
   g_autofree float *map = wants_map ? g_new (float, n_tokens) : NULL;
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
+  if (ret == GST_FLOW_OK && is_late (encoder, session, frame))
+    {
+      gst_flow_engine_count_dropped (&self->engine, 1);
+      return gst_video_encoder_finish_frame (encoder, frame); /* without a buffer: it is left out */
+    }
   const gint64 start = g_get_monotonic_time ();
   if (ret == GST_FLOW_OK)
     ret = negotiate_again (encoder);

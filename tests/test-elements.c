@@ -2093,27 +2093,43 @@ test_late_pictures (void **state)
   check_late ("qos=false keep-up=true", latents, caps, 6, 2);
 }
 
-/* What flowdenoise leaves out of late frames. */
+/* What flowdenoise and flowencode leave out of late frames, and tell of. */
 static void
-test_late_denoised (void **state)
+test_late_video (void **state)
 {
+  static const struct
+  {
+    const char *element, *properties;
+    gboolean leaves_out;
+  } cases[] = { { "flowdenoise", "sigma=0.1 qos=true", TRUE },
+                { "flowencode", "qos=true", TRUE },
+                { "flowencode", NULL, FALSE } };
   GstVideoInfo info;
   fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 16);
   g_autoptr (GstBuffer) video = fixture_frame (&info, 0, FALSE);
-  GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, "sigma=0.1 qos=true", NULL);
-  guint shown = 0;
-  set_video (harness, &info);
-  for (guint n = 0; n < 8; n++)
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      if (n == 3)
-        gst_harness_push_upstream_event (
-            harness, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
-      shown += push_timed (harness, video, n);
+      GstBus *bus;
+      GstHarness *harness = make_harness (cases[i].element, MODEL_YUV, cases[i].properties, &bus);
+      guint shown = 0, told = 0;
+      GstMessage *message;
+      set_video (harness, &info);
+      for (guint n = 0; n < 8; n++)
+        {
+          if (n == 3)
+            gst_harness_push_upstream_event (
+                harness,
+                gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
+          shown += push_timed (harness, video, n);
+        }
+      assert_int_equal (shown < 8, cases[i].leaves_out);
+      assert_int_equal (get_count (harness->element, "frames"), shown);
+      assert_int_equal (get_count (harness->element, "dropped"), 8 - shown);
+      for (; (message = gst_bus_pop_filtered (bus, GST_MESSAGE_QOS)); told++)
+        gst_message_unref (message);
+      assert_int_equal (told, 8 - shown);
+      end_harness (harness, bus);
     }
-  assert_true (shown < 8);
-  assert_int_equal (get_count (harness->element, "frames"), shown);
-  assert_int_equal (get_count (harness->element, "dropped"), 8 - shown);
-  end_harness (harness, NULL);
 }
 
 /* Frames come back with the text that encoded them, and another one is warned of, once; text of another width
@@ -2642,7 +2658,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bad_models),
     cmocka_unit_test (test_keep_up),
     cmocka_unit_test (test_late_pictures),
-    cmocka_unit_test (test_late_denoised),
+    cmocka_unit_test (test_late_video),
     cmocka_unit_test (test_text),
     cmocka_unit_test (test_bad_device),
     cmocka_unit_test (test_bad_precision),

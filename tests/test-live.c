@@ -1025,8 +1025,8 @@ gap_and_discontinuity (void **state)
   gst_harness_teardown (h);
 }
 
-/* Frames of a video that are late are decoded all the same, since the next ones need them; those that are
- * over by then do not come out, and are counted. */
+/* Frames of a video that are late are encoded and decoded all the same, since the next ones need them; those
+ * that are over once they are decoded do not come out, and are counted. */
 static void
 late_video (void **state)
 {
@@ -1038,11 +1038,15 @@ late_video (void **state)
   GstVideoInfo info;
   g_autoptr (GstBus) bus = gst_bus_new ();
   GstHarness *encoder = new_encoder (bus, NULL, &info), *in_time = NULL, *late = NULL;
+  g_object_set (encoder->element, "qos", TRUE, NULL);
   for (guint n = 0; n < LENGTH; n++)
     {
       GstBuffer *frame = fixture_frame (&info, n, FALSE);
       GST_BUFFER_PTS (frame) = n * 40 * GST_MSECOND;
       GST_BUFFER_DURATION (frame) = 40 * GST_MSECOND;
+      if (n == 3)
+        gst_harness_push_upstream_event (
+            encoder, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 40 * GST_MSECOND, 2 * 40 * GST_MSECOND));
       GstBuffer *latents = gst_harness_push_and_pull (encoder, frame);
       if (n == 0)
         {
