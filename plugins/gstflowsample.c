@@ -15,7 +15,7 @@
  * `after` frames have passed, or `predict` is set; from then on up to `horizon` frames are drawn. Behind a
  * model of videos that is a real past with a predicted future. While real frames still come, each drawn frame
  * replaces one of them. If `predict` is unset again, real frames go on with the next key frame, which
- * upstream is asked for.
+ * upstream is asked for. An end of the stream that is sent to the element, or to its pipeline, ends drawing.
  *
  * Keys and the mouse, as navigation events from a video sink, become actions by `action-map`; while none is
  * pressed the property `action` counts. The action at one frame leads to the next.
@@ -152,11 +152,13 @@ gst_flow_sample_change_state (GstElement *element, GstStateChange transition)
 }
 
 /* A bin would look for a sink to send a seek to. The source keeps one that comes before it runs, and begins
- * there. */
+ * there. It would look for a source to send an end to, which behind real latents is none. */
 static gboolean
 gst_flow_sample_send_event (GstElement *element, GstEvent *event)
 {
   GstFlowSample *self = GST_FLOW_SAMPLE (element);
+  if (self->spliced && GST_EVENT_TYPE (event) == GST_EVENT_EOS)
+    return gst_element_send_event (self->splice, event);
   if (self->spliced || GST_EVENT_TYPE (event) != GST_EVENT_SEEK)
     return GST_ELEMENT_CLASS (gst_flow_sample_parent_class)->send_event (element, event);
   if (gst_flow_source_can_seek (self->source, event))
@@ -286,6 +288,9 @@ static void
 gst_flow_sample_init (GstFlowSample *self)
 {
   g_autoptr (GstPadTemplate) template = gst_static_pad_template_get (&src_template);
+  /* with a sink pad, too: it draws on when its input has ended, so the pipeline's end must come to it */
+  gst_bin_set_suppressed_flags (GST_BIN (self), GST_ELEMENT_FLAG_SOURCE);
+  GST_OBJECT_FLAG_SET (self, GST_ELEMENT_FLAG_SOURCE);
   self->source = gst_object_ref_sink (g_object_new (GST_TYPE_FLOW_SOURCE, "name", "source", NULL));
   self->splice = gst_object_ref_sink (g_object_new (GST_TYPE_FLOW_SPLICE, "name", "splice", NULL));
   g_signal_connect (self->source, "notify::seed", G_CALLBACK (on_seed), self);

@@ -26,6 +26,7 @@ struct _GstFlowSplice
   gboolean predict;
   guint64 after;
   gint64 horizon;
+  gboolean ending; /* the application says so: nothing is drawn any more */
   gboolean is_live;
   GstFlowLive live;
   GstCaps *caps;  /* of the latents that come */
@@ -63,6 +64,9 @@ forget (GstFlowSplice *self)
   self->next_pts = self->duration = self->ahead = GST_CLOCK_TIME_NONE;
   self->prior.index = 0;
   gst_flow_action_forget (&self->prior.last_action);
+  GST_OBJECT_LOCK (self);
+  self->ending = FALSE;
+  GST_OBJECT_UNLOCK (self);
 }
 
 static gboolean
@@ -552,7 +556,7 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
     return GST_FLOW_OK;
   GST_OBJECT_LOCK (self);
   const gboolean told = is_told_to_predict (self), known = self->caps != NULL;
-  const gint64 horizon = self->horizon;
+  const gint64 horizon = self->ending ? 0 : self->horizon;
   GST_OBJECT_UNLOCK (self);
   const gboolean was = self->predicting;
   self->predicting = (ended && !buffer) || told;
@@ -597,6 +601,20 @@ gst_flow_splice_change_state (GstElement *element, GstStateChange transition)
     gst_flow_live_set_unlocked (live, element, transition == GST_STATE_CHANGE_PAUSED_TO_READY);
   return gst_flow_engine_change_state (&GST_FLOW_SPLICE (element)->engine,
                                        GST_ELEMENT_CLASS (gst_flow_splice_parent_class), transition);
+}
+
+/* Of an application. Another end than that of the input, which is where drawing begins. */
+static gboolean
+gst_flow_splice_send_event (GstElement *element, GstEvent *event)
+{
+  GstFlowSplice *self = GST_FLOW_SPLICE (element);
+  if (GST_EVENT_TYPE (event) != GST_EVENT_EOS)
+    return GST_ELEMENT_CLASS (gst_flow_splice_parent_class)->send_event (element, event);
+  GST_OBJECT_LOCK (self);
+  self->ending = TRUE;
+  GST_OBJECT_UNLOCK (self);
+  gst_event_unref (event);
+  return TRUE;
 }
 
 /* Properties */
@@ -682,6 +700,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   object_class->get_property = gst_flow_splice_get_property;
   object_class->finalize = gst_flow_splice_finalize;
   element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_splice_change_state);
+  element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_splice_send_event);
   aggregator_class->start = GST_DEBUG_FUNCPTR (gst_flow_splice_start);
   aggregator_class->stop = GST_DEBUG_FUNCPTR (gst_flow_splice_stop);
   aggregator_class->flush = GST_DEBUG_FUNCPTR (gst_flow_splice_flush);

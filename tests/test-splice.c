@@ -461,6 +461,65 @@ test_seek_while_drawing (void **state)
     }
 }
 
+/* How many of COUNT frames come to SINK before the end. */
+static guint
+count_frames (GstElement *sink, guint count)
+{
+  guint n = 0;
+  for (; n < count; n++)
+    {
+      g_autoptr (GstSample) sample = gst_app_sink_try_pull_sample (GST_APP_SINK (sink), 30 * GST_SECOND);
+      if (!sample)
+        break;
+    }
+  return n;
+}
+
+/* An end that the application sends, to the pipeline or to the element, ends drawing; what the input brings
+ * until then is not lost. After a seek all begins anew. */
+static void
+test_told_to_end (void **state)
+{
+  enum
+  {
+    REAL = 5,
+    MANY = 50
+  };
+  static const struct
+  {
+    gint real;
+    gboolean predict;
+    guint first; /* frames before the end is sent */
+    guint all;   /* 0: at most MANY */
+  } cases[] = { { REAL, FALSE, REAL + 3, 0 }, { REAL, FALSE, 2, REAL }, { -1, TRUE, 3, 0 } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    for (guint to_element = 0; to_element < 2; to_element++)
+      {
+        g_autofree char *line = g_strdup_printf (
+            "videotestsrc num-buffers=%d ! video/x-raw,format=RGB,width=16,height=16,framerate=25/1 ! "
+            "flowencode "
+            "model=\"%s\" ! flowsample name=sample predict=%d model=\"%s\" ! appsink name=sink sync=false "
+            "max-buffers=1",
+            cases[i].real, fixture_model[MODEL_RGB], cases[i].predict, fixture_model[MODEL_RGB]);
+        GstElement *pipeline = fixture_launch (line);
+        g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink"),
+                               sample = gst_bin_get_by_name (GST_BIN (pipeline), "sample");
+        gst_element_set_state (pipeline, GST_STATE_PLAYING);
+        assert_int_equal (count_frames (sink, cases[i].first), cases[i].first);
+        assert_true (gst_element_send_event (to_element ? sample : pipeline, gst_event_new_eos ()));
+        const guint rest = count_frames (sink, MANY);
+        assert_true (gst_app_sink_is_eos (GST_APP_SINK (sink)));
+        /* the source may end before it has made all */
+        if (cases[i].all > 0 && to_element)
+          assert_int_equal (cases[i].first + rest, cases[i].all);
+        else
+          assert_true (cases[i].first + rest <= (cases[i].all > 0 ? cases[i].all : cases[i].first + 4));
+        assert_true (gst_element_seek_simple (pipeline, GST_FORMAT_TIME, GST_SEEK_FLAG_FLUSH, GST_SECOND));
+        assert_int_equal (count_frames (sink, 2 * REAL), 2 * REAL);
+        fixture_stop (pipeline);
+      }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -479,6 +538,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_released_while_playing),
     cmocka_unit_test (test_refused_seek),
     cmocka_unit_test (test_seek_while_drawing),
+    cmocka_unit_test (test_told_to_end),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
