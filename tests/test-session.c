@@ -1066,6 +1066,79 @@ test_cancel (void **state)
 
 typedef struct
 {
+  GCancellable *cancellable;
+  gulong wait; /* microseconds */
+} Cancelling;
+
+static gpointer
+cancel_later (gpointer data)
+{
+  const Cancelling *cancelling = data;
+  g_usleep (cancelling->wait);
+  g_cancellable_cancel (cancelling->cancellable);
+  return NULL;
+}
+
+/* Encodes or denoises a frame; FALSE once it was cancelled. */
+static gboolean
+work_on_frame (NfSession *session, gboolean denoise, const Picture *in, float *latents, const Picture *out)
+{
+  g_autoptr (GError) error = NULL;
+  const gboolean done = denoise ? nf_session_denoise_frame (session, &in->frame, 0.1, &out->frame, &error)
+                                : nf_session_encode_frame (session, &in->frame, latents, NULL, NULL, &error);
+  if (!done && !g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED))
+    fail_msg ("%s", error->message);
+  return done;
+}
+
+/* A frame of many batches ends within them when another thread says so, and the next one is what it was. */
+static void
+test_cancel_in_the_middle (void **state)
+{
+  enum
+  {
+    WIDTH = 1024,
+    HEIGHT = 1024,
+    ATTEMPTS = 5 /* a thread may be late */
+  };
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_GRAY, NF_BASIS_PIXEL, *state);
+  g_auto (Picture) in = { 0 }, before = { 0 }, after = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_GRAY, WIDTH, HEIGHT, FALSE);
+  picture_init (&before, NF_PIXELS_GRAY, WIDTH, HEIGHT, FALSE);
+  picture_init (&after, NF_PIXELS_GRAY, WIDTH, HEIGHT, FALSE);
+  picture_draw (&in, 6);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL),
+                   *again = g_new (float, nf_grid_latents (&grid));
+
+  for (guint denoise = 0; denoise < 2; denoise++)
+    {
+      assert_true (work_on_frame (session, denoise, &in, latents, &before)); /* the first one compiles */
+      const gint64 start = g_get_monotonic_time ();
+      assert_true (work_on_frame (session, denoise, &in, latents, &before));
+      const gint64 whole = g_get_monotonic_time () - start;
+      gboolean done = TRUE;
+      for (guint i = 0; i < ATTEMPTS && done; i++)
+        {
+          g_autoptr (GCancellable) cancellable = g_cancellable_new ();
+          Cancelling cancelling = { cancellable, (gulong)whole / 4 };
+          nf_session_set_cancellable (session, cancellable);
+          GThread *thread = g_thread_new ("cancel", cancel_later, &cancelling);
+          done = work_on_frame (session, denoise, &in, again, &after);
+          g_thread_join (thread);
+          nf_session_set_cancellable (session, NULL);
+        }
+      if (done)
+        fail_msg ("%s goes on to its end, %.0f ms, whoever cancels", denoise ? "denoising" : "encoding",
+                  1e-3 * (double)whole);
+      assert_true (work_on_frame (session, denoise, &in, again, &after));
+    }
+  assert_memory_equal (latents, again, nf_grid_latents (&grid) * sizeof *latents);
+  assert_same_picture (&before, &after);
+}
+
+typedef struct
+{
   NfModel *model;
   Picture *in;
   gboolean same;
@@ -1880,6 +1953,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_padding_costs),
     cmocka_unit_test (test_refused),
     cmocka_unit_test (test_cancel),
+    { "cancel in the middle, lists", test_cancel_in_the_middle, NULL, NULL, (void *)"cpu" },
+    { "cancel in the middle, each", test_cancel_in_the_middle, NULL, NULL, (void *)"cpu,launch=each" },
     cmocka_unit_test (test_wide_tokens),
     cmocka_unit_test (test_threads),
     cmocka_unit_test (test_stats),

@@ -125,6 +125,7 @@ struct _NfOps
   NfCommandList *list;          /* what is not enqueued yet; NULL where each launch is one */
   gboolean list_of_gradients;   /* it may hold all commands */
   gsize work;                   /* of products in it, multiply-adds */
+  cl_event pace;                /* behind what was enqueued before the last nf_ops_pace(), or NULL */
   cl_kernel kernels[N_KERNELS]; /* NULL as long as they were not launched, but by lists */
   cl_uint n_arguments[N_KERNELS];
   gboolean gpu;       /* the GPU variant of the kernels */
@@ -278,6 +279,7 @@ wait_for_all (NfOps *ops)
 {
   enqueue_list (ops);
   const cl_int status = clFinish (ops->queue);
+  g_clear_pointer (&ops->pace, clReleaseEvent);
   if (ops->list)
     nf_command_list_retire (ops->list);
   return status;
@@ -691,6 +693,24 @@ nf_ops_finish (NfOps *ops, GError **error)
   if (status != CL_SUCCESS && !ops->failure)
     nf_cl_error (&ops->failure, status, "the device %s failed", nf_device_get_info (ops->device)->name);
   return report (ops, error);
+}
+
+void
+nf_ops_pace (NfOps *ops)
+{
+  cl_event pace = NULL;
+  enqueue_list (ops);
+  if (ops->failure)
+    return;
+  cl_int status = clEnqueueMarkerWithWaitList (ops->queue, 0, NULL, &pace);
+  if (status == CL_SUCCESS)
+    status = clFlush (ops->queue);
+  if (status == CL_SUCCESS && ops->pace)
+    status = clWaitForEvents (1, &ops->pace);
+  if (status != CL_SUCCESS)
+    nf_cl_error (&ops->failure, status, "the device %s failed", nf_device_get_info (ops->device)->name);
+  g_clear_pointer (&ops->pace, clReleaseEvent);
+  ops->pace = pace;
 }
 
 void

@@ -56,6 +56,10 @@ NfBuffer *nf_ops_new_basis (NfOps *ops, const float *W, guint D);
 /* Waits for everything enqueued. */
 gboolean nf_ops_finish (NfOps *ops, GError **error);
 
+/* Between the parts of long work: waits for what was enqueued before the last call of this, so that the
+ * device has one part to go on with and another can still be left out. */
+void nf_ops_pace (NfOps *ops);
+
 /* Transfers; BYTES of host memory, which may be reused on return. nf_ops_read() waits and reports failures so
  * far. */
 void nf_ops_write (NfOps *ops, NfView to, const void *from, gsize bytes);

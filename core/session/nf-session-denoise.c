@@ -210,7 +210,7 @@ nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gi
   for (guint i = 0; i < count; i += batch)
     {
       const guint part = MIN (batch, count - i);
-      if (!nf_session_go_on (self, error))
+      if (!nf_session_next_batch (self, error))
         return FALSE;
       nf_ops_copy (ops, nf_view_add (all, i * n), nf_view (nf_flow_get_input (self->flow), 0), part * n);
       nf_session_condition (self, labels, first + i, part, 1);

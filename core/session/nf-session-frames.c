@@ -167,11 +167,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
   for (guint first = 0; first < tiles; first += batch)
     {
       const guint count = MIN (batch, tiles - first);
-      if (!nf_session_go_on (self, error))
-        {
-          nf_ops_finish (ops, NULL);
-          return FALSE;
-        }
+      if (!nf_session_next_batch (self, error))
+        return FALSE;
       nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0, NULL,
                                nf_view (nf_flow_get_input (self->flow), 0));
       nf_flow_forward (self->flow, count, NULL);
@@ -601,11 +598,8 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
     {
       const guint count = MIN (batch, tiles - first);
       const NfView y = nf_view (nf_flow_get_input (self->flow), 0);
-      if (!nf_session_go_on (self, error))
-        {
-          nf_ops_finish (ops, NULL);
-          return FALSE;
-        }
+      if (!nf_session_next_batch (self, error))
+        return FALSE;
       nf_ops_pixels_to_tokens (ops, &planes, &tokens, first, count, mode, 0.0f, 0, 0, NULL, y);
       nf_flow_backward (self->flow, count, 1.0f, NULL, NULL);
       const NfView gradient = nf_view (nf_flow_get_output (self->flow), 0);

@@ -56,6 +56,10 @@ NfOps *nf_session_get_ops (NfSession *self);
 /* FALSE with %NF_ERROR_CANCELLED once the session is. */
 gboolean nf_session_go_on (NfSession *self, GError **error);
 
+/* The same before each batch of work that only enqueues: one batch at most is still on its way. Nothing is
+ * once it says FALSE. */
+gboolean nf_session_next_batch (NfSession *self, GError **error);
+
 gboolean nf_session_check_finite (const char *what, const float *x, gsize n, GError **error);
 
 gboolean nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error);

@@ -105,6 +105,17 @@ nf_session_go_on (NfSession *self, GError **error)
 }
 
 gboolean
+nf_session_next_batch (NfSession *self, GError **error)
+{
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  nf_ops_pace (ops);
+  if (nf_session_go_on (self, error))
+    return TRUE;
+  nf_ops_finish (ops, NULL);
+  return FALSE;
+}
+
+gboolean
 nf_session_tell_decode (gpointer data, guint done, guint all)
 {
   NfDecodeProgress *progress = data;

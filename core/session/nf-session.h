@@ -24,7 +24,8 @@ NfModel *nf_session_get_model (NfSession *self);
 
 /**
  * nf_session_set_cancellable:
- * @cancellable: (nullable): polled between kernels of long work, which then fails with %NF_ERROR_CANCELLED
+ * @cancellable: (nullable): polled between batches of tiles or samples, of which the device then ends two at
+ * most, and within decoding between steps; the work then fails with %NF_ERROR_CANCELLED
  */
 void nf_session_set_cancellable (NfSession *self, GCancellable *cancellable);
 

@@ -59,7 +59,8 @@ NfModel *nf_stream_get_model (NfStream *self);
 
 /**
  * nf_stream_set_cancellable:
- * @cancellable: (nullable): polled between kernels of long work, which then fails with %NF_ERROR_CANCELLED
+ * @cancellable: (nullable): polled before each frame, and within decoding between steps; the work then fails
+ * with %NF_ERROR_CANCELLED
  */
 void nf_stream_set_cancellable (NfStream *self, GCancellable *cancellable);
 
