@@ -694,6 +694,45 @@ test_kept_tiles (void **state)
   assert_int_equal (report.kept, 0);
 }
 
+/* What a session remembers of a model is of no use any more once that was trained. */
+static void
+test_trained_meanwhile (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfReference) reference = make_reference (NF_PIXELS_GRAY, NF_BASIS_PIXEL, 0);
+  g_autoptr (NfModel) model = nf_test_model (reference, "cpu");
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_autofree char *path = nf_test_temporary (".hints.safetensors");
+  const NfTrainOptions options = { .lr = 0.05, .lr_min = 0.05, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
+  guint8 tile[S * S];
+  NfTrainReport report;
+  NfGrid grid;
+  g_auto (Picture) in = { 0 }, before = { 0 }, after = { 0 }, fresh = { 0 };
+  Picture *const pictures[] = { &in, &before, &after, &fresh };
+  for (guint i = 0; i < G_N_ELEMENTS (pictures); i++)
+    picture_init (pictures[i], NF_PIXELS_GRAY, 3 * S, 2 * S, FALSE);
+  picture_draw (&in, 6);
+  for (guint i = 0; i < sizeof tile; i++)
+    tile[i] = (guint8)(i * 37);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+  nf_test_ok (nf_session_measure_hints (session, &in.frame, &error), error);
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &before.frame, &error), error);
+  assert_same_picture (&in, &before);
+
+  NfTrainer *trainer = nf_trainer_new (model, &options, &error);
+  nf_test_ok (trainer, error);
+  for (guint i = 0; i < 3; i++)
+    nf_test_ok (nf_trainer_step (trainer, &(NfTrainBatch){ 1, tile, NULL, NULL }, &report, &error), error);
+  g_object_unref (trainer);
+
+  assert_refused (nf_session_write_hints (session, path, &error), &error, NF_ERROR_ARGUMENT, "measure");
+  nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &after.frame, &error), error);
+  g_autoptr (NfSession) another = nf_test_session (model);
+  nf_test_ok (nf_session_decode_frame (another, latents, -1, NULL, &fresh.frame, &error), error);
+  assert_same_picture (&fresh, &after);
+  assert_memory_not_equal (before.memory, after.memory, after.size);
+}
+
 /* Several frames at once are what they are one by one, also where a batch ends within a frame, or a frame is
  * the one before it again. */
 static void
@@ -1908,6 +1947,7 @@ main (int argc, char **argv)
     { "kept tiles, kernels=gpu", test_kept_tiles, NULL, NULL, (void *)"gpu" },
     { "kept tiles, bfloat16", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "kept tiles, weights in integers", test_kept_tiles, NULL, NULL, (void *)"cpu,precision=int8-weights" },
+    cmocka_unit_test (test_trained_meanwhile),
     { "frames at once, kernels=cpu", test_frames_at_once, NULL, NULL, (void *)"cpu" },
     { "frames at once, kernels=gpu", test_frames_at_once, NULL, NULL, (void *)"gpu" },
     { "frames at once, bfloat16", test_frames_at_once, NULL, NULL, (void *)"cpu,precision=bf16" },

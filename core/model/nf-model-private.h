@@ -49,6 +49,9 @@ const NfParameters *nf_model_get_parameters (NfModel *self);
  * called; before, those alone that are no matrices. */
 NfBuffer *nf_model_get_theta (NfModel *self);
 
+/* Another number after whatever changed what the model says. */
+guint64 nf_model_get_generation (NfModel *self);
+
 /* Operations for a user of this model. */
 NfOps *nf_model_new_ops (NfModel *self, GError **error);
 

@@ -15,6 +15,7 @@ struct _NfModel
   char *key;          /* in the table of shared models, or NULL */
   gboolean shared;    /* it was handed out more than once; under the table's lock */
   double load_seconds;
+  guint64 generation; /* how often weights or variance changed */
 
   NfWeights *weights; /* theta of it is freed once it is on the device; what is in a file stays there */
   NfSampleShape shape;
@@ -187,6 +188,7 @@ nf_model_repack (NfModel *self, NfOps *ops)
   g_return_if_fail (self->whole);
   nf_blocks_pack (self->blocks, ops, TRUE, NULL, NULL);
   nf_blocks_order_positions (self->blocks, ops, get_config (self));
+  self->generation++;
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
   if (self->digest)
     self->digests = g_slist_prepend (self->digests, self->digest);
@@ -376,6 +378,7 @@ nf_model_set_variance (NfModel *self, NfOps *ops, const float *variance)
   const gsize D = self->shape.D, N = self->shape.frame, n = N * D;
   g_autofree float *deviation = g_new (float, n), *precision = g_new (float, n);
 
+  self->generation++;
   self->deviates = FALSE;
   memset (self->log_deviation, 0, N * sizeof *self->log_deviation);
   for (gsize i = 0; i < n; i++)
@@ -679,6 +682,12 @@ const float *
 nf_model_get_variance (NfModel *self)
 {
   return nf_weights_need_variance (self->weights);
+}
+
+guint64
+nf_model_get_generation (NfModel *self)
+{
+  return self->generation;
 }
 
 NfOps *

@@ -12,7 +12,8 @@ G_BEGIN_DECLS
  *
  * A configuration and its parameters on one device, packed for the kernels. Immutable but for training, so
  * that any number of sessions on any threads may share it; a model that an #NfTrainer holds must not be used
- * elsewhere meanwhile.
+ * elsewhere meanwhile. Afterwards sessions go on with what it became; streams first begin anew, by
+ * nf_stream_reset(), since what they remember of frames is of the weights before.
  */
 #define NF_TYPE_MODEL (nf_model_get_type ())
 G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)

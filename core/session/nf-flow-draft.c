@@ -81,6 +81,7 @@ typedef struct
 
 struct _NfFlowDraft
 {
+  guint64 generation;                   /* of the model that all of this is of */
   NfBuffer *latents, *natural, *places; /* (B, N, D), places also in block 0's order */
   NfBuffer *before;                     /* (B, window, D) */
   NfBuffer *changes;                    /* (2, B, window) */
@@ -223,14 +224,23 @@ keep_hints (NfFlow *flow)
     g_debug ("hints: %s", error->message);
 }
 
+/* Whether there is a draft, and none that knows the model as it was before training. */
+static gboolean
+is_current (NfFlow *flow)
+{
+  return flow->draft && flow->draft->generation == nf_model_get_generation (flow->model);
+}
+
 gboolean
 nf_flow_prepare_draft (NfFlow *flow, GError **error)
 {
   const NfTokens *tokens = nf_model_get_tokens (flow->model);
   const gsize N = flow->shape.N, D = flow->shape.D, window = MIN (windows[N_WINDOWS - 1], N);
 
-  if (flow->draft)
+  if (is_current (flow))
     return TRUE;
+  if (flow->draft) /* of other weights */
+    nf_flow_draft_free (g_steal_pointer (&flow->draft), flow->T);
   if (tokens->steps <= 0 || flow->frames != 1 || D > MAX_FEATURES || N < 2)
     return TRUE;
   for (guint t = 0; t < flow->T; t++)
@@ -244,6 +254,7 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
 
   NfFlowDraft *draft = flow->draft = g_new0 (NfFlowDraft, 1);
   const gsize samples = nf_flow_drafts (flow), all = samples * N * D;
+  draft->generation = nf_model_get_generation (flow->model);
   draft->rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
   draft->latents = nf_ops_alloc (flow->ops, all);
   draft->natural = nf_ops_alloc (flow->ops, all);
@@ -741,7 +752,7 @@ nf_flow_read_hints (NfFlow *flow, const char *path, GError **error)
 NfHints *
 nf_flow_get_hints (NfFlow *flow)
 {
-  return flow->draft ? flow->draft->hints : NULL;
+  return is_current (flow) ? flow->draft->hints : NULL;
 }
 
 /* Choosing */

@@ -364,6 +364,7 @@ remember (NfSession *self, const NfFrame *frame, const float *latents, gint labe
 {
   NfShown *shown = &self->shown;
   memcpy (shown->latents, latents, self->grid_size * sizeof *latents);
+  shown->generation = nf_model_get_generation (self->model);
   shown->width = frame->width;
   shown->height = frame->height;
   shown->label = label;
@@ -447,7 +448,8 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   NfOps *ops = nf_flow_get_ops (self->flow);
   const NfConfig *config = nf_model_get_config (self->model);
   const guint tiles = grid.tiles_x * grid.tiles_y;
-  const gboolean known = shown->valid && !options->afresh && shown->width == frames->width
+  const gboolean known = shown->valid && shown->generation == nf_model_get_generation (self->model)
+                         && !options->afresh && shown->width == frames->width
                          && shown->height == frames->height && shown->label == label
                          && decode_alike (&shown->options, options),
                  /* within these frames something may be cut short */

@@ -9,6 +9,7 @@
 typedef struct
 {
   gboolean valid;
+  guint64 generation; /* of the model */
   guint width, height;
   gint label;
   NfDecodeOptions options;
