@@ -1392,6 +1392,58 @@ test_shared (void **state)
   g_unlink (path);
 }
 
+/* Loads a model of NOTE under "training". */
+static NfModel *
+load_noted (const char *path, const char *note)
+{
+  g_autoptr (GError) error = NULL;
+  NfModel *model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (model, error);
+  assert_string_equal (nf_model_get_path (model), path);
+  assert_string_equal (nf_model_get_metadata (model, "training"), note);
+  return model;
+}
+
+/* A file elsewhere, or another one there, is a model of its own, of whatever weights. */
+static void
+test_shared_files (void **state)
+{
+  const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (".safetensors"), *copy = nf_test_temporary (".safetensors"),
+                  *folder = g_path_get_dirname (path), *name = g_path_get_basename (path),
+                  *roundabout = g_build_filename (folder, ".", name, NULL);
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  random_model_write (copy, &config, nf_test_device ("cpu"), 21);
+  g_autoptr (NfModel) source
+      = nf_model_load_unshared (copy, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (source, error);
+  g_hash_table_insert (metadata, (gpointer) "training", (gpointer) "a");
+  nf_test_ok (nf_model_save (source, path, metadata, &error), error);
+  nf_test_ok (nf_model_save (source, copy, metadata, &error), error);
+  g_autoptr (NfModel) model = load_noted (path, "a");
+  g_autoptr (NfModel) again = load_noted (path, "a");
+  g_autoptr (NfModel) elsewhere = load_noted (copy, "a");
+  g_autoptr (NfModel) same = nf_model_load (roundabout, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (same, error);
+  assert_ptr_equal (again, model);
+  assert_ptr_equal (same, model);
+  assert_ptr_not_equal (elsewhere, model);
+
+  /* as it was, and with other notes */
+  nf_test_ok (nf_model_save (source, path, metadata, &error), error);
+  g_autoptr (NfModel) rewritten = load_noted (path, "a");
+  assert_ptr_equal (rewritten, model);
+  g_hash_table_insert (metadata, (gpointer) "training", (gpointer) "b");
+  nf_test_ok (nf_model_save (source, path, metadata, &error), error);
+  g_autoptr (NfModel) other = load_noted (path, "b");
+  g_autoptr (NfModel) other_again = load_noted (path, "b");
+  assert_ptr_not_equal (other, model);
+  assert_ptr_equal (other_again, other);
+  g_unlink (path);
+  g_unlink (copy);
+}
+
 /* A model's file may be replaced while it is loaded. Written into, nothing more is read of it. */
 static void
 test_changed_file (void **state)
@@ -1432,16 +1484,16 @@ test_changed_file (void **state)
       assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
       g_clear_error (&error);
 
-      /* whoever loads the same from a file that is sound is not given it; that file may go */
-      nf_test_ok (g_file_set_contents (copy, old, (gssize)size, &error), error);
-      g_autoptr (NfModel) sound = nf_model_load (copy, device, NULL, NULL, NULL, &error);
+      /* whoever loads the same from the file, sound again, is not given it; that file may go */
+      nf_test_ok (g_file_set_contents (path, old, (gssize)size, &error), error);
+      g_autoptr (NfModel) sound = nf_model_load (path, device, NULL, NULL, NULL, &error);
       nf_test_ok (sound, error);
       assert_ptr_not_equal (sound, model);
-      assert_int_equal (g_rename (other, copy), 0);
+      assert_int_equal (g_rename (other, path), 0);
       nf_test_ok (g_file_set_contents (other, new, (gssize)size, &error), error);
       g_autoptr (NfSession) again = nf_test_session (sound);
       nf_test_ok (nf_session_gradients (again, x, 1, NULL, &loss, gradient, NULL, &error), error);
-      g_unlink (copy);
+      g_unlink (path);
       nf_test_ok (nf_model_save (sound, copy, NULL, &error), error);
     }
   g_unlink (path);
@@ -1977,6 +2029,7 @@ main (int argc, char **argv)
     { "memory, weights in integers", test_memory, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_loading_tells),
     cmocka_unit_test (test_shared),
+    cmocka_unit_test (test_shared_files),
     cmocka_unit_test (test_changed_file),
     cmocka_unit_test (test_failure_forgets),
     cmocka_unit_test (test_planes_apart),

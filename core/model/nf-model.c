@@ -37,8 +37,8 @@ struct _NfModel
 
 G_DEFINE_FINAL_TYPE (NfModel, nf_model, G_TYPE_OBJECT)
 
-/* Models that this process has loaded, so that elements share their memory: content and how the device
- * computes -> weak reference. */
+/* Models that this process has loaded, so that elements share their memory: content, how the device computes
+ * and where the file is -> weak reference. */
 static GMutex shared_lock;
 static GHashTable *shared_models;
 
@@ -49,27 +49,37 @@ weak_free (gpointer data)
   g_free (data);
 }
 
-/* Whether there is a MODEL whose file still holds it. */
+/* Whether there is a MODEL whose file still holds it, and that says of itself what FILE does. */
 static gboolean
-is_whole (NfModel *model)
+is_same (NfModel *model, NfTensorFile *file)
 {
-  return model && nf_tensor_file_check_unchanged (model->file, NULL);
+  if (!model || !nf_tensor_file_check_unchanged (model->file, NULL))
+    return FALSE;
+  GHashTable *metadata = nf_tensor_file_get_all_metadata (model->file),
+             *other = nf_tensor_file_get_all_metadata (file);
+  GHashTableIter iter;
+  gpointer key, value;
+  g_hash_table_iter_init (&iter, metadata);
+  while (g_hash_table_iter_next (&iter, &key, &value))
+    if (g_strcmp0 (value, g_hash_table_lookup (other, key)) != 0)
+      return FALSE;
+  return g_hash_table_size (metadata) == g_hash_table_size (other);
 }
 
 static NfModel *
-find_shared (const char *key)
+find_shared (const char *key, NfTensorFile *file)
 {
   g_mutex_lock (&shared_lock);
   GWeakRef *weak = shared_models ? g_hash_table_lookup (shared_models, key) : NULL;
   g_autoptr (NfModel) model = weak ? g_weak_ref_get (weak) : NULL;
-  const gboolean whole = is_whole (model);
-  if (whole)
+  const gboolean same = is_same (model, file);
+  if (same)
     model->shared = TRUE;
   g_mutex_unlock (&shared_lock);
-  return whole ? g_steal_pointer (&model) : NULL;
+  return same ? g_steal_pointer (&model) : NULL;
 }
 
-/* SELF, or the model of the same content that another thread was quicker with. Takes SELF. */
+/* SELF, or the same model that another thread was quicker with. Takes SELF. */
 static NfModel *
 share (NfModel *self, const char *key)
 {
@@ -80,7 +90,7 @@ share (NfModel *self, const char *key)
     shared_models = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, weak_free);
   GWeakRef *weak = g_hash_table_lookup (shared_models, key);
   other = weak ? g_weak_ref_get (weak) : NULL;
-  if (is_whole (other))
+  if (is_same (other, self->file))
     {
       other->shared = TRUE;
       g_clear_pointer (&locker, g_mutex_locker_free);
@@ -529,9 +539,11 @@ load (const char *name, NfDevice *device, gboolean shared, NfProgressFunc progre
   g_autofree char *digest = weights ? nf_weights_digest (weights, tell_of_loading, &listener, error) : NULL;
   if (!digest)
     return NULL;
+  /* where it is: models are told by their path, and hints lie beside it */
   g_autofree char *computing = nf_device_describe_computing (device),
-                  *key = g_strdup_printf ("%s %s", digest, computing);
-  NfModel *other = shared ? find_shared (key) : NULL;
+                  *place = g_canonicalize_filename (path, NULL),
+                  *key = g_strdup_printf ("%s %s %s", digest, computing, place);
+  NfModel *other = shared ? find_shared (key, file) : NULL;
   if (other)
     return other;
   if (!tell (&listener, "build", 0, error))

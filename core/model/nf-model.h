@@ -50,8 +50,9 @@ char *nf_model_find (const char *name, GError **error);
  * @data: for @progress
  * @cancellable: (nullable): stops early with %NF_ERROR_CANCELLED
  *
- * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. Models
- * with the same content on the same device are shared within the process: loading twice costs memory once.
+ * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. A file
+ * with the same content and metadata on a device that computes in the same way is shared within the process:
+ * loading twice costs memory once. A copy of it elsewhere is another model.
  * On the device matrices lie in the order of products only; gradients, training and nf_model_save() read them
  * again, so the file stays open. It may be replaced by renaming only, as everything here does: once it was
  * written into, what would read it fails with %NF_ERROR_DATA, and where it was cut short meanwhile the
@@ -89,6 +90,9 @@ NfModel *nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, G
 gboolean nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error);
 
 const NfConfig *nf_model_get_config (NfModel *self);
+
+/** nf_model_get_device: Returns: (transfer none): where the weights are; of a shared model the one that was
+ * given when it was first loaded. */
 NfDevice *nf_model_get_device (NfModel *self);
 
 /** nf_model_get_path: Returns: (nullable): file it was loaded from. */
