@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define MAX_DEPTH 16
-#define MAX_DIGITS 18 /* what fits into 63 bits whatever the digits are */
+#define MAX_WHOLE "9223372036854775807" /* G_MAXINT64: the parser wraps what is above it around */
 #define MAX_SHOWN 64
 
 char *
@@ -88,7 +88,10 @@ skip_number (const char *at, const char *end)
     return NULL;
   const gboolean whole = at == end || (*at != '.' && *at != 'e' && *at != 'E');
   if (whole)
-    return at - digits <= MAX_DIGITS ? at : NULL;
+    {
+      const gssize n = at - digits, most = sizeof MAX_WHOLE - 1;
+      return n < most || (n == most && memcmp (digits, MAX_WHOLE, most) <= 0) ? at : NULL;
+    }
   if (*at == '.' && !(at = skip_digits (at + 1, end)))
     return NULL;
   if (at < end && (*at == 'e' || *at == 'E'))
