@@ -841,6 +841,8 @@ test_controls_file (void **state)
     { "{\"frame\":0,\"controls\":[1e300]}\n", "control 0 is not a finite number" },
     { "{\"frame\":0,\"controls\":[1]}\n{\"frame\":1,\"action\":1}\n", "line 2: \"controls\" is not there" },
     { "{\"frame\":1,\"controls\":[1]}\n", "frame 1 where frame 0 should be" },
+    { "{\"frame\":0,\"pts\":true,\"controls\":[1]}\n", "\"pts\" is neither a whole number nor null" },
+    { "{\"frame\":0,\"action\":0,\"controls\":[1]}\n", "a frame has one of them" },
   };
   for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
     {
@@ -887,16 +889,23 @@ test_bad_lines (void **state)
   assert_refused (&error, "frame 2 has 1 controls, but the first frame has 2");
   assert_false (nf_actions_writer_put (writer, 0, 1, &error));
   assert_refused (&error, "frame 2 has 0 controls, but the first frame has 2");
+  assert_false (nf_actions_writer_put_controls (writer, NF_ACTIONS_NO_TIME - 1, good, 2, &error));
+  assert_refused (&error,
+                  "frame 2 has the time 18446744073709551614, it must be at most 9223372036854775807");
 
   /* from its beginning on a file may be of another kind */
   nf_test_ok (nf_actions_writer_rewind (writer, 0, &error), error);
-  nf_test_ok (nf_actions_writer_put (writer, 0, 1, &error), error);
+  nf_test_ok (nf_actions_writer_put (writer, G_MAXINT64, 1, &error), error);
+  assert_false (nf_actions_writer_put (writer, (guint64)G_MAXINT64 + 1, 1, &error));
+  assert_refused (&error, "frame 1 has the time 9223372036854775808");
   assert_false (nf_actions_writer_put_controls (writer, 0, good, 2, &error));
   assert_refused (&error, "frame 1 has 2 controls, but the first frame has 0");
   nf_test_ok (nf_actions_writer_close (writer, &error), error);
   nf_actions_writer_free (writer);
   nf_test_ok (g_file_get_contents (path, &text, NULL, &error), error);
-  assert_string_equal (text, "{\"frame\":0,\"pts\":0,\"action\":1}\n");
+  assert_string_equal (text, "{\"frame\":0,\"pts\":9223372036854775807,\"action\":1}\n");
+  g_autoptr (GArray) actions = nf_actions_read (path, 2, &error);
+  nf_test_ok (actions, error);
   g_unlink (path);
 }
 
@@ -913,6 +922,12 @@ test_bad_actions_files (void **state)
     { "{\"frame\":0,\"action\":-1}\n", "\"action\" is -1" },
     { "{\"frame\":0,\"action\":1.5}\n", "\"action\" is not there, or is not a whole number" },
     { "{\"frame\":0}\n", "\"action\" is not there" },
+    { "{\"frame\":0,\"pts\":\"x\",\"action\":0}\n", "line 1: \"pts\" is neither a whole number nor null" },
+    { "{\"frame\":0,\"pts\":[0],\"action\":0}\n", "\"pts\" is neither a whole number nor null" },
+    { "{\"frame\":0,\"pts\":0.5,\"action\":0}\n", "\"pts\" is neither a whole number nor null" },
+    { "{\"frame\":0,\"pts\":-5,\"action\":0}\n", "line 1: \"pts\" is -5, not 0 to" },
+    { "{\"frame\":0,\"action\":0}\n{\"frame\":1,\"action\":0,\"controls\":[1]}\n",
+      "line 2: \"action\" and \"controls\" are there, but a frame has one of them" },
     { "\n{\"frame\":0,\"action\":0", "line 2: it is not a JSON object" },
     { "[0]\n", "not a JSON object" },
     { "Up\n", "not a JSON object" },
@@ -922,6 +937,7 @@ test_bad_actions_files (void **state)
     { "{\"frame\":0,\"action\":0x2}\n", "not a JSON object" },
     { "var a = {\"frame\":0,\"action\":0}\n", "not a JSON object" },
     { "{\"frame\":18446744073709551616,\"action\":0}\n", "it has a number" },
+    { "{\"frame\":0,\"pts\":9223372036854775808,\"action\":0}\n", "it has a number" },
     { "{\"frame\":0,\"action\":0}\n{\"frame\":1,\"action\":0} /* */\n", "line 2: it is not a JSON object" },
     { "{\"frame\":0,\"action\":0}\n\n\xff\n", "line 3: it is not UTF-8" },
   };

@@ -16,12 +16,18 @@
 
 /* Reading */
 
+static gboolean
+is_whole (JsonNode *node)
+{
+  return node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_value_type (node) == G_TYPE_INT64;
+}
+
 /* A member that must be a whole number of 0 to MAX. */
 static gboolean
 get_number (JsonObject *object, const char *name, gint64 max, gint64 *value, GError **error)
 {
   JsonNode *node = json_object_get_member (object, name);
-  if (!node || !JSON_NODE_HOLDS_VALUE (node) || json_node_get_value_type (node) != G_TYPE_INT64)
+  if (!is_whole (node))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "\"%s\" is not there, or is not a whole number", name);
       return FALSE;
@@ -34,6 +40,20 @@ get_number (JsonObject *object, const char *name, gint64 max, gint64 *value, GEr
       return FALSE;
     }
   return TRUE;
+}
+
+/* The frame's time may be unknown. */
+static gboolean
+check_time (JsonObject *object, GError **error)
+{
+  JsonNode *node = json_object_get_member (object, "pts");
+  gint64 pts;
+  if (!node || JSON_NODE_HOLDS_NULL (node))
+    return TRUE;
+  if (is_whole (node))
+    return get_number (object, "pts", G_MAXINT64, &pts, error);
+  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "\"pts\" is neither a whole number nor null");
+  return FALSE;
 }
 
 /* What a line is read into. */
@@ -89,7 +109,13 @@ read_line (Reading *reading, JsonParser *parser, const GString *line, GError **e
   JsonObject *object = nf_json_parse_object (parser, line->str, line->len, "it", error);
   if (!object)
     return FALSE;
-  if (!get_number (object, "frame", G_MAXINT64, &frame, error)
+  if (json_object_has_member (object, "action") && json_object_has_member (object, "controls"))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "\"action\" and \"controls\" are there, but a frame has one of them");
+      return FALSE;
+    }
+  if (!get_number (object, "frame", G_MAXINT64, &frame, error) || !check_time (object, error)
       || (reading->actions && !get_number (object, "action", reading->max_action, &action, error))
       || (reading->controls && !read_controls (reading, object, error)))
     return FALSE;
@@ -269,6 +295,14 @@ write_all (int fd, const char *text)
 static gboolean
 put_line (NfActionsWriter *self, guint64 pts, const char *done, guint n, GError **error)
 {
+  if (pts > G_MAXINT64 && pts != NF_ACTIONS_NO_TIME)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "the actions file %s: frame %" G_GUINT64_FORMAT " has the time %" G_GUINT64_FORMAT
+                   ", it must be at most %" G_GINT64_FORMAT " or NF_ACTIONS_NO_TIME",
+                   self->path, self->frame, pts, G_MAXINT64);
+      return FALSE;
+    }
   g_autofree char *time
       = pts == NF_ACTIONS_NO_TIME ? g_strdup ("null") : g_strdup_printf ("%" G_GUINT64_FORMAT, pts);
   g_autofree char *line

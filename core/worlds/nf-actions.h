@@ -15,8 +15,8 @@ G_BEGIN_DECLS
  *
  *   {"frame":0,"pts":0,"controls":[0.5,-1]}
  *
- * `pts` is the frame's time in nanoseconds, or null. A reader ignores other members, and empty lines. The
- * file of a video is named like it with `.actions.ndjson` after it. */
+ * `pts` is the frame's time in nanoseconds, 0 to %G_MAXINT64, or null, or left out. A reader ignores other
+ * members, and empty lines. The file of a video is named like it with `.actions.ndjson` after it. */
 
 #define NF_ACTIONS_SUFFIX ".actions.ndjson"
 #define NF_ACTIONS_NO_TIME G_MAXUINT64
@@ -58,12 +58,12 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
 
 /**
  * nf_actions_writer_put:
- * @pts: nanoseconds, or %NF_ACTIONS_NO_TIME
+ * @pts: nanoseconds, at most %G_MAXINT64, or %NF_ACTIONS_NO_TIME
  *
  * Writes the next frame's line, which can be read at once; all of it or, if that fails, nothing.
  *
  * Returns: FALSE with %NF_ERROR_WRITE; with %NF_ERROR_ARGUMENT, and nothing written, if the file's lines are
- * of controls, or @action is above 65535, more than nf_actions_read() takes.
+ * of controls, or @action is above 65535 or @pts out of range: more than nf_actions_read() takes.
  */
 gboolean nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError **error);
 
