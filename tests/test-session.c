@@ -1332,10 +1332,13 @@ test_text (void **state)
   assert_memory_not_equal (in.memory, out.memory, in.size);
 }
 
+#define TELLS_EVERY (G_USEC_PER_SEC / 10)
+
 typedef struct
 {
   char *told; /* phases, and how often */
   double before;
+  gint64 time;      /* of the last call, monotonic */
   const char *stop; /* the phase in whose middle it is cancelled */
   GCancellable *cancellable;
 } Loading;
@@ -1347,10 +1350,20 @@ on_loading (const char *phase, double fraction, gpointer data)
   g_autofree char *told = loading->told;
   assert_true (fraction >= 0 && fraction <= 1);
   assert_true (fraction == 0 || fraction > loading->before);
+  const gint64 now = g_get_monotonic_time ();
+  if (fraction > 0 && fraction < 1 && now - loading->time < TELLS_EVERY / 2)
+    fail_msg ("told of %g of \"%s\" %g ms after the last time", fraction, phase,
+              1e-3 * (double)(now - loading->time));
   loading->before = fraction;
   loading->told = g_strconcat (told ? told : "", *phase == 'l' ? "l" : "b", NULL);
-  if (loading->stop && strcmp (phase, loading->stop) == 0 && fraction > 0.3)
-    g_cancellable_cancel (loading->cancellable);
+  if (loading->stop && strcmp (phase, loading->stop) == 0)
+    {
+      if (fraction > 0)
+        g_cancellable_cancel (loading->cancellable);
+      else
+        g_usleep (TELLS_EVERY); /* until it is told of what comes next */
+    }
+  loading->time = now;
 }
 
 /* Devices that compute differently have weights of their own, others share them. */
@@ -1529,16 +1542,17 @@ test_loading_tells (void **state)
       g_autofree char *told = loading.told;
       const gsize loads = strspn (told, "l"), builds = strlen (told + loads);
       assert_int_equal (strspn (told + loads, "b"), builds);
-      assert_true (loads >= 5 && loads <= 22 && builds <= 22);
+      assert_true (loads >= 1);
       if (stops[i])
         {
           assert_null (model);
           assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED));
-          assert_true (loading.before < 0.6);
+          assert_true (loading.before > 0 && loading.before < 0.6);
+          assert_int_equal (builds > 0, i > 0);
           continue;
         }
       nf_test_ok (model, error);
-      assert_true (builds >= 5);
+      assert_true (builds >= 2 && loading.before == 1);
     }
   g_unlink (path);
 }

@@ -9,6 +9,9 @@
 
 /* Not installed. */
 
+/* Between calls of an #NfProgressFunc but at the ends of a phase, microseconds. */
+#define NF_PROGRESS_INTERVAL (G_USEC_PER_SEC / 10)
+
 /* Sizes of a sample: an image, or a video of frames. */
 typedef struct
 {

@@ -211,7 +211,8 @@ typedef struct
   NfProgressFunc progress;
   gpointer data;
   GCancellable *cancellable;
-  double told; /* of the phase; it is told of its beginning, its end, and each step of TOLD between */
+  double told; /* of the phase; it is told of its beginning, its end, and of steps of TOLD between */
+  gint64 time; /* of that, monotonic */
 } Listener;
 
 #define TOLD 0.05
@@ -219,9 +220,12 @@ typedef struct
 static gboolean
 tell (Listener *listener, const char *phase, double fraction, GError **error)
 {
-  if (fraction <= 0 || fraction >= 1 || fraction - listener->told >= TOLD)
+  const gint64 now = g_get_monotonic_time ();
+  if (fraction <= 0 || fraction >= 1
+      || (fraction - listener->told >= TOLD && now - listener->time >= NF_PROGRESS_INTERVAL))
     {
       listener->told = fraction;
+      listener->time = now;
       if (listener->progress)
         listener->progress (phase, fraction, listener->data);
     }

@@ -24,7 +24,7 @@ G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
  * @fraction: done, 0 to 1
  * @data: the caller's
  *
- * Called on the working thread, never more often than some ten times a second.
+ * Called on the working thread, at most ten times a second but for the beginning and the end of a phase.
  */
 typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer data);
 

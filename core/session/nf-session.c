@@ -4,8 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#define PROGRESS_INTERVAL (G_USEC_PER_SEC / 10)
-
 G_DEFINE_FINAL_TYPE (NfSession, nf_session, G_TYPE_OBJECT)
 
 static void
@@ -124,7 +122,7 @@ nf_session_tell_decode (gpointer data, guint done, guint all)
   const double call = (progress->before + progress->batch * (double)done / all) / progress->all,
                fraction = self->before + self->share * call;
 
-  if (self->progress && (now - self->last_progress >= PROGRESS_INTERVAL || fraction >= 1))
+  if (self->progress && (now - self->last_progress >= NF_PROGRESS_INTERVAL || fraction >= 1))
     {
       self->last_progress = now;
       self->progress ("decode", fraction, self->progress_data);
