@@ -403,6 +403,10 @@ denoise_methods (void **state)
   assert_memory_not_equal (first, z, sizeof z);
   assert_false (nf_stream_set_denoise (other, NF_DENOISE_LEARNED, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_UNSUPPORTED));
+  g_clear_error (&error);
+  assert_false (nf_stream_set_denoise (other, (NfDenoise)9, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+  assert_non_null (strstr (error->message, "denoise 9"));
 }
 
 /* A decoder of spliced latents, one that encoded the real frames itself, and one that came at the key frame:

@@ -1,6 +1,8 @@
 /* normflow: frames of a stream without their noise. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-stream-private.h"
 
+#include "nf-session-private.h"
+
 /* A model of Gaussian noise draws noisy frames, and those it remembers. What is shown is the posterior mean
  * of the clean frame, x = y + sigma² ∇ log p(y | the frames before it) (Tweedie), where the gradient is what
  * a learned denoiser says (flow-score matching, arXiv 2511.20462) or, without one, that of the flow itself.
@@ -255,7 +257,8 @@ gboolean
 nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
-  if (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error))
+  if (!nf_decode_options_check (&(NfDecodeOptions){ .denoise = denoise }, error)
+      || (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error)))
     return FALSE;
   self->denoise = denoise;
   return TRUE;

@@ -91,8 +91,8 @@ void nf_stream_set_noise_seed (NfStream *self, guint64 seed);
  *
  * What is remembered does not depend on it. Any time; models without Gaussian noise do not care.
  *
- * Returns: FALSE with %NF_ERROR_UNSUPPORTED if @denoise is %NF_DENOISE_LEARNED and a model of
- * Gaussian noise has no denoiser.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if there is no such @denoise, or %NF_ERROR_UNSUPPORTED if it is
+ * %NF_DENOISE_LEARNED and a model of Gaussian noise has no denoiser.
  */
 gboolean nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error);
 
