@@ -508,6 +508,41 @@ test_names (void **state)
   nf_test_ok (file, error);
 }
 
+/* What would be refused when it is read is not written: elements are as many as dimensions say. */
+static void
+test_bad_shapes (void **state)
+{
+  static const struct
+  {
+    guint64 n_elements;
+    guint n_dims;
+    guint64 dims[2];
+    const char *part;
+  } bad[] = { { 3, 2, { 2, 2 }, "has 3 elements, but its dimensions make 4" },
+              { 0, 0, { 0 }, "has 0 elements, but its dimensions make 1" },
+              { 4, 1, { 0 }, "has 4 elements, but its dimensions make 0" },
+              { 0, 2, { G_MAXUINT64, 0 }, "has an impossible shape" },
+              { 0, 2, { (guint64)1 << 32, (guint64)1 << 32 }, "has an impossible shape" },
+              { (guint64)1 << 62, 1, { (guint64)1 << 62 }, "has an impossible shape" },
+              { 1, NF_TENSOR_MAX_DIMS + 1, { 1, 1 }, "dimensions, at most" } };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = in_folder ("shapes");
+  const guint8 data[16] = { 0 };
+  const guint n_files = count_files ();
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      NfTensor tensor = { "odd", NF_DTYPE_F32, bad[i].n_dims, { 0 }, bad[i].n_elements, data };
+      memcpy (tensor.dims, bad[i].dims, sizeof bad[i].dims);
+      assert_false (nf_tensor_file_write (path, &tensor, 1, NULL, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
+      if (!strstr (error->message, path) || !strstr (error->message, "odd")
+          || !strstr (error->message, bad[i].part))
+        fail_msg ("\"%s\" does not mention \"%s\"", error->message, bad[i].part);
+      g_clear_error (&error);
+    }
+  assert_int_equal (count_files (), n_files);
+}
+
 /* A disk that is full: the old file survives. */
 static void
 test_no_space (void **state)
@@ -547,7 +582,7 @@ main (void)
     CASE (test_reading),   CASE (test_nothing_in_it), CASE (test_conversions), CASE (test_paths),
     CASE (test_lengths),   CASE (test_huge_header),   CASE (test_headers),     CASE (test_shapes),
     CASE (test_ranges),    CASE (test_truncation),    CASE (test_writing),     CASE (test_determinism),
-    CASE (test_replacing), CASE (test_no_space),      CASE (test_names),
+    CASE (test_replacing), CASE (test_no_space),      CASE (test_names),       CASE (test_bad_shapes),
   };
   return cmocka_run_group_tests_name ("tensor-file", tests, NULL, NULL);
 }

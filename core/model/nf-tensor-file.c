@@ -143,11 +143,22 @@ get_array (JsonObject *object, const char *member)
   return node && JSON_NODE_HOLDS_ARRAY (node) ? json_node_get_array (node) : NULL;
 }
 
+/* The product of its dimensions, if it can be. */
+static gboolean
+count_elements (const NfTensor *tensor, guint64 *n)
+{
+  *n = 1;
+  for (guint i = 0; i < tensor->n_dims; i++)
+    if (tensor->dims[i] > G_MAXINT64 || !g_uint64_checked_mul (n, *n, tensor->dims[i]))
+      return FALSE;
+  return TRUE;
+}
+
 static gboolean
 read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 *data, guint64 data_size,
              GError **error)
 {
-  NfTensor tensor = { .n_elements = 1 };
+  NfTensor tensor = { 0 };
   g_autofree char *shown = nf_json_shorten (name);
   if (!JSON_NODE_HOLDS_OBJECT (node))
     return damaged (self, error, "tensor %s is not described by an object", shown);
@@ -171,10 +182,11 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
   if (tensor.n_dims > NF_TENSOR_MAX_DIMS)
     return damaged (self, error, "tensor %s has %u dimensions, at most %d are possible", shown, tensor.n_dims,
                     NF_TENSOR_MAX_DIMS);
-  for (guint i = 0; i < tensor.n_dims; i++)
-    if (!read_number (shape, i, &tensor.dims[i])
-        || !g_uint64_checked_mul (&tensor.n_elements, tensor.n_elements, tensor.dims[i]))
-      return damaged (self, error, "tensor %s has an impossible shape", shown);
+  gboolean possible = TRUE;
+  for (guint i = 0; i < tensor.n_dims && possible; i++)
+    possible = read_number (shape, i, &tensor.dims[i]);
+  if (!possible || !count_elements (&tensor, &tensor.n_elements))
+    return damaged (self, error, "tensor %s has an impossible shape", shown);
 
   guint64 begin, end, bytes;
   if (!read_number (offsets, 0, &begin) || !read_number (offsets, 1, &end) || begin > end || end > data_size)
@@ -589,6 +601,29 @@ check_metadata (GHashTable *metadata, const char *path, GError **error)
   return TRUE;
 }
 
+/* What a reader would refuse is not written. */
+static gboolean
+check_shape (const NfTensor *tensor, const char *path, GError **error)
+{
+  guint64 n, bytes;
+  if (tensor->n_dims > NF_TENSOR_MAX_DIMS)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "cannot write %s: tensor %s has %u dimensions, at most %d are possible", path, tensor->name,
+                 tensor->n_dims, NF_TENSOR_MAX_DIMS);
+  else if (!count_elements (tensor, &n) || !g_uint64_checked_mul (&bytes, n, dtypes[tensor->dtype].size)
+           || bytes > G_MAXINT64)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "cannot write %s: tensor %s has an impossible shape",
+                 path, tensor->name);
+  else if (n != tensor->n_elements)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                 "cannot write %s: tensor %s has %" G_GUINT64_FORMAT
+                 " elements, but its dimensions make %" G_GUINT64_FORMAT,
+                 path, tensor->name, tensor->n_elements, n);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 gboolean
 nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
                       GError **error)
@@ -599,7 +634,7 @@ nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashT
     return FALSE;
   for (guint i = 0; i < n; i++)
     {
-      if (!check_text (tensors[i].name, path, error))
+      if (!check_text (tensors[i].name, path, error) || !check_shape (&tensors[i], path, error))
         return FALSE;
       g_ptr_array_add (order, (gpointer)&tensors[i]);
     }

@@ -131,8 +131,8 @@ void nf_tensor_to_double (const NfTensor *tensor, double *out);
  *
  * Names are written sorted, so equal content gives equal bytes.
  *
- * Returns: FALSE with %NF_ERROR_WRITE, or %NF_ERROR_ARGUMENT if two have one name, one is `__metadata__`, or
- * a name or string is not UTF-8.
+ * Returns: FALSE with %NF_ERROR_WRITE, or, before anything is written, %NF_ERROR_ARGUMENT if two have one
+ * name, one is `__metadata__`, a name or string is not UTF-8, or n_elements is not the product of dims.
  */
 gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
                                GError **error);
