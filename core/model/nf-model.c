@@ -625,7 +625,7 @@ nf_model_write (NfModel *self, const float *theta, const char *path, GHashTable 
 gboolean
 nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error)
 {
-  g_return_val_if_fail (NF_IS_MODEL (self), FALSE);
+  g_return_val_if_fail (NF_IS_MODEL (self) && path, FALSE);
   g_mutex_lock (&self->lock);
   g_autofree float *theta = download (self, error);
   g_mutex_unlock (&self->lock);

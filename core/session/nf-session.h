@@ -52,7 +52,8 @@ typedef enum
  * Takes the memory that the work needs and runs it once on a single empty tile, so that drivers that compile
  * kernels when they first run have done so: the first real frame then takes as long as the others.
  *
- * Returns: FALSE with device errors, %NF_ERROR_CANCELLED, or %NF_ERROR_ARGUMENT if there is no such work.
+ * Returns: FALSE with device errors, %NF_ERROR_CANCELLED, %NF_ERROR_DATA if the model makes no finite numbers
+ * of that tile, or %NF_ERROR_ARGUMENT if there is no such work.
  */
 gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error);
 
