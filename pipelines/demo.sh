@@ -34,6 +34,12 @@ frames=$((10#$frames))
 if [[ -f $model ]]; then model=$(realpath -- "$model"); fi
 if [[ -n $video ]]; then video=$(realpath -- "$video"); fi
 
+# Only what this script writes is removed from the folder, which may be anybody's.
+results=("$output"/{input.mkv,decoded.mkv,score.png,score-map.png,scores.ndjson,sheet.png,samples.png,pipeline.log})
+for file in "${results[@]}"; do
+  [[ ! $video -ef $file ]] || fail "$video is where a result will be: give it another name, or another folder with --output"
+done
+
 step() {
   printf '\n== %s\n' "$*"
 }
@@ -109,8 +115,7 @@ copy_video() {
 # The path
 
 mkdir -p "$output"
-# Only what this script writes: the folder may be anybody's.
-rm -f -- "$output"/{input.mkv,decoded.mkv,score.png,score-map.png,scores.ndjson,sheet.png,samples.png,pipeline.log}
+rm -f -- "${results[@]}"
 cd -- "$output"
 options=()
 tool_options=()

@@ -117,6 +117,66 @@ fixture_close (void)
     g_free (fixture_model[i]);
 }
 
+/* Scripts */
+
+/* A clip of N frames at RATE frames a second. */
+static inline char *
+make_clip (guint n, guint rate)
+{
+  g_autoptr (GError) error = NULL;
+  char *path = fixture_path ("clip.mkv");
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc pattern=ball num-buffers=%u ! video/x-raw,width=48,height=32,framerate=%u/1 ! avenc_ffv1 "
+      "! matroskamux ! filesink location=%s",
+      n, rate, path);
+  GstElement *pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) message
+      = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+  return path;
+}
+
+/* Runs a script of pipelines/; whether it succeeds, and what it says. */
+static inline gboolean
+try_script (const char *name, const char *const *arguments, char **said, char **errors, GError **error)
+{
+  g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
+  g_autofree char *path = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", name, NULL);
+  gint status;
+  g_strv_builder_add (builder, path);
+  g_strv_builder_addv (builder, (const char **)arguments);
+  g_auto (GStrv) line = g_strv_builder_end (builder);
+  assert_true (g_spawn_sync (NULL, line, NULL, G_SPAWN_DEFAULT, NULL, NULL, said, errors, &status, error));
+  return g_spawn_check_wait_status (status, error);
+}
+
+/* Runs one that must succeed; what it says. */
+static inline char *
+run_script (const char *name, const char *const *arguments)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *said = NULL, *errors = NULL;
+  if (!try_script (name, arguments, &said, &errors, &error))
+    fail_msg ("%s: %s\n%s%s", name, error->message, said, errors);
+  return g_steal_pointer (&said);
+}
+
+/* Runs one that must fail; what it says of that. */
+static inline char *
+fail_script (const char *name, const char *const *arguments)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *said = NULL, *errors = NULL;
+  if (try_script (name, arguments, &said, &errors, &error))
+    fail_msg ("%s did not fail\n%s%s", name, said, errors);
+  return g_steal_pointer (&errors);
+}
+
 /* Video */
 
 /* A frame with the contents number N, somewhat like a picture: slopes with noise on them. PADDED: odd strides

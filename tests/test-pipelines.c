@@ -880,6 +880,18 @@ test_real_videos (void **state)
   assert_true (n > 0);
 }
 
+/* What it reads is not among what it removes at first. */
+static void
+test_demo_of_its_results (void **state)
+{
+  g_autofree char *clip = make_clip (2, 10), *decoded = fixture_path ("decoded.mkv");
+  assert_int_equal (g_rename (clip, decoded), 0);
+  g_autofree char *errors
+      = fail_script ("demo.sh", (const char *[]){ "--no-play", "--output", fixture_dir, decoded, NULL });
+  assert_non_null (strstr (errors, "decoded.mkv"));
+  assert_true (g_file_test (decoded, G_FILE_TEST_EXISTS));
+}
+
 int
 main (int argc, char **argv)
 {
@@ -913,6 +925,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bundled_model),
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_real_videos),
+    cmocka_unit_test (test_demo_of_its_results),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);
   fixture_close ();

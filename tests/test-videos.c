@@ -786,28 +786,6 @@ gap (void **state)
 
 /* Scripts */
 
-/* A clip of N frames at 10 frames a second. */
-static char *
-make_clip (guint n)
-{
-  g_autoptr (GError) error = NULL;
-  char *path = fixture_path ("clip.mkv");
-  g_autofree char *line = g_strdup_printf (
-      "videotestsrc pattern=ball num-buffers=%u ! video/x-raw,width=48,height=32,framerate=10/1 ! avenc_ffv1 "
-      "! matroskamux ! filesink location=%s",
-      n, path);
-  GstElement *pipeline = gst_parse_launch (line, &error);
-  assert_no_error (error);
-  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
-  gst_element_set_state (pipeline, GST_STATE_PLAYING);
-  g_autoptr (GstMessage) message
-      = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
-  assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
-  gst_element_set_state (pipeline, GST_STATE_NULL);
-  gst_object_unref (pipeline);
-  return path;
-}
-
 /* BUFFER is frame N of a clip at 10 frames a second. */
 static void
 assert_frame_time (GstBuffer *buffer, guint n)
@@ -815,31 +793,6 @@ assert_frame_time (GstBuffer *buffer, guint n)
   const GstClockTimeDiff off = GST_CLOCK_DIFF (n * 100 * GST_MSECOND, GST_BUFFER_PTS (buffer));
   if (ABS (off) > 2 * (GstClockTimeDiff)GST_MSECOND)
     fail_msg ("frame %u is at %" GST_TIME_FORMAT, n, GST_TIME_ARGS (GST_BUFFER_PTS (buffer)));
-}
-
-/* Runs a script of pipelines/; whether it succeeds, and what it says. */
-static gboolean
-try_script (const char *name, const char *const *arguments, char **said, char **errors, GError **error)
-{
-  g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
-  g_autofree char *path = g_build_filename (g_getenv ("G_TEST_SRCDIR"), "..", "pipelines", name, NULL);
-  gint status;
-  g_strv_builder_add (builder, path);
-  g_strv_builder_addv (builder, (const char **)arguments);
-  g_auto (GStrv) line = g_strv_builder_end (builder);
-  assert_true (g_spawn_sync (NULL, line, NULL, G_SPAWN_DEFAULT, NULL, NULL, said, errors, &status, error));
-  return g_spawn_check_wait_status (status, error);
-}
-
-/* Runs one that must succeed; what it says. */
-static char *
-run_script (const char *name, const char *const *arguments)
-{
-  g_autoptr (GError) error = NULL;
-  g_autofree char *said = NULL, *errors = NULL;
-  if (!try_script (name, arguments, &said, &errors, &error))
-    fail_msg ("%s: %s\n%s%s", name, error->message, said, errors);
-  return g_steal_pointer (&said);
 }
 
 /* A receiver that is cut off, and one that comes late, get nothing wrong, and miss no more than up to the
@@ -851,7 +804,7 @@ stream_script (void **state)
   {
     LENGTH = 160 /* at 25 a second: time to join in */
   };
-  g_autofree char *clip = make_clip (LENGTH),
+  g_autofree char *clip = make_clip (LENGTH, 10),
                   *port = g_strdup_printf ("%d", 20000 + g_random_int_range (0, 20000));
   g_autofree char *said = run_script ("stream.sh", (const char *[]){ clip, video_model, port, NULL });
   guint sent, first, again, late;
@@ -876,7 +829,8 @@ static void
 continue_pictures (void **state)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *clip = make_clip (4), *out = fixture_path ("pictures.mp4"), *said = NULL, *errors = NULL;
+  g_autofree char *clip = make_clip (4, 10), *out = fixture_path ("pictures.mp4"), *said = NULL,
+                  *errors = NULL;
   assert_false (try_script ("continue.sh",
                             (const char *[]){ clip, "normflow-yuv420-32-small", out, "2", NULL }, &said,
                             &errors, &error));
@@ -889,7 +843,7 @@ static void
 continue_script (void **state)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *clip = make_clip (12), *out = fixture_path ("continued.mp4");
+  g_autofree char *clip = make_clip (12, 10), *out = fixture_path ("continued.mp4");
   g_autofree char *said = run_script ("continue.sh", (const char *[]){ clip, video_model, out, "9", NULL });
   assert_non_null (strstr (said, "12 real frames and 9 drawn ones"));
 
