@@ -44,6 +44,14 @@ need_elements() {
   done
 }
 
+# The value $1 in the words of gst-launch-1.0: "location=$(quoted "$file")". It takes \ and " as a shell does, and reads
+# on after what ends in \.
+quoted() {
+  local value=${1//\\/\\\\}
+  [[ $1 != *\\ ]] || fail "gst-launch-1.0 takes nothing that ends in \\: $1"
+  printf '"%s"' "${value//\"/\\\"}"
+}
+
 # Runs a command that ends in openh264enc, which at every end of a stream says on stderr that it got no frame.
 with_h264() {
   "$@" 2> >(grep -v '^\[OpenH264\].*cmInitParaError' >&2)
@@ -57,10 +65,10 @@ scaler=(videoconvert ! "video/x-raw,format={AYUV64,ARGB64}" ! videoscale method=
 # The words of a pipeline that reads and decodes $1, a file or a URI, into the array source.
 set_source() {
   case $1 in
-    *://*) source=(uridecodebin "uri=$1") ;;
+    *://*) source=(uridecodebin "uri=$(quoted "$1")") ;;
     *)
       [[ -f $1 ]] || fail "there is no file $1"
-      source=(filesrc "location=$1" ! decodebin)
+      source=(filesrc "location=$(quoted "$1")" ! decodebin)
       ;;
   esac
 }

@@ -11,9 +11,9 @@
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
 need_elements compositor rawvideoparse imagefreeze openh264enc h264parse mp4mux
 set_source "$1"
-encoder=(flowencode "model=$2")
-[[ ! -f $1.actions.ndjson ]] || encoder+=("actions-location=$1.actions.ndjson")
-model=$2 out=${3:-continue.mp4} horizon=${4:-64}
+encoder=(flowencode "model=$(quoted "$2")")
+[[ ! -f $1.actions.ndjson ]] || encoder+=("actions-location=$(quoted "$1.actions.ndjson")")
+model=$(quoted "$2") out=${3:-continue.mp4} horizon=${4:-64}
 [[ $horizon =~ ^[1-9][0-9]*$ ]] || fail "$horizon is not a number of frames"
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
@@ -22,7 +22,7 @@ trap 'rm -rf -- "$work"' EXIT
 gst-launch-1.0 -v "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past ! fakesink num-buffers=1 sync=false \
   >"$work/caps" 2>"$work/errors" || fail "$(cat "$work/errors")"
 grep -q 'FlowEncode:past.*caps = .*, frames=(int)' "$work/caps" \
-  || fail "$model is a model of pictures, which do not go on: give one of videos, such as normflow-room-64x48 (normflow info MODEL tells)"
+  || fail "$2 is a model of pictures, which do not go on: give one of videos, such as normflow-room-64x48 (normflow info MODEL tells)"
 
 # First the scores: of the past as it is coded, of the future as it is coded again.
 gst-launch-1.0 -m "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past \
@@ -66,8 +66,8 @@ done
 # shellcheck disable=SC2046 # words are wanted
 with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
   sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! openh264enc bitrate=4000000 \
-  ! h264parse ! mp4mux ! filesink "location=$out" \
+  ! h264parse ! mp4mux ! filesink "location=$(quoted "$out")" \
   "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" post-messages=false ! tee name=t "${branches[@]}" \
-  filesrc "location=$work/curve.rgb" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
+  filesrc "location=$(quoted "$work/curve.rgb")" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
   ! "video/x-raw,framerate=$rate" ! c.sink_4
 echo "$out: $past real frames and $horizon drawn ones, four times"

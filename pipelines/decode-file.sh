@@ -14,10 +14,10 @@ need_elements gdpdepay
 if [[ $# == 2 ]]; then
   need_elements avenc_ffv1
   at_once=0 # nobody watches
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$2")
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$2")")
 else
   at_once=1
   sink=(videoconvert ! autovideosink)
 fi
 
-gst-launch-1.0 -e filesrc "location=$1" ! gdpdepay ! flowdecode "frames-at-once=$at_once" ! queue ! "${sink[@]}"
+gst-launch-1.0 -e filesrc "location=$(quoted "$1")" ! gdpdepay ! flowdecode "frames-at-once=$at_once" ! queue ! "${sink[@]}"

@@ -98,7 +98,7 @@ make_video() {
     ! video/x-raw,width=80,height=60,framerate=25/1 ! scene.sink_4 \
     compositor name=scene sink_0::ypos=-2 sink_1::alpha=0.2 sink_3::alpha=0.015 sink_4::xpos=200 sink_4::ypos=130 \
     ! "video/x-raw,format=AYUV,$size" ! videoconvert ! video/x-raw,format=I420 \
-    ! avenc_ffv1 ! matroskamux ! filesink "location=$1"
+    ! avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$1")"
 }
 
 # The first frames of a video, without loss unless it is not 4:2:0. identity ends with the frame after them. A decoder
@@ -109,7 +109,7 @@ copy_video() {
   [[ $frames -eq 0 ]] || limit=(identity "eos-after=$((frames + 1))" ! identity "eos-after=$((frames + 1))" !)
   set_source "$1"
   gst-launch-1.0 -q -e "${source[@]}" ! queue ! videoconvert ! video/x-raw,format=I420 ! "${limit[@]}" avenc_ffv1 \
-    ! matroskamux ! filesink "location=$2"
+    ! matroskamux ! filesink "location=$(quoted "$2")"
 }
 
 # The path
@@ -120,7 +120,7 @@ cd -- "$output"
 options=()
 tool_options=()
 if [[ -n $model ]]; then
-  options=("model=$model")
+  options=("model=$(quoted "$model")")
   tool_options=(--model "$model")
 fi
 

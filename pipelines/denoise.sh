@@ -10,12 +10,12 @@
 [[ $# -ge 2 && $# -le 3 ]] || usage 2
 awk -v "s=$2" 'BEGIN { exit !(s + 0 == s && s >= 0 && s <= 1) }' || fail "SIGMA is \"$2\", it must be 0 to 1, such as 0.05"
 case $1 in
-  /dev/*) source=(v4l2src "device=$1" ! queue leaky=downstream max-size-buffers=2) ;;
+  /dev/*) source=(v4l2src "device=$(quoted "$1")" ! queue leaky=downstream max-size-buffers=2) ;;
   *) set_source "$1" ;;
 esac
 if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$3")
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$3")")
 else
   need_elements
   sink=(videoconvert ! autovideosink)

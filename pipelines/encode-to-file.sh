@@ -15,5 +15,5 @@ format=F32LE
 [[ $# -lt 3 ]] || format=F16LE
 
 gst-launch-1.0 -e "${source[@]}" ! videoconvert ! flowencode post-messages=false \
-  ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$2"
+  ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$(quoted "$2")"
 ls -l -- "$2"

@@ -13,7 +13,7 @@ size=$(as_size "${2:-256x256}")
 if [[ $# == 3 ]]; then
   need_elements pngenc
   frames=1
-  sink=(pngenc ! filesink "location=$3")
+  sink=(pngenc ! filesink "location=$(quoted "$3")")
 else
   need_elements
   frames=-1

@@ -27,5 +27,5 @@ done
 for color in 0xff808080 0xff646464 0xff00ff00 0xff123456 0xfff0e010 0xff00c0ff 0xffff00ff 0xff404040; do
   add pattern=solid-color foreground-color=$color
 done
-gst-launch-1.0 -q concat name=c ! avenc_ffv1 ! matroskamux ! filesink location="$folder/patterns.mkv" "${sources[@]}"
+gst-launch-1.0 -q concat name=c ! avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$folder/patterns.mkv")" "${sources[@]}"
 normflow eval --check -m "$model" "${@:3}" "$folder/patterns.mkv"

@@ -10,9 +10,9 @@
 need_elements gdpdepay tcpclientsrc
 if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$3")
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$3")")
 else
   sink=(videoconvert ! autovideosink sync=false)
 fi
 
-gst-launch-1.0 -e tcpclientsrc "host=$1" "port=${2:-5000}" ! gdpdepay ! flowdecode ! queue ! "${sink[@]}"
+gst-launch-1.0 -e tcpclientsrc "host=$(quoted "$1")" "port=$(quoted "${2:-5000}")" ! gdpdepay ! flowdecode ! queue ! "${sink[@]}"

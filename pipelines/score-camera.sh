@@ -12,12 +12,12 @@
 need_elements
 input=${1:-/dev/video0}
 options=()
-[[ -z ${2:-} ]] || options+=("threshold=$2")
-[[ -z ${3:-} ]] || options+=("threshold-hysteresis=$3")
+[[ -z ${2:-} ]] || options+=("threshold=$(quoted "$2")")
+[[ -z ${3:-} ]] || options+=("threshold-hysteresis=$(quoted "$3")")
 case $input in
   /dev/*)
     [[ -e $input ]] || fail "there is no camera $input"
-    source=(v4l2src "device=$input" ! queue leaky=downstream max-size-buffers=2)
+    source=(v4l2src "device=$(quoted "$input")" ! queue leaky=downstream max-size-buffers=2)
     ;;
   *) set_source "$input" ;;
 esac

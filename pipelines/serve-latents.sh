@@ -11,7 +11,7 @@
 need_elements gdppay tcpserversink
 # A camera must never wait, a file must not run ahead of its clock.
 case $1 in
-  /dev/*) source=(v4l2src "device=$1" ! queue leaky=downstream max-size-buffers=2) ;;
+  /dev/*) source=(v4l2src "device=$(quoted "$1")" ! queue leaky=downstream max-size-buffers=2) ;;
   *)
     set_source "$1"
     source+=(! clocksync)
@@ -19,4 +19,4 @@ case $1 in
 esac
 
 gst-launch-1.0 "${source[@]}" ! videoconvert ! flowencode post-messages=false ! video/x-flow-latent ! gdppay \
-  ! tcpserversink host=0.0.0.0 "port=${2:-5000}" recover-policy=keyframe sync-method=latest-keyframe
+  ! tcpserversink host=0.0.0.0 "port=$(quoted "${2:-5000}")" recover-policy=keyframe sync-method=latest-keyframe

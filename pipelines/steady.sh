@@ -16,11 +16,11 @@ frames=${1:-100000}
 model=${2:-normflow-yuv420-32-small}
 [[ $# -le 2 && $frames =~ ^[1-9][0-9]*$ ]] || usage 2
 need_elements flowdecode fpsdisplaysink
-[[ ${#back[@]} -eq 0 ]] || back=(! queue ! flowdecode "model=$model")
+[[ ${#back[@]} -eq 0 ]] || back=(! queue ! flowdecode "model=$(quoted "$model")")
 
 printf '%10s %10s %10s\n' frames frames/s MiB
 exec 3< <(exec gst-launch-1.0 -v videotestsrc pattern=ball num-buffers="$frames" \
-  ! video/x-raw,format=I420,width=32,height=32 ! flowencode model="$model" message-interval=1000000000 "${back[@]}" \
+  ! video/x-raw,format=I420,width=32,height=32 ! flowencode "model=$(quoted "$model")" message-interval=1000000000 "${back[@]}" \
   ! fpsdisplaysink text-overlay=false sync=false fps-update-interval=10000 video-sink=fakesink)
 pid=$!
 while read -r line; do

@@ -18,7 +18,7 @@ trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf -- "$work"' EXIT
 
 # Each line the time of a frame and its checksum.
 receive() {
-  exec gst-launch-1.0 -q tcpclientsrc host=127.0.0.1 "port=$port" ! gdpdepay ! flowdecode "model=$model" ! videoconvert \
+  exec gst-launch-1.0 -q tcpclientsrc host=127.0.0.1 "port=$(quoted "$port")" ! gdpdepay ! flowdecode "model=$(quoted "$model")" ! videoconvert \
     ! video/x-raw,format=RGB ! checksumsink sync=false >"$work/$1" 2>"$work/$1.log"
 }
 
@@ -54,8 +54,8 @@ await() {
 }
 
 gst-launch-1.0 -q "${source[@]}" ! clocksync ! "${scaler[@]}" ! tee name=t \
-  t. ! queue ! flowencode "model=$model" post-messages=false key-int-max=8 ! gdppay \
-  ! tcpserversink host=127.0.0.1 "port=$port" sync-method=next-keyframe recover-policy=keyframe \
+  t. ! queue ! flowencode "model=$(quoted "$model")" post-messages=false key-int-max=8 ! gdppay \
+  ! tcpserversink host=127.0.0.1 "port=$(quoted "$port")" sync-method=next-keyframe recover-policy=keyframe \
   t. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! identity name=copy ! videoconvert ! video/x-raw,format=RGB \
   ! checksumsink sync=false >"$work/sent" 2>"$work/sent.log" &
 sender=$!

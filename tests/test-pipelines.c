@@ -880,6 +880,31 @@ test_real_videos (void **state)
   assert_true (n > 0);
 }
 
+/* Names are taken as they are, whatever gst-launch-1.0 would make of them. */
+static void
+test_names_of_files (void **state)
+{
+  static const char *const names[] = { "a\\b.mkv", "'a\"b \\\"ü ! c.mkv" };
+  g_autofree char *other = fixture_path ("ab.mkv.gdp");
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autofree char *clip = make_clip (1, 10), *path = fixture_path (names[i]);
+      g_autofree char *latents = g_strconcat (path, ".gdp", NULL), *again = g_strconcat (path, ".mkv", NULL);
+      assert_int_equal (g_rename (clip, path), 0);
+      g_free (run_script ("encode-to-file.sh", (const char *[]){ path, latents, NULL }));
+      assert_true (g_file_test (latents, G_FILE_TEST_EXISTS));
+      g_free (run_script ("decode-file.sh", (const char *[]){ latents, again, NULL }));
+      assert_true (g_file_test (again, G_FILE_TEST_EXISTS));
+    }
+  assert_false (g_file_test (other, G_FILE_TEST_EXISTS));
+
+  /* but for one that it takes for open */
+  g_autofree char *open = fixture_path ("open\\"), *out = fixture_path ("open.gdp");
+  assert_true (g_file_set_contents (open, "", 0, NULL));
+  g_autofree char *errors = fail_script ("encode-to-file.sh", (const char *[]){ open, out, NULL });
+  assert_non_null (strstr (errors, "ends in \\"));
+}
+
 /* What it reads is not among what it removes at first. */
 static void
 test_demo_of_its_results (void **state)
@@ -925,6 +950,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_bundled_model),
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_real_videos),
+    cmocka_unit_test (test_names_of_files),
     cmocka_unit_test (test_demo_of_its_results),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);

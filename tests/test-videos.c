@@ -6,6 +6,7 @@
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define WIDTH RANDOM_VIDEO_WIDTH
 #define HEIGHT RANDOM_VIDEO_HEIGHT
@@ -843,8 +844,14 @@ static void
 continue_script (void **state)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *clip = make_clip (12, 10), *out = fixture_path ("continued.mp4");
-  g_autofree char *said = run_script ("continue.sh", (const char *[]){ clip, video_model, out, "9", NULL });
+  /* names as gst-launch-1.0 would read them otherwise */
+  g_autofree char *plain = make_clip (12, 10), *clip = fixture_path ("cl\\i\"p !.mkv"),
+                  *actions = g_strconcat (clip, ".actions.ndjson", NULL),
+                  *out = fixture_path ("continued.mp4"), *model = fixture_path ("m\\o\"del !.safetensors");
+  assert_int_equal (g_rename (plain, clip), 0);
+  assert_int_equal (symlink (video_model, model), 0);
+  assert_true (g_file_set_contents (actions, "{\"frame\":0,\"pts\":0,\"action\":1}\n", -1, NULL));
+  g_autofree char *said = run_script ("continue.sh", (const char *[]){ clip, model, out, "9", NULL });
   assert_non_null (strstr (said, "12 real frames and 9 drawn ones"));
 
   g_autofree char *line = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
