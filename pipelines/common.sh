@@ -57,6 +57,43 @@ with_h264() {
   "$@" 2> >(grep -v '^\[OpenH264\].*cmInitParaError' >&2)
 }
 
+# Files and folders that go when the script ends.
+leftovers=()
+trap 'rm -rf -- "${leftovers[@]}"' EXIT
+
+# File $2 is to be of kind $1, as its name tells.
+need_ending() {
+  [[ ${2,,} == *."$1" ]] || fail "$2 is not called .$1, which is what ${0##*/} writes"
+}
+
+# Begins file $1, a result; the others are what it is made from. It is written to $part, a file of the same name in a folder
+# beside it, and takes its place by keep_results: whatever ends the script before leaves what was there.
+results=()
+parts=()
+begin_result() {
+  local input folder
+  for input in "${@:2}"; do
+    [[ ! ${input#file://} -ef $1 ]] || fail "$1 is read: give what is written another name"
+  done
+  [[ ! -d $1 ]] || fail "$1 is a folder: give a file"
+  part=$1
+  # a pipe, or /dev/null
+  [[ ! -e $1 || -f $1 ]] || return 0
+  results+=("$(realpath -- "$1" 2>/dev/null)") || fail "there is no folder for $1"
+  folder=$(mktemp -d -- "$(dirname -- "${results[-1]}")/.part.XXXXXX") || fail "$1 cannot be written"
+  leftovers+=("$folder")
+  part=$folder/${1##*/}
+  parts+=("$part")
+  trap 'exit 130' INT
+}
+
+keep_results() {
+  local i
+  for i in "${!results[@]}"; do
+    mv -fT -- "${parts[i]}" "${results[i]}"
+  done
+}
+
 # The words of a pipeline that shrinks video to a model's size as training does, to the mean of areas. With 8 bits
 # videoscale has weights of 8 bits, too, which do not add up: pictures shrunk to a twelfth came out 1.7 steps too bright.
 # shellcheck disable=SC2034 # for those who source this

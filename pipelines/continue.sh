@@ -15,8 +15,10 @@ encoder=(flowencode "model=$(quoted "$2")")
 [[ ! -f $1.actions.ndjson ]] || encoder+=("actions-location=$(quoted "$1.actions.ndjson")")
 model=$(quoted "$2") out=${3:-continue.mp4} horizon=${4:-64}
 [[ $horizon =~ ^[1-9][0-9]*$ ]] || fail "$horizon is not a number of frames"
+need_ending mp4 "$out"
+begin_result "$out" "$1" "$1.actions.ndjson" "$2"
 work=$(mktemp -d)
-trap 'rm -rf -- "$work"' EXIT
+leftovers+=("$work")
 
 # Latents of models of videos, which alone know a past, say how many frames their samples have.
 gst-launch-1.0 -v "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" name=past ! fakesink num-buffers=1 sync=false \
@@ -66,8 +68,9 @@ done
 # shellcheck disable=SC2046 # words are wanted
 with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \
   sink_4::xpos=0 sink_4::ypos=512 ! videoconvert ! "video/x-raw,format=I420,width=512,height=608,framerate=$rate" ! openh264enc bitrate=4000000 \
-  ! h264parse ! mp4mux ! filesink "location=$(quoted "$out")" \
+  ! h264parse ! mp4mux ! filesink "location=$(quoted "$part")" \
   "${source[@]}" ! "${scaler[@]}" ! "${encoder[@]}" post-messages=false ! tee name=t "${branches[@]}" \
   filesrc "location=$(quoted "$work/curve.rgb")" ! rawvideoparse width=512 height=96 format=rgb ! videoconvert ! imagefreeze "num-buffers=$all" \
   ! "video/x-raw,framerate=$rate" ! c.sink_4
+keep_results
 echo "$out: $past real frames and $horizon drawn ones, four times"

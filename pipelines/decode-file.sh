@@ -13,11 +13,14 @@
 need_elements gdpdepay
 if [[ $# == 2 ]]; then
   need_elements avenc_ffv1
+  need_ending mkv "$2"
+  begin_result "$2" "$1"
   at_once=0 # nobody watches
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$2")")
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$part")")
 else
   at_once=1
   sink=(videoconvert ! autovideosink)
 fi
 
 gst-launch-1.0 -e filesrc "location=$(quoted "$1")" ! gdpdepay ! flowdecode "frames-at-once=$at_once" ! queue ! "${sink[@]}"
+keep_results

@@ -35,8 +35,8 @@ if [[ -f $model ]]; then model=$(realpath -- "$model"); fi
 if [[ -n $video ]]; then video=$(realpath -- "$video"); fi
 
 # Only what this script writes is removed from the folder, which may be anybody's.
-results=("$output"/{input.mkv,decoded.mkv,score.png,score-map.png,scores.ndjson,sheet.png,samples.png,pipeline.log})
-for file in "${results[@]}"; do
+made=("$output"/{input.mkv,decoded.mkv,score.png,score-map.png,scores.ndjson,sheet.png,samples.png,pipeline.log})
+for file in "${made[@]}"; do
   [[ ! $video -ef $file ]] || fail "$video is where a result will be: give it another name, or another folder with --output"
 done
 
@@ -115,7 +115,7 @@ copy_video() {
 # The path
 
 mkdir -p "$output"
-rm -f -- "${results[@]}"
+rm -f -- "${made[@]}"
 cd -- "$output"
 options=()
 tool_options=()

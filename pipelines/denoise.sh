@@ -15,10 +15,15 @@ case $1 in
 esac
 if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$3")")
+  need_ending mkv "$3"
+  begin_result "$3" "$1"
+  # Ctrl-C is how a camera's video ends
+  [[ $1 != /dev/* ]] || trap - INT
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$part")")
 else
   need_elements
   sink=(videoconvert ! autovideosink)
 fi
 
 gst-launch-1.0 -e "${source[@]}" ! videoconvert ! flowdenoise "sigma=$2" ! queue ! "${sink[@]}"
+keep_results

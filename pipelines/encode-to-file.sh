@@ -13,7 +13,9 @@ set_source "$1"
 format=F32LE
 [[ $# -lt 3 || $3 == half ]] || usage 2
 [[ $# -lt 3 ]] || format=F16LE
+begin_result "$2" "$1"
 
 gst-launch-1.0 -e "${source[@]}" ! videoconvert ! flowencode post-messages=false \
-  ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$(quoted "$2")"
+  ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$(quoted "$part")"
+keep_results
 ls -l -- "$2"

@@ -12,8 +12,10 @@ seed=${1:-1}
 size=$(as_size "${2:-256x256}")
 if [[ $# == 3 ]]; then
   need_elements pngenc
+  need_ending png "$3"
+  begin_result "$3"
   frames=1
-  sink=(pngenc ! filesink "location=$(quoted "$3")")
+  sink=(pngenc ! filesink "location=$(quoted "$part")")
 else
   need_elements
   frames=-1
@@ -22,3 +24,4 @@ fi
 
 gst-launch-1.0 flowsample "seed=$seed" "num-buffers=$frames" ! "video/x-flow-latent,$size,framerate=1/1" \
   ! flowdecode ! videoconvert ! "${sink[@]}"
+keep_results

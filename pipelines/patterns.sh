@@ -12,7 +12,7 @@ size=${2:-64x64}
 need_elements videotestsrc concat avenc_ffv1 matroskamux
 command -v normflow >/dev/null || use_build
 folder=$(mktemp -d)
-trap 'rm -rf -- "$folder"' EXIT
+leftovers+=("$folder")
 
 sources=()
 # Adds two frames of a videotestsrc with these properties.

@@ -10,9 +10,14 @@
 need_elements gdpdepay tcpclientsrc
 if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
-  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$3")")
+  need_ending mkv "$3"
+  begin_result "$3"
+  # Ctrl-C is how one ceases to receive
+  trap - INT
+  sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$part")")
 else
   sink=(videoconvert ! autovideosink sync=false)
 fi
 
 gst-launch-1.0 -e tcpclientsrc "host=$(quoted "$1")" "port=$(quoted "${2:-5000}")" ! gdpdepay ! flowdecode ! queue ! "${sink[@]}"
+keep_results

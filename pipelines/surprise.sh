@@ -18,10 +18,13 @@ out=${3:-surprise.mp4}
 labels=${4:-}
 [[ -z $labels || -f $labels ]] || fail "there is no file $labels"
 command -v watch-surprise >/dev/null || fail "watch-surprise is not built: ./pipelines/demo.sh builds what is needed"
-lines=${out%.mp4}.ndjson
-# no lines are left of what failed
-with_h264 watch-surprise "$1" "$2" "$out" >"$lines.part" || { rm -f -- "$lines.part" && exit 1; }
-mv -- "$lines.part" "$lines"
+need_ending mp4 "$out"
+lines=${out%.*}.ndjson
+begin_result "$lines" "$1" "$1.actions.ndjson" "$2" "$labels"
+lines_part=$part
+begin_result "$out" "$1" "$1.actions.ndjson" "$2" "$labels"
+with_h264 watch-surprise "$1" "$2" "$part" >"$lines_part"
+keep_results
 echo "$out, $lines: $(wc -l <"$lines") frames"
 
 # The area under the ROC curve of the bits per dimension in lines of JSON, $1, for the labels, $2.

@@ -1,6 +1,8 @@
 /* normflow: the elements in real pipelines. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "gst-fixture.h"
 
+#include <unistd.h>
+
 #define VIDEO "video/x-raw,format=I420,width=45,height=35,framerate=25/1"
 
 static GstElement *
@@ -905,6 +907,84 @@ test_names_of_files (void **state)
   assert_non_null (strstr (errors, "ends in \\"));
 }
 
+/* PATH is a file of these words alone. */
+static void
+assert_words (const char *path, const char *words)
+{
+  g_autofree char *got = NULL;
+  assert_true (g_file_get_contents (path, &got, NULL, NULL));
+  assert_string_equal (got, words);
+}
+
+/* What was there stays as it is unless something whole takes its place, and nothing else comes to be. */
+static void
+test_failed_scripts (void **state)
+{
+  g_autofree char *folder = fixture_path ("results"), *clip = make_clip (2, 10);
+  g_autofree char *video = g_build_filename (folder, "video.mkv", NULL),
+                  *link = g_build_filename (folder, "link.mkv", NULL),
+                  *uri = g_strconcat ("file://", video, NULL),
+                  *words = g_build_filename (folder, "words.mkv", NULL),
+                  *kept = g_build_filename (folder, "kept.mkv", NULL),
+                  *none = g_build_filename (folder, "none.mkv", NULL),
+                  *other = g_build_filename (folder, "other.mp4", NULL),
+                  *nowhere = g_build_filename (folder, "nowhere", "none.mkv", NULL);
+  const struct
+  {
+    const char *script, *arguments[4], *said;
+  } cases[] = {
+    { "denoise.sh", { video, "0.05", video }, "video.mkv is read" },
+    { "denoise.sh", { uri, "0.05", link }, "link.mkv is read" },
+    { "encode-to-file.sh", { video, video }, "video.mkv is read" },
+    { "encode-to-file.sh", { video, folder }, "results is a folder" },
+    { "encode-to-file.sh", { video, nowhere }, "no folder" },
+    { "encode-to-file.sh", { words, kept }, "" },
+    { "denoise.sh", { words, "0.05", none }, "" },
+    { "denoise.sh", { video, "0.05", other }, "other.mp4 is not called .mkv" },
+    { "generate.sh", { "1", "1x1", kept }, "kept.mkv is not called .png" },
+  };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *before = NULL, *after = NULL;
+  gsize size, now;
+  guint n = 0;
+  assert_int_equal (g_mkdir (folder, 0700), 0);
+  assert_int_equal (g_rename (clip, video), 0);
+  assert_int_equal (symlink (video, link), 0);
+  assert_true (g_file_get_contents (video, &before, &size, NULL));
+  assert_true (g_file_set_contents (words, "words", -1, NULL));
+  assert_true (g_file_set_contents (kept, "kept", -1, NULL));
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *errors = fail_script (cases[i].script, cases[i].arguments);
+      if (!strstr (errors, cases[i].said))
+        fail_msg ("case %u said: %s", i, errors);
+    }
+  assert_true (g_file_get_contents (video, &after, &now, NULL));
+  assert_memory_equal (after, before, size);
+  assert_int_equal (now, size);
+  assert_words (words, "words");
+  assert_words (kept, "kept");
+
+  /* what is whole takes the place of what a link is to */
+  g_remove (link);
+  assert_int_equal (symlink (kept, link), 0);
+  g_free (run_script ("denoise.sh", (const char *[]){ video, "0.05", link, NULL }));
+  assert_true (g_file_test (link, G_FILE_TEST_IS_SYMLINK));
+  g_autofree char *result = NULL;
+  assert_true (g_file_get_contents (kept, &result, &now, NULL));
+  assert_memory_equal (result, "\x1a\x45\xdf\xa3", 4);
+
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, &error);
+  assert_no_error (error);
+  for (const char *name; (name = g_dir_read_name (dir)); n++)
+    {
+      g_autofree char *path = g_build_filename (folder, name, NULL);
+      assert_int_equal (g_remove (path), 0);
+    }
+  assert_int_equal (n, 4);
+  g_remove (folder);
+}
+
 /* What it reads is not among what it removes at first. */
 static void
 test_demo_of_its_results (void **state)
@@ -951,6 +1031,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_real_videos),
     cmocka_unit_test (test_names_of_files),
+    cmocka_unit_test (test_failed_scripts),
     cmocka_unit_test (test_demo_of_its_results),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);

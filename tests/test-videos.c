@@ -881,6 +881,40 @@ continue_script (void **state)
   g_remove (clip);
 }
 
+/* What is read is not written to, and a file has what its name tells. */
+static void
+scripts_of_one_file (void **state)
+{
+  g_autofree char *clip = make_clip (2, 10), *video = fixture_path ("same.mp4"),
+                  *actions = fixture_path ("same.mp4.actions.ndjson"),
+                  *lines = fixture_path ("same.mp4.actions.mp4"), *avi = fixture_path ("other.avi");
+  const struct
+  {
+    const char *script, *arguments[4], *said;
+  } cases[] = {
+    { "continue.sh", { video, video_model, video }, "same.mp4 is read" },
+    { "continue.sh", { video, video_model, avi }, "other.avi is not called .mp4" },
+    { "surprise.sh", { video, video_model, video }, "same.mp4 is read" },
+    { "surprise.sh", { video, video_model, lines }, "same.mp4.actions.ndjson is read" },
+    { "surprise.sh", { video, video_model, avi }, "other.avi is not called .mp4" },
+  };
+  g_autofree char *before = NULL, *after = NULL;
+  gsize size, now;
+  assert_int_equal (g_rename (clip, video), 0);
+  assert_true (g_file_get_contents (video, &before, &size, NULL));
+  assert_true (g_file_set_contents (actions, "{\"frame\":0,\"pts\":0,\"action\":1}\n", -1, NULL));
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *errors = fail_script (cases[i].script, cases[i].arguments);
+      if (!strstr (errors, cases[i].said))
+        fail_msg ("case %u said: %s", i, errors);
+    }
+  assert_true (g_file_get_contents (video, &after, &now, NULL));
+  assert_int_equal (now, size);
+  assert_memory_equal (after, before, size);
+  assert_false (g_file_test (lines, G_FILE_TEST_EXISTS) || g_file_test (avi, G_FILE_TEST_EXISTS));
+}
+
 /* A still picture that changes: a line for each frame, and the change stands out. */
 static void
 surprise_script (void **state)
@@ -1120,6 +1154,7 @@ main (int argc, char **argv)
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
     cmocka_unit_test (continue_pictures),
+    cmocka_unit_test (scripts_of_one_file),
     cmocka_unit_test (surprise_script),
     cmocka_unit_test (play_script),
   };
