@@ -99,12 +99,21 @@ keep_results() {
 # shellcheck disable=SC2034 # for those who source this
 scaler=(videoconvert ! "video/x-raw,format={AYUV64,ARGB64}" ! videoscale method=lanczos envelope=1 ! videoconvert dither=none)
 
+# $1 is a file of video. Of one of sound GStreamer would say "not-linked", and that late.
+need_video() {
+  local said
+  [[ -f $1 ]] || fail "there is no file $1"
+  said=$(gst-launch-1.0 -q filesrc "location=$(quoted "$1")" ! decodebin ! videoconvert ! fakesink num-buffers=1 2>&1) && return
+  said=$(sed -n 's/^ERROR: .*: //p' <<<"$said" | grep -v '^Internal data stream' | head -n 1) || :
+  fail "there is no video in $1 that GStreamer can decode${said:+: $said}"
+}
+
 # The words of a pipeline that reads and decodes $1, a file or a URI, into the array source.
 set_source() {
   case $1 in
     *://*) source=(uridecodebin "uri=$(quoted "$1")") ;;
     *)
-      [[ -f $1 ]] || fail "there is no file $1"
+      need_video "$1"
       source=(filesrc "location=$(quoted "$1")" ! decodebin)
       ;;
   esac

@@ -13,7 +13,7 @@
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
 need_elements openh264enc h264parse mp4mux
 command -v watch-surprise >/dev/null || use_build
-[[ $1 == *://* || -f $1 ]] || fail "there is no file $1"
+[[ $1 == *://* ]] || need_video "$1"
 out=${3:-surprise.mp4}
 labels=${4:-}
 [[ -z $labels || -f $labels ]] || fail "there is no file $labels"

@@ -926,6 +926,7 @@ test_failed_scripts (void **state)
                   *uri = g_strconcat ("file://", video, NULL),
                   *words = g_build_filename (folder, "words.mkv", NULL),
                   *kept = g_build_filename (folder, "kept.mkv", NULL),
+                  *sound = g_build_filename (folder, "sound.wav", NULL),
                   *none = g_build_filename (folder, "none.mkv", NULL),
                   *other = g_build_filename (folder, "other.mp4", NULL),
                   *nowhere = g_build_filename (folder, "nowhere", "none.mkv", NULL);
@@ -938,8 +939,9 @@ test_failed_scripts (void **state)
     { "encode-to-file.sh", { video, video }, "video.mkv is read" },
     { "encode-to-file.sh", { video, folder }, "results is a folder" },
     { "encode-to-file.sh", { video, nowhere }, "no folder" },
-    { "encode-to-file.sh", { words, kept }, "" },
-    { "denoise.sh", { words, "0.05", none }, "" },
+    { "encode-to-file.sh", { words, kept }, "no video in " },
+    { "denoise.sh", { words, "0.05", none }, "words.mkv" },
+    { "encode-to-file.sh", { sound, kept }, "sound.wav" },
     { "denoise.sh", { video, "0.05", other }, "other.mp4 is not called .mkv" },
     { "generate.sh", { "1", "1x1", kept }, "kept.mkv is not called .png" },
   };
@@ -953,6 +955,10 @@ test_failed_scripts (void **state)
   assert_true (g_file_get_contents (video, &before, &size, NULL));
   assert_true (g_file_set_contents (words, "words", -1, NULL));
   assert_true (g_file_set_contents (kept, "kept", -1, NULL));
+  GstElement *pipeline = launch ("audiotestsrc num-buffers=1 ! wavenc ! filesink location=\"%s\"", sound);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  wait_for_eos (pipeline);
+  fixture_stop (pipeline);
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
       g_autofree char *errors = fail_script (cases[i].script, cases[i].arguments);
@@ -981,7 +987,7 @@ test_failed_scripts (void **state)
       g_autofree char *path = g_build_filename (folder, name, NULL);
       assert_int_equal (g_remove (path), 0);
     }
-  assert_int_equal (n, 4);
+  assert_int_equal (n, 5);
   g_remove (folder);
 }
 

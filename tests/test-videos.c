@@ -887,7 +887,8 @@ scripts_of_one_file (void **state)
 {
   g_autofree char *clip = make_clip (2, 10), *video = fixture_path ("same.mp4"),
                   *actions = fixture_path ("same.mp4.actions.ndjson"),
-                  *lines = fixture_path ("same.mp4.actions.mp4"), *avi = fixture_path ("other.avi");
+                  *lines = fixture_path ("same.mp4.actions.mp4"), *avi = fixture_path ("other.avi"),
+                  *none = fixture_path ("none.mp4");
   const struct
   {
     const char *script, *arguments[4], *said;
@@ -896,6 +897,7 @@ scripts_of_one_file (void **state)
     { "continue.sh", { video, video_model, avi }, "other.avi is not called .mp4" },
     { "surprise.sh", { video, video_model, video }, "same.mp4 is read" },
     { "surprise.sh", { video, video_model, lines }, "same.mp4.actions.ndjson is read" },
+    { "surprise.sh", { video_model, video_model, none }, "no video in" },
     { "surprise.sh", { video, video_model, avi }, "other.avi is not called .mp4" },
   };
   g_autofree char *before = NULL, *after = NULL;
@@ -912,7 +914,8 @@ scripts_of_one_file (void **state)
   assert_true (g_file_get_contents (video, &after, &now, NULL));
   assert_int_equal (now, size);
   assert_memory_equal (after, before, size);
-  assert_false (g_file_test (lines, G_FILE_TEST_EXISTS) || g_file_test (avi, G_FILE_TEST_EXISTS));
+  assert_false (g_file_test (lines, G_FILE_TEST_EXISTS) || g_file_test (avi, G_FILE_TEST_EXISTS)
+                || g_file_test (none, G_FILE_TEST_EXISTS));
 }
 
 /* A still picture that changes: a line for each frame, and the change stands out. */
