@@ -3,13 +3,29 @@
 # decode-file.sh LATENTS.gdp [VIDEO.mkv]
 #
 # Makes video from latents that encode-to-file.sh stored: into a lossless file (FFV1 in Matroska), or, without
-# a second name, onto the screen. The model must be the one that made the latents.
+# a second name, onto the screen. The model must be the one that made the latents. Of a file that was cut off the
+# whole frames come out, and it is an error.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 1 && $# -le 2 ]] || usage 2
 [[ -f $1 ]] || fail "there is no file $1"
 # gdpdepay says nothing of what is none
 [[ $(head -c 2 "$1" | od -An -tx1) == ' 01 00' ]] || fail "$1 is no file that encode-to-file.sh stored"
+
+# GDP is packets of 62 bytes, with their kind in bytes 4 and 5 (1 is a frame), and of as many more as bytes 6 to 9 say.
+# gdpdepay ends in the midst of one as if it were the end.
+size=$(stat -Lc %s -- "$1")
+end=0 # of the last whole packet
+frames=0
+while ((end + 62 <= size)); do
+  read -r -a byte < <(od -An -v -tu1 -j "$end" -N 10 -- "$1")
+  next=$((end + 62 + (byte[6] << 24 | byte[7] << 16 | byte[8] << 8 | byte[9])))
+  ((next <= size)) || break
+  ((byte[4] != 0 || byte[5] != 1)) || frames=$((frames + 1))
+  end=$next
+done
+((frames > 0)) || fail "there is no whole frame in $1: it was cut off, or nothing was encoded"
+
 need_elements gdpdepay
 if [[ $# == 2 ]]; then
   need_elements avenc_ffv1
@@ -24,3 +40,4 @@ fi
 
 gst-launch-1.0 -e filesrc "location=$(quoted "$1")" ! gdpdepay ! flowdecode "frames-at-once=$at_once" ! queue ! "${sink[@]}"
 keep_results
+((end == size)) || fail "$1 was cut off: its whole frames came out, $frames of them"

@@ -991,6 +991,38 @@ test_failed_scripts (void **state)
   g_remove (folder);
 }
 
+/* Latents that were cut off: whole frames come out, and what is missing is told. */
+static void
+test_decoding_a_part (void **state)
+{
+  const struct
+  {
+    gsize of[2]; /* this part of the file */
+    guint frames;
+    const char *said;
+  } cases[] = { { { 1, 2 }, 1, "whole frames came out, 1 of them" }, { { 1, 8 }, 0, "no whole frame" } };
+  g_autofree char *clip = make_clip (3, 10), *latents = fixture_path ("whole.gdp"),
+                  *part = fixture_path ("part.gdp"), *out = fixture_path ("part.mkv"), *bytes = NULL;
+  gsize size;
+  g_free (run_script ("encode-to-file.sh", (const char *[]){ clip, latents, NULL }));
+  assert_true (g_file_get_contents (latents, &bytes, &size, NULL));
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      assert_true (g_file_set_contents (part, bytes, (gssize)(size * cases[i].of[0] / cases[i].of[1]), NULL));
+      g_remove (out);
+      g_autofree char *errors = fail_script ("decode-file.sh", (const char *[]){ part, out, NULL });
+      if (!strstr (errors, cases[i].said))
+        fail_msg ("case %u said: %s", i, errors);
+      assert_int_equal (g_file_test (out, G_FILE_TEST_EXISTS), cases[i].frames > 0);
+      if (cases[i].frames)
+        {
+          g_autoptr (GPtrArray) got = run (launch (
+              "filesrc location=\"%s\" ! matroskademux ! avdec_ffv1 ! appsink name=out sync=false", out));
+          assert_int_equal (got->len, cases[i].frames);
+        }
+    }
+}
+
 /* What it reads is not among what it removes at first. */
 static void
 test_demo_of_its_results (void **state)
@@ -1038,6 +1070,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_real_videos),
     cmocka_unit_test (test_names_of_files),
     cmocka_unit_test (test_failed_scripts),
+    cmocka_unit_test (test_decoding_a_part),
     cmocka_unit_test (test_demo_of_its_results),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);
