@@ -9,7 +9,7 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 2 && $# -le 4 ]] || usage 2
-need_elements compositor rawvideoparse imagefreeze openh264enc h264parse mp4mux
+need_elements compositor videorate rawvideoparse imagefreeze openh264enc h264parse mp4mux
 set_source "$1"
 encoder=(flowencode "model=$(quoted "$2")")
 [[ ! -f $1.actions.ndjson ]] || encoder+=("actions-location=$(quoted "$1.actions.ndjson")")
@@ -35,10 +35,19 @@ scores() {
 }
 scores all >"$work/scores"
 past=$(scores past | wc -l)
-duration=$(sed -n '/.*flow-score,.* duration=(guint64)\([0-9]*\).*/{s//\1/p;q}' "$work/log")
-[[ $duration =~ ^[1-9][0-9]{1,9}$ ]] && rate=1000000000/$duration || rate=25/1
 all=$(wc -l <"$work/scores")
 [[ $past -gt 0 && $all -gt $past ]] || fail "no scores came out: $(tail -n 3 "$work/log")"
+# The video's rate, else by its first frame: times of Matroska are whole milliseconds.
+rate=$(sed -n '/.*FlowEncode:past.*caps = .*framerate=(fraction)\([0-9/]*\).*/{s//\1/p;q}' "$work/caps")
+duration=$(sed -n '/.*flow-score,.* duration=(guint64)\([0-9]*\).*/{s//\1/p;q}' "$work/log")
+if [[ ! $rate =~ ^[1-9] ]]; then
+  rate=25/1
+  if [[ $duration =~ ^[1-9][0-9]{1,9}$ ]]; then
+    rate=1000000000/$duration
+  elif [[ $past -eq 1 ]]; then
+    fail "$1 is a still picture, or has no times: make a video of it, such as with ffmpeg -loop 1 -i PICTURE -t 1 VIDEO.mkv"
+  fi
+fi
 
 # A picture of them, raw RGB; no byte of it is 0, which not every awk can print.
 LC_ALL=C awk -v past="$past" '
@@ -61,9 +70,10 @@ place() { # future $1 of the four
   echo "sink_$1::xpos=$((column * 256)) sink_$1::ypos=$((row * 256)) sink_$1::width=256 sink_$1::height=256 sink_$1::sizing-policy=keep-aspect-ratio"
 }
 branches=()
+# videorate: times of whole milliseconds would end a frame late
 for i in 0 1 2 3; do
   branches+=(t. ! queue max-size-buffers=4 ! flowsample "model=$model" "seed=$((i + 1))" "horizon=$horizon" ! flowdecode "model=$model"
-    ! videoconvert ! queue max-size-buffers=4 ! "c.sink_$i")
+    ! videoconvert ! videorate ! queue max-size-buffers=4 ! "c.sink_$i")
 done
 # shellcheck disable=SC2046 # words are wanted
 with_h264 gst-launch-1.0 -q -e compositor name=c background=black $(place 0) $(place 1) $(place 2) $(place 3) \

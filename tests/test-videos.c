@@ -881,6 +881,39 @@ continue_script (void **state)
   g_remove (clip);
 }
 
+/* At the rate of the video, whose frames last 33 ms in Matroska; a still picture has none. */
+static void
+continue_rate (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *clip = make_clip (30, 30), *out = fixture_path ("rate.mp4"),
+                  *still = fixture_path ("still.png");
+  g_free (run_script ("continue.sh", (const char *[]){ clip, video_model, out, "30", NULL }));
+  g_autofree char *line = g_strdup_printf ("filesrc location=%s ! decodebin ! videoconvert ! "
+                                           "video/x-raw,format=RGB ! appsink name=sink sync=false",
+                                           out);
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
+  assert_no_error (error);
+  g_autoptr (GPtrArray) frames = run (pipeline);
+  assert_in_range (frames->len, 59, 60);
+
+  g_autofree char *draw = g_strdup_printf (
+      "videotestsrc num-buffers=1 ! video/x-raw,width=48,height=32 ! pngenc ! filesink name=sink location=%s",
+      still);
+  g_autoptr (GstElement) drawer = gst_parse_launch (draw, &error);
+  assert_no_error (error);
+  g_autoptr (GstBus) bus = gst_element_get_bus (drawer);
+  gst_element_set_state (drawer, GST_STATE_PLAYING);
+  gst_message_unref (fixture_wait (bus, GST_MESSAGE_EOS));
+  gst_element_set_state (drawer, GST_STATE_NULL);
+  g_remove (out);
+  g_autofree char *errors
+      = fail_script ("continue.sh", (const char *[]){ still, video_model, out, "2", NULL });
+  if (!strstr (errors, "still.png is a still picture"))
+    fail_msg ("a still picture: %s", errors);
+  assert_false (g_file_test (out, G_FILE_TEST_EXISTS));
+}
+
 /* What is read is not written to, and a file has what its name tells. */
 static void
 scripts_of_one_file (void **state)
@@ -1157,6 +1190,7 @@ main (int argc, char **argv)
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
     cmocka_unit_test (continue_pictures),
+    cmocka_unit_test (continue_rate),
     cmocka_unit_test (scripts_of_one_file),
     cmocka_unit_test (surprise_script),
     cmocka_unit_test (play_script),
