@@ -4,7 +4,8 @@
 #
 # Takes a video through the flow and back and shows the result: installs missing Debian packages (as root),
 # builds into build/, encodes, scores and decodes VIDEO, or a built-in one of 60 frames, and writes pictures
-# and videos into demo-output/. Of VIDEO the first N frames are taken (25; 0 is all of them), in I420.
+# and videos into demo-output/. Of VIDEO the first N frames are taken (25; 0 is all of them), in I420. MODEL is one of
+# pictures in yuv420, as the bundled one.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -71,6 +72,11 @@ build() {
 install_packages
 build
 use_build
+if [[ -n $model ]]; then
+  info=$(normflow info --json "$model") || exit 1
+  ! grep -q '^    "frames" :' <<<"$info" || fail "$model is a model of videos: give one of pictures (continue.sh and surprise.sh take those of videos)"
+  grep -q '^    "pixel_layout" : "yuv420"' <<<"$info" || fail "$model takes no yuv420, which the video here is: give one that does (normflow info MODEL tells)"
+fi
 
 # The video
 
