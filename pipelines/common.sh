@@ -119,6 +119,15 @@ set_source() {
   esac
 }
 
+# WIDTHxHEIGHT of the frames of model $1, $2 if it takes any.
+model_size() {
+  local info size
+  command -v normflow >/dev/null || use_build
+  info=$(normflow info "$1") || return
+  size=$(sed -n 's/^frame  *\([0-9]*x[0-9]*\) pixels.*/\1/p' <<<"$info")
+  echo "${size:-$2}"
+}
+
 # WIDTHxHEIGHT as caps fields.
 as_size() {
   [[ $1 =~ ^([0-9]+)x([0-9]+)$ ]] || fail "$1 is not a size such as 640x360"

@@ -3,11 +3,12 @@
 # patterns.sh [MODEL [WIDTHxHEIGHT [OPTION of `normflow eval` ...]]]
 #
 # Pictures that look like no video, there and back: every pattern of videotestsrc and eight plain colours, two frames of
-# each, of 64x64 pixels if no size is given. Tells in how many frames and samples what came back differs.
+# each, of the model's size, or 64x64 pixels, if no size is given. Tells in how many frames and samples what came back
+# differs.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 model=${1:-normflow-yuv420-32}
-size=${2:-64x64}
+size=${2:-$(model_size "$model" 64x64)}
 [[ $size =~ ^[0-9]+x[0-9]+$ ]] || usage 2
 need_elements videotestsrc concat avenc_ffv1 matroskamux
 command -v normflow >/dev/null || use_build
