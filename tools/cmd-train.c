@@ -2068,7 +2068,7 @@ nf_cmd_train (int argc, char **argv)
       { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
         "Last share of each video, or folder of pictures, kept for validation (default: 0.1)", "SHARE" },
       { "validate-every", 0, 0, G_OPTION_ARG_INT64, &validate_every,
-        "Steps between validations (default: a fiftieth of all)", "STEPS" },
+        "Steps between validations (default: a fiftieth of all, at least 25, at most 2000)", "STEPS" },
       { "validation-tiles", 0, 0, G_OPTION_ARG_INT, &validation_tiles,
         "Tiles of a validation, 0 for none (default: 512)", "N" },
       { NULL }

@@ -253,10 +253,13 @@ typedef floatv nf_partv;
   }
 
 #define NF_STEPS 4 /* of k in a turn of a tile's loop */
+#define NF_TURN_LINES max (NF_STEPS * NF_STEP_WORDS / NF_CACHE_LINE, 1) /* of the panel, in a turn */
+
+#define NF_FEW_LINES 4 /* of the next panel's, where there are few tiles of rows; words of several values are read in less time */
 
 /* What is on its way to the caches while a tile is multiplied: rows of C and what is added to them, one after the other, since a core has few places
- * for lines on their way, which its panel needs, too; and the next panel to the second-level cache, of the lines that a turn reads one by each of the
- * first tiles. */
+ * for lines on their way, which its panel needs, too; and the next panel to the second-level cache, of the lines that a turn reads so many by each of
+ * the first tiles: one, or where tiles are few NF_FEW_LINES. */
 typedef struct
 {
   __global const float *c, *other;
@@ -272,14 +275,15 @@ nf_place (const NfMatmul *t, int m, int n)
   return t->C + (size_t)m * t->ldc + (!NF_LEFT_FLOATS && t->flags & NF_LEFT ? n / 2 : n);
 }
 
-/* Of rows m0 .. m0+rows-1, columns n0 on. */
+/* Of rows m0 .. m0+rows-1, columns n0 on, LINES of the next panel in a turn. */
 static inline NfExpected
-nf_expect (const NfMatmul *t, int m0, int n0, int rows)
+nf_expect (const NfMatmul *t, int m0, int n0, int rows, int lines)
 {
   NfExpected e = { .c = nf_place (t, m0, n0), .ldc = t->ldc };
   e.each = ((ulong)rows << 32) / max (t->K / NF_STEPS, 1) + 1;
-  if (m0 - t->first < max (NF_STEPS * NF_STEP_WORDS / NF_CACHE_LINE, 1) * MR)
-    e.next_panel = NF_PANEL (t->K) + (m0 - t->first) / MR * NF_CACHE_LINE;
+  const int at = (m0 - t->first + rows - 1) / MR * lines;
+  if (at < NF_TURN_LINES)
+    e.next_panel = NF_PANEL (t->K) + at * NF_CACHE_LINE;
   e.other = e.c;
   e.ld_other = e.ldc;
   if (t->flags & NF_RESIDUAL)
@@ -297,11 +301,11 @@ nf_expect (const NfMatmul *t, int m0, int n0, int rows)
 
 /* In a turn that has come to b in its panel. */
 static inline void
-nf_fetch_expected (NfExpected *e, __global const nf_element *b)
+nf_fetch_expected (NfExpected *e, __global const nf_element *b, int lines)
 {
   const ulong row = e->row >> 32;
   e->row += e->each;
-  NF_PREFETCH_FAR (b + e->next_panel);
+  _Pragma ("unroll") for (int line = 0; line < min (lines, NF_TURN_LINES); line++) NF_PREFETCH_FAR (b + e->next_panel + line * NF_CACHE_LINE);
   if (e->row >> 32 == row)
     return;
   __global const float *c = e->c + row * e->ldc, *other = e->other + row * e->ld_other;
@@ -387,15 +391,15 @@ nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
   }
 
 /* Rows m0 .. m0+mr-1 of `wide` panels. The accumulators leave through memory, so that what follows the product is one loop and not 2 mr copies. */
-#define NF_TILE(name, mr, wide, lda, AT, PASS)                                                                         \
+#define NF_TILE(name, mr, wide, lines, lda, AT, PASS)                                                                  \
   static inline void name (const NfMatmul *t, __global const nf_element *restrict b, int m0, int n0)                   \
   {                                                                                                                    \
-    nf_partv acc[wide][mr][2];                                                                                          \
+    nf_partv acc[wide][mr][2];                                                                                         \
     floatv out[wide][2 * mr];                                                                                          \
     const int K = t->K, rows = min (mr, t->M - m0);                                                                    \
     const size_t ld = lda, panel = NF_PANEL (K);                                                                       \
     __global const nf_left_element *from[NF_THREES (mr)];                                                              \
-    NfExpected expected = nf_expect (t, m0, n0, rows);                                                                 \
+    NfExpected expected = nf_expect (t, m0, n0, rows, lines);                                                          \
     if (NF_AHEAD (mr) == 0)                                                                                            \
       nf_fetch_end (t, m0, n0, rows, wide);                                                                            \
     _Pragma ("unroll") for (int j = 0; j < NF_THREES (mr); j++) from[j] = t->A + (m0 + 3 * j) * ld;                    \
@@ -409,7 +413,7 @@ nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
         for (; k + NF_STEPS <= end; k += NF_STEPS)                                                                     \
           {                                                                                                            \
             if (NF_AHEAD (mr) > 0)                                                                                     \
-              nf_fetch_expected (&expected, b + NF_PANEL_ROW (k));                                                     \
+              nf_fetch_expected (&expected, b + NF_PANEL_ROW (k), lines);                                              \
             _Pragma ("unroll") for (int ahead = 0; ahead < NF_STEPS; ahead++)                                          \
             _Pragma ("unroll") for (int w = 0; w < wide; w++) NF_STEP_DOWN (mr, w, k, ahead, AT)                       \
             PASS (mr, NF_STEPS);                                                                                       \
@@ -441,9 +445,10 @@ nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
       nf_finish_panels (t, out[0], m0, n0, wide);                                                                      \
   }
 
-#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
-#define NF_WIDE_TILE(mr, wide) NF_TILE (nf_tile_##mr##_of_##wide, mr, wide, t->lda, NF_AT_ROW, NF_PASS_ROWS)
-NF_TILE (nf_tile_panel, MR, 1, K, NF_AT_PANEL, NF_PASS_PANEL)
+#define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, 1, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+#define NF_FEW_TILE(mr) NF_TILE (nf_tile_##mr##_of_few, mr, 1, NF_FEW_LINES, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+#define NF_WIDE_TILE(mr, wide) NF_TILE (nf_tile_##mr##_of_##wide, mr, wide, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+NF_TILE (nf_tile_panel, MR, 1, 1, K, NF_AT_PANEL, NF_PASS_PANEL)
 NF_ROW_TILE (1)
 NF_WIDE_TILE (1, 2)
 NF_WIDE_TILE (1, 4)
@@ -455,6 +460,8 @@ NF_ROW_TILE (6)
 #if MR > 6
 NF_ROW_TILE (8)
 NF_ROW_TILE (12)
+NF_FEW_TILE (8)
+NF_FEW_TILE (12)
 #define nf_tile_max nf_tile_12
 #else
 #define nf_tile_max nf_tile_6
@@ -471,10 +478,17 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
     }
   /* the last rows in tiles whose chains do not wait for each other, where there are such */
 #if MR > 6
+  const int few = NF_FETCH_FEW && NF_TURN_LINES > NF_FEW_LINES && end - m <= 3 * MR;
   for (; m + MR <= end && m + MR + 4 != end; m += MR)
-    nf_tile_max (t, b, m, n0);
+    if (few)
+      nf_tile_12_of_few (t, b, m, n0);
+    else
+      nf_tile_max (t, b, m, n0);
   for (; m + 8 <= end; m += 8)
-    nf_tile_8 (t, b, m, n0);
+    if (few)
+      nf_tile_8_of_few (t, b, m, n0);
+    else
+      nf_tile_8 (t, b, m, n0);
   if (m + 6 <= end)
     {
       nf_tile_6 (t, b, m, n0);
