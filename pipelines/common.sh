@@ -19,6 +19,9 @@ usage() {
 case ${1:-} in
   -h | --help) usage ;;
 esac
+for argument; do
+  [[ $argument != *\\ ]] || fail "gst-launch-1.0 takes nothing that ends in \\: $argument"
+done
 
 # Elements and command: the installed ones, else those of build/.
 use_build() {
@@ -44,11 +47,10 @@ need_elements() {
   done
 }
 
-# The value $1 in the words of gst-launch-1.0: "location=$(quoted "$file")". It takes \ and " as a shell does, and reads
+# The value $1 in the words of gst-launch-1.0: "location=$(quoted "$file")". It takes \ and " as a shell does, but reads
 # on after what ends in \.
 quoted() {
   local value=${1//\\/\\\\}
-  [[ $1 != *\\ ]] || fail "gst-launch-1.0 takes nothing that ends in \\: $1"
   printf '"%s"' "${value//\"/\\\"}"
 }
 
@@ -59,7 +61,21 @@ with_h264() {
 
 # Files and folders that go when the script ends.
 leftovers=()
-trap 'rm -rf -- "${leftovers[@]}"' EXIT
+live=
+leave() {
+  [[ -z $live ]] || keep_results
+  rm -rf -- "${leftovers[@]}"
+}
+trap leave EXIT
+
+# What comes from $1 while it lasts, and ends as it will: what came until then is a result, too.
+is_live() {
+  [[ $1 == /dev/* || ($1 == *://* && $1 != file://*) ]]
+}
+keep_what_comes() {
+  live=yes
+  trap - INT # which is how one ends it
+}
 
 # File $2 is to be of kind $1, as its name tells.
 need_ending() {
@@ -71,9 +87,10 @@ need_ending() {
 results=()
 parts=()
 begin_result() {
-  local input folder
+  local input path folder
   for input in "${@:2}"; do
-    [[ ! ${input#file://} -ef $1 ]] || fail "$1 is read: give what is written another name"
+    path=${input#file://}
+    [[ ! $input -ef $1 && ! $(printf '%b' "${path//%/\\x}") -ef $1 ]] || fail "$1 is read: give what is written another name"
   done
   [[ ! -d $1 ]] || fail "$1 is a folder: give a file"
   part=$1
@@ -90,7 +107,7 @@ begin_result() {
 keep_results() {
   local i
   for i in "${!results[@]}"; do
-    mv -fT -- "${parts[i]}" "${results[i]}"
+    [[ ! -s ${parts[i]} ]] || mv -fT -- "${parts[i]}" "${results[i]}"
   done
 }
 
@@ -122,7 +139,6 @@ set_source() {
 # WIDTHxHEIGHT of the frames of model $1, $2 if it takes any.
 model_size() {
   local info size
-  command -v normflow >/dev/null || use_build
   info=$(normflow info "$1") || return
   size=$(sed -n 's/^frame  *\([0-9]*x[0-9]*\) pixels.*/\1/p' <<<"$info")
   echo "${size:-$2}"

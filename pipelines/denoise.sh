@@ -17,8 +17,7 @@ if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
   need_ending mkv "$3"
   begin_result "$3" "$1"
-  # Ctrl-C is how a camera's video ends
-  [[ $1 != /dev/* ]] || trap - INT
+  ! is_live "$1" || keep_what_comes
   sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$part")")
 else
   need_elements

@@ -14,6 +14,7 @@ format=F32LE
 [[ $# -lt 3 || $3 == half ]] || usage 2
 [[ $# -lt 3 ]] || format=F16LE
 begin_result "$2" "$1"
+! is_live "$1" || keep_what_comes
 
 gst-launch-1.0 -e "${source[@]}" ! videoconvert ! flowencode post-messages=false \
   ! "video/x-flow-latent,latent-format=$format" ! gdppay ! filesink "location=$(quoted "$part")"

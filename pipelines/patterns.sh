@@ -8,10 +8,10 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 model=${1:-normflow-yuv420-32}
-size=${2:-$(model_size "$model" 64x64)}
-[[ $size =~ ^[0-9]+x[0-9]+$ ]] || usage 2
 need_elements videotestsrc concat avenc_ffv1 matroskamux
 command -v normflow >/dev/null || use_build
+size=${2:-$(model_size "$model" 64x64)}
+[[ $size =~ ^[0-9]+x[0-9]+$ ]] || usage 2
 folder=$(mktemp -d)
 leftovers+=("$folder")
 

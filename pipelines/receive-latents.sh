@@ -12,8 +12,7 @@ if [[ $# == 3 ]]; then
   need_elements avenc_ffv1
   need_ending mkv "$3"
   begin_result "$3"
-  # Ctrl-C is how one ceases to receive
-  trap - INT
+  keep_what_comes
   sink=(avenc_ffv1 ! matroskamux ! filesink "location=$(quoted "$part")")
 else
   sink=(videoconvert ! autovideosink sync=false)

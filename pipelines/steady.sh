@@ -16,6 +16,7 @@ frames=${1:-100000}
 model=${2:-normflow-yuv420-32-small}
 [[ $# -le 2 && $frames =~ ^[1-9][0-9]*$ ]] || usage 2
 need_elements flowdecode fpsdisplaysink
+command -v normflow >/dev/null || use_build
 size=$(model_size "$model" 32x32)
 size=$(as_size "$size")
 [[ ${#back[@]} -eq 0 ]] || back=(! queue ! flowdecode "model=$(quoted "$model")")

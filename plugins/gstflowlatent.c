@@ -324,6 +324,16 @@ check_field (const GstStructure *stated, const GstStructure *ours, const char *f
   return FALSE;
 }
 
+/* Nothing, which is unknown, in the place of what cannot be meant: it may come from afar, and goes into
+ * messages. */
+static void
+copy_word (char *to, gsize size, const char *text)
+{
+  const gboolean word = text && strlen (text) < size
+                        && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789") == strlen (text);
+  g_strlcpy (to, word ? text : "", size);
+}
+
 gboolean
 gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, const NfConfig *config,
                                 const char *digest, const char *model, GError **error)
@@ -400,7 +410,7 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     info->fps_d = 1;
   gst_structure_get_boolean (structure, "drawn", &info->drawn);
   const char *text = gst_structure_get_string (structure, "text-digest");
-  g_strlcpy (info->text, text ? text : "", sizeof info->text);
+  copy_word (info->text, sizeof info->text, text);
   const char *precision = gst_structure_get_string (structure, "precision");
   info->precision = gst_flow_find_precision (precision);
   if (precision && !info->precision)
@@ -411,7 +421,7 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
       return FALSE;
     }
   const char *form = gst_structure_get_string (structure, "multiplied-by");
-  g_strlcpy (info->form, form ? form : "", sizeof info->form);
+  copy_word (info->form, sizeof info->form, form);
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 

@@ -780,7 +780,7 @@ test_form_of_latents (void **state)
                 { NULL, "device=auto,int8=fma", FALSE },
                 { "fma", "device=auto,int8=madd", TRUE },
                 { "abacus", "device=auto,int8=fma", TRUE },
-                { "fma,precision=f32", NULL, TRUE } };
+                { "no name, but this", "device=auto,int8=fma", FALSE } };
   GstVideoInfo info;
   fixture_video (&info, GST_VIDEO_FORMAT_I420, 33, 22);
   g_unsetenv ("NORMFLOW_PRECISION");

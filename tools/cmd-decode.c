@@ -243,14 +243,12 @@ decode_file (Decode *decode, GError **error)
                       "normflow decode: note: %s does not hold the very bytes: %s; .mkv does", decode->output,
                       loss);
   if (!(stream ? decode_stream (decode, stream, reader, output, error)
-               : decode_frames (decode, session, reader, output, error)))
+               : decode_frames (decode, session, reader, output, error))
+      || !nf_output_close (output, error))
     {
-      nf_progress_clear (decode->command->progress);
-      nf_output_keep (output, decode->command->name, NULL);
+      nf_output_keep (output, decode->command, NULL);
       return FALSE;
     }
-  if (!nf_output_close (output, error))
-    return FALSE;
 
   nf_progress_clear (decode->command->progress);
   if (!decode->command->quiet)

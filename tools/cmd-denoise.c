@@ -148,16 +148,13 @@ denoise_file (Denoise *denoise, GError **error)
       if (!denoise->noisy)
         return FALSE;
     }
-  if (!denoise_frames (denoise, error))
-    {
-      nf_progress_clear (denoise->command.progress);
-      nf_output_keep (denoise->output, denoise->command.name, NULL);
-      if (denoise->noisy)
-        nf_output_keep (denoise->noisy, denoise->command.name, NULL);
-      return FALSE;
-    }
-  return nf_output_close (denoise->output, error)
-         && (!denoise->noisy || nf_output_close (denoise->noisy, error));
+  if (denoise_frames (denoise, error) && nf_output_close (denoise->output, error)
+      && (!denoise->noisy || nf_output_close (denoise->noisy, error)))
+    return TRUE;
+  nf_output_keep (denoise->output, &denoise->command, NULL);
+  if (denoise->noisy)
+    nf_output_keep (denoise->noisy, &denoise->command, NULL);
+  return FALSE;
 }
 
 static void

@@ -59,12 +59,14 @@ sample_video (NfSample *sample, NfSession *session, GError **error)
                                        error)
           || !nf_output_put (output, &picture->frame, error))
         {
-          nf_progress_clear (sample->command->progress);
-          nf_output_keep (output, sample->command->name, NULL);
+          nf_output_keep (output, sample->command, NULL);
           return FALSE;
         }
     }
-  return nf_output_close (output, error);
+  if (nf_output_close (output, error))
+    return TRUE;
+  nf_output_keep (output, sample->command, NULL);
+  return FALSE;
 }
 
 NfPicture *

@@ -1826,12 +1826,9 @@ open_device (Job *job, GError **error)
 {
   Run *run = job->run;
   if (run->precision)
-    {
-      nf_command_require (job->command, "precision", run->precision);
-      nf_command_prefer (job->command, run->precision, run->form);
-    }
-  /* unless something is said: training has many rows, and nothing is decoded as it was encoded */
-  nf_command_prefer (job->command, "f32", "auto");
+    nf_command_require (job->command, "precision", run->precision);
+  /* a run that begins, of floats: training has many rows, and nothing is decoded as it was encoded */
+  nf_command_prefer (job->command, run->precision ? run->precision : "f32", run->form ? run->form : "auto");
   job->device = nf_device_open (job->command->device, error);
   if (!job->device)
     return FALSE;

@@ -85,17 +85,11 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
   if (!temporary)
     return FALSE;
   g_autoptr (NfActionsWriter) actions = nf_actions_writer_open (temporary, &local);
-  const gboolean whole = actions && write_frames (worlds, seed, output, actions, &local);
-  const char *kept = NULL;
-  if (whole)
-    kept = nf_output_close (output, &local) ? path : NULL;
-  else
-    {
-      nf_progress_clear (worlds->command->progress);
-      if (actions)
-        kept = nf_output_keep (output, worlds->command->name, NF_ACTIONS_SUFFIX);
-    }
-  gboolean done = whole && kept;
+  gboolean done
+      = actions && write_frames (worlds, seed, output, actions, &local) && nf_output_close (output, &local);
+  const char *kept = done      ? path
+                     : actions ? nf_output_keep (output, worlds->command, NF_ACTIONS_SUFFIX)
+                               : NULL;
   /* what frames there are have their actions */
   g_autofree char *beside = kept ? g_strconcat (kept, NF_ACTIONS_SUFFIX, NULL) : NULL;
   if (beside)

@@ -341,11 +341,14 @@ nf_command_catch_signals (NfCommand *self)
   g_thread_unref (g_thread_new ("signals", wait_for_signals, g_object_ref (self->cancellable)));
   sigaction (SIGINT, &action, NULL);
   sigaction (SIGTERM, &action, NULL);
-  sigaction (SIGPIPE, &action, NULL);
-  /* as nohup(1) wants it */
-  struct sigaction before;
-  if (sigaction (SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
-    sigaction (SIGHUP, &action, NULL);
+  /* but where whoever started this says that they do not matter, as nohup(1) does */
+  static const int polite[] = { SIGHUP, SIGPIPE };
+  for (guint i = 0; i < G_N_ELEMENTS (polite); i++)
+    {
+      struct sigaction before;
+      if (sigaction (polite[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+        sigaction (polite[i], &action, NULL);
+    }
 }
 
 gboolean

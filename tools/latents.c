@@ -324,6 +324,13 @@ wrong (NfLatentsReader *self, GError **error, const char *what, const char *valu
   return FALSE;
 }
 
+/* What is said on a terminal. */
+static gboolean
+is_word (const char *text)
+{
+  return *text && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789") == strlen (text);
+}
+
 static gboolean
 read_strings (NfLatentsReader *self, GError **error)
 {
@@ -335,6 +342,7 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
   const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
   const char *form = nf_tensor_file_get_metadata (self->file, "multiplied_by");
+  const char *text = nf_tensor_file_get_metadata (self->file, "text_digest");
   const char *context = nf_tensor_file_get_metadata (self->file, "context");
   const char *keys = nf_tensor_file_get_metadata (self->file, "key_int_max");
   g_autofree char *size = g_strdup_printf ("%sx%s", width ? width : "", height ? height : "");
@@ -350,6 +358,10 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
+  if (form && !is_word (form))
+    return wrong (self, error, "multiplied_by", form);
+  if (text && !is_word (text))
+    return wrong (self, error, "text_digest", text);
   if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
     return wrong (self, error, "context", context);
   if (context && (!keys || !g_ascii_string_to_unsigned (keys, 10, 0, G_MAXINT, &key_int_max, NULL)))
@@ -358,7 +370,7 @@ read_strings (NfLatentsReader *self, GError **error)
   self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
   self->info.form = g_strdup (form);
-  self->info.text = g_strdup (nf_tensor_file_get_metadata (self->file, "text_digest"));
+  self->info.text = g_strdup (text);
   self->info.look = g_strdup (nf_tensor_file_get_metadata (self->file, "look"));
   self->info.digest = g_strdup (digest);
   self->info.model = g_strdup (model ? model : "");

@@ -1203,6 +1203,7 @@ struct _NfMediaWriter
   guint64 n_pictures; /* written */
   gint64 count;
   gboolean closed;
+  gboolean whole; /* with its end */
 };
 
 void
@@ -1550,17 +1551,21 @@ nf_media_writer_close (NfMediaWriter *self, GError **error)
 {
   int status;
 
-  if (self->closed)
+  if (self->closed && self->whole)
     return TRUE;
+  if (self->closed)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not complete", self->path);
+      return FALSE;
+    }
   self->closed = TRUE;
   if (!write_packets (self, NULL, error))
     return FALSE;
-  if (!self->format)
-    return TRUE;
-  status = av_write_trailer (self->format);
-  if (status >= 0 && self->format->pb && !(self->format->oformat->flags & AVFMT_NOFILE))
+  status = self->format ? av_write_trailer (self->format) : 0;
+  if (status >= 0 && self->format && self->format->pb && !(self->format->oformat->flags & AVFMT_NOFILE))
     status = avio_closep (&self->format->pb);
-  return status >= 0 || av_fail (error, NF_ERROR_WRITE, status, self->path, "cannot be completed");
+  self->whole = status >= 0;
+  return self->whole || av_fail (error, NF_ERROR_WRITE, status, self->path, "cannot be completed");
 }
 
 gboolean

@@ -1,6 +1,5 @@
 /* normflow: video that a sub-command writes. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "output.h"
-#include "common.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -103,18 +102,23 @@ nf_output_get_frames (NfOutput *self)
   return self->n_frames;
 }
 
-gboolean
-nf_output_close (NfOutput *self, GError **error)
+static gboolean
+publish (NfOutput *self, GError **error)
 {
   GError *local = NULL;
-  gboolean done = nf_media_writer_close (self->writer, &local);
-
-  if (done && self->temporary)
-    done = nf_publish (self->temporary, self->path, &local);
+  const gboolean done = !self->temporary || nf_publish (self->temporary, self->path, &local);
   if (!result (self, done, local, error))
     return FALSE;
   g_clear_pointer (&self->temporary, g_free);
   return TRUE;
+}
+
+gboolean
+nf_output_close (NfOutput *self, GError **error)
+{
+  GError *local = NULL;
+  const gboolean done = nf_media_writer_close (self->writer, &local);
+  return result (self, done, local, error) && publish (self, error);
 }
 
 /* Where frames of what was not completed go: a fragment takes the place of no file that is there. */
@@ -136,37 +140,35 @@ fragment_path (const NfOutput *self, const char *beside)
 }
 
 const char *
-nf_output_keep (NfOutput *self, const char *command, const char *beside)
+nf_output_keep (NfOutput *self, NfCommand *command, const char *beside)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *path = fragment_path (self, beside);
   const char *but = strcmp (path, self->path) == 0 ? "" : ", and the file that was there stays";
 
+  nf_progress_clear (command->progress);
   if (!self->n_frames)
     return NULL;
   g_free (self->path);
   self->path = g_steal_pointer (&path);
-  gboolean whole = FALSE, kept = nf_check_output (self->path, self->input, &error);
-  if (kept && !(whole = nf_output_close (self, &error)))
+  /* without its end, where there is no room for that */
+  const gboolean whole = nf_media_writer_close (self->writer, &error),
+                 kept = whole || (self->temporary && nf_media_can_break_off (self->path));
+  if (kept)
+    g_clear_error (&error);
+  if (!kept || !nf_check_output (self->path, self->input, &error)
+      || !(whole ? nf_output_close (self, &error) : publish (self, &error)))
     {
-      /* where there is no room for its end */
-      kept = self->temporary && nf_media_can_break_off (self->path)
-             && nf_publish (self->temporary, self->path, NULL);
-      if (kept)
-        g_clear_pointer (&self->temporary, g_free);
-    }
-  if (!kept)
-    {
-      fprintf (stderr, "normflow %s: %s\n", command, error->message);
+      fprintf (stderr, "normflow %s: %s\n", command->name, error->message);
       return NULL;
     }
   if (!whole)
-    fprintf (stderr, "normflow %s: %s holds the first frames, as many as there was room for%s\n", command,
+    fprintf (stderr, "normflow %s: %s holds the first frames, as many as could be written%s\n", command->name,
              self->path, but);
   else if (self->n_frames == 1)
-    fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command, self->path, but);
+    fprintf (stderr, "normflow %s: %s holds the first frame%s\n", command->name, self->path, but);
   else
-    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames%s\n", command, self->path,
-             self->n_frames, but);
+    fprintf (stderr, "normflow %s: %s holds the first %" G_GUINT64_FORMAT " frames%s\n", command->name,
+             self->path, self->n_frames, but);
   return self->path;
 }

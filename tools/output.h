@@ -1,6 +1,7 @@
 /* normflow: video that a sub-command writes. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include "common.h"
 #include "media.h"
 
 G_BEGIN_DECLS
@@ -16,11 +17,11 @@ gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
 guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);
 
-/* After a failure or interruption: the frames that were written are kept, in NAME.partial.EXT if there was a
- * file of that name, and a line on stderr says so. BESIDE (nullable) is what the name of a file that goes
- * with it has more, and there is none of that either. Returns: (transfer none) (nullable): where; NULL if
- * there are none, or they are lost. */
-const char *nf_output_keep (NfOutput *self, const char *command, const char *beside);
+/* After a failure or interruption, also of nf_output_close(): the frames that were written are kept, in
+ * NAME.partial.EXT if there was a file of that name, and a line on stderr says so. BESIDE (nullable) is what
+ * the name of a file that goes with it has more, and there is none of that either. Returns: (transfer none)
+ * (nullable): where; NULL if there are none, or they are lost. */
+const char *nf_output_keep (NfOutput *self, NfCommand *command, const char *beside);
 
 void nf_output_free (NfOutput *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfOutput, nf_output_free)

@@ -305,13 +305,15 @@ draw_stream (NfSample *sample, NfStream *stream, GError **error)
                                 : nf_stream_drain (stream, frames, error);
       if (!done || (nf_stream_is_shown (stream) && !put (&videos, all, error)))
         {
-          nf_progress_clear (sample->command->progress);
-          nf_output_keep (videos.output, sample->command->name, NULL);
+          nf_output_keep (videos.output, sample->command, NULL);
           return FALSE;
         }
       nf_progress_update (sample->command->progress, "frame %u of %u", videos.written, sample->frames);
     }
-  return nf_output_close (videos.output, error);
+  if (nf_output_close (videos.output, error))
+    return TRUE;
+  nf_output_keep (videos.output, sample->command, NULL);
+  return FALSE;
 }
 
 /* Whole videos, one after the other. */
@@ -349,9 +351,15 @@ draw_whole (NfSample *sample, NfSession *session, GError **error)
       for (guint i = 0; i < sample->count; i++)
         now[i] = pictures->pdata[(gsize)i * tokens.frames + f];
       if (!put (&videos, now, error))
-        return FALSE;
+        {
+          nf_output_keep (videos.output, sample->command, NULL);
+          return FALSE;
+        }
     }
-  return nf_output_close (videos.output, error);
+  if (nf_output_close (videos.output, error))
+    return TRUE;
+  nf_output_keep (videos.output, sample->command, NULL);
+  return FALSE;
 }
 
 gboolean

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times encoding, sequential decoding and a training step beside `normflow bench --json`, and prints the ratios.
 
-Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] [--precision f32|bf16] [--device cuda] NORMFLOW
+Usage: bench.py [--sizes tiny,64x64p4-512] [--batches 1,8] [--what encode,decode,train] [--rounds 3] [--precision PRECISION] [--device cuda] NORMFLOW
 
 PyTorch runs eagerly, in float32 and in bfloat16 (autocast), with as many threads as the device has compute units, or on a GPU; the better of the two
-counts, or, with --precision, that one, against normflow in the same. Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
+counts, or, with --precision f32 or bf16, that one, against normflow in the same (in other precisions, which PyTorch has not, against the better). Each round measures one after the other, so that a machine that is busy meanwhile is so for both; of the rounds' ratios the
 median is printed. A ratio of 2 means that normflow takes half the time.
 """
 import argparse
@@ -96,10 +96,11 @@ def main():
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--what", default="encode,decode,train")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=("f32", "bf16"))
+    parser.add_argument("--precision", choices=("f32", "bf16", "bf16-weights", "int8-weights"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("normflow")
     options = parser.parse_args()
+    dtypes = [options.precision] if options.precision in ("f32", "bf16") else ["f32", "bf16"]
     first = True
     for size in options.sizes.split(","):
         for batch in map(int, options.batches.split(",")):
@@ -107,7 +108,7 @@ def main():
                 rounds = []
                 for _ in range(options.rounds):
                     seconds, share, report = time_normflow(options.normflow, size, what, batch, options.precision, options.device)
-                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16", options.device) for dtype in ([options.precision] if options.precision else ("f32", "bf16"))}
+                    peers = {dtype: time_peer(size, what, batch, dtype == "bf16", options.device) for dtype in dtypes}
                     dtype = min(peers, key=peers.get)
                     rounds.append((peers[dtype] / seconds, seconds, share, peers[dtype], dtype))
                 if first:
