@@ -63,6 +63,14 @@ with_h264() {
 leftovers=()
 live=
 leave() {
+  local i
+  # who signals this shell alone means what it has started, too; what comes from elsewhere is to be completed
+  if pkill "-${live:-TERM}" -P $$ 2>/dev/null; then
+    for ((i = 0; i < 50; i++)); do
+      pgrep -P $$ >/dev/null || break
+      sleep 0.1
+    done
+  fi
   [[ -z $live ]] || keep_results
   rm -rf -- "${leftovers[@]}"
 }
@@ -73,8 +81,8 @@ is_live() {
   [[ $1 == /dev/* || ($1 == *://* && $1 != file://*) ]]
 }
 keep_what_comes() {
-  live=yes
-  trap - INT # which is how one ends it
+  live=INT # the signal that ends it
+  trap - INT
 }
 
 # File $2 is to be of kind $1, as its name tells.
@@ -89,8 +97,9 @@ parts=()
 begin_result() {
   local input path folder
   for input in "${@:2}"; do
-    path=${input#file://}
-    [[ ! $input -ef $1 && ! $(printf '%b' "${path//%/\\x}") -ef $1 ]] || fail "$1 is read: give what is written another name"
+    path=$input
+    [[ $path != file://* ]] || path=$(printf '%b' "${input//%/\\x}" 2>/dev/null)
+    [[ ! ${path#file://} -ef $1 ]] || fail "$1 is read: give what is written another name"
   done
   [[ ! -d $1 ]] || fail "$1 is a folder: give a file"
   part=$1

@@ -148,10 +148,11 @@ denoise_file (Denoise *denoise, GError **error)
       if (!denoise->noisy)
         return FALSE;
     }
-  if (denoise_frames (denoise, error) && nf_output_close (denoise->output, error)
-      && (!denoise->noisy || nf_output_close (denoise->noisy, error)))
+  const gboolean out = denoise_frames (denoise, error) && nf_output_close (denoise->output, error);
+  if (out && (!denoise->noisy || nf_output_close (denoise->noisy, error)))
     return TRUE;
-  nf_output_keep (denoise->output, &denoise->command, NULL);
+  if (!out)
+    nf_output_keep (denoise->output, &denoise->command, NULL);
   if (denoise->noisy)
     nf_output_keep (denoise->noisy, &denoise->command, NULL);
   return FALSE;

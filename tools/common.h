@@ -74,7 +74,8 @@ int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2
 int nf_command_fail (NfCommand *self, const GError *error);
 
 /* From here on SIGINT, SIGTERM and SIGHUP cancel, a second one ends the process at once; so does SIGPIPE, any
- * number of times, so that what is under way ends as it should where Ctrl-C ended the reader, too. */
+ * number of times, so that what is under way ends as it should where Ctrl-C ended the reader, too. Where
+ * whoever started this ignores SIGHUP or SIGPIPE, so does this. */
 void nf_command_catch_signals (NfCommand *self);
 
 /* NF_ERROR_CANCELLED once that happened. */

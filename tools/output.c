@@ -13,6 +13,7 @@ struct _NfOutput
   char *temporary; /* NULL for sequences, and once it has its name */
   NfMediaWriter *writer;
   guint64 n_frames;
+  gboolean said; /* why it cannot be completed */
 };
 
 void
@@ -118,7 +119,8 @@ nf_output_close (NfOutput *self, GError **error)
 {
   GError *local = NULL;
   const gboolean done = nf_media_writer_close (self->writer, &local);
-  return result (self, done, local, error) && publish (self, error);
+  self->said = !(result (self, done, local, error) && publish (self, error));
+  return !self->said;
 }
 
 /* Where frames of what was not completed go: a fragment takes the place of no file that is there. */
@@ -139,11 +141,22 @@ fragment_path (const NfOutput *self, const char *beside)
     }
 }
 
+/* Whether what there is so far can be read without its end. */
+static gboolean
+can_break_off (NfOutput *self)
+{
+  GStatBuf status;
+  return self->temporary && nf_media_can_break_off (self->path) && g_stat (self->temporary, &status) == 0
+         && status.st_size > 0;
+}
+
 const char *
 nf_output_keep (NfOutput *self, NfCommand *command, const char *beside)
 {
   g_autoptr (GError) error = NULL;
+  GError *local = NULL;
   g_autofree char *path = fragment_path (self, beside);
+  const gboolean said = self->said;
   const char *but = strcmp (path, self->path) == 0 ? "" : ", and the file that was there stays";
 
   nf_progress_clear (command->progress);
@@ -152,14 +165,14 @@ nf_output_keep (NfOutput *self, NfCommand *command, const char *beside)
   g_free (self->path);
   self->path = g_steal_pointer (&path);
   /* without its end, where there is no room for that */
-  const gboolean whole = nf_media_writer_close (self->writer, &error),
-                 kept = whole || (self->temporary && nf_media_can_break_off (self->path));
+  const gboolean whole = nf_media_writer_close (self->writer, &local), kept = whole || can_break_off (self);
   if (kept)
-    g_clear_error (&error);
-  if (!kept || !nf_check_output (self->path, self->input, &error)
+    g_clear_error (&local);
+  if (!result (self, kept, local, &error) || !nf_check_output (self->path, self->input, &error)
       || !(whole ? nf_output_close (self, &error) : publish (self, &error)))
     {
-      fprintf (stderr, "normflow %s: %s\n", command->name, error->message);
+      if (!said)
+        fprintf (stderr, "normflow %s: %s\n", command->name, error->message);
       return NULL;
     }
   if (!whole)
