@@ -44,4 +44,13 @@ typedef enum
 #define NF_ERROR (nf_error_quark ())
 GQuark nf_error_quark (void);
 
+/**
+ * nf_is_word:
+ * @text: (nullable): from a file or from afar
+ *
+ * Returns: whether it is made of lower-case letters and digits, as digests and names of forms are: it can
+ * stand in a message, or on a terminal, as it is.
+ */
+gboolean nf_is_word (const char *text);
+
 G_END_DECLS

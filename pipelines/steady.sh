@@ -3,8 +3,9 @@
 # steady.sh [--decode] [FRAMES [MODEL]]
 #
 # Sends FRAMES (100000) frames of 32x32, or of the model's size, through flowencode, with --decode through flowdecode too,
-# and prints, every ten seconds, how many have come through, how many a second just now, and the resident memory of the
-# process in MiB. The last two should stay as they are. MODEL is normflow-yuv420-32-small unless said otherwise.
+# and prints, every ten seconds, how many have come through, how many a second meanwhile, and the resident memory of the
+# process in MiB. The last two should stay as they are. The last line is of the whole run, with the last memory that was
+# seen. MODEL is normflow-yuv420-32-small unless said otherwise.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 back=()
@@ -24,11 +25,16 @@ size=$(as_size "$size")
 printf '%10s %10s %10s\n' frames frames/s MiB
 exec 3< <(exec gst-launch-1.0 -v videotestsrc pattern=ball num-buffers="$frames" \
   ! "video/x-raw,format=I420,$size" ! videoconvert ! flowencode "model=$(quoted "$model")" message-interval=1000000000 "${back[@]}" \
-  ! fpsdisplaysink text-overlay=false sync=false fps-update-interval=10000 video-sink=fakesink)
+  ! fpsdisplaysink text-overlay=false sync=false fps-update-interval=500 video-sink=fakesink)
 pid=$!
+lines=0 rates=0 average=- memory=-
 while read -r line; do
-  [[ $line =~ rendered:\ ([0-9]+),.*current:\ ([0-9.]+) ]] || continue
-  memory=$(awk '/^VmRSS/ { print $2 / 1024 }' "/proc/$pid/status")
-  printf '%10d %10.1f %10.1f\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" "$memory"
+  [[ $line =~ rendered:\ ([0-9]+),.*current:\ ([0-9.]+),\ average:\ ([0-9.]+) ]] || continue
+  average=${BASH_REMATCH[3]%?} rates+="+${BASH_REMATCH[2]}"
+  memory=$(awk '/^VmRSS/ { printf "%.1f", $2 / 1024 }' "/proc/$pid/status") || memory=-
+  ((++lines % 20 == 0)) || continue
+  printf '%10d %10s %10s\n' "${BASH_REMATCH[1]}" "$(awk "BEGIN { printf \"%.1f\", ($rates) / 20 }")" "$memory"
+  rates=0
 done <&3
 wait "$pid"
+printf '%10d %10s %10s\n' "$frames" "$average" "$memory"

@@ -324,14 +324,11 @@ check_field (const GstStructure *stated, const GstStructure *ours, const char *f
   return FALSE;
 }
 
-/* Nothing, which is unknown, in the place of what cannot be meant: it may come from afar, and goes into
- * messages. */
+/* Nothing, which is unknown, in the place of what cannot be meant. */
 static void
 copy_word (char *to, gsize size, const char *text)
 {
-  const gboolean word = text && strlen (text) < size
-                        && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789") == strlen (text);
-  g_strlcpy (to, word ? text : "", size);
+  g_strlcpy (to, nf_is_word (text) && strlen (text) < size ? text : "", size);
 }
 
 gboolean

@@ -119,17 +119,12 @@ fixture_close (void)
 
 /* Scripts */
 
-/* A clip of N frames at RATE frames a second. */
-static inline char *
-make_clip (guint n, guint rate)
+/* Runs a pipeline to its end, which must come. */
+static inline void
+run_line (const char *line)
 {
   g_autoptr (GError) error = NULL;
-  char *path = fixture_path ("clip.mkv");
-  g_autofree char *line = g_strdup_printf (
-      "videotestsrc pattern=ball num-buffers=%u ! video/x-raw,width=48,height=32,framerate=%u/1 ! avenc_ffv1 "
-      "! matroskamux ! filesink location=%s",
-      n, rate, path);
-  GstElement *pipeline = gst_parse_launch (line, &error);
+  g_autoptr (GstElement) pipeline = gst_parse_launch (line, &error);
   assert_no_error (error);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
   gst_element_set_state (pipeline, GST_STATE_PLAYING);
@@ -137,7 +132,18 @@ make_clip (guint n, guint rate)
       = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
   assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
   gst_element_set_state (pipeline, GST_STATE_NULL);
-  gst_object_unref (pipeline);
+}
+
+/* A clip of N frames at RATE frames a second. */
+static inline char *
+make_clip (guint n, guint rate)
+{
+  char *path = fixture_path ("clip.mkv");
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc pattern=ball num-buffers=%u ! video/x-raw,width=48,height=32,framerate=%u/1 ! avenc_ffv1 "
+      "! matroskamux ! filesink location=%s",
+      n, rate, path);
+  run_line (line);
   return path;
 }
 

@@ -1035,6 +1035,18 @@ test_demo_of_its_results (void **state)
   assert_true (g_file_test (decoded, G_FILE_TEST_EXISTS));
 }
 
+/* The last line is of all frames. */
+static void
+test_steady (void **state)
+{
+  g_autofree char *said = run_script ("steady.sh", (const char *[]){ "20", MODEL_YUV, NULL });
+  const char *last = strrchr (g_strchomp (said), '\n');
+  char *rest = NULL;
+  assert_non_null (last);
+  assert_int_equal (g_ascii_strtoull (last, &rest, 10), 20);
+  assert_true (*rest == ' ');
+}
+
 int
 main (int argc, char **argv)
 {
@@ -1072,6 +1084,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_failed_scripts),
     cmocka_unit_test (test_decoding_a_part),
     cmocka_unit_test (test_demo_of_its_results),
+    cmocka_unit_test (test_steady),
   };
   const int failed = cmocka_run_group_tests (tests, NULL, NULL);
   fixture_close ();

@@ -242,13 +242,10 @@ decode_file (Decode *decode, GError **error)
     nf_progress_note (decode->command->progress,
                       "normflow decode: note: %s does not hold the very bytes: %s; .mkv does", decode->output,
                       loss);
-  if (!(stream ? decode_stream (decode, stream, reader, output, error)
-               : decode_frames (decode, session, reader, output, error))
-      || !nf_output_close (output, error))
-    {
-      nf_output_keep (output, decode->command, NULL);
-      return FALSE;
-    }
+  const gboolean written = stream ? decode_stream (decode, stream, reader, output, error)
+                                  : decode_frames (decode, session, reader, output, error);
+  if (!nf_output_end (output, written, decode->command, error))
+    return FALSE;
 
   nf_progress_clear (decode->command->progress);
   if (!decode->command->quiet)

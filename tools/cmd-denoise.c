@@ -148,14 +148,9 @@ denoise_file (Denoise *denoise, GError **error)
       if (!denoise->noisy)
         return FALSE;
     }
-  const gboolean out = denoise_frames (denoise, error) && nf_output_close (denoise->output, error);
-  if (out && (!denoise->noisy || nf_output_close (denoise->noisy, error)))
-    return TRUE;
-  if (!out)
-    nf_output_keep (denoise->output, &denoise->command, NULL);
-  if (denoise->noisy)
-    nf_output_keep (denoise->noisy, &denoise->command, NULL);
-  return FALSE;
+  const gboolean done
+      = nf_output_end (denoise->output, denoise_frames (denoise, error), &denoise->command, error);
+  return denoise->noisy ? nf_output_end (denoise->noisy, done, &denoise->command, error) : done;
 }
 
 static void

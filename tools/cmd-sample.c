@@ -38,35 +38,35 @@ draw (const NfSample *sample, const NfGrid *grid, guint64 index, float *latents)
 }
 
 static gboolean
-sample_video (NfSample *sample, NfSession *session, GError **error)
+draw_frames (NfSample *sample, NfSession *session, const NfGrid *grid, NfOutput *output, GError **error)
 {
-  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
-  g_autoptr (NfPicture) picture = nf_picture_new (config->layout, sample->width, sample->height);
-  g_autoptr (NfOutput) output = nf_output_open (sample->output, NULL, config->layout, sample->width,
-                                                sample->height, sample->rate_n, sample->rate_d, NULL, error);
-  g_autofree float *latents = NULL;
-  NfGrid grid;
-
-  if (!output || !nf_grid_init (&grid, config, sample->width, sample->height, error))
-    return FALSE;
-  latents = g_new (float, nf_grid_latents (&grid));
+  g_autoptr (NfPicture) picture = nf_picture_new (
+      nf_model_get_config (nf_session_get_model (session))->layout, sample->width, sample->height);
+  g_autofree float *latents = g_new (float, nf_grid_latents (grid));
   for (sample->batch = 1; sample->done < sample->count; sample->done++)
     {
-      draw (sample, &grid, sample->done, latents);
+      draw (sample, grid, sample->done, latents);
       nf_sample_choose_text (session, sample->done);
       if (!nf_command_go_on (sample->command, error)
           || !nf_session_decode_frame (session, latents, sample->label, &sample->options, &picture->frame,
                                        error)
           || !nf_output_put (output, &picture->frame, error))
-        {
-          nf_output_keep (output, sample->command, NULL);
-          return FALSE;
-        }
+        return FALSE;
     }
-  if (nf_output_close (output, error))
-    return TRUE;
-  nf_output_keep (output, sample->command, NULL);
-  return FALSE;
+  return TRUE;
+}
+
+static gboolean
+sample_video (NfSample *sample, NfSession *session, GError **error)
+{
+  const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
+  g_autoptr (NfOutput) output = nf_output_open (sample->output, NULL, config->layout, sample->width,
+                                                sample->height, sample->rate_n, sample->rate_d, NULL, error);
+  NfGrid grid;
+
+  return output && nf_grid_init (&grid, config, sample->width, sample->height, error)
+         && nf_output_end (output, draw_frames (sample, session, &grid, output, error), sample->command,
+                           error);
 }
 
 NfPicture *

@@ -324,13 +324,6 @@ wrong (NfLatentsReader *self, GError **error, const char *what, const char *valu
   return FALSE;
 }
 
-/* What is said on a terminal. */
-static gboolean
-is_word (const char *text)
-{
-  return *text && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789") == strlen (text);
-}
-
 static gboolean
 read_strings (NfLatentsReader *self, GError **error)
 {
@@ -358,9 +351,9 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
-  if (form && !is_word (form))
+  if (form && !nf_is_word (form))
     return wrong (self, error, "multiplied_by", form);
-  if (text && !is_word (text))
+  if (text && !nf_is_word (text))
     return wrong (self, error, "text_digest", text);
   if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
     return wrong (self, error, "context", context);

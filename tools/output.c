@@ -185,3 +185,12 @@ nf_output_keep (NfOutput *self, NfCommand *command, const char *beside)
              self->path, self->n_frames, but);
   return self->path;
 }
+
+gboolean
+nf_output_end (NfOutput *self, gboolean written, NfCommand *command, GError **error)
+{
+  if (written && nf_output_close (self, error))
+    return TRUE;
+  nf_output_keep (self, command, NULL);
+  return FALSE;
+}

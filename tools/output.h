@@ -23,6 +23,10 @@ gboolean nf_output_close (NfOutput *self, GError **error);
  * (nullable): where; NULL if there are none, or they are lost. */
 const char *nf_output_keep (NfOutput *self, NfCommand *command, const char *beside);
 
+/* If all is WRITTEN, nf_output_close(), else, or where that fails, nf_output_keep(). Returns: whether the
+ * output is complete. */
+gboolean nf_output_end (NfOutput *self, gboolean written, NfCommand *command, GError **error);
+
 void nf_output_free (NfOutput *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfOutput, nf_output_free)
 

@@ -283,37 +283,53 @@ new_pictures (const NfSample *sample, NfPixelLayout layout, gsize n, NfFrame *fr
   return pictures;
 }
 
-/* Frame by frame, as many as are wanted. */
 static gboolean
-draw_stream (NfSample *sample, NfStream *stream, GError **error)
+draw_stream (NfSample *sample, NfStream *stream, Videos *videos, GError **error)
 {
   const NfPixelLayout layout = nf_model_get_config (nf_stream_get_model (stream))->layout;
   g_autofree NfFrame *frames = g_new0 (NfFrame, sample->count);
   g_autoptr (GPtrArray) pictures = new_pictures (sample, layout, sample->count, frames);
-  g_auto (Videos) videos = { 0 };
   NfPicture **all = (NfPicture **)pictures->pdata;
 
-  if (!videos_init (&videos, sample, layout, error)
-      || !nf_stream_set_denoise (stream, sample->options.denoise, error))
-    return FALSE;
-  nf_stream_set_cancellable (stream, sample->command->cancellable);
-  for (guint drawn = 0; videos.written < sample->frames;)
+  for (guint drawn = 0; videos->written < sample->frames;)
     {
       const gboolean done = drawn < sample->frames
                                 ? nf_stream_sample (stream, sample->seed, drawn++, sample->temperature, NULL,
                                                     &sample->options, NULL, frames, error)
                                 : nf_stream_drain (stream, frames, error);
-      if (!done || (nf_stream_is_shown (stream) && !put (&videos, all, error)))
-        {
-          nf_output_keep (videos.output, sample->command, NULL);
-          return FALSE;
-        }
-      nf_progress_update (sample->command->progress, "frame %u of %u", videos.written, sample->frames);
+      if (!done || (nf_stream_is_shown (stream) && !put (videos, all, error)))
+        return FALSE;
+      nf_progress_update (sample->command->progress, "frame %u of %u", videos->written, sample->frames);
     }
-  if (nf_output_close (videos.output, error))
-    return TRUE;
-  nf_output_keep (videos.output, sample->command, NULL);
-  return FALSE;
+  return TRUE;
+}
+
+/* Frame by frame, as many as are wanted. */
+static gboolean
+sample_stream (NfSample *sample, NfStream *stream, GError **error)
+{
+  g_auto (Videos) videos = { 0 };
+
+  if (!videos_init (&videos, sample, nf_model_get_config (nf_stream_get_model (stream))->layout, error)
+      || !nf_stream_set_denoise (stream, sample->options.denoise, error))
+    return FALSE;
+  nf_stream_set_cancellable (stream, sample->command->cancellable);
+  return nf_output_end (videos.output, draw_stream (sample, stream, &videos, error), sample->command, error);
+}
+
+/* Those of all frames of all videos, one video after the other. */
+static gboolean
+put_all (Videos *self, NfPicture *const *pictures, guint frames, GError **error)
+{
+  g_autofree NfPicture **now = g_new (NfPicture *, self->sample->count);
+  for (guint f = 0; f < frames; f++)
+    {
+      for (guint i = 0; i < self->sample->count; i++)
+        now[i] = pictures[(gsize)i * frames + f];
+      if (!put (self, now, error))
+        return FALSE;
+    }
+  return TRUE;
 }
 
 /* Whole videos, one after the other. */
@@ -329,7 +345,6 @@ draw_whole (NfSample *sample, NfSession *session, GError **error)
   g_autofree NfFrame *frames = g_new0 (NfFrame, (gsize)sample->count * tokens.frames);
   g_autoptr (GPtrArray) pictures
       = new_pictures (sample, tokens.config->layout, (gsize)sample->count * tokens.frames, frames);
-  g_autofree NfPicture **now = g_new (NfPicture *, sample->count);
   g_autofree float *x = g_try_new (float, tokens.n);
   if (!x)
     return no_memory (1, error);
@@ -346,20 +361,8 @@ draw_whole (NfSample *sample, NfSession *session, GError **error)
             return FALSE;
         }
     }
-  for (guint f = 0; f < tokens.frames; f++)
-    {
-      for (guint i = 0; i < sample->count; i++)
-        now[i] = pictures->pdata[(gsize)i * tokens.frames + f];
-      if (!put (&videos, now, error))
-        {
-          nf_output_keep (videos.output, sample->command, NULL);
-          return FALSE;
-        }
-    }
-  if (nf_output_close (videos.output, error))
-    return TRUE;
-  nf_output_keep (videos.output, sample->command, NULL);
-  return FALSE;
+  const gboolean written = put_all (&videos, (NfPicture *const *)pictures->pdata, tokens.frames, error);
+  return nf_output_end (videos.output, written, sample->command, error);
 }
 
 gboolean
@@ -397,5 +400,5 @@ nf_sample_videos (NfSample *sample, NfSession *session, GError **error)
   sample->width = nf_config_columns (config);
   sample->height = nf_config_rows (config);
   sample->frames = sample->frames ? sample->frames : config->frames;
-  return draw_stream (sample, stream, error);
+  return sample_stream (sample, stream, error);
 }

@@ -654,23 +654,18 @@ nf_flow_need_caches (NfFlow *flow, guint rows, GError **error)
 /* Conditions */
 
 void
-nf_flow_fill_text (NfOps *ops, const NfConfig *config, NfView text, guint count)
+nf_flow_write_classes (NfOps *ops, const NfConfig *config, NfView text, const gint *labels, guint count)
 {
   const gsize one = (gsize)config->txt_size * config->txt_dim;
-  nf_ops_fill (ops, text, 0.0f, count * one);
-  for (guint i = 0; config->txt_size == 1 && i < count; i++)
-    nf_ops_fill (ops, nf_view_add (text, (i + 1) * one - 1), 1.0f, 1);
-}
-
-/* Classes of a STARFlow are text of one token: 1 where a sample's class is, of none as above. */
-static void
-write_classes (NfFlow *flow, const gint *labels, guint B)
-{
-  const guint classes = nf_model_get_config (flow->model)->txt_dim;
-  g_autofree float *text = g_new0 (float, (gsize)B *classes);
-  for (guint i = 0; i < B; i++)
-    text[(gsize)i * classes + (labels[i] >= 0 ? (guint)labels[i] : classes - 1)] = 1.0f;
-  nf_ops_write (flow->ops, nf_view (flow->text, 0), text, (gsize)B * classes * sizeof *text);
+  if (config->txt_size != 1)
+    {
+      nf_ops_fill (ops, text, 0.0f, count * one);
+      return;
+    }
+  g_autofree float *classes = g_new0 (float, count *one);
+  for (guint i = 0; i < count; i++)
+    classes[i * one + (labels && labels[i] >= 0 ? (gsize)labels[i] : one - 1)] = 1.0f;
+  nf_ops_write (ops, text, classes, count * one * sizeof *classes);
 }
 
 void
@@ -691,10 +686,9 @@ nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, 
       const float *told = branch ? condition->null_text : condition->text;
       if (told)
         nf_ops_write (flow->ops, nf_view (flow->text, branch * text), told, text * sizeof *told);
-      else if (config->txt_size == 1 && branch == 0 && condition->labels)
-        write_classes (flow, condition->labels, B);
       else if (config->txt_size)
-        nf_flow_fill_text (flow->ops, config, nf_view (flow->text, branch * text), B);
+        nf_flow_write_classes (flow->ops, config, nf_view (flow->text, branch * text),
+                               branch ? NULL : condition->labels, B);
       if (condition->actions && branch == 0)
         nf_ops_write (flow->ops, nf_view (flow->actions, 0), condition->actions,
                       actions * sizeof *condition->actions);

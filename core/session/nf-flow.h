@@ -67,8 +67,8 @@ NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 NfBuffer *nf_flow_get_misses (NfFlow *flow);
 
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":
- * class -1, nf_flow_fill_text(), actions of zeros. With two branches the second has no class, NULL_TEXT and
- * no action. */
+ * class -1, nf_flow_write_classes(), actions of zeros. With two branches the second has no class, NULL_TEXT
+ * and no action. */
 typedef struct
 {
   const gint *labels;
@@ -76,9 +76,10 @@ typedef struct
   const float *actions;          /* (B, frames, action_dim) */
 } NfFlowCondition;
 
-/* TEXT (COUNT, txt_size, txt_dim) becomes that of samples which are told nothing: zeros; where it is a class,
- * 1 in the last place, which the official code trains with the labels that it drops. */
-void nf_flow_fill_text (NfOps *ops, const NfConfig *config, NfView text, guint count);
+/* TEXT (COUNT, txt_size, txt_dim) becomes that of samples which are told no more than LABELS (nullable). Text
+ * of one token is a class: 1 in the place of a sample's label; of none, which is -1, in the last, which the
+ * official code trains with the labels that it drops. Other text becomes zeros. */
+void nf_flow_write_classes (NfOps *ops, const NfConfig *config, NfView text, const gint *labels, guint count);
 
 void nf_flow_set_condition (NfFlow *flow, const NfFlowCondition *condition, guint B, guint branches);
 

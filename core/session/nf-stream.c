@@ -150,7 +150,7 @@ reserve (NfStream *self)
     {
       const gsize text = (gsize)self->B * config->txt_size * config->txt_dim;
       if ((self->text = nf_ops_alloc (self->ops, text)))
-        nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
+        nf_flow_write_classes (self->ops, config, nf_view (self->text, 0), NULL, self->B);
       self->text_digest = nf_session_digest_text (config, NULL, 0);
     }
   self->input = nf_ops_alloc (self->ops, frame);
@@ -355,7 +355,7 @@ nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
   g_free (self->text_digest);
   self->text_digest = nf_session_digest_text (config, text, n);
   if (!text)
-    nf_flow_fill_text (self->ops, config, nf_view (self->text, 0), self->B);
+    nf_flow_write_classes (self->ops, config, nf_view (self->text, 0), NULL, self->B);
   for (guint b = 0; text && b < self->B; b++)
     nf_ops_write (self->ops, nf_view (self->text, b * one), text + (n > 1 ? b * one : 0), one * sizeof *text);
   return nf_ops_finish (self->ops, error);
