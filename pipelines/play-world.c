@@ -21,8 +21,9 @@
 typedef struct
 {
   GMainLoop *loop;
-  GstElement *pipeline, *dream;
-  GstPad *keys; /* which wants the events */
+  GstElement *pipeline, *world, *dream;
+  const char *map; /* keys of both */
+  GstPad *keys;    /* which wants the events */
   guint timer;
   gboolean failed;
 } Play;
@@ -36,11 +37,20 @@ let_go (gpointer data)
   return G_SOURCE_REMOVE;
 }
 
+/* Nothing is down: a key that was let go of in another window would be for ever. */
+static void
+release_keys (Play *play)
+{
+  g_object_set (play->world, "action-map", play->map, NULL);
+  g_object_set (play->dream, "action-map", play->map, NULL);
+}
+
 /* The model sees the true world, for a while. On the main thread. */
 static gboolean
 show (gpointer data)
 {
   Play *play = data;
+  release_keys (play);
   g_clear_handle_id (&play->timer, g_source_remove);
   g_object_set (play->dream, "predict", FALSE, NULL);
   play->timer = g_timeout_add (SHOWN_MS, let_go, play);
@@ -127,12 +137,12 @@ open_pipeline (Play *play, const char *model, const char *pattern, const char *a
       g_autoptr (GstElement) element = gst_bin_get_by_name (GST_BIN (play->pipeline), users[i]);
       g_object_set (element, "model", model, NULL);
     }
-  g_autoptr (GstElement) world = gst_bin_get_by_name (GST_BIN (play->pipeline), "world"),
-                         mixer = gst_bin_get_by_name (GST_BIN (play->pipeline), "c");
+  g_autoptr (GstElement) mixer = gst_bin_get_by_name (GST_BIN (play->pipeline), "c");
   g_autoptr (GstPad) out = gst_element_get_static_pad (mixer, "src");
+  play->world = gst_bin_get_by_name (GST_BIN (play->pipeline), "world");
   play->dream = gst_bin_get_by_name (GST_BIN (play->pipeline), "dream");
   play->keys = gst_element_get_static_pad (play->dream, "src");
-  GParamSpec *property = g_object_class_find_property (G_OBJECT_GET_CLASS (world), "pattern");
+  GParamSpec *property = g_object_class_find_property (G_OBJECT_GET_CLASS (play->world), "pattern");
   g_auto (GValue) value = G_VALUE_INIT;
   g_value_init (&value, property->value_type);
   if (!gst_value_deserialize_with_pspec (&value, pattern, property))
@@ -141,14 +151,12 @@ open_pipeline (Play *play, const char *model, const char *pattern, const char *a
                    "there is no world %s; gst-inspect-1.0 flowtestsrc lists them (pattern)", pattern);
       return FALSE;
     }
-  g_object_set_property (G_OBJECT (world), "pattern", &value);
-  g_object_set (world, "seed", (gint64)-1, "record-actions", actions, NULL);
-  /* as of the true world, which chooses by its pattern */
-  g_object_set (play->dream, "action-map",
-                g_str_equal (pattern, "gridworld") ? "Up=1,Down=2,Left=3,Right=4,w=1,s=2,a=3,d=4"
-                : g_str_equal (pattern, "pong")    ? "Up=1,Down=2,w=1,s=2"
-                                                   : "",
-                NULL);
+  g_object_set_property (G_OBJECT (play->world), "pattern", &value);
+  g_object_set (play->world, "seed", (gint64)-1, "record-actions", actions, NULL);
+  play->map = g_str_equal (pattern, "gridworld") ? "Up=1,Down=2,Left=3,Right=4,w=1,s=2,a=3,d=4"
+              : g_str_equal (pattern, "pong")    ? "Up=1,Down=2,w=1,s=2,ScrollUp=1,ScrollDown=2"
+                                                 : "";
+  release_keys (play);
   gst_pad_add_probe (out, GST_PAD_PROBE_TYPE_EVENT_UPSTREAM, on_event, play, NULL);
   return TRUE;
 }
@@ -184,6 +192,7 @@ main (int argc, char **argv)
   g_clear_handle_id (&play.timer, g_source_remove);
   gst_bus_remove_watch (bus);
   g_clear_object (&play.keys);
+  g_clear_object (&play.world);
   g_clear_object (&play.dream);
   g_clear_object (&play.pipeline);
   g_main_loop_unref (play.loop);

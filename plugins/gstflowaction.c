@@ -465,9 +465,13 @@ handle (GstFlowActionInput *input, GstEvent *event)
         if (!gst_navigation_event_parse_mouse_button_event (event, &button, &x, &y))
           return FALSE;
         g_autofree char *name = g_strdup_printf ("Button%d", button);
-        return gst_navigation_event_get_type (event) == GST_NAVIGATION_EVENT_MOUSE_BUTTON_PRESS
-                   ? press (input, name, FALSE)
-                   : release (input, name);
+        if (gst_navigation_event_get_type (event) == GST_NAVIGATION_EVENT_MOUSE_BUTTON_RELEASE)
+          return release (input, name);
+        /* windows of X send the wheel as buttons */
+        static const char *const wheel[] = { "ScrollUp", "ScrollDown", "ScrollLeft", "ScrollRight" };
+        const gboolean scrolled = button >= 4 && button - 4 < (gint)G_N_ELEMENTS (wheel)
+                                  && press (input, wheel[button - 4], TRUE);
+        return press (input, name, FALSE) || scrolled;
       }
     case GST_NAVIGATION_EVENT_MOUSE_MOVE:
       return gst_navigation_event_parse_mouse_move_event (event, &x, &y) && move (input, x, y);

@@ -427,10 +427,13 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
       GST_OBJECT_LOCK (prior->element);
       const guint key_int_max = prior->key_int_max;
       GST_OBJECT_UNLOCK (prior->element);
-      if ((key_int_max > 0 && prior->index >= key_int_max) || prior->index == G_MAXUINT32)
+      if ((key_int_max > 0 && prior->index > 0 && prior->run >= key_int_max) || prior->index == G_MAXUINT32)
         prior->index = 0;
       if (prior->index == 0)
-        gst_flow_action_forget (&prior->last_action);
+        {
+          prior->run = 0;
+          gst_flow_action_forget (&prior->last_action);
+        }
       gst_flow_action_to_vector (prior->element, &prior->last_action, prior->vector, info->actions,
                                  &prior->warned);
       const GstFlowLatentTail tail = { prior->index, prior->index > 0 ? prior->mark : 0, TRUE };
@@ -439,6 +442,7 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
       if (prior->index > 0)
         GST_BUFFER_FLAG_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT);
       prior->index++;
+      prior->run++;
     }
   gst_buffer_unmap (buffer, &map);
   if (info->actions)

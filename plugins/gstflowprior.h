@@ -42,6 +42,7 @@ typedef struct
   /* of the streaming thread */
   GstFlowLatentInfo info;
   guint32 index;             /* of the next frame, since the last key frame */
+  guint32 run;               /* frames drawn since then, or since the last real one */
   guint32 mark;              /* of the frame before it */
   GstFlowAction last_action; /* of the frame before it */
   float *vector, *latents;

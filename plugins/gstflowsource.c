@@ -156,6 +156,9 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
   gst_structure_fixate_field_nearest_int (structure, "width", width);
   gst_structure_fixate_field_nearest_int (structure, "height", height);
   gst_structure_fixate_field_nearest_fraction (structure, "framerate", 25, 1);
+  /* as what scales behind flowdecode says that it could take any */
+  if (gst_structure_has_field (structure, "pixel-aspect-ratio"))
+    gst_structure_fixate_field_nearest_fraction (structure, "pixel-aspect-ratio", 1, 1);
   caps = GST_BASE_SRC_CLASS (gst_flow_source_parent_class)->fixate (src, caps);
 
   /* The constants that follow from the size. What downstream wants of them, and they are not, set_caps

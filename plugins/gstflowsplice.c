@@ -418,6 +418,7 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
         }
       self->needs_key = FALSE;
       self->prior.index = tail.index + 1;
+      self->prior.run = 0;
       self->prior.mark = mark;
       gst_flow_prior_sync (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
       gst_flow_action_read (&self->prior.last_action, buffer);

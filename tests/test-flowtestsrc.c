@@ -409,6 +409,11 @@ test_mouse (void **state)
   assert_true (gst_element_send_event (sink, gst_navigation_event_new_mouse_scroll (5, 5, 0, -1, NONE)));
   pull_until (&run, world, 2, &last);
   pull_until (&run, world, 0, &last);
+  /* the wheel, too, in windows of X */
+  assert_true (gst_element_send_event (sink, gst_navigation_event_new_mouse_button_press (5, 5, 5, NONE)));
+  pull_until (&run, world, 2, &last);
+  pull_until (&run, world, 0, &last);
+  assert_false (gst_element_send_event (sink, gst_navigation_event_new_mouse_button_press (4, 5, 5, NONE)));
   assert_false (gst_element_send_event (sink, gst_navigation_event_new_mouse_move (5, 5, NONE)));
   assert_true (gst_element_send_event (sink, gst_navigation_event_new_mouse_move (5, 3, NONE)));
   pull_until (&run, world, 1, &last);

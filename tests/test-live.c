@@ -326,6 +326,48 @@ duration (void **state)
   fixture_stop (pipeline);
 }
 
+/* Where any pixel aspect ratio would do, pixels are square. */
+static void
+square_pixels (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=6 num-buffers=1 ! flowdecode model=%s name=decode ! videoscale ! "
+      "video/x-raw,width=%d,height=%d,pixel-aspect-ratio=1/1 ! appsink name=sink sync=false",
+      video_model, video_model, 2 * WIDTH, 2 * HEIGHT);
+  GstElement *pipeline = fixture_launch (line);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  gst_buffer_unref (pull (pipeline));
+  g_autoptr (GstElement) decode = get (pipeline, "decode");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (decode, "src");
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+  GstVideoInfo info;
+  assert_true (gst_video_info_from_caps (&info, caps));
+  assert_int_equal (info.par_n, 1);
+  assert_int_equal (info.par_d, 1);
+  fixture_stop (pipeline);
+}
+
+/* As often as they are asked for there are key frames among drawn frames, not for the real ones before. */
+static void
+keys_after_real_frames (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=7 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
+      "model=%s ! flowsample model=%s horizon=8 key-int-max=5 ! appsink name=sink sync=false",
+      WIDTH, HEIGHT, video_model, video_model);
+  GstElement *pipeline = fixture_launch (line);
+  GstBuffer *buffer;
+  guint n = 0;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (; (buffer = pull (pipeline)); n++)
+    {
+      assert_int_equal (!GST_BUFFER_FLAG_IS_SET (buffer, GST_BUFFER_FLAG_DELTA_UNIT), n == 0 || n == 12);
+      gst_buffer_unref (buffer);
+    }
+  assert_int_equal (n, 15);
+  fixture_stop (pipeline);
+}
+
 /* While all is paused none is drawn, whatever the clock says; then the next one is due as much later. */
 static void
 rests_while_paused (void **state)
@@ -2016,6 +2058,8 @@ main (int argc, char **argv)
     cmocka_unit_test (latency_of_drawing),
     cmocka_unit_test (forced_live),
     cmocka_unit_test (duration),
+    cmocka_unit_test (square_pixels),
+    cmocka_unit_test (keys_after_real_frames),
     cmocka_unit_test (rests_while_paused),
     cmocka_unit_test (tags_and_gaps),
     cmocka_unit_test (ends_backwards),

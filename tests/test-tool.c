@@ -1191,6 +1191,7 @@ test_sample_videos (void **state)
        "wrong.safetensors");
   BAD (1, "--context 2", "sample", "-q", "-m", "normflow-yuv420-32", "--context", "2", "wrong.mkv");
   BAD (1, "--context 0", "sample", "-q", "-m", "normflow-pong-64", "--context", "0", "wrong.mkv");
+  BAD (1, "1 to 7", "sample", "-q", "-m", "normflow-pong-64", "--context", "8", "wrong.mkv");
   GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "10", "--context", "2", "two.mkv");
   BAD (1, "learned", "sample", "-q", "-m", "normflow-yuv420-32-noisy", "--denoise", "learned", "wrong.mkv");
   BAD (1, "--given", "sample", "-q", "-m", "normflow-pong-64", "--given", "three.safetensors", "wrong.mkv");

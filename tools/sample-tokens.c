@@ -387,10 +387,12 @@ nf_sample_videos (NfSample *sample, NfSession *session, GError **error)
     }
   if (!stream)
     return draw_whole (sample, session, error);
-  if (sample->context == 0)
+  if (sample->context == 0 || sample->context >= (gint)config->frames)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "--context 0: videos of this model are drawn frame by frame, never all frames at once");
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_ARGUMENT,
+          "--context %d: videos of this model are drawn frame by frame, in windows of %u; it is 1 to %u",
+          sample->context, config->frames, config->frames - 1);
       return FALSE;
     }
   if (sample->context > 0 && !nf_stream_set_context (stream, (guint)sample->context, error))
