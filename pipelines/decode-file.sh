@@ -13,17 +13,19 @@
 [[ $(head -c 2 "$1" | od -An -tx1) == ' 01 00' ]] || fail "$1 is no file that encode-to-file.sh stored"
 
 # GDP is packets of 62 bytes, with their kind in bytes 4 and 5 (1 is a frame), and of as many more as bytes 6 to 9 say.
-# gdpdepay ends in the midst of one as if it were the end.
+# gdpdepay ends in the midst of one as if it were the end. How many frames are whole, and where the last whole packet ends:
 size=$(stat -Lc %s -- "$1")
-end=0 # of the last whole packet
-frames=0
-while ((end + 62 <= size)); do
-  read -r -a byte < <(od -An -v -tu1 -j "$end" -N 10 -- "$1")
-  next=$((end + 62 + (byte[6] << 24 | byte[7] << 16 | byte[8] << 8 | byte[9])))
-  ((next <= size)) || break
-  ((byte[4] != 0 || byte[5] != 1)) || frames=$((frames + 1))
-  end=$next
-done
+read -r frames end < <(perl -e '
+  open my $file, "<:raw", shift or exit 1;
+  my ($size, $end, $frames) = (-s $file, 0, 0);
+  while (read($file, my $head, 62) == 62) {
+    my ($kind, $more) = unpack "x4 n N", $head;
+    last if $end + 62 + $more > $size;
+    $frames++ if $kind == 1;
+    $end += 62 + $more;
+    seek $file, $end, 0 or last;
+  }
+  print "$frames $end\n"' -- "$1") || fail "$1 cannot be read (which takes perl)"
 ((frames > 0)) || fail "there is no whole frame in $1: it was cut off, or nothing was encoded"
 
 need_elements gdpdepay
