@@ -240,8 +240,10 @@ test_bf16_forms (void **state)
   assert_string_equal (nf_device_get_bf16_form (narrow), "fma");
   check_refused ("cpu,precision=bf16,vectors=8,bf16=dot", NF_ERROR_NO_DEVICE, "vectors of 8");
   check_refused ("cpu,precision=bf16,vectors=8,bf16=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
-  g_autoptr (NfDevice) gpu_kernels = open_device ("cpu,precision=bf16,kernels=gpu,bf16=amx");
+  g_autoptr (NfDevice) gpu_kernels = open_device ("cpu,precision=bf16,kernels=gpu,bf16?=amx");
   assert_string_equal (nf_device_get_bf16_form (gpu_kernels), "fma");
+  check_refused ("cpu,precision=bf16,kernels=gpu,bf16=amx", NF_ERROR_NO_DEVICE, "for a GPU");
+  check_refused ("cpu,precision=bf16,kernels=gpu,bf16=dot", NF_ERROR_NO_DEVICE, "for a GPU");
 
   /* where AMX works it is taken, and is why "auto" means bf16; what works can also be asked for */
   g_autoptr (NfDevice) automatic = open_device ("cpu,precision=auto");

@@ -275,6 +275,13 @@ test_models_and_devices (void **state)
                   *cut = in_folder ("cut.safetensors");
   g_autoptr (GBytes) whole = contents ("model.safetensors");
   assert_true (strlen (devices) > 20);
+  /* as a specification would have it */
+  g_autofree char *gpu_kernels
+      = good (ARGUMENTS ("devices", "--json", "-d", "cpu,kernels=gpu,precision=bf16"));
+  assert_non_null (strstr (gpu_kernels, "\"kernels\" : \"gpu\""));
+  assert_non_null (strstr (gpu_kernels, "\"bf16_form\" : \"fma\""));
+  g_autofree char *fma = good (ARGUMENTS ("devices", "--json", "-d", "cpu,bf16=fma"));
+  assert_non_null (strstr (fma, "\"bf16_form\" : \"fma\""));
   assert_true (g_file_set_contents (empty, "", 0, NULL));
   assert_true (
       g_file_set_contents (cut, g_bytes_get_data (whole, NULL), (gssize)g_bytes_get_size (whole) / 2, NULL));

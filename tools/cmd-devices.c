@@ -9,38 +9,65 @@
 #define MAX_NAME 40
 #define MAX_LINE 100
 
-/* What would make products of PRECISION on the device, see nf_device_get_form(); NULL if it cannot be opened.
- */
+/* SPEC (nullable) without the precision. */
 static char *
-find_form (const NfDeviceInfo *info, const char *precision)
+any_precision (const char *spec)
 {
-  g_autofree char *spec = g_strdup_printf ("%s,precision=%s", info->id, precision);
-  g_autoptr (NfDevice) device = info->usable ? nf_device_open (spec, NULL) : NULL;
-
-  if (!device)
-    return NULL;
-  return g_strdup (nf_device_get_form (device));
+  g_auto (GStrv) parts = g_strsplit (spec ? spec : "", ",", -1);
+  g_autoptr (GString) rest = g_string_new (parts[0]);
+  for (guint i = 1; parts[0] && parts[i]; i++)
+    if (!g_str_has_prefix (g_strstrip (parts[i]), "precision"))
+      g_string_append_printf (rest, ",%s", parts[i]);
+  return g_string_free (g_steal_pointer (&rest), FALSE);
 }
 
-/* Kernel variant that the device gets, NULL if it cannot be opened; REASON then says why. */
-static char *
-find_kernels (const NfDeviceInfo *info, char **reason)
+/* How a device is opened; NULL is what cannot be. */
+typedef struct
 {
-  g_autoptr (GError) error = NULL;
-  g_autoptr (NfDevice) device = NULL;
+  char *reason, *kernels;
+  char *f32, *bf16, *bf16_weights, *int8_weights; /* what makes products, see nf_device_get_form() */
+} Ways;
 
-  if (!info->usable)
-    {
-      *reason = g_strdup (info->reason);
-      return NULL;
-    }
-  device = nf_device_open (info->id, &error);
+static void
+ways_clear (Ways *self)
+{
+  g_free (self->reason);
+  g_free (self->kernels);
+  g_free (self->f32);
+  g_free (self->bf16);
+  g_free (self->bf16_weights);
+  g_free (self->int8_weights);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Ways, ways_clear)
+
+static char *
+find_form (const char *spec, const char *precision)
+{
+  g_autofree char *whole = g_strdup_printf ("%s,precision=%s", spec, precision);
+  g_autoptr (NfDevice) device = nf_device_open (whole, NULL);
+
+  return device ? g_strdup (nf_device_get_form (device)) : NULL;
+}
+
+/* Of the device, as ASKED (nullable) says where it is the one that is CHOSEN. */
+static void
+ways_find (Ways *self, const NfDeviceInfo *info, gboolean chosen, const char *asked)
+{
+  g_autofree char *spec = chosen ? any_precision (asked) : g_strdup (info->id);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = info->usable ? nf_device_open (spec, &error) : NULL;
+
   if (!device)
     {
-      *reason = g_strdup (error->message);
-      return NULL;
+      self->reason = g_strdup (info->usable ? error->message : info->reason);
+      return;
     }
-  return g_strdup (nf_device_get_kernels (device));
+  self->kernels = g_strdup (nf_device_get_kernels (device));
+  self->f32 = find_form (spec, "f32");
+  self->bf16 = find_form (spec, "bf16");
+  self->bf16_weights = find_form (spec, "bf16-weights");
+  self->int8_weights = find_form (spec, "int8-weights");
 }
 
 static void
@@ -68,7 +95,7 @@ add_string (JsonBuilder *builder, const char *name, const char *value)
 }
 
 static void
-print_json (GPtrArray *devices, NfDevice *opened)
+print_json (GPtrArray *devices, NfDevice *opened, const char *asked)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonNode) root = NULL;
@@ -79,11 +106,10 @@ print_json (GPtrArray *devices, NfDevice *opened)
   for (guint i = 0; i < devices->len; i++)
     {
       const NfDeviceInfo *info = devices->pdata[i];
-      g_autofree char *reason = NULL;
-      g_autofree char *kernels = find_kernels (info, &reason), *form = find_form (info, "bf16"),
-                      *weights_form = find_form (info, "bf16-weights"),
-                      *int8_form = find_form (info, "int8-weights"), *f32_form = find_form (info, "f32");
+      const gboolean is_chosen = g_strcmp0 (info->id, chosen) == 0;
+      g_auto (Ways) ways = { 0 };
 
+      ways_find (&ways, info, is_chosen, asked);
       json_builder_begin_object (builder);
       add_string (builder, "id", info->id);
       add_string (builder, "name", info->name);
@@ -99,15 +125,15 @@ print_json (GPtrArray *devices, NfDevice *opened)
       add_bool (builder, "fp16", info->fp16);
       add_bool (builder, "fp64", info->fp64);
       add_bool (builder, "bf16", info->bf16);
-      add_string (builder, "bf16_form", form);
-      add_string (builder, "bf16_weights_form", weights_form);
-      add_string (builder, "int8_weights_form", int8_form);
-      add_string (builder, "f32_form", f32_form);
-      add_string (builder, "kernels", kernels);
-      add_bool (builder, "usable", kernels != NULL);
-      add_string (builder, "reason", reason);
-      add_bool (builder, "chosen", g_strcmp0 (info->id, chosen) == 0);
-      if (g_strcmp0 (info->id, chosen) == 0)
+      add_string (builder, "bf16_form", ways.bf16);
+      add_string (builder, "bf16_weights_form", ways.bf16_weights);
+      add_string (builder, "int8_weights_form", ways.int8_weights);
+      add_string (builder, "f32_form", ways.f32);
+      add_string (builder, "kernels", ways.kernels);
+      add_bool (builder, "usable", ways.kernels != NULL);
+      add_string (builder, "reason", ways.reason);
+      add_bool (builder, "chosen", is_chosen);
+      if (is_chosen)
         {
           add_string (builder, "precision", nf_device_get_precision (opened));
           add_string (builder, "launch", nf_device_get_launch (opened));
@@ -131,8 +157,14 @@ print_cut (const char *platform, const char *driver)
   printf ("       %s\n", line);
 }
 
+static const char *
+or_dash (const char *text)
+{
+  return text ? text : "-";
+}
+
 static void
-print_table (GPtrArray *devices, const char *chosen, const char *precision)
+print_table (GPtrArray *devices, const char *chosen, const char *precision, const char *asked)
 {
   gboolean any = FALSE;
   int width = 4;
@@ -150,22 +182,20 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision)
     {
       const NfDeviceInfo *info = devices->pdata[i];
       gboolean is_chosen = g_strcmp0 (info->id, chosen) == 0;
-      g_autofree char *reason = NULL;
-      g_autofree char *kernels = find_kernels (info, &reason), *form = find_form (info, "bf16"),
-                      *weights_form = find_form (info, "bf16-weights"),
-                      *int8_form = find_form (info, "int8-weights"), *f32_form = find_form (info, "f32");
+      g_auto (Ways) ways = { 0 };
       g_autofree char *name = g_utf8_substring (info->name, 0, MIN (width, g_utf8_strlen (info->name, -1)));
 
+      ways_find (&ways, info, is_chosen, asked);
       any = any || is_chosen;
       printf ("%c %-4s %s%*s  %-4s %6u  %5u MHz  %6.1f GiB  %6u  %-4s  %-4s  %-4s  %-4s  %-12s  %-12s  %s\n",
               is_chosen ? '*' : ' ', info->id, name, width - (int)g_utf8_strlen (name, -1), "",
               info->is_gpu ? "GPU" : "CPU", info->compute_units, info->clock_mhz,
               (double)info->global_memory / (1 << 30), info->vector_width, info->fp16 ? "yes" : "no",
-              info->fp64 ? "yes" : "no", f32_form ? f32_form : "-", form ? form : "-",
-              weights_form ? weights_form : "-", int8_form ? int8_form : "-", kernels ? kernels : "-");
+              info->fp64 ? "yes" : "no", or_dash (ways.f32), or_dash (ways.bf16), or_dash (ways.bf16_weights),
+              or_dash (ways.int8_weights), or_dash (ways.kernels));
       print_cut (info->platform, info->driver);
-      if (reason)
-        printf ("       not usable: %s\n", reason);
+      if (ways.reason)
+        printf ("       not usable: %s\n", ways.reason);
     }
   if (any)
     printf (
@@ -199,8 +229,8 @@ nf_cmd_devices (int argc, char **argv)
     chosen = nf_device_get_info (device)->id;
   const char *precision = device ? nf_device_get_precision (device) : NULL;
   if (json)
-    print_json (devices, device);
+    print_json (devices, device, command.device);
   else if (devices->len)
-    print_table (devices, chosen, precision);
+    print_table (devices, chosen, precision, command.device);
   return device ? 0 : nf_command_fail (&command, unfit);
 }

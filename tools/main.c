@@ -155,6 +155,9 @@ main (int argc, char **argv)
   setlocale (LC_ALL, "");
   /* Numbers are read and written alike everywhere. */
   setlocale (LC_NUMERIC, "C");
+  /* PoCL ends the process over a folder of no name */
+  if (g_strcmp0 (g_getenv ("POCL_CACHE_DIR"), "") == 0)
+    g_unsetenv ("POCL_CACHE_DIR");
 
   if (argc < 2 || strcmp (name, "--help") == 0 || strcmp (name, "-h") == 0 || (help && argc < 3))
     {

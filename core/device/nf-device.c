@@ -674,12 +674,11 @@ describe_all (GPtrArray *candidates)
 }
 
 /* Where PoCL keeps what it compiles, if nobody may write there: it then has no devices. */
-static char *
+static const char *
 find_closed_cache (void)
 {
-  const char *told = g_getenv ("POCL_CACHE_DIR");
-  const char *folder = told && *told ? told : g_get_user_cache_dir ();
-  return g_mkdir_with_parents (folder, 0700) == 0 && g_access (folder, W_OK) == 0 ? NULL : g_strdup (folder);
+  const char *folder = nf_pocl_cache_folder ();
+  return g_mkdir_with_parents (folder, 0700) == 0 && g_access (folder, W_OK) == 0 ? NULL : folder;
 }
 
 /* The first usable match, GPUs before CPUs if NAME leaves that open. */
@@ -688,7 +687,7 @@ choose (GPtrArray *candidates, const char *name, GError **error)
 {
   if (candidates->len == 0)
     {
-      g_autofree char *closed = find_closed_cache ();
+      const char *closed = find_closed_cache ();
       if (closed)
         g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
                      "there is no OpenCL device; PoCL has none where it cannot write what it compiles, and "
@@ -879,15 +878,17 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
   self->form = NF_BF16_FMA;
   if (g_strcmp0 (wanted, "fma") == 0)
     return TRUE;
-  if (self->gpu_kernels && has_mma (info, self->id))
+  if (self->gpu_kernels && (!wanted || strcmp (wanted, "mma") == 0) && has_mma (info, self->id))
     {
       self->form = NF_BF16_MMA;
       return TRUE;
     }
   if (g_strcmp0 (wanted, "mma") == 0)
     fault = explain_mma ();
-  else if (self->gpu_kernels || info->is_gpu)
+  else if ((self->gpu_kernels || info->is_gpu) && !wanted)
     return TRUE;
+  else if (self->gpu_kernels || info->is_gpu)
+    fault = g_strdup ("kernels are those for a GPU");
   else if (self->vector_width != 16)
     fault = g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
   else if (g_strcmp0 (wanted, "dot") == 0)

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 #include <glib/gstdio.h>
 
 #define RESOURCE_PREFIX "/normflow/kernels/"
@@ -18,6 +20,7 @@
 #define DIGEST_SIZE 32
 #define HEADER_SIZE (CACHE_MAGIC_SIZE + 4 + 8 + DIGEST_SIZE)
 #define MAX_BINARY_SIZE (256u << 20)
+#define MIN_ROOM (4u << 20)
 
 struct _NfProgramCache
 {
@@ -40,6 +43,17 @@ release_program (gpointer program)
   clReleaseProgram (program);
 }
 
+static gboolean
+is_pocl (cl_device_id id)
+{
+  cl_platform_id platform;
+  char name[64] = "";
+
+  return clGetDeviceInfo (id, CL_DEVICE_PLATFORM, sizeof platform, &platform, NULL) == CL_SUCCESS
+         && clGetPlatformInfo (platform, CL_PLATFORM_NAME, sizeof name, name, NULL) == CL_SUCCESS
+         && strcmp (name, NF_POCL) == 0;
+}
+
 /* PoCL keeps kernels on disk itself, each as it is first launched. For the binary of a program it would have
  * to compile all that are in it, in a general form, and those that are launched once more: three times the
  * work.
@@ -47,12 +61,33 @@ release_program (gpointer program)
 static gboolean
 driver_keeps_kernels (cl_device_id id)
 {
-  cl_platform_id platform;
-  char name[64] = "";
+  return is_pocl (id) && g_strcmp0 (g_getenv ("POCL_KERNEL_CACHE"), "0") != 0;
+}
 
-  return clGetDeviceInfo (id, CL_DEVICE_PLATFORM, sizeof platform, &platform, NULL) == CL_SUCCESS
-         && clGetPlatformInfo (platform, CL_PLATFORM_NAME, sizeof name, name, NULL) == CL_SUCCESS
-         && strcmp (name, NF_POCL) == 0 && g_strcmp0 (g_getenv ("POCL_KERNEL_CACHE"), "0") != 0;
+const char *
+nf_pocl_cache_folder (void)
+{
+  const char *told = g_getenv ("POCL_CACHE_DIR");
+  return told && *told ? told : g_get_user_cache_dir ();
+}
+
+/* Where PoCL cannot write, the compiler in it ends the process, or blames the kernels. */
+static gboolean
+check_room (NfProgramCache *self, GError **error)
+{
+  const char *folder = nf_pocl_cache_folder ();
+  struct statvfs room;
+  if (!is_pocl (self->id) || statvfs (folder, &room) != 0 || room.f_blocks == 0)
+    return TRUE;
+  const guint64 left = (guint64)room.f_frsize * (geteuid () == 0 ? room.f_bfree : room.f_bavail);
+  if (left >= MIN_ROOM)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_BUILD,
+               "no room to compile kernels: %s has %" G_GUINT64_FORMAT
+               " KiB left, and PoCL needs %u MiB; free "
+               "some, or set POCL_CACHE_DIR to a folder elsewhere",
+               folder, left >> 10, MIN_ROOM >> 20);
+  return FALSE;
 }
 
 char *
@@ -350,6 +385,9 @@ static cl_program
 compile_program (NfProgramCache *self, const char *names, const char *source, const char *options,
                  GError **error)
 {
+  if (!check_room (self, error))
+    return NULL;
+
   cl_int status;
   cl_program program = clCreateProgramWithSource (self->context, 1, &source, NULL, &status);
   if (status != CL_SUCCESS)
@@ -382,8 +420,9 @@ cl_program
 nf_program_cache_get (NfProgramCache *self, const char *const *files, const char *options, GError **error)
 {
   g_autofree char *names = g_strjoinv (" ", (char **)files);
+  /* PoCL would count warnings on stderr, such as loops that clang did not unroll */
   g_autofree char *all_options
-      = g_strjoin (" ", "-cl-std=CL1.2", self->defines, options && *options ? options : NULL, NULL);
+      = g_strjoin (" ", "-cl-std=CL1.2 -w", self->defines, options && *options ? options : NULL, NULL);
   g_autofree char *key = g_strconcat (names, "\n", all_options, NULL);
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&self->lock);
 

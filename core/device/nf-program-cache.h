@@ -13,6 +13,9 @@ NfProgramCache *nf_program_cache_new (cl_context context, cl_device_id id, const
                                       const char *defines);
 void nf_program_cache_free (NfProgramCache *self);
 
+/* Returns: (transfer none): where PoCL keeps what it compiles, or a folder above. */
+const char *nf_pocl_cache_folder (void);
+
 /* The DEFINES it was made with. */
 const char *nf_program_cache_get_defines (NfProgramCache *self);
 
