@@ -958,7 +958,7 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
 {
   GstFlowDecode *self = GST_FLOW_DECODE (object);
 
-  if (gst_flow_engine_set_property (&self->engine, id, value))
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
     return;
   GST_OBJECT_LOCK (self);
   switch (id)
@@ -1202,7 +1202,8 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
       g_param_spec_int ("look-ahead", "Look ahead",
                         "Frames that showing waits for, with a model of videos whose learned denoiser looks "
                         "ahead; -1 is as many as it was trained with",
-                        -1, 65536, -1, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+                        -1, 65536, -1,
+                        G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 
   g_object_class_install_property (
       object_class, PROP_FRAMES_AT_ONCE,
@@ -1211,7 +1212,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
           "Frames that are decoded together, which is faster where frames are small, and each "
           "waits for the last of them; 0 is as many as bring something. With a model of videos, "
           "a budget or keep-up each goes alone",
-          0, 1024, 1, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+          0, 1024, 1, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);

@@ -172,7 +172,7 @@ gst_flow_denoise_set_property (GObject *object, guint id, const GValue *value, G
 {
   GstFlowDenoise *self = GST_FLOW_DENOISE (object);
 
-  if (gst_flow_engine_set_property (&self->engine, id, value))
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
     return;
   GST_OBJECT_LOCK (self);
   switch (id)

@@ -600,7 +600,7 @@ gst_flow_encode_set_property (GObject *object, guint id, const GValue *value, GP
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (object);
 
-  if (gst_flow_engine_set_property (&self->engine, id, value))
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
     return;
   GST_OBJECT_LOCK (self);
   switch (id)
@@ -762,13 +762,13 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
                         "With a model of videos: frames that are kept when its window is full; -1 is half of "
                         "them",
                         -1, G_MAXINT, -1,
-                        G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+                        G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       object_class, PROP_ACTIONS_LOCATION,
       g_param_spec_string ("actions-location", "Actions location",
                            "With a model of videos: NDJSON with what was done at each frame of a recorded "
                            "video, for frames whose metas do not tell it",
-                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);
   gst_element_class_add_static_pad_template (element_class, &src_template);

@@ -77,14 +77,14 @@ gst_flow_engine_install_properties (GObjectClass *class, gint work)
       g_param_spec_string ("model", "Model",
                            work == NF_SESSION_DENOISE ? MODEL_BLURB NF_MODEL_NOISY
                                                       : MODEL_BLURB "the bundled model",
-                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_DEVICE,
       g_param_spec_string (
           "device", "Device",
           "OpenCL device: auto, cpu, gpu, PLATFORM:DEVICE or part of a name; unset is the environment "
           "variable NORMFLOW_DEVICE, else auto",
-          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_PRECISION,
       g_param_spec_string (
@@ -95,7 +95,7 @@ gst_flow_engine_install_properties (GObjectClass *class, gint work)
           "the environment variable NORMFLOW_PRECISION, else what latents "
           "that come were made in, else f32. Latents decode to the same bytes only in the precision that "
           "encoded them",
-          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_STATS,
       g_param_spec_boxed (
@@ -112,7 +112,40 @@ gst_flow_engine_install_properties (GObjectClass *class, gint work)
             "features), and \"null_text\" for guidance; unset is no text, or no class. Latents "
             "decode to the same bytes only "
             "with the text that encoded them",
-            NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+            NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
+}
+
+/* In PAUSED or PLAYING, or on the way there or back. */
+static gboolean
+is_started (GstElement *element)
+{
+  GST_OBJECT_LOCK (element);
+  const gboolean started = MAX (GST_STATE (element), GST_STATE_NEXT (element)) > GST_STATE_READY;
+  GST_OBJECT_UNLOCK (element);
+  return started;
+}
+
+gboolean
+gst_flow_can_set (gpointer element, const GValue *value, GParamSpec *pspec)
+{
+  g_auto (GValue) present = G_VALUE_INIT;
+  if (!(pspec->flags & GST_PARAM_MUTABLE_READY))
+    return TRUE;
+  g_value_init (&present, pspec->value_type);
+  g_object_get_property (element, pspec->name, &present);
+  if (g_param_values_cmp (pspec, value, &present) == 0)
+    return FALSE;
+  if (is_started (element))
+    {
+      g_autofree char *kept = g_strdup_value_contents (&present);
+      GST_ELEMENT_WARNING (
+          element, RESOURCE, SETTINGS,
+          ("The property %s can only change in the states NULL and READY: it stays %s", pspec->name, kept),
+          (NULL));
+      return FALSE;
+    }
+  g_object_notify_by_pspec (element, pspec); /* which waits for set_property to end */
+  return TRUE;
 }
 
 static int
@@ -191,19 +224,10 @@ gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *val
   char **string = find_string (engine, id);
   if (!string)
     return FALSE;
-  if (GST_STATE (engine->element) > GST_STATE_READY)
-    {
-      GST_ELEMENT_WARNING (engine->element, RESOURCE, SETTINGS,
-                           ("The model and its device can only change in the states NULL and READY"), (NULL));
-      return TRUE;
-    }
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  if (g_strcmp0 (*string, g_value_get_string (value)) != 0)
-    {
-      g_free (*string);
-      *string = g_value_dup_string (value);
-      engine->stale = TRUE;
-    }
+  g_free (*string);
+  *string = g_value_dup_string (value);
+  engine->stale = TRUE;
   return TRUE;
 }
 

@@ -76,6 +76,20 @@ enum
 
 #define GST_FLOW_ENGINE_NO_WORK -1
 
+/* Of a property that counts from the state PAUSED on, and changes in NULL and READY only. */
+#define GST_FLOW_PARAM_MUTABLE_READY (GST_PARAM_MUTABLE_READY | G_PARAM_EXPLICIT_NOTIFY)
+
+/**
+ * gst_flow_can_set:
+ * @element: whose set_property this is, before anything else in it
+ *
+ * Keeps properties that have %GST_FLOW_PARAM_MUTABLE_READY as they are above READY, and tells of those that
+ * change.
+ *
+ * Returns: whether @value is to be taken; if not, the property has it already, or a warning was posted.
+ */
+gboolean gst_flow_can_set (gpointer element, const GValue *value, GParamSpec *pspec);
+
 /* In class_init. WORK: as of gst_flow_engine_init(); those that have a session text can condition. */
 void gst_flow_engine_install_properties (GObjectClass *class, gint work);
 
@@ -84,7 +98,7 @@ void gst_flow_engine_install_properties (GObjectClass *class, gint work);
 void gst_flow_engine_init (GstFlowEngine *engine, gpointer element, gint work);
 void gst_flow_engine_clear (GstFlowEngine *engine);
 
-/* In set_property and get_property; FALSE if the property is not the engine's. */
+/* In set_property, after gst_flow_can_set(), and get_property; FALSE if the property is not the engine's. */
 gboolean gst_flow_engine_set_property (GstFlowEngine *engine, guint id, const GValue *value);
 gboolean gst_flow_engine_get_property (GstFlowEngine *engine, guint id, GValue *value);
 

@@ -51,7 +51,7 @@ gst_flow_prior_install_properties (GObjectClass *class)
       g_param_spec_int64 ("seed", "Seed",
                           "Seed of the random numbers, taken up at the state PAUSED; -1 is a random one, "
                           "which can then be read here",
-                          -1, G_MAXINT64, -1, flags | GST_PARAM_MUTABLE_READY));
+                          -1, G_MAXINT64, -1, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, GST_FLOW_PRIOR_PROP_TEMPERATURE,
       g_param_spec_double ("temperature", "Temperature", "Standard deviation of the latents; 1 is the prior",
@@ -100,7 +100,7 @@ gst_flow_prior_install_properties (GObjectClass *class)
           "record-actions", "Record actions",
           "File that the actions or controls of all frames are written to (NDJSON), a line a "
           "frame",
-          NULL, flags | GST_PARAM_MUTABLE_READY));
+          NULL, flags | GST_FLOW_PARAM_MUTABLE_READY));
   for (guint i = 0; i < GST_FLOW_PRIOR_CONTROLS; i++)
     {
       g_autofree char *name = g_strdup_printf ("control-%u", i), *nick = g_strdup_printf ("Control %u", i);

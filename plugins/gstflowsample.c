@@ -183,6 +183,8 @@ gst_flow_sample_set_property (GObject *object, guint id, const GValue *value, GP
              *other = self->spliced ? self->source : self->splice;
   g_auto (GValue) now = G_VALUE_INIT;
 
+  if (!gst_flow_can_set (self, value, pspec))
+    return;
   g_value_init (&now, G_PARAM_SPEC_VALUE_TYPE (pspec));
   g_value_copy (value, &now);
   if (has_property (inside, pspec->name))
@@ -249,12 +251,12 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
   g_object_class_install_property (object_class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",
                                                          "Send each frame at its time by the clock", FALSE,
-                                                         flags | GST_PARAM_MUTABLE_READY));
+                                                         flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       object_class, PROP_NUM_BUFFERS,
       g_param_spec_int ("num-buffers", "Number of buffers",
                         "Frames of a source before the end of the stream; -1 is no end", -1, G_MAXINT, -1,
-                        flags | GST_PARAM_MUTABLE_READY));
+                        flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       object_class, PROP_PREDICT,
       g_param_spec_boolean ("predict", "Predict", "With a sink pad: draw frames instead of passing them",

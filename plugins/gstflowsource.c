@@ -426,7 +426,7 @@ gst_flow_source_set_property (GObject *object, guint id, const GValue *value, GP
 {
   GstFlowSource *self = GST_FLOW_SOURCE (object);
 
-  if (gst_flow_engine_set_property (&self->engine, id, value)
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value)
       || gst_flow_prior_set_property (&self->prior, id, value))
     return;
   switch (id)
@@ -495,7 +495,7 @@ gst_flow_source_class_init (GstFlowSourceClass *class)
   g_object_class_install_property (
       object_class, PROP_IS_LIVE,
       g_param_spec_boolean ("is-live", "Is live", "Send each frame at its time by the clock", FALSE,
-                            G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_READY));
+                            G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 
   gst_element_class_add_static_pad_template (element_class, &src_template);
   gst_element_class_set_static_metadata (element_class, "Flow sampler", "Source/Video",

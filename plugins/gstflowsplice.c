@@ -625,7 +625,7 @@ gst_flow_splice_set_property (GObject *object, guint id, const GValue *value, GP
 {
   GstFlowSplice *self = GST_FLOW_SPLICE (object);
 
-  if (gst_flow_engine_set_property (&self->engine, id, value)
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value)
       || gst_flow_prior_set_property (&self->prior, id, value))
     return;
   GST_OBJECT_LOCK (self);
@@ -717,7 +717,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   g_object_class_install_property (object_class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",
                                                          "Keep to the clock even if upstream does not", FALSE,
-                                                         flags | GST_PARAM_MUTABLE_READY));
+                                                         flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (object_class, PROP_PREDICT,
                                    g_param_spec_boolean ("predict", "Predict", "Draw frames from now on",
                                                          FALSE, flags | GST_PARAM_MUTABLE_PLAYING));

@@ -607,6 +607,8 @@ gst_flow_test_src_set_property (GObject *object, guint id, const GValue *value, 
 {
   GstFlowTestSrc *self = GST_FLOW_TEST_SRC (object);
 
+  if (!gst_flow_can_set (self, value, pspec))
+    return;
   switch (id)
     {
     case PROP_PATTERN:
@@ -702,17 +704,17 @@ install_properties (GObjectClass *class)
   g_object_class_install_property (class, PROP_PATTERN,
                                    g_param_spec_enum ("pattern", "Pattern", "Which world",
                                                       pattern_get_type (), NF_WORLD_BOUNCE,
-                                                      flags | GST_PARAM_MUTABLE_READY));
+                                                      flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, PROP_SEED,
       g_param_spec_int64 ("seed", "Seed",
                           "Seed of the random numbers, taken up at the state PAUSED; -1 is a random one, "
                           "which can then be read here",
-                          -1, G_MAXINT64, 0, flags | GST_PARAM_MUTABLE_READY));
+                          -1, G_MAXINT64, 0, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (class, PROP_IS_LIVE,
                                    g_param_spec_boolean ("is-live", "Is live",
                                                          "Send each frame at its time by the clock", FALSE,
-                                                         flags | GST_PARAM_MUTABLE_READY));
+                                                         flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, PROP_ACTION,
       g_param_spec_int ("action", "Action", "Action while no key of the map is down", 0, G_MAXINT, 0,
@@ -728,12 +730,12 @@ install_properties (GObjectClass *class)
       g_param_spec_string (
           "actions-location", "Actions location",
           "File of recorded actions (NDJSON) that are done again; keys count once it is over", NULL,
-          flags | GST_PARAM_MUTABLE_READY));
+          flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (class, PROP_RECORD_ACTIONS,
                                    g_param_spec_string ("record-actions", "Record actions",
                                                         "File that actions are written to (NDJSON), a line a "
                                                         "frame",
-                                                        NULL, flags | GST_PARAM_MUTABLE_READY));
+                                                        NULL, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (class, PROP_POST_MESSAGES,
                                    g_param_spec_boolean ("post-messages", "Post messages",
                                                          "Post flow-step for each frame", TRUE,

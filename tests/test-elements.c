@@ -2510,6 +2510,104 @@ test_model_of_a_running_element (void **state)
   gst_element_set_state (element, GST_STATE_NULL);
 }
 
+/* Any other value than GValue VALUE has. */
+static void
+change_value (GParamSpec *pspec, GValue *value)
+{
+  if (G_VALUE_HOLDS_STRING (value))
+    g_value_set_static_string (value, "other");
+  else if (G_VALUE_HOLDS_BOOLEAN (value))
+    g_value_set_boolean (value, !g_value_get_boolean (value));
+  else if (G_VALUE_HOLDS_ENUM (value))
+    g_value_set_enum (value, g_value_get_enum (value) + 1);
+  else if (G_VALUE_HOLDS_INT (value))
+    g_value_set_int (value, g_value_get_int (value) + 1);
+  else if (G_VALUE_HOLDS_UINT (value))
+    g_value_set_uint (value, g_value_get_uint (value) + 1);
+  else if (G_VALUE_HOLDS_INT64 (value))
+    g_value_set_int64 (value, g_value_get_int64 (value) + 1);
+  else
+    fail_msg ("%s is a %s", pspec->name, G_VALUE_TYPE_NAME (value));
+}
+
+static void
+on_notify (GObject *object, GParamSpec *pspec, gpointer data)
+{
+  ++*(guint *)data;
+}
+
+/* Sets PSPEC of ELEMENT to VALUE: whether that is what it is then, and others are told; if not, and VALUE is
+ * another one, a warning says so. */
+static void
+check_set (GstElement *element, GstBus *bus, GParamSpec *pspec, const GValue *value, gboolean changes,
+           gboolean warns)
+{
+  g_auto (GValue) before = G_VALUE_INIT, after = G_VALUE_INIT;
+  g_autofree char *signal = g_strdup_printf ("notify::%s", pspec->name),
+                  *name = gst_element_get_name (element);
+  guint told = 0;
+  g_object_get_property (G_OBJECT (element), pspec->name, g_value_init (&before, pspec->value_type));
+  const gulong id = g_signal_connect (element, signal, G_CALLBACK (on_notify), &told);
+  g_object_set_property (G_OBJECT (element), pspec->name, value);
+  g_signal_handler_disconnect (element, id);
+  g_object_get_property (G_OBJECT (element), pspec->name, g_value_init (&after, pspec->value_type));
+  g_autoptr (GstMessage) message = gst_bus_pop_filtered (bus, GST_MESSAGE_WARNING);
+  g_autoptr (GError) error = NULL;
+  if (message)
+    gst_message_parse_warning (message, &error, NULL);
+  if (g_param_values_cmp (pspec, &after, changes ? value : &before) != 0 || told != (guint)changes
+      || !!message != warns || (message && !strstr (error->message, pspec->name))
+      || (message && message->src != GST_OBJECT (element)))
+    fail_msg ("%s: %s was notified %u times: %s", name, pspec->name, told,
+              message ? error->message : "no warning");
+}
+
+/* What can change in NULL and READY only says so elsewhere, and stays. */
+static void
+test_properties_of_running_elements (void **state)
+{
+  static const struct
+  {
+    const char *name;
+    guint properties; /* of those */
+  } elements[] = {
+    { "flowencode", 6 }, { "flowdecode", 6 }, { "flowdenoise", 4 }, { "flowsample", 7 }, { "flowtestsrc", 5 }
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (elements); i++)
+    {
+      g_autoptr (GstElement) element
+          = gst_object_ref_sink (gst_element_factory_make (elements[i].name, NULL));
+      g_autoptr (GstBus) bus = gst_bus_new ();
+      guint n, found = 0;
+      g_autofree GParamSpec **all = g_object_class_list_properties (G_OBJECT_GET_CLASS (element), &n);
+      gst_element_set_bus (element, bus);
+      if (g_object_class_find_property (G_OBJECT_GET_CLASS (element), "model"))
+        g_object_set (element, "model", fixture_model[MODEL_YUV], NULL);
+      gst_element_set_state (element, GST_STATE_PAUSED);
+      for (GstState in = GST_STATE_PAUSED; in >= GST_STATE_READY; in--)
+        {
+          gst_element_set_state (element, in);
+          for (guint p = 0; p < n; p++)
+            {
+              g_auto (GValue) present = G_VALUE_INIT, other = G_VALUE_INIT;
+              if (!(all[p]->flags & GST_PARAM_MUTABLE_READY) || all[p]->owner_type != G_OBJECT_TYPE (element))
+                continue;
+              found++;
+              g_object_get_property (G_OBJECT (element), all[p]->name,
+                                     g_value_init (&present, all[p]->value_type));
+              g_value_init (&other, all[p]->value_type);
+              g_value_copy (&present, &other);
+              change_value (all[p], &other);
+              check_set (element, bus, all[p], &present, FALSE, FALSE);
+              check_set (element, bus, all[p], &other, in == GST_STATE_READY, in == GST_STATE_PAUSED);
+            }
+        }
+      assert_int_equal (found, 2 * elements[i].properties);
+      gst_element_set_state (element, GST_STATE_NULL);
+      gst_element_set_bus (element, NULL);
+    }
+}
+
 static void
 test_weights_are_shared (void **state)
 {
@@ -2668,6 +2766,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_stopping_half_a_ghost_pad),
     cmocka_unit_test (test_flushed_caps),
     cmocka_unit_test (test_model_of_a_running_element),
+    cmocka_unit_test (test_properties_of_running_elements),
     cmocka_unit_test (test_weights_are_shared),
     cmocka_unit_test (test_state_cycles),
   };
