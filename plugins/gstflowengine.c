@@ -168,9 +168,20 @@ percentile_95 (GstFlowEngine *engine)
   return sorted[(n * 95 + 99) / 100 - 1];
 }
 
+/* Whether the model that is open is the one that properties ask for. */
+static gboolean
+is_current (GstFlowEngine *engine)
+{
+  if (is_started (engine->element))
+    return TRUE;
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  return !engine->stale;
+}
+
 static GstStructure *
 get_stats (GstFlowEngine *engine)
 {
+  const gboolean current = is_current (engine);
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   const NfSessionStats *session = &engine->session_stats;
   const double span = (double)(engine->last_time - engine->first_time) / G_USEC_PER_SEC;
@@ -184,6 +195,8 @@ get_stats (GstFlowEngine *engine)
       1e3 * session->upload_seconds, "kernel-ms", G_TYPE_DOUBLE, 1e3 * session->kernel_seconds, "download-ms",
       G_TYPE_DOUBLE, 1e3 * session->download_seconds, "device-bytes", G_TYPE_UINT64, session->device_bytes,
       NULL);
+  if (!current)
+    return stats;
   if (engine->path)
     gst_structure_set (stats, "model-path", G_TYPE_STRING, engine->path, NULL);
   if (engine->digest)
@@ -746,15 +759,17 @@ gst_flow_engine_get_stream (GstFlowEngine *engine)
 NfConfig *
 gst_flow_engine_dup_config (GstFlowEngine *engine)
 {
+  const gboolean current = is_current (engine);
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  return engine->config ? nf_config_copy (engine->config) : NULL;
+  return current && engine->config ? nf_config_copy (engine->config) : NULL;
 }
 
 char *
 gst_flow_engine_dup_digest (GstFlowEngine *engine)
 {
+  const gboolean current = is_current (engine);
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  return g_strdup (engine->digest);
+  return g_strdup (current ? engine->digest : NULL);
 }
 
 char *

@@ -164,7 +164,8 @@ char *gst_flow_engine_dup_text_digest (GstFlowEngine *engine);
 /* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
 NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);
 
-/* Copies, NULL if the element is in the state NULL, or (digest) if loading has not ended. */
+/* Copies, NULL if the element is in the state NULL, or in READY with properties that have changed since (what
+ * they ask for is opened on the way to PAUSED), or (digest) if loading has not ended. */
 NfConfig *gst_flow_engine_dup_config (GstFlowEngine *engine);
 char *gst_flow_engine_dup_digest (GstFlowEngine *engine);
 

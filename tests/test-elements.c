@@ -191,6 +191,19 @@ test_sink_caps_are_the_models (void **state)
       g_autoptr (GstCaps) after = gst_pad_query_caps (pad, NULL);
       assert_false (gst_caps_can_intersect (after, rgb));
       assert_true (gst_caps_can_intersect (after, i420));
+
+      /* another model is as none until it is open */
+      g_object_set (element, "model", fixture_model[MODEL_RGB], NULL);
+      g_autoptr (GstCaps) changed = gst_pad_query_caps (pad, NULL);
+      assert_true (gst_caps_is_equal (changed, before));
+      g_autoptr (GstStructure) stats = NULL;
+      g_object_get (element, "stats", &stats, NULL);
+      assert_false (gst_structure_has_field (stats, "model-path"));
+      assert_false (gst_structure_has_field (stats, "model-digest"));
+      gst_element_set_state (element, GST_STATE_PAUSED);
+      g_autoptr (GstCaps) opened = gst_pad_query_caps (pad, NULL);
+      assert_true (gst_caps_can_intersect (opened, rgb));
+      assert_false (gst_caps_can_intersect (opened, i420));
       gst_element_set_state (element, GST_STATE_NULL);
     }
 }
