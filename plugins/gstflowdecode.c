@@ -91,7 +91,6 @@ struct _GstFlowDecode
   gboolean told;      /* and whether its progress was posted */
   gboolean foreign;   /* the latents that come are not the model's, after some that were: they are dropped */
   gboolean negotiating; /* we are, and not the base class in the middle of frames, whose format stays */
-  GstCaps *refused;     /* those that an error was posted of: they come again with the next buffer */
 
   /* with a model of videos */
   GPtrArray *held; /* frames that were decoded and wait for those that they look at */
@@ -185,7 +184,6 @@ gst_flow_decode_stop (GstVideoDecoder *decoder)
   g_clear_pointer (&self->latents, g_free);
   self->room = 0;
   g_clear_pointer (&self->action, g_free);
-  gst_clear_caps (&self->refused);
   self->foreign = FALSE;
   return TRUE;
 }
@@ -301,9 +299,7 @@ refuse (GstFlowDecode *self, GstCaps *caps, const GError *error)
       self->foreign = TRUE;
       return TRUE;
     }
-  if (!self->refused || !gst_caps_is_equal (self->refused, caps))
-    gst_flow_post_error (self, error);
-  gst_caps_replace (&self->refused, caps);
+  gst_flow_engine_refuse_caps (&self->engine, caps, error);
   return FALSE;
 }
 

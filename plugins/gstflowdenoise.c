@@ -70,6 +70,8 @@ get_sigma (GstFlowDenoise *self)
   return sigma;
 }
 
+/* Video that fits but for its format is let in, so that set_info makes an error of it: upstream would only
+ * say that it is not negotiated. */
 static GstCaps *
 gst_flow_denoise_transform_caps (GstBaseTransform *transform, GstPadDirection direction, GstCaps *caps,
                                  GstCaps *filter)
@@ -77,9 +79,28 @@ gst_flow_denoise_transform_caps (GstBaseTransform *transform, GstPadDirection di
   GstFlowDenoise *self = GST_FLOW_DENOISE (transform);
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
   g_autoptr (GstCaps) possible = gst_flow_video_caps (config);
+  if (!gst_caps_can_intersect (caps, possible))
+    {
+      gst_clear_caps (&possible);
+      possible = gst_flow_video_caps (NULL);
+    }
   g_autoptr (GstCaps) result = gst_caps_intersect_full (caps, possible, GST_CAPS_INTERSECT_FIRST);
   return filter ? gst_caps_intersect_full (filter, result, GST_CAPS_INTERSECT_FIRST)
                 : g_steal_pointer (&result);
+}
+
+static gboolean
+gst_flow_denoise_set_info (GstVideoFilter *filter, GstCaps *in, GstVideoInfo *in_info, GstCaps *out,
+                           GstVideoInfo *out_info)
+{
+  GstFlowDenoise *self = GST_FLOW_DENOISE (filter);
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autoptr (GError) error = NULL;
+  if (gst_flow_check_format (config, GST_VIDEO_INFO_FORMAT (in_info), &error))
+    gst_flow_engine_accept_caps (&self->engine);
+  else
+    gst_flow_engine_refuse_caps (&self->engine, in, error);
+  return !error;
 }
 
 static void
@@ -235,6 +256,7 @@ gst_flow_denoise_class_init (GstFlowDenoiseClass *class)
   transform_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_denoise_sink_event);
   transform_class->query = GST_DEBUG_FUNCPTR (gst_flow_denoise_query);
   transform_class->transform_ip_on_passthrough = FALSE;
+  GST_VIDEO_FILTER_CLASS (class)->set_info = GST_DEBUG_FUNCPTR (gst_flow_denoise_set_info);
   GST_VIDEO_FILTER_CLASS (class)->transform_frame_ip
       = GST_DEBUG_FUNCPTR (gst_flow_denoise_transform_frame_ip);
 

@@ -75,8 +75,6 @@ struct _GstFlowEncode
   GstFlowScorer *scorer;
   float *latents; /* one frame, where the buffer cannot be written directly */
 
-  GstCaps *refused; /* those that an error was posted of: they come again with the next buffer */
-
   /* with a model of videos */
   float *action; /* vector of what was done at the frame before */
   guint32 mark;  /* of its latents */
@@ -118,7 +116,6 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   gst_flow_scorer_reset (self->scorer, GST_ELEMENT (self));
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
-  gst_clear_caps (&self->refused);
   g_clear_pointer (&self->latents, g_free);
   g_clear_pointer (&self->config, nf_config_free);
   g_clear_pointer (&self->digest, g_free);
@@ -207,12 +204,10 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
       || !gst_flow_check_size (config, info.width, info.height, &error)
       || (stream && !nf_stream_set_context (stream, info.context, &error)))
     {
-      if (!self->refused || !gst_caps_is_equal (self->refused, state->caps))
-        gst_flow_post_error (self, error);
-      gst_caps_replace (&self->refused, state->caps);
+      gst_flow_engine_refuse_caps (&self->engine, state->caps, error);
       return FALSE;
     }
-  gst_clear_caps (&self->refused);
+  gst_flow_engine_accept_caps (&self->engine);
   if (!stream)
     choose_output (self, &info);
   g_free (self->action);

@@ -576,6 +576,8 @@ gst_flow_engine_change_state (GstFlowEngine *engine, GstElementClass *parent_cla
     }
 
   GstStateChangeReturn result = parent_class->change_state (engine->element, transition);
+  if (transition == GST_STATE_CHANGE_PAUSED_TO_READY)
+    gst_flow_engine_accept_caps (engine);
   if (transition == GST_STATE_CHANGE_READY_TO_NULL
       || (transition == GST_STATE_CHANGE_NULL_TO_READY && result == GST_STATE_CHANGE_FAILURE))
     engine_close (engine);
@@ -754,6 +756,20 @@ gst_flow_engine_get_stream (GstFlowEngine *engine)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   return engine->stream;
+}
+
+void
+gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error)
+{
+  if (!engine->refused || !gst_caps_is_equal (engine->refused, caps))
+    gst_flow_post_error (engine->element, error);
+  gst_caps_replace (&engine->refused, caps);
+}
+
+void
+gst_flow_engine_accept_caps (GstFlowEngine *engine)
+{
+  gst_clear_caps (&engine->refused);
 }
 
 NfConfig *

@@ -23,6 +23,7 @@ typedef struct
   GstPadEventFunction take_event; /* of the base class, see gst_flow_engine_watch_events() */
   GstPadChainFunction chain;      /* likewise, see gst_flow_engine_watch_gaps() */
   gboolean discont;               /* of the streaming thread: a gap began with a discontinuity */
+  GstCaps *refused;               /* those that an error was posted of */
   gint work;                      /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
 
   GMutex lock;
@@ -163,6 +164,11 @@ char *gst_flow_engine_dup_text_digest (GstFlowEngine *engine);
 
 /* After gst_flow_engine_wait(): the stream of a model of videos, likewise, or NULL. */
 NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);
+
+/* Of a streaming thread. Caps that are refused come again with the next buffer: ERROR, which says why, is
+ * posted once, unless others were accepted in between. */
+void gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error);
+void gst_flow_engine_accept_caps (GstFlowEngine *engine);
 
 /* Copies, NULL if the element is in the state NULL, or in READY with properties that have changed since (what
  * they ask for is opened on the way to PAUSED), or (digest) if loading has not ended. */

@@ -208,41 +208,60 @@ test_sink_caps_are_the_models (void **state)
     }
 }
 
+/* Runs BEFORE, an element with MODEL_YUV and what comes behind it to the end, or to an error that speaks of
+ * PART, if there is one. */
+static void
+check_layout (const char *before, const char *element, const char *part)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=2 ! video/x-raw,width=32,height=32 ! identity ! %s ! %s ! fakesink", before,
+      element);
+  GstElement *pipeline = fixture_launch (line), *flow = gst_bin_get_by_name (GST_BIN (pipeline), "flow");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_object_set (flow, "model", fixture_model[MODEL_YUV], NULL);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  if (part)
+    {
+      assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, part,
+                            "put videoconvert before");
+      /* once */
+      GstMessage *message = fixture_wait (bus, GST_MESSAGE_ERROR);
+      assert_true (message->src != GST_OBJECT (flow));
+      gst_message_unref (message);
+    }
+  else
+    {
+      g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+      assert_non_null (message);
+      if (GST_MESSAGE_TYPE (message) != GST_MESSAGE_EOS)
+        fail_msg ("no end of: %s", line);
+    }
+  gst_object_unref (flow);
+  fixture_stop (pipeline);
+}
+
 /* Of video in a layout that is not the model's an error says which is; what can choose does. */
 static void
 test_layouts (void **state)
 {
   static const struct
   {
-    const char *before, *part, *other; /* of the error, if there is one */
-  } cases[] = { { "video/x-raw,format=RGB", "I420, NV12", "put videoconvert before" },
-                { "video/x-raw,format={RGB,GRAY8}", "format RGB", "put videoconvert before" },
-                { "video/x-raw,format={RGB,NV12}", NULL, NULL },
-                { "identity", NULL, NULL },
-                { "tee", NULL, NULL },
-                { "video/x-raw,format=RGB ! videoconvert", NULL, NULL },
-                { "video/x-raw,format=AYUV64 ! videoscale ! videoconvert ! identity", NULL, NULL },
-                { "video/x-raw,format=GRAY8 ! queue ! videoconvert ! queue", NULL, NULL },
-                { "videoconvert", NULL, NULL } };
-  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
-    {
-      g_autofree char *line
-          = g_strdup_printf ("videotestsrc num-buffers=2 ! %s ! flowencode model=%s ! fakesink",
-                             cases[i].before, fixture_model[MODEL_YUV]);
-      GstElement *pipeline = fixture_launch (line);
-      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
-      gst_element_set_state (pipeline, GST_STATE_PLAYING);
-      if (cases[i].part)
-        assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, cases[i].part,
-                              cases[i].other);
-      else
-        {
-          g_autoptr (GstMessage) message = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
-          assert_non_null (message);
-          assert_int_equal (GST_MESSAGE_TYPE (message), GST_MESSAGE_EOS);
-        }
-      fixture_stop (pipeline);
-    }
+    const char *before, *part; /* of the error, if there is one */
+  } cases[] = { { "video/x-raw,format=RGB", "I420, NV12" },
+                { "video/x-raw,format={RGB,GRAY8}", "format RGB" },
+                { "video/x-raw,format={RGB,NV12}", NULL },
+                { "identity", NULL },
+                { "tee", NULL },
+                { "video/x-raw,format=RGB ! videoconvert", NULL },
+                { "video/x-raw,format=AYUV64 ! videoscale ! videoconvert ! identity", NULL },
+                { "video/x-raw,format=GRAY8 ! queue ! videoconvert ! queue", NULL },
+                { "videoconvert", NULL } };
+  static const char *const elements[]
+      = { "flowencode name=flow",
+          "flowdenoise name=flow sigma=0.05 ! videoconvert ! video/x-raw,format=RGB" };
+  for (guint e = 0; e < G_N_ELEMENTS (elements); e++)
+    for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+      check_layout (cases[i].before, elements[e], cases[i].part);
 }
 
 static void
