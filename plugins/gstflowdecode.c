@@ -538,6 +538,13 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
          "another stream: frames are dropped until the next key frame",
          tail.index),
         (NULL));
+  else if (!self->lost && next == 0)
+    GST_ELEMENT_WARNING (
+        self, STREAM, DECODE,
+        ("The first frame that came is number %u after a key frame: decoding waits for the next key "
+         "frame; frames are dropped until then",
+         tail.index),
+        (NULL));
   else if (!self->lost)
     GST_ELEMENT_WARNING (self, STREAM, DECODE,
                          ("Frame %u after a key frame came, but the one to come was number %" G_GUINT64_FORMAT
