@@ -48,9 +48,18 @@ GQuark nf_error_quark (void);
  * nf_is_word:
  * @text: (nullable): from a file or from afar
  *
- * Returns: whether it is made of lower-case letters and digits, as digests and names of forms are: it can
- * stand in a message, or on a terminal, as it is.
+ * Returns: whether it is made of 1 to 64 lower-case letters and digits, as digests and names of forms are: it
+ * can stand in a message, or on a terminal, as it is.
  */
 gboolean nf_is_word (const char *text);
+
+/**
+ * nf_shorten:
+ * @text: from a file or from afar
+ *
+ * Returns: (transfer full): its beginning, up to 64 bytes, fit for a line of a message: UTF-8, with a
+ * question mark in the place of each control character.
+ */
+char *nf_shorten (const char *text);
 
 G_END_DECLS

@@ -284,15 +284,17 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
     }
   if (!g_str_equal (types, "float32") && !g_str_equal (types, "float16"))
     {
+      g_autofree char *shown = nf_shorten (types);
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latents are tensors of float32 or float16, not %s",
-                   types);
+                   shown);
       return FALSE;
     }
   if (!gst_flow_parse_dimensions (dimensions, dims))
     {
+      g_autofree char *shown = nf_shorten (dimensions);
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    "\"%s\" are not the dimensions of latents, which are FEATURES:GRID-WIDTH:GRID-HEIGHT:1",
-                   dimensions);
+                   shown);
       return FALSE;
     }
   if (dims[0] != nf_config_features (config) || dims[1] % columns != 0 || dims[2] % rows != 0)
@@ -344,10 +346,11 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
 
   if (stated && !g_str_equal (stated, digest))
     {
+      g_autofree char *shown = nf_shorten (stated);
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    "the latents are of the model %.16s, but this element has the model %s; load the one that "
                    "made them",
-                   stated, model);
+                   shown, model);
       return FALSE;
     }
   if (info->tensors)
@@ -357,8 +360,9 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     }
   else if (!latent_format || (!g_str_equal (latent_format, "F32LE") && !g_str_equal (latent_format, "F16LE")))
     {
+      g_autofree char *shown = nf_shorten (latent_format ? latent_format : "none");
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latent caps need latent-format F32LE or F16LE, not %s",
-                   latent_format ? latent_format : "none");
+                   shown);
       return FALSE;
     }
   else if (!stated)
@@ -412,9 +416,10 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   info->precision = gst_flow_find_precision (precision);
   if (precision && !info->precision)
     {
-      g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ());
+      g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ()),
+                      *shown = nf_shorten (precision);
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the latents have precision %s, which is unknown; there are: %s", precision, known);
+                   "the latents have precision %s, which is unknown; there are: %s", shown, known);
       return FALSE;
     }
   const char *form = gst_structure_get_string (structure, "multiplied-by");

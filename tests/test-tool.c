@@ -500,28 +500,76 @@ test_wrong_latents (void **state)
   assert_missing ("wrong.mkv");
 }
 
+/* Makes the file TO of FROM, with PART of its header, the first, become TEXT. */
+static void
+edit_header (const char *from, const char *to, const char *part, const char *text)
+{
+  g_autoptr (GBytes) bytes = contents (from);
+  g_autoptr (GByteArray) made = g_byte_array_new ();
+  g_autofree char *path = in_folder (to);
+  gsize size;
+  const guint8 *data = g_bytes_get_data (bytes, &size);
+  const guint at = find (bytes, part, strlen (part)), after = at + (guint)strlen (part);
+  guint64 header;
+  memcpy (&header, data, 8);
+  header = GUINT64_TO_LE (GUINT64_FROM_LE (header) + strlen (text) - strlen (part));
+  g_byte_array_append (made, (const guint8 *)&header, 8);
+  g_byte_array_append (made, data + 8, at - 8);
+  g_byte_array_append (made, (const guint8 *)text, (guint)strlen (text));
+  g_byte_array_append (made, data + after, (guint)size - after);
+  assert_true (g_file_set_contents (path, (const char *)made->data, made->len, NULL));
+}
+
+#define METADATA "\"__metadata__\":{"
+#define HOSTILE "\\u001b[31mred\\nline\\u009b2J"
+
 /* Keys of metadata are from outside, too. */
 static void
 test_metadata_keys (void **state)
 {
-  g_autoptr (GBytes) bytes = contents ("model.safetensors");
-  gsize size;
-  const guint8 *data = g_bytes_get_data (bytes, &size);
-  const char mark[] = "\"__metadata__\":{", more[] = "\"\\u001b[2J\":\"123456789\",";
-  g_autoptr (GByteArray) made = g_byte_array_new ();
-  g_autofree char *path = in_folder ("keys.safetensors");
-  const guint at = find (bytes, mark, strlen (mark)) + (guint)strlen (mark);
-  guint64 header;
-  memcpy (&header, data, 8);
-  header = GUINT64_TO_LE (GUINT64_FROM_LE (header) + strlen (more));
-  g_byte_array_append (made, (const guint8 *)&header, 8);
-  g_byte_array_append (made, data + 8, at - 8);
-  g_byte_array_append (made, (const guint8 *)more, (guint)strlen (more));
-  g_byte_array_append (made, data + at, (guint)size - at);
-  assert_true (g_file_set_contents (path, (const char *)made->data, made->len, NULL));
+  edit_header ("model.safetensors", "keys.safetensors", METADATA, METADATA "\"\\u001b[2J\":\"123456789\",");
   g_autofree char *text = good (ARGUMENTS ("info", "keys.safetensors"));
   assert_non_null (strstr (text, " [2J"));
   assert_null (strchr (text, '\033'));
+}
+
+/* The command fails with one line, of no great length, that a terminal takes for letters. */
+static void
+assert_plain_error (const char *what, const char *const *arguments)
+{
+  g_auto (Result) result = run (arguments);
+  if (result.status != 1 || strlen (result.errors) > 1000 || strchr (result.errors, '\033')
+      || strstr (result.errors, "\302\233") || strchr (result.errors, '\n') != strrchr (result.errors, '\n'))
+    fail_msg ("%s: exit status %d and %.2000s", what, result.status, result.errors);
+}
+
+/* What files say is shown in messages, but nothing of it reaches the terminal that is no letter. */
+static void
+test_hostile_texts (void **state)
+{
+  static const char *const keys[]
+      = { "precision", "look",         "multiplied_by", "text_digest",  "frame_rate",
+          "context",   "model_digest", "model",         "multiplied_by" };
+  g_autofree char *letters = g_strnfill (100000, 'a');
+  GOOD ("encode", "-q", "-m", model, "-n", "1", video, "hostile.safetensors");
+  g_autoptr (GBytes) bytes = contents ("hostile.safetensors");
+  for (guint i = 0; i < G_N_ELEMENTS (keys); i++)
+    {
+      /* the last time it is a word, though a long one */
+      g_autofree char *part = g_strdup_printf ("\"%s\":", keys[i]),
+                      *text = g_strdup_printf ("\"%s\":\"%s%s\",", keys[i],
+                                               i + 1 < G_N_ELEMENTS (keys) ? HOSTILE : "", letters),
+                      *instead = g_strdup_printf ("%s\"other\":", text),
+                      *first = g_strdup_printf (METADATA "%s", text);
+      const gboolean there
+          = g_strstr_len ((const char *)g_bytes_get_data (bytes, NULL) + 8, 2000, part) != NULL;
+      edit_header ("hostile.safetensors", "edited.safetensors", there ? part : METADATA,
+                   there ? instead : first);
+      assert_plain_error (keys[i],
+                          ARGUMENTS ("decode", "-q", "-m", other, "edited.safetensors", "hostile.y4m"));
+    }
+  edit_header ("model.safetensors", "edited.safetensors", "\"blocks.0.proj_out.bias\":", "\"" HOSTILE "\":");
+  assert_plain_error ("tensor", ARGUMENTS ("eval", "-q", "-m", "edited.safetensors", video));
 }
 
 /* Decodes RIGHT to OUT; whether that is said to lose something, and what. */
@@ -1825,6 +1873,9 @@ test_resumed_form (void **state)
   assert_int_equal (another.status, 0);
   assert_non_null (strstr (another.errors, "by abc so far and are by fma from here on"));
   assert_int_equal (count ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\""), 1);
+  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\"",
+              "\"multiplied_by\" : \"\\n.\"");
+  BAD (1, "member \"multiplied_by\"", "train", "-q", "-o", "by.safetensors", "--resume");
   g_unsetenv ("NORMFLOW_F32");
 }
 
@@ -2086,6 +2137,7 @@ main (void)
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),
     cmocka_unit_test (test_metadata_keys),
+    cmocka_unit_test (test_hostile_texts),
     cmocka_unit_test (test_idle_options),
     cmocka_unit_test (test_interrupted_at_start),
     cmocka_unit_test (test_rounded_threshold),

@@ -437,7 +437,11 @@ load_settings (Run *run, const char *checkpoint, GError **error)
         settings.wrong = "precision";
     }
   if (json_object_has_member (settings.object, "multiplied_by"))
-    run->form = settings_string (&settings, "multiplied_by");
+    {
+      run->form = settings_string (&settings, "multiplied_by");
+      if (!nf_is_word (run->form) && !settings.wrong)
+        settings.wrong = "multiplied_by";
+    }
   run->train.seed = settings_int (&settings, "seed");
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
@@ -579,7 +583,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Shape, shape_clear)
 static gboolean
 wrong_choice (const char *option, const char *value, const char *choices, GError **error)
 {
-  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, value, choices);
+  g_autofree char *shown = nf_shorten (value);
+
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, shown, choices);
   return FALSE;
 }
 
@@ -1781,10 +1787,11 @@ check_source (const GArray *began, const GArray *now, guint i, GError **error)
     }
   else
     what = g_strdup (has_source (began, b->name) ? "it had another place among them" : "it was not there");
+  g_autofree char *shown = nf_shorten (b->name);
   g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "
                "or start another run from the model with --init",
-               b->name, what);
+               shown, what);
   return FALSE;
 }
 

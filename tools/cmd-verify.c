@@ -278,8 +278,9 @@ read_inputs (Verify *self, GError **error)
   self->sigma = DEFAULT_SIGMA;
   if (sigma && (!parse_number (sigma, &end, &self->sigma) || *end))
     {
+      g_autofree char *shown = nf_shorten (sigma);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: " SIGMA_KEY " \"%s\" in __metadata__ is not a number",
-                   nf_tensor_file_get_path (self->file), sigma);
+                   nf_tensor_file_get_path (self->file), shown);
       return FALSE;
     }
   if (!read_labels (self, error))

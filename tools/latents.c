@@ -318,8 +318,10 @@ nf_latents_is_file (NfTensorFile *file)
 static gboolean
 wrong (NfLatentsReader *self, GError **error, const char *what, const char *value)
 {
+  g_autofree char *shown = value ? nf_shorten (value) : NULL;
+
   g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: %s is %s%s%s; normflow encode writes it anew",
-               nf_tensor_file_get_path (self->file), what, value ? "\"" : "missing", value ? value : "",
+               nf_tensor_file_get_path (self->file), what, value ? "\"" : "missing", value ? shown : "",
                value ? "\", which is not possible" : "");
   return FALSE;
 }
@@ -445,12 +447,13 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
   if (strcmp (info->digest, nf_model_get_digest (model)) != 0)
     {
       const char *name = nf_model_get_path (model);
+      g_autofree char *shown = nf_shorten (info->model);
 
       g_set_error (
           error, NF_ERROR, NF_ERROR_DATA,
           "%s: these latents are of model %s%swith digest %s, but %s has digest %s; give their model "
           "with --model",
-          path, info->model, *info->model ? " " : "", info->digest, name ? name : "the model",
+          path, shown, *shown ? " " : "", info->digest, name ? name : "the model",
           nf_model_get_digest (model));
       return FALSE;
     }

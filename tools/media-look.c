@@ -148,9 +148,11 @@ nf_look_give (const char *look, NfPixelLayout layout, AVCodecContext *codec, GEr
         *value++ = 0;
       if (!value || !set_one (codec, parts[i], value))
         {
+          g_autofree char *part = g_strconcat (parts[i], value ? "=" : NULL, value, NULL),
+                          *shown = nf_shorten (look), *shown_part = nf_shorten (part);
+
           g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                       "the look of the samples is \"%s\", of which \"%s%s%s\" is not known", look, parts[i],
-                       value ? "=" : "", value ? value : "");
+                       "the look of the samples is \"%s\", of which \"%s\" is not known", shown, shown_part);
           return FALSE;
         }
     }

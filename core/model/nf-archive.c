@@ -153,7 +153,7 @@ static gboolean
 read_member (const Reader *r, const Entry *entry, guint64 directory, NfArchive *archive)
 {
   g_autofree char *name = g_strndup ((const char *)entry->name, entry->name_length);
-  g_autofree char *shown = nf_json_shorten (name);
+  g_autofree char *shown = nf_shorten (name);
   if (!check_name (r, name, entry->name_length, shown))
     return FALSE;
   if (entry->flags & FLAG_ENCRYPTED)
@@ -197,7 +197,7 @@ check_members (const Reader *r, NfArchive *archive)
   for (guint i = 0; i < archive->members->len; i++)
     {
       const NfArchiveMember *member = &g_array_index (archive->members, NfArchiveMember, i);
-      g_autofree char *shown = nf_json_shorten (member->name);
+      g_autofree char *shown = nf_shorten (member->name);
       if (member->header < end)
         return FAIL (r, "member %s overlaps with another", shown);
       end = member->at + member->size;

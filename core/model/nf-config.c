@@ -586,7 +586,7 @@ check_members (JsonObject *object, const char *origin, NfFamily family, GError *
         known = strcmp (members[m].name, name) == 0 && is_of (&members[m], family);
       if (known)
         continue;
-      g_autofree char *shortened = nf_json_shorten (name);
+      g_autofree char *shortened = nf_shorten (name);
       if (family == NF_FAMILY_STARFLOW && g_strv_contains (unsupported, name))
         {
           g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
@@ -624,7 +624,7 @@ read_family (JsonObject *object, const char *origin, NfFamily *family, GError **
     return wrong_type (origin, "family", "\"tarflow\" or \"starflow\"", error);
   if (node && !find_name (family_names, G_N_ELEMENTS (family_names), json_node_get_string (node), &value))
     {
-      g_autofree char *name = nf_json_shorten (json_node_get_string (node));
+      g_autofree char *name = nf_shorten (json_node_get_string (node));
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                    "%s: models of the family \"%s\" are not supported, only \"tarflow\" and \"starflow\"",
                    origin, name);

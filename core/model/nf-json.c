@@ -5,17 +5,6 @@
 
 #define MAX_DEPTH 16
 #define MAX_WHOLE "9223372036854775807" /* G_MAXINT64: the parser wraps what is above it around */
-#define MAX_SHOWN 64
-
-char *
-nf_json_shorten (const char *text)
-{
-  char *shown = g_utf8_make_valid (text, (gssize)strnlen (text, MAX_SHOWN));
-  for (char *c = shown; *c; c++)
-    if (g_ascii_iscntrl (*c))
-      *c = '?';
-  return shown;
-}
 
 /* Each skips what it is named after and returns the place behind it, or NULL if there is none. */
 
@@ -174,7 +163,7 @@ on_member (JsonParser *parser, JsonObject *object, const char *name, gpointer da
   Twins *twins = data;
   const guint size = json_object_get_size (object);
   if (GPOINTER_TO_UINT (g_hash_table_lookup (twins->sizes, object)) == size && !twins->name)
-    twins->name = nf_json_shorten (name);
+    twins->name = nf_shorten (name);
   g_hash_table_insert (twins->sizes, object, GUINT_TO_POINTER (size));
 }
 

@@ -13,6 +13,3 @@ JsonObject *nf_json_parse_object (JsonParser *parser, const char *text, gsize le
 
 /* nf_config_from_json() of an object that was parsed. */
 NfConfig *nf_config_from_object (JsonObject *object, const char *origin, GError **error);
-
-/* The beginning of TEXT, fit for a line of a message. */
-char *nf_json_shorten (const char *text);

@@ -374,9 +374,10 @@ check_surplus (NfTensorFile *file, const NfWeights *self, GError **error)
       if (nf_parameters_lookup (self->parameters, tensor->name) || strcmp (tensor->name, "var") == 0
           || nf_checkpoint_is_idle (self->config, tensor->name))
         continue;
+      g_autofree char *shown = nf_shorten (tensor->name);
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
                    "%s holds a tensor %s that its configuration has no place for",
-                   nf_tensor_file_get_path (file), tensor->name);
+                   nf_tensor_file_get_path (file), shown);
       return FALSE;
     }
   return TRUE;

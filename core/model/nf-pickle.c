@@ -414,7 +414,7 @@ push_global (Machine *m, const char *module, const char *name)
                    "the pickle asks for torch._utils.%s, before byte %" G_GSIZE_FORMAT
                    ", which makes %s; such are not read, save %s in its place",
                    name, place (m), other_tensors[i].what, other_tensors[i].instead);
-  g_autofree char *shown_module = nf_json_shorten (module), *shown_name = nf_json_shorten (name);
+  g_autofree char *shown_module = nf_shorten (module), *shown_name = nf_shorten (name);
   return FAIL (m,
                "the pickle asks for %s.%s, before byte %" G_GSIZE_FORMAT
                "; weights need no such thing, and nothing of it was run. Save them alone: "
@@ -487,7 +487,7 @@ storage_of_stack (Machine *m)
     return FAIL (m, "the pickle refers to something else than a storage, before byte %" G_GSIZE_FORMAT,
                  place (m));
   const NfDtype dtype = globals[type->global].dtype;
-  g_autofree char *shown = nf_json_shorten (key->text);
+  g_autofree char *shown = nf_shorten (key->text);
   if (id->items->len > 6 || (id->items->len == 6 && !item (id, 5, NF_PICKLE_NONE)))
     return FAIL (m, "storage %s is a view of another, which only PyTorch before 0.4 wrote", shown);
   if (n->integer < 0 || n->integer > G_MAXINT64 / (gint64)nf_dtype_size (dtype))
@@ -558,7 +558,7 @@ push_tensor (Machine *m, const NfPickleValue *arguments)
   const NfPickleValue *metadata = arguments->items->len > 6 ? arguments->items->pdata[6] : NULL;
   if (metadata && metadata->type != NF_PICKLE_DICT && metadata->type != NF_PICKLE_NONE)
     return FAIL (m, "a tensor's metadata is no dictionary, before byte %" G_GSIZE_FORMAT, place (m));
-  g_autofree char *key = nf_json_shorten (storage->storage->key);
+  g_autofree char *key = nf_shorten (storage->storage->key);
   NfPickleTensor tensor = { .storage = storage->storage,
                             .offset = (guint64)offset->integer,
                             .n_dims = dims->items->len,

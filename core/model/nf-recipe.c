@@ -219,7 +219,7 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
       yaml_event_delete (&event);
       if (!good)
         {
-          g_autofree char *shown = nf_json_shorten (name ? name : "");
+          g_autofree char *shown = nf_shorten (name ? name : "");
           return nf_error_malformed (error, origin, "it is no list of training arguments%s%s%s",
                                      name ? ", at \"" : "", shown,
                                      name ? "\", which is there twice or not a plain value" : "");
@@ -279,7 +279,7 @@ read_number (const char *origin, const char *name, const char *text, guint least
 {
   if (g_ascii_string_to_unsigned (text, 10, least, G_MAXINT32, number, NULL))
     return TRUE;
-  g_autofree char *shown = nf_json_shorten (text);
+  g_autofree char *shown = nf_shorten (text);
   g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: %s is \"%s\", not a whole number from %u on", origin,
                name, shown, least);
   return FALSE;
@@ -356,7 +356,7 @@ make_members (GHashTable *pairs, const char *origin, GError **error)
         json_object_set_member (object, target, make_node (value));
       else if (g_strv_contains (unsupported, name) && !is_off (value))
         {
-          g_autofree char *shown = nf_json_shorten (value);
+          g_autofree char *shown = nf_shorten (value);
           g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                        "%s: argument %s is %s: no official network with it can be built, it must be off",
                        origin, name, shown);
@@ -365,7 +365,7 @@ make_members (GHashTable *pairs, const char *origin, GError **error)
       else if (!g_strv_contains (unsupported, name) && !g_strv_contains (special, name)
                && !g_strv_contains (training, name))
         {
-          g_autofree char *shown = nf_json_shorten (name);
+          g_autofree char *shown = nf_shorten (name);
           g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                        "%s: argument \"%s\" is not one of official training", origin, shown);
           return NULL;

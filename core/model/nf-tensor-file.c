@@ -116,7 +116,7 @@ read_metadata (NfTensorFile *self, JsonNode *node, GError **error)
     {
       if (!JSON_NODE_HOLDS_VALUE (value) || json_node_get_value_type (value) != G_TYPE_STRING)
         {
-          g_autofree char *shown = nf_json_shorten (key);
+          g_autofree char *shown = nf_shorten (key);
           return damaged (self, error, METADATA " member \"%s\" is not a string", shown);
         }
       g_hash_table_insert (self->metadata, g_strdup (key), json_node_dup_string (value));
@@ -159,7 +159,7 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
              GError **error)
 {
   NfTensor tensor = { 0 };
-  g_autofree char *shown = nf_json_shorten (name);
+  g_autofree char *shown = nf_shorten (name);
   if (!JSON_NODE_HOLDS_OBJECT (node))
     return damaged (self, error, "tensor %s is not described by an object", shown);
   JsonObject *object = json_node_get_object (node);
@@ -174,7 +174,7 @@ read_tensor (NfTensorFile *self, const char *name, JsonNode *node, const guint8 
     type++;
   if (type == G_N_ELEMENTS (dtypes))
     {
-      g_autofree char *unknown = nf_json_shorten (json_node_get_string (dtype));
+      g_autofree char *unknown = nf_shorten (json_node_get_string (dtype));
       return damaged (self, error, "tensor %s has the unknown dtype %s", shown, unknown);
     }
   tensor.dtype = (NfDtype)type;
@@ -229,7 +229,7 @@ check_cover (NfTensorFile *self, const guint8 *data, guint64 size, GError **erro
       const NfTensor *tensor = order->pdata[i];
       if (tensor->data != at)
         {
-          g_autofree char *shown = nf_json_shorten (tensor->name);
+          g_autofree char *shown = nf_shorten (tensor->name);
           return damaged (self, error, "the bytes of tensor %s %s", shown,
                           tensor->data < at ? "overlap with another's" : "come after a hole");
         }

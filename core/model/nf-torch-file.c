@@ -45,7 +45,7 @@ claim_storage (Reader *r, NfPickleStorage *storage, const guint8 *at, guint64 by
 {
   if (storage->n * nf_dtype_size (storage->dtype) != bytes)
     {
-      g_autofree char *key = nf_json_shorten (storage->key);
+      g_autofree char *key = nf_shorten (storage->key);
       return FAIL (r,
                    "storage %s claims %" G_GUINT64_FORMAT " elements of type %s, but has %" G_GUINT64_FORMAT
                    " bytes",
@@ -109,8 +109,7 @@ read_zip (Reader *r)
   for (guint i = 0; i < r->pickle->storages->len; i++)
     {
       NfPickleStorage *storage = r->pickle->storages->pdata[i];
-      g_autofree char *name = g_strconcat ("data/", storage->key, NULL),
-                      *shown = nf_json_shorten (storage->key);
+      g_autofree char *name = g_strconcat ("data/", storage->key, NULL), *shown = nf_shorten (storage->key);
       member = find_member (archive, folder, name);
       if (!member)
         return FAIL (r, "it lacks its storage %s", shown);
@@ -173,7 +172,7 @@ read_legacy_storages (Reader *r, const NfPickleValue *keys, gsize at)
         return FAIL (r, "it lists a storage that it does not use, or lists one twice");
       g_hash_table_remove (named, key->text);
 
-      g_autofree char *shown = nf_json_shorten (key->text);
+      g_autofree char *shown = nf_shorten (key->text);
       guint64 n;
       if (r->size - at < sizeof n)
         return FAIL (r, "storage %s is missing; is it truncated?", shown);
@@ -318,7 +317,7 @@ choose_state (const Reader *r, const char *state)
           n += found != one->dict;
           found = one->dict;
         }
-      g_autofree char *shown = nf_json_shorten (one->name);
+      g_autofree char *shown = nf_shorten (one->name);
       if (one->dotted == dotted && names->len < 512)
         g_string_append_printf (names, "%s\"%s\"", names->len ? ", " : "", shown);
     }
@@ -493,8 +492,7 @@ find_owner (const NfPickleValue *state, gboolean averaged)
 static gboolean
 add_tensor (Reader *r, const char *key, gsize owner, const NfPickleTensor *from, GHashTable *names)
 {
-  g_autofree char *whole = strip_name (key), *name = g_strdup (whole + owner),
-                  *shown = nf_json_shorten (name);
+  g_autofree char *whole = strip_name (key), *name = g_strdup (whole + owner), *shown = nf_shorten (name);
   const guint8 *storage = g_hash_table_lookup (r->storages, from->storage);
   NfTensor tensor = { .dtype = from->storage->dtype,
                       .n_dims = from->n_dims,
@@ -504,10 +502,10 @@ add_tensor (Reader *r, const char *key, gsize owner, const NfPickleTensor *from,
   if (!is_name (name))
     return FAIL (r, "a tensor has an impossible name, \"%s\"", shown);
   if (!g_hash_table_add (names, g_strdup (name)))
-    return FAIL (r, "it holds tensor %s twice", name);
+    return FAIL (r, "it holds tensor %s twice", shown);
   if (from->mark)
     {
-      g_autofree char *mark = nf_json_shorten (from->mark);
+      g_autofree char *mark = nf_shorten (from->mark);
       return FAIL (
           r,
           "tensor %s is marked \"%s\": its elements are not stored as they are, which is not read. Save "

@@ -42,9 +42,10 @@ nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guin
   g_return_val_if_fail (NF_IS_TENSOR_FILE (file) && name && config && B, NULL);
   const NfTensor *tensor = nf_tensor_file_lookup (file, name);
   const char *path = nf_tensor_file_get_path (file);
+  g_autofree char *shown = nf_shorten (name);
   if (!tensor)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s holds no tensor %s", path, name);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s holds no tensor %s", path, shown);
       return NULL;
     }
   if (!config->txt_size)
@@ -59,13 +60,13 @@ nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guin
       g_autofree char *is = describe (tensor);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                    "%s: %s is %s; this model needs real numbers (B, %u, %u): samples, tokens, features", path,
-                   name, is, config->txt_size, config->txt_dim);
+                   shown, is, config->txt_size, config->txt_dim);
       return NULL;
     }
   g_autofree float *text = g_try_new (float, tensor->n_elements);
   if (!text)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %s", path, name);
+      g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "%s: no memory for %s", path, shown);
       return NULL;
     }
   nf_tensor_to_float (tensor, text);
