@@ -55,11 +55,12 @@ make_picture (NfPixelLayout layout, guint width, guint height, guint number)
 }
 
 static char *
-make_video (const char *name, NfPixelLayout layout, guint width, guint height, guint n)
+make_video_at (const char *name, NfPixelLayout layout, guint width, guint height, guint n, int rate)
 {
   g_autofree char *path = in_folder (name);
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfMediaWriter) writer = nf_media_writer_open (path, layout, width, height, 30, 1, NULL, &error);
+  g_autoptr (NfMediaWriter) writer
+      = nf_media_writer_open (path, layout, width, height, rate, 1, NULL, &error);
 
   assert_null (error);
   for (guint i = 0; i < n; i++)
@@ -70,6 +71,12 @@ make_video (const char *name, NfPixelLayout layout, guint width, guint height, g
     }
   assert_true (nf_media_writer_close (writer, &error));
   return g_steal_pointer (&path);
+}
+
+static char *
+make_video (const char *name, NfPixelLayout layout, guint width, guint height, guint n)
+{
+  return make_video_at (name, layout, width, height, n, 30);
 }
 
 static void
@@ -1059,22 +1066,27 @@ test_percent (void **state)
   assert_int_equal (count_frames (reader), 1);
 }
 
-/* FROM as it is, in a file that says by MATRIX how it is shown. */
+/* FROM as it is, in another CONTAINER, which says by MATRIX, if it is not NULL, how it is shown. */
 static void
-write_turned (const char *from, const char *to, const gint32 *matrix)
+copy_packets (const char *from, const char *to, const char *container, const gint32 *matrix)
 {
   AVFormatContext *in = NULL, *out = NULL;
   AVPacket *packet = av_packet_alloc ();
   assert_true (avformat_open_input (&in, from, NULL, NULL) >= 0);
   assert_true (avformat_find_stream_info (in, NULL) >= 0);
-  assert_true (avformat_alloc_output_context2 (&out, NULL, "mov", to) >= 0);
+  assert_true (avformat_alloc_output_context2 (&out, NULL, container, to) >= 0);
   AVStream *stream = avformat_new_stream (out, NULL);
+  stream->time_base = in->streams[0]->time_base;
   assert_true (avcodec_parameters_copy (stream->codecpar, in->streams[0]->codecpar) >= 0);
-  stream->codecpar->codec_tag = 0;
+  stream->codecpar->codec_tag
+      = stream->codecpar->codec_id == AV_CODEC_ID_RAWVIDEO ? MKTAG ('I', '4', '2', '0') : 0;
   stream->sample_aspect_ratio = stream->codecpar->sample_aspect_ratio = in->streams[0]->sample_aspect_ratio;
-  guint8 *side = av_stream_new_side_data (stream, AV_PKT_DATA_DISPLAYMATRIX, 9 * sizeof *matrix);
-  assert_non_null (side);
-  memcpy (side, matrix, 9 * sizeof *matrix);
+  if (matrix)
+    {
+      guint8 *side = av_stream_new_side_data (stream, AV_PKT_DATA_DISPLAYMATRIX, 9 * sizeof *matrix);
+      assert_non_null (side);
+      memcpy (side, matrix, 9 * sizeof *matrix);
+    }
   assert_true (avio_open (&out->pb, to, AVIO_FLAG_WRITE) >= 0);
   assert_true (avformat_write_header (out, NULL) >= 0);
   while (av_read_frame (in, packet) >= 0)
@@ -1087,6 +1099,39 @@ write_turned (const char *from, const char *to, const gint32 *matrix)
   avformat_free_context (out);
   avformat_close_input (&in);
   av_packet_free (&packet);
+}
+
+/* libav takes the ticks of a clock for the rate that it does not know. */
+static void
+test_rates (void **state)
+{
+  static const int rates[] = { 25, 4000 };
+  for (guint i = 0; i < G_N_ELEMENTS (rates); i++)
+    {
+      g_autofree char *plain = make_video_at ("fast.y4m", NF_PIXELS_YUV420, 32, 32, 6, rates[i]),
+                      *copy = in_folder ("fast.nut");
+      copy_packets (plain, copy, "nut", NULL);
+      const char *const paths[] = { plain, copy };
+      for (guint j = 0; j < G_N_ELEMENTS (paths); j++)
+        {
+          g_autoptr (GError) error = NULL;
+          g_autoptr (NfMediaReader) reader = nf_media_reader_open (paths[j], NF_PIXELS_YUV420, &error);
+          nf_test_ok (reader, error);
+          assert_int_equal (nf_media_reader_get_info (reader)->rate_n, rates[i]);
+          assert_int_equal (nf_media_reader_get_info (reader)->rate_d, 1);
+          for (guint n = 0; n < 6; n++)
+            {
+              g_autoptr (NfPicture) picture = nf_media_reader_next (reader, &error);
+              assert_non_null (picture);
+              assert_int_equal (picture->index, n);
+              assert_true (fabs (picture->seconds - (double)n / rates[i]) < 1e-6);
+            }
+        }
+    }
+  assert_non_null (nf_media_writer_describe_times ("fast.mkv", 4000, 1));
+  assert_null (nf_media_writer_describe_times ("fast.mp4", 4000, 1));
+  assert_null (nf_media_writer_describe_times ("slow.mkv", 1000, 1));
+  assert_null (nf_media_writer_describe_times ("slow.mkv", 30000, 1001));
 }
 
 /* Videos come as they are to be shown, each of eight ways; at other angles they stay. */
@@ -1115,7 +1160,7 @@ test_turned (void **state)
         assert_true (nf_media_writer_close (writer, &error));
         nf_media_writer_free (writer);
         const gint32 matrix[9] = { ways[i].a, ways[i].b, 0, ways[i].c, ways[i].d, 0, 0, 0, 1 << 30 };
-        write_turned (plain, turned, matrix);
+        copy_packets (plain, turned, "mov", matrix);
 
         g_autoptr (NfMediaReader) reader = nf_media_reader_open (turned, layouts[l], &error);
         assert_non_null (reader);
@@ -1444,6 +1489,7 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_rates),
     cmocka_unit_test (test_turned),
     cmocka_unit_test (test_damage),
     cmocka_unit_test (test_percent),

@@ -459,6 +459,23 @@ test_uneven_times (void **state)
               "uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second");
 }
 
+/* Matroska has no times for more than a frame each millisecond, which is said. */
+static void
+test_fast_times (void **state)
+{
+  static const char *const names[] = { "fast.mkv", "fast-again.y4m", "slow.mkv" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      GOOD ("sample", "-q", "-m", model, "--frames", "3", "--rate", i < 2 ? "4000" : "1000", "fast.y4m");
+      GOOD ("encode", "-q", "-m", model, "fast.y4m", "fast.safetensors");
+      g_auto (Result) result = run (ARGUMENTS ("decode", "-m", model, "fast.safetensors", names[i]));
+      assert_int_equal (result.status, 0);
+      const char *note = strstr (result.errors, "fast.mkv does not hold the times of 4000 frames a second");
+      if ((note != NULL) != (i == 0))
+        fail_msg ("%s: %s", names[i], result.errors);
+    }
+}
+
 /* Where N bytes begin in a file's. */
 static guint
 find (GBytes *bytes, const char *wanted, gsize n)
@@ -2105,6 +2122,7 @@ main (void)
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_uneven_times),
+    cmocka_unit_test (test_fast_times),
     cmocka_unit_test (test_encode_stream),
     cmocka_unit_test (test_eval),
     cmocka_unit_test (test_eval_unreadable),

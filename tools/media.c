@@ -19,6 +19,7 @@
 
 #define MAX_SIDE 16384
 #define MAX_PIXELS (1 << 27)
+#define MAX_RATE_TERM 1000000 /* of a rate that is measured, as a fraction */
 #define MAX_DEPTH 32
 #define READ_PAST 64 /* bytes behind its planes that swscale may read */
 /* The same bits everywhere; and pixels of RGB by themselves, not in pairs of one colour, the last of which
@@ -628,6 +629,35 @@ open_format (NfMediaReader *self, GError **error)
   return TRUE;
 }
 
+/* libav finds no rates of much more than 1000 frames a second, and says the ticks of the clock instead. */
+static gboolean
+has_ticks_for_rate (const AVStream *stream, AVRational rate)
+{
+  return !stream->avg_frame_rate.num && !av_cmp_q (rate, av_inv_q (stream->time_base));
+}
+
+/* By the times of all frames, if they have some. */
+static gboolean
+measure_rate (NfMediaReader *self, GError **error)
+{
+  double seconds = 0;
+  AVRational rate;
+
+  if (!nf_media_reader_index (self, error))
+    return FALSE;
+  if (self->times->len > 1 && g_array_index (self->times, gint64, 0) != AV_NOPTS_VALUE)
+    seconds = ((double)g_array_index (self->times, gint64, self->times->len - 1)
+               - (double)g_array_index (self->times, gint64, 0))
+              * av_q2d (self->format->streams[self->stream]->time_base);
+  rate = av_d2q (seconds > 0 ? (self->times->len - 1) / seconds : 0, MAX_RATE_TERM);
+  if (rate.num > 0 && rate.den > 0)
+    {
+      self->info.rate_n = rate.num;
+      self->info.rate_d = rate.den;
+    }
+  return TRUE;
+}
+
 NfMediaReader *
 nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
 {
@@ -687,7 +717,7 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
   self->info.pixel_format = av_get_pix_fmt_name (self->codec->pix_fmt);
   if (!self->info.pixel_format)
     self->info.pixel_format = "unknown";
-  return g_steal_pointer (&self);
+  return !has_ticks_for_rate (stream, rate) || measure_rate (self, error) ? g_steal_pointer (&self) : NULL;
 }
 
 /* Back to the first frame, by opening the file again: seeking to the start loses frames in some containers.
@@ -1342,6 +1372,15 @@ nf_media_writer_describe_loss (const char *path, NfPixelLayout layout)
   if (has_extension (path, y4m) && layout == NF_PIXELS_RGB)
     return "RGB becomes 4:2:0";
   return nf_media_is_picture (path) && layout == NF_PIXELS_YUV420 ? "Y'CbCr becomes RGB, rounded" : NULL;
+}
+
+const char *
+nf_media_writer_describe_times (const char *path, int rate_n, int rate_d)
+{
+  static const char *const mkv[] = { "mkv", NULL };
+
+  return has_extension (path, mkv) && rate_n > 1000 * (gint64)rate_d ? "times are whole milliseconds in it"
+                                                                     : NULL;
 }
 
 gboolean

@@ -120,6 +120,9 @@ gboolean nf_media_can_break_off (const char *path);
  * lossless. */
 const char *nf_media_writer_describe_loss (const char *path, NfPixelLayout layout);
 
+/* Why PATH does not keep the times of so many frames a second, or NULL: it does. */
+const char *nf_media_writer_describe_times (const char *path, int rate_n, int rate_d);
+
 /* Whether LOOK (nullable) is one, NF_ERROR_FORMAT. */
 gboolean nf_media_check_look (const char *look, GError **error);
 
