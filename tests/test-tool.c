@@ -1868,6 +1868,42 @@ test_resumed_settings (void **state)
   BAD (1, "member \"precision\"", "train", "-q", "-o", "exact.safetensors", "--resume");
 }
 
+/* Settings that are none are refused in one line, also where they are empty or no number. */
+static void
+test_settings (void **state)
+{
+  static const struct
+  {
+    const char *from, *to, *part; /* all of the file, if FROM is NULL */
+  } cases[] = { { NULL, "", "settings of the run is not a JSON object" },
+                { NULL, "[]", "settings of the run is not a JSON object" },
+                { NULL, "{}", "member \"config\"" },
+                { "\"lr\"", "\"lr\" : 1, \"lr\"", "\"lr\" twice" },
+                { "\"best\" : \"", "\"best\" : \"nan\", \"no\" : \"", "member \"best\"" },
+                { "\"seconds\" : \"", "\"seconds\" : \"nan\", \"no\" : \"", "member \"seconds\"" },
+                { "\"seconds\" : \"", "\"seconds\" : \"inf\", \"no\" : \"", "member \"seconds\"" },
+                { "\"best\" : \"", "\"best\" : \"inf\", \"no\" : \"", NULL } };
+  g_autofree char *path = in_folder ("set.safetensors.checkpoint.json"), *log = in_folder ("set.ndjson"),
+                  *text = NULL;
+  g_autoptr (GError) error = NULL;
+  GOOD (TRAIN, "-o", "set.safetensors", "--steps", "3", "--stop-after", "2", "--log", log, video);
+  /* an empty line of the log is none of a step */
+  assert_true (g_file_set_contents (log, "\n{}\n", -1, NULL));
+  nf_test_ok (g_file_get_contents (path, &text, NULL, &error), error);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GString) edited = g_string_new (cases[i].from ? text : cases[i].to);
+      if (cases[i].from)
+        assert_int_equal (g_string_replace (edited, cases[i].from, cases[i].to, 0), 1);
+      nf_test_ok (g_file_set_contents (path, edited->str, -1, &error), error);
+      g_auto (Result) result = run (ARGUMENTS ("train", "-q", "-o", "set.safetensors", "--resume"));
+      if (cases[i].part ? result.status != 1 || !strstr (result.errors, cases[i].part)
+                              || strchr (result.errors, '\n') != strrchr (result.errors, '\n')
+                        : result.status != 0 || strstr (result.errors, "CRITICAL"))
+        fail_msg ("%s: %d and %s", cases[i].to, result.status, result.errors);
+    }
+}
+
 /* A run goes on where something else multiplies, and says so. */
 static void
 test_resumed_form (void **state)
@@ -2146,6 +2182,7 @@ main (void)
     cmocka_unit_test (test_best_of_all),
     cmocka_unit_test (test_resumed_init),
     cmocka_unit_test (test_resumed_settings),
+    cmocka_unit_test (test_settings),
     cmocka_unit_test (test_resumed_form),
     cmocka_unit_test (test_resumed_files),
     cmocka_unit_test (test_interrupted),

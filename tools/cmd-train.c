@@ -3,6 +3,7 @@
 #include "command.h"
 #include "common.h"
 #include "media.h"
+#include "nf-json.h"
 #include "progress.h"
 #include "reels.h"
 
@@ -296,7 +297,7 @@ node_double (Settings *settings, const char *name, JsonNode *node)
   char *end = NULL;
   double value = text ? g_ascii_strtod (text, &end) : 0;
 
-  if ((!text || end == text || *end) && !settings->wrong)
+  if ((!text || end == text || *end || isnan (value)) && !settings->wrong)
     settings->wrong = name;
   return value;
 }
@@ -375,13 +376,15 @@ settings_sources (Settings *settings, const char *name)
 static gboolean
 load_settings (Run *run, const char *checkpoint, GError **error)
 {
-  g_autofree char *path = settings_path (checkpoint);
+  g_autofree char *path = settings_path (checkpoint), *text = NULL;
+  g_autofree char *what = g_strconcat (path, ": the settings of the run", NULL);
   g_autoptr (JsonParser) parser = json_parser_new ();
   g_autoptr (GError) local = NULL;
   g_autoptr (NfConfig) config = NULL;
   g_autofree char *config_text = NULL;
   Settings settings = { NULL, NULL };
   JsonNode *scales;
+  gsize length;
 
   if (!g_file_test (path, G_FILE_TEST_EXISTS))
     {
@@ -389,14 +392,15 @@ load_settings (Run *run, const char *checkpoint, GError **error)
                    "%s: there is no run to resume; leave out --resume to start one", path);
       return FALSE;
     }
-  if (!json_parser_load_from_file (parser, path, &local)
-      || !JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser)))
+  if (!g_file_get_contents (path, &text, &length, &local))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: is not the settings of a run: %s", path,
-                   local ? local->message : "not a JSON object");
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: the settings of the run cannot be read: %s", path,
+                   local->message);
       return FALSE;
     }
-  settings.object = json_node_get_object (json_parser_get_root (parser));
+  settings.object = nf_json_parse_object (parser, text, length, what, error);
+  if (!settings.object)
+    return FALSE;
   config_text = settings_string (&settings, "config");
   if (*config_text)
     {
@@ -471,6 +475,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->best_step = settings_int (&settings, "best_step");
   run->skipped = settings_int (&settings, "skipped");
   run->seconds = settings_double (&settings, "seconds");
+  if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
+    settings.wrong = "seconds";
   run->best = settings_double (&settings, "best");
   if (settings.wrong)
     {
@@ -1611,7 +1617,6 @@ cut_log (const char *path, guint64 step, GError **error)
 {
   g_autofree char *text = NULL;
   g_autoptr (GError) local = NULL;
-  g_autoptr (JsonParser) parser = json_parser_new ();
   g_auto (GStrv) lines = NULL;
   g_autoptr (GString) kept = NULL;
   gsize length;
@@ -1622,9 +1627,7 @@ cut_log (const char *path, guint64 step, GError **error)
   lines = g_strsplit (text, "\n", -1);
   for (gsize i = 0; lines[i] && (lines[i][0] || lines[i + 1]); i++)
     {
-      const gboolean whole = json_parser_load_from_data (parser, lines[i], -1, NULL)
-                             && JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser));
-      JsonObject *line = whole ? json_node_get_object (json_parser_get_root (parser)) : NULL;
+      g_autoptr (JsonObject) line = parse_members (lines[i]);
 
       /* nor is the line kept that it was writing */
       if ((!line && !lines[i + 1])
