@@ -947,6 +947,36 @@ test_endings (void **state)
   assert_missing ("-");
 }
 
+/* No frame is read for what cannot be written. */
+static void
+test_folders_for_files (void **state)
+{
+  g_autofree char *taken = in_folder ("taken"), *settings = in_folder ("taken.safetensors.checkpoint.json");
+  assert_true (g_mkdir (taken, 0777) == 0 && g_mkdir (settings, 0777) == 0);
+  static const char *const options[] = { "--plot", "--map", "--json" };
+  for (guint i = 0; i < G_N_ELEMENTS (options); i++)
+    {
+      g_auto (Result) result = run (ARGUMENTS ("eval", "-m", model, "-n", "1", options[i], "taken", video));
+      assert_int_equal (result.status, 1);
+      if (*result.output
+          || strcmp (result.errors, "normflow eval: taken: is a folder; name a file to write\n") != 0)
+        fail_msg ("%s: %s%s", options[i], result.output, result.errors);
+    }
+  static const char *const outputs[][3]
+      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a plain file" },
+          { "ok.safetensors", "taken", "taken: is a folder" },
+          { "ok.safetensors", "ok.safetensors.checkpoint.json", "is to hold two outputs" } };
+  for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
+    {
+      g_auto (Result) result
+          = run (ARGUMENTS (TRAIN, "--steps", "1", "-o", outputs[i][0], "--log", outputs[i][1], video));
+      assert_int_equal (result.status, 1);
+      if (!strstr (result.errors, outputs[i][2]) || strstr (result.errors, "device:"))
+        fail_msg ("%s: %s", outputs[i][2], result.errors);
+    }
+  BAD (1, "--samples", TRAIN, "--steps", "1", "-o", "ok.safetensors", "--samples", video, video);
+}
+
 /* Nothing that is read, and no other output, is written over. */
 static void
 test_overwriting (void **state)
@@ -1141,6 +1171,12 @@ test_hints (void **state)
   assert_int_equal (strchr (without.errors, '\n')[1], 0);
   assert_same_files ("plain.y4m", "drafted.y4m");
   assert_int_equal (g_unlink (damaged), 0);
+  assert_int_equal (g_mkdir (damaged, 0777), 0);
+  g_auto (Result) folder_there = run (ARGUMENTS ("hints", "-m", model, "--pictures", "3", video));
+  assert_int_equal (folder_there.status, 1);
+  assert_true (g_str_has_suffix (folder_there.errors,
+                                 "model.hints.safetensors: is not a plain file; name another output\n"));
+  assert_int_equal (g_rmdir (damaged), 0);
   BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
   BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");
 }
@@ -2201,6 +2237,7 @@ main (void)
     cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_file_names),
     cmocka_unit_test (test_endings),
+    cmocka_unit_test (test_folders_for_files),
     cmocka_unit_test (test_overwriting),
   };
   return cmocka_run_group_tests_name ("tool", tests, set_up, tear_down);

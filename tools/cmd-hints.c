@@ -2,6 +2,7 @@
 #include "command.h"
 #include "common.h"
 #include "media.h"
+#include "nf-hints.h"
 
 #include <stdio.h>
 
@@ -72,6 +73,15 @@ measure_file (Hints *hints, const char *path, guint share, GError **error)
   return TRUE;
 }
 
+static gboolean
+check_place (const char *output, const char *model, const GPtrArray *files, GError **error)
+{
+  g_autoptr (GPtrArray) outputs = g_ptr_array_new ();
+
+  g_ptr_array_add (outputs, (gpointer)output);
+  return nf_check_output (output, model, error) && nf_check_outputs (outputs, files, error);
+}
+
 int
 nf_cmd_hints (int argc, char **argv)
 {
@@ -102,14 +112,16 @@ nf_cmd_hints (int argc, char **argv)
   if (!nf_check_ending (output, "safetensors", &error))
     return nf_command_usage (&command, "%s", error->message);
   files = nf_media_list ((const char *const *)argv + 1, &error);
-  if (files && output && nf_check_output (output, command.model, &error))
+  if (files && (!output || check_place (output, command.model, files, &error)))
+    session = nf_command_open (&command, &error);
+  if (session && !output)
     {
-      g_autoptr (GPtrArray) outputs = g_ptr_array_new ();
-      g_ptr_array_add (outputs, output);
-      nf_check_outputs (outputs, files, &error);
+      const char *path = nf_model_get_path (nf_session_get_model (session));
+
+      output = nf_hints_path_beside (path);
+      check_place (output, path, files, &error);
     }
-  session = files && !error ? nf_command_open (&command, &error) : NULL;
-  if (session)
+  if (session && !error)
     {
       Hints hints = { &command, session, (guint)pictures, 0 };
       const guint n = MIN (files->len, hints.pictures);

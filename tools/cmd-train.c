@@ -1033,11 +1033,13 @@ static gboolean
 check_files (const Places *places, const Run *run, const char *config, GError **error)
 {
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
+  g_autofree char *settings = settings_path (places->checkpoint);
 
   if (!add_inputs (inputs, run->files, error) || !add_inputs (inputs, run->validation, error))
     return FALSE;
   g_ptr_array_add (outputs, places->output);
   g_ptr_array_add (outputs, places->checkpoint);
+  g_ptr_array_add (outputs, settings);
   if (run->log && *run->log)
     g_ptr_array_add (outputs, run->log);
   if (run->init && *run->init)
@@ -1051,7 +1053,11 @@ check_files (const Places *places, const Run *run, const char *config, GError **
 static gboolean
 check_places (const Places *places, const Run *run, const char *config, GError **error)
 {
+  g_autofree char *settings = settings_path (places->checkpoint),
+                  *picture = run->samples ? g_build_filename (run->samples, "step.png", NULL) : NULL;
+
   if (!nf_check_output (places->output, NULL, error) || !nf_check_output (places->checkpoint, NULL, error)
+      || !nf_check_output (settings, NULL, error)
       || (run->log && *run->log && !nf_check_folder (run->log, error)))
     return FALSE;
   if (!check_files (places, run, config, error))
@@ -1061,7 +1067,7 @@ check_places (const Places *places, const Run *run, const char *config, GError *
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--samples %s: %s", run->samples, g_strerror (errno));
       return FALSE;
     }
-  return TRUE;
+  return !picture || nf_check_output (picture, NULL, error);
 }
 
 /* Training */

@@ -517,6 +517,8 @@ check_folder (const char *path, gboolean replaced, GError **error)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
   else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
+  else if (g_file_test (path, G_FILE_TEST_IS_DIR))
+    g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is a folder; name a file to write", path);
   else if ((replaced || g_access (path, W_OK) != 0) && g_access (folder, W_OK | X_OK) != 0)
     write_error (error, path, errno, "cannot be written");
   else

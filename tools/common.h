@@ -110,7 +110,7 @@ gboolean nf_parse_rate (const char *text, int *rate_n, int *rate_d);
  * full) */
 char *nf_temporary_name (const char *path, GError **error);
 
-/* Whether the folder of the file PATH is there. */
+/* Whether the folder of the file PATH is there, and PATH is none. */
 gboolean nf_check_folder (const char *path, GError **error);
 
 /* Refuses a name (nullable) that says something else than ENDING (without the dot; NULL: any): the file would
@@ -120,8 +120,8 @@ gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 /* Refuses an output that is an input, not a plain file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
-/* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, or in no
- * folder that is there. */
+/* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, a folder, or
+ * in none that is there. */
 gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
 
 /* Whether two names are of one plain file, or would be of one that is not there yet. */
