@@ -311,18 +311,26 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
   return TRUE;
 }
 
+/* Of a field that is there. */
+static char *
+describe_field (const GstStructure *structure, const char *field)
+{
+  g_autofree char *text = gst_value_serialize (gst_structure_get_value (structure, field));
+  return nf_shorten (text ? text : "unreadable");
+}
+
 /* A field that is there must say what we would write ourselves. */
 static gboolean
 check_field (const GstStructure *stated, const GstStructure *ours, const char *field, const char *model,
              GError **error)
 {
   const GValue *a = gst_structure_get_value (stated, field), *b = gst_structure_get_value (ours, field);
-  if (!a || !b || gst_value_compare (a, b) == GST_VALUE_EQUAL)
+  if (!a || (b && gst_value_compare (a, b) == GST_VALUE_EQUAL))
     return TRUE;
-  g_autofree char *was = gst_value_serialize (a);
-  g_autofree char *needed = gst_value_serialize (b);
+  g_autofree char *was = describe_field (stated, field);
+  g_autofree char *needed = b ? gst_value_serialize (b) : NULL;
   g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the latents have %s %s, but the model %s needs %s", field,
-               was ? was : "unreadable", model, needed);
+               was, model, needed ? needed : "none, being one of pictures");
   return FALSE;
 }
 
@@ -409,15 +417,22 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     }
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
-  gst_structure_get_boolean (structure, "drawn", &info->drawn);
+  if (gst_structure_has_field (structure, "drawn")
+      && !gst_structure_get_boolean (structure, "drawn", &info->drawn))
+    {
+      g_autofree char *shown = describe_field (structure, "drawn");
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the latents have drawn %s, which is true or false",
+                   shown);
+      return FALSE;
+    }
   const char *text = gst_structure_get_string (structure, "text-digest");
   copy_word (info->text, sizeof info->text, text);
   const char *precision = gst_structure_get_string (structure, "precision");
   info->precision = gst_flow_find_precision (precision);
-  if (precision && !info->precision)
+  if (gst_structure_has_field (structure, "precision") && !info->precision)
     {
       g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ()),
-                      *shown = nf_shorten (precision);
+                      *shown = precision ? nf_shorten (precision) : describe_field (structure, "precision");
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    "the latents have precision %s, which is unknown; there are: %s", shown, known);
       return FALSE;
@@ -427,8 +442,9 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 
-  static const char *const fields[] = { "pixel-layout", "tile-size",   "patch-size", "tiles-x", "tiles-y",
-                                        "grid-width",   "grid-height", "features",   "frames",  "actions" };
+  static const char *const fields[]
+      = { "pixel-layout", "tile-size", "patch-size", "tiles-x", "tiles-y", "grid-width",
+          "grid-height",  "features",  "frames",     "actions", "context" };
   g_autoptr (GstCaps) own = gst_flow_latent_info_to_caps (info, config, digest);
   const GstStructure *ours = gst_caps_get_structure (own, 0);
   for (guint i = 0; i < G_N_ELEMENTS (fields); i++)

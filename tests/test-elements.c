@@ -1853,6 +1853,29 @@ test_bad_latents (void **state)
       gst_clear_caps (&bad);
     }
 
+  /* what the model has not, or what is of another type */
+  static const struct
+  {
+    const char *field, *text, *part;
+  } others[] = { { "frames", "(int)4", "frames 4" },
+                 { "actions", "(int)5", "actions 5" },
+                 { "context", "(int)3", "context 3" },
+                 { "drawn", "(int)5", "drawn 5" },
+                 { "precision", "(int)5", "precision 5" },
+                 { "precision", "(string)\"\\033[31mred\"", "precision ?[31mred, which" },
+                 { "pixel-layout", "(string)\"\\033[31mred\"", "\\033" },
+                 { "model-digest", "(int)5", "model-digest" } };
+  for (guint i = 0; i < G_N_ELEMENTS (others); i++)
+    {
+      bad = gst_caps_copy (caps);
+      gst_structure_remove_field (gst_caps_get_structure (bad, 0), others[i].field);
+      g_autofree char *start = gst_caps_to_string (bad),
+                      *text = g_strdup_printf ("%s, %s=%s", start, others[i].field, others[i].text);
+      check_refusal (MODEL_YUV, text, size, FALSE, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE,
+                     others[i].part, NULL);
+      gst_clear_caps (&bad);
+    }
+
   static const char *const tensors[]
       = { "48:4:2:1", "24:3:2:1",  "24:4:2:2",           "24:4:2:1:1:1:1:1:1:1:1:1:1:1:1:1:1",
           "24:x:2:1", "24:-4:2:1", "24:99999999999:2:1", "24:2000000000:2000000000:1",
