@@ -1128,6 +1128,39 @@ test_labels (void **state)
        "{\"txt_size\": 1, \"txt_dim\": 5}", labelled);
 }
 
+/* What each file shows is told by a tensor of its name; the model then sees text of that size. */
+static void
+test_captions (void **state)
+{
+  g_autofree char *captions = in_folder ("captions.safetensors"),
+                  *missing = in_folder ("missing-captions.safetensors"),
+                  *wide = in_folder ("wide-captions.safetensors"), *name = g_path_get_basename (video);
+  random_text_write (captions, name, 2, 3, 8, 1, 1);
+  random_text_write (missing, "nothing.mp4", 1, 3, 8, 1, 1);
+  random_text_write (wide, name, 1, 3, 9, 1, 1);
+  BAD (1, "holds no text of video.y4m", TRAIN, "-o", "no.safetensors", "--steps", "1", "--family", "starflow",
+       "--head-dim", "32", "--captions", missing, video);
+  BAD (2, "--family starflow", TRAIN, "-o", "no.safetensors", "--steps", "1", "--captions", captions, video);
+  BAD (2, "--labels and --captions", TRAIN, "-o", "no.safetensors", "--steps", "1", "--labels", "--captions",
+       captions, video);
+  GOOD (TRAIN, "-o", "captioned.safetensors", "--steps", "4", "--stop-after", "2", "--family", "starflow",
+        "--head-dim", "32", "--captions", captions, "--label-dropout", "0.5", video);
+  GOOD ("train", "-q", "-o", "captioned.safetensors", "--resume");
+  GOOD (TRAIN, "-o", "at-once.safetensors", "--steps", "4", "--family", "starflow", "--head-dim", "32",
+        "--captions", captions, "--label-dropout", "0.5", video);
+  g_autofree char *told = good (ARGUMENTS ("info", "--json", "captioned.safetensors")),
+                  *same = good (ARGUMENTS ("info", "--json", "at-once.safetensors")), *digest = NULL;
+  assert_non_null (strstr (told, "\"txt_size\" : 3"));
+  assert_null (strstr (told, "video.y4m\",\n    \"classes"));
+  digest = g_strndup (strstr (told, "\"digest\""), 40);
+  assert_non_null (strstr (same, digest));
+  BAD (2, "--captions says", "train", "-q", "-o", "no.safetensors", "--steps", "1", "--init",
+       "captioned.safetensors", video);
+  BAD (1, "(B, 3, 8)", "train", "-q", "-o", "no.safetensors", "--steps", "1", "--init",
+       "captioned.safetensors", "--captions", wide, video);
+  assert_missing ("no.safetensors");
+}
+
 /* No room for what is written: it is the output that is named. */
 static void
 test_convert_without_room (void **state)
@@ -2234,6 +2267,7 @@ main (void)
     cmocka_unit_test (test_rounded_threshold),
     cmocka_unit_test (test_noise),
     cmocka_unit_test (test_labels),
+    cmocka_unit_test (test_captions),
     cmocka_unit_test (test_convert_without_room),
     cmocka_unit_test (test_file_names),
     cmocka_unit_test (test_endings),

@@ -70,6 +70,7 @@ typedef struct
   NfTrainer *trainer;
   gsize tile;
   const gint *labels;
+  const float *text, *null_text;
 } Run;
 
 static void
@@ -124,8 +125,8 @@ step (Run *run)
   g_autoptr (GError) error = NULL;
   g_autofree guint8 *tiles = make_tiles (run, nf_trainer_get_step (run->trainer));
   NfTrainReport report;
-  nf_test_ok (nf_trainer_step (run->trainer, &(NfTrainBatch){ B, tiles, run->labels, NULL }, &report, &error),
-              error);
+  const NfTrainBatch batch = { B, tiles, run->labels, NULL, run->text, run->null_text };
+  nf_test_ok (nf_trainer_step (run->trainer, &batch, &report, &error), error);
   return report;
 }
 
@@ -365,34 +366,30 @@ test_evaluate (void **state)
   assert_same_state (&run, &other);
 }
 
-/* Classes of a STARFlow are the text that says so, and are learned. */
+/* The loss of RUN, a new model, is that of a session that sees TEXT, and it learns to look at that. */
 static void
-test_classes_as_text (void **state)
+check_told (Run *run, const NfConfig *given, const float *text)
 {
-  NfConfig config = configs[3];
+  NfConfig config = *given;
   NfTrainOptions options = make_options ();
   g_autoptr (GError) error = NULL;
-  g_auto (Run) run = { 0 };
   config.noise = NF_NOISE_GAUSSIAN;
   config.noise_std = 0;
   options.label_dropout = 0;
-  run.model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
-  nf_test_ok (run.model, error);
-  run.tile = nf_config_tile_bytes (&config);
-  run.labels = labels;
-  run.trainer = nf_trainer_new (run.model, &options, &error);
-  nf_test_ok (run.trainer, error);
-  g_autoptr (NfSession) session = nf_test_session (run.model);
+  run->model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+  nf_test_ok (run->model, error);
+  run->tile = nf_config_tile_bytes (&config);
+  run->trainer = nf_trainer_new (run->model, &options, &error);
+  nf_test_ok (run->trainer, error);
+  g_autoptr (NfSession) session = nf_test_session (run->model);
 
-  float text[B * 4] = { 0 };
-  for (guint b = 0; b < B; b++)
-    text[4 * b + (labels[b] < 0 ? 3 : (guint)labels[b])] = 1;
-  const gsize n = B * run.tile;
+  const gsize n = B * run->tile;
   g_autofree float *images = g_new (float, n), *x = g_new (float, n), *z = g_new (float, n),
                    *log_det = g_new (float, B * 4);
   for (guint i = 0; i < 4; i++)
     {
-      g_autofree guint8 *tiles = make_tiles (&run, i);
+      g_autofree guint8 *tiles = make_tiles (run, i);
+      const NfTrainBatch told = { B, tiles, run->labels, NULL, run->text, run->null_text };
       for (gsize j = 0; j < n; j++)
         images[j] = (float)(tiles[j] / 127.5 - 1);
       nf_patchify (&config, images, B, x);
@@ -403,17 +400,88 @@ test_classes_as_text (void **state)
         loss += (double)z[j] * (double)z[j] / 2 / (double)n;
       for (guint j = 0; j < B * 4; j++)
         loss -= (double)log_det[j] / (double)n;
+      nf_test_ok (nf_trainer_evaluate (run->trainer, &told, FALSE, &seen, &error), error);
       nf_test_ok (
-          nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, labels, NULL }, FALSE, &seen, &error),
-          error);
-      nf_test_ok (
-          nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &unseen, &error),
+          nf_trainer_evaluate (run->trainer, &(NfTrainBatch){ B, tiles, NULL, NULL }, FALSE, &unseen, &error),
           error);
       /* a new model does not look at anything */
       if (!(fabs (seen - loss) < 1e-5) || (i > 0 && !(fabs (unseen - seen) > 1e-7)))
-        fail_msg ("step %u: %g is %g by classes and %g without", i, loss, seen, unseen);
-      steps (&run, 1);
+        fail_msg ("step %u: %g is %g when told and %g without", i, loss, seen, unseen);
+      steps (run, 1);
     }
+}
+
+/* Classes of a STARFlow are the text that says so, and are learned. */
+static void
+test_classes_as_text (void **state)
+{
+  g_auto (Run) run = { .labels = labels };
+  float text[B * 4] = { 0 };
+  for (guint b = 0; b < B; b++)
+    text[4 * b + (labels[b] < 0 ? 3 : (guint)labels[b])] = 1;
+  check_told (&run, &configs[3], text);
+}
+
+#define TOKENS 3
+#define FEATURES 5
+
+static NfConfig
+make_captions (float *text, float *null_text)
+{
+  NfConfig config = configs[3];
+  config.txt_size = TOKENS;
+  config.txt_dim = FEATURES;
+  nf_random_normal (5, 0, B * TOKENS * FEATURES, 1, text);
+  nf_random_normal (5, 1, TOKENS * FEATURES, 1, null_text);
+  return config;
+}
+
+/* Captions, too; a sample without a label is told what says nothing. */
+static void
+test_captions (void **state)
+{
+  float text[B * TOKENS * FEATURES], seen[B * TOKENS * FEATURES], null_text[TOKENS * FEATURES];
+  g_auto (Run) run = { .labels = labels, .text = text, .null_text = null_text };
+  const NfConfig config = make_captions (text, null_text);
+  for (guint b = 0; b < B; b++)
+    memcpy (seen + b * TOKENS * FEATURES, labels[b] < 0 ? null_text : text + b * TOKENS * FEATURES,
+            sizeof null_text);
+  check_told (&run, &config, seen);
+
+  /* what cannot be told is refused */
+  g_autoptr (GError) error = NULL;
+  g_autofree guint8 *tiles = make_tiles (&run, 0);
+  double loss;
+  text[TOKENS] = INFINITY;
+  assert_false (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL, text, NULL }, FALSE,
+                                     &loss, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+}
+
+/* Captions that are all left out are those of nothing. */
+static void
+test_captions_left_out (void **state)
+{
+  float text[B * TOKENS * FEATURES], nothing[B * TOKENS * FEATURES], null_text[TOKENS * FEATURES];
+  const NfConfig config = make_captions (text, null_text);
+  double losses[2];
+  for (guint b = 0; b < B; b++)
+    memcpy (nothing + b * TOKENS * FEATURES, null_text, sizeof null_text);
+  for (guint i = 0; i < 2; i++)
+    {
+      NfTrainOptions options = make_options ();
+      g_autoptr (GError) error = NULL;
+      g_auto (Run) run = { .text = i ? nothing : text, .null_text = i ? NULL : null_text };
+      options.label_dropout = i ? 0 : 1;
+      run.model = nf_model_new (&config, nf_test_device ("cpu"), 3, &error);
+      nf_test_ok (run.model, error);
+      run.tile = nf_config_tile_bytes (&config);
+      run.trainer = nf_trainer_new (run.model, &options, &error);
+      nf_test_ok (run.trainer, error);
+      steps (&run, 4);
+      losses[i] = step (&run).loss;
+    }
+  assert_true (losses[0] == losses[1]);
 }
 
 static void
@@ -830,6 +898,7 @@ main (void)
     cmocka_unit_test (test_first_step),      cmocka_unit_test (test_variance),
     cmocka_unit_test (test_schedule),        cmocka_unit_test (test_learns),
     cmocka_unit_test (test_evaluate),        cmocka_unit_test (test_classes_as_text),
+    cmocka_unit_test (test_captions),        cmocka_unit_test (test_captions_left_out),
     cmocka_unit_test (test_labels),          cmocka_unit_test (test_options),
     cmocka_unit_test (test_not_finite),      cmocka_unit_test (test_explosion),
     cmocka_unit_test (test_resume),          cmocka_unit_test (test_saved_model),

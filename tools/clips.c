@@ -458,35 +458,36 @@ compare_names (gconstpointer a, gconstpointer b)
   return strcmp (*(const char *const *)a, *(const char *const *)b);
 }
 
+static char *
+class_of (const NfClips *self, const Clip *clip)
+{
+  g_autofree char *folder = g_path_get_dirname (clip->path);
+  return g_path_get_basename (self->options.labels == NF_CLIPS_NAMES ? clip->path : folder);
+}
+
 static void
 add_classes (NfClips *self)
 {
-  g_autoptr (GHashTable) seen = g_hash_table_new (g_str_hash, g_str_equal);
+  g_autoptr (GHashTable) places = g_hash_table_new (g_str_hash, g_str_equal);
 
   for (guint i = 0; i < self->clips->len; i++)
     {
-      Clip *clip = self->clips->pdata[i];
-      g_autofree char *folder = g_path_get_dirname (clip->path);
-      char *name = g_path_get_basename (folder);
+      char *name = class_of (self, self->clips->pdata[i]);
 
-      if (g_hash_table_contains (seen, name))
-        g_free (name);
+      if (g_hash_table_add (places, name))
+        g_ptr_array_add (self->classes, name);
       else
-        {
-          g_hash_table_add (seen, name);
-          g_ptr_array_add (self->classes, name);
-        }
+        g_free (name);
     }
   g_ptr_array_sort (self->classes, compare_names);
+  for (guint k = 0; k < self->classes->len; k++)
+    g_hash_table_insert (places, self->classes->pdata[k], GINT_TO_POINTER ((gint)k));
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
-      g_autofree char *folder = g_path_get_dirname (clip->path);
-      g_autofree char *name = g_path_get_basename (folder);
+      g_autofree char *name = class_of (self, clip);
 
-      for (guint k = 0; k < self->classes->len; k++)
-        if (!strcmp (name, self->classes->pdata[k]))
-          clip->label = (gint)k;
+      clip->label = GPOINTER_TO_INT (g_hash_table_lookup (places, name));
     }
 }
 
@@ -688,7 +689,7 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
       NfClipsOptions options = self->options;
 
       options.holdout = 0;
-      options.labels = FALSE;
+      options.labels = NF_CLIPS_NO_LABELS;
       options.cache = 0;
       unseen = nf_clips_new (extra, &options, error);
       if (!unseen)

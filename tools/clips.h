@@ -13,8 +13,15 @@ G_BEGIN_DECLS
  * seed: of everything random
  * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
  * scales, n_scales: factors by which frames are shrunk before cutting, each as likely as the others; none
- * means 1 labels: the folder a file lies in is its class cache: bytes of decoded frames to keep
+ * means 1 labels: what is a file's class cache: bytes of decoded frames to keep
  */
+typedef enum
+{
+  NF_CLIPS_NO_LABELS,
+  NF_CLIPS_FOLDERS, /* the folder that it lies in */
+  NF_CLIPS_NAMES,   /* its own name, without folders */
+} NfClipsLabels;
+
 typedef struct
 {
   NfPixelLayout layout;
@@ -24,7 +31,7 @@ typedef struct
   double holdout;
   const double *scales;
   guint n_scales;
-  gboolean labels;
+  NfClipsLabels labels;
   guint64 cache;
 } NfClipsOptions;
 

@@ -1,5 +1,5 @@
 /* normflow train: maximum likelihood on videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "clips.h"
+#include "captions.h"
 #include "command.h"
 #include "common.h"
 #include "media.h"
@@ -55,6 +55,7 @@ typedef struct
   double scales[16];
   guint n_scales;
   gboolean labels;
+  char *captions; /* file of text features, or NULL or empty */
   gboolean actions;
   char *world; /* simulated instead of files, or NULL or empty */
   guint64 validate_every;
@@ -99,6 +100,7 @@ run_clear (Run *run)
   g_strfreev (run->validation);
   g_clear_pointer (&run->sources, g_array_unref);
   g_free (run->init);
+  g_free (run->captions);
   g_free (run->world);
   g_free (run->command);
   g_free (run->log);
@@ -231,6 +233,8 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_end_array (builder);
   json_builder_set_member_name (builder, "labels");
   json_builder_add_boolean_value (builder, run->labels);
+  json_builder_set_member_name (builder, "captions");
+  json_builder_add_string_value (builder, run->captions ? run->captions : "");
   json_builder_set_member_name (builder, "actions");
   json_builder_add_boolean_value (builder, run->actions);
   json_builder_set_member_name (builder, "world");
@@ -457,6 +461,8 @@ load_settings (Run *run, const char *checkpoint, GError **error)
         = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
+  if (json_object_has_member (settings.object, "captions"))
+    run->captions = settings_string (&settings, "captions");
   run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
                  && json_object_get_boolean_member (settings.object, "actions");
   run->world = settings_string (&settings, "world");
@@ -966,6 +972,12 @@ read_init (Run *run, GError **error)
   return config != NULL;
 }
 
+static gboolean
+has_captions (const Run *run)
+{
+  return run->captions && *run->captions;
+}
+
 /* What would do nothing for a model of videos; what a run that goes on began with is let be. */
 static gboolean
 check_video_options (const Run *run, gboolean begins, gboolean holdout, gboolean samples, GError **error)
@@ -979,6 +991,7 @@ check_video_options (const Run *run, gboolean begins, gboolean holdout, gboolean
     { begins && run->validation && run->validation[0],
       "--validation is for models of pictures: of videos, the last --holdout of each is validated on" },
     { begins && run->labels, "--labels are for models of pictures: videos have --actions" },
+    { begins && has_captions (run), "--captions are for models of pictures: videos have --actions" },
     { begins && run->n_scales > 0, "--scales are for models of pictures: videos are shrunk to --size" },
     { holdout && world, "--holdout is for files: a world is validated on samples of its own" },
     { samples, "--samples are for models of pictures: normflow sample draws videos from OUTPUT" },
@@ -1080,8 +1093,9 @@ typedef struct
   NfDevice *device;
   NfModel *model;
   NfTrainer *trainer;
-  NfClips *clips; /* of images, */
-  NfReels *reels; /* or of videos */
+  NfClips *clips;       /* of images, */
+  NfReels *reels;       /* or of videos */
+  NfCaptions *captions; /* of clips, or NULL */
   GPtrArray *validation;
   guint n_tiles;        /* of validation */
   NfProgress *progress; /* the command's */
@@ -1100,6 +1114,7 @@ job_clear (Job *job)
   g_clear_object (&job->device);
   g_clear_pointer (&job->clips, nf_clips_free);
   g_clear_pointer (&job->reels, nf_reels_free);
+  g_clear_pointer (&job->captions, nf_captions_free);
   g_clear_pointer (&job->validation, g_ptr_array_unref);
   if (job->log)
     fclose (job->log);
@@ -1193,7 +1208,9 @@ get_batch (Job *job, guint64 step, NfTrainBatch *batch, GError **error)
     return nf_reels_batch (job->reels, step, batch, error);
   *batch = (NfTrainBatch){ .B = job->run->batch };
   batch->tiles = nf_clips_batch (job->clips, step, &batch->labels, error);
-  return batch->tiles != NULL;
+  return batch->tiles
+         && (!job->captions
+             || nf_captions_tell (job->captions, batch, job->run->train.seed, step * batch->B, error));
 }
 
 static guint
@@ -1230,7 +1247,7 @@ validate (Job *job, GError **error)
 
       for (guint t = 0; t < set->n_tiles; t += job->run->batch)
         {
-          const NfTrainBatch batch = {
+          NfTrainBatch batch = {
             .B = MIN (job->run->batch, set->n_tiles - t),
             .tiles = set->tiles + t * sample,
             .labels = set->labels ? set->labels + t : NULL,
@@ -1238,7 +1255,8 @@ validate (Job *job, GError **error)
           };
           double loss;
 
-          if (!nf_trainer_evaluate (job->trainer, &batch, TRUE, &loss, error))
+          if ((job->captions && !nf_captions_tell (job->captions, &batch, job->run->train.seed, t, error))
+              || !nf_trainer_evaluate (job->trainer, &batch, TRUE, &loss, error))
             return FALSE;
           sum += batch.B * loss;
         }
@@ -1376,7 +1394,7 @@ save_model (Job *job, const char *path, GError **error)
   json_builder_end_object (builder);
   g_hash_table_insert (metadata, (char *)"training", builder_text (builder, FALSE));
 
-  for (guint i = 0; job->clips && i < nf_clips_get_classes (job->clips); i++)
+  for (guint i = 0; run->labels && i < nf_clips_get_classes (job->clips); i++)
     g_ptr_array_add (classes, (char *)nf_clips_get_class (job->clips, i));
   if (classes->len)
     {
@@ -1699,6 +1717,20 @@ settle_classes (Job *job, guint n, GError **error)
   return FALSE;
 }
 
+/* The text of a new model is that of the data. */
+static gboolean
+open_captions (Job *job, GError **error)
+{
+  Run *run = job->run;
+  job->captions = nf_captions_open (run->captions, error);
+  if (!job->captions)
+    return FALSE;
+  if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init))
+    nf_captions_get_size (job->captions, &run->config);
+  return nf_config_check (&run->config, run->captions, error)
+         && nf_captions_check (job->captions, job->clips, &run->config, error);
+}
+
 /* Tiles to train on. */
 static gboolean
 open_clips (Job *job, GError **error)
@@ -1712,13 +1744,16 @@ open_clips (Job *job, GError **error)
                                    .holdout = run->holdout,
                                    .scales = run->scales,
                                    .n_scales = run->n_scales,
-                                   .labels = run->labels,
+                                   .labels = run->labels          ? NF_CLIPS_FOLDERS
+                                             : has_captions (run) ? NF_CLIPS_NAMES
+                                                                  : NF_CLIPS_NO_LABELS,
                                    .cache = job->places->cache };
 
   job->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!job->clips)
     return FALSE;
-  if (run->labels && !settle_classes (job, nf_clips_get_classes (job->clips), error))
+  if ((run->labels && !settle_classes (job, nf_clips_get_classes (job->clips), error))
+      || (has_captions (run) && !open_captions (job, error)))
     return FALSE;
   job->validation = run->validation_tiles ? nf_clips_validation (
                         job->clips, (const char *const *)run->validation, run->validation_tiles, error)
@@ -1993,7 +2028,7 @@ nf_cmd_train (int argc, char **argv)
                            .denoiser = -1,
                            .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
-  g_autofree char *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
+  g_autofree char *captions = NULL, *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
   double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN, holdout = NF_NOT_GIVEN;
   gint64 steps = 0, stop_after = G_MININT64, warmup = G_MININT64, seed = 0, validate_every = G_MININT64,
          sample_every = G_MININT64, log_every = -1, cache = 1024;
@@ -2066,7 +2101,10 @@ nf_cmd_train (int argc, char **argv)
       { "ema", 0, 0, G_OPTION_ARG_DOUBLE, &t->ema,
         "Decay of the averaged weights, 0 for none (default: 0.999)", "DECAY" },
       { "labels", 0, 0, G_OPTION_ARG_NONE, &run.labels, "A class for each folder that files lie in", NULL },
-      { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &label_dropout, "Share of labels left out", "SHARE" },
+      { "captions", 0, 0, G_OPTION_ARG_FILENAME, &captions,
+        "Text features of each file, in tensors called as the files are", "FEATURES.safetensors" },
+      { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &label_dropout, "Share of labels or captions left out",
+        "SHARE" },
       { "world", 0, 0, G_OPTION_ARG_STRING, &run.world,
         "Train on a simulated world instead of files: pong, bounce, gridworld", "WORLD" },
       { "actions", 0, 0, G_OPTION_ARG_NONE, &run.actions,
@@ -2118,8 +2156,11 @@ nf_cmd_train (int argc, char **argv)
   if (run.init && shape_given (&shape))
     return nf_command_usage (
         &command, "--init takes the configuration from the model: give no options of the model with it");
-  if (label_dropout != NF_NOT_GIVEN && !run.labels)
-    return nf_command_usage (&command, "--label-dropout leaves out what --labels tells: give both");
+  if (label_dropout != NF_NOT_GIVEN && !run.labels && !captions)
+    return nf_command_usage (&command,
+                             "--label-dropout leaves out what --labels or --captions tell: give one of them");
+  if (run.labels && captions)
+    return nf_command_usage (&command, "--labels and --captions are two ways to tell what is seen: give one");
   if (action_dropout != NF_NOT_GIVEN && !run.actions)
     return nf_command_usage (&command, "--action-dropout leaves out what --actions tells: give both");
   if (label_dropout != NF_NOT_GIVEN)
@@ -2164,6 +2205,9 @@ nf_cmd_train (int argc, char **argv)
         make_absolute (&run.files[i]);
       for (gsize i = 0; run.validation && run.validation[i]; i++)
         make_absolute (&run.validation[i]);
+      if (captions)
+        make_absolute (&captions);
+      run.captions = g_steal_pointer (&captions);
       /* a bundled model's name stays one */
       if (run.init && g_file_test (run.init, G_FILE_TEST_EXISTS))
         make_absolute (&run.init);
@@ -2181,6 +2225,12 @@ nf_cmd_train (int argc, char **argv)
     goto failed;
   if (!check_video_options (&run, !places.resume, holdout != NF_NOT_GIVEN, samples != NULL, &error))
     return nf_command_usage (&command, "%s", error->message);
+  if (has_captions (&run) && run.config.family != NF_FAMILY_STARFLOW)
+    return nf_command_usage (&command, "--captions are for models that see text: --family starflow");
+  if (run.config.txt_size > 1 && !has_captions (&run))
+    return nf_command_usage (&command, run.config.frames
+                                           ? "models of videos that see text cannot be trained here"
+                                           : "the model sees text: --captions says what of each file");
   if (!run.config.frames && ((run.world && *run.world) || run.actions))
     return nf_command_usage (&command,
                              "--world and --actions go with a model of videos: --family starflow --frames F");

@@ -130,10 +130,10 @@ nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError 
   g_return_val_if_fail (config && options, FALSE);
   if (!check_options (options, error))
     return FALSE;
-  if (config->layout == NF_PIXELS_LATENT || config->txt_size > 1)
+  if (config->layout == NF_PIXELS_LATENT)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "a model of %s cannot be trained",
-                   config->txt_size > 1 ? "text" : "another model's latents");
+      g_set_error_literal (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                           "a model of another model's latents cannot be trained");
       return FALSE;
     }
   if (options->context_errors > 0 && !(config->frames && config->temporal_causal && config->sos))
@@ -263,6 +263,7 @@ set_input (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batch, g
   const guint frames = nf_config_frames (config);
   const NfFlowCondition condition = {
     .labels = batch->labels ? batch->labels + first : NULL,
+    .text = batch->text ? batch->text + (gsize)first * config->txt_size * config->txt_dim : NULL,
     .actions = batch->actions ? batch->actions + (gsize)first * frames * config->action_dim : NULL,
   };
   nf_ops_pixels_to_tokens (nf_flow_get_ops (self->flow), planes, nf_model_get_tokens (self->model),
@@ -305,7 +306,7 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a batch of 0 samples is none");
       return FALSE;
     }
-  for (guint i = 0; batch->labels && i < batch->B; i++)
+  for (guint i = 0; batch->labels && !batch->text && i < batch->B; i++)
     if (batch->labels[i] < -1 || batch->labels[i] >= (gint)MAX (classes, 1))
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
@@ -313,6 +314,16 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
                      classes);
         return FALSE;
       }
+  const gsize text = (gsize)config->txt_size * config->txt_dim;
+  if ((batch->text || batch->null_text) && !text)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "the model sees no text (txt_size is 0)");
+      return FALSE;
+    }
+  if ((batch->text && !nf_session_check_finite ("text features", batch->text, batch->B * text, error))
+      || (batch->null_text
+          && !nf_session_check_finite ("text features of none", batch->null_text, text, error)))
+    return FALSE;
   if (batch->actions && !config->action_dim)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "the model knows no actions (action_dim is 0)");
@@ -328,17 +339,41 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
   return TRUE;
 }
 
-/* LABELS with some of them dropped; NULL if there are none. */
+/* Labels with some of them dropped, of texts at least whether there are any; NULL if there are none. */
 static gint *
 drop_labels (NfTrainer *self, const NfTrainBatch *batch)
 {
-  if (!batch->labels)
+  if (!batch->labels && !batch->text)
     return NULL;
-  gint *kept = g_memdup2 (batch->labels, batch->B * sizeof *kept);
+  gint *kept = g_new0 (gint, batch->B);
+  if (batch->labels)
+    memcpy (kept, batch->labels, batch->B * sizeof *kept);
   for (guint i = 0; i < batch->B; i++)
     if (nf_random_uniform (self->options.seed, DROPOUT_STREAM | self->step, i) < self->options.label_dropout)
       kept[i] = -1;
   return kept;
+}
+
+/* Texts with what says nothing in the place of those without one of LABELS (nullable); NULL if nothing is
+ * told. */
+static float *
+tell (NfTrainer *self, const NfTrainBatch *batch, const gint *labels)
+{
+  const NfConfig *config = nf_model_get_config (self->model);
+  const gsize one = (gsize)config->txt_size * config->txt_dim;
+  if (!batch->text && !batch->null_text)
+    return NULL;
+  float *told = g_new0 (float, batch->B *one);
+  for (guint i = 0; i < batch->B; i++)
+    {
+      const float *text
+          = batch->text && !(labels && labels[i] < 0) ? batch->text + i * one : batch->null_text;
+      if (text)
+        memcpy (told + i * one, text, one * sizeof *told);
+      else if (config->txt_size == 1)
+        told[(i + 1) * one - 1] = 1;
+    }
+  return told;
 }
 
 /* Actions without those of some samples; NULL if there are none. */
@@ -558,7 +593,8 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
   g_autofree float *actions = drop_actions (self, batch);
   const NfSampleShape *shape = nf_model_get_shape (self->model);
   g_autofree double *square = self->z ? g_new0 (double, (gsize)shape->frame * shape->D) : NULL;
-  const NfTrainBatch kept = { batch->B, batch->tiles, labels, actions };
+  g_autofree float *text = tell (self, batch, labels);
+  const NfTrainBatch kept = { batch->B, batch->tiles, labels, actions, text, NULL };
   if (!add_gradients (self, &planes, &kept, &loss, &report->denoiser_loss, square, error)
       || !add_squares (self, self->gradients, self->n, self->partial, &squares, error))
     return FALSE;
@@ -591,8 +627,12 @@ nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *repo
 }
 
 static gboolean
-evaluate (NfTrainer *self, const NfTrainBatch *batch, double *nll, GError **error)
+evaluate (NfTrainer *self, const NfTrainBatch *given, double *nll, GError **error)
 {
+  g_autofree float *text = tell (self, given, given->labels);
+  const NfTrainBatch told = { given->B, given->tiles, given->labels, given->actions, text, NULL },
+                     *batch = &told;
+
   const NfSampleShape *shape = nf_model_get_shape (self->model);
   const guint at_a_time = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
   NfPlanes planes;

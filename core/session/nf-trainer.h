@@ -13,7 +13,7 @@ G_BEGIN_DECLS
  * @beta1, @beta2, @eps, @weight_decay: AdamW's
  * @clip: gradient norm is clipped to it; 0 is never
  * @ema: decay of the averaged weights; 0 is none
- * @label_dropout: share of labels replaced by "none"
+ * @label_dropout: share of labels, or of texts, replaced by "none"
  * @action_dropout: share of samples whose actions are left out, all of them
  * @context_errors: share of a video's patches of which the deep block is shown another patch of the same
  * frame instead, in some frames in a row: it learns to predict frames that are right from a past that is not,
@@ -67,9 +67,13 @@ gboolean nf_trainer_check (const NfConfig *config, const NfTrainOptions *options
  * @B: samples
  * @tiles: (B, frames, tile bytes) 8-bit samples, planes one after the other in the model's layout, each
  * row-major; images have one frame
- * @labels: (nullable): B class indices
+ * @labels: (nullable): B class indices, -1 for none
  * @actions: (nullable): condition vectors (B, frames, action_dim): that of frame t leads to frame t. NULL for
  * none (zeros)
+ * @text: (nullable): text features (B, txt_size, txt_dim); a sample whose label is below 0, if there are
+ * @labels, is told nothing. NULL for none, or where classes are the text
+ * @null_text: (nullable): (txt_size, txt_dim), what samples are told that are told nothing; NULL for zeros,
+ * or, of one token, the class of none
  */
 typedef struct
 {
@@ -77,6 +81,8 @@ typedef struct
   const guint8 *tiles;
   const gint *labels;
   const float *actions;
+  const float *text;
+  const float *null_text;
 } NfTrainBatch;
 
 /**
