@@ -311,6 +311,19 @@ test_files (void **state)
   nf_test_ok (steered, error);
   assert_int_equal (nf_model_get_config (steered)->action_dim, 2);
   assert_true (nf_model_get_config (steered)->controls);
+  /* which are no actions */
+  g_autoptr (GString) two = g_string_new (NULL);
+  g_autofree char *steering = in (state, "steering.safetensors"), *other = in (state, "other.safetensors");
+  for (guint i = 0; i < 40; i++)
+    g_string_append_printf (two, "{\"frame\":%u,\"action\":%u}\n", i, i % 2);
+  assert_int_equal (g_rename (model, steering), 0);
+#define INIT(from)                                                                                           \
+  "train", "-o", other, "--init", from, "--steps", "1", "--batch", "1", "--actions", "-q", clip, NULL
+  nf_test_ok (g_file_set_contents (actions, two->str, -1, &error), error);
+  ok (run (1, "tells actions", INIT (steering)));
+  ok (run (0, NULL, FILES, NULL));
+  nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
+  ok (run (1, "tells controls", INIT (model)));
   g_string_truncate (controls, controls->len / 2);
   nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));

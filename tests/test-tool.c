@@ -1650,6 +1650,20 @@ test_train (void **state)
   g_autofree char *info = good (ARGUMENTS ("info", "whole.safetensors"));
   assert_non_null (strstr (info, "normflow train"));
 
+  /* what is held out is measured alike, whatever a step's batch is */
+  g_autofree char *held[2] = { NULL, NULL };
+  for (guint i = 0; i < 2; i++)
+    {
+      GOOD ("train", "-q", "-o", "held.safetensors", "--init", "whole.safetensors", "--lr", "0", "--steps",
+            "1", "--batch", i ? "1" : "5", "--validation-tiles", "12", "--log", "held.ndjson", video);
+      g_autoptr (GBytes) lines = contents ("held.ndjson");
+      g_autofree char *said = g_strndup (g_bytes_get_data (lines, NULL), g_bytes_get_size (lines));
+      held[i] = g_strndup (strstr (strstr (said, "\"event\":\"validation\""), "\"loss\""), 24);
+    }
+  assert_string_equal (held[0], held[1]);
+
+  BAD (2, "--lr-min", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--lr", "1e-4", "--lr-min", "1e-3",
+       video);
   BAD (2, "--steps", TRAIN, "-o", "wrong.safetensors", video);
   BAD (2, "--output", TRAIN, "--steps", "2", video);
   BAD (1, "nothing", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "nothing");
@@ -1699,7 +1713,8 @@ test_idle_options (void **state)
   BAD (2, "--frames takes 1 or more", "calibrate", "-q", "-m", model, "-n", "0", video);
   BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--stop-after", "0", video);
   BAD (2, "take 1 or more", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--validate-every", "0", video);
-  BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--label-dropout", "0.5", video);
+  BAD (2, "--labels or --captions", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--label-dropout",
+       "0.5", video);
   BAD (2, "give both", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--action-dropout", "0.5", video);
   BAD (2, "--warmup", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--warmup", "-1", video);
   BAD (2, "--sample-every says", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--sample-every", "5",

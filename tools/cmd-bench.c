@@ -1290,8 +1290,7 @@ nf_cmd_bench (int argc, char **argv)
   bench.selected = argv + 1;
   bench.batch = (guint)batch;
   bench.results = g_ptr_array_new_with_free_func ((GDestroyNotify)result_free);
-  nf_command_catch_signals (&command);
-  bench.device = nf_device_open (command.device, &error);
+  bench.device = nf_command_open_device (&command, &error);
   if (!bench.device || !run_all (&bench, models, &error))
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);

@@ -19,6 +19,8 @@
 #define NAME "train"
 #define MEASURED_STEPS 20
 #define MAX_SKIPPED 100
+#define VALIDATION_BYTES (64u << 20)
+#define MAX_VALIDATION 4096
 #define SHEET_TILES 8
 
 /* What a step draws from a file depends on what is in it; this tells most other files of the same name. */
@@ -1233,6 +1235,9 @@ validate (Job *job, GError **error)
 {
   const NfConfig *config = &job->run->config;
   const gsize frames = nf_config_frames (config), sample = frames * nf_config_tile_bytes (config);
+  const gsize text = (gsize)config->txt_size * config->txt_dim * sizeof (float);
+  /* whatever a step's batch is: each tile has noise by its number in such a group */
+  const guint at_once = (guint)CLAMP (VALIDATION_BYTES / (sample + text), 1, MAX_VALIDATION);
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autoptr (JsonBuilder) builder = begin_log ("validation", step);
   double total = 0;
@@ -1245,10 +1250,10 @@ validate (Job *job, GError **error)
       const NfClipsValidation *set = job->validation->pdata[i];
       double sum = 0;
 
-      for (guint t = 0; t < set->n_tiles; t += job->run->batch)
+      for (guint t = 0; t < set->n_tiles; t += at_once)
         {
           NfTrainBatch batch = {
-            .B = MIN (job->run->batch, set->n_tiles - t),
+            .B = MIN (at_once, set->n_tiles - t),
             .tiles = set->tiles + t * sample,
             .labels = set->labels ? set->labels + t : NULL,
             .actions = set->actions ? set->actions + t * frames * config->action_dim : NULL,
@@ -1793,8 +1798,17 @@ open_reels (Job *job, GError **error)
       config->action_dim = nf_reels_get_actions (job->reels);
       nf_reels_set_action_dim (job->reels, config->action_dim);
     }
-  if (run->actions && !job->places->resume && !(run->init && *run->init))
-    config->controls = nf_reels_have_controls (job->reels);
+  const gboolean controls = nf_reels_have_controls (job->reels);
+  if (run->actions && !job->places->resume && !(run->init && *run->init) && controls)
+    config->controls = TRUE;
+  if (run->actions && config->controls != controls)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "%s tells %s, but the model is one of %s (controls in its configuration)",
+                   run->world && *run->world ? "the world" : "what lies beside the videos",
+                   controls ? "controls" : "actions", config->controls ? "controls" : "actions");
+      return FALSE;
+    }
   job->validation = nf_reels_validation (job->reels, run->validation_tiles, error);
   return job->validation != NULL;
 }
@@ -1880,7 +1894,7 @@ open_device (Job *job, GError **error)
     nf_command_require (job->command, "precision", run->precision);
   /* a run that begins, of floats: training has many rows, and nothing is decoded as it was encoded */
   nf_command_prefer (job->command, run->precision ? run->precision : "f32", run->form ? run->form : "auto");
-  job->device = nf_device_open (job->command->device, error);
+  job->device = nf_command_open_device (job->command, error);
   if (!job->device)
     return FALSE;
   const char *precision = nf_device_get_precision (job->device);
@@ -2029,7 +2043,8 @@ nf_cmd_train (int argc, char **argv)
                            .noise_std = NF_NOT_GIVEN };
   g_autoptr (GError) error = NULL;
   g_autofree char *captions = NULL, *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
-  double label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN, holdout = NF_NOT_GIVEN;
+  double lr_min = NF_NOT_GIVEN, label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN,
+         holdout = NF_NOT_GIVEN;
   gint64 steps = 0, stop_after = G_MININT64, warmup = G_MININT64, seed = 0, validate_every = G_MININT64,
          sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
@@ -2091,7 +2106,8 @@ nf_cmd_train (int argc, char **argv)
         "Instead: as many steps as take about this long", "M" },
       { "batch", 0, 0, G_OPTION_ARG_INT, &batch, "Tiles of a step (default: 64)", "B" },
       { "lr", 0, 0, G_OPTION_ARG_DOUBLE, &t->lr, "Peak learning rate", "LR" },
-      { "lr-min", 0, 0, G_OPTION_ARG_DOUBLE, &t->lr_min, "Last learning rate", "LR" },
+      { "lr-min", 0, 0, G_OPTION_ARG_DOUBLE, &lr_min, "Last learning rate (default: 1e-6, or the peak)",
+        "LR" },
       { "warmup", 0, 0, G_OPTION_ARG_INT64, &warmup,
         "Steps of warm-up (default: a fiftieth of all, at most 2000)", "STEPS" },
       { "weight-decay", 0, 0, G_OPTION_ARG_DOUBLE, &t->weight_decay, "AdamW's weight decay (default: 1e-4)",
@@ -2197,8 +2213,7 @@ nf_cmd_train (int argc, char **argv)
       t->steps = steps ? (guint64)steps : 1;
       t->seed = (guint64)seed;
       t->warmup = warmup < 0 ? G_MAXUINT64 : (guint64)warmup;
-      if (t->lr_min > t->lr)
-        t->lr_min = t->lr;
+      t->lr_min = lr_min != NF_NOT_GIVEN ? lr_min : MIN (t->lr_min, t->lr);
       /* Absolute, so that --resume works from any folder. */
       run.files = g_strdupv (argv + 1);
       for (gsize i = 0; run.files[i]; i++)

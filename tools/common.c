@@ -360,6 +360,20 @@ nf_command_go_on (NfCommand *self, GError **error)
   return FALSE;
 }
 
+NfDevice *
+nf_command_open_device (NfCommand *self, GError **error)
+{
+  g_autoptr (GError) local = NULL;
+  nf_command_catch_signals (self);
+  g_autoptr (NfDevice) device = nf_device_open (self->device, &local);
+  /* what a signal broke is not what is wrong */
+  if (!nf_command_go_on (self, error))
+    return NULL;
+  if (!device)
+    g_propagate_error (error, g_steal_pointer (&local));
+  return g_steal_pointer (&device);
+}
+
 NfSession *
 nf_command_open (NfCommand *self, GError **error)
 {
@@ -367,8 +381,7 @@ nf_command_open (NfCommand *self, GError **error)
   g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
 
-  nf_command_catch_signals (self);
-  device = nf_device_open (self->device, error);
+  device = nf_command_open_device (self, error);
   if (!device)
     return NULL;
   model = nf_model_load (self->model, device, nf_progress_model, self->progress, self->cancellable, error);

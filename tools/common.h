@@ -81,6 +81,9 @@ void nf_command_catch_signals (NfCommand *self);
 /* NF_ERROR_CANCELLED once that happened. */
 gboolean nf_command_go_on (NfCommand *self, GError **error);
 
+/* Opens the device; hears signals from before that on. */
+NfDevice *nf_command_open_device (NfCommand *self, GError **error);
+
 /* Opens the device, loads the model and makes a session that hears signals and knows the text. */
 NfSession *nf_command_open (NfCommand *self, GError **error);
 

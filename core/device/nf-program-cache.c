@@ -440,7 +440,10 @@ nf_program_cache_get (NfProgramCache *self, const char *const *files, const char
   gboolean cached = program != NULL;
   if (!cached)
     {
-      program = compile_program (self, names, source, all_options, error);
+      /* a signal has clang in the driver remove its files: what is right compiles the second time */
+      program = compile_program (self, names, source, all_options, NULL);
+      if (!program)
+        program = compile_program (self, names, source, all_options, error);
       if (program && path)
         store_program (program, path);
     }
