@@ -629,11 +629,13 @@ open_format (NfMediaReader *self, GError **error)
   return TRUE;
 }
 
-/* libav finds no rates of much more than 1000 frames a second, and says the ticks of the clock instead. */
+/* libav finds no rates of much more than 1000 frames a second, and says the ticks of the clock instead. Not
+ * of what may have no end. */
 static gboolean
-has_ticks_for_rate (const AVStream *stream, AVRational rate)
+has_ticks_for_rate (const NfMediaReader *self, const AVStream *stream, AVRational rate)
 {
-  return !stream->avg_frame_rate.num && !av_cmp_q (rate, av_inv_q (stream->time_base));
+  return self->format->pb && (self->format->pb->seekable & AVIO_SEEKABLE_NORMAL)
+         && !stream->avg_frame_rate.num && !av_cmp_q (rate, av_inv_q (stream->time_base));
 }
 
 /* By the times of all frames, if they have some. */
@@ -717,7 +719,8 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
   self->info.pixel_format = av_get_pix_fmt_name (self->codec->pix_fmt);
   if (!self->info.pixel_format)
     self->info.pixel_format = "unknown";
-  return !has_ticks_for_rate (stream, rate) || measure_rate (self, error) ? g_steal_pointer (&self) : NULL;
+  return !has_ticks_for_rate (self, stream, rate) || measure_rate (self, error) ? g_steal_pointer (&self)
+                                                                                : NULL;
 }
 
 /* Back to the first frame, by opening the file again: seeking to the start loses frames in some containers.
