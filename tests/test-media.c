@@ -777,7 +777,7 @@ test_clips_classes (void **state)
                              .batch = 64,
                              .seed = 1,
                              .holdout = 0.25,
-                             .labels = TRUE };
+                             .labels = NF_CLIPS_FOLDERS };
   g_autoptr (GError) error = NULL;
   g_autoptr (NfClips) clips = NULL;
   g_autoptr (GPtrArray) validation = NULL;
@@ -816,6 +816,18 @@ test_clips_classes (void **state)
           assert_true (tiles[256 * t] % 100 <= 20);
         }
     }
+
+  /* files of the same name in two folders are alike */
+  options.labels = NF_CLIPS_NAMES;
+  g_autoptr (NfClips) named = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_get_classes (named), 4);
+  assert_string_equal (nf_clips_get_class (named, 2), "2.png");
+  const gint *names = NULL;
+  const guint8 *named_tiles = nf_clips_batch (named, 0, &names, &error);
+  assert_non_null (named_tiles);
+  for (guint t = 0; t < options.batch; t++)
+    assert_int_equal (names[t], (named_tiles[t * 256] % 100 + 5) / 10);
 }
 
 /* N pictures of one value from FIRST on. */

@@ -474,10 +474,13 @@ add_classes (NfClips *self)
     {
       char *name = class_of (self, self->clips->pdata[i]);
 
-      if (g_hash_table_add (places, name))
-        g_ptr_array_add (self->classes, name);
-      else
+      if (g_hash_table_contains (places, name))
         g_free (name);
+      else
+        {
+          g_hash_table_insert (places, name, NULL);
+          g_ptr_array_add (self->classes, name);
+        }
     }
   g_ptr_array_sort (self->classes, compare_names);
   for (guint k = 0; k < self->classes->len; k++)
