@@ -1156,6 +1156,14 @@ test_captions (void **state)
   assert_non_null (strstr (same, digest));
   BAD (2, "--captions says", "train", "-q", "-o", "no.safetensors", "--steps", "1", "--init",
        "captioned.safetensors", video);
+  /* videos, too */
+  GOOD (TRAIN, "-o", "captioned-video.safetensors", "--steps", "2", "--family", "starflow", "--frames", "2",
+        "--noise", "gaussian", "--noise-std", "0.1", "--denoiser", "1", "--head-dim", "32", "--captions",
+        captions, "--label-dropout", "0.5", video);
+  g_autofree char *moving = good (ARGUMENTS ("info", "--json", "captioned-video.safetensors"));
+  assert_non_null (strstr (moving, "\"txt_dim\" : 8"));
+  BAD (2, "a world has none", TRAIN, "-o", "no.safetensors", "--steps", "1", "--family", "starflow",
+       "--head-dim", "32", "--frames", "2", "--world", "pong", "--captions", captions);
   BAD (1, "(B, 3, 8)", "train", "-q", "-o", "no.safetensors", "--steps", "1", "--init",
        "captioned.safetensors", "--captions", wide, video);
   assert_missing ("no.safetensors");

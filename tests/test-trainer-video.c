@@ -213,6 +213,54 @@ evaluate (NfTrainer *trainer, const NfTrainBatch *batch)
   return loss;
 }
 
+/* What a video's text tells of it is learned, and a text that is left out is as none. */
+static void
+test_captions (void **state)
+{
+  NfConfig config = video;
+  NfTrainOptions options = make_options ();
+  config.action_dim = 0;
+  config.txt_size = 2;
+  config.txt_dim = 4;
+  options.steps = 200;
+  g_autoptr (NfModel) model = make_model (&config);
+  g_autoptr (NfTrainer) trainer = make_trainer (model, &options);
+  float text[2][SAMPLES * 8], null_text[8] = { 0 };
+  guint8 tiles[SAMPLES * FRAMES * 64];
+  NfTrainBatch batch = { .B = SAMPLES, .tiles = tiles, .null_text = null_text };
+  null_text[0] = 1;
+  for (guint64 s = 0; s <= options.steps; s++)
+    {
+      g_autoptr (GError) error = NULL;
+      NfTrainReport report;
+      for (guint i = 0; i < SAMPLES; i++)
+        {
+          const guint bright = nf_random_uniform (5, s, i) < 0.5;
+          for (guint j = 0; j < 8; j++)
+            text[0][8 * i + j] = (float)nf_random_uniform (6, bright, j) - 0.5f;
+          for (guint j = 0; j < 8; j++)
+            text[1][8 * i + j] = (float)nf_random_uniform (6, !bright, j) - 0.5f;
+          memset (tiles + (gsize)i * FRAMES * 64, bright ? 180 : 60, (gsize)FRAMES * 64);
+        }
+      batch.text = text[0];
+      if (s == options.steps)
+        break;
+      nf_test_ok (nf_trainer_step (trainer, &batch, &report, &error), error);
+      assert_true (!report.skipped && isfinite (report.denoiser_loss));
+    }
+  const double right = evaluate (trainer, &batch);
+  batch.text = text[1];
+  const double wrong = evaluate (trainer, &batch);
+  batch.labels = (const gint[SAMPLES]){ -1, -1, -1 };
+  const double left_out = evaluate (trainer, &batch);
+  batch.text = NULL;
+  batch.labels = NULL;
+  const double none = evaluate (trainer, &batch);
+  /* of the first frame: the second can be told from it */
+  if (!(right < wrong - 0.1) || left_out != none)
+    fail_msg ("%g with the text, %g with another, %g left out, %g with none", right, wrong, left_out, none);
+}
+
 /* Row t of the actions is what leads to frame t: a model that learned frames which their actions decide knows
  * them with the actions where they belong, not with those of a frame earlier or later; and it makes them. */
 static void
@@ -508,7 +556,7 @@ main (void)
     cmocka_unit_test (test_gradients),      cmocka_unit_test (test_action_rows),
     cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_bf16_batch),
     cmocka_unit_test (test_resume),         cmocka_unit_test (test_refusals),
-    cmocka_unit_test (test_context_errors),
+    cmocka_unit_test (test_context_errors), cmocka_unit_test (test_captions),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 struct _NfCaptions
 {
   NfTensorFile *file;
-  NfClips *clips;
+  GPtrArray *names;
   const NfConfig *config;
   float *text, *null_text;
 };
@@ -31,6 +31,7 @@ nf_captions_free (NfCaptions *self)
   if (!self)
     return;
   g_clear_object (&self->file);
+  g_clear_pointer (&self->names, g_ptr_array_unref);
   g_free (self->text);
   g_free (self->null_text);
   g_free (self);
@@ -62,15 +63,15 @@ fits (const NfTensor *tensor, const NfConfig *config)
 }
 
 gboolean
-nf_captions_check (NfCaptions *self, NfClips *clips, const NfConfig *config, GError **error)
+nf_captions_check (NfCaptions *self, GPtrArray *names, const NfConfig *config, GError **error)
 {
   const char *path = nf_tensor_file_get_path (self->file);
   guint n;
-  self->clips = clips;
+  self->names = g_ptr_array_ref (names);
   self->config = config;
-  for (guint i = 0; i < nf_clips_get_classes (clips); i++)
+  for (guint i = 0; i < names->len; i++)
     {
-      const char *name = nf_clips_get_class (clips, i);
+      const char *name = names->pdata[i];
       const NfTensor *tensor = nf_tensor_file_lookup (self->file, name);
       if (!tensor)
         {
@@ -108,8 +109,8 @@ nf_captions_tell (NfCaptions *self, NfTrainBatch *batch, guint64 seed, guint64 f
       guint n = 0;
       if (batch->labels[i] < 0)
         continue;
-      g_autofree float *all = nf_text_read (
-          self->file, nf_clips_get_class (self->clips, (guint)batch->labels[i]), self->config, &n, error);
+      g_autofree float *all
+          = nf_text_read (self->file, self->names->pdata[batch->labels[i]], self->config, &n, error);
       if (!all)
         return FALSE;
       const guint which = (guint)(n * nf_random_uniform (seed, STREAM_CAPTIONS, first + i));

@@ -1,7 +1,6 @@
 /* normflow: text features of training files. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "clips.h"
 #include "nf-trainer.h"
 
 G_BEGIN_DECLS
@@ -18,9 +17,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCaptions, nf_captions_free)
 /* The sizes of the text in CONFIG, of the first file that has one. */
 void nf_captions_get_size (NfCaptions *self, NfConfig *config);
 
-/* Before the first batch: each of CLIPS, whose labels are NF_CLIPS_NAMES, has its captions, as CONFIG sees
- * text. */
-gboolean nf_captions_check (NfCaptions *self, NfClips *clips, const NfConfig *config, GError **error);
+/* Before the first batch: each of NAMES (element-type filename), which labels are numbers in, has its
+ * captions, as CONFIG sees text. */
+gboolean nf_captions_check (NfCaptions *self, GPtrArray *names, const NfConfig *config, GError **error);
 
 /* Sets what the samples of BATCH are told, whose labels are there: where there are several captions one of
  * them, drawn by (SEED, FIRST + sample). Good until the next call. */

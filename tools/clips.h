@@ -69,7 +69,7 @@ typedef struct
   gboolean unseen; /* a whole file kept away from training, not the end of one */
   guint n_tiles;
   guint8 *tiles;
-  gint *labels;   /* NULL without classes */
+  gint *labels;   /* NULL without classes, or labels of files */
   float *actions; /* NULL without actions */
 } NfClipsValidation;
 

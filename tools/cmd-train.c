@@ -993,7 +993,7 @@ check_video_options (const Run *run, gboolean begins, gboolean holdout, gboolean
     { begins && run->validation && run->validation[0],
       "--validation is for models of pictures: of videos, the last --holdout of each is validated on" },
     { begins && run->labels, "--labels are for models of pictures: videos have --actions" },
-    { begins && has_captions (run), "--captions are for models of pictures: videos have --actions" },
+    { world && has_captions (run), "--captions are for files: a world has none" },
     { begins && run->n_scales > 0, "--scales are for models of pictures: videos are shrunk to --size" },
     { holdout && world, "--holdout is for files: a world is validated on samples of its own" },
     { samples, "--samples are for models of pictures: normflow sample draws videos from OUTPUT" },
@@ -1206,11 +1206,10 @@ make_model (Job *job, GError **error)
 static gboolean
 get_batch (Job *job, guint64 step, NfTrainBatch *batch, GError **error)
 {
-  if (job->reels)
-    return nf_reels_batch (job->reels, step, batch, error);
   *batch = (NfTrainBatch){ .B = job->run->batch };
-  batch->tiles = nf_clips_batch (job->clips, step, &batch->labels, error);
-  return batch->tiles
+  if (job->clips)
+    batch->tiles = nf_clips_batch (job->clips, step, &batch->labels, error);
+  return (job->reels ? nf_reels_batch (job->reels, step, batch, error) : batch->tiles != NULL)
          && (!job->captions
              || nf_captions_tell (job->captions, batch, job->run->train.seed, step * batch->B, error));
 }
@@ -1732,8 +1731,13 @@ open_captions (Job *job, GError **error)
     return FALSE;
   if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init))
     nf_captions_get_size (job->captions, &run->config);
+  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
+  for (guint i = 0; job->clips && i < nf_clips_get_classes (job->clips); i++)
+    g_ptr_array_add (names, g_strdup (nf_clips_get_class (job->clips, i)));
+  for (guint i = 0; job->reels && i < nf_reels_count (job->reels); i++)
+    g_ptr_array_add (names, g_path_get_basename (nf_reels_get_path (job->reels, i)));
   return nf_config_check (&run->config, run->captions, error)
-         && nf_captions_check (job->captions, job->clips, &run->config, error);
+         && nf_captions_check (job->captions, names, &run->config, error);
 }
 
 /* Tiles to train on. */
@@ -1793,6 +1797,12 @@ open_reels (Job *job, GError **error)
                                      run->holdout, run->actions, error);
   if (!job->reels)
     return FALSE;
+  if (has_captions (run))
+    {
+      nf_reels_label_files (job->reels);
+      if (!open_captions (job, error))
+        return FALSE;
+    }
   if (run->actions && !config->action_dim)
     {
       config->action_dim = nf_reels_get_actions (job->reels);
@@ -2243,9 +2253,7 @@ nf_cmd_train (int argc, char **argv)
   if (has_captions (&run) && run.config.family != NF_FAMILY_STARFLOW)
     return nf_command_usage (&command, "--captions are for models that see text: --family starflow");
   if (run.config.txt_size > 1 && !has_captions (&run))
-    return nf_command_usage (&command, run.config.frames
-                                           ? "models of videos that see text cannot be trained here"
-                                           : "the model sees text: --captions says what of each file");
+    return nf_command_usage (&command, "the model sees text: --captions says what of each file");
   if (!run.config.frames && ((run.world && *run.world) || run.actions))
     return nf_command_usage (&command,
                              "--world and --actions go with a model of videos: --family starflow --frames F");

@@ -39,6 +39,7 @@ struct _NfReels
 
   guint8 *tiles;
   float *actions;
+  gint *labels; /* or NULL */
 };
 
 static void
@@ -61,6 +62,7 @@ nf_reels_free (NfReels *self)
   g_free (self->cumulative);
   g_free (self->tiles);
   g_free (self->actions);
+  g_free (self->labels);
   g_free (self);
 }
 
@@ -223,6 +225,13 @@ nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batc
   return g_steal_pointer (&self);
 }
 
+void
+nf_reels_label_files (NfReels *self)
+{
+  g_return_if_fail (!self->is_world && !self->labels);
+  self->labels = g_new (gint, self->batch);
+}
+
 guint
 nf_reels_count (NfReels *self)
 {
@@ -358,8 +367,12 @@ nf_reels_batch (NfReels *self, guint64 step, NfTrainBatch *batch, GError **error
         k++;
       copy_piece (self, self->files->pdata[k], place - (k ? self->cumulative[k - 1] : 0),
                   self->tiles + i * sample, actions);
+      if (self->labels)
+        self->labels[i] = (gint)k;
     }
-  *batch = (NfTrainBatch){ .B = self->batch, .tiles = self->tiles, .actions = self->actions };
+  *batch = (NfTrainBatch){
+    .B = self->batch, .tiles = self->tiles, .actions = self->actions, .labels = self->labels
+  };
   return TRUE;
 }
 
@@ -407,6 +420,9 @@ nf_reels_validation (NfReels *self, guint n, GError **error)
       for (guint i = 0; i < each; i++)
         copy_piece (self, reel, reel->n_train + (held - self->config.frames) * i / MAX (each - 1, 1),
                     set->tiles + i * sample, set->actions ? set->actions + i * row : NULL);
+      set->labels = self->labels ? g_new (gint, each) : NULL;
+      for (guint i = 0; set->labels && i < each; i++)
+        set->labels[i] = (gint)k;
     }
   return g_steal_pointer (&sets);
 }

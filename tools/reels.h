@@ -27,6 +27,9 @@ NfReels *nf_reels_new_world (NfWorldPattern pattern, const NfConfig *config, gui
 NfReels *nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
                              double holdout, gboolean actions, GError **error);
 
+/* Of files, not of a world: the file that a sample is from is its label, by number. */
+void nf_reels_label_files (NfReels *self);
+
 /* Number of files, 0 for a world, their names and their frames, held out or not; frames to train on, 0 for a
  * world, where there is no end of them. */
 guint nf_reels_count (NfReels *self);
