@@ -1228,6 +1228,28 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   gst_type_mark_as_plugin_api (GST_TYPE_FLOW_STREAM_DENOISE, 0);
 }
 
+/* What upstream makes for a time is shown later by what decoding takes. Mixers say of each frame that it is
+ * in time, whatever came too late for it. */
+static GstPadProbeReturn
+add_own_time (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (GST_PAD_PARENT (pad));
+  GstEvent *event = GST_PAD_PROBE_INFO_EVENT (info);
+  GstQOSType type;
+  double proportion;
+  GstClockTimeDiff diff;
+  GstClockTime time;
+  if (GST_EVENT_TYPE (event) != GST_EVENT_QOS)
+    return GST_PAD_PROBE_OK;
+  gst_event_parse_qos (event, &type, &proportion, &diff, &time);
+  if (!GST_CLOCK_TIME_IS_VALID (time))
+    return GST_PAD_PROBE_OK;
+  GST_PAD_PROBE_INFO_DATA (info)
+      = gst_event_new_qos (type, proportion, diff, time + gst_flow_engine_get_latency (&self->engine));
+  gst_event_unref (event);
+  return GST_PAD_PROBE_OK;
+}
+
 static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
@@ -1250,4 +1272,5 @@ gst_flow_decode_init (GstFlowDecode *self)
   self->chain = GST_PAD_CHAINFUNC (pad);
   gst_pad_set_chain_function (pad, GST_DEBUG_FUNCPTR (gst_flow_decode_chain));
   gst_flow_engine_watch_gaps (&self->engine, pad);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_EVENT_UPSTREAM, add_own_time, NULL, NULL);
 }

@@ -621,6 +621,49 @@ decoder_new (const char *model, GstCaps *caps)
   return h;
 }
 
+/* What upstream is told to be late for is later by what decoding takes: mixers only say what time they are
+ * at. */
+static void
+time_of_decoding (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=6 num-buffers=3 ! appsink name=sink sync=false", video_model);
+  GstElement *pipeline = fixture_launch (line);
+  GstHarness *decoder = NULL;
+  GstBuffer *buffer;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  while ((buffer = pull (pipeline)))
+    {
+      if (!decoder)
+        {
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+          decoder = decoder_new (video_model, caps);
+        }
+      assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_OK);
+    }
+  const GstClockTime latency = gst_harness_query_latency (decoder);
+  assert_true (latency > 0);
+  assert_true (
+      gst_harness_push_upstream_event (decoder, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 0.5, 7, 11)));
+  for (;;)
+    {
+      g_autoptr (GstEvent) event = gst_harness_try_pull_upstream_event (decoder);
+      GstClockTimeDiff diff;
+      GstClockTime time;
+      double proportion;
+      assert_non_null (event);
+      if (GST_EVENT_TYPE (event) != GST_EVENT_QOS)
+        continue;
+      gst_event_parse_qos (event, NULL, &proportion, &diff, &time);
+      assert_true (proportion == 0.5 && diff == 7 && time >= 11 + latency);
+      break;
+    }
+  gst_harness_teardown (decoder);
+  fixture_stop (pipeline);
+}
+
 /* Key frames among drawn ones: a receiver that comes late sees what the first one sees from the next on. */
 static void
 joined (void **state)
@@ -2066,6 +2109,7 @@ main (int argc, char **argv)
     cmocka_unit_test (predicts_on),
     cmocka_unit_test (few_buffers),
     cmocka_unit_test (joined),
+    cmocka_unit_test (time_of_decoding),
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
     cmocka_unit_test (look_ahead_and_new_format),
