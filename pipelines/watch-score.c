@@ -103,8 +103,10 @@ on_latents (GstAppSink *sink, gpointer data)
   g_autofree char *where = worst_patch (score, &column, &row, &most)
                                ? g_strdup_printf (", worst patch %d,%d with %.2f", column, row, most)
                                : g_strdup ("");
-  printf ("%" GST_TIME_FORMAT "  %.4f bits/dim, latents of rms %.3f%s\n",
-          GST_TIME_ARGS (GST_BUFFER_PTS (buffer)), bits, latent_rms (buffer), where);
+  const GstClockTime time = gst_segment_to_stream_time (gst_sample_get_segment (sample), GST_FORMAT_TIME,
+                                                        GST_BUFFER_PTS (buffer));
+  printf ("%" GST_TIME_FORMAT "  %.4f bits/dim, latents of rms %.3f%s\n", GST_TIME_ARGS (time), bits,
+          latent_rms (buffer), where);
   return GST_FLOW_OK;
 }
 

@@ -207,7 +207,7 @@ draw_curve (const Watch *watch, guint8 *pixels)
 }
 
 static GstBuffer *
-draw (const Watch *watch, GstBuffer *frame)
+draw (const Watch *watch, GstBuffer *frame, GstClockTime time)
 {
   const gsize size = 3 * (gsize)watch->width * watch->height;
   GstBuffer *picture = gst_buffer_new_allocate (NULL, size, NULL);
@@ -236,7 +236,7 @@ draw (const Watch *watch, GstBuffer *frame)
   draw_curve (watch, to.data + 3 * (gsize)watch->width * (watch->height - CURVE));
   gst_buffer_unmap (picture, &to);
   gst_video_frame_unmap (&from);
-  GST_BUFFER_PTS (picture) = GST_BUFFER_PTS (frame);
+  GST_BUFFER_PTS (picture) = time;
   GST_BUFFER_DURATION (picture) = GST_BUFFER_DURATION (frame);
   return picture;
 }
@@ -263,14 +263,18 @@ work (Watch *watch, const char *out, GError **error)
           return FALSE;
         }
       g_array_append_val (watch->scores, bits);
-      GstBuffer *frame = gst_sample_get_buffer (video), *picture = draw (watch, frame);
+      GstBuffer *frame = gst_sample_get_buffer (video);
+      /* files of pictures out of order may begin later than at 0 */
+      const GstClockTime time = gst_segment_to_stream_time (gst_sample_get_segment (video), GST_FORMAT_TIME,
+                                                            GST_BUFFER_PTS (frame));
+      GstBuffer *picture = draw (watch, frame, time);
       if (!picture || gst_app_src_push_buffer (watch->pictures, picture) != GST_FLOW_OK)
         return FALSE;
       printf ("{\"frame\": %" G_GUINT64_FORMAT
               ", \"time\": %.6f, \"bits_per_dim\": %.6f, \"surprise\": %.3f, "
               "\"patch\": [%u, %u], \"patch_surprise\": %.3f}\n",
-              n, (double)GST_BUFFER_PTS (frame) / GST_SECOND, bits, surprise (&watch->frame, bits),
-              worst % watch->columns, worst / watch->columns, (double)watch->heat[worst]);
+              n, (double)time / GST_SECOND, bits, surprise (&watch->frame, bits), worst % watch->columns,
+              worst / watch->columns, (double)watch->heat[worst]);
     }
 }
 

@@ -313,6 +313,11 @@ set_output (GstFlowDecode *self, GstVideoFormat format)
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
   self->output = gst_video_decoder_set_output_state (GST_VIDEO_DECODER (self), format, self->info.width,
                                                      self->info.height, self->input);
+  /* of drawn frames nobody said it, and what scales them would go by another size's */
+  GstVideoInfo usual;
+  if (self->output->info.colorimetry.matrix == GST_VIDEO_COLOR_MATRIX_UNKNOWN
+      && gst_video_info_set_format (&usual, format, self->info.width, self->info.height))
+    self->output->info.colorimetry = usual.colorimetry;
   g_autoptr (GstCaps) caps = gst_video_info_to_caps (&self->output->info);
   for (guint i = 0; i < G_N_ELEMENTS (fields); i++)
     if (gst_structure_has_field (input, fields[i]))

@@ -179,7 +179,11 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   g_autoptr (GError) error = NULL;
   const GstVideoInfo *video = &state->info;
+  const char *site = gst_structure_get_string (gst_caps_get_structure (state->caps, 0), "chroma-site");
 
+  /* GstVideoInfo forgets it where caps say nothing of colorimetry */
+  if (site)
+    state->info.chroma_site = gst_video_chroma_site_from_string (site);
   if (gst_flow_engine_wait (&self->engine, NULL) != GST_FLOW_OK)
     return FALSE;
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
@@ -556,6 +560,14 @@ gst_flow_encode_sink_event (GstVideoEncoder *encoder, GstEvent *event)
       break;
     case GST_EVENT_SEGMENT:
       self->segment_sent = FALSE;
+      break;
+    /* of the file that the video is from, and gdppay writes what gdpdepay cannot read of them */
+    case GST_EVENT_STREAM_COLLECTION:
+      gst_event_unref (event);
+      return TRUE;
+    case GST_EVENT_STREAM_START:
+      event = gst_event_make_writable (event);
+      gst_structure_remove_field (gst_event_writable_structure (event), "stream");
       break;
     case GST_EVENT_EOS:
       gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));

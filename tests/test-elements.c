@@ -1544,6 +1544,67 @@ test_hdr (void **state)
   end_harness (decoder, NULL);
 }
 
+/* What HARNESS's element says of its output. */
+static void
+assert_sent (GstHarness *harness, const char *field, const char *wanted)
+{
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (harness->sinkpad);
+  assert_string_equal (gst_structure_get_string (gst_caps_get_structure (caps, 0), field), wanted);
+}
+
+/* Where samples of chroma lie is kept where nothing is said of colours. */
+static void
+test_chroma_site (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstCaps) caps = gst_video_info_to_caps (&info);
+  gst_structure_remove_field (gst_caps_get_structure (caps, 0), "colorimetry");
+  gst_caps_set_simple (caps, "chroma-site", G_TYPE_STRING, "mpeg2", NULL);
+  GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  gst_harness_set_src_caps (encoder, g_steal_pointer (&caps));
+  gst_buffer_unref (gst_harness_push_and_pull (encoder, fixture_frame (&info, 0, FALSE)));
+  assert_sent (encoder, "chroma-site", "mpeg2");
+  end_harness (encoder, NULL);
+}
+
+/* What a demuxer says of a file's streams is not said of latents: it cannot be read back from a file of them.
+ */
+static void
+test_streams_of_a_file (void **state)
+{
+  GstVideoInfo info;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *encoder = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  g_autoptr (GstStream) stream = gst_stream_new ("one", NULL, GST_STREAM_TYPE_VIDEO, 0);
+  GstStreamCollection *collection = gst_stream_collection_new ("all");
+  GstEvent *start = gst_event_new_stream_start ("one");
+  gst_event_set_stream (start, stream);
+  gst_event_set_group_id (start, 77);
+  gst_stream_collection_add_stream (collection, gst_object_ref (stream));
+  assert_true (gst_harness_push_event (encoder, start));
+  assert_true (gst_harness_push_event (encoder, gst_event_new_stream_collection (collection)));
+  gst_object_unref (collection);
+  set_video (encoder, &info);
+  gst_buffer_unref (gst_harness_push_and_pull (encoder, fixture_frame (&info, 0, FALSE)));
+  gboolean started = FALSE;
+  GstEvent *event;
+  while ((event = gst_harness_try_pull_event (encoder)))
+    {
+      guint group = 0;
+      assert_true (GST_EVENT_TYPE (event) != GST_EVENT_STREAM_COLLECTION);
+      if (GST_EVENT_TYPE (event) == GST_EVENT_STREAM_START && gst_event_parse_group_id (event, &group)
+          && group == 77)
+        {
+          started = TRUE;
+          assert_false (gst_structure_has_field (gst_event_get_structure (event), "stream"));
+        }
+      gst_event_unref (event);
+    }
+  assert_true (started);
+  end_harness (encoder, NULL);
+}
+
 static void
 test_latency (void **state)
 {
@@ -1776,6 +1837,20 @@ test_sample_caps (void **state)
         assert_string_equal (gst_structure_get_string (structure, "dimensions"), cases[i].dimensions);
       end_harness (harness, NULL);
     }
+}
+
+/* Nobody says what the colours of drawn frames are: those of their size. */
+static void
+test_colours_of_drawn_frames (void **state)
+{
+  GstHarness *sampler = make_sampler (MODEL_YUV, NULL, "video/x-flow-latent,width=16,height=8"),
+             *decoder = make_harness ("flowdecode", MODEL_YUV, NULL, NULL);
+  GstBuffer *latents = gst_harness_pull (sampler);
+  gst_harness_set_src_caps (decoder, gst_pad_get_current_caps (sampler->sinkpad));
+  gst_buffer_unref (gst_harness_push_and_pull (decoder, latents));
+  assert_sent (decoder, "colorimetry", "bt601");
+  end_harness (sampler, NULL);
+  end_harness (decoder, NULL);
 }
 
 static void
@@ -2792,6 +2867,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_downstream_changes_within_a_frame),
     cmocka_unit_test (test_hdr),
+    cmocka_unit_test (test_chroma_site),
+    cmocka_unit_test (test_streams_of_a_file),
     cmocka_unit_test (test_latency),
     cmocka_unit_test (test_latency_of_waiting),
     cmocka_unit_test (test_latency_of_sigma),
@@ -2800,6 +2877,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_denoise_padding),
     cmocka_unit_test (test_sample_latents),
     cmocka_unit_test (test_sample_caps),
+    cmocka_unit_test (test_colours_of_drawn_frames),
     cmocka_unit_test (test_sample_seeds),
     cmocka_unit_test (test_bad_latents),
     cmocka_unit_test (test_foreign_latents),
