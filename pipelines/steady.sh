@@ -31,7 +31,8 @@ lines=0 rates=0 average=- memory=-
 while read -r line; do
   [[ $line =~ rendered:\ ([0-9]+),.*current:\ ([0-9.]+),\ average:\ ([0-9.]+) ]] || continue
   average=${BASH_REMATCH[3]%?} rates+="+${BASH_REMATCH[2]}"
-  memory=$(awk '/^VmRSS/ { printf "%.1f", $2 / 1024 }' "/proc/$pid/status") || memory=-
+  seen=$(awk '/^VmRSS/ { printf "%.1f", $2 / 1024 }' "/proc/$pid/status" 2>/dev/null) || :
+  memory=${seen:-$memory}
   ((++lines % 20 == 0)) || continue
   printf '%10d %10s %10s\n' "${BASH_REMATCH[1]}" "$(awk "BEGIN { printf \"%.1f\", ($rates) / 20 }")" "$memory"
   rates=0

@@ -1249,9 +1249,11 @@ add_own_time (GstPad *pad, GstPadProbeInfo *info, gpointer data)
   gst_event_parse_qos (event, &type, &proportion, &diff, &time);
   if (!GST_CLOCK_TIME_IS_VALID (time))
     return GST_PAD_PROBE_OK;
-  GST_PAD_PROBE_INFO_DATA (info)
-      = gst_event_new_qos (type, proportion, diff, time + gst_flow_engine_get_latency (&self->engine));
+  GstEvent *later
+      = gst_event_new_qos (type, proportion, diff, time + gst_flow_engine_get_last (&self->engine));
+  gst_event_set_seqnum (later, gst_event_get_seqnum (event));
   gst_event_unref (event);
+  GST_PAD_PROBE_INFO_DATA (info) = later;
   return GST_PAD_PROBE_OK;
 }
 

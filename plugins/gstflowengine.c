@@ -828,6 +828,16 @@ gst_flow_engine_count_frame (GstFlowEngine *engine, gint64 start)
   return TRUE;
 }
 
+GstClockTime
+gst_flow_engine_get_last (GstFlowEngine *engine)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
+  double seconds = 0;
+  for (guint64 i = 1; i <= MIN (engine->frames, 2); i++)
+    seconds = MAX (seconds, engine->recent[(engine->frames - i) % RECENT]);
+  return (GstClockTime)(seconds * GST_SECOND);
+}
+
 void
 gst_flow_engine_count_dropped (GstFlowEngine *engine, guint64 n)
 {

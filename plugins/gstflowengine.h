@@ -185,6 +185,10 @@ void gst_flow_engine_count_dropped (GstFlowEngine *engine, guint64 n);
 void gst_flow_engine_get_counts (GstFlowEngine *engine, guint64 *frames, guint64 *dropped);
 GstClockTime gst_flow_engine_get_latency (GstFlowEngine *engine);
 
+/* What the slower of the last two frames took: unlike the latency it is short again as soon as frames are
+ * fast. 0 before the first. */
+GstClockTime gst_flow_engine_get_last (GstFlowEngine *engine);
+
 /**
  * gst_flow_post_error:
  * @error: of the library

@@ -12,6 +12,7 @@
 #include <libavformat/avformat.h>
 #include <libavutil/display.h>
 
+#include "captions.h"
 #include "clips.h"
 #include "media.h"
 #include "nf-error.h"
@@ -830,6 +831,69 @@ test_clips_classes (void **state)
     assert_int_equal (names[t], (named_tiles[t * 256] % 100 + 5) / 10);
 }
 
+/* Each sample is told what its file's tensor says, one of several captions as another, and -1 nothing. */
+static void
+test_captions (void **state)
+{
+  enum
+  {
+    B = 64,
+    TOKENS = 2,
+    FEATURES = 3,
+    ONE = TOKENS * FEATURES
+  };
+  g_autofree char *path = in_folder ("captions.safetensors");
+  NfConfig config = { .txt_size = 0 };
+  float a[2 * ONE], b[ONE], nothing[ONE];
+  gint labels[B];
+  NfTrainBatch batch = { .B = B, .labels = labels };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) names = g_ptr_array_new ();
+  for (guint i = 0; i < ONE; i++)
+    {
+      a[i] = 10 + (float)i;
+      a[ONE + i] = 20 + (float)i;
+      b[i] = 30 + (float)i;
+      nothing[i] = 40 + (float)i;
+    }
+#define TENSOR(NAME, N, DATA)                                                                                \
+  {                                                                                                          \
+    .name = (char *)NAME, .dtype = NF_DTYPE_F32, .n_dims = 3, .dims = { N, TOKENS, FEATURES },               \
+    .n_elements = N * ONE, .data = (const guint8 *)DATA                                                      \
+  }
+  const NfTensor tensors[]
+      = { TENSOR ("null_text", 1, nothing), TENSOR ("b.png", 1, b), TENSOR ("a.png", 2, a) };
+  assert_true (nf_tensor_file_write (path, tensors, G_N_ELEMENTS (tensors), NULL, &error));
+  g_ptr_array_add (names, (gpointer) "a.png");
+  g_ptr_array_add (names, (gpointer) "b.png");
+  g_autoptr (NfCaptions) captions = nf_captions_open (path, names, &error);
+  assert_non_null (captions);
+  nf_captions_get_size (captions, &config);
+  assert_int_equal (config.txt_size, TOKENS);
+  assert_int_equal (config.txt_dim, FEATURES);
+  assert_true (nf_captions_check (captions, &config, &error));
+  for (guint i = 0; i < B; i++)
+    labels[i] = (gint)(i % 3) - 1;
+  guint second = 0;
+  assert_true (nf_captions_tell (captions, &batch, 5, 1000, &error));
+  assert_memory_equal (batch.null_text, nothing, sizeof nothing);
+  for (guint i = 0; i < B; i++)
+    {
+      const float *told = batch.text + i * ONE;
+      second += labels[i] == 0 && told[0] == a[ONE];
+      if (labels[i] >= 0)
+        assert_memory_equal (told, labels[i] ? b : told[0] == a[0] ? a : a + ONE, sizeof b);
+    }
+  assert_in_range (second, 4, 18); /* of 22 */
+
+  /* one value that is none */
+  a[ONE + 1] = NAN;
+  assert_true (nf_tensor_file_write (path, tensors, G_N_ELEMENTS (tensors), NULL, &error));
+  g_autoptr (NfCaptions) broken = nf_captions_open (path, names, &error);
+  assert_false (nf_captions_check (broken, &config, &error));
+  assert_non_null (strstr (error->message, "value 7 of a.png is not finite"));
+}
+
 /* N pictures of one value from FIRST on. */
 static void
 make_pictures (const char *parent, const char *name, guint n, guint first)
@@ -1525,6 +1589,7 @@ main (void)
     cmocka_unit_test (test_clips_tall),
     cmocka_unit_test (test_clips_holdout),
     cmocka_unit_test (test_clips_classes),
+    cmocka_unit_test (test_captions),
     cmocka_unit_test (test_clips_spread),
     cmocka_unit_test (test_clips_mixed),
     cmocka_unit_test (test_clips_errors),

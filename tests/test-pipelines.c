@@ -1039,7 +1039,7 @@ test_demo_of_its_results (void **state)
 static void
 test_steady (void **state)
 {
-  g_autofree char *said = run_script ("steady.sh", (const char *[]){ "20", MODEL_YUV, NULL });
+  g_autofree char *said = run_script ("steady.sh", (const char *[]){ "20", fixture_model[MODEL_YUV], NULL });
   const char *last = strrchr (g_strchomp (said), '\n');
   char *rest = NULL;
   assert_non_null (last);

@@ -2,6 +2,7 @@
 #include "captions.h"
 #include "nf-random.h"
 
+#include <math.h>
 #include <string.h>
 
 #define NULL_TEXT "null_text"
@@ -14,14 +15,26 @@ struct _NfCaptions
   NfTensorFile *file;
   GPtrArray *names;
   const NfConfig *config;
-  float *text, *null_text;
+  GChecksum *checksum;
+  float *text, *nothing;
 };
 
 NfCaptions *
-nf_captions_open (const char *path, GError **error)
+nf_captions_open (const char *path, GPtrArray *names, GError **error)
 {
   g_autoptr (NfCaptions) self = g_new0 (NfCaptions, 1);
+  self->names = g_ptr_array_ref (names);
+  self->checksum = g_checksum_new (G_CHECKSUM_SHA256);
   self->file = nf_tensor_file_open (path, error);
+  for (guint i = 0; self->file && i < names->len; i++)
+    if (!nf_tensor_file_lookup (self->file, names->pdata[i]))
+      {
+        g_autofree char *shown = nf_shorten (names->pdata[i]);
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                     "%s holds no text of %s: it needs a tensor for each file, called as the file is", path,
+                     shown);
+        return NULL;
+      }
   return self->file ? g_steal_pointer (&self) : NULL;
 }
 
@@ -31,71 +44,76 @@ nf_captions_free (NfCaptions *self)
   if (!self)
     return;
   g_clear_object (&self->file);
-  g_clear_pointer (&self->names, g_ptr_array_unref);
+  g_ptr_array_unref (self->names);
+  g_checksum_free (self->checksum);
   g_free (self->text);
-  g_free (self->null_text);
+  g_free (self->nothing);
   g_free (self);
 }
 
 void
 nf_captions_get_size (NfCaptions *self, NfConfig *config)
 {
-  for (guint i = 0; i < nf_tensor_file_count (self->file); i++)
-    {
-      const NfTensor *tensor = nf_tensor_file_get (self->file, i);
-      if (tensor->n_dims == 3)
-        {
-          config->txt_size = (guint)MIN (tensor->dims[1], G_MAXUINT);
-          config->txt_dim = (guint)MIN (tensor->dims[2], G_MAXUINT);
-          return;
-        }
-    }
+  const NfTensor *tensor = nf_tensor_file_lookup (self->file, self->names->pdata[0]);
+  config->txt_size = tensor->n_dims == 3 ? (guint)MIN (tensor->dims[1], G_MAXUINT) : 1;
+  config->txt_dim = tensor->n_dims == 3 ? (guint)MIN (tensor->dims[2], G_MAXUINT) : 1;
 }
 
-/* As nf_text_read() takes it. */
-static gboolean
-fits (const NfTensor *tensor, const NfConfig *config)
+/* All captions of NAME, N of them. */
+static float *
+read_text (NfCaptions *self, const char *name, guint *n, GError **error)
 {
-  return (tensor->dtype == NF_DTYPE_F64 || tensor->dtype == NF_DTYPE_F32 || tensor->dtype == NF_DTYPE_F16
-          || tensor->dtype == NF_DTYPE_BF16)
-         && tensor->n_dims == 3 && tensor->dims[0] > 0 && tensor->dims[1] == config->txt_size
-         && tensor->dims[2] == config->txt_dim;
+  const gsize one = (gsize)self->config->txt_size * self->config->txt_dim;
+  g_autofree float *text = nf_text_read (self->file, name, self->config, n, error);
+  for (gsize i = 0; text && i < *n * one; i++)
+    if (!isfinite (text[i]))
+      {
+        g_autofree char *shown = nf_shorten (name);
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: value %" G_GSIZE_FORMAT " of %s is not finite",
+                     nf_tensor_file_get_path (self->file), i, shown);
+        return NULL;
+      }
+  return g_steal_pointer (&text);
 }
 
 gboolean
-nf_captions_check (NfCaptions *self, GPtrArray *names, const NfConfig *config, GError **error)
+nf_captions_check (NfCaptions *self, const NfConfig *config, GError **error)
 {
-  const char *path = nf_tensor_file_get_path (self->file);
+  const gsize one = (gsize)config->txt_size * config->txt_dim;
   guint n;
-  self->names = g_ptr_array_ref (names);
   self->config = config;
-  for (guint i = 0; i < names->len; i++)
+  for (guint i = 0; i < self->names->len; i++)
     {
-      const char *name = names->pdata[i];
-      const NfTensor *tensor = nf_tensor_file_lookup (self->file, name);
-      if (!tensor)
-        {
-          g_autofree char *shown = g_filename_display_name (name);
-          g_set_error (error, NF_ERROR, NF_ERROR_DATA,
-                       "%s holds no text of %s: it needs a tensor for each file, called as the file is", path,
-                       shown);
-          return FALSE;
-        }
-      if (fits (tensor, config))
-        continue;
-      g_autofree float *none = nf_text_read (self->file, name, config, &n, error);
-      return FALSE;
+      g_autofree float *text = read_text (self, self->names->pdata[i], &n, error);
+      if (!text)
+        return FALSE;
+      g_checksum_update (self->checksum, (const guchar *)&n, sizeof n);
+      g_checksum_update (self->checksum, (const guchar *)text, (gssize)(n * one * sizeof *text));
     }
   if (!nf_tensor_file_lookup (self->file, NULL_TEXT))
     return TRUE;
-  self->null_text = nf_text_read (self->file, NULL_TEXT, config, &n, error);
-  if (self->null_text && n != 1)
+  self->nothing = read_text (self, NULL_TEXT, &n, error);
+  if (self->nothing && n != 1)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: " NULL_TEXT " is of %u samples; there is one of it",
-                   path, n);
+                   nf_tensor_file_get_path (self->file), n);
       return FALSE;
     }
-  return self->null_text != NULL;
+  if (self->nothing)
+    g_checksum_update (self->checksum, (const guchar *)self->nothing, (gssize)(one * sizeof (float)));
+  return self->nothing != NULL;
+}
+
+const char *
+nf_captions_get_digest (NfCaptions *self)
+{
+  return g_checksum_get_string (self->checksum);
+}
+
+const float *
+nf_captions_get_nothing (NfCaptions *self)
+{
+  return self->nothing;
 }
 
 gboolean
@@ -109,14 +127,13 @@ nf_captions_tell (NfCaptions *self, NfTrainBatch *batch, guint64 seed, guint64 f
       guint n = 0;
       if (batch->labels[i] < 0)
         continue;
-      g_autofree float *all
-          = nf_text_read (self->file, self->names->pdata[batch->labels[i]], self->config, &n, error);
+      g_autofree float *all = read_text (self, self->names->pdata[batch->labels[i]], &n, error);
       if (!all)
         return FALSE;
       const guint which = (guint)(n * nf_random_uniform (seed, STREAM_CAPTIONS, first + i));
       memcpy (self->text + i * one, all + which * one, one * sizeof *all);
     }
   batch->text = self->text;
-  batch->null_text = self->null_text;
+  batch->null_text = self->nothing;
   return TRUE;
 }

@@ -6,15 +6,6 @@
 
 G_BEGIN_DECLS
 
-/*
- * NfClipsOptions:
- * layout, width, height: of the model; a tile is nf_config_tile_bytes() of it
- * batch: B, tiles of a step
- * seed: of everything random
- * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
- * scales, n_scales: factors by which frames are shrunk before cutting, each as likely as the others; none
- * means 1 labels: what is a file's class cache: bytes of decoded frames to keep
- */
 typedef enum
 {
   NF_CLIPS_NO_LABELS,
@@ -22,6 +13,17 @@ typedef enum
   NF_CLIPS_NAMES,   /* its own name, without folders */
 } NfClipsLabels;
 
+/*
+ * NfClipsOptions:
+ * layout, width, height: of the model; a tile is nf_config_tile_bytes() of it
+ * batch: B, tiles of a step
+ * seed: of everything random
+ * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
+ * scales, n_scales: factors by which frames are shrunk before cutting, each as likely as the others; none
+ * means 1
+ * labels: what is a file's class
+ * cache: bytes of decoded frames to keep
+ */
 typedef struct
 {
   NfPixelLayout layout;

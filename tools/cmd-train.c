@@ -58,6 +58,7 @@ typedef struct
   guint n_scales;
   gboolean labels;
   char *captions; /* file of text features, or NULL or empty */
+  char *captions_digest;
   gboolean actions;
   char *world; /* simulated instead of files, or NULL or empty */
   guint64 validate_every;
@@ -103,6 +104,7 @@ run_clear (Run *run)
   g_clear_pointer (&run->sources, g_array_unref);
   g_free (run->init);
   g_free (run->captions);
+  g_free (run->captions_digest);
   g_free (run->world);
   g_free (run->command);
   g_free (run->log);
@@ -237,6 +239,8 @@ save_settings (const Run *run, const char *checkpoint, GError **error)
   json_builder_add_boolean_value (builder, run->labels);
   json_builder_set_member_name (builder, "captions");
   json_builder_add_string_value (builder, run->captions ? run->captions : "");
+  json_builder_set_member_name (builder, "captions_digest");
+  json_builder_add_string_value (builder, run->captions_digest ? run->captions_digest : "");
   json_builder_set_member_name (builder, "actions");
   json_builder_add_boolean_value (builder, run->actions);
   json_builder_set_member_name (builder, "world");
@@ -464,7 +468,10 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
   if (json_object_has_member (settings.object, "captions"))
-    run->captions = settings_string (&settings, "captions");
+    {
+      run->captions = settings_string (&settings, "captions");
+      run->captions_digest = settings_string (&settings, "captions_digest");
+    }
   run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
                  && json_object_get_boolean_member (settings.object, "actions");
   run->world = settings_string (&settings, "world");
@@ -1059,6 +1066,8 @@ check_files (const Places *places, const Run *run, const char *config, GError **
     g_ptr_array_add (outputs, run->log);
   if (run->init && *run->init)
     g_ptr_array_add (inputs, g_strdup (run->init));
+  if (has_captions (run))
+    g_ptr_array_add (inputs, g_strdup (run->captions));
   if (config && config[0] != '{')
     g_ptr_array_add (inputs, g_strdup (config));
   return nf_check_outputs (outputs, inputs, error);
@@ -1097,7 +1106,7 @@ typedef struct
   NfTrainer *trainer;
   NfClips *clips;       /* of images, */
   NfReels *reels;       /* or of videos */
-  NfCaptions *captions; /* of clips, or NULL */
+  NfCaptions *captions; /* of either, or NULL */
   GPtrArray *validation;
   guint n_tiles;        /* of validation */
   NfProgress *progress; /* the command's */
@@ -1398,7 +1407,7 @@ save_model (Job *job, const char *path, GError **error)
   json_builder_end_object (builder);
   g_hash_table_insert (metadata, (char *)"training", builder_text (builder, FALSE));
 
-  for (guint i = 0; run->labels && i < nf_clips_get_classes (job->clips); i++)
+  for (guint i = 0; job->clips && run->labels && i < nf_clips_get_classes (job->clips); i++)
     g_ptr_array_add (classes, (char *)nf_clips_get_class (job->clips, i));
   if (classes->len)
     {
@@ -1488,6 +1497,10 @@ write_samples (Job *job, GError **error)
     return FALSE;
   session = nf_session_new (model, error);
   if (!session)
+    return FALSE;
+  /* as samples that are told nothing are trained */
+  const float *nothing = job->captions ? nf_captions_get_nothing (job->captions) : NULL;
+  if (nothing && !nf_session_set_text (session, nothing, NULL, 1, error))
     return FALSE;
   n = nf_grid_latents (&grid);
   latents = g_new (float, n);
@@ -1726,18 +1739,33 @@ static gboolean
 open_captions (Job *job, GError **error)
 {
   Run *run = job->run;
-  job->captions = nf_captions_open (run->captions, error);
-  if (!job->captions)
-    return FALSE;
-  if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init))
-    nf_captions_get_size (job->captions, &run->config);
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
   for (guint i = 0; job->clips && i < nf_clips_get_classes (job->clips); i++)
     g_ptr_array_add (names, g_strdup (nf_clips_get_class (job->clips, i)));
   for (guint i = 0; job->reels && i < nf_reels_count (job->reels); i++)
     g_ptr_array_add (names, g_path_get_basename (nf_reels_get_path (job->reels, i)));
-  return nf_config_check (&run->config, run->captions, error)
-         && nf_captions_check (job->captions, names, &run->config, error);
+  job->captions = nf_captions_open (run->captions, names, error);
+  if (!job->captions)
+    return FALSE;
+  if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init))
+    nf_captions_get_size (job->captions, &run->config);
+  if (!nf_config_check (&run->config, run->captions, error)
+      || !nf_captions_check (job->captions, &run->config, error))
+    return FALSE;
+
+  const char *digest = nf_captions_get_digest (job->captions);
+  if (run->captions_digest && strcmp (run->captions_digest, digest) != 0)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_DATA,
+          "%s holds other text than the run began with: put that back, or start another run from the "
+          "model with --init",
+          run->captions);
+      return FALSE;
+    }
+  g_free (run->captions_digest);
+  run->captions_digest = g_strdup (digest);
+  return TRUE;
 }
 
 /* Tiles to train on. */

@@ -72,8 +72,8 @@ gboolean nf_trainer_check (const NfConfig *config, const NfTrainOptions *options
  * none (zeros)
  * @text: (nullable): text features (B, txt_size, txt_dim); a sample whose label is below 0, if there are
  * @labels, is told nothing. NULL for none, or where classes are the text
- * @null_text: (nullable): (txt_size, txt_dim), what samples are told that are told nothing; NULL for zeros,
- * or, of one token, the class of none
+ * @null_text: (nullable): (txt_size, txt_dim), what samples are told that are told nothing, unless classes
+ * are the text; NULL for zeros, or, of one token, the class of none
  */
 typedef struct
 {

@@ -25,7 +25,8 @@ class TrainOptions(ctypes.Structure):
 class TrainBatch(ctypes.Structure):
     """NfTrainBatch"""
 
-    _fields_ = [("B", ctypes.c_uint), ("tiles", ctypes.c_void_p), ("labels", ctypes.c_void_p), ("actions", ctypes.c_void_p)]
+    _fields_ = [("B", ctypes.c_uint), ("tiles", ctypes.c_void_p), ("labels", ctypes.c_void_p), ("actions", ctypes.c_void_p),
+                ("text", ctypes.c_void_p), ("null_text", ctypes.c_void_p)]
 
 
 class TrainReport(ctypes.Structure):
