@@ -168,7 +168,7 @@ main (int argc, char **argv)
   Play play = { 0 };
 
   gst_init (&argc, &argv);
-  if (argc < 2 || argc > 4)
+  if (argc < 2 || argc > 4 || *argv[1] == '-')
     {
       fprintf (stderr, "play-world MODEL [PATTERN [ACTIONS.ndjson]]\n");
       return 2;
