@@ -1190,7 +1190,8 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   g_object_class_install_property (
       object_class, PROP_BUDGET_MS,
       g_param_spec_double ("budget-ms", "Budget",
-                           "Milliseconds for a frame, after which windows are swept once only; 0 is no limit",
+                           "Milliseconds for a frame, after which windows of what is left of it are swept "
+                           "once only; 0 is no limit",
                            0, 1e6, 0, flags));
 
   g_object_class_install_property (

@@ -587,6 +587,71 @@ test_flying_candidates (void **state)
     }
 }
 
+/* A budget that suffices costs nothing: frames of one tile and of many are decoded as without one. What does
+ * not suffice is kept by sweeping the rest once, and said to have been. */
+static void
+test_budget (void **state)
+{
+  enum
+  {
+    SIDE = 32,
+    MANY = 9 /* tiles, which go token by token */
+  };
+  const NfConfig config = { .channels = 3,
+                            .img_size = SIDE,
+                            .patch_size = P,
+                            .width = 32,
+                            .n_blocks = 2,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2 };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 7, 0.2);
+  g_autoptr (NfModel) model = nf_test_model (reference, *state);
+  for (guint tiles = 1; tiles <= MANY; tiles += MANY - 1)
+    {
+      g_autoptr (NfSession) session = nf_test_session (model);
+      g_auto (Picture) out = { 0 }, wanted = { 0 };
+      NfGrid grid;
+      picture_init (&out, NF_PIXELS_RGB, tiles * SIDE, SIDE, FALSE);
+      picture_init (&wanted, NF_PIXELS_RGB, tiles * SIDE, SIDE, FALSE);
+      nf_test_ok (nf_grid_init (&grid, &config, tiles * SIDE, SIDE, &error), error);
+      g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
+      nf_random_normal (5, 0, nf_grid_latents (&grid), 1, latents);
+      NfDecodeOptions options = { .drawn = TRUE, .afresh = TRUE };
+      NfDecodeReport exact = { 0 }, report;
+      gint64 took = 0;
+      /* without a budget, with a generous one, none to speak of, and what ends somewhere in the middle */
+      for (guint i = 0; i < 4; i++)
+        {
+          const double budgets[] = { 0, 1e6, 1e-3, 0.5e-3 * (double)took };
+          const gint64 begin = g_get_monotonic_time ();
+          options.budget_ms = budgets[i];
+          nf_test_ok (nf_session_decode_frame (session, latents, -1, &options,
+                                               i == 0 ? &wanted.frame : &out.frame, &error),
+                      error);
+          nf_session_get_decode_report (session, &report);
+          if (i == 0)
+            {
+              exact = report;
+              took = g_get_monotonic_time () - begin;
+            }
+          else if (i == 1)
+            assert_same_picture (&wanted, &out);
+          if (tiles == MANY && i == 1)
+            {
+              assert_int_equal (report.passes, exact.passes);
+              assert_int_equal (report.rows, exact.rows);
+            }
+          if (i == 2)
+            assert_true (report.passes < exact.passes);
+          assert_true (i == 3 || (report.residual > 0) == (i == 2));
+        }
+    }
+}
+
 /* A frame's rows from bottom to top. */
 static void
 test_upside_down (void **state)
@@ -2007,6 +2072,8 @@ main (int argc, char **argv)
       (void *)"cpu,precision=bf16-weights" },
     { "flying candidates, weights in integers", test_flying_candidates, NULL, NULL,
       (void *)"cpu,precision=int8-weights" },
+    { "budget, kernels=cpu", test_budget, NULL, NULL, (void *)"cpu" },
+    { "budget, kernels=gpu", test_budget, NULL, NULL, (void *)"gpu" },
     { "hints, kernels=cpu", test_hints, NULL, NULL, (void *)"cpu" },
     { "hints, kernels=gpu", test_hints, NULL, NULL, (void *)"gpu" },
     { "kept tiles, kernels=cpu", test_kept_tiles, NULL, NULL, (void *)"cpu" },

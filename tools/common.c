@@ -172,7 +172,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
           { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
             "Sweeps after which a window is taken as it is (default: no limit)", "N" },
           { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
-            "Time for a frame, after which windows are swept once (default: no limit)", "MS" },
+            "Time for a frame, after which its rest is swept once (default: no limit)", "MS" },
           { NULL } };
   const GOptionEntry quiet[]
       = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };

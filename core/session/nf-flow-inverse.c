@@ -51,6 +51,7 @@ typedef struct
   NfBlockCache *cache;
   NfBuffer *changes; /* work memory of parallel decoding */
   guint end;         /* behind the last token that is wanted of the sequence */
+  guint widest;      /* window */
   NfCondition condition;
   NfAffine affine;
   gboolean guided, snap;
@@ -143,11 +144,18 @@ reach_step (Inversion *self)
   return TRUE;
 }
 
-/* Tokens first .. end-1, one by one. They may still be on their way. */
 static gboolean
-run_sequential (Inversion *self, guint first, guint end)
+is_late (const Inversion *self)
 {
-  for (guint n = first; n < end; n++)
+  return self->deadline && g_get_monotonic_time () >= self->deadline;
+}
+
+/* Tokens *first .. end-1, one by one, until it is late; *first becomes the next one. They may still be on
+ * their way. */
+static gboolean
+run_sequential (Inversion *self, guint *first, guint end)
+{
+  for (guint n = *first; n < end && !is_late (self); *first = ++n)
     {
       if (n > 0 || self->block->sos.buffer)
         predict (self, n, 1);
@@ -207,7 +215,8 @@ count_settled (const float *changes, guint B, guint count, double tolerance, gbo
 }
 
 /* Tokens *first .. end-1, and perhaps some beyond, in windows; *first becomes the next one. Candidates are
- * there. Ends early where it finds fewer than LEAST tokens a second. */
+ * there. Ends early where it finds fewer than LEAST tokens a second, and when it is late and there are wider
+ * windows. */
 static gboolean
 run_parallel (Inversion *self, guint *first, guint end, guint window, double least)
 {
@@ -236,8 +245,7 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
                         (gsize)self->B * count * sizeof *changes, self->error))
         return FALSE;
       sweeps++;
-      const gboolean late = (options->max_sweeps && sweeps >= options->max_sweeps)
-                            || (self->deadline && g_get_monotonic_time () >= self->deadline);
+      const gboolean late = (options->max_sweeps && sweeps >= options->max_sweeps) || is_late (self);
       const guint taken
           = count_settled (changes, self->B, count, options->tolerance, late, &self->report->residual);
       /* values that were accepted although they moved were not what their rows have read */
@@ -250,22 +258,24 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
         return FALSE;
       if (++all_sweeps >= PATIENCE && 1e6 * (n - begin) < least * (double)(g_get_monotonic_time () - start))
         end = n;
+      if (late && window < self->widest)
+        end = n;
     }
   return TRUE;
 }
 
-/* Tokens from first on, each stretch of them with the window that was fastest for this block so far; windows
- * that were not tried yet are, on a stretch. What comes out is the same. */
+/* Tokens from *first on until it is late, *first becomes the next one: each stretch of them with the window
+ * that was fastest for this block so far; windows that were not tried yet are, on a stretch. What comes out
+ * is the same. */
 static gboolean
-run_fastest (Inversion *self, guint first)
+run_fastest (Inversion *self, guint *first)
 {
   NfPaces *known = &self->flow->paces[self->t];
-  const guint N = self->end, half = (N - first) / 2,
-              capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
+  const guint N = self->end, half = (N - *first) / 2;
 
   if (known->B != self->B || known->guided != self->guided || ++known->decodings > TRY_AGAIN)
     *known = (NfPaces){ .B = self->B, .guided = self->guided };
-  for (guint n = first, tried = 0; n < N;)
+  for (guint n = *first, tried = 0; n < N && !is_late (self); *first = n)
     {
       guint pace = 0;
       gboolean trial = FALSE;
@@ -273,7 +283,7 @@ run_fastest (Inversion *self, guint first)
       for (guint i = 0; i < NF_FLOW_N_PACES; i++)
         best = MAX (best, known->rate[i]);
       for (guint i = 0; i < NF_FLOW_N_PACES && !trial; i++)
-        if (paces[i] > capacity)
+        if (paces[i] > self->widest)
           break;
         else if ((i == 0 ? known->trials <= MIN (known->decodings, TRIALS - 1) : known->rate[i] == 0)
                  && tried < half && N - n >= MAX (paces[i], TRIAL))
@@ -292,11 +302,10 @@ run_fastest (Inversion *self, guint first)
         return FALSE;
       const gint64 start = g_get_monotonic_time ();
       if (window > 1 ? !run_parallel (self, &n, end, window, trial ? best : 0)
-                     : !run_sequential (self, n, end))
+                     : !run_sequential (self, &n, end))
         return FALSE;
-      if (window == 1)
-        n = end;
-      if (trial)
+      /* what was ended early says nothing of speed */
+      if (trial && !is_late (self))
         {
           if (!nf_ops_finish (self->flow->ops, self->error))
             return FALSE;
@@ -309,22 +318,30 @@ run_fastest (Inversion *self, guint first)
   return TRUE;
 }
 
-/* Tokens from first on. */
+/* Tokens from first on. Those that are not there when it is late are swept once. */
 static gboolean
 find_tokens (Inversion *self, guint first)
 {
-  const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
   const NfDecodeOptions *options = self->options;
-  const gboolean chosen = options->method == NF_DECODE_SEQUENTIAL || options->method == NF_DECODE_JACOBI;
+  const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
+  const gboolean sweeps = options->method == NF_DECODE_JACOBI || options->max_sweeps > 0;
 
-  if (options->method == NF_DECODE_SEQUENTIAL
-      || (!chosen && self->B >= MANY_SAMPLES && !self->deadline && !options->max_sweeps))
-    return run_sequential (self, first, self->end);
-  guess (self, first);
-  if (!chosen && !self->deadline && !options->max_sweeps && !options->window)
-    return run_fastest (self, first);
-  return run_parallel (self, &first, self->end, options->window ? MIN (options->window, capacity) : capacity,
-                       0);
+  self->widest = options->window ? MIN (options->window, capacity) : capacity;
+  if (options->method == NF_DECODE_SEQUENTIAL || (!sweeps && self->B >= MANY_SAMPLES))
+    {
+      if (!run_sequential (self, &first, self->end))
+        return FALSE;
+      if (first == self->end)
+        return TRUE;
+      guess (self, first);
+    }
+  else
+    {
+      guess (self, first);
+      if (!sweeps && !options->window && !run_fastest (self, &first))
+        return FALSE;
+    }
+  return run_parallel (self, &first, self->end, self->widest, 0);
 }
 
 /* x of block t from z, both in its order. GIVEN leading tokens of x are known. */
@@ -362,7 +379,9 @@ inversion (NfFlow *flow, const NfDecodeOptions *options,
     .data = data,
     .error = error,
     .tokens = nf_model_get_tokens (flow->model),
-    .deadline = options->budget_ms > 0 ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
+    .deadline = options->budget_ms > 0 && options->method != NF_DECODE_SEQUENTIAL
+                    ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000)
+                    : 0,
     .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
     .ahead = LEAST_AHEAD,
     .waited = g_get_monotonic_time (),

@@ -119,7 +119,8 @@ typedef enum
  * to 8-bit samples, and encoded; if the latents come out bit for bit this is the picture, else it is decoded
  * as before. Hints that speed drafts up are read from a file beside the model ("x.hints.safetensors" of
  * "x.safetensors", nf_session_write_hints()), else from the cache; where there are none they are measured on
- * the second picture of a session, and cached. With a budget or a limit of sweeps as %NF_DECODE_JACOBI
+ * the second picture of a session, and cached. With a budget nothing is drafted. With a limit of sweeps as
+ * %NF_DECODE_JACOBI
  * @NF_DECODE_SEQUENTIAL: token by token
  * @NF_DECODE_JACOBI: windows of tokens are iterated to their fixed point (arXiv 2505.12849, 2505.24791,
  * 2511.20462)
@@ -195,7 +196,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * above 0 a sample depends on what is decoded with it; 0 iterates until nothing changes: the same
  * bits as token by token
  * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
- * @budget_ms: time after which each window is swept once only, 0 for no limit
+ * @budget_ms: time after which each window of what is left is swept once only, 0 for no limit; until then
+ * tokens are found as without it. %NF_DECODE_SEQUENTIAL has none
  * @afresh: nf_session_decode_frame() goes by nothing of the frame that it decoded before: every tile is
  * decoded, also those whose latents are, bit for bit, those of that frame
  * @drawn: the latents are drawn from the prior, not those of an encoder: nothing is snapped. With a model
