@@ -119,8 +119,8 @@ void gst_flow_engine_set_flushing (GstFlowEngine *engine, gboolean flushing);
 GstFlowReturn gst_flow_refuse_event (GstEventType type, gboolean flushing);
 
 /* In init, with the sink pad that a base class has set up. Of caps that are refused a pad makes "not
- * negotiated", and the source an error; where it is only that frames are flushed, this makes it
- * GST_FLOW_FLUSHING, and the caps come again before the next frame. */
+ * negotiated", of any other event an error, and the source posts one; where it is only that frames are
+ * flushed, this makes it GST_FLOW_FLUSHING, and the event comes again before the next frame. */
 void gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad);
 
 /* The same, with the sink pad's chain function. Base classes take an empty buffer with the flag GAP for a

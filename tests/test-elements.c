@@ -2574,6 +2574,63 @@ test_stopping_half_a_ghost_pad (void **state)
     }
 }
 
+struct half
+{
+  GstHarness *harness;
+  GstEvent *event;
+  GstBuffer *buffer;
+  GstFlowReturn ret;
+};
+
+/* Between the two halves of an element: PAD has stopped and forgets its caps; the pad that takes frames goes
+ * on. */
+static void
+on_half_stopped (GstPad *pad, GParamSpec *pspec, gpointer data)
+{
+  struct half *half = data;
+  if (!GST_PAD_IS_FLUSHING (pad))
+    return;
+  gst_harness_push_event (half->harness, g_steal_pointer (&half->event));
+  half->ret = gst_harness_push (half->harness, g_steal_pointer (&half->buffer));
+}
+
+/* What comes then is refused because the element stops, and that is no error of its sender. */
+static void
+test_stopping_half_an_element (void **state)
+{
+  static const char *const elements[] = { "flowencode", "flowdecode", "flowdenoise" };
+  GstVideoInfo info;
+  GstSegment segment;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  g_autoptr (GstBuffer) video = fixture_frame (&info, 0, FALSE);
+  g_autoptr (GstCaps) video_caps = gst_video_info_to_caps (&info), latent_caps = NULL;
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &latent_caps);
+  for (guint i = 0; i < 3 * G_N_ELEMENTS (elements); i++)
+    {
+      const char *element = elements[i / 3];
+      const gboolean decodes = g_str_equal (element, "flowdecode");
+      GstBuffer *buffer = decodes ? latents : video;
+      g_autoptr (GstCaps) caps = gst_caps_copy (decodes ? latent_caps : video_caps);
+      GstHarness *harness = make_harness (element, MODEL_YUV, NULL, NULL);
+      gst_harness_set_src_caps (harness, gst_caps_copy (caps));
+      gst_buffer_unref (gst_harness_push_and_pull (harness, gst_buffer_ref (buffer)));
+      gst_caps_set_simple (caps, "framerate", GST_TYPE_FRACTION, 7, 1, NULL);
+      struct half half = { harness,
+                           i % 3 == 0   ? gst_event_new_stream_start ("half")
+                           : i % 3 == 1 ? gst_event_new_caps (caps)
+                                        : gst_event_new_segment (&segment),
+                           gst_buffer_copy (buffer), GST_FLOW_OK };
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (harness->element, "src");
+      g_signal_connect (pad, "notify::caps", G_CALLBACK (on_half_stopped), &half);
+      gst_element_set_state (harness->element, GST_STATE_READY);
+      assert_null (half.event);
+      if (half.ret != GST_FLOW_FLUSHING)
+        fail_msg ("%s, event %u: %s", element, i % 3, gst_flow_get_name (half.ret));
+      end_harness (harness, NULL);
+    }
+}
+
 /* Caps that come while frames are flushed are no refusal: they come again with the first frame that is not.
  */
 static void
@@ -2897,6 +2954,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_cancelled_loading),
     cmocka_unit_test (test_stopping),
     cmocka_unit_test (test_stopping_half_a_ghost_pad),
+    cmocka_unit_test (test_stopping_half_an_element),
     cmocka_unit_test (test_flushed_caps),
     cmocka_unit_test (test_model_of_a_running_element),
     cmocka_unit_test (test_properties_of_running_elements),
