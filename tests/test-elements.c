@@ -2486,12 +2486,13 @@ check_stopping (const char *line)
     }
 }
 
+/* Without a caps filter: like all of GstBaseTransform it makes an error of a segment that comes between its
+ * pads' stopping, which is just when flowencode lets go of caps that waited for the model. */
 static void
 test_stopping (void **state)
 {
   g_autofree char *encoder
-      = g_strdup_printf ("videotestsrc ! video/x-raw,width=16,height=8 ! flowencode model=\"%s\" ! fakesink",
-                         fixture_model[MODEL_YUV]);
+      = g_strdup_printf ("flowtestsrc ! flowencode model=\"%s\" ! fakesink", fixture_model[MODEL_YUV]);
   g_autofree char *decoder = g_strdup_printf ("flowsample model=\"%s\" ! flowdecode model=\"%s\" ! fakesink",
                                               fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
   check_stopping (encoder);
