@@ -4,7 +4,8 @@
 #
 # A window with the true world of flowtestsrc (pong, or PATTERN) on the left, and on the right that of a model, which
 # saw the true one for a second and goes on by itself. Arrows or w a s d drive both; Return shows the model the true
-# world again, and lets go of keys that another window saw let go of; q or Escape ends. What was done is written to ACTIONS.ndjson, if it is given.
+# world again, and lets go of keys that another window saw let go of; q or Escape ends. What was done is written to
+# ACTIONS.ndjson, if it is given.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 [[ $# -ge 1 && $# -le 3 ]] || usage 2

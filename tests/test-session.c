@@ -540,38 +540,37 @@ test_hints (void **state)
   g_setenv ("NORMFLOW_CACHE", kept ? kept : "", TRUE);
 }
 
+/* Tiles of many tokens. */
+#define LARGE 32
+static const NfConfig large_tiles = { .channels = 3,
+                                      .img_size = LARGE,
+                                      .patch_size = P,
+                                      .width = 32,
+                                      .n_blocks = 2,
+                                      .n_layers = 1,
+                                      .nvp = TRUE,
+                                      .head_dim = 16,
+                                      .expansion = 2 };
+
 /* Of models that answer strongly, candidates of sweeps fly off beyond all floats before they settle. What
  * comes out is what one token at a time gives, even where that is no picture any more; but a draft that is
  * confirmed is the picture itself, which steps of the second model may miss by a value. */
 static void
 test_flying_candidates (void **state)
 {
-  enum
-  {
-    SIDE = 32
-  };
   static const double scales[] = { 0.4, 0.45, 0.7 };
   static const NfDecodeMethod methods[] = { NF_DECODE_JACOBI, NF_DECODE_AUTO, NF_DECODE_DRAFT };
-  const NfConfig config = { .channels = 3,
-                            .img_size = SIDE,
-                            .patch_size = P,
-                            .width = 32,
-                            .n_blocks = 2,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2 };
   for (guint s = 0; s < G_N_ELEMENTS (scales); s++)
     {
-      g_autoptr (NfReference) reference = nf_reference_new (&config);
+      g_autoptr (NfReference) reference = nf_reference_new (&large_tiles);
       nf_reference_randomise (reference, 7, scales[s]);
       g_autoptr (NfModel) model = nf_test_model (reference, *state);
       g_autoptr (NfSession) session = nf_test_session (model);
       g_auto (Picture) in = { 0 }, out = { 0 }, wanted = { 0 };
       NfGrid grid;
-      picture_init (&in, NF_PIXELS_RGB, SIDE, SIDE, FALSE);
-      picture_init (&out, NF_PIXELS_RGB, SIDE, SIDE, FALSE);
-      picture_init (&wanted, NF_PIXELS_RGB, SIDE, SIDE, FALSE);
+      picture_init (&in, NF_PIXELS_RGB, LARGE, LARGE, FALSE);
+      picture_init (&out, NF_PIXELS_RGB, LARGE, LARGE, FALSE);
+      picture_init (&wanted, NF_PIXELS_RGB, LARGE, LARGE, FALSE);
       picture_draw (&in, 1);
       g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
       decode_as (session, latents, NF_DECODE_SEQUENTIAL, &wanted);
@@ -594,20 +593,10 @@ test_budget (void **state)
 {
   enum
   {
-    SIDE = 32,
     MANY = 9 /* tiles, which go token by token */
   };
-  const NfConfig config = { .channels = 3,
-                            .img_size = SIDE,
-                            .patch_size = P,
-                            .width = 32,
-                            .n_blocks = 2,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2 };
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  g_autoptr (NfReference) reference = nf_reference_new (&large_tiles);
   nf_reference_randomise (reference, 7, 0.2);
   g_autoptr (NfModel) model = nf_test_model (reference, *state);
   for (guint tiles = 1; tiles <= MANY; tiles += MANY - 1)
@@ -615,9 +604,9 @@ test_budget (void **state)
       g_autoptr (NfSession) session = nf_test_session (model);
       g_auto (Picture) out = { 0 }, wanted = { 0 };
       NfGrid grid;
-      picture_init (&out, NF_PIXELS_RGB, tiles * SIDE, SIDE, FALSE);
-      picture_init (&wanted, NF_PIXELS_RGB, tiles * SIDE, SIDE, FALSE);
-      nf_test_ok (nf_grid_init (&grid, &config, tiles * SIDE, SIDE, &error), error);
+      picture_init (&out, NF_PIXELS_RGB, tiles * LARGE, LARGE, FALSE);
+      picture_init (&wanted, NF_PIXELS_RGB, tiles * LARGE, LARGE, FALSE);
+      nf_test_ok (nf_grid_init (&grid, &large_tiles, tiles * LARGE, LARGE, &error), error);
       g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
       nf_random_normal (5, 0, nf_grid_latents (&grid), 1, latents);
       NfDecodeOptions options = { .drawn = TRUE, .afresh = TRUE };

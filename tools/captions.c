@@ -127,7 +127,9 @@ nf_captions_tell (NfCaptions *self, NfTrainBatch *batch, guint64 seed, guint64 f
       guint n = 0;
       if (batch->labels[i] < 0)
         continue;
-      g_autofree float *all = read_text (self, self->names->pdata[batch->labels[i]], &n, error);
+      /* all were found finite, and the trainer looks at what it is told */
+      g_autofree float *all
+          = nf_text_read (self->file, self->names->pdata[batch->labels[i]], self->config, &n, error);
       if (!all)
         return FALSE;
       const guint which = (guint)(n * nf_random_uniform (seed, STREAM_CAPTIONS, first + i));
