@@ -15,12 +15,15 @@
  * what one token at a time gives. */
 
 /* Token steps that are enqueued before waiting, which tells progress and takes as long as a step of a small
- * model: so many that it comes once in about WAIT_EVERY seconds. */
+ * model: so many that it comes once in about WAIT_EVERY seconds. With a deadline the first wait is after one,
+ * since what is enqueued when it passes is still to come. */
 #define LEAST_AHEAD 16
 #define MOST_AHEAD 256
 #define WAIT_EVERY 0.01
 /* From here on a step of one token of each is bound by arithmetic: sweeps would only add some. */
 #define MANY_SAMPLES 8
+/* Of so many samples for each core the tokens left come sooner one by one than by sweeping them once. */
+#define MANY_FOR_A_CORE 8
 #define TRIAL 16     /* least tokens that say how fast a window is */
 #define TRIALS 3     /* decodings in which token by token is timed: other work on the machine spoils some */
 #define PATIENCE 4   /* sweeps after which a trial that is behind ends */
@@ -38,11 +41,11 @@ typedef struct
   gboolean (*step) (gpointer data, guint done, guint all);
   gpointer data;
   GError **error;
-  const NfTokens *tokens; /* whose lattice values snap to */
-  gint64 deadline;        /* monotonic time, 0 for none */
-  guint done, all;        /* tokens of the sequences of all blocks */
-  guint ahead, enqueued;  /* steps to enqueue before the next wait, and since the last one */
-  gint64 waited;          /* monotonic time of that */
+  const NfTokens *tokens;             /* whose lattice values snap to */
+  gint64 deadline;                    /* monotonic time, 0 for none */
+  guint done, all;                    /* tokens of the sequences of all blocks */
+  guint least_ahead, ahead, enqueued; /* steps to enqueue before the next wait, and since the last one */
+  gint64 waited;                      /* monotonic time of that */
 
   /* the block that is being inverted */
   guint t, B; /* samples: frames count where the block is local */
@@ -55,6 +58,7 @@ typedef struct
   NfCondition condition;
   NfAffine affine;
   gboolean guided, snap;
+  gboolean goes_on; /* later frames read the block's keys and values */
   float temperature;
   NfBuffer *z, *x; /* in the block's order */
 } Inversion;
@@ -138,7 +142,7 @@ reach_step (Inversion *self)
     return TRUE;
   const gint64 now = g_get_monotonic_time ();
   const double steps = self->enqueued * WAIT_EVERY * 1e6 / (double)MAX (now - self->waited, 1);
-  self->ahead = (guint)CLAMP (steps, LEAST_AHEAD, MIN (2 * self->ahead, MOST_AHEAD));
+  self->ahead = (guint)CLAMP (steps, self->least_ahead, MIN (2 * self->ahead, MOST_AHEAD));
   self->enqueued = 0;
   self->waited = now;
   return TRUE;
@@ -150,12 +154,19 @@ is_late (const Inversion *self)
   return self->deadline && g_get_monotonic_time () >= self->deadline;
 }
 
-/* Tokens *first .. end-1, one by one, until it is late; *first becomes the next one. They may still be on
- * their way. */
+/* Whether sweeping what is left once ends sooner than finding it. */
 static gboolean
-run_sequential (Inversion *self, guint *first, guint end)
+saves_by_sweeping (const Inversion *self)
 {
-  for (guint n = *first; n < end && !is_late (self); *first = ++n)
+  return self->B < MANY_FOR_A_CORE * nf_device_count_cores (nf_ops_get_device (self->flow->ops));
+}
+
+/* Tokens *first .. end-1, one by one, until it is late, if ending EARLY is of use; *first becomes the next
+ * one. They may still be on their way. */
+static gboolean
+run_sequential (Inversion *self, guint *first, guint end, gboolean early)
+{
+  for (guint n = *first; n < end && !(early && is_late (self)); *first = ++n)
     {
       if (n > 0 || self->block->sos.buffer)
         predict (self, n, 1);
@@ -248,8 +259,8 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
       const gboolean late = (options->max_sweeps && sweeps >= options->max_sweeps) || is_late (self);
       const guint taken
           = count_settled (changes, self->B, count, options->tolerance, late, &self->report->residual);
-      /* values that were accepted although they moved were not what their rows have read */
-      if (taken > 1 && (late || options->tolerance > 0))
+      /* values that were accepted although they moved were not what their rows have read; those behind do */
+      if (taken > 1 && (late || options->tolerance > 0) && (n + taken < self->end || self->goes_on))
         predict (self, n, taken);
       n += taken;
       if (taken == count || late)
@@ -302,7 +313,7 @@ run_fastest (Inversion *self, guint *first)
         return FALSE;
       const gint64 start = g_get_monotonic_time ();
       if (window > 1 ? !run_parallel (self, &n, end, window, trial ? best : 0)
-                     : !run_sequential (self, &n, end))
+                     : !run_sequential (self, &n, end, TRUE))
         return FALSE;
       /* what was ended early says nothing of speed */
       if (trial && !is_late (self))
@@ -329,7 +340,7 @@ find_tokens (Inversion *self, guint first)
   self->widest = options->window ? MIN (options->window, capacity) : capacity;
   if (options->method == NF_DECODE_SEQUENTIAL || (!sweeps && self->B >= MANY_SAMPLES))
     {
-      if (!run_sequential (self, &first, self->end))
+      if (!run_sequential (self, &first, self->end, saves_by_sweeping (self)))
         return FALSE;
       if (first == self->end)
         return TRUE;
@@ -371,6 +382,8 @@ inversion (NfFlow *flow, const NfDecodeOptions *options,
            gboolean (*step) (gpointer data, guint done, guint all), gpointer data, NfInverseReport *report,
            GError **error)
 {
+  const gboolean limited = options->budget_ms > 0 && options->method != NF_DECODE_SEQUENTIAL;
+  const guint least_ahead = limited ? 1 : LEAST_AHEAD;
   return (Inversion){
     .flow = flow,
     .options = options,
@@ -379,11 +392,10 @@ inversion (NfFlow *flow, const NfDecodeOptions *options,
     .data = data,
     .error = error,
     .tokens = nf_model_get_tokens (flow->model),
-    .deadline = options->budget_ms > 0 && options->method != NF_DECODE_SEQUENTIAL
-                    ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000)
-                    : 0,
+    .deadline = limited ? g_get_monotonic_time () + (gint64)(options->budget_ms * 1000) : 0,
     .temperature = options->attention_temperature > 0 ? (float)options->attention_temperature : 1.0f,
-    .ahead = LEAST_AHEAD,
+    .least_ahead = least_ahead,
+    .ahead = least_ahead,
     .waited = g_get_monotonic_time (),
   };
 }
@@ -461,6 +473,7 @@ nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOpt
       self.cache = frame->caches[t];
       self.x = deep ? frame->u : frame->x;
       self.end = deep ? first + F : F;
+      self.goes_on = deep;
       nf_ops_reorder (flow->ops, from, deep ? x : z, B, F, D, self.block->flip != was, F, none);
       /* the deep block's sequence has other frames between those of this one */
       if (deep)

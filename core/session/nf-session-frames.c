@@ -418,7 +418,8 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   NfShown *shown = &self->shown;
   NfGrid grid;
   NfPlanes planes;
-  gint64 time = g_get_monotonic_time ();
+  const gint64 start = g_get_monotonic_time ();
+  gint64 time = start;
   if (!nf_session_check_labels (self, &label, 1, error) || !nf_session_check_options (self, options, error))
     return FALSE;
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
@@ -477,7 +478,8 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
       const guint n = MIN (batch, count - first);
       NfDecodeProgress progress = { self, first, n, count };
       nf_session_condition (self, labels, 0, n, guided ? 2 : 1);
-      if (!decode_tiles (&all, work + first, n, labels, &how, &progress, error))
+      const NfDecodeOptions rest = nf_session_spend (&how, start);
+      if (!decode_tiles (&all, work + first, n, labels, &rest, &progress, error))
         return FALSE;
     }
   if (!reach_frame (&all, n_frames, error) || !nf_ops_finish (ops, error))

@@ -85,6 +85,10 @@ gboolean nf_session_check_options (NfSession *self, const NfDecodeOptions *optio
 gboolean nf_session_prepare_drawn (NfSession *self, const NfDecodeOptions *options, NfDecodeOptions *drawn,
                                    GError **error);
 
+/* OPTIONS of a part of a call that began at START (monotonic time): its budget is what is left of the call's.
+ */
+NfDecodeOptions nf_session_spend (const NfDecodeOptions *options, gint64 start);
+
 /* The flow's output, samples first .. first+count-1 of a call, loses its noise. */
 gboolean nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gint *labels,
                                   guint first, guint count, GError **error);

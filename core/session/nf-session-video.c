@@ -34,6 +34,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
   const guint frames = shape->N / shape->frame;
   options = options ? options : &plain;
   const gboolean guided = options->guidance != 0;
+  const gint64 start = g_get_monotonic_time ();
   if (!check_causal (config, error))
     return FALSE;
   if (given < 1 || given >= frames)
@@ -70,7 +71,8 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), x + first * n, count * n * sizeof *x);
       nf_flow_forward_known (self->flow, count);
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), z + first * n, count * n * sizeof *z);
-      if (!nf_flow_inverse (self->flow, count, &how, given, nf_session_tell_decode, &progress, &self->report,
+      const NfDecodeOptions rest = nf_session_spend (&how, start);
+      if (!nf_flow_inverse (self->flow, count, &rest, given, nf_session_tell_decode, &progress, &self->report,
                             error))
         return FALSE;
       for (guint b = 0; b < count; b++)
@@ -91,6 +93,7 @@ typedef struct
   guint B, frames, context, window; /* frames, all but B */
   gsize frame;                      /* floats of one */
   const float *z;
+  gint64 start;                           /* monotonic time of the call, whose budget is for all windows */
   NfDecodeOptions options;                /* noise is taken out afterwards: not drawn */
   NfDenoise denoise;                      /* how, and NF_DENOISE_NONE where there is none */
   float *known, *latents, *noisy, *clean; /* (B, window, ...) */
@@ -129,11 +132,12 @@ roll_window (Roll *self, guint start, guint count, guint known, guint *done, GEr
   const guint ahead = self->denoise == NF_DENOISE_LEARNED ? config->temporal_causal - 1 : 0,
               end = last ? self->frames : start + count - MIN (ahead, self->context);
   const float *shown = self->noisy;
+  const NfDecodeOptions options = nf_session_spend (&self->options, self->start);
 
   copy_frames (self, self->z, self->frames, start, self->latents, count, 0, count);
-  if (known ? !nf_session_continue (session, self->known, self->B, known, self->latents, &self->options,
+  if (known ? !nf_session_continue (session, self->known, self->B, known, self->latents, &options,
                                     self->noisy, error)
-            : !nf_session_decode (session, self->latents, self->B, NULL, &self->options, self->noisy, error))
+            : !nf_session_decode (session, self->latents, self->B, NULL, &options, self->noisy, error))
     return FALSE;
   self->report.passes += session->report.passes;
   self->report.rows += session->report.rows;
@@ -188,6 +192,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
   const NfSampleShape *shape = nf_flow_get_shape (self->flow);
   const guint window = shape->N / shape->frame;
   const gsize frame = (gsize)shape->frame * shape->D, n = MAX ((gsize)B * window * frame, 1);
+  const gint64 start = g_get_monotonic_time ();
   options = options ? options : &plain;
   if (!check_causal (config, error))
     return FALSE;
@@ -218,6 +223,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
                         .window = window,
                         .frame = frame,
                         .z = z,
+                        .start = start,
                         .options = drawn,
                         .denoise = drawn.denoise,
                         .known = g_try_new0 (float, n),

@@ -392,6 +392,17 @@ nf_session_share (guint all, guint limit)
   return times ? (all + times - 1) / times : limit;
 }
 
+NfDecodeOptions
+nf_session_spend (const NfDecodeOptions *options, gint64 start)
+{
+  NfDecodeOptions left = *options;
+  const double spent = (double)(g_get_monotonic_time () - start) / 1000;
+  /* 0 would be no limit */
+  if (left.budget_ms > 0)
+    left.budget_ms = MAX (left.budget_ms - spent, G_MINDOUBLE);
+  return left;
+}
+
 gboolean
 nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error)
 {
@@ -505,6 +516,7 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   options = options ? options : &plain;
   const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   const gboolean guided = options->guidance != 0;
+  const gint64 start = g_get_monotonic_time ();
   if (!nf_session_check_condition (self, labels, B, error) || !nf_session_check_options (self, options, error)
       || !nf_session_check_finite ("latents", z, B * n, error))
     return FALSE;
@@ -526,7 +538,8 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
         return FALSE;
       nf_ops_write (ops, nf_view (nf_flow_get_input (self->flow), 0), z + first * n, count * n * sizeof *z);
       nf_session_condition (self, labels, first, count, guided ? 2 : 1);
-      if (!nf_flow_inverse (self->flow, count, &how, 0, nf_session_tell_decode, &progress, &self->report,
+      const NfDecodeOptions rest = nf_session_spend (&how, start);
+      if (!nf_flow_inverse (self->flow, count, &rest, 0, nf_session_tell_decode, &progress, &self->report,
                             error)
           || !nf_session_finish_drawn (self, &how, labels, first, count, error)
           || !nf_ops_read (ops, nf_view (nf_flow_get_output (self->flow), 0), x + first * n,
