@@ -185,6 +185,30 @@ test_reference (void **state)
     }
 }
 
+/* Tokens of one value, whose last product has one or two outputs: rows, in its gradients, of a product that
+ * is wide enough for several panels to a work-item. */
+static void
+test_few_outputs (void **state)
+{
+  for (guint i = 0; i < 2; i++)
+    {
+      const NfConfig config = { .channels = 1,
+                                .img_size = 3,
+                                .patch_size = 1,
+                                .width = 128 * CLAMP (g_get_num_processors (), 1, 4),
+                                .n_blocks = 2,
+                                .n_layers = 1,
+                                .nvp = i == 0,
+                                .head_dim = 64,
+                                .expansion = 1,
+                                .layout = NF_PIXELS_GRAY };
+      g_auto (Case) c = { .reference = nf_reference_new (&config), .B = 2 };
+      nf_reference_randomise (c.reference, 200, 0.05);
+      case_open (&c, *state);
+      check_gradients (&c);
+    }
+}
+
 /* By itself */
 
 static void
@@ -473,6 +497,7 @@ main (void)
     CMUnitTestFunction run;
   } tests[] = {
     { "as in double precision", test_reference },
+    { "few outputs", test_few_outputs },
     { "there and back", test_round_trip },
     { "batches", test_batches },
     { "again", test_again },

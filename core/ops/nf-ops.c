@@ -929,16 +929,18 @@ choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 #define MOST_AMX_PANELS 8
 
 /* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
- * before: as many as leave two work-items for each core. What one begins with is as long as some panels. By
- * the matrix unit a tile is finished while the next is multiplied, except for a work-item's last. */
+ * before: as many as leave two work-items for each core, but where A comes in panels itself. What one begins
+ * with is as long as some panels. By the matrix unit a tile is finished while the next is multiplied, except
+ * for a work-item's last. */
 static guint
-choose_panels (NfOps *ops, guint M, guint panels, guint row_groups)
+choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
 {
+  const guint M = t->M;
   const guint units = nf_device_count_cores (ops->device);
   guint most = 1;
   if (ops->amx && M > ops->row_tile)
     return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
-  if (!ops->gpu && !ops->amx && M <= FEW_ROWS)
+  if (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS))
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
 }
@@ -982,7 +984,7 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
   const guint row_tiles = divide_up (t->M, ops->row_tile);
   const guint tiles = choose_tiles (ops, t->M, panels, count_left (ops, t->K));
   const size_t cpu_global[3]
-      = { divide_up (panels, choose_panels (ops, t->M, panels, divide_up (row_tiles, tiles))),
+      = { divide_up (panels, choose_panels (ops, t, panels, divide_up (row_tiles, tiles))),
           divide_up (row_tiles, tiles), 1 },
       cpu_local[3] = { 1, 1, 1 };
   const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
