@@ -868,7 +868,7 @@ test_captions (void **state)
   g_ptr_array_add (names, (gpointer) "b.png");
   g_autoptr (NfCaptions) captions = nf_captions_open (path, names, &error);
   assert_non_null (captions);
-  nf_captions_get_size (captions, &config);
+  assert_true (nf_captions_get_size (captions, &config, &error));
   assert_int_equal (config.txt_size, TOKENS);
   assert_int_equal (config.txt_dim, FEATURES);
   assert_true (nf_captions_check (captions, &config, &error));
@@ -892,6 +892,22 @@ test_captions (void **state)
   g_autoptr (NfCaptions) broken = nf_captions_open (path, names, &error);
   assert_false (nf_captions_check (broken, &config, &error));
   assert_non_null (strstr (error->message, "value 7 of a.png is not finite"));
+
+  /* of no size that text could have */
+  const NfTensor flat[] = { { .name = (char *)"a.png",
+                              .dtype = NF_DTYPE_F32,
+                              .n_dims = 2,
+                              .dims = { TOKENS, FEATURES },
+                              .n_elements = ONE,
+                              .data = (const guint8 *)b },
+                            TENSOR ("b.png", 1, b) };
+  g_clear_error (&error);
+  assert_true (nf_tensor_file_write (path, flat, G_N_ELEMENTS (flat), NULL, &error));
+  g_autoptr (NfCaptions) shapeless = nf_captions_open (path, names, &error);
+  assert_non_null (shapeless);
+  assert_false (nf_captions_get_size (shapeless, &config, &error));
+  assert_non_null (
+      strstr (error->message, "captions.safetensors: the tensor a.png must be of shape (captions,"));
 }
 
 /* N pictures of one value from FIRST on. */

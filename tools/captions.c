@@ -51,12 +51,22 @@ nf_captions_free (NfCaptions *self)
   g_free (self);
 }
 
-void
-nf_captions_get_size (NfCaptions *self, NfConfig *config)
+gboolean
+nf_captions_get_size (NfCaptions *self, NfConfig *config, GError **error)
 {
   const NfTensor *tensor = nf_tensor_file_lookup (self->file, self->names->pdata[0]);
-  config->txt_size = tensor->n_dims == 3 ? (guint)MIN (tensor->dims[1], G_MAXUINT) : 1;
-  config->txt_dim = tensor->n_dims == 3 ? (guint)MIN (tensor->dims[2], G_MAXUINT) : 1;
+  if (tensor->n_dims != 3 || tensor->n_elements < 1)
+    {
+      g_autofree char *shown = nf_shorten (self->names->pdata[0]);
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_DATA,
+          "%s: the tensor %s must be of shape (captions, tokens, features), with one or more of each",
+          nf_tensor_file_get_path (self->file), shown);
+      return FALSE;
+    }
+  config->txt_size = (guint)MIN (tensor->dims[1], G_MAXUINT);
+  config->txt_dim = (guint)MIN (tensor->dims[2], G_MAXUINT);
+  return TRUE;
 }
 
 /* All captions of NAME, N of them. */

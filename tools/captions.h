@@ -14,8 +14,8 @@ NfCaptions *nf_captions_open (const char *path, GPtrArray *names, GError **error
 void nf_captions_free (NfCaptions *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfCaptions, nf_captions_free)
 
-/* The sizes of the text in CONFIG, of the first file. */
-void nf_captions_get_size (NfCaptions *self, NfConfig *config);
+/* The sizes of the text in CONFIG, of the first file, if that has the shape of text. */
+gboolean nf_captions_get_size (NfCaptions *self, NfConfig *config, GError **error);
 
 /* Before what follows: reads all of it once. Whether all are finite, and of the sizes in CONFIG, which must
  * stay. */

@@ -1747,8 +1747,9 @@ open_captions (Job *job, GError **error)
   job->captions = nf_captions_open (run->captions, names, error);
   if (!job->captions)
     return FALSE;
-  if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init))
-    nf_captions_get_size (job->captions, &run->config);
+  if (!run->config.txt_size && !job->places->resume && !(run->init && *run->init)
+      && !nf_captions_get_size (job->captions, &run->config, error))
+    return FALSE;
   if (!nf_config_check (&run->config, run->captions, error)
       || !nf_captions_check (job->captions, &run->config, error))
     return FALSE;
