@@ -233,8 +233,8 @@ decode_file (Decode *decode, GError **error)
       || !open_stream (decode, session, info, &stream, error))
     return FALSE;
   warn_of_ways (info, session);
-  output = nf_output_open (decode->output, decode->input, info->layout, info->width, info->height,
-                           info->rate_n, info->rate_d, info->look, error);
+  output = nf_output_open (decode->command, decode->output, decode->input, info->layout, info->width,
+                           info->height, info->rate_n, info->rate_d, info->look, error);
   if (!output)
     return FALSE;
   const char *loss = nf_media_writer_describe_loss (decode->output, info->layout);
@@ -242,13 +242,6 @@ decode_file (Decode *decode, GError **error)
     nf_progress_note (decode->command->progress,
                       "normflow decode: note: %s does not hold the very bytes: %s; .mkv does", decode->output,
                       loss);
-  const char *coarse = nf_media_writer_describe_times (decode->output, info->rate_n, info->rate_d);
-  if (coarse && !decode->command->quiet)
-    nf_progress_note (
-        decode->command->progress,
-        "normflow decode: note: %s does not hold the times of %.6g frames a second: %s; .mp4, .mov "
-        "and .y4m do",
-        decode->output, (double)info->rate_n / info->rate_d, coarse);
   const gboolean written = stream ? decode_stream (decode, stream, reader, output, error)
                                   : decode_frames (decode, session, reader, output, error);
   if (!nf_output_end (output, written, decode->command, error))

@@ -118,13 +118,13 @@ denoise_frames (Denoise *denoise, GError **error)
 }
 
 static NfOutput *
-open_output (const Denoise *denoise, const char *path, GError **error)
+open_output (Denoise *denoise, const char *path, GError **error)
 {
   const NfMediaInfo *info = nf_media_reader_get_info (denoise->reader);
   const NfConfig *config = nf_model_get_config (nf_session_get_model (denoise->session));
 
-  return nf_output_open (path, denoise->input, config->layout, info->width, info->height, info->rate_n,
-                         info->rate_d, info->look, error);
+  return nf_output_open (&denoise->command, path, denoise->input, config->layout, info->width, info->height,
+                         info->rate_n, info->rate_d, info->look, error);
 }
 
 static gboolean

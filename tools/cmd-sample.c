@@ -60,8 +60,9 @@ static gboolean
 sample_video (NfSample *sample, NfSession *session, GError **error)
 {
   const NfConfig *config = nf_model_get_config (nf_session_get_model (session));
-  g_autoptr (NfOutput) output = nf_output_open (sample->output, NULL, config->layout, sample->width,
-                                                sample->height, sample->rate_n, sample->rate_d, NULL, error);
+  g_autoptr (NfOutput) output
+      = nf_output_open (sample->command, sample->output, NULL, config->layout, sample->width, sample->height,
+                        sample->rate_n, sample->rate_d, NULL, error);
   NfGrid grid;
 
   return output && nf_grid_init (&grid, config, sample->width, sample->height, error)
@@ -136,8 +137,8 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
           columns, sample->width, sample->height, NF_SAMPLE_MAX_SIDE);
       return FALSE;
     }
-  output = nf_output_open (sample->output, NULL, config->layout, sheet->frame.width, sheet->frame.height, 25,
-                           1, NULL, error);
+  output = nf_output_open (sample->command, sample->output, NULL, config->layout, sheet->frame.width,
+                           sheet->frame.height, 25, 1, NULL, error);
   if (!output)
     return FALSE;
 

@@ -79,8 +79,11 @@ write_clip (Worlds *worlds, const char *path, guint64 seed, GError **error)
   g_autoptr (GError) local = NULL;
   if (!nf_check_output (actions_path, worlds->replay_path, error))
     return FALSE;
-  g_autoptr (NfOutput) output = nf_output_open (path, worlds->replay_path, worlds->layout, worlds->width,
-                                                worlds->height, worlds->rate_n, worlds->rate_d, NULL, error);
+  /* of several clips the first notes what is so of all */
+  NfCommand *notes = worlds->n_frames ? NULL : worlds->command;
+  g_autoptr (NfOutput) output
+      = nf_output_open (notes, path, worlds->replay_path, worlds->layout, worlds->width, worlds->height,
+                        worlds->rate_n, worlds->rate_d, NULL, error);
   g_autofree char *temporary = output ? nf_temporary_name (actions_path, error) : NULL;
   if (!temporary)
     return FALSE;

@@ -51,9 +51,21 @@ check_next (const NfOutput *self, GError **error)
   return !name || nf_check_output (name, self->input, error);
 }
 
+static void
+note_times (NfCommand *command, const char *path, int rate_n, int rate_d)
+{
+  const char *coarse = nf_media_writer_describe_times (path, rate_n, rate_d);
+
+  if (coarse && !command->quiet)
+    nf_progress_note (command->progress,
+                      "normflow %s: note: %s does not hold the times of %.6g frames a second: %s; .mp4, .mov "
+                      "and .y4m do",
+                      command->name, path, (double)rate_n / rate_d, coarse);
+}
+
 NfOutput *
-nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width, guint height,
-                int rate_n, int rate_d, const char *look, GError **error)
+nf_output_open (NfCommand *command, const char *path, const char *input, NfPixelLayout layout, guint width,
+                guint height, int rate_n, int rate_d, const char *look, GError **error)
 {
   g_autoptr (NfOutput) self = g_new0 (NfOutput, 1);
   GError *local = NULL;
@@ -72,7 +84,11 @@ nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint
     }
   self->writer = nf_media_writer_open (self->temporary ? self->temporary : path, layout, width, height,
                                        rate_n, rate_d, look, &local);
-  return result (self, self->writer != NULL, local, error) ? g_steal_pointer (&self) : NULL;
+  if (!result (self, self->writer != NULL, local, error))
+    return NULL;
+  if (command)
+    note_times (command, path, rate_n, rate_d);
+  return g_steal_pointer (&self);
 }
 
 gboolean

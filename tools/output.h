@@ -10,9 +10,10 @@ G_BEGIN_DECLS
  * what fails at once. Each picture of a sequence, nf_media_is_sequence(), is such a file. */
 typedef struct _NfOutput NfOutput;
 
-/* INPUT (nullable) must be another file. */
-NfOutput *nf_output_open (const char *path, const char *input, NfPixelLayout layout, guint width,
-                          guint height, int rate_n, int rate_d, const char *look, GError **error);
+/* INPUT (nullable) must be another file. COMMAND (nullable) notes what times the file does not hold. */
+NfOutput *nf_output_open (NfCommand *command, const char *path, const char *input, NfPixelLayout layout,
+                          guint width, guint height, int rate_n, int rate_d, const char *look,
+                          GError **error);
 gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
 guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);

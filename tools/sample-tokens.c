@@ -253,8 +253,8 @@ videos_init (Videos *self, NfSample *sample, NfPixelLayout layout, GError **erro
     return FALSE;
   const guint width = self->sheet ? self->sheet->frame.width : sample->width,
               height = self->sheet ? self->sheet->frame.height : sample->height;
-  self->output = nf_output_open (sample->output, NULL, layout, width, height, sample->rate_n, sample->rate_d,
-                                 NULL, error);
+  self->output = nf_output_open (sample->command, sample->output, NULL, layout, width, height, sample->rate_n,
+                                 sample->rate_d, NULL, error);
   return self->output != NULL;
 }
 
