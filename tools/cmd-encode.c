@@ -57,14 +57,14 @@ open_writer (Encode *encode, NfMediaReader *reader, GError **error)
   return encode->writer != NULL;
 }
 
-/* Containers round times, to milliseconds at worst. */
+/* Even times that a container rounded to its ticks are less than one of these off. */
 static void
-watch_times (Encode *encode, const NfPicture *picture)
+watch_times (Encode *encode, const NfPicture *picture, double tick)
 {
   const double step = (double)encode->info.rate_d / encode->info.rate_n,
                gap = encode->n_frames ? picture->seconds - encode->time : NAN;
 
-  if (!encode->uneven && isfinite (gap) && fabs (gap - step) > MAX (step / 4, 0.0015))
+  if (!encode->uneven && isfinite (gap) && fabs (gap - step) > MAX (step / 4, tick * 0.999))
     {
       encode->uneven = picture->index;
       encode->gap = gap;
@@ -99,7 +99,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
   if (nf_score_is_doubtful (&frame->score, nf_model_get_config (nf_session_get_model (encode->session)))
       && encode->n_doubtful++ == 0)
     encode->first_doubtful = picture->index;
-  watch_times (encode, picture);
+  watch_times (encode, picture, nf_media_reader_get_info (frame->reader)->tick);
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
   encode->n_frames++;

@@ -711,6 +711,7 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
   self->info.n_frames = stream->nb_frames > 0 ? (guint64)stream->nb_frames : 0;
   self->info.rate_n = rate.num > 0 && rate.den > 0 ? rate.num : 25;
   self->info.rate_d = rate.num > 0 && rate.den > 0 ? rate.den : 1;
+  self->info.tick = av_q2d (stream->time_base);
   if (stream->duration > 0)
     self->info.duration = stream->duration * av_q2d (stream->time_base);
   else if (self->format->duration > 0)

@@ -62,6 +62,7 @@ typedef struct
   int rate_n;
   int rate_d;
   double duration;
+  double tick; /* what times of frames are multiples of, in seconds */
   const char *codec;
   const char *pixel_format;
   const char *look; /* how samples are meant: media-look.h */
