@@ -293,6 +293,31 @@ test_models_and_devices (void **state)
   BAD (1, "no-such-device", "eval", "-m", model, "-d", "no-such-device", video);
 }
 
+/* What no file and no device could make right is wrong usage, and said before anything is begun. */
+static void
+test_wrong_usage (void **state)
+{
+  BAD (2, "--scales 0.001: up to 16 numbers from 1/64", TRAIN, "-o", "no.safetensors", "--steps", "1",
+       "--scales", "0.001", video);
+  BAD (2, "--minutes M", TRAIN, "-o", "no.safetensors", "--steps", "1", "--minutes", "nan", video);
+  BAD (2, "--minutes M", TRAIN, "-o", "no.safetensors", "--minutes", "inf", video);
+  BAD (2, "sides are 16 to", "train", "-o", "no.safetensors", "--steps", "1", "--family", "starflow",
+       "--frames", "2", "--patch", "4", "--world", "pong", "--size", "8x8");
+  BAD (2, "--size: a world of 8x8 pixels is not possible", "world", "-s", "8x8", "pong", "no.mkv");
+  BAD (2, "precision \"f16\"", "eval", "-m", "no-such-model", "-d", "no-such-device,precision=f16", video);
+  BAD (2, "each once", "eval", "-m", "no-such-model", "-d", "cpu,precision=bf16", "--precision", "f32",
+       video);
+  BAD (2, "\"1:\" is not a device", "devices", "-d", "1:");
+  BAD (2, "--noise uniform has none", "convert", "--noise", "uniform", "--noise-std", "0.1", "no-such-model",
+       "no.safetensors");
+  BAD (2, "--map-frame 3 is none", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "3",
+       "--every", "2", video);
+  BAD (2, "--map-frame 4 is none", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "4",
+       "--every", "2", "-n", "2", video);
+  BAD (1, "no-such-model", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "2", "--every",
+       "2", "-n", "2", video);
+}
+
 static void
 test_info (void **state)
 {
@@ -2285,6 +2310,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_overview),
     cmocka_unit_test (test_models_and_devices),
+    cmocka_unit_test (test_wrong_usage),
     cmocka_unit_test (test_info),
     cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),

@@ -436,7 +436,7 @@ check_options (const NfClipsOptions *options, GError **error)
       return FALSE;
     }
   for (guint i = 0; i < options->n_scales; i++)
-    if (!(options->scales[i] >= 1.0 / 64 && options->scales[i] <= 1))
+    if (!(options->scales[i] >= NF_CLIPS_MIN_SCALE && options->scales[i] <= 1))
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                      "a scale of %g is not possible: they go from 1/64 to 1", options->scales[i]);

@@ -6,6 +6,8 @@
 
 G_BEGIN_DECLS
 
+#define NF_CLIPS_MIN_SCALE (1.0 / 64)
+
 typedef enum
 {
   NF_CLIPS_NO_LABELS,
@@ -19,8 +21,8 @@ typedef enum
  * batch: B, tiles of a step
  * seed: of everything random
  * holdout: last share of each video's frames, and of each folder's pictures, that is never trained on
- * scales, n_scales: factors by which frames are shrunk before cutting, each as likely as the others; none
- * means 1
+ * scales, n_scales: factors, NF_CLIPS_MIN_SCALE to 1, by which frames are shrunk before cutting, each as
+ * likely as the others; none means 1
  * labels: what is a file's class
  * cache: bytes of decoded frames to keep
  */

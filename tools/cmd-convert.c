@@ -368,6 +368,9 @@ nf_cmd_convert (int argc, char **argv)
     return nf_command_usage (&command, "--noise \"%s\" is none of uniform, gaussian", convert.noise);
   if (convert.noise_std != NF_NOT_GIVEN && !(convert.noise_std >= 0 && convert.noise_std <= 2))
     return nf_command_usage (&command, "--noise-std %g is out of range: 0 to 2", convert.noise_std);
+  if (convert.noise_std > 0 && g_strcmp0 (convert.noise, "uniform") == 0)
+    return nf_command_usage (
+        &command, "--noise-std %g goes with Gaussian noise, and --noise uniform has none", convert.noise_std);
   if (convert.dtype && g_ascii_strcasecmp (convert.dtype, "f32") != 0
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
     return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);

@@ -552,7 +552,8 @@ parse_scales (Run *run, const char *text, GError **error)
       char *end = NULL;
       double scale = g_ascii_strtod (parts[i], &end);
 
-      if (end == parts[i] || *end || !(scale > 0 && scale <= 1) || i >= G_N_ELEMENTS (run->scales))
+      if (end == parts[i] || *end || !(scale >= NF_CLIPS_MIN_SCALE && scale <= 1)
+          || i >= G_N_ELEMENTS (run->scales))
         {
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                        "--scales %s: up to %" G_GSIZE_FORMAT
@@ -932,6 +933,19 @@ shape_given (const Shape *shape)
          || shape->layers || shape->vp || shape->noise_std != NF_NOT_GIVEN;
 }
 
+/* Whether there are worlds of that size. */
+static gboolean
+check_world (const Run *run, GError **error)
+{
+  NfWorldPattern pattern;
+  g_autoptr (NfWorld) world = NULL;
+
+  if (!run->world || !nf_world_pattern_from_name (run->world, &pattern))
+    return TRUE;
+  world = nf_world_new (pattern, nf_config_columns (&run->config), nf_config_rows (&run->config), 0, error);
+  return world != NULL;
+}
+
 static gboolean
 check_run (const Run *run, GError **error)
 {
@@ -965,7 +979,7 @@ check_run (const Run *run, GError **error)
   /* those of --init are known later */
   return (run->init && *run->init)
          || (nf_config_check (&run->config, "the options", error)
-             && nf_trainer_check (&run->config, train, error));
+             && nf_trainer_check (&run->config, train, error) && check_world (run, error));
 }
 
 /* With --init, the configuration is that of the model. */
@@ -2201,7 +2215,8 @@ nf_cmd_train (int argc, char **argv)
   if (!nf_check_ending (places.output, "safetensors", &error)
       || !nf_check_ending (places.checkpoint, "safetensors", &error) || !nf_check_ending (log, NULL, &error))
     return nf_command_usage (&command, "%s", error->message);
-  if (!places.resume && (steps > 0) == (places.minutes > 0))
+  if (!(places.minutes >= 0 && isfinite (places.minutes))
+      || (!places.resume && (steps > 0) == (places.minutes > 0)))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume && setting)
     return nf_command_usage (&command,

@@ -132,6 +132,7 @@ nf_cmd_world (int argc, char **argv)
   g_auto (NfCommand) command = { 0 };
   Worlds worlds = { .command = &command, .width = 64, .height = 64 };
   g_autoptr (GError) error = NULL;
+  g_autoptr (NfWorld) first = NULL;
   g_autofree char *size = NULL, *rate = NULL, *policy = NULL, *layout = NULL, *replay = NULL;
   gint64 frames = 1000, seed = 0, clips = G_MININT64;
   NfPolicy unused;
@@ -176,6 +177,9 @@ nf_cmd_world (int argc, char **argv)
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
   if (!nf_pixel_layout_from_name (layout ? layout : "rgb", &worlds.layout))
     return nf_command_usage (&command, "--layout \"%s\" is none of rgb, gray, yuv420", layout);
+  first = nf_world_new (worlds.pattern, worlds.width, worlds.height, 0, &error);
+  if (!first)
+    return nf_command_usage (&command, "--size: %s", error->message);
   worlds.policy = policy ? policy : "mixed";
   if (!nf_policy_init (&unused, worlds.policy, 0))
     return nf_command_usage (&command, "--policy \"%s\" is none of none, random, follow, mixed", policy);

@@ -232,6 +232,11 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
     return FALSE;
   if (self->precision)
     specify (self, "precision=", self->precision);
+  if (!nf_device_check (self->device, &error))
+    {
+      nf_command_usage (self, "%s", error->message);
+      return FALSE;
+    }
   self->progress = nf_progress_new (self->quiet);
   self->cancellable = g_cancellable_new ();
   g_log_set_default_handler (print_warning, self);

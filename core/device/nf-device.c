@@ -587,6 +587,14 @@ parse_spec (const char *spec, const char *where, char **name, Form *form, Form *
   return TRUE;
 }
 
+gboolean
+nf_device_check (const char *spec, GError **error)
+{
+  g_autofree char *name = NULL;
+  Form form, usual;
+  return !spec || parse_spec (spec, "device", &name, &form, &usual, error);
+}
+
 /* What to open: the caller's word, where it says nothing the environment's, else "auto". What is only
  * preferred of products goes to PREFERRED. */
 static gboolean

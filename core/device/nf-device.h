@@ -99,6 +99,10 @@ GPtrArray *nf_device_list (GError **error);
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 
+/** nf_device_check: Returns: FALSE with %NF_ERROR_ARGUMENT if @spec (nullable) is malformed, whatever devices
+ * there are. */
+gboolean nf_device_check (const char *spec, GError **error);
+
 /** nf_device_get_info: Returns: (transfer none): what is known of the device. */
 const NfDeviceInfo *nf_device_get_info (NfDevice *self);
 
