@@ -107,6 +107,16 @@ test_specifications (void **state)
   g_autofree char *spaced = g_strdup_printf ("  %s , kernels=GPU", info->id);
   g_autoptr (NfDevice) other_kernels = open_device (spaced);
   assert_string_equal (nf_device_get_kernels (other_kernels), "gpu");
+
+  /* all that can be said at once, and then be preferred */
+  g_autofree char *all = g_strconcat (
+      info->name,
+      ",kernels=cpu,vectors=16,precision=int8-weights,bf16=fma,f32=auto,int8=fma,launch=each,kernels?=gpu,"
+      "vectors?=16,precision?=bf16-weights,bf16?=fma,f32?=auto,int8?=madd,launch?=lists",
+      NULL);
+  g_autofree char *preferred = nf_device_prefer (all, "int8-weights", "madd");
+  g_autoptr (NfDevice) said = open_device (preferred);
+  assert_string_equal (nf_device_get_int8_form (said), "fma");
 }
 
 static void
@@ -310,7 +320,7 @@ test_bf16_forms (void **state)
 static void
 test_refusals (void **state)
 {
-  g_autofree char *endless = g_strnfill (1000, 'x');
+  g_autofree char *endless = g_strnfill (1025, 'x');
   g_autoptr (NfDevice) any = open_device ("auto");
 
   check_refused ("a device that nobody made", NF_ERROR_NO_DEVICE, nf_device_get_info (any)->name);

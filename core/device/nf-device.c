@@ -10,7 +10,8 @@
 #include <string.h>
 #include <CL/cl_ext.h>
 
-#define MAX_SPEC_LENGTH 256
+/* More than a long name with all that can be said and preferred; messages repeat it. */
+#define MAX_SPEC_LENGTH 1024
 #define INSTALL_HINT "install an OpenCL driver, on Debian: apt install pocl-opencl-icd"
 
 struct _NfDevice
