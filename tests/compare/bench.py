@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import time
 
+import packages  # says what to install, before it is looked for
+
 import torch
 
 from model import Config, Flow, patchify

@@ -6,6 +6,8 @@ Usage: check_golden.py FOLDER [CASE...]
 import pathlib
 import sys
 
+import packages  # says what to install, before it is looked for
+
 import golden
 
 # What float32 storage of the expected values allows.

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+import packages  # says what to install, before it is looked for
+
 import torch
 
 import golden
@@ -151,6 +153,7 @@ def main():
     parser.add_argument("--long", metavar="NORMFLOW", help="compare long videos that this command draws")
     parser.add_argument("folder", type=pathlib.Path)
     options = parser.parse_args()
+    packages.need("einops", "tqdm")
     sys.path.insert(0, str(options.folder))
     import transformer_flow as official
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+import packages  # says what to install, before it is looked for
+
 import torch
 from safetensors.torch import save_file
 

@@ -8,6 +8,8 @@ import json
 import pathlib
 import zlib
 
+import packages  # says what to install, before it is looked for
+
 import torch
 from torch import nn
 

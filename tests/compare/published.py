@@ -8,6 +8,8 @@ Counted from model.py on PyTorch's meta device, which holds shapes and no number
 """
 import argparse
 
+import packages  # says what to install, before it is looked for
+
 import torch
 
 import golden

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 
+import packages  # says what to install, before it is looked for
+
 import numpy
 import torch
 
