@@ -145,12 +145,22 @@ set_source() {
   esac
 }
 
+# What model $1 sees: "frame" of videos or "image", WIDTHxHEIGHT, of what, the layout.
+model_input() {
+  local info
+  info=$(normflow info "$1") || return
+  sed -nE '/^(frame|image) /p' <<<"$info"
+}
+
 # WIDTHxHEIGHT of the frames of model $1, $2 if it takes any.
 model_size() {
-  local info size
-  info=$(normflow info "$1") || return
-  size=$(sed -n 's/^frame  *\([0-9]*x[0-9]*\) pixels.*/\1/p' <<<"$info")
-  echo "${size:-$2}"
+  local input
+  input=$(model_input "$1") || return
+  if [[ $input =~ ^frame\ +([0-9]+x[0-9]+)\ pixels ]]; then
+    echo "${BASH_REMATCH[1]}"
+  else
+    echo "$2"
+  fi
 }
 
 # WIDTHxHEIGHT as caps fields.

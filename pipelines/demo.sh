@@ -73,9 +73,9 @@ install_packages
 build
 use_build
 if [[ -n $model ]]; then
-  info=$(normflow info --json "$model") || exit 1
-  ! grep -q '^    "frames" :' <<<"$info" || fail "$model is a model of videos: give one of pictures (continue.sh and surprise.sh take those of videos)"
-  grep -q '^    "pixel_layout" : "yuv420"' <<<"$info" || fail "$model takes no yuv420, which the video here is: give one that does (normflow info MODEL tells)"
+  input=$(model_input "$model") || exit 1
+  [[ $input != frame* ]] || fail "$model is a model of videos: give one of pictures (continue.sh and surprise.sh take those of videos)"
+  [[ $input == *' yuv420' ]] || fail "$model takes no yuv420, which the video here is: give one that does (normflow info MODEL tells)"
 fi
 
 # The video
