@@ -468,10 +468,9 @@ load_settings (Run *run, const char *checkpoint, GError **error)
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
   if (json_object_has_member (settings.object, "captions"))
-    {
-      run->captions = settings_string (&settings, "captions");
-      run->captions_digest = settings_string (&settings, "captions_digest");
-    }
+    run->captions = settings_string (&settings, "captions");
+  if (json_object_has_member (settings.object, "captions_digest"))
+    run->captions_digest = settings_string (&settings, "captions_digest");
   run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
                  && json_object_get_boolean_member (settings.object, "actions");
   run->world = settings_string (&settings, "world");
