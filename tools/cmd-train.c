@@ -1998,17 +1998,12 @@ run_job (NfCommand *command, Run *run, const Places *places, GError **error)
       run->config = *nf_model_get_config (job.model);
     }
 
-  if (!nf_config_check (&run->config, "the options", error)
-      || !(run->config.frames ? open_reels (&job, error) : open_clips (&job, error))
-      || !check_sources (&job, error))
-    return FALSE;
-  /* with actions and classes that the data told */
-  if (!nf_config_check (&run->config, "the options", error))
+  /* at last with actions and classes that the data told */
+  if (!(run->config.frames ? open_reels (&job, error) : open_clips (&job, error))
+      || !check_sources (&job, error) || !nf_config_check (&run->config, "the options", error))
     return FALSE;
   for (guint i = 0; i < job.validation->len; i++)
     job.n_tiles += ((NfClipsValidation *)job.validation->pdata[i])->n_tiles;
-  if (!nf_config_check (&run->config, "the options", error))
-    return FALSE;
 
   if (places->minutes > 0 && !places->resume && !measure_steps (&job, places->minutes, error))
     return FALSE;
