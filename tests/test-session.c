@@ -5,6 +5,7 @@
 #include "random-model.h"
 
 #include <math.h>
+#include <unistd.h>
 
 #define S 8
 #define P 4
@@ -1540,6 +1541,10 @@ test_shared_files (void **state)
   assert_ptr_equal (again, model);
   assert_ptr_equal (same, model);
   assert_ptr_not_equal (elsewhere, model);
+  g_unlink (copy);
+  assert_int_equal (symlink (path, copy), 0);
+  g_autoptr (NfModel) linked = load_noted (copy, "a");
+  assert_ptr_not_equal (linked, model);
 
   /* as it was, and with other notes */
   nf_test_ok (nf_model_save (source, path, metadata, &error), error);

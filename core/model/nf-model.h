@@ -52,7 +52,8 @@ char *nf_model_find (const char *name, GError **error);
  *
  * Reads and checks weights, uploads and packs them, and builds every kernel that sessions will need. A file
  * with the same content and metadata on a device that computes in the same way is shared within the process:
- * loading twice costs memory once. A copy of it elsewhere is another model.
+ * loading twice costs memory once. A copy of it elsewhere, or a link to it, is another model: models are told
+ * by their paths, beside which their hints lie.
  * On the device matrices lie in the order of products only; gradients, training and nf_model_save() read them
  * again, so the file stays open. It may be replaced by renaming only, as everything here does: once it was
  * written into, what would read it fails with %NF_ERROR_DATA, and where it was cut short meanwhile the
