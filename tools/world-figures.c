@@ -286,8 +286,8 @@ nf_figures_area (const GArray *usual, const GArray *altered)
 
 /* Roll-outs */
 
-static void
-seen_init (NfFiguresSeen *seen, guint length)
+void
+nf_figures_seen_init (NfFiguresSeen *seen, guint length)
 {
   seen->stretches = (length + NF_FIGURES_STRETCH - 1) / NF_FIGURES_STRETCH;
   seen->one_by_time = g_new0 (double, seen->stretches);
@@ -296,8 +296,8 @@ seen_init (NfFiguresSeen *seen, guint length)
   seen->pictures = g_ptr_array_new_with_free_func ((GDestroyNotify)nf_picture_unref);
 }
 
-static void
-seen_clear (NfFiguresSeen *seen)
+void
+nf_figures_seen_clear (NfFiguresSeen *seen)
 {
   g_clear_pointer (&seen->one_by_time, g_free);
   g_clear_pointer (&seen->walls_by_time, g_free);
@@ -308,30 +308,33 @@ seen_clear (NfFiguresSeen *seen)
 void
 nf_figures_roll_outs_clear (NfFiguresRollOuts *rolls)
 {
-  seen_clear (&rolls->model);
-  seen_clear (&rolls->world);
+  nf_figures_seen_clear (&rolls->model);
+  nf_figures_seen_clear (&rolls->world);
 }
 
 /* One who plays by what is seen, and what was seen last. */
 typedef struct
 {
   NfPolicy random;
-  NfWorldReading before;
+  NfWorldReading seen;
   guint action;
 } Viewer;
 
-static void
-add_light (const NfPicture *picture, double *brightness, double *contrast)
+void
+nf_figures_add_light (const NfPicture *picture, double *brightness, double *contrast)
 {
+  /* chroma comes after luma and says nothing of it */
+  const NfPixelLayout light = picture->layout == NF_PIXELS_YUV420 ? NF_PIXELS_GRAY : picture->layout;
+  const guint64 n = nf_frame_samples (light, picture->frame.width, picture->frame.height);
   double sum = 0, squares = 0;
-  for (gsize i = 0; i < picture->size; i++)
+  for (guint64 i = 0; i < n; i++)
     {
       sum += picture->data[i];
       squares += (double)picture->data[i] * picture->data[i];
     }
-  const double mean = sum / (double)picture->size;
+  const double mean = sum / (double)n;
   *brightness += mean;
-  *contrast += sqrt (MAX (squares / (double)picture->size - mean * mean, 0));
+  *contrast += sqrt (MAX (squares / (double)n - mean * mean, 0));
 }
 
 static void
@@ -351,41 +354,48 @@ keep_picture (NfFiguresSeen *seen, const NfPicture *picture)
   g_ptr_array_add (seen->pictures, copy);
 }
 
-/* Frame T of roll-out NUMBER in PICTURE, which VIEWER's action led to; it then acts again. */
-static void
-look (const NfFigures *figures, const NfFiguresRollOuts *rolls, NfFiguresSeen *seen, Viewer *viewer,
-      const NfWorld *world, NfPicture *picture, guint number, guint t)
+void
+nf_figures_see (const NfFigures *figures, NfFiguresSeen *seen, const NfWorld *world, const NfPicture *picture,
+                guint t, guint action, NfWorldReading *reading)
 {
-  const gboolean pong = figures->pattern == NF_WORLD_PONG;
   const guint stretch = t / NF_FIGURES_STRETCH;
   NfWorldReading now;
-  nf_world_read_frame (world, figures->config->layout, &picture->frame, &now);
+  nf_world_read_frame (world, picture->layout, &picture->frame, &now);
   seen->frames++;
   seen->one_ball += now.n_balls == 1;
   seen->one_by_time[stretch] += now.n_balls == 1;
   seen->walls += now.has_walls;
   seen->walls_by_time[stretch] += now.has_walls;
-  if (pong)
+  if (figures->pattern == NF_WORLD_PONG)
     {
-      const double expected = nf_world_expect_paddle (world, viewer->before.paddle_y, viewer->action);
+      const double expected = nf_world_expect_paddle (world, reading->paddle_y, action);
       const gboolean obeyed
-          = viewer->before.has_paddle && now.has_paddle && fabs (now.paddle_y - expected) <= PADDLE_ERROR;
+          = reading->has_paddle && now.has_paddle && fabs (now.paddle_y - expected) <= PADDLE_ERROR;
       seen->paddles++;
       seen->obeyed += obeyed;
       seen->obeyed_by_time[stretch] += obeyed;
     }
-  add_speed (seen->speeds, &viewer->before, &now);
+  add_speed (seen->speeds, reading, &now);
+  *reading = now;
+}
+
+/* Frame T of roll-out NUMBER in PICTURE, which VIEWER's action led to; it then acts again. */
+static void
+look (const NfFigures *figures, const NfFiguresRollOuts *rolls, NfFiguresSeen *seen, Viewer *viewer,
+      const NfWorld *world, const NfPicture *picture, guint number, guint t)
+{
+  NfWorldReading *now = &viewer->seen;
+  nf_figures_see (figures, seen, world, picture, t, viewer->action, now);
   for (guint end = 0; end < 2; end++)
     if (end ? t + rolls->edge >= rolls->length : t < rolls->edge)
-      add_light (picture, &seen->brightness[end], &seen->contrast[end]);
+      nf_figures_add_light (picture, &seen->brightness[end], &seen->contrast[end]);
   for (guint i = 0; number < rolls->kept && i < NF_FIGURES_COLUMNS; i++)
     if (rolls->moments[i] == t + 1)
       keep_picture (seen, picture);
-  viewer->before = now;
   /* by turns at random and towards the ball */
   viewer->action = nf_policy_act (&viewer->random, world);
-  if (pong && t / TURN % 2 == 0 && now.n_balls > 0 && now.has_paddle)
-    viewer->action = now.ball_y < now.paddle_y - 1 ? 1 : now.ball_y > now.paddle_y + 1 ? 2 : 0;
+  if (figures->pattern == NF_WORLD_PONG && t / TURN % 2 == 0 && now->n_balls > 0 && now->has_paddle)
+    viewer->action = now->ball_y < now->paddle_y - 1 ? 1 : now->ball_y > now->paddle_y + 1 ? 2 : 0;
 }
 
 /* Roll-outs FIRST .. FIRST+B-1, side by side. */
@@ -403,7 +413,7 @@ roll_out_batch (const NfFigures *figures, NfFiguresRollOuts *rolls, guint first,
       if (!batch_encode (&batch, NULL, error))
         return FALSE;
       for (guint b = 0; t + 1 == warm_up && b < B; b++)
-        nf_world_read_frame (batch.worlds[b], figures->config->layout, &batch.frames[b], &of_world[b].before);
+        nf_world_read_frame (batch.worlds[b], figures->config->layout, &batch.frames[b], &of_world[b].seen);
       if (!batch_step (&batch, error))
         return FALSE;
     }
@@ -465,8 +475,8 @@ nf_figures_roll_out (const NfFigures *figures, NfFiguresRollOuts *rolls, GError 
 {
   choose_moments (rolls);
   rolls->edge = MIN (NF_FIGURES_EDGE, (rolls->length + 1) / 2);
-  seen_init (&rolls->model, rolls->length);
-  seen_init (&rolls->world, rolls->length);
+  nf_figures_seen_init (&rolls->model, rolls->length);
+  nf_figures_seen_init (&rolls->world, rolls->length);
   for (guint first = 0, B; first < rolls->seeds; first += B)
     {
       B = MIN (figures->side_by_side, rolls->seeds - first);

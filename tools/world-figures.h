@@ -69,6 +69,19 @@ typedef struct
   GPtrArray *pictures;                                  /* NfPicture, NF_FIGURES_COLUMNS a roll-out */
 } NfFiguresSeen;
 
+/* For roll-outs of LENGTH frames. */
+void nf_figures_seen_init (NfFiguresSeen *seen, guint length);
+void nf_figures_seen_clear (NfFiguresSeen *seen);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NfFiguresSeen, nf_figures_seen_clear)
+
+/* Counts frame T of a roll-out, in PICTURE, which ACTION led to; READING is that of the frame before, and
+ * then this one's. WORLD says how big things are. */
+void nf_figures_see (const NfFigures *figures, NfFiguresSeen *seen, const NfWorld *world,
+                     const NfPicture *picture, guint t, guint action, NfWorldReading *reading);
+
+/* Adds the mean of PICTURE's samples and their standard deviation: of yuv420 those of luma. */
+void nf_figures_add_light (const NfPicture *picture, double *brightness, double *contrast);
+
 typedef struct
 {
   guint seeds, length, kept; /* roll-outs, frames of each, and how many of them are kept as pictures */
