@@ -33,11 +33,63 @@ test_light (void **state)
     }
 }
 
+/* Frames of a world itself, so many; that NAMED led to each is believed where TAKEN did. */
+static void
+watch (NfWorldPattern pattern, guint side, guint frames, guint taken, guint named, NfFiguresSeen *seen,
+       double *speed)
+{
+  const NfFigures figures = { .pattern = pattern, .width = side, .height = side };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfWorld) world = nf_world_new (pattern, side, side, 7, &error);
+  g_autoptr (NfPicture) picture = nf_picture_new (NF_PIXELS_RGB, side, side);
+  NfWorldReading reading;
+  NfWorldState before, now;
+  double sum = 0, n = 0;
+  nf_test_ok (world, error);
+  nf_figures_seen_init (seen, frames);
+  nf_world_render (world, NF_PIXELS_RGB, &picture->frame);
+  nf_world_read_frame (world, NF_PIXELS_RGB, &picture->frame, &reading);
+  nf_world_get_state (world, &before);
+  for (guint t = 0; t < frames; t++)
+    {
+      nf_test_ok (nf_world_step (world, taken, &error), error);
+      nf_world_render (world, NF_PIXELS_RGB, &picture->frame);
+      nf_figures_see (&figures, seen, world, picture, t, named, &reading);
+      nf_world_get_state (world, &now);
+      const double moved = hypot (now.ball_x - before.ball_x, now.ball_y - before.ball_y);
+      before = now;
+      if (moved > side / 4.0) /* served: from the paddle to the middle of the court */
+        continue;
+      sum += moved;
+      n++;
+    }
+  *speed = sum / n;
+  assert_true (pattern != NF_WORLD_PONG || n < frames);
+}
+
+/* A paddle that stands still does not obey one who moves it, nor the other way, at any size. */
+static void
+test_paddle (void **state)
+{
+  static const guint sides[] = { 16, 32, 48, 64, 128 };
+  for (guint i = 0; i < G_N_ELEMENTS (sides); i++)
+    for (guint named = 0; named < 3; named++)
+      {
+        g_auto (NfFiguresSeen) seen = { 0 };
+        double speed;
+        watch (NF_WORLD_PONG, sides[i], 100, 0, named, &seen, &speed);
+        assert_int_equal (seen.paddles, 100);
+        if (seen.obeyed != (named ? 0 : 100))
+          fail_msg ("%u pixels, action %u: %u of 100 obeyed", sides[i], named, (guint)seen.obeyed);
+      }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_light),
+    cmocka_unit_test (test_paddle),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

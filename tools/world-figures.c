@@ -8,10 +8,10 @@
 
 #define MAX_WARM_UP 256
 #define STREAM_START 0x73746172u
-#define TURN 64          /* frames after which the player changes in a roll-out */
-#define PADDLE_ERROR 1.0 /* pixels that a paddle may be beside where its action leads */
-#define JUMP 8.0         /* pixels that a ball that jumps does at least */
-#define ALTER_EVERY 8    /* frames of a window's half and more between two surprises */
+#define TURN 64       /* frames after which the player changes in a roll-out */
+#define JUMP 0.125    /* of the shorter side: what a ball that jumps moves by at least */
+#define LATER 8       /* frames of the world that a surprise leaves out at least */
+#define ALTER_EVERY 8 /* frames of a window's half and more between two surprises */
 #define FIRST_ROLL_OUT 1000000
 #define FIRST_SURPRISE 2000000
 
@@ -212,6 +212,13 @@ turn_colours (NfPicture *picture)
     picture->data[i] = (guint8)(255 - picture->data[i]);
 }
 
+/* From so many pixels on no ball moves but it is put somewhere else. */
+static double
+jump_length (const NfFigures *figures)
+{
+  return JUMP * MIN (figures->width, figures->height);
+}
+
 /* The frame of WORLD's future in which the ball is somewhere else altogether; the map elsewhere. */
 static gboolean
 render_jump (const NfFigures *figures, const NfWorld *world, NfFrame *frame, GError **error)
@@ -225,8 +232,9 @@ render_jump (const NfFigures *figures, const NfWorld *world, NfFrame *frame, GEr
       if (!nf_world_step (later, action, error))
         return FALSE;
       nf_world_get_state (later, &then);
-      if (i >= JUMP
-          && (isnan (now.ball_x) || hypot (then.ball_x - now.ball_x, then.ball_y - now.ball_y) >= JUMP))
+      if (i >= LATER
+          && (isnan (now.ball_x)
+              || hypot (then.ball_x - now.ball_x, then.ball_y - now.ball_y) >= jump_length (figures)))
         break;
     }
   nf_world_render (later, figures->config->layout, frame);
@@ -354,6 +362,14 @@ keep_picture (NfFiguresSeen *seen, const NfPicture *picture)
   g_ptr_array_add (seen->pictures, copy);
 }
 
+/* Half of a step: a paddle no further from where its action leads is nowhere nearer to where another does. */
+static double
+paddle_error (const NfFigures *figures, const NfWorld *world)
+{
+  const double middle = figures->height / 2.0;
+  return (nf_world_expect_paddle (world, middle, 2) - nf_world_expect_paddle (world, middle, 0)) / 2;
+}
+
 void
 nf_figures_see (const NfFigures *figures, NfFiguresSeen *seen, const NfWorld *world, const NfPicture *picture,
                 guint t, guint action, NfWorldReading *reading)
@@ -369,8 +385,8 @@ nf_figures_see (const NfFigures *figures, NfFiguresSeen *seen, const NfWorld *wo
   if (figures->pattern == NF_WORLD_PONG)
     {
       const double expected = nf_world_expect_paddle (world, reading->paddle_y, action);
-      const gboolean obeyed
-          = reading->has_paddle && now.has_paddle && fabs (now.paddle_y - expected) <= PADDLE_ERROR;
+      const gboolean obeyed = reading->has_paddle && now.has_paddle
+                              && fabs (now.paddle_y - expected) <= paddle_error (figures, world);
       seen->paddles++;
       seen->obeyed += obeyed;
       seen->obeyed_by_time[stretch] += obeyed;
