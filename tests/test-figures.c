@@ -67,6 +67,24 @@ watch (NfWorldPattern pattern, guint side, guint frames, guint taken, guint name
   assert_true (pattern != NF_WORLD_PONG || n < frames);
 }
 
+/* The mean is that of what the ball really moves by, and a serve is no move. */
+static void
+test_speed (void **state)
+{
+  static const guint sides[] = { 32, 64, 128 };
+  static const NfWorldPattern patterns[] = { NF_WORLD_PONG, NF_WORLD_BOUNCE };
+  for (guint i = 0; i < G_N_ELEMENTS (sides) * G_N_ELEMENTS (patterns); i++)
+    {
+      g_auto (NfFiguresSeen) seen = { 0 };
+      double speed;
+      watch (patterns[i % 2], sides[i / 2], 500, 0, 0, &seen, &speed);
+      const double mean = nf_figures_mean_speed (&seen);
+      if (!(fabs (mean - speed) < 0.01 * speed))
+        fail_msg ("%s of %u pixels: the ball moves by %g pixels, %g were measured",
+                  nf_world_pattern_name (patterns[i % 2]), sides[i / 2], speed, mean);
+    }
+}
+
 /* A paddle that stands still does not obey one who moves it, nor the other way, at any size. */
 static void
 test_paddle (void **state)
@@ -89,6 +107,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_light),
+    cmocka_unit_test (test_speed),
     cmocka_unit_test (test_paddle),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -346,12 +346,17 @@ nf_figures_add_light (const NfPicture *picture, double *brightness, double *cont
 }
 
 static void
-add_speed (double bins[NF_FIGURES_SPEED_BINS], const NfWorldReading *before, const NfWorldReading *now)
+add_speed (const NfFigures *figures, NfFiguresSeen *seen, const NfWorldReading *before,
+           const NfWorldReading *now)
 {
   if (before->n_balls != 1 || now->n_balls != 1)
     return;
   const double speed = hypot (now->ball_x - before->ball_x, now->ball_y - before->ball_y);
-  bins[MIN ((guint)(speed / NF_FIGURES_SPEED_BIN + 0.5), NF_FIGURES_SPEED_BINS - 1)]++;
+  seen->speeds[MIN ((guint)(speed / NF_FIGURES_SPEED_BIN + 0.5), NF_FIGURES_SPEED_BINS - 1)]++;
+  if (speed >= jump_length (figures)) /* served, or lost and found */
+    return;
+  seen->moved += speed;
+  seen->moves++;
 }
 
 static void
@@ -391,7 +396,7 @@ nf_figures_see (const NfFigures *figures, NfFiguresSeen *seen, const NfWorld *wo
       seen->obeyed += obeyed;
       seen->obeyed_by_time[stretch] += obeyed;
     }
-  add_speed (seen->speeds, reading, &now);
+  add_speed (figures, seen, reading, &now);
   *reading = now;
 }
 
@@ -505,13 +510,7 @@ nf_figures_roll_out (const NfFigures *figures, NfFiguresRollOuts *rolls, GError 
 double
 nf_figures_mean_speed (const NfFiguresSeen *seen)
 {
-  double sum = 0, n = 0;
-  for (guint i = 0; i < NF_FIGURES_SPEED_BINS; i++)
-    {
-      sum += i * NF_FIGURES_SPEED_BIN * seen->speeds[i];
-      n += seen->speeds[i];
-    }
-  return n > 0 ? sum / n : (double)NAN;
+  return seen->moves ? seen->moved / (double)seen->moves : (double)NAN;
 }
 
 double

@@ -61,8 +61,9 @@ double nf_figures_area (const GArray *usual, const GArray *altered);
 /* What is seen in frames that follow each other. */
 typedef struct
 {
-  guint64 frames, one_ball, walls, paddles, obeyed;
-  double speeds[NF_FIGURES_SPEED_BINS];
+  guint64 frames, one_ball, walls, paddles, obeyed, moves;
+  double moved;                                         /* pixels in all moves of the ball, without jumps */
+  double speeds[NF_FIGURES_SPEED_BINS];                 /* counts; the last one has the jumps too */
   double brightness[2], contrast[2];                    /* sums at the beginning and at the end */
   guint stretches;                                      /* of NF_FIGURES_STRETCH frames */
   double *one_by_time, *walls_by_time, *obeyed_by_time; /* counts of each */
@@ -97,6 +98,7 @@ gboolean nf_figures_roll_out (const NfFigures *figures, NfFiguresRollOuts *rolls
 void nf_figures_roll_outs_clear (NfFiguresRollOuts *rolls);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NfFiguresRollOuts, nf_figures_roll_outs_clear)
 
+/* Pixels a frame of a ball that moves; NAN if none did. */
 double nf_figures_mean_speed (const NfFiguresSeen *seen);
 
 /* Half the sum of the differences of two histograms' shares: 0 the same, 1 nothing in common. */
