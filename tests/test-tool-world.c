@@ -125,6 +125,16 @@ test_world (void **state)
   const double gap = json_object_get_double_member (bits, "gap");
   assert_true (gap > 0); /* nobody knows more than there is to know */
   assert_int_equal (json_array_get_length (json_object_get_array_member (bits, "by_place")), 4);
+  /* the gap is to the information of what happened, which is its entropy on the average only */
+  assert_false (json_object_has_member (bits, "entropy")
+                || json_object_has_member (bits, "entropy_by_place"));
+  JsonArray *by_place = json_object_get_array_member (bits, "information_by_place");
+  const double information = json_object_get_double_member (bits, "information");
+  assert_true (fabs (json_object_get_double_member (bits, "model") - information - gap) < 1e-9);
+  assert_true (
+      fabs ((json_array_get_double_element (by_place, 2) + json_array_get_double_element (by_place, 3)) / 2
+            - information)
+      < 1e-9);
   /* the world itself, read in the same way, is what it is to be */
   assert_true (json_object_get_double_member (rolls, "world_one_ball") == 1);
   assert_true (json_object_get_double_member (rolls, "world_walls") == 1);

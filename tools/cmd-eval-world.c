@@ -97,10 +97,10 @@ report_bits (const NfFigures *figures, const NfFiguresBits *bits, Report *report
   row (report, "| gap | %.1f bits a frame, %.4f bits a sample | 0", model - truth, (model - truth) / samples);
   begin (report->json, "bits");
   put (report->json, "model", model);
-  put (report->json, "entropy", truth);
+  put (report->json, "information", truth);
   put (report->json, "gap", model - truth);
   put_array (report->json, "by_place", bits->model, bits->frames);
-  put_array (report->json, "entropy_by_place", bits->truth, bits->frames);
+  put_array (report->json, "information_by_place", bits->truth, bits->frames);
   json_builder_end_object (report->json);
 }
 
@@ -439,7 +439,7 @@ nf_cmd_eval_world (int argc, char **argv)
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "MODEL",
-          "Holds a model against a world whose truth is known: bits a frame against the true entropy, "
+          "Holds a model against a world whose truth is known: bits a frame against the true information, "
           "surprise, roll-outs.",
           NULL, 1, 1))
     return NF_EXIT_USAGE;
