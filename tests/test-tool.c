@@ -876,6 +876,12 @@ test_eval (void **state)
       = good (ARGUMENTS ("eval", "-q", "-m", model, "--denoise", "0.05", "--frames", "2", video));
   assert_non_null (strstr (gains, "hqdn3d"));
   assert_non_null (strstr (gains, "nlmeans"));
+  /* of what is no noise in 8 bits there is no ratio */
+  g_autofree char *none
+      = good (ARGUMENTS ("eval", "-q", "-m", model, "--denoise", "0.000001", "--frames", "1", video));
+  assert_non_null (strstr (none, "1 frame: noisy - dB; flow "));
+  assert_null (strstr (none, "inf"));
+  assert_null (strstr (none, "nan"));
   BAD (1, "normflow-pong-64 is a model of videos", "eval", "-q", "-m", "normflow-pong-64", "--denoise",
        "0.05", video);
   /* what is no bits of 8-bit samples is not held against PNG's */
@@ -1686,6 +1692,10 @@ test_denoise (void **state)
   assert_frames ("same.y4m", 0, 3);
   GOOD ("denoise", "-q", "-m", model, "--noise", "0.05", "--noisy", "noisy.mkv", "-n", "2", video,
         "clean.mkv");
+  g_autofree char *none
+      = good (ARGUMENTS ("denoise", "-q", "-m", model, "--noise", "0.000001", "-n", "1", video, "clean.mkv"));
+  assert_non_null (strstr (none, "1e-06: - dB, denoised: "));
+  assert_null (strstr (none, "inf"));
   GOOD ("sheet", "-q", "-m", model, "-n", "2", video, "sheet.png");
   assert_png ("sheet.png");
   BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");

@@ -55,19 +55,18 @@ tell (Denoise *denoise)
 {
   guint64 total = nf_media_reader_get_info (denoise->reader)->n_frames;
   g_autofree char *of = NULL;
-  g_autofree char *gain = NULL;
+  g_autofree char *gain = NULL, *said = NULL;
 
   if (!nf_progress_due (denoise->command.progress))
     return;
   if (denoise->limit && (!total || denoise->limit < total))
     total = denoise->limit;
   of = total >= denoise->n_frames ? g_strdup_printf (" of %" G_GUINT64_FORMAT, total) : g_strdup ("");
-  gain = denoise->noise > 0
-             ? g_strdup_printf (", %+.2f dB", nf_psnr (denoise->after, denoise->samples)
-                                                  - nf_psnr (denoise->before, denoise->samples))
-             : g_strdup ("");
+  gain = nf_words ("%+.2f",
+                   nf_psnr (denoise->after, denoise->samples) - nf_psnr (denoise->before, denoise->samples));
+  said = denoise->noise > 0 ? g_strdup_printf (", %s dB", gain) : g_strdup ("");
   nf_progress_update (denoise->command.progress, "frame %" G_GUINT64_FORMAT "%s%s, %.2f frames/s",
-                      denoise->n_frames, of, gain, frames_per_second (denoise));
+                      denoise->n_frames, of, said, frames_per_second (denoise));
 }
 
 static gboolean
@@ -163,9 +162,10 @@ print_result (const Denoise *denoise)
     {
       const double before = nf_psnr (denoise->before, denoise->samples),
                    after = nf_psnr (denoise->after, denoise->samples);
+      g_autofree char *noisy = nf_words ("%.2f", before), *denoised = nf_words ("%.2f", after),
+                      *gain = nf_words ("%+.2f", after - before);
 
-      printf ("PSNR with noise of %g: %.2f dB, denoised: %.2f dB (%+.2f)\n", denoise->noise, before, after,
-              after - before);
+      printf ("PSNR with noise of %g: %s dB, denoised: %s dB (%s)\n", denoise->noise, noisy, denoised, gain);
     }
   if (!denoise->command.quiet)
     printf ("%" G_GUINT64_FORMAT " frame%s, %.2f frames/s, in %s\n", denoise->n_frames,

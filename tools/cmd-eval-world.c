@@ -47,14 +47,6 @@ put_array (JsonBuilder *builder, const char *name, const double *values, guint n
   json_builder_end_array (builder);
 }
 
-/* VALUE for people: by FORMAT, and "-" if it is not a number. (transfer full) */
-G_GNUC_PRINTF (1, 0)
-static char *
-words (const char *format, double value)
-{
-  return isfinite (value) ? g_strdup_printf (format, value) : g_strdup ("-");
-}
-
 static void
 begin (JsonBuilder *builder, const char *name)
 {
@@ -152,10 +144,10 @@ describe_roll_outs (const NfFigures *figures, const NfFiguresRollOuts *rolls, Re
   const NfFiguresSeen *model = &rolls->model, *world = &rolls->world;
   const double one = 100 * share (model->one_ball, model->frames),
                walls = 100 * share (model->walls, model->frames);
-  g_autofree char *obeyed = words ("%.2f", 100 * share (model->obeyed, model->paddles)),
-                  *speed = words ("%.3f", nf_figures_mean_speed (model)),
-                  *true_speed = words ("%.3f", nf_figures_mean_speed (world)),
-                  *variation = words ("%.3f", nf_figures_speed_variation (model, world));
+  g_autofree char *obeyed = nf_words ("%.2f", 100 * share (model->obeyed, model->paddles)),
+                  *speed = nf_words ("%.3f", nf_figures_mean_speed (model)),
+                  *true_speed = nf_words ("%.3f", nf_figures_mean_speed (world)),
+                  *variation = nf_words ("%.3f", nf_figures_speed_variation (model, world));
   printf ("roll-outs: %u of %u frames, temperature %g\n", rolls->seeds, rolls->length, rolls->temperature);
   if (!is_court (figures))
     {

@@ -489,13 +489,18 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
       const Strength *hqdn3d = best_strength (noise->hqdn3d), *nlmeans = best_strength (noise->nlmeans);
       double noisy = nf_psnr (noise->noisy, denoise.samples), flow = nf_psnr (noise->flow, denoise.samples);
       double h = nf_psnr (hqdn3d->error, denoise.samples), n = nf_psnr (nlmeans->error, denoise.samples);
+      g_autofree char *before = nf_words ("%.2f", noisy), *by_flow = nf_words ("%.2f", flow),
+                      *by_hqdn3d = nf_words ("%.2f", h), *by_nlmeans = nf_words ("%.2f", n),
+                      *flow_gain = nf_words ("%+.2f", flow - noisy),
+                      *hqdn3d_gain = nf_words ("%+.2f", h - noisy),
+                      *nlmeans_gain = nf_words ("%+.2f", n - noisy);
 
       fprintf (out,
-               "%s: sigma %g, %u frame%s: noisy %.2f dB; flow %.2f (%+.2f, %.2f frames/s), %s %.2f (%+.2f), "
-               "%s %.2f (%+.2f)\n",
-               name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", noisy, flow, flow - noisy,
-               denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, h, h - noisy, nlmeans->filters,
-               n, n - noisy);
+               "%s: sigma %g, %u frame%s: noisy %s dB; flow %s (%s, %.2f frames/s), %s %s (%s), "
+               "%s %s (%s)\n",
+               name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", before, by_flow, flow_gain,
+               denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, by_hqdn3d, hqdn3d_gain,
+               nlmeans->filters, by_nlmeans, nlmeans_gain);
       if (eval->json_path)
         {
           g_autoptr (JsonBuilder) builder = json_builder_new ();

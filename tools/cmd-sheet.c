@@ -150,13 +150,15 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
     return TRUE;
 
   NfPicture *noisy = nf_picture_add_noise (clean, sheet->sigma, 0);
-  add_panel (sheet, noisy, g_strdup_printf ("PSNR %.2f dB", psnr (clean, noisy)));
+  g_autofree char *ratio = nf_words ("%.2f", psnr (clean, noisy));
+  add_panel (sheet, noisy, g_strdup_printf ("PSNR %s dB", ratio));
 
   g_autoptr (NfPicture) cleaned = nf_picture_new_like (clean);
   if (!nf_session_denoise_frame (sheet->denoiser, &noisy->frame, sheet->sigma, &cleaned->frame, error))
     return FALSE;
-  const double gained = psnr (clean, cleaned) - psnr (clean, noisy);
-  add_panel (sheet, cleaned, g_strdup_printf ("PSNR %.2f dB (%+.2f)", psnr (clean, cleaned), gained));
+  g_autofree char *after = nf_words ("%.2f", psnr (clean, cleaned)),
+                  *gain = nf_words ("%+.2f", psnr (clean, cleaned) - psnr (clean, noisy));
+  add_panel (sheet, cleaned, g_strdup_printf ("PSNR %s dB (%s)", after, gain));
   g_steal_pointer (&cleaned);
   return TRUE;
 }

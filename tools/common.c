@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -651,6 +652,12 @@ nf_publish (const char *temporary, const char *path, GError **error)
   if (flushed && g_rename (temporary, path) != 0)
     return write_error (error, path, errno, "cannot be given its name");
   return flushed;
+}
+
+char *
+nf_words (const char *format, double value)
+{
+  return isfinite (value) ? g_strdup_printf (format, value) : g_strdup ("-");
 }
 
 void

@@ -133,6 +133,9 @@ gboolean nf_same_file (const char *a, const char *b);
 /* Flushes TEMPORARY to the disk and gives it its name. */
 gboolean nf_publish (const char *temporary, const char *path, GError **error);
 
+/* VALUE for people: by FORMAT, and "-" if it is not a finite number. (transfer full) */
+char *nf_words (const char *format, double value) G_GNUC_PRINTF (1, 0);
+
 /* Says WANTED instead of NAME in the error's message. */
 void nf_error_rename (GError *error, const char *name, const char *wanted);
 
