@@ -4,7 +4,8 @@
 #
 # Draws where a video surprises a model of videos: red patches over the picture, and the frame's score, given the
 # frames before it, as a curve underneath. OUT.mp4 is surprise.mp4 if it is not given; OUT.ndjson beside it has a line
-# a frame: bits per dimension, how many standard deviations that is above the usual, and the patch that surprises most.
+# a frame: bits per dimension, how many standard deviations that is above the usual (0 for the first eight frames, which
+# only say what that is), and the patch that surprises most.
 # With LABELS, a file of lines "surprising FIRST LAST" and "usual FIRST LAST" (frames from 0), the chance that a surprising
 # frame costs more bits than a usual one is told: the area under the ROC curve. What was done in the video is read from
 # VIDEO.actions.ndjson, if there is one.

@@ -22,6 +22,8 @@
 #define CURVE 64      /* rows of the curve */
 #define SIDE 384      /* least width of the picture */
 #define MEMORY 0.02   /* weight of a new value in what is usual */
+#define KNOWN 8       /* values, from which on it is known what is usual */
+#define LEAST 1e-5    /* of a value and 1: rounding of floats, which is no deviation */
 #define FULL_HEAT 8.0 /* standard deviations that are all red */
 
 /* What a value usually is: mean and variance that forget. */
@@ -36,7 +38,8 @@ static double
 surprise (Usual *usual, double value)
 {
   const double weight = MAX (MEMORY, 1.0 / (double)(usual->n + 1)), difference = value - usual->mean;
-  const double z = usual->n < 2 ? 0 : difference / sqrt (usual->variance + 1e-6);
+  const double least = LEAST * (1 + fabs (usual->mean));
+  const double z = usual->n < KNOWN ? 0 : difference / sqrt (usual->variance + least * least);
   usual->mean += weight * difference;
   usual->variance = (1 - weight) * (usual->variance + weight * difference * difference);
   usual->n++;

@@ -5,6 +5,7 @@
 #include <gst/app/gstappsrc.h>
 #include <gst/video/navigation.h>
 #include <gst/video/video-event.h>
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -1046,6 +1047,45 @@ surprise_script (void **state)
   assert_false (g_file_test (lines, G_FILE_TEST_EXISTS));
 }
 
+/* Scores that hardly differ are as many deviations apart as others: what is said is that of the bits. */
+static void
+surprise_of_small_scores (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *clip = fixture_path ("small.mkv"), *out = fixture_path ("small.mp4"), *text = NULL;
+  g_autofree char *line = g_strdup_printf (
+      "flowtestsrc pattern=bounce seed=5 num-buffers=40 ! "
+      "video/x-raw,format=RGB,width=64,height=64 ! videoconvert ! avenc_ffv1 ! matroskamux ! "
+      "filesink name=sink location=%s",
+      clip);
+  g_autofree char *program = g_find_program_in_path ("watch-surprise"), *warnings = NULL;
+  gint status;
+  run_line (line);
+  assert_non_null (program);
+  assert_true (g_spawn_sync (NULL, (char *[]){ program, clip, "normflow-bounce-64", out, NULL }, NULL,
+                             G_SPAWN_DEFAULT, NULL, NULL, &text, &warnings, &status, &error));
+  if (!g_spawn_check_wait_status (status, &error))
+    fail_msg ("%s: %s", error->message, warnings);
+  g_auto (GStrv) each = g_strsplit (text, "\n", -1);
+  double mean = 0, variance = 0;
+  assert_int_equal (g_strv_length (each), 41);
+  for (guint n = 0; n < 40; n++)
+    {
+      double bits, z;
+      assert_int_equal (sscanf (each[n],
+                                "{\"frame\": %*u, \"time\": %*f, \"bits_per_dim\": %lf, \"surprise\": %lf",
+                                &bits, &z),
+                        2);
+      const double weight = MAX (0.02, 1.0 / (n + 1)), difference = bits - mean;
+      const double wanted = n < 8 ? 0 : difference / sqrt (variance);
+      if (!(ABS (z - wanted) <= 0.01 * (1 + ABS (wanted))))
+        fail_msg ("frame %u: %g deviations, and %g are said", n, wanted, z);
+      mean += weight * difference;
+      variance = (1 - weight) * (variance + weight * difference * difference);
+    }
+  assert_true (variance < 1e-4); /* those that this is about */
+}
+
 /* On a screen that nobody sees: keys reach the true world, and both worlds are drawn. */
 static void
 play_script (void **state)
@@ -1188,6 +1228,7 @@ main (int argc, char **argv)
     cmocka_unit_test (continue_rate),
     cmocka_unit_test (scripts_of_one_file),
     cmocka_unit_test (surprise_script),
+    cmocka_unit_test (surprise_of_small_scores),
     cmocka_unit_test (play_script),
   };
   const int status = fixture_open (&argc, &argv);
