@@ -837,19 +837,53 @@ test_yaml_patch (void **state)
   g_unlink (yaml_path);
 }
 
+/* Without rotations, text and the like a STARFlow has no tensor of its own: who tells members says the
+ * family.
+ */
+static void
+test_plain_starflow (void **state)
+{
+  static const struct
+  {
+    const char *ending, *text, *setting;
+  } cases[] = {
+    { ".yaml", "img_size: 16\npatch_size: 4\nchannel_size: 3\nblocks: 3\nlayers_per_block: 2\n", NULL },
+    { ".yaml", "img_size: 16\nblocks: 3\nuse_softplus: 0\nrope: 0\nseq_order: R2L\n", NULL },
+    { ".json", "{\"img_size\": 16, \"patch_size\": 4, \"seq_order\": \"R2L\", \"soft_clip\": 0}", NULL },
+    { ".json", "{\"img_size\": 16, \"patch_size\": 4, \"in_channels\": 3}", "use_softplus=false" },
+    { ".json", "{\"family\": \"starflow\", \"patch_size\": 4}", NULL },
+  };
+  write_weights (&tarflow, NULL, NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *beside_path = beside (cases[i].ending);
+      write_text (beside_path, cases[i].text);
+      g_autoptr (NfTensorFile) file = open_file (path);
+      g_autoptr (NfConfig) config
+          = nf_checkpoint_config (file, NULL, (const char *const[]){ cases[i].setting, NULL }, &error);
+      g_unlink (beside_path);
+      nf_test_ok (config, error);
+      assert_int_equal (config->family, NF_FAMILY_STARFLOW);
+      assert_int_equal (config->patch_size, 4);
+      assert_false (config->rope);
+    }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_twins),         cmocka_unit_test (test_causal_images),
-    cmocka_unit_test (test_official),      cmocka_unit_test (test_shapes),
-    cmocka_unit_test (test_variance),      cmocka_unit_test (test_noise),
-    cmocka_unit_test (test_named_patches), cmocka_unit_test (test_identities),
-    cmocka_unit_test (test_open),          cmocka_unit_test (test_contradictions),
-    cmocka_unit_test (test_rotations),     cmocka_unit_test (test_scaled_positions),
-    cmocka_unit_test (test_recipes),       cmocka_unit_test (test_bad_recipes),
-    cmocka_unit_test (test_yaml),          cmocka_unit_test (test_yaml_noise),
-    cmocka_unit_test (test_yaml_patch),    cmocka_unit_test (test_uneven_heads),
+    cmocka_unit_test (test_twins),          cmocka_unit_test (test_causal_images),
+    cmocka_unit_test (test_official),       cmocka_unit_test (test_shapes),
+    cmocka_unit_test (test_variance),       cmocka_unit_test (test_noise),
+    cmocka_unit_test (test_named_patches),  cmocka_unit_test (test_identities),
+    cmocka_unit_test (test_open),           cmocka_unit_test (test_contradictions),
+    cmocka_unit_test (test_rotations),      cmocka_unit_test (test_scaled_positions),
+    cmocka_unit_test (test_recipes),        cmocka_unit_test (test_bad_recipes),
+    cmocka_unit_test (test_yaml),           cmocka_unit_test (test_yaml_noise),
+    cmocka_unit_test (test_yaml_patch),     cmocka_unit_test (test_uneven_heads),
+    cmocka_unit_test (test_plain_starflow),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -428,13 +428,15 @@ say_starflow (Config *c)
     }
 }
 
-/* Tensors that no TARFlow has. */
+/* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. */
 static gboolean
 is_starflow (const Config *c)
 {
   static const char *const names[]
       = { "sos_embed", "final_norm.weight", "attn_blocks.0.attention.query_norm.weight",
           "attn_blocks.0.attention.post_norm.weight", "attn_blocks.0.mlp.gate_proj.weight" };
+  if (c->recipe || nf_config_looks_like_starflow (c->members))
+    return TRUE;
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     if (find_first (c, names[i]))
       return TRUE;

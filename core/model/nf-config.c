@@ -603,9 +603,9 @@ check_members (JsonObject *object, const char *origin, NfFamily family, GError *
   return TRUE;
 }
 
-/* Members of STARFlow constructors, which name no family. */
-static gboolean
-looks_like_starflow (JsonObject *object)
+/* Constructors name no family. */
+gboolean
+nf_config_looks_like_starflow (JsonObject *object)
 {
   static const char *const telling[]
       = { "txt_size", "txt_dim", "rope", "sos", "use_softplus", "seq_order", "temporal_causal", NULL };
@@ -619,7 +619,7 @@ static gboolean
 read_family (JsonObject *object, const char *origin, NfFamily *family, GError **error)
 {
   JsonNode *node = json_object_get_member (object, "family");
-  guint value = looks_like_starflow (object) ? NF_FAMILY_STARFLOW : NF_FAMILY_TARFLOW;
+  guint value = nf_config_looks_like_starflow (object) ? NF_FAMILY_STARFLOW : NF_FAMILY_TARFLOW;
   if (node && !holds (node, G_TYPE_STRING))
     return wrong_type (origin, "family", "\"tarflow\" or \"starflow\"", error);
   if (node && !find_name (family_names, G_N_ELEMENTS (family_names), json_node_get_string (node), &value))

@@ -13,3 +13,6 @@ JsonObject *nf_json_parse_object (JsonParser *parser, const char *text, gsize le
 
 /* nf_config_from_json() of an object that was parsed. */
 NfConfig *nf_config_from_object (JsonObject *object, const char *origin, GError **error);
+
+/* Whether an object that names no family has members of STARFlow constructors. */
+gboolean nf_config_looks_like_starflow (JsonObject *object);
