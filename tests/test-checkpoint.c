@@ -354,6 +354,36 @@ test_noise (void **state)
   g_rmdir (folder);
 }
 
+/* A deviation is said of Gaussian noise alone, wherever it is said. */
+static void
+test_deviations (void **state)
+{
+  static const struct
+  {
+    const char *json, *setting;
+    NfNoise noise;
+  } cases[] = {
+    { "{}", "noise_std=0.1", NF_NOISE_GAUSSIAN },
+    { "{\"noise_std\": 0.1}", NULL, NF_NOISE_GAUSSIAN },
+    { "{\"noise_std\": 0.1}", "noise_type=gaussian", NF_NOISE_GAUSSIAN },
+    { "{\"noise_std\": 0.1}", "noise_std=0", NF_NOISE_UNIFORM },
+    { "{\"noise_std\": 0, \"noise_type\": \"gaussian\"}", NULL, NF_NOISE_GAUSSIAN },
+  };
+  g_autofree char *json_path = beside (".json");
+  write_weights (&tarflow, NULL, NULL);
+  g_autoptr (NfTensorFile) file = open_file (path);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      write_text (json_path, cases[i].json);
+      g_autoptr (NfConfig) config
+          = nf_checkpoint_config (file, NULL, (const char *const[]){ cases[i].setting, NULL }, &error);
+      g_unlink (json_path);
+      nf_test_ok (config, error);
+      assert_int_equal (config->noise, cases[i].noise);
+    }
+}
+
 /* A name that official training gives says the patch, and with it the planes. */
 static void
 test_named_patches (void **state)
@@ -637,7 +667,7 @@ test_recipes (void **state)
   } cases[] = {
     { IMAGE_YAML, "img_size=32 txt_size=128 in_channels=4 patch_size=1 channels=3072 num_blocks=6 "
                   "layers_per_block=[2,2,2,2,2,24] "
-                  "noise_std=0.29999999999999999 noise_type=\"gaussian\" nvp=1 rope=1 sos=1 "
+                  "noise_std=0.29999999999999999 nvp=1 rope=1 sos=1 "
                   "seq_order=\"L2R\" use_softplus=1 "
                   "cond_top_only=1 use_final_norm=1 soft_clip=4" },
     { VIDEO_YAML, "img_size=40 txt_size=256 frames=21 in_channels=48 patch_size=1 channels=3072 "
@@ -655,7 +685,7 @@ test_recipes (void **state)
     /* numbers as Python reads them */
     { "noise_std: .25\nsoft_clip: +4.\nnoise_type: gaussian\n",
       "noise_std=0.25 soft_clip=4.0 noise_type=\"gaussian\"" },
-    { "noise_std: -.5\nsoft_clip: 25e-1\n", "noise_std=-0.5 soft_clip=2.5 noise_type=\"gaussian\"" },
+    { "noise_std: -.5\nsoft_clip: 25e-1\n", "noise_std=-0.5 soft_clip=2.5" },
     { "soft_clip: 0x10\nhead_dim: .\nchannels: '-'\n", "soft_clip=\"0x10\" head_dim=\".\" channels=\"-\"" },
     /* of an unknown autoencoder */
     { "img_size: 64\nvae: other\nblocks: 2\n", "num_blocks=2" },
@@ -883,7 +913,7 @@ main (void)
     cmocka_unit_test (test_recipes),        cmocka_unit_test (test_bad_recipes),
     cmocka_unit_test (test_yaml),           cmocka_unit_test (test_yaml_noise),
     cmocka_unit_test (test_yaml_patch),     cmocka_unit_test (test_uneven_heads),
-    cmocka_unit_test (test_plain_starflow),
+    cmocka_unit_test (test_plain_starflow), cmocka_unit_test (test_deviations),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -272,11 +272,12 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
 static gboolean
 check_noise (const Convert *convert, const NfConfig *config, GError **error)
 {
-  if (convert->noise_std != NF_NOT_GIVEN && convert->noise_std > 0 && config->noise != NF_NOISE_GAUSSIAN)
+  if (config->noise_std > 0 && config->noise != NF_NOISE_GAUSSIAN)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                 "--noise-std %g: goes with Gaussian noise, and that of %s is uniform; --noise gaussian says "
-                 "otherwise",
-                 convert->noise_std, convert->input);
+                 "%s %g: goes with Gaussian noise, and that of %s is uniform; --noise gaussian says "
+                 "otherwise, --noise uniform takes the deviation away",
+                 convert->noise_std != NF_NOT_GIVEN ? "--noise-std" : "noise_std", config->noise_std,
+                 convert->input);
   else if ((convert->noise || convert->noise_std != NF_NOT_GIVEN) && config->noise == NF_NOISE_GAUSSIAN
            && config->noise_std == 0)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,

@@ -243,10 +243,18 @@ say_patch (Config *c, const Name *name, guint D)
     say_or_ask (c, "patch_size", 0);
 }
 
+/* Whether somebody said a deviation, which only Gaussian noise has. */
+static gboolean
+has_deviation (const Config *c)
+{
+  JsonNode *node = json_object_get_member (c->members, "noise_std");
+  return node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_double (node) > 0;
+}
+
 static void
 say_noise (Config *c, const Name *name)
 {
-  if (has (c, "noise_type") || !name->p)
+  if (has (c, "noise_type") || has_deviation (c) || !name->p)
     return;
   char *behind = NULL;
   const double std = g_ascii_strtod (name->noise, &behind);

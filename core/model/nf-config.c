@@ -703,7 +703,9 @@ read_members (JsonObject *object, const char *origin, NfConfig *config, GError *
   guint layout = config->channels == 1   ? NF_PIXELS_GRAY
                  : config->channels == 3 ? NF_PIXELS_RGB
                                          : NF_PIXELS_LATENT,
-        noise = NF_NOISE_UNIFORM, basis = NF_BASIS_PIXEL;
+        basis = NF_BASIS_PIXEL;
+  /* who says a deviation means the only noise that has one */
+  guint noise = config->noise_std > 0 ? NF_NOISE_GAUSSIAN : NF_NOISE_UNIFORM;
   if (!read_name (object, origin, "pixel_layout", layout_names, G_N_ELEMENTS (layout_names), &layout, error)
       || !read_name (object, origin, "noise_type", noise_names, G_N_ELEMENTS (noise_names), &noise, error)
       || !read_name (object, origin, "basis", basis_names, G_N_ELEMENTS (basis_names), &basis, error))

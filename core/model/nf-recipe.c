@@ -374,9 +374,6 @@ make_members (GHashTable *pairs, const char *origin, GError **error)
   const char *layers = g_hash_table_lookup (pairs, "layers_per_block");
   if ((layers && !read_layers (origin, layers, object, error)) || !read_sizes (pairs, origin, object, error))
     return NULL;
-  /* the only kind that has a deviation */
-  if (json_object_has_member (object, "noise_std") && !json_object_has_member (object, "noise_type"))
-    json_object_set_string_member (object, "noise_type", "gaussian");
   return g_steal_pointer (&object);
 }
 
