@@ -143,7 +143,7 @@ test_causal_images (void **state)
   assert_int_equal (again->frames, 0);
 }
 
-/* PyTorch's own file, whose shapes say everything. */
+/* PyTorch's own file, whose shapes say everything but the noise, which a file beside it does. */
 static void
 test_official (void **state)
 {
@@ -184,13 +184,19 @@ write_weights (const NfConfig *config, const char *surplus, const char *missing)
   nf_test_ok (nf_tensor_file_write (path, tensors, kept, NULL, &error), error);
 }
 
+/* With SETTINGS, and what no shape says. */
 static void
 check_found (const NfConfig *config, const char *const *settings)
 {
   g_autoptr (GError) error = NULL;
+  g_autoptr (GStrvBuilder) builder = g_strv_builder_new ();
+  if (settings)
+    g_strv_builder_addv (builder, (const char **)settings);
+  g_strv_builder_add (builder, "noise_type=uniform");
+  g_auto (GStrv) all = g_strv_builder_end (builder);
   write_weights (config, NULL, NULL);
   g_autoptr (NfTensorFile) file = open_file (path);
-  g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, settings, &error);
+  g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, (const char *const *)all, &error);
   nf_test_ok (found, error);
   g_autofree char *is = nf_config_to_json (found), *wanted = nf_config_to_json (config);
   assert_string_equal (is, wanted);
@@ -273,6 +279,8 @@ test_variance (void **state)
 {
   const char *const missing[] = { NULL, "var" };
   g_autoptr (GError) error = NULL;
+  g_autofree char *json_path = beside (".json");
+  write_text (json_path, "{\"noise_type\": \"uniform\"}");
   for (guint i = 0; i < 2; i++)
     {
       write_weights (&tarflow, NULL, missing[i]);
@@ -285,6 +293,7 @@ test_variance (void **state)
       g_autofree char *digest_of_ones = nf_weights_digest (weights, NULL, NULL, &error);
       assert_string_equal (digest, digest_of_ones);
     }
+  g_unlink (json_path);
   g_autofree char *name = nf_test_file ("golden", "tarflow_vp.weights.safetensors");
   g_autoptr (NfTensorFile) file = open_file (name);
   g_autoptr (NfWeights) weights = nf_weights_open (file, &error);
@@ -319,22 +328,46 @@ test_identities (void **state)
   check_found (&c, settings);
 }
 
-/* A name that official training gives says the noise. */
+static void
+check_refused (NfTensorFile *file, const char *config, const char *const *settings, NfError code,
+               const char *mentions)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfConfig) found = nf_checkpoint_config (file, config, settings, &error);
+  if (found)
+    fail_msg ("a configuration was found, though \"%s\"", mentions);
+  if (!g_error_matches (error, NF_ERROR, (gint)code) || !strstr (error->message, mentions))
+    fail_msg ("\"%s\" is of the wrong kind or does not mention \"%s\"", error->message, mentions);
+}
+
+/* A name that official training gives says the noise, whatever is added to it; else it is asked for. */
 static void
 test_noise (void **state)
 {
   static const struct
   {
-    const char *name;
+    const char *name, *setting, *wrong;
     NfNoise noise;
     double std;
   } cases[] = {
-    { "afhq_model_4_128_3_2_0.07.pth", NF_NOISE_GAUSSIAN, 0.07 },
-    { "a_model_4_128_3_2_uniform.pth", NF_NOISE_UNIFORM, 0 },
-    { "a_model_4_64_3_2_0.07.pth", NF_NOISE_UNIFORM, 0 }, /* of another model */
-    { "a_model_4_128_3_2_-1.pth", NF_NOISE_UNIFORM, 0 },
-    { "a_model_4_128_3_2_0.07_ema.pth", NF_NOISE_UNIFORM, 0 },
-    { "a_model_4_128.pth", NF_NOISE_UNIFORM, 0 },
+    { "afhq_model_4_128_3_2_0.07.pth", NULL, NULL, NF_NOISE_GAUSSIAN, 0.07 },
+    { "a_model_4_128_3_2_uniform.pth", NULL, NULL, NF_NOISE_UNIFORM, 0 },
+    { "a_model_4_128_3_2_0.07.pt", NULL, NULL, NF_NOISE_GAUSSIAN, 0.07 },
+    { "a_model_4_128_3_2_1.0.ckpt", NULL, NULL, NF_NOISE_GAUSSIAN, 1 },
+    { "a_model_4_128_3_2_0.07_ema.pth", NULL, NULL, NF_NOISE_GAUSSIAN, 0.07 },
+    { "a_model_4_128_3_2_uniform_ep10.pt", NULL, NULL, NF_NOISE_UNIFORM, 0 },
+    { "a_model_4_128_3_2_0.07.pth", "noise_type=uniform", NULL, NF_NOISE_UNIFORM, 0 },
+    { "a_model_4_128_3_2_0.07.pth", "noise_std=0.05", NULL, NF_NOISE_GAUSSIAN, 0.05 },
+    { "a_model_4_128_3_2_uniform.pth", "noise_std=0.05", NULL, NF_NOISE_GAUSSIAN, 0.05 },
+    { "a.pth", "noise_type=uniform", NULL, NF_NOISE_UNIFORM, 0 },
+    { "a.pth", "noise_std=0.05", NULL, NF_NOISE_GAUSSIAN, 0.05 },
+    { "a.pth", NULL, "do not say noise_type;" },
+    { "a.pth", "noise_type=gaussian", "do not say noise_std;" },
+    { "a_model_4_64_3_2_0.07.pth", NULL, "do not say noise_type;" }, /* of another model */
+    { "a_model_4_128_3_2_-1.pth", NULL, "do not say noise_type;" },
+    { "a_model_4_128_3_2_0.07.1.pth", NULL, "do not say noise_type;" },
+    { "a_model_4_128_3_2_uniformly.pth", NULL, "do not say noise_type;" },
+    { "a_model_4_128.pth", NULL, "do not say noise_type;" },
   };
   g_autoptr (GError) error = NULL;
   g_autofree char *folder = g_dir_make_tmp ("normflow-test-XXXXXX", &error);
@@ -345,10 +378,16 @@ test_noise (void **state)
       g_autofree char *name = g_build_filename (folder, cases[i].name, NULL);
       assert_int_equal (g_rename (path, name), 0);
       g_autoptr (NfTensorFile) file = open_file (name);
-      g_autoptr (NfConfig) config = nf_checkpoint_config (file, NULL, NULL, &error);
-      nf_test_ok (config, error);
-      assert_int_equal (config->noise, cases[i].noise);
-      assert_true (config->noise_std == cases[i].std);
+      const char *const settings[] = { cases[i].setting, NULL };
+      if (cases[i].wrong)
+        check_refused (file, NULL, settings, NF_ERROR_CONFIG, cases[i].wrong);
+      else
+        {
+          g_autoptr (NfConfig) config = nf_checkpoint_config (file, NULL, settings, &error);
+          nf_test_ok (config, error);
+          assert_int_equal (config->noise, cases[i].noise);
+          assert_true (config->noise_std == cases[i].std);
+        }
       assert_int_equal (g_rename (name, path), 0);
     }
   g_rmdir (folder);
@@ -391,7 +430,7 @@ test_named_patches (void **state)
   static const struct
   {
     guint C, p;
-    const char *name, *setting, *wrong;
+    const char *name, *setting, *wrong, *noise;
   } cases[] = {
     { 4, 2, "a_model_2_128_3_2_0.07.pth", NULL, NULL },
     { 4, 2, "a_model_2_128_3_2_0.07.pth", "in_channels=4", NULL },
@@ -401,8 +440,8 @@ test_named_patches (void **state)
     { 3, 2, "a_model_4_128_3_2_0.07.pth", NULL,
       "its name says a patch_size that does not divide its tokens of 12" },
     { 3, 2, "a_model_4_128_3_2_0.07.pth", "patch_size=2", "do not say noise_type;" },
-    { 6, 1, "a.pth", NULL, "do not say patch_size" },
-    { 4, 2, "a.pth", "patch_size=65536", "is impossible" },
+    { 6, 1, "a.pth", NULL, "do not say patch_size", "noise_type=uniform" },
+    { 4, 2, "a.pth", "patch_size=65536", "is impossible", "noise_type=uniform" },
   };
   g_autoptr (GError) error = NULL;
   g_autofree char *folder = g_dir_make_tmp ("normflow-test-XXXXXX", &error);
@@ -416,8 +455,9 @@ test_named_patches (void **state)
       g_autofree char *name = g_build_filename (folder, cases[i].name, NULL);
       assert_int_equal (g_rename (path, name), 0);
       g_autoptr (NfTensorFile) file = open_file (name);
-      g_autoptr (NfConfig) found
-          = nf_checkpoint_config (file, NULL, (const char *const[]){ cases[i].setting, NULL }, &error);
+      const char *const settings[] = { cases[i].noise ? cases[i].noise : cases[i].setting,
+                                       cases[i].noise ? cases[i].setting : NULL, NULL };
+      g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, settings, &error);
       if (cases[i].wrong)
         {
           assert_null (found);
@@ -435,18 +475,6 @@ test_named_patches (void **state)
   g_rmdir (folder);
 }
 
-static void
-check_refused (NfTensorFile *file, const char *config, const char *const *settings, NfError code,
-               const char *mentions)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (NfConfig) found = nf_checkpoint_config (file, config, settings, &error);
-  if (found)
-    fail_msg ("a configuration was found, though \"%s\"", mentions);
-  if (!g_error_matches (error, NF_ERROR, (gint)code) || !strstr (error->message, mentions))
-    fail_msg ("\"%s\" is of the wrong kind or does not mention \"%s\"", error->message, mentions);
-}
-
 /* What nothing says is asked for by name, all of it at once. */
 static void
 test_open (void **state)
@@ -454,11 +482,11 @@ test_open (void **state)
   write_weights (&starflow, NULL, NULL);
   g_autoptr (NfTensorFile) file = open_file (path);
   check_refused (file, NULL, NULL, NF_ERROR_CONFIG,
-                 "do not say patch_size, img_size, use_softplus, soft_clip, seq_order, hf_style_rope and "
-                 "temporal_causal");
+                 "do not say patch_size, img_size, use_softplus, soft_clip, seq_order, hf_style_rope, "
+                 "temporal_causal and noise_type;");
   check_refused (file, NULL,
                  (const char *const[]){ "patch_size=1", "img_size=6", "use_softplus=1", "soft_clip=4",
-                                        "seq_order=L2R", "hf_style_rope=0", NULL },
+                                        "seq_order=L2R", "hf_style_rope=0", "noise_std=0.3", NULL },
                  NF_ERROR_CONFIG, "do not say temporal_causal;");
   check_refused (file, NULL, (const char *const[]){ "patch_size", NULL }, NF_ERROR_ARGUMENT, "NAME=VALUE");
   check_refused (file, NULL, (const char *const[]){ "=1", NULL }, NF_ERROR_ARGUMENT, "NAME=VALUE");
@@ -470,7 +498,7 @@ test_open (void **state)
   narrow.width = 96, narrow.head_dim = 32;
   write_weights (&narrow, NULL, NULL);
   g_autoptr (NfTensorFile) small = open_file (path);
-  check_refused (small, NULL, NULL, NF_ERROR_CONFIG, "do not say head_dim;");
+  check_refused (small, NULL, NULL, NF_ERROR_CONFIG, "do not say head_dim and noise_type;");
 
   g_autoptr (NfTensorFile) expected = NULL;
   g_autofree char *other = nf_test_file ("golden", "tarflow_vp.expected.safetensors");
@@ -500,9 +528,10 @@ test_uneven_heads (void **state)
     }
   g_unlink (path);
   nf_test_ok (nf_tensor_file_write (path, tensors, n, NULL, &error), error);
-  const char *const settings[]
-      = { "patch_size=1",        "img_size=6",        "use_softplus=true", "soft_clip=4", "seq_order=L2R",
-          "hf_style_rope=false", "temporal_causal=0", "txt_size=5",        NULL };
+  const char *const settings[] = {
+    "patch_size=1",        "img_size=6",        "use_softplus=true", "soft_clip=4",        "seq_order=L2R",
+    "hf_style_rope=false", "temporal_causal=0", "txt_size=5",        "noise_type=uniform", NULL
+  };
   g_autoptr (NfTensorFile) file = open_file (path);
   check_refused (file, NULL, settings, NF_ERROR_CONFIG,
                  "channels (the width) 96 is not a multiple of head_dim 64");
@@ -562,6 +591,7 @@ test_contradictions (void **state)
         fail_msg ("%s: \"%s\" does not mention \"%s\"", cases[i].json, error->message, cases[i].mentions);
     }
 
+  write_text (json_path, "{\"noise_type\": \"uniform\"}");
   write_weights (&tarflow, "blocks.0.surplus", NULL);
   check_model_refused ("blocks.0.surplus");
   write_weights (&tarflow, "optimizer", NULL);
@@ -570,6 +600,7 @@ test_contradictions (void **state)
   check_model_refused ("blocks.1.attn_blocks.1.mlp.norm.bias");
   write_weights (&tarflow, NULL, "blocks.2.proj_out.bias");
   check_model_refused ("blocks.2.proj_out.bias");
+  g_unlink (json_path);
   write_weights (&tarflow, NULL, "blocks.0.pos_embed");
   check_model_refused ("do not say");
 }

@@ -159,6 +159,31 @@ say_expansion (Config *c, guint width)
   say_or_ask (c, "expansion", width && hidden % width == 0 ? hidden / width : 0);
 }
 
+/* Whether somebody said a deviation, which only Gaussian noise has. */
+static gboolean
+has_deviation (const Config *c)
+{
+  JsonNode *node = json_object_get_member (c->members, "noise_std");
+  return node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_double (node) > 0;
+}
+
+static gboolean
+is_gaussian (const Config *c)
+{
+  JsonNode *type = json_object_get_member (c->members, "noise_type");
+  return type && JSON_NODE_HOLDS_VALUE (type) && json_node_get_value_type (type) == G_TYPE_STRING
+         && g_strcmp0 (json_node_get_string (type), "gaussian") == 0;
+}
+
+static void
+ask_noise (Config *c)
+{
+  if (is_gaussian (c))
+    ask (c, "noise_std");
+  else if (!has_deviation (c))
+    ask (c, "noise_type");
+}
+
 /* TARFlow */
 
 /* Official training calls its files DATA_model_p_d_T_K_NOISE.pth, NOISE being "uniform" or a standard
@@ -243,29 +268,25 @@ say_patch (Config *c, const Name *name, guint D)
     say_or_ask (c, "patch_size", 0);
 }
 
-/* Whether somebody said a deviation, which only Gaussian noise has. */
+/* What may follow the noise: the ending, or what somebody added to the name. */
 static gboolean
-has_deviation (const Config *c)
+ends_name (const char *text)
 {
-  JsonNode *node = json_object_get_member (c->members, "noise_std");
-  return node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_double (node) > 0;
+  static const char *const endings[] = { "", ".pth", ".pt", ".ckpt", ".safetensors", NULL };
+  return *text == '_' || g_strv_contains (endings, text);
 }
 
+/* The name of a model that is not quite this one says nothing. */
 static void
 say_noise (Config *c, const Name *name)
 {
-  if (has (c, "noise_type") || has_deviation (c) || !name->p)
+  if (has (c, "noise_type") || has_deviation (c) || !name->p || name->p != get (c, "patch_size"))
     return;
   char *behind = NULL;
   const double std = g_ascii_strtod (name->noise, &behind);
-  const gboolean uniform = g_str_has_prefix (name->noise, "uniform"),
-                 gaussian = g_ascii_isdigit (*name->noise) && std <= 2
-                            && (strcmp (behind, ".pth") == 0 || strcmp (behind, ".safetensors") == 0);
-  if ((uniform || gaussian) && name->p != get (c, "patch_size"))
-    ask (c, "noise_type"); /* of a model that is not quite this one */
-  else if (uniform)
+  if (g_str_has_prefix (name->noise, "uniform") && ends_name (name->noise + strlen ("uniform")))
     say_text (c, "noise_type", "uniform");
-  else if (gaussian)
+  else if (g_ascii_isdigit (*name->noise) && std <= 2 && ends_name (behind))
     {
       say_text (c, "noise_type", "gaussian");
       if (!has (c, "noise_std"))
@@ -293,6 +314,7 @@ say_tarflow (Config *c)
   say_head_dim (c, d);
   say_expansion (c, d);
   say_noise (c, &name);
+  ask_noise (c);
 }
 
 /* STARFlow */
@@ -369,10 +391,7 @@ static void
 say_official_noise (Config *c)
 {
   say_text (c, "noise_type", "gaussian");
-  JsonNode *type = json_object_get_member (c->members, "noise_type");
-  if (!has (c, "noise_std") && JSON_NODE_HOLDS_VALUE (type)
-      && json_node_get_value_type (type) == G_TYPE_STRING
-      && g_strcmp0 (json_node_get_string (type), "gaussian") == 0)
+  if (!has (c, "noise_std") && is_gaussian (c))
     json_object_set_double_member (c->members, "noise_std", OFFICIAL_STARFLOW_NOISE);
 }
 
@@ -434,6 +453,7 @@ say_starflow (Config *c)
       ask (c, "shallow_block_local");
       say_or_ask (c, "frames", 0);
     }
+  ask_noise (c);
 }
 
 /* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. */
