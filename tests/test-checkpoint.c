@@ -673,6 +673,48 @@ test_scaled_positions (void **state)
     }
 }
 
+/* Rotations alone say the sum of text and image: one of both must be told, or have its official default. */
+static void
+test_rotated_text (void **state)
+{
+  const char *settings[] = { "patch_size=1",
+                             "use_softplus=true",
+                             "soft_clip=4",
+                             "seq_order=L2R",
+                             "hf_style_rope=false",
+                             "temporal_causal=0",
+                             "noise_type=uniform",
+                             NULL,
+                             NULL };
+  static const char *const told[] = { "pt_seq_len=9", "txt_size=5" };
+  g_autofree char *yaml_path = beside (".yaml");
+  g_autoptr (GError) error = NULL;
+  NfConfig config = starflow;
+  config.pt_seq_len = 9;
+  write_weights (&config, NULL, "blocks.0.attn_mask");
+  g_autoptr (NfTensorFile) file = open_file (path);
+  check_refused (file, NULL, settings, NF_ERROR_CONFIG, "do not say txt_size (or pt_seq_len);");
+  settings[7] = "img_size=4"; /* which is not what they are scaled to */
+  check_refused (file, NULL, settings, NF_ERROR_CONFIG, "do not say txt_size (or pt_seq_len);");
+  for (guint i = 0; i < G_N_ELEMENTS (told); i++)
+    {
+      settings[7] = told[i];
+      g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, settings, &error);
+      nf_test_ok (found, error);
+      assert_true (nf_config_equal (found, &config));
+    }
+  write_text (yaml_path, "patch_size: 1\nuse_softplus: 1\nsoft_clip: 4\nseq_order: L2R\npt_seq_len: 9\n");
+  g_autofree char *digest = nf_model_digest_of_file (path, &error);
+  nf_test_ok (digest, error);
+
+  config.pt_seq_len = 0; /* as many as the image of training has */
+  write_weights (&config, NULL, "blocks.0.attn_mask");
+  write_text (yaml_path, "patch_size: 1\nuse_softplus: 1\nsoft_clip: 4\nseq_order: L2R\n");
+  g_autofree char *plain = nf_model_digest_of_file (path, &error);
+  g_unlink (yaml_path);
+  nf_test_ok (plain, error);
+}
+
 /* YAML */
 
 /* The sizes of the two official configurations. */
@@ -945,6 +987,7 @@ main (void)
     cmocka_unit_test (test_yaml),           cmocka_unit_test (test_yaml_noise),
     cmocka_unit_test (test_yaml_patch),     cmocka_unit_test (test_uneven_heads),
     cmocka_unit_test (test_plain_starflow), cmocka_unit_test (test_deviations),
+    cmocka_unit_test (test_rotated_text),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

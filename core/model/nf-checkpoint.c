@@ -334,26 +334,33 @@ say_layers (Config *c, guint T)
 }
 
 /* The buffer "var" has a row for each image token of training; masks one for each text token more, and
- * rotations as many for the image as positions are scaled to. */
+ * rotations as many for the image as positions are scaled to. By rotations alone it must be told what these
+ * are scaled to: who wrote a configuration without it meant the tokens of training. */
 static void
 say_positions (Config *c, gboolean text)
 {
   const guint p = MIN (get (c, "patch_size"), 4096), var = size_of (find (c, "var"), 0),
               learned = size_of (find_first (c, "pos_embed"), 0), side = root_of (learned ? learned : var);
   const NfTensor *mask = find_first (c, "attn_mask"), *rope = find (c, "feat_rope.freqs_cos");
-  const guint all = size_of (mask ? mask : rope, 0);
+  const guint rotations = size_of (rope, 0);
 
   say_or_ask (c, "img_size", MIN (side, 4096) * p);
-  if (root_of (var) && p && get (c, "img_size") / p != root_of (var))
-    say (c, "pt_seq_len", root_of (var));
   if (!text)
     say (c, "txt_size", 0);
   else
-    say_or_ask (c, "txt_size", var && all > var ? all - var : 0);
-  const guint rotations = size_of (rope, 0), txt = get (c, "txt_size"),
-              scaled = rotations > txt ? root_of (rotations - txt) : 0;
+    {
+      const guint64 pt = get (c, "pt_seq_len"), all = mask ? size_of (mask, 0) : rotations,
+                    image = mask || (!pt && c->told) ? var : pt * pt;
+      if (image && all > image)
+        say (c, "txt_size", (guint)(all - image));
+      else if (!has (c, "txt_size"))
+        g_ptr_array_add (c->open, rope && !mask && !pt ? "txt_size (or pt_seq_len)" : "txt_size");
+    }
+  const guint txt = get (c, "txt_size"), scaled = rotations > txt ? root_of (rotations - txt) : 0;
   if (var && scaled && scaled != root_of (var))
     say (c, "pt_seq_len", scaled);
+  else if (root_of (var) && p && get (c, "img_size") / p != root_of (var))
+    say (c, "pt_seq_len", root_of (var));
 }
 
 /* Blocks have one number of heads, unless each has as many as its width holds; where these leave a rest, no
