@@ -42,36 +42,12 @@ write_text (const char *name, const char *text)
 static void
 write_pth (NfTensorFile *file, const char *prefix)
 {
-  static const char *const types[] = { [NF_DTYPE_F32] = "Float", [NF_DTYPE_F64] = "Double" };
-  g_auto (NfZip) zip;
-  g_autoptr (GByteArray) pickle = g_byte_array_new ();
+  GByteArray *pickle = g_byte_array_new ();
   g_autoptr (GError) error = NULL;
-  nf_zip_init (&zip);
-  NF_PUT (pickle, "\x80\x02}(");
-  for (guint i = 0; i < nf_tensor_file_count (file); i++)
-    {
-      const NfTensor *tensor = nf_tensor_file_get (file, i);
-      g_autofree char *key = g_strdup_printf ("%u", i), *name = g_strconcat (prefix, tensor->name, NULL);
-      NfTorchTensor to = { types[tensor->dtype], key, (gint64)tensor->n_elements, 0, tensor->n_dims };
-      gint64 stride = 1;
-      for (guint j = tensor->n_dims; j > 0; j--)
-        {
-          to.dims[j - 1] = (gint64)tensor->dims[j - 1];
-          to.strides[j - 1] = stride;
-          stride *= to.dims[j - 1];
-        }
-      nf_put_string (pickle, name);
-      nf_put_tensor (pickle, &to);
-    }
-  NF_PUT (pickle, "u.");
-  nf_zip_add (&zip, "m/data.pkl", pickle->data, pickle->len);
-  for (guint i = 0; i < nf_tensor_file_count (file); i++)
-    {
-      const NfTensor *tensor = nf_tensor_file_get (file, i);
-      g_autofree char *name = g_strdup_printf ("m/data/%u", i);
-      nf_zip_add (&zip, name, tensor->data, tensor->n_elements * nf_dtype_size (tensor->dtype));
-    }
-  GByteArray *bytes = nf_zip_end (&zip);
+  NF_PUT (pickle, "\x80\x02");
+  nf_put_file (pickle, file, prefix);
+  NF_PUT (pickle, ".");
+  g_autoptr (GByteArray) bytes = nf_zip_file (pickle, file);
   g_unlink (path); /* never written over: the last file may be mapped */
   nf_test_ok (g_file_set_contents (path, (const char *)bytes->data, bytes->len, &error), error);
 }

@@ -1,6 +1,7 @@
 /* normflow: `normflow convert` and `info` of PyTorch checkpoints. SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "nf-test.h"
+#include "torch-writer.h"
 
 #include <math.h>
 
@@ -216,6 +217,56 @@ test_mean (void **state)
   check_mentions (run (1, "convert", "--mean", "/nothing", model, output, NULL), "/nothing");
 }
 
+/* What IN is told counts for the other model, too, where that one has no configuration of its own or several
+ * sets of weights. */
+static void
+test_mean_of_bare (void **state)
+{
+  g_autofree char *twin = nf_test_file ("golden", "starflow_text.weights.safetensors"),
+                  *wanted = digest_of (twin), *bare = nf_test_temporary (".pth"),
+                  *states = nf_test_temporary (".pth");
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (twin, &error);
+  nf_test_ok (file, error);
+  for (guint several = 0; several < 2; several++)
+    {
+      GByteArray *pickle = g_byte_array_new ();
+      NF_PUT (pickle, "\x80\x02");
+      if (several)
+        {
+          NF_PUT (pickle, "}(");
+          nf_put_string (pickle, "model");
+          nf_put_file (pickle, file, "");
+          nf_put_string (pickle, "ema");
+        }
+      nf_put_file (pickle, file, "");
+      nf_put (pickle, several ? "u." : ".", several ? 2 : 1);
+      g_autoptr (GByteArray) bytes = nf_zip_file (pickle, file);
+      nf_test_ok (
+          g_file_set_contents (several ? states : bare, (const char *)bytes->data, bytes->len, &error),
+          error);
+    }
+  /* the other model has less than IN is told */
+  check_mentions (run (1, "convert", "--mean", bare, bare, output, NULL), "do not say patch_size, ");
+  check_mentions (run (0, "convert", "--config", twin, "--mean", bare, bare, output, NULL), wanted);
+  check_mentions (run (0, "convert", "--mean", bare, twin, output, NULL), wanted);
+  check_mentions (
+      run (0, "convert", "--config", twin, "--state", "ema", "--mean", states, states, output, NULL), wanted);
+  check_mentions (
+      run (0, "convert", "--config", twin, "--state", "ema", "--mean", bare, states, output, NULL), wanted);
+  check_mentions (run (1, "convert", "--config", twin, "--mean", states, bare, output, NULL),
+                  "several sets of weights");
+  check_mentions (
+      run (0, "convert", "--set", "soft_clip=2", "--config", twin, "--mean", bare, bare, output, NULL),
+      output);
+  /* one that has a configuration has that one */
+  check_mentions (
+      run (1, "convert", "--set", "soft_clip=2", "--config", twin, "--mean", twin, bare, output, NULL),
+      "another configuration");
+  g_unlink (bare);
+  g_unlink (states);
+}
+
 static void
 test_misuse (void **state)
 {
@@ -237,6 +288,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_converting, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_asking, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_mean, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_mean_of_bare, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_misuse, set_up, tear_down),
   };
   return cmocka_run_group_tests_name ("convert", tests, NULL, NULL);

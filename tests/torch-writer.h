@@ -2,6 +2,8 @@
  * LGPL-2.1-or-later */
 #pragma once
 
+#include "nf-tensor-file.h"
+
 #include <glib.h>
 #include <string.h>
 
@@ -201,6 +203,49 @@ nf_zip_end (NfZip *zip)
   nf_put_number (zip->bytes, zip->zip64 ? 0xffffffff : at, 4);
   nf_put_number (zip->bytes, 0, 2);
   return zip->bytes;
+}
+
+/* FILE's tensors as a dictionary, names after PREFIX; their numbers are members of the archive m. */
+static inline void
+nf_put_file (GByteArray *pickle, NfTensorFile *file, const char *prefix)
+{
+  static const char *const types[] = { [NF_DTYPE_F32] = "Float", [NF_DTYPE_F64] = "Double" };
+  NF_PUT (pickle, "}(");
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (file, i);
+      g_autofree char *key = g_strdup_printf ("%u", i), *name = g_strconcat (prefix, tensor->name, NULL);
+      NfTorchTensor to = { types[tensor->dtype], key, (gint64)tensor->n_elements, 0, tensor->n_dims };
+      gint64 stride = 1;
+      for (guint j = tensor->n_dims; j > 0; j--)
+        {
+          to.dims[j - 1] = (gint64)tensor->dims[j - 1];
+          to.strides[j - 1] = stride;
+          stride *= to.dims[j - 1];
+        }
+      nf_put_string (pickle, name);
+      nf_put_tensor (pickle, &to);
+    }
+  NF_PUT (pickle, "u");
+}
+
+/* An archive of PICKLE, which is taken, and the numbers of FILE. */
+static inline GByteArray *
+nf_zip_file (GByteArray *pickle, NfTensorFile *file)
+{
+  NfZip zip;
+  nf_zip_init (&zip);
+  nf_zip_add (&zip, "m/data.pkl", pickle->data, pickle->len);
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    {
+      const NfTensor *tensor = nf_tensor_file_get (file, i);
+      g_autofree char *name = g_strdup_printf ("m/data/%u", i);
+      nf_zip_add (&zip, name, tensor->data, tensor->n_elements * nf_dtype_size (tensor->dtype));
+    }
+  g_byte_array_unref (pickle);
+  GByteArray *bytes = g_byte_array_ref (nf_zip_end (&zip));
+  nf_zip_clear (&zip);
+  return bytes;
 }
 
 /* Legacy files: everything before the object's pickle. */

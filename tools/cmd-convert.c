@@ -155,13 +155,43 @@ lacks_positions (NfTensorFile *file, const NfConfig *config, const char *name)
   return config->frame_positions && !nf_tensor_file_lookup (file, name);
 }
 
-/* The means of all numbers of TENSORS and of those of the model OTHER, of the same shapes, into DATA. */
-static gboolean
-average (const NfConfig *config, NfTensor *tensors, guint n, const char *other, GPtrArray *data,
-         GError **error)
+/* The other model; --state takes one of its sets of weights, too, where it has several. */
+static NfTensorFile *
+open_other (const Convert *convert, GError **error)
 {
-  g_autoptr (NfTensorFile) file = nf_tensor_file_open (other, error);
-  g_autoptr (NfConfig) theirs = file ? nf_checkpoint_config (file, NULL, NULL, error) : NULL;
+  GError *local = NULL;
+  NfTensorFile *file = nf_tensor_file_open (convert->mean, &local);
+  if (!file && convert->state && g_error_matches (local, NF_ERROR, NF_ERROR_ARGUMENT))
+    {
+      g_clear_error (&local);
+      file = nf_tensor_file_open_state (convert->mean, convert->state, &local);
+    }
+  if (local)
+    g_propagate_error (error, local);
+  return file;
+}
+
+/* The other model's own, or what says that of INPUT. */
+static NfConfig *
+get_other_config (const Convert *convert, NfTensorFile *input, NfTensorFile *other, GError **error)
+{
+  g_autofree char *own = nf_checkpoint_find_config (other);
+  if (own)
+    return nf_checkpoint_config (other, NULL, NULL, error);
+  g_autofree char *source = convert->config ? g_strdup (convert->config) : nf_checkpoint_find_config (input);
+  g_auto (GStrv) settings = get_settings (convert);
+  return nf_checkpoint_config (other, source, (const char *const *)settings, error);
+}
+
+/* The means of all numbers of TENSORS, those of INPUT, and of those of the other model, of the same shapes,
+ * into DATA. */
+static gboolean
+average (const Convert *convert, NfTensorFile *input, const NfConfig *config, NfTensor *tensors, guint n,
+         GPtrArray *data, GError **error)
+{
+  const char *other = convert->mean;
+  g_autoptr (NfTensorFile) file = open_other (convert, error);
+  g_autoptr (NfConfig) theirs = file ? get_other_config (convert, input, file, error) : NULL;
   if (!theirs)
     return FALSE;
   if (!nf_config_equal (config, theirs))
@@ -233,7 +263,7 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
                                  .n_elements = (guint64)N * d,
                                  .data = g_ptr_array_index (data, 0) };
     }
-  if (convert->mean && !average (config, tensors, n, convert->mean, data, error))
+  if (convert->mean && !average (convert, file, config, tensors, n, data, error))
     return FALSE;
   for (guint i = 0; i < n; i++)
     {

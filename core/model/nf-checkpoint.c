@@ -558,12 +558,14 @@ add_file (Config *c, const char *path, GError **error)
   return object != NULL;
 }
 
-/* A file of the same name beside the weights, NULL if there is none. */
-static char *
-find_beside (NfTensorFile *file)
+char *
+nf_checkpoint_find_config (NfTensorFile *file)
 {
   static const char *const endings[] = { ".yaml", ".yml", ".json" };
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (file), NULL);
   const char *path = nf_tensor_file_get_path (file), *dot = strrchr (path, '.');
+  if (nf_tensor_file_get_metadata (file, "config"))
+    return g_strdup (path);
   for (guint i = 0; dot && !strchr (dot, G_DIR_SEPARATOR) && i < G_N_ELEMENTS (endings); i++)
     {
       g_autofree char *beside = g_strdup_printf ("%.*s%s", (int)(dot - path), path, endings[i]);
@@ -600,18 +602,12 @@ add_sources (Config *c, const char *path, const char *const *settings, char **or
   for (guint i = 0; settings && settings[i]; i++)
     if (!add_setting (c, settings[i], error))
       return FALSE;
-  *origin = g_strdup (path);
-  if (path)
-    return add_file (c, path, error);
-  *origin = g_strdup (nf_tensor_file_get_path (c->file));
-  if (nf_tensor_file_get_metadata (c->file, "config"))
+  const char *weights = nf_tensor_file_get_path (c->file);
+  g_autofree char *source = path ? g_strdup (path) : nf_checkpoint_find_config (c->file);
+  *origin = g_strdup (source ? source : weights);
+  if (!path && g_strcmp0 (source, weights) == 0)
     return add_metadata (c, c->file, error);
-  g_autofree char *beside = find_beside (c->file);
-  if (!beside)
-    return TRUE;
-  g_free (*origin);
-  *origin = g_steal_pointer (&beside);
-  return add_file (c, *origin, error);
+  return !source || add_file (c, source, error);
 }
 
 /* Official STARFlow arguments have "nvp" without any effect but to be on. */

@@ -28,6 +28,12 @@ NfConfig *nf_checkpoint_config (NfTensorFile *file, const char *path, const char
                                 GError **error);
 
 /**
+ * nf_checkpoint_find_config: Returns: (transfer full) (nullable): the file that says the configuration of
+ * @file where nobody names another: itself, or one of its name beside it; NULL if there is none.
+ */
+char *nf_checkpoint_find_config (NfTensorFile *file);
+
+/**
  * nf_checkpoint_is_idle: Returns: whether the tensor @name of the official state_dict says nothing, so that
  * files may lack it: causal masks, and in STARFlow zeros where rotations once were.
  */
