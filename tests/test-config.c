@@ -227,6 +227,37 @@ test_families (void **state)
   check_refused ("{" GOOD ", \"rotary\": true}", NF_ERROR_UNSUPPORTED, "rotary");
 }
 
+/* How many heads there are may be said where the width says it, too: the model is the same. What was written
+ * is kept, since digests are of it. */
+static void
+test_equal_heads (void **state)
+{
+  static const struct
+  {
+    const char *a, *b;
+    gboolean equal;
+  } cases[] = {
+    { "", ", \"num_heads\": 2", TRUE },
+    { "", ", \"num_kv_heads\": 2", TRUE },
+    { ", \"num_heads\": 4", ", \"num_heads\": 4, \"num_kv_heads\": 4", TRUE },
+    { "", ", \"num_heads\": 4", FALSE },
+    { "", ", \"num_kv_heads\": 1", FALSE },
+    { ", \"top_block_channels\": 128", ", \"top_block_channels\": 128, \"num_heads\": 2", FALSE },
+    { ", \"top_block_channels\": 128", ", \"top_block_channels\": 128, \"num_kv_heads\": 2", FALSE },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *one = g_strdup_printf ("{" STARFLOW ", \"head_dim\": 32%s}", cases[i].a),
+                      *other = g_strdup_printf ("{" STARFLOW ", \"head_dim\": 32%s}", cases[i].b);
+      g_autoptr (NfConfig) a = read_config (one);
+      g_autoptr (NfConfig) b = read_config (other);
+      if (nf_config_equal (a, b) != cases[i].equal || nf_config_equal (b, a) != cases[i].equal)
+        fail_msg ("%s and %s", one, other);
+      g_autofree char *json_a = nf_config_to_json (a), *json_b = nf_config_to_json (b);
+      assert_string_not_equal (json_a, json_b);
+    }
+}
+
 /* Combinations without a meaning here are refused by name. */
 static void
 test_combinations (void **state)
@@ -464,6 +495,7 @@ main (void)
     cmocka_unit_test (test_combinations),  cmocka_unit_test (test_members),
     cmocka_unit_test (test_relations),     cmocka_unit_test (test_not_json),
     cmocka_unit_test (test_deep_and_long), cmocka_unit_test (test_grid),
+    cmocka_unit_test (test_equal_heads),
   };
   return cmocka_run_group_tests_name ("config", tests, NULL, NULL);
 }
