@@ -787,6 +787,8 @@ test_bad_recipes (void **state)
     { "use_pretrained_lm: gemma3_1b\n", NF_ERROR_UNSUPPORTED, "use_pretrained_lm" },
     { "layers_per_block: 2 x 2\n", NF_ERROR_CONFIG, "layers_per_block" },
     { "layers_per_block: 2 -2\n", NF_ERROR_CONFIG, "layers_per_block" },
+    { "blocks: 4\nlayers_per_block: [1, 1, 2]\n", NF_ERROR_CONFIG,
+      "blocks is 4, but layers_per_block lists 3" },
     { "img_size: big\n", NF_ERROR_CONFIG, "img_size" },
     { "vid_size: ':16'\n", NF_ERROR_CONFIG, "vid_size" },
     { "blocks: 2\x01\n", NF_ERROR_FORMAT, "not YAML" },
