@@ -419,6 +419,33 @@ test_listed_state (void **state)
       "several sets of weights, \"1.0\", \"2\"; take one with: normflow convert --state NAME");
 }
 
+/* Weights are looked for so deep and no deeper. */
+static void
+test_deep_state (void **state)
+{
+  for (guint depth = 3; depth <= 4; depth++)
+    {
+      g_autoptr (GByteArray) pickle = g_byte_array_new ();
+      NF_PUT (pickle, "\x80\x02");
+      for (guint i = 0; i < depth; i++)
+        {
+          NF_PUT (pickle, "}");
+          nf_put_string (pickle, "in");
+        }
+      NF_PUT (pickle, "}");
+      put_weight (pickle, "blocks.0.a", 3);
+      for (guint i = 0; i <= depth; i++)
+        NF_PUT (pickle, "s");
+      NF_PUT (pickle, ".");
+      if (depth == 3)
+        check_weights (pickle, "in.in.in", "blocks.0.a=3");
+      else
+        check_pickle_refused (pickle->data, pickle->len,
+                              "holds no weights, which are a dictionary of names and tensors in at most 3 "
+                              "dictionaries, lists and tuples");
+    }
+}
+
 /* safetensors have one set of weights, and no name for it. */
 static void
 test_state_of_safetensors (void **state)
@@ -1296,29 +1323,18 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_reading),
-    cmocka_unit_test (test_comment),
-    cmocka_unit_test (test_strides),
-    cmocka_unit_test (test_wrappers),
-    cmocka_unit_test (test_shared_state),
-    cmocka_unit_test (test_listed_state),
-    cmocka_unit_test (test_state_of_safetensors),
-    cmocka_unit_test (test_prefixes),
-    cmocka_unit_test (test_owners),
-    cmocka_unit_test (test_forms),
-    cmocka_unit_test (test_code),
-    cmocka_unit_test (test_misuse),
-    cmocka_unit_test (test_machine),
-    cmocka_unit_test (test_circles),
-    cmocka_unit_test (test_bombs),
-    cmocka_unit_test (test_sizes),
-    cmocka_unit_test (test_archives),
-    cmocka_unit_test (test_directory),
-    cmocka_unit_test (test_legacy),
-    cmocka_unit_test (test_truncation),
-    cmocka_unit_test (test_memory),
-    cmocka_unit_test (test_golden),
-    cmocka_unit_test (test_metadata),
+    cmocka_unit_test (test_reading),      cmocka_unit_test (test_comment),
+    cmocka_unit_test (test_strides),      cmocka_unit_test (test_wrappers),
+    cmocka_unit_test (test_shared_state), cmocka_unit_test (test_listed_state),
+    cmocka_unit_test (test_deep_state),   cmocka_unit_test (test_state_of_safetensors),
+    cmocka_unit_test (test_prefixes),     cmocka_unit_test (test_owners),
+    cmocka_unit_test (test_forms),        cmocka_unit_test (test_code),
+    cmocka_unit_test (test_misuse),       cmocka_unit_test (test_machine),
+    cmocka_unit_test (test_circles),      cmocka_unit_test (test_bombs),
+    cmocka_unit_test (test_sizes),        cmocka_unit_test (test_archives),
+    cmocka_unit_test (test_directory),    cmocka_unit_test (test_legacy),
+    cmocka_unit_test (test_truncation),   cmocka_unit_test (test_memory),
+    cmocka_unit_test (test_golden),       cmocka_unit_test (test_metadata),
     cmocka_unit_test (test_other_forms),
   };
   return cmocka_run_group_tests_name ("torch-file", tests, set_up, tear_down);

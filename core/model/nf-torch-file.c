@@ -9,7 +9,7 @@
 
 #define MAX_NAME 255      /* of a tensor */
 #define MAX_ALIASES 256   /* sets of weights beyond which their further names do not count */
-#define MAX_STATE_DEPTH 3 /* dictionaries in dictionaries that weights may be in */
+#define MAX_STATE_DEPTH 3 /* dictionaries, lists and tuples that weights may be in */
 #define ITSELF "."        /* the name of the checkpoint among its own states */
 
 /* In the legacy form, what its second pickle holds. */
@@ -297,7 +297,10 @@ choose_state (const Reader *r, const char *state)
   find_states (r->pickle->root, ITSELF, 0, seen, states);
   if (states->len == 0)
     {
-      FAIL (r, "it holds no weights, which are a dictionary of names and tensors");
+      FAIL (r,
+            "it holds no weights, which are a dictionary of names and tensors in at most %d dictionaries, "
+            "lists and tuples",
+            MAX_STATE_DEPTH);
       return NULL;
     }
 
