@@ -105,6 +105,19 @@ test_too_large (void **state)
         char *text = run (fits ? 0 : 1, "convert", "-t", cases[i].dtype, large, output, NULL);
         check_mentions (text, fits ? "" : cases[i].mentions);
       }
+  /* nothing is read of a mask */
+  bias[1] = 0;
+  for (guint i = 0; i < n; i++)
+    if (strcmp (tensors[i].name, "blocks.0.attn_mask") == 0)
+      changed = &tensors[i];
+  assert_true (strcmp (changed->name, "blocks.0.attn_mask") == 0);
+  g_autofree float *mask = g_new0 (float, changed->n_elements);
+  mask[1] = -1e9f;
+  changed->dtype = NF_DTYPE_F32;
+  changed->data = (const guint8 *)mask;
+  nf_test_ok (nf_tensor_file_write (large, tensors, n, nf_tensor_file_get_all_metadata (file), &error),
+              error);
+  g_free (run (0, "convert", "-t", "f16", large, output, NULL));
   g_unlink (large);
 }
 

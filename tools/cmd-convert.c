@@ -282,7 +282,7 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
                 return FALSE;
               }
             g_ptr_array_add (data, bytes);
-            if (lost != 0)
+            if (lost != 0 && !nf_checkpoint_is_idle (config, tensors[i].name))
               {
                 g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                              "%s: tensor %s holds %g, which is too large for --dtype %s; take %s",
