@@ -119,7 +119,7 @@ test_causal_images (void **state)
   assert_int_equal (again->frames, 0);
 }
 
-/* PyTorch's own file, whose shapes say everything but the noise, which a file beside it does. */
+/* PyTorch's own file, whose shapes say everything. */
 static void
 test_official (void **state)
 {
@@ -316,7 +316,16 @@ check_refused (NfTensorFile *file, const char *config, const char *const *settin
     fail_msg ("\"%s\" is of the wrong kind or does not mention \"%s\"", error->message, mentions);
 }
 
-/* A name that official training gives says the noise, whatever is added to it; else it is asked for. */
+static void
+count_warning (const char *domain, GLogLevelFlags level, const char *message, gpointer data)
+{
+  guint *warnings = data;
+  assert_non_null (strstr (message, "nothing says what noise"));
+  ++*warnings;
+}
+
+/* A name that official training gives says the noise, whatever is added to it; what nothing says is taken for
+ * that of 8-bit samples, with a warning. */
 static void
 test_noise (void **state)
 {
@@ -325,6 +334,7 @@ test_noise (void **state)
     const char *name, *setting, *wrong;
     NfNoise noise;
     double std;
+    guint warnings;
   } cases[] = {
     { "afhq_model_4_128_3_2_0.07.pth", NULL, NULL, NF_NOISE_GAUSSIAN, 0.07 },
     { "a_model_4_128_3_2_uniform.pth", NULL, NULL, NF_NOISE_UNIFORM, 0 },
@@ -337,13 +347,13 @@ test_noise (void **state)
     { "a_model_4_128_3_2_uniform.pth", "noise_std=0.05", NULL, NF_NOISE_GAUSSIAN, 0.05 },
     { "a.pth", "noise_type=uniform", NULL, NF_NOISE_UNIFORM, 0 },
     { "a.pth", "noise_std=0.05", NULL, NF_NOISE_GAUSSIAN, 0.05 },
-    { "a.pth", NULL, "do not say noise_type;" },
+    { "a.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 },
     { "a.pth", "noise_type=gaussian", "do not say noise_std;" },
-    { "a_model_4_64_3_2_0.07.pth", NULL, "do not say noise_type;" }, /* of another model */
-    { "a_model_4_128_3_2_-1.pth", NULL, "do not say noise_type;" },
-    { "a_model_4_128_3_2_0.07.1.pth", NULL, "do not say noise_type;" },
-    { "a_model_4_128_3_2_uniformly.pth", NULL, "do not say noise_type;" },
-    { "a_model_4_128.pth", NULL, "do not say noise_type;" },
+    { "a_model_4_64_3_2_0.07.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 }, /* of another model */
+    { "a_model_4_128_3_2_-1.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 },
+    { "a_model_4_128_3_2_0.07.1.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 },
+    { "a_model_4_128_3_2_uniformly.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 },
+    { "a_model_4_128.pth", NULL, NULL, NF_NOISE_UNIFORM, 0, 1 },
   };
   g_autoptr (GError) error = NULL;
   g_autofree char *folder = g_dir_make_tmp ("normflow-test-XXXXXX", &error);
@@ -355,6 +365,8 @@ test_noise (void **state)
       assert_int_equal (g_rename (path, name), 0);
       g_autoptr (NfTensorFile) file = open_file (name);
       const char *const settings[] = { cases[i].setting, NULL };
+      guint warnings = 0;
+      const guint handler = g_log_set_handler ("normflow", G_LOG_LEVEL_WARNING, count_warning, &warnings);
       if (cases[i].wrong)
         check_refused (file, NULL, settings, NF_ERROR_CONFIG, cases[i].wrong);
       else
@@ -364,6 +376,8 @@ test_noise (void **state)
           assert_int_equal (config->noise, cases[i].noise);
           assert_true (config->noise_std == cases[i].std);
         }
+      g_log_remove_handler ("normflow", handler);
+      assert_int_equal (warnings, cases[i].warnings);
       assert_int_equal (g_rename (name, path), 0);
     }
   g_rmdir (folder);
@@ -458,8 +472,8 @@ test_open (void **state)
   write_weights (&starflow, NULL, NULL);
   g_autoptr (NfTensorFile) file = open_file (path);
   check_refused (file, NULL, NULL, NF_ERROR_CONFIG,
-                 "do not say patch_size, img_size, use_softplus, soft_clip, seq_order, hf_style_rope, "
-                 "temporal_causal and noise_type;");
+                 "do not say patch_size, img_size, use_softplus, soft_clip, seq_order, hf_style_rope and "
+                 "temporal_causal;");
   check_refused (file, NULL,
                  (const char *const[]){ "patch_size=1", "img_size=6", "use_softplus=1", "soft_clip=4",
                                         "seq_order=L2R", "hf_style_rope=0", "noise_std=0.3", NULL },
@@ -474,7 +488,7 @@ test_open (void **state)
   narrow.width = 96, narrow.head_dim = 32;
   write_weights (&narrow, NULL, NULL);
   g_autoptr (NfTensorFile) small = open_file (path);
-  check_refused (small, NULL, NULL, NF_ERROR_CONFIG, "do not say head_dim and noise_type;");
+  check_refused (small, NULL, NULL, NF_ERROR_CONFIG, "do not say head_dim;");
 
   g_autoptr (NfTensorFile) expected = NULL;
   g_autofree char *other = nf_test_file ("golden", "tarflow_vp.expected.safetensors");

@@ -145,8 +145,11 @@ test_converting (void **state)
   assert_int_equal (nf_tensor_file_lookup (file, "blocks.0.proj_in.weight")->dtype, NF_DTYPE_BF16);
 
   /* a deviation, however it is said, is of Gaussian noise */
-  check_mentions (run (1, "convert", "--set", "noise_std=0.07", torch, output, NULL),
-                  "noise_std 0.07: goes with Gaussian noise");
+  check_mentions (run (0, "convert", "--set", "noise_std=0.07", torch, output, NULL), output);
+  check_mentions (run (0, "info", output, NULL), "Gaussian, standard deviation 0.07");
+  check_mentions (
+      run (1, "convert", "--set", "noise_std=0.07", "--set", "noise_type=uniform", torch, output, NULL),
+      "noise_std 0.07: goes with Gaussian noise");
 }
 
 /* A STARFlow whose file says nothing of its configuration. */

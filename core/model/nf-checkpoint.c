@@ -175,13 +175,18 @@ is_gaussian (const Config *c)
          && g_strcmp0 (json_node_get_string (type), "gaussian") == 0;
 }
 
+/* What nobody says is noise of 8-bit samples, the default of configurations. It changes nothing that the
+ * network computes, only what is drawn and scored, so that it is told rather than asked for. */
 static void
-ask_noise (Config *c)
+settle_noise (Config *c)
 {
   if (is_gaussian (c))
     ask (c, "noise_std");
-  else if (!has_deviation (c))
-    ask (c, "noise_type");
+  else if (!has (c, "noise_type") && !has_deviation (c) && !c->told && c->open->len == 0)
+    g_warning (
+        "%s: nothing says what noise it was trained with, and uniform noise of 8-bit samples is taken "
+        "for it; if it was another, tell it by normflow convert, with --noise gaussian --noise-std STD",
+        nf_tensor_file_get_path (c->file));
 }
 
 /* TARFlow */
@@ -276,17 +281,21 @@ ends_name (const char *text)
   return *text == '_' || g_strv_contains (endings, text);
 }
 
-/* The name of a model that is not quite this one says nothing. */
 static void
 say_noise (Config *c, const Name *name)
 {
-  if (has (c, "noise_type") || has_deviation (c) || !name->p || name->p != get (c, "patch_size"))
+  if (has (c, "noise_type") || has_deviation (c) || !name->p)
     return;
   char *behind = NULL;
   const double std = g_ascii_strtod (name->noise, &behind);
-  if (g_str_has_prefix (name->noise, "uniform") && ends_name (name->noise + strlen ("uniform")))
+  const gboolean uniform
+      = g_str_has_prefix (name->noise, "uniform") && ends_name (name->noise + strlen ("uniform")),
+      gaussian = g_ascii_isdigit (*name->noise) && std <= 2 && ends_name (behind);
+  if ((uniform || gaussian) && name->p != get (c, "patch_size"))
+    ask (c, "noise_type"); /* of a model that is not quite this one */
+  else if (uniform)
     say_text (c, "noise_type", "uniform");
-  else if (g_ascii_isdigit (*name->noise) && std <= 2 && ends_name (behind))
+  else if (gaussian)
     {
       say_text (c, "noise_type", "gaussian");
       if (!has (c, "noise_std"))
@@ -314,7 +323,7 @@ say_tarflow (Config *c)
   say_head_dim (c, d);
   say_expansion (c, d);
   say_noise (c, &name);
-  ask_noise (c);
+  settle_noise (c);
 }
 
 /* STARFlow */
@@ -460,7 +469,7 @@ say_starflow (Config *c)
       ask (c, "shallow_block_local");
       say_or_ask (c, "frames", 0);
     }
-  ask_noise (c);
+  settle_noise (c);
 }
 
 /* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. */
