@@ -431,6 +431,66 @@ test_context_errors (void **state)
   g_unlink (moved);
 }
 
+/* Errors of the past are the deep block's: the denoiser, which sees the frames as they are, learns from them
+ * what it learns without. */
+static void
+test_denoiser_of_errors (void **state)
+{
+  static const double shares[] = { 0, 0.1, 0.7 };
+  g_autoptr (GError) error = NULL;
+  NfTrainOptions options = make_options ();
+  NfTrainReport clean = { 0 };
+  double unused;
+  Data data;
+  make_data (&data, 0);
+  g_autofree char *start = nf_test_temporary (".checkpoint"), *stepped = nf_test_temporary (".checkpoint");
+  g_autofree float *x = noisy_tokens (&data, &options), *without = NULL;
+  /* weights of their size after some steps, as in test_context_errors() */
+  g_autoptr (NfModel) model = make_model (&video);
+  g_autoptr (NfTrainer) first = make_trainer (model, &options);
+  for (guint i = 0; i < 40; i++)
+    step_in_patches (first);
+  nf_test_ok (nf_trainer_save (first, start, &error), error);
+  const gsize n = nf_model_count_parameters (model);
+  g_autofree float *denoiser = g_new (float, n); /* not 0 where it has its parameters */
+  g_autoptr (NfSession) session = nf_test_session (model);
+  nf_test_ok (
+      nf_session_denoiser_gradients (session, x, SAMPLES, video.noise_std, NULL, &unused, denoiser, &error),
+      error);
+
+  options.beta1 = 0; /* the first moment is the gradient */
+  options.clip = 0;
+  for (guint share = 0; share < G_N_ELEMENTS (shares); share++)
+    {
+      options.context_errors = shares[share];
+      g_autoptr (NfModel) other = make_model (&video);
+      g_autoptr (NfTrainer) trainer = make_trainer (other, &options);
+      nf_test_ok (nf_trainer_restore (trainer, start, &error), error);
+      const NfTrainReport report = step_in_patches (trainer);
+      nf_test_ok (nf_trainer_save (trainer, stepped, &error), error);
+      g_autofree float *gradient = read_values (stepped, "moment1", n);
+      guint moved[2] = { 0, 0 }, of_denoiser = 0;
+      for (gsize i = 0; without && i < n; i++)
+        {
+          moved[denoiser[i] != 0] += gradient[i] != without[i];
+          of_denoiser += denoiser[i] != 0;
+        }
+      if (without && (report.loss == clean.loss || moved[0] == 0))
+        fail_msg ("a share of %g is no error of any patch", shares[share]);
+      if (without && (report.denoiser_loss != clean.denoiser_loss || moved[1] > 0))
+        fail_msg (
+            "with a share of %g the denoiser's loss is %.9g, without %.9g; %u of its %u gradients differ",
+            shares[share], report.denoiser_loss, clean.denoiser_loss, moved[1], of_denoiser);
+      if (!without)
+        {
+          clean = report;
+          without = g_steal_pointer (&gradient);
+        }
+    }
+  g_unlink (start);
+  g_unlink (stepped);
+}
+
 /* Samples lose all of their actions or none: with a share of 1 it is as if there were none. */
 static void
 test_action_dropout (void **state)
@@ -499,6 +559,7 @@ test_resume (void **state)
   g_autoptr (NfModel) whole_model = make_model (&video), model = make_model (&video),
                       again = make_model (&video);
   options.action_dropout = 0.4;
+  options.context_errors = 0.3;
   options.ema = 0.9;
   g_autoptr (NfTrainer) whole = make_trainer (whole_model, &options), first = make_trainer (model, &options),
                         second = make_trainer (again, &options);
@@ -553,10 +614,15 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_gradients),      cmocka_unit_test (test_action_rows),
-    cmocka_unit_test (test_action_dropout), cmocka_unit_test (test_bf16_batch),
-    cmocka_unit_test (test_resume),         cmocka_unit_test (test_refusals),
-    cmocka_unit_test (test_context_errors), cmocka_unit_test (test_captions),
+    cmocka_unit_test (test_gradients),
+    cmocka_unit_test (test_action_rows),
+    cmocka_unit_test (test_action_dropout),
+    cmocka_unit_test (test_bf16_batch),
+    cmocka_unit_test (test_resume),
+    cmocka_unit_test (test_refusals),
+    cmocka_unit_test (test_context_errors),
+    cmocka_unit_test (test_captions),
+    cmocka_unit_test (test_denoiser_of_errors),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

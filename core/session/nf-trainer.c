@@ -446,9 +446,10 @@ add_squares (NfTrainer *self, NfBuffer *values, gsize n, NfBuffer *parts, double
   return TRUE;
 }
 
-/* Flow-score matching, after nf_flow_backward() of COUNT of the samples that have DIMENSIONS values in all:
- * the output holds the gradient of their mean negative log-likelihood, and the input is still there. Adds the
- * squared residuals to SQUARES and the gradients of their mean to those of the step. */
+/* Flow-score matching, after nf_flow_backward(), without substitutes, of COUNT of the samples that have
+ * DIMENSIONS values in all: the output holds the gradient of their mean negative log-likelihood, and the
+ * input is still there. Adds the squared residuals to SQUARES and the gradients of their mean to those of the
+ * step. */
 static gboolean
 learn_denoiser (NfTrainer *self, guint count, double dimensions, double *squares, GError **error)
 {
@@ -569,8 +570,12 @@ add_gradients (NfTrainer *self, const NfPlanes *planes, const NfTrainBatch *batc
       nf_flow_set_substitutes (self->flow, (const NfSubstitute *)(gconstpointer)errors->data, errors->len);
       nf_flow_backward (self->flow, count, (float)(1 / dimensions), self->z, self->gradients);
       nf_flow_set_substitutes (self->flow, NULL, 0);
-      if (!add_sums (self, count, sums, error) || (self->z && !add_latents (self, count, square, error))
-          || (self->residual && !learn_denoiser (self, count, dimensions, &squares, error)))
+      if (!add_sums (self, count, sums, error) || (self->z && !add_latents (self, count, square, error)))
+        return FALSE;
+      /* the denoiser sees the frames as they are, and the score of those is not that under a wrong past */
+      if (self->residual && errors->len > 0)
+        nf_flow_backward (self->flow, count, (float)(1 / dimensions), NULL, NULL);
+      if (self->residual && !learn_denoiser (self, count, dimensions, &squares, error))
         return FALSE;
     }
   *loss = (sums[0] - sums[1]) / dimensions;

@@ -114,8 +114,9 @@ typedef struct
  * nf_trainer_step:
  *
  * One step on @batch. A learned denoiser is trained in the same step by flow-score matching (arXiv
- * 2511.20462): noise_std²/0.3 times the gradient of the negative log-likelihood by the noisy input, which the
- * backward pass has made anyway, is what it learns to say.
+ * 2511.20462): noise_std²/0.3 times the gradient of the negative log-likelihood by the noisy input is what it
+ * learns to say. The backward pass has made it anyway, unless the past had errors (context_errors): then
+ * another pass without them does.
  *
  * If the device fails before parameters change, they are what they were. If it fails while they do, here or
  * in nf_trainer_evaluate(), they are lost: every call but nf_trainer_restore() then fails with
