@@ -228,7 +228,7 @@ gst_flow_action_file_get (const GstFlowActionFile *file, guint64 frame, GstFlowA
     return FALSE;
   if (n > 0)
     gst_flow_action_set_controls (action, &g_array_index (file->values, float, frame *n), n);
-  else
+  else if (g_array_index (file->values, guint, frame) != NF_ACTIONS_UNKNOWN)
     gst_flow_action_set_number (action, (gint)g_array_index (file->values, guint, frame));
   return TRUE;
 }

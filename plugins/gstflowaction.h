@@ -72,7 +72,7 @@ typedef struct _GstFlowActionFile GstFlowActionFile;
 GstFlowActionFile *gst_flow_action_file_read (const char *path, GError **error);
 void gst_flow_action_file_free (GstFlowActionFile *file);
 
-/* ACTION becomes that of FRAME; FALSE, and unknown, behind the last one. */
+/* ACTION becomes that of FRAME, unknown if the file says so; FALSE, and unknown, behind the last one. */
 gboolean gst_flow_action_file_get (const GstFlowActionFile *file, guint64 frame, GstFlowAction *action);
 
 /**

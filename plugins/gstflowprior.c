@@ -264,7 +264,7 @@ gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts)
   guint n = action->controls ? action->controls->len : 0;
   if (!prior->record)
     return;
-  /* what a model does not take it takes as unknown: zeros, or where lines have actions, none */
+  /* what a model does not take it takes as unknown: where lines have controls, zeros */
   if (!told)
     n = prior->recorded ? prior->recorded_controls : action->controls || prior->info.controls ? wanted : 0;
   if (!told)
@@ -276,7 +276,8 @@ gst_flow_prior_record (GstFlowPrior *prior, GstClockTime pts)
     nf_actions_writer_put_controls (
         prior->record, pts, told ? (const float *)(gpointer)action->controls->data : nothing, n, &error);
   else
-    nf_actions_writer_put (prior->record, pts, told ? (guint)MAX (action->number, 0) : 0, &error);
+    nf_actions_writer_put (prior->record, pts,
+                           told && action->number >= 0 ? (guint)action->number : NF_ACTIONS_UNKNOWN, &error);
   if (!prior->recorded)
     prior->recorded_controls = n;
   prior->recorded = TRUE;

@@ -190,7 +190,7 @@ gst_flow_test_src_start (GstBaseSrc *src)
   if (!map)
     return fail_start (self, error);
   gst_flow_action_input_set_map (&self->input, map);
-  if (location && !(self->replay = nf_actions_read (location, n_actions, &error)))
+  if (location && !(self->replay = nf_actions_read_known (location, n_actions, &error)))
     return fail_start (self, error);
   if (record && !(self->record = nf_actions_writer_open (record, &error)))
     return fail_start (self, error);

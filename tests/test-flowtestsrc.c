@@ -502,6 +502,13 @@ check_bad_start (const char *properties, GQuark domain, gint code, const char *p
   run_end (&run);
 }
 
+static char *
+temporary_file (void)
+{
+  g_autofree char *name = g_strdup_printf ("normflow-test-%08x%s", g_random_int (), NF_ACTIONS_SUFFIX);
+  return g_build_filename (g_get_tmp_dir (), name, NULL);
+}
+
 static void
 test_bad_settings (void **state)
 {
@@ -523,6 +530,13 @@ test_bad_settings (void **state)
                    GST_RESOURCE_ERROR_NOT_FOUND, "/nowhere/a.ndjson", NULL);
   check_bad_start ("pattern=pong record-actions=/nowhere/a.ndjson", GST_RESOURCE_ERROR,
                    GST_RESOURCE_ERROR_OPEN_WRITE, "/nowhere/a.ndjson", NULL);
+  /* a world is to be told what is done */
+  g_autofree char *path = temporary_file ();
+  g_autofree char *properties = g_strdup_printf ("pattern=pong actions-location=%s", path);
+  assert_true (g_file_set_contents (path, "{\"frame\":0,\"action\":null}\n", -1, NULL));
+  check_bad_start (properties, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, path,
+                   "line 1: \"action\" is null");
+  g_unlink (path);
 }
 
 static void
@@ -570,13 +584,6 @@ checksum_of (GstSample *sample)
   char *sum = g_compute_checksum_for_data (G_CHECKSUM_SHA256, map.data, map.size);
   gst_buffer_unmap (buffer, &map);
   return sum;
-}
-
-static char *
-temporary_file (void)
-{
-  g_autofree char *name = g_strdup_printf ("normflow-test-%08x%s", g_random_int (), NF_ACTIONS_SUFFIX);
-  return g_build_filename (g_get_tmp_dir (), name, NULL);
 }
 
 static void

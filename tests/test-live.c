@@ -1489,7 +1489,7 @@ recorded_controls (void **state)
     assert_true (g_array_index (read, float, i *ACTIONS + 1) == (i > 2 ? -0.5f : 0));
 }
 
-/* What the model does not take is recorded as it is told: as nothing. */
+/* What the model does not take is recorded as it is told: as unknown, which controls say as 0. */
 static void
 recorded_unknown (void **state)
 {
@@ -1518,8 +1518,57 @@ recorded_unknown (void **state)
         if (i == 0)
           assert_true (g_array_index (read, float, k) == 0);
         else
-          assert_int_equal (g_array_index (read, guint, k), 0);
+          assert_int_equal (g_array_index (read, guint, k), NF_ACTIONS_UNKNOWN);
     }
+}
+
+/* The frames of PIPELINE, one after the other. */
+static GByteArray *
+pull_all (GstElement *pipeline)
+{
+  GByteArray *all = g_byte_array_new ();
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (GstBuffer *buffer; (buffer = pull (pipeline)); gst_buffer_unref (buffer))
+    {
+      GstMapInfo map;
+      assert_true (gst_buffer_map (buffer, &map, GST_MAP_READ));
+      g_byte_array_append (all, map.data, (guint)map.size);
+      gst_buffer_unmap (buffer, &map);
+    }
+  fixture_stop (pipeline);
+  return all;
+}
+
+/* A clip of which nothing is known, and what was recorded of it told with it: the same frames follow. Told
+ * that nothing was done, others do. */
+static void
+retold_unknown (void **state)
+{
+  static const char nothing_done[] = "{\"frame\":0,\"action\":0}\n{\"frame\":1,\"action\":0}\n"
+                                     "{\"frame\":2,\"action\":0}\n{\"frame\":3,\"action\":0}\n";
+  const guint frame = WIDTH * HEIGHT * 3, n = 7 * frame;
+  g_autofree char *path = fixture_path ("retold.actions.ndjson"), *told = g_strdup ("");
+  g_autoptr (GPtrArray) runs = g_ptr_array_new_with_free_func ((GDestroyNotify)g_byte_array_unref);
+  for (guint i = 0; i < 3; i++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc pattern=ball num-buffers=4 ! "
+          "video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 "
+          "! flowencode model=%s %s ! flowsample model=%s seed=1 temperature=0 action=-1 horizon=3 %s%s ! "
+          "flowdecode model=%s ! appsink name=sink sync=false",
+          WIDTH, HEIGHT, video_model, told, video_model, i ? "" : "record-actions=", i ? "" : path,
+          video_model);
+      g_ptr_array_add (runs, pull_all (fixture_launch (line)));
+      g_free (told);
+      told = g_strconcat ("actions-location=", path, NULL);
+      if (i == 1)
+        assert_true (g_file_set_contents (path, nothing_done, -1, NULL));
+    }
+  const GByteArray *clip = runs->pdata[0], *unknown = runs->pdata[1], *nothing = runs->pdata[2];
+  assert_true (clip->len == n && unknown->len == n && nothing->len == n);
+  assert_memory_equal (clip->data, unknown->data, n);
+  assert_memory_equal (clip->data, nothing->data, 4 * frame);
+  assert_true (memcmp (clip->data, nothing->data, n) != 0);
 }
 
 /* Latents of frames FIRST to LAST, with metas of ACTIONS, unless it is NULL, and the file LOCATION of
@@ -2137,6 +2186,7 @@ main (int argc, char **argv)
     cmocka_unit_test (actions_of_a_file),
     cmocka_unit_test (recorded_controls),
     cmocka_unit_test (recorded_unknown),
+    cmocka_unit_test (retold_unknown),
     cmocka_unit_test (replayed),
     cmocka_unit_test (bad_settings),
     cmocka_unit_test (late_beginning),

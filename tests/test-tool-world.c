@@ -334,6 +334,30 @@ test_files (void **state)
   ok (run (0, NULL, FILES, NULL));
   nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
   ok (run (1, "tells controls", INIT (model)));
+  /* unknown ones are told as none is: by zeros; where nothing is known, nothing is learned of actions */
+  g_autoptr (GString) some = g_string_new (NULL), none = g_string_new (NULL);
+  g_autofree char *replayed = in (state, "replayed.mkv");
+  for (guint i = 0; i < 40; i++)
+    {
+      g_string_append_printf (some, "{\"frame\":%u,\"action\":%s}\n", i, i % 2 ? "null" : "1");
+      g_string_append_printf (none, "{\"frame\":%u,\"action\":null}\n", i);
+    }
+  nf_test_ok (g_file_set_contents (actions, some->str, -1, &error), error);
+  ok (run (0, NULL, FILES, NULL));
+  g_autoptr (NfModel) of_some = nf_model_load (model, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  nf_test_ok (of_some, error);
+  assert_int_equal (nf_model_get_config (of_some)->action_dim, 2);
+  ok (run (1, "line 2: \"action\" is null", "world", "pong", replayed, "-a", actions, "-q", NULL));
+  nf_test_ok (g_file_set_contents (actions, none->str, -1, &error), error);
+  ok (run (0, NULL, INIT (model)));
+  ok (run (1, "are unknown", FILES, NULL));
+  g_autofree char *of_unknown = g_strconcat (other, ".checkpoint", NULL),
+                  *of_dropped = in (state, "dropped.checkpoint");
+  nf_test_ok (g_file_set_contents (actions, two->str, -1, &error), error);
+  ok (run (0, NULL, "train", "-o", other, "--init", model, "--steps", "1", "--batch", "1", "--actions", "-q",
+           clip, "--action-dropout", "1", "--checkpoint", of_dropped, NULL));
+  assert_same_files (of_unknown, of_dropped);
+
   g_string_truncate (controls, controls->len / 2);
   nf_test_ok (g_file_set_contents (actions, controls->str, -1, &error), error);
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));

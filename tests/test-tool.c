@@ -920,6 +920,17 @@ test_eval (void **state)
   BAD (1, "drawn.mkv.actions.ndjson", "eval", "-q", "-m", "normflow-pong-64", "--actions", "drawn.mkv");
   g_autofree char *of_played = in_folder ("played.mkv.actions.ndjson"),
                   *of_drawn = in_folder ("drawn.mkv.actions.ndjson");
+  /* of which nothing is known are as those that nothing is told of */
+  g_autoptr (GBytes) known_actions = contents ("played.mkv.actions.ndjson");
+  g_autoptr (GString) unknown = g_string_new (NULL);
+  for (guint f = 0; f < 12; f++)
+    g_string_append_printf (unknown, "{\"frame\":%u,\"action\":null}\n", f);
+  assert_true (g_file_set_contents (of_played, unknown->str, -1, NULL));
+  g_autofree char *told_nothing
+      = good (ARGUMENTS ("eval", "-q", "-m", "normflow-pong-64", "--actions", "played.mkv"));
+  assert_string_equal (told_nothing, untold);
+  assert_true (g_file_set_contents (of_played, g_bytes_get_data (known_actions, NULL),
+                                    (gssize)g_bytes_get_size (known_actions), NULL));
   assert_true (g_rename (of_played, of_drawn) == 0);
   GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "14", "drawn.mkv");
   BAD (1, "ends before frame 12", "eval", "-q", "-m", "normflow-pong-64", "--actions", "drawn.mkv");

@@ -768,7 +768,39 @@ test_actions_file (void **state)
   g_unlink (path);
 }
 
-/* Controls come back as the floats that they were. */
+/* What is not known is written as null, and read as unknown, or refused where it has to be known. */
+static void
+test_unknown_actions (void **state)
+{
+  static const guint done[] = { 2, NF_ACTIONS_UNKNOWN, 0, NF_ACTIONS_UNKNOWN };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX), *text = NULL;
+  g_autoptr (NfActionsWriter) writer = nf_actions_writer_open (path, &error);
+  nf_test_ok (writer, error);
+  for (guint i = 0; i < G_N_ELEMENTS (done); i++)
+    nf_test_ok (nf_actions_writer_put (writer, i, done[i], &error), error);
+  nf_test_ok (nf_actions_writer_close (writer, &error), error);
+  nf_test_ok (g_file_get_contents (path, &text, NULL, &error), error);
+  assert_non_null (strstr (text, "{\"frame\":1,\"pts\":1,\"action\":null}\n"));
+  assert_false (nf_actions_has_controls (path));
+  g_autoptr (GArray) actions = nf_actions_read (path, 3, &error);
+  nf_test_ok (actions, error);
+  assert_int_equal (actions->len, G_N_ELEMENTS (done));
+  assert_memory_equal (actions->data, done, sizeof done);
+  assert_null (nf_actions_read_known (path, 3, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_FORMAT));
+  assert_non_null (strstr (error->message, "line 2: \"action\" is null"));
+  g_clear_error (&error);
+
+  write_file (path, "{\"frame\":0,\"action\":2}\n");
+  g_autoptr (GArray) known = nf_actions_read_known (path, 3, &error);
+  nf_test_ok (known, error);
+  assert_int_equal (g_array_index (known, guint, 0), 2);
+  assert_null (nf_actions_read_known (path, 2, &error));
+  assert_non_null (strstr (error->message, "\"action\" is 2, not 0 to 1"));
+  g_unlink (path);
+}
+
 /* A line that there is no room for leaves no part of it behind, and another may follow. */
 static void
 test_no_room (void **state)
@@ -802,6 +834,7 @@ test_no_room (void **state)
   g_unlink (path);
 }
 
+/* Controls come back as the floats that they were. */
 static void
 test_controls_file (void **state)
 {
@@ -995,6 +1028,7 @@ main (void)
     cmocka_unit_test (test_information_is_entropy_on_average),
     cmocka_unit_test (test_branches),
     cmocka_unit_test (test_actions_file),
+    cmocka_unit_test (test_unknown_actions),
     cmocka_unit_test (test_no_room),
     cmocka_unit_test (test_controls_file),
     cmocka_unit_test (test_bad_lines),

@@ -1848,6 +1848,14 @@ open_reels (Job *job, GError **error)
   if (run->actions && !config->action_dim)
     {
       config->action_dim = nf_reels_get_actions (job->reels);
+      if (!config->action_dim)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                       "--actions: all actions beside the videos are unknown (null), so there are none to "
+                       "learn: leave --actions out, or say how many the model is to know (action_dim in "
+                       "--config)");
+          return FALSE;
+        }
       nf_reels_set_action_dim (job->reels, config->action_dim);
     }
   const gboolean controls = nf_reels_have_controls (job->reels);

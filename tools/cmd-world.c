@@ -191,7 +191,7 @@ nf_cmd_world (int argc, char **argv)
   worlds.seed = (guint64)seed;
   worlds.replay_path = replay;
   if (replay
-      && !(worlds.replay = nf_actions_read (replay, nf_world_pattern_actions (worlds.pattern), &error)))
+      && !(worlds.replay = nf_actions_read_known (replay, nf_world_pattern_actions (worlds.pattern), &error)))
     return nf_command_fail (&command, error);
 
   nf_command_catch_signals (&command);

@@ -185,7 +185,8 @@ read_actions (NfReels *self, Reel *reel, GError **error)
   if (!reel->actions || !check_length (reel, path, reel->actions->len, error))
     return FALSE;
   for (guint i = 0; i < reel->actions->len; i++)
-    self->n_actions = MAX (self->n_actions, g_array_index (reel->actions, guint, i) + 1);
+    if (g_array_index (reel->actions, guint, i) != NF_ACTIONS_UNKNOWN)
+      self->n_actions = MAX (self->n_actions, g_array_index (reel->actions, guint, i) + 1);
   return TRUE;
 }
 
@@ -287,7 +288,8 @@ static void
 tell_action (const NfReels *self, float *row, guint action)
 {
   memset (row, 0, self->config.action_dim * sizeof *row);
-  row[action] = 1;
+  if (action != NF_ACTIONS_UNKNOWN)
+    row[action] = 1;
 }
 
 /* A piece of the world of RANDOM. ACTIONS may be NULL. */
@@ -335,7 +337,7 @@ copy_piece (const NfReels *self, const Reel *reel, guint64 first, guint8 *tiles,
       float *row = actions + (gsize)t * config->action_dim;
       /* what led to the very first frame is not known */
       if (first + t == 0)
-        memset (row, 0, config->action_dim * sizeof *row);
+        tell_action (self, row, NF_ACTIONS_UNKNOWN);
       else if (reel->controls)
         memcpy (row, &g_array_index (reel->controls, float, (first + t - 1) * config->action_dim),
                 config->action_dim * sizeof *row);

@@ -130,8 +130,8 @@ find_action (Work *work, const NfConfig *config, guint64 index, const float **ac
       return FALSE;
     }
   memset (work->action, 0, action_dim * sizeof *work->action);
-  const guint number = work->actions ? g_array_index (work->actions, guint, index - 1) : 0;
-  if (work->actions && (number > 0 || !config->controls)) /* controls rest at 0 */
+  const guint number = work->actions ? g_array_index (work->actions, guint, index - 1) : NF_ACTIONS_UNKNOWN;
+  if (number != NF_ACTIONS_UNKNOWN && (number > 0 || !config->controls)) /* controls rest at 0 */
     work->action[number] = 1;
   if (work->controls)
     memcpy (work->action, &g_array_index (work->controls, float, (gsize)(index - 1) * action_dim),

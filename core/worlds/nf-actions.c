@@ -60,11 +60,32 @@ check_time (JsonObject *object, GError **error)
 typedef struct
 {
   guint max_action;
+  gboolean known;   /* all actions have to be */
   GArray *actions;  /* guint, or NULL */
   GArray *controls; /* float, or NULL */
   guint n_controls; /* of a frame, 0 before the first */
   guint frames;
 } Reading;
+
+static gboolean
+read_action (Reading *reading, JsonObject *object, GError **error)
+{
+  JsonNode *node = json_object_get_member (object, "action");
+  const gboolean unknown = node && JSON_NODE_HOLDS_NULL (node);
+  gint64 number = 0;
+  if (unknown && reading->known)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "\"action\" is null, which is unknown: here it must be known, 0 to %u (0 is none)",
+                   reading->max_action);
+      return FALSE;
+    }
+  if (!unknown && !get_number (object, "action", reading->max_action, &number, error))
+    return FALSE;
+  const guint action = unknown ? NF_ACTIONS_UNKNOWN : (guint)number;
+  g_array_append_val (reading->actions, action);
+  return TRUE;
+}
 
 static gboolean
 read_controls (Reading *reading, JsonObject *object, GError **error)
@@ -105,7 +126,7 @@ read_controls (Reading *reading, JsonObject *object, GError **error)
 static gboolean
 read_line (Reading *reading, JsonParser *parser, const GString *line, GError **error)
 {
-  gint64 frame, action;
+  gint64 frame;
   JsonObject *object = nf_json_parse_object (parser, line->str, line->len, "it", error);
   if (!object)
     return FALSE;
@@ -116,7 +137,7 @@ read_line (Reading *reading, JsonParser *parser, const GString *line, GError **e
       return FALSE;
     }
   if (!get_number (object, "frame", G_MAXINT64, &frame, error) || !check_time (object, error)
-      || (reading->actions && !get_number (object, "action", reading->max_action, &action, error))
+      || (reading->actions && !read_action (reading, object, error))
       || (reading->controls && !read_controls (reading, object, error)))
     return FALSE;
   if (frame != reading->frames)
@@ -127,11 +148,6 @@ read_line (Reading *reading, JsonParser *parser, const GString *line, GError **e
       return FALSE;
     }
   reading->frames++;
-  if (reading->actions)
-    {
-      const guint value = (guint)action;
-      g_array_append_val (reading->actions, value);
-    }
   return TRUE;
 }
 
@@ -190,13 +206,27 @@ read_file (Reading *reading, const char *path, GError **error)
   return FALSE;
 }
 
+static GArray *
+read_actions (const char *path, guint n_actions, gboolean known, GError **error)
+{
+  g_autoptr (GArray) actions = g_array_new (FALSE, FALSE, sizeof (guint));
+  Reading reading
+      = { .max_action = n_actions > 0 ? n_actions - 1 : MAX_ACTION, .known = known, .actions = actions };
+  return read_file (&reading, path, error) ? g_steal_pointer (&actions) : NULL;
+}
+
 GArray *
 nf_actions_read (const char *path, guint n_actions, GError **error)
 {
   g_return_val_if_fail (path, NULL);
-  g_autoptr (GArray) actions = g_array_new (FALSE, FALSE, sizeof (guint));
-  Reading reading = { .max_action = n_actions > 0 ? n_actions - 1 : MAX_ACTION, .actions = actions };
-  return read_file (&reading, path, error) ? g_steal_pointer (&actions) : NULL;
+  return read_actions (path, n_actions, FALSE, error);
+}
+
+GArray *
+nf_actions_read_known (const char *path, guint n_actions, GError **error)
+{
+  g_return_val_if_fail (path, NULL);
+  return read_actions (path, n_actions, TRUE, error);
 }
 
 GArray *
@@ -327,13 +357,14 @@ nf_actions_writer_put (NfActionsWriter *self, guint64 pts, guint action, GError 
   g_return_val_if_fail (self && self->fd >= 0, FALSE);
   if (!check_kind (self, 0, error))
     return FALSE;
-  if (action > MAX_ACTION)
+  if (action > MAX_ACTION && action != NF_ACTIONS_UNKNOWN)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: an action is 0 to %d, not %u", self->path,
-                   MAX_ACTION, action);
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s: an action is 0 to %d or NF_ACTIONS_UNKNOWN, not %u", self->path, MAX_ACTION, action);
       return FALSE;
     }
-  g_autofree char *done = g_strdup_printf ("\"action\":%u", action);
+  g_autofree char *done = action == NF_ACTIONS_UNKNOWN ? g_strdup ("\"action\":null")
+                                                       : g_strdup_printf ("\"action\":%u", action);
   return put_line (self, pts, done, 0, error);
 }
 

@@ -10,8 +10,9 @@ G_BEGIN_DECLS
  *
  *   {"frame":0,"pts":0,"action":1}
  *
- * `action` of frame t is what happens between it and frame t+1; 0 is none. In its place a file may have
- * continuous controls, as many numbers in each line:
+ * `action` of frame t is what happens between it and frame t+1; 0 is none, and null is unknown, which is not
+ * the same to a model. In its place a file may have continuous controls, as many numbers in each line; a
+ * model is told of unknown ones by zeros:
  *
  *   {"frame":0,"pts":0,"controls":[0.5,-1]}
  *
@@ -21,14 +22,21 @@ G_BEGIN_DECLS
 #define NF_ACTIONS_SUFFIX ".actions.ndjson"
 #define NF_ACTIONS_NO_TIME G_MAXUINT64
 
+/** NF_ACTIONS_UNKNOWN: stands for an action that is not known. */
+#define NF_ACTIONS_UNKNOWN G_MAXUINT
+
 /**
  * nf_actions_read:
  * @n_actions: actions there are, above which one is refused; 0 for any up to 65535
  *
- * Returns: (transfer full): guint of each frame; NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ or, naming the
- * line, %NF_ERROR_FORMAT.
+ * Returns: (transfer full): guint of each frame, or %NF_ACTIONS_UNKNOWN; NULL with %NF_ERROR_NOT_FOUND,
+ * %NF_ERROR_READ or, naming the line, %NF_ERROR_FORMAT.
  */
 GArray *nf_actions_read (const char *path, guint n_actions, GError **error);
+
+/** nf_actions_read_known: The same for what has to know each action, as a world does: null is
+ * %NF_ERROR_FORMAT. */
+GArray *nf_actions_read_known (const char *path, guint n_actions, GError **error);
 
 /** NF_ACTIONS_MAX_CONTROLS: most numbers that control a frame. */
 #define NF_ACTIONS_MAX_CONTROLS 1024
@@ -58,6 +66,7 @@ NfActionsWriter *nf_actions_writer_open (const char *path, GError **error);
 
 /**
  * nf_actions_writer_put:
+ * @action: 0 to 65535, or %NF_ACTIONS_UNKNOWN
  * @pts: nanoseconds, at most %G_MAXINT64, or %NF_ACTIONS_NO_TIME
  *
  * Writes the next frame's line, which can be read at once; all of it or, if that fails, nothing.
