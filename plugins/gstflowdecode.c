@@ -244,12 +244,34 @@ gst_flow_decode_negotiate (GstVideoDecoder *decoder)
   return TRUE;
 }
 
+/* Downstream takes nothing that the latents of INFO, with CAPS, become. */
+static gboolean
+refuse_output (GstFlowDecode *self, GstCaps *caps, const GstFlowLatentInfo *info)
+{
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
+  g_autofree char *formats = gst_flow_describe_formats (config->layout),
+                  *rate = info->fps_n
+                              ? g_strdup_printf (" and %d/%d frames a second", info->fps_n, info->fps_d)
+                              : g_strdup (""),
+                  *text = g_strdup_printf ("What follows takes none of %s at %u×%u pixels%s, which the model "
+                                           "makes of the latents; put videoconvert behind flowdecode, or "
+                                           "videoscale or videorate for another size or rate",
+                                           formats, info->width, info->height, rate);
+  gst_flow_engine_refuse_output (&self->engine, caps, GST_VIDEO_DECODER_SRC_PAD (self), text);
+  return FALSE;
+}
+
+/* A pad keeps caps that its peer refuses, and only the next frame would tell. */
 static gboolean
 negotiate (GstFlowDecode *self)
 {
+  if (!gst_flow_is_wanted (GST_VIDEO_DECODER_SRC_PAD (self), self->output->caps))
+    return refuse_output (self, self->input->caps, &self->info);
   self->negotiating = TRUE;
   const gboolean done = gst_video_decoder_negotiate (GST_VIDEO_DECODER (self));
   self->negotiating = FALSE;
+  if (done)
+    gst_flow_engine_accept_caps (&self->engine);
   return done;
 }
 
@@ -415,7 +437,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
     }
   const GstVideoFormat format = choose_format (self, config, &info);
   if (format == GST_VIDEO_FORMAT_UNKNOWN)
-    return FALSE;
+    return refuse_output (self, state->caps, &info);
   check_text (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
@@ -450,7 +472,7 @@ negotiate_again (GstFlowDecode *self)
       ret = show_held (self); /* they have buffers of the old format */
       set_output (self, format);
     }
-  if (known && ret == GST_FLOW_OK && negotiate (self))
+  if (ret == GST_FLOW_OK && (known ? negotiate (self) : refuse_output (self, self->input->caps, &self->info)))
     return GST_FLOW_OK;
   gst_pad_mark_reconfigure (pad);
   if (ret != GST_FLOW_OK)
@@ -1093,7 +1115,8 @@ gst_flow_decode_finalize (GObject *object)
 }
 
 /* Tensors that have lost our fields on their way have no size of a video, and none is asked of them unless
- * what comes behind wants a certain one. */
+ * what comes behind wants a certain one. Latents that become no video that it takes are let in, so that
+ * set_format makes an error of them: upstream would only say that they are not negotiated. */
 static GstCaps *
 gst_flow_decode_getcaps (GstVideoDecoder *decoder, GstCaps *filter)
 {
@@ -1110,6 +1133,11 @@ gst_flow_decode_getcaps (GstVideoDecoder *decoder, GstCaps *filter)
           if (value && !gst_value_is_fixed (value))
             gst_structure_remove_field (structure, fields[f]);
         }
+    }
+  if (filter && !gst_caps_can_intersect (filter, caps))
+    {
+      gst_clear_caps (&caps);
+      caps = gst_pad_get_pad_template_caps (GST_VIDEO_DECODER_SINK_PAD (decoder));
     }
   return filter ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST) : g_steal_pointer (&caps);
 }

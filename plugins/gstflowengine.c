@@ -758,12 +758,36 @@ gst_flow_engine_get_stream (GstFlowEngine *engine)
   return engine->stream;
 }
 
+/* Whether CAPS, that are refused, are others than before. */
+static gboolean
+refuse (GstFlowEngine *engine, GstCaps *caps)
+{
+  const gboolean again = caps && engine->refused && gst_caps_is_equal (engine->refused, caps);
+  gst_caps_replace (&engine->refused, caps);
+  return !again;
+}
+
 void
 gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error)
 {
-  if (!engine->refused || !gst_caps_is_equal (engine->refused, caps))
+  if (refuse (engine, caps))
     gst_flow_post_error (engine->element, error);
-  gst_caps_replace (&engine->refused, caps);
+}
+
+gboolean
+gst_flow_is_wanted (GstPad *pad, const GstCaps *caps)
+{
+  g_autoptr (GstCaps) wanted = gst_pad_get_allowed_caps (pad);
+  return !wanted || gst_caps_can_intersect (wanted, caps);
+}
+
+void
+gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const char *text)
+{
+  g_autoptr (GstCaps) wanted = gst_pad_peer_query_caps (pad, NULL);
+  if (!GST_PAD_IS_FLUSHING (pad) && refuse (engine, caps))
+    GST_ELEMENT_ERROR (engine->element, CORE, NEGOTIATION, ("%s", text),
+                       ("%" GST_PTR_FORMAT " is wanted", wanted));
 }
 
 void

@@ -170,6 +170,13 @@ NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);
 void gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error);
 void gst_flow_engine_accept_caps (GstFlowEngine *engine);
 
+/* Whether what follows the source pad PAD, if there is anything, takes CAPS. */
+gboolean gst_flow_is_wanted (GstPad *pad, const GstCaps *caps);
+
+/* As gst_flow_engine_refuse_caps(), where it is what follows PAD that takes nothing of what CAPS become: TEXT
+ * says so, and what to do. Nothing is posted while PAD is flushed. CAPS are NULL of a source. */
+void gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const char *text);
+
 /* Copies, NULL if the element is in the state NULL, or in READY with properties that have changed since (what
  * they ask for is opened on the way to PAUSED), or (digest) if loading has not ended. */
 NfConfig *gst_flow_engine_dup_config (GstFlowEngine *engine);

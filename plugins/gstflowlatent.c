@@ -173,21 +173,30 @@ gst_flow_check_size (const NfConfig *config, guint width, guint height, GError *
   return FALSE;
 }
 
+char *
+gst_flow_describe_formats (NfPixelLayout layout)
+{
+  guint n;
+  const GstVideoFormat *formats = gst_flow_video_formats (layout, &n);
+  g_autoptr (GStrvBuilder) names = g_strv_builder_new ();
+  for (guint i = 0; i < n; i++)
+    g_strv_builder_add (names, gst_video_format_to_string (formats[i]));
+  g_auto (GStrv) list = g_strv_builder_end (names);
+  return g_strjoinv (", ", list);
+}
+
 gboolean
 gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error)
 {
   guint n;
   const GstVideoFormat *formats = gst_flow_video_formats (config->layout, &n);
-  g_autoptr (GString) names = g_string_new (NULL);
   for (guint i = 0; i < n; i++)
-    {
-      if (formats[i] == format)
-        return TRUE;
-      g_string_append_printf (names, "%s%s", i ? ", " : "", gst_video_format_to_string (formats[i]));
-    }
+    if (formats[i] == format)
+      return TRUE;
+  g_autofree char *names = gst_flow_describe_formats (config->layout);
   g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                "video of format %s does not fit the model, which takes %s only; put videoconvert before",
-               gst_video_format_to_string (format), names->str);
+               gst_video_format_to_string (format), names);
   return FALSE;
 }
 

@@ -103,6 +103,9 @@ gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height,
 /* FALSE, with %NF_ERROR_ARGUMENT, if FORMAT is none of the model's layout. */
 gboolean gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error);
 
+/* The names of the formats of LAYOUT, best first, for messages. */
+char *gst_flow_describe_formats (NfPixelLayout layout);
+
 /* Bytes of a buffer. */
 gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
 

@@ -414,6 +414,21 @@ assert_error_message (GstBus *bus, GQuark domain, gint code, const char *part, c
               error->message);
 }
 
+/* What follows the element "flow" of LINE takes nothing that it makes: that is its one error, and says both
+ * parts. */
+static inline void
+fixture_assert_unwanted (const char *line, const char *part, const char *other_part)
+{
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) flow = gst_bin_get_by_name (GST_BIN (pipeline), "flow");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, part, other_part);
+  g_autoptr (GstMessage) second = fixture_wait (bus, GST_MESSAGE_ERROR);
+  assert_true (second->src != GST_OBJECT (flow));
+  fixture_stop (pipeline);
+}
+
 /* The next element message called NAME within what is there. */
 static inline GstStructure *
 fixture_pop_element_message (GstBus *bus, const char *name)

@@ -1489,7 +1489,8 @@ test_downstream_changes_within_a_frame (void **state)
   fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
   g_autoptr (GstCaps) caps = NULL;
   g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
-  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, NULL, NULL);
+  GstBus *bus;
+  GstHarness *decoder = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
   gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=I420");
   gst_harness_set_src_caps (decoder, gst_caps_ref (caps));
   for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
@@ -1514,9 +1515,41 @@ test_downstream_changes_within_a_frame (void **state)
   assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
   for (guint n = 0; n < 2; n++)
     assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_NOT_NEGOTIATED);
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "I420, NV12", "16×8");
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
   gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=I420");
   assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
-  end_harness (decoder, NULL);
+  end_harness (decoder, bus);
+}
+
+/* Where downstream takes no video of the model's, of its size or rate, flowdecode says so, and what it makes.
+ */
+static void
+test_unwanted_video (void **state)
+{
+  static const struct
+  {
+    const char *after, *part, *other_part;
+  } cases[] = { { "pngenc", "I420, NV12", "put videoconvert" },
+                { "video/x-raw,format=RGB", "16×8 pixels", "25/1" },
+                { "video/x-raw,width=32", "16×8 pixels", "videoscale" },
+                { "queue ! video/x-raw,framerate=10/1", "25/1", "videorate" } };
+  const char *model = fixture_model[MODEL_YUV];
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (cases); i++)
+    {
+      const char *after = cases[i / 2].after;
+      g_autofree char *before
+          = i % 2 ? g_strdup_printf ("flowsample num-buffers=1 model=%s ! "
+                                     "video/x-flow-latent,width=16,height=8,framerate=25/1",
+                                     model)
+                  : g_strdup_printf ("videotestsrc num-buffers=1 ! "
+                                     "video/x-raw,format=I420,width=16,height=8,framerate=25/1 ! "
+                                     "flowencode model=%s",
+                                     model);
+      g_autofree char *line
+          = g_strdup_printf ("%s ! flowdecode name=flow model=%s ! %s ! fakesink", before, model, after);
+      fixture_assert_unwanted (line, cases[i / 2].part, cases[i / 2].other_part);
+    }
 }
 
 /* What is known of HDR video comes back with it. */
@@ -2924,6 +2957,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_renegotiation),
     cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_downstream_changes_within_a_frame),
+    cmocka_unit_test (test_unwanted_video),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_chroma_site),
     cmocka_unit_test (test_streams_of_a_file),
