@@ -125,9 +125,9 @@ gst_flow_encode_stop (GstVideoEncoder *encoder)
   return TRUE;
 }
 
-/* A video that fits but for its size or its format is let in, so that set_format makes an error of it:
- * upstream would only say that it is not negotiated, and gst-launch-1.0 drops a warning that comes just
- * before an error. */
+/* A video that fits but for its size or its format, or whose latents nobody wants, is let in, so that
+ * set_format makes an error of it: upstream would only say that it is not negotiated, and gst-launch-1.0
+ * drops a warning that comes just before an error. */
 static GstCaps *
 gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
 {
@@ -155,7 +155,10 @@ gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
       gst_clear_caps (&caps);
       caps = gst_flow_video_caps (NULL);
     }
-  return gst_video_encoder_proxy_getcaps (encoder, caps, filter);
+  g_autoptr (GstCaps) wanted = gst_video_encoder_proxy_getcaps (encoder, caps, filter);
+  return filter && gst_caps_is_empty (wanted)
+             ? gst_caps_intersect_full (filter, caps, GST_CAPS_INTERSECT_FIRST)
+             : g_steal_pointer (&wanted);
 }
 
 /* What downstream wants: which of the two names, and which precision. */
@@ -171,6 +174,17 @@ choose_output (GstFlowEncode *self, GstFlowLatentInfo *info)
   info->half = info->tensors
                    ? g_strcmp0 (gst_structure_get_string (structure, "types"), "float16") == 0
                    : g_strcmp0 (gst_structure_get_string (structure, "latent-format"), "F16LE") == 0;
+}
+
+/* Latents of INFO leave from now on. */
+static void
+set_output (GstFlowEncode *self, const GstFlowLatentInfo *info)
+{
+  self->info = *info;
+  g_clear_pointer (&self->latents, g_free);
+  GstCaps *caps = gst_flow_latent_info_to_caps (info, self->config, self->digest);
+  gst_video_codec_state_unref (
+      gst_video_encoder_set_output_state (GST_VIDEO_ENCODER (self), caps, self->input));
 }
 
 static gboolean
@@ -211,9 +225,6 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
       gst_flow_engine_refuse_caps (&self->engine, state->caps, error);
       return FALSE;
     }
-  gst_flow_engine_accept_caps (&self->engine);
-  if (!stream)
-    choose_output (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
   gst_flow_action_forget (&self->last_action);
@@ -222,14 +233,9 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   self->digest = gst_flow_engine_dup_digest (&self->engine);
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   self->input = gst_video_codec_state_ref (state);
-  g_clear_pointer (&self->latents, g_free);
-  self->info = info;
-
   g_clear_pointer (&self->config, nf_config_free);
   self->config = g_steal_pointer (&config);
-
-  GstCaps *caps = gst_flow_latent_info_to_caps (&info, self->config, self->digest);
-  gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, state));
+  set_output (self, &info);
   return gst_video_encoder_negotiate (encoder);
 }
 
@@ -248,12 +254,19 @@ gst_flow_encode_negotiate (GstVideoEncoder *encoder)
   if (self->config && !self->config->frames)
     choose_output (self, &info);
   if (info.tensors != self->info.tensors || info.half != self->info.half)
+    set_output (self, &info);
+  GstVideoCodecState *output = gst_video_encoder_get_output_state (encoder);
+  const gboolean wanted = gst_flow_is_wanted (GST_VIDEO_ENCODER_SRC_PAD (encoder), output->caps);
+  gst_video_codec_state_unref (output);
+  if (!wanted)
     {
-      self->info = info;
-      g_clear_pointer (&self->latents, g_free);
-      GstCaps *caps = gst_flow_latent_info_to_caps (&info, self->config, self->digest);
-      gst_video_codec_state_unref (gst_video_encoder_set_output_state (encoder, caps, self->input));
+      g_autofree char *text
+          = gst_flow_describe_unwanted (self->config, self->digest, info.width, info.height);
+      gst_flow_engine_refuse_output (&self->engine, self->input->caps, GST_VIDEO_ENCODER_SRC_PAD (encoder),
+                                     text);
+      return FALSE;
     }
+  gst_flow_engine_accept_caps (&self->engine);
   return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->negotiate (encoder);
 }
 

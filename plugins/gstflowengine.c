@@ -775,10 +775,10 @@ gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError 
 }
 
 gboolean
-gst_flow_is_wanted (GstPad *pad, const GstCaps *caps)
+gst_flow_is_wanted (GstPad *pad, GstCaps *caps)
 {
-  g_autoptr (GstCaps) wanted = gst_pad_get_allowed_caps (pad);
-  return !wanted || gst_caps_can_intersect (wanted, caps);
+  g_autoptr (GstCaps) wanted = gst_pad_peer_query_caps (pad, caps);
+  return gst_caps_can_intersect (wanted, caps);
 }
 
 void

@@ -170,8 +170,9 @@ NfStream *gst_flow_engine_get_stream (GstFlowEngine *engine);
 void gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error);
 void gst_flow_engine_accept_caps (GstFlowEngine *engine);
 
-/* Whether what follows the source pad PAD, if there is anything, takes CAPS. */
-gboolean gst_flow_is_wanted (GstPad *pad, const GstCaps *caps);
+/* Whether what follows the source pad PAD, if there is anything, takes CAPS, or lets them in to say itself
+ * why it does not. */
+gboolean gst_flow_is_wanted (GstPad *pad, GstCaps *caps);
 
 /* As gst_flow_engine_refuse_caps(), where it is what follows PAD that takes nothing of what CAPS become: TEXT
  * says so, and what to do. Nothing is posted while PAD is flushed. CAPS are NULL of a source. */

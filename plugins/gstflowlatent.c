@@ -200,6 +200,18 @@ gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **e
   return FALSE;
 }
 
+char *
+gst_flow_describe_unwanted (const NfConfig *config, const char *digest, guint width, guint height)
+{
+  g_autofree char *size = width ? g_strdup_printf ("%u×%u pixels", width, height) : g_strdup ("any size");
+  return g_strdup_printf (
+      "What follows wants other latents than the model makes: those are of %s in %s, pixel-layout %s, "
+      "tile-size %u, patch-size %u and model-digest %.16s…; change what the caps before the next element ask "
+      "for",
+      size, config->frames ? GST_FLOW_LATENT_MIME " of F32LE" : "F32LE or F16LE",
+      nf_pixel_layout_name (config->layout), config->img_size, config->patch_size, digest);
+}
+
 GstCaps *
 gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config, const char *digest)
 {

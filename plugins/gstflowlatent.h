@@ -113,6 +113,10 @@ gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
 GstCaps *gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config,
                                        const char *digest);
 
+/* Text that what follows wants other latents than those of CONFIG's model, with DIGEST, of WIDTH×HEIGHT
+ * pixels (0: of any size), with what they are. */
+char *gst_flow_describe_unwanted (const NfConfig *config, const char *digest, guint width, guint height);
+
 /**
  * gst_flow_latent_info_from_caps:
  * @caps: fixed caps from outside

@@ -102,20 +102,14 @@ gst_flow_source_negotiate (GstBaseSrc *src)
     return TRUE;
   GstFlowSource *self = GST_FLOW_SOURCE (src);
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autoptr (GstCaps) drawn = gst_pad_query_caps (GST_BASE_SRC_PAD (src), NULL),
-                      wanted = gst_pad_peer_query_caps (GST_BASE_SRC_PAD (src), NULL);
-  if (!config || gst_caps_can_intersect (drawn, wanted))
+  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
+  g_autoptr (GstCaps) drawn = gst_pad_query_caps (GST_BASE_SRC_PAD (src), NULL);
+  if (!config || !digest || gst_flow_is_wanted (GST_BASE_SRC_PAD (src), drawn))
     return FALSE;
-  g_autofree char *size = config->frames
-                              ? g_strdup_printf ("%u×%u pixels in " GST_FLOW_LATENT_MIME " of F32LE",
-                                                 nf_config_columns (config), nf_config_rows (config))
-                              : g_strdup ("any size in F32LE or F16LE");
-  GST_ELEMENT_ERROR (
-      self, CORE, NEGOTIATION,
-      ("What follows wants other latents than the model draws: those are of %s, pixel-layout %s, "
-       "tile-size %u and patch-size %u; change what the caps before the next element ask for",
-       size, nf_pixel_layout_name (config->layout), config->img_size, config->patch_size),
-      ("%" GST_PTR_FORMAT " is wanted", wanted));
+  g_autofree char *text
+      = gst_flow_describe_unwanted (config, digest, config->frames ? nf_config_columns (config) : 0,
+                                    config->frames ? nf_config_rows (config) : 0);
+  gst_flow_engine_refuse_output (&self->engine, NULL, GST_BASE_SRC_PAD (src), text);
   return FALSE;
 }
 

@@ -1552,6 +1552,44 @@ test_unwanted_video (void **state)
     }
 }
 
+/* Where downstream takes no latents of the model, or of the video's size, flowencode says so before it
+ * encodes any. */
+static void
+test_unwanted_latents (void **state)
+{
+  static const struct
+  {
+    const char *filter, *part, *other_part;
+  } cases[] = { { "video/x-flow-latent,width=32", "16×8 pixels", "F32LE or F16LE" },
+                { "other/tensors,width=32", "16×8 pixels", "tile-size 8" },
+                { "video/x-flow-latent,model-digest=abc", "model-digest", "pixel-layout yuv420" } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc num-buffers=1 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=flow "
+          "model=%s ! %s ! fakesink",
+          fixture_model[MODEL_YUV], cases[i].filter);
+      fixture_assert_unwanted (line, cases[i].part, cases[i].other_part);
+    }
+
+  /* later, too, and once */
+  GstVideoInfo info;
+  GstBus *bus;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, &bus);
+  gst_harness_set_sink_caps_str (harness, "video/x-flow-latent");
+  set_video (harness, &info);
+  assert_int_equal (gst_harness_push (harness, fixture_frame (&info, 0, FALSE)), GST_FLOW_OK);
+  gst_harness_set_sink_caps_str (harness, "video/x-flow-latent,width=32");
+  for (guint n = 1; n < 3; n++)
+    assert_int_equal (gst_harness_push (harness, fixture_frame (&info, n, FALSE)), GST_FLOW_NOT_NEGOTIATED);
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "16×8 pixels", NULL);
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
+  gst_harness_set_sink_caps_str (harness, "video/x-flow-latent,width=16");
+  assert_int_equal (gst_harness_push (harness, fixture_frame (&info, 3, FALSE)), GST_FLOW_OK);
+  end_harness (harness, bus);
+}
+
 /* What is known of HDR video comes back with it. */
 static void
 test_hdr (void **state)
@@ -2958,6 +2996,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_changes),
     cmocka_unit_test (test_downstream_changes_within_a_frame),
     cmocka_unit_test (test_unwanted_video),
+    cmocka_unit_test (test_unwanted_latents),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_chroma_site),
     cmocka_unit_test (test_streams_of_a_file),
