@@ -130,23 +130,38 @@ gst_flow_denoise_submit_input_buffer (GstBaseTransform *transform, gboolean disc
 }
 
 static GstFlowReturn
-gst_flow_denoise_transform_frame_ip (GstVideoFilter *filter, GstVideoFrame *frame)
+denoise (GstFlowDenoise *self, NfSession *session, GstBuffer *buffer)
 {
-  GstFlowDenoise *self = GST_FLOW_DENOISE (filter);
+  const GstVideoInfo *info = &GST_VIDEO_FILTER (self)->in_info;
   g_autoptr (GError) error = NULL;
-  NfSession *session;
+  GstVideoFrame frame;
   NfFrame view;
+
+  if (!gst_flow_frame_map (GST_ELEMENT (self), &frame, info, buffer, GST_MAP_READWRITE))
+    return GST_FLOW_ERROR;
+  gst_flow_frame_view (&frame, info, &view);
+  gst_flow_frame_fill_padding (&frame, &view);
+  const gboolean done = nf_session_denoise_frame (session, &view, get_sigma (self), &view, &error);
+  gst_video_frame_unmap (&frame);
+  return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
+}
+
+/* GstVideoFilter would let a buffer that is no frame pass as it is. */
+static GstFlowReturn
+gst_flow_denoise_transform_ip (GstBaseTransform *transform, GstBuffer *buffer)
+{
+  GstFlowDenoise *self = GST_FLOW_DENOISE (transform);
+  NfSession *session;
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   const gint64 start = g_get_monotonic_time ();
   if (ret != GST_FLOW_OK)
     return ret;
-  gst_flow_frame_view (frame, &filter->in_info, &view);
-  gst_flow_frame_fill_padding (frame, &view);
-  if (!nf_session_denoise_frame (session, &view, get_sigma (self), &view, &error))
+  ret = denoise (self, session, buffer);
+  if (ret != GST_FLOW_OK)
     {
       gst_flow_engine_count_dropped (&self->engine, 1);
-      return gst_flow_post_error (self, error);
+      return ret;
     }
   if (gst_flow_engine_count_frame (&self->engine, start))
     gst_element_post_message (GST_ELEMENT (self), gst_message_new_latency (GST_OBJECT (self)));
@@ -255,10 +270,9 @@ gst_flow_denoise_class_init (GstFlowDenoiseClass *class)
   transform_class->submit_input_buffer = GST_DEBUG_FUNCPTR (gst_flow_denoise_submit_input_buffer);
   transform_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_denoise_sink_event);
   transform_class->query = GST_DEBUG_FUNCPTR (gst_flow_denoise_query);
+  transform_class->transform_ip = GST_DEBUG_FUNCPTR (gst_flow_denoise_transform_ip);
   transform_class->transform_ip_on_passthrough = FALSE;
   GST_VIDEO_FILTER_CLASS (class)->set_info = GST_DEBUG_FUNCPTR (gst_flow_denoise_set_info);
-  GST_VIDEO_FILTER_CLASS (class)->transform_frame_ip
-      = GST_DEBUG_FUNCPTR (gst_flow_denoise_transform_frame_ip);
 
   gst_flow_engine_install_properties (object_class, NF_SESSION_DENOISE);
   g_object_class_install_property (

@@ -345,14 +345,8 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
   GstVideoFrame video;
   GstMapInfo out;
 
-  if (!gst_video_frame_map (&video, &self->input->info, frame->input_buffer, GST_MAP_READ))
-    {
-      GST_ELEMENT_ERROR (self, STREAM, ENCODE,
-                         ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %u×%u pixels",
-                          gst_buffer_get_size (frame->input_buffer), self->info.width, self->info.height),
-                         ("%" GST_PTR_FORMAT, frame->input_buffer));
-      return GST_FLOW_ERROR;
-    }
+  if (!gst_flow_frame_map (GST_ELEMENT (self), &video, &self->input->info, frame->input_buffer, GST_MAP_READ))
+    return GST_FLOW_ERROR;
   gboolean done = FALSE;
   if (gst_buffer_map (frame->output_buffer, &out, GST_MAP_WRITE))
     {

@@ -65,6 +65,20 @@ gst_flow_video_caps (const NfConfig *config)
   return caps;
 }
 
+gboolean
+gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInfo *info, GstBuffer *buffer,
+                    GstMapFlags flags)
+{
+  if (gst_video_frame_map (frame, info, buffer, flags))
+    return TRUE;
+  GST_ELEMENT_ERROR (element, STREAM, FORMAT,
+                     ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %u×%u pixels",
+                      gst_buffer_get_size (buffer), (guint)GST_VIDEO_INFO_WIDTH (info),
+                      (guint)GST_VIDEO_INFO_HEIGHT (info)),
+                     ("%" GST_PTR_FORMAT, buffer));
+  return FALSE;
+}
+
 void
 gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFrame *view)
 {

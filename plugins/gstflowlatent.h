@@ -144,6 +144,11 @@ GstCaps *gst_flow_video_caps (const NfConfig *config);
 /* The formats of LAYOUT, best first. */
 const GstVideoFormat *gst_flow_video_formats (NfPixelLayout layout, guint *n);
 
+/* Maps BUFFER, which came from outside and may be damaged; FALSE if it is no frame of INFO, of which ELEMENT
+ * has then posted an error. */
+gboolean gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInfo *info,
+                             GstBuffer *buffer, GstMapFlags flags);
+
 /* FRAME, mapped with INFO, as the library sees it: as large as INFO says. */
 void gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFrame *view);
 

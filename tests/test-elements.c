@@ -2132,16 +2132,21 @@ test_bad_class (void **state)
 static void
 test_short_video_buffer (void **state)
 {
-  GstVideoInfo info;
-  GstBus *bus;
-  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
-  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, &bus);
-  set_video (harness, &info);
-  GstBuffer *buffer = gst_buffer_new_allocate (NULL, 100, NULL);
-  GST_BUFFER_PTS (buffer) = 0;
-  assert_int_not_equal (gst_harness_push (harness, buffer), GST_FLOW_OK);
-  assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_ENCODE, "100", NULL);
-  end_harness (harness, bus);
+  static const char *const elements[][2] = { { "flowencode", NULL }, { "flowdenoise", "sigma=0.05" } };
+  for (guint i = 0; i < G_N_ELEMENTS (elements); i++)
+    {
+      GstVideoInfo info;
+      GstBus *bus;
+      fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+      GstHarness *harness = make_harness (elements[i][0], MODEL_YUV, elements[i][1], &bus);
+      set_video (harness, &info);
+      GstBuffer *buffer = gst_buffer_new_allocate (NULL, 100, NULL);
+      GST_BUFFER_PTS (buffer) = 0;
+      assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_ERROR);
+      assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_FORMAT, "100 bytes", "16×8");
+      assert_null (gst_harness_try_pull (harness));
+      end_harness (harness, bus);
+    }
 }
 
 static const char *const all_elements[] = { "flowencode", "flowdecode", "flowsample", "flowdenoise" };
