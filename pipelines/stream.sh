@@ -55,7 +55,7 @@ await() {
 
 gst-launch-1.0 -q "${source[@]}" ! clocksync ! "${scaler[@]}" ! tee name=t \
   t. ! queue ! flowencode "model=$(quoted "$model")" post-messages=false key-int-max=8 ! gdppay \
-  ! tcpserversink host=127.0.0.1 "port=$(quoted "$port")" sync-method=next-keyframe recover-policy=keyframe \
+  ! tcpserversink host=127.0.0.1 "port=$(quoted "$port")" \
   t. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! identity name=copy ! videoconvert ! video/x-raw,format=RGB \
   ! checksumsink sync=false >"$work/sent" 2>"$work/sent.log" &
 sender=$!
