@@ -458,6 +458,15 @@ nf_settle_number (gint64 *number)
 }
 
 gboolean
+nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error)
+{
+  g_autofree char *shown = nf_shorten (value);
+
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, shown, choices);
+  return FALSE;
+}
+
+gboolean
 nf_parse_size (const char *text, guint *width, guint *height)
 {
   guint64 w, h;

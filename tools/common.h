@@ -103,6 +103,9 @@ gboolean nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream 
  * is out of range. */
 gboolean nf_settle_number (gint64 *number);
 
+/* The error that OPTION is none of CHOICES, "a, b"; FALSE. */
+gboolean nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error);
+
 /* "WxH" to sides of 1 to 16384. */
 gboolean nf_parse_size (const char *text, guint *width, guint *height);
 

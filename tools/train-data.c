@@ -1,0 +1,273 @@
+/* normflow: what a run trains on. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "train-data.h"
+#include "common.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <glib/gstdio.h>
+
+void
+nf_train_data_clear (NfTrainData *data)
+{
+  g_clear_pointer (&data->clips, nf_clips_free);
+  g_clear_pointer (&data->reels, nf_reels_free);
+  g_clear_pointer (&data->captions, nf_captions_free);
+  g_clear_pointer (&data->validation, g_ptr_array_unref);
+}
+
+gboolean
+nf_train_data_batch (NfTrainData *data, guint64 step, NfTrainBatch *batch, GError **error)
+{
+  *batch = (NfTrainBatch){ .B = data->run->batch };
+  if (data->clips)
+    batch->tiles = nf_clips_batch (data->clips, step, &batch->labels, error);
+  return (data->reels ? nf_reels_batch (data->reels, step, batch, error) : batch->tiles != NULL)
+         && (!data->captions
+             || nf_captions_tell (data->captions, batch, data->run->train.seed, step * batch->B, error));
+}
+
+guint
+nf_train_data_count (const NfTrainData *data)
+{
+  return data->reels ? nf_reels_count (data->reels) : nf_clips_count (data->clips);
+}
+
+const char *
+nf_train_data_get_path (const NfTrainData *data, guint i)
+{
+  return data->reels ? nf_reels_get_path (data->reels, i) : nf_clips_get_path (data->clips, i);
+}
+
+/* N classes of the data are those of the model: of a STARFlow a text of one token, whose last feature is no
+ * class. */
+static gboolean
+settle_classes (NfTrainData *data, guint n, GError **error)
+{
+  NfConfig *config = &data->run->config;
+  const gboolean text = config->family == NF_FAMILY_STARFLOW;
+
+  /* else --config, the checkpoint or the model of --init said how many */
+  if (!config->n_classes && !config->txt_size && !data->places->resume
+      && !(data->run->init && *data->run->init))
+    {
+      config->n_classes = text ? 0 : n;
+      config->txt_size = text;
+      config->txt_dim = text ? n + 1 : 0;
+    }
+  const guint classes = nf_config_classes (config), has = text && classes ? classes - 1 : classes;
+  if (has == n)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "the files lie in %u folders, but the model has %u classes",
+               n, has);
+  return FALSE;
+}
+
+/* The text of a new model is that of the data. */
+static gboolean
+open_captions (NfTrainData *data, GError **error)
+{
+  NfTrainRun *run = data->run;
+  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
+  for (guint i = 0; data->clips && i < nf_clips_get_classes (data->clips); i++)
+    g_ptr_array_add (names, g_strdup (nf_clips_get_class (data->clips, i)));
+  for (guint i = 0; data->reels && i < nf_reels_count (data->reels); i++)
+    g_ptr_array_add (names, g_path_get_basename (nf_reels_get_path (data->reels, i)));
+  data->captions = nf_captions_open (run->captions, names, error);
+  if (!data->captions)
+    return FALSE;
+  if (!run->config.txt_size && !data->places->resume && !(run->init && *run->init)
+      && !nf_captions_get_size (data->captions, &run->config, error))
+    return FALSE;
+  if (!nf_config_check (&run->config, run->captions, error)
+      || !nf_captions_check (data->captions, &run->config, error))
+    return FALSE;
+
+  const char *digest = nf_captions_get_digest (data->captions);
+  if (run->captions_digest && strcmp (run->captions_digest, digest) != 0)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_DATA,
+          "%s holds other text than the run began with: put that back, or start another run from the "
+          "model with --init",
+          run->captions);
+      return FALSE;
+    }
+  g_free (run->captions_digest);
+  run->captions_digest = g_strdup (digest);
+  return TRUE;
+}
+
+/* Tiles to train on. */
+static gboolean
+open_clips (NfTrainData *data, GError **error)
+{
+  NfTrainRun *run = data->run;
+  const NfClipsOptions options = { .layout = run->config.layout,
+                                   .width = nf_config_columns (&run->config),
+                                   .height = nf_config_rows (&run->config),
+                                   .batch = run->batch,
+                                   .seed = run->train.seed,
+                                   .holdout = run->holdout,
+                                   .scales = run->scales,
+                                   .n_scales = run->n_scales,
+                                   .labels = run->labels                   ? NF_CLIPS_FOLDERS
+                                             : nf_train_has_captions (run) ? NF_CLIPS_NAMES
+                                                                           : NF_CLIPS_NO_LABELS,
+                                   .cache = data->places->cache };
+
+  data->clips = nf_clips_new ((const char *const *)run->files, &options, error);
+  if (!data->clips)
+    return FALSE;
+  if ((run->labels && !settle_classes (data, nf_clips_get_classes (data->clips), error))
+      || (nf_train_has_captions (run) && !open_captions (data, error)))
+    return FALSE;
+  data->validation = run->validation_tiles ? nf_clips_validation (
+                         data->clips, (const char *const *)run->validation, run->validation_tiles, error)
+                                           : g_ptr_array_new ();
+  return data->validation != NULL;
+}
+
+/* Videos to train on. */
+static gboolean
+open_reels (NfTrainData *data, GError **error)
+{
+  NfTrainRun *run = data->run;
+  NfConfig *config = &run->config;
+  NfWorldPattern pattern;
+
+  if (run->world && *run->world)
+    {
+      if (!nf_world_pattern_from_name (run->world, &pattern))
+        return nf_wrong_choice ("--world", run->world, "bounce, pong, gridworld", error);
+      if (run->actions && !config->action_dim)
+        config->action_dim = nf_world_pattern_actions (pattern);
+      if (config->action_dim && config->action_dim < nf_world_pattern_actions (pattern))
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s has %u actions, the model has action_dim %u",
+                       run->world, nf_world_pattern_actions (pattern), config->action_dim);
+          return FALSE;
+        }
+      data->reels = nf_reels_new_world (pattern, config, run->batch, run->train.seed, error);
+    }
+  else
+    data->reels = nf_reels_new_files ((const char *const *)run->files, config, run->batch, run->train.seed,
+                                      run->holdout, run->actions, error);
+  if (!data->reels)
+    return FALSE;
+  if (nf_train_has_captions (run))
+    {
+      nf_reels_label_files (data->reels);
+      if (!open_captions (data, error))
+        return FALSE;
+    }
+  if (run->actions && !config->action_dim)
+    {
+      config->action_dim = nf_reels_get_actions (data->reels);
+      if (!config->action_dim)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                       "--actions: all actions beside the videos are unknown (null), so there are none to "
+                       "learn: leave --actions out, or say how many the model is to know (action_dim in "
+                       "--config)");
+          return FALSE;
+        }
+      nf_reels_set_action_dim (data->reels, config->action_dim);
+    }
+  const gboolean controls = nf_reels_have_controls (data->reels);
+  if (run->actions && !data->places->resume && !(run->init && *run->init) && controls)
+    config->controls = TRUE;
+  if (run->actions && config->controls != controls)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "%s tells %s, but the model is one of %s (controls in its configuration)",
+                   run->world && *run->world ? "the world" : "what lies beside the videos",
+                   controls ? "controls" : "actions", config->controls ? "controls" : "actions");
+      return FALSE;
+    }
+  data->validation = nf_reels_validation (data->reels, run->validation_tiles, error);
+  return data->validation != NULL;
+}
+
+static gboolean
+has_source (const GArray *sources, const char *name)
+{
+  for (guint i = 0; i < sources->len; i++)
+    if (!strcmp (g_array_index (sources, NfTrainSource, i).name, name))
+      return TRUE;
+  return FALSE;
+}
+
+/* Whether file I of NOW is that of what the run BEGAN with; either list may have ended. */
+static gboolean
+check_source (const GArray *began, const GArray *now, guint i, GError **error)
+{
+  const NfTrainSource *a = i < began->len ? &g_array_index (began, NfTrainSource, i) : NULL,
+                      *b = i < now->len ? &g_array_index (now, NfTrainSource, i) : NULL;
+  g_autofree char *what = NULL;
+
+  if (a && b && !strcmp (a->name, b->name))
+    {
+      if (a->frames == b->frames && a->bytes == b->bytes)
+        return TRUE;
+      what = g_strdup_printf ("it has %" G_GUINT64_FORMAT " frames in %" G_GUINT64_FORMAT
+                              " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
+                              b->frames, b->bytes, a->frames, a->bytes);
+    }
+  else if (!b || (a && !has_source (now, a->name)))
+    {
+      b = a;
+      what = g_strdup ("it is no longer there");
+    }
+  else
+    what = g_strdup (has_source (began, b->name) ? "it had another place among them" : "it was not there");
+  g_autofree char *shown = nf_shorten (b->name);
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+               "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "
+               "or start another run from the model with --init",
+               shown, what);
+  return FALSE;
+}
+
+/* A run goes on with the files that it began with, all of them and as they were. */
+static gboolean
+check_sources (NfTrainData *data, GError **error)
+{
+  g_autoptr (GArray) sources = nf_train_sources_new ();
+  const GArray *began = data->run->sources;
+
+  for (guint i = 0; i < nf_train_data_count (data); i++)
+    {
+      const char *path = nf_train_data_get_path (data, i);
+      GStatBuf status;
+
+      if (g_stat (path, &status) != 0)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: %s", path, g_strerror (errno));
+          return FALSE;
+        }
+      const NfTrainSource source
+          = { g_filename_display_name (path),
+              data->reels ? nf_reels_get_length (data->reels, i) : nf_clips_get_length (data->clips, i),
+              (guint64)status.st_size };
+      g_array_append_val (sources, source);
+    }
+  for (guint i = 0; began && i < MAX (began->len, sources->len); i++)
+    if (!check_source (began, sources, i, error))
+      return FALSE;
+  g_clear_pointer (&data->run->sources, g_array_unref);
+  data->run->sources = g_steal_pointer (&sources);
+  return TRUE;
+}
+
+gboolean
+nf_train_data_open (NfTrainData *data, GError **error)
+{
+  /* at last with actions and classes that the data told */
+  if (!(data->run->config.frames ? open_reels (data, error) : open_clips (data, error))
+      || !check_sources (data, error) || !nf_config_check (&data->run->config, "the options", error))
+    return FALSE;
+  for (guint i = 0; i < data->validation->len; i++)
+    data->n_tiles += ((NfClipsValidation *)data->validation->pdata[i])->n_tiles;
+  return TRUE;
+}

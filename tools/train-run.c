@@ -1,0 +1,404 @@
+/* normflow: a training run and its settings. SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "train-run.h"
+#include "common.h"
+#include "json.h"
+#include "nf-json.h"
+
+#include <math.h>
+
+#include <glib/gstdio.h>
+
+static void
+source_clear (gpointer data)
+{
+  g_free (((NfTrainSource *)data)->name);
+}
+
+GArray *
+nf_train_sources_new (void)
+{
+  GArray *sources = g_array_new (FALSE, FALSE, sizeof (NfTrainSource));
+
+  g_array_set_clear_func (sources, source_clear);
+  return sources;
+}
+
+void
+nf_train_run_clear (NfTrainRun *run)
+{
+  g_strfreev (run->files);
+  g_strfreev (run->validation);
+  g_clear_pointer (&run->sources, g_array_unref);
+  g_free (run->init);
+  g_free (run->captions);
+  g_free (run->captions_digest);
+  g_free (run->world);
+  g_free (run->command);
+  g_free (run->log);
+  g_free (run->samples);
+  g_free (run->precision);
+  g_free (run->form);
+}
+
+void
+nf_train_places_clear (NfTrainPlaces *places)
+{
+  g_free (places->output);
+  g_free (places->checkpoint);
+}
+
+gboolean
+nf_train_has_captions (const NfTrainRun *run)
+{
+  return run->captions && *run->captions;
+}
+
+/* Settings beside the checkpoint */
+
+static void
+add_strings (JsonBuilder *builder, const char *name, char **strings)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_begin_array (builder);
+  for (gsize i = 0; strings && strings[i]; i++)
+    json_builder_add_string_value (builder, strings[i]);
+  json_builder_end_array (builder);
+}
+
+static void
+add_sources (JsonBuilder *builder, const GArray *sources)
+{
+  json_builder_set_member_name (builder, "sources");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < sources->len; i++)
+    {
+      const NfTrainSource *source = &g_array_index (sources, NfTrainSource, i);
+
+      json_builder_begin_object (builder);
+      json_builder_set_member_name (builder, "name");
+      json_builder_add_string_value (builder, source->name);
+      nf_json_add_int (builder, "frames", source->frames);
+      nf_json_add_int (builder, "bytes", source->bytes);
+      json_builder_end_object (builder);
+    }
+  json_builder_end_array (builder);
+}
+
+char *
+nf_train_settings_path (const char *checkpoint)
+{
+  return g_strconcat (checkpoint, ".json", NULL);
+}
+
+/* As text: it comes back bit for bit, and json-glib's scanner cannot read all the numbers its generator
+ * writes. */
+static void
+add_exact (JsonBuilder *builder, const char *name, double value)
+{
+  char text[G_ASCII_DTOSTR_BUF_SIZE];
+
+  if (name)
+    json_builder_set_member_name (builder, name);
+  json_builder_add_string_value (builder, g_ascii_dtostr (text, sizeof text, value));
+}
+
+gboolean
+nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **error)
+{
+  g_autoptr (JsonBuilder) builder = json_builder_new ();
+  g_autoptr (GError) local = NULL;
+  g_autofree char *config = nf_config_to_json (&run->config);
+  g_autofree char *path = nf_train_settings_path (checkpoint);
+  /* always the same name, so that what a killed run leaves is written over, not beside */
+  g_autofree char *part = g_strconcat (path, ".part", NULL);
+  g_autofree char *text = NULL;
+
+  json_builder_begin_object (builder);
+  json_builder_set_member_name (builder, "config");
+  json_builder_add_string_value (builder, config);
+  nf_json_add_int (builder, "steps", run->train.steps);
+  nf_json_add_int (builder, "warmup", run->train.warmup);
+  add_exact (builder, "lr", run->train.lr);
+  add_exact (builder, "lr_min", run->train.lr_min);
+  add_exact (builder, "beta1", run->train.beta1);
+  add_exact (builder, "beta2", run->train.beta2);
+  add_exact (builder, "eps", run->train.eps);
+  add_exact (builder, "weight_decay", run->train.weight_decay);
+  add_exact (builder, "clip", run->train.clip);
+  add_exact (builder, "ema", run->train.ema);
+  add_exact (builder, "label_dropout", run->train.label_dropout);
+  add_exact (builder, "action_dropout", run->train.action_dropout);
+  add_exact (builder, "context_errors", run->train.context_errors);
+  nf_json_add_int (builder, "seed", run->train.seed);
+  nf_json_add_int (builder, "batch", run->batch);
+  add_exact (builder, "holdout", run->holdout);
+  json_builder_set_member_name (builder, "scales");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < run->n_scales; i++)
+    add_exact (builder, NULL, run->scales[i]);
+  json_builder_end_array (builder);
+  json_builder_set_member_name (builder, "labels");
+  json_builder_add_boolean_value (builder, run->labels);
+  json_builder_set_member_name (builder, "captions");
+  json_builder_add_string_value (builder, run->captions ? run->captions : "");
+  json_builder_set_member_name (builder, "captions_digest");
+  json_builder_add_string_value (builder, run->captions_digest ? run->captions_digest : "");
+  json_builder_set_member_name (builder, "actions");
+  json_builder_add_boolean_value (builder, run->actions);
+  json_builder_set_member_name (builder, "world");
+  json_builder_add_string_value (builder, run->world ? run->world : "");
+  nf_json_add_int (builder, "validate_every", run->validate_every);
+  nf_json_add_int (builder, "validation_tiles", run->validation_tiles);
+  add_strings (builder, "files", run->files);
+  add_strings (builder, "validation", run->validation);
+  add_sources (builder, run->sources);
+  json_builder_set_member_name (builder, "init");
+  json_builder_add_string_value (builder, run->init ? run->init : "");
+  json_builder_set_member_name (builder, "command");
+  json_builder_add_string_value (builder, run->command);
+  json_builder_set_member_name (builder, "log");
+  json_builder_add_string_value (builder, run->log ? run->log : "");
+  nf_json_add_int (builder, "log_every", run->log_every);
+  json_builder_set_member_name (builder, "samples");
+  json_builder_add_string_value (builder, run->samples ? run->samples : "");
+  nf_json_add_int (builder, "sample_every", run->sample_every);
+  json_builder_set_member_name (builder, "precision");
+  json_builder_add_string_value (builder, run->precision);
+  json_builder_set_member_name (builder, "multiplied_by");
+  json_builder_add_string_value (builder, run->form);
+  add_exact (builder, "best", run->best);
+  nf_json_add_int (builder, "best_tiles", run->best_tiles);
+  nf_json_add_int (builder, "best_step", run->best_step);
+  nf_json_add_int (builder, "skipped", run->skipped);
+  add_exact (builder, "seconds", run->seconds);
+  json_builder_end_object (builder);
+  text = nf_json_text (builder, TRUE);
+  if (!g_file_set_contents_full (part, text, -1, G_FILE_SET_CONTENTS_NONE, 0666, &local))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the settings of the run cannot be written: %s", path,
+                   local->message);
+      g_unlink (part);
+      return FALSE;
+    }
+  return nf_publish (part, path, error);
+}
+
+/* Reads members of the settings, of the right type; the first wrong one is remembered. */
+typedef struct
+{
+  JsonObject *object;
+  const char *wrong;
+} Settings;
+
+static JsonNode *
+settings_node (Settings *settings, const char *name, JsonNodeType type)
+{
+  JsonNode *node = json_object_get_member (settings->object, name);
+
+  if (node && JSON_NODE_TYPE (node) == type)
+    return node;
+  if (!settings->wrong)
+    settings->wrong = name;
+  return NULL;
+}
+
+static double
+node_double (Settings *settings, const char *name, JsonNode *node)
+{
+  const char *text = node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_string (node) : NULL;
+  char *end = NULL;
+  double value = text ? g_ascii_strtod (text, &end) : 0;
+
+  if ((!text || end == text || *end || isnan (value)) && !settings->wrong)
+    settings->wrong = name;
+  return value;
+}
+
+static double
+settings_double (Settings *settings, const char *name)
+{
+  return node_double (settings, name, settings_node (settings, name, JSON_NODE_VALUE));
+}
+
+static guint64
+settings_int (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+
+  if (node && json_node_get_int (node) < 0 && !settings->wrong)
+    settings->wrong = name;
+  return node ? (guint64)json_node_get_int (node) : 0;
+}
+
+static char *
+settings_string (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+  const char *text = node ? json_node_get_string (node) : NULL;
+
+  if (node && !text && !settings->wrong)
+    settings->wrong = name;
+  return g_strdup (text ? text : "");
+}
+
+static char **
+settings_strings (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_ARRAY);
+  g_autoptr (GPtrArray) strings = g_ptr_array_new ();
+
+  for (guint i = 0; node && i < json_array_get_length (json_node_get_array (node)); i++)
+    {
+      JsonNode *element = json_array_get_element (json_node_get_array (node), i);
+      const char *text = JSON_NODE_HOLDS_VALUE (element) ? json_node_get_string (element) : NULL;
+
+      if (text)
+        g_ptr_array_add (strings, g_strdup (text));
+      else if (!settings->wrong)
+        settings->wrong = name;
+    }
+  g_ptr_array_add (strings, NULL);
+  return (char **)g_ptr_array_steal (strings, NULL);
+}
+
+static GArray *
+settings_sources (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_ARRAY);
+  GArray *sources = nf_train_sources_new ();
+
+  for (guint i = 0; node && i < json_array_get_length (json_node_get_array (node)); i++)
+    {
+      JsonNode *element = json_array_get_element (json_node_get_array (node), i);
+      Settings member = { JSON_NODE_HOLDS_OBJECT (element) ? json_node_get_object (element) : NULL, NULL };
+
+      if (member.object)
+        {
+          const NfTrainSource source = { settings_string (&member, "name"), settings_int (&member, "frames"),
+                                         settings_int (&member, "bytes") };
+
+          g_array_append_val (sources, source);
+        }
+      if ((!member.object || member.wrong) && !settings->wrong)
+        settings->wrong = name;
+    }
+  return sources;
+}
+
+gboolean
+nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
+{
+  g_autofree char *path = nf_train_settings_path (checkpoint), *text = NULL;
+  g_autofree char *what = g_strconcat (path, ": the settings of the run", NULL);
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autoptr (GError) local = NULL;
+  g_autoptr (NfConfig) config = NULL;
+  g_autofree char *config_text = NULL;
+  Settings settings = { NULL, NULL };
+  JsonNode *scales;
+  gsize length;
+
+  if (!g_file_test (path, G_FILE_TEST_EXISTS))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+                   "%s: there is no run to resume; leave out --resume to start one", path);
+      return FALSE;
+    }
+  if (!g_file_get_contents (path, &text, &length, &local))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: the settings of the run cannot be read: %s", path,
+                   local->message);
+      return FALSE;
+    }
+  settings.object = nf_json_parse_object (parser, text, length, what, error);
+  if (!settings.object)
+    return FALSE;
+  config_text = settings_string (&settings, "config");
+  if (*config_text)
+    {
+      config = nf_config_from_json (config_text, path, error);
+      if (!config)
+        return FALSE;
+      run->config = *config;
+    }
+  run->train.steps = settings_int (&settings, "steps");
+  run->train.warmup = settings_int (&settings, "warmup");
+  run->train.lr = settings_double (&settings, "lr");
+  run->train.lr_min = settings_double (&settings, "lr_min");
+  run->train.beta1 = settings_double (&settings, "beta1");
+  run->train.beta2 = settings_double (&settings, "beta2");
+  run->train.eps = settings_double (&settings, "eps");
+  run->train.weight_decay = settings_double (&settings, "weight_decay");
+  run->train.clip = settings_double (&settings, "clip");
+  run->train.ema = settings_double (&settings, "ema");
+  run->train.label_dropout = settings_double (&settings, "label_dropout");
+  run->train.action_dropout = settings_double (&settings, "action_dropout");
+  /* runs that began before there were such things have none */
+  if (json_object_has_member (settings.object, "context_errors"))
+    run->train.context_errors = settings_double (&settings, "context_errors");
+  if (json_object_has_member (settings.object, "log"))
+    run->log = settings_string (&settings, "log");
+  if (json_object_has_member (settings.object, "log_every"))
+    run->log_every = settings_int (&settings, "log_every");
+  if (json_object_has_member (settings.object, "samples"))
+    run->samples = settings_string (&settings, "samples");
+  if (run->samples && !*run->samples)
+    g_clear_pointer (&run->samples, g_free);
+  if (json_object_has_member (settings.object, "sample_every"))
+    run->sample_every = settings_int (&settings, "sample_every");
+  if (json_object_has_member (settings.object, "precision"))
+    {
+      run->precision = settings_string (&settings, "precision");
+      if (!g_strv_contains (nf_device_precisions (), run->precision) && !settings.wrong)
+        settings.wrong = "precision";
+    }
+  if (json_object_has_member (settings.object, "multiplied_by"))
+    {
+      run->form = settings_string (&settings, "multiplied_by");
+      if (!nf_is_word (run->form) && !settings.wrong)
+        settings.wrong = "multiplied_by";
+    }
+  run->train.seed = settings_int (&settings, "seed");
+  run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
+  run->holdout = settings_double (&settings, "holdout");
+  scales = settings_node (&settings, "scales", JSON_NODE_ARRAY);
+  run->n_scales
+      = scales ? MIN (json_array_get_length (json_node_get_array (scales)), G_N_ELEMENTS (run->scales)) : 0;
+  for (guint i = 0; i < run->n_scales; i++)
+    run->scales[i]
+        = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
+  run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
+                && json_object_get_boolean_member (settings.object, "labels");
+  if (json_object_has_member (settings.object, "captions"))
+    run->captions = settings_string (&settings, "captions");
+  if (json_object_has_member (settings.object, "captions_digest"))
+    run->captions_digest = settings_string (&settings, "captions_digest");
+  run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
+                 && json_object_get_boolean_member (settings.object, "actions");
+  run->world = settings_string (&settings, "world");
+  run->validate_every = settings_int (&settings, "validate_every");
+  run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
+  run->files = settings_strings (&settings, "files");
+  run->validation = settings_strings (&settings, "validation");
+  if (json_object_has_member (settings.object, "sources"))
+    run->sources = settings_sources (&settings, "sources");
+  run->init = settings_string (&settings, "init");
+  run->command = settings_string (&settings, "command");
+  /* before it was kept, it was taken to be all */
+  run->best_tiles = G_MAXUINT64;
+  if (json_object_has_member (settings.object, "best_tiles"))
+    run->best_tiles = settings_int (&settings, "best_tiles");
+  run->best_step = settings_int (&settings, "best_step");
+  run->skipped = settings_int (&settings, "skipped");
+  run->seconds = settings_double (&settings, "seconds");
+  if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
+    settings.wrong = "seconds";
+  run->best = settings_double (&settings, "best");
+  if (settings.wrong)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: member \"%s\" is missing or not what it should be",
+                   path, settings.wrong);
+      return FALSE;
+    }
+  return TRUE;
+}
