@@ -2,6 +2,7 @@
  * LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 #include "profile.h"
 
 #include "nf-model-private.h"
@@ -1136,16 +1137,6 @@ print_table (const Bench *bench)
 }
 
 static void
-add_number (JsonBuilder *builder, const char *name, double value)
-{
-  json_builder_set_member_name (builder, name);
-  if (isfinite (value))
-    json_builder_add_double_value (builder, value);
-  else
-    json_builder_add_null_value (builder);
-}
-
-static void
 add_string (JsonBuilder *builder, const char *name, const char *value)
 {
   json_builder_set_member_name (builder, name);
@@ -1164,7 +1155,7 @@ add_profile (JsonBuilder *builder, GPtrArray *times)
       add_string (builder, "command", time->name);
       json_builder_set_member_name (builder, "launches");
       json_builder_add_int_value (builder, (gint64)time->launches);
-      add_number (builder, "seconds", time->seconds);
+      nf_json_add_double (builder, "seconds", time->seconds);
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
@@ -1195,8 +1186,8 @@ print_json (const Bench *bench)
     json_builder_add_string_value (builder, bench->limits.by);
   else
     json_builder_add_null_value (builder);
-  add_number (builder, "multiply_add_gflops", bench->multiply_add_gflops);
-  add_number (builder, "read_gbps", bench->read_gbps);
+  nf_json_add_double (builder, "multiply_add_gflops", bench->multiply_add_gflops);
+  nf_json_add_double (builder, "read_gbps", bench->read_gbps);
   json_builder_end_object (builder);
   json_builder_set_member_name (builder, "results");
   json_builder_begin_array (builder);
@@ -1206,10 +1197,10 @@ print_json (const Bench *bench)
       json_builder_begin_object (builder);
       add_string (builder, "what", r->what);
       add_string (builder, "size", r->size);
-      add_number (builder, "seconds", r->seconds);
-      add_number (builder, "gflops", r->gflops);
-      add_number (builder, "gbps", r->gbps);
-      add_number (builder, "share", r->share);
+      nf_json_add_double (builder, "seconds", r->seconds);
+      nf_json_add_double (builder, "gflops", r->gflops);
+      nf_json_add_double (builder, "gbps", r->gbps);
+      nf_json_add_double (builder, "share", r->share);
       if (r->times)
         add_profile (builder, r->times);
       json_builder_end_object (builder);

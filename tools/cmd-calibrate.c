@@ -1,6 +1,7 @@
 /* normflow calibrate: a threshold from normal footage. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 #include "scan.h"
 
 #include <math.h>
@@ -167,8 +168,6 @@ nf_cmd_calibrate (int argc, char **argv)
   if (json)
     {
       g_autoptr (JsonBuilder) builder = json_builder_new ();
-      g_autoptr (JsonGenerator) generator = json_generator_new ();
-      g_autoptr (JsonNode) root = NULL;
       g_autofree char *text = NULL;
       const struct
       {
@@ -187,18 +186,13 @@ nf_cmd_calibrate (int argc, char **argv)
 
       json_builder_begin_object (builder);
       for (gsize i = 0; i < G_N_ELEMENTS (members); i++)
-        {
-          json_builder_set_member_name (builder, members[i].name);
-          json_builder_add_double_value (builder, members[i].value);
-        }
+        nf_json_add_double (builder, members[i].name, members[i].value);
       json_builder_set_member_name (builder, "extrapolated");
       json_builder_add_boolean_value (builder, extrapolated);
       json_builder_set_member_name (builder, "model_digest");
       json_builder_add_string_value (builder, nf_model_get_digest (nf_session_get_model (session)));
       json_builder_end_object (builder);
-      root = json_builder_get_root (builder);
-      json_generator_set_root (generator, root);
-      text = json_generator_to_data (generator, NULL);
+      text = nf_json_text (builder, FALSE);
       printf ("%s\n", text);
       return 0;
     }

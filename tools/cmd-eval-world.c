@@ -2,6 +2,7 @@
  * LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 #include "plot.h"
 #include "scan.h"
 #include "world-figures.h"
@@ -20,16 +21,6 @@ typedef struct
   JsonBuilder *json;
   GString *table; /* of Markdown */
 } Report;
-
-static void
-put (JsonBuilder *builder, const char *name, double value)
-{
-  json_builder_set_member_name (builder, name);
-  if (isfinite (value))
-    json_builder_add_double_value (builder, value);
-  else
-    json_builder_add_null_value (builder);
-}
 
 /* VALUES (nullable): null stands for them. */
 static void
@@ -88,9 +79,9 @@ report_bits (const NfFigures *figures, const NfFiguresBits *bits, Report *report
        model, bits->model[0], truth);
   row (report, "| gap | %.1f bits a frame, %.4f bits a sample | 0", model - truth, (model - truth) / samples);
   begin (report->json, "bits");
-  put (report->json, "model", model);
-  put (report->json, "information", truth);
-  put (report->json, "gap", model - truth);
+  nf_json_add_double (report->json, "model", model);
+  nf_json_add_double (report->json, "information", truth);
+  nf_json_add_double (report->json, "gap", model - truth);
   put_array (report->json, "by_place", bits->model, bits->frames);
   put_array (report->json, "information_by_place", bits->truth, bits->frames);
   json_builder_end_object (report->json);
@@ -107,10 +98,10 @@ report_surprise (const NfFigures *figures, const NfFiguresSurprise *surprise, Re
   row (report, "| surprise: %s | AUC %.4f | ≥ 0.99", what, jump);
   row (report, "| surprise: colours turned around | AUC %.4f | ≥ 0.99", colours);
   begin (report->json, "surprise");
-  put (report->json, "jump", jump);
-  put (report->json, "colours", colours);
-  put (report->json, "events", surprise->events);
-  put (report->json, "usual", surprise->usual->len);
+  nf_json_add_double (report->json, "jump", jump);
+  nf_json_add_double (report->json, "colours", colours);
+  nf_json_add_double (report->json, "events", surprise->events);
+  nf_json_add_double (report->json, "usual", surprise->usual->len);
   json_builder_end_object (report->json);
 }
 
@@ -183,25 +174,25 @@ report_roll_outs (const NfFigures *figures, const NfFiguresRollOuts *rolls, Repo
           brightness, contrast);
   row (report, "| drift of brightness, contrast (8-bit steps) | %+.2f, %+.2f | 0", brightness, contrast);
   begin (report->json, "roll_outs");
-  put (report->json, "seeds", rolls->seeds);
-  put (report->json, "length", rolls->length);
-  put (report->json, "temperature", rolls->temperature);
-  put (report->json, "one_ball", share (model->one_ball, frames));
-  put (report->json, "walls", share (model->walls, frames));
-  put (report->json, "paddle_obeys", share (model->obeyed, model->paddles));
-  put (report->json, "speed", nf_figures_mean_speed (model));
-  put (report->json, "world_speed", nf_figures_mean_speed (world));
-  put (report->json, "speed_total_variation", nf_figures_speed_variation (model, world));
-  put (report->json, "brightness_drift", brightness);
-  put (report->json, "contrast_drift", contrast);
-  put (report->json, "world_one_ball", share (world->one_ball, world_frames));
-  put (report->json, "world_walls", share (world->walls, world_frames));
-  put (report->json, "world_paddle_obeys", share (world->obeyed, world->paddles));
-  put (report->json, "stretch", NF_FIGURES_STRETCH);
+  nf_json_add_double (report->json, "seeds", rolls->seeds);
+  nf_json_add_double (report->json, "length", rolls->length);
+  nf_json_add_double (report->json, "temperature", rolls->temperature);
+  nf_json_add_double (report->json, "one_ball", share (model->one_ball, frames));
+  nf_json_add_double (report->json, "walls", share (model->walls, frames));
+  nf_json_add_double (report->json, "paddle_obeys", share (model->obeyed, model->paddles));
+  nf_json_add_double (report->json, "speed", nf_figures_mean_speed (model));
+  nf_json_add_double (report->json, "world_speed", nf_figures_mean_speed (world));
+  nf_json_add_double (report->json, "speed_total_variation", nf_figures_speed_variation (model, world));
+  nf_json_add_double (report->json, "brightness_drift", brightness);
+  nf_json_add_double (report->json, "contrast_drift", contrast);
+  nf_json_add_double (report->json, "world_one_ball", share (world->one_ball, world_frames));
+  nf_json_add_double (report->json, "world_walls", share (world->walls, world_frames));
+  nf_json_add_double (report->json, "world_paddle_obeys", share (world->obeyed, world->paddles));
+  nf_json_add_double (report->json, "stretch", NF_FIGURES_STRETCH);
   put_by_time (rolls, "one_ball_by_time", court, model->one_by_time, report->json);
   put_by_time (rolls, "walls_by_time", court, model->walls_by_time, report->json);
   put_by_time (rolls, "paddle_obeys_by_time", model->paddles > 0, model->obeyed_by_time, report->json);
-  put (report->json, "speed_bin", NF_FIGURES_SPEED_BIN);
+  nf_json_add_double (report->json, "speed_bin", NF_FIGURES_SPEED_BIN);
   put_array (report->json, "speeds", court ? model->speeds : NULL, NF_FIGURES_SPEED_BINS);
   put_array (report->json, "world_speeds", court ? world->speeds : NULL, NF_FIGURES_SPEED_BINS);
   json_builder_end_object (report->json);
@@ -234,13 +225,13 @@ report_time (const NfFiguresTime *time, Report *report)
        "%.1f ms, %+.1f MiB | flat",
        n, first, last, grown);
   begin (report->json, "time");
-  put (report->json, "frames", n);
-  put (report->json, "median_ms", median);
-  put (report->json, "p99_ms", slow);
-  put (report->json, "first_tenth_median_ms", first);
-  put (report->json, "last_tenth_median_ms", last);
-  put (report->json, "resident_mib", (double)time->resident[0] / (1 << 20));
-  put (report->json, "resident_growth_mib", grown);
+  nf_json_add_double (report->json, "frames", n);
+  nf_json_add_double (report->json, "median_ms", median);
+  nf_json_add_double (report->json, "p99_ms", slow);
+  nf_json_add_double (report->json, "first_tenth_median_ms", first);
+  nf_json_add_double (report->json, "last_tenth_median_ms", last);
+  nf_json_add_double (report->json, "resident_mib", (double)time->resident[0] / (1 << 20));
+  nf_json_add_double (report->json, "resident_growth_mib", grown);
   json_builder_end_object (report->json);
 }
 

@@ -1,6 +1,7 @@
 /* normflow eval: bits per dimension of videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 #include "noise.h"
 #include "plot.h"
 #include "scan.h"
@@ -72,23 +73,6 @@ eval_clear (Eval *eval)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Eval, eval_clear)
 
-static void
-add_number (JsonBuilder *builder, const char *name, double value)
-{
-  json_builder_set_member_name (builder, name);
-  if (isfinite (value))
-    json_builder_add_double_value (builder, value);
-  else
-    json_builder_add_null_value (builder);
-}
-
-static void
-add_count (JsonBuilder *builder, const char *name, guint64 value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_int_value (builder, (gint64)value);
-}
-
 static gboolean
 open_json (Eval *eval, GError **error)
 {
@@ -104,8 +88,6 @@ open_json (Eval *eval, GError **error)
 static gboolean
 write_line (Eval *eval, JsonBuilder *builder, GError **error)
 {
-  g_autoptr (JsonGenerator) generator = json_generator_new ();
-  g_autoptr (JsonNode) root = NULL;
   g_autofree char *text = NULL;
 
   if (!open_json (eval, error))
@@ -113,9 +95,7 @@ write_line (Eval *eval, JsonBuilder *builder, GError **error)
   if (!eval->json)
     return TRUE;
   json_builder_end_object (builder);
-  root = json_builder_get_root (builder);
-  json_generator_set_root (generator, root);
-  text = json_generator_to_data (generator, NULL);
+  text = nf_json_text (builder, FALSE);
   if (fprintf (eval->json, "%s\n", text) < 0 || fflush (eval->json) != 0)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the lines of JSON cannot be written: %s",
@@ -182,13 +162,13 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   json_builder_begin_object (builder);
   json_builder_set_member_name (builder, "file");
   json_builder_add_string_value (builder, name);
-  add_count (builder, "frame", picture->index);
-  add_number (builder, "pts", picture->seconds);
-  add_number (builder, "bits_per_dim", score->bits_per_dim);
-  add_number (builder, "log_likelihood", score->log_likelihood);
-  add_number (builder, "log_prior", score->log_prior);
-  add_number (builder, "log_det", score->log_det);
-  add_count (builder, "dims", score->num_dims);
+  nf_json_add_int (builder, "frame", picture->index);
+  nf_json_add_double (builder, "pts", picture->seconds);
+  nf_json_add_double (builder, "bits_per_dim", score->bits_per_dim);
+  nf_json_add_double (builder, "log_likelihood", score->log_likelihood);
+  nf_json_add_double (builder, "log_prior", score->log_prior);
+  nf_json_add_double (builder, "log_det", score->log_det);
+  nf_json_add_int (builder, "dims", score->num_dims);
   g_array_append_val (eval->seconds, seconds);
   g_array_append_val (eval->bits, score->bits_per_dim);
   eval->dims += (double)score->num_dims;
@@ -208,14 +188,14 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_array_append_val (eval->ffv1, ffv1);
       eval->png_bits += (double)bits.png;
       eval->ffv1_bits += (double)bits.ffv1;
-      add_count (builder, "png_bits", bits.png);
-      add_count (builder, "ffv1_bits", bits.ffv1);
+      nf_json_add_int (builder, "png_bits", bits.png);
+      nf_json_add_int (builder, "ffv1_bits", bits.ffv1);
     }
   if (eval->check)
     {
       if (!check_frame (eval, frame, &wrong, error))
         return FALSE;
-      add_count (builder, "differing", wrong);
+      nf_json_add_int (builder, "differing", wrong);
     }
 
   if (eval->wants_map
@@ -508,12 +488,12 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
           json_builder_begin_object (builder);
           json_builder_set_member_name (builder, "file");
           json_builder_add_string_value (builder, name);
-          add_number (builder, "sigma", noise->sigma);
-          add_count (builder, "frames", denoise.frames);
-          add_number (builder, "psnr_noisy", noisy);
-          add_number (builder, "psnr_flow", flow);
-          add_number (builder, "psnr_hqdn3d", h);
-          add_number (builder, "psnr_nlmeans", n);
+          nf_json_add_double (builder, "sigma", noise->sigma);
+          nf_json_add_int (builder, "frames", denoise.frames);
+          nf_json_add_double (builder, "psnr_noisy", noisy);
+          nf_json_add_double (builder, "psnr_flow", flow);
+          nf_json_add_double (builder, "psnr_hqdn3d", h);
+          nf_json_add_double (builder, "psnr_nlmeans", n);
           if (!write_line (eval, builder, error))
             return FALSE;
         }

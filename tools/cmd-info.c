@@ -1,6 +1,7 @@
 /* normflow info: what a file is. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 #include "latents.h"
 
 #include <json-glib/json-glib.h>
@@ -346,13 +347,6 @@ add_string (JsonBuilder *builder, const char *name, const char *value)
 }
 
 static void
-add_int (JsonBuilder *builder, const char *name, guint64 value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_int_value (builder, (gint64)value);
-}
-
-static void
 add_double (JsonBuilder *builder, const char *name, double value)
 {
   json_builder_set_member_name (builder, name);
@@ -418,15 +412,15 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
   json_builder_begin_object (builder);
   add_string (builder, "file", name);
   add_string (builder, "kind", config ? "model" : "latents");
-  add_int (builder, "size", info->size);
+  nf_json_add_int (builder, "size", info->size);
   if (config)
     {
       g_autofree char *json = nf_config_to_json (config);
 
       add_string (builder, "digest", digest);
-      add_int (builder, "parameters", count_parameters (info->file));
-      add_int (builder, "tokens", nf_config_tokens (config));
-      add_int (builder, "features", nf_config_features (config));
+      nf_json_add_int (builder, "parameters", count_parameters (info->file));
+      nf_json_add_int (builder, "tokens", nf_config_tokens (config));
+      nf_json_add_int (builder, "features", nf_config_features (config));
       json_builder_set_member_name (builder, "config");
       json_builder_add_value (builder, json_from_string (json, NULL));
       add_metadata (builder, info->file);
@@ -437,9 +431,9 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       Bits bits = summarise_bits (reader);
       g_autofree char *rate = g_strdup_printf ("%d/%d", latents->rate_n, latents->rate_d);
 
-      add_int (builder, "frames", latents->n_frames);
-      add_int (builder, "width", latents->width);
-      add_int (builder, "height", latents->height);
+      nf_json_add_int (builder, "frames", latents->n_frames);
+      nf_json_add_int (builder, "width", latents->width);
+      nf_json_add_int (builder, "height", latents->height);
       add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
       add_string (builder, "frame_rate", rate);
       if (latents->precision)
@@ -450,15 +444,15 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
         add_string (builder, "text_digest", latents->text);
       if (latents->look)
         add_string (builder, "look", latents->look);
-      add_int (builder, "grid_height", latents->grid_height);
-      add_int (builder, "grid_width", latents->grid_width);
-      add_int (builder, "features", latents->features);
+      nf_json_add_int (builder, "grid_height", latents->grid_height);
+      nf_json_add_int (builder, "grid_width", latents->grid_width);
+      nf_json_add_int (builder, "features", latents->features);
       add_string (builder, "dtype", latents->half ? "F16" : "F32");
       if (latents->context >= 0)
         {
-          add_int (builder, "context", (guint64)latents->context);
-          add_int (builder, "key_int_max", latents->key_int_max);
-          add_int (builder, "action_dim", latents->action_dim);
+          nf_json_add_int (builder, "context", (guint64)latents->context);
+          nf_json_add_int (builder, "key_int_max", latents->key_int_max);
+          nf_json_add_int (builder, "action_dim", latents->action_dim);
         }
       add_double (builder, "bits_per_dim", bits.mean);
       add_double (builder, "bits_per_dim_min", bits.least);
