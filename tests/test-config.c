@@ -357,10 +357,10 @@ test_relations (void **state)
 {
   const NfConfig good
       = { 3, 16, 4, 64, 3, 2, TRUE, 0, 64, 4, NF_PIXELS_RGB, NF_BASIS_PIXEL, NF_NOISE_UNIFORM, 0 };
-  NfConfig c[11];
+  NfConfig c[12];
   const char *const mentions[G_N_ELEMENTS (c)]
-      = { "patch_size 5", "head_dim 48", "odd",       "features",  "tokens",      "in_channels",
-          "in_channels",  "parameters",  "noise_std", "noise_std", "pixel_layout" };
+      = { "patch_size 5", "head_dim 48", "odd",       "features",  "tokens",       "in_channels",
+          "in_channels",  "parameters",  "noise_std", "noise_std", "pixel_layout", "family" };
   for (guint i = 0; i < G_N_ELEMENTS (c); i++)
     c[i] = good;
   c[0].patch_size = 5;
@@ -373,6 +373,7 @@ test_relations (void **state)
   c[8].noise_std = (double)NAN;
   c[9].noise_std = (double)INFINITY;
   c[10].layout = (NfPixelLayout)17;
+  c[11].family = (NfFamily)9;
   c[4].img_size = 4096, c[4].patch_size = 4;
   for (guint i = 0; i < G_N_ELEMENTS (c); i++)
     {

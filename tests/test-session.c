@@ -320,6 +320,44 @@ test_drafted (void **state)
       }
 }
 
+/* Shares of decoding that were told: the last one, and whether each was more than the one before. */
+typedef struct
+{
+  double last;
+  gboolean rises;
+} Told;
+
+static void
+note_progress (const char *phase, double fraction, gpointer data)
+{
+  Told *told = data;
+  told->rises = told->rises && fraction >= told->last;
+  told->last = fraction;
+}
+
+/* Progress goes on to its end, by drafts that are confirmed and by those that are given up. */
+static void
+test_progress_of_drafts (void **state)
+{
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_RGB, NF_BASIS_PIXEL, *state);
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  NfGrid grid;
+  picture_init (&in, NF_PIXELS_RGB, 2 * S, S, FALSE);
+  picture_init (&out, NF_PIXELS_RGB, 2 * S, S, FALSE);
+  picture_draw (&in, 1);
+  g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+  for (guint drawn = 0; drawn < 2; drawn++)
+    {
+      Told told = { .rises = TRUE };
+      nf_session_set_progress (session, note_progress, &told);
+      const NfDecodeReport report = decode_as (session, latents, NF_DECODE_DRAFT, &out);
+      assert_true ((report.drafted > 0) == !drawn);
+      assert_true (told.rises);
+      assert_true (told.last == 1);
+      nf_random_normal (3, 0, nf_grid_latents (&grid), 1, latents);
+    }
+}
+
 /* A model of 64 tokens, whose file stays at *PATH. */
 static NfModel *
 load_model (const char *form, char **path)
@@ -2072,6 +2110,10 @@ test_other_size (void **state)
   g_clear_error (&error);
   nf_test_ok (nf_session_set_size (session, S, S, 0, &error), error);
   nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error), error);
+  for (guint i = 0; i < 2; i++)
+    assert_refused (nf_session_set_size (session, i * S, (1 - i) * S, 0, &error), &error, NF_ERROR_ARGUMENT,
+                    "are none");
+  nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error), error);
 }
 
 int
@@ -2096,6 +2138,7 @@ main (int argc, char **argv)
       (void *)"cpu,vectors=8,precision=int8-weights,int8=fma" },
     { "there and back, weights in integers, kernels=gpu", test_round_trip, NULL, NULL,
       (void *)"gpu,precision=int8-weights" },
+    { "progress of drafts", test_progress_of_drafts, NULL, NULL, (void *)"cpu" },
     { "drafts, kernels=cpu", test_drafted, NULL, NULL, (void *)"cpu" },
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
     { "recalled drafts, kernels=cpu", test_recalled, NULL, NULL, (void *)"cpu" },

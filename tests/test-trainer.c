@@ -448,10 +448,20 @@ test_captions (void **state)
             sizeof null_text);
   check_told (&run, &config, seen);
 
-  /* what cannot be told is refused */
   g_autoptr (GError) error = NULL;
   g_autofree guint8 *tiles = make_tiles (&run, 0);
   double loss;
+  /* without captions what says nothing is told whether there are labels or not */
+  const gint none[B] = { -1, -1, -1, -1, -1, -1 };
+  double losses[2];
+  for (guint i = 0; i < 2; i++)
+    nf_test_ok (nf_trainer_evaluate (run.trainer,
+                                     &(NfTrainBatch){ B, tiles, i ? none : NULL, NULL, NULL, null_text },
+                                     FALSE, &losses[i], &error),
+                error);
+  assert_true (losses[0] == losses[1]);
+
+  /* what cannot be told is refused */
   text[TOKENS] = INFINITY;
   assert_false (nf_trainer_evaluate (run.trainer, &(NfTrainBatch){ B, tiles, NULL, NULL, text, NULL }, FALSE,
                                      &loss, &error));

@@ -229,10 +229,11 @@ check_tokens (const NfConfig *config, const char *origin, GError **error)
   if (nf_config_rows (config) % p != 0 || nf_config_columns (config) % p != 0)
     return impossible (error, origin, "patch_size %u does not divide hw [%u, %u]", p, nf_config_rows (config),
                        nf_config_columns (config));
-  if ((guint)config->layout >= G_N_ELEMENTS (layout_names)
+  if ((guint)config->family >= G_N_ELEMENTS (family_names)
+      || (guint)config->layout >= G_N_ELEMENTS (layout_names)
       || (guint)config->noise >= G_N_ELEMENTS (noise_names)
       || (guint)config->basis >= G_N_ELEMENTS (basis_names))
-    return impossible (error, origin, "pixel_layout, noise_type or basis is not one of ours");
+    return impossible (error, origin, "family, pixel_layout, noise_type or basis is not one of ours");
   const guint planes = config->layout == NF_PIXELS_GRAY ? 1 : 3;
   if (config->layout != NF_PIXELS_LATENT && config->channels != planes)
     return impossible (error, origin, "in_channels is %u, pixel_layout %s has %u", config->channels,

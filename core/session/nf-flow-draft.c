@@ -125,6 +125,16 @@ typedef struct
   Outcome outcome;
 } Drafting;
 
+/* FALSE if decoding was cancelled. */
+static gboolean
+tell (const Drafting *self, guint done)
+{
+  if (!self->step || self->step (self->data, done, self->flow->T * self->flow->shape.N))
+    return TRUE;
+  g_set_error (self->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
+  return FALSE;
+}
+
 /* A block on its way. */
 typedef struct
 {
@@ -371,11 +381,8 @@ advance (Sweeping *self, guint count)
     }
   self->n += settled;
   drafting->done += settled;
-  if (drafting->step && !drafting->step (drafting->data, drafting->done, flow->T * flow->shape.N))
-    {
-      g_set_error (drafting->error, NF_ERROR, NF_ERROR_CANCELLED, "decoding was cancelled");
-      return FALSE;
-    }
+  if (!tell (drafting, drafting->done))
+    return FALSE;
   if (self->n >= ENOUGH_ASTRAY && 2 * self->astray > self->n)
     drafting->outcome = DRAFT_ASTRAY;
   else if (drafting->sweeps > HOPELESS * flow->T * flow->shape.N)
@@ -944,6 +951,8 @@ nf_flow_inverse_picture (NfFlow *flow, guint B, const guint *tiles, const NfDeco
       for (guint b = 0; b < B; b++)
         draft->tiles[b] = NO_TILE;
       if (!try_drafts (&self, &certain))
+        return FALSE;
+      if (certain && !tell (&self, flow->T * flow->shape.N))
         return FALSE;
       if (certain)
         memcpy (draft->tiles, tiles, B * sizeof *tiles);

@@ -277,6 +277,11 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
 {
   g_autoptr (NfConfig) config = nf_config_copy (nf_model_get_config (flow->model));
   const gboolean same = rows == nf_config_rows (config) && columns == nf_config_columns (config);
+  if (rows == 0 || columns == 0) /* which a configuration takes for img_size */
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "samples of %ux%u pixels are none", columns, rows);
+      return FALSE;
+    }
   if (nf_flow_is_of_one_size (flow) && (!same || frames != config->frames))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,

@@ -93,11 +93,13 @@ NfDecodeOptions nf_session_spend (const NfDecodeOptions *options, gint64 start);
 gboolean nf_session_finish_drawn (NfSession *self, const NfDecodeOptions *drawn, const gint *labels,
                                   guint first, guint count, GError **error);
 
-/* Progress of decoding, for nf_flow_inverse(): samples before this batch, in it, and in all. */
+/* Progress of decoding, for nf_flow_inverse(): samples before this batch, in it, and in all; and the most of
+ * the batch that was done, which drafts that are given up begin anew. */
 typedef struct
 {
   NfSession *session;
   guint before, batch, all;
+  double most;
 } NfDecodeProgress;
 
 gboolean nf_session_tell_decode (gpointer data, guint done, guint all);

@@ -119,7 +119,8 @@ nf_session_tell_decode (gpointer data, guint done, guint all)
   NfDecodeProgress *progress = data;
   NfSession *self = progress->session;
   const gint64 now = g_get_monotonic_time ();
-  const double call = (progress->before + progress->batch * (double)done / all) / progress->all,
+  progress->most = MAX (progress->most, (double)done / all);
+  const double call = (progress->before + progress->batch * progress->most) / progress->all,
                fraction = self->before + self->share * call;
 
   if (self->progress && (now - self->last_progress >= NF_PROGRESS_INTERVAL || fraction >= 1))

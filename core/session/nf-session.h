@@ -198,7 +198,8 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * @max_sweeps: sweeps of a window after which it is taken as it is, 0 for no limit
  * @budget_ms: time of a call after which each window of what is left is swept once only, 0 for no limit;
  * until then tokens are found as without it. So many tiles or samples that sweeping takes longer than finding
- * what is left (8 for each core, of those that go through together) are found. %NF_DECODE_SEQUENTIAL has none
+ * what is left (8 for each core, of those that go through together) are found, but by %NF_DECODE_JACOBI.
+ * %NF_DECODE_SEQUENTIAL has none
  * @afresh: nf_session_decode_frame() goes by nothing of the frame that it decoded before: every tile is
  * decoded, also those whose latents are, bit for bit, those of that frame
  * @drawn: the latents are drawn from the prior, not those of an encoder: nothing is snapped. With a model

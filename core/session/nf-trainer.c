@@ -361,7 +361,7 @@ tell (NfTrainer *self, const NfTrainBatch *batch, const gint *labels)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const gsize one = (gsize)config->txt_size * config->txt_dim;
-  if (!batch->text && (!batch->null_text || labels))
+  if (!batch->text && (!batch->null_text || (labels && nf_config_classes (config) > 0)))
     return NULL;
   float *told = g_new0 (float, batch->B *one);
   for (guint i = 0; i < batch->B; i++)
