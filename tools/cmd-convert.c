@@ -298,14 +298,18 @@ write_model (const Convert *convert, NfTensorFile *file, const NfConfig *config,
   return nf_tensor_file_write (path, tensors, n, metadata, error);
 }
 
-/* Whether noise has a deviation if it is Gaussian, and none else. */
+/* Whether options say a deviation of Gaussian noise, and none else. Training leaves one beside noise that has
+ * none. */
 static gboolean
 check_noise (const Convert *convert, const NfConfig *config, GError **error)
 {
-  if (config->noise_std > 0 && config->noise != NF_NOISE_GAUSSIAN)
+  gboolean told = convert->noise_std != NF_NOT_GIVEN;
+  for (guint i = 0; convert->settings && convert->settings[i]; i++)
+    told = told || g_str_has_prefix (convert->settings[i], "noise_std=");
+  if (told && config->noise_std > 0 && config->noise != NF_NOISE_GAUSSIAN)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                  "%s %g: goes with Gaussian noise, and that of %s is uniform; --noise gaussian says "
-                 "otherwise, --noise uniform takes the deviation away",
+                 "otherwise",
                  convert->noise_std != NF_NOT_GIVEN ? "--noise-std" : "noise_std", config->noise_std,
                  convert->input);
   else if ((convert->noise || convert->noise_std != NF_NOT_GIVEN) && config->noise == NF_NOISE_GAUSSIAN
@@ -320,7 +324,7 @@ check_noise (const Convert *convert, const NfConfig *config, GError **error)
 /* What was written is read again as a model would be, before it gets its name: weights that do not belong to
  * the configuration, or that the type cannot hold, are refused here. */
 static gboolean
-convert_file (const Convert *convert, char **digest, GError **error)
+convert_file (const Convert *convert, char **digest, gboolean *guessed, GError **error)
 {
   g_autoptr (NfTensorFile) file = NULL;
   g_autoptr (NfConfig) config = NULL;
@@ -342,6 +346,8 @@ convert_file (const Convert *convert, char **digest, GError **error)
   written = write_model (convert, file, config, temporary, &local);
   if (written)
     *digest = nf_model_digest_of_file (temporary, &local);
+  *guessed = config->layout != NF_PIXELS_LATENT
+             && !nf_checkpoint_says_noise (file, convert->config, (const char *const *)settings);
   if (*digest && nf_publish (temporary, convert->output, &local))
     return TRUE;
   g_unlink (temporary);
@@ -359,6 +365,7 @@ nf_cmd_convert (int argc, char **argv)
   g_autoptr (GError) error = NULL;
   g_autofree char *digest = NULL, *mean = NULL;
   NfPixelLayout layout;
+  gboolean guessed = FALSE;
   const GOptionEntry entries[] = {
     { "config", 'c', 0, G_OPTION_ARG_FILENAME, &convert.config,
       "Configuration: the YAML of the training, JSON, or a model file that has one (default: the one in IN)",
@@ -412,8 +419,14 @@ nf_cmd_convert (int argc, char **argv)
   convert.output = argv[2];
   if (mean)
     convert.mean = find_file (mean);
-  if (!convert_file (&convert, &digest, &error))
+  if (!convert_file (&convert, &digest, &guessed, &error))
     return nf_command_fail (&command, error);
+  if (guessed && !command.quiet)
+    nf_progress_note (
+        command.progress,
+        "normflow convert: note: nothing says what noise %s was trained with, so it is taken for "
+        "uniform, of 8-bit samples; --noise gaussian --noise-std STD says another",
+        convert.input);
   if (!command.quiet)
     printf ("%s, digest %s\n", convert.output, digest);
   return 0;

@@ -266,7 +266,8 @@ print_model (const Info *info, const NfConfig *config, const char *digest)
     print_row ("noise", "%s, standard deviation %g on the [-1, 1] scale", noises[config->noise],
                config->noise_std);
   else if (config->layout != NF_PIXELS_LATENT)
-    print_row ("noise", "%s (dequantisation of 8-bit samples)", noises[config->noise]);
+    print_row ("noise", "%s (dequantisation of 8-bit samples)%s", noises[config->noise],
+               nf_checkpoint_says_noise (info->file, NULL, NULL) ? "" : ": nothing says another");
   for (GList *i = keys; i; i = i->next)
     print_metadata (i->data, nf_tensor_file_get_metadata (info->file, i->data));
   if (info->tensors)

@@ -167,28 +167,6 @@ has_deviation (const Config *c)
   return node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_double (node) > 0;
 }
 
-static gboolean
-is_gaussian (const Config *c)
-{
-  JsonNode *type = json_object_get_member (c->members, "noise_type");
-  return type && JSON_NODE_HOLDS_VALUE (type) && json_node_get_value_type (type) == G_TYPE_STRING
-         && g_strcmp0 (json_node_get_string (type), "gaussian") == 0;
-}
-
-/* What nobody says is noise of 8-bit samples, the default of configurations. It changes nothing that the
- * network computes, only what is drawn and scored, so that it is told rather than asked for. */
-static void
-settle_noise (Config *c)
-{
-  if (is_gaussian (c))
-    ask (c, "noise_std");
-  else if (!has (c, "noise_type") && !has_deviation (c) && !c->told && c->open->len == 0)
-    g_warning (
-        "%s: nothing says what noise it was trained with, and uniform noise of 8-bit samples is taken "
-        "for it; if it was another, tell it by normflow convert, with --noise gaussian --noise-std STD",
-        nf_tensor_file_get_path (c->file));
-}
-
 /* TARFlow */
 
 /* Official training calls its files DATA_model_p_d_T_K_NOISE.pth, NOISE being "uniform" or a standard
@@ -273,12 +251,11 @@ say_patch (Config *c, const Name *name, guint D)
     say_or_ask (c, "patch_size", 0);
 }
 
-/* What may follow the noise: the ending, or what somebody added to the name. */
+/* TEXT is behind what a name says of the noise: an ending, or what somebody added. */
 static gboolean
 ends_name (const char *text)
 {
-  static const char *const endings[] = { "", ".pth", ".pt", ".ckpt", ".safetensors", NULL };
-  return *text == '_' || g_strv_contains (endings, text);
+  return !g_ascii_isalnum (*text) && !(*text == '.' && g_ascii_isdigit (text[1]));
 }
 
 static void
@@ -288,6 +265,7 @@ say_noise (Config *c, const Name *name)
     return;
   char *behind = NULL;
   const double std = g_ascii_strtod (name->noise, &behind);
+  behind -= behind > name->noise && behind[-1] == '.'; /* of an ending */
   const gboolean uniform
       = g_str_has_prefix (name->noise, "uniform") && ends_name (name->noise + strlen ("uniform")),
       gaussian = g_ascii_isdigit (*name->noise) && std <= 2 && ends_name (behind);
@@ -323,7 +301,6 @@ say_tarflow (Config *c)
   say_head_dim (c, d);
   say_expansion (c, d);
   say_noise (c, &name);
-  settle_noise (c);
 }
 
 /* STARFlow */
@@ -342,29 +319,22 @@ say_layers (Config *c, guint T)
   json_object_set_array_member (c->members, "layers_per_block", array);
 }
 
-/* The buffer "var" has a row for each image token of training; masks one for each text token more, and
- * rotations as many for the image as positions are scaled to. By rotations alone it must be told what these
- * are scaled to: who wrote a configuration without it meant the tokens of training. */
+/* The buffer "var" has as many rows as positions are scaled to, squared, which are the image tokens of
+ * training unless pt_seq_len says otherwise; masks and rotations have one for each text token more. */
 static void
 say_positions (Config *c, gboolean text)
 {
   const guint p = MIN (get (c, "patch_size"), 4096), var = size_of (find (c, "var"), 0),
               learned = size_of (find_first (c, "pos_embed"), 0), side = root_of (learned ? learned : var);
   const NfTensor *mask = find_first (c, "attn_mask"), *rope = find (c, "feat_rope.freqs_cos");
-  const guint rotations = size_of (rope, 0);
+  const guint rotations = size_of (rope, 0), all = mask ? size_of (mask, 0) : rotations;
+  const guint64 pt = get (c, "pt_seq_len"), image = mask || !pt ? var : pt * pt;
 
   say_or_ask (c, "img_size", MIN (side, 4096) * p);
   if (!text)
     say (c, "txt_size", 0);
   else
-    {
-      const guint64 pt = get (c, "pt_seq_len"), all = mask ? size_of (mask, 0) : rotations,
-                    image = mask || (!pt && c->told) ? var : pt * pt;
-      if (image && all > image)
-        say (c, "txt_size", (guint)(all - image));
-      else if (!has (c, "txt_size"))
-        g_ptr_array_add (c->open, rope && !mask && !pt ? "txt_size (or pt_seq_len)" : "txt_size");
-    }
+    say_or_ask (c, "txt_size", image && all > image ? (guint)(all - image) : 0);
   const guint txt = get (c, "txt_size"), scaled = rotations > txt ? root_of (rotations - txt) : 0;
   if (var && scaled && scaled != root_of (var))
     say (c, "pt_seq_len", scaled);
@@ -407,7 +377,10 @@ static void
 say_official_noise (Config *c)
 {
   say_text (c, "noise_type", "gaussian");
-  if (!has (c, "noise_std") && is_gaussian (c))
+  JsonNode *type = json_object_get_member (c->members, "noise_type");
+  if (!has (c, "noise_std") && JSON_NODE_HOLDS_VALUE (type)
+      && json_node_get_value_type (type) == G_TYPE_STRING
+      && g_strcmp0 (json_node_get_string (type), "gaussian") == 0)
     json_object_set_double_member (c->members, "noise_std", OFFICIAL_STARFLOW_NOISE);
 }
 
@@ -469,16 +442,19 @@ say_starflow (Config *c)
       ask (c, "shallow_block_local");
       say_or_ask (c, "frames", 0);
     }
-  settle_noise (c);
 }
 
-/* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. */
+/* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. Embedded classes and
+ * blocks that preserve volume are of TARFlow alone. */
 static gboolean
 is_starflow (const Config *c)
 {
   static const char *const names[]
       = { "sos_embed", "final_norm.weight", "attn_blocks.0.attention.query_norm.weight",
           "attn_blocks.0.attention.post_norm.weight", "attn_blocks.0.mlp.gate_proj.weight" };
+  if (find_first (c, "class_embed")
+      || size_of (find_first (c, "proj_out.weight"), 0) == size_of (find_first (c, "proj_in.weight"), 1))
+    return FALSE;
   if (c->recipe || nf_config_looks_like_starflow (c->members))
     return TRUE;
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
@@ -715,6 +691,18 @@ nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *s
       origin = g_strdup_printf ("%s with %s", before, set);
     }
   return nf_config_from_object (members, origin, error);
+}
+
+gboolean
+nf_checkpoint_says_noise (NfTensorFile *file, const char *path, const char *const *settings)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (file), FALSE);
+  g_autoptr (JsonObject) members = json_object_new ();
+  g_autoptr (GPtrArray) open = g_ptr_array_new ();
+  Config config = { .file = file, .members = members, .open = open };
+  g_autofree char *origin = NULL;
+  return add_sources (&config, path, settings, &origin, NULL) && complete (&config, NULL)
+         && (config.told || has (&config, "noise_type") || has_deviation (&config));
 }
 
 gboolean

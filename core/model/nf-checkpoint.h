@@ -28,6 +28,13 @@ NfConfig *nf_checkpoint_config (NfTensorFile *file, const char *path, const char
                                 GError **error);
 
 /**
+ * nf_checkpoint_says_noise: Returns: whether what nf_checkpoint_config() goes by says what noise the weights
+ * were trained with, or is a configuration that leaves it at its default. Where nothing does it is taken for
+ * uniform noise of 8-bit samples.
+ */
+gboolean nf_checkpoint_says_noise (NfTensorFile *file, const char *path, const char *const *settings);
+
+/**
  * nf_checkpoint_find_config: Returns: (transfer full) (nullable): the file that says the configuration of
  * @file where nobody names another: itself, or one of its name beside it; NULL if there is none.
  */

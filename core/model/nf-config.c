@@ -821,8 +821,8 @@ static char *
 to_plain_json (const NfConfig *config)
 {
   NfConfig plain = *config;
-  const gboolean even
-      = (!plain.top_width || plain.top_width == plain.width) && plain.width % plain.head_dim == 0;
+  const gboolean even = (!plain.top_width || plain.top_width == plain.width) && plain.head_dim
+                        && plain.width % plain.head_dim == 0;
   const guint heads = plain.n_heads ? plain.n_heads : even ? plain.width / plain.head_dim : 0;
   if (plain.n_kv_heads == heads)
     plain.n_kv_heads = 0;

@@ -301,15 +301,7 @@ read_layers (const char *origin, const char *text, JsonObject *object, GError **
       json_array_add_int_element (array, (gint64)number);
     }
   const guint n = json_array_get_length (array);
-  JsonNode *blocks = json_object_get_member (object, "num_blocks");
-  if (n > 1 && blocks && json_node_get_value_type (blocks) == G_TYPE_INT64 && json_node_get_int (blocks) != n)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "%s: blocks is %" G_GINT64_FORMAT ", but layers_per_block lists %u", origin,
-                   json_node_get_int (blocks), n);
-      return FALSE;
-    }
-  if (n > 1 && !blocks)
+  if (n > 1) /* official training does not look at "blocks" then */
     json_object_set_int_member (object, "num_blocks", n);
   json_object_set_array_member (object, "layers_per_block", g_steal_pointer (&array));
   return TRUE;
