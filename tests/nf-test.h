@@ -51,6 +51,17 @@ nf_test_device (const char *form)
   return device;
 }
 
+/* Progress that takes as many milliseconds as DATA says, once. */
+static inline void
+nf_test_linger (const char *phase, double fraction, gpointer data)
+{
+  guint *ms = data;
+  (void)phase;
+  (void)fraction;
+  g_usleep (*ms * 1000);
+  *ms = 0;
+}
+
 /* Of all tensors of FILE, whose data they share. (transfer full) */
 static inline NfTensor *
 nf_test_tensors (NfTensorFile *file)
