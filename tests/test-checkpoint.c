@@ -261,7 +261,7 @@ test_variance (void **state)
     {
       write_weights (&tarflow, NULL, missing[i]);
       g_autoptr (NfTensorFile) file = open_file (path);
-      g_autoptr (NfWeights) weights = nf_weights_open (file, &error);
+      g_autoptr (NfWeights) weights = nf_weights_open (file, NULL, &error);
       nf_test_ok (weights, error);
       assert_null (weights->variance);
       g_autofree char *digest = nf_weights_digest (weights, NULL, NULL, &error);
@@ -272,7 +272,7 @@ test_variance (void **state)
   g_unlink (json_path);
   g_autofree char *name = nf_test_file ("golden", "tarflow_vp.weights.safetensors");
   g_autoptr (NfTensorFile) file = open_file (name);
-  g_autoptr (NfWeights) weights = nf_weights_open (file, &error);
+  g_autoptr (NfWeights) weights = nf_weights_open (file, NULL, &error);
   nf_test_ok (weights, error);
   assert_non_null (weights->variance);
 }

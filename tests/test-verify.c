@@ -207,6 +207,78 @@ test_refused (void **state)
   check_refused ("tarflow_class", "input.x", 3, "input.x");
 }
 
+static int run_tool (char **output, char **errors, const char *first, ...) G_GNUC_NULL_TERMINATED;
+
+/* Runs verify with these arguments; the exit status. */
+static int
+run_tool (char **output, char **errors, const char *first, ...)
+{
+  g_autoptr (GPtrArray) arguments = g_ptr_array_new ();
+  g_autoptr (GError) error = NULL;
+  va_list rest;
+  g_ptr_array_add (arguments, (gpointer)g_getenv ("NORMFLOW_TOOL"));
+  g_ptr_array_add (arguments, (gpointer) "verify");
+  va_start (rest, first);
+  for (const char *argument = first; argument; argument = va_arg (rest, const char *))
+    g_ptr_array_add (arguments, (gpointer)argument);
+  va_end (rest);
+  g_ptr_array_add (arguments, NULL);
+  g_autoptr (GSubprocess) process
+      = g_subprocess_newv ((const char *const *)arguments->pdata,
+                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
+  nf_test_ok (process, error);
+  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, output, errors, &error), error);
+  return g_subprocess_get_if_exited (process) ? g_subprocess_get_exit_status (process) : -1;
+}
+
+/* A copy of the file PATH that says nothing of itself, and lacks the tensor WITHOUT (nullable). (transfer
+ * full) */
+static char *
+strip (const char *path, const char *without)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  char *bare = nf_test_temporary (".safetensors");
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
+  guint n = 0;
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    if (g_strcmp0 (tensors[i].name, without) != 0)
+      tensors[n++] = tensors[i];
+  nf_test_ok (nf_tensor_file_write (bare, tensors, n, NULL, &error), error);
+  return bare;
+}
+
+/* Weights that do not say their configuration: --config does, or else what is expected of them. */
+static void
+test_configuration (void **state)
+{
+  static const char *const names[] = { "starflow_text", "starflow_v", "tarflow_vp" };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    {
+      g_autofree char *weights = golden (names[i], "weights"), *expected = golden (names[i], "expected"),
+                      *bare = strip (weights, NULL), *output = NULL, *errors = NULL;
+      if (run_tool (&output, &errors, bare, expected, NULL) != 0 || !strstr (output, " passed, 0 failed"))
+        fail_msg ("%s without a configuration: %s%s", names[i], output, errors);
+      g_unlink (bare);
+    }
+
+  g_autofree char *weights = golden ("starflow_text", "weights"),
+                  *expected = golden ("starflow_text", "expected"), *bare = strip (weights, NULL),
+                  *nothing = strip (expected, NULL), *output = NULL, *errors = NULL, *told = NULL,
+                  *set = NULL, *wrong = NULL;
+  assert_int_equal (run_tool (&output, &errors, bare, nothing, NULL), 1);
+  assert_non_null (strstr (errors, "do not say patch_size, "));
+  assert_int_equal (run_tool (&told, NULL, "--config", weights, bare, nothing, NULL), 0);
+  assert_non_null (strstr (told, " passed, 0 failed"));
+  assert_int_equal (run_tool (&set, NULL, "--set", "use_softplus=false", bare, expected, NULL), 1);
+  assert_non_null (strstr (set, "FAIL forward.z "));
+  assert_int_equal (run_tool (NULL, &wrong, "--set", "rope=false", weights, expected, NULL), 1);
+  assert_non_null (strstr (wrong, "blocks.0.pos_embed"));
+  g_unlink (bare);
+  g_unlink (nothing);
+}
+
 int
 main (void)
 {
@@ -218,6 +290,7 @@ main (void)
     cmocka_unit_test (test_precisions),
     cmocka_unit_test (test_wrong_models),
     cmocka_unit_test (test_refused),
+    cmocka_unit_test (test_configuration),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -957,20 +957,40 @@ check_all (Verify *self, NfCommand *command, GError **error)
   return TRUE;
 }
 
+/* The configuration of WEIGHTS, a file or a model's name: what PATH and SETTINGS (nullable) say, or else they
+ * themselves, or else what is EXPECTED of them. */
+static NfConfig *
+get_config (const char *weights, const char *path, char **settings, NfTensorFile *expected, GError **error)
+{
+  g_autofree char *name = nf_model_find (weights, error);
+  g_autoptr (NfTensorFile) file = name ? nf_tensor_file_open (name, error) : NULL;
+  g_autofree char *own = file ? nf_checkpoint_find_config (file) : NULL;
+  if (!path && !own && nf_tensor_file_get_metadata (expected, "config"))
+    path = nf_tensor_file_get_path (expected);
+  return file ? nf_checkpoint_config (file, path, (const char *const *)settings, error) : NULL;
+}
+
 int
 nf_cmd_verify (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
   g_auto (Verify) verify = { 0 };
-  g_autofree char *tolerance = NULL, *method = NULL;
+  g_autofree char *tolerance = NULL, *method = NULL, *config = NULL;
+  g_auto (GStrv) settings = NULL;
   g_autoptr (GError) error = NULL;
   const char *end = "";
   const GOptionEntry entries[] = {
+    { "config", 'c', 0, G_OPTION_ARG_FILENAME, &config,
+      "Configuration of WEIGHTS: the YAML of the training, JSON, or a model file that has one (default: the "
+      "one in WEIGHTS, else in EXPECTED)",
+      "FILE" },
+    { "set", 's', 0, G_OPTION_ARG_STRING_ARRAY, &settings,
+      "A member of the configuration, before what --config and the files say", "NAME=VALUE" },
     { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
       "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others; with "
-      "weights in bfloat16 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for others; in "
-      "int8-weights "
-      "0.03, 0.1 and 0.2)",
+      "--precision bf16 or bf16-weights 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for "
+      "others; "
+      "with int8-weights 0.03, 0.1 and 0.2)",
       "T" },
     { "method", 0, 0, G_OPTION_ARG_STRING, &method,
       "How samples are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
@@ -978,7 +998,7 @@ nf_cmd_verify (int argc, char **argv)
   };
 
   if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "WEIGHTS.safetensors EXPECTED.safetensors",
+          &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "WEIGHTS EXPECTED.safetensors",
           "Recomputes every quantity of EXPECTED with the model WEIGHTS and compares.",
           "A line for each: pass or FAIL, its name, its relative error; \"unknown\" and its name if "
           "normflow does not\nknow how to compute it, \"skip\" if the precision has no gradients. Exits with "
@@ -996,7 +1016,8 @@ nf_cmd_verify (int argc, char **argv)
   if (!verify.file)
     return nf_command_fail (&command, error);
   command.model = g_strdup (argv[1]);
-  verify.session = nf_command_open (&command, &error);
+  command.config = get_config (argv[1], config, settings, verify.file, &error);
+  verify.session = command.config ? nf_command_open (&command, &error) : NULL;
   if (!verify.session)
     return nf_command_fail (&command, error);
   verify.config = nf_config_copy (nf_model_get_config (nf_session_get_model (verify.session)));

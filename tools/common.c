@@ -36,6 +36,7 @@ nf_command_clear (NfCommand *self)
   g_clear_pointer (&self->progress, nf_progress_free);
   g_clear_object (&self->cancellable);
   g_clear_pointer (&self->model, g_free);
+  g_clear_pointer (&self->config, nf_config_free);
   g_clear_pointer (&self->device, g_free);
   g_clear_pointer (&self->precision, g_free);
   g_clear_pointer (&self->text, g_free);
@@ -390,7 +391,8 @@ nf_command_open (NfCommand *self, GError **error)
   device = nf_command_open_device (self, error);
   if (!device)
     return NULL;
-  model = nf_model_load (self->model, device, nf_progress_model, self->progress, self->cancellable, error);
+  model = nf_model_load_configured (self->model, self->config, device, nf_progress_model, self->progress,
+                                    self->cancellable, error);
   if (!model)
     return NULL;
   session = nf_session_new (model, error);

@@ -18,6 +18,7 @@ G_BEGIN_DECLS
  * NfCommand:
  * name: of the sub-command, for messages
  * model, device, text, quiet: options of the same names
+ * config: that of the model; NULL: what it says of itself
  * progress: line on stderr
  * cancellable: cancelled by the signals of nf_command_catch_signals()
  * catching: signals are caught
@@ -30,6 +31,7 @@ typedef struct
 {
   const char *name;
   char *model;
+  NfConfig *config;
   char *device; /* with what --precision says appended */
   char *precision;
   char *text;

@@ -528,8 +528,8 @@ nf_model_find (const char *name, GError **error)
 }
 
 static NfModel *
-load (const char *name, NfDevice *device, gboolean shared, NfProgressFunc progress, gpointer data,
-      GCancellable *cancellable, GError **error)
+load (const char *name, const NfConfig *config, NfDevice *device, gboolean shared, NfProgressFunc progress,
+      gpointer data, GCancellable *cancellable, GError **error)
 {
   const gint64 start = g_get_monotonic_time ();
   const double built = nf_device_get_build_seconds (device);
@@ -539,7 +539,7 @@ load (const char *name, NfDevice *device, gboolean shared, NfProgressFunc progre
     return NULL;
   g_autofree char *path = nf_model_find (name, error);
   g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
-  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
+  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, config, error) : NULL;
   g_autofree char *digest = weights ? nf_weights_digest (weights, tell_of_loading, &listener, error) : NULL;
   if (!digest)
     return NULL;
@@ -568,7 +568,15 @@ nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpoi
                GCancellable *cancellable, GError **error)
 {
   g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
-  return load (name, device, TRUE, progress, data, cancellable, error);
+  return load (name, NULL, device, TRUE, progress, data, cancellable, error);
+}
+
+NfModel *
+nf_model_load_configured (const char *name, const NfConfig *config, NfDevice *device, NfProgressFunc progress,
+                          gpointer data, GCancellable *cancellable, GError **error)
+{
+  g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
+  return load (name, config, device, TRUE, progress, data, cancellable, error);
 }
 
 NfModel *
@@ -576,7 +584,7 @@ nf_model_load_unshared (const char *name, NfDevice *device, NfProgressFunc progr
                         GCancellable *cancellable, GError **error)
 {
   g_return_val_if_fail (NF_IS_DEVICE (device), NULL);
-  return load (name, device, FALSE, progress, data, cancellable, error);
+  return load (name, NULL, device, FALSE, progress, data, cancellable, error);
 }
 
 NfModel *
@@ -769,7 +777,7 @@ nf_model_digest_of_file (const char *path, GError **error)
 {
   g_return_val_if_fail (path, NULL);
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
-  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, error) : NULL;
+  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, NULL, error) : NULL;
   return weights ? nf_weights_digest (weights, NULL, NULL, error) : NULL;
 }
 

@@ -72,6 +72,19 @@ NfModel *nf_model_load_unshared (const char *name, NfDevice *device, NfProgressF
                                  GCancellable *cancellable, GError **error);
 
 /**
+ * nf_model_load_configured:
+ * @config: (nullable): that of the weights, such as nf_checkpoint_config() makes (copied); NULL: what the
+ * file says of itself
+ *
+ * The same as nf_model_load(), of weights that do not say their configuration, or another one.
+ *
+ * Returns: (transfer full): as nf_model_load() does.
+ */
+NfModel *nf_model_load_configured (const char *name, const NfConfig *config, NfDevice *device,
+                                   NfProgressFunc progress, gpointer data, GCancellable *cancellable,
+                                   GError **error);
+
+/**
  * nf_model_new:
  * @config: configuration (copied)
  * @device: where to keep the weights

@@ -466,9 +466,11 @@ read_variance (NfTensorFile *file, NfWeights *self, GError **error)
 }
 
 NfWeights *
-nf_weights_open (NfTensorFile *file, GError **error)
+nf_weights_open (NfTensorFile *file, const NfConfig *config, GError **error)
 {
-  g_autoptr (NfConfig) config = nf_checkpoint_config (file, NULL, NULL, error);
+  g_autoptr (NfConfig) own = config ? NULL : nf_checkpoint_config (file, NULL, NULL, error);
+  if (!config)
+    config = own;
   if (!config)
     return NULL;
 

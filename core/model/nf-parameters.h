@@ -70,9 +70,9 @@ typedef struct
   float *variance;    /* (N, D): variance of the prior, or NULL: 1 everywhere */
 } NfWeights;
 
-/* Those of FILE, which stays open: every parameter there, of the right shape, and nothing else but the
- * official buffers. */
-NfWeights *nf_weights_open (NfTensorFile *file, GError **error);
+/* Those of FILE, which stays open: every parameter of CONFIG (nullable: what FILE says of itself) there, of
+ * the right shape, and nothing else but the official buffers. */
+NfWeights *nf_weights_open (NfTensorFile *file, const NfConfig *config, GError **error);
 NfWeights *nf_weights_new (const NfConfig *config);
 
 /* The variance, never NULL from now on. */
