@@ -279,6 +279,19 @@ test_configuration (void **state)
   g_unlink (nothing);
 }
 
+/* Nothing is computed without the text that it was expected with, and what is missing is named. */
+static void
+test_without_text (void **state)
+{
+  g_autofree char *weights = golden ("starflow_text", "weights"),
+                  *expected = golden ("starflow_text", "expected"), *bare = strip (expected, "input.text"),
+                  *output = NULL, *errors = NULL;
+  assert_int_equal (run_tool (&output, &errors, weights, bare, NULL), 1);
+  g_unlink (bare);
+  if (!strstr (errors, "without input.text, which is missing") || !strstr (output, "FAIL forward.z inf"))
+    fail_msg ("%s%s", output, errors);
+}
+
 int
 main (void)
 {
@@ -291,6 +304,7 @@ main (void)
     cmocka_unit_test (test_wrong_models),
     cmocka_unit_test (test_refused),
     cmocka_unit_test (test_configuration),
+    cmocka_unit_test (test_without_text),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

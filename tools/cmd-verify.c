@@ -507,7 +507,14 @@ set_text (Verify *self, gboolean guided, GError **error)
   if (!self->config->txt_size)
     return TRUE;
   if (!guided || !self->null_text)
-    return nf_session_set_text (self->session, self->text, NULL, self->n_text, error);
+    {
+      if (self->text)
+        return nf_session_set_text (self->session, self->text, NULL, self->n_text, error);
+      g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                   "%s: what is computed with text cannot be without input.text, which is missing",
+                   nf_tensor_file_get_path (self->file));
+      return FALSE;
+    }
   if (self->n_null_text % 2 != 0)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
