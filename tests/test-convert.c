@@ -177,6 +177,20 @@ test_asking (void **state)
   g_unlink (bare);
 }
 
+/* What a configuration says by a default is not taken from the weights again. */
+static void
+test_contradiction (void **state)
+{
+  g_autofree char *video = nf_test_file ("golden", "starflow_v.weights.safetensors"),
+                  *text = nf_test_file ("golden", "starflow_text.weights.safetensors");
+  check_mentions (run (1, "convert", "--set", "top_block_channels=64", video, output, NULL),
+                  "starflow_v.weights.safetensors: tensor blocks.2.");
+  check_mentions (run (1, "convert", "--set", "txt_size=0", "--set", "txt_dim=0", text, output, NULL),
+                  "starflow_text.weights.safetensors");
+  assert_false (g_file_test (output, G_FILE_TEST_EXISTS));
+  check_mentions (run (0, "convert", "--set", "top_block_channels=64", text, output, NULL), output);
+}
+
 /* The mean of a model and itself is itself; of it and one of three times its weights, twice it. */
 static void
 test_mean (void **state)
@@ -303,6 +317,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_too_large, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_converting, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_asking, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_contradiction, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_mean, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_mean_of_bare, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_misuse, set_up, tear_down),

@@ -3,6 +3,8 @@
 #include "common.h"
 #include "latents.h"
 
+#include "nf-parameters.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -321,6 +323,16 @@ check_noise (const Convert *convert, const NfConfig *config, GError **error)
   return FALSE;
 }
 
+/* The weights at PATH are held against CONFIG itself: read from the file, what it leaves at a default would
+ * be what their shapes say. */
+static gboolean
+check_weights (const char *path, const NfConfig *config, GError **error)
+{
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  g_autoptr (NfWeights) weights = file ? nf_weights_open (file, config, error) : NULL;
+  return weights != NULL;
+}
+
 /* What was written is read again as a model would be, before it gets its name: weights that do not belong to
  * the configuration, or that the type cannot hold, are refused here. */
 static gboolean
@@ -344,7 +356,7 @@ convert_file (const Convert *convert, char **digest, gboolean *guessed, GError *
   if (!temporary)
     return FALSE;
   written = write_model (convert, file, config, temporary, &local);
-  if (written)
+  if (written && check_weights (temporary, config, &local))
     *digest = nf_model_digest_of_file (temporary, &local);
   *guessed = config->layout != NF_PIXELS_LATENT
              && !nf_checkpoint_says_noise (file, convert->config, (const char *const *)settings);
