@@ -1716,6 +1716,13 @@ test_denoise (void **state)
   g_auto (Result) videos = run (ARGUMENTS ("bench", "decode", "-q", "-m", "normflow-pong-64"));
   assert_int_equal (videos.status, 1);
   assert_non_null (strstr (videos.errors, "a model of videos, which decodes frames one after another"));
+  assert_non_null (strstr (videos.errors, "normflow bench step decode -m normflow-pong-64"));
+  g_autofree char *latents = nf_test_file ("golden", "starflow_text.weights.safetensors");
+  g_auto (Result) refused = run (ARGUMENTS ("bench", "decode", "-q", "-m", latents));
+  assert_int_equal (refused.status, 1);
+  assert_non_null (strstr (refused.errors, "a model of another model's latents, which has no pictures"));
+  assert_non_null (strstr (refused.errors, "normflow bench step decode -m "));
+  assert_string_equal (refused.output, "");
   /* before there is a model */
   BAD (2, "must end in", "denoise", "-m", "nothing.safetensors", "--sigma", "0.1", video, "clean.jpg");
   BAD (2, "noisy.jpg", "denoise", "-m", "nothing.safetensors", "--noise", "0.1", "--noisy", "noisy.jpg",

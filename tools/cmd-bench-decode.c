@@ -352,12 +352,28 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
 }
 
 static gboolean
+check_model (BenchDecode *bench, GError **error)
+{
+  NfModel *model = nf_session_get_model (bench->session);
+  const NfConfig *config = nf_model_get_config (model);
+  const char *name = bench->command->model ? bench->command->model : nf_model_get_path (model);
+  if (!config->frames && config->layout != NF_PIXELS_LATENT)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+               "%s is a model of %s: bench decode needs one of pictures, such as normflow-yuv420-32; "
+               "normflow bench step decode -m %s measures this one's decoding, token by token",
+               name,
+               config->frames ? "videos, which decodes frames one after another"
+                              : "another model's latents, which has no pictures",
+               name);
+  return FALSE;
+}
+
+static gboolean
 bench_all (BenchDecode *bench, char **tiles, GError **error)
 {
   bench->session = nf_command_open (bench->command, error);
-  if (!bench->session
-      || !nf_command_check_pictures (bench->command, bench->session, "bench decode",
-                                     "decodes frames one after another", "normflow-yuv420-32", error))
+  if (!bench->session || !check_model (bench, error))
     return FALSE;
   const NfConfig *config = nf_model_get_config (nf_session_get_model (bench->session));
   nf_progress_clear (bench->command->progress);
