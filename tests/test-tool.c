@@ -1,6 +1,7 @@
 /* normflow: the command, each sub-command as a user runs it. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-test.h"
 
+#include "nf-parameters.h"
 #include "random-model.h"
 
 #include <cairo.h>
@@ -2305,6 +2306,95 @@ test_no_room (void **state)
     }
 }
 
+/* Bytes of the largest buffer of the device that the command chooses. */
+static guint64
+largest_buffer (void)
+{
+  g_autofree char *text = good (ARGUMENTS ("devices", "--json", "--device", "cpu"));
+  g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autoptr (GError) error = NULL;
+  nf_test_ok (json_parser_load_from_data (parser, text, -1, &error), error);
+  JsonArray *devices = json_node_get_array (json_parser_get_root (parser));
+  for (guint i = 0; i < json_array_get_length (devices); i++)
+    {
+      JsonObject *device = json_array_get_object_element (devices, i);
+      if (json_object_get_boolean_member (device, "chosen"))
+        return (guint64)json_object_get_int_member (device, "max_alloc");
+    }
+  fail_msg ("no device is chosen: %s", text);
+  return 0;
+}
+
+/* A file of the weights of CONFIG, a hole but for its header. */
+static void
+write_hole (const NfConfig *config, const char *path)
+{
+  g_autoptr (NfParameters) parameters = nf_parameters_new (config);
+  g_autoptr (GString) header = g_string_new ("{");
+  guint64 at = 0;
+  for (guint i = 0; i < parameters->list->len; i++)
+    {
+      const NfParameter *parameter = &g_array_index (parameters->list, NfParameter, i);
+      const guint64 end = at + sizeof (float) * parameter->n;
+      g_string_append_printf (header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", i ? "," : "",
+                              parameter->name);
+      for (guint k = 0; k < parameter->n_dims; k++)
+        g_string_append_printf (header, "%s%" G_GUINT64_FORMAT, k ? "," : "", parameter->dims[k]);
+      g_string_append_printf (header, "],\"data_offsets\":[%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT "]}", at,
+                              end);
+      at = end;
+    }
+  g_string_append_c (header, '}');
+  while (header->len % 8)
+    g_string_append_c (header, ' ');
+  const guint64 length = GUINT64_TO_LE ((guint64)header->len);
+  FILE *file = g_fopen (path, "wb");
+  assert_non_null (file);
+  assert_int_equal (fwrite (&length, sizeof length, 1, file), 1);
+  assert_int_equal (fwrite (header->str, header->len, 1, file), 1);
+  assert_int_equal (fflush (file), 0);
+  assert_int_equal (ftruncate (fileno (file), (off_t)(sizeof length + header->len + at)), 0);
+  fclose (file);
+}
+
+/* Weights that a device has no room for are refused by their shapes alone, and what has room is said. */
+static void
+test_too_large_for_device (void **state)
+{
+  g_autofree char *path = in_folder ("large.safetensors"), *limit = g_strdup (g_getenv ("POCL_MEMORY_LIMIT"));
+  NfConfig config = { .family = NF_FAMILY_TARFLOW,
+                      .channels = 3,
+                      .img_size = 8,
+                      .patch_size = 4,
+                      .n_blocks = 1,
+                      .n_layers = 1,
+                      .head_dim = 64,
+                      .expansion = 4,
+                      .nvp = TRUE };
+  g_setenv ("POCL_MEMORY_LIMIT", "1", TRUE);
+  const guint64 room = largest_buffer ();
+  g_auto (Result) result = { 0 };
+  if (room <= 1 << 30)
+    {
+      /* a third more, in its 12 square matrices */
+      while (3 * 12 * sizeof (float) * config.width * config.width < 4 * room)
+        config.width += config.head_dim;
+      write_hole (&config, path);
+      result = run (ARGUMENTS ("sample", "-m", "large.safetensors", "--device", "cpu", "--precision", "f32",
+                               "--count", "1", "large.png"));
+      assert_int_equal (g_remove (path), 0);
+    }
+  if (limit)
+    g_setenv ("POCL_MEMORY_LIMIT", limit, TRUE);
+  else
+    g_unsetenv ("POCL_MEMORY_LIMIT");
+  if (room > 1 << 30)
+    skip ();
+  if (result.status != 1 || !strstr (result.errors, "large.safetensors: its weights take ")
+      || !strstr (result.errors, "room for them in bf16, bf16-weights or int8-weights (option --precision"))
+    fail_msg ("exit status %d: %s", result.status, result.errors);
+}
+
 /* Whether the process catches SIGINT by now. */
 static gboolean
 catches (GSubprocess *process)
@@ -2345,6 +2435,7 @@ main (void)
     cmocka_unit_test (test_info),
     cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),
+    cmocka_unit_test (test_too_large_for_device),
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_sequence_names),
     cmocka_unit_test (test_lossy_input),

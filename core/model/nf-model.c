@@ -434,6 +434,42 @@ upload (NfModel *self, GError **error)
   return nf_ops_finish (self->ops, error);
 }
 
+/* Whether a buffer of DEVICE holds the packed matrices of WEIGHTS, which take BYTES in its precision. */
+static gboolean
+check_room (const NfWeights *weights, NfDevice *device, guint64 bytes, GError **error)
+{
+  static const struct
+  {
+    guint per_word;
+    const char *advice;
+  } smaller[] = { { 2, "there is room for them in bf16, bf16-weights or int8-weights" },
+                  { 4, "there is room for them in int8-weights" } };
+  const NfDeviceInfo *info = nf_device_get_info (device);
+  const guint per_word = nf_device_values_per_word (device);
+  const char *advice = NULL;
+  if (bytes <= info->max_alloc)
+    return TRUE;
+  for (guint i = 0; i < G_N_ELEMENTS (smaller) && !advice; i++)
+    if (bytes / smaller[i].per_word * per_word <= info->max_alloc)
+      advice = smaller[i].advice;
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
+               "%s: its weights take %" G_GUINT64_FORMAT " bytes in %s, and %s takes no buffer of more than "
+               "%" G_GUINT64_FORMAT "; %s%s",
+               weights->file ? nf_tensor_file_get_path (weights->file) : "new model", bytes,
+               nf_device_get_precision (device), info->name, info->max_alloc,
+               advice ? advice : "take a device with more memory",
+               advice ? " (option --precision, suffix ,precision= or NORMFLOW_PRECISION)" : "");
+  return FALSE;
+}
+
+/* The bytes of packed matrices, without what pads them. */
+static guint64
+count_bytes (const NfWeights *weights, NfDevice *device)
+{
+  const NfParameters *parameters = weights->parameters;
+  return (parameters->n - parameters->n_kept) / nf_device_values_per_word (device) * sizeof (float);
+}
+
 /* Puts WEIGHTS, which it takes, on DEVICE. LISTENER may be NULL. */
 static NfModel *
 build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
@@ -474,7 +510,10 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
     }
   self->blocks = nf_blocks_new (config, parameters, self->theta, self->ordered);
   nf_blocks_round (self->blocks, nf_device_values_per_word (device) > 1);
-  self->forward = nf_ops_alloc (self->ops, nf_blocks_packed_floats (self->blocks, self->ops, FALSE));
+  const gsize packed = nf_blocks_packed_floats (self->blocks, self->ops, FALSE);
+  if (!check_room (weights, device, packed * sizeof (float), error))
+    return NULL;
+  self->forward = nf_ops_alloc (self->ops, packed);
   if (!self->theta || !self->ordered || !self->forward)
     {
       nf_ops_finish (self->ops, error);
@@ -540,7 +579,9 @@ load (const char *name, const NfConfig *config, NfDevice *device, gboolean share
   g_autofree char *path = nf_model_find (name, error);
   g_autoptr (NfTensorFile) file = path ? nf_tensor_file_open (path, error) : NULL;
   g_autoptr (NfWeights) weights = file ? nf_weights_open (file, config, error) : NULL;
-  g_autofree char *digest = weights ? nf_weights_digest (weights, tell_of_loading, &listener, error) : NULL;
+  if (!weights || !check_room (weights, device, count_bytes (weights, device), error))
+    return NULL;
+  g_autofree char *digest = nf_weights_digest (weights, tell_of_loading, &listener, error);
   if (!digest)
     return NULL;
   /* where it is: models are told by their path, and hints lie beside it */
