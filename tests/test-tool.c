@@ -329,6 +329,28 @@ test_info (void **state)
   BAD (1, "video.y4m", "info", video);
 }
 
+/* What no number of JSON says is null. */
+static void
+test_info_not_finite (void **state)
+{
+  g_autofree char *path = in_folder ("infinite.safetensors");
+  g_autoptr (GError) error = NULL;
+  GOOD ("encode", "-q", "-m", model, "-n", "2", video, "infinite.safetensors");
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
+  float bits[] = { 1, (float)INFINITY };
+  for (guint i = 0; i < nf_tensor_file_count (file); i++)
+    if (strcmp (tensors[i].name, "bits_per_dim") == 0)
+      tensors[i].data = (const guint8 *)bits;
+  nf_test_ok (nf_tensor_file_write (path, tensors, nf_tensor_file_count (file),
+                                    nf_tensor_file_get_all_metadata (file), &error),
+              error);
+  g_autofree char *text = good (ARGUMENTS ("info", "--json", "infinite.safetensors"));
+  if (!strstr (text, "\"bits_per_dim_min\" : 1.0") || !strstr (text, "\"bits_per_dim_max\" : null"))
+    fail_msg ("%s", text);
+}
+
 /* Models of a size by name and of a file; what one cannot do is left out, what cannot be a model is refused.
  */
 static void
@@ -2433,6 +2455,7 @@ main (void)
     cmocka_unit_test (test_models_and_devices),
     cmocka_unit_test (test_wrong_usage),
     cmocka_unit_test (test_info),
+    cmocka_unit_test (test_info_not_finite),
     cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_too_large_for_device),

@@ -1137,13 +1137,6 @@ print_table (const Bench *bench)
 }
 
 static void
-add_string (JsonBuilder *builder, const char *name, const char *value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_string_value (builder, value);
-}
-
-static void
 add_profile (JsonBuilder *builder, GPtrArray *times)
 {
   json_builder_set_member_name (builder, "profile");
@@ -1152,7 +1145,7 @@ add_profile (JsonBuilder *builder, GPtrArray *times)
     {
       const NfOpsTime *time = times->pdata[i];
       json_builder_begin_object (builder);
-      add_string (builder, "command", time->name);
+      nf_json_add_string (builder, "command", time->name);
       json_builder_set_member_name (builder, "launches");
       json_builder_add_int_value (builder, (gint64)time->launches);
       nf_json_add_double (builder, "seconds", time->seconds);
@@ -1170,22 +1163,18 @@ print_json (const Bench *bench)
   json_builder_begin_object (builder);
   json_builder_set_member_name (builder, "device");
   json_builder_begin_object (builder);
-  add_string (builder, "id", info->id);
-  add_string (builder, "name", info->name);
-  add_string (builder, "driver", info->driver);
-  add_string (builder, "kernels", nf_device_get_kernels (bench->device));
-  add_string (builder, "precision", nf_device_get_precision (bench->device));
+  nf_json_add_string (builder, "id", info->id);
+  nf_json_add_string (builder, "name", info->name);
+  nf_json_add_string (builder, "driver", info->driver);
+  nf_json_add_string (builder, "kernels", nf_device_get_kernels (bench->device));
+  nf_json_add_string (builder, "precision", nf_device_get_precision (bench->device));
   json_builder_set_member_name (builder, "compute_units");
   json_builder_add_int_value (builder, info->compute_units);
   json_builder_end_object (builder);
   json_builder_set_member_name (builder, "limits");
   json_builder_begin_object (builder);
-  add_string (builder, "of", get_limit_precision (bench));
-  json_builder_set_member_name (builder, "by");
-  if (bench->limits.by)
-    json_builder_add_string_value (builder, bench->limits.by);
-  else
-    json_builder_add_null_value (builder);
+  nf_json_add_string (builder, "of", get_limit_precision (bench));
+  nf_json_add_string (builder, "by", bench->limits.by);
   nf_json_add_double (builder, "multiply_add_gflops", bench->multiply_add_gflops);
   nf_json_add_double (builder, "read_gbps", bench->read_gbps);
   json_builder_end_object (builder);
@@ -1195,8 +1184,8 @@ print_json (const Bench *bench)
     {
       const Result *r = bench->results->pdata[i];
       json_builder_begin_object (builder);
-      add_string (builder, "what", r->what);
-      add_string (builder, "size", r->size);
+      nf_json_add_string (builder, "what", r->what);
+      nf_json_add_string (builder, "size", r->size);
       nf_json_add_double (builder, "seconds", r->seconds);
       nf_json_add_double (builder, "gflops", r->gflops);
       nf_json_add_double (builder, "gbps", r->gbps);
@@ -1207,8 +1196,7 @@ print_json (const Bench *bench)
     }
   json_builder_end_array (builder);
   json_builder_end_object (builder);
-  g_autoptr (JsonNode) root = json_builder_get_root (builder);
-  g_autofree char *text = json_to_string (root, TRUE);
+  g_autofree char *text = nf_json_text (builder, TRUE);
   puts (text);
 }
 

@@ -1,8 +1,8 @@
 /* normflow devices: the OpenCL devices. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "json.h"
 
-#include <json-glib/json-glib.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -71,34 +71,9 @@ ways_find (Ways *self, const NfDeviceInfo *info, gboolean chosen, const char *as
 }
 
 static void
-add_bool (JsonBuilder *builder, const char *name, gboolean value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_boolean_value (builder, value);
-}
-
-static void
-add_int (JsonBuilder *builder, const char *name, guint64 value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_int_value (builder, (gint64)MIN (value, (guint64)G_MAXINT64));
-}
-
-static void
-add_string (JsonBuilder *builder, const char *name, const char *value)
-{
-  json_builder_set_member_name (builder, name);
-  if (value)
-    json_builder_add_string_value (builder, value);
-  else
-    json_builder_add_null_value (builder);
-}
-
-static void
 print_json (GPtrArray *devices, NfDevice *opened, const char *asked)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autoptr (JsonNode) root = NULL;
   g_autofree char *text = NULL;
   const char *chosen = opened ? nf_device_get_info (opened)->id : NULL;
 
@@ -111,38 +86,37 @@ print_json (GPtrArray *devices, NfDevice *opened, const char *asked)
 
       ways_find (&ways, info, is_chosen, asked);
       json_builder_begin_object (builder);
-      add_string (builder, "id", info->id);
-      add_string (builder, "name", info->name);
-      add_string (builder, "platform", info->platform);
-      add_string (builder, "driver", info->driver);
-      add_string (builder, "type", info->is_gpu ? "gpu" : "cpu");
-      add_int (builder, "compute_units", info->compute_units);
-      add_int (builder, "clock_mhz", info->clock_mhz);
-      add_int (builder, "global_memory", info->global_memory);
-      add_int (builder, "local_memory", info->local_memory);
-      add_int (builder, "max_alloc", info->max_alloc);
-      add_int (builder, "vector_width", info->vector_width);
-      add_bool (builder, "fp16", info->fp16);
-      add_bool (builder, "fp64", info->fp64);
-      add_bool (builder, "bf16", info->bf16);
-      add_string (builder, "bf16_form", ways.bf16);
-      add_string (builder, "bf16_weights_form", ways.bf16_weights);
-      add_string (builder, "int8_weights_form", ways.int8_weights);
-      add_string (builder, "f32_form", ways.f32);
-      add_string (builder, "kernels", ways.kernels);
-      add_bool (builder, "usable", ways.kernels != NULL);
-      add_string (builder, "reason", ways.reason);
-      add_bool (builder, "chosen", is_chosen);
+      nf_json_add_string (builder, "id", info->id);
+      nf_json_add_string (builder, "name", info->name);
+      nf_json_add_string (builder, "platform", info->platform);
+      nf_json_add_string (builder, "driver", info->driver);
+      nf_json_add_string (builder, "type", info->is_gpu ? "gpu" : "cpu");
+      nf_json_add_int (builder, "compute_units", info->compute_units);
+      nf_json_add_int (builder, "clock_mhz", info->clock_mhz);
+      nf_json_add_int (builder, "global_memory", info->global_memory);
+      nf_json_add_int (builder, "local_memory", info->local_memory);
+      nf_json_add_int (builder, "max_alloc", info->max_alloc);
+      nf_json_add_int (builder, "vector_width", info->vector_width);
+      nf_json_add_bool (builder, "fp16", info->fp16);
+      nf_json_add_bool (builder, "fp64", info->fp64);
+      nf_json_add_bool (builder, "bf16", info->bf16);
+      nf_json_add_string (builder, "bf16_form", ways.bf16);
+      nf_json_add_string (builder, "bf16_weights_form", ways.bf16_weights);
+      nf_json_add_string (builder, "int8_weights_form", ways.int8_weights);
+      nf_json_add_string (builder, "f32_form", ways.f32);
+      nf_json_add_string (builder, "kernels", ways.kernels);
+      nf_json_add_bool (builder, "usable", ways.kernels != NULL);
+      nf_json_add_string (builder, "reason", ways.reason);
+      nf_json_add_bool (builder, "chosen", is_chosen);
       if (is_chosen)
         {
-          add_string (builder, "precision", nf_device_get_precision (opened));
-          add_string (builder, "launch", nf_device_get_launch (opened));
+          nf_json_add_string (builder, "precision", nf_device_get_precision (opened));
+          nf_json_add_string (builder, "launch", nf_device_get_launch (opened));
         }
       json_builder_end_object (builder);
     }
   json_builder_end_array (builder);
-  root = json_builder_get_root (builder);
-  text = json_to_string (root, TRUE);
+  text = nf_json_text (builder, TRUE);
   puts (text);
 }
 

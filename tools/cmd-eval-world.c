@@ -376,12 +376,9 @@ evaluate (NfFigures *figures, const Options *options, Report *report, GError **e
 static gboolean
 write_json (JsonBuilder *builder, const char *path, GError **error)
 {
-  g_autoptr (JsonGenerator) generator = json_generator_new ();
   json_builder_end_object (builder);
-  g_autoptr (JsonNode) root = json_builder_get_root (builder);
-  json_generator_set_pretty (generator, TRUE);
-  json_generator_set_root (generator, root);
-  return json_generator_to_file (generator, path, error);
+  g_autofree char *text = nf_json_text (builder, TRUE);
+  return g_file_set_contents (path, text, -1, error);
 }
 
 int

@@ -341,20 +341,6 @@ print_latents (const Info *info, NfLatentsReader *reader)
 /* JSON */
 
 static void
-add_string (JsonBuilder *builder, const char *name, const char *value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_string_value (builder, value);
-}
-
-static void
-add_double (JsonBuilder *builder, const char *name, double value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_double_value (builder, value);
-}
-
-static void
 add_tensors (JsonBuilder *builder, NfTensorFile *file)
 {
   json_builder_set_member_name (builder, "tensors");
@@ -364,8 +350,8 @@ add_tensors (JsonBuilder *builder, NfTensorFile *file)
       const NfTensor *tensor = nf_tensor_file_get (file, i);
 
       json_builder_begin_object (builder);
-      add_string (builder, "name", tensor->name);
-      add_string (builder, "dtype", nf_dtype_name (tensor->dtype));
+      nf_json_add_string (builder, "name", tensor->name);
+      nf_json_add_string (builder, "dtype", nf_dtype_name (tensor->dtype));
       json_builder_set_member_name (builder, "shape");
       json_builder_begin_array (builder);
       for (guint j = 0; j < tensor->n_dims; j++)
@@ -406,19 +392,18 @@ static void
 print_json (const Info *info, const NfConfig *config, const char *digest, NfLatentsReader *reader)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autoptr (JsonNode) root = NULL;
   g_autofree char *name = g_filename_display_name (info->path);
   g_autofree char *text = NULL;
 
   json_builder_begin_object (builder);
-  add_string (builder, "file", name);
-  add_string (builder, "kind", config ? "model" : "latents");
+  nf_json_add_string (builder, "file", name);
+  nf_json_add_string (builder, "kind", config ? "model" : "latents");
   nf_json_add_int (builder, "size", info->size);
   if (config)
     {
       g_autofree char *json = nf_config_to_json (config);
 
-      add_string (builder, "digest", digest);
+      nf_json_add_string (builder, "digest", digest);
       nf_json_add_int (builder, "parameters", count_parameters (info->file));
       nf_json_add_int (builder, "tokens", nf_config_tokens (config));
       nf_json_add_int (builder, "features", nf_config_features (config));
@@ -435,37 +420,36 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       nf_json_add_int (builder, "frames", latents->n_frames);
       nf_json_add_int (builder, "width", latents->width);
       nf_json_add_int (builder, "height", latents->height);
-      add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
-      add_string (builder, "frame_rate", rate);
+      nf_json_add_string (builder, "pixel_layout", nf_pixel_layout_name (latents->layout));
+      nf_json_add_string (builder, "frame_rate", rate);
       if (latents->precision)
-        add_string (builder, "precision", latents->precision);
+        nf_json_add_string (builder, "precision", latents->precision);
       if (latents->form)
-        add_string (builder, "multiplied_by", latents->form);
+        nf_json_add_string (builder, "multiplied_by", latents->form);
       if (latents->text)
-        add_string (builder, "text_digest", latents->text);
+        nf_json_add_string (builder, "text_digest", latents->text);
       if (latents->look)
-        add_string (builder, "look", latents->look);
+        nf_json_add_string (builder, "look", latents->look);
       nf_json_add_int (builder, "grid_height", latents->grid_height);
       nf_json_add_int (builder, "grid_width", latents->grid_width);
       nf_json_add_int (builder, "features", latents->features);
-      add_string (builder, "dtype", latents->half ? "F16" : "F32");
+      nf_json_add_string (builder, "dtype", latents->half ? "F16" : "F32");
       if (latents->context >= 0)
         {
           nf_json_add_int (builder, "context", (guint64)latents->context);
           nf_json_add_int (builder, "key_int_max", latents->key_int_max);
           nf_json_add_int (builder, "action_dim", latents->action_dim);
         }
-      add_double (builder, "bits_per_dim", bits.mean);
-      add_double (builder, "bits_per_dim_min", bits.least);
-      add_double (builder, "bits_per_dim_max", bits.most);
-      add_string (builder, "model", latents->model);
-      add_string (builder, "model_digest", latents->digest);
+      nf_json_add_double (builder, "bits_per_dim", bits.mean);
+      nf_json_add_double (builder, "bits_per_dim_min", bits.least);
+      nf_json_add_double (builder, "bits_per_dim_max", bits.most);
+      nf_json_add_string (builder, "model", latents->model);
+      nf_json_add_string (builder, "model_digest", latents->digest);
     }
   if (info->tensors)
     add_tensors (builder, info->file);
   json_builder_end_object (builder);
-  root = json_builder_get_root (builder);
-  text = json_to_string (root, TRUE);
+  text = nf_json_text (builder, TRUE);
   puts (text);
 }
 

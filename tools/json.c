@@ -18,7 +18,24 @@ void
 nf_json_add_int (JsonBuilder *builder, const char *name, guint64 value)
 {
   json_builder_set_member_name (builder, name);
-  json_builder_add_int_value (builder, (gint64)value);
+  json_builder_add_int_value (builder, (gint64)MIN (value, (guint64)G_MAXINT64));
+}
+
+void
+nf_json_add_bool (JsonBuilder *builder, const char *name, gboolean value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_boolean_value (builder, value);
+}
+
+void
+nf_json_add_string (JsonBuilder *builder, const char *name, const char *value)
+{
+  json_builder_set_member_name (builder, name);
+  if (value)
+    json_builder_add_string_value (builder, value);
+  else
+    json_builder_add_null_value (builder);
 }
 
 char *

@@ -1,6 +1,7 @@
 /* normflow: files of latents. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "latents.h"
 #include "common.h"
+#include "json.h"
 
 #include <errno.h>
 #include <json-glib/json-glib.h>
@@ -87,18 +88,10 @@ add_tensor (JsonBuilder *builder, const char *name, const char *dtype, const gui
   json_builder_end_object (builder);
 }
 
-static void
-add_string (JsonBuilder *builder, const char *name, const char *value)
-{
-  json_builder_set_member_name (builder, name);
-  json_builder_add_string_value (builder, value);
-}
-
 static char *
 make_header (const NfLatentsInfo *info, guint64 n_frames)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autoptr (JsonNode) root = NULL;
   const guint64 dims[] = { n_frames, info->grid_height, info->grid_width, info->features };
   const guint64 action_dims[] = { n_frames, info->action_dim };
   const guint64 latents = n_frames * frame_values (info) * (info->half ? 2 : 4),
@@ -110,26 +103,26 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   json_builder_begin_object (builder);
   json_builder_set_member_name (builder, "__metadata__");
   json_builder_begin_object (builder);
-  add_string (builder, "format", NF_LATENTS_FORMAT);
-  add_string (builder, "model_digest", info->digest);
-  add_string (builder, "model", info->model);
-  add_string (builder, "width", width);
-  add_string (builder, "height", height);
-  add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
-  add_string (builder, "frame_rate", rate);
-  add_string (builder, "precision", info->precision);
-  add_string (builder, "multiplied_by", info->form);
+  nf_json_add_string (builder, "format", NF_LATENTS_FORMAT);
+  nf_json_add_string (builder, "model_digest", info->digest);
+  nf_json_add_string (builder, "model", info->model);
+  nf_json_add_string (builder, "width", width);
+  nf_json_add_string (builder, "height", height);
+  nf_json_add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
+  nf_json_add_string (builder, "frame_rate", rate);
+  nf_json_add_string (builder, "precision", info->precision);
+  nf_json_add_string (builder, "multiplied_by", info->form);
   if (info->text)
-    add_string (builder, "text_digest", info->text);
+    nf_json_add_string (builder, "text_digest", info->text);
   if (info->look && *info->look)
-    add_string (builder, "look", info->look);
+    nf_json_add_string (builder, "look", info->look);
   if (info->context >= 0)
     {
       g_autofree char *context = g_strdup_printf ("%d", info->context);
       g_autofree char *key_int_max = g_strdup_printf ("%u", info->key_int_max);
 
-      add_string (builder, "context", context);
-      add_string (builder, "key_int_max", key_int_max);
+      nf_json_add_string (builder, "context", context);
+      nf_json_add_string (builder, "key_int_max", key_int_max);
     }
   json_builder_end_object (builder);
   add_tensor (builder, "latents", info->half ? "F16" : "F32", dims, 4, 0, latents);
@@ -137,8 +130,7 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   if (info->action_dim)
     add_tensor (builder, "actions", "F32", action_dims, 2, bits, actions);
   json_builder_end_object (builder);
-  root = json_builder_get_root (builder);
-  return json_to_string (root, FALSE);
+  return nf_json_text (builder, FALSE);
 }
 
 static gboolean
