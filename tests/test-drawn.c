@@ -469,6 +469,48 @@ overflow (void **state)
   assert_non_null (strstr (error->message, "decoded tokens"));
 }
 
+/* Where nothing moves, what a token was in the frame before is what it is: windows that do not begin where
+ * frames do settle at once, too. */
+static void
+frame_guess (void **state)
+{
+  NfConfig config = random_video_config ();
+  config.action_dim = 0; /* with actions no window holds tokens of two frames */
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = model_new (&config, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const guint tokens = nf_config_tokens (&config);
+  const gsize frame = (gsize)tokens * nf_config_features (&config), n = frame * config.frames;
+  g_autofree float *still = draw (5, frame), *x = g_new (float, n), *z = g_new (float, n),
+                   *one_by_one = g_new (float, n);
+  for (guint f = 0; f < config.frames; f++)
+    memcpy (x + f * frame, still, frame * sizeof *x);
+  nf_test_ok (nf_session_encode (session, x, 1, NULL, z, NULL, NULL, &error), error);
+  NfDecodeOptions options = { .method = NF_DECODE_SEQUENTIAL };
+  nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, one_by_one, &error), error);
+
+  for (guint window = tokens - 2; window <= 2 * tokens + 1; window++)
+    {
+      NfDecodeReport latent, before;
+      options = (NfDecodeOptions){ .method = NF_DECODE_JACOBI, .window = window };
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, x, &error), error);
+      assert_memory_equal (x, one_by_one, n * sizeof *x);
+      options.guess = NF_GUESS_FRAME;
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, x, &error), error);
+      assert_memory_equal (x, one_by_one, n * sizeof *x);
+
+      options.tolerance = 1e-3;
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, x, &error), error);
+      nf_session_get_decode_report (session, &before);
+      options.guess = NF_GUESS_LATENT;
+      nf_test_ok (nf_session_decode (session, z, 1, NULL, &options, x, &error), error);
+      nf_session_get_decode_report (session, &latent);
+      if (before.passes + config.frames > latent.passes)
+        fail_msg ("windows of %u tokens: %" G_GUINT64_FORMAT " passes, %" G_GUINT64_FORMAT " from latents",
+                  window, before.passes, latent.passes);
+    }
+}
+
 int
 main (void)
 {
@@ -485,6 +527,7 @@ main (void)
     { "drawn images, kernels=gpu", drawn_images, NULL, NULL, (void *)"gpu" },
     { "long videos, kernels=cpu", long_videos, NULL, NULL, (void *)"cpu" },
     { "long videos, kernels=gpu", long_videos, NULL, NULL, (void *)"gpu" },
+    { "guess of frames", frame_guess, NULL, NULL, (void *)"cpu" },
     { "budget of windows", budget_of_windows, NULL, NULL, (void *)"cpu" },
     { "drawn streams, kernels=cpu", drawn_streams, NULL, NULL, (void *)"cpu" },
     { "drawn streams, kernels=gpu", drawn_streams, NULL, NULL, (void *)"gpu" },

@@ -54,6 +54,7 @@ typedef struct
   NfBlockCache *cache;
   NfBuffer *changes; /* work memory of parallel decoding */
   guint end;         /* behind the last token that is wanted of the sequence */
+  guint entered;     /* windows held the tokens before this one, which have a guess */
   guint widest;      /* window */
   NfCondition condition;
   NfAffine affine;
@@ -193,13 +194,21 @@ guess (Inversion *self, guint first)
     }
 }
 
+/* Tokens that a window up to END is the first to hold become those of the frame before, as far as these are
+ * found by now. */
 static void
-guess_frame (Inversion *self, guint n)
+guess_frame (Inversion *self, guint n, guint end)
 {
-  const gsize N = self->sequence->N, F = self->sequence->frame, D = self->block->D;
-  for (guint b = 0; b < self->B; b++)
-    nf_ops_copy (self->flow->ops, nf_view (self->x, (b * N + n - F) * D), nf_view (self->x, (b * N + n) * D),
-                 F * D);
+  const gsize D = self->block->D, N = self->sequence->N;
+  const guint F = self->sequence->frame;
+  guint count;
+  for (guint i = MAX (MAX (n, self->entered), F); i < end; i += count)
+    {
+      count = MIN (F, end - i);
+      nf_ops_copy_rows (self->flow->ops, nf_view (self->x, (i - F) * D), N * D, nf_view (self->x, i * D),
+                        N * D, count * D, self->B);
+    }
+  self->entered = MAX (self->entered, end);
 }
 
 /* How many leading tokens of a window have settled, and the largest change among those that are accepted
@@ -248,8 +257,8 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
           self->done++;
           continue;
         }
-      if (options->guess == NF_GUESS_FRAME && n >= frame && n % frame == 0 && sweeps == 0)
-        guess_frame (self, n);
+      if (options->guess == NF_GUESS_FRAME)
+        guess_frame (self, n, n + count);
       predict (self, n, count);
       apply (self, n, count, self->changes);
       if (!nf_ops_read (self->flow->ops, nf_view (self->changes, 0), changes,
@@ -373,6 +382,7 @@ set_block (Inversion *self, guint t, guint B)
   self->block = nf_model_get_block (self->flow->model, t);
   self->sequence = &self->flow->sequences[t];
   self->end = self->sequence->N;
+  self->entered = 0;
   self->affine = nf_block_affine (self->block, self->sequence, B);
   self->snap = self->options->snap && t == 0;
 }
