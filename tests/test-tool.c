@@ -1351,6 +1351,34 @@ test_sample (void **state)
   BAD (2, "must end in", "sample", "-q", "-m", "nothing.safetensors", "e.jpg"); /* before there is a model */
 }
 
+/* What a limit ended early is told, as decode tells it, whatever is drawn; without one nothing is. */
+static void
+test_sample_residual (void **state)
+{
+#define HURRIED "--method", "jacobi", "--max-sweeps", "1"
+  g_autofree char *latent_video = nf_test_file ("golden", "starflow_v.weights.safetensors");
+  const char *const *const cases[] = {
+    ARGUMENTS ("sample", "-q", "-m", model, "-n", "2", HURRIED, "hurried.mkv"),
+    ARGUMENTS ("sample", "-q", "-m", model, "-n", "2", HURRIED, "hurried.png"),
+    ARGUMENTS ("sample", "-q", "-m", "normflow-pong-64", "--frames", "2", HURRIED, "hurried.mkv"),
+    ARGUMENTS ("sample", "-q", "-m", latent_video, "-n", "9", HURRIED, "hurried.safetensors"),
+    ARGUMENTS ("sample", "-q", "-m", latent_video, "--frames", "11", "--context", "2", HURRIED,
+               "hurried.safetensors"),
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_auto (Result) result = run (cases[i]);
+      if (result.status != 0
+          || !g_str_has_prefix (result.errors, "normflow sample: values that were taken before they had "
+                                               "settled were off by up to "))
+        fail_msg ("case %u: %d: %s", i, result.status, result.errors);
+    }
+  g_auto (Result) calm
+      = run (ARGUMENTS ("sample", "-q", "-m", model, "-n", "2", "--method", "jacobi", "calm.mkv"));
+  assert_string_equal (calm.errors, "");
+#undef HURRIED
+}
+
 /* Samples of a model of another model's latents are floats; encoding gives back what was drawn. */
 static void
 test_sample_floats (void **state)
@@ -2472,6 +2500,7 @@ main (void)
     cmocka_unit_test (test_calibrate),
     cmocka_unit_test (test_hints),
     cmocka_unit_test (test_sample),
+    cmocka_unit_test (test_sample_residual),
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_eval_holdout),

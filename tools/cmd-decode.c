@@ -18,7 +18,6 @@ typedef struct
   guint at_once; /* of them, those in work */
   guint64 total;
   gint64 start;
-  double residual; /* largest of all frames */
 } Decode;
 
 /* Of the frames in work, as sessions tell it. */
@@ -79,7 +78,6 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
 {
   const NfLatentsInfo *info = nf_latents_reader_get_info (reader);
   NfDecodeOptions options = decode->command->decoding;
-  NfDecodeReport report = { 0 };
   g_auto (Group) group = { 0 };
   /* a budget is a frame's */
   const guint n
@@ -108,8 +106,7 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
       for (guint i = 0; i < decode->at_once; i++)
         if (!nf_output_put (output, &group.frames[i], error))
           return FALSE;
-      nf_session_get_decode_report (session, &report);
-      decode->residual = MAX (decode->residual, report.residual);
+      nf_command_keep_residual (decode->command, session, NULL);
     }
   return TRUE;
 }
@@ -124,7 +121,6 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
                    *action = g_new (float, MAX (info->action_dim, 1));
   g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
   NfDecodeOptions options = decode->command->decoding;
-  NfDecodeReport report;
 
   options.snap = TRUE;
   decode->start = g_get_monotonic_time ();
@@ -147,8 +143,7 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
         }
       if (i >= decode->first && !nf_output_put (output, &picture->frame, error))
         return FALSE;
-      nf_stream_get_decode_report (stream, &report);
-      decode->residual = MAX (decode->residual, report.residual);
+      nf_command_keep_residual (decode->command, NULL, stream);
       if (i >= decode->first)
         decode->n_frames++;
     }
@@ -254,10 +249,7 @@ decode_file (Decode *decode, GError **error)
             (double)decode->n_frames * G_USEC_PER_SEC
                 / (double)MAX (g_get_monotonic_time () - decode->start, 1),
             decode->output);
-  if (decode->residual > 0)
-    fprintf (stderr,
-             "normflow decode: values that were taken before they had settled were off by up to %.3g\n",
-             decode->residual);
+  nf_command_tell_residual (decode->command);
   return TRUE;
 }
 

@@ -52,6 +52,7 @@ draw_frames (NfSample *sample, NfSession *session, const NfGrid *grid, NfOutput 
                                        error)
           || !nf_output_put (output, &picture->frame, error))
         return FALSE;
+      nf_command_keep_residual (sample->command, session, NULL);
     }
   return TRUE;
 }
@@ -164,6 +165,7 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
           || !nf_session_decode_frame (session, latents, sample->label, &sample->options, &strip->frame,
                                        error))
         return FALSE;
+      nf_command_keep_residual (sample->command, session, NULL);
       for (guint i = 0; i < sample->batch; i++)
         nf_sample_place (sample, strip, i * width, sheet, sample->done + i, columns);
     }
@@ -422,13 +424,12 @@ nf_cmd_sample (int argc, char **argv)
   if (!check_output (&sample, &error) || !sample_file (&sample, sheet, floats, &error))
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
-  if (command.quiet)
-    return 0;
-  if (sample.frames)
+  if (!command.quiet && sample.frames)
     printf ("%u %s of %u frames of %ux%u in %s\n", sample.count, sample.count == 1 ? "video" : "videos",
             sample.frames, sample.width, sample.height, sample.output);
-  else
+  else if (!command.quiet)
     printf ("%u %s of %ux%u in %s\n", sample.count, floats ? "samples" : "pictures", sample.width,
             sample.height, sample.output);
+  nf_command_tell_residual (&command);
   return 0;
 }

@@ -439,6 +439,26 @@ nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream,
          && (!*stream || nf_stream_set_look_ahead (*stream, 0, error));
 }
 
+void
+nf_command_keep_residual (NfCommand *self, NfSession *session, NfStream *stream)
+{
+  NfDecodeReport report;
+
+  if (session)
+    nf_session_get_decode_report (session, &report);
+  else
+    nf_stream_get_decode_report (stream, &report);
+  self->residual = MAX (self->residual, report.residual);
+}
+
+void
+nf_command_tell_residual (const NfCommand *self)
+{
+  if (self->residual > 0)
+    fprintf (stderr, "normflow %s: values that were taken before they had settled were off by up to %.3g\n",
+             self->name, self->residual);
+}
+
 /* A decimal number of 1 to MAX at *TEXT, which moves behind it. */
 static gboolean
 parse_number (const char **text, guint64 max, guint64 *value)

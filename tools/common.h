@@ -24,6 +24,7 @@ G_BEGIN_DECLS
  * catching: signals are caught
  * decoding: how latents are decoded (--method, --window, --guess, --tolerance, --max-sweeps, --budget-ms)
  * decodes: one of these options that was given, without its dashes; NULL: none
+ * residual: by how much values were off that were taken before they had settled, the largest so far
  *
  * One run of a sub-command that works with a model.
  */
@@ -41,6 +42,7 @@ typedef struct
   gboolean catching;
   NfDecodeOptions decoding;
   const char *decodes;
+  double residual;
 } NfCommand;
 
 void nf_command_clear (NfCommand *self);
@@ -100,6 +102,12 @@ gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream *
 
 /* The same to decode frames that were encoded: each is shown when it is decoded. */
 gboolean nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
+
+/* Keeps the residual of what SESSION, or STREAM if that is NULL, decoded last, if it is the largest. */
+void nf_command_keep_residual (NfCommand *self, NfSession *session, NfStream *stream);
+
+/* Says it on stderr, if there is any. */
+void nf_command_tell_residual (const NfCommand *self);
 
 /* The number of an option that takes 1 or more, or, not given, has G_MININT64, which becomes 0; FALSE if it
  * is out of range. */

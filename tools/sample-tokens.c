@@ -178,17 +178,20 @@ draw (Tokens *self, guint count, float *x, GError **error)
       labels[i] = sample->label;
       nf_random_normal (sample->seed, sample->done + i, self->n, sample->temperature, z + i * self->n);
     }
-  if (!self->given && self->window == self->frames)
-    return nf_session_decode (self->session, z, count, sample->label < 0 ? NULL : labels, &options, x, error);
   if (self->given && !(given = g_try_new (float, count * self->n)))
     return no_memory (count, error);
   for (guint i = 0; given && i < count; i++)
     memcpy (given + i * self->n, self->given + (self->n_given > 1 ? (gsize)sample->done + i : 0) * self->n,
             self->n * sizeof *given);
-  if (self->window < self->frames)
-    return nf_session_roll (self->session, given, count, self->known, self->frames, self->context, z,
-                            &options, x, error);
-  return nf_session_continue (self->session, given, count, self->known, z, &options, x, error);
+  const gboolean drawn
+      = self->window < self->frames ? nf_session_roll (self->session, given, count, self->known, self->frames,
+                                                       self->context, z, &options, x, error)
+        : given ? nf_session_continue (self->session, given, count, self->known, z, &options, x, error)
+                : nf_session_decode (self->session, z, count, sample->label < 0 ? NULL : labels, &options, x,
+                                     error);
+  if (drawn)
+    nf_command_keep_residual (sample->command, self->session, NULL);
+  return drawn;
 }
 
 gboolean
@@ -299,6 +302,7 @@ draw_stream (NfSample *sample, NfStream *stream, Videos *videos, GError **error)
                                 : nf_stream_drain (stream, frames, error);
       if (!done || (nf_stream_is_shown (stream) && !put (videos, all, error)))
         return FALSE;
+      nf_command_keep_residual (sample->command, NULL, stream);
       nf_progress_update (sample->command->progress, "frame %u of %u", videos->written, sample->frames);
     }
   return TRUE;
