@@ -18,9 +18,9 @@ tell (const char *phase, double fraction, gpointer data)
   const double done = sample->done + sample->batch * fraction;
   const double seconds = (double)(g_get_monotonic_time () - sample->start) / G_USEC_PER_SEC;
 
-  nf_progress_update (sample->command->progress, "%u of %u picture%s, %3.0f %%, %.2f a second", sample->done,
-                      sample->count, sample->count == 1 ? "" : "s", 100 * done / sample->count,
-                      done / MAX (seconds, 1e-6));
+  nf_progress_update (sample->command->progress, "%u of %u %s%s, %3.0f %%, %.2f a second", sample->done,
+                      sample->count, sample->frames ? "video" : "picture", sample->count == 1 ? "" : "s",
+                      100 * done / sample->count, done / MAX (seconds, 1e-6));
 }
 
 void
