@@ -147,7 +147,7 @@ gst_flow_guess_get_type (void)
   static const GEnumValue values[] = {
     { NF_GUESS_LATENT, "The latents", "latent" },
     { NF_GUESS_ZEROS, "Zeros", "zeros" },
-    { NF_GUESS_FRAME, "The frame before, in videos", "frame" },
+    { NF_GUESS_FRAME, "The frame before, with models of videos", "frame" },
     { 0, NULL, NULL },
   };
 
@@ -1201,9 +1201,11 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                          "Tokens of a sweep of method jacobi; 0 is the most there is "
                          "memory for",
                          0, 65536, 0, flags));
-  g_object_class_install_property (object_class, PROP_GUESS,
-                                   g_param_spec_enum ("guess", "Guess", "Where sweeps start",
-                                                      GST_TYPE_FLOW_GUESS, NF_GUESS_LATENT, flags));
+  g_object_class_install_property (
+      object_class, PROP_GUESS,
+      g_param_spec_enum ("guess", "Guess",
+                         "Where sweeps start; frame is for models of videos, with others as latent",
+                         GST_TYPE_FLOW_GUESS, NF_GUESS_LATENT, flags));
   g_object_class_install_property (
       object_class, PROP_TOLERANCE,
       g_param_spec_double ("tolerance", "Tolerance",

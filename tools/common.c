@@ -168,7 +168,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
           { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window, "Tokens of a Jacobi sweep (default: chosen)",
             "N" },
           { "guess", 0, 0, G_OPTION_ARG_STRING, &decoding.guess,
-            "Where sweeps start: latent (default), zeros or, in videos, the frame before", "GUESS" },
+            "Where sweeps start: latent (default), zeros or, with models of videos, frame: the one before",
+            "GUESS" },
           { "tolerance", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.tolerance,
             "Change of a value that counts as none (default: 0, the same bits as sequential)", "T" },
           { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
@@ -395,6 +396,13 @@ nf_command_open (NfCommand *self, GError **error)
                                     self->cancellable, error);
   if (!model)
     return NULL;
+  if (self->decoding.guess == NF_GUESS_FRAME && !nf_model_get_config (model)->frames)
+    {
+      g_set_error_literal (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+                           "--guess frame: the model is one of pictures, which no frames come before; take "
+                           "latent or zeros");
+      return NULL;
+    }
   session = nf_session_new (model, error);
   if (!session || (self->text && !nf_session_load_text (session, self->text, error)))
     return NULL;

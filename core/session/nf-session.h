@@ -144,7 +144,7 @@ gboolean nf_decode_method_from_name (const char *name, NfDecodeMethod *method);
  * NfGuess: where Jacobi's iteration starts.
  * @NF_GUESS_LATENT: the latents themselves
  * @NF_GUESS_ZEROS: zeros
- * @NF_GUESS_FRAME: the frame before, in videos from the second one on
+ * @NF_GUESS_FRAME: the frame before, in videos from the second one on; elsewhere the latents
  */
 typedef enum
 {
