@@ -426,6 +426,9 @@ fixture_assert_unwanted (const char *line, const char *part, const char *other_p
   assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, part, other_part);
   g_autoptr (GstMessage) second = fixture_wait (bus, GST_MESSAGE_ERROR);
   assert_true (second->src != GST_OBJECT (flow));
+  assert_int_equal (gst_element_set_state (pipeline, GST_STATE_READY), GST_STATE_CHANGE_SUCCESS);
+  for (GstMessage *more; (more = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR)); gst_message_unref (more))
+    assert_true (more->src != GST_OBJECT (flow));
   fixture_stop (pipeline);
 }
 
