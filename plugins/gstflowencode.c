@@ -161,19 +161,55 @@ gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
              : g_steal_pointer (&wanted);
 }
 
-/* What downstream wants: which of the two names, and which precision. */
+/* The forms that latents have, best first: two names, and two precisions. */
 static void
-choose_output (GstFlowEncode *self, GstFlowLatentInfo *info)
+set_form (GstFlowLatentInfo *info, guint form)
 {
-  g_autoptr (GstCaps) allowed = gst_pad_get_allowed_caps (GST_VIDEO_ENCODER_SRC_PAD (self));
-  if (!allowed || gst_caps_is_empty (allowed) || gst_caps_is_any (allowed))
-    return;
-  g_autoptr (GstCaps) first = gst_caps_fixate (gst_caps_copy_nth (allowed, 0));
-  const GstStructure *structure = gst_caps_get_structure (first, 0);
-  info->tensors = gst_structure_has_name (structure, GST_FLOW_TENSORS_MIME);
-  info->half = info->tensors
-                   ? g_strcmp0 (gst_structure_get_string (structure, "types"), "float16") == 0
-                   : g_strcmp0 (gst_structure_get_string (structure, "latent-format"), "F16LE") == 0;
+  info->tensors = form / 2;
+  info->half = form % 2;
+}
+
+/* Caps of the forms, one structure each; those of a model of videos have but one. */
+static GstCaps *
+list_outputs (GstFlowEncode *self)
+{
+  GstCaps *caps = gst_caps_new_empty ();
+  GstFlowLatentInfo info = self->info;
+  for (guint form = 0; form < (info.frames ? 1 : 4); form++)
+    {
+      set_form (&info, form);
+      gst_caps_append (caps, gst_flow_latent_info_to_caps (&info, self->config, self->digest));
+    }
+  return caps;
+}
+
+static gboolean
+find_output (const GstCaps *outputs, const GstCaps *wanted, guint *form)
+{
+  for (*form = 0; *form < gst_caps_get_size (outputs); (*form)++)
+    {
+      g_autoptr (GstCaps) output = gst_caps_copy_nth (outputs, *form);
+      if (gst_caps_can_intersect (output, wanted))
+        return TRUE;
+    }
+  return FALSE;
+}
+
+/* FORM is the best of OUTPUTS that fits what downstream wants first, else one that it lets in to say itself
+ * what is wrong; FALSE: it takes none. */
+static gboolean
+choose_output (GstFlowEncode *self, GstCaps *outputs, guint *form)
+{
+  GstPad *pad = GST_VIDEO_ENCODER_SRC_PAD (self);
+  g_autoptr (GstCaps) wanted = gst_pad_peer_query_caps (pad, NULL),
+                      let_in = gst_pad_peer_query_caps (pad, outputs);
+  for (guint i = 0; i < gst_caps_get_size (wanted); i++)
+    {
+      g_autoptr (GstCaps) one = gst_caps_copy_nth (wanted, i);
+      if (find_output (outputs, one, form))
+        return TRUE;
+    }
+  return find_output (outputs, let_in, form);
 }
 
 /* Latents of INFO leave from now on. */
@@ -240,25 +276,20 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
 }
 
 /* Downstream may want another form than it did, from the next frame on: the base class asks in the middle of
- * one, too, when the buffer has its size. Latents of a model of videos have but one. */
+ * one, too, when the buffer has its size. */
 static gboolean
 gst_flow_encode_negotiate (GstVideoEncoder *encoder)
 {
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   GstFlowLatentInfo info = self->info;
+  guint form;
   if (self->in_frame)
     {
       gst_pad_mark_reconfigure (GST_VIDEO_ENCODER_SRC_PAD (encoder));
       return TRUE;
     }
-  if (self->config && !self->config->frames)
-    choose_output (self, &info);
-  if (info.tensors != self->info.tensors || info.half != self->info.half)
-    set_output (self, &info);
-  GstVideoCodecState *output = gst_video_encoder_get_output_state (encoder);
-  const gboolean wanted = gst_flow_is_wanted (GST_VIDEO_ENCODER_SRC_PAD (encoder), output->caps);
-  gst_video_codec_state_unref (output);
-  if (!wanted)
+  g_autoptr (GstCaps) outputs = list_outputs (self);
+  if (!choose_output (self, outputs, &form))
     {
       g_autofree char *text
           = gst_flow_describe_unwanted (self->config, self->digest, info.width, info.height);
@@ -266,6 +297,9 @@ gst_flow_encode_negotiate (GstVideoEncoder *encoder)
                                      text);
       return FALSE;
     }
+  set_form (&info, form);
+  if (info.tensors != self->info.tensors || info.half != self->info.half)
+    set_output (self, &info);
   gst_flow_engine_accept_caps (&self->engine);
   return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->negotiate (encoder);
 }

@@ -1590,6 +1590,39 @@ test_unwanted_latents (void **state)
   end_harness (harness, bus);
 }
 
+/* Of what downstream takes, the first that the latents can be. */
+static void
+test_choice_of_latents (void **state)
+{
+  static const char *const cases[][2]
+      = { { "video/x-flow-latent,width=32;other/tensors", "other/tensors,types=float32" },
+          { "video/x-flow-latent,model-digest=abc;other/tensors,types=float16",
+            "other/tensors,types=float16" },
+          { "other/tensors;video/x-flow-latent,width=32", "other/tensors,types=float32" },
+          { "other/tensors,width=32;video/x-flow-latent,latent-format=F16LE",
+            "video/x-flow-latent,latent-format=F16LE" },
+          { "other/tensors;video/x-flow-latent", "other/tensors,types=float32" },
+          { "video/x-flow-latent,latent-format={F16LE,F32LE}", "video/x-flow-latent,latent-format=F32LE" },
+          { "ANY", "video/x-flow-latent,latent-format=F32LE" } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *line = g_strdup_printf (
+          "videotestsrc num-buffers=1 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=flow "
+          "model=%s ! capsfilter caps=\"%s\" ! fakesink",
+          fixture_model[MODEL_YUV], cases[i][0]);
+      GstElement *pipeline = fixture_launch (line);
+      g_autoptr (GstElement) flow = gst_bin_get_by_name (GST_BIN (pipeline), "flow");
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (flow, "src");
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      g_autoptr (GstMessage) end = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+      assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
+      g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad), chosen = gst_caps_from_string (cases[i][1]);
+      assert_true (gst_caps_is_subset (caps, chosen));
+      fixture_stop (pipeline);
+    }
+}
+
 /* What is known of HDR video comes back with it. */
 static void
 test_hdr (void **state)
@@ -3002,6 +3035,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_changes_within_a_frame),
     cmocka_unit_test (test_unwanted_video),
     cmocka_unit_test (test_unwanted_latents),
+    cmocka_unit_test (test_choice_of_latents),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_chroma_site),
     cmocka_unit_test (test_streams_of_a_file),
