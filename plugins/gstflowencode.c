@@ -283,6 +283,8 @@ gst_flow_encode_negotiate (GstVideoEncoder *encoder)
   GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   GstFlowLatentInfo info = self->info;
   guint form;
+  if (!self->input)
+    return GST_VIDEO_ENCODER_CLASS (gst_flow_encode_parent_class)->negotiate (encoder);
   if (self->in_frame)
     {
       gst_pad_mark_reconfigure (GST_VIDEO_ENCODER_SRC_PAD (encoder));
