@@ -200,21 +200,24 @@ accepts (const GstCaps *allowed, const GstFlowLatentInfo *info, GstVideoFormat f
 }
 
 /* The format that the video had, if downstream takes it, else the best of the model's layout that downstream
- * takes; GST_VIDEO_FORMAT_UNKNOWN if there is none. */
-static GstVideoFormat
-choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentInfo *info)
+ * takes, is FORMAT; FALSE if it takes none. */
+static gboolean
+choose_format (GstFlowDecode *self, const NfConfig *config, const GstFlowLatentInfo *info,
+               GstVideoFormat *format)
 {
   g_autoptr (GstCaps) allowed = gst_pad_get_allowed_caps (GST_VIDEO_DECODER_SRC_PAD (self));
   guint n;
   const GstVideoFormat *formats = gst_flow_video_formats (config->layout, &n);
 
+  *format = formats[0];
   for (guint i = 0; i < n; i++)
-    if (formats[i] == info->pixel_format && accepts (allowed, info, formats[i]))
-      return formats[i];
-  for (guint i = 0; i < n; i++)
-    if (accepts (allowed, info, formats[i]))
-      return formats[i];
-  return GST_VIDEO_FORMAT_UNKNOWN;
+    if (formats[i] == info->pixel_format)
+      *format = formats[i];
+  gboolean known = accepts (allowed, info, *format);
+  for (guint i = 0; i < n && !known; i++)
+    if ((known = accepts (allowed, info, formats[i])))
+      *format = formats[i];
+  return known;
 }
 
 /* The time until FRAME has to be shown, as far as the sinks have told, else G_MAXINT64. */
@@ -244,29 +247,25 @@ gst_flow_decode_negotiate (GstVideoDecoder *decoder)
   return TRUE;
 }
 
-/* Downstream takes nothing that the latents of INFO, with CAPS, become. */
+/* Downstream takes no video that the latents become. */
 static gboolean
-refuse_output (GstFlowDecode *self, GstCaps *caps, const GstFlowLatentInfo *info)
+refuse_output (GstFlowDecode *self)
 {
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *formats = gst_flow_describe_formats (config->layout),
-                  *rate = info->fps_n
-                              ? g_strdup_printf (" and %d/%d frames a second", info->fps_n, info->fps_d)
-                              : g_strdup (""),
-                  *text = g_strdup_printf ("What follows takes none of %s at %u×%u pixels%s, which the model "
-                                           "makes of the latents; put videoconvert behind flowdecode, or "
-                                           "videoscale or videorate for another size or rate",
-                                           formats, info->width, info->height, rate);
-  gst_flow_engine_refuse_output (&self->engine, caps, GST_VIDEO_DECODER_SRC_PAD (self), text);
+  g_autoptr (GstCaps) made = gst_caps_copy (self->output->caps), formats = gst_flow_video_caps (config);
+  gst_caps_set_value (made, "format",
+                      gst_structure_get_value (gst_caps_get_structure (formats, 0), "format"));
+  gst_flow_engine_refuse_output (&self->engine, self->input->caps, GST_VIDEO_DECODER_SRC_PAD (self), made);
   return FALSE;
 }
 
-/* A pad keeps caps that its peer refuses, and only the next frame would tell. */
+/* KNOWN: downstream takes the format. A pad keeps caps that its peer refuses, and only the next frame would
+ * tell. */
 static gboolean
-negotiate (GstFlowDecode *self)
+negotiate (GstFlowDecode *self, gboolean known)
 {
-  if (!gst_flow_is_wanted (GST_VIDEO_DECODER_SRC_PAD (self), self->output->caps))
-    return refuse_output (self, self->input->caps, &self->info);
+  if (!known || !gst_flow_is_wanted (GST_VIDEO_DECODER_SRC_PAD (self), self->output->caps))
+    return refuse_output (self);
   self->negotiating = TRUE;
   const gboolean done = gst_video_decoder_negotiate (GST_VIDEO_DECODER (self));
   self->negotiating = FALSE;
@@ -435,9 +434,8 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       gst_flow_post_error (self, error);
       return FALSE;
     }
-  const GstVideoFormat format = choose_format (self, config, &info);
-  if (format == GST_VIDEO_FORMAT_UNKNOWN)
-    return refuse_output (self, state->caps, &info);
+  GstVideoFormat format;
+  const gboolean known = choose_format (self, config, &info, &format);
   check_text (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
@@ -450,7 +448,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   set_output (self, format);
   self->together = choose_at_once (self, session, &settings, at_once);
   tell_latency (self);
-  return negotiate (self);
+  return negotiate (self, known);
 }
 
 /* Downstream may want another format than it did: before frames get their buffers. The pictures that a stream
@@ -465,14 +463,14 @@ negotiate_again (GstFlowDecode *self)
 
   if (!config || !gst_pad_check_reconfigure (pad))
     return GST_FLOW_OK;
-  const GstVideoFormat format = choose_format (self, config, &self->info);
-  const gboolean known = format != GST_VIDEO_FORMAT_UNKNOWN;
+  GstVideoFormat format;
+  const gboolean known = choose_format (self, config, &self->info, &format);
   if (known && format != GST_VIDEO_INFO_FORMAT (&self->output->info))
     {
       ret = show_held (self); /* they have buffers of the old format */
       set_output (self, format);
     }
-  if (ret == GST_FLOW_OK && (known ? negotiate (self) : refuse_output (self, self->input->caps, &self->info)))
+  if (ret == GST_FLOW_OK && negotiate (self, known))
     return GST_FLOW_OK;
   gst_pad_mark_reconfigure (pad);
   if (ret != GST_FLOW_OK)

@@ -293,10 +293,8 @@ gst_flow_encode_negotiate (GstVideoEncoder *encoder)
   g_autoptr (GstCaps) outputs = list_outputs (self);
   if (!choose_output (self, outputs, &form))
     {
-      g_autofree char *text
-          = gst_flow_describe_unwanted (self->config, self->digest, info.width, info.height);
       gst_flow_engine_refuse_output (&self->engine, self->input->caps, GST_VIDEO_ENCODER_SRC_PAD (encoder),
-                                     text);
+                                     outputs);
       return FALSE;
     }
   set_form (&info, form);

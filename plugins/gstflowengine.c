@@ -782,9 +782,10 @@ gst_flow_is_wanted (GstPad *pad, GstCaps *caps)
 }
 
 void
-gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const char *text)
+gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const GstCaps *made)
 {
   g_autoptr (GstCaps) wanted = gst_pad_peer_query_caps (pad, NULL);
+  g_autofree char *text = gst_flow_describe_unwanted (made, wanted);
   if (!GST_PAD_IS_FLUSHING (pad) && refuse (engine, caps))
     GST_ELEMENT_ERROR (engine->element, CORE, NEGOTIATION, ("%s", text),
                        ("%" GST_PTR_FORMAT " is wanted", wanted));

@@ -174,9 +174,9 @@ void gst_flow_engine_accept_caps (GstFlowEngine *engine);
  * why it does not. */
 gboolean gst_flow_is_wanted (GstPad *pad, GstCaps *caps);
 
-/* As gst_flow_engine_refuse_caps(), where it is what follows PAD that takes nothing of what CAPS become: TEXT
- * says so, and what to do. Nothing is posted while PAD is flushed. CAPS are NULL of a source. */
-void gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const char *text);
+/* As gst_flow_engine_refuse_caps(), where it is what follows PAD that takes none of MADE, which CAPS become.
+ * Nothing is posted while PAD is flushed. CAPS are NULL of a source. */
+void gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad, const GstCaps *made);
 
 /* Copies, NULL if the element is in the state NULL, or in READY with properties that have changed since (what
  * they ask for is opened on the way to PAUSED), or (digest) if loading has not ended. */

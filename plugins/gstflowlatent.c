@@ -187,16 +187,19 @@ gst_flow_check_size (const NfConfig *config, guint width, guint height, GError *
   return FALSE;
 }
 
-char *
-gst_flow_describe_formats (NfPixelLayout layout)
+/* Of a field that is there. */
+static char *
+describe_field (const GstStructure *structure, const char *field)
 {
-  guint n;
-  const GstVideoFormat *formats = gst_flow_video_formats (layout, &n);
-  g_autoptr (GStrvBuilder) names = g_strv_builder_new ();
-  for (guint i = 0; i < n; i++)
-    g_strv_builder_add (names, gst_video_format_to_string (formats[i]));
-  g_auto (GStrv) list = g_strv_builder_end (names);
-  return g_strjoinv (", ", list);
+  const GValue *value = gst_structure_get_value (structure, field);
+  const gboolean list = GST_VALUE_HOLDS_LIST (value);
+  g_autoptr (GString) text = g_string_new (NULL);
+  for (guint i = 0; i < (list ? gst_value_list_get_size (value) : 1); i++)
+    {
+      g_autofree char *part = gst_value_serialize (list ? gst_value_list_get_value (value, i) : value);
+      g_string_append_printf (text, "%s%s", i ? ", " : "", part ? part : "unreadable");
+    }
+  return nf_shorten (text->str);
 }
 
 gboolean
@@ -207,23 +210,112 @@ gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **e
   for (guint i = 0; i < n; i++)
     if (formats[i] == format)
       return TRUE;
-  g_autofree char *names = gst_flow_describe_formats (config->layout);
+  g_autoptr (GstCaps) caps = gst_flow_video_caps (config);
+  g_autofree char *names = describe_field (gst_caps_get_structure (caps, 0), "format");
   g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                "video of format %s does not fit the model, which takes %s only; put videoconvert before",
                gst_video_format_to_string (format), names);
   return FALSE;
 }
 
-char *
-gst_flow_describe_unwanted (const NfConfig *config, const char *digest, guint width, guint height)
+/* The media type at I of CAPS, with the memory that it is in unless that is the usual one. */
+static char *
+describe_type (const GstCaps *caps, guint i)
 {
-  g_autofree char *size = width ? g_strdup_printf ("%u×%u pixels", width, height) : g_strdup ("any size");
-  return g_strdup_printf (
-      "What follows wants other latents than the model makes: those are of %s in %s, pixel-layout %s, "
-      "tile-size %u, patch-size %u and model-digest %.16s…; change what the caps before the next element ask "
-      "for",
-      size, config->frames ? GST_FLOW_LATENT_MIME " of F32LE" : "F32LE or F16LE",
-      nf_pixel_layout_name (config->layout), config->img_size, config->patch_size, digest);
+  const GstCapsFeatures *features = gst_caps_get_features (caps, i);
+  const char *name = gst_structure_get_name (gst_caps_get_structure (caps, i));
+  if (gst_caps_features_is_equal (features, GST_CAPS_FEATURES_MEMORY_SYSTEM_MEMORY))
+    return g_strdup (name);
+  g_autofree char *memory = gst_caps_features_to_string (features);
+  return g_strdup_printf ("%s(%s)", name, memory);
+}
+
+/* The names of fields without a value that both have. */
+static GStrv
+list_differences (const GstStructure *made, const GstStructure *wanted)
+{
+  g_autoptr (GStrvBuilder) names = g_strv_builder_new ();
+  for (gint i = 0; i < gst_structure_n_fields (made); i++)
+    {
+      const char *name = gst_structure_nth_field_name (made, (guint)i);
+      const GValue *other = gst_structure_get_value (wanted, name);
+      if (other && !gst_value_intersect (NULL, gst_structure_get_value (made, name), other))
+        g_strv_builder_add (names, name);
+    }
+  return g_strv_builder_end (names);
+}
+
+/* What changes FIELD of raw video, if an element does. */
+static const char *
+find_converter (const char *field)
+{
+  static const char *const converters[][2] = {
+    { "format", "videoconvert" },
+    { "width", "videoscale" },
+    { "height", "videoscale" },
+    { "framerate", "videorate" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (converters); i++)
+    if (g_str_equal (field, converters[i][0]))
+      return converters[i][1];
+  return NULL;
+}
+
+char *
+gst_flow_describe_unwanted (const GstCaps *made, const GstCaps *wanted)
+{
+  g_autofree char *type = describe_type (made, 0), *other_type = NULL;
+  g_auto (GStrv) fields = NULL;
+  const GstStructure *ours = NULL, *theirs = NULL;
+  gboolean same_type = FALSE;
+
+  /* those of either that are nearest to each other */
+  for (guint w = 0; w < gst_caps_get_size (wanted); w++)
+    for (guint m = 0; m < gst_caps_get_size (made); m++)
+      {
+        g_autofree char *a = describe_type (made, m), *b = describe_type (wanted, w);
+        const GstStructure *from = gst_caps_get_structure (made, m), *to = gst_caps_get_structure (wanted, w);
+        if (!g_str_equal (a, b))
+          {
+            if (!other_type)
+              other_type = g_steal_pointer (&b);
+            continue;
+          }
+        same_type = TRUE;
+        g_auto (GStrv) names = list_differences (from, to);
+        if (*names && (!fields || g_strv_length (names) < g_strv_length (fields)))
+          {
+            g_strfreev (fields);
+            fields = g_steal_pointer (&names);
+            ours = from;
+            theirs = to;
+          }
+      }
+
+  const gboolean video = g_str_has_prefix (type, "video/x-raw");
+  gboolean others = !fields || !video;
+  g_autoptr (GString) advice = g_string_new (NULL);
+  GString *text = g_string_new (NULL);
+  g_string_printf (text,
+                   "What follows does not take the %s that the model makes: ", video ? "video" : "latents");
+  for (guint i = 0; fields && fields[i]; i++)
+    {
+      g_autofree char *value = describe_field (ours, fields[i]), *other = describe_field (theirs, fields[i]);
+      g_string_append_printf (text, "%s%s %s, but %s is wanted", i ? ", and " : "", fields[i], value, other);
+      const char *element = find_converter (fields[i]);
+      others |= !element;
+      if (video && element && !strstr (advice->str, element))
+        g_string_append_printf (advice, "%s%s", advice->len ? " and " : "", element);
+    }
+  if (!same_type && other_type)
+    g_string_append_printf (text, "%s, but %s is wanted", type, other_type);
+  else if (!fields)
+    g_string_append (text, "it does not say what it wants");
+  if (advice->len)
+    g_string_append_printf (text, "; put %s behind", advice->str);
+  if (others)
+    g_string_append (text, "; change what the caps before the next element ask for");
+  return g_string_free (text, FALSE);
 }
 
 GstCaps *
@@ -344,14 +436,6 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
   info->width = (guint)MIN (dims[1] * config->patch_size, G_MAXINT);
   info->height = (guint)MIN (dims[2] * config->patch_size, G_MAXINT);
   return TRUE;
-}
-
-/* Of a field that is there. */
-static char *
-describe_field (const GstStructure *structure, const char *field)
-{
-  g_autofree char *text = gst_value_serialize (gst_structure_get_value (structure, field));
-  return nf_shorten (text ? text : "unreadable");
 }
 
 /* A field that is there must say what we would write ourselves. */

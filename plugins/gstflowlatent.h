@@ -103,9 +103,6 @@ gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height,
 /* FALSE, with %NF_ERROR_ARGUMENT, if FORMAT is none of the model's layout. */
 gboolean gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error);
 
-/* The names of the formats of LAYOUT, best first, for messages. */
-char *gst_flow_describe_formats (NfPixelLayout layout);
-
 /* Bytes of a buffer. */
 gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
 
@@ -113,9 +110,9 @@ gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
 GstCaps *gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config,
                                        const char *digest);
 
-/* Text that what follows wants other latents than those of CONFIG's model, with DIGEST, of WIDTH×HEIGHT
- * pixels (0: of any size), with what they are. */
-char *gst_flow_describe_unwanted (const NfConfig *config, const char *digest, guint width, guint height);
+/* Text that what follows takes none of the caps MADE, which are of video or of latents, but WANTED: in which
+ * fields those differ that come nearest, and what to do. */
+char *gst_flow_describe_unwanted (const GstCaps *made, const GstCaps *wanted);
 
 /**
  * gst_flow_latent_info_from_caps:

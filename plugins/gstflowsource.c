@@ -106,10 +106,7 @@ gst_flow_source_negotiate (GstBaseSrc *src)
   g_autoptr (GstCaps) drawn = gst_pad_query_caps (GST_BASE_SRC_PAD (src), NULL);
   if (!config || !digest || gst_flow_is_wanted (GST_BASE_SRC_PAD (src), drawn))
     return FALSE;
-  g_autofree char *text
-      = gst_flow_describe_unwanted (config, digest, config->frames ? nf_config_columns (config) : 0,
-                                    config->frames ? nf_config_rows (config) : 0);
-  gst_flow_engine_refuse_output (&self->engine, NULL, GST_BASE_SRC_PAD (src), text);
+  gst_flow_engine_refuse_output (&self->engine, NULL, GST_BASE_SRC_PAD (src), drawn);
   return FALSE;
 }
 

@@ -1515,25 +1515,30 @@ test_downstream_changes_within_a_frame (void **state)
   assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
   for (guint n = 0; n < 2; n++)
     assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_NOT_NEGOTIATED);
-  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "I420, NV12", "16×8");
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "I420, NV12", "RGB is wanted");
   assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
   gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=I420");
   assert_int_equal (gst_harness_push (decoder, gst_buffer_ref (latents)), GST_FLOW_OK);
   end_harness (decoder, bus);
 }
 
-/* Where downstream takes no video of the model's, of its size or rate, flowdecode says so, and what it makes.
- */
+/* Where downstream takes no video of the model's, of its size or rate, flowdecode says in what they differ,
+ * and what helps. */
 static void
 test_unwanted_video (void **state)
 {
   static const struct
   {
     const char *after, *part, *other_part;
-  } cases[] = { { "pngenc", "I420, NV12", "put videoconvert" },
-                { "video/x-raw,format=RGB", "16×8 pixels", "25/1" },
-                { "video/x-raw,width=32", "16×8 pixels", "videoscale" },
-                { "queue ! video/x-raw,framerate=10/1", "25/1", "videorate" } };
+  } cases[]
+      = { { "pngenc", "format I420, NV12, YV12, NV21, but ", "; put videoconvert behind" },
+          { "video/x-raw,format=RGB,width=32", "but RGB is wanted, and width 16, but 32 is wanted",
+            "; put videoconvert and videoscale behind" },
+          { "video/x-raw,width=32", "makes: width 16, but 32 is wanted; put videoscale behind", NULL },
+          { "queue ! video/x-raw,framerate=10/1",
+            "makes: framerate 25/1, but 10/1 is wanted; put videorate behind", NULL },
+          { "video/x-raw,interlace-mode=interleaved",
+            "makes: interlace-mode progressive, but interleaved is wanted; change what the caps", NULL } };
   const char *model = fixture_model[MODEL_YUV];
   for (guint i = 0; i < 2 * G_N_ELEMENTS (cases); i++)
     {
@@ -1552,22 +1557,28 @@ test_unwanted_video (void **state)
     }
 }
 
-/* Where downstream takes no latents of the model, or of the video's size, flowencode says so before it
- * encodes any. */
+/* Where downstream takes no latents of the model, or of the video's size, flowencode says in what they differ
+ * before it encodes any. */
 static void
 test_unwanted_latents (void **state)
 {
   static const struct
   {
     const char *filter, *part, *other_part;
-  } cases[] = { { "video/x-flow-latent,width=32", "16×8 pixels", "F32LE or F16LE" },
-                { "other/tensors,width=32", "16×8 pixels", "tile-size 8" },
-                { "video/x-flow-latent,model-digest=abc", "model-digest", "pixel-layout yuv420" } };
+  } cases[] = { { "video/x-flow-latent,width=32", "makes: width 16, but 32 is wanted; change", NULL },
+                { "other/tensors,width=32,height=16", "makes: width 16, but 32 is wanted, and ",
+                  "and height 8, but 16 is wanted; change" },
+                { "video/x-flow-latent,framerate=5/1", "makes: framerate 10/1, but 5/1 is wanted;", NULL },
+                { "video/x-flow-latent,precision=bf16", "makes: precision f32, but bf16 is wanted;", NULL },
+                { "video/x-flow-latent,pixel-format=NV12", "pixel-format I420, but NV12 is wanted;", NULL },
+                { "video/x-flow-latent,width=32,height=16;video/x-flow-latent,tile-size=16",
+                  "makes: tile-size 8, but 16 is wanted;", NULL },
+                { "video/x-flow-latent,model-digest=abc", "model-digest ", ", but abc is wanted;" } };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
       g_autofree char *line = g_strdup_printf (
-          "videotestsrc num-buffers=1 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=flow "
-          "model=%s ! %s ! fakesink",
+          "videotestsrc num-buffers=1 ! video/x-raw,format=I420,width=16,height=8,framerate=10/1 ! "
+          "flowencode name=flow model=%s ! %s ! fakesink",
           fixture_model[MODEL_YUV], cases[i].filter);
       fixture_assert_unwanted (line, cases[i].part, cases[i].other_part);
     }
@@ -1583,7 +1594,7 @@ test_unwanted_latents (void **state)
   gst_harness_set_sink_caps_str (harness, "video/x-flow-latent,width=32");
   for (guint n = 1; n < 3; n++)
     assert_int_equal (gst_harness_push (harness, fixture_frame (&info, n, FALSE)), GST_FLOW_NOT_NEGOTIATED);
-  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "16×8 pixels", NULL);
+  assert_error_message (bus, GST_CORE_ERROR, GST_CORE_ERROR_NEGOTIATION, "width 16, but 32", NULL);
   assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
   gst_harness_set_sink_caps_str (harness, "video/x-flow-latent,width=16");
   assert_int_equal (gst_harness_push (harness, fixture_frame (&info, 3, FALSE)), GST_FLOW_OK);

@@ -1746,14 +1746,16 @@ bad_settings (void **state)
     }
 
   /* latents that the model does not draw */
-  static const char *const latents[] = { "width=13", "latent-format=F16LE" };
+  static const char *const latents[][2]
+      = { { "width=13", "makes: width 12, but 13 is wanted" },
+          { "latent-format=F16LE", "makes: latent-format F32LE, but F16LE is wanted" } };
   for (guint i = 0; i < G_N_ELEMENTS (latents); i++)
     {
       g_autofree char *line = g_strdup_printf ("flowsample model=%s ! video/x-flow-latent,%s ! fakesink",
-                                               video_model, latents[i]);
+                                               video_model, latents[i][0]);
       GstElement *pipeline = fixture_launch (line);
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
-      assert_fails (pipeline, "those are of 12×8 pixels in video/x-flow-latent of F32LE");
+      assert_fails (pipeline, latents[i][1]);
       fixture_stop (pipeline);
     }
 
