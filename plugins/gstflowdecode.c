@@ -193,9 +193,10 @@ static GstFlowReturn decode_waiting (GstFlowDecode *self);
 static gboolean
 accepts (const GstCaps *allowed, const GstFlowLatentInfo *info, GstVideoFormat format)
 {
-  g_autoptr (GstCaps) caps = gst_caps_new_simple (
-      "video/x-raw", "format", G_TYPE_STRING, gst_video_format_to_string (format), "width", G_TYPE_INT,
-      (gint)info->width, "height", G_TYPE_INT, (gint)info->height, NULL);
+  g_autoptr (GstCaps) caps
+      = gst_caps_new_simple ("video/x-raw", "format", G_TYPE_STRING, gst_video_format_to_string (format),
+                             "width", G_TYPE_INT, (gint)info->width, "height", G_TYPE_INT, (gint)info->height,
+                             "framerate", GST_TYPE_FRACTION, info->fps_n, info->fps_d, NULL);
   return !allowed || gst_caps_can_intersect (allowed, caps);
 }
 

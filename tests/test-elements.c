@@ -1601,9 +1601,9 @@ test_unwanted_latents (void **state)
   end_harness (harness, bus);
 }
 
-/* Of what downstream takes, the first that the latents can be. */
+/* Of what downstream takes, the first that the latents can be, and a format that video of their rate has. */
 static void
-test_choice_of_latents (void **state)
+test_choice_of_caps (void **state)
 {
   static const char *const cases[][2]
       = { { "video/x-flow-latent,width=32;other/tensors", "other/tensors,types=float32" },
@@ -1614,13 +1614,19 @@ test_choice_of_latents (void **state)
             "video/x-flow-latent,latent-format=F16LE" },
           { "other/tensors;video/x-flow-latent", "other/tensors,types=float32" },
           { "video/x-flow-latent,latent-format={F16LE,F32LE}", "video/x-flow-latent,latent-format=F32LE" },
-          { "ANY", "video/x-flow-latent,latent-format=F32LE" } };
+          { "ANY", "video/x-flow-latent,latent-format=F32LE" },
+          { "video/x-raw,format=I420,framerate=5/1;video/x-raw,format=NV12", "video/x-raw,format=NV12" } };
+  const char *model = fixture_model[MODEL_YUV];
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *line = g_strdup_printf (
-          "videotestsrc num-buffers=1 ! video/x-raw,format=I420,width=16,height=8 ! flowencode name=flow "
-          "model=%s ! capsfilter caps=\"%s\" ! fakesink",
-          fixture_model[MODEL_YUV], cases[i][0]);
+      g_autofree char *decoder = g_str_has_prefix (cases[i][1], "video/x-raw")
+                                     ? g_strdup_printf ("model=%s ! flowdecode", model)
+                                     : g_strdup (""),
+                      *line = g_strdup_printf ("videotestsrc num-buffers=1 ! "
+                                               "video/x-raw,format=I420,width=16,height=8,framerate=10/1 ! "
+                                               "flowencode %s name=flow model=%s ! capsfilter caps=\"%s\" ! "
+                                               "fakesink",
+                                               decoder, model, cases[i][0]);
       GstElement *pipeline = fixture_launch (line);
       g_autoptr (GstElement) flow = gst_bin_get_by_name (GST_BIN (pipeline), "flow");
       g_autoptr (GstPad) pad = gst_element_get_static_pad (flow, "src");
@@ -3046,7 +3052,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_downstream_changes_within_a_frame),
     cmocka_unit_test (test_unwanted_video),
     cmocka_unit_test (test_unwanted_latents),
-    cmocka_unit_test (test_choice_of_latents),
+    cmocka_unit_test (test_choice_of_caps),
     cmocka_unit_test (test_hdr),
     cmocka_unit_test (test_chroma_site),
     cmocka_unit_test (test_streams_of_a_file),
