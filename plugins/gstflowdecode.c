@@ -436,7 +436,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
       return FALSE;
     }
   GstVideoFormat format;
-  const gboolean known = choose_format (self, config, &info, &format);
+  const gboolean known = choose_format (self, config, &info, &format), first = !self->output;
   check_text (self, &info);
   g_free (self->action);
   self->action = g_new0 (float, MAX (info.actions, 1));
@@ -449,7 +449,12 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   set_output (self, format);
   self->together = choose_at_once (self, session, &settings, at_once);
   tell_latency (self);
-  return negotiate (self, known);
+  if (negotiate (self, known))
+    return TRUE;
+  /* nothing of the model was shown yet */
+  if (first)
+    g_clear_pointer (&self->output, gst_video_codec_state_unref);
+  return FALSE;
 }
 
 /* Downstream may want another format than it did: before frames get their buffers. The pictures that a stream

@@ -250,9 +250,8 @@ static const char *
 find_converter (const char *field)
 {
   static const char *const converters[][2] = {
-    { "format", "videoconvert" },
-    { "width", "videoscale" },
-    { "height", "videoscale" },
+    { "format", "videoconvert" }, { "colorimetry", "videoconvert" }, { "chroma-site", "videoconvert" },
+    { "width", "videoscale" },    { "height", "videoscale" },        { "pixel-aspect-ratio", "videoscale" },
     { "framerate", "videorate" },
   };
   for (guint i = 0; i < G_N_ELEMENTS (converters); i++)
@@ -310,7 +309,9 @@ gst_flow_describe_unwanted (const GstCaps *made, const GstCaps *wanted)
   if (!same_type && other_type)
     g_string_append_printf (text, "%s, but %s is wanted", type, other_type);
   else if (!fields)
-    g_string_append (text, "it does not say what it wants");
+    g_string_append (text, gst_caps_is_empty (wanted)
+                               ? "it takes nothing at all, as branches that want different things do"
+                               : "it does not say what it wants");
   if (advice->len)
     g_string_append_printf (text, "; put %s behind", advice->str);
   if (others)

@@ -913,7 +913,7 @@ test_plain_starflow (void **state)
   {
     const char *ending, *text, *setting;
   } cases[] = {
-    { ".yaml", "img_size: 16\npatch_size: 4\nchannel_size: 3\nblocks: 3\nlayers_per_block: 2\n", NULL },
+    { ".yaml", "img_size: 16\npatch_size: 4\nchannel_size: 3\nblocks: 3\n", "family=starflow" },
     { ".yaml", "img_size: 16\nblocks: 3\nuse_softplus: 0\nrope: 0\nseq_order: R2L\n", NULL },
     { ".json", "{\"img_size\": 16, \"patch_size\": 4, \"seq_order\": \"R2L\", \"soft_clip\": 0}", NULL },
     { ".json", "{\"img_size\": 16, \"patch_size\": 4, \"in_channels\": 3}", "use_softplus=false" },
@@ -934,6 +934,21 @@ test_plain_starflow (void **state)
       assert_int_equal (config->patch_size, 4);
       assert_false (config->rope);
     }
+
+  /* YAML that could be either's */
+  g_autofree char *yaml_path = beside (".yaml");
+  write_text (yaml_path, "img_size: 16\npatch_size: 4\n");
+  g_autoptr (NfTensorFile) file = open_file (path);
+  check_refused (file, NULL, NULL, NF_ERROR_CONFIG, "do not say family;");
+  NfConfig c = tarflow;
+  c.nvp = FALSE;
+  write_weights (&c, NULL, NULL);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) preserving = open_file (path);
+  g_autoptr (NfConfig) config = nf_checkpoint_config (preserving, NULL, NULL, &error);
+  g_unlink (yaml_path);
+  nf_test_ok (config, error);
+  assert_int_equal (config->family, NF_FAMILY_TARFLOW);
 }
 
 int

@@ -9,7 +9,7 @@
 static void
 test_light (void **state)
 {
-  static const struct
+  const struct
   {
     NfPixelLayout layout;
     double brightness, contrast;

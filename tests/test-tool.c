@@ -1895,10 +1895,7 @@ test_idle_options (void **state)
        "wrong.png");
   BAD (2, "--guess is for sweeps", "sample", "-m", model, "--method", "sequential", "--guess", "zeros",
        "wrong.png");
-  BAD (1, "--guess frame: the model is one of pictures", "sample", "-q", "-m", model, "--guess", "frame",
-       "wrong.png");
-  BAD (1, "--guess frame: the model is one of pictures", "eval", "-q", "-m", model, "--check", "--guess",
-       "frame", "-n", "1", video);
+  GOOD ("sample", "-q", "-m", model, "--guess", "frame", "guess.png");
   GOOD ("sample", "-q", "-m", "normflow-pong-64", "--frames", "2", "--guess", "frame", "guess.mkv");
   BAD (2, "--max-sweeps is for sweeps", "sample", "-m", model, "--method", "sequential", "--max-sweeps", "2",
        "wrong.png");

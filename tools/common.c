@@ -396,13 +396,11 @@ nf_command_open (NfCommand *self, GError **error)
                                     self->cancellable, error);
   if (!model)
     return NULL;
-  if (self->decoding.guess == NF_GUESS_FRAME && !nf_model_get_config (model)->frames)
-    {
-      g_set_error_literal (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                           "--guess frame: the model is one of pictures, which no frames come before; take "
-                           "latent or zeros");
-      return NULL;
-    }
+  if (self->decoding.guess == NF_GUESS_FRAME && !nf_model_get_config (model)->frames && !self->quiet)
+    nf_progress_note (self->progress,
+                      "normflow %s: note: --guess frame is for models of videos; pictures, which no frames "
+                      "come before, are begun with latent",
+                      self->name);
   session = nf_session_new (model, error);
   if (!session || (self->text && !nf_session_load_text (session, self->text, error)))
     return NULL;
@@ -462,7 +460,7 @@ nf_command_keep_residual (NfCommand *self, NfSession *session, NfStream *stream)
 void
 nf_command_tell_residual (const NfCommand *self)
 {
-  if (self->residual > 0)
+  if (self->residual > self->decoding.tolerance)
     fprintf (stderr, "normflow %s: values that were taken before they had settled were off by up to %.3g\n",
              self->name, self->residual);
 }

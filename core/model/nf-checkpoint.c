@@ -444,18 +444,22 @@ say_starflow (Config *c)
     }
 }
 
-/* Only STARFlow's training has YAML; else it has tensors or members that no TARFlow has. Embedded classes and
- * blocks that preserve volume are of TARFlow alone. */
+/* Embedded classes and blocks that preserve volume are of TARFlow alone. */
+static gboolean
+is_tarflow (const Config *c)
+{
+  const guint D = size_of (find_first (c, "proj_in.weight"), 1);
+  return find_first (c, "class_embed") || (D && size_of (find_first (c, "proj_out.weight"), 0) == D);
+}
+
+/* It has tensors or members that no TARFlow has. */
 static gboolean
 is_starflow (const Config *c)
 {
   static const char *const names[]
       = { "sos_embed", "final_norm.weight", "attn_blocks.0.attention.query_norm.weight",
           "attn_blocks.0.attention.post_norm.weight", "attn_blocks.0.mlp.gate_proj.weight" };
-  if (find_first (c, "class_embed")
-      || size_of (find_first (c, "proj_out.weight"), 0) == size_of (find_first (c, "proj_in.weight"), 1))
-    return FALSE;
-  if (c->recipe || nf_config_looks_like_starflow (c->members))
+  if (nf_config_looks_like_starflow (c->members))
     return TRUE;
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     if (find_first (c, names[i]))
@@ -641,11 +645,13 @@ complete (Config *c, GError **error)
       = family && JSON_NODE_HOLDS_VALUE (family) && json_node_get_value_type (family) == G_TYPE_STRING;
   if (!find_blocks (c, error))
     return FALSE;
-  if (said ? strcmp (json_node_get_string (family), "starflow") == 0 : is_starflow (c))
+  if (said ? strcmp (json_node_get_string (family), "starflow") == 0 : !is_tarflow (c) && is_starflow (c))
     {
       drop_nvp (c);
       say_starflow (c);
     }
+  else if (c->recipe && !said && !is_tarflow (c)) /* of STARFlow's training, or written for a TARFlow */
+    say_or_ask (c, "family", 0);
   else
     say_tarflow (c);
   if (c->misnamed)

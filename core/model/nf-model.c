@@ -449,7 +449,8 @@ check_room (const NfWeights *weights, NfDevice *device, guint64 bytes, GError **
   const char *advice = NULL;
   if (bytes <= info->max_alloc)
     return TRUE;
-  for (guint i = 0; i < G_N_ELEMENTS (smaller) && !advice; i++)
+  /* a new model is to be trained, which these are not for */
+  for (guint i = 0; weights->file && i < G_N_ELEMENTS (smaller) && !advice; i++)
     if (bytes / smaller[i].per_word * per_word <= info->max_alloc)
       advice = smaller[i].advice;
   g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
