@@ -2602,7 +2602,7 @@ check_stopping (const char *line)
   g_autoptr (GstElement) pipeline = gst_object_ref_sink (gst_parse_launch (line, &error));
   assert_no_error (error);
   g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
-  for (guint i = 0; i < 40; i++)
+  for (guint i = 0; i < 16; i++)
     {
       gst_element_set_state (pipeline, GST_STATE_PLAYING);
       g_usleep (i % 8 * 700);
