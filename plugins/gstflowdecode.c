@@ -44,6 +44,7 @@ enum
   PROP_WINDOW,
   PROP_GUESS,
   PROP_TOLERANCE,
+  PROP_BLOCKS,
   PROP_MAX_SWEEPS,
   PROP_BUDGET_MS,
   PROP_KEEP_UP,
@@ -75,6 +76,8 @@ struct _GstFlowDecode
 
   /* under the object lock */
   Settings wanted;
+  char *blocks;           /* as they were set, */
+  GError *unclear_blocks; /* and what is wrong with them, if anything */
   guint at_once;
   gint look_ahead;
 
@@ -171,6 +174,37 @@ gst_flow_stream_denoise_get_type (void)
   if (g_once_init_enter (&type))
     g_once_init_leave (&type, g_enum_register_static ("GstFlowStreamDenoise", values));
   return type;
+}
+
+/* Of what is wrong nobody hears before the start, which then fails. */
+static void
+set_blocks (GstFlowDecode *self, const char *text)
+{
+  const gboolean started = gst_flow_is_started (GST_ELEMENT (self));
+  g_autoptr (GError) error = NULL;
+  GST_OBJECT_LOCK (self);
+  if (nf_decode_options_set_blocks (&self->wanted.options, text, &error) || !started)
+    {
+      g_free (self->blocks);
+      self->blocks = g_strdup (text);
+      g_clear_error (&self->unclear_blocks);
+      self->unclear_blocks = g_steal_pointer (&error);
+    }
+  GST_OBJECT_UNLOCK (self);
+  if (error)
+    GST_ELEMENT_WARNING (self, RESOURCE, SETTINGS, ("%s; the ones before are kept", error->message), (NULL));
+}
+
+static gboolean
+gst_flow_decode_start (GstVideoDecoder *decoder)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  GST_OBJECT_LOCK (self);
+  g_autoptr (GError) error = self->unclear_blocks ? g_error_copy (self->unclear_blocks) : NULL;
+  GST_OBJECT_UNLOCK (self);
+  if (error)
+    GST_ELEMENT_ERROR (self, RESOURCE, SETTINGS, ("%s", error->message), (NULL));
+  return !error;
 }
 
 static gboolean
@@ -652,7 +686,7 @@ post_residual (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *fram
     nf_session_get_decode_report (session, &report);
   else
     nf_stream_get_decode_report (gst_flow_engine_get_stream (&self->engine), &report);
-  if (report.residual <= options->tolerance)
+  if (report.residual <= nf_decode_options_get_tolerance (options))
     return;
   GstStructure *structure
       = gst_structure_new ("flow-residual", "timestamp", G_TYPE_UINT64, frame->pts, "frame-index",
@@ -994,6 +1028,11 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
 
   if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
     return;
+  if (id == PROP_BLOCKS) /* which has messages to post */
+    {
+      set_blocks (self, g_value_get_string (value));
+      return;
+    }
   GST_OBJECT_LOCK (self);
   switch (id)
     {
@@ -1085,6 +1124,9 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
     case PROP_TOLERANCE:
       g_value_set_double (value, self->wanted.options.tolerance);
       break;
+    case PROP_BLOCKS:
+      g_value_set_string (value, self->blocks);
+      break;
     case PROP_MAX_SWEEPS:
       g_value_set_uint (value, self->wanted.options.max_sweeps);
       break;
@@ -1112,9 +1154,12 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
 static void
 gst_flow_decode_finalize (GObject *object)
 {
-  g_ptr_array_unref (GST_FLOW_DECODE (object)->waiting);
-  g_ptr_array_unref (GST_FLOW_DECODE (object)->held);
-  gst_flow_engine_clear (&GST_FLOW_DECODE (object)->engine);
+  GstFlowDecode *self = GST_FLOW_DECODE (object);
+  g_ptr_array_unref (self->waiting);
+  g_ptr_array_unref (self->held);
+  g_free (self->blocks);
+  g_clear_error (&self->unclear_blocks);
+  gst_flow_engine_clear (&self->engine);
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
 
@@ -1160,6 +1205,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   object_class->finalize = gst_flow_decode_finalize;
   element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_decode_change_state);
   element_class->post_message = GST_DEBUG_FUNCPTR (gst_flow_decode_post_message);
+  decoder_class->start = GST_DEBUG_FUNCPTR (gst_flow_decode_start);
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
   decoder_class->negotiate = GST_DEBUG_FUNCPTR (gst_flow_decode_negotiate);
@@ -1216,6 +1262,13 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
                            "Change of a value between sweeps that counts as none; 0 gives the same bits as "
                            "token by token",
                            0, 1, 0, flags));
+  g_object_class_install_property (
+      object_class, PROP_BLOCKS,
+      g_param_spec_string ("blocks", "Blocks",
+                           "In place of window, guess and tolerance those of each block of the flow, block 0 "
+                           "first: WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE, separated by commas, such "
+                           "as 16,1,32:zeros; 1 is token by token, 0 as method says",
+                           NULL, flags & ~GST_PARAM_CONTROLLABLE));
   g_object_class_install_property (
       object_class, PROP_MAX_SWEEPS,
       g_param_spec_uint ("max-sweeps", "Most sweeps",

@@ -115,9 +115,8 @@ gst_flow_engine_install_properties (GObjectClass *class, gint work)
             NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 }
 
-/* In PAUSED or PLAYING, or on the way there or back. */
-static gboolean
-is_started (GstElement *element)
+gboolean
+gst_flow_is_started (GstElement *element)
 {
   GST_OBJECT_LOCK (element);
   const gboolean started = MAX (GST_STATE (element), GST_STATE_NEXT (element)) > GST_STATE_READY;
@@ -135,7 +134,7 @@ gst_flow_can_set (gpointer element, const GValue *value, GParamSpec *pspec)
   g_object_get_property (element, pspec->name, &present);
   if (g_param_values_cmp (pspec, value, &present) == 0)
     return FALSE;
-  if (is_started (element))
+  if (gst_flow_is_started (element))
     {
       g_autofree char *kept = g_strdup_value_contents (&present);
       GST_ELEMENT_WARNING (
@@ -172,7 +171,7 @@ percentile_95 (GstFlowEngine *engine)
 static gboolean
 is_current (GstFlowEngine *engine)
 {
-  if (is_started (engine->element))
+  if (gst_flow_is_started (engine->element))
     return TRUE;
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   return !engine->stale;

@@ -91,6 +91,9 @@ enum
  */
 gboolean gst_flow_can_set (gpointer element, const GValue *value, GParamSpec *pspec);
 
+/** gst_flow_is_started: Returns: whether @element is in PAUSED or PLAYING, or on the way there or back. */
+gboolean gst_flow_is_started (GstElement *element);
+
 /* In class_init. WORK: as of gst_flow_engine_init(); those that have a session text can condition. */
 void gst_flow_engine_install_properties (GObjectClass *class, gint work);
 

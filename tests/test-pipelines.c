@@ -597,8 +597,9 @@ test_guidance (void **state)
 static void
 test_decode_methods (void **state)
 {
-  static const char *const exact[] = { "method=sequential", "method=jacobi",
-                                       "method=jacobi window=3 guess=zeros", "method=jacobi window=5" };
+  static const char *const exact[]
+      = { "method=sequential", "method=jacobi", "method=jacobi window=3 guess=zeros",
+          "method=jacobi window=5", "blocks=\"3:zeros,1\" window=9" };
   g_autoptr (GPtrArray) wanted = reference (4);
   const char *model = fixture_model[MODEL_YUV];
 
@@ -636,6 +637,45 @@ test_decode_methods (void **state)
     }
   fixture_stop (pipeline);
   assert_true (told);
+}
+
+/* How blocks are decoded can change while frames come. What says nothing is an error of the start, then a
+ * warning; what is another model's is an error once there is a model. */
+static void
+test_blocks (void **state)
+{
+  const char *model = fixture_model[MODEL_YUV];
+  const char *line = "videotestsrc num-buffers=%d ! " VIDEO " ! flowencode model=\"%s\" ! "
+                     "flowdecode name=flow model=\"%s\" blocks=\"%s\" ! fakesink sync=false";
+  (void)state;
+  GstElement *pipeline = launch (line, 1, model, model, "3x,1");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  g_autoptr (GstElement) flow = gst_bin_get_by_name (GST_BIN (pipeline), "flow");
+  g_autofree char *unclear = NULL, *kept = NULL;
+  g_object_get (flow, "blocks", &unclear, NULL);
+  assert_string_equal (unclear, "3x,1");
+  gst_element_set_state (pipeline, GST_STATE_PAUSED);
+  assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, "\"3x\" of block 0", NULL);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  g_object_set (flow, "blocks", "3,1", NULL);
+  gst_bus_set_flushing (bus, TRUE);
+  gst_bus_set_flushing (bus, FALSE);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_object_set (flow, "blocks", "3,1:now", NULL);
+  g_autoptr (GstMessage) warning = fixture_wait (bus, GST_MESSAGE_WARNING);
+  assert_non_null (warning);
+  g_object_get (flow, "blocks", &kept, NULL);
+  assert_string_equal (kept, "3,1");
+  g_autoptr (GstMessage) end = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  assert_true (end && GST_MESSAGE_TYPE (end) == GST_MESSAGE_EOS);
+  fixture_stop (pipeline);
+
+  pipeline = launch (line, 1, model, model, "3");
+  g_autoptr (GstBus) other_bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  assert_error_message (other_bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS,
+                        "how 1 blocks are decoded", NULL);
+  fixture_stop (pipeline);
 }
 
 /* Life */
@@ -1072,6 +1112,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_seeds),
     cmocka_unit_test (test_guidance),
     cmocka_unit_test (test_decode_methods),
+    cmocka_unit_test (test_blocks),
     cmocka_unit_test (test_two_branches),
     cmocka_unit_test (test_score_travels_with_video),
     cmocka_unit_test (test_state_cycles),

@@ -626,6 +626,150 @@ test_flying_candidates (void **state)
     }
 }
 
+/* Samples of a decoding with OPTIONS, and its report. */
+static float *
+decode_tokens (NfSession *session, const float *latents, gsize n, const NfDecodeOptions *options,
+               NfDecodeReport *report)
+{
+  g_autoptr (GError) error = NULL;
+  float *samples = g_new (float, n);
+  nf_test_ok (nf_session_decode (session, latents, 1, NULL, options, samples, &error), error);
+  nf_session_get_decode_report (session, report);
+  return samples;
+}
+
+/* Each block is decoded with the window, the guess and the tolerance that were given for it. */
+static void
+test_blocks (void **state)
+{
+  enum
+  {
+    T = 3,
+    ALL_OF_THEM = T
+  };
+  NfConfig config = large_tiles;
+  config.n_blocks = T;
+  const guint N = nf_config_tokens (&config);
+  const gsize n = (gsize)N * nf_config_features (&config);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 7, 0.15);
+  g_autoptr (NfModel) model = nf_test_model (reference, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_autofree float *latents = g_new (float, n);
+  NfDecodeReport report;
+  nf_random_normal (3, 0, n, 1, latents);
+  g_autofree float *wanted
+      = decode_tokens (session, latents, n, &(NfDecodeOptions){ .method = NF_DECODE_SEQUENTIAL }, &report);
+  const guint64 one_by_one = report.passes;
+  assert_int_equal (one_by_one, T * (N - 1)); /* the first token of each is not asked for */
+
+  /* to the fixed point, in one way and another, and what the method says where a window is 0 */
+  static const char *const exact[] = { "1,1,1", "16,1,3:zeros", "0,5:latent:0,1", "32:frame,0:zeros,7" };
+  for (guint i = 0; i < G_N_ELEMENTS (exact); i++)
+    for (NfDecodeMethod method = NF_DECODE_AUTO; method <= NF_DECODE_JACOBI; method++)
+      {
+        NfDecodeOptions options = { .method = method };
+        nf_test_ok (nf_decode_options_set_blocks (&options, exact[i], &error), error);
+        g_autofree float *samples = decode_tokens (session, latents, n, &options, &report);
+        if (memcmp (samples, wanted, n * sizeof *samples) != 0)
+          fail_msg ("blocks %s, method %s: not as token by token", exact[i], nf_decode_method_name (method));
+        if (i == 0 || method == NF_DECODE_SEQUENTIAL)
+          assert_int_equal (report.passes, one_by_one);
+      }
+
+  /* one sweep of each window: passes say how wide they were, values where they started */
+  NfDecodeOptions options = { .method = NF_DECODE_JACOBI, .max_sweeps = 1 };
+  nf_test_ok (nf_decode_options_set_blocks (&options, "16,16,16", &error), error);
+  g_autofree float *plain = decode_tokens (session, latents, n, &options, &report);
+  const guint64 swept = report.passes;
+  assert_true (swept < one_by_one && report.residual > 0);
+  for (guint t = 0; t < T; t++)
+    {
+      NfDecodeOptions other = options;
+      other.blocks[t].window = 1;
+      g_free (decode_tokens (session, latents, n, &other, &report));
+      assert_int_equal (report.passes, swept - swept / T + one_by_one / T);
+      other.blocks[t] = (NfDecodeBlock){ .window = 16, .guess = NF_GUESS_ZEROS };
+      g_autofree float *samples = decode_tokens (session, latents, n, &other, &report);
+      assert_int_equal (report.passes, swept);
+      assert_memory_not_equal (samples, plain, n * sizeof *samples);
+    }
+
+  /* a tolerance saves passes of the block that it is for, and is what residuals are within */
+  options.max_sweeps = 0;
+  g_free (decode_tokens (session, latents, n, &options, &report));
+  const guint64 settled = report.passes;
+  guint64 saved[T + 1];
+  for (guint t = 0; t <= T; t++)
+    {
+      NfDecodeOptions other = options;
+      for (guint i = 0; i < T; i++)
+        other.blocks[i].tolerance = i == t || t == ALL_OF_THEM ? 0.01 : 0;
+      assert_true (nf_decode_options_get_tolerance (&other) == 0.01);
+      g_free (decode_tokens (session, latents, n, &other, &report));
+      assert_true (report.residual > 0 && report.residual <= 0.01 && report.passes < settled);
+      saved[t] = settled - report.passes;
+    }
+  assert_true (saved[ALL_OF_THEM] > MAX (MAX (saved[0], saved[1]), saved[2]));
+
+  /* others than the model's */
+  options.n_blocks = 2;
+  assert_false (nf_session_decode (session, latents, 1, NULL, &options, plain, &error));
+  assert_non_null (strstr (error->message, "2 blocks are decoded, but the model has 3"));
+  g_clear_error (&error);
+  options.n_blocks = T;
+  options.blocks[1].tolerance = NAN;
+  assert_false (nf_session_decode (session, latents, 1, NULL, &options, plain, &error));
+  assert_non_null (strstr (error->message, "block 1: tolerance nan"));
+}
+
+static void
+test_blocks_text (void **state)
+{
+  static const char *const wrong[] = { ",",
+                                       "16,",
+                                       "x",
+                                       "-1",
+                                       "65537",
+                                       "16:",
+                                       "16:best",
+                                       "16:zeros:",
+                                       "16:zeros:2",
+                                       "16:zeros:-1",
+                                       "16:zeros:nan",
+                                       "16:zeros:0.1x",
+                                       "16:zeros:0.1:3",
+                                       "16 16" };
+  g_autoptr (GString) many = g_string_new ("1");
+  g_autoptr (GError) error = NULL;
+  NfDecodeOptions options = { .tolerance = 0.5 };
+
+  (void)state;
+  assert_true (nf_decode_options_get_tolerance (&options) == 0.5);
+  nf_test_ok (nf_decode_options_set_blocks (&options, " 16 , 0:zeros,1:frame: 1e-3", &error), error);
+  assert_int_equal (options.n_blocks, 3);
+  assert_int_equal (options.blocks[0].window, 16);
+  assert_int_equal (options.blocks[1].guess, NF_GUESS_ZEROS);
+  assert_int_equal (options.blocks[2].guess, NF_GUESS_FRAME);
+  assert_true (options.blocks[2].tolerance == 1e-3 && nf_decode_options_get_tolerance (&options) == 1e-3);
+  for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
+    {
+      assert_false (nf_decode_options_set_blocks (&options, wrong[i], &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT) && strstr (error->message, wrong[i]));
+      g_clear_error (&error);
+      assert_int_equal (options.n_blocks, 3);
+    }
+  for (guint t = 1; t < NF_MAX_BLOCKS; t++)
+    g_string_append (many, ",1");
+  nf_test_ok (nf_decode_options_set_blocks (&options, many->str, &error), error);
+  assert_int_equal (options.n_blocks, NF_MAX_BLOCKS);
+  g_string_append (many, ",1");
+  assert_false (nf_decode_options_set_blocks (&options, many->str, &error));
+  nf_test_ok (nf_decode_options_set_blocks (&options, NULL, NULL), error);
+  assert_int_equal (options.n_blocks, 0);
+}
+
 /* A budget that suffices costs nothing: frames of one tile and of many are decoded as without one. What does
  * not suffice is kept by sweeping the rest once, and said to have been, unless there are so many tiles that
  * finding the rest takes less. */
@@ -2141,6 +2285,9 @@ main (int argc, char **argv)
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "drafts, weights in integers", test_drafted, NULL, NULL, (void *)"cpu,precision=int8-weights" },
+    { "blocks, kernels=cpu", test_blocks, NULL, NULL, (void *)"cpu" },
+    { "blocks, kernels=gpu", test_blocks, NULL, NULL, (void *)"gpu" },
+    cmocka_unit_test (test_blocks_text),
     { "flying candidates, kernels=cpu", test_flying_candidates, NULL, NULL, (void *)"cpu" },
     { "flying candidates, kernels=gpu", test_flying_candidates, NULL, NULL, (void *)"gpu" },
     { "flying candidates, bfloat16", test_flying_candidates, NULL, NULL, (void *)"cpu,precision=bf16" },

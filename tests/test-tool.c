@@ -1880,8 +1880,8 @@ test_idle_options (void **state)
   BAD (2, "--seed is that of --noise", "denoise", "-q", "-m", model, "-s", "0.1", "--seed", "3", video,
        "wrong.mkv");
   static const char *const decoding[][2]
-      = { { "method", "jacobi" }, { "guess", "zeros" },  { "window", "4" },
-          { "tolerance", "0.1" }, { "max-sweeps", "2" }, { "budget-ms", "9" } };
+      = { { "method", "jacobi" }, { "guess", "zeros" },  { "window", "4" },   { "tolerance", "0.1" },
+          { "blocks", "1,2" },    { "max-sweeps", "2" }, { "budget-ms", "9" } };
   for (guint i = 0; i < G_N_ELEMENTS (decoding); i++)
     {
       g_autofree char *option = g_strconcat ("--", decoding[i][0], NULL),
@@ -1889,6 +1889,13 @@ test_idle_options (void **state)
       BAD (2, text, "eval", "-q", "-m", model, option, decoding[i][1], "-n", "1", video);
     }
   GOOD ("eval", "-q", "-m", model, "--check", "--method", "jacobi", "-n", "1", video);
+  BAD (2, "--blocks is for sweeps", "sample", "-m", model, "--method", "sequential", "--blocks", "4",
+       "wrong.png");
+  BAD (2, "--blocks says of each block what --guess says of all", "sample", "-m", model, "--blocks", "4",
+       "--guess", "zeros", "wrong.png");
+  BAD (2, "\"4x\" of block 1 is none of WINDOW", "sample", "-m", model, "--blocks", "4,4x", "wrong.png");
+  BAD (1, "blocks say how 1 blocks are decoded, but the model has", "sample", "-m", model, "--blocks", "4",
+       "wrong.png");
   BAD (2, "--window is for sweeps", "sample", "-m", model, "--method", "sequential", "--window", "4",
        "wrong.png");
   BAD (2, "--tolerance is for sweeps", "sample", "-m", model, "--method", "sequential", "--tolerance", "0.1",

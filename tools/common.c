@@ -45,7 +45,7 @@ nf_command_clear (NfCommand *self)
 /* What options of decoding say, before it is checked. */
 typedef struct
 {
-  char *method, *guess;
+  char *method, *guess, *blocks;
   gint window, max_sweeps;
 } Decoding;
 
@@ -54,6 +54,7 @@ decoding_clear (Decoding *self)
 {
   g_free (self->method);
   g_free (self->guess);
+  g_free (self->blocks);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Decoding, decoding_clear)
 
@@ -61,9 +62,13 @@ static gboolean
 check_decoding (NfCommand *self, const Decoding *decoding)
 {
   NfDecodeOptions *options = &self->decoding;
-  const char *of_sweeps = decoding->guess          ? "guess"
+  g_autoptr (GError) error = NULL;
+  const char *of_blocks = decoding->guess          ? "guess"
                           : decoding->window       ? "window"
                           : options->tolerance > 0 ? "tolerance"
+                                                   : NULL;
+  const char *of_sweeps = of_blocks                ? of_blocks
+                          : decoding->blocks       ? "blocks"
                           : decoding->max_sweeps   ? "max-sweeps"
                           : options->budget_ms > 0 ? "budget-ms"
                                                    : NULL;
@@ -77,6 +82,10 @@ check_decoding (NfCommand *self, const Decoding *decoding)
     nf_command_usage (self, "--tolerance %g is out of range: 0 to 1", options->tolerance);
   else if (!(options->budget_ms >= 0 && options->budget_ms <= 1e6))
     nf_command_usage (self, "--budget-ms %g is out of range: 0 to 1e6", options->budget_ms);
+  else if (decoding->blocks && of_blocks)
+    nf_command_usage (self, "--blocks says of each block what --%s says of all: give one of them", of_blocks);
+  else if (!nf_decode_options_set_blocks (options, decoding->blocks, &error))
+    nf_command_usage (self, "%s", error->message);
   else if (options->method == NF_DECODE_SEQUENTIAL && of_sweeps)
     nf_command_usage (self, "--%s is for sweeps over several tokens: not with --method sequential",
                       of_sweeps);
@@ -172,6 +181,10 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
             "GUESS" },
           { "tolerance", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.tolerance,
             "Change of a value that counts as none (default: 0, the same bits as sequential)", "T" },
+          { "blocks", 0, 0, G_OPTION_ARG_STRING, &decoding.blocks,
+            "Window, guess and tolerance of each block of the flow, block 0 first, such as "
+            "16,1,32:zeros,0:latent:1e-4; 1 is token by token, 0 as --method",
+            "W[:G[:T]],…" },
           { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
             "Sweeps after which a window is taken as it is (default: no limit)", "N" },
           { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
@@ -382,6 +395,15 @@ nf_command_open_device (NfCommand *self, GError **error)
   return g_steal_pointer (&device);
 }
 
+static gboolean
+guesses_frame (const NfDecodeOptions *options)
+{
+  gboolean frame = options->guess == NF_GUESS_FRAME;
+  for (guint t = 0; t < options->n_blocks; t++)
+    frame = frame || options->blocks[t].guess == NF_GUESS_FRAME;
+  return frame;
+}
+
 NfSession *
 nf_command_open (NfCommand *self, GError **error)
 {
@@ -396,9 +418,9 @@ nf_command_open (NfCommand *self, GError **error)
                                     self->cancellable, error);
   if (!model)
     return NULL;
-  if (self->decoding.guess == NF_GUESS_FRAME && !nf_model_get_config (model)->frames && !self->quiet)
+  if (guesses_frame (&self->decoding) && !nf_model_get_config (model)->frames && !self->quiet)
     nf_progress_note (self->progress,
-                      "normflow %s: note: --guess frame is for models of videos; pictures, which no frames "
+                      "normflow %s: note: the guess frame is for models of videos; pictures, which no frames "
                       "come before, are begun with latent",
                       self->name);
   session = nf_session_new (model, error);
@@ -460,7 +482,7 @@ nf_command_keep_residual (NfCommand *self, NfSession *session, NfStream *stream)
 void
 nf_command_tell_residual (const NfCommand *self)
 {
-  if (self->residual > self->decoding.tolerance)
+  if (self->residual > nf_decode_options_get_tolerance (&self->decoding))
     fprintf (stderr, "normflow %s: values that were taken before they had settled were off by up to %.3g\n",
              self->name, self->residual);
 }

@@ -50,6 +50,7 @@ typedef struct
   /* the block that is being inverted */
   guint t, B; /* samples: frames count where the block is local */
   const NfFlowBlock *block;
+  NfDecodeBlock way;
   const NfBlockSequence *sequence;
   NfBlockCache *cache;
   NfBuffer *changes; /* work memory of parallel decoding */
@@ -187,7 +188,7 @@ guess (Inversion *self, guint first)
   for (guint b = 0; b < self->B && first < self->end; b++)
     {
       const gsize at = (b * N + first) * D, n = (self->end - first) * D;
-      if (self->options->guess == NF_GUESS_ZEROS)
+      if (self->way.guess == NF_GUESS_ZEROS)
         nf_ops_fill (self->flow->ops, nf_view (self->x, at), 0.0f, n);
       else
         nf_ops_copy (self->flow->ops, nf_view (self->z, at), nf_view (self->x, at), n);
@@ -257,7 +258,7 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
           self->done++;
           continue;
         }
-      if (options->guess == NF_GUESS_FRAME)
+      if (self->way.guess == NF_GUESS_FRAME)
         guess_frame (self, n, n + count);
       predict (self, n, count);
       apply (self, n, count, self->changes);
@@ -267,9 +268,9 @@ run_parallel (Inversion *self, guint *first, guint end, guint window, double lea
       sweeps++;
       const gboolean late = (options->max_sweeps && sweeps >= options->max_sweeps) || is_late (self);
       const guint taken
-          = count_settled (changes, self->B, count, options->tolerance, late, &self->report->residual);
+          = count_settled (changes, self->B, count, self->way.tolerance, late, &self->report->residual);
       /* values that were accepted although they moved were not what their rows have read; those behind do */
-      if (taken > 1 && (late || options->tolerance > 0) && (n + taken < self->end || self->goes_on))
+      if (taken > 1 && (late || self->way.tolerance > 0) && (n + taken < self->end || self->goes_on))
         predict (self, n, taken);
       n += taken;
       if (taken == count || late)
@@ -345,9 +346,11 @@ find_tokens (Inversion *self, guint first)
   const NfDecodeOptions *options = self->options;
   const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
   const gboolean sweeps = options->method == NF_DECODE_JACOBI || options->max_sweeps > 0;
+  const guint window = self->way.window;
 
-  self->widest = options->window ? MIN (options->window, capacity) : capacity;
-  if (options->method == NF_DECODE_SEQUENTIAL || (!sweeps && self->B >= MANY_SAMPLES))
+  /* windows of one are for tokens that are found; if it is late, the rest is swept as widely as ever */
+  self->widest = window > 1 ? MIN (window, capacity) : capacity;
+  if (options->method == NF_DECODE_SEQUENTIAL || window == 1 || (!sweeps && self->B >= MANY_SAMPLES))
     {
       if (!run_sequential (self, &first, self->end, saves_by_sweeping (self)))
         return FALSE;
@@ -358,7 +361,7 @@ find_tokens (Inversion *self, guint first)
   else
     {
       guess (self, first);
-      if (!sweeps && !options->window && !run_fastest (self, &first))
+      if (!sweeps && !window && !run_fastest (self, &first))
         return FALSE;
     }
   return run_parallel (self, &first, self->end, self->widest, 0);
@@ -377,14 +380,17 @@ invert_block (Inversion *self, guint given)
 static void
 set_block (Inversion *self, guint t, guint B)
 {
+  const NfDecodeOptions *options = self->options;
   self->t = t;
   self->B = B;
   self->block = nf_model_get_block (self->flow->model, t);
+  self->way = options->n_blocks ? options->blocks[t]
+                                : (NfDecodeBlock){ options->window, options->guess, options->tolerance };
   self->sequence = &self->flow->sequences[t];
   self->end = self->sequence->N;
   self->entered = 0;
   self->affine = nf_block_affine (self->block, self->sequence, B);
-  self->snap = self->options->snap && t == 0;
+  self->snap = options->snap && t == 0;
 }
 
 static Inversion

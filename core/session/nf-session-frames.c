@@ -232,6 +232,16 @@ find_new_tiles (const NfConfig *config, const NfGrid *grid, const float *latents
   return count;
 }
 
+static gboolean
+blocks_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
+{
+  gboolean alike = a->n_blocks == b->n_blocks;
+  for (guint t = 0; t < a->n_blocks && alike; t++)
+    alike = a->blocks[t].window == b->blocks[t].window && a->blocks[t].guess == b->blocks[t].guess
+            && a->blocks[t].tolerance == b->blocks[t].tolerance;
+  return alike;
+}
+
 /* Whether tiles of the same latents come out the same. What was cut short is not remembered: limits of time
  * and sweeps do not matter. */
 static gboolean
@@ -240,7 +250,8 @@ decode_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
   return a->guidance == b->guidance && a->guide == b->guide && a->annealed == b->annealed
          && a->attention_temperature == b->attention_temperature && a->snap == b->snap
          && a->method == b->method && a->window == b->window && a->guess == b->guess
-         && a->tolerance == b->tolerance && a->drawn == b->drawn && a->denoise == b->denoise;
+         && a->tolerance == b->tolerance && blocks_alike (a, b) && a->drawn == b->drawn
+         && a->denoise == b->denoise;
 }
 
 /* Frames on their way: one's latents are on the device, and one's samples are staged. */
@@ -370,7 +381,7 @@ remember (NfSession *self, const NfFrame *frame, const float *latents, gint labe
   shown->label = label;
   shown->options = *options;
   /* what was cut short might come out otherwise another time */
-  shown->valid = self->report.residual <= options->tolerance;
+  shown->valid = self->report.residual <= nf_decode_options_get_tolerance (options);
 }
 
 guint
@@ -390,7 +401,7 @@ may_draft (const NfDecodeOptions *options, gint label)
 {
   return (options->method == NF_DECODE_AUTO || options->method == NF_DECODE_DRAFT) && options->snap
          && options->guidance == 0 && label == -1 && options->tolerance == 0 && options->max_sweeps == 0
-         && options->budget_ms == 0 && options->window == 0;
+         && options->budget_ms == 0 && options->window == 0 && options->n_blocks == 0;
 }
 
 static gboolean

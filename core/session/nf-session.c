@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#define MOST_WINDOW 65536 /* tokens that blocks may be told; fewer go through together anyhow */
+
 G_DEFINE_FINAL_TYPE (NfSession, nf_session, G_TYPE_OBJECT)
 
 static void
@@ -350,8 +352,92 @@ nf_session_get_decode_report (NfSession *self, NfDecodeReport *report)
                               self->report.drafted };
 }
 
+/* One of the texts that nf_decode_options_set_blocks() takes. */
+static gboolean
+parse_block (const char *text, NfDecodeBlock *block)
+{
+  g_auto (GStrv) parts = g_strsplit (text, ":", 4);
+  const guint n = g_strv_length (parts);
+  guint64 window;
+  char *end = NULL;
+
+  *block = (NfDecodeBlock){ 0 };
+  if (n < 1 || n > 3 || !g_ascii_string_to_unsigned (g_strstrip (parts[0]), 10, 0, MOST_WINDOW, &window, NULL)
+      || (n > 1 && !nf_guess_from_name (g_strstrip (parts[1]), &block->guess)))
+    return FALSE;
+  block->window = (guint)window;
+  if (n < 3)
+    return TRUE;
+  block->tolerance = g_ascii_strtod (g_strstrip (parts[2]), &end);
+  return end != parts[2] && !*end && block->tolerance >= 0 && block->tolerance <= 1;
+}
+
 gboolean
-nf_decode_options_check (const NfDecodeOptions *options, GError **error)
+nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error)
+{
+  NfDecodeBlock blocks[NF_MAX_BLOCKS];
+  g_auto (GStrv) texts = g_strsplit (text ? text : "", ",", -1);
+  const guint n = g_strv_length (texts);
+
+  g_return_val_if_fail (options, FALSE);
+  if (n > NF_MAX_BLOCKS)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "blocks \"%s\" are %u, models have up to %u", text, n,
+                   NF_MAX_BLOCKS);
+      return FALSE;
+    }
+  for (guint t = 0; t < n; t++)
+    if (!parse_block (texts[t], &blocks[t]))
+      {
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                     "blocks \"%s\": \"%s\" of block %u is none of WINDOW, WINDOW:GUESS, "
+                     "WINDOW:GUESS:TOLERANCE, with a window of 0 to %u tokens, a guess of latent, zeros or "
+                     "frame, and a tolerance of 0 to 1",
+                     text, texts[t], t, MOST_WINDOW);
+        return FALSE;
+      }
+  options->n_blocks = n;
+  memset (options->blocks, 0, sizeof options->blocks);
+  if (n)
+    memcpy (options->blocks, blocks, n * sizeof *blocks);
+  return TRUE;
+}
+
+double
+nf_decode_options_get_tolerance (const NfDecodeOptions *options)
+{
+  double most = options->n_blocks ? 0 : options->tolerance;
+  for (guint t = 0; t < MIN (options->n_blocks, NF_MAX_BLOCKS); t++)
+    most = MAX (most, options->blocks[t].tolerance);
+  return most;
+}
+
+/* Whether BLOCKS are as many as the model has, and possible. */
+static gboolean
+check_blocks (const NfDecodeOptions *options, guint T, GError **error)
+{
+  if (options->n_blocks && options->n_blocks != T)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "blocks say how %u blocks are decoded, but the model has %u", options->n_blocks, T);
+      return FALSE;
+    }
+  for (guint t = 0; t < options->n_blocks; t++)
+    {
+      const NfDecodeBlock *block = &options->blocks[t];
+      if (!(block->tolerance >= 0 && block->tolerance <= 1e6) || block->guess > NF_GUESS_FRAME)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                       "block %u: tolerance %g or guess %u is out of range: 0 to 1e6, 0 to %u", t,
+                       block->tolerance, block->guess, NF_GUESS_FRAME);
+          return FALSE;
+        }
+    }
+  return TRUE;
+}
+
+gboolean
+nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error)
 {
   const struct
   {
@@ -383,7 +469,7 @@ nf_decode_options_check (const NfDecodeOptions *options, GError **error)
                      choices[i].value, choices[i].most);
         return FALSE;
       }
-  return TRUE;
+  return check_blocks (options, config->n_blocks, error);
 }
 
 guint
@@ -408,7 +494,7 @@ gboolean
 nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  if (!nf_decode_options_check (options, error))
+  if (!nf_decode_options_check (options, config, error))
     return FALSE;
   if (config->family == NF_FAMILY_TARFLOW || options->guidance == 0)
     return TRUE;

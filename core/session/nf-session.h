@@ -180,6 +180,22 @@ typedef enum
 gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
 
 /**
+ * NfDecodeBlock:
+ * @window: tokens of a Jacobi sweep, 1: token by token; 0: as the method chooses
+ * @guess: where the iteration starts
+ * @tolerance: a token that changes less is taken to have settled
+ *
+ * How one block of the flow is decoded. They differ in how strongly tokens answer to those before them, and
+ * so in what serves them (arXiv 2505.12849).
+ */
+typedef struct
+{
+  guint window;
+  NfGuess guess;
+  double tolerance;
+} NfDecodeBlock;
+
+/**
  * NfDecodeOptions:
  * @guidance: weight w, not below 0, which is none (arXiv 2412.06329, section 3.4; STARFlow: arXiv 2506.06276,
  * proposition 2)
@@ -202,6 +218,9 @@ gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
  * %NF_DECODE_SEQUENTIAL has none
  * @afresh: nf_session_decode_frame() goes by nothing of the frame that it decoded before: every tile is
  * decoded, also those whose latents are, bit for bit, those of that frame
+ * @n_blocks: 0, or T, the model's number of blocks: each is decoded as @blocks says, and @window, @guess and
+ * @tolerance are not looked at. What @method says, it says of the blocks whose window is 0
+ * @blocks: the first @n_blocks are read, block 0 first, which makes the picture and is inverted last
  * @drawn: the latents are drawn from the prior, not those of an encoder: nothing is snapped. With a model
  * that was trained with Gaussian noise what they become is noisy, too, and the noise leaves by @denoise, in
  * floats, before there are pixels (arXiv 2412.06329, eq. 8). Streams are told by their own calls
@@ -224,9 +243,26 @@ typedef struct
   guint max_sweeps;
   double budget_ms;
   gboolean afresh;
+  guint n_blocks;
+  NfDecodeBlock blocks[NF_MAX_BLOCKS];
   gboolean drawn;
   NfDenoise denoise;
 } NfDecodeOptions;
+
+/**
+ * nf_decode_options_set_blocks:
+ * @text: (nullable): WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE of each block, separated by commas, block
+ * 0 first, such as "16,32:zeros,1,8:latent:1e-4"; windows of 0 to 65536, a #NfGuess by name or "latent",
+ * tolerances of 0 to 1 or 0. Empty or %NULL: none
+ *
+ * Sets @n_blocks and @blocks, which stay as they are if it fails.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if the text says something else.
+ */
+gboolean nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error);
+
+/** nf_decode_options_get_tolerance: Returns: the largest tolerance of a block. */
+double nf_decode_options_get_tolerance (const NfDecodeOptions *options);
 
 /**
  * NfDecodeReport:

@@ -257,7 +257,8 @@ gboolean
 nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **error)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), FALSE);
-  if (!nf_decode_options_check (&(NfDecodeOptions){ .denoise = denoise }, error)
+  const NfConfig *config = nf_model_get_config (self->model);
+  if (!nf_decode_options_check (&(NfDecodeOptions){ .denoise = denoise }, config, error)
       || (self->noisy && !nf_flow_check_denoise (self->flow, denoise, error)))
     return FALSE;
   self->denoise = denoise;

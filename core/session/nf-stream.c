@@ -772,7 +772,7 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
 {
   const gsize n = nf_stream_get_latents (self);
   gint64 time = g_get_monotonic_time ();
-  if (!nf_decode_options_check (options, error))
+  if (!nf_decode_options_check (options, nf_model_get_config (self->model), error))
     return FALSE;
   if (options->guidance != 0)
     {
