@@ -99,7 +99,7 @@ static void
 bad (int status, const char *part, const char *const *arguments)
 {
   g_auto (Result) result = run (arguments);
-  g_autofree char *prefix = g_strdup_printf ("normflow %s: ", arguments[0]);
+  g_autofree char *prefix = g_strdup_printf ("normflow %s", arguments[0]);
   if (result.status != status || !strstr (result.errors, part) || !strstr (result.errors, prefix))
     fail_msg ("%s %s: wanted exit status %d and \"%s\", got %d and: %s", arguments[0], arguments[1], status,
               part, result.status, result.errors);
@@ -864,6 +864,46 @@ test_encode_stream (void **state)
   assert_missing ("wrong.safetensors");
   GOOD ("sheet", PONG, "-n", "2", "pong.mkv", "sheet.png");
   assert_png ("sheet.png");
+}
+
+/* Frames of a video model, of a file and drawn: as many as were asked for, each method's. */
+static void
+test_bench_decode_video (void **state)
+{
+  static const char *const methods[] = { "sequential", "jacobi", "auto" };
+  GOOD ("world", "-q", "-n", "6", "pong", "bench.mkv");
+  for (guint drawn = 0; drawn < 2; drawn++)
+    {
+      g_auto (Result) result = run (ARGUMENTS ("bench", "decode", "-q", PONG, "--seconds", "0", "--frames",
+                                               "3", "--frame", "2", "--profile", drawn ? NULL : "bench.mkv"));
+      guint found = 0, encoded = 0;
+      assert_int_equal (result.status, 0);
+      g_auto (GStrv) lines = g_strsplit (result.output, "\n", -1);
+      for (guint i = 0; lines[i]; i++)
+        {
+          double time, speed, encodes, residual;
+          guint passes, rows, differing, largest;
+          char name[16];
+          encoded += sscanf (lines[i], " 3 (encode) %lf", &time) == 1;
+          if (sscanf (lines[i], " 3 %15[a-z] %lf %lf× %lf× %u %u %lf %u %u", name, &time, &speed, &encodes,
+                      &passes, &rows, &residual, &differing, &largest)
+              != 9)
+            continue;
+          assert_true (found < G_N_ELEMENTS (methods));
+          assert_string_equal (name, methods[found++]);
+          assert_true (time > 0 && speed > 0 && encodes > 0 && rows >= passes && passes >= 3);
+          assert_true (residual <= 0 && differing == 0 && largest == 0);
+        }
+      assert_int_equal (encoded, 1);
+      assert_int_equal (found, G_N_ELEMENTS (methods));
+      assert_non_null (strstr (result.output, "3 frames, sequential: "));
+    }
+  g_autofree char *one = good (
+      ARGUMENTS ("bench", "decode", "-q", PONG, "--seconds", "0", "-n", "1", "--method", "sequential"));
+  assert_true (strstr (one, "sequential") && !strstr (one, "jacobi"));
+  BAD (1, "frames from frame 2 on, not 999: give --frames or --frame less", "bench", "decode", "-q", PONG,
+       "-n", "999", "--frame", "2", "bench.mkv");
+  BAD (2, "--frames takes 1 to", "bench", "decode", "-q", PONG, "-n", "0");
 }
 
 static double
@@ -1764,10 +1804,9 @@ test_denoise (void **state)
   BAD (2, "sigma", "denoise", "-q", "-m", model, "--sigma", "-1", video, "clean.mkv");
   BAD (1, "normflow-pong-64 is a model of videos, which takes no noise out of single frames: denoise",
        "denoise", "-q", "-m", "normflow-pong-64", "--sigma", "0.1", "nothing.mkv", "clean.mkv");
-  g_auto (Result) videos = run (ARGUMENTS ("bench", "decode", "-q", "-m", "normflow-pong-64"));
-  assert_int_equal (videos.status, 1);
-  assert_non_null (strstr (videos.errors, "a model of videos, which decodes frames one after another"));
-  assert_non_null (strstr (videos.errors, "normflow bench step decode -m normflow-pong-64"));
+  BAD (1, "--tiles is for models of pictures, which normflow-pong-64 is not", "bench", "decode", "-q", "-m",
+       "normflow-pong-64", "--tiles", "1");
+  BAD (1, "--frames is for models of videos", "bench", "decode", "-q", "-m", model, "--frames", "1");
   g_autofree char *latents = nf_test_file ("golden", "starflow_text.weights.safetensors");
   g_auto (Result) refused = run (ARGUMENTS ("bench", "decode", "-q", "-m", latents));
   assert_int_equal (refused.status, 1);
@@ -2495,6 +2534,7 @@ main (void)
     cmocka_unit_test (test_info_not_finite),
     cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),
+    cmocka_unit_test (test_bench_decode_video),
     cmocka_unit_test (test_too_large_for_device),
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_sequence_names),
