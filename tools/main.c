@@ -15,45 +15,19 @@ typedef struct
 static const SubCommand commands[] = {
   { "devices", nf_cmd_devices, "list the OpenCL devices and what they can do" },
   { "info", nf_cmd_info, "what a model or a latents file is" },
-#ifdef HAVE_CMD_ENCODE
   { "encode", nf_cmd_encode, "video to Gaussian latents and exact scores" },
-#endif
-#ifdef HAVE_CMD_DECODE
   { "decode", nf_cmd_decode, "latents back to the same video, byte for byte" },
-#endif
-#ifdef HAVE_CMD_EVAL
   { "eval", nf_cmd_eval, "bits per dimension of each frame of a video, curve and map" },
-#endif
-#ifdef HAVE_CMD_CALIBRATE
   { "calibrate", nf_cmd_calibrate, "suggest an anomaly threshold from normal footage" },
-#endif
-#ifdef HAVE_CMD_SAMPLE
   { "sample", nf_cmd_sample, "draw pictures or video from the model" },
-#endif
-#ifdef HAVE_CMD_DENOISE
   { "denoise", nf_cmd_denoise, "one exact score step for noisy video or pictures" },
-#endif
-#ifdef HAVE_CMD_SHEET
   { "sheet", nf_cmd_sheet, "frames of a video beside their latents, decoded, noisy, denoised" },
-#endif
-#ifdef HAVE_CMD_TRAIN
   { "train", nf_cmd_train, "train a model on videos and pictures" },
-#endif
-#ifdef HAVE_CMD_WORLD
   { "world", nf_cmd_world, "videos of small worlds whose truth is known, with their actions" },
-#endif
-#ifdef HAVE_CMD_CONVERT
   { "convert", nf_cmd_convert, "check a model file and write it anew: type, configuration" },
-#endif
-#ifdef HAVE_CMD_HINTS
   { "hints", nf_cmd_hints, "measure what single pictures are decoded faster by" },
-#endif
-#ifdef HAVE_CMD_VERIFY
   { "verify", nf_cmd_verify, "compare with what the official implementation computes" },
-#endif
-#ifdef HAVE_CMD_BENCH
   { "bench", nf_cmd_bench, "this machine's limits, and how near the flow comes to them" },
-#endif
 };
 
 static const SubCommand *
