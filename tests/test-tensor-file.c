@@ -363,6 +363,36 @@ test_truncation (void **state)
     }
 }
 
+/* What is read part by part is what was there at opening, or an error: also where the file becomes shorter
+ * than a page that is read. */
+static void
+test_reading_parts (void **state)
+{
+  enum
+  {
+    N = 1 << 16
+  };
+  g_autoptr (GError) error = NULL;
+  g_autofree char *header = g_strdup_printf ("{" T ("a", "U8", "[%d]", 0, % d) "}", N, N),
+                  *path = write_file (header, N);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
+  nf_test_ok (file, error);
+  const NfTensor *tensor = nf_tensor_file_lookup (file, "a");
+  float parts[3];
+  nf_test_ok (nf_tensor_file_read (file, tensor, 254, 3, parts, &error), error);
+  assert_true (parts[0] == 254 && parts[1] == 255 && parts[2] == 0);
+  nf_test_ok (nf_tensor_file_read (file, tensor, N - 3, 3, parts, &error), error);
+  assert_true (parts[2] == 255);
+  nf_test_ok (nf_tensor_file_read (file, tensor, N, 0, parts, &error), error);
+
+  assert_int_equal (truncate (path, N / 2), 0);
+  assert_false (nf_tensor_file_read (file, tensor, N - 3, 3, parts, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_READ) && strstr (error->message, path));
+  g_clear_error (&error);
+  assert_false (nf_tensor_file_read (file, tensor, 0, 3, parts, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA) && strstr (error->message, "written into"));
+}
+
 /* Writing */
 
 static const float values[] = { 1, -2, 3.5f, 1e-40f, -0.0f, 65504 };
@@ -579,10 +609,11 @@ main (void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown (name, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-    CASE (test_reading),   CASE (test_nothing_in_it), CASE (test_conversions), CASE (test_paths),
-    CASE (test_lengths),   CASE (test_huge_header),   CASE (test_headers),     CASE (test_shapes),
-    CASE (test_ranges),    CASE (test_truncation),    CASE (test_writing),     CASE (test_determinism),
-    CASE (test_replacing), CASE (test_no_space),      CASE (test_names),       CASE (test_bad_shapes),
+    CASE (test_reading),     CASE (test_nothing_in_it), CASE (test_conversions),   CASE (test_paths),
+    CASE (test_lengths),     CASE (test_huge_header),   CASE (test_headers),       CASE (test_shapes),
+    CASE (test_ranges),      CASE (test_truncation),    CASE (test_reading_parts), CASE (test_writing),
+    CASE (test_determinism), CASE (test_replacing),     CASE (test_no_space),      CASE (test_names),
+    CASE (test_bad_shapes),
   };
   return cmocka_run_group_tests_name ("tensor-file", tests, NULL, NULL);
 }

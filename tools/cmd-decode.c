@@ -96,7 +96,8 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
       if (!nf_command_go_on (decode->command, error))
         return FALSE;
       for (guint i = 0; i < decode->at_once; i++)
-        nf_latents_reader_get (reader, first + i, group.latents[i]);
+        if (!nf_latents_reader_get (reader, first + i, group.latents[i], error))
+          return FALSE;
       if (!nf_session_decode_frames (session, (const float *const *)group.latents, decode->at_once, -1,
                                      &options, group.frames, error))
         {
@@ -133,8 +134,9 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
       tell ("", 0, decode);
       if (info->key_int_max && i % info->key_int_max == 0)
         nf_stream_reset (stream);
-      nf_latents_reader_get (reader, i, latents);
-      nf_latents_reader_get_action (reader, i, action);
+      if (!nf_latents_reader_get (reader, i, latents, error)
+          || !nf_latents_reader_get_action (reader, i, action, error))
+        return FALSE;
       if (!nf_stream_decode (stream, latents, info->action_dim ? action : NULL, FALSE, &options,
                              &picture->frame, error))
         {

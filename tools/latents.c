@@ -482,35 +482,28 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
   return TRUE;
 }
 
-/* Part INDEX of a tensor, of N values, as floats. */
-static void
-read_part (const NfTensor *tensor, guint64 index, guint64 n, float *values)
+gboolean
+nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents, GError **error)
 {
-  NfTensor part = *tensor;
-
-  part.n_elements = n;
-  part.data += index * n * nf_dtype_size (part.dtype);
-  nf_tensor_to_float (&part, values);
+  const guint64 n = frame_values (&self->info);
+  return nf_tensor_file_read (self->file, self->latents, index * n, n, latents, error);
 }
 
-void
-nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents)
+gboolean
+nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action, GError **error)
 {
-  read_part (self->latents, index, frame_values (&self->info), latents);
-}
-
-void
-nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action)
-{
-  if (self->actions)
-    read_part (self->actions, index, self->info.action_dim, action);
+  const guint64 n = self->info.action_dim;
+  return !self->actions || nf_tensor_file_read (self->file, self->actions, index * n, n, action, error);
 }
 
 float
 nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index)
 {
+  NfTensor part = *self->bits;
   float bits;
 
-  read_part (self->bits, index, 1, &bits);
+  part.n_elements = 1;
+  part.data += index * nf_dtype_size (part.dtype);
+  nf_tensor_to_float (&part, &bits);
   return bits;
 }

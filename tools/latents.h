@@ -103,10 +103,10 @@ const NfLatentsInfo *nf_latents_reader_get_info (NfLatentsReader *self);
 gboolean nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **error);
 
 /* Latents of frame INDEX. */
-void nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents);
+gboolean nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *latents, GError **error);
 
 /* What led to frame INDEX, action_dim numbers. */
-void nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action);
+gboolean nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action, GError **error);
 
 float nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index);
 

@@ -479,6 +479,52 @@ nf_tensor_to_double (const NfTensor *tensor, double *out)
     out[i] = get_element (tensor, i);
 }
 
+/* N bytes at OFFSET. */
+static gboolean
+read_at (NfTensorFile *self, char *bytes, gsize n, gsize offset, GError **error)
+{
+  for (gsize done = 0; done < n;)
+    {
+      const gssize got = pread (self->fd, bytes + done, n - done, (off_t)(offset + done));
+      if (got < 0 && errno == EINTR)
+        continue;
+      if (got <= 0)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_READ, "cannot read %s: %s", self->path,
+                       got < 0 ? g_strerror (errno) : "it was cut short after it had been opened");
+          return FALSE;
+        }
+      done += (gsize)got;
+    }
+  return TRUE;
+}
+
+gboolean
+nf_tensor_file_read (NfTensorFile *self, const NfTensor *tensor, guint64 first, gsize n, float *out,
+                     GError **error)
+{
+  g_return_val_if_fail (NF_IS_TENSOR_FILE (self) && tensor && (out || n == 0), FALSE);
+  g_return_val_if_fail (n <= tensor->n_elements && first <= tensor->n_elements - n, FALSE);
+  const gsize size = nf_dtype_size (tensor->dtype);
+  const char *contents = g_mapped_file_get_contents (self->mapping);
+  const gsize length = g_mapped_file_get_length (self->mapping);
+  NfTensor part = *tensor;
+
+  part.n_elements = n;
+  part.data += first * size;
+  if ((const char *)part.data < contents || (const char *)part.data >= contents + length)
+    {
+      nf_tensor_to_float (&part, out);
+      return TRUE;
+    }
+  g_autofree char *bytes = g_malloc (n * size);
+  if (!read_at (self, bytes, n * size, (gsize)((const char *)part.data - contents), error))
+    return FALSE;
+  part.data = (const guint8 *)bytes;
+  nf_tensor_to_float (&part, out);
+  return nf_tensor_file_check_unchanged (self, error);
+}
+
 /* Writing */
 
 static int

@@ -94,7 +94,8 @@ NfTensorFile *nf_tensor_file_open_state (const char *path, const char *state, GE
  * nf_tensor_file_check_unchanged:
  *
  * Tensors lie in the file, which is mapped: it may be replaced by renaming or removed while it is open, but
- * not written into. Where it is cut short, reading ends the process.
+ * not written into. Where it is cut short, reading tensors' data ends the process; nf_tensor_file_read()
+ * does not.
  *
  * Returns: FALSE with %NF_ERROR_DATA if the file's size or time of change is not what it was at opening.
  */
@@ -116,6 +117,21 @@ const NfTensor *nf_tensor_file_get (NfTensorFile *self, guint i);
 
 /** nf_tensor_file_lookup: Returns: (transfer none) (nullable): the tensor called @name. */
 const NfTensor *nf_tensor_file_lookup (NfTensorFile *self, const char *name);
+
+/**
+ * nf_tensor_file_read:
+ * @tensor: one of the file's
+ * @first: its first element that is wanted, in the order of memory
+ * @n: how many are
+ * @out: (out caller-allocates) (array length=n): they, as floats
+ *
+ * For those who read a large file little by little, while others might write into it: goes by the file and
+ * not by the mapping, so that one that was cut short is an error and not the end of the process.
+ *
+ * Returns: FALSE with %NF_ERROR_READ, or as nf_tensor_file_check_unchanged().
+ */
+gboolean nf_tensor_file_read (NfTensorFile *self, const NfTensor *tensor, guint64 first, gsize n, float *out,
+                              GError **error);
 
 /** nf_tensor_to_float: Writes all elements, converted, to @out (n_elements floats). */
 void nf_tensor_to_float (const NfTensor *tensor, float *out);
