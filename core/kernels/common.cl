@@ -163,29 +163,63 @@ nf_maxv (floatv v)
   return fmax (h.x, h.y);
 }
 
-/* The first n lanes from p, zero in the others; n may be VW or more. */
+/* The first n lanes from p, zero in the others; n may be VW or more. Behind the end of each buffer there is something to read (NF_PADDING), but not
+ * where there is nothing to load. */
 static inline floatv
 nf_load_head (__global const float *p, int n)
 {
   if (n >= VW)
     return nf_loadv (p);
-  float lane[VW];
-  for (int i = 0; i < VW; i++)
-    lane[i] = i < n ? p[i] : 0.0f;
-  return nf_loadv (lane);
+  if (n <= 0)
+    return (floatv)(0.0f);
+  return select ((floatv)(0.0f), nf_loadv (p), NF_LANES < (intv)(n));
 }
+/* What is behind them may be another work-item's: it is left alone. */
+static inline void
+nf_store_head4 (float4 v, __global float *p, int n)
+{
+  if (n >= 4)
+    {
+      vstore4 (v, 0, p);
+      return;
+    }
+  if (n & 2)
+    vstore2 (v.lo, 0, p);
+  if (n & 1)
+    p[n & 2] = n & 2 ? v.z : v.x;
+}
+#if VW >= 8
+static inline void
+nf_store_head8 (float8 v, __global float *p, int n)
+{
+  if (n >= 4)
+    {
+      vstore4 (v.lo, 0, p);
+      nf_store_head4 (v.hi, p + 4, n - 4);
+    }
+  else
+    nf_store_head4 (v.lo, p, n);
+}
+#endif
 static inline void
 nf_store_head (floatv v, __global float *p, int n)
 {
   if (n >= VW)
+    nf_storev (v, p);
+  else if (n > 0)
+#if VW == 16
     {
-      nf_storev (v, p);
-      return;
+      if (n >= 8)
+        {
+          vstore8 (v.lo, 0, p);
+          nf_store_head8 (v.hi, p + 8, n - 8);
+        }
+      else
+        nf_store_head8 (v.lo, p, n);
     }
-  float lane[VW];
-  nf_storev (v, lane);
-  for (int i = 0; i < n; i++)
-    p[i] = lane[i];
+#else
+    NF_CAT (nf_store_head, VW) (v, p, n);
+#endif
 }
 
 /* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. With
