@@ -718,6 +718,8 @@ bench_openblas (Bench *bench, guint M, guint N, guint K, GError **error)
       /* its threads may outlive us, so the library stays loaded where it was used */
       if (library)
         dlclose (library);
+      nf_progress_note (bench->command->progress, "openblas left out: there is no libopenblas.so.0 with "
+                                                  "cblas_sgemm() (Debian: libopenblas0)");
       return TRUE;
     }
   g_autofree float *A = g_new (float, (gsize)M *K), *B = g_new (float, (gsize)K *N),
@@ -771,7 +773,8 @@ run_decode (gpointer data, GError **error)
 }
 
 /* Decoding B samples token by token reads, at every step of a block, its weights, and of each sample the keys
- * and values so far. Blocks come one after the other: the memory is that of the largest one's. */
+ * and values so far; the first token of a block without a start token is what it is. Blocks come one after
+ * the other: the memory is that of the largest one's. */
 static Bound
 bound_steps (NfModel *model, NfOps *ops, guint B)
 {
@@ -786,7 +789,7 @@ bound_steps (NfModel *model, NfOps *ops, guint B)
           = nf_model_get_config (model)->shallow_local && t + 1 < nf_model_count_blocks (model);
       /* a frame's tokens where frames are samples of their own */
       const double N = local ? nf_model_get_shape (model)->frame : nf_model_get_shape (model)->N,
-                   samples = B * (nf_model_get_shape (model)->N / N),
+                   steps = block->sos.buffer ? N : N - 1, samples = B * (nf_model_get_shape (model)->N / N),
                    inner = (double)shape->H * shape->head_dim, keys = 2.0 * shape->Hkv * shape->head_dim,
                    layer = shape->d * (inner + keys) + inner * shape->d
                            + (shape->gated ? 3.0 : 2.0) * shape->d * shape->hidden,
@@ -794,7 +797,7 @@ bound_steps (NfModel *model, NfOps *ops, guint B)
                    = (double)block->in.n_in * block->in.n_out + (double)block->out.n_in * block->out.n_out,
                    weights = element * (shape->K * layer + ends),
                    row = samples * shape->K * shape->Hkv * (double)nf_ops_key_bytes (ops);
-      bound.bytes += N * weights + row * N * (N + 1) / 2;
+      bound.bytes += steps * weights + row * steps * (steps + 1) / 2;
       bound.memory = MAX (bound.memory, (gsize)(weights + row * N));
     }
   return bound;
@@ -868,16 +871,17 @@ size_free (Size *size)
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Size, size_free)
 
-/* Of a name such as 64x64p4-512 or 64x64p4-512-4x4: sides and patches in pixels, width, blocks, layers of
- * each. */
+/* Of a name such as 64x64p4-512, 64x64p4-512-4x4 or 64x64p4-480-4x4h48: sides and patches in pixels, width,
+ * blocks, layers of each, and values of a head. */
 static Size *
 size_new (const char *name, GError **error)
 {
-  static const char pattern[] = "^(\\d{1,4})x(\\d{1,4})p(\\d{1,4})-(\\d{1,5})(?:-(\\d{1,3})x(\\d{1,3}))?$";
+  static const char pattern[]
+      = "^(\\d{1,4})x(\\d{1,4})p(\\d{1,4})-(\\d{1,5})(?:-(\\d{1,3})x(\\d{1,3}))?(?:h(\\d{1,3}))?$";
   const char *said = strcmp (name, "tiny") == 0 ? "16x16p4-64-2x2" : name;
   g_autoptr (GRegex) regex = g_regex_new (pattern, 0, 0, NULL);
   g_autoptr (GMatchInfo) match = NULL;
-  guint numbers[6] = { 0, 0, 0, 0, 4, 4 };
+  guint numbers[7] = { 0, 0, 0, 0, 4, 4, 64 };
   g_autoptr (Size) size = g_new0 (Size, 1);
 
   size->name = g_strdup (name);
@@ -887,15 +891,16 @@ size_new (const char *name, GError **error)
   if (!g_regex_match (regex, said, 0, &match))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                   "what is known are tiny, bundled and names such as 64x64p4-512 or 64x64p4-512-4x4 (sides, "
-                   "patch, width, blocks and layers), not \"%s\"",
+                   "what is known are tiny, bundled and names such as 64x64p4-512, 64x64p4-512-4x4 (sides, "
+                   "patch, width, blocks and layers) or 64x64p4-480-4x4h48 (values of a head), not \"%s\"",
                    name);
       return NULL;
     }
   for (int i = 0; i < g_match_info_get_match_count (match) - 1; i++)
     {
       g_autofree char *number = g_match_info_fetch (match, i + 1);
-      numbers[i] = (guint)g_ascii_strtoull (number, NULL, 10);
+      if (*number)
+        numbers[i] = (guint)g_ascii_strtoull (number, NULL, 10);
     }
   if (numbers[0] != numbers[1])
     {
@@ -909,7 +914,7 @@ size_new (const char *name, GError **error)
                              .n_blocks = numbers[4],
                              .n_layers = numbers[5],
                              .nvp = TRUE,
-                             .head_dim = 64,
+                             .head_dim = numbers[6],
                              .expansion = 4,
                              .layout = NF_PIXELS_RGB };
   return nf_config_check (&size->config, name, error) ? g_steal_pointer (&size) : NULL;
@@ -1047,10 +1052,10 @@ bench_model (Bench *bench, const Size *size, GError **error)
       if (is_selected (bench, "decode")
           && !measure_model (bench, "decode", label, (Bound){ .flops = flops }, run_decode, &run, ops, error))
         return FALSE;
-      if (is_selected (bench, "step"))
+      const Bound steps = bound_steps (model, ops, bench->batch);
+      if (is_selected (bench, "step") && steps.bytes > 0)
         {
-          if (!measure_model (bench, "step", label, bound_steps (model, ops, bench->batch), run_decode, &run,
-                              ops, error))
+          if (!measure_model (bench, "step", label, steps, run_decode, &run, ops, error))
             return FALSE;
           divide_last (bench, nf_model_get_shape (model)->N);
         }
@@ -1243,7 +1248,8 @@ nf_cmd_bench (int argc, char **argv)
           "openblas; \"normflow bench decode [VIDEO]\" compares methods of decoding and has options of its "
           "own. "
           "Times are medians. SHARE is of the multiply-adds, or the reading of memory, measured right before "
-          "each sample.",
+          "each sample; what stays in a core's own cache from one time to the next can have more than all of "
+          "it.",
           0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)
