@@ -718,8 +718,9 @@ bench_openblas (Bench *bench, guint M, guint N, guint K, GError **error)
       /* its threads may outlive us, so the library stays loaded where it was used */
       if (library)
         dlclose (library);
-      nf_progress_note (bench->command->progress, "openblas left out: there is no libopenblas.so.0 with "
-                                                  "cblas_sgemm() (Debian: libopenblas0)");
+      if (bench->selected[0])
+        nf_progress_note (bench->command->progress, "openblas left out: there is no libopenblas.so.0 with "
+                                                    "cblas_sgemm() (Debian: libopenblas0)");
       return TRUE;
     }
   g_autofree float *A = g_new (float, (gsize)M *K), *B = g_new (float, (gsize)K *N),
