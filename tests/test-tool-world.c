@@ -415,8 +415,8 @@ test_refusals (void **state)
            "/nowhere/a.png", NULL));
   ok (run (2, "a.jpg: what is written is .png", "eval", "world", model, "--world", "pong", "--sheet", "a.jpg",
            NULL));
-  ok (run (1, "two outputs", "eval", "world", model, "--world", "pong", "--json", clip, "--markdown", clip,
-           NULL));
+  ok (run (1, "two outputs", "eval", "world", model, "--world", "pong", "--json", samples, "--markdown",
+           samples, NULL));
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));
   ok (run (1, "is input and output", "world", "pong", clip, "-a", actions, "--frames", "4", "-q", NULL));

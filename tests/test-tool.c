@@ -1082,6 +1082,22 @@ test_endings (void **state)
        "wrong.png", "--steps", "1", video);
   BAD (2, "-: is no file's name", "convert", model, "-");
   BAD (2, "-: is no file's name", "eval", "-q", "-m", model, "--json", "-", video);
+  /* an option that takes a file's name takes the one to read, if no other follows */
+  g_autoptr (GBytes) before = contents ("video.y4m");
+  BAD (2, "video.y4m: what is written is .json", "eval", "-q", "-m", model, "--json", "video.y4m", model);
+  BAD (2, "wrong.MPG: what is written is .json", "eval", "-q", "-m", model, "--json", "wrong.MPG", video);
+  BAD (2, "video.y4m: what is written is .json", TRAIN, "-o", "no.safetensors", "--steps", "1", "--log",
+       "video.y4m", model);
+  BAD (2, "video.y4m: what is written is .json", "eval", "world", model, "--world", "pong", "--json",
+       "video.y4m");
+  BAD (2, "wrong.safetensors: what is written is .md", "eval", "world", model, "--world", "pong",
+       "--markdown", "wrong.safetensors");
+  g_autoptr (GBytes) after = contents ("video.y4m");
+  assert_true (g_bytes_equal (before, after));
+  static const char *const texts[]
+      = { "scores.json", "scores.ndjson", "scores.jsonl", "scores.txt", "scores" };
+  for (guint i = 0; i < G_N_ELEMENTS (texts); i++)
+    BAD (1, "nothing.mkv", "eval", "-q", "-m", model, "--json", texts[i], "nothing.mkv");
   GOOD ("convert", model, "plain-name");
   GOOD ("convert", model, "plain.stage1");
   assert_missing ("wrong.pth");
@@ -1131,28 +1147,27 @@ test_overwriting (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (copies); i++)
     assert_true (g_file_set_contents (copies[i], g_bytes_get_data (bytes, NULL),
                                       (gssize)g_bytes_get_size (bytes), NULL));
-  static const char *const links[] = { "linked.y4m", "linked.png", "linked" };
+  static const char *const links[] = { "linked.png", "linked" };
   for (guint i = 0; i < G_N_ELEMENTS (links); i++)
     {
       g_autofree char *linked = in_folder (links[i]);
       assert_true (symlink ("read.y4m", linked) == 0);
     }
 
-  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "read.y4m", read);
-  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "linked.y4m", read);
+  BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--json", "linked", read);
   BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--plot", "linked.png", read);
   BAD (1, "is input and output", "eval", "-q", "-m", model, "-n", "1", "--map", "linked.png", read);
-  BAD (1, "is input and output", "eval", "-q", "-m", other, "-n", "1", "--json", other, read);
-  BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--json", "both.png", "--plot", here, read);
+  BAD (1, "is input and output", "eval", "-q", "-m", "linked", "-n", "1", "--json", "linked", video);
+  BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--json", "both", "--plot", "./both", read);
   BAD (1, "two outputs", "eval", "-q", "-m", model, "-n", "1", "--map", "both.png", "--plot", here, read);
   BAD (1, "is input and output", "hints", "-q", "-m", model, "-o", "linked", read);
   BAD (1, "is input and output", "hints", "-q", "-m", other, "-o", other, read);
   BAD (1, "is input and output", "encode", "-q", "-m", other, read, other);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "linked", read);
-  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "read.y4m", read);
+  BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "linked", read);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "linked",
        read);
-  BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "no.safetensors", read);
+  BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no", "--log", "no", read);
   BAD (1, "two outputs", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "no.safetensors",
        read);
   assert_missing ("no.safetensors");

@@ -440,7 +440,7 @@ nf_cmd_eval_world (int argc, char **argv)
                              "--plot shows balls, walls and paddles, and %s has none; --sheet shows frames",
                              options.world);
   if (!nf_check_ending (options.sheet, "png", &error) || !nf_check_ending (options.plot, "png", &error)
-      || !nf_check_ending (options.json, NULL, &error) || !nf_check_ending (options.markdown, NULL, &error))
+      || !nf_check_ending (options.json, "json", &error) || !nf_check_ending (options.markdown, "md", &error))
     return nf_command_usage (&command, "%s", error->message);
   command.model = g_strdup (argv[1]);
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };

@@ -700,7 +700,7 @@ nf_cmd_eval (int argc, char **argv)
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
     return nf_command_usage (&command, "%s", error->message);
   if (!nf_check_ending (plot, "png", &error) || !nf_check_ending (map, "png", &error)
-      || !nf_check_ending (json_path, NULL, &error))
+      || !nf_check_ending (json_path, "json", &error))
     return nf_command_usage (&command, "%s", error->message);
   if (n_sigmas && (peers || eval.check || plot || map))
     return nf_command_usage (&command, "--denoise has no scores: not with --%s",

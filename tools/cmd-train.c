@@ -382,7 +382,8 @@ nf_cmd_train (int argc, char **argv)
                              : run.world ? "--world takes the place of files: name none"
                                          : "name the videos, pictures or folders to train on");
   if (!nf_check_ending (places.output, "safetensors", &error)
-      || !nf_check_ending (places.checkpoint, "safetensors", &error) || !nf_check_ending (log, NULL, &error))
+      || !nf_check_ending (places.checkpoint, "safetensors", &error)
+      || !nf_check_ending (log, "json", &error))
     return nf_command_usage (&command, "%s", error->message);
   if (!(places.minutes >= 0 && isfinite (places.minutes))
       || (!places.resume && (steps > 0) == (places.minutes > 0)))

@@ -1,5 +1,6 @@
 /* normflow: what the sub-commands share. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "common.h"
+#include "media.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -610,19 +611,25 @@ nf_check_folder (const char *path, GError **error)
   return check_folder (path, FALSE, error);
 }
 
+/* lines of it are JSON, too */
+static gboolean
+is_json (const char *ending)
+{
+  return strcmp (ending, "json") == 0 || strcmp (ending, "ndjson") == 0;
+}
+
 gboolean
 nf_check_ending (const char *path, const char *ending, GError **error)
 {
   static const char *const known[]
-      = { "avi",  "bmp",    "gif",  "jpeg", "jpg",  "json", "m4v",         "mkv", "mov",
-          "mp4",  "ndjson", "pdf",  "png",  "pt",   "pth",  "safetensors", "svg", "tif",
-          "tiff", "webm",   "webp", "y4m",  "yaml", "yml",  NULL };
+      = { "json", "ndjson", "pdf", "pt", "pth", "safetensors", "svg", "yaml", "yml", NULL };
   const char *dot = path ? strrchr (path, '.') : NULL;
   g_autofree char *found = dot ? g_ascii_strdown (dot + 1, -1) : NULL;
 
   if (g_strcmp0 (path, "-") == 0)
     g_set_error_literal (error, NF_ERROR, NF_ERROR_ARGUMENT, "-: is no file's name; ./- would be one");
-  else if (found && ending && strcmp (found, ending) != 0 && g_strv_contains (known, found))
+  else if (found && strcmp (found, ending) != 0 && !(is_json (found) && is_json (ending))
+           && (nf_media_is_named (path) || g_strv_contains (known, found)))
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                  "%s: what is written is .%s, which .%s is not: name another output", path, ending, found);
   else

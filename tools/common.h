@@ -129,8 +129,9 @@ char *nf_temporary_name (const char *path, GError **error);
 /* Whether the folder of the file PATH is there, and PATH is none. */
 gboolean nf_check_folder (const char *path, GError **error);
 
-/* Refuses a name (nullable) that says something else than ENDING (without the dot; NULL: any): the file would
- * not be what its name says. One without an ending, or with one that says nothing, is fine. */
+/* Refuses a name (nullable) that says something else than ENDING (without the dot): the file would not be
+ * what its name says, and is most likely one to read. One without an ending, or with one that says nothing,
+ * is fine. */
 gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 
 /* Refuses an output that is an input, not a plain file, or in no folder that is there. */

@@ -389,6 +389,12 @@ nf_media_is_picture (const char *path)
   return has_extension (path, picture_extensions);
 }
 
+gboolean
+nf_media_is_named (const char *path)
+{
+  return has_extension (path, video_extensions) || nf_media_is_picture (path);
+}
+
 static int
 compare_names (gconstpointer a, gconstpointer b)
 {
@@ -430,7 +436,7 @@ list_folder (const char *folder, guint depth, GPtrArray *files, GError **error)
           if (!g_file_test (path, G_FILE_TEST_IS_SYMLINK) && !list_folder (path, depth + 1, files, error))
             return FALSE;
         }
-      else if (has_extension (path, video_extensions) || has_extension (path, picture_extensions))
+      else if (nf_media_is_named (path))
         g_ptr_array_add (files, g_strdup (path));
     }
   return TRUE;

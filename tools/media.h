@@ -52,6 +52,9 @@ GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
 /* TRUE if a file's name says that it is a still picture. */
 gboolean nf_media_is_picture (const char *path);
 
+/* TRUE if it says that it is one, or a video. */
+gboolean nf_media_is_named (const char *path);
+
 /* Width and height are those of the first frame; n_frames is 0 until nf_media_reader_index() if the container
  * does not state it. */
 typedef struct
