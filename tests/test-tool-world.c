@@ -321,7 +321,13 @@ test_files (void **state)
   nf_test_ok (steered, error);
   assert_int_equal (nf_model_get_config (steered)->action_dim, 2);
   assert_true (nf_model_get_config (steered)->controls);
-  /* which are no actions */
+  /* which are no actions, not those of a world either where there are as many */
+  g_autofree char *as_many = g_strdup_printf ("{\"action_dim\": 3, \"controls\": true, %s", config + 1),
+                  *of_as_many = in (state, "as-many.safetensors");
+  ok (run (0, NULL, "train", "-o", of_as_many, "--config", as_many, "--steps", "1", "--batch", "1",
+           "--validation-tiles", "1", "-q", clip, NULL));
+  ok (run (1, "the model is one of continuous controls", "eval", "world", of_as_many, "--world", "pong",
+           "--windows", "1", "--seeds", "0", "--events", "0", "--timed", "0", "-q", NULL));
   g_autoptr (GString) two = g_string_new (NULL);
   g_autofree char *steering = in (state, "steering.safetensors"), *other = in (state, "other.safetensors");
   for (guint i = 0; i < 40; i++)

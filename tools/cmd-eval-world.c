@@ -299,6 +299,13 @@ check_model (const NfFigures *figures, GError **error)
           "the model is not a world model: it must be one of videos whose shallow blocks see one frame");
       return FALSE;
     }
+  if (config->controls)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   "the model is one of continuous controls (controls in its configuration), %s has actions",
+                   nf_world_pattern_name (figures->pattern));
+      return FALSE;
+    }
   if (config->action_dim && config->action_dim != actions)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "the model has action_dim %u, %s has %u actions",
