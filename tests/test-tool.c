@@ -1400,6 +1400,11 @@ test_sample (void **state)
   assert_same_files ("a.png", "b.png");
   g_autoptr (GBytes) a = contents ("a.png"), c = contents ("c.png");
   assert_false (g_bytes_equal (a, c));
+  /* letters of an ending are of either case */
+  GOOD ("sample", "-q", "-m", model, "--count", "4", "--seed", "7", "A.PNG");
+  assert_same_files ("a.png", "A.PNG");
+  GOOD ("sheet", "-q", "-m", model, "-n", "1", video, "SHEET.Png");
+  BAD (1, "the model is one of pictures", "sample", "-q", "-m", model, "a.SafeTensors");
   GOOD ("sample", "-q", "-m", model, "--count", "3", "d.mkv");
   BAD (1, "class", "sample", "-q", "-m", model, "--class", "5", "e.png");
   BAD (2, "e.xyz", "sample", "-q", "-m", model, "e.xyz");

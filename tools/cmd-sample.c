@@ -372,12 +372,12 @@ nf_cmd_sample (int argc, char **argv)
                          "latents.",
                          1, 1))
     return NF_EXIT_USAGE;
-  floats = g_str_has_suffix (argv[1], ".safetensors");
+  floats = nf_media_has_ending (argv[1], "safetensors");
   if (!floats && !nf_media_check_name (argv[1], &error))
     return nf_command_usage (&command, "%s", error->message);
   sample.options = command.decoding;
   sample.options.drawn = TRUE;
-  sheet = g_str_has_suffix (argv[1], ".png") && !nf_media_is_sequence (argv[1]);
+  sheet = nf_media_has_ending (argv[1], "png") && !nf_media_is_sequence (argv[1]);
   if (!nf_settle_number (&count) || count > MAX_COUNT)
     return nf_command_usage (&command, "--count is 1 to %d", MAX_COUNT);
   if (!nf_settle_number (&frames) || frames > MAX_COUNT)

@@ -384,6 +384,12 @@ has_extension (const char *path, const char *const *extensions)
 }
 
 gboolean
+nf_media_has_ending (const char *path, const char *ending)
+{
+  return has_extension (path, (const char *const[]){ ending, NULL });
+}
+
+gboolean
 nf_media_is_picture (const char *path)
 {
   return has_extension (path, picture_extensions);
@@ -1323,7 +1329,7 @@ choose_encoder (NfMediaWriter *self, const char **container, enum AVPixelFormat 
     }
   else if (has_extension (self->path, mp4))
     {
-      *container = has_extension (self->path, (const char *const[]){ "mov", NULL }) ? "mov" : "mp4";
+      *container = nf_media_has_ending (self->path, "mov") ? "mov" : "mp4";
       codec = avcodec_find_encoder_by_name ("libx264");
       if (!codec)
         codec = avcodec_find_encoder_by_name ("mpeg4");
@@ -1622,7 +1628,7 @@ nf_media_write_png (const char *path, NfPixelLayout layout, const NfFrame *frame
 {
   g_autoptr (NfMediaWriter) writer = NULL;
 
-  if (!g_str_has_suffix (path, ".png"))
+  if (!nf_media_has_ending (path, "png"))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: the picture's name must end in .png", path);
       return FALSE;

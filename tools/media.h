@@ -49,6 +49,9 @@ GPtrArray *nf_media_list (const char *const *paths, GError **error);
  * counts double or is held out in one place only. */
 GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
 
+/* Whether a file's name ends in ENDING (without the dot), in letters of either case. */
+gboolean nf_media_has_ending (const char *path, const char *ending);
+
 /* TRUE if a file's name says that it is a still picture. */
 gboolean nf_media_is_picture (const char *path);
 
