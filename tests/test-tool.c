@@ -1054,7 +1054,7 @@ test_file_names (void **state)
   assert_true (g_file_get_contents (path, &lines, NULL, NULL));
   nf_test_ok (json_parser_load_from_data (parser, lines, -1, &error), error);
   JsonObject *object = json_node_get_object (json_parser_get_root (parser));
-  assert_string_equal (json_object_get_string_member (object, "file"), "caf\357\277\275.y4m");
+  assert_true (g_str_has_suffix (json_object_get_string_member (object, "file"), "/caf\357\277\275.y4m"));
   GOOD ("eval", "-q", "-m", model, "-n", "1", "--denoise", "0.05", "--json", "odd.ndjson", odd);
   g_free (lines);
   assert_true (g_file_get_contents (path, &lines, NULL, NULL));
@@ -1673,11 +1673,37 @@ test_eval_holdout (void **state)
   GOOD ("sample", "-q", "-m", model, "--count", "5", "shots/%d.png");
   GOOD ("eval", "-q", "-m", model, "--holdout", "0.3", "--json", "held.ndjson", "shots");
   assert_int_equal (count ("held.ndjson", "\"bits_per_dim\""), 2);
-  assert_int_equal (count ("held.ndjson", "4.png"), 1);
-  assert_int_equal (count ("held.ndjson", "5.png"), 1);
+  assert_int_equal (count ("held.ndjson", "\"file\":\"shots/4.png\""), 1);
+  assert_int_equal (count ("held.ndjson", "\"file\":\"shots/5.png\""), 1);
   GOOD ("eval", "-q", "-m", model, "--json", "held.ndjson", "shots");
   assert_int_equal (count ("held.ndjson", "\"bits_per_dim\""), 5);
   BAD (1, "trained on", "eval", "-q", "-m", model, "--holdout", "0.3", "shots/1.png");
+}
+
+/* Files of one name are told apart, wherever they are named. */
+static void
+test_eval_same_names (void **state)
+{
+  static const char *const options[][2] = { { "--holdout", "0.5" }, { "--denoise", "0.05" }, { "-n", "1" } };
+  g_autofree char *twins = in_folder ("twins"), *a = in_folder ("twins/a"), *b = in_folder ("twins/b");
+  assert_true (g_mkdir (twins, 0700) == 0 && g_mkdir (a, 0700) == 0 && g_mkdir (b, 0700) == 0);
+  GOOD ("sample", "-q", "-m", model, "--count", "2", "twins/a/%d.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "2", "twins/b/%d.png");
+  for (guint i = 0; i < G_N_ELEMENTS (options); i++)
+    for (guint named = 0; named < 2; named++)
+      {
+        g_auto (Result) result
+            = named ? run (ARGUMENTS ("eval", "-q", "-m", model, options[i][0], options[i][1], "--json",
+                                      "twins.ndjson", "./twins/a", "twins//b/"))
+                    : run (ARGUMENTS ("eval", "-q", "-m", model, options[i][0], options[i][1], "--json",
+                                      "twins.ndjson", "twins"));
+        assert_int_equal (result.status, 0);
+        assert_int_equal (
+            count ("twins.ndjson", named ? "\"file\":\"./twins/a/2.png\"" : "\"file\":\"twins/a/2.png\""), 1);
+        assert_int_equal (
+            count ("twins.ndjson", named ? "\"file\":\"twins//b/2.png\"" : "\"file\":\"twins/b/2.png\""), 1);
+        assert_non_null (strstr (result.output, "twins/a/2.png: "));
+      }
 }
 
 /* Frames of a video are scored as they are among all others, whichever are asked for: the very numbers if the
@@ -2573,6 +2599,7 @@ main (void)
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_eval_holdout),
+    cmocka_unit_test (test_eval_same_names),
     cmocka_unit_test (test_eval_some),
     cmocka_unit_test (test_train_samples),
     cmocka_unit_test (test_sample_tall),

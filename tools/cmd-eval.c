@@ -28,9 +28,10 @@ typedef struct
   NfDecodeOptions decoding; /* of --check */
   FILE *json;               /* open once there is a line to write: what was there before stays until then */
   const char *json_path;    /* or NULL */
-  const char *path;
 
   /* Of the file at work. */
+  const char *path;
+  char *name; /* to show: the path as it was given, or from the given folder on */
   GArray *seconds;
   GArray *bits;
   GArray *png;
@@ -60,6 +61,7 @@ eval_clear (Eval *eval)
   g_clear_object (&eval->session);
   g_clear_object (&eval->stream);
   g_clear_object (&eval->decoder);
+  g_free (eval->name);
   g_clear_pointer (&eval->peers, nf_media_peers_free);
   g_clear_pointer (&eval->seconds, g_array_unref);
   g_clear_pointer (&eval->bits, g_array_unref);
@@ -153,15 +155,13 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   NfPicture *picture = frame->picture;
   const NfScore *score = &frame->score;
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autofree char *name = g_filename_display_basename (eval->path);
   double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
   guint64 wrong;
 
   if (frame->between)
     return !eval->check || check_frame (eval, frame, &wrong, error);
   json_builder_begin_object (builder);
-  json_builder_set_member_name (builder, "file");
-  json_builder_add_string_value (builder, name);
+  nf_json_add_string (builder, "file", eval->name);
   nf_json_add_int (builder, "frame", picture->index);
   nf_json_add_double (builder, "pts", picture->seconds);
   nf_json_add_double (builder, "bits_per_dim", score->bits_per_dim);
@@ -210,7 +210,7 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
       eval->map_grid = frame->grid;
       eval->map
           = g_memdup2 (frame->map, (gsize)frame->grid.grid_width * frame->grid.grid_height * sizeof (float));
-      eval->map_name = g_steal_pointer (&name);
+      eval->map_name = g_strdup (eval->name);
     }
   return write_line (eval, builder, error);
 }
@@ -234,11 +234,10 @@ print_summary (const Eval *eval, FILE *out)
 {
   guint n = eval->bits->len;
   g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)eval->bits->data, n);
-  g_autofree char *name = g_filename_display_basename (eval->path);
   double mean = eval->model_bits / eval->dims;
 
   fprintf (out, "%s: %u frame%s, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
-           name, n, n == 1 ? "" : "s", mean, nf_scan_quantile (sorted, n, 0.5),
+           eval->name, n, n == 1 ? "" : "s", mean, nf_scan_quantile (sorted, n, 0.5),
            nf_scan_quantile (sorted, n, 0.05), nf_scan_quantile (sorted, n, 0.95),
            n / MAX (eval->encode_seconds, 1e-9));
   if (eval->peers && is_density (eval))
@@ -269,6 +268,8 @@ static void
 reset_file (Eval *eval, const char *path)
 {
   eval->path = path;
+  g_free (eval->name);
+  eval->name = g_filename_display_name (path);
   if (eval->decoder)
     nf_stream_reset (eval->decoder);
   g_array_set_size (eval->seconds, 0);
@@ -283,15 +284,14 @@ reset_file (Eval *eval, const char *path)
 static gboolean
 plot_file (const Eval *eval, const char *path, GError **error)
 {
-  g_autofree char *name = g_filename_display_basename (eval->path);
-  g_autofree char *title = g_strdup_printf ("Bits per dimension of %s", name);
+  g_autofree char *title = g_strdup_printf ("Bits per dimension of %s", eval->name);
   const double *x = (const double *)(gpointer)eval->seconds->data;
   NfPlotCurve curves[3]
       = { { "flow", x, (const double *)(gpointer)eval->bits->data, eval->bits->len, TRUE },
           { "FFV1, intra", x, (const double *)(gpointer)eval->ffv1->data, eval->ffv1->len, FALSE },
           { "PNG", x, (const double *)(gpointer)eval->png->data, eval->png->len, FALSE } };
 
-  return nf_plot_curves (path, title, name, "time in s", "bits per sample", curves,
+  return nf_plot_curves (path, title, eval->name, "time in s", "bits per sample", curves,
                          eval->peers && !is_density (eval) ? 3 : 1, error);
 }
 
@@ -453,7 +453,6 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
 {
   Denoise denoise = { .session = eval->session };
   g_autoptr (GPtrArray) noises = g_ptr_array_new_with_free_func (noise_free);
-  g_autofree char *name = g_filename_display_basename (eval->path);
   NfScan plain = *scan;
 
   plain.score = FALSE;
@@ -478,16 +477,15 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
       fprintf (out,
                "%s: sigma %g, %u frame%s: noisy %s dB; flow %s (%s, %.2f frames/s), %s %s (%s), "
                "%s %s (%s)\n",
-               name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", before, by_flow, flow_gain,
-               denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, by_hqdn3d, hqdn3d_gain,
-               nlmeans->filters, by_nlmeans, nlmeans_gain);
+               eval->name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", before, by_flow,
+               flow_gain, denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, by_hqdn3d,
+               hqdn3d_gain, nlmeans->filters, by_nlmeans, nlmeans_gain);
       if (eval->json_path)
         {
           g_autoptr (JsonBuilder) builder = json_builder_new ();
 
           json_builder_begin_object (builder);
-          json_builder_set_member_name (builder, "file");
-          json_builder_add_string_value (builder, name);
+          nf_json_add_string (builder, "file", eval->name);
           nf_json_add_double (builder, "sigma", noise->sigma);
           nf_json_add_int (builder, "frames", denoise.frames);
           nf_json_add_double (builder, "psnr_noisy", noisy);
@@ -611,19 +609,26 @@ is_of_file (const GError *error)
 static GPtrArray *
 list_files (const char *const *paths, double holdout, GError **error)
 {
-  if (holdout == 0)
-    return nf_media_list (paths, error);
+  g_autoptr (GPtrArray) named = nf_media_list (paths, error);
+  if (!named || holdout == 0)
+    return g_steal_pointer (&named);
   g_autoptr (GPtrArray) files = nf_media_list_once (paths, error), pictures = g_ptr_array_new ();
   for (guint i = 0; files && i < files->len; i++)
     if (nf_media_is_picture (files->pdata[i]))
       g_ptr_array_add (pictures, files->pdata[i]);
   if (!files)
     return NULL;
-  g_autoptr (GHashTable) held = nf_scan_held_pictures (pictures, holdout);
+  g_autoptr (GHashTable) held = nf_scan_held_pictures (pictures, holdout),
+                         seen = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   GPtrArray *kept = g_ptr_array_new_with_free_func (g_free);
-  for (guint i = 0; i < files->len; i++)
-    if (!nf_media_is_picture (files->pdata[i]) || g_hash_table_contains (held, files->pdata[i]))
-      g_ptr_array_add (kept, g_strdup (files->pdata[i]));
+  /* by the names that they were given */
+  for (guint i = 0; i < named->len; i++)
+    {
+      char *path = g_canonicalize_filename (named->pdata[i], NULL);
+      const gboolean wanted = !nf_media_is_picture (path) || g_hash_table_contains (held, path);
+      if (g_hash_table_add (seen, path) && wanted)
+        g_ptr_array_add (kept, g_strdup (named->pdata[i]));
+    }
   if (kept->len > 0)
     return kept;
   g_ptr_array_unref (kept);
