@@ -5,6 +5,7 @@
 #include "random-model.h"
 
 #include <cairo.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
@@ -40,13 +41,16 @@ result_clear (Result *result)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Result, result_clear)
 
+/* Standard output goes to OUTPUT, which is closed here, or, with -1, is read by finish(). */
 static GSubprocess *
-spawn (const char *const *arguments)
+spawn_into (int output, const char *const *arguments)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (GPtrArray) command = g_ptr_array_new ();
-  g_autoptr (GSubprocessLauncher) launcher
-      = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
+  g_autoptr (GSubprocessLauncher) launcher = g_subprocess_launcher_new (
+      G_SUBPROCESS_FLAGS_STDERR_PIPE | (output < 0 ? G_SUBPROCESS_FLAGS_STDOUT_PIPE : 0));
+  if (output >= 0)
+    g_subprocess_launcher_take_stdout_fd (launcher, output);
   assert_non_null (g_getenv ("NORMFLOW_TOOL"));
   g_ptr_array_add (command, (gpointer)g_getenv ("NORMFLOW_TOOL"));
   for (; *arguments; arguments++)
@@ -56,6 +60,12 @@ spawn (const char *const *arguments)
   GSubprocess *process = g_subprocess_launcher_spawnv (launcher, (const char *const *)command->pdata, &error);
   nf_test_ok (process, error);
   return process;
+}
+
+static GSubprocess *
+spawn (const char *const *arguments)
+{
+  return spawn_into (-1, arguments);
 }
 
 static Result
@@ -2419,6 +2429,29 @@ test_left_alone (void **state)
     }
 }
 
+/* What nobody reads is an interruption, what cannot be written a failure, whatever is said. */
+static void
+test_unread_output (void **state)
+{
+  const char *const *const said[] = { ARGUMENTS ("eval", "-q", "-m", model, "-n", "2", video),
+                                      ARGUMENTS ("info", "--tensors", model),
+                                      ARGUMENTS ("sample", "-m", model, "-n", "1", "said.png"),
+                                      ARGUMENTS ("--help"),
+                                      ARGUMENTS ("--version") };
+  for (guint i = 0; i < G_N_ELEMENTS (said); i++)
+    {
+      int unread[2];
+      assert_true (pipe (unread) == 0 && close (unread[0]) == 0);
+      g_autoptr (GSubprocess) first = spawn_into (unread[1], said[i]),
+                              second = spawn_into (g_open ("/dev/full", O_WRONLY, 0), said[i]);
+      g_auto (Result) interrupted = finish (first), failed = finish (second);
+      if (interrupted.status != 130 || strstr (interrupted.errors, "written") || failed.status != 1
+          || !strstr (failed.errors, "cannot be written"))
+        fail_msg ("%s: %d and %s%d and %s", said[i][0], interrupted.status, interrupted.errors, failed.status,
+                  failed.errors);
+    }
+}
+
 /* What there was room for stays where there is none for more, also if only the end finds out. */
 static void
 test_no_room (void **state)
@@ -2620,6 +2653,7 @@ main (void)
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_world),
     cmocka_unit_test (test_left_alone),
+    cmocka_unit_test (test_unread_output),
     cmocka_unit_test (test_no_room),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),

@@ -100,8 +100,8 @@ write_line (Eval *eval, JsonBuilder *builder, GError **error)
   text = nf_json_text (builder, FALSE);
   if (fprintf (eval->json, "%s\n", text) < 0 || fflush (eval->json) != 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the lines of JSON cannot be written: %s",
-                   g_strerror (errno));
+      g_set_error (error, NF_ERROR, errno == EPIPE ? NF_ERROR_CANCELLED : NF_ERROR_WRITE,
+                   "the lines of JSON cannot be written: %s", g_strerror (errno));
       return FALSE;
     }
   return TRUE;

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,6 +15,52 @@
 
 #define MAX_SIDE 16384
 #define ONLY_WEIGHTS "-weights" /* what ends so has no gradients of parameters */
+
+static int signal_pipe[2] = { -1, -1 };
+
+static volatile sig_atomic_t unread; /* nobody reads what is said any more */
+
+/* Only what a signal handler may: wakes the thread of wait_for_signals(), if there is one. */
+static void
+on_signal (int number)
+{
+  const int saved = errno;
+  const char byte = (char)number;
+
+  if (number == SIGPIPE)
+    unread = TRUE;
+  if (signal_pipe[1] >= 0 && write (signal_pipe[1], &byte, 1) != 1)
+    _exit (NF_EXIT_INTERRUPTED);
+  errno = saved;
+}
+
+static const struct sigaction to_hear = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+
+/* But where whoever started this says that it does not matter, as nohup(1) does. */
+static void
+hear_politely (int number)
+{
+  struct sigaction before;
+  if (sigaction (number, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+    sigaction (number, &to_hear, NULL);
+}
+
+void
+nf_catch_unread (void)
+{
+  hear_politely (SIGPIPE);
+}
+
+int
+nf_flush_output (int status)
+{
+  if ((fflush (stdout) == 0 && !ferror (stdout)) || status != 0)
+    return status;
+  if (unread)
+    return NF_EXIT_INTERRUPTED;
+  fputs ("normflow: standard output cannot be written\n", stderr);
+  return NF_EXIT_FAILED;
+}
 
 /* What the library warns of is told as the tool's own lines are. */
 static void
@@ -294,29 +341,16 @@ nf_command_fail (NfCommand *self, const GError *error)
 {
   nf_progress_clear (self->progress);
   /* compilers clean up when a signal comes, and miss what they have thrown away */
-  if ((g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED)
-       || g_error_matches (error, NF_ERROR, NF_ERROR_BUILD))
-      && g_cancellable_is_cancelled (self->cancellable))
+  const gboolean cancelled = g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED);
+  if ((cancelled && unread)
+      || ((cancelled || g_error_matches (error, NF_ERROR, NF_ERROR_BUILD))
+          && g_cancellable_is_cancelled (self->cancellable)))
     {
       fprintf (stderr, "normflow %s: interrupted\n", self->name);
       return NF_EXIT_INTERRUPTED;
     }
   fprintf (stderr, "normflow %s: %s\n", self->name, error->message);
   return NF_EXIT_FAILED;
-}
-
-static int signal_pipe[2] = { -1, -1 };
-
-/* Only what a signal handler may: wakes the thread below. */
-static void
-on_signal (int number)
-{
-  const int saved = errno;
-  const char byte = (char)number;
-
-  if (write (signal_pipe[1], &byte, 1) != 1)
-    _exit (NF_EXIT_INTERRUPTED);
-  errno = saved;
 }
 
 /* timeout(1) and others tell the process and then its group: what comes so soon after the first signal is no
@@ -353,24 +387,16 @@ wait_for_signals (gpointer data)
 void
 nf_command_catch_signals (NfCommand *self)
 {
-  const struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-
   /* Not by blocking signals and waiting for them: libraries start threads before main(), whose masks are
    * open. */
   if (self->catching || pipe (signal_pipe) != 0)
     return;
   self->catching = TRUE;
   g_thread_unref (g_thread_new ("signals", wait_for_signals, g_object_ref (self->cancellable)));
-  sigaction (SIGINT, &action, NULL);
-  sigaction (SIGTERM, &action, NULL);
-  /* but where whoever started this says that they do not matter, as nohup(1) does */
-  static const int polite[] = { SIGHUP, SIGPIPE };
-  for (guint i = 0; i < G_N_ELEMENTS (polite); i++)
-    {
-      struct sigaction before;
-      if (sigaction (polite[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
-        sigaction (polite[i], &action, NULL);
-    }
+  sigaction (SIGINT, &to_hear, NULL);
+  sigaction (SIGTERM, &to_hear, NULL);
+  hear_politely (SIGHUP);
+  hear_politely (SIGPIPE);
 }
 
 gboolean

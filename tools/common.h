@@ -56,10 +56,18 @@ typedef enum
   NF_COMMAND_GRADIENTS = 1 << 3,
 } NfCommandOptions;
 
-/* Parses ENTRIES and --quiet, with OPTIONS also --model, --device, with both --text, and those of decoding;
- * with NF_COMMAND_GRADIENTS --precision takes only what models can be trained in. USAGE names the arguments,
- * of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION (nullable) ends the help text.
- * Prints what is wrong; FALSE means NF_EXIT_USAGE. */
+/* From here on that nobody reads what is said any more, SIGPIPE, is remembered and ends nothing at once,
+ * unless whoever started this ignores it. */
+void nf_catch_unread (void);
+
+/* What stays in the buffer of standard output until the end must reach its file, too. Returns: STATUS, or if
+ * that is 0 and not all could be written NF_EXIT_INTERRUPTED (nobody reads it) or NF_EXIT_FAILED. */
+int nf_flush_output (int status);
+
+/* Parses --help, which ends the process, ENTRIES and --quiet, with OPTIONS also --model, --device, with both
+ * --text, and those of decoding; with NF_COMMAND_GRADIENTS --precision takes only what models can be trained
+ * in. USAGE names the arguments, of which there must be MIN_ARGS to MAX_ARGS (argv[1] and on). DESCRIPTION
+ * (nullable) ends the help text. Prints what is wrong; FALSE means NF_EXIT_USAGE. */
 gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                            NfCommandOptions options, const char *usage, const char *summary,
                            const char *description, int min_args, int max_args);
@@ -73,8 +81,8 @@ void nf_command_require (NfCommand *self, const char *key, const char *value);
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
-/* The same of ERROR. Returns NF_EXIT_INTERRUPTED if it is that the work was cancelled, else NF_EXIT_FAILED.
- */
+/* The same of ERROR. Returns NF_EXIT_INTERRUPTED if it is that the work was cancelled, or that nobody reads
+ * what is said (NF_ERROR_CANCELLED, too), else NF_EXIT_FAILED. */
 int nf_command_fail (NfCommand *self, const GError *error);
 
 /* From here on SIGINT, SIGTERM and SIGHUP cancel, a second one ends the process at once; so does SIGPIPE, any

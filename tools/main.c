@@ -1,5 +1,6 @@
 /* normflow: the command. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
+#include "common.h"
 
 #include <locale.h>
 #include <stdio.h>
@@ -106,18 +107,6 @@ unknown_command (const char *name)
   return 2;
 }
 
-/* What stays in the buffer until the end must reach its file too. */
-static int
-flush (int status)
-{
-  if ((fflush (stdout) != 0 || ferror (stdout)) && status == 0)
-    {
-      fputs ("normflow: standard output cannot be written\n", stderr);
-      return 1;
-    }
-  return status;
-}
-
 int
 main (int argc, char **argv)
 {
@@ -129,6 +118,7 @@ main (int argc, char **argv)
   setlocale (LC_ALL, "");
   /* Numbers are read and written alike everywhere. */
   setlocale (LC_NUMERIC, "C");
+  nf_catch_unread ();
   /* PoCL ends the process over a folder of no name */
   if (g_strcmp0 (g_getenv ("POCL_CACHE_DIR"), "") == 0)
     g_unsetenv ("POCL_CACHE_DIR");
@@ -136,12 +126,12 @@ main (int argc, char **argv)
   if (argc < 2 || strcmp (name, "--help") == 0 || strcmp (name, "-h") == 0 || (help && argc < 3))
     {
       print_overview (stdout);
-      return flush (0);
+      return nf_flush_output (0);
     }
   if (strcmp (name, "--version") == 0)
     {
       puts ("normflow " NF_VERSION);
-      return flush (0);
+      return nf_flush_output (0);
     }
   if (help)
     name = argv[2];
@@ -151,7 +141,7 @@ main (int argc, char **argv)
   if (help)
     {
       help_argv[0] = (char *)command->name;
-      return flush (command->run (2, help_argv));
+      return nf_flush_output (command->run (2, help_argv));
     }
-  return flush (command->run (argc - 1, argv + 1));
+  return nf_flush_output (command->run (argc - 1, argv + 1));
 }
