@@ -2436,6 +2436,9 @@ test_unread_output (void **state)
   const char *const *const said[] = { ARGUMENTS ("eval", "-q", "-m", model, "-n", "2", video),
                                       ARGUMENTS ("info", "--tensors", model),
                                       ARGUMENTS ("sample", "-m", model, "-n", "1", "said.png"),
+                                      ARGUMENTS ("eval", "--help"),
+                                      ARGUMENTS ("help", "eval"),
+                                      ARGUMENTS ("train", "-h"),
                                       ARGUMENTS ("--help"),
                                       ARGUMENTS ("--version") };
   for (guint i = 0; i < G_N_ELEMENTS (said); i++)

@@ -193,6 +193,21 @@ specify (NfCommand *self, const char *key, const char *value)
   self->device = spec;
 }
 
+/* Ends parsing. GOption's own help would end the process whether it was written or not. */
+static gboolean
+on_help (const char *name, const char *value, gpointer data, GError **error)
+{
+  g_set_error_literal (error, NF_ERROR, NF_ERROR_CANCELLED, name);
+  return FALSE;
+}
+
+static void
+print_help (GOptionContext *context)
+{
+  g_autofree char *text = g_option_context_get_help (context, TRUE, NULL);
+  fputs (text, stdout);
+}
+
 gboolean
 nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *entries,
                   NfCommandOptions options, const char *usage, const char *summary, const char *description,
@@ -238,6 +253,9 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
           { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
             "Time for a frame, after which its rest is swept once (default: no limit)", "MS" },
           { NULL } };
+  const GOptionEntry help[]
+      = { { "help", 'h', G_OPTION_FLAG_NO_ARG, G_OPTION_ARG_CALLBACK, on_help, "Show this help", NULL },
+          { NULL } };
   const GOptionEntry quiet[]
       = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };
   g_autoptr (GOptionContext) context = g_option_context_new (usage);
@@ -250,6 +268,8 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   g_set_prgname (program);
   g_option_context_set_summary (context, summary);
   g_option_context_set_description (context, description);
+  g_option_context_set_help_enabled (context, FALSE);
+  g_option_context_add_main_entries (context, help, NULL);
   if (entries)
     g_option_context_add_main_entries (context, entries, NULL);
   if (options & NF_COMMAND_MODEL)
@@ -263,6 +283,12 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
   g_option_context_add_main_entries (context, quiet, NULL);
   if (!g_option_context_parse (context, argc, argv, &error))
     {
+      if (g_error_matches (error, NF_ERROR, NF_ERROR_CANCELLED))
+        {
+          print_help (context);
+          g_clear_pointer (&context, g_option_context_free);
+          exit (nf_flush_output (0));
+        }
       nf_command_usage (self, "%s", error->message);
       return FALSE;
     }
