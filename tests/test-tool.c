@@ -335,7 +335,11 @@ test_info (void **state)
   g_autofree char *text = good (ARGUMENTS ("info", "--tensors", model));
   assert_non_null (strstr (text, "16x16"));
   assert_non_null (strstr (text, "blocks.1.proj_out.weight"));
-  BAD (1, "nothing.safetensors", "info", "nothing.safetensors");
+  BAD (1, "there is no model nothing.safetensors in", "info", "nothing");
+  BAD (1, "there is no model file nothing.safetensors, nor", "info", "nothing.safetensors");
+  BAD (1, "there is no model file nothing.pth, nor", "info", "nothing.pth");
+  BAD (1, "there is no model file nothing.pt, nor", "eval", "-m", "nothing.pt", video);
+  BAD (1, "there is no model file ./nothing", "info", "./nothing");
   BAD (1, "video.y4m", "info", video);
 }
 

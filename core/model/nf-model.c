@@ -553,8 +553,9 @@ nf_model_find (const char *name, GError **error)
   g_autofree char *all = path && *path ? g_strconcat (path, G_SEARCHPATH_SEPARATOR_S, NF_MODELS_DIR, NULL)
                                        : g_strdup (NF_MODELS_DIR);
   g_auto (GStrv) folders = g_strsplit (all, G_SEARCHPATH_SEPARATOR_S, -1);
-  g_autofree char *base
-      = g_str_has_suffix (name, ".safetensors") ? g_strdup (name) : g_strconcat (name, ".safetensors", NULL);
+  const gboolean ends = g_str_has_suffix (name, ".safetensors") || g_str_has_suffix (name, ".pth")
+                        || g_str_has_suffix (name, ".pt");
+  g_autofree char *base = ends ? g_strdup (name) : g_strconcat (name, ".safetensors", NULL);
   for (char **folder = folders; *folder; folder++)
     {
       g_autofree char *file = **folder ? g_build_filename (*folder, base, NULL) : NULL;
@@ -562,8 +563,9 @@ nf_model_find (const char *name, GError **error)
         return g_steal_pointer (&file);
     }
   g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
-               "there is no model %s in %s; give a file, or add its folder to NORMFLOW_MODEL_PATH", base,
-               all);
+               ends ? "there is no model file %s, nor one of that name in %s"
+                    : "there is no model %s in %s; give a file, or add its folder to NORMFLOW_MODEL_PATH",
+               base, all);
   return NULL;
 }
 

@@ -35,8 +35,8 @@ typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer dat
  * nf_model_find:
  * @name: (nullable): a path, or a bare name; NULL or "" is the bundled default model
  *
- * A bare name (no '/') that is not a file is looked for as NAME.safetensors in `$NORMFLOW_MODEL_PATH`
- * (colon-separated) and then where models are installed.
+ * A bare name (no '/') that is not a file is looked for as NAME.safetensors, or as it is if it ends in
+ * .safetensors, .pth or .pt, in `$NORMFLOW_MODEL_PATH` (colon-separated) and then where models are installed.
  *
  * Returns: (transfer full): a path, or NULL with %NF_ERROR_NOT_FOUND naming the places tried.
  */
