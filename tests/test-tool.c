@@ -1272,8 +1272,9 @@ static void
 test_labels (void **state)
 {
   g_autofree char *labelled = in_folder ("labelled"), *left = in_folder ("labelled/left"),
-                  *right = in_folder ("labelled/right"), *first = in_folder ("labelled/left/a.y4m"),
-                  *second = in_folder ("labelled/right/b.y4m");
+                  *right = in_folder ("labelled/sch\303\266n rechts"),
+                  *first = in_folder ("labelled/left/a.y4m"),
+                  *second = in_folder ("labelled/sch\303\266n rechts/b.y4m");
   assert_true (g_mkdir (labelled, 0777) == 0 && g_mkdir (left, 0777) == 0 && g_mkdir (right, 0777) == 0);
   write_video (first);
   write_video (second);
@@ -1283,6 +1284,17 @@ test_labels (void **state)
   GOOD (TRAIN, "-o", "labels.safetensors", "--steps", "1", "--labels", "--config", "{\"num_classes\": 2}",
         labelled);
   GOOD (TRAIN, "-o", "labels.safetensors", "--steps", "1", "--labels", labelled);
+  g_autofree char *listed = good (ARGUMENTS ("info", "labels.safetensors"));
+  assert_non_null (strstr (listed, "\nclasses            0 left, 1 sch\303\266n rechts\n"));
+  GOOD ("sample", "-q", "-m", "labels.safetensors", "--class", "1", "number.png");
+  GOOD ("sample", "-q", "-m", "labels.safetensors", "-c", "sch\303\266n rechts", "name.png");
+  assert_same_files ("number.png", "name.png");
+  BAD (1, "--class up: the model has the classes 0 left, 1 sch\303\266n rechts", "sample", "-q", "-m",
+       "labels.safetensors", "--class", "up", "no.png");
+  BAD (1, "--class 2: the model has the classes 0 left, 1 sch", "sample", "-q", "-m", "labels.safetensors",
+       "--class", "2", "no.png");
+  BAD (1, "--class left: the model has no classes", "sample", "-q", "-m", model, "--class", "left", "no.png");
+  BAD (2, "--class -2: classes are counted from 0", "sample", "-q", "-m", model, "--class", "-2", "no.png");
 
   /* those of a STARFlow are a text of one token, with a place for no class */
   GOOD (TRAIN, "-o", "told.safetensors", "--steps", "4", "--stop-after", "2", "--family", "starflow",
@@ -1290,7 +1302,8 @@ test_labels (void **state)
   GOOD ("train", "-q", "-o", "told.safetensors", "--resume");
   g_autofree char *told = good (ARGUMENTS ("info", "--json", "told.safetensors"));
   assert_non_null (strstr (told, "\"txt_dim\" : 3"));
-  assert_non_null (strstr (told, "left"));
+  assert_non_null (strstr (told, "\"classes\" : \"left\\nsch"));
+  GOOD ("sample", "-q", "-m", "told.safetensors", "--class", "left", "told.png");
   GOOD ("sample", "-q", "-m", "told.safetensors", "--class", "1", "--guidance", "2", "told.png");
   BAD (1, "class 3", "sample", "-q", "-m", "told.safetensors", "--class", "3", "no.png");
   BAD (1, "the files lie in 2 folders, but the model has 4 classes", TRAIN, "-o", "no.safetensors", "--steps",

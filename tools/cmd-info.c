@@ -168,7 +168,9 @@ print_file (const Info *info, const char *what)
   print_row ("size", "%s (%" G_GUINT64_FORMAT " bytes)", size, info->size);
 }
 
-static const char *const model_keys[] = { "config", NULL };
+/* What has members, or rows, of its own. */
+static const char *const model_members[] = { "config", NULL };
+static const char *const model_rows[] = { "config", "classes", NULL };
 
 static void
 print_blocks (const NfConfig *config)
@@ -234,10 +236,23 @@ print_starflow (const NfConfig *config)
 }
 
 static void
+print_classes (const Info *info, const NfConfig *config)
+{
+  const char *names = nf_tensor_file_get_metadata (info->file, "classes");
+  g_autofree char *list = names ? nf_class_list (names, G_MAXUINT) : NULL;
+  if (names)
+    print_row ("classes", "%s", list);
+  else if (config->n_classes)
+    print_row ("classes", "%u", config->n_classes);
+  else if (config->family == NF_FAMILY_TARFLOW)
+    print_row ("classes", "none");
+}
+
+static void
 print_model (const Info *info, const NfConfig *config, const char *digest)
 {
   static const char *const noises[] = { [NF_NOISE_UNIFORM] = "uniform", [NF_NOISE_GAUSSIAN] = "Gaussian" };
-  g_autoptr (GList) keys = other_keys (info->file, model_keys);
+  g_autoptr (GList) keys = other_keys (info->file, model_rows);
 
   print_file (info, config->family == NF_FAMILY_TARFLOW ? "TARFlow model"
                     : config->frames                    ? "STARFlow-V model"
@@ -258,10 +273,7 @@ print_model (const Info *info, const NfConfig *config, const char *digest)
                exp (NF_LEAST_LOG_SCALE));
   if (config->family == NF_FAMILY_STARFLOW)
     print_starflow (config);
-  else if (config->n_classes)
-    print_row ("classes", "%u", config->n_classes);
-  else
-    print_row ("classes", "none");
+  print_classes (info, config);
   if (config->noise == NF_NOISE_GAUSSIAN)
     print_row ("noise", "%s, standard deviation %g on the [-1, 1] scale", noises[config->noise],
                config->noise_std);
@@ -365,7 +377,7 @@ add_tensors (JsonBuilder *builder, NfTensorFile *file)
 static void
 add_metadata (JsonBuilder *builder, NfTensorFile *file)
 {
-  g_autoptr (GList) keys = other_keys (file, model_keys);
+  g_autoptr (GList) keys = other_keys (file, model_members);
 
   json_builder_set_member_name (builder, "metadata");
   json_builder_begin_object (builder);

@@ -198,6 +198,37 @@ settle_count (NfSample *sample, const NfConfig *config, gboolean together, GErro
   return FALSE;
 }
 
+#define MAX_LISTED 32 /* names of classes in a message */
+
+/* The class that was named, or one that is there. */
+static gboolean
+settle_class (NfSample *sample, NfModel *model, GError **error)
+{
+  const guint classes = nf_config_classes (nf_model_get_config (model));
+  const char *names = nf_model_get_metadata (model, "classes");
+  g_auto (GStrv) lines = g_strsplit (names ? names : "", "\n", -1);
+  if (!sample->class && sample->label < (int)classes)
+    return TRUE;
+  for (guint i = 0; sample->class && names && i < classes && lines[i]; i++)
+    if (strcmp (lines[i], sample->class) == 0)
+      {
+        sample->label = (int)i;
+        return TRUE;
+      }
+  g_autofree char *list = names ? nf_class_list (names, MAX_LISTED) : NULL,
+                  *number = g_strdup_printf ("%d", sample->label),
+                  *wanted = nf_shorten (sample->class ? sample->class : number);
+  if (!classes)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--class %s: the model has no classes", wanted);
+  else if (names)
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--class %s: the model has the classes %s", wanted,
+                 list);
+  else
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--class %s: the model has the classes 0 to %u", wanted,
+                 classes - 1);
+  return FALSE;
+}
+
 static gboolean
 sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
 {
@@ -210,14 +241,8 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
   if (!settle_count (sample, config, sheet || floats, error))
     return FALSE;
   const guint classes = nf_config_classes (config), texts = nf_session_count_texts (session);
-  if (sample->label >= (int)classes)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   classes ? "--class %d: the model has the classes 0 to %u"
-                           : "--class %d: the model has no classes",
-                   sample->label, classes - 1);
-      return FALSE;
-    }
+  if (!settle_class (sample, nf_session_get_model (session), error))
+    return FALSE;
   if (texts > 1 && texts != sample->count)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
@@ -319,8 +344,8 @@ nf_cmd_sample (int argc, char **argv)
   g_auto (NfCommand) command = { .decoding = { .snap = TRUE, .attention_temperature = 1 } };
   NfSample sample = { .command = &command, .temperature = 1, .label = -1, .context = -1 };
   g_autoptr (GError) error = NULL;
-  g_autofree char *size = NULL, *guide = NULL, *rate = NULL, *denoise = NULL, *given = NULL;
-  gint64 count = G_MININT64, frames = G_MININT64, seed = 0;
+  g_autofree char *size = NULL, *guide = NULL, *rate = NULL, *denoise = NULL, *given = NULL, *class = NULL;
+  gint64 label, count = G_MININT64, frames = G_MININT64, seed = 0;
   int context = G_MININT;
   gboolean sheet, floats;
   const GOptionEntry entries[] = {
@@ -346,7 +371,8 @@ nf_cmd_sample (int argc, char **argv)
     { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "The same seed gives the same pictures (default: 0)", "SEED" },
     { "temperature", 't', 0, G_OPTION_ARG_DOUBLE, &sample.temperature,
       "Standard deviation of the latents; less is calmer (default: 1)", "T" },
-    { "class", 'c', 0, G_OPTION_ARG_INT, &sample.label, "Class of a conditional model (default: none)", "C" },
+    { "class", 'c', 0, G_OPTION_ARG_FILENAME, &class,
+      "Class of a conditional model: its number, or its name as info lists it (default: none)", "C" },
     { "guidance", 'g', 0, G_OPTION_ARG_DOUBLE, &command.decoding.guidance, "Weight of guidance (default: 0)",
       "W" },
     { "guide", 0, 0, G_OPTION_ARG_STRING, &guide,
@@ -395,6 +421,10 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "--seed takes no negative number");
   if (!(sample.temperature >= 0 && sample.temperature <= 100))
     return nf_command_usage (&command, "--temperature %g is out of range: 0 to 100", sample.temperature);
+  if (class && !g_ascii_string_to_signed (class, 10, G_MININT, G_MAXINT, &label, NULL))
+    sample.class = class;
+  else if (class)
+    sample.label = (int)label;
   if (sample.label < -1)
     return nf_command_usage (&command, "--class %d: classes are counted from 0", sample.label);
   if (!isfinite (sample.options.guidance))

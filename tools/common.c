@@ -773,6 +773,21 @@ nf_publish (const char *temporary, const char *path, GError **error)
 }
 
 char *
+nf_class_list (const char *names, guint most)
+{
+  g_auto (GStrv) lines = g_strsplit (names, "\n", -1);
+  GString *list = g_string_new (NULL);
+  for (guint i = 0; lines[i] && i < most; i++)
+    {
+      g_autofree char *name = nf_shorten (lines[i]);
+      g_string_append_printf (list, "%s%u %s", i ? ", " : "", i, name);
+    }
+  if (g_strv_length (lines) > most)
+    g_string_append (list, ", …");
+  return g_string_free (list, FALSE);
+}
+
+char *
 nf_words (const char *format, double value)
 {
   return isfinite (value) ? g_strdup_printf (format, value) : g_strdup ("-");

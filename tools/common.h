@@ -155,6 +155,10 @@ gboolean nf_same_file (const char *a, const char *b);
 /* Flushes TEMPORARY to the disk and gives it its name. */
 gboolean nf_publish (const char *temporary, const char *path, GError **error);
 
+/* NAMES of a model's classes ("classes" of its metadata, a line each), the first MOST of them, with their
+ * numbers: "0 cats, 1 dogs". (transfer full) */
+char *nf_class_list (const char *names, guint most);
+
 /* VALUE for people: by FORMAT, and "-" if it is not a finite number. (transfer full) */
 char *nf_words (const char *format, double value) G_GNUC_PRINTF (1, 0);
 
