@@ -768,6 +768,38 @@ test_actions_file (void **state)
   g_unlink (path);
 }
 
+/* Some editors put a mark before the first line of UTF-8, which is none of the lines. */
+static void
+test_marked_files (void **state)
+{
+#define MARK "\xef\xbb\xbf"
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = nf_test_temporary (NF_ACTIONS_SUFFIX);
+  static const char *const actions[]
+      = { MARK "{\"frame\":0,\"action\":2}\n", MARK "\n{\"frame\":0,\"action\":2}\n" };
+  for (guint i = 0; i < G_N_ELEMENTS (actions); i++)
+    {
+      nf_test_ok (g_file_set_contents (path, actions[i], -1, &error), error);
+      g_autoptr (GArray) read = nf_actions_read (path, 3, &error);
+      nf_test_ok (read, error);
+      assert_true (read->len == 1 && g_array_index (read, guint, 0) == 2);
+      assert_false (nf_actions_has_controls (path));
+    }
+  nf_test_ok (g_file_set_contents (path, MARK "{\"frame\":0,\"controls\":[0.5]}\n", -1, &error), error);
+  assert_true (nf_actions_has_controls (path));
+  /* once, and nowhere else */
+  static const char *const wrong[] = { MARK MARK "{\"frame\":0,\"action\":2}\n",
+                                       "{\"frame\":0,\"action\":2}\n" MARK "{\"frame\":1,\"action\":2}\n" };
+  for (guint i = 0; i < G_N_ELEMENTS (wrong); i++)
+    {
+      nf_test_ok (g_file_set_contents (path, wrong[i], -1, &error), error);
+      assert_null (nf_actions_read (path, 3, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_FORMAT));
+      g_clear_error (&error);
+    }
+  g_unlink (path);
+}
+
 /* What is not known is written as null, and read as unknown, or refused where it has to be known. */
 static void
 test_unknown_actions (void **state)
@@ -1027,6 +1059,7 @@ main (void)
     cmocka_unit_test (test_entropy_by_counting),
     cmocka_unit_test (test_information_is_entropy_on_average),
     cmocka_unit_test (test_branches),
+    cmocka_unit_test (test_marked_files),
     cmocka_unit_test (test_actions_file),
     cmocka_unit_test (test_unknown_actions),
     cmocka_unit_test (test_no_room),

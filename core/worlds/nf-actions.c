@@ -162,14 +162,19 @@ open_file (const char *path, GError **error)
   return file;
 }
 
-/* The next line, of at most MAX_LINE - 1 bytes, whatever they are; FALSE if there is none. */
+/* The next line, of at most MAX_LINE - 1 bytes, whatever they are, but without the mark that some editors put
+ * before UTF-8 where it is the FIRST; FALSE if there is none. */
 static gboolean
-next_line (FILE *file, GString *line)
+next_line (FILE *file, GString *line, gboolean first)
 {
+  static const char mark[] = "\xef\xbb\xbf";
   g_string_truncate (line, 0);
   for (int c = 0; line->len < MAX_LINE - 1 && c != '\n' && (c = getc (file)) != EOF;)
     g_string_append_c (line, (char)c);
-  return line->len > 0;
+  const gboolean found = line->len > 0;
+  if (first && g_str_has_prefix (line->str, mark))
+    g_string_erase (line, 0, sizeof mark - 1);
+  return found;
 }
 
 static gboolean
@@ -187,7 +192,7 @@ read_file (Reading *reading, const char *path, GError **error)
   g_autoptr (JsonParser) parser = json_parser_new ();
   g_autoptr (GError) wrong = NULL;
   g_autoptr (GString) line = g_string_new (NULL);
-  for (guint64 number = 1; !wrong && next_line (file, line); number++)
+  for (guint64 number = 1; !wrong && next_line (file, line, number == 1); number++)
     {
       if (line->len == MAX_LINE - 1 && line->str[line->len - 1] != '\n')
         g_set_error (&wrong, NF_ERROR, NF_ERROR_FORMAT, "longer than %d bytes", MAX_LINE - 2);
@@ -250,8 +255,8 @@ nf_actions_has_controls (const char *path)
   FILE *file = open_file (path, NULL);
   if (!file)
     return FALSE;
-  while (next_line (file, line) && is_blank (line))
-    ;
+  for (gboolean first = TRUE; next_line (file, line, first) && is_blank (line);)
+    first = FALSE;
   fclose (file);
   JsonObject *object = nf_json_parse_object (parser, line->str, line->len, "it", NULL);
   return object && json_object_has_member (object, "controls");
