@@ -1146,6 +1146,7 @@ test_folders_for_files (void **state)
         fail_msg ("%s: %s", outputs[i][2], result.errors);
     }
   BAD (1, "--samples", TRAIN, "--steps", "1", "-o", "ok.safetensors", "--samples", video, video);
+  BAD (1, "cannot be made: Not a directory", "world", "-q", "-c", "2", "pong", "video.y4m/worlds");
 }
 
 /* Nothing that is read, and no other output, is written over. */

@@ -4,6 +4,7 @@
 #include "output.h"
 #include "policy.h"
 
+#include <errno.h>
 #include <glib/gstdio.h>
 #include <math.h>
 #include <stdio.h>
@@ -113,7 +114,8 @@ write_folder (Worlds *worlds, const char *folder, guint clips, GError **error)
 {
   if (g_mkdir_with_parents (folder, 0777) != 0)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the folder %s cannot be made", folder);
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "the folder %s cannot be made: %s", folder,
+                   g_strerror (errno));
       return FALSE;
     }
   for (guint i = 0; i < clips; i++)
