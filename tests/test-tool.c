@@ -1226,6 +1226,9 @@ test_calibrate (void **state)
   assert_true (json_parser_load_from_data (parser, text, -1, NULL));
   JsonObject *object = json_node_get_object (json_parser_get_root (parser));
   assert_true (number_of (object, "threshold") > 0);
+  /* counts are whole */
+  assert_non_null (strstr (text, "\"frames\":24,"));
+  assert_non_null (strstr (text, "\"smoothing_window\":5,"));
   BAD (1, "nothing.mkv", "calibrate", "-q", "-m", model, "nothing.mkv");
 }
 

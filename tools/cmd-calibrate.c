@@ -169,28 +169,20 @@ nf_cmd_calibrate (int argc, char **argv)
     {
       g_autoptr (JsonBuilder) builder = json_builder_new ();
       g_autofree char *text = NULL;
-      const struct
-      {
-        const char *name;
-        double value;
-      } members[] = { { "threshold", threshold },
-                      { "threshold_hysteresis", hysteresis },
-                      { "smoothing_window", window },
-                      { "false_alarm_rate", rate },
-                      { "frames", n },
-                      { "min", sorted[0] },
-                      { "median", median },
-                      { "p95", nf_scan_quantile (sorted, n, 0.95) },
-                      { "p99", nf_scan_quantile (sorted, n, 0.99) },
-                      { "max", sorted[n - 1] } };
 
       json_builder_begin_object (builder);
-      for (gsize i = 0; i < G_N_ELEMENTS (members); i++)
-        nf_json_add_double (builder, members[i].name, members[i].value);
-      json_builder_set_member_name (builder, "extrapolated");
-      json_builder_add_boolean_value (builder, extrapolated);
-      json_builder_set_member_name (builder, "model_digest");
-      json_builder_add_string_value (builder, nf_model_get_digest (nf_session_get_model (session)));
+      nf_json_add_double (builder, "threshold", threshold);
+      nf_json_add_double (builder, "threshold_hysteresis", hysteresis);
+      nf_json_add_int (builder, "smoothing_window", (guint64)window);
+      nf_json_add_double (builder, "false_alarm_rate", rate);
+      nf_json_add_int (builder, "frames", n);
+      nf_json_add_double (builder, "min", sorted[0]);
+      nf_json_add_double (builder, "median", median);
+      nf_json_add_double (builder, "p95", nf_scan_quantile (sorted, n, 0.95));
+      nf_json_add_double (builder, "p99", nf_scan_quantile (sorted, n, 0.99));
+      nf_json_add_double (builder, "max", sorted[n - 1]);
+      nf_json_add_bool (builder, "extrapolated", extrapolated);
+      nf_json_add_string (builder, "model_digest", nf_model_get_digest (nf_session_get_model (session)));
       json_builder_end_object (builder);
       text = nf_json_text (builder, FALSE);
       printf ("%s\n", text);
