@@ -1442,6 +1442,30 @@ test_sample (void **state)
   BAD (2, "must end in", "sample", "-q", "-m", "nothing.safetensors", "e.jpg"); /* before there is a model */
 }
 
+/* One is not called several. */
+static void
+test_one (void **state)
+{
+  const struct
+  {
+    const char *said;
+    const char *const *arguments;
+  } cases[]
+      = { { "1 picture of 16x16 in", ARGUMENTS ("sample", "-m", model, "-n", "1", "one.png") },
+          { "1 video of 1 frame of 64x64 in",
+            ARGUMENTS ("sample", "-m", "normflow-pong-64", "--frames", "1", "one.mkv") },
+          { "1 frame of 41x27, ", ARGUMENTS ("encode", "-m", model, "-n", "1", video, "one.safetensors") },
+          { "1 frame of 41x27, ", ARGUMENTS ("decode", "-m", model, "one.safetensors", "one.y4m") },
+          { "1 frame of 64x64 in", ARGUMENTS ("world", "pong", "-n", "1", "one-world.mkv") },
+          { "2 frames of 64x64 in", ARGUMENTS ("world", "pong", "-n", "2", "one-world.mkv") } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *text = good (cases[i].arguments);
+      if (!strstr (text, cases[i].said))
+        fail_msg ("%s", text);
+    }
+}
+
 /* What a limit ended early is told, as decode tells it, whatever is drawn; without one nothing is. */
 static void
 test_sample_residual (void **state)
@@ -2652,6 +2676,7 @@ main (void)
     cmocka_unit_test (test_calibrate),
     cmocka_unit_test (test_hints),
     cmocka_unit_test (test_sample),
+    cmocka_unit_test (test_one),
     cmocka_unit_test (test_sample_residual),
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),

@@ -153,7 +153,8 @@ nf_cmd_calibrate (int argc, char **argv)
   n = calibration.smoothed->len;
   if (!error && n < 20)
     g_set_error (&error, NF_ERROR, NF_ERROR_DATA,
-                 "%u frames tell too little: take footage of at least 20, better of some minutes", n);
+                 "%u frame%s too little: take footage of at least 20, better of some minutes", n,
+                 n == 1 ? " tells" : "s tell");
   if (error)
     return nf_command_fail (&command, error);
 

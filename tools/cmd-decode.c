@@ -246,8 +246,8 @@ decode_file (Decode *decode, GError **error)
 
   nf_progress_clear (decode->command->progress);
   if (!decode->command->quiet)
-    printf ("%" G_GUINT64_FORMAT " frames of %ux%u, %.2f frames/s, in %s\n", decode->n_frames, info->width,
-            info->height,
+    printf ("%" G_GUINT64_FORMAT " frame%s of %ux%u, %.2f frames/s, in %s\n", decode->n_frames,
+            decode->n_frames == 1 ? "" : "s", info->width, info->height,
             (double)decode->n_frames * G_USEC_PER_SEC
                 / (double)MAX (g_get_monotonic_time () - decode->start, 1),
             decode->output);

@@ -169,8 +169,8 @@ encode_file (Encode *encode, GError **error)
   nf_progress_clear (encode->command->progress);
   size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)
-    printf ("%" G_GUINT64_FORMAT " frames of %ux%u, %.4f bits/dim, %.2f frames/s, %s in %s\n",
-            encode->n_frames, encode->info.width, encode->info.height,
+    printf ("%" G_GUINT64_FORMAT " frame%s of %ux%u, %.4f bits/dim, %.2f frames/s, %s in %s\n",
+            encode->n_frames, encode->n_frames == 1 ? "" : "s", encode->info.width, encode->info.height,
             encode->bits / (double)encode->n_frames, (double)encode->n_frames / MAX (encode->seconds, 1e-6),
             size, encode->output);
   return TRUE;

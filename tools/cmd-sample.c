@@ -455,11 +455,11 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
   if (!command.quiet && sample.frames)
-    printf ("%u %s of %u frames of %ux%u in %s\n", sample.count, sample.count == 1 ? "video" : "videos",
-            sample.frames, sample.width, sample.height, sample.output);
+    printf ("%u video%s of %u frame%s of %ux%u in %s\n", sample.count, sample.count == 1 ? "" : "s",
+            sample.frames, sample.frames == 1 ? "" : "s", sample.width, sample.height, sample.output);
   else if (!command.quiet)
-    printf ("%u %s of %ux%u in %s\n", sample.count, floats ? "samples" : "pictures", sample.width,
-            sample.height, sample.output);
+    printf ("%u %s%s of %ux%u in %s\n", sample.count, floats ? "sample" : "picture",
+            sample.count == 1 ? "" : "s", sample.width, sample.height, sample.output);
   nf_command_tell_residual (&command);
   return 0;
 }

@@ -205,8 +205,8 @@ nf_cmd_world (int argc, char **argv)
     return nf_command_fail (&command, error);
   nf_progress_clear (command.progress);
   if (!command.quiet)
-    printf ("%s, %" G_GUINT64_FORMAT " frames of %ux%u in %s: entropy %.4f bits a frame, information %.4f\n",
-            argv[1], worlds.n_frames, worlds.width, worlds.height, argv[2],
+    printf ("%s, %" G_GUINT64_FORMAT " frame%s of %ux%u in %s: entropy %.4f bits a frame, information %.4f\n",
+            argv[1], worlds.n_frames, worlds.n_frames == 1 ? "" : "s", worlds.width, worlds.height, argv[2],
             worlds.entropy / (double)worlds.n_frames, worlds.information / (double)worlds.n_frames);
   return 0;
 }
