@@ -15,6 +15,7 @@
 #include "captions.h"
 #include "clips.h"
 #include "media.h"
+#include "media-look.h"
 #include "nf-error.h"
 #include "nf-random.h"
 #include "plot.h"
@@ -1351,6 +1352,22 @@ test_look (void **state)
       assert_null (nf_media_writer_open (path, NF_PIXELS_RGB, 16, 16, 25, 1, wrong[i], &error));
       assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_FORMAT));
       g_unlink (path);
+    }
+
+  /* scaled frames are shown in the shape that they had, and have no fields if their lines are others */
+  static const struct
+  {
+    const char *look, *scaled;
+    guint height;
+  } sizes[] = { { "color_range=tv:sample_aspect_ratio=4/3:field_order=tt",
+                  "color_range=tv:sample_aspect_ratio=5/3", 64 },
+                { "field_order=tt", "field_order=tt:sample_aspect_ratio=45/4", 576 },
+                { "sample_aspect_ratio=4/5", "", 64 },
+                { NULL, "sample_aspect_ratio=5/4", 64 } };
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      g_autofree char *scaled = nf_look_scale (sizes[i].look, 720, 576, 64, sizes[i].height);
+      assert_string_equal (scaled, sizes[i].scaled);
     }
 }
 

@@ -1735,6 +1735,33 @@ test_eval_holdout (void **state)
   BAD (1, "trained on", "eval", "-q", "-m", model, "--holdout", "0.3", "shots/1.png");
 }
 
+/* Frames of another size than a model of videos takes are scaled as training scales them, if asked for. */
+static void
+test_scaled (void **state)
+{
+  BAD (1, "64x64", "encode", PONG, video, "no.safetensors");
+  g_auto (Result) scaled = run (ARGUMENTS ("eval", PONG, "--scale", "--check", "-n", "3", video));
+  assert_int_equal (scaled.status, 0);
+  assert_non_null (strstr (scaled.errors, ": 3 frames of 64x64 (scaled from 41x27), "));
+  g_autofree char *said = good (
+      ARGUMENTS ("encode", "-m", "normflow-pong-64", "--scale", "-n", "3", video, "scaled.safetensors"));
+  assert_non_null (strstr (said, "3 frames of 64x64 (scaled from 41x27), "));
+  /* shown, frames are as wide for their height as before */
+  g_autofree char *latents = good (ARGUMENTS ("info", "--json", "scaled.safetensors"));
+  assert_non_null (strstr (latents, "sample_aspect_ratio=41/27"));
+  /* scaled once, they come back as they are */
+  GOOD ("decode", "-q", "-m", "normflow-pong-64", "scaled.safetensors", "scaled.mkv");
+  g_autoptr (GRegex) names = g_regex_new ("\"file\":\"[^\"]*\"", 0, 0, NULL);
+  g_autofree char *again = good (ARGUMENTS ("eval", PONG, "--check", "-n", "3", "scaled.mkv")),
+                  *wanted = g_regex_replace_literal (names, scaled.output, -1, 0, "", 0, NULL),
+                  *got = g_regex_replace_literal (names, again, -1, 0, "", 0, NULL);
+  assert_string_equal (got, wanted);
+  BAD (1, "--scale is for models of videos, and", "eval", "-q", "-m", model, "--scale", video);
+  BAD (1, "--scale is for models of videos, and", "encode", "-q", "-m", model, "--scale", video,
+       "no.safetensors");
+  BAD (1, "--scale is for models of videos, and", "eval", "-q", "--scale", "--denoise", "0.1", video);
+}
+
 /* Files of one name are told apart, wherever they are named. */
 static void
 test_eval_same_names (void **state)
@@ -2681,6 +2708,7 @@ main (void)
     cmocka_unit_test (test_sample_floats),
     cmocka_unit_test (test_sample_videos),
     cmocka_unit_test (test_eval_holdout),
+    cmocka_unit_test (test_scaled),
     cmocka_unit_test (test_eval_same_names),
     cmocka_unit_test (test_eval_some),
     cmocka_unit_test (test_train_samples),

@@ -2,6 +2,7 @@
 #include "command.h"
 #include "common.h"
 #include "latents.h"
+#include "media-look.h"
 #include "scan.h"
 
 #include <math.h>
@@ -25,6 +26,8 @@ typedef struct
   double gap;     /* how much after it, in seconds */
   double bits;    /* of all frames */
   double seconds; /* spent on encoding */
+  char *scaled;   /* from what size, in words, */
+  char *look;     /* and how samples are meant then; NULL: as they are */
 } Encode;
 
 static void
@@ -32,25 +35,33 @@ encode_clear (Encode *encode)
 {
   g_clear_object (&encode->session);
   g_clear_object (&encode->scan.stream);
+  g_free (encode->scaled);
+  g_free (encode->look);
   g_clear_pointer (&encode->writer, nf_latents_writer_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Encode, encode_clear)
 
 static gboolean
-open_writer (Encode *encode, NfMediaReader *reader, GError **error)
+open_writer (Encode *encode, const NfScanFrame *frame, GError **error)
 {
-  const NfMediaInfo *media = nf_media_reader_get_info (reader);
-  g_autofree char *loss = nf_media_reader_describe_loss (reader);
+  const NfMediaInfo *media = nf_media_reader_get_info (frame->reader);
+  const guint width = frame->picture->frame.width, height = frame->picture->frame.height;
+  g_autofree char *loss = nf_media_reader_describe_loss (frame->reader);
 
   if (loss && !encode->command->quiet)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: %s is %s; decoding gives back exactly that", encode->input,
                       loss);
-  encode->info.width = media->width;
-  encode->info.height = media->height;
+  if (encode->scan.scale)
+    {
+      encode->scaled = g_strdup_printf (" (scaled from %ux%u)", media->width, media->height);
+      encode->look = nf_look_scale (media->look, media->width, media->height, width, height);
+    }
+  encode->info.width = width;
+  encode->info.height = height;
   encode->info.rate_n = media->rate_n;
   encode->info.rate_d = media->rate_d;
-  encode->info.look = (char *)media->look;
+  encode->info.look = encode->look ? encode->look : (char *)media->look;
   encode->info.text = (char *)nf_session_get_text_digest (encode->session);
   encode->writer
       = nf_latents_writer_open (encode->output, nf_session_get_model (encode->session), &encode->info, error);
@@ -79,7 +90,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
   const NfPicture *picture = frame->picture;
   const NfLatentsInfo *info = &encode->info;
 
-  if (!encode->writer && !open_writer (encode, frame->reader, error))
+  if (!encode->writer && !open_writer (encode, frame, error))
     return FALSE;
   if (picture->frame.width != info->width || picture->frame.height != info->height)
     {
@@ -114,18 +125,13 @@ open_stream (Encode *encode, GError **error)
   const char *option = encode->context >= 0 ? "context"
                        : scan->key_int_max  ? "key-int-max"
                        : scan->actions      ? "actions"
+                       : scan->scale        ? "scale"
                                             : NULL;
 
-  if (!nf_command_open_stream (encode->command, encode->session, &scan->stream, error))
+  if (!nf_command_open_stream (encode->command, encode->session, &scan->stream, error)
+      || !nf_command_check_stream (encode->command, scan->stream, option, error))
     return FALSE;
   encode->info.context = -1;
-  if (!scan->stream && option)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "--%s is for models of videos, and %s is one of pictures", option,
-                   encode->command->model ? encode->command->model : "the bundled model");
-      return FALSE;
-    }
   if (!scan->stream)
     return TRUE;
   if (encode->context >= 0 && !nf_stream_set_context (scan->stream, (guint)encode->context, error))
@@ -169,10 +175,10 @@ encode_file (Encode *encode, GError **error)
   nf_progress_clear (encode->command->progress);
   size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)
-    printf ("%" G_GUINT64_FORMAT " frame%s of %ux%u, %.4f bits/dim, %.2f frames/s, %s in %s\n",
+    printf ("%" G_GUINT64_FORMAT " frame%s of %ux%u%s, %.4f bits/dim, %.2f frames/s, %s in %s\n",
             encode->n_frames, encode->n_frames == 1 ? "" : "s", encode->info.width, encode->info.height,
-            encode->bits / (double)encode->n_frames, (double)encode->n_frames / MAX (encode->seconds, 1e-6),
-            size, encode->output);
+            encode->scaled ? encode->scaled : "", encode->bits / (double)encode->n_frames,
+            (double)encode->n_frames / MAX (encode->seconds, 1e-6), size, encode->output);
   return TRUE;
 }
 
@@ -191,6 +197,8 @@ nf_cmd_encode (int argc, char **argv)
           { "actions", 0, 0, G_OPTION_ARG_NONE, &encode.scan.actions,
             "Tell a model of videos the actions in VIDEO.actions.ndjson, and keep them with the latents",
             NULL },
+          { "scale", 0, 0, G_OPTION_ARG_NONE, &encode.scan.scale,
+            "Scale frames to the size of a model of videos, as training does", NULL },
           { "context", 0, 0, G_OPTION_ARG_INT, &context,
             "Frames that a model of videos keeps when its window is full (default: half of them)", "N" },
           { "key-int-max", 0, 0, G_OPTION_ARG_INT, &key_int_max,
@@ -205,7 +213,8 @@ nf_cmd_encode (int argc, char **argv)
           "Latents are numbers of single precision, larger than the video: a representation, no "
           "compression.\n"
           "The file is safetensors: latents (frames, rows, columns, features), bits_per_dim (frames).\n"
-          "A model of videos codes each frame given those before it; frames have its size.",
+          "A model of videos codes each frame given those before it; frames have its size, or --scale\nmakes "
+          "them as large.",
           2, 2))
     return NF_EXIT_USAGE;
   if (!nf_settle_number (&frames) || key_int_max < 0 || (context != G_MININT && context < 0))

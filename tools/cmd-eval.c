@@ -24,6 +24,7 @@ typedef struct
   NfStream *decoder;    /* of --check, likewise */
   NfProgress *progress; /* not owned */
   NfMediaPeers *peers;  /* NULL without --peers */
+  gboolean scale;
   gboolean check;
   NfDecodeOptions decoding; /* of --check */
   FILE *json;               /* open once there is a line to write: what was there before stays until then */
@@ -31,7 +32,8 @@ typedef struct
 
   /* Of the file at work. */
   const char *path;
-  char *name; /* to show: the path as it was given, or from the given folder on */
+  char *scaled; /* to what size and from which, in words; NULL: not scaled */
+  char *name;   /* to show: the path as it was given, or from the given folder on */
   GArray *seconds;
   GArray *bits;
   GArray *png;
@@ -62,6 +64,7 @@ eval_clear (Eval *eval)
   g_clear_object (&eval->stream);
   g_clear_object (&eval->decoder);
   g_free (eval->name);
+  g_free (eval->scaled);
   g_clear_pointer (&eval->peers, nf_media_peers_free);
   g_clear_pointer (&eval->seconds, g_array_unref);
   g_clear_pointer (&eval->bits, g_array_unref);
@@ -158,6 +161,13 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
   guint64 wrong;
 
+  if (eval->scale && !eval->scaled)
+    {
+      const NfMediaInfo *from = nf_media_reader_get_info (frame->reader);
+
+      eval->scaled = g_strdup_printf (" of %ux%u (scaled from %ux%u)", picture->frame.width,
+                                      picture->frame.height, from->width, from->height);
+    }
   if (frame->between)
     return !eval->check || check_frame (eval, frame, &wrong, error);
   json_builder_begin_object (builder);
@@ -236,10 +246,11 @@ print_summary (const Eval *eval, FILE *out)
   g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)eval->bits->data, n);
   double mean = eval->model_bits / eval->dims;
 
-  fprintf (out, "%s: %u frame%s, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
-           eval->name, n, n == 1 ? "" : "s", mean, nf_scan_quantile (sorted, n, 0.5),
-           nf_scan_quantile (sorted, n, 0.05), nf_scan_quantile (sorted, n, 0.95),
-           n / MAX (eval->encode_seconds, 1e-9));
+  fprintf (out,
+           "%s: %u frame%s%s, %.4f bits/dim (median %.4f, 5 %% %.4f, 95 %% %.4f), %.2f frames/s encoded\n",
+           eval->name, n, n == 1 ? "" : "s", eval->scaled ? eval->scaled : "", mean,
+           nf_scan_quantile (sorted, n, 0.5), nf_scan_quantile (sorted, n, 0.05),
+           nf_scan_quantile (sorted, n, 0.95), n / MAX (eval->encode_seconds, 1e-9));
   if (eval->peers && is_density (eval))
     fprintf (
         out,
@@ -268,6 +279,7 @@ static void
 reset_file (Eval *eval, const char *path)
 {
   eval->path = path;
+  g_clear_pointer (&eval->scaled, g_free);
   g_free (eval->name);
   eval->name = g_filename_display_name (path);
   if (eval->decoder)
@@ -677,6 +689,8 @@ nf_cmd_eval (int argc, char **argv)
           { "check", 0, 0, G_OPTION_ARG_NONE, &eval.check, "Decode each frame and compare every byte", NULL },
           { "actions", 0, 0, G_OPTION_ARG_NONE, &scan.actions,
             "Tell a model of videos the actions in FILE.actions.ndjson beside each video", NULL },
+          { "scale", 0, 0, G_OPTION_ARG_NONE, &eval.scale,
+            "Scale frames to the size of a model of videos, as training does", NULL },
           { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
             "Instead: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and nlmeans at their "
             "best strength",
@@ -747,9 +761,12 @@ nf_cmd_eval (int argc, char **argv)
               && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
     goto failed;
   scan.stream = eval.stream;
+  scan.scale = eval.scale;
   if (n_sigmas
       && !nf_command_check_pictures (&command, eval.session, "--denoise", NF_VIDEOS_KEEP_NOISE,
                                      NF_MODEL_NOISY, &error))
+    goto failed;
+  if (!nf_command_check_stream (&command, eval.stream, eval.scale ? "scale" : NULL, &error))
     goto failed;
   if (peers)
     eval.peers = nf_media_peers_new (config->layout);

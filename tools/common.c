@@ -514,6 +514,16 @@ nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, 
 }
 
 gboolean
+nf_command_check_stream (NfCommand *self, NfStream *stream, const char *option, GError **error)
+{
+  if (stream || !option)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--%s is for models of videos, and %s is one of pictures",
+               option, self->model ? self->model : "the bundled model");
+  return FALSE;
+}
+
+gboolean
 nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error)
 {
   return nf_command_open_stream (self, session, stream, error)

@@ -108,7 +108,10 @@ gboolean nf_command_check_pictures (NfCommand *self, NfSession *session, const c
  * else NULL in *STREAM. */
 gboolean nf_command_open_stream (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
 
-/* The same to decode frames that were encoded: each is shown when it is decoded. */
+/* Refuses OPTION (without its dashes; nullable), which is for models of videos, where there is no STREAM. */
+gboolean nf_command_check_stream (NfCommand *self, NfStream *stream, const char *option, GError **error);
+
+/* nf_command_open_stream() to decode frames that were encoded: each is shown when it is decoded. */
 gboolean nf_command_open_decoder (NfCommand *self, NfSession *session, NfStream **stream, GError **error);
 
 /* Keeps the residual of what SESSION, or STREAM if that is NULL, decoded last, if it is the largest. */

@@ -5,6 +5,9 @@
 #include <libavutil/pixdesc.h>
 #include <string.h>
 
+#define ASPECT "sample_aspect_ratio"
+#define FIELDS "field_order"
+
 gboolean
 nf_look_is_rgb (enum AVPixelFormat format)
 {
@@ -71,6 +74,15 @@ set_usual (int *range, int *matrix)
   *matrix = AVCOL_SPC_SMPTE170M;
 }
 
+static void
+add_aspect (GString *look, AVRational aspect)
+{
+  g_autofree char *value = g_strdup_printf ("%d/%d", aspect.num, aspect.den);
+
+  if (aspect.num > 0 && aspect.den > 0 && aspect.num != aspect.den)
+    add (look, ASPECT, value);
+}
+
 char *
 nf_look_of_frame (const AVFrame *frame, AVRational aspect, enum AVFieldOrder fields, NfPixelLayout layout)
 {
@@ -93,13 +105,8 @@ nf_look_of_frame (const AVFrame *frame, AVRational aspect, enum AVFieldOrder fie
     add (look, "color_trc", av_color_transfer_name (frame->color_trc));
   if (layout == NF_PIXELS_YUV420 && same && siting != AVCHROMA_LOC_UNSPECIFIED)
     add (look, "chroma_sample_location", av_chroma_location_name (siting));
-  if (aspect.num > 0 && aspect.den > 0 && aspect.num != aspect.den)
-    {
-      g_autofree char *value = g_strdup_printf ("%d/%d", aspect.num, aspect.den);
-
-      add (look, "sample_aspect_ratio", value);
-    }
-  add (look, "field_order", field_order_name (fields));
+  add_aspect (look, aspect);
+  add (look, FIELDS, field_order_name (fields));
   return g_string_free (look, FALSE);
 }
 
@@ -119,12 +126,12 @@ set_one (AVCodecContext *codec, const char *key, const char *value)
     codec->color_trc = number = av_color_transfer_from_name (value);
   else if (!strcmp (key, "chroma_sample_location"))
     codec->chroma_sample_location = number = av_chroma_location_from_name (value);
-  else if (!strcmp (key, "field_order"))
+  else if (!strcmp (key, FIELDS))
     {
       codec->field_order = field_order_from_name (value);
       number = codec->field_order == AV_FIELD_UNKNOWN ? -1 : 0;
     }
-  else if (!strcmp (key, "sample_aspect_ratio"))
+  else if (!strcmp (key, ASPECT))
     {
       AVRational *aspect = &codec->sample_aspect_ratio;
 
@@ -133,6 +140,30 @@ set_one (AVCodecContext *codec, const char *key, const char *value)
         number = -1;
     }
   return number >= 0;
+}
+
+char *
+nf_look_scale (const char *look, guint from_width, guint from_height, guint width, guint height)
+{
+  g_auto (GStrv) parts = g_strsplit (look ? look : "", ":", -1);
+  GString *scaled = g_string_new (NULL);
+  AVRational aspect = { 1, 1 };
+
+  for (guint i = 0; parts[i]; i++)
+    {
+      char *value = strchr (parts[i], '=');
+
+      if (value)
+        *value++ = 0;
+      if (!strcmp (parts[i], ASPECT) && value)
+        (void)av_parse_ratio (&aspect, value, G_MAXINT, 0, NULL);
+      else if (strcmp (parts[i], FIELDS) || height == from_height)
+        add (scaled, parts[i], value);
+    }
+  av_reduce (&aspect.num, &aspect.den, (gint64)aspect.num * from_width * height,
+             (gint64)aspect.den * from_height * width, G_MAXINT);
+  add_aspect (scaled, aspect);
+  return g_string_free (scaled, FALSE);
 }
 
 gboolean

@@ -26,6 +26,10 @@ gboolean nf_look_is_full (const AVFrame *frame);
 char *nf_look_of_frame (const AVFrame *frame, AVRational aspect, enum AVFieldOrder fields,
                         NfPixelLayout layout);
 
+/* LOOK (nullable) of frames that were scaled from one size to another: pixels are of another shape, and lines
+ * that were made of others are of no field. (transfer full) */
+char *nf_look_scale (const char *look, guint from_width, guint from_height, guint width, guint height);
+
 /* Gives CODEC, which is to encode samples of LAYOUT in pixels of its pix_fmt, this look (nullable).
  * NF_ERROR_FORMAT if LOOK is none. */
 gboolean nf_look_give (const char *look, NfPixelLayout layout, AVCodecContext *codec, GError **error);

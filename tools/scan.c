@@ -218,6 +218,15 @@ nf_scan_file (NfSession *session, const char *path, const NfScan *scan, NfProgre
       frame.between = picture->index < first || (picture->index - first) % scan->every != 0;
       if (frame.between && !scan->stream)
         continue;
+      if (scan->scale)
+        {
+          NfPicture *scaled
+              = nf_picture_scale (picture, nf_config_columns (config), nf_config_rows (config), error);
+          if (!scaled)
+            return FALSE;
+          nf_picture_unref (picture);
+          picture = scaled;
+        }
       frame.picture = picture;
       if ((scan->score && !score_frame (&work, done, &frame, error)) || !func (&frame, data, error))
         return FALSE;

@@ -19,6 +19,7 @@ G_BEGIN_DECLS
  * stream: of a model of videos, which frames are encoded with, each knowing those before it; NULL for one of
  * pictures
  * key_int_max: each so many-th frame the stream encodes by itself; 0: the first alone
+ * scale: frames become as large as those of the stream's model, as training makes them
  * actions: the stream is told the actions in the file of them beside each video (nf-actions.h)
  */
 typedef struct
@@ -29,6 +30,7 @@ typedef struct
   gboolean score;
   NfStream *stream;
   guint key_int_max;
+  gboolean scale;
   gboolean actions;
 } NfScan;
 
