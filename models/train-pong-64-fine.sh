@@ -21,9 +21,9 @@ normflow train -o "$1.stage1" --world pong --actions --config '{"family": "starf
   "cond_top_only": true, "seq_order": "L2R", "temporal_causal": 1, "shallow_block_local": true, "frames": 8,
   "frame_positions": true, "pixel_layout": "rgb", "noise_type": "gaussian", "noise_std": 0.1}' \
   --denoiser 1 --precision bf16 --steps 3457 --batch 64 --lr 1.5e-3 --warmup 300 --ema 0.999 --seed 1 \
-  --validation-tiles 64 --validate-every 500
+  --validation-tiles 64 --validate-every 500 --overwrite
 normflow train -o "$1.stage2" --init "$1.stage1" --world pong --actions --context-errors 0.012 --steps 3444 --batch 64 \
-  --lr 8e-4 --warmup 100 --ema 0.999 --seed 2 --validation-tiles 64 --validate-every 500
+  --lr 8e-4 --warmup 100 --ema 0.999 --seed 2 --validation-tiles 64 --validate-every 500 --overwrite
 normflow train -o "$1.stage3" --init "$1.stage2" --world pong --actions --context-errors 0.01 --steps 3200 --batch 16 \
-  --lr 3e-4 --warmup 60 --ema 0.998 --seed 3 --precision bf16 --validation-tiles 64 --validate-every 400
+  --lr 3e-4 --warmup 60 --ema 0.998 --seed 3 --precision bf16 --validation-tiles 64 --validate-every 400 --overwrite
 normflow convert --mean "$1.stage2" --dtype f16 "$1.stage3" "$1"

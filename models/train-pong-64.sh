@@ -22,12 +22,12 @@ normflow train -o "$1.stage1" --world pong --actions --config '{"family": "starf
   "cond_top_only": true, "seq_order": "L2R", "temporal_causal": 1, "shallow_block_local": true, "frames": 8,
   "pixel_layout": "rgb", "noise_type": "gaussian", "noise_std": 0.1}' \
   --denoiser 1 --steps 19500 --stop-after 12000 --batch 64 --lr 1.5e-3 --warmup 300 --ema 0.999 --seed 1 \
-  --validation-tiles 64 --validate-every 500
+  --validation-tiles 64 --validate-every 500 --overwrite
 normflow train -o "$1.stage2" --init "$1.stage1" --world pong --actions --steps 7300 --batch 64 --lr 6e-4 --warmup 100 \
-  --ema 0.999 --seed 2 --validation-tiles 64 --validate-every 500
+  --ema 0.999 --seed 2 --validation-tiles 64 --validate-every 500 --overwrite
 normflow convert --dtype f16 --set frame_positions=true "$1.stage2" "$1.placed"
 normflow train -o "$1.stage3" --init "$1.placed" --world pong --actions --steps 2000 --stop-after 654 --batch 16 \
-  --lr 3e-4 --warmup 60 --ema 0.997 --context-errors 0.015 --seed 3 --validation-tiles 0 --precision bf16
+  --lr 3e-4 --warmup 60 --ema 0.997 --context-errors 0.015 --seed 3 --validation-tiles 0 --precision bf16 --overwrite
 normflow train -o "$1.stage4" --init "$1.stage3" --world pong --actions --steps 700 --batch 16 --lr 1.5e-4 \
-  --warmup 40 --ema 0.99 --context-errors 0.01 --seed 4 --validation-tiles 0 --precision bf16
+  --warmup 40 --ema 0.99 --context-errors 0.01 --seed 4 --validation-tiles 0 --precision bf16 --overwrite
 normflow convert --mean "$1.stage4" --dtype f16 "$1.placed" "$1"

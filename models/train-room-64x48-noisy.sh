@@ -22,5 +22,5 @@ normflow train -o "$output.float32" --config '{"family": "starflow", "img_size":
   "cond_top_only": true, "seq_order": "L2R", "temporal_causal": 1, "shallow_block_local": true, "frames": 8,
   "frame_positions": true, "pixel_layout": "yuv420", "noise_type": "gaussian", "noise_std": 0.1}' \
   --denoiser 1 --context-errors 0.01 --precision bf16 --steps 1893 --stop-after 500 --batch 48 --lr 1.5e-3 \
-  --warmup 100 --ema 0.998 --seed 1 --validation-tiles 64 --validate-every 250 "$@"
+  --warmup 100 --ema 0.998 --seed 1 --validation-tiles 64 --validate-every 250 --overwrite "$@"
 normflow convert --dtype f16 "$output.float32" "$output"

@@ -20,4 +20,4 @@ normflow train -o "$output" --config '{"family": "starflow", "img_size": 64, "hw
   "seq_order": "L2R", "temporal_causal": 1, "shallow_block_local": true, "frames": 6, "pixel_layout": "yuv420",
   "basis": "dct", "noise_type": "uniform"}' \
   --steps 1500 --stop-after 500 --batch 8 --lr 2e-3 --warmup 80 --ema 0.99 --seed 1 --validation-tiles 32 \
-  --validate-every 250 "$@"
+  --validate-every 250 --overwrite "$@"

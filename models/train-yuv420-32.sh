@@ -15,7 +15,7 @@ if [[ $# -lt 2 || $1 == -* ]]; then
 fi
 output=$1
 shift
-common=(--scales "1,0.5" --cache 2048 --validate-every 250)
+common=(--scales "1,0.5" --cache 2048 --validate-every 250 --overwrite)
 
 normflow train -o "$output.stage1" --basis dct --steps 7000 --stop-after 1280 --lr 1e-3 --ema 0.999 --seed 1 \
   "${common[@]}" "$@"

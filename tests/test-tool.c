@@ -10,6 +10,8 @@
 #include <json-glib/json-glib.h>
 #include <math.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define WIDTH 41
@@ -239,10 +241,10 @@ count (const char *name, const char *part)
   return n;
 }
 
-#define TRAIN                                                                                                \
-  "train", "-q", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1",          \
-      "--head-dim", "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", \
-      "3"
+#define TRAIN UNQUIET, "-q"
+#define UNQUIET                                                                                              \
+  "train", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1", "--head-dim",  \
+      "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", "3"
 
 /* What they have in common */
 
@@ -2142,6 +2144,97 @@ test_lost_output (void **state)
   GOOD ("info", "elsewhere.safetensors");
 }
 
+/* Sends SIGINT to the thread of PROCESS that waits for it, so that no other's system call is interrupted. */
+static void
+interrupt_gently (GSubprocess *process)
+{
+  const char *id = g_subprocess_get_identifier (process), *thread;
+  g_autofree char *tasks = g_strdup_printf ("/proc/%s/task", id);
+  g_autoptr (GDir) dir = g_dir_open (tasks, 0, NULL);
+  gboolean sent = FALSE;
+  while (dir && !sent && (thread = g_dir_read_name (dir)))
+    {
+      g_autofree char *path = g_build_filename (tasks, thread, "comm", NULL), *name = NULL;
+      if (g_file_get_contents (path, &name, NULL, NULL) && g_str_has_prefix (name, "signals"))
+        sent = syscall (SYS_tgkill, atoi (id), atoi (thread), SIGINT) == 0;
+    }
+  assert_true (sent);
+}
+
+/* A run whose log is PIPE, which nobody reads, waits for that before its first step: there it is
+ * interrupted. */
+static void
+interrupt_unbegun (const char *pipe, const char *const *arguments)
+{
+  g_autoptr (GSubprocess) process = spawn (arguments);
+  g_autoptr (GString) errors = g_string_new (NULL);
+  while (!strstr (errors->str, "device: "))
+    {
+      char part[256];
+      const gssize n
+          = g_input_stream_read (g_subprocess_get_stderr_pipe (process), part, sizeof part, NULL, NULL);
+      if (n <= 0)
+        fail_msg ("it ended before: %s", errors->str);
+      g_string_append_len (errors, part, n);
+    }
+  interrupt_gently (process);
+  g_usleep (50000);
+  const int reader = g_open (pipe, O_RDONLY | O_CLOEXEC, 0);
+  assert_true (reader >= 0);
+  g_auto (Result) result = finish (process);
+  close (reader);
+  assert_int_equal (result.status, 130);
+  assert_non_null (strstr (result.errors, "interrupted"));
+}
+
+/* What a run has learnt is not lost because its line is given again, nor because another one was meant to
+ * take its place and has learnt nothing. */
+static void
+test_begun_again (void **state)
+{
+#define AGAIN "-o", "again.safetensors"
+  g_autofree char *log = in_folder ("again.ndjson"), *pipe = in_folder ("again.pipe"),
+                  *settings = in_folder ("again.safetensors.checkpoint.json"), *text = NULL;
+  g_autoptr (GError) error = NULL;
+  if (!g_file_test ("/proc/self/task", G_FILE_TEST_EXISTS))
+    skip ();
+  assert_int_equal (mkfifo (pipe, 0700), 0);
+  GOOD (TRAIN, AGAIN, "--steps", "6", "--stop-after", "2", video);
+  g_autoptr (GBytes) begun = contents ("again.safetensors.checkpoint");
+  BAD (1, "again.safetensors.checkpoint is at step 2 of 6 of another run: give --resume", TRAIN, AGAIN,
+       "--steps", "9", video);
+  BAD (2, "--overwrite", "train", "-q", AGAIN, "--resume", "--overwrite");
+  interrupt_unbegun (pipe, ARGUMENTS (UNQUIET, AGAIN, "--steps", "9", "--overwrite", "--log", pipe, video));
+  g_autoptr (GBytes) kept = contents ("again.safetensors.checkpoint");
+  assert_true (g_bytes_equal (begun, kept));
+  /* nor is one lost that cannot be read */
+  nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);
+  nf_test_ok (g_file_set_contents (settings, "{}", -1, &error), error);
+  BAD (1, "missing or not what it should be; --overwrite", TRAIN, AGAIN, "--steps", "9", video);
+  nf_test_ok (g_file_set_contents (settings, text, -1, &error), error);
+  GOOD (TRAIN, AGAIN, "--steps", "4", "--overwrite", video);
+
+  /* a whole run is written over as any output is, once there is something to write */
+  g_autoptr (GBytes) best = contents ("again.safetensors"), whole = contents ("again.safetensors.checkpoint");
+  interrupt_unbegun (pipe, ARGUMENTS (UNQUIET, AGAIN, "--steps", "9", "--log", pipe, video));
+  g_autoptr (GBytes) same_best = contents ("again.safetensors"),
+                     same = contents ("again.safetensors.checkpoint");
+  assert_true (g_bytes_equal (best, same_best) && g_bytes_equal (whole, same));
+  g_autoptr (GSubprocess) process = spawn (
+      ARGUMENTS (TRAIN, AGAIN, "--steps", "100000", "--validate-every", "100000", "--log", log, video));
+  for (guint i = 0;
+       i < 1200 && (!g_file_test (log, G_FILE_TEST_EXISTS) || !count ("again.ndjson", "\"step\":2,")); i++)
+    g_usleep (20000);
+  g_subprocess_send_signal (process, SIGINT);
+  g_auto (Result) stopped = finish (process);
+  assert_int_equal (stopped.status, 130);
+  assert_non_null (strstr (stopped.errors, "is still the model that was there"));
+  g_autoptr (GBytes) best_still = contents ("again.safetensors");
+  assert_true (g_bytes_equal (best, best_still));
+  GOOD (TRAIN, AGAIN, "--steps", "1", "--overwrite", video);
+#undef AGAIN
+}
+
 /* A run that was killed has written lines of steps that its checkpoint does not hold, the last one in part:
  * they come again. */
 static void
@@ -2719,6 +2812,7 @@ main (void)
     cmocka_unit_test (test_train),
     cmocka_unit_test (test_stopped_best),
     cmocka_unit_test (test_lost_output),
+    cmocka_unit_test (test_begun_again),
     cmocka_unit_test (test_minutes),
     cmocka_unit_test (test_killed_log),
     cmocka_unit_test (test_best_of_all),

@@ -661,6 +661,9 @@ check_resume (guint i)
   run_init (&first, i, &options);
   steps (&first, 7);
   nf_test_ok (nf_trainer_save (first.trainer, path, &error), error);
+  guint64 saved = 0;
+  nf_test_ok (nf_trainer_saved_step (path, &saved, &error), error);
+  assert_int_equal (saved, 7);
   run_init (&second, i, &options);
   steps (&second, 2); /* which restoring forgets */
   nf_test_ok (nf_trainer_restore (second.trainer, path, &error), error);

@@ -176,7 +176,7 @@ find_setting (int argc, char **argv, const GOptionEntry *entries)
 {
   static const char *const others[]
       = { "output",       "checkpoint", "resume", "log",        "log-every", "samples",
-          "sample-every", "save-every", "cache",  "stop-after", NULL };
+          "sample-every", "save-every", "cache",  "stop-after", "overwrite", NULL };
 
   for (int i = 1; i < argc && strcmp (argv[i], "--") != 0; i++)
     for (const GOptionEntry *entry = entries; entry->long_name; entry++)
@@ -270,6 +270,7 @@ nf_cmd_train (int argc, char **argv)
   gint64 steps = 0, stop_after = G_MININT64, warmup = G_MININT64, seed = 0, validate_every = G_MININT64,
          sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
+  gboolean overwrite = FALSE;
   NfTrainOptions *t = &run.train;
 
   nf_train_options_init (t);
@@ -284,6 +285,8 @@ nf_cmd_train (int argc, char **argv)
         "State of the run (default: OUTPUT.checkpoint)", "PATH" },
       { "resume", 0, 0, G_OPTION_ARG_NONE, &places.resume,
         "Go on where the checkpoint was saved, with its settings and files", NULL },
+      { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite,
+        "Begin anew where there is a checkpoint of a run that has not ended", NULL },
       { "init", 0, 0, G_OPTION_ARG_FILENAME, &run.init, "Start from a model's weights", "MODEL" },
       { "validation", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &run.validation,
         "Whole file or folder to validate on besides (repeatable)", "FILE" },
@@ -388,6 +391,9 @@ nf_cmd_train (int argc, char **argv)
   if (!(places.minutes >= 0 && isfinite (places.minutes))
       || (!places.resume && (steps > 0) == (places.minutes > 0)))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
+  if (places.resume && overwrite)
+    return nf_command_usage (&command,
+                             "--resume goes on with a run, --overwrite begins one in its place: give one");
   if (places.resume && setting)
     return nf_command_usage (&command,
                              "--resume goes on with the settings of the run: leave out --%s; files to write, "
@@ -489,7 +495,8 @@ nf_cmd_train (int argc, char **argv)
     return nf_command_usage (&command, "--sample-every says how often --samples are drawn: give both");
   if (sample_every != G_MININT64)
     run.sample_every = (guint64)sample_every;
-  if (!check_places (&places, &run, shape.config, &error))
+  if (!check_places (&places, &run, shape.config, &error)
+      || (!places.resume && !overwrite && !nf_train_check_begun (places.checkpoint, &error)))
     goto failed;
 
   nf_command_catch_signals (&command);

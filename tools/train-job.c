@@ -32,7 +32,9 @@ typedef struct
   gint64 started; /* of this process */
   double before;  /* seconds of earlier processes of the run */
   double validation_loss;
-  guint n_finite; /* tiles that it is the mean of */
+  guint n_finite;       /* tiles that it is the mean of */
+  guint64 first;        /* step that this process goes on from */
+  gboolean other_model; /* OUTPUT is one that was there before the run */
 } Job;
 
 static void
@@ -311,6 +313,15 @@ save_model (Job *job, const char *path, GError **error)
   return nf_trainer_save_model (job->trainer, path, metadata, error);
 }
 
+static gboolean
+save_output (Job *job, GError **error)
+{
+  if (!save_model (job, job->places->output, error))
+    return FALSE;
+  job->other_model = FALSE;
+  return TRUE;
+}
+
 /* Means over different files do not compare: a model that has something finite to say of more of them is
  * better. */
 static gboolean
@@ -330,7 +341,7 @@ static gboolean
 judge (Job *job, GError **error)
 {
   if (!job->data.n_tiles)
-    return save_model (job, job->places->output, error);
+    return save_output (job, error);
   if (!validate (job, error))
     return FALSE;
   if (is_best (job))
@@ -338,22 +349,22 @@ judge (Job *job, GError **error)
       job->run->best = job->validation_loss;
       job->run->best_tiles = job->n_finite;
       job->run->best_step = nf_trainer_get_step (job->trainer);
-      return save_model (job, job->places->output, error);
+      return save_output (job, error);
     }
   return TRUE;
 }
 
 /* Where a run was stopped, at no step of its own for judge(). The whole run would not have validated here, so
- * this is nothing to be better than; but with no model yet there is one to look at. */
+ * this is nothing to be better than; but with no model yet there is one to look at. That of another run is
+ * not lost to a few steps that were meant to be more. */
 static gboolean
 judge_stopped (Job *job, GError **error)
 {
-  if (job->data.n_tiles && isfinite (job->run->best))
+  if ((job->data.n_tiles && isfinite (job->run->best)) || (job->other_model && interrupted (job)))
     return TRUE;
   if (job->data.n_tiles && !validate (job, error))
     return FALSE;
-  return (job->data.n_tiles && !isfinite (job->validation_loss))
-         || save_model (job, job->places->output, error);
+  return (job->data.n_tiles && !isfinite (job->validation_loss)) || save_output (job, error);
 }
 
 static gboolean
@@ -444,7 +455,7 @@ train (Job *job, GError **error)
   NfTrainRun *run = job->run;
   const NfTrainPlaces *places = job->places;
   const guint64 last = places->stop_after ? MIN (places->stop_after, run->train.steps) : run->train.steps;
-  guint64 first = nf_trainer_get_step (job->trainer), judged = G_MAXUINT64, saved = first;
+  guint64 first = job->first, judged = G_MAXUINT64, saved = first;
   gint64 last_save = g_get_monotonic_time (), last_step = last_save;
   double smooth = NAN, seconds_per_step = NAN;
   NfTrainReport report = { .step = first };
@@ -519,7 +530,10 @@ train (Job *job, GError **error)
         }
       last_step = g_get_monotonic_time ();
     }
-  if (report.step > 0 && judged != report.step
+  /* with nothing done, what there was stays as it is */
+  if (report.step == first && !nf_command_go_on (job->command, error))
+    return FALSE;
+  if (judged != report.step
       && !(report.step < run->train.steps ? judge_stopped (job, error) : judge (job, error)))
     return FALSE;
   if (saved != report.step || report.step == first)
@@ -699,8 +713,10 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
   if (!open_log (&job, error))
     return FALSE;
 
+  job.first = nf_trainer_get_step (job.trainer);
+  job.other_model = !places->resume && g_file_test (places->output, G_FILE_TEST_EXISTS);
   trained = train (&job, error);
-  if (!trained && nf_trainer_get_step (job.trainer) > 0)
+  if (!trained && nf_trainer_get_step (job.trainer) > job.first)
     {
       g_autoptr (GError) local = NULL;
 
@@ -713,9 +729,8 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
   if (!trained)
     return FALSE;
 
-  if (nf_trainer_get_step (job.trainer) == 0)
-    return nf_command_go_on (command, error);
-  if (job.data.n_tiles && !isfinite (run->best) && !isfinite (job.validation_loss))
+  if (job.data.n_tiles && !isfinite (run->best) && !isfinite (job.validation_loss)
+      && !(job.other_model && interrupted (&job)))
     {
       g_set_error_literal (error, NF_ERROR, NF_ERROR_DATA,
                            "no finite loss on the held-out tiles, so no model was written: the run has "
@@ -736,7 +751,9 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
   if (job.data.clips && nf_clips_get_damaged (job.data.clips))
     nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %" G_GUINT64_FORMAT,
                       nf_clips_get_damaged (job.data.clips));
-  if (g_file_test (places->output, G_FILE_TEST_EXISTS))
+  if (job.other_model)
+    nf_progress_note (job.progress, "%s is still the model that was there before", places->output);
+  else if (g_file_test (places->output, G_FILE_TEST_EXISTS))
     nf_progress_note (job.progress, "model: %s", places->output);
   return TRUE;
 }

@@ -402,3 +402,30 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
     }
   return TRUE;
 }
+
+gboolean
+nf_train_check_begun (const char *checkpoint, GError **error)
+{
+  g_autofree char *settings = nf_train_settings_path (checkpoint);
+  g_auto (NfTrainRun) run = { 0 };
+  g_autoptr (GError) local = NULL;
+  guint64 step;
+
+  /* either alone is nothing that could go on */
+  if (!g_file_test (checkpoint, G_FILE_TEST_EXISTS) || !g_file_test (settings, G_FILE_TEST_EXISTS))
+    return TRUE;
+  if (!nf_trainer_saved_step (checkpoint, &step, &local)
+      || !nf_train_load_settings (&run, checkpoint, &local))
+    g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s; --overwrite begins a run in its place",
+                 local->message);
+  else if (step > 0 && step < run.train.steps)
+    g_set_error (
+        error, NF_ERROR, NF_ERROR_ARGUMENT,
+        "%s is at step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+        " of another run: give --resume to go on with it, --overwrite to begin anew in its place, or "
+        "another --output",
+        checkpoint, step, run.train.steps);
+  else
+    return TRUE;
+  return FALSE;
+}

@@ -82,4 +82,7 @@ char *nf_train_settings_path (const char *checkpoint);
 gboolean nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **error);
 gboolean nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error);
 
+/* Refuses to begin a run whose checkpoint would take the place of one that has steps left to do. */
+gboolean nf_train_check_begun (const char *checkpoint, GError **error);
+
 G_END_DECLS

@@ -809,6 +809,35 @@ read_part (NfTensorFile *file, const char *name, NfDtype dtype, guint64 n, gpoin
   return TRUE;
 }
 
+/* Counts and norm of a checkpoint, as nf_trainer_save() lists them. */
+static gboolean
+read_state (NfTensorFile *file, double state[N_STATE], GError **error)
+{
+  if (!read_part (file, "state", NF_DTYPE_F64, N_STATE, state, error))
+    return FALSE;
+  if (state[0] < 0 || state[1] < 0 || state[1] > state[0] || state[0] > 1e15)
+    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims %g updates in %g steps",
+                 nf_tensor_file_get_path (file), state[1], state[0]);
+  else if (state[2] < 0)
+    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims a mean norm of %g",
+                 nf_tensor_file_get_path (file), state[2]);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+gboolean
+nf_trainer_saved_step (const char *path, guint64 *step, GError **error)
+{
+  g_return_val_if_fail (path && step, FALSE);
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, error);
+  double state[N_STATE];
+  if (!file || !read_state (file, state, error))
+    return FALSE;
+  *step = (guint64)state[0];
+  return TRUE;
+}
+
 /* LISTED values, as a checkpoint has them, into BUFFER. */
 static void
 take_up (NfTrainer *self, const float *listed, NfBuffer *buffer)
@@ -855,15 +884,8 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
       || !read_part (file, "moment1", NF_DTYPE_F32, self->n, m, error)
       || !read_part (file, "moment2", NF_DTYPE_F32, self->n, v, error)
       || (self->average && !read_part (file, "average", NF_DTYPE_F32, self->n, average, error))
-      || !read_part (file, "state", NF_DTYPE_F64, N_STATE, state, error)
-      || !read_part (file, "var", NF_DTYPE_F32, latents, variance, error))
+      || !read_state (file, state, error) || !read_part (file, "var", NF_DTYPE_F32, latents, variance, error))
     return FALSE;
-  if (state[0] < 0 || state[1] < 0 || state[1] > state[0] || state[0] > 1e15)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims %g updates in %g steps", path, state[1],
-                   state[0]);
-      return FALSE;
-    }
   /* what no step leaves, and another would make NaN of */
   for (gsize i = 0; i < self->n; i++)
     if (v[i] < 0 || m[i] * m[i] > FLT_MAX)
@@ -873,11 +895,6 @@ nf_trainer_restore (NfTrainer *self, const char *path, GError **error)
                      (double)m[i], (double)v[i]);
         return FALSE;
       }
-  if (state[2] < 0)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims a mean norm of %g", path, state[2]);
-      return FALSE;
-    }
   take_up (self, theta, nf_model_get_theta (self->model));
   take_up (self, m, self->m);
   take_up (self, v, self->v);

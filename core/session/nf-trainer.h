@@ -144,6 +144,9 @@ gboolean nf_trainer_save (NfTrainer *self, const char *path, GError **error);
  * model. */
 gboolean nf_trainer_restore (NfTrainer *self, const char *path, GError **error);
 
+/** nf_trainer_saved_step: Says in @step how many steps the checkpoint @path has done. Needs no device. */
+gboolean nf_trainer_saved_step (const char *path, guint64 *step, GError **error);
+
 /** nf_trainer_save_model: Writes the model (averaged weights if there are any) as nf_model_save() does. */
 gboolean nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error);
 
