@@ -1022,7 +1022,15 @@ test_clips_errors (void **state)
   assert_error (error, NF_ERROR_ARGUMENT, "held-out");
   g_clear_error (&error);
   options.holdout = 0;
-  /* Pictures are opened when they are needed; one that cannot be read at all is an error then. */
+  assert_null (nf_clips_new ((const char *const[]){ png, NULL }, &options, &error));
+  assert_error (error, NF_ERROR_FORMAT, "broken.png");
+  g_clear_error (&error);
+  /* What a run goes on with has been looked at; a picture that cannot be read any more is an error if there
+   * is nothing else. */
+  g_autoptr (GHashTable) needed = g_hash_table_new (g_str_hash, g_str_equal);
+  g_hash_table_add (needed, png);
+  const NfMediaLook look = { .needed = needed };
+  options.look = &look;
   clips = nf_clips_new ((const char *const[]){ png, NULL }, &options, &error);
   assert_non_null (clips);
   assert_null (nf_clips_batch (clips, 0, NULL, &error));
@@ -1131,6 +1139,8 @@ test_damage (void **state)
   assert_null (error);
   assert_int_equal (validation->len, 1);
   assert_int_equal (nf_clips_get_damaged (clips), 1);
+  g_autofree char *damage = nf_clips_describe_damage (clips), *said = g_strdup_printf ("1, of %s", missing);
+  assert_string_equal (damage, said);
 
   /* one that is missing first */
   g_autofree char *begin = spoil (good, "begin.mp4", 36, TRUE);

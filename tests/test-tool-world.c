@@ -62,13 +62,7 @@ static int
 tear_down (void **state)
 {
   Fixture *fixture = *state;
-  g_autoptr (GDir) directory = g_dir_open (fixture->folder, 0, NULL);
-  for (const char *name; (name = g_dir_read_name (directory));)
-    {
-      g_autofree char *path = g_build_filename (fixture->folder, name, NULL);
-      g_unlink (path);
-    }
-  g_rmdir (fixture->folder);
+  nf_test_remove (fixture->folder);
   g_free (fixture->folder);
   g_free (fixture);
   return 0;
@@ -372,6 +366,43 @@ test_files (void **state)
   ok (run (1, NF_ACTIONS_SUFFIX, FILES, NULL));
 }
 
+/* What a folder has that no sample can be of is left out. */
+static void
+test_left_out (void **state)
+{
+  static const char *const names[] = { "a.mkv", "b.mkv", "c.mkv", "d.png", "e.mkv" };
+  g_autofree char *model = in (state, "model.safetensors"), *clips = in (state, "clips"),
+                  *paths[5] = { NULL };
+  g_autoptr (GError) error = NULL;
+  assert_int_equal (g_mkdir (clips, 0777), 0);
+  for (guint i = 0; i < 5; i++)
+    paths[i] = g_build_filename (clips, names[i], NULL);
+  for (guint i = 0; i < 3; i++)
+    ok (run (0, NULL, "world", "pong", paths[i], "--frames", i == 1 ? "3" : "20", "--size", "16x16", "-q",
+             NULL));
+  g_autofree char *actions = g_strconcat (paths[2], NF_ACTIONS_SUFFIX, NULL),
+                  *other = in (state, "other.safetensors");
+  g_unlink (actions);
+  ok (run (0, NULL, "world", "pong", paths[3], "--frames", "1", "--size", "16x16", "-q", NULL));
+  nf_test_ok (g_file_set_contents (paths[4], "no video", -1, &error), error);
+#define SOME                                                                                                 \
+  "train", "-o", model, "--config", config, "--steps", "2", "--batch", "2", "--validation-tiles", "2", "-q"
+  ok (run (0, NULL, SOME, "--actions", clips, NULL));
+  ok (run (1, "b.mkv: there are 2 frames to train on", SOME, "--actions", clips, paths[1], NULL));
+  ok (run (1, NF_ACTIONS_SUFFIX, SOME, "--actions", clips, paths[2], NULL));
+  ok (run (1, "e.mkv: ", SOME, clips, paths[4], NULL));
+  for (guint i = 1; i < 5; i++)
+    g_unlink (paths[i]);
+  g_autofree char *checkpoint = g_strconcat (model, ".checkpoint", NULL),
+                  *kept = in (state, "kept.checkpoint");
+  assert_int_equal (g_rename (checkpoint, kept), 0);
+  ok (run (0, NULL, SOME, "--actions", clips, NULL));
+  assert_same_files (checkpoint, kept);
+  nf_test_ok (g_file_set_contents (paths[0], "no video", -1, &error), error);
+  ok (run (1, "none of the 1 files can be used: ", SOME, clips, NULL));
+#undef SOME
+}
+
 /* So many actions of so wide a model that their vectors would not be counted in 32 bits. */
 static void
 test_many_actions (void **state)
@@ -441,6 +472,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_given_members, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_few_members, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_files, set_up, tear_down),
+    cmocka_unit_test_setup_teardown (test_left_out, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_many_actions, set_up, tear_down),
     cmocka_unit_test_setup_teardown (test_refusals, set_up, tear_down),
   };

@@ -2488,6 +2488,62 @@ test_resumed_files (void **state)
        "same.safetensors", "--resume");
 }
 
+/* Of a folder, what cannot be used is left out and said, whichever share it would be in; a run goes on
+ * without it, too. What is named must be sound. */
+static void
+test_left_out (void **state)
+{
+  static const char *const broken[] = { "some/3.png", "some/9.png", "some/b.mkv", "some/c.y4m" };
+  g_autofree char *some = in_folder ("some"), *third = in_folder (broken[0]), *film = in_folder (broken[2]),
+                  *bytes = NULL;
+  g_autoptr (GError) error = NULL;
+  gsize size;
+  assert_int_equal (g_mkdir (some, 0777), 0);
+  GOOD ("sample", "-q", "-m", model, "--count", "9", "some/%d.png");
+  nf_test_ok (g_file_get_contents (third, &bytes, &size, &error), error);
+  for (guint i = 0; i < G_N_ELEMENTS (broken); i++)
+    {
+      g_autofree char *path = in_folder (broken[i]);
+      nf_test_ok (g_file_set_contents (path, bytes, (gssize)size / 2, &error), error);
+    }
+  g_auto (Result) begun
+      = run (ARGUMENTS (TRAIN, "-o", "some.safetensors", "--steps", "4", "--stop-after", "2", some));
+  assert_int_equal (begun.status, 0);
+  assert_non_null (strstr (begun.errors, "left out, 4 of 11 files: "));
+  for (guint i = 0; i < 3; i++)
+    assert_non_null (strstr (begun.errors, broken[i]));
+  assert_null (strstr (begun.errors, broken[3]));
+  assert_non_null (strstr (begun.errors, "and 1 more"));
+  assert_non_null (strstr (begun.errors, "data: 7 files, 6 frames to train on"));
+  for (guint i = 1; i < G_N_ELEMENTS (broken); i++)
+    {
+      g_autofree char *path = in_folder (broken[i]);
+      g_remove (path);
+    }
+  GOOD ("train", "-q", "-o", "some.safetensors", "--resume", "--stop-after", "3");
+  /* one that was mended was none of the run's */
+  nf_test_ok (g_file_set_contents (third, bytes, (gssize)size, &error), error);
+  BAD (1, "3.png is not what the run began with: it was not there, or was left out", "train", "-q", "-o",
+       "some.safetensors", "--resume");
+  g_remove (third);
+  GOOD ("train", "-q", "-o", "some.safetensors", "--resume");
+  GOOD (TRAIN, "-o", "sound.safetensors", "--steps", "4", some);
+  assert_same_files ("some.safetensors.checkpoint", "sound.safetensors.checkpoint");
+
+  g_autofree char *only = in_folder ("only"), *spoilt = in_folder ("only/bad.png");
+  assert_int_equal (g_mkdir (only, 0777), 0);
+  nf_test_ok (g_file_set_contents (spoilt, bytes, (gssize)size / 2, &error), error);
+  BAD (1, "bad.png: ", TRAIN, "-o", "no.safetensors", "--steps", "1", some, spoilt);
+  BAD (1, "none of the 1 files can be used: ", TRAIN, "-o", "no.safetensors", "--steps", "1", only);
+  BAD (1, "none of the 1 files can be used: ", TRAIN, "-o", "no.safetensors", "--steps", "1", "--validation",
+       only, video);
+  assert_missing ("no.safetensors");
+  g_auto (Result) besides = run (ARGUMENTS (TRAIN, "-o", "besides.safetensors", "--steps", "1",
+                                            "--validation", some, "--validation", only, video));
+  assert_int_equal (besides.status, 0);
+  assert_non_null (strstr (besides.errors, "only/bad.png"));
+}
+
 /* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */
 static void
 test_interrupted (void **state)
@@ -2821,6 +2877,7 @@ main (void)
     cmocka_unit_test (test_settings),
     cmocka_unit_test (test_resumed_form),
     cmocka_unit_test (test_resumed_files),
+    cmocka_unit_test (test_left_out),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_world),
     cmocka_unit_test (test_left_alone),

@@ -16,6 +16,7 @@
 #define POOL (PLACES * FRAMES_PER_PLACE)
 #define CHUNK_TILES 4096
 #define MAX_READERS 8
+#define NAMED_DAMAGED 3
 
 /* Philox streams: what the numbers are for. Chunks add their index. */
 #define STREAM_PLACES (G_GUINT64_CONSTANT (1) << 56)
@@ -57,7 +58,12 @@ struct _NfClips
   Chunk *chunk;
   guint64 pending; /* chunk the thread works on */
   GThread *thread;
-  gint damaged;
+  NfMediaLook look; /* of files of nf_clips_validation() */
+  NfMediaLeftOut left_out;
+
+  GMutex lock; /* of what is below, which the thread tells */
+  guint64 damaged;
+  GPtrArray *damaged_files; /* each once */
 };
 
 static void
@@ -92,6 +98,9 @@ nf_clips_free (NfClips *self)
   g_clear_pointer (&self->cache, g_hash_table_unref);
   g_clear_pointer (&self->clips, g_ptr_array_unref);
   g_clear_pointer (&self->classes, g_ptr_array_unref);
+  g_clear_pointer (&self->damaged_files, g_ptr_array_unref);
+  nf_media_left_out_clear (&self->left_out);
+  g_mutex_clear (&self->lock);
   g_free (self->cumulative);
   g_free (self->scales);
   g_free (self);
@@ -140,7 +149,45 @@ nf_clips_get_length (NfClips *self, guint i)
 guint64
 nf_clips_get_damaged (NfClips *self)
 {
-  return (guint64)g_atomic_int_get (&self->damaged);
+  g_mutex_lock (&self->lock);
+  const guint64 damaged = self->damaged;
+  g_mutex_unlock (&self->lock);
+  return damaged;
+}
+
+char *
+nf_clips_describe_damage (NfClips *self)
+{
+  GString *text = g_string_new (NULL);
+
+  g_mutex_lock (&self->lock);
+  g_string_append_printf (text, "%" G_GUINT64_FORMAT, self->damaged);
+  for (guint i = 0; i < MIN (self->damaged_files->len, NAMED_DAMAGED); i++)
+    g_string_append_printf (text, "%s%s", i ? ", " : ", of ", (char *)self->damaged_files->pdata[i]);
+  if (self->damaged_files->len > NAMED_DAMAGED)
+    g_string_append_printf (text, " and %u more files", self->damaged_files->len - NAMED_DAMAGED);
+  g_mutex_unlock (&self->lock);
+  return g_string_free (text, FALSE);
+}
+
+/* A frame of CLIP could not be had. */
+static void
+tell_damage (NfClips *self, Clip *clip)
+{
+  g_autofree char *name = g_filename_display_name (clip->path);
+
+  g_mutex_lock (&self->lock);
+  self->damaged++;
+  if (!g_ptr_array_find_with_equal_func (self->damaged_files, name, g_str_equal, NULL))
+    g_ptr_array_add (self->damaged_files, g_steal_pointer (&name));
+  g_mutex_unlock (&self->lock);
+  g_clear_pointer (&clip->reader, nf_media_reader_free);
+}
+
+const NfMediaLeftOut *
+nf_clips_get_left_out (NfClips *self)
+{
+  return &self->left_out;
 }
 
 /* Files are many, open files few: the reader that was longest unused is closed. */
@@ -172,6 +219,18 @@ clip_open (NfClips *self, Clip *clip, GError **error)
   return clip->reader;
 }
 
+/* Keeps a decoded frame, if there is room. */
+static void
+keep_frame (NfClips *self, guint number, guint64 frame, NfPicture *picture)
+{
+  const guint64 key = (guint64)number << 40 | frame;
+
+  if (self->cached + picture->size > self->options.cache)
+    return;
+  self->cached += picture->size;
+  g_hash_table_insert (self->cache, g_memdup2 (&key, sizeof key), nf_picture_ref (picture));
+}
+
 static NfPicture *
 clip_frame (NfClips *self, guint number, guint64 frame, GError **error)
 {
@@ -196,11 +255,7 @@ clip_frame (NfClips *self, guint number, guint64 frame, GError **error)
                      clip->path, frame);
       return NULL;
     }
-  if (self->cached + picture->size <= self->options.cache)
-    {
-      self->cached += picture->size;
-      g_hash_table_insert (self->cache, g_memdup2 (&key, sizeof key), nf_picture_ref (picture));
-    }
+  keep_frame (self, number, frame, picture);
   return g_steal_pointer (&picture);
 }
 
@@ -354,10 +409,9 @@ make_chunk (gpointer data)
       else
         {
           /* A frame that cannot be decoded must not end a long run: the one before takes its place. */
-          g_atomic_int_inc (&self->damaged);
+          tell_damage (self, self->clips->pdata[from->clip]);
           if (!first_error)
             first_error = g_steal_pointer (&error);
-          g_clear_pointer (&((Clip *)self->clips->pdata[from->clip])->reader, nf_media_reader_free);
           if (!last)
             {
               /* None yet: its tiles are taken from the next that can be decoded. */
@@ -514,6 +568,34 @@ hold_pictures_out (NfClips *self)
     }
 }
 
+/* Looks at file NUMBER: how many frames a video has, and whether a picture is one. Those that a run goes on
+ * with have been looked at. */
+static gboolean
+look_at (NfClips *self, guint number, GError **error)
+{
+  Clip *clip = self->clips->pdata[number];
+
+  if (!nf_media_is_picture (clip->path))
+    {
+      NfMediaReader *reader = clip_open (self, clip, error);
+
+      if (!reader || !nf_media_reader_index (reader, error))
+        return FALSE;
+      clip->n_frames = nf_media_reader_get_info (reader)->n_frames;
+      return TRUE;
+    }
+  clip->n_frames = 1;
+  if (nf_media_is_needed (&self->left_out, clip->path))
+    return TRUE;
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (clip->path, self->options.layout, error);
+  g_autoptr (NfPicture) picture = reader ? nf_media_reader_next (reader, error) : NULL;
+  if (picture)
+    keep_frame (self, number, 0, picture);
+  else if (reader && error && !*error)
+    g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: holds no picture", clip->path);
+  return picture != NULL;
+}
+
 NfClips *
 nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **error)
 {
@@ -527,6 +609,12 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   self->options = *options;
   self->scales = g_memdup2 (options->scales, options->n_scales * sizeof (double));
   self->options.scales = self->scales;
+  if (options->look)
+    self->look = (NfMediaLook){ .go_on = options->look->go_on, .data = options->look->data };
+  self->options.look = &self->look;
+  g_mutex_init (&self->lock);
+  self->damaged_files = g_ptr_array_new_with_free_func (g_free);
+  nf_media_left_out_init (&self->left_out, paths, options->look);
   tile = nf_frame_samples (options->layout, options->width, options->height);
   self->tile_bytes = (gsize)tile;
   self->steps = CLAMP (CHUNK_TILES / options->batch, 1, 256);
@@ -546,21 +634,26 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   for (guint i = 0; i < files->len; i++)
     {
       Clip *clip = g_new0 (Clip, 1);
+      GError *wrong = NULL;
 
       g_ptr_array_add (self->clips, clip);
+      if (options->look && options->look->go_on
+          && !options->look->go_on (i, files->len, options->look->data, error))
+        return NULL;
       clip->path = g_strdup (files->pdata[i]);
       clip->label = -1;
-      clip->n_frames = 1;
-      if (!nf_media_is_picture (clip->path))
-        {
-          NfMediaReader *reader = clip_open (self, clip, error);
-
-          if (!reader || !nf_media_reader_index (reader, error))
-            return NULL;
-          clip->n_frames = nf_media_reader_get_info (reader)->n_frames;
-        }
-      clip->n_train = train_share (options->holdout, clip->n_frames);
+      if (look_at (self, self->clips->len - 1, &wrong))
+        clip->n_train = train_share (options->holdout, clip->n_frames);
+      else if (nf_media_leave_out (&self->left_out, clip->path, wrong, error))
+        g_ptr_array_set_size (self->clips, (gint)self->clips->len - 1);
+      else
+        return NULL;
     }
+  self->left_out.n = files->len;
+  if (!nf_media_check_left (&self->left_out, error))
+    return NULL;
+  /* what is held out of them is looked at again */
+  g_clear_pointer (&self->left_out.needed, g_hash_table_unref);
 
   hold_pictures_out (self);
   if (options->labels)
@@ -610,8 +703,7 @@ validation_frames (NfClips *self, NfClips *owner, guint number, guint64 first, g
           found = f;
           continue;
         }
-      g_atomic_int_inc (&self->damaged);
-      g_clear_pointer (&clip->reader, nf_media_reader_free);
+      tell_damage (self, clip);
       if (!first_error)
         first_error = g_steal_pointer (&local);
       if (f > 0 && pictures[f - 1])
@@ -697,6 +789,9 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
       unseen = nf_clips_new (extra, &options, error);
       if (!unseen)
         return NULL;
+      self->left_out.n += unseen->left_out.n;
+      g_ptr_array_extend_and_steal (self->left_out.reasons, g_steal_pointer (&unseen->left_out.reasons));
+      unseen->left_out.reasons = g_ptr_array_ref (self->left_out.reasons);
     }
   g_autoptr (GArray) own = held_out (self, FALSE), others = held_out (unseen, TRUE);
   each = own->len + others->len ? MAX (n_tiles / (own->len + others->len), 1) : 0;
@@ -718,12 +813,15 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
           const guint i = g_array_index (held, guint, (guint64)k * held->len / n);
           Clip *clip = owner->clips->pdata[i];
           const guint64 first = from ? 0 : clip->n_train;
+          GError *wrong = NULL;
           NfClipsValidation *set
-              = validation_set (self, owner, i, first, clip->n_frames - first, each, error);
+              = validation_set (self, owner, i, first, clip->n_frames - first, each, &wrong);
 
-          if (!set)
+          g_prefix_error (&wrong, "what is held out of ");
+          if (set)
+            g_ptr_array_add (sets, set);
+          else if (!nf_media_leave_out (&owner->left_out, clip->path, wrong, error))
             return NULL;
-          g_ptr_array_add (sets, set);
         }
     }
   return g_steal_pointer (&sets);

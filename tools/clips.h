@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gio/gio.h>
+#include "media.h"
 #include "nf-config.h"
 
 G_BEGIN_DECLS
@@ -25,6 +26,7 @@ typedef enum
  * likely as the others; none means 1
  * labels: what is a file's class
  * cache: bytes of decoded frames to keep
+ * look: (nullable): how files are looked at
  */
 typedef struct
 {
@@ -37,6 +39,7 @@ typedef struct
   guint n_scales;
   NfClipsLabels labels;
   guint64 cache;
+  const NfMediaLook *look;
 } NfClipsOptions;
 
 /*
@@ -46,6 +49,7 @@ typedef struct
  */
 typedef struct _NfClips NfClips;
 
+/* Files that PATHS name must be sound; of those that a folder brings, others are left out. */
 NfClips *nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **error);
 void nf_clips_free (NfClips *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfClips, nf_clips_free)
@@ -59,8 +63,13 @@ const char *nf_clips_get_class (NfClips *self, guint i);
 const char *nf_clips_get_path (NfClips *self, guint i);
 guint64 nf_clips_get_length (NfClips *self, guint i);
 
-/* Packets that could not be decoded so far; frames that could not be had and were replaced by others. */
+/* What of the files, and of those of nf_clips_validation(), was left out. */
+const NfMediaLeftOut *nf_clips_get_left_out (NfClips *self);
+
+/* Frames that could not be had so far and were replaced by others: how many; in words, of which files.
+ * (transfer full) */
 guint64 nf_clips_get_damaged (NfClips *self);
+char *nf_clips_describe_damage (NfClips *self);
 
 /* The B tiles of step STEP, counted from 0, and their LABELS (NULL without classes); valid until the next
  * call. Steps are usually asked for in order. */

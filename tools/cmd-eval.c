@@ -604,19 +604,6 @@ check_places (const Eval *eval, const NfCommand *command, const GPtrArray *files
   return nf_check_outputs (outputs, inputs, error);
 }
 
-/* Whether it is what is in one file that is wrong, so that others can be scored. */
-static gboolean
-is_of_file (const GError *error)
-{
-  static const int codes[]
-      = { NF_ERROR_NOT_FOUND, NF_ERROR_READ, NF_ERROR_FORMAT, NF_ERROR_UNSUPPORTED, NF_ERROR_DATA };
-
-  for (guint i = 0; i < G_N_ELEMENTS (codes); i++)
-    if (g_error_matches (error, NF_ERROR, codes[i]))
-      return TRUE;
-  return FALSE;
-}
-
 /* All that PATHS name; with HOLDOUT the pictures among them that training keeps away, and all videos. */
 static GPtrArray *
 list_files (const char *const *paths, double holdout, GError **error)
@@ -780,7 +767,7 @@ nf_cmd_eval (int argc, char **argv)
       if (n_sigmas ? !denoise_file (&eval, &scan, sigmas, n_sigmas, out, &error)
                    : !nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
         {
-          if (!is_of_file (error))
+          if (!nf_media_is_of_file (error))
             goto failed;
           nf_command_fail (&command, error);
           g_clear_error (&error);

@@ -497,6 +497,68 @@ nf_media_list_once (const char *const *paths, GError **error)
   return g_steal_pointer (&files);
 }
 
+gboolean
+nf_media_is_of_file (const GError *error)
+{
+  static const int codes[]
+      = { NF_ERROR_NOT_FOUND, NF_ERROR_READ, NF_ERROR_FORMAT, NF_ERROR_UNSUPPORTED, NF_ERROR_DATA };
+
+  for (guint i = 0; i < G_N_ELEMENTS (codes); i++)
+    if (g_error_matches (error, NF_ERROR, codes[i]))
+      return TRUE;
+  return FALSE;
+}
+
+void
+nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaLook *look)
+{
+  self->named = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  for (gsize i = 0; paths && paths[i]; i++)
+    g_hash_table_add (self->named, g_canonicalize_filename (paths[i], NULL));
+  self->needed = look && look->needed ? g_hash_table_ref (look->needed) : NULL;
+  self->reasons = g_ptr_array_new_with_free_func (g_free);
+}
+
+void
+nf_media_left_out_clear (NfMediaLeftOut *self)
+{
+  g_clear_pointer (&self->named, g_hash_table_unref);
+  g_clear_pointer (&self->needed, g_hash_table_unref);
+  g_clear_pointer (&self->reasons, g_ptr_array_unref);
+}
+
+gboolean
+nf_media_is_needed (const NfMediaLeftOut *self, const char *path)
+{
+  g_autofree char *shown = g_filename_display_name (path);
+
+  return self->needed && g_hash_table_contains (self->needed, shown);
+}
+
+gboolean
+nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GError **error)
+{
+  if (!nf_media_is_of_file (wrong) || g_hash_table_contains (self->named, path)
+      || nf_media_is_needed (self, path))
+    {
+      g_propagate_error (error, wrong);
+      return FALSE;
+    }
+  g_ptr_array_add (self->reasons, g_strdup (wrong->message));
+  g_error_free (wrong);
+  return TRUE;
+}
+
+gboolean
+nf_media_check_left (const NfMediaLeftOut *self, GError **error)
+{
+  if (self->reasons->len < self->n)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA, "none of the %u files can be used: %s", self->n,
+               (const char *)self->reasons->pdata[0]);
+  return FALSE;
+}
+
 /* Reader */
 
 struct _NfMediaReader

@@ -52,6 +52,54 @@ GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
 /* Whether a file's name ends in ENDING (without the dot), in letters of either case. */
 gboolean nf_media_has_ending (const char *path, const char *ending);
 
+/* Whether it is what is in one file that is wrong, so that others can be read. */
+gboolean nf_media_is_of_file (const GError *error);
+
+/*
+ * NfMediaLook:
+ * needed: (nullable): names, as people see them, of files that a run goes on with: none of these is left out
+ * go_on: called with DATA before the first of N files is looked at, the second and so on; an error ends that
+ *
+ * How files are looked at before they are used.
+ */
+typedef struct
+{
+  GHashTable *needed;
+  gboolean (*go_on) (guint i, guint n, gpointer data, GError **error);
+  gpointer data;
+} NfMediaLook;
+
+/*
+ * NfMediaLeftOut:
+ * named: names of files that stand for themselves, not found in a folder (element-type filename)
+ * needed: those of NfMediaLook, or NULL
+ * n: files in all
+ * reasons: of those that are left out, what is wrong with them, which says their names (element-type utf8)
+ *
+ * Which files of a list cannot be used.
+ */
+typedef struct
+{
+  GHashTable *named;
+  GHashTable *needed;
+  guint n;
+  GPtrArray *reasons;
+} NfMediaLeftOut;
+
+/* PATHS as for nf_media_list_once(). LOOK is nullable. */
+void nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaLook *look);
+void nf_media_left_out_clear (NfMediaLeftOut *self);
+
+/* Whether it is one of those that are needed. */
+gboolean nf_media_is_needed (const NfMediaLeftOut *self, const char *path);
+
+/* Leaves out a file of a folder for what is WRONG (transfer full); for any other file, and where it is not
+ * the file that is wrong, that is the error, and FALSE. */
+gboolean nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GError **error);
+
+/* That not all are: NF_ERROR_DATA. */
+gboolean nf_media_check_left (const NfMediaLeftOut *self, GError **error);
+
 /* TRUE if a file's name says that it is a still picture. */
 gboolean nf_media_is_picture (const char *path);
 

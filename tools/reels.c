@@ -36,6 +36,7 @@ struct _NfReels
   guint n_actions;     /* or controls of a frame */
   gboolean controlled; /* by controls rather than actions */
   gboolean told;       /* actions are */
+  NfMediaLeftOut left_out;
 
   guint8 *tiles;
   float *actions;
@@ -63,6 +64,7 @@ nf_reels_free (NfReels *self)
   g_free (self->tiles);
   g_free (self->actions);
   g_free (self->labels);
+  nf_media_left_out_clear (&self->left_out);
   g_free (self);
 }
 
@@ -159,7 +161,7 @@ read_controls (NfReels *self, Reel *reel, const char *path, GError **error)
                                                : n;
   if (n != wanted)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %u controls a frame, it must be %u", path, n,
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s has %u controls a frame, it must be %u", path, n,
                    wanted);
       return FALSE;
     }
@@ -172,9 +174,9 @@ read_actions (NfReels *self, Reel *reel, GError **error)
 {
   g_autofree char *path = g_strconcat (reel->path, NF_ACTIONS_SUFFIX, NULL);
   const gboolean controlled = nf_actions_has_controls (path);
-  if (self->files->len > 1 && controlled != self->controlled)
+  if (self->files->len > 0 && controlled != self->controlled)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s has %s, the files before it have %s", path,
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s has %s, the files before it have %s", path,
                    controlled ? "controls" : "actions", controlled ? "actions" : "controls");
       return FALSE;
     }
@@ -190,9 +192,31 @@ read_actions (NfReels *self, Reel *reel, GError **error)
   return TRUE;
 }
 
+/* A file with all of its frames, if they are enough. */
+static Reel *
+read_reel (NfReels *self, const char *path, double holdout, GError **error)
+{
+  Reel *reel = g_new0 (Reel, 1);
+  reel->path = g_strdup (path);
+  reel->frames = g_ptr_array_new_with_free_func (g_free);
+  if (read_frames (self, reel, error))
+    {
+      reel->n_train = holdout > 0 ? nf_scan_holdout_start (holdout, reel->frames->len) : reel->frames->len;
+      if (reel->n_train < self->config.frames)
+        g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+                     "%s: there are %" G_GUINT64_FORMAT
+                     " frames to train on, a sample has %u; --frames can be fewer",
+                     reel->path, reel->n_train, self->config.frames);
+      else if (!self->told || read_actions (self, reel, error))
+        return reel;
+    }
+  reel_free (reel);
+  return NULL;
+}
+
 NfReels *
 nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
-                    double holdout, gboolean actions, GError **error)
+                    double holdout, gboolean actions, const NfMediaLook *look, GError **error)
 {
   g_autoptr (NfReels) self = reels_new (config, batch, seed);
   g_autoptr (GPtrArray) files = nf_media_list_once (paths, error);
@@ -201,27 +225,25 @@ nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batc
     return NULL;
   self->told = actions;
   self->cumulative = g_new (guint64, files->len);
+  nf_media_left_out_init (&self->left_out, paths, look);
+  self->left_out.n = files->len;
   for (guint i = 0; i < files->len; i++)
     {
-      Reel *reel = g_new0 (Reel, 1);
-      g_ptr_array_add (self->files, reel);
-      reel->path = g_strdup (files->pdata[i]);
-      reel->frames = g_ptr_array_new_with_free_func (g_free);
-      if (!read_frames (self, reel, error) || (actions && !read_actions (self, reel, error)))
+      GError *wrong = NULL;
+      if (look && look->go_on && !look->go_on (i, files->len, look->data, error))
         return NULL;
-      reel->n_train = holdout > 0 ? nf_scan_holdout_start (holdout, reel->frames->len) : reel->frames->len;
-      if (reel->n_train < config->frames)
+      Reel *reel = read_reel (self, files->pdata[i], holdout, &wrong);
+      if (reel)
         {
-          g_set_error (error, NF_ERROR, NF_ERROR_DATA,
-                       "%s: there are %" G_GUINT64_FORMAT
-                       " frames to train on, a sample has %u: leave the file out, "
-                       "or give fewer --frames",
-                       reel->path, reel->n_train, config->frames);
-          return NULL;
+          places += reel->n_train - config->frames + 1;
+          self->cumulative[self->files->len] = places;
+          g_ptr_array_add (self->files, reel);
         }
-      places += reel->n_train - config->frames + 1;
-      self->cumulative[i] = places;
+      else if (!nf_media_leave_out (&self->left_out, files->pdata[i], wrong, error))
+        return NULL;
     }
+  if (!nf_media_check_left (&self->left_out, error))
+    return NULL;
   nf_reels_set_action_dim (self, config->action_dim);
   return g_steal_pointer (&self);
 }
@@ -231,6 +253,12 @@ nf_reels_label_files (NfReels *self)
 {
   g_return_if_fail (!self->is_world && !self->labels);
   self->labels = g_new (gint, self->batch);
+}
+
+const NfMediaLeftOut *
+nf_reels_get_left_out (NfReels *self)
+{
+  return &self->left_out;
 }
 
 guint

@@ -23,9 +23,14 @@ NfReels *nf_reels_new_world (NfWorldPattern pattern, const NfConfig *config, gui
                              GError **error);
 
 /* Videos; frames are resampled to the model's size, whatever their shape. HOLDOUT: last share of each that is
- * never trained on. ACTIONS: read the actions file beside each. */
+ * never trained on. ACTIONS: read the actions file beside each. Files that PATHS name, and those that
+ * LOOK (nullable) says are needed, must be sound and long enough; of those that a folder brings, others are
+ * left out. */
 NfReels *nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
-                             double holdout, gboolean actions, GError **error);
+                             double holdout, gboolean actions, const NfMediaLook *look, GError **error);
+
+/* What of the files was; of a world nothing. */
+const NfMediaLeftOut *nf_reels_get_left_out (NfReels *self);
 
 /* Of files, not of a world: the file that a sample is from is its label, by number. */
 void nf_reels_label_files (NfReels *self);

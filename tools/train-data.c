@@ -98,11 +98,32 @@ open_captions (NfTrainData *data, GError **error)
   return TRUE;
 }
 
+/* Files that the run began with. */
+static GHashTable *
+list_needed (const NfTrainRun *run)
+{
+  GHashTable *needed = g_hash_table_new (g_str_hash, g_str_equal);
+  for (guint i = 0; run->sources && i < run->sources->len; i++)
+    g_hash_table_add (needed, g_array_index (run->sources, NfTrainSource, i).name);
+  return needed;
+}
+
+/* Of many files, looking at them takes a while. */
+static gboolean
+go_on (guint i, guint n, gpointer data, GError **error)
+{
+  NfCommand *command = data;
+  nf_progress_update (command->progress, "looking at the files, %u of %u", i + 1, n);
+  return nf_command_go_on (command, error);
+}
+
 /* Tiles to train on. */
 static gboolean
 open_clips (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
+  g_autoptr (GHashTable) needed = list_needed (run);
+  const NfMediaLook look = { needed, go_on, data->command };
   const NfClipsOptions options = { .layout = run->config.layout,
                                    .width = nf_config_columns (&run->config),
                                    .height = nf_config_rows (&run->config),
@@ -114,7 +135,8 @@ open_clips (NfTrainData *data, GError **error)
                                    .labels = run->labels                   ? NF_CLIPS_FOLDERS
                                              : nf_train_has_captions (run) ? NF_CLIPS_NAMES
                                                                            : NF_CLIPS_NO_LABELS,
-                                   .cache = data->places->cache };
+                                   .cache = data->places->cache,
+                                   .look = &look };
 
   data->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!data->clips)
@@ -134,6 +156,8 @@ open_reels (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
   NfConfig *config = &run->config;
+  g_autoptr (GHashTable) needed = list_needed (run);
+  const NfMediaLook look = { needed, go_on, data->command };
   NfWorldPattern pattern;
 
   if (run->world && *run->world)
@@ -152,7 +176,7 @@ open_reels (NfTrainData *data, GError **error)
     }
   else
     data->reels = nf_reels_new_files ((const char *const *)run->files, config, run->batch, run->train.seed,
-                                      run->holdout, run->actions, error);
+                                      run->holdout, run->actions, &look, error);
   if (!data->reels)
     return FALSE;
   if (nf_train_has_captions (run))
@@ -189,6 +213,12 @@ open_reels (NfTrainData *data, GError **error)
   return data->validation != NULL;
 }
 
+const NfMediaLeftOut *
+nf_train_data_get_left_out (const NfTrainData *data)
+{
+  return data->reels ? nf_reels_get_left_out (data->reels) : nf_clips_get_left_out (data->clips);
+}
+
 static gboolean
 has_source (const GArray *sources, const char *name)
 {
@@ -220,7 +250,8 @@ check_source (const GArray *began, const GArray *now, guint i, GError **error)
       what = g_strdup ("it is no longer there");
     }
   else
-    what = g_strdup (has_source (began, b->name) ? "it had another place among them" : "it was not there");
+    what = g_strdup (has_source (began, b->name) ? "it had another place among them"
+                                                 : "it was not there, or was left out");
   g_autofree char *shown = nf_shorten (b->name);
   g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "

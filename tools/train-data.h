@@ -3,6 +3,7 @@
 
 #include "captions.h"
 #include "clips.h"
+#include "common.h"
 #include "reels.h"
 #include "train-run.h"
 
@@ -12,6 +13,7 @@ typedef struct
 {
   NfTrainRun *run;
   const NfTrainPlaces *places;
+  NfCommand *command;   /* that it is for */
   NfClips *clips;       /* of images, */
   NfReels *reels;       /* or of videos */
   NfCaptions *captions; /* of either, or NULL */
@@ -31,5 +33,8 @@ gboolean nf_train_data_batch (NfTrainData *data, guint64 step, NfTrainBatch *bat
 /* Number of files, 0 for a world; their names. */
 guint nf_train_data_count (const NfTrainData *data);
 const char *nf_train_data_get_path (const NfTrainData *data, guint i);
+
+/* What was left out of the files that folders bring. */
+const NfMediaLeftOut *nf_train_data_get_left_out (const NfTrainData *data);
 
 G_END_DECLS

@@ -17,6 +17,7 @@
 #define VALIDATION_BYTES (64u << 20)
 #define MAX_VALIDATION 4096
 #define SHEET_TILES 8
+#define NAMED_LEFT_OUT 3
 
 typedef struct
 {
@@ -542,6 +543,23 @@ train (Job *job, GError **error)
 }
 
 static void
+tell_left_out (Job *job)
+{
+  const NfMediaLeftOut *left_out = nf_train_data_get_left_out (&job->data);
+  const guint n = left_out->reasons ? left_out->reasons->len : 0, named = MIN (n, NAMED_LEFT_OUT);
+  g_autoptr (GString) text = g_string_new (NULL);
+
+  if (!n)
+    return;
+  for (guint i = 0; i < named; i++)
+    g_string_append_printf (text, "%s%s", i ? "; " : "", (char *)left_out->reasons->pdata[i]);
+  if (n > named)
+    g_string_append_printf (text, "; and %u more", n - named);
+  nf_progress_note (job->progress, "normflow %s: note: left out, %u of %u files: %s", job->command->name, n,
+                    left_out->n, text->str);
+}
+
+static void
 describe (Job *job)
 {
   const NfConfig *config = &job->run->config;
@@ -665,7 +683,7 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
                        .progress = command->progress,
                        .run = run,
                        .places = places,
-                       .data = { .run = run, .places = places },
+                       .data = { .run = run, .places = places, .command = command },
                        .validation_loss = NAN,
                        .before = run->seconds };
   g_autofree char *duration = NULL;
@@ -686,6 +704,7 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
 
   if (!nf_train_data_open (&job.data, error))
     return FALSE;
+  tell_left_out (&job);
 
   if (places->minutes > 0 && !places->resume && !measure_steps (&job, places->minutes, error))
     return FALSE;
@@ -749,8 +768,11 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
   if (run->skipped)
     nf_progress_note (job.progress, "steps skipped: %" G_GUINT64_FORMAT, run->skipped);
   if (job.data.clips && nf_clips_get_damaged (job.data.clips))
-    nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %" G_GUINT64_FORMAT,
-                      nf_clips_get_damaged (job.data.clips));
+    {
+      g_autofree char *damage = nf_clips_describe_damage (job.data.clips);
+
+      nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %s", damage);
+    }
   if (job.other_model)
     nf_progress_note (job.progress, "%s is still the model that was there before", places->output);
   else if (g_file_test (places->output, G_FILE_TEST_EXISTS))
