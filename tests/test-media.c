@@ -819,6 +819,24 @@ test_clips_classes (void **state)
         }
     }
 
+  /* those of a model that knows others, too, keep its numbers */
+  static const char *const known[] = { "birds", "dogs", "cats", NULL }, *const unknown[]
+                                                                        = { "dogs", "birds", NULL };
+  options.classes = known;
+  g_autoptr (NfClips) more = nf_clips_new (paths, &options, &error);
+  assert_null (error);
+  assert_int_equal (nf_clips_get_classes (more), 3);
+  const gint *numbers = NULL;
+  const guint8 *tiles_of_more = nf_clips_batch (more, 0, &numbers, &error);
+  assert_non_null (tiles_of_more);
+  for (guint t = 0; t < options.batch; t++)
+    assert_int_equal (numbers[t], tiles_of_more[256 * t] >= 100 ? 1 : 2);
+  options.classes = unknown;
+  assert_null (nf_clips_new (paths, &options, &error));
+  assert_error (error, NF_ERROR_DATA, "folder cats is none of the classes dogs, birds");
+  g_clear_error (&error);
+  options.classes = NULL;
+
   /* files of the same name in two folders are alike */
   options.labels = NF_CLIPS_NAMES;
   g_autoptr (NfClips) named = nf_clips_new (paths, &options, &error);

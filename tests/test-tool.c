@@ -1315,6 +1315,22 @@ test_labels (void **state)
   BAD (1, "the files lie in 2 folders, but the model has 4 classes", TRAIN, "-o", "no.safetensors", "--steps",
        "1", "--family", "starflow", "--head-dim", "32", "--labels", "--config",
        "{\"txt_size\": 1, \"txt_dim\": 5}", labelled);
+
+  /* what goes on from a model calls its classes as that does */
+  g_autofree char *middle = in_folder ("labelled/middle");
+#define FROM_TOLD                                                                                            \
+  "train", "-q", "-o", "tuned.safetensors", "--init", "told.safetensors", "--batch", "2",                    \
+      "--validation-tiles", "2", "--labels", labelled
+  assert_int_equal (g_rename (left, middle), 0);
+  BAD (1, "folder middle is none of the classes left, right", FROM_TOLD, "--steps", "1");
+  assert_missing ("tuned.safetensors");
+  g_autofree char *aside = in_folder ("aside");
+  assert_int_equal (g_rename (middle, aside), 0);
+  GOOD (FROM_TOLD, "--steps", "2", "--stop-after", "1");
+  GOOD ("train", "-q", "-o", "tuned.safetensors", "--resume");
+  g_autofree char *tuned = good (ARGUMENTS ("info", "--json", "tuned.safetensors"));
+  assert_non_null (strstr (tuned, "left\\nright"));
+#undef FROM_TOLD
 }
 
 /* What each file shows is told by a tensor of its name; the model then sees text of that size. */

@@ -17,6 +17,7 @@
 #define CHUNK_TILES 4096
 #define MAX_READERS 8
 #define NAMED_DAMAGED 3
+#define SHOWN_CLASSES 8
 
 /* Philox streams: what the numbers are for. Chunks add their index. */
 #define STREAM_PLACES (G_GUINT64_CONSTANT (1) << 56)
@@ -516,15 +517,32 @@ static char *
 class_of (const NfClips *self, const Clip *clip)
 {
   g_autofree char *folder = g_path_get_dirname (clip->path);
-  return g_path_get_basename (self->options.labels == NF_CLIPS_NAMES ? clip->path : folder);
+  return self->options.labels == NF_CLIPS_NAMES ? g_path_get_basename (clip->path)
+                                                : g_filename_display_basename (folder);
 }
 
-static void
-add_classes (NfClips *self)
+/* For people. */
+static char *
+list_classes (const NfClips *self)
+{
+  GString *text = g_string_new (NULL);
+
+  for (guint k = 0; k < MIN (self->classes->len, SHOWN_CLASSES); k++)
+    g_string_append_printf (text, "%s%s", k ? ", " : "", (char *)self->classes->pdata[k]);
+  if (self->classes->len > SHOWN_CLASSES)
+    g_string_append_printf (text, " and %u more", self->classes->len - SHOWN_CLASSES);
+  return g_string_free (text, FALSE);
+}
+
+static gboolean
+add_classes (NfClips *self, GError **error)
 {
   g_autoptr (GHashTable) places = g_hash_table_new (g_str_hash, g_str_equal);
+  const char *const *given = self->options.classes;
 
-  for (guint i = 0; i < self->clips->len; i++)
+  for (guint k = 0; given && given[k]; k++)
+    g_ptr_array_add (self->classes, g_strdup (given[k]));
+  for (guint i = 0; !given && i < self->clips->len; i++)
     {
       char *name = class_of (self, self->clips->pdata[i]);
 
@@ -536,16 +554,29 @@ add_classes (NfClips *self)
           g_ptr_array_add (self->classes, name);
         }
     }
-  g_ptr_array_sort (self->classes, compare_names);
+  if (!given)
+    g_ptr_array_sort (self->classes, compare_names);
   for (guint k = 0; k < self->classes->len; k++)
     g_hash_table_insert (places, self->classes->pdata[k], GINT_TO_POINTER ((gint)k));
   for (guint i = 0; i < self->clips->len; i++)
     {
       Clip *clip = self->clips->pdata[i];
       g_autofree char *name = class_of (self, clip);
+      gpointer label;
 
-      clip->label = GPOINTER_TO_INT (g_hash_table_lookup (places, name));
+      if (!g_hash_table_lookup_extended (places, name, NULL, &label))
+        {
+          g_autofree char *known = list_classes (self);
+
+          g_set_error (
+              error, NF_ERROR, NF_ERROR_DATA,
+              "%s: the folder %s is none of the classes %s: call it as the one it is, or leave it out",
+              clip->path, name, known);
+          return FALSE;
+        }
+      clip->label = GPOINTER_TO_INT (label);
     }
+  return TRUE;
 }
 
 /* Of pictures, the last of each folder are held out, whatever lies between them. */
@@ -656,8 +687,8 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   g_clear_pointer (&self->left_out.needed, g_hash_table_unref);
 
   hold_pictures_out (self);
-  if (options->labels)
-    add_classes (self);
+  if (options->labels && !add_classes (self, error))
+    return NULL;
 
   /* Long videos count more than short ones, but not in proportion: their frames are much alike. */
   self->cumulative = g_new (double, self->clips->len);

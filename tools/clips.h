@@ -25,8 +25,8 @@ typedef enum
  * scales, n_scales: factors, NF_CLIPS_MIN_SCALE to 1, by which frames are shrunk before cutting, each as
  * likely as the others; none means 1
  * labels: what is a file's class
- * cache: bytes of decoded frames to keep
- * look: (nullable): how files are looked at
+ * classes: (nullable): names of all classes by number, which those of the files are among; else these are
+ * all, sorted cache: bytes of decoded frames to keep look: (nullable): how files are looked at
  */
 typedef struct
 {
@@ -38,6 +38,7 @@ typedef struct
   const double *scales;
   guint n_scales;
   NfClipsLabels labels;
+  const char *const *classes;
   guint64 cache;
   const NfMediaLook *look;
 } NfClipsOptions;

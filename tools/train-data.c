@@ -39,12 +39,13 @@ nf_train_data_get_path (const NfTrainData *data, guint i)
   return data->reels ? nf_reels_get_path (data->reels, i) : nf_clips_get_path (data->clips, i);
 }
 
-/* N classes of the data are those of the model: of a STARFlow a text of one token, whose last feature is no
+/* The classes of the data are those of the model: of a STARFlow a text of one token, whose last feature is no
  * class. */
 static gboolean
-settle_classes (NfTrainData *data, guint n, GError **error)
+settle_classes (NfTrainData *data, GError **error)
 {
   NfConfig *config = &data->run->config;
+  const guint n = nf_clips_get_classes (data->clips);
   const gboolean text = config->family == NF_FAMILY_STARFLOW;
 
   /* else --config, the checkpoint or the model of --init said how many */
@@ -56,11 +57,21 @@ settle_classes (NfTrainData *data, guint n, GError **error)
       config->txt_dim = text ? n + 1 : 0;
     }
   const guint classes = nf_config_classes (config), has = text && classes ? classes - 1 : classes;
-  if (has == n)
-    return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "the files lie in %u folders, but the model has %u classes",
-               n, has);
-  return FALSE;
+  if (has != n)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                   data->run->classes ? "%u classes have names, but the model has %u"
+                                      : "the files lie in %u folders, but the model has %u classes",
+                   n, has);
+      return FALSE;
+    }
+  if (!data->run->classes)
+    {
+      data->run->classes = g_new0 (char *, n + 1);
+      for (guint i = 0; i < n; i++)
+        data->run->classes[i] = g_strdup (nf_clips_get_class (data->clips, i));
+    }
+  return TRUE;
 }
 
 /* The text of a new model is that of the data. */
@@ -135,13 +146,14 @@ open_clips (NfTrainData *data, GError **error)
                                    .labels = run->labels                   ? NF_CLIPS_FOLDERS
                                              : nf_train_has_captions (run) ? NF_CLIPS_NAMES
                                                                            : NF_CLIPS_NO_LABELS,
+                                   .classes = run->labels ? (const char *const *)run->classes : NULL,
                                    .cache = data->places->cache,
                                    .look = &look };
 
   data->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!data->clips)
     return FALSE;
-  if ((run->labels && !settle_classes (data, nf_clips_get_classes (data->clips), error))
+  if ((run->labels && !settle_classes (data, error))
       || (nf_train_has_captions (run) && !open_captions (data, error)))
     return FALSE;
   data->validation = run->validation_tiles ? nf_clips_validation (

@@ -269,7 +269,6 @@ save_model (Job *job, const char *path, GError **error)
   const NfTrainRun *run = job->run;
   g_autoptr (GHashTable) metadata = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, g_free);
   g_autoptr (JsonBuilder) builder = json_builder_new ();
-  g_autoptr (GPtrArray) classes = g_ptr_array_new ();
   guint64 step = nf_trainer_get_step (job->trainer);
 
   json_builder_begin_object (builder);
@@ -304,13 +303,8 @@ save_model (Job *job, const char *path, GError **error)
   json_builder_end_object (builder);
   g_hash_table_insert (metadata, (char *)"training", nf_json_text (builder, FALSE));
 
-  for (guint i = 0; job->data.clips && run->labels && i < nf_clips_get_classes (job->data.clips); i++)
-    g_ptr_array_add (classes, (char *)nf_clips_get_class (job->data.clips, i));
-  if (classes->len)
-    {
-      g_ptr_array_add (classes, NULL);
-      g_hash_table_insert (metadata, (char *)"classes", g_strjoinv ("\n", (char **)classes->pdata));
-    }
+  if (run->classes)
+    g_hash_table_insert (metadata, (char *)"classes", g_strjoinv ("\n", run->classes));
   return nf_trainer_save_model (job->trainer, path, metadata, error);
 }
 
@@ -700,6 +694,10 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
       if (!job.model)
         return FALSE;
       run->config = *nf_model_get_config (job.model);
+      const char *classes = nf_model_get_metadata (job.model, "classes");
+      /* a class is one thing before and after */
+      if (classes)
+        run->classes = g_strsplit (classes, "\n", -1);
     }
 
   if (!nf_train_data_open (&job.data, error))

@@ -28,6 +28,7 @@ nf_train_run_clear (NfTrainRun *run)
 {
   g_strfreev (run->files);
   g_strfreev (run->validation);
+  g_strfreev (run->classes);
   g_clear_pointer (&run->sources, g_array_unref);
   g_free (run->init);
   g_free (run->captions);
@@ -139,6 +140,8 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   json_builder_end_array (builder);
   json_builder_set_member_name (builder, "labels");
   json_builder_add_boolean_value (builder, run->labels);
+  if (run->classes)
+    add_strings (builder, "classes", run->classes);
   json_builder_set_member_name (builder, "captions");
   json_builder_add_string_value (builder, run->captions ? run->captions : "");
   json_builder_set_member_name (builder, "captions_digest");
@@ -369,6 +372,8 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
         = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
   run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
                 && json_object_get_boolean_member (settings.object, "labels");
+  if (json_object_has_member (settings.object, "classes"))
+    run->classes = settings_strings (&settings, "classes");
   if (json_object_has_member (settings.object, "captions"))
     run->captions = settings_string (&settings, "captions");
   if (json_object_has_member (settings.object, "captions_digest"))

@@ -27,6 +27,8 @@ typedef struct
   double scales[16];
   guint n_scales;
   gboolean labels;
+  char **classes; /* their names, or those of the model that it began from; NULL if there are none, and before
+                     files are opened */
   char *captions; /* file of text features, or NULL or empty */
   char *captions_digest;
   gboolean actions;
