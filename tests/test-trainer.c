@@ -713,6 +713,48 @@ test_saved_model (void **state)
   assert_true (got == wanted);
 }
 
+/* Tokens that MODEL makes of the latents that DATA begins with, behind them. */
+static gboolean
+draw (NfModel *model, gpointer data, GError **error)
+{
+  const NfDecodeOptions options = { 0 };
+  g_autoptr (NfSession) session = nf_session_new (model, error);
+  const gsize n = (gsize)nf_config_tokens (nf_model_get_config (model))
+                  * nf_config_features (nf_model_get_config (model));
+  return session && nf_session_decode (session, data, 1, NULL, &options, (float *)data + n, error);
+}
+
+/* Sessions see the model that would be written; the trainer then goes on as if there had been none. */
+static void
+test_used_model (void **state)
+{
+  const NfTrainOptions options = make_options ();
+  for (guint i = 0; i < G_N_ELEMENTS (configs); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree char *path = nf_test_temporary (".safetensors");
+      g_auto (Run) run = { 0 }, alone = { 0 };
+      const gsize n = (gsize)nf_config_tokens (&configs[i]) * nf_config_features (&configs[i]);
+      g_autofree float *values = g_new (float, 2 * n), *wanted = g_new (float, 2 * n);
+      run_init (&run, i, &options);
+      run_init (&alone, i, &options);
+      steps (&run, 5);
+      steps (&alone, 5);
+      nf_random_normal (1, 0, n, 1, values);
+      memcpy (wanted, values, n * sizeof *values);
+      nf_test_ok (nf_trainer_use_model (run.trainer, draw, values, &error), error);
+      nf_test_ok (nf_trainer_save_model (run.trainer, path, NULL, &error), error);
+      g_autoptr (NfModel) saved = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+      g_unlink (path);
+      nf_test_ok (saved, error);
+      nf_test_ok (draw (saved, wanted, &error), error);
+      assert_memory_equal (values, wanted, 2 * n * sizeof *values);
+      steps (&run, 3);
+      steps (&alone, 3);
+      assert_same_state (&run, &alone);
+    }
+}
+
 /* Whoever loads a file has the model of all who do, and would see it trained: only one's own is. */
 static void
 test_whose_model (void **state)
@@ -917,7 +959,7 @@ main (void)
     cmocka_unit_test (test_resume),          cmocka_unit_test (test_saved_model),
     cmocka_unit_test (test_bad_checkpoints), cmocka_unit_test (test_save_elsewhere),
     cmocka_unit_test (test_other_words),     cmocka_unit_test (test_digest),
-    cmocka_unit_test (test_whose_model),
+    cmocka_unit_test (test_used_model),      cmocka_unit_test (test_whose_model),
   };
   return cmocka_run_group_tests_name ("trainer", tests, NULL, NULL);
 }

@@ -370,10 +370,11 @@ save_checkpoint (Job *job, GError **error)
          && nf_train_save_settings (job->run, job->places->checkpoint, error);
 }
 
-/* A sheet of samples from the prior, made with a copy of the weights, since the trainer's own are in use. */
+/* A sheet of samples from the prior. */
 static gboolean
-write_samples (Job *job, GError **error)
+draw_samples (NfModel *model, gpointer data, GError **error)
 {
+  Job *job = data;
   const NfConfig *config = &job->run->config;
   const NfDecodeOptions options = { .drawn = TRUE };
   const guint columns = nf_config_columns (config), rows = nf_config_rows (config),
@@ -382,19 +383,13 @@ write_samples (Job *job, GError **error)
   guint64 step = nf_trainer_get_step (job->trainer);
   g_autofree char *name = g_strdup_printf ("step-%08" G_GUINT64_FORMAT ".png", step);
   g_autofree char *path = g_build_filename (job->run->samples, name, NULL);
-  g_autofree char *weights = g_strconcat (path, ".safetensors", NULL);
-  g_autoptr (NfModel) model = NULL;
   g_autoptr (NfSession) session = NULL;
   g_autoptr (NfPicture) sheet = NULL;
   g_autofree float *latents = NULL;
   NfGrid grid;
   gsize n;
 
-  if (!nf_grid_init (&grid, config, width, height, error) || !save_model (job, weights, error))
-    return FALSE;
-  model = nf_model_load (weights, job->device, NULL, NULL, NULL, error);
-  g_unlink (weights);
-  if (!model)
+  if (!nf_grid_init (&grid, config, width, height, error))
     return FALSE;
   session = nf_session_new (model, error);
   if (!session)
@@ -512,7 +507,7 @@ train (Job *job, GError **error)
           g_autoptr (GError) local = NULL;
 
           /* A picture that cannot be written is no reason to lose a run. */
-          if (!write_samples (job, &local))
+          if (!nf_trainer_use_model (job->trainer, draw_samples, job, &local))
             nf_progress_note (job->progress, "normflow %s: %s", job->command->name, local->message);
         }
       now = g_get_monotonic_time ();

@@ -672,15 +672,14 @@ set_theta (NfTrainer *self, NfBuffer *from)
 }
 
 gboolean
-nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
-                     GError **error)
+nf_trainer_use_model (NfTrainer *self, NfTrainerFunc func, gpointer data, GError **error)
 {
-  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && nll, FALSE);
+  g_return_val_if_fail (NF_IS_TRAINER (self) && func, FALSE);
   NfOps *ops = nf_flow_get_ops (self->flow);
-  if (!check_whole (self, error) || !check_batch (self, batch, error))
+  if (!check_whole (self, error))
     return FALSE;
-  if (!use_ema || !self->average)
-    return evaluate (self, batch, nll, error);
+  if (!self->average)
+    return func (self->model, data, error);
 
   if (!self->saved)
     self->saved = nf_ops_alloc (ops, self->n);
@@ -691,12 +690,38 @@ nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_em
   if (!nf_ops_finish (ops, error))
     return FALSE;
   set_theta (self, self->average);
-  const gboolean evaluated = evaluate (self, batch, nll, error);
-  if (!evaluated)
+  /* sessions have queues of their own */
+  const gboolean used = nf_ops_finish (ops, error) && func (self->model, data, error);
+  if (!used)
     nf_ops_finish (ops, NULL); /* a failure that is still kept would drop the way back */
   set_theta (self, self->saved);
-  self->spoilt = !nf_ops_finish (ops, evaluated ? error : NULL);
-  return evaluated && !self->spoilt;
+  self->spoilt = !nf_ops_finish (ops, used ? error : NULL);
+  return used && !self->spoilt;
+}
+
+typedef struct
+{
+  NfTrainer *self;
+  const NfTrainBatch *batch;
+  double *nll;
+} Evaluation;
+
+static gboolean
+evaluate_model (NfModel *model, gpointer data, GError **error)
+{
+  const Evaluation *evaluation = data;
+  return evaluate (evaluation->self, evaluation->batch, evaluation->nll, error);
+}
+
+gboolean
+nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
+                     GError **error)
+{
+  g_return_val_if_fail (NF_IS_TRAINER (self) && batch && batch->tiles && nll, FALSE);
+  if (!check_whole (self, error) || !check_batch (self, batch, error))
+    return FALSE;
+  return use_ema ? nf_trainer_use_model (self, evaluate_model, &(Evaluation){ self, batch, nll }, error)
+                 : evaluate (self, batch, nll, error);
 }
 
 /* Checkpoints: values in the order of the list of parameters */

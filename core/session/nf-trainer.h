@@ -133,6 +133,20 @@ gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainRep
 gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
                               GError **error);
 
+/** NfTrainerFunc: Uses @model, which is the trainer's own, and keeps nothing of it: no session, no reference.
+ * Returns: FALSE with an error if that failed */
+typedef gboolean (*NfTrainerFunc) (NfModel *model, gpointer data, GError **error);
+
+/**
+ * nf_trainer_use_model:
+ *
+ * Calls @func once, while the model has what nf_trainer_save_model() would write: the averaged weights, if
+ * there are any. Sessions of the model may be made then.
+ *
+ * Returns: what @func did; FALSE with %NF_ERROR_DEVICE if the device failed, as in nf_trainer_step()
+ */
+gboolean nf_trainer_use_model (NfTrainer *self, NfTrainerFunc func, gpointer data, GError **error);
+
 /** nf_trainer_get_step: Returns: steps done. */
 guint64 nf_trainer_get_step (NfTrainer *self);
 
