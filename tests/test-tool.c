@@ -2030,6 +2030,9 @@ test_train (void **state)
   BAD (2, "none of f32, bf16, bf16-weights, int8-weights, auto", "eval", "-m", model, "--precision", "f8",
        video);
   BAD (1, "there is no folder /nowhere", TRAIN, "-o", "/nowhere/wrong.safetensors", "--steps", "2", video);
+  /* what is written beside it has a longer name */
+  g_autofree char *long_name = g_strnfill (235, 'n');
+  BAD (1, "n.checkpoint: cannot be written: ", TRAIN, "-o", long_name, "--steps", "2", video);
   g_autofree char *help = good (ARGUMENTS ("train", "--help")), *others = good (ARGUMENTS ("eval", "--help"));
   assert_null (strstr (help, "-weights"));
   assert_non_null (strstr (others, "bf16-weights, int8-weights"));

@@ -653,6 +653,9 @@ static gboolean
 check_folder (const char *path, gboolean replaced, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (path);
+  /* as long as what nf_temporary_name() makes */
+  g_autofree char *beside = g_strconcat (path, ".12345678.", NULL);
+  GStatBuf status;
 
   if (!*path)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
@@ -661,6 +664,8 @@ check_folder (const char *path, gboolean replaced, GError **error)
   else if (g_file_test (path, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is a folder; name a file to write", path);
   else if ((replaced || g_access (path, W_OK) != 0) && g_access (folder, W_OK | X_OK) != 0)
+    write_error (error, path, errno, "cannot be written");
+  else if (replaced && g_stat (beside, &status) != 0 && errno == ENAMETOOLONG)
     write_error (error, path, errno, "cannot be written");
   else
     return TRUE;
