@@ -2024,6 +2024,10 @@ test_train (void **state)
   BAD (2, "context_errors", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--context-errors", "0.5",
        video);
   BAD (2, "leave out --lr", "train", "-q", "-o", "parts.safetensors", "--resume", "--lr", "0.1");
+  BAD (2,
+       "leave out --validate-every; beside --resume can be given --output, --checkpoint, --stop-after, "
+       "--save-every, --log",
+       "train", "-q", "-o", "parts.safetensors", "--resume", "--validate-every", "3");
   BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
   BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",
        "bf16-weights", video);

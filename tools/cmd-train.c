@@ -169,15 +169,14 @@ check_video_options (const NfTrainRun *run, gboolean begins, gboolean holdout, g
   return TRUE;
 }
 
-/* The first option that is one of the run's settings, without its dashes: all but those that say where to
- * write, how often, and on what. */
+/* Options that are no settings of a run: where this process writes and how often, and how far it goes. */
+static const char *const places_options[] = { "output",    "checkpoint", "stop-after",   "save-every", "log",
+                                              "log-every", "samples",    "sample-every", "cache",      NULL };
+
+/* The first option that is one of the run's settings, without its dashes. */
 static char *
 find_setting (int argc, char **argv, const GOptionEntry *entries)
 {
-  static const char *const others[]
-      = { "output",       "checkpoint", "resume", "log",        "log-every", "samples",
-          "sample-every", "save-every", "cache",  "stop-after", "overwrite", NULL };
-
   for (int i = 1; i < argc && strcmp (argv[i], "--") != 0; i++)
     for (const GOptionEntry *entry = entries; entry->long_name; entry++)
       {
@@ -185,7 +184,8 @@ find_setting (int argc, char **argv, const GOptionEntry *entries)
 
         if (g_str_has_prefix (argv[i], "--") && strncmp (argv[i] + 2, entry->long_name, length) == 0
             && (!argv[i][2 + length] || argv[i][2 + length] == '=')
-            && !g_strv_contains (others, entry->long_name))
+            && strcmp (entry->long_name, "resume") != 0
+            && !g_strv_contains (places_options, entry->long_name))
           return g_strdup (entry->long_name);
       }
   return NULL;
@@ -395,10 +395,15 @@ nf_cmd_train (int argc, char **argv)
     return nf_command_usage (&command,
                              "--resume goes on with a run, --overwrite begins one in its place: give one");
   if (places.resume && setting)
-    return nf_command_usage (&command,
-                             "--resume goes on with the settings of the run: leave out --%s; files to write, "
-                             "how often, and the device can be given",
-                             setting);
+    {
+      g_autofree char *others = g_strjoinv (", --", (char **)places_options);
+
+      return nf_command_usage (
+          &command,
+          "--resume goes on with the settings of the run: leave out --%s; beside --resume can be given --%s, "
+          "and the device",
+          setting, others);
+    }
   if (run.init && nf_train_shape_given (&shape))
     return nf_command_usage (
         &command, "--init takes the configuration from the model: give no options of the model with it");
