@@ -367,8 +367,10 @@ set_output (GstFlowDecode *self, GstVideoFormat format)
   static const char *const fields[] = { "mastering-display-info", "content-light-level" };
   const GstStructure *input = gst_caps_get_structure (self->input->caps, 0);
   g_clear_pointer (&self->output, gst_video_codec_state_unref);
-  self->output = gst_video_decoder_set_output_state (GST_VIDEO_DECODER (self), format, self->info.width,
-                                                     self->info.height, self->input);
+  /* where planes lie depends on the interlacing, too, which set_output_state() would only put on it */
+  self->output = gst_video_decoder_set_interlaced_output_state (
+      GST_VIDEO_DECODER (self), format, GST_VIDEO_INFO_INTERLACE_MODE (&self->input->info), self->info.width,
+      self->info.height, self->input);
   /* of drawn frames nobody said it, and what scales them would go by another size's */
   GstVideoInfo usual;
   if (self->output->info.colorimetry.matrix == GST_VIDEO_COLOR_MATRIX_UNKNOWN

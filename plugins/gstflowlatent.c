@@ -535,6 +535,13 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
                    size_error->message);
       return FALSE;
     }
+  if (g_strcmp0 (gst_structure_get_string (structure, "interlace-mode"), "alternate") == 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
+                   "the latents have interlace-mode alternate, fields in buffers of their own; "
+                   "each buffer of latents is of a whole frame");
+      return FALSE;
+    }
   if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
     info->fps_d = 1;
   if (gst_structure_has_field (structure, "drawn")

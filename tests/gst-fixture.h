@@ -273,11 +273,18 @@ assert_padding (const GstVideoInfo *info, GstBuffer *buffer)
 }
 
 static inline void
-fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint height)
+fixture_interlaced_video (GstVideoInfo *info, GstVideoFormat format, GstVideoInterlaceMode mode, guint width,
+                          guint height)
 {
-  gst_video_info_set_format (info, format, width, height);
+  gst_video_info_set_interlaced_format (info, format, mode, width, height);
   GST_VIDEO_INFO_FPS_N (info) = 25;
   GST_VIDEO_INFO_FPS_D (info) = 1;
+}
+
+static inline void
+fixture_video (GstVideoInfo *info, GstVideoFormat format, guint width, guint height)
+{
+  fixture_interlaced_video (info, format, GST_VIDEO_INTERLACE_MODE_PROGRESSIVE, width, height);
 }
 
 static inline GstElement *

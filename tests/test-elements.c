@@ -107,10 +107,11 @@ encode_one (guint model, const GstVideoInfo *info, const char *filter, GstCaps *
 /* Formats */
 
 static void
-check_round_trip (guint model, GstVideoFormat format, guint width, guint height, gboolean padded)
+check_round_trip (guint model, GstVideoFormat format, GstVideoInterlaceMode mode, guint width, guint height,
+                  gboolean padded)
 {
   GstVideoInfo info;
-  fixture_video (&info, format, width, height);
+  fixture_interlaced_video (&info, format, mode, width, height);
   g_autofree char *line = g_strdup_printf ("flowencode model=\"%s\" ! flowdecode model=\"%s\"",
                                            fixture_model[model], fixture_model[model]);
   GstHarness *harness = gst_harness_new_parse (line);
@@ -143,6 +144,7 @@ check_round_trip (guint model, GstVideoFormat format, guint width, guint height,
   GstVideoInfo got;
   assert_true (gst_video_info_from_caps (&got, caps));
   assert_int_equal (GST_VIDEO_INFO_FORMAT (&got), format);
+  assert_int_equal (GST_VIDEO_INFO_INTERLACE_MODE (&got), mode);
   assert_int_equal (GST_VIDEO_INFO_WIDTH (&got), width);
   assert_int_equal (GST_VIDEO_INFO_HEIGHT (&got), height);
   assert_int_equal (GST_VIDEO_INFO_FPS_N (&got), 25);
@@ -169,7 +171,29 @@ test_every_format (void **state)
 
   for (guint f = 0; f < G_N_ELEMENTS (formats); f++)
     for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
-      check_round_trip (formats[f].model, formats[f].format, sizes[s][0], sizes[s][1], s == 1);
+      check_round_trip (formats[f].model, formats[f].format, GST_VIDEO_INTERLACE_MODE_PROGRESSIVE,
+                        sizes[s][0], sizes[s][1], s == 1);
+}
+
+/* Of as many rows of chroma as both fields have, where a field has an odd one. */
+static void
+test_interlaced (void **state)
+{
+  static const struct
+  {
+    GstVideoFormat format;
+    GstVideoInterlaceMode mode;
+  } forms[] = {
+    { GST_VIDEO_FORMAT_I420, GST_VIDEO_INTERLACE_MODE_INTERLEAVED },
+    { GST_VIDEO_FORMAT_YV12, GST_VIDEO_INTERLACE_MODE_MIXED },
+    { GST_VIDEO_FORMAT_NV12, GST_VIDEO_INTERLACE_MODE_FIELDS },
+    { GST_VIDEO_FORMAT_NV21, GST_VIDEO_INTERLACE_MODE_INTERLEAVED },
+  };
+  static const guint sizes[][2] = { { 16, 18 }, { 13, 9 }, { 1, 1 }, { 16, 12 } };
+
+  for (guint f = 0; f < G_N_ELEMENTS (forms); f++)
+    for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
+      check_round_trip (MODEL_YUV, forms[f].format, forms[f].mode, sizes[s][0], sizes[s][1], s == 1);
 }
 
 static void
@@ -2060,6 +2084,7 @@ test_bad_latents (void **state)
                  { "precision", "(int)5", "precision 5" },
                  { "precision", "(string)\"\\033[31mred\"", "precision ?[31mred, which" },
                  { "pixel-layout", "(string)\"\\033[31mred\"", "\\033" },
+                 { "interlace-mode", "(string)alternate", "interlace-mode alternate" },
                  { "model-digest", "(int)5", "model-digest" } };
   for (guint i = 0; i < G_N_ELEMENTS (others); i++)
     {
@@ -3023,6 +3048,7 @@ main (int argc, char **argv)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_no_device_before_ready),
     cmocka_unit_test (test_every_format),
+    cmocka_unit_test (test_interlaced),
     cmocka_unit_test (test_sink_caps_are_the_models),
     cmocka_unit_test (test_layouts),
     cmocka_unit_test (test_allocation_offers_video_meta),
