@@ -79,6 +79,26 @@ gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInf
   return FALSE;
 }
 
+/* Whether all of both planes of chroma that VIEW has lies in FRAME's memory. */
+static gboolean
+has_chroma (const GstVideoFrame *frame, const NfFrame *view)
+{
+  for (guint c = 1; c < 3; c++)
+    {
+      /* without a GstVideoMeta all of the buffer is mapped at once */
+      const GstMapInfo *map
+          = &frame->map[frame->meta ? GST_VIDEO_FORMAT_INFO_PLANE (frame->info.finfo, c) : 0];
+      const NfPlane *plane = &view->planes[c];
+      guint width, height;
+      nf_frame_plane_size (view, NF_PIXELS_YUV420, c, &width, &height);
+      const gssize last = plane->data - map->data + (gssize)(height - 1) * plane->stride
+                          + (gssize)(width - 1) * plane->step;
+      if (last < 0 || last >= (gssize)map->size)
+        return FALSE;
+    }
+  return TRUE;
+}
+
 void
 gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFrame *view)
 {
@@ -91,6 +111,10 @@ gst_flow_frame_view (const GstVideoFrame *frame, const GstVideoInfo *info, NfFra
     view->planes[i] = (NfPlane){ .data = GST_VIDEO_FRAME_COMP_DATA (frame, i),
                                  .stride = GST_VIDEO_FRAME_COMP_STRIDE (frame, i),
                                  .step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, i) };
+  /* GST_VIDEO_FRAME_COMP_HEIGHT() does not count the row of chroma more that such a frame may have, before
+   * which memory that its GstVideoMeta has cropped may end. */
+  view->interlaced = GST_VIDEO_INFO_IS_YUV (info) && GST_VIDEO_INFO_IS_INTERLACED (info);
+  view->interlaced = view->interlaced && has_chroma (frame, view);
 }
 
 void

@@ -185,6 +185,16 @@ fail_script (const char *name, const char *const *arguments)
 
 /* Video */
 
+/* Rows of component C: those of chroma that both fields of an interlaced frame have, too. */
+static inline gint
+fixture_rows (const GstVideoFrame *frame, guint c)
+{
+  const GstVideoInfo *info = &frame->info;
+  return GST_VIDEO_INFO_IS_YUV (info) && GST_VIDEO_INFO_IS_INTERLACED (info) && c > 0
+             ? GST_ROUND_UP_2 (GST_VIDEO_FRAME_COMP_HEIGHT (frame, c))
+             : GST_VIDEO_FRAME_COMP_HEIGHT (frame, c);
+}
+
 /* A frame with the contents number N, somewhat like a picture: slopes with noise on them. PADDED: odd strides
  * and gaps between planes. */
 static inline GstBuffer *
@@ -216,7 +226,7 @@ fixture_frame (const GstVideoInfo *info, guint n, gboolean padded)
   GstVideoFrame frame;
   assert_true (gst_video_frame_map (&frame, info, buffer, GST_MAP_WRITE));
   for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (&frame); c++)
-    for (gint y = 0; y < GST_VIDEO_FRAME_COMP_HEIGHT (&frame, c); y++)
+    for (gint y = 0; y < fixture_rows (&frame, c); y++)
       for (gint x = 0; x < GST_VIDEO_FRAME_COMP_WIDTH (&frame, c); x++)
         {
           guint32 r[4];
@@ -240,7 +250,7 @@ assert_same_video (const GstVideoInfo *info, GstBuffer *a, GstBuffer *b)
   assert_true (gst_video_frame_map (&fa, info, a, GST_MAP_READ));
   assert_true (gst_video_frame_map (&fb, info, b, GST_MAP_READ));
   for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (&fa); c++)
-    for (gint y = 0; y < GST_VIDEO_FRAME_COMP_HEIGHT (&fa, c); y++)
+    for (gint y = 0; y < fixture_rows (&fa, c); y++)
       for (gint x = 0; x < GST_VIDEO_FRAME_COMP_WIDTH (&fa, c); x++)
         {
           const guint8 *sa = (guint8 *)GST_VIDEO_FRAME_COMP_DATA (&fa, c)

@@ -62,7 +62,9 @@ open_session (guint model)
 static void
 view_frame (const GstVideoFrame *frame, NfFrame *view)
 {
-  *view = (NfFrame){ .width = GST_VIDEO_FRAME_WIDTH (frame), .height = GST_VIDEO_FRAME_HEIGHT (frame) };
+  *view = (NfFrame){ .width = GST_VIDEO_FRAME_WIDTH (frame),
+                     .height = GST_VIDEO_FRAME_HEIGHT (frame),
+                     .interlaced = GST_VIDEO_INFO_IS_INTERLACED (&frame->info) };
   for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (frame); c++)
     view->planes[c] = (NfPlane){ GST_VIDEO_FRAME_COMP_DATA (frame, c), GST_VIDEO_FRAME_COMP_STRIDE (frame, c),
                                  GST_VIDEO_FRAME_COMP_PSTRIDE (frame, c) };
@@ -194,6 +196,33 @@ test_interlaced (void **state)
   for (guint f = 0; f < G_N_ELEMENTS (forms); f++)
     for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
       check_round_trip (MODEL_YUV, forms[f].format, forms[f].mode, sizes[s][0], sizes[s][1], s == 1);
+}
+
+/* Memory that ends with the last row that the height says, as of a picture that is cropped at its top, has no
+ * other: none is read. */
+static void
+test_cropped_interlaced (void **state)
+{
+  gsize offset[GST_VIDEO_MAX_PLANES] = { 0, 16 * 10, 16 * 10 + 8 * 5 };
+  gint stride[GST_VIDEO_MAX_PLANES] = { 16, 8, 8 };
+  GstVideoInfo info, progressive;
+  fixture_interlaced_video (&info, GST_VIDEO_FORMAT_I420, GST_VIDEO_INTERLACE_MODE_INTERLEAVED, 16, 10);
+  fixture_video (&progressive, GST_VIDEO_FORMAT_I420, 16, 10);
+  g_autoptr (GstBuffer) in = fixture_frame (&progressive, 0, FALSE);
+  assert_int_equal (gst_buffer_get_size (in), offset[2] + 8 * 5);
+  gst_buffer_add_video_meta_full (in, GST_VIDEO_FRAME_FLAG_NONE, GST_VIDEO_FORMAT_I420, 16, 10, 3, offset,
+                                  stride);
+  g_autoptr (GstCaps) caps = NULL;
+  g_autoptr (GstBuffer) wanted = encode_one (MODEL_YUV, &progressive, NULL, &caps);
+  GstHarness *harness = make_harness ("flowencode", MODEL_YUV, NULL, NULL);
+  set_video (harness, &info);
+  g_autoptr (GstBuffer) latents = gst_harness_push_and_pull (harness, gst_buffer_ref (in));
+  GstMapInfo map;
+  assert_true (gst_buffer_map (wanted, &map, GST_MAP_READ));
+  assert_int_equal (gst_buffer_get_size (latents), map.size);
+  assert_int_equal (gst_buffer_memcmp (latents, 0, map.data, map.size), 0);
+  gst_buffer_unmap (wanted, &map);
+  end_harness (harness, NULL);
 }
 
 static void
@@ -1849,12 +1878,12 @@ test_stats (void **state)
 /* Denoising */
 
 static void
-test_denoise (void **state)
+check_denoise (GstVideoInterlaceMode mode)
 {
   g_autoptr (NfSession) session = open_session (MODEL_YUV);
   g_autoptr (GError) error = NULL;
   GstVideoInfo info;
-  fixture_video (&info, GST_VIDEO_FORMAT_I420, 21, 13);
+  fixture_interlaced_video (&info, GST_VIDEO_FORMAT_I420, mode, 21, 13);
   GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, NULL, NULL);
   set_video (harness, &info);
 
@@ -1885,6 +1914,13 @@ test_denoise (void **state)
   g_autoptr (GstBuffer) passed = gst_harness_push_and_pull (harness, again);
   assert_ptr_equal (passed, again);
   end_harness (harness, NULL);
+}
+
+static void
+test_denoise (void **state)
+{
+  check_denoise (GST_VIDEO_INTERLACE_MODE_PROGRESSIVE);
+  check_denoise (GST_VIDEO_INTERLACE_MODE_INTERLEAVED);
 }
 
 /* Pixels of formats like RGBx are whole, whatever came in. */
@@ -3049,6 +3085,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_no_device_before_ready),
     cmocka_unit_test (test_every_format),
     cmocka_unit_test (test_interlaced),
+    cmocka_unit_test (test_cropped_interlaced),
     cmocka_unit_test (test_sink_caps_are_the_models),
     cmocka_unit_test (test_layouts),
     cmocka_unit_test (test_allocation_offers_video_meta),

@@ -2729,21 +2729,23 @@ test_class_and_position (void **state)
 
 typedef struct
 {
-  int width, height, planes, p, side, yuv;
+  int width, height, chroma_height, planes, p, side, yuv;
   cl_ulong4 at;
   cl_int4 stride, step;
   gsize bytes;
 } Layout;
 
-/* Planes one after the other with odd strides; samples of an interleaved picture are 4 apart. */
+/* Planes one after the other with odd strides; samples of an interleaved picture are 4 apart. MORE: a row of
+ * chroma more, as of an interlaced frame. */
 static void
-layout_init (Layout *l, int planes, int yuv, gboolean interleaved)
+layout_init (Layout *l, int planes, int yuv, gboolean interleaved, gboolean more)
 {
-  *l = (Layout){ .width = 13, .height = 10, .planes = planes, .p = 4, .side = 2, .yuv = yuv };
+  *l = (Layout){
+    .width = 13, .height = 10, .chroma_height = more ? 6 : 5, .planes = planes, .p = 4, .side = 2, .yuv = yuv
+  };
   for (int i = 0; i < planes; i++)
     {
-      const int w = yuv && i ? (l->width + 1) / 2 : l->width,
-                rows = yuv && i ? (l->height + 1) / 2 : l->height;
+      const int w = yuv && i ? (l->width + 1) / 2 : l->width, rows = yuv && i ? l->chroma_height : l->height;
       l->step.s[i] = interleaved ? 4 : 1;
       l->stride.s[i] = interleaved ? 4 * w + 8 : w + 3;
       l->at.s[i] = interleaved ? (cl_ulong)i : l->bytes;
@@ -2767,7 +2769,7 @@ locate_sample (const Layout *l, int tile, int n, int f, gsize *byte)
   const int x = (tile % tiles_x * l->side + n % l->side) * ps + f % ps,
             y = (tile / tiles_x * l->side + n / l->side) * ps + f / ps;
   const int w = l->yuv && plane ? (l->width + 1) / 2 : l->width,
-            h = l->yuv && plane ? (l->height + 1) / 2 : l->height;
+            h = l->yuv && plane ? l->chroma_height : l->height;
   *byte = l->at.s[plane] + (gsize)MIN (y, h - 1) * l->stride.s[plane]
           + (gsize)MIN (x, w - 1) * l->step.s[plane];
   return x < w && y < h;
@@ -2778,7 +2780,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
               double *(*make_basis) (int))
 {
   Layout l;
-  layout_init (&l, planes, yuv, interleaved);
+  layout_init (&l, planes, yuv, interleaved, mode == 1);
   const int D = yuv ? l.p * l.p * 3 / 2 : planes * l.p * l.p, N = l.side * l.side;
   const int tiles_x = (int)divide_up (l.width, l.p * l.side),
             tiles = tiles_x * (int)divide_up (l.height, l.p * l.side);
@@ -2799,10 +2801,10 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   memcpy (raw, frame, words * 4);
   put (rig, bytes, 0, raw, words);
   RUN (rig, "nf_pixels_to_tokens", SIZES (N, tiles, 1), ONE_EACH, BUFFER (bytes), VALUE (l.at),
-       VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), LONG (0), INT (0), INT (tiles_x),
-       INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (mode), INT (steps), FLOAT (std),
-       VALUE (seed), VALUE (stream), BUFFER (W), INT (has_basis), BUFFER (x), LONG (3), INT (D),
-       BUFFER (known_noise));
+       VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (l.chroma_height), LONG (0),
+       INT (0), INT (tiles_x), INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (mode),
+       INT (steps), FLOAT (std), VALUE (seed), VALUE (stream), BUFFER (W), INT (has_basis), BUFFER (x),
+       LONG (3), INT (D), BUFFER (known_noise));
   g_autofree float *tokens = take_at (rig, x, 3);
   double sum = 0, squares = 0;
   for (int t = 0; t < tiles * N; t++)
@@ -2846,9 +2848,9 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   if (mode == 3)
     return;
   RUN (rig, "nf_tokens_to_pixels", SIZES (N, tiles, 1), ONE_EACH, BUFFER (x), LONG (3), BUFFER (back),
-       VALUE (l.at), VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (0), INT (tiles_x),
-       INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (steps), BUFFER (W), INT (has_basis),
-       INT (D), BUFFER (known_noise), INT (mode == 4));
+       VALUE (l.at), VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (l.chroma_height),
+       INT (0), INT (tiles_x), INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (steps),
+       BUFFER (W), INT (has_basis), INT (D), BUFFER (known_noise), INT (mode == 4));
   g_autofree float *returned = take (rig, back);
   g_autofree guint8 *written = g_malloc0 (words * 4), *known = g_memdup2 (returned, words * 4);
   for (int t = 0; t < tiles * N; t++)

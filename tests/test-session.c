@@ -71,6 +71,8 @@ extent (const Picture *picture, guint plane, guint *width, guint *height)
   const guint halves = picture->layout == NF_PIXELS_YUV420 && plane > 0 ? 2 : 1;
   *width = (picture->frame.width + halves - 1) / halves;
   *height = (picture->frame.height + halves - 1) / halves;
+  if (picture->frame.interlaced && halves == 2)
+    *height += *height % 2;
 }
 
 /* PACKED: chroma of yuv420 interleaved as in NV12, rgb with a fourth byte as in RGBx. */
@@ -187,7 +189,8 @@ encode (NfSession *session, const Picture *picture, NfGrid *grid, NfScore *score
 }
 
 static void
-check_round_trip (NfSession *session, NfPixelLayout layout, const guint size[2], gboolean packed)
+check_round_trip (NfSession *session, NfPixelLayout layout, const guint size[2], gboolean packed,
+                  gboolean interlaced)
 {
   g_autoptr (GError) error = NULL;
   g_auto (Picture) in = { 0 }, plain = { 0 }, out = { 0 };
@@ -195,6 +198,7 @@ check_round_trip (NfSession *session, NfPixelLayout layout, const guint size[2],
   picture_init (&in, layout, size[0], size[1], packed);
   picture_init (&plain, layout, size[0], size[1], FALSE);
   picture_init (&out, layout, size[0], size[1], packed);
+  in.frame.interlaced = plain.frame.interlaced = out.frame.interlaced = interlaced;
   picture_draw (&in, size[0]);
   picture_draw (&plain, size[0]);
   g_autofree float *latents = encode (session, &in, &grid, NULL, NULL),
@@ -218,9 +222,10 @@ test_round_trip (void **state)
           = open_session (layouts[l], l == 0 ? NF_BASIS_DCT : NF_BASIS_PIXEL, *state);
       for (guint s = 0; s < G_N_ELEMENTS (sizes); s++)
         {
-          check_round_trip (session, layouts[l], sizes[s], FALSE);
+          check_round_trip (session, layouts[l], sizes[s], FALSE, FALSE);
+          check_round_trip (session, layouts[l], sizes[s], FALSE, TRUE);
           if (layouts[l] != NF_PIXELS_GRAY)
-            check_round_trip (session, layouts[l], sizes[s], TRUE);
+            check_round_trip (session, layouts[l], sizes[s], TRUE, FALSE);
         }
     }
 }
@@ -2083,6 +2088,92 @@ test_failure_forgets (void **state)
     }
 }
 
+/* Interlaced frames with a row of chroma more: its samples count, they are in the padding of frames without,
+ * and frames of either kind do not go through at once, nor is one taken for the other. */
+static void
+test_interlaced (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfSession) session = open_session (NF_PIXELS_YUV420, NF_BASIS_PIXEL, "cpu");
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  NfGrid grid;
+  NfScore score;
+  guint width, height;
+  picture_init (&in, NF_PIXELS_YUV420, 10, 18, FALSE);
+  picture_init (&out, NF_PIXELS_YUV420, 10, 18, FALSE);
+  picture_draw (&in, 3);
+  g_autofree float *plain = encode (session, &in, &grid, &score, NULL);
+  assert_int_equal (score.num_dims, 10 * 18 + 2 * 5 * 9);
+  in.frame.interlaced = TRUE;
+  nf_frame_plane_size (&in.frame, NF_PIXELS_YUV420, 2, &width, &height);
+  assert_int_equal (width, 5);
+  assert_int_equal (height, 10);
+  for (guint i = 1; i < 3; i++)
+    for (guint x = 0; x < width; x++)
+      *sample (&in, i, x, 9) = *sample (&in, i, x, 8); /* as padding has it */
+  g_autofree float *latents = encode (session, &in, &grid, &score, NULL);
+  assert_int_equal (score.num_dims, 10 * 18 + 2 * 5 * 10);
+  assert_memory_equal (latents, plain, nf_grid_latents (&grid) * sizeof *latents);
+
+  for (guint turn = 0; turn < 4; turn++)
+    {
+      out.frame.interlaced = turn % 2;
+      memset (out.memory, GUARD, out.size);
+      nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+      assert_int_equal (*sample (&out, 1, 0, 9), turn % 2 ? *sample (&in, 1, 0, 9) : GUARD);
+    }
+  const float *both[] = { latents, latents };
+  const NfFrame frames[] = { in.frame, { .width = in.frame.width, .height = in.frame.height } };
+  assert_refused (nf_session_decode_frames (session, both, 2, -1, NULL, frames, &error), &error,
+                  NF_ERROR_ARGUMENT, "frame 1 of 2 is not interlaced");
+  in.frame.interlaced = FALSE;
+  out.frame.interlaced = TRUE;
+  assert_refused (nf_session_denoise_frame (session, &in.frame, 0.1, &out.frame, &error), &error,
+                  NF_ERROR_ARGUMENT, "an interlaced frame cannot be denoised into one that is not");
+}
+
+/* Tiles whose height is no multiple of 4 may have no room for that row. */
+static void
+test_interlaced_without_room (void **state)
+{
+  const NfConfig config = { .channels = 3,
+                            .img_size = 6,
+                            .patch_size = 2,
+                            .width = 16,
+                            .n_blocks = 1,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = NF_PIXELS_YUV420 };
+  static const guint heights[] = { 6, 9, 10, 14 };
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 3, 0.1);
+  g_autoptr (NfModel) model = nf_test_model (reference, "cpu");
+  g_autoptr (NfSession) session = nf_test_session (model);
+  for (guint i = 0; i < G_N_ELEMENTS (heights); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_auto (Picture) in = { 0 }, out = { 0 };
+      NfGrid grid;
+      picture_init (&in, NF_PIXELS_YUV420, 6, heights[i], FALSE);
+      picture_init (&out, NF_PIXELS_YUV420, 6, heights[i], FALSE);
+      in.frame.interlaced = out.frame.interlaced = i > 0;
+      picture_draw (&in, 3);
+      g_autofree float *latents = encode (session, &in, &grid, NULL, NULL);
+      nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), error);
+      assert_same_picture (&in, &out);
+      if (i > 0)
+        continue;
+      in.frame.interlaced = out.frame.interlaced = TRUE;
+      const char *part = "6x6 has 4 rows of chroma, but tiles of 6 rows have room for 3";
+      assert_refused (nf_session_encode_frame (session, &in.frame, latents, NULL, NULL, &error), &error,
+                      NF_ERROR_UNSUPPORTED, part);
+      assert_refused (nf_session_decode_frame (session, latents, -1, NULL, &out.frame, &error), &error,
+                      NF_ERROR_UNSUPPORTED, part);
+    }
+}
+
 /* Three planes whose samples lie apart are no pixels with room between them: nothing else is written. */
 static void
 test_planes_apart (void **state)
@@ -2337,6 +2428,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_shared_files),
     cmocka_unit_test (test_changed_file),
     cmocka_unit_test (test_failure_forgets),
+    cmocka_unit_test (test_interlaced),
+    cmocka_unit_test (test_interlaced_without_room),
     cmocka_unit_test (test_planes_apart),
     { "plain pictures, f32", test_plain, NULL, NULL, (void *)"cpu" },
     { "plain pictures, bfloat16", test_plain, NULL, NULL, (void *)"cpu,precision=bf16" },

@@ -172,6 +172,21 @@ test_strides (void **state)
       for (guint y = 0; y < 27 + 14; y++)
         for (guint x = y < 27 ? 33 : 34; x < 80; x++)
           assert_int_equal (wide[y][x], 0xa5);
+
+      /* of interlaced frames chroma may have a row more, which is written as well */
+      guint8 more[2][18 + 11][16];
+      g_autoptr (NfWorld) small = world_new (patterns[i], 16, 18, 3);
+      for (guint k = 0; k < 2; k++)
+        {
+          NfFrame interlaced = { .width = 16, .height = 18, .interlaced = TRUE };
+          memset (more[k], k ? 0xa5 : 0x5a, sizeof more[k]);
+          for (guint c = 0; c < 3; c++)
+            interlaced.planes[c] = (NfPlane){ c ? more[k][18] + 8 * (c - 1) : more[k][0], 16, 1 };
+          nf_world_render (small, NF_PIXELS_YUV420, &interlaced);
+          for (guint x = 0; x < 16; x++)
+            assert_int_equal (more[k][18 + 10][x], k ? 0xa5 : 0x5a);
+        }
+      assert_memory_equal (more[0], more[1], (18 + 10) * 16);
     }
 }
 

@@ -208,14 +208,14 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
       nf_class_embed (item, items, NF_VIEW (0), NF_VIEW (2), (__global const int *)a[4], NF_INT (5), NF_INT (6), NF_INT (7));
       break;
     case NF_LIST_PIXELS_TO_TOKENS:
-      nf_pixels_to_tokens (item, items, NF_BYTES (0), vload4 (0, a + 1), NF_INT4 (5), NF_INT4 (7), NF_INT (9), NF_INT (10), NF_LONG (11), NF_INT (12),
-                           NF_INT (13), NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_FLOAT (21),
-                           NF_INT2 (22), NF_INT2 (23), NF_FLOATS (24), NF_INT (25), NF_VIEW (26), NF_INT (28), NF_FLOATS (29));
+      nf_pixels_to_tokens (item, items, NF_BYTES (0), vload4 (0, a + 1), NF_INT4 (5), NF_INT4 (7), NF_INT (9), NF_INT (10), NF_INT (11), NF_LONG (12),
+                           NF_INT (13), NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_INT (21),
+                           NF_FLOAT (22), NF_INT2 (23), NF_INT2 (24), NF_FLOATS (25), NF_INT (26), NF_VIEW (27), NF_INT (29), NF_FLOATS (30));
       break;
     case NF_LIST_TOKENS_TO_PIXELS:
       nf_tokens_to_pixels (item, items, NF_VIEW (0), NF_BYTES (2), vload4 (0, a + 3), NF_INT4 (7), NF_INT4 (9), NF_INT (11), NF_INT (12), NF_INT (13),
-                           NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_FLOATS (21), NF_INT (22),
-                           NF_INT (23), NF_FLOATS (24), NF_INT (25));
+                           NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_INT (21), NF_FLOATS (22),
+                           NF_INT (23), NF_INT (24), NF_FLOATS (25), NF_INT (26));
       break;
 #if NF_LIST > 1
     case NF_LIST_COLUMN_SUMS:

@@ -17,10 +17,10 @@ nf_divide (intv a, intv b)
   return NF_CAT (convert_int, VW) ((NF_CAT (convert_float, VW) (a) + 0.5f) / NF_CAT (convert_float, VW) (b));
 }
 
-/* Where features f .. f+VW-1 of token n of the tile at (tile_x, tile_y) lie in a frame of width × height. planes: how many are interleaved, 0 for one after
+/* Where features f .. f+VW-1 of token n of the tile at (tile_x, tile_y) lie in a frame of width × height, with chroma_height rows of chroma. planes: how many are interleaved, 0 for one after
  * the other. Not all lanes need be features. */
 static inline NfSamples
-nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes, int width, int height)
+nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes, int width, int height, int chroma_height)
 {
   const intv feature = f + NF_LANES, chroma = yuv ? feature >= p * p : (intv)(0);
   const intv side = select ((intv)(p), (intv)(p / 2), chroma), inside = select (feature, feature - p * p, chroma), area = side * side;
@@ -32,7 +32,7 @@ nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, i
   nf_storev (nf_as_uintv ((tile_x * columns + n % columns) * side + place - row * side), (uint *)s.x);
   nf_storev (nf_as_uintv ((tile_y * rows + n / columns) * side + row), (uint *)s.y);
   nf_storev (nf_as_uintv (select ((intv)(width), (intv)((width + 1) / 2), chroma) - 1), (uint *)s.last_x);
-  nf_storev (nf_as_uintv (select ((intv)(height), (intv)((height + 1) / 2), chroma) - 1), (uint *)s.last_y);
+  nf_storev (nf_as_uintv (select ((intv)(height), (intv)(chroma_height), chroma) - 1), (uint *)s.last_y);
   return s;
 }
 
@@ -70,10 +70,10 @@ nf_philox (uint2 seed, uintv stream_x, uint stream_y, uintv counter_x, uintv cou
 #define NF_DEQUANTISE_GAUSSIAN 3 /* 2k/255 - 1 + std × normal, by seed and step */
 #define NF_DEQUANTISE_GIVEN 4    /* 2k/255 - 1 + noise[n, f], on the lattice that nf_snap() has for negative steps */
 
-/* width, height of plane 0; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if tile_bytes is not 0, tiles
+/* width, height of plane 0, chroma_height of the others of yuv; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if tile_bytes is not 0, tiles
  * are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
 NF_KERNEL void
-nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, ulong tile_bytes,
+nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, int chroma_height, ulong tile_bytes,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int mode, int steps, float std, uint2 seed, uint2 stream,
                      __global const float *basis, int has_basis, __global float *x, ulong x_at, int D, __global const float *noise)
 {
@@ -84,7 +84,7 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
   x += x_at + ((size_t)get_global_id (1) * rows * columns + n) * D;
   for (int f = 0; f < D; f += VW)
     {
-      const NfSamples s = nf_locate (f, n, tile_x, tile_y, p, columns, rows, yuv, planes, width, height);
+      const NfSamples s = nf_locate (f, n, tile_x, tile_y, p, columns, rows, yuv, planes, width, height, chroma_height);
       float samples[VW];
       uintv words[2];
       for (int i = 0; i < VW; i++)
@@ -123,7 +123,7 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise, less the noise that is known to be in x, if any; samples outside the
  * frame are dropped. Global size (N, tiles). */
 NF_KERNEL void
-nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height,
+nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, int chroma_height,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int steps, __global const float *basis, int has_basis,
                      int D, __global const float *noise, int has_noise)
 {
@@ -137,7 +137,7 @@ nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar
       y[f] = x[f];
   for (int f = 0; f < D; f += VW)
     {
-      const NfSamples s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, columns, rows, yuv, planes, width, height);
+      const NfSamples s = nf_locate (f, n, tile % tiles_x, tile / tiles_x, p, columns, rows, yuv, planes, width, height, chroma_height);
       floatv v = nf_loadv (y + f);
       if (has_noise)
         v -= nf_load_head (noise + n * D + f, D - f);

@@ -1598,10 +1598,11 @@ nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint
   const cl_uint2 seed2 = { { (cl_uint)seed, (cl_uint)(seed >> 32) } },
                  stream2 = { { (cl_uint)stream, (cl_uint)(stream >> 32) } };
   LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes), VALUE (at),
-                VALUE (stride), VALUE (step), INT (f->width), INT (f->height), LONG (f->tile_bytes),
-                INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
-                INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2),
-                BUFFER (t->basis), INT (t->basis != NULL), VIEW (x), INT (t->D), BUFFER (noise));
+                VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (f->chroma_height),
+                LONG (f->tile_bytes), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
+                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std),
+                VALUE (seed2), VALUE (stream2), BUFFER (t->basis), INT (t->basis != NULL), VIEW (x),
+                INT (t->D), BUFFER (noise));
 }
 
 void
@@ -1612,10 +1613,10 @@ nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens
   const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
                 step = { { f->step[0], f->step[1], f->step[2], 0 } };
   LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->rows * t->columns, tiles, VIEW (x), BUFFER (f->bytes),
-                VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (tile0),
-                INT (f->tiles_x), INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv),
-                INT (t->interleaved), INT (t->steps), BUFFER (t->basis), INT (t->basis != NULL), INT (t->D),
-                BUFFER (noise), INT (noise != NULL));
+                VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height),
+                INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
+                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps), BUFFER (t->basis),
+                INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL));
 }
 
 void

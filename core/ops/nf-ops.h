@@ -423,6 +423,7 @@ typedef struct
   gint stride[3];
   gint step[3];
   guint width, height;
+  guint chroma_height; /* rows of both, of yuv420 */
   guint tiles_x;
   gsize tile_bytes; /* not 0: a batch of tiles, this far apart, rather than one frame */
 } NfPlanes;

@@ -28,6 +28,14 @@ nf_grid_latents (const NfGrid *grid)
   return (gsize)grid->grid_height * grid->grid_width * grid->features;
 }
 
+void
+nf_frame_plane_size (const NfFrame *frame, NfPixelLayout layout, guint plane, guint *width, guint *height)
+{
+  const gboolean half = layout == NF_PIXELS_YUV420 && plane > 0;
+  *width = half ? (frame->width + 1) / 2 : frame->width;
+  *height = !half ? frame->height : frame->interlaced ? (frame->height + 3) / 4 * 2 : (frame->height + 1) / 2;
+}
+
 guint64
 nf_frame_samples (NfPixelLayout layout, guint width, guint height)
 {

@@ -24,8 +24,11 @@ typedef struct
  * NfFrame:
  * @width: pixels
  * @height: pixels
- * @planes: R G B (rgb), Y (gray), Y Cb Cr (yuv420; chroma is (width+1)/2 × (height+1)/2); planes may
- * interleave
+ * @planes: R G B (rgb), Y (gray), Y Cb Cr (yuv420; chroma is (width+1)/2 × (height+1)/2, or as @interlaced
+ * says); planes may interleave
+ * @interlaced: chroma of yuv420 has as many rows as its two fields have, each by itself rounded up:
+ * (height+3)/4 × 2, which is one more where height is 1 or 2 above a multiple of 4. So interlaced 4:2:0 lies
+ * in GStreamer (GstVideoInfo); in libav such frames have (height+1)/2 rows like others
  *
  * A view of somebody's 8-bit video frame in a model's pixel layout; nothing is owned.
  */
@@ -34,6 +37,7 @@ typedef struct
   guint width;
   guint height;
   NfPlane planes[3];
+  gboolean interlaced;
 } NfFrame;
 
 /**
@@ -63,8 +67,12 @@ gboolean nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint 
 /** nf_grid_latents: Returns: number of latent values of a frame, grid_height × grid_width × D. */
 gsize nf_grid_latents (const NfGrid *grid);
 
-/** nf_frame_samples: Returns: 8-bit samples of a frame in @layout: the dimensions that bits per dimension
- * divide by. */
+/** nf_frame_plane_size: @width and @height, in samples, are those of plane @plane of @frame in @layout. */
+void nf_frame_plane_size (const NfFrame *frame, NfPixelLayout layout, guint plane, guint *width,
+                          guint *height);
+
+/** nf_frame_samples: Returns: 8-bit samples of a frame in @layout that is not interlaced: the dimensions that
+ * bits per dimension divide by. */
 guint64 nf_frame_samples (NfPixelLayout layout, guint width, guint height);
 
 G_END_DECLS

@@ -38,7 +38,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const gsize staged = self->staging.size;
-  if (!nf_staging_prepare (&self->staging, ops, config->layout, frame, planes, error))
+  if (!nf_staging_prepare (&self->staging, ops, config->layout, rows, frame, planes, error))
     return FALSE;
   /* other memory shows nothing */
   self->shown.valid = self->shown.valid && self->staging.size == staged;
@@ -193,8 +193,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
     return FALSE;
   if (score)
     {
-      nf_score_fill (config, self->half_square, self->log_det, self->n_tokens,
-                     nf_frame_samples (config->layout, frame->width, frame->height), score);
+      nf_score_fill (config, self->half_square, self->log_det, self->n_tokens, self->staging.size, score);
       for (gsize i = 0; i < self->n_tokens; i++)
         score->n_missed += (guint64)self->misses[i];
     }
@@ -438,6 +437,15 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
     return FALSE;
   for (guint i = 0; i < n_frames; i++)
     {
+      if (!frames[i].interlaced != !frames[0].interlaced)
+        {
+          g_set_error (
+              error, NF_ERROR, NF_ERROR_ARGUMENT,
+              "frame %u of %u is %sinterlaced, unlike the first: frames that are decoded at once have "
+              "one layout",
+              i, n_frames, frames[i].interlaced ? "" : "not ");
+          return FALSE;
+        }
       if (frames[i].width != frames[0].width || frames[i].height != frames[0].height)
         {
           g_set_error (
@@ -592,6 +600,12 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a %ux%u frame cannot be denoised into one of %ux%u",
                    in->width, in->height, out->width, out->height);
+      return FALSE;
+    }
+  if (!in->interlaced != !out->interlaced)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "an interlaced frame cannot be denoised into one that is not, nor the other way round");
       return FALSE;
     }
   if (!nf_session_check_sigma (sigma, error))

@@ -283,7 +283,7 @@ nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, G
                        frames[f].height, columns, rows);
           return FALSE;
         }
-      if (!nf_staging_prepare (&self->staging, ops, config->layout, &frames[f], &planes, error))
+      if (!nf_staging_prepare (&self->staging, ops, config->layout, rows, &frames[f], &planes, error))
         return FALSE;
       planes.tiles_x = 1;
       self->shown.valid = FALSE;

@@ -3,15 +3,6 @@
 
 #include <string.h>
 
-/* Size of plane I of a frame. */
-static void
-plane_size (const NfFrame *frame, NfPixelLayout layout, guint i, guint *width, guint *height)
-{
-  const gboolean half = layout == NF_PIXELS_YUV420 && i > 0;
-  *width = half ? (frame->width + 1) / 2 : frame->width;
-  *height = half ? (frame->height + 1) / 2 : frame->height;
-}
-
 static guint
 count_planes (NfPixelLayout layout)
 {
@@ -37,15 +28,15 @@ interleave (const NfFrame *frame)
 }
 
 gboolean
-nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
-                    NfPlanes *planes, GError **error)
+nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint tile_height,
+                    const NfFrame *frame, NfPlanes *planes, GError **error)
 {
   gsize at = 0;
   *planes = (NfPlanes){ .width = frame->width, .height = frame->height };
   for (guint i = 0; i < count_planes (layout); i++)
     {
       guint width, height;
-      plane_size (frame, layout, i, &width, &height);
+      nf_frame_plane_size (frame, layout, i, &width, &height);
       const gint64 extent = (gint64)(width - 1) * frame->planes[i].step + 1;
       if (!frame->planes[i].data)
         {
@@ -62,10 +53,22 @@ nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const 
                        extent);
           return FALSE;
         }
+      if (i > 0)
+        planes->chroma_height = height;
       planes->at[i] = at;
       planes->stride[i] = (gint)width;
       planes->step[i] = 1;
       at += (gsize)width * height;
+    }
+  const guint room = (frame->height + tile_height - 1) / tile_height * tile_height;
+  if (layout == NF_PIXELS_YUV420 && 2 * planes->chroma_height > room)
+    {
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_UNSUPPORTED,
+          "an interlaced frame of %ux%u has %u rows of chroma, but tiles of %u rows have room for %u "
+          "of them: its height must be a multiple of 4",
+          frame->width, frame->height, planes->chroma_height, tile_height, room / 2);
+      return FALSE;
     }
   if (at != staging->size || !staging->buffer)
     {
@@ -88,7 +91,7 @@ nf_staging_upload (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const N
     {
       const NfPlane *plane = &frame->planes[i];
       guint width, height;
-      plane_size (frame, layout, i, &width, &height);
+      nf_frame_plane_size (frame, layout, i, &width, &height);
       for (guint y = 0; y < height; y++, to += width)
         {
           const guint8 *from = plane->data + (gssize)y * plane->stride;
@@ -125,7 +128,7 @@ nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const
     {
       const NfPlane *plane = &frame->planes[i];
       guint width, height;
-      plane_size (frame, layout, i, &width, &height);
+      nf_frame_plane_size (frame, layout, i, &width, &height);
       for (guint y = 0; y < height; y++, from += width)
         {
           guint8 *to = plane->data + (gssize)y * plane->stride;

@@ -14,10 +14,10 @@ typedef struct
   NfBuffer *buffer;
 } NfStaging;
 
-/* Reserves what a frame of this size and layout needs, checks its planes, and says how it lies in device
- * memory; planes->tiles_x is left to the caller. */
-gboolean nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
-                             NfPlanes *planes, GError **error);
+/* Reserves what a frame of this size and layout needs, checks its planes, of which tiles of TILE_HEIGHT rows
+ * must have room for all, and says how it lies in device memory; planes->tiles_x is left to the caller. */
+gboolean nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint tile_height,
+                             const NfFrame *frame, NfPlanes *planes, GError **error);
 
 /* Of a frame that was prepared. */
 void nf_staging_upload (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame);

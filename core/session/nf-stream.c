@@ -502,8 +502,8 @@ check_frames (NfStream *self, const NfFrame *frames, const float *actions, GErro
                        frames[b].width, frames[b].height, width, height);
           return FALSE;
         }
-      if (!nf_staging_prepare (&self->staging[b], self->ops, config->layout, &frames[b], &self->planes[b],
-                               error))
+      if (!nf_staging_prepare (&self->staging[b], self->ops, config->layout, height, &frames[b],
+                               &self->planes[b], error))
         return FALSE;
       self->planes[b].tiles_x = 1;
     }
@@ -611,15 +611,14 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
 
 /* Of one stream, from what was read of all. The noise that was added does not count as news. */
 static void
-fill_scores (NfStream *self, guint b, const NfFrame *frame, NfScore *score, float *map)
+fill_scores (NfStream *self, guint b, NfScore *score, float *map)
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const float *half_squares = self->half_squares + (gsize)b * self->N;
   float *log_dets = self->log_dets + (gsize)b * self->N;
   double noise = 0;
   if (score)
-    nf_score_fill (config, half_squares, log_dets, self->N,
-                   nf_frame_samples (config->layout, frame->width, frame->height), score);
+    nf_score_fill (config, half_squares, log_dets, self->N, self->staging[b].size, score);
   for (guint i = 0; self->noisy && i < self->N; i++)
     {
       noise += (double)self->noise_nats[i];
@@ -669,8 +668,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
       || !nf_session_check_finite ("latents", latents, n, error))
     return FALSE;
   for (guint b = 0; (scores || score_maps) && b < self->B; b++)
-    fill_scores (self, b, &frames[b], scores ? &scores[b] : NULL,
-                 score_maps ? score_maps + (gsize)b * self->N : NULL);
+    fill_scores (self, b, scores ? &scores[b] : NULL, score_maps ? score_maps + (gsize)b * self->N : NULL);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;
 }

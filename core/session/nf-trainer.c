@@ -248,6 +248,7 @@ upload_tiles (NfTrainer *self, const NfTrainBatch *batch, NfPlanes *planes, GErr
     .step = { 1, 1, 1 },
     .width = width,
     .height = height,
+    .chroma_height = height / halves,
     .tiles_x = 1,
     .tile_bytes = bytes,
   };

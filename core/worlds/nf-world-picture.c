@@ -165,17 +165,20 @@ sample_at (const NfPlane *plane, gint x, gint y)
   return plane->data + (gssize)y * plane->stride + (gssize)x * plane->step;
 }
 
-/* The mean of a 2×2 square, of what of it is in the frame. */
+/* The mean of a 2×2 square, whose last row and column may be the frame's last once more. */
 static void
 put_chroma (const NfWorld *self, NfFrame *frame, gint x, gint y)
 {
-  gint sum[3] = { 0 }, n = 0;
-  for (gint dy = 0; dy < 2 && 2 * y + dy < self->height; dy++)
-    for (gint dx = 0; dx < 2 && 2 * x + dx < self->width; dx++, n++)
-      for (gint c = 0; c < 3; c++)
-        sum[c] += self->canvas[3 * ((gsize)(2 * y + dy) * self->width + 2 * x + dx) + c];
+  gint sum[3] = { 0 };
+  for (gint dy = 0; dy < 2; dy++)
+    for (gint dx = 0; dx < 2; dx++)
+      {
+        const gsize row = MIN (2 * y + dy, self->height - 1), column = MIN (2 * x + dx, self->width - 1);
+        for (gint c = 0; c < 3; c++)
+          sum[c] += self->canvas[3 * (row * self->width + column) + c];
+      }
   for (gint c = 0; c < 3; c++)
-    sum[c] = (sum[c] + n / 2) / n;
+    sum[c] = (sum[c] + 2) / 4;
   /* 32768 keeps what is shifted positive */
   *sample_at (&frame->planes[1], x, y)
       = (guint8)((-38 * sum[0] - 74 * sum[1] + 112 * sum[2] + 128 + 32768) >> 8);
@@ -210,13 +213,18 @@ nf_world_render (NfWorld *self, NfPixelLayout layout, NfFrame *frame)
             break;
           case NF_PIXELS_YUV420:
             *sample_at (&frame->planes[0], x, y) = limited_luma (rgb);
-            if (x % 2 == 0 && y % 2 == 0)
-              put_chroma (self, frame, x / 2, y / 2);
             break;
           case NF_PIXELS_LATENT:
             g_return_if_reached ();
           }
       }
+  if (layout != NF_PIXELS_YUV420)
+    return;
+  guint width, height;
+  nf_frame_plane_size (frame, layout, 1, &width, &height);
+  for (guint y = 0; y < height; y++)
+    for (guint x = 0; x < width; x++)
+      put_chroma (self, frame, (gint)x, (gint)y);
 }
 
 /* Reading: how much of a colour is in a pixel, between the background's and the colour's own */
