@@ -8,8 +8,8 @@
  * Runs a normalizing flow backwards: float32 latents of flowencode become the very bytes of the video they
  * were made from; latents of flowsample become new video. Latents of another model are an error; after some
  * of its own they are dropped with a warning until there are such again. A buffer that is not as large as its
- * caps say is an error. `class`, `guidance` and the properties after them steer sampling; leave them alone to
- * get encoded video back.
+ * caps say is an error, unless `max-errors` lets it be dropped. `class`, `guidance` and the properties after
+ * them steer sampling; leave them alone to get encoded video back.
  *
  * With a model of videos decoding begins at a key frame. Frames whose past was lost (they are numbered) are
  * dropped with a warning until the next one, which upstream is asked for.
@@ -754,10 +754,10 @@ unmap_frame (Mapped *mapped)
 }
 
 /* The output buffers of FRAMES are there. */
-static GstFlowReturn
-decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings)
+static gboolean
+decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings,
+               GError **error)
 {
-  g_autoptr (GError) error = NULL;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   const guint n = frames->len;
   g_autofree Mapped *mapped = g_new0 (Mapped, n);
@@ -774,8 +774,8 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
     limit_budget (self, first, &options);
   for (guint i = 0; i < n && done; i++)
     done = map_frame (self, frames->pdata[i], later ? self->held->pdata[0] : frames->pdata[i], &mapped[i],
-                      &views[i], &error)
-           && (latents[i] = read_latents (self, mapped[i].in.data, mapped[i].in.size, i, n, &error)) != NULL;
+                      &views[i], error)
+           && (latents[i] = read_latents (self, mapped[i].in.data, mapped[i].in.size, i, n, error)) != NULL;
   if (done)
     {
       self->begun = g_get_monotonic_time ();
@@ -783,19 +783,19 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
       if (session)
         {
           nf_session_set_progress (session, on_progress, self);
-          done = nf_session_decode_frames (session, latents, n, settings->label, &options, views, &error);
+          done = nf_session_decode_frames (session, latents, n, settings->label, &options, views, error);
           nf_session_set_progress (session, NULL, NULL);
         }
       else if (settings->label >= 0)
         {
-          g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
+          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                        "class %d: models of videos are decoded without, it must be -1", settings->label);
           done = FALSE;
         }
       else
-        done = nf_stream_set_denoise (stream, options.denoise, &error)
+        done = nf_stream_set_denoise (stream, options.denoise, error)
                && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
-                                    &options, views, &error);
+                                    &options, views, error);
       if (self->told)
         gst_flow_engine_post_progress (&self->engine,
                                        done ? GST_PROGRESS_TYPE_COMPLETE : GST_PROGRESS_TYPE_CANCELED,
@@ -805,7 +805,7 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
     }
   for (guint i = 0; i < n; i++)
     unmap_frame (&mapped[i]);
-  return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
+  return done;
 }
 
 /* FRAME was decoded: it waits, and the one that has waited long enough goes. */
@@ -819,6 +819,79 @@ hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
   if (!nf_stream_is_shown (gst_flow_engine_get_stream (&self->engine)))
     return GST_FLOW_OK;
   return gst_video_decoder_finish_frame (decoder, g_ptr_array_steal_index (self->held, 0));
+}
+
+/* FRAME does not go on, and what happens is told already. */
+static void
+leave_out (GstFlowDecode *self, GstVideoCodecFrame *frame)
+{
+  gst_flow_engine_count_dropped (&self->engine, 1);
+  gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), gst_video_codec_frame_ref (frame));
+}
+
+/* FRAME is damaged: it is left out if there may be so many (max-errors). What follows it in a video cannot be
+ * decoded either. */
+static GstFlowReturn
+drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *error)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  GstFlowReturn ret;
+  GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
+  if (ret != GST_FLOW_OK)
+    {
+      leave_out (self, frame);
+      return ret;
+    }
+  GST_ELEMENT_WARNING (self, STREAM, DECODE,
+                       ("%s; %s", error->message,
+                        stream ? "frames are dropped until the next key frame" : "the frame is dropped"),
+                       (NULL));
+  if (stream)
+    {
+      ret = show_held (self);
+      nf_stream_reset (stream);
+      self->lost = TRUE;
+      gst_video_decoder_request_sync_point (decoder, frame, 0);
+    }
+  gst_video_decoder_drop_frame (decoder, gst_video_codec_frame_ref (frame));
+  return ret;
+}
+
+/* FRAMES, which have their buffers, are decoded together and handed on; if that fails they are gone. If there
+ * is a damaged one among them, which is noticed before any is decoded, each goes alone. */
+static GstFlowReturn
+decode_together (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, gint64 start)
+{
+  GstFlowReturn ret = GST_FLOW_OK;
+  g_autoptr (GError) error = NULL;
+  decode_frames (self, session, frames, &self->settings, &error);
+  const gboolean damaged = g_error_matches (error, NF_ERROR, NF_ERROR_DATA);
+  if (damaged && frames->len == 1)
+    return drop_damaged (self, frames->pdata[0], error);
+  if (error && !damaged)
+    ret = gst_flow_post_error (self, error);
+  if (!error && get_look_ahead (self) > 0)
+    return hold_frame (self, frames->pdata[0], start);
+
+  const gint64 each = (g_get_monotonic_time () - start) / frames->len;
+  for (guint i = 0; i < frames->len; i++)
+    if (ret != GST_FLOW_OK)
+      leave_out (self, frames->pdata[i]);
+    else if (damaged)
+      {
+        g_autoptr (GPtrArray) alone = g_ptr_array_new ();
+        g_ptr_array_add (alone, frames->pdata[i]);
+        ret = decode_together (self, session, alone, g_get_monotonic_time ());
+      }
+    else
+      {
+        gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each);
+        tell_latency (self);
+        ret = gst_video_decoder_finish_frame (GST_VIDEO_DECODER (self),
+                                              gst_video_codec_frame_ref (frames->pdata[i]));
+      }
+  return ret;
 }
 
 /* All frames that wait are decoded and handed on; if that fails they are gone. */
@@ -843,28 +916,10 @@ decode_waiting (GstFlowDecode *self)
         gst_flow_copy_frame_flags (frame->output_buffer, frame->input_buffer);
     }
   if (ret == GST_FLOW_OK)
-    ret = decode_frames (self, session, frames, &self->settings);
-  if (ret == GST_FLOW_OK && get_look_ahead (self) > 0)
-    {
-      ret = hold_frame (self, frames->pdata[0], start);
-      g_ptr_array_set_size (frames, 0);
-      return ret;
-    }
-
-  const gint64 each = (g_get_monotonic_time () - start) / frames->len;
-  for (guint i = 0; i < frames->len; i++)
-    {
-      GstVideoCodecFrame *frame = gst_video_codec_frame_ref (frames->pdata[i]);
-      if (ret != GST_FLOW_OK)
-        {
-          gst_flow_engine_count_dropped (&self->engine, 1);
-          gst_video_decoder_release_frame (decoder, frame);
-          continue;
-        }
-      gst_flow_engine_count_frame (&self->engine, g_get_monotonic_time () - each);
-      tell_latency (self);
-      ret = gst_video_decoder_finish_frame (decoder, frame);
-    }
+    ret = decode_together (self, session, frames, start);
+  else
+    for (guint i = 0; i < frames->len; i++)
+      leave_out (self, frames->pdata[i]);
   g_ptr_array_set_size (frames, 0);
   return ret;
 }
@@ -1361,6 +1416,7 @@ gst_flow_decode_init (GstFlowDecode *self)
                                             .attention_temperature = 1,
                                             .snap = TRUE };
   gst_video_decoder_set_packetized (GST_VIDEO_DECODER (self), TRUE);
+  gst_video_decoder_set_max_errors (GST_VIDEO_DECODER (self), 0);
   gst_video_decoder_set_needs_format (GST_VIDEO_DECODER (self), TRUE);
   /* What the caps say of the model is checked when they arrive, so that a refusal can say why. */
   gst_video_decoder_set_use_default_pad_acceptcaps (GST_VIDEO_DECODER (self), TRUE);

@@ -2147,6 +2147,72 @@ test_bad_latents (void **state)
     }
 }
 
+/* Damaged latents among others: none may be, unless max-errors says how many in a row; these are left out,
+ * and those that are decoded together with them are not. */
+static void
+test_damaged_latents (void **state)
+{
+  static const struct
+  {
+    const char *properties, *frames; /* . good, s of a wrong size, n no numbers */
+    guint shown, warned;
+    gboolean fails; /* at the last one */
+  } streams[] = {
+    { NULL, ".s", 1, 0, TRUE },
+    { NULL, ".n", 1, 0, TRUE },
+    { "max-errors=1", ".s.n.", 3, 2, FALSE },
+    { "max-errors=1", ".sn", 1, 1, TRUE },
+    { "max-errors=-1", "snsn.", 1, 4, FALSE },
+    { "max-errors=1 frames-at-once=3", "..s.n.", 4, 2, FALSE },
+    { "frames-at-once=3", "..n", 2, 0, TRUE },
+  };
+  GstVideoInfo info;
+  g_autoptr (GstCaps) caps = NULL;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) good = encode_one (MODEL_YUV, &info, NULL, &caps),
+                        wanted = fixture_frame (&info, 0, FALSE);
+  for (guint i = 0; i < G_N_ELEMENTS (streams); i++)
+    {
+      GstBus *bus;
+      gint most = -2;
+      guint64 dropped;
+      GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, streams[i].properties, &bus);
+      g_object_get (harness->element, "max-errors", &most, NULL);
+      if (!streams[i].properties)
+        assert_int_equal (most, 0);
+      gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+      const char *frames = streams[i].frames;
+      for (guint n = 0; frames[n]; n++)
+        {
+          g_autoptr (GstBuffer) buffer = gst_buffer_copy_deep (good);
+          GST_BUFFER_PTS (buffer) = n * 40 * GST_MSECOND;
+          if (frames[n] == 's')
+            gst_buffer_resize (buffer, 0, (gssize)gst_buffer_get_size (buffer) - 4);
+          else if (frames[n] == 'n')
+            gst_buffer_memset (buffer, 8, 0xff, 4);
+          assert_int_equal (gst_harness_push (harness, g_steal_pointer (&buffer)),
+                            streams[i].fails && !frames[n + 1] ? GST_FLOW_ERROR : GST_FLOW_OK);
+        }
+      assert_int_equal (gst_harness_buffers_received (harness), streams[i].shown);
+      for (guint n = 0; frames[n]; n++)
+        if (frames[n] == '.')
+          {
+            g_autoptr (GstBuffer) video = gst_harness_pull (harness);
+            assert_int_equal (GST_BUFFER_PTS (video), n * 40 * GST_MSECOND);
+            assert_same_video (&info, wanted, video);
+          }
+      g_autoptr (GstStructure) stats = NULL;
+      g_object_get (harness->element, "stats", &stats, NULL);
+      gst_structure_get_uint64 (stats, "dropped", &dropped);
+      assert_int_equal (dropped, strlen (frames) - streams[i].shown);
+      if (streams[i].fails)
+        assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, NULL, NULL);
+      else
+        assert_int_equal (count_warnings (bus, "the frame is dropped"), streams[i].warned);
+      end_harness (harness, bus);
+    }
+}
+
 /* Latents of another model in the middle of a stream: one warning, and what is the model's own comes back. */
 static void
 test_foreign_latents (void **state)
@@ -3130,6 +3196,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_colours_of_drawn_frames),
     cmocka_unit_test (test_sample_seeds),
     cmocka_unit_test (test_bad_latents),
+    cmocka_unit_test (test_damaged_latents),
     cmocka_unit_test (test_foreign_latents),
     cmocka_unit_test (test_foreign_from_the_start),
     cmocka_unit_test (test_without_caps),

@@ -837,9 +837,10 @@ look_ahead (void **state)
   assert_true (differ >= LENGTH - REAL - 4);
 }
 
-/* Frames that look ahead leave before a gap, and the stream goes on after it. */
+/* Frames that look ahead leave before a gap, and the stream goes on after it; or before a damaged frame,
+ * after which nothing comes without a key frame. */
 static void
-look_ahead_and_gap (void **state)
+check_held (gboolean damaged)
 {
   enum
   {
@@ -863,7 +864,13 @@ look_ahead_and_gap (void **state)
           g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
           decoder = decoder_new (ahead_model, caps);
         }
-      if (n == BEFORE)
+      if (n == BEFORE && damaged)
+        {
+          g_object_set (decoder->element, "max-errors", -1, NULL);
+          buffer = gst_buffer_make_writable (buffer);
+          gst_buffer_memset (buffer, 0, 0xff, sizeof (float));
+        }
+      else if (n == BEFORE)
         {
           const GstClockTime now = GST_BUFFER_PTS (buffer);
           assert_int_equal (gst_harness_buffers_received (decoder), BEFORE - AHEAD);
@@ -873,11 +880,23 @@ look_ahead_and_gap (void **state)
       assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_OK);
     }
   assert_int_equal (n, LENGTH);
-  assert_int_equal (gst_harness_buffers_received (decoder), LENGTH - AHEAD);
+  assert_int_equal (gst_harness_buffers_received (decoder), damaged ? BEFORE : LENGTH - AHEAD);
   gst_harness_push_event (decoder, gst_event_new_eos ());
-  assert_int_equal (gst_harness_buffers_received (decoder), LENGTH);
+  assert_int_equal (gst_harness_buffers_received (decoder), damaged ? BEFORE : LENGTH);
   gst_harness_teardown (decoder);
   fixture_stop (pipeline);
+}
+
+static void
+look_ahead_and_gap (void **state)
+{
+  check_held (FALSE);
+}
+
+static void
+look_ahead_and_damage (void **state)
+{
+  check_held (TRUE);
 }
 
 static GstPadProbeReturn
@@ -2166,6 +2185,7 @@ main (int argc, char **argv)
     cmocka_unit_test (time_of_decoding),
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
+    cmocka_unit_test (look_ahead_and_damage),
     cmocka_unit_test (look_ahead_and_new_format),
     cmocka_unit_test (look_ahead_latency),
     cmocka_unit_test (look_ahead_padding),

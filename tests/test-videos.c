@@ -306,6 +306,56 @@ joined (void **state)
   gst_harness_teardown (decoder);
 }
 
+/* A damaged frame is an error unless there may be some; then it is lost, with those that were predicted from
+ * it. */
+static void
+damaged (void **state)
+{
+  for (gint most = 0; most < 2; most++)
+    {
+      GstHarness *encoder = harness_new ("flowencode", video_model),
+                 *decoder = harness_new ("flowdecode", video_model);
+      g_autoptr (GstBus) bus = gst_bus_new ();
+      gst_element_set_bus (decoder->element, bus);
+      g_object_set (encoder->element, "key-int-max", 4, NULL);
+      if (most)
+        g_object_set (decoder->element, "max-errors", most, NULL);
+      set_video_caps (encoder);
+      for (guint n = 0; n < 12; n++)
+        {
+          GstBuffer *latents = encode (encoder, frame_new (n));
+          if (n == 0)
+            connect_caps (encoder, decoder);
+          const gboolean bad = n == 2 || n == 5;
+          if (n == 2)
+            gst_buffer_resize (latents, 0, (gssize)gst_buffer_get_size (latents) - 4);
+          else if (bad)
+            gst_buffer_memset (latents, 0, 0xff, 4);
+          assert_int_equal (gst_harness_push (decoder, latents), bad && !most ? GST_FLOW_ERROR : GST_FLOW_OK);
+          if (bad && !most)
+            break;
+          g_autoptr (GstBuffer) frame = gst_harness_try_pull (decoder);
+          const gboolean lost = n == 2 || n == 3 || (n >= 5 && n < 8);
+          if (!!frame == lost)
+            fail_msg ("frame %u %s", n, lost ? "came although it is lost" : "is missing");
+          if (frame)
+            assert_frame (frame, n);
+          gboolean asked = FALSE;
+          GstEvent *event;
+          while ((event = gst_harness_try_pull_upstream_event (decoder)))
+            {
+              asked |= gst_video_event_is_force_key_unit (event);
+              gst_event_unref (event);
+            }
+          assert_int_equal (asked, lost);
+        }
+      assert_int_equal (count_warnings (bus, "until the next key frame"), most ? 2 : 0);
+      gst_element_set_bus (decoder->element, NULL);
+      gst_harness_teardown (encoder);
+      gst_harness_teardown (decoder);
+    }
+}
+
 static void
 attach_action (GstBuffer *buffer, gint action)
 {
@@ -1228,6 +1278,7 @@ main (int argc, char **argv)
     cmocka_unit_test (keys),
     cmocka_unit_test (gap),
     cmocka_unit_test (joined),
+    cmocka_unit_test (damaged),
     cmocka_unit_test (stream_script),
     cmocka_unit_test (continue_script),
     cmocka_unit_test (continue_pictures),
