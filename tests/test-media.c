@@ -1047,8 +1047,8 @@ test_clips_errors (void **state)
    * is nothing else. */
   g_autoptr (GHashTable) needed = g_hash_table_new (g_str_hash, g_str_equal);
   g_hash_table_add (needed, png);
-  const NfMediaLook look = { .needed = needed };
-  options.look = &look;
+  const NfMediaInspection inspection = { .needed = needed };
+  options.inspection = &inspection;
   clips = nf_clips_new ((const char *const[]){ png, NULL }, &options, &error);
   assert_non_null (clips);
   assert_null (nf_clips_batch (clips, 0, NULL, &error));

@@ -59,7 +59,7 @@ struct _NfClips
   Chunk *chunk;
   guint64 pending; /* chunk the thread works on */
   GThread *thread;
-  NfMediaLook look; /* of files of nf_clips_validation() */
+  NfMediaInspection inspection; /* of files of nf_clips_validation() */
   NfMediaLeftOut left_out;
 
   GMutex lock; /* of what is below, which the thread tells */
@@ -640,12 +640,13 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
   self->options = *options;
   self->scales = g_memdup2 (options->scales, options->n_scales * sizeof (double));
   self->options.scales = self->scales;
-  if (options->look)
-    self->look = (NfMediaLook){ .go_on = options->look->go_on, .data = options->look->data };
-  self->options.look = &self->look;
+  if (options->inspection)
+    self->inspection
+        = (NfMediaInspection){ .go_on = options->inspection->go_on, .data = options->inspection->data };
+  self->options.inspection = &self->inspection;
   g_mutex_init (&self->lock);
   self->damaged_files = g_ptr_array_new_with_free_func (g_free);
-  nf_media_left_out_init (&self->left_out, paths, options->look);
+  nf_media_left_out_init (&self->left_out, paths, options->inspection);
   tile = nf_frame_samples (options->layout, options->width, options->height);
   self->tile_bytes = (gsize)tile;
   self->steps = CLAMP (CHUNK_TILES / options->batch, 1, 256);
@@ -668,8 +669,8 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
       GError *wrong = NULL;
 
       g_ptr_array_add (self->clips, clip);
-      if (options->look && options->look->go_on
-          && !options->look->go_on (i, files->len, options->look->data, error))
+      if (options->inspection && options->inspection->go_on
+          && !options->inspection->go_on (i, files->len, options->inspection->data, error))
         return NULL;
       clip->path = g_strdup (files->pdata[i]);
       clip->label = -1;

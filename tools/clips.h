@@ -26,7 +26,9 @@ typedef enum
  * likely as the others; none means 1
  * labels: what is a file's class
  * classes: (nullable): names of all classes by number, which those of the files are among; else these are
- * all, sorted cache: bytes of decoded frames to keep look: (nullable): how files are looked at
+ * all, sorted
+ * cache: bytes of decoded frames to keep
+ * inspection: (nullable): how files are looked at before they are used
  */
 typedef struct
 {
@@ -40,7 +42,7 @@ typedef struct
   NfClipsLabels labels;
   const char *const *classes;
   guint64 cache;
-  const NfMediaLook *look;
+  const NfMediaInspection *inspection;
 } NfClipsOptions;
 
 /*

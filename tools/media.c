@@ -510,12 +510,12 @@ nf_media_is_of_file (const GError *error)
 }
 
 void
-nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaLook *look)
+nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaInspection *inspection)
 {
   self->named = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   for (gsize i = 0; paths && paths[i]; i++)
     g_hash_table_add (self->named, g_canonicalize_filename (paths[i], NULL));
-  self->needed = look && look->needed ? g_hash_table_ref (look->needed) : NULL;
+  self->needed = inspection && inspection->needed ? g_hash_table_ref (inspection->needed) : NULL;
   self->reasons = g_ptr_array_new_with_free_func (g_free);
 }
 

@@ -56,7 +56,7 @@ gboolean nf_media_has_ending (const char *path, const char *ending);
 gboolean nf_media_is_of_file (const GError *error);
 
 /*
- * NfMediaLook:
+ * NfMediaInspection:
  * needed: (nullable): names, as people see them, of files that a run goes on with: none of these is left out
  * go_on: called with DATA before the first of N files is looked at, the second and so on; an error ends that
  *
@@ -67,12 +67,12 @@ typedef struct
   GHashTable *needed;
   gboolean (*go_on) (guint i, guint n, gpointer data, GError **error);
   gpointer data;
-} NfMediaLook;
+} NfMediaInspection;
 
 /*
  * NfMediaLeftOut:
  * named: names of files that stand for themselves, not found in a folder (element-type filename)
- * needed: those of NfMediaLook, or NULL
+ * needed: those of NfMediaInspection, or NULL
  * n: files in all
  * reasons: of those that are left out, what is wrong with them, which says their names (element-type utf8)
  *
@@ -86,8 +86,9 @@ typedef struct
   GPtrArray *reasons;
 } NfMediaLeftOut;
 
-/* PATHS as for nf_media_list_once(). LOOK is nullable. */
-void nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaLook *look);
+/* PATHS as for nf_media_list_once(). INSPECTION is nullable. */
+void nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths,
+                             const NfMediaInspection *inspection);
 void nf_media_left_out_clear (NfMediaLeftOut *self);
 
 /* Whether it is one of those that are needed. */

@@ -216,7 +216,7 @@ read_reel (NfReels *self, const char *path, double holdout, GError **error)
 
 NfReels *
 nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
-                    double holdout, gboolean actions, const NfMediaLook *look, GError **error)
+                    double holdout, gboolean actions, const NfMediaInspection *inspection, GError **error)
 {
   g_autoptr (NfReels) self = reels_new (config, batch, seed);
   g_autoptr (GPtrArray) files = nf_media_list_once (paths, error);
@@ -225,12 +225,12 @@ nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batc
     return NULL;
   self->told = actions;
   self->cumulative = g_new (guint64, files->len);
-  nf_media_left_out_init (&self->left_out, paths, look);
+  nf_media_left_out_init (&self->left_out, paths, inspection);
   self->left_out.n = files->len;
   for (guint i = 0; i < files->len; i++)
     {
       GError *wrong = NULL;
-      if (look && look->go_on && !look->go_on (i, files->len, look->data, error))
+      if (inspection && inspection->go_on && !inspection->go_on (i, files->len, inspection->data, error))
         return NULL;
       Reel *reel = read_reel (self, files->pdata[i], holdout, &wrong);
       if (reel)

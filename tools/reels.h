@@ -27,7 +27,8 @@ NfReels *nf_reels_new_world (NfWorldPattern pattern, const NfConfig *config, gui
  * LOOK (nullable) says are needed, must be sound and long enough; of those that a folder brings, others are
  * left out. */
 NfReels *nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
-                             double holdout, gboolean actions, const NfMediaLook *look, GError **error);
+                             double holdout, gboolean actions, const NfMediaInspection *inspection,
+                             GError **error);
 
 /* What of the files was; of a world nothing. */
 const NfMediaLeftOut *nf_reels_get_left_out (NfReels *self);

@@ -134,7 +134,7 @@ open_clips (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
   g_autoptr (GHashTable) needed = list_needed (run);
-  const NfMediaLook look = { needed, go_on, data->command };
+  const NfMediaInspection inspection = { needed, go_on, data->command };
   const NfClipsOptions options = { .layout = run->config.layout,
                                    .width = nf_config_columns (&run->config),
                                    .height = nf_config_rows (&run->config),
@@ -148,7 +148,7 @@ open_clips (NfTrainData *data, GError **error)
                                                                            : NF_CLIPS_NO_LABELS,
                                    .classes = run->labels ? (const char *const *)run->classes : NULL,
                                    .cache = data->places->cache,
-                                   .look = &look };
+                                   .inspection = &inspection };
 
   data->clips = nf_clips_new ((const char *const *)run->files, &options, error);
   if (!data->clips)
@@ -169,7 +169,7 @@ open_reels (NfTrainData *data, GError **error)
   NfTrainRun *run = data->run;
   NfConfig *config = &run->config;
   g_autoptr (GHashTable) needed = list_needed (run);
-  const NfMediaLook look = { needed, go_on, data->command };
+  const NfMediaInspection inspection = { needed, go_on, data->command };
   NfWorldPattern pattern;
 
   if (run->world && *run->world)
@@ -188,7 +188,7 @@ open_reels (NfTrainData *data, GError **error)
     }
   else
     data->reels = nf_reels_new_files ((const char *const *)run->files, config, run->batch, run->train.seed,
-                                      run->holdout, run->actions, &look, error);
+                                      run->holdout, run->actions, &inspection, error);
   if (!data->reels)
     return FALSE;
   if (nf_train_has_captions (run))
