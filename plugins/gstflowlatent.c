@@ -65,16 +65,37 @@ gst_flow_video_caps (const NfConfig *config)
   return caps;
 }
 
+/* Whether WIDTH x HEIGHT samples of component C of FRAME lie in its memory. */
+static gboolean
+has_samples (const GstVideoFrame *frame, guint c, guint width, guint height)
+{
+  /* without a GstVideoMeta all of the buffer is mapped at once */
+  const GstMapInfo *map = &frame->map[frame->meta ? GST_VIDEO_FORMAT_INFO_PLANE (frame->info.finfo, c) : 0];
+  const gssize first = (const guint8 *)GST_VIDEO_FRAME_COMP_DATA (frame, c) - map->data,
+               right = (gssize)(width - 1) * GST_VIDEO_FRAME_COMP_PSTRIDE (frame, c),
+               down = (gssize)(height - 1) * GST_VIDEO_FRAME_COMP_STRIDE (frame, c);
+  return first + MIN (down, 0) >= 0 && first + MAX (down, 0) + right < (gssize)map->size;
+}
+
 gboolean
 gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInfo *info, GstBuffer *buffer,
                     GstMapFlags flags)
 {
+  const guint w = GST_VIDEO_INFO_WIDTH (info), h = GST_VIDEO_INFO_HEIGHT (info);
   if (gst_video_frame_map (frame, info, buffer, flags))
-    return TRUE;
+    {
+      /* a GstVideoMeta may say what its memory does not have */
+      gboolean whole = TRUE;
+      for (guint c = 0; c < GST_VIDEO_FRAME_N_COMPONENTS (frame) && whole; c++)
+        whole = has_samples (frame, c, (guint)GST_VIDEO_FORMAT_INFO_SCALE_WIDTH (info->finfo, c, w),
+                             (guint)GST_VIDEO_FORMAT_INFO_SCALE_HEIGHT (info->finfo, c, h));
+      if (whole)
+        return TRUE;
+      gst_video_frame_unmap (frame);
+    }
   GST_ELEMENT_ERROR (element, STREAM, FORMAT,
                      ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %u×%u pixels",
-                      gst_buffer_get_size (buffer), (guint)GST_VIDEO_INFO_WIDTH (info),
-                      (guint)GST_VIDEO_INFO_HEIGHT (info)),
+                      gst_buffer_get_size (buffer), w, h),
                      ("%" GST_PTR_FORMAT, buffer));
   return FALSE;
 }
@@ -83,20 +104,9 @@ gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInf
 static gboolean
 has_chroma (const GstVideoFrame *frame, const NfFrame *view)
 {
-  for (guint c = 1; c < 3; c++)
-    {
-      /* without a GstVideoMeta all of the buffer is mapped at once */
-      const GstMapInfo *map
-          = &frame->map[frame->meta ? GST_VIDEO_FORMAT_INFO_PLANE (frame->info.finfo, c) : 0];
-      const NfPlane *plane = &view->planes[c];
-      guint width, height;
-      nf_frame_plane_size (view, NF_PIXELS_YUV420, c, &width, &height);
-      const gssize last = plane->data - map->data + (gssize)(height - 1) * plane->stride
-                          + (gssize)(width - 1) * plane->step;
-      if (last < 0 || last >= (gssize)map->size)
-        return FALSE;
-    }
-  return TRUE;
+  guint width, height;
+  nf_frame_plane_size (view, NF_PIXELS_YUV420, 1, &width, &height);
+  return has_samples (frame, 1, width, height) && has_samples (frame, 2, width, height);
 }
 
 void
