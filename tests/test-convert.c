@@ -1,6 +1,6 @@
 /* normflow: `normflow convert` and `info` of PyTorch checkpoints. SPDX-License-Identifier: LGPL-2.1-or-later
  */
-#include "nf-test.h"
+#include "tool-fixture.h"
 #include "torch-writer.h"
 
 #include <math.h>
@@ -29,25 +29,13 @@ static char *run (int status, const char *first, ...) G_GNUC_NULL_TERMINATED;
 static char *
 run (int status, const char *first, ...)
 {
-  g_autoptr (GPtrArray) arguments = g_ptr_array_new ();
-  g_autoptr (GError) error = NULL;
-  g_autofree char *out = NULL, *errors = NULL;
   va_list rest;
-
-  g_ptr_array_add (arguments, (gpointer)g_getenv ("NORMFLOW_TOOL"));
   va_start (rest, first);
-  for (const char *argument = first; argument; argument = va_arg (rest, const char *))
-    g_ptr_array_add (arguments, (gpointer)argument);
+  g_auto (Result) result = tool_run_list (first, rest);
   va_end (rest);
-  g_ptr_array_add (arguments, NULL);
-  g_autoptr (GSubprocess) process
-      = g_subprocess_newv ((const char *const *)arguments->pdata,
-                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
-  nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &out, &errors, &error), error);
-  if (!g_subprocess_get_if_exited (process) || g_subprocess_get_exit_status (process) != status)
-    fail_msg ("%s: the exit status is not %d: %s%s", first, status, out, errors);
-  return status ? g_steal_pointer (&errors) : g_steal_pointer (&out);
+  if (result.status != status)
+    fail_msg ("%s: the exit status is not %d: %s%s", first, status, result.output, result.errors);
+  return status ? g_steal_pointer (&result.errors) : g_steal_pointer (&result.output);
 }
 
 static void

@@ -1,6 +1,6 @@
 /* normflow: the command trains on worlds and videos with actions, and holds models against worlds.
  * SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-test.h"
+#include "tool-fixture.h"
 
 #include <json-glib/json-glib.h>
 #include <math.h>
@@ -15,27 +15,14 @@ static const char config[]
 static char *
 run (int wanted, const char *needle, ...)
 {
-  g_autoptr (GError) error = NULL;
-  g_autoptr (GPtrArray) words = g_ptr_array_new ();
-  g_autofree char *errors = NULL;
-  char *output = NULL;
-  va_list arguments;
-  g_ptr_array_add (words, (char *)g_getenv ("NORMFLOW_TOOL"));
-  assert_non_null (words->pdata[0]);
-  va_start (arguments, needle);
-  for (char *word; (word = va_arg (arguments, char *));)
-    g_ptr_array_add (words, word);
-  va_end (arguments);
-  g_ptr_array_add (words, NULL);
-  g_autoptr (GSubprocess) process
-      = g_subprocess_newv ((const char *const *)words->pdata,
-                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
-  nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &output, &errors, &error), error);
-  if (!g_subprocess_get_if_exited (process) || g_subprocess_get_exit_status (process) != wanted
-      || (needle && !strstr (errors, needle)))
-    fail_msg ("normflow %s: %s%s", (char *)words->pdata[1], output, errors);
-  return output;
+  va_list words;
+  va_start (words, needle);
+  const char *command = va_arg (words, const char *);
+  g_auto (Result) result = tool_run_list (command, words);
+  va_end (words);
+  if (result.status != wanted || (needle && !strstr (result.errors, needle)))
+    fail_msg ("normflow %s: %s%s", command, result.output, result.errors);
+  return g_steal_pointer (&result.output);
 }
 
 static void

@@ -1,5 +1,5 @@
 /* normflow: the command, each sub-command as a user runs it. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-test.h"
+#include "tool-fixture.h"
 
 #include "nf-parameters.h"
 #include "random-model.h"
@@ -28,40 +28,16 @@ in_folder (const char *name)
   return g_build_filename (folder, name, NULL);
 }
 
-/* How a run ended. */
-typedef struct
-{
-  int status;
-  char *output, *errors;
-} Result;
-
-static void
-result_clear (Result *result)
-{
-  g_free (result->output);
-  g_free (result->errors);
-}
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Result, result_clear)
-
-/* Standard output goes to OUTPUT, which is closed here, or, with -1, is read by finish(). */
+/* Standard output goes to OUTPUT, which is closed here, or, with -1, is read by tool_finish(). */
 static GSubprocess *
 spawn_into (int output, const char *const *arguments)
 {
-  g_autoptr (GError) error = NULL;
-  g_autoptr (GPtrArray) command = g_ptr_array_new ();
-  g_autoptr (GSubprocessLauncher) launcher = g_subprocess_launcher_new (
-      G_SUBPROCESS_FLAGS_STDERR_PIPE | (output < 0 ? G_SUBPROCESS_FLAGS_STDOUT_PIPE : 0));
+  g_autoptr (GSubprocessLauncher) launcher
+      = g_subprocess_launcher_new (output < 0 ? TOOL_PIPES : G_SUBPROCESS_FLAGS_STDERR_PIPE);
   if (output >= 0)
     g_subprocess_launcher_take_stdout_fd (launcher, output);
-  assert_non_null (g_getenv ("NORMFLOW_TOOL"));
-  g_ptr_array_add (command, (gpointer)g_getenv ("NORMFLOW_TOOL"));
-  for (; *arguments; arguments++)
-    g_ptr_array_add (command, (gpointer)*arguments);
-  g_ptr_array_add (command, NULL);
   g_subprocess_launcher_set_cwd (launcher, folder);
-  GSubprocess *process = g_subprocess_launcher_spawnv (launcher, (const char *const *)command->pdata, &error);
-  nf_test_ok (process, error);
-  return process;
+  return tool_spawn (launcher, arguments);
 }
 
 static GSubprocess *
@@ -71,26 +47,11 @@ spawn (const char *const *arguments)
 }
 
 static Result
-finish (GSubprocess *process)
-{
-  g_autoptr (GError) error = NULL;
-  Result result = { 0 };
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &result.output, &result.errors, &error),
-              error);
-  if (!g_subprocess_get_if_exited (process))
-    fail_msg ("killed by signal %d: %s", g_subprocess_get_term_sig (process), result.errors);
-  result.status = g_subprocess_get_exit_status (process);
-  return result;
-}
-
-static Result
 run (const char *const *arguments)
 {
   g_autoptr (GSubprocess) process = spawn (arguments);
-  return finish (process);
+  return tool_finish (process);
 }
-
-#define ARGUMENTS(...) ((const char *const[]){ __VA_ARGS__, NULL })
 
 /* A run that must work; its standard output. */
 static char *
@@ -2207,7 +2168,7 @@ interrupt_unbegun (const char *pipe, const char *const *arguments)
   g_usleep (50000);
   const int reader = g_open (pipe, O_RDONLY | O_CLOEXEC, 0);
   assert_true (reader >= 0);
-  g_auto (Result) result = finish (process);
+  g_auto (Result) result = tool_finish (process);
   close (reader);
   assert_int_equal (result.status, 130);
   assert_non_null (strstr (result.errors, "interrupted"));
@@ -2252,7 +2213,7 @@ test_begun_again (void **state)
        i < 1200 && (!g_file_test (log, G_FILE_TEST_EXISTS) || !count ("again.ndjson", "\"step\":2,")); i++)
     g_usleep (20000);
   g_subprocess_send_signal (process, SIGINT);
-  g_auto (Result) stopped = finish (process);
+  g_auto (Result) stopped = tool_finish (process);
   assert_int_equal (stopped.status, 130);
   assert_non_null (strstr (stopped.errors, "is still the model that was there"));
   g_autoptr (GBytes) best_still = contents ("again.safetensors");
@@ -2589,7 +2550,7 @@ test_interrupted (void **state)
   g_subprocess_send_signal (process, SIGINT);
   g_usleep (10000);
   g_subprocess_send_signal (process, SIGINT);
-  g_auto (Result) result = finish (process);
+  g_auto (Result) result = tool_finish (process);
   assert_int_equal (result.status, 130);
   assert_non_null (strstr (result.errors, "--resume goes on"));
   GOOD ("info", "interrupted.safetensors");
@@ -2639,7 +2600,7 @@ test_interrupted_world (void **state)
   for (guint i = 0; i < 1200 && size_of_temporary (".played.") < 20000; i++)
     g_usleep (50000);
   g_subprocess_send_signal (process, SIGINT);
-  g_auto (Result) result = finish (process);
+  g_auto (Result) result = tool_finish (process);
   assert_int_equal (result.status, 130);
   assert_non_null (strstr (result.errors, "played.partial.mkv holds the first"));
   g_autoptr (GBytes) video_after = contents ("played.mkv"),
@@ -2694,7 +2655,7 @@ test_unread_output (void **state)
       assert_true (pipe (unread) == 0 && close (unread[0]) == 0);
       g_autoptr (GSubprocess) first = spawn_into (unread[1], said[i]),
                               second = spawn_into (g_open ("/dev/full", O_WRONLY, 0), said[i]);
-      g_auto (Result) interrupted = finish (first), failed = finish (second);
+      g_auto (Result) interrupted = tool_finish (first), failed = tool_finish (second);
       if (interrupted.status != 130 || strstr (interrupted.errors, "written") || failed.status != 1
           || !strstr (failed.errors, "cannot be written"))
         fail_msg ("%s: %d and %s%d and %s", said[i][0], interrupted.status, interrupted.errors, failed.status,
@@ -2846,7 +2807,7 @@ test_interrupted_at_start (void **state)
   while (!catches (process))
     g_usleep (1000);
   g_subprocess_send_signal (process, SIGINT);
-  g_auto (Result) result = finish (process);
+  g_auto (Result) result = tool_finish (process);
   assert_null (strstr (result.errors, "diverged"));
   assert_int_equal (result.status, 130);
   assert_non_null (strstr (result.errors, "interrupted"));

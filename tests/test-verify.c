@@ -1,6 +1,6 @@
 /* normflow: `normflow verify` against the official numbers, in each form of the kernels and with each method
  * of decoding. SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "nf-test.h"
+#include "tool-fixture.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -37,41 +37,36 @@ golden (const char *name, const char *part)
   return nf_test_file ("golden", file);
 }
 
-/* Runs verify on WEIGHTS, or those of NAME; the exit status. */
-static int
-run (const char *name, const char *weights, const char *kernels, const char *method, const char *precision,
-     char **output, char **errors)
+/* Runs verify on WEIGHTS, or those of NAME. */
+static Result
+run (const char *name, const char *weights, const char *kernels, const char *method, const char *precision)
 {
-  g_autoptr (GError) error = NULL;
   g_autofree char *own_weights = golden (name, "weights"), *expected = golden (name, "expected");
-  const char *const command[]
-      = { g_getenv ("NORMFLOW_TOOL"),      "verify", "--method", method, "--precision", precision,
-          weights ? weights : own_weights, expected, NULL };
-  g_autoptr (GSubprocessLauncher) launcher
-      = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
-  assert_non_null (command[0]);
+  const char *const words[]
+      = { "verify", "--method", method, "--precision", precision, weights ? weights : own_weights,
+          expected, NULL };
+  g_autoptr (GSubprocessLauncher) launcher = g_subprocess_launcher_new (TOOL_PIPES);
   g_subprocess_launcher_setenv (launcher, "NORMFLOW_KERNELS", kernels, TRUE);
-  g_autoptr (GSubprocess) process = g_subprocess_launcher_spawnv (launcher, command, &error);
-  nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, output, errors, &error), error);
-  return g_subprocess_get_if_exited (process) ? g_subprocess_get_exit_status (process) : -1;
+  g_autoptr (GSubprocess) process = tool_spawn (launcher, words);
+  return tool_finish (process);
 }
 
 static void
 verify (const char *name, const char *kernels, const char *method, const char *precision)
 {
-  g_autofree char *expected = golden (name, "expected"), *output = NULL, *errors = NULL,
+  g_autofree char *expected = golden (name, "expected"),
                   *told = g_strdup_printf ("in %s; relative errors that pass: ", precision);
-  const int status = run (name, NULL, kernels, method, precision, &output, &errors);
+  g_auto (Result) result = run (name, NULL, kernels, method, precision);
+  const char *output = result.output;
   guint passed = 0, skipped = 0;
   const char *last = strstr (output, " passed, 0 failed");
   while (last && last > output && last[-1] != '\n')
     last--;
   if (last)
     sscanf (last, "%u passed, 0 failed, %u skipped", &passed, &skipped);
-  if (status != 0 || passed + skipped != count_expected (expected) || strstr (output, "unknown ")
-      || !strstr (errors, told) || (skipped > 0 && !g_str_has_suffix (precision, "-weights")))
-    fail_msg ("%s, kernels %s, method %s, %s: %s%s", name, kernels, method, precision, output, errors);
+  if (result.status != 0 || passed + skipped != count_expected (expected) || strstr (output, "unknown ")
+      || !strstr (result.errors, told) || (skipped > 0 && !g_str_has_suffix (precision, "-weights")))
+    fail_msg ("%s, kernels %s, method %s, %s: %s%s", name, kernels, method, precision, output, result.errors);
 
   /* nothing but gradients of parameters, and what comes with those of the denoiser */
   g_auto (GStrv) lines = g_strsplit (output, "\n", -1);
@@ -145,10 +140,10 @@ check_wrong (const char *name, const char *part)
               error);
   for (const char *const *precision = nf_device_precisions (); *precision; precision++)
     {
-      g_autofree char *output = NULL, *errors = NULL;
-      const int status = run (name, changed, "cpu", "auto", *precision, &output, &errors);
-      if (status != 1 || !strstr (output, "FAIL forward.z "))
-        fail_msg ("%s with rows of %s exchanged, %s: %s%s", name, part, *precision, output, errors);
+      g_auto (Result) result = run (name, changed, "cpu", "auto", *precision);
+      if (result.status != 1 || !strstr (result.output, "FAIL forward.z "))
+        fail_msg ("%s with rows of %s exchanged, %s: %s%s", name, part, *precision, result.output,
+                  result.errors);
     }
   g_unlink (changed);
 }
@@ -167,7 +162,7 @@ check_refused (const char *name, const char *tensor, guint64 width, const char *
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *weights = golden (name, "weights"), *expected = golden (name, "expected"),
-                  *changed = nf_test_temporary (".safetensors"), *output = NULL, *errors = NULL;
+                  *changed = nf_test_temporary (".safetensors");
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (expected, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
@@ -187,15 +182,12 @@ check_refused (const char *name, const char *tensor, guint64 width, const char *
   assert_non_null (values);
   nf_test_ok (nf_tensor_file_write (changed, tensors, n, NULL, &error), error);
 
-  g_autoptr (GSubprocess) process
-      = g_subprocess_new (G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error,
-                          g_getenv ("NORMFLOW_TOOL"), "verify", "--quiet", weights, changed, NULL);
-  nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, &output, &errors, &error), error);
+  g_auto (Result) result = tool_run (ARGUMENTS ("verify", "--quiet", weights, changed));
   g_unlink (changed);
-  if (g_subprocess_get_exit_status (process) == 0 || !strstr (errors, tensor) || !strstr (errors, reason)
-      || strstr (output, "forward"))
-    fail_msg ("%s with %s of width %" G_GUINT64_FORMAT ": %s%s", name, tensor, width, output, errors);
+  if (result.status == 0 || !strstr (result.errors, tensor) || !strstr (result.errors, reason)
+      || strstr (result.output, "forward"))
+    fail_msg ("%s with %s of width %" G_GUINT64_FORMAT ": %s%s", name, tensor, width, result.output,
+              result.errors);
 }
 
 static void
@@ -205,30 +197,6 @@ test_refused (void **state)
   check_refused ("starflow_v", "input.text", 8, "this model needs real numbers (B, 6, 24)");
   check_refused ("starflow_v", "sample.text_with_null", 23, "sample.text_with_null");
   check_refused ("tarflow_class", "input.x", 3, "input.x");
-}
-
-static int run_tool (char **output, char **errors, const char *first, ...) G_GNUC_NULL_TERMINATED;
-
-/* Runs verify with these arguments; the exit status. */
-static int
-run_tool (char **output, char **errors, const char *first, ...)
-{
-  g_autoptr (GPtrArray) arguments = g_ptr_array_new ();
-  g_autoptr (GError) error = NULL;
-  va_list rest;
-  g_ptr_array_add (arguments, (gpointer)g_getenv ("NORMFLOW_TOOL"));
-  g_ptr_array_add (arguments, (gpointer) "verify");
-  va_start (rest, first);
-  for (const char *argument = first; argument; argument = va_arg (rest, const char *))
-    g_ptr_array_add (arguments, (gpointer)argument);
-  va_end (rest);
-  g_ptr_array_add (arguments, NULL);
-  g_autoptr (GSubprocess) process
-      = g_subprocess_newv ((const char *const *)arguments->pdata,
-                           G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE, &error);
-  nf_test_ok (process, error);
-  nf_test_ok (g_subprocess_communicate_utf8 (process, NULL, NULL, output, errors, &error), error);
-  return g_subprocess_get_if_exited (process) ? g_subprocess_get_exit_status (process) : -1;
 }
 
 /* A copy of the file PATH that says nothing of itself, and lacks the tensor WITHOUT (nullable). (transfer
@@ -257,24 +225,28 @@ test_configuration (void **state)
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     {
       g_autofree char *weights = golden (names[i], "weights"), *expected = golden (names[i], "expected"),
-                      *bare = strip (weights, NULL), *output = NULL, *errors = NULL;
-      if (run_tool (&output, &errors, bare, expected, NULL) != 0 || !strstr (output, " passed, 0 failed"))
-        fail_msg ("%s without a configuration: %s%s", names[i], output, errors);
+                      *bare = strip (weights, NULL);
+      g_auto (Result) result = tool_run (ARGUMENTS ("verify", bare, expected));
+      if (result.status != 0 || !strstr (result.output, " passed, 0 failed"))
+        fail_msg ("%s without a configuration: %s%s", names[i], result.output, result.errors);
       g_unlink (bare);
     }
 
   g_autofree char *weights = golden ("starflow_text", "weights"),
                   *expected = golden ("starflow_text", "expected"), *bare = strip (weights, NULL),
-                  *nothing = strip (expected, NULL), *output = NULL, *errors = NULL, *told = NULL,
-                  *set = NULL, *wrong = NULL;
-  assert_int_equal (run_tool (&output, &errors, bare, nothing, NULL), 1);
-  assert_non_null (strstr (errors, "do not say patch_size, "));
-  assert_int_equal (run_tool (&told, NULL, "--config", weights, bare, nothing, NULL), 0);
-  assert_non_null (strstr (told, " passed, 0 failed"));
-  assert_int_equal (run_tool (&set, NULL, "--set", "use_softplus=false", bare, expected, NULL), 1);
-  assert_non_null (strstr (set, "FAIL forward.z "));
-  assert_int_equal (run_tool (NULL, &wrong, "--set", "rope=false", weights, expected, NULL), 1);
-  assert_non_null (strstr (wrong, "blocks.0.pos_embed"));
+                  *nothing = strip (expected, NULL);
+  g_auto (Result) unsaid = tool_run (ARGUMENTS ("verify", bare, nothing));
+  assert_int_equal (unsaid.status, 1);
+  assert_non_null (strstr (unsaid.errors, "do not say patch_size, "));
+  g_auto (Result) told = tool_run (ARGUMENTS ("verify", "--config", weights, bare, nothing));
+  assert_int_equal (told.status, 0);
+  assert_non_null (strstr (told.output, " passed, 0 failed"));
+  g_auto (Result) set = tool_run (ARGUMENTS ("verify", "--set", "use_softplus=false", bare, expected));
+  assert_int_equal (set.status, 1);
+  assert_non_null (strstr (set.output, "FAIL forward.z "));
+  g_auto (Result) wrong = tool_run (ARGUMENTS ("verify", "--set", "rope=false", weights, expected));
+  assert_int_equal (wrong.status, 1);
+  assert_non_null (strstr (wrong.errors, "blocks.0.pos_embed"));
   g_unlink (bare);
   g_unlink (nothing);
 }
@@ -284,12 +256,13 @@ static void
 test_without_text (void **state)
 {
   g_autofree char *weights = golden ("starflow_text", "weights"),
-                  *expected = golden ("starflow_text", "expected"), *bare = strip (expected, "input.text"),
-                  *output = NULL, *errors = NULL;
-  assert_int_equal (run_tool (&output, &errors, weights, bare, NULL), 1);
+                  *expected = golden ("starflow_text", "expected"), *bare = strip (expected, "input.text");
+  g_auto (Result) result = tool_run (ARGUMENTS ("verify", weights, bare));
   g_unlink (bare);
-  if (!strstr (errors, "without input.text, which is missing") || !strstr (output, "FAIL forward.z inf"))
-    fail_msg ("%s%s", output, errors);
+  assert_int_equal (result.status, 1);
+  if (!strstr (result.errors, "without input.text, which is missing")
+      || !strstr (result.output, "FAIL forward.z inf"))
+    fail_msg ("%s%s", result.output, result.errors);
 }
 
 int
