@@ -344,7 +344,7 @@ show_held (GstFlowDecode *self)
 /* CAPS are none of this model's latents. At first nothing can be done; later, others of its own may come
  * again. */
 static gboolean
-refuse (GstFlowDecode *self, GstCaps *caps, const GError *error)
+refuse_latents (GstFlowDecode *self, GstCaps *caps, const GError *error)
 {
   if (self->output)
     {
@@ -453,7 +453,7 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
   g_autofree char *model = gst_flow_engine_describe (&self->engine);
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
-    return refuse (self, state->caps, error);
+    return refuse_latents (self, state->caps, error);
   self->foreign = FALSE;
   if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK
       || gst_flow_engine_wait (&self->engine, &session) != GST_FLOW_OK)

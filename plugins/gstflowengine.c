@@ -757,9 +757,9 @@ gst_flow_engine_get_stream (GstFlowEngine *engine)
   return engine->stream;
 }
 
-/* Whether CAPS, that are refused, are others than before. */
+/* CAPS are refused; whether they are others than before. */
 static gboolean
-refuse (GstFlowEngine *engine, GstCaps *caps)
+remember_refused (GstFlowEngine *engine, GstCaps *caps)
 {
   const gboolean again = caps && engine->refused && gst_caps_is_equal (engine->refused, caps);
   gst_caps_replace (&engine->refused, caps);
@@ -769,7 +769,7 @@ refuse (GstFlowEngine *engine, GstCaps *caps)
 void
 gst_flow_engine_refuse_caps (GstFlowEngine *engine, GstCaps *caps, const GError *error)
 {
-  if (refuse (engine, caps))
+  if (remember_refused (engine, caps))
     gst_flow_post_error (engine->element, error);
 }
 
@@ -785,7 +785,7 @@ gst_flow_engine_refuse_output (GstFlowEngine *engine, GstCaps *caps, GstPad *pad
 {
   g_autoptr (GstCaps) wanted = gst_pad_peer_query_caps (pad, NULL);
   g_autofree char *text = gst_flow_describe_unwanted (made, wanted);
-  if (!GST_PAD_IS_FLUSHING (pad) && refuse (engine, caps))
+  if (!GST_PAD_IS_FLUSHING (pad) && remember_refused (engine, caps))
     GST_ELEMENT_ERROR (engine->element, CORE, NEGOTIATION, ("%s", text),
                        ("%" GST_PTR_FORMAT " is wanted", wanted));
 }

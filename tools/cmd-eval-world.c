@@ -480,5 +480,7 @@ nf_cmd_eval_world (int argc, char **argv)
              && (!options.json || write_json (builder, options.json, &error))
              && (!options.markdown || g_file_set_contents (options.markdown, table->str, -1, &error));
     }
+  if (done)
+    nf_command_tell_residual (&command);
   return done ? 0 : nf_command_fail (&command, error);
 }

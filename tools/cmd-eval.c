@@ -19,6 +19,7 @@
 
 typedef struct
 {
+  NfCommand *command;
   NfSession *session;
   NfStream *stream;     /* of a model of videos, else NULL */
   NfStream *decoder;    /* of --check, likewise */
@@ -137,6 +138,7 @@ check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **erro
                     : !nf_session_decode_frame (eval->session, frame->latents, -1, &eval->decoding,
                                                 &decoded->frame, error))
     return FALSE;
+  nf_command_keep_residual (eval->command, eval->decoder ? NULL : eval->session, eval->decoder);
   if (frame->between)
     return TRUE;
   eval->decode_seconds += (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
@@ -721,6 +723,7 @@ nf_cmd_eval (int argc, char **argv)
   scan.holdout = holdout;
   eval.map_frame = MAX (map_frame, -1);
   eval.wants_map = map != NULL;
+  eval.command = &command;
   eval.progress = command.progress;
   eval.decoding = command.decoding;
   eval.decoding.snap = TRUE;
@@ -821,6 +824,7 @@ nf_cmd_eval (int argc, char **argv)
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
       goto failed;
     }
+  nf_command_tell_residual (&command);
   return wrong || n_scored < files->len ? NF_EXIT_FAILED : 0;
 
 failed:

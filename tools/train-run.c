@@ -115,8 +115,7 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   g_autofree char *text = NULL;
 
   json_builder_begin_object (builder);
-  json_builder_set_member_name (builder, "config");
-  json_builder_add_string_value (builder, config);
+  nf_json_add_string (builder, "config", config);
   nf_json_add_int (builder, "steps", run->train.steps);
   nf_json_add_int (builder, "warmup", run->train.warmup);
   add_exact (builder, "lr", run->train.lr);
@@ -138,37 +137,26 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   for (guint i = 0; i < run->n_scales; i++)
     add_exact (builder, NULL, run->scales[i]);
   json_builder_end_array (builder);
-  json_builder_set_member_name (builder, "labels");
-  json_builder_add_boolean_value (builder, run->labels);
+  nf_json_add_bool (builder, "labels", run->labels);
   if (run->classes)
     add_strings (builder, "classes", run->classes);
-  json_builder_set_member_name (builder, "captions");
-  json_builder_add_string_value (builder, run->captions ? run->captions : "");
-  json_builder_set_member_name (builder, "captions_digest");
-  json_builder_add_string_value (builder, run->captions_digest ? run->captions_digest : "");
-  json_builder_set_member_name (builder, "actions");
-  json_builder_add_boolean_value (builder, run->actions);
-  json_builder_set_member_name (builder, "world");
-  json_builder_add_string_value (builder, run->world ? run->world : "");
+  nf_json_add_string (builder, "captions", run->captions ? run->captions : "");
+  nf_json_add_string (builder, "captions_digest", run->captions_digest ? run->captions_digest : "");
+  nf_json_add_bool (builder, "actions", run->actions);
+  nf_json_add_string (builder, "world", run->world ? run->world : "");
   nf_json_add_int (builder, "validate_every", run->validate_every);
   nf_json_add_int (builder, "validation_tiles", run->validation_tiles);
   add_strings (builder, "files", run->files);
   add_strings (builder, "validation", run->validation);
   add_sources (builder, run->sources);
-  json_builder_set_member_name (builder, "init");
-  json_builder_add_string_value (builder, run->init ? run->init : "");
-  json_builder_set_member_name (builder, "command");
-  json_builder_add_string_value (builder, run->command);
-  json_builder_set_member_name (builder, "log");
-  json_builder_add_string_value (builder, run->log ? run->log : "");
+  nf_json_add_string (builder, "init", run->init ? run->init : "");
+  nf_json_add_string (builder, "command", run->command);
+  nf_json_add_string (builder, "log", run->log ? run->log : "");
   nf_json_add_int (builder, "log_every", run->log_every);
-  json_builder_set_member_name (builder, "samples");
-  json_builder_add_string_value (builder, run->samples ? run->samples : "");
+  nf_json_add_string (builder, "samples", run->samples ? run->samples : "");
   nf_json_add_int (builder, "sample_every", run->sample_every);
-  json_builder_set_member_name (builder, "precision");
-  json_builder_add_string_value (builder, run->precision);
-  json_builder_set_member_name (builder, "multiplied_by");
-  json_builder_add_string_value (builder, run->form);
+  nf_json_add_string (builder, "precision", run->precision);
+  nf_json_add_string (builder, "multiplied_by", run->form);
   add_exact (builder, "best", run->best);
   nf_json_add_int (builder, "best_tiles", run->best_tiles);
   nf_json_add_int (builder, "best_step", run->best_step);

@@ -459,6 +459,7 @@ roll_out_batch (const NfFigures *figures, NfFiguresRollOuts *rolls, guint first,
                                 batch_actions (&batch), &figures->command->decoding, batch.latents,
                                 batch.frames, error))
         return FALSE;
+      nf_command_keep_residual (figures->command, NULL, batch.stream);
       for (guint b = 0; b < B; b++)
         {
           look (figures, rolls, &rolls->model, &of_model[b], batch.worlds[b], batch.pictures[b], first + b,
@@ -565,6 +566,7 @@ nf_figures_time_frames (const NfFigures *figures, NfFiguresTime *time, double te
           || !nf_stream_sample (batch.stream, figures->seed, t, temperature, batch_actions (&batch),
                                 &figures->command->decoding, batch.latents, batch.frames, error))
         return FALSE;
+      nf_command_keep_residual (figures->command, NULL, batch.stream);
       const double taken = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
       if (t >= warm_up)
         g_array_append_val (time->seconds, taken);
