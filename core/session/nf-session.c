@@ -382,7 +382,7 @@ nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError
   g_return_val_if_fail (options, FALSE);
   if (n > NF_MAX_BLOCKS)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "blocks \"%s\" are %u, models have up to %u", text, n,
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "blocks \"%s\" are %u, models have up to %d", text, n,
                    NF_MAX_BLOCKS);
       return FALSE;
     }
@@ -391,7 +391,7 @@ nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                      "blocks \"%s\": \"%s\" of block %u is none of WINDOW, WINDOW:GUESS, "
-                     "WINDOW:GUESS:TOLERANCE, with a window of 0 to %u tokens, a guess of latent, zeros or "
+                     "WINDOW:GUESS:TOLERANCE, with a window of 0 to %d tokens, a guess of latent, zeros or "
                      "frame, and a tolerance of 0 to 1",
                      text, texts[t], t, MOST_WINDOW);
         return FALSE;
@@ -428,8 +428,8 @@ check_blocks (const NfDecodeOptions *options, guint T, GError **error)
       if (!(block->tolerance >= 0 && block->tolerance <= 1e6) || block->guess > NF_GUESS_FRAME)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "block %u: tolerance %g or guess %u is out of range: 0 to 1e6, 0 to %u", t,
-                       block->tolerance, block->guess, NF_GUESS_FRAME);
+                       "block %u: tolerance %g or guess %u is out of range: 0 to 1e6, 0 to %d", t,
+                       block->tolerance, (guint)block->guess, NF_GUESS_FRAME);
           return FALSE;
         }
     }
