@@ -196,18 +196,6 @@ set_blocks (GstFlowDecode *self, const char *text)
 }
 
 static gboolean
-gst_flow_decode_start (GstVideoDecoder *decoder)
-{
-  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
-  GST_OBJECT_LOCK (self);
-  g_autoptr (GError) error = self->unclear_blocks ? g_error_copy (self->unclear_blocks) : NULL;
-  GST_OBJECT_UNLOCK (self);
-  if (error)
-    GST_ELEMENT_ERROR (self, RESOURCE, SETTINGS, ("%s", error->message), (NULL));
-  return !error;
-}
-
-static gboolean
 gst_flow_decode_stop (GstVideoDecoder *decoder)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
@@ -688,7 +676,7 @@ post_residual (GstFlowDecode *self, NfSession *session, GstVideoCodecFrame *fram
     nf_session_get_decode_report (session, &report);
   else
     nf_stream_get_decode_report (gst_flow_engine_get_stream (&self->engine), &report);
-  if (report.residual <= nf_decode_options_get_tolerance (options))
+  if (!(report.residual > 0))
     return;
   GstStructure *structure
       = gst_structure_new ("flow-residual", "timestamp", G_TYPE_UINT64, frame->pts, "frame-index",
@@ -836,8 +824,10 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
 {
   GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  GstFlowReturn ret;
-  GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
+  /* those that are held are sound, and what is finished counts as no error in a row */
+  GstFlowReturn ret = stream ? show_held (self) : GST_FLOW_OK;
+  if (ret == GST_FLOW_OK)
+    GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
   if (ret != GST_FLOW_OK)
     {
       leave_out (self, frame);
@@ -849,7 +839,6 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
                        (NULL));
   if (stream)
     {
-      ret = show_held (self);
       nf_stream_reset (stream);
       self->lost = TRUE;
       gst_video_decoder_request_sync_point (decoder, frame, 0);
@@ -1074,6 +1063,15 @@ gst_flow_decode_chain (GstPad *pad, GstObject *parent, GstBuffer *buffer)
 static GstStateChangeReturn
 gst_flow_decode_change_state (GstElement *element, GstStateChange transition)
 {
+  GstFlowDecode *self = GST_FLOW_DECODE (element);
+  GST_OBJECT_LOCK (self);
+  g_autoptr (GError) error = self->unclear_blocks ? g_error_copy (self->unclear_blocks) : NULL;
+  GST_OBJECT_UNLOCK (self);
+  if (error && transition == GST_STATE_CHANGE_READY_TO_PAUSED)
+    {
+      GST_ELEMENT_ERROR (self, RESOURCE, SETTINGS, ("%s", error->message), (NULL));
+      return GST_STATE_CHANGE_FAILURE;
+    }
   return gst_flow_engine_change_state (&GST_FLOW_DECODE (element)->engine,
                                        GST_ELEMENT_CLASS (gst_flow_decode_parent_class), transition);
 }
@@ -1262,7 +1260,6 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   object_class->finalize = gst_flow_decode_finalize;
   element_class->change_state = GST_DEBUG_FUNCPTR (gst_flow_decode_change_state);
   element_class->post_message = GST_DEBUG_FUNCPTR (gst_flow_decode_post_message);
-  decoder_class->start = GST_DEBUG_FUNCPTR (gst_flow_decode_start);
   decoder_class->stop = GST_DEBUG_FUNCPTR (gst_flow_decode_stop);
   decoder_class->set_format = GST_DEBUG_FUNCPTR (gst_flow_decode_set_format);
   decoder_class->negotiate = GST_DEBUG_FUNCPTR (gst_flow_decode_negotiate);

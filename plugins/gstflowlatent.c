@@ -100,13 +100,33 @@ gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInf
   return FALSE;
 }
 
-/* Whether all of both planes of chroma that VIEW has lies in FRAME's memory. */
+/* Whether row Y of VIEW's plane C lies within the rows of plane OTHER, of which there are HEIGHT. */
+static gboolean
+lies_in (const NfFrame *view, guint c, guint y, guint other, guint height)
+{
+  const NfPlane *plane = &view->planes[c], *in = &view->planes[other];
+  const guint8 *row = plane->data + (gssize)y * plane->stride, *first = in->data,
+               *last = first + (gssize)(height - 1) * in->stride;
+  return row >= MIN (first, last) && row < MAX (first, last) + ABS (in->stride);
+}
+
+/* Whether all of both planes of chroma that VIEW has lies in FRAME's memory, and not in another plane's. */
 static gboolean
 has_chroma (const GstVideoFrame *frame, const NfFrame *view)
 {
-  guint width, height;
-  nf_frame_plane_size (view, NF_PIXELS_YUV420, 1, &width, &height);
-  return has_samples (frame, 1, width, height) && has_samples (frame, 2, width, height);
+  const guint rows = (view->height + 1) / 2;
+  gboolean has = TRUE;
+  for (guint c = 1; c < 3 && has; c++)
+    {
+      guint width, height;
+      nf_frame_plane_size (view, NF_PIXELS_YUV420, c, &width, &height);
+      has = has_samples (frame, c, width, height);
+      for (guint y = rows; y < height && has; y++)
+        has = !lies_in (view, c, y, 0, view->height)
+              && (GST_VIDEO_FRAME_COMP_PLANE (frame, 1) == GST_VIDEO_FRAME_COMP_PLANE (frame, 2)
+                  || !lies_in (view, c, y, 3 - c, rows));
+    }
+  return has;
 }
 
 void

@@ -838,9 +838,9 @@ look_ahead (void **state)
 }
 
 /* Frames that look ahead leave before a gap, and the stream goes on after it; or before a damaged frame,
- * after which nothing comes without a key frame. */
+ * after which nothing comes without a key frame. They leave also before one too MANY, which is an error. */
 static void
-check_held (gboolean damaged)
+check_held (gboolean damaged, gboolean many)
 {
   enum
   {
@@ -866,11 +866,17 @@ check_held (gboolean damaged)
         }
       if (n == BEFORE && damaged)
         {
-          g_object_set (decoder->element, "max-errors", -1, NULL);
+          g_object_set (decoder->element, "max-errors", many ? 0 : -1, NULL);
           buffer = gst_buffer_make_writable (buffer);
           gst_buffer_memset (buffer, 0, 0xff, sizeof (float));
         }
-      else if (n == BEFORE)
+      if (n == BEFORE && many)
+        {
+          assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_ERROR);
+          assert_int_equal (gst_harness_buffers_received (decoder), BEFORE);
+          break;
+        }
+      if (n == BEFORE && !damaged)
         {
           const GstClockTime now = GST_BUFFER_PTS (buffer);
           assert_int_equal (gst_harness_buffers_received (decoder), BEFORE - AHEAD);
@@ -879,7 +885,7 @@ check_held (gboolean damaged)
         }
       assert_int_equal (gst_harness_push (decoder, buffer), GST_FLOW_OK);
     }
-  assert_int_equal (n, LENGTH);
+  assert_int_equal (n, many ? BEFORE : LENGTH);
   assert_int_equal (gst_harness_buffers_received (decoder), damaged ? BEFORE : LENGTH - AHEAD);
   gst_harness_push_event (decoder, gst_event_new_eos ());
   assert_int_equal (gst_harness_buffers_received (decoder), damaged ? BEFORE : LENGTH);
@@ -890,13 +896,14 @@ check_held (gboolean damaged)
 static void
 look_ahead_and_gap (void **state)
 {
-  check_held (FALSE);
+  check_held (FALSE, FALSE);
 }
 
 static void
 look_ahead_and_damage (void **state)
 {
-  check_held (TRUE);
+  check_held (TRUE, FALSE);
+  check_held (TRUE, TRUE);
 }
 
 static GstPadProbeReturn

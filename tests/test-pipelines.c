@@ -656,6 +656,7 @@ test_blocks (void **state)
   assert_string_equal (unclear, "3x,1");
   gst_element_set_state (pipeline, GST_STATE_PAUSED);
   assert_error_message (bus, GST_RESOURCE_ERROR, GST_RESOURCE_ERROR_SETTINGS, "\"3x\" of block 0", NULL);
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR));
   gst_element_set_state (pipeline, GST_STATE_NULL);
   g_object_set (flow, "blocks", "3,1", NULL);
   gst_bus_set_flushing (bus, TRUE);

@@ -2051,8 +2051,7 @@ test_idle_options (void **state)
       BAD (2, text, "eval", "-q", "-m", model, option, decoding[i][1], "-n", "1", video);
     }
   GOOD ("eval", "-q", "-m", model, "--check", "--method", "jacobi", "-n", "1", video);
-  BAD (2, "--blocks is for sweeps", "sample", "-m", model, "--method", "sequential", "--blocks", "4",
-       "wrong.png");
+  GOOD ("sample", "-q", "-m", model, "--method", "sequential", "--blocks", "0,4", "guess.png");
   BAD (2, "--blocks says of each block what --guess says of all", "sample", "-m", model, "--blocks", "4",
        "--guess", "zeros", "wrong.png");
   BAD (2, "\"4x\" of block 1 is none of WINDOW", "sample", "-m", model, "--blocks", "4,4x", "wrong.png");

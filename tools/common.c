@@ -116,7 +116,6 @@ check_decoding (NfCommand *self, const Decoding *decoding)
                           : options->tolerance > 0 ? "tolerance"
                                                    : NULL;
   const char *of_sweeps = of_blocks                ? of_blocks
-                          : decoding->blocks       ? "blocks"
                           : decoding->max_sweeps   ? "max-sweeps"
                           : options->budget_ms > 0 ? "budget-ms"
                                                    : NULL;
@@ -545,7 +544,7 @@ nf_command_keep_residual (NfCommand *self, NfSession *session, NfStream *stream)
 void
 nf_command_tell_residual (const NfCommand *self)
 {
-  if (self->residual > nf_decode_options_get_tolerance (&self->decoding))
+  if (self->residual > 0)
     fprintf (stderr, "normflow %s: values that were taken before they had settled were off by up to %.3g\n",
              self->name, self->residual);
 }

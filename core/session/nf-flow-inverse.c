@@ -213,7 +213,7 @@ guess_frame (Inversion *self, guint n, guint end)
 }
 
 /* How many leading tokens of a window have settled, and the largest change among those that are accepted
- * without having. */
+ * without having, which is above the tolerance of their own block. */
 static guint
 count_settled (const float *changes, guint B, guint count, double tolerance, gboolean accept,
                double *residual)
@@ -229,8 +229,8 @@ count_settled (const float *changes, guint B, guint count, double tolerance, gbo
         }
   const guint taken = accept ? count : settled;
   for (guint b = 0; b < B; b++)
-    for (guint i = 0; i < taken; i++)
-      if (i >= settled || (double)changes[(gsize)b * count + i] <= tolerance)
+    for (guint i = settled; i < taken; i++)
+      if (!((double)changes[(gsize)b * count + i] <= tolerance))
         *residual = MAX (*residual, (double)changes[(gsize)b * count + i]);
   return taken;
 }
@@ -347,10 +347,12 @@ find_tokens (Inversion *self, guint first)
   const guint capacity = MIN (self->cache->layers->count, NF_FLOW_WINDOW);
   const gboolean sweeps = options->method == NF_DECODE_JACOBI || options->max_sweeps > 0;
   const guint window = self->way.window;
+  const gboolean chosen = options->n_blocks && window > 1;
 
   /* windows of one are for tokens that are found; if it is late, the rest is swept as widely as ever */
   self->widest = window > 1 ? MIN (window, capacity) : capacity;
-  if (options->method == NF_DECODE_SEQUENTIAL || window == 1 || (!sweeps && self->B >= MANY_SAMPLES))
+  if (window == 1
+      || (!chosen && (options->method == NF_DECODE_SEQUENTIAL || (!sweeps && self->B >= MANY_SAMPLES))))
     {
       if (!run_sequential (self, &first, self->end, saves_by_sweeping (self)))
         return FALSE;

@@ -380,7 +380,7 @@ remember (NfSession *self, const NfFrame *frame, const float *latents, gint labe
   shown->label = label;
   shown->options = *options;
   /* what was cut short might come out otherwise another time */
-  shown->valid = self->report.residual <= nf_decode_options_get_tolerance (options);
+  shown->valid = !(self->report.residual > 0);
 }
 
 guint

@@ -403,15 +403,6 @@ nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError
   return TRUE;
 }
 
-double
-nf_decode_options_get_tolerance (const NfDecodeOptions *options)
-{
-  double most = options->n_blocks ? 0 : options->tolerance;
-  for (guint t = 0; t < MIN (options->n_blocks, NF_MAX_BLOCKS); t++)
-    most = MAX (most, options->blocks[t].tolerance);
-  return most;
-}
-
 /* Whether BLOCKS are as many as the model has, and possible. */
 static gboolean
 check_blocks (const NfDecodeOptions *options, guint T, GError **error)

@@ -206,7 +206,7 @@ typedef struct
  * @snap: decoded samples fall onto the lattice that encoding used, as they are made: 8-bit data come back
  * exactly
  * @method: how tokens are found
- * @window: tokens of a Jacobi sweep, 0 for the most that memory was taken for
+ * @window: tokens of a Jacobi sweep, 1 is token by token, 0 for the most that memory was taken for
  * @guess: where the iteration starts
  * @tolerance: a token that changes less is taken to have settled, once those beside it have, too, so that
  * above 0 a sample depends on what is decoded with it; 0 iterates until nothing changes: the same
@@ -261,14 +261,12 @@ typedef struct
  */
 gboolean nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error);
 
-/** nf_decode_options_get_tolerance: Returns: the largest tolerance of a block. */
-double nf_decode_options_get_tolerance (const NfDecodeOptions *options);
-
 /**
  * NfDecodeReport:
  * @passes: of any number of rows through the network of a block
  * @rows: rows that went through in all; token by token it is one a token and block
- * @residual: largest change of a value in the last sweep that it was accepted after; 0 if everything settled
+ * @residual: largest change, in the last sweep, of a value that was accepted before it had settled, which it
+ * has when it changes by no more than the tolerance; 0 if everything settled
  * @kept: tiles of a frame that are the last frame's, their latents being the same
  * @drafted: tiles of a frame that were decoded from a draft, which encoding confirmed (%NF_DECODE_AUTO)
  *

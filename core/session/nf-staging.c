@@ -66,7 +66,7 @@ nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint 
       g_set_error (
           error, NF_ERROR, NF_ERROR_UNSUPPORTED,
           "an interlaced frame of %ux%u has %u rows of chroma, but tiles of %u rows have room for %u "
-          "of them: its height must be a multiple of 4",
+          "of them; progressive frames, or a height that is a multiple of 4, need no more",
           frame->width, frame->height, planes->chroma_height, tile_height, room / 2);
       return FALSE;
     }
