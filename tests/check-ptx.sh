@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # check-ptx.sh
 #
-# The GPU variant of products and attention in each precision as an NVIDIA GPU would get them: compiled to PTX by clang, and that
-# by the assembler of the CUDA toolkit, where the toolkit is installed.
+# The GPU variant of all kernels in each precision as an NVIDIA GPU would get them: compiled to PTX by clang, and that by the
+# assembler of the CUDA toolkit, where the toolkit is installed.
 
 set -euo pipefail
+shopt -s inherit_errexit # what fails in assemble() fails
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../core/kernels"
 if ! command -v clang >/dev/null || ! command -v ptxas >/dev/null; then
@@ -31,7 +32,7 @@ assemble() {
 
 for options in "" "-DNF_F32_MMA=1" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1" \
   "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_BF16_MMA=1" "-DNF_INT8_WEIGHTS=1"; do
-  products=$(assemble "$options" rows_gpu.cl pack.cl matmul.cl mma.cl matmul_gpu.cl)
+  products=$(assemble "$options" rows_gpu.cl pack.cl gate.cl optimizer.cl matmul.cl mma.cl matmul_gpu.cl)
   [[ $options != *MMA* || $products -gt 0 ]]
   for head in 64 20 128; do
     attention=$(assemble "$options -DDH=$head" append.cl heads.cl rows_gpu.cl mma.cl attention_mma.cl attention_gpu.cl)
@@ -42,3 +43,6 @@ for options in "" "-DNF_F32_MMA=1" "-DNF_BF16=1" "-DNF_BF16=1 -DNF_BF16_MMA=1" "
   done
   echo "${options:-in float32}: assembled, $products mma.sync in products"
 done
+tokens=$(assemble -DD_MAX=24 flow.cl pixels.cl)
+[[ $tokens -eq 0 ]]
+echo "tokens and pixels: assembled"
