@@ -1234,6 +1234,19 @@ test_noise (void **state)
   GOOD ("convert", "--noise", "uniform", "gaussian.safetensors", "uniform.safetensors");
 }
 
+/* A copy of a model whose classes are called otherwise. */
+static void
+replace_class_names (const char *from, const char *to, const char *names)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (from, &error);
+  nf_test_ok (file, error);
+  g_autofree NfTensor *tensors = nf_test_tensors (file);
+  GHashTable *metadata = nf_tensor_file_get_all_metadata (file);
+  g_hash_table_replace (metadata, g_strdup ("classes"), g_strdup (names));
+  nf_test_ok (nf_tensor_file_write (to, tensors, nf_tensor_file_count (file), metadata, &error), error);
+}
+
 /* How many classes there are is not said twice, each time something else. */
 static void
 test_labels (void **state)
@@ -1256,6 +1269,16 @@ test_labels (void **state)
   GOOD ("sample", "-q", "-m", "labels.safetensors", "--class", "1", "number.png");
   GOOD ("sample", "-q", "-m", "labels.safetensors", "-c", "sch\303\266n rechts", "name.png");
   assert_same_files ("number.png", "name.png");
+  g_autofree char *numbered = in_folder ("numbered.safetensors"), *named = in_folder ("labels.safetensors");
+  replace_class_names (named, numbered, "1\nup");
+  g_auto (Result) number_first
+      = run (ARGUMENTS ("sample", "-m", "numbered.safetensors", "--class", "1", "doubtful.png"));
+  assert_non_null (strstr (number_first.errors, "--class 1 is the number of the class up; the class that is "
+                                                "called 1 has the number 0"));
+  assert_same_files ("doubtful.png", "number.png");
+  replace_class_names (named, numbered, "3\n2");
+  GOOD ("sample", "-q", "-m", "numbered.safetensors", "--class", "2", "called.png");
+  assert_same_files ("called.png", "number.png");
   BAD (1, "--class up: the model has the classes 0 left, 1 sch\303\266n rechts", "sample", "-q", "-m",
        "labels.safetensors", "--class", "up", "no.png");
   BAD (1, "--class 2: the model has the classes 0 left, 1 sch", "sample", "-q", "-m", "labels.safetensors",
@@ -1283,14 +1306,14 @@ test_labels (void **state)
   "train", "-q", "-o", "tuned.safetensors", "--init", "told.safetensors", "--batch", "2",                    \
       "--validation-tiles", "2", "--labels", labelled
   assert_int_equal (g_rename (left, middle), 0);
-  BAD (1, "folder middle is none of the classes left, right", FROM_TOLD, "--steps", "1");
+  BAD (1, "folder middle is none of the classes left, sch\303\266n rechts", FROM_TOLD, "--steps", "1");
   assert_missing ("tuned.safetensors");
   g_autofree char *aside = in_folder ("aside");
   assert_int_equal (g_rename (middle, aside), 0);
   GOOD (FROM_TOLD, "--steps", "2", "--stop-after", "1");
   GOOD ("train", "-q", "-o", "tuned.safetensors", "--resume");
   g_autofree char *tuned = good (ARGUMENTS ("info", "--json", "tuned.safetensors"));
-  assert_non_null (strstr (tuned, "left\\nright"));
+  assert_non_null (strstr (tuned, "left\\nsch"));
 #undef FROM_TOLD
 }
 
@@ -2223,6 +2246,16 @@ test_begun_again (void **state)
   assert_non_null (strstr (stopped.errors, "is still the model that was there"));
   g_autoptr (GBytes) best_still = contents ("again.safetensors");
   assert_true (g_bytes_equal (best, best_still));
+  /* nor to a few more of them */
+  const guint done = count ("again.ndjson", "\"event\":\"step\"");
+  g_autoptr (GSubprocess) resumed = spawn (ARGUMENTS ("train", "-q", AGAIN, "--resume"));
+  for (guint i = 0; i < 1200 && count ("again.ndjson", "\"event\":\"step\"") < done + 2; i++)
+    g_usleep (20000);
+  g_subprocess_send_signal (resumed, SIGINT);
+  g_auto (Result) stopped_again = tool_finish (resumed);
+  assert_int_equal (stopped_again.status, 130);
+  g_autoptr (GBytes) best_yet = contents ("again.safetensors");
+  assert_true (g_bytes_equal (best, best_yet));
   GOOD (TRAIN, AGAIN, "--steps", "1", "--overwrite", video);
 #undef AGAIN
 }
@@ -2480,14 +2513,14 @@ test_resumed_files (void **state)
        "same.safetensors", "--resume");
 }
 
-/* Of a folder, what cannot be used is left out and said, whichever share it would be in; a run goes on
- * without it, too. What is named must be sound. */
+/* Of a folder, videos that cannot be used are left out and said, as are pictures that are held out; one that
+ * is trained on is replaced, and said when it was its turn. A run goes on without what was left out, too. */
 static void
 test_left_out (void **state)
 {
-  static const char *const broken[] = { "some/3.png", "some/9.png", "some/b.mkv", "some/c.y4m" };
-  g_autofree char *some = in_folder ("some"), *third = in_folder (broken[0]), *film = in_folder (broken[2]),
-                  *bytes = NULL;
+  static const char *const broken[] = { "some/b.mkv", "some/c.y4m", "some/3.png", "some/9.png" };
+  g_autofree char *some = in_folder ("some"), *third = in_folder (broken[2]), *film = in_folder (broken[0]),
+                  *other_film = in_folder (broken[1]), *bytes = NULL;
   g_autoptr (GError) error = NULL;
   gsize size;
   assert_int_equal (g_mkdir (some, 0777), 0);
@@ -2498,42 +2531,51 @@ test_left_out (void **state)
       g_autofree char *path = in_folder (broken[i]);
       nf_test_ok (g_file_set_contents (path, bytes, (gssize)size / 2, &error), error);
     }
-  g_auto (Result) begun
-      = run (ARGUMENTS (TRAIN, "-o", "some.safetensors", "--steps", "4", "--stop-after", "2", some));
+#define SOME TRAIN, "--holdout", "0.2", "--steps", "4"
+  g_auto (Result) begun = run (ARGUMENTS (SOME, "-o", "some.safetensors", "--stop-after", "2", some));
   assert_int_equal (begun.status, 0);
-  assert_non_null (strstr (begun.errors, "left out, 4 of 11 files: "));
-  for (guint i = 0; i < 3; i++)
+  assert_non_null (strstr (begun.errors, "left out, 3 of 11 files: "));
+  for (guint i = 0; i < G_N_ELEMENTS (broken); i++)
     assert_non_null (strstr (begun.errors, broken[i]));
-  assert_null (strstr (begun.errors, broken[3]));
-  assert_non_null (strstr (begun.errors, "and 1 more"));
-  assert_non_null (strstr (begun.errors, "data: 7 files, 6 frames to train on"));
-  for (guint i = 1; i < G_N_ELEMENTS (broken); i++)
-    {
-      g_autofree char *path = in_folder (broken[i]);
-      g_remove (path);
-    }
+  assert_true (strstr (begun.errors, "3.png") > strstr (begun.errors, "and were replaced: "));
+  assert_non_null (strstr (begun.errors, "data: 9 files, 7 frames to train on"));
+  g_remove (film);
+  g_remove (other_film);
   GOOD ("train", "-q", "-o", "some.safetensors", "--resume", "--stop-after", "3");
   /* one that was mended was none of the run's */
-  nf_test_ok (g_file_set_contents (third, bytes, (gssize)size, &error), error);
-  BAD (1, "3.png is not what the run began with: it was not there, or was left out", "train", "-q", "-o",
+  write_video (other_film);
+  BAD (1, "c.y4m is not what the run began with: it was not there, or was left out", "train", "-q", "-o",
        "some.safetensors", "--resume");
-  g_remove (third);
+  g_remove (other_film);
   GOOD ("train", "-q", "-o", "some.safetensors", "--resume");
-  GOOD (TRAIN, "-o", "sound.safetensors", "--steps", "4", some);
+  GOOD (SOME, "-o", "sound.safetensors", some);
   assert_same_files ("some.safetensors.checkpoint", "sound.safetensors.checkpoint");
+
+  /* evaluation holds out what training does */
+  g_auto (Result) held = run (ARGUMENTS ("eval", "-q", "-m", model, "--holdout", "0.2", some));
+  assert_true (strstr (held.output, "8.png") && !strstr (held.output, "7.png"));
 
   g_autofree char *only = in_folder ("only"), *spoilt = in_folder ("only/bad.png");
   assert_int_equal (g_mkdir (only, 0777), 0);
   nf_test_ok (g_file_set_contents (spoilt, bytes, (gssize)size / 2, &error), error);
-  BAD (1, "bad.png: ", TRAIN, "-o", "no.safetensors", "--steps", "1", some, spoilt);
-  BAD (1, "none of the 1 files can be used: ", TRAIN, "-o", "no.safetensors", "--steps", "1", only);
-  BAD (1, "none of the 1 files can be used: ", TRAIN, "-o", "no.safetensors", "--steps", "1", "--validation",
-       only, video);
+  /* without a first step nothing is written, nor is another run's log */
+  g_autofree char *log = in_folder ("kept.ndjson"), *kept = NULL;
+  nf_test_ok (g_file_set_contents (log, "{}\n", -1, &error), error);
+  BAD (1, "bad.png: ", TRAIN, "-o", "no.safetensors", "--steps", "1", "--log", "kept.ndjson", only);
+  nf_test_ok (g_file_get_contents (log, &kept, NULL, &error), error);
+  assert_string_equal (kept, "{}\n");
+  GOOD (TRAIN, "-o", "yes.safetensors", "--steps", "1", "--log", "kept.ndjson", "--log-every", "1", video);
+  assert_int_equal (count ("kept.ndjson", "{}"), 0);
+  assert_int_equal (count ("kept.ndjson", "\"event\":\"start\""), 1);
+  assert_int_equal (count ("kept.ndjson", "\"event\":\"step\""), 1);
+  BAD (1, "what is held out of ", TRAIN, "-o", "no.safetensors", "--steps", "1", "--validation", only, video);
   assert_missing ("no.safetensors");
-  g_auto (Result) besides = run (ARGUMENTS (TRAIN, "-o", "besides.safetensors", "--steps", "1",
-                                            "--validation", some, "--validation", only, video));
+  g_auto (Result) besides
+      = run (ARGUMENTS (TRAIN, "-o", "besides.safetensors", "--steps", "1", "--validation-tiles", "32",
+                        "--validation", some, "--validation", only, video));
   assert_int_equal (besides.status, 0);
   assert_non_null (strstr (besides.errors, "only/bad.png"));
+#undef SOME
 }
 
 /* Ctrl-C in the middle: saved, and it goes on as if nothing had been. */

@@ -599,32 +599,19 @@ hold_pictures_out (NfClips *self)
     }
 }
 
-/* Looks at file NUMBER: how many frames a video has, and whether a picture is one. Those that a run goes on
- * with have been looked at. */
+/* How many frames a file has. A picture is not read before it is its turn: there may be very many, and one
+ * that cannot be decoded is replaced like a frame, or left out of those that are held out. */
 static gboolean
-look_at (NfClips *self, guint number, GError **error)
+count_frames (NfClips *self, Clip *clip, GError **error)
 {
-  Clip *clip = self->clips->pdata[number];
-
-  if (!nf_media_is_picture (clip->path))
-    {
-      NfMediaReader *reader = clip_open (self, clip, error);
-
-      if (!reader || !nf_media_reader_index (reader, error))
-        return FALSE;
-      clip->n_frames = nf_media_reader_get_info (reader)->n_frames;
-      return TRUE;
-    }
   clip->n_frames = 1;
-  if (nf_media_is_needed (&self->left_out, clip->path))
+  if (nf_media_is_picture (clip->path))
     return TRUE;
-  g_autoptr (NfMediaReader) reader = nf_media_reader_open (clip->path, self->options.layout, error);
-  g_autoptr (NfPicture) picture = reader ? nf_media_reader_next (reader, error) : NULL;
-  if (picture)
-    keep_frame (self, number, 0, picture);
-  else if (reader && error && !*error)
-    g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: holds no picture", clip->path);
-  return picture != NULL;
+  NfMediaReader *reader = clip_open (self, clip, error);
+  if (!reader || !nf_media_reader_index (reader, error))
+    return FALSE;
+  clip->n_frames = nf_media_reader_get_info (reader)->n_frames;
+  return TRUE;
 }
 
 NfClips *
@@ -674,7 +661,7 @@ nf_clips_new (const char *const *paths, const NfClipsOptions *options, GError **
         return NULL;
       clip->path = g_strdup (files->pdata[i]);
       clip->label = -1;
-      if (look_at (self, self->clips->len - 1, &wrong))
+      if (count_frames (self, clip, &wrong))
         clip->n_train = train_share (options->holdout, clip->n_frames);
       else if (nf_media_leave_out (&self->left_out, clip->path, wrong, error))
         g_ptr_array_set_size (self->clips, (gint)self->clips->len - 1);
@@ -839,6 +826,9 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
       const GArray *held = from ? others : own;
       const guint n = from ? n_extra : n_own;
 
+      g_autoptr (GError) last_wrong = NULL;
+      guint made = 0;
+
       /* evenly spread, so that each folder has its share */
       for (guint k = 0; k < n; k++)
         {
@@ -850,10 +840,20 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
               = validation_set (self, owner, i, first, clip->n_frames - first, each, &wrong);
 
           g_prefix_error (&wrong, "what is held out of ");
-          if (set)
+          g_clear_error (&last_wrong);
+          if (!set)
+            last_wrong = g_error_copy (wrong);
+          else
             g_ptr_array_add (sets, set);
-          else if (!nf_media_leave_out (&owner->left_out, clip->path, wrong, error))
+          made += set != NULL;
+          if (!set && !nf_media_leave_out (&owner->left_out, clip->path, wrong, error))
             return NULL;
+        }
+      /* without any there would be nothing to judge by */
+      if (last_wrong && !made)
+        {
+          g_propagate_error (error, g_steal_pointer (&last_wrong));
+          return NULL;
         }
     }
   return g_steal_pointer (&sets);

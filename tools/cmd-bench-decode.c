@@ -340,8 +340,9 @@ nf_cmd_bench_decode (int argc, char **argv)
           "without hints; \"with hints\" the same with hints measured on four other frames of VIDEO (or "
           "other\n"
           "drawn pictures): normflow hints keeps such beside a model. \"recalling\" is a draft of such a\n"
-          "session that has drafted the frame before --frame, as in a stream. With --method there is only\n"
-          "sequential and that one; with --method draft these three, as drafts whatever the clock says.",
+          "session that has drafted the frame before --frame, as in a stream; of these three videos have\n"
+          "none. With --method there is only sequential and that one; with --method draft, of pictures,\n"
+          "these three, as drafts whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.base.frame < 0)

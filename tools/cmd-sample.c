@@ -198,26 +198,36 @@ settle_count (NfSample *sample, const NfConfig *config, gboolean together, GErro
   return FALSE;
 }
 
-#define MAX_LISTED 32 /* names of classes in a message */
-
-/* The class that was named, or one that is there. */
+/* The class of that number, or else of that name. Both may be there, of different classes. */
 static gboolean
 settle_class (NfSample *sample, NfModel *model, GError **error)
 {
   const guint classes = nf_config_classes (nf_model_get_config (model));
   const char *names = nf_model_get_metadata (model, "classes");
   g_auto (GStrv) lines = g_strsplit (names ? names : "", "\n", -1);
-  if (!sample->class && sample->label < (int)classes)
+  gint named = -1;
+  if (!sample->class)
     return TRUE;
-  for (guint i = 0; sample->class && names && i < classes && lines[i]; i++)
+  for (guint i = 0; names && i < classes && lines[i] && named < 0; i++)
     if (strcmp (lines[i], sample->class) == 0)
-      {
-        sample->label = (int)i;
-        return TRUE;
-      }
-  g_autofree char *list = names ? nf_class_list (names, MAX_LISTED) : NULL,
-                  *number = g_strdup_printf ("%d", sample->label),
-                  *wanted = nf_shorten (sample->class ? sample->class : number);
+      named = (gint)i;
+  if (sample->label >= 0 && sample->label < (gint)classes)
+    {
+      if (named >= 0 && named != sample->label && !sample->command->quiet)
+        nf_progress_note (
+            sample->command->progress,
+            "normflow sample: note: --class %d is the number of the class %s; the class that is "
+            "called %s has the number %d",
+            sample->label, lines[sample->label], sample->class, named);
+      return TRUE;
+    }
+  if (named >= 0)
+    {
+      sample->label = named;
+      return TRUE;
+    }
+  g_autofree char *list = names ? nf_class_list (names, NF_LISTED_CLASSES) : NULL,
+                  *wanted = nf_shorten (sample->class);
   if (!classes)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "--class %s: the model has no classes", wanted);
   else if (names)
@@ -421,9 +431,8 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "--seed takes no negative number");
   if (!(sample.temperature >= 0 && sample.temperature <= 100))
     return nf_command_usage (&command, "--temperature %g is out of range: 0 to 100", sample.temperature);
-  if (class && !g_ascii_string_to_signed (class, 10, G_MININT, G_MAXINT, &label, NULL))
-    sample.class = class;
-  else if (class)
+  sample.class = class;
+  if (class && g_ascii_string_to_signed (class, 10, G_MININT, G_MAXINT, &label, NULL))
     sample.label = (int)label;
   if (sample.label < -1)
     return nf_command_usage (&command, "--class %d: classes are counted from 0", sample.label);

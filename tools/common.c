@@ -254,6 +254,9 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
           { NULL } };
   const GOptionEntry help[]
       = { { "help", 'h', G_OPTION_FLAG_NO_ARG, G_OPTION_ARG_CALLBACK, on_help, "Show this help", NULL },
+          /* GLib's own, which scripts may know */
+          { "help-all", '?', G_OPTION_FLAG_NO_ARG | G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_CALLBACK, on_help,
+            NULL, NULL },
           { NULL } };
   const GOptionEntry quiet[]
       = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };

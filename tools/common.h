@@ -158,6 +158,8 @@ gboolean nf_same_file (const char *a, const char *b);
 /* Flushes TEMPORARY to the disk and gives it its name. */
 gboolean nf_publish (const char *temporary, const char *path, GError **error);
 
+#define NF_LISTED_CLASSES 32 /* names of classes in a line of text */
+
 /* NAMES of a model's classes ("classes" of its metadata, a line each), the first MOST of them, with their
  * numbers: "0 cats, 1 dogs". (transfer full) */
 char *nf_class_list (const char *names, guint most);

@@ -527,8 +527,8 @@ nf_media_left_out_clear (NfMediaLeftOut *self)
   g_clear_pointer (&self->reasons, g_ptr_array_unref);
 }
 
-gboolean
-nf_media_is_needed (const NfMediaLeftOut *self, const char *path)
+static gboolean
+is_needed (const NfMediaLeftOut *self, const char *path)
 {
   g_autofree char *shown = g_filename_display_name (path);
 
@@ -538,8 +538,7 @@ nf_media_is_needed (const NfMediaLeftOut *self, const char *path)
 gboolean
 nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GError **error)
 {
-  if (!nf_media_is_of_file (wrong) || g_hash_table_contains (self->named, path)
-      || nf_media_is_needed (self, path))
+  if (!nf_media_is_of_file (wrong) || g_hash_table_contains (self->named, path) || is_needed (self, path))
     {
       g_propagate_error (error, wrong);
       return FALSE;

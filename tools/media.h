@@ -91,9 +91,6 @@ void nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths,
                              const NfMediaInspection *inspection);
 void nf_media_left_out_clear (NfMediaLeftOut *self);
 
-/* Whether it is one of those that are needed. */
-gboolean nf_media_is_needed (const NfMediaLeftOut *self, const char *path);
-
 /* Leaves out a file of a folder for what is WRONG (transfer full); for any other file, and where it is not
  * the file that is wrong, that is the error, and FALSE. */
 gboolean nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GError **error);

@@ -19,7 +19,7 @@ typedef struct
   guint width, height; /* 0: the model's own */
   guint64 seed;
   double temperature;
-  const char *class; /* its name, by which label is found; NULL: label says */
+  const char *class; /* its number or name, by which label is found; NULL: none */
   int label;
   NfDecodeOptions options;
   int rate_n, rate_d;

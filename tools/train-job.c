@@ -9,6 +9,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <glib/gstdio.h>
 
@@ -30,12 +32,12 @@ typedef struct
   NfTrainData data;
   NfProgress *progress; /* the command's */
   FILE *log;
-  gint64 started; /* of this process */
-  double before;  /* seconds of earlier processes of the run */
+  GString *held_log; /* its lines before the first step, if its file holds others until then */
+  gint64 started;    /* of this process */
+  double before;     /* seconds of earlier processes of the run */
   double validation_loss;
-  guint n_finite;       /* tiles that it is the mean of */
-  guint64 first;        /* step that this process goes on from */
-  gboolean other_model; /* OUTPUT is one that was there before the run */
+  guint n_finite; /* tiles that it is the mean of */
+  guint64 first;  /* step that this process goes on from */
 } Job;
 
 static void
@@ -47,6 +49,8 @@ job_clear (Job *job)
   nf_train_data_clear (&job->data);
   if (job->log)
     fclose (job->log);
+  if (job->held_log)
+    g_string_free (job->held_log, TRUE);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Job, job_clear)
 
@@ -82,21 +86,43 @@ unit (const Job *job)
 }
 
 static gboolean
+write_lines (Job *job, const char *lines, GError **error)
+{
+  if (fputs (lines, job->log) >= 0 && fflush (job->log) == 0)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s", job->run->log,
+               g_strerror (errno));
+  return FALSE;
+}
+
+static gboolean
 write_log (Job *job, JsonBuilder *builder, GError **error)
 {
-  g_autofree char *text = NULL;
+  g_autofree char *text = NULL, *line = NULL;
 
   json_builder_end_object (builder);
   if (!job->log)
     return TRUE;
   text = nf_json_text (builder, FALSE);
-  if (fprintf (job->log, "%s\n", text) < 0 || fflush (job->log) != 0)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s", job->run->log,
-                   g_strerror (errno));
-      return FALSE;
-    }
+  line = g_strconcat (text, "\n", NULL);
+  if (!job->held_log)
+    return write_lines (job, line, error);
+  g_string_append (job->held_log, line);
   return TRUE;
+}
+
+/* With a step done there is something in the place of what the log's file held. */
+static gboolean
+release_log (Job *job, GError **error)
+{
+  if (!job->held_log)
+    return TRUE;
+  g_autofree char *lines = g_string_free (g_steal_pointer (&job->held_log), FALSE);
+  if (ftruncate (fileno (job->log), 0) == 0)
+    return write_lines (job, lines, error);
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be begun anew: %s", job->run->log,
+               g_strerror (errno));
+  return FALSE;
 }
 
 static JsonBuilder *
@@ -313,7 +339,7 @@ save_output (Job *job, GError **error)
 {
   if (!save_model (job, job->places->output, error))
     return FALSE;
-  job->other_model = FALSE;
+  job->run->other_output = FALSE;
   return TRUE;
 }
 
@@ -355,7 +381,7 @@ judge (Job *job, GError **error)
 static gboolean
 judge_stopped (Job *job, GError **error)
 {
-  if ((job->data.n_tiles && isfinite (job->run->best)) || (job->other_model && interrupted (job)))
+  if ((job->data.n_tiles && isfinite (job->run->best)) || (job->run->other_output && interrupted (job)))
     return TRUE;
   if (job->data.n_tiles && !validate (job, error))
     return FALSE;
@@ -458,6 +484,8 @@ train (Job *job, GError **error)
 
       if (!nf_train_data_batch (&job->data, nf_trainer_get_step (job->trainer), &batch, error)
           || !nf_trainer_step (job->trainer, &batch, &report, error))
+        return FALSE;
+      if (!release_log (job, error))
         return FALSE;
       now = g_get_monotonic_time ();
       /* The first step also waits for kernels and frames. */
@@ -604,19 +632,23 @@ static gboolean
 open_log (Job *job, GError **error)
 {
   g_autoptr (JsonBuilder) builder = NULL;
+  struct stat file;
 
   if (!job->run->log || !*job->run->log)
     return TRUE;
   if (job->places->resume && !job->places->other_log
       && !cut_log (job->run->log, nf_trainer_get_step (job->trainer), error))
     return FALSE;
-  job->log = g_fopen (job->run->log, job->places->resume ? "a" : "w");
+  job->log = g_fopen (job->run->log, "a");
   if (!job->log)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: the log cannot be written: %s; --log names another",
                    job->run->log, g_strerror (errno));
       return FALSE;
     }
+  if (!job->places->resume && fstat (fileno (job->log), &file) == 0 && S_ISREG (file.st_mode)
+      && file.st_size > 0)
+    job->held_log = g_string_new (NULL);
   builder = begin_log (job->places->resume ? "resume" : "start", nf_trainer_get_step (job->trainer));
   json_builder_set_member_name (builder, "command");
   json_builder_add_string_value (builder, job->run->command);
@@ -726,7 +758,8 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
     return FALSE;
 
   job.first = nf_trainer_get_step (job.trainer);
-  job.other_model = !places->resume && g_file_test (places->output, G_FILE_TEST_EXISTS);
+  run->other_output
+      = (run->other_output || !places->resume) && g_file_test (places->output, G_FILE_TEST_EXISTS);
   trained = train (&job, error);
   if (!trained && nf_trainer_get_step (job.trainer) > job.first)
     {
@@ -742,7 +775,7 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
     return FALSE;
 
   if (job.data.n_tiles && !isfinite (run->best) && !isfinite (job.validation_loss)
-      && !(job.other_model && interrupted (&job)))
+      && !(run->other_output && interrupted (&job)))
     {
       g_set_error_literal (error, NF_ERROR, NF_ERROR_DATA,
                            "no finite loss on the held-out tiles, so no model was written: the run has "
@@ -766,7 +799,7 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
 
       nf_progress_note (job.progress, "frames that could not be decoded and were replaced: %s", damage);
     }
-  if (job.other_model)
+  if (run->other_output)
     nf_progress_note (job.progress, "%s is still the model that was there before", places->output);
   else if (g_file_test (places->output, G_FILE_TEST_EXISTS))
     nf_progress_note (job.progress, "model: %s", places->output);

@@ -161,6 +161,7 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   nf_json_add_int (builder, "best_tiles", run->best_tiles);
   nf_json_add_int (builder, "best_step", run->best_step);
   nf_json_add_int (builder, "skipped", run->skipped);
+  nf_json_add_bool (builder, "other_output", run->other_output);
   add_exact (builder, "seconds", run->seconds);
   json_builder_end_object (builder);
   text = nf_json_text (builder, TRUE);
@@ -383,6 +384,8 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
     run->best_tiles = settings_int (&settings, "best_tiles");
   run->best_step = settings_int (&settings, "best_step");
   run->skipped = settings_int (&settings, "skipped");
+  if (json_object_has_member (settings.object, "other_output"))
+    run->other_output = json_object_get_boolean_member_with_default (settings.object, "other_output", FALSE);
   run->seconds = settings_double (&settings, "seconds");
   if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
     settings.wrong = "seconds";

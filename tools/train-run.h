@@ -53,6 +53,7 @@ typedef struct
   guint64 best_tiles; /* that its mean is over: those with a finite loss */
   guint64 best_step;
   guint64 skipped;
+  gboolean other_output; /* what there is at its output was there before the run */
   double seconds;
 } NfTrainRun;
 
