@@ -230,8 +230,11 @@ count_settled (const float *changes, guint B, guint count, double tolerance, gbo
   const guint taken = accept ? count : settled;
   for (guint b = 0; b < B; b++)
     for (guint i = settled; i < taken; i++)
-      if (!((double)changes[(gsize)b * count + i] <= tolerance))
-        *residual = MAX (*residual, (double)changes[(gsize)b * count + i]);
+      {
+        const double change = (double)changes[(gsize)b * count + i];
+        if (!(change <= tolerance)) /* what is no number any more is off by more than any */
+          *residual = MAX (*residual, isnan (change) ? (double)INFINITY : change);
+      }
   return taken;
 }
 
