@@ -824,8 +824,14 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
 {
   GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  /* those that are held are sound, and what is finished counts as no error in a row */
-  GstFlowReturn ret = stream ? show_held (self) : GST_FLOW_OK;
+  GstFlowReturn ret = GST_FLOW_OK;
+  if (stream)
+    {
+      /* those that are held are sound, and what is finished counts as no error in a row */
+      ret = show_held (self);
+      nf_stream_reset (stream);
+      self->lost = TRUE;
+    }
   if (ret == GST_FLOW_OK)
     GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
   if (ret != GST_FLOW_OK)
@@ -838,11 +844,7 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
                         stream ? "frames are dropped until the next key frame" : "the frame is dropped"),
                        (NULL));
   if (stream)
-    {
-      nf_stream_reset (stream);
-      self->lost = TRUE;
-      gst_video_decoder_request_sync_point (decoder, frame, 0);
-    }
+    gst_video_decoder_request_sync_point (decoder, frame, 0);
   gst_video_decoder_drop_frame (decoder, gst_video_codec_frame_ref (frame));
   return ret;
 }

@@ -74,7 +74,10 @@ has_samples (const GstVideoFrame *frame, guint c, guint width, guint height)
   const gssize first = (const guint8 *)GST_VIDEO_FRAME_COMP_DATA (frame, c) - map->data,
                right = (gssize)(width - 1) * GST_VIDEO_FRAME_COMP_PSTRIDE (frame, c),
                down = (gssize)(height - 1) * GST_VIDEO_FRAME_COMP_STRIDE (frame, c);
-  return first + MIN (down, 0) >= 0 && first + MAX (down, 0) + right < (gssize)map->size;
+  /* of RGBx and the like also what is beside the components, which gst_flow_frame_fill_padding() writes */
+  const gint step = GST_VIDEO_FRAME_COMP_PSTRIDE (frame, c),
+             behind = step == 4 ? step - 1 - GST_VIDEO_FRAME_COMP_POFFSET (frame, c) : 0;
+  return first + MIN (down, 0) >= 0 && first + MAX (down, 0) + right + behind < (gssize)map->size;
 }
 
 gboolean
@@ -100,14 +103,16 @@ gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInf
   return FALSE;
 }
 
-/* Whether row Y of VIEW's plane C lies within the rows of plane OTHER, of which there are HEIGHT. */
+/* Whether something of row Y of VIEW's plane C, WIDTH samples, lies within the rows of plane OTHER, of which
+ * there are HEIGHT. */
 static gboolean
-lies_in (const NfFrame *view, guint c, guint y, guint other, guint height)
+lies_in (const NfFrame *view, guint c, guint y, guint width, guint other, guint height)
 {
   const NfPlane *plane = &view->planes[c], *in = &view->planes[other];
   const guint8 *row = plane->data + (gssize)y * plane->stride, *first = in->data,
                *last = first + (gssize)(height - 1) * in->stride;
-  return row >= MIN (first, last) && row < MAX (first, last) + ABS (in->stride);
+  return row + (gssize)(width - 1) * plane->step >= MIN (first, last)
+         && row < MAX (first, last) + ABS (in->stride);
 }
 
 /* Whether all of both planes of chroma that VIEW has lies in FRAME's memory, and not in another plane's. */
@@ -122,9 +127,9 @@ has_chroma (const GstVideoFrame *frame, const NfFrame *view)
       nf_frame_plane_size (view, NF_PIXELS_YUV420, c, &width, &height);
       has = has_samples (frame, c, width, height);
       for (guint y = rows; y < height && has; y++)
-        has = !lies_in (view, c, y, 0, view->height)
+        has = !lies_in (view, c, y, width, 0, view->height)
               && (GST_VIDEO_FRAME_COMP_PLANE (frame, 1) == GST_VIDEO_FRAME_COMP_PLANE (frame, 2)
-                  || !lies_in (view, c, y, 3 - c, rows));
+                  || !lies_in (view, c, y, width, 3 - c, rows));
     }
   return has;
 }

@@ -710,7 +710,7 @@ validation_frames (NfClips *self, NfClips *owner, guint number, guint64 first, g
 {
   Clip *clip = owner->clips->pdata[number];
   g_autoptr (GError) first_error = NULL;
-  guint found = n;
+  guint found = n, missing = 0;
 
   for (guint f = 0; f < n; f++)
     {
@@ -722,7 +722,8 @@ validation_frames (NfClips *self, NfClips *owner, guint number, guint64 first, g
           found = f;
           continue;
         }
-      tell_damage (self, clip);
+      missing++;
+      g_clear_pointer (&clip->reader, nf_media_reader_free);
       if (!first_error)
         first_error = g_steal_pointer (&local);
       if (f > 0 && pictures[f - 1])
@@ -736,6 +737,8 @@ validation_frames (NfClips *self, NfClips *owner, guint number, guint64 first, g
   for (guint f = n; f-- > 0;)
     if (!pictures[f])
       pictures[f] = nf_picture_ref (pictures[f + 1]);
+  for (; missing; missing--)
+    tell_damage (self, clip);
   return TRUE;
 }
 
@@ -849,8 +852,8 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
           if (!set && !nf_media_leave_out (&owner->left_out, clip->path, wrong, error))
             return NULL;
         }
-      /* without any there would be nothing to judge by */
-      if (last_wrong && !made)
+      /* what was asked for by name, and without any there would be nothing to judge by */
+      if (last_wrong && !made && (from || !n_extra))
         {
           g_propagate_error (error, g_steal_pointer (&last_wrong));
           return NULL;

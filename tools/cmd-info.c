@@ -239,7 +239,7 @@ static void
 print_classes (const Info *info, const NfConfig *config)
 {
   const char *names = nf_tensor_file_get_metadata (info->file, "classes");
-  g_autofree char *list = names ? nf_class_list (names, NF_LISTED_CLASSES) : NULL;
+  g_autofree char *list = names ? nf_class_list (names, G_MAXUINT) : NULL;
   if (names)
     print_row ("classes", "%s", list);
   else if (config->n_classes)

@@ -205,13 +205,15 @@ settle_class (NfSample *sample, NfModel *model, GError **error)
   const guint classes = nf_config_classes (nf_model_get_config (model));
   const char *names = nf_model_get_metadata (model, "classes");
   g_auto (GStrv) lines = g_strsplit (names ? names : "", "\n", -1);
+  const guint n_names = names ? MIN (g_strv_length (lines), classes) : 0;
   gint named = -1;
-  if (!sample->class)
+  if (!sample->class || strcmp (sample->class, "-1") == 0) /* none */
     return TRUE;
-  for (guint i = 0; names && i < classes && lines[i] && named < 0; i++)
+  for (guint i = 0; i < n_names && named < 0; i++)
     if (strcmp (lines[i], sample->class) == 0)
       named = (gint)i;
-  if (sample->label >= 0 && sample->label < (gint)classes)
+  /* the number of one without a name is that of no class, and says less than a name */
+  if (sample->label >= 0 && sample->label < (gint)classes && (named < 0 || sample->label < (gint)n_names))
     {
       if (named >= 0 && named != sample->label && !sample->command->quiet)
         nf_progress_note (

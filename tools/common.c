@@ -138,7 +138,7 @@ check_decoding (NfCommand *self, const Decoding *decoding)
                       of_sweeps);
   else
     {
-      self->decodes = decoding->method ? "method" : of_sweeps;
+      self->decodes = decoding->method ? "method" : decoding->blocks ? "blocks" : of_sweeps;
       options->window = (guint)decoding->window;
       options->max_sweeps = (guint)decoding->max_sweeps;
       return TRUE;

@@ -24,8 +24,8 @@ NfReels *nf_reels_new_world (NfWorldPattern pattern, const NfConfig *config, gui
 
 /* Videos; frames are resampled to the model's size, whatever their shape. HOLDOUT: last share of each that is
  * never trained on. ACTIONS: read the actions file beside each. Files that PATHS name, and those that
- * LOOK (nullable) says are needed, must be sound and long enough; of those that a folder brings, others are
- * left out. */
+ * INSPECTION (nullable) says are needed, must be sound and long enough; of those that a folder brings, others
+ * are left out. */
 NfReels *nf_reels_new_files (const char *const *paths, const NfConfig *config, guint batch, guint64 seed,
                              double holdout, gboolean actions, const NfMediaInspection *inspection,
                              GError **error);
