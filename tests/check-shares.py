@@ -3,8 +3,8 @@
 """The regression guard of speed: check-shares.py REFERENCE < what `normflow bench --json` printed, once or more.
 
 REFERENCE has shares of the machine's limit, not times, by kind of limit ("f32" and "f32 by amx", or what multiplies
-fewer bits there: "bf16 by amx", "bf16 by dot", "bf16-weights by amx", "int8-weights by madd") and measurement: medians of
-the kind of machine that has the least. Of repeated measurements the median counts, of a
+fewer bits there: "bf16 by amx", "bf16 by dot", "bf16-weights by amx", "int8-weights by madd") and measurement: about the
+medians of a quiet machine of the kind that has the least. Of repeated measurements the median counts, of a
 model's work, whose two cores wait for each other where others use them, the second best; without those above 1 of the
 multiply-adds, whose limit was disturbed. Fails if one is below two thirds of its reference, or missing, or if there
 is no report of float32. Kinds that the reference does not know, and fewer bits without instructions for them, whose limit
