@@ -1979,6 +1979,17 @@ test_train (void **state)
   GOOD ("train", "-q", "-o", "late.safetensors", "--resume", "--log-every", "2");
   assert_int_equal (count ("late.ndjson", "\"event\":\"step\""), 3);
   GOOD ("eval", "-q", "-m", "whole.safetensors", "--check", "--frames", "1", video);
+  /* one that came to its end goes on to another, by its learning rate as if it had been the end */
+  GOOD (TRAIN, "-o", "short.safetensors", "--steps", "6", "--lr-min", "1e-3", "--lr", "1e-3", video);
+  GOOD (TRAIN, "-o", "long.safetensors", "--steps", "9", "--lr-min", "1e-3", "--lr", "1e-3", video);
+  BAD (1, "has done 6 steps: --resume goes on with --steps of more", "train", "-q", "-o", "short.safetensors",
+       "--resume", "--steps", "6");
+  g_auto (Result) ended = run (ARGUMENTS ("train", "-o", "short.safetensors", "--resume"));
+  assert_non_null (strstr (ended.errors, "--resume --steps N goes on"));
+  GOOD ("train", "-q", "-o", "short.safetensors", "--resume", "--steps", "9", "--stop-after", "7");
+  GOOD ("train", "-q", "-o", "short.safetensors", "--resume");
+  assert_same_files ("long.safetensors.checkpoint", "short.safetensors.checkpoint");
+  BAD (2, "--steps", "train", "-q", "-o", "short.safetensors", "--resume", "--steps", "0");
 
   g_autoptr (GBytes) log = contents ("whole.ndjson");
   g_autofree char *text = g_strndup (g_bytes_get_data (log, NULL), g_bytes_get_size (log));
@@ -2501,6 +2512,22 @@ test_resumed_files (void **state)
        "same.safetensors", "--resume");
   assert_int_equal (g_rename (first, clip), 0);
   GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "4");
+
+  /* they may have moved, but are the same */
+  g_autofree char *moved = in_folder ("moved");
+  assert_int_equal (g_rename (clips, moved), 0);
+  BAD (1, "clips", "train", "-q", "-o", "same.safetensors", "--resume");
+  BAD (1, "is not what the run began with", "train", "-q", "-o", "same.safetensors", "--resume", video);
+  BAD (1, "began without --validation", "train", "-q", "-o", "same.safetensors", "--resume", "--validation",
+       video);
+  BAD (1, "began without --captions", "train", "-q", "-o", "same.safetensors", "--resume", "--captions",
+       video);
+  GOOD ("train", "-q", "-o", "same.safetensors", "--resume", "--stop-after", "5", "moved");
+  GOOD ("train", "-q", "-o", "same.safetensors", "--resume");
+  GOOD (TRAIN, "-o", "unmoved.safetensors", "--steps", "6", moved);
+  assert_same_files ("unmoved.safetensors.checkpoint", "same.safetensors.checkpoint");
+  assert_int_equal (g_rename (moved, clips), 0);
+  GOOD (TRAIN, "-o", "same.safetensors", "--steps", "6", "--stop-after", "4", "--overwrite", clips);
 
   /* settings from before they were kept say nothing of them */
   nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);

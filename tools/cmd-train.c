@@ -53,6 +53,13 @@ make_absolute (char **path)
   *path = g_canonicalize_filename (given, NULL);
 }
 
+static void
+make_all_absolute (char **paths)
+{
+  for (gsize i = 0; paths && paths[i]; i++)
+    make_absolute (&paths[i]);
+}
+
 static gboolean
 parse_scales (NfTrainRun *run, const char *text, GError **error)
 {
@@ -169,9 +176,11 @@ check_video_options (const NfTrainRun *run, gboolean begins, gboolean holdout, g
   return TRUE;
 }
 
-/* Options that are no settings of a run: where this process writes and how often, and how far it goes. */
-static const char *const places_options[] = { "output",    "checkpoint", "stop-after",   "save-every", "log",
-                                              "log-every", "samples",    "sample-every", "cache",      NULL };
+/* Options that are no settings of a run: where this process reads and writes, how often, and how far it goes.
+ */
+static const char *const places_options[]
+    = { "output",       "checkpoint", "stop-after", "save-every", "log",      "log-every", "samples",
+        "sample-every", "cache",      "steps",      "validation", "captions", NULL };
 
 /* The first option that is one of the run's settings, without its dashes. */
 static char *
@@ -189,6 +198,61 @@ find_setting (int argc, char **argv, const GOptionEntry *entries)
           return g_strdup (entry->long_name);
       }
   return NULL;
+}
+
+/* With --resume --steps N the run, and with it the learning rate's cosine, ends elsewhere than it was to. */
+static gboolean
+end_elsewhere (NfTrainRun *run, const char *checkpoint, guint64 steps, GError **error)
+{
+  guint64 done;
+
+  if (!nf_trainer_saved_step (checkpoint, &done, error))
+    return FALSE;
+  if (steps <= done)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "%s has done %" G_GUINT64_FORMAT
+                   " steps: --resume goes on with --steps of more than these",
+                   checkpoint, done);
+      return FALSE;
+    }
+  run->train.steps = steps;
+  return TRUE;
+}
+
+/* What a run that goes on reads has moved since: to FILES, VALIDATION and CAPTIONS, each of which may be
+ * none. */
+static gboolean
+read_elsewhere (NfTrainRun *run, char **files, char **validation, const char *captions, GError **error)
+{
+  const char *wrong = *files && run->world && *run->world                    ? "files"
+                      : validation && !(run->validation && *run->validation) ? "--validation"
+                      : captions && !nf_train_has_captions (run)             ? "--captions"
+                                                                             : NULL;
+  if (wrong)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--resume goes on with the run, which began without %s: name none", wrong);
+      return FALSE;
+    }
+  if (*files)
+    {
+      g_strfreev (run->files);
+      run->files = g_strdupv (files);
+      make_all_absolute (run->files);
+    }
+  if (validation)
+    {
+      g_strfreev (run->validation);
+      run->validation = g_strdupv (validation);
+      make_all_absolute (run->validation);
+    }
+  if (captions)
+    {
+      g_free (run->captions);
+      run->captions = g_canonicalize_filename (captions, NULL);
+    }
+  return TRUE;
 }
 
 static gboolean
@@ -267,8 +331,8 @@ nf_cmd_train (int argc, char **argv)
   g_autofree char *captions = NULL, *scales = NULL, *log = NULL, *samples = NULL, *setting = NULL;
   double lr_min = NF_NOT_GIVEN, label_dropout = NF_NOT_GIVEN, action_dropout = NF_NOT_GIVEN,
          holdout = NF_NOT_GIVEN;
-  gint64 steps = 0, stop_after = G_MININT64, warmup = G_MININT64, seed = 0, validate_every = G_MININT64,
-         sample_every = G_MININT64, log_every = -1, cache = 1024;
+  gint64 steps = G_MININT64, stop_after = G_MININT64, warmup = G_MININT64, seed = 0,
+         validate_every = G_MININT64, sample_every = G_MININT64, log_every = -1, cache = 1024;
   int batch = 64, validation_tiles = 512;
   gboolean overwrite = FALSE;
   NfTrainOptions *t = &run.train;
@@ -324,7 +388,8 @@ nf_cmd_train (int argc, char **argv)
       { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &shape.noise_std,
         "Standard deviation of Gaussian noise, [-1, 1] scale (default: 0.05)", "STD" },
 
-      { "steps", 0, 0, G_OPTION_ARG_INT64, &steps, "Steps of the whole run", "N" },
+      { "steps", 0, 0, G_OPTION_ARG_INT64, &steps, "Steps of the whole run; with --resume it ends at these",
+        "N" },
       { "stop-after", 0, 0, G_OPTION_ARG_INT64, &stop_after,
         "Stop after this step as Ctrl-C does; --resume goes on", "STEP" },
       { "minutes", 0, 0, G_OPTION_ARG_DOUBLE, &places.minutes,
@@ -377,18 +442,16 @@ nf_cmd_train (int argc, char **argv)
   NfWorldPattern pattern;
   if (run.world && !nf_world_pattern_from_name (run.world, &pattern))
     return nf_command_usage (&command, "--world \"%s\" is none of pong, bounce, gridworld", run.world);
-  if (!places.output || (places.resume || run.world ? argc > 1 : argc < 2))
+  if (!places.output || (!places.resume && (run.world ? argc > 1 : argc < 2)))
     return nf_command_usage (&command, "%s",
                              !places.output ? "--output MODEL.safetensors is missing"
-                             : places.resume
-                                 ? "--resume takes files and settings from the checkpoint: name none"
-                             : run.world ? "--world takes the place of files: name none"
-                                         : "name the videos, pictures or folders to train on");
+                             : run.world    ? "--world takes the place of files: name none"
+                                            : "name the videos, pictures or folders to train on");
   if (!nf_check_ending (places.output, "safetensors", &error)
       || !nf_check_ending (places.checkpoint, "safetensors", &error)
       || !nf_check_ending (log, "json", &error))
     return nf_command_usage (&command, "%s", error->message);
-  if (!(places.minutes >= 0 && isfinite (places.minutes))
+  if (!nf_settle_number (&steps) || !(places.minutes >= 0 && isfinite (places.minutes))
       || (!places.resume && (steps > 0) == (places.minutes > 0)))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume && overwrite)
@@ -427,17 +490,22 @@ nf_cmd_train (int argc, char **argv)
   if (warmup != G_MININT64 && warmup < 0)
     return nf_command_usage (&command, "--warmup takes no negative number");
   if ((sample_every < 0 && sample_every != G_MININT64) || cache < 0 || cache > 1 << 20
-      || !(places.save_every >= 0) || validation_tiles < 0 || seed < 0 || steps < 0)
+      || !(places.save_every >= 0) || validation_tiles < 0 || seed < 0)
     return nf_command_usage (&command, "--sample-every, --cache (in MiB, up to 1048576), --save-every, "
-                                       "--validation-tiles, --seed and --steps take no negative values");
+                                       "--validation-tiles and --seed take no negative values");
   if (!places.checkpoint)
     places.checkpoint = g_strconcat (places.output, ".checkpoint", NULL);
   places.cache = (guint64)cache << 20;
   places.stop_after = (guint64)stop_after;
   if (places.resume)
     {
+      g_auto (GStrv) validation = g_steal_pointer (&run.validation);
+
       g_clear_pointer (&run.command, g_free);
-      if (!nf_train_load_settings (&run, places.checkpoint, &error))
+      places.moved = argc > 1;
+      if (!nf_train_load_settings (&run, places.checkpoint, &error)
+          || !read_elsewhere (&run, argv + 1, validation, captions, &error)
+          || (steps && !end_elsewhere (&run, places.checkpoint, (guint64)steps, &error)))
         goto failed;
     }
   else
@@ -451,10 +519,8 @@ nf_cmd_train (int argc, char **argv)
       t->lr_min = lr_min != NF_NOT_GIVEN ? lr_min : MIN (t->lr_min, t->lr);
       /* Absolute, so that --resume works from any folder. */
       run.files = g_strdupv (argv + 1);
-      for (gsize i = 0; run.files[i]; i++)
-        make_absolute (&run.files[i]);
-      for (gsize i = 0; run.validation && run.validation[i]; i++)
-        make_absolute (&run.validation[i]);
+      make_all_absolute (run.files);
+      make_all_absolute (run.validation);
       if (captions)
         make_absolute (&captions);
       run.captions = g_steal_pointer (&captions);

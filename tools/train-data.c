@@ -231,24 +231,34 @@ nf_train_data_get_left_out (const NfTrainData *data)
   return data->reels ? nf_reels_get_left_out (data->reels) : nf_clips_get_left_out (data->clips);
 }
 
+/* Whether A and B are names of one file, which may have MOVED. */
 static gboolean
-has_source (const GArray *sources, const char *name)
+is_named (const char *a, const char *b, gboolean moved)
+{
+  g_autofree char *base_a = moved ? g_path_get_basename (a) : NULL;
+  g_autofree char *base_b = moved ? g_path_get_basename (b) : NULL;
+
+  return moved ? !strcmp (base_a, base_b) : !strcmp (a, b);
+}
+
+static gboolean
+has_source (const GArray *sources, const char *name, gboolean moved)
 {
   for (guint i = 0; i < sources->len; i++)
-    if (!strcmp (g_array_index (sources, NfTrainSource, i).name, name))
+    if (is_named (g_array_index (sources, NfTrainSource, i).name, name, moved))
       return TRUE;
   return FALSE;
 }
 
 /* Whether file I of NOW is that of what the run BEGAN with; either list may have ended. */
 static gboolean
-check_source (const GArray *began, const GArray *now, guint i, GError **error)
+check_source (const GArray *began, const GArray *now, guint i, gboolean moved, GError **error)
 {
   const NfTrainSource *a = i < began->len ? &g_array_index (began, NfTrainSource, i) : NULL,
                       *b = i < now->len ? &g_array_index (now, NfTrainSource, i) : NULL;
   g_autofree char *what = NULL;
 
-  if (a && b && !strcmp (a->name, b->name))
+  if (a && b && is_named (a->name, b->name, moved))
     {
       if (a->frames == b->frames && a->bytes == b->bytes)
         return TRUE;
@@ -256,18 +266,18 @@ check_source (const GArray *began, const GArray *now, guint i, GError **error)
                               " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
                               b->frames, b->bytes, a->frames, a->bytes);
     }
-  else if (!b || (a && !has_source (now, a->name)))
+  else if (!b || (a && !has_source (now, a->name, moved)))
     {
       b = a;
       what = g_strdup ("it is no longer there");
     }
   else
-    what = g_strdup (has_source (began, b->name) ? "it had another place among them"
-                                                 : "it was not there, or was left out");
+    what = g_strdup (has_source (began, b->name, moved) ? "it had another place among them"
+                                                        : "it was not there, or was left out");
   g_autofree char *shown = nf_shorten (b->name);
   g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "
-               "or start another run from the model with --init",
+               "name them where they are now, or start another run from the model with --init",
                shown, what);
   return FALSE;
 }
@@ -296,7 +306,7 @@ check_sources (NfTrainData *data, GError **error)
       g_array_append_val (sources, source);
     }
   for (guint i = 0; began && i < MAX (began->len, sources->len); i++)
-    if (!check_source (began, sources, i, error))
+    if (!check_source (began, sources, i, data->places->moved, error))
       return FALSE;
   g_clear_pointer (&data->run->sources, g_array_unref);
   data->run->sources = g_steal_pointer (&sources);

@@ -787,7 +787,8 @@ nf_train_job (NfCommand *command, NfTrainRun *run, const NfTrainPlaces *places, 
   whole = nf_trainer_get_step (job.trainer) >= run->train.steps;
   nf_progress_note (job.progress, "%s after step %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " and %s%s",
                     whole ? "done" : "stopped", nf_trainer_get_step (job.trainer), run->train.steps, duration,
-                    whole ? "" : "; --resume goes on");
+                    whole ? job.first < run->train.steps ? "" : "; --resume --steps N goes on to step N"
+                          : "; --resume goes on");
   if (job.data.n_tiles && isfinite (run->best))
     nf_progress_note (job.progress, "best held-out %s: %.4f at step %" G_GUINT64_FORMAT, unit (&job),
                       shown (&job, run->best), run->best_step);
