@@ -188,38 +188,26 @@ nf_store_head4 (float4 v, __global float *p, int n)
   if (n & 1)
     p[n & 2] = n & 2 ? v.z : v.x;
 }
-#if VW >= 8
-static inline void
-nf_store_head8 (float8 v, __global float *p, int n)
-{
-  if (n >= 4)
-    {
-      vstore4 (v.lo, 0, p);
-      nf_store_head4 (v.hi, p + 4, n - 4);
-    }
-  else
-    nf_store_head4 (v.lo, p, n);
-}
-#endif
+#define NF_STORE_HEAD(lanes, half)                                                                                                                   \
+  static inline void NF_CAT (nf_store_head, lanes) (NF_CAT (float, lanes) v, __global float *p, int n)                                               \
+  {                                                                                                                                                  \
+    if (n < half)                                                                                                                                    \
+      {                                                                                                                                              \
+        NF_CAT (nf_store_head, half) (v.lo, p, n);                                                                                                   \
+        return;                                                                                                                                      \
+      }                                                                                                                                              \
+    NF_CAT (vstore, half) (v.lo, 0, p);                                                                                                              \
+    NF_CAT (nf_store_head, half) (v.hi, p + half, n - half);                                                                                         \
+  }
+NF_STORE_HEAD (8, 4)
+NF_STORE_HEAD (16, 8)
 static inline void
 nf_store_head (floatv v, __global float *p, int n)
 {
   if (n >= VW)
     nf_storev (v, p);
   else if (n > 0)
-#if VW == 16
-    {
-      if (n >= 8)
-        {
-          vstore8 (v.lo, 0, p);
-          nf_store_head8 (v.hi, p + 8, n - 8);
-        }
-      else
-        nf_store_head8 (v.lo, p, n);
-    }
-#else
     NF_CAT (nf_store_head, VW) (v, p, n);
-#endif
 }
 
 /* What a product multiplies. With -DNF_BF16=1 two bfloat16 of consecutive k, the first in the lower half of a word; k then counts words. With
