@@ -49,8 +49,10 @@ GPtrArray *nf_media_list (const char *const *paths, GError **error);
  * counts double or is held out in one place only. */
 GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
 
-/* Whether a file's name ends in ENDING (without the dot), in letters of either case. */
+/* Whether a file's name ends in ENDING, or in one of ENDINGS (without the dot), in letters of either case. */
 gboolean nf_media_has_ending (const char *path, const char *ending);
+gboolean nf_media_has_any_ending (const char *path, const char *const *endings);
+gboolean nf_media_has_any_ending (const char *path, const char *const *endings);
 
 /* Whether it is what is in one file that is wrong, so that others can be read. */
 gboolean nf_media_is_of_file (const GError *error);
