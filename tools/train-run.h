@@ -69,7 +69,7 @@ typedef struct
   guint64 cache;
   guint64 stop_after;
   gboolean resume;
-  gboolean moved; /* files to go on with are where this process was told */
+  gboolean moved;     /* files to go on with are where this process was told */
   gboolean other_log; /* than that of the run so far */
   double minutes;
 } NfTrainPlaces;
