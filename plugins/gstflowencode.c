@@ -401,10 +401,11 @@ check_margin (GstFlowEncode *self, const NfScore *score)
   self->warned_doubtful = TRUE;
   GST_ELEMENT_WARNING (
       self, STREAM, ENCODE,
-      ("Frame %" G_GUINT64_FORMAT
-       ", at %.4g bits per dimension, is in parts so unlike what the model has learnt that not "
-       "every byte of it may come back",
-       self->frame_index, score->bits_per_dim),
+      ("Frame %" G_GUINT64_FORMAT ", at %.4g bits per dimension, %s that not every byte of it may come back",
+       self->frame_index, score->bits_per_dim,
+       score->rounded && score->bits_per_dim < NF_SCORE_FAR
+           ? "has values that so few bits (precision f32 and bf16-weights have more) do not hold, so"
+           : "is in parts so unlike what the model has learnt"),
       ("%g bits per dimension and more, or %" G_GUINT64_FORMAT
        " values that decoding misses; said once a stream",
        NF_SCORE_FAR, score->n_missed));

@@ -2469,13 +2469,13 @@ test_affine_there_and_back (void **state)
       }
 }
 
-/* As nf_affine() rounds: to 2^-BITS, to 2^-BITS of an eighth of what is larger than 8. */
+/* As nf_affine() rounds: to 2^-BITS, to 2^-BITS of an eighth of what is larger than 8, and to 23 bits. */
 static double
 on_lattice (double x, int bits)
 {
   int exponent;
   (void)frexp (x, &exponent); /* below 2^exponent */
-  const double per_unit = exp2 (bits - MAX (exponent - 3, 0));
+  const double per_unit = exp2 (bits - MAX (exponent - MIN (3, 23 - bits), 0));
   return floor (x * per_unit + 0.5) / per_unit;
 }
 
@@ -2492,7 +2492,7 @@ test_affine_lattices (void **state)
     N = 2000,
     D = FEATURES
   };
-  for (int bits = 17; bits < 20; bits += 2)
+  for (int bits = 17; bits < 22; bits += 2)
     {
       const gsize n = (gsize)B * N * D;
       g_autofree double *u = numbers (1, n, 1), *o = numbers (2, 2 * n, 1), *d = numbers (3, n, 1);

@@ -2326,6 +2326,51 @@ test_plain (void **state)
     }
 }
 
+/* Of eight blocks few bits, too, miss nothing, as long as scales stay below 2; where they do not it is said.
+ */
+static void
+test_many_blocks (void **state)
+{
+  enum
+  {
+    W = 96,
+    H = 64
+  };
+  const NfConfig config = { .channels = 1,
+                            .img_size = 2 * S,
+                            .patch_size = P,
+                            .width = 32,
+                            .n_blocks = 8,
+                            .n_layers = 1,
+                            .nvp = TRUE,
+                            .head_dim = 16,
+                            .expansion = 2,
+                            .layout = NF_PIXELS_GRAY };
+  for (guint wide = 0; wide < 2; wide++)
+    {
+      g_autoptr (NfReference) reference = nf_reference_new (&config);
+      nf_reference_randomise (reference, 5, wide ? 0.2 : 0.1);
+      g_autoptr (NfModel) model = nf_test_model (reference, *state);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      g_autofree float *z = g_new (float, W *H);
+      for (guint f = 0; f < 4; f++)
+        {
+          g_autoptr (GError) error = NULL;
+          g_auto (Picture) in, out;
+          NfScore score;
+          picture_init (&in, NF_PIXELS_GRAY, W, H, FALSE);
+          picture_init (&out, NF_PIXELS_GRAY, W, H, FALSE);
+          picture_draw (&in, f);
+          nf_test_ok (nf_session_encode_frame (session, &in.frame, z, &score, NULL, &error), error);
+          nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
+          assert_int_equal (nf_score_is_doubtful (&score, &config), wide);
+          g_autofree char *wrong = compare_pictures (&in, &out);
+          if (wrong && !wide)
+            fail_msg ("picture %u: %s", f, wrong);
+        }
+    }
+}
+
 /* Frames are taken in tiles of the model's own size. */
 static void
 test_other_size (void **state)
@@ -2456,6 +2501,10 @@ main (int argc, char **argv)
     cmocka_unit_test (test_planes_apart),
     { "plain pictures, f32", test_plain, NULL, NULL, (void *)"cpu" },
     { "plain pictures, bfloat16", test_plain, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "eight blocks, bfloat16", test_many_blocks, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "eight blocks, bfloat16, kernels=gpu", test_many_blocks, NULL, NULL, (void *)"gpu,precision=bf16" },
+    { "eight blocks, weights in integers", test_many_blocks, NULL, NULL,
+      (void *)"cpu,precision=int8-weights" },
     { "plain pictures, weights in integers", test_plain, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_other_size),
     cmocka_unit_test (test_bad_text),

@@ -21,6 +21,7 @@ typedef struct
   guint64 n_frames;
   guint64 n_doubtful;     /* of them, those of nf_score_is_doubtful(); */
   guint64 first_doubtful; /* the number of the first */
+  gboolean rounded;       /* one of them for its precision */
   double time;            /* of the last frame, NAN if unknown */
   guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
   double gap;     /* how much after it, in seconds */
@@ -107,9 +108,12 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
-  if (nf_score_is_doubtful (&frame->score, nf_model_get_config (nf_session_get_model (encode->session)))
-      && encode->n_doubtful++ == 0)
-    encode->first_doubtful = picture->index;
+  if (nf_score_is_doubtful (&frame->score, nf_model_get_config (nf_session_get_model (encode->session))))
+    {
+      if (encode->n_doubtful++ == 0)
+        encode->first_doubtful = picture->index;
+      encode->rounded |= frame->score.rounded && frame->score.bits_per_dim < NF_SCORE_FAR;
+    }
   watch_times (encode, picture, nf_media_reader_get_info (frame->reader)->tick);
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
@@ -163,9 +167,11 @@ encode_file (Encode *encode, GError **error)
         encode->command->progress,
         "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
         " frames of %s, the first of them frame %" G_GUINT64_FORMAT
-        ", are in parts so unlike what the model has learnt that not every byte of them may come "
-        "back; normflow eval --check tells",
-        encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful);
+        ", %s that not every byte of them may come back; normflow eval --check tells",
+        encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
+        encode->rounded
+            ? "have values that so few bits (--precision f32 and bf16-weights have more) do not hold, so"
+            : "are in parts so unlike what the model has learnt");
   if (encode->uneven && !encode->command->quiet)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT

@@ -1211,6 +1211,12 @@ nf_device_get_int8 (NfDevice *self)
   return self->int8_form;
 }
 
+gboolean
+nf_device_rounds_factors (NfDevice *self)
+{
+  return nf_device_rounds_operands (self) || nf_device_get_int8 (self) != NF_INT8_FMA;
+}
+
 NfBf16
 nf_device_get_bf16 (NfDevice *self)
 {

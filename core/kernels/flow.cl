@@ -86,15 +86,15 @@ nf_softplus_slope (floatv raw, floatv sigma)
   return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
 }
 
-/* The nearest multiple of 1/per_unit, a power of two, and of so many bits that a step grows from 8 on, as a float's does: what was rounded on the way to a
- * large value must stay under half a step, too. What is half way goes up (from 8 on outwards), always: values a step apart stay so, where to the even one
+/* The nearest multiple of 1/per_unit, a power of two, and of so many bits that a step grows from 8 on, as a float's does (of 2^-21 from 4 on: it has one
+ * bit less than a float): what was rounded on the way to a large value must stay under half a step, too. What is half way goes up (from 8 on outwards), always: values a step apart stay so, where to the even one
  * every other multiple would be that of two. 0 leaves x as it is. */
 static inline floatv
 nf_round_to (floatv x, float per_unit)
 {
   if (per_unit == 0.0f)
     return x;
-  const int dropped = 21 + 127 - (as_int (per_unit) >> 23), half_step = 1 << (dropped - 1);
+  const int dropped = max (21 + 127 - (as_int (per_unit) >> 23), 1), half_step = 1 << (dropped - 1);
   const floatv near = floor (x * per_unit + 0.5f) / per_unit, far = nf_as_floatv ((nf_as_intv (x) + half_step) & -2 * half_step);
   return select (near, far, isgreaterequal (fabs (x), (floatv)(8.0f)));
 }

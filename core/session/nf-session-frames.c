@@ -108,13 +108,15 @@ nf_score_fill (const NfConfig *config, const float *half_square, const float *lo
   score->num_dims = num_dims;
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
   score->n_missed = 0;
+  score->rounded = FALSE;
 }
 
 gboolean
 nf_score_is_doubtful (const NfScore *score, const NfConfig *config)
 {
   g_return_val_if_fail (score && config, FALSE);
-  return !(score->bits_per_dim < NF_SCORE_FAR) || (config->max_log_scale > 0 && score->n_missed > 0);
+  return !(score->bits_per_dim < NF_SCORE_FAR)
+         || (score->n_missed > 0 && (config->max_log_scale > 0 || score->rounded));
 }
 
 float
@@ -196,6 +198,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       nf_score_fill (config, self->half_square, self->log_det, self->n_tokens, self->staging.size, score);
       for (gsize i = 0; i < self->n_tokens; i++)
         score->n_missed += (guint64)self->misses[i];
+      score->rounded = nf_device_rounds_factors (nf_model_get_device (self->model));
     }
   if (score_map)
     fill_score_map (self, &grid, score_map);

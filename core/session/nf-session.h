@@ -70,6 +70,8 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * size
  * @n_missed: of a picture, values between blocks that decoding will find otherwise than encoding left them;
  * 0 for frames of videos, of which it is not known
+ * @rounded: whether products round what they multiply, as in bf16 and int8-weights: there a value that is found
+ * otherwise may change the third digit of others, and all that follow in its tile
  */
 typedef struct
 {
@@ -79,6 +81,7 @@ typedef struct
   guint64 num_dims;
   double bits_per_dim;
   guint64 n_missed;
+  gboolean rounded;
 } NfScore;
 
 /**
@@ -96,9 +99,9 @@ typedef struct
  * @config: of the model that gave it
  *
  * Returns: whether not every byte of the frame may come back: it scores %NF_SCORE_FAR and more, or some of
- * its values are missed. The latter says nothing where a model does not limit its scales (max_log_scale):
- * lattices between blocks hold for scales of up to 2 there, and a few values of real frames are missed
- * without harm.
+ * its values are missed. The latter says nothing where a model does not limit its scales (max_log_scale) and
+ * products multiply floats as they are: lattices between blocks hold for scales of up to 2 there, and a few
+ * values of real frames are missed without harm.
  */
 gboolean nf_score_is_doubtful (const NfScore *score, const NfConfig *config);
 
