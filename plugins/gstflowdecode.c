@@ -56,6 +56,9 @@ enum
 /* A frame that takes longer tells how far it is. */
 #define LONG_FRAME G_USEC_PER_SEC
 
+/* A key frame that was asked for and has not come by then is asked for again. */
+#define ASK_AGAIN GST_SECOND
+
 #define LEAST_BUDGET_MS 1e-3
 #define MOST_BUDGET_MS 1e6
 
@@ -98,9 +101,10 @@ struct _GstFlowDecode
   /* with a model of videos */
   GPtrArray *held; /* frames that were decoded and wait for those that they look at */
   float *action;
-  gboolean drawn; /* and whether the frame's latents were, rather than encoded */
-  guint32 mark;   /* of the last frame that was not dropped */
-  gboolean lost;  /* frames are dropped until a key frame comes */
+  gboolean drawn;     /* and whether the frame's latents were, rather than encoded */
+  guint32 mark;       /* of the last frame that was not dropped */
+  gboolean lost;      /* frames are dropped until a key frame comes */
+  GstClockTime asked; /* running time of the frame for which one was asked for, none before that */
 };
 
 static GstStaticPadTemplate sink_template
@@ -555,6 +559,29 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guin
   return to;
 }
 
+/* What comes was predicted from what is not there: it is dropped until a key frame comes. */
+static void
+lose (GstFlowDecode *self, NfStream *stream)
+{
+  if (!self->lost)
+    self->asked = GST_CLOCK_TIME_NONE;
+  self->lost = TRUE;
+  nf_stream_reset (stream);
+}
+
+/* One on its way needs no other, which would only cost: FRAME asks again if that takes too long, since a
+ * request may be lost as well. */
+static void
+ask_for_key (GstFlowDecode *self, GstVideoCodecFrame *frame)
+{
+  const GstClockTime now = frame->deadline;
+  if (GST_CLOCK_TIME_IS_VALID (now) && GST_CLOCK_TIME_IS_VALID (self->asked)
+      && ABS (GST_CLOCK_DIFF (self->asked, now)) < ASK_AGAIN)
+    return;
+  self->asked = now;
+  gst_video_decoder_request_sync_point (GST_VIDEO_DECODER (self), frame, 0);
+}
+
 /* Whether all that FRAME was predicted from is there. If it is a key frame the stream begins anew. */
 static gboolean
 has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
@@ -606,8 +633,7 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
                           ": what it was predicted from is lost; frames are dropped until the next key frame",
                           tail.index, next),
                          (NULL));
-  self->lost = TRUE;
-  nf_stream_reset (stream);
+  lose (self, stream);
   return FALSE;
 }
 
@@ -829,8 +855,7 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
     {
       /* those that are held are sound, and what is finished counts as no error in a row */
       ret = show_held (self);
-      nf_stream_reset (stream);
-      self->lost = TRUE;
+      lose (self, stream);
     }
   if (ret == GST_FLOW_OK)
     GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
@@ -844,7 +869,7 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
                         stream ? "frames are dropped until the next key frame" : "the frame is dropped"),
                        (NULL));
   if (stream)
-    gst_video_decoder_request_sync_point (decoder, frame, 0);
+    ask_for_key (self, frame);
   gst_video_decoder_drop_frame (decoder, gst_video_codec_frame_ref (frame));
   return ret;
 }
@@ -935,7 +960,7 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
   if (ret == GST_FLOW_OK && (self->foreign || (stream && !has_context (self, stream, frame))))
     {
       if (!self->foreign)
-        gst_video_decoder_request_sync_point (decoder, frame, 0);
+        ask_for_key (self, frame);
       return gst_video_decoder_drop_frame (decoder, frame);
     }
   /* a picture that is late already would make the next one late as well; a video's are needed by the next */
