@@ -185,10 +185,15 @@ static void
 set_blocks (GstFlowDecode *self, const char *text)
 {
   const gboolean started = gst_flow_is_started (GST_ELEMENT (self));
+  g_autoptr (NfConfig) config = started ? gst_flow_engine_dup_config (&self->engine) : NULL;
   g_autoptr (GError) error = NULL;
   GST_OBJECT_LOCK (self);
-  if (nf_decode_options_set_blocks (&self->wanted.options, text, &error) || !started)
+  NfDecodeOptions options = self->wanted.options;
+  if (nf_decode_options_set_blocks (&options, text, &error) && config)
+    nf_decode_options_check (&options, config, &error);
+  if (!error || !started)
     {
+      self->wanted.options = options;
       g_free (self->blocks);
       self->blocks = g_strdup (text);
       g_clear_error (&self->unclear_blocks);

@@ -2228,6 +2228,34 @@ test_damaged_latents (void **state)
     }
 }
 
+/* Blocks that are not the model's are refused while it plays, as those that say nothing are. */
+static void
+test_bad_blocks (void **state)
+{
+  static const char *const bad[] = { "3", "3,1,1", "3,1:now" };
+  GstVideoInfo info;
+  GstBus *bus;
+  GstCaps *caps;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, "blocks=3,1", &bus);
+  gst_harness_set_src_caps (harness, caps);
+  for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
+    {
+      g_autofree char *kept = NULL;
+      assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+      g_object_set (harness->element, "blocks", bad[i], NULL);
+      assert_int_equal (count_warnings (bus, "the ones before are kept"), 1);
+      g_object_get (harness->element, "blocks", &kept, NULL);
+      assert_string_equal (kept, "3,1");
+    }
+  g_object_set (harness->element, "blocks", NULL, NULL);
+  assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+  assert_int_equal (gst_harness_buffers_received (harness), 4);
+  end_harness (harness, bus);
+}
+
 /* Latents of another model in the middle of a stream: one warning, and what is the model's own comes back. */
 static void
 test_foreign_latents (void **state)
@@ -3228,6 +3256,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_sample_seeds),
     cmocka_unit_test (test_bad_latents),
     cmocka_unit_test (test_damaged_latents),
+    cmocka_unit_test (test_bad_blocks),
     cmocka_unit_test (test_foreign_latents),
     cmocka_unit_test (test_foreign_from_the_start),
     cmocka_unit_test (test_without_caps),

@@ -112,9 +112,6 @@ gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, con
 /* Gradients of all parameters in the order of their list. */
 gboolean nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error);
 
-/* Checks the numbers among OPTIONS, for a model like CONFIG. */
-gboolean nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error);
-
 /* Of TOKENS half squares and log-determinants; NUM_DIMS samples. */
 void nf_score_fill (const NfConfig *config, const float *half_square, const float *log_det, gsize tokens,
                     guint64 num_dims, NfScore *score);

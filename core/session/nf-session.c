@@ -430,6 +430,7 @@ check_blocks (const NfDecodeOptions *options, guint T, GError **error)
 gboolean
 nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error)
 {
+  g_return_val_if_fail (options && config, FALSE);
   const struct
   {
     const char *name;

@@ -265,6 +265,17 @@ typedef struct
 gboolean nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error);
 
 /**
+ * nf_decode_options_check:
+ * @config: of the model
+ *
+ * What decoding checks first: that the numbers are possible, and @blocks as many as the model has, if there
+ * are any.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if not.
+ */
+gboolean nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error);
+
+/**
  * NfDecodeReport:
  * @passes: of any number of rows through the network of a block
  * @rows: rows that went through in all; token by token it is one a token and block
