@@ -107,8 +107,12 @@ static void
 gst_flow_denoise_before_transform (GstBaseTransform *transform, GstBuffer *buffer)
 {
   GstFlowDenoise *self = GST_FLOW_DENOISE (transform);
+  const GstSegment *segment = &transform->segment;
+  /* that of a file of raw video is in bytes */
   const GstClockTime time
-      = gst_segment_to_stream_time (&transform->segment, GST_FORMAT_TIME, GST_BUFFER_PTS (buffer));
+      = segment->format == GST_FORMAT_TIME
+            ? gst_segment_to_stream_time (segment, GST_FORMAT_TIME, GST_BUFFER_PTS (buffer))
+            : GST_CLOCK_TIME_NONE;
   if (GST_CLOCK_TIME_IS_VALID (time))
     gst_object_sync_values (GST_OBJECT (self), time);
   const gboolean passes = get_sigma (self) == 0;

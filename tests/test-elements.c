@@ -1938,6 +1938,27 @@ test_denoise (void **state)
   check_denoise (GST_VIDEO_INTERLACE_MODE_INTERLEAVED);
 }
 
+/* Behind a segment in bytes, as of a file of raw video, frames have no time. */
+static void
+test_denoise_without_times (void **state)
+{
+  GstVideoInfo info;
+  GstSegment segment;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  GstHarness *harness = make_harness ("flowdenoise", MODEL_YUV, "sigma=0.1", NULL);
+  set_video (harness, &info);
+  gst_segment_init (&segment, GST_FORMAT_BYTES);
+  assert_true (gst_harness_push_event (harness, gst_event_new_segment (&segment)));
+  for (guint n = 0; n < 2; n++)
+    {
+      GstBuffer *frame = fixture_frame (&info, n, FALSE);
+      GST_BUFFER_PTS (frame) = n ? GST_CLOCK_TIME_NONE : 0;
+      g_autoptr (GstBuffer) out = gst_harness_push_and_pull (harness, frame);
+      assert_non_null (out);
+    }
+  end_harness (harness, NULL);
+}
+
 /* Pixels of formats like RGBx are whole, whatever came in. */
 static void
 test_denoise_padding (void **state)
@@ -3249,6 +3270,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_latency_of_sigma),
     cmocka_unit_test (test_stats),
     cmocka_unit_test (test_denoise),
+    cmocka_unit_test (test_denoise_without_times),
     cmocka_unit_test (test_denoise_padding),
     cmocka_unit_test (test_sample_latents),
     cmocka_unit_test (test_sample_caps),
