@@ -15,6 +15,12 @@ gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d)
   return fps_n > 0 ? gst_flow_live_frame_from (time + 1, fps_n, fps_d) - 1 : 0;
 }
 
+GstClockTime
+gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d)
+{
+  return fps_n > 0 ? gst_util_uint64_scale (frame, (guint64)fps_d * GST_SECOND, (guint64)fps_n) : 0;
+}
+
 GstFlowReturn
 gst_flow_live_wait (GstFlowLive *live, GstElement *element, GstClockTime running)
 {

@@ -7,8 +7,11 @@
 
 G_BEGIN_DECLS
 
-/* Frame n of FPS_N/FPS_D a second begins after n FPS_D/FPS_N seconds, rounded down to nanoseconds. The first
- * that begins at TIME or later; 0 if FPS_N is. */
+/* Frame n of FPS_N/FPS_D a second begins after n FPS_D/FPS_N seconds, rounded down to nanoseconds: durations
+ * that are added up would drift from that. 0 if FPS_N is. */
+GstClockTime gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d);
+
+/* The first frame that begins at TIME or later; 0 if FPS_N is. */
 guint64 gst_flow_live_frame_from (GstClockTime time, gint fps_n, gint fps_d);
 
 /* The frame that is shown at TIME: the last that begins by then. */

@@ -187,13 +187,12 @@ static GstClockTime
 get_time (const GstFlowSource *self, GstClockTime *duration)
 {
   const GstFlowLatentInfo *info = &self->prior.info;
-  const guint64 since = self->frame_index - self->base_index + self->left_out,
-                second = info->fps_d * GST_SECOND;
+  const guint64 since = self->frame_index - self->base_index + self->left_out;
   *duration = GST_CLOCK_TIME_NONE;
   if (info->fps_n == 0)
     return self->base_time;
-  const GstClockTime begins = gst_util_uint64_scale (since, second, info->fps_n);
-  *duration = gst_util_uint64_scale (since + 1, second, info->fps_n) - begins;
+  const GstClockTime begins = gst_flow_live_time_of (since, info->fps_n, info->fps_d);
+  *duration = gst_flow_live_time_of (since + 1, info->fps_n, info->fps_d) - begins;
   return self->base_time + begins;
 }
 
@@ -206,8 +205,7 @@ set_end (GstFlowSource *self)
   GstClockTime duration, end = GST_CLOCK_TIME_NONE;
   if (most >= 0 && info->fps_n > 0)
     end = get_time (self, &duration)
-          + gst_util_uint64_scale ((guint64)most - MIN ((guint64)most, self->sent),
-                                   (guint64)info->fps_d * GST_SECOND, (guint64)info->fps_n);
+          + gst_flow_live_time_of ((guint64)most - MIN ((guint64)most, self->sent), info->fps_n, info->fps_d);
   GST_OBJECT_LOCK (self);
   self->end = end;
   GST_OBJECT_UNLOCK (self);
@@ -233,8 +231,8 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
   /* The new frame rate counts from the frame that comes next. */
   if (self->has_info && self->prior.info.fps_n > 0)
     {
-      self->base_time += gst_util_uint64_scale (self->frame_index - self->base_index + self->left_out,
-                                                self->prior.info.fps_d * GST_SECOND, self->prior.info.fps_n);
+      self->base_time += gst_flow_live_time_of (self->frame_index - self->base_index + self->left_out,
+                                                self->prior.info.fps_n, self->prior.info.fps_d);
       self->base_index = self->frame_index;
       self->left_out = 0;
     }

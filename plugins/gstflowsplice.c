@@ -40,6 +40,8 @@ struct _GstFlowSplice
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
   GstClockTime next_pts, duration;
+  GstClockTime base_pts; /* so many frames before next_pts: */
+  guint64 since;
   GstClockTime ahead; /* from there to next_pts frames were drawn before real ones came; none if none were */
 };
 
@@ -56,12 +58,51 @@ drop_events (GQueue *events)
   g_queue_clear_full (events, (GDestroyNotify)gst_event_unref);
 }
 
+/* The next frame is due at PTS, and those behind it are counted from there. */
+static void
+count_from (GstFlowSplice *self, GstClockTime pts)
+{
+  self->next_pts = self->base_pts = pts;
+  self->since = 0;
+}
+
+/* When the frame is due that comes N after the next one. */
+static GstClockTime
+get_time_after (const GstFlowSplice *self, guint64 n)
+{
+  const GstFlowLatentInfo *info = &self->prior.info;
+  n += self->since;
+  if (!GST_CLOCK_TIME_IS_VALID (self->base_pts) || !GST_CLOCK_TIME_IS_VALID (self->duration))
+    return GST_CLOCK_TIME_NONE;
+  return self->base_pts
+         + (info->fps_n > 0 ? gst_flow_live_time_of (n, info->fps_n, info->fps_d) : n * self->duration);
+}
+
+/* The next frame is that of the input at PTS. Counting goes on if it was due then, but for how that was
+ * rounded. */
+static void
+come_to (GstFlowSplice *self, GstClockTime pts)
+{
+  if (!GST_CLOCK_TIME_IS_VALID (self->next_pts) || ABS (GST_CLOCK_DIFF (self->next_pts, pts)) > 1)
+    count_from (self, pts);
+  self->next_pts = pts;
+}
+
+/* N frames have had their times. */
+static void
+advance (GstFlowSplice *self, guint64 n)
+{
+  self->next_pts = get_time_after (self, n);
+  self->since += n;
+}
+
 static void
 forget (GstFlowSplice *self)
 {
   self->begun = self->predicting = self->needs_key = FALSE;
   self->passed = self->predicted = 0;
-  self->next_pts = self->duration = self->ahead = GST_CLOCK_TIME_NONE;
+  self->duration = self->ahead = GST_CLOCK_TIME_NONE;
+  count_from (self, GST_CLOCK_TIME_NONE);
   self->prior.index = 0;
   gst_flow_action_forget (&self->prior.last_action);
   GST_OBJECT_LOCK (self);
@@ -141,6 +182,7 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
+  count_from (self, self->next_pts);
   take_rate (self);
   self->prior.index = 0; /* as encoders do; decoders forget what was before new caps */
   GST_OBJECT_LOCK (self);
@@ -223,6 +265,7 @@ gst_flow_splice_sink_event (GstAggregator *aggregator, GstAggregatorPad *pad, Gs
           if (open.rate > 0)
             open.stop = open.duration = GST_CLOCK_TIME_NONE;
           move (&self->next_pts, get_segment (self), &open);
+          count_from (self, self->next_pts);
           move (&self->ahead, get_segment (self), &open);
           gst_aggregator_update_segment (aggregator, &open);
         }
@@ -385,6 +428,18 @@ finish (GstFlowSplice *self, GstBuffer *buffer)
   return gst_aggregator_finish_buffer (GST_AGGREGATOR (self), buffer);
 }
 
+/* The next frame is due behind the real one at PTS, which counts if it is as long as the rate has it. */
+static void
+follow (GstFlowSplice *self, GstClockTime pts)
+{
+  const GstClockTime end = pts + self->duration;
+  come_to (self, pts);
+  if (ABS (GST_CLOCK_DIFF (end, get_time_after (self, 1))) <= 1)
+    advance (self, 1);
+  else
+    count_from (self, end);
+}
+
 /* A real frame. */
 static GstFlowReturn
 pass (GstFlowSplice *self, GstBuffer *buffer)
@@ -438,23 +493,28 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
     gst_flow_prior_forget_key_units (&self->prior, get_segment (self), GST_BUFFER_PTS (buffer));
   send_before_frame (self, &self->keys);
   if (GST_BUFFER_PTS_IS_VALID (buffer) && GST_CLOCK_TIME_IS_VALID (self->duration))
-    self->next_pts = GST_BUFFER_PTS (buffer) + self->duration;
+    follow (self, GST_BUFFER_PTS (buffer));
   self->passed++;
   return finish (self, buffer);
 }
 
-/* How many frames from the one at PTS on sinks say it is too late for, MOST at most; they are left out. */
+/* How many frames from the next one on sinks say it is too late for, MOST at most; they are left out. */
 static guint64
-leave_out (GstFlowSplice *self, GstClockTime pts, guint64 most)
+leave_out (GstFlowSplice *self, guint64 most)
 {
+  const GstFlowLatentInfo *info = &self->prior.info;
   const GstSegment *segment = get_segment (self);
+  const GstClockTime pts = self->next_pts;
   const gboolean live = GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self)));
   GstClockTime until;
   if (!GST_CLOCK_TIME_IS_VALID (pts) || !GST_CLOCK_TIME_IS_VALID (self->duration)
       || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
     return 0;
-  const guint64 n = MIN ((until - pts - 1) / MAX (self->duration, 1) + 1, most);
-  gst_flow_prior_leave_out (&self->prior, segment, live, pts, n * self->duration, n);
+  const guint64 end = gst_flow_live_frame_from (until - self->base_pts, info->fps_n, info->fps_d),
+                all = info->fps_n > 0 ? MAX (end, self->since + 1) - self->since
+                                      : (until - pts - 1) / MAX (self->duration, 1) + 1;
+  const guint64 n = MIN (all, most);
+  gst_flow_prior_leave_out (&self->prior, segment, live, pts, get_time_after (self, n) - pts, n);
   gst_flow_engine_count_dropped (&self->engine, n);
   return n;
 }
@@ -464,8 +524,9 @@ static GstFlowReturn
 predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ended)
 {
   const GstFlowLatentInfo *info = &self->prior.info;
-  const GstClockTime pts
-      = replaced && GST_BUFFER_PTS_IS_VALID (replaced) ? GST_BUFFER_PTS (replaced) : self->next_pts;
+  if (replaced && GST_BUFFER_PTS_IS_VALID (replaced))
+    come_to (self, GST_BUFFER_PTS (replaced));
+  const GstClockTime pts = self->next_pts;
 
   if (replaced || ended)
     self->ahead = GST_CLOCK_TIME_NONE;
@@ -478,13 +539,11 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   take_rate (self);
   /* real frames that are still to come are left out one by one */
   const guint64 most = !ended ? 1 : horizon < 0 || info->frames ? G_MAXUINT64 : horizon - self->predicted;
-  const guint64 late = leave_out (self, pts, most);
-  self->next_pts = GST_CLOCK_TIME_IS_VALID (pts) && GST_CLOCK_TIME_IS_VALID (self->duration)
-                       ? pts + MAX (late, 1) * self->duration
-                       : GST_CLOCK_TIME_NONE;
+  const guint64 late = leave_out (self, most);
+  advance (self, MAX (late, 1));
   if (late > 0)
     {
-      reach (self, pts, late * self->duration);
+      reach (self, self->next_pts, 0);
       /* pictures are left out, a world has none for that time */
       self->predicted += info->frames ? 0 : late;
       return GST_FLOW_OK;
@@ -499,7 +558,8 @@ predict (GstFlowSplice *self, GstBuffer *replaced, gint64 horizon, gboolean ende
   if (!buffer)
     return GST_FLOW_ERROR;
   GST_BUFFER_PTS (buffer) = pts;
-  GST_BUFFER_DURATION (buffer) = self->duration;
+  GST_BUFFER_DURATION (buffer)
+      = GST_CLOCK_TIME_IS_VALID (self->next_pts) ? self->next_pts - pts : self->duration;
   if (gst_flow_engine_count_frame (&self->engine, start))
     {
       const GstClockTime latency = gst_flow_engine_get_latency (&self->engine);
@@ -526,7 +586,7 @@ take_gap (GstFlowSplice *self, GstBuffer **buffer)
     return FALSE;
   gap = g_steal_pointer (buffer);
   if (GST_BUFFER_PTS_IS_VALID (gap) && GST_BUFFER_DURATION_IS_VALID (gap))
-    self->next_pts = GST_BUFFER_PTS (gap) + GST_BUFFER_DURATION (gap);
+    count_from (self, GST_BUFFER_PTS (gap) + GST_BUFFER_DURATION (gap));
   if (self->begun && GST_BUFFER_PTS_IS_VALID (gap))
     gst_pad_push_event (GST_AGGREGATOR (self)->srcpad,
                         gst_event_new_gap (GST_BUFFER_PTS (gap), GST_BUFFER_DURATION (gap)));
@@ -571,7 +631,7 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
     return GST_FLOW_EOS;
   if (ended && !buffer && !self->begun && !GST_CLOCK_TIME_IS_VALID (self->next_pts)
       && self->prior.info.fps_n > 0)
-    self->next_pts = get_segment (self)->start;
+    count_from (self, get_segment (self)->start);
   if (was && !self->predicting && self->prior.info.frames)
     {
       /* What real frames were predicted from is not what went downstream. */

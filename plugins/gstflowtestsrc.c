@@ -217,8 +217,9 @@ gst_flow_test_src_fixate (GstBaseSrc *src, GstCaps *caps)
 static GstClockTime
 time_of (const GstFlowTestSrc *self, guint64 frame)
 {
-  const gint n = GST_VIDEO_INFO_FPS_N (&self->info), d = GST_VIDEO_INFO_FPS_D (&self->info);
-  return self->base_time + (n ? gst_util_uint64_scale (frame - self->base_index, d * GST_SECOND, n) : 0);
+  return self->base_time
+         + gst_flow_live_time_of (frame - self->base_index, GST_VIDEO_INFO_FPS_N (&self->info),
+                                  GST_VIDEO_INFO_FPS_D (&self->info));
 }
 
 static guint64
@@ -554,9 +555,9 @@ gst_flow_test_src_query (GstBaseSrc *src, GstQuery *query)
           || GST_VIDEO_INFO_FPS_N (&self->info) == 0)
         break;
       gst_query_set_duration (query, format,
-                              (gint64)gst_util_uint64_scale ((guint64)src->num_buffers,
-                                                             GST_VIDEO_INFO_FPS_D (&self->info) * GST_SECOND,
-                                                             GST_VIDEO_INFO_FPS_N (&self->info)));
+                              (gint64)gst_flow_live_time_of ((guint64)src->num_buffers,
+                                                             GST_VIDEO_INFO_FPS_N (&self->info),
+                                                             GST_VIDEO_INFO_FPS_D (&self->info)));
       return TRUE;
     default:
       break;

@@ -220,6 +220,42 @@ test_no_real_frame (void **state)
   gst_harness_teardown (harness);
 }
 
+/* When frame N begins. */
+static GstClockTime
+begin_of (guint64 n)
+{
+  return gst_util_uint64_scale (n, 1001 * GST_SECOND, 30000);
+}
+
+/* Times do not drift from those of the rate, whatever is left out; durations are what lies between them. */
+static void
+test_times_by_the_rate (void **state)
+{
+  g_autofree char *line = g_strdup_printf (
+      "videotestsrc num-buffers=2 ! video/x-raw,width=16,height=8,framerate=30000/1001 ! flowencode "
+      "model=\"%s\" ! flowsample model=\"%s\" horizon=60 ! appsink name=sink sync=false max-buffers=1",
+      fixture_model[MODEL_YUV], fixture_model[MODEL_YUV]);
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstElement) sink = gst_bin_get_by_name (GST_BIN (pipeline), "sink");
+  guint64 n = 0, shown = 0;
+  GstSample *sample;
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (; (sample = gst_app_sink_pull_sample (GST_APP_SINK (sink))); shown++)
+    {
+      const GstBuffer *buffer = gst_sample_get_buffer (sample);
+      n = gst_util_uint64_scale_round (GST_BUFFER_PTS (buffer), 30000, 1001 * GST_SECOND);
+      assert_int_equal (GST_BUFFER_PTS (buffer), begin_of (n));
+      assert_int_equal (GST_BUFFER_DURATION (buffer), begin_of (n + 1) - begin_of (n));
+      gst_sample_unref (sample);
+      if (shown == 10)
+        gst_element_send_event (
+            sink, gst_event_new_qos (GST_QOS_TYPE_UNDERFLOW, 2, 10 * FRAME, (GstClockTime)(5 * FRAME)));
+    }
+  assert_int_equal (n, 61);
+  assert_in_range (shown, 40, 58); /* some were left out */
+  fixture_stop (pipeline);
+}
+
 /* While real frames pass, one that is late is waited for, not asked for again and again. */
 static void
 test_waits_for_real_frames (void **state)
@@ -534,6 +570,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_waits_for_real_frames),
     cmocka_unit_test (test_seeking_query),
     cmocka_unit_test (test_key_units),
+    cmocka_unit_test (test_times_by_the_rate),
     cmocka_unit_test (test_new_rate),
     cmocka_unit_test (test_released_while_playing),
     cmocka_unit_test (test_refused_seek),
