@@ -16,6 +16,7 @@
 #include <normflow.h>
 #include <string.h>
 
+#include "fatal.h"
 #include "random-model.h"
 
 #define assert_no_error(error) assert_string_equal ((error) ? (error)->message : "", "")
@@ -76,22 +77,11 @@ fixture_make_models (NfDevice *device)
     }
 }
 
-/* What is fatal ends a test: GLib's trap does not once LLVM, which PoCL compiles with, has taken the signal.
- */
-static inline void
-fixture_log (const char *domain, GLogLevelFlags level, const char *message, gpointer data)
-{
-  g_log_default_handler (domain, level, message, data);
-  if (level & G_LOG_FLAG_FATAL)
-    abort ();
-}
-
 /* Before the tests: GStreamer, the plugin, a device, models. Returns an exit status, or -1 to go on. */
 static inline int
 fixture_open (int *argc, char ***argv)
 {
   g_autoptr (GError) error = NULL;
-  g_log_set_default_handler (fixture_log, NULL);
   gst_init (argc, argv);
   g_autoptr (GstPluginFeature) feature
       = gst_registry_find_feature (gst_registry_get (), "flowencode", GST_TYPE_ELEMENT_FACTORY);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <glib/gstdio.h>
 
+#include "fatal.h"
 #include "normflow.h"
 #include "reference/nf-reference.h"
 
