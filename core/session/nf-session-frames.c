@@ -97,6 +97,7 @@ nf_score_fill (const NfConfig *config, const float *half_square, const float *lo
   const double n = (double)tokens * nf_config_features (config);
   double squares = 0, determinants = 0;
 
+  memset (score, 0, sizeof *score); /* scores are compared as bytes */
   for (gsize i = 0; i < tokens; i++)
     {
       squares += (double)half_square[i];
@@ -107,8 +108,6 @@ nf_score_fill (const NfConfig *config, const float *half_square, const float *lo
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
   score->num_dims = num_dims;
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
-  score->n_missed = 0;
-  score->rounded = FALSE;
 }
 
 gboolean
