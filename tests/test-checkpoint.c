@@ -246,7 +246,8 @@ test_shapes (void **state)
     check_found (&s[i],
                  (const char *const[]){ "patch_size=1", "img_size=6", "use_softplus=true", "soft_clip=4",
                                         "seq_order=L2R", "hf_style_rope=false", "temporal_causal=0",
-                                        s[i].txt_size ? "txt_size=5" : "txt_size=0", NULL });
+                                        s[i].txt_size ? "txt_size=5" : "txt_size=0",
+                                        s[i].rope ? NULL : "head_dim=64", NULL });
 }
 
 /* Memory for a variance is taken where there is one, and a digest is as if there always were. */
@@ -678,6 +679,63 @@ test_rotated_text (void **state)
   nf_test_ok (digest, error);
 }
 
+/* Leaves what a module's named_parameters() are, of which averages are made. */
+static void
+drop_buffers (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfTensorFile) whole = open_file (path);
+  g_autofree NfTensor *tensors = nf_test_tensors (whole);
+  guint kept = 0;
+  for (guint i = 0; i < nf_tensor_file_count (whole); i++)
+    if (g_str_has_prefix (tensors[i].name, "blocks.") && !g_str_has_suffix (tensors[i].name, ".attn_mask"))
+      tensors[kept++] = tensors[i];
+  g_unlink (path);
+  nf_test_ok (nf_tensor_file_write (path, tensors, kept, NULL, &error), error);
+}
+
+/* A STARFlow's heads may have any width, and its positions any scale: where no buffer is kept, and norms do
+ * not tell either, they are asked for. */
+static void
+test_without_buffers (void **state)
+{
+  static const char all[] = "patch_size=1 img_size=6 txt_size=5 use_softplus=true soft_clip=4 seq_order=L2R "
+                            "cond_top_only=true hf_style_rope=false temporal_causal=0",
+                    more[] = " head_dim=32 pt_seq_len=4";
+  g_auto (GStrv) settings = g_strsplit (all, " ", -1);
+  g_autofree char *whole = g_strconcat (all, more, NULL);
+  g_auto (GStrv) told = g_strsplit (whole, " ", -1);
+  g_autoptr (GError) error = NULL;
+  NfConfig c = starflow;
+  c.head_dim = 32, c.pt_seq_len = 4;
+  write_weights (&c, NULL, NULL);
+  drop_buffers ();
+  g_autoptr (NfTensorFile) file = open_file (path);
+  check_refused (file, NULL, (const char *const *)settings, NF_ERROR_CONFIG,
+                 "do not say pt_seq_len and head_dim;");
+  g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, (const char *const *)told, &error);
+  nf_test_ok (found, error);
+  assert_true (nf_config_equal (found, &c));
+
+  /* norms tell of heads, learned positions need no scale */
+  c.qk_norm = TRUE, c.rope = FALSE, c.pt_seq_len = 0;
+  write_weights (&c, NULL, NULL);
+  drop_buffers ();
+  g_autoptr (NfTensorFile) normed = open_file (path);
+  g_autoptr (NfConfig) learned = nf_checkpoint_config (normed, NULL, (const char *const *)settings, &error);
+  nf_test_ok (learned, error);
+  assert_true (nf_config_equal (learned, &c));
+
+  /* rotations tell of both, without "var", too */
+  c = starflow;
+  c.head_dim = 32, c.pt_seq_len = 4;
+  write_weights (&c, NULL, "var");
+  g_autoptr (NfTensorFile) rotated = open_file (path);
+  g_autoptr (NfConfig) scaled = nf_checkpoint_config (rotated, NULL, (const char *const *)settings, &error);
+  nf_test_ok (scaled, error);
+  assert_true (nf_config_equal (scaled, &c));
+}
+
 /* YAML */
 
 /* The sizes of the two official configurations. */
@@ -965,7 +1023,7 @@ main (void)
     cmocka_unit_test (test_yaml),           cmocka_unit_test (test_yaml_noise),
     cmocka_unit_test (test_yaml_patch),     cmocka_unit_test (test_uneven_heads),
     cmocka_unit_test (test_plain_starflow), cmocka_unit_test (test_deviations),
-    cmocka_unit_test (test_rotated_text),
+    cmocka_unit_test (test_rotated_text),   cmocka_unit_test (test_without_buffers),
   };
   return cmocka_run_group_tests_name ("checkpoint", tests, set_up, tear_down);
 }

@@ -138,16 +138,17 @@ ask (Config *c, const char *name)
 
 /* What both families share. */
 
+/* OFFICIAL: no other width of heads can be what nobody said. */
 static void
-say_head_dim (Config *c, guint width)
+say_head_dim (Config *c, gboolean official)
 {
   const NfTensor *norm = find_first (c, "attn_blocks.0.attention.query_norm.weight"),
                  *rope = find (c, "feat_rope.freqs_cos");
   say_or_ask (c, "head_dim",
-              norm                                                       ? size_of (norm, 0)
-              : rope && size_of (rope, 1)                                ? size_of (rope, 1)
-              : c->told || (width > 0 && width % OFFICIAL_HEAD_DIM == 0) ? OFFICIAL_HEAD_DIM
-                                                                         : 0);
+              norm                        ? size_of (norm, 0)
+              : rope && size_of (rope, 1) ? size_of (rope, 1)
+              : c->told || official       ? OFFICIAL_HEAD_DIM
+                                          : 0);
 }
 
 static void
@@ -298,7 +299,7 @@ say_tarflow (Config *c)
   say_or_ask (c, "img_size", MIN (side, 4096) * MIN (get (c, "patch_size"), 4096));
   say (c, "num_classes", size_of (find_first (c, "class_embed"), 0));
   say_if (c, "nvp", size_of (find_first (c, "proj_out.weight"), 0) != D);
-  say_head_dim (c, d);
+  say_head_dim (c, d > 0 && d % OFFICIAL_HEAD_DIM == 0); /* of which the official code has no other */
   say_expansion (c, d);
   say_noise (c, &name);
 }
@@ -336,10 +337,12 @@ say_positions (Config *c, gboolean text)
   else
     say_or_ask (c, "txt_size", image && all > image ? (guint)(all - image) : 0);
   const guint txt = get (c, "txt_size"), scaled = rotations > txt ? root_of (rotations - txt) : 0;
-  if (var && scaled && scaled != root_of (var))
+  if (scaled && (var ? scaled != root_of (var) : p && get (c, "img_size") / p != scaled))
     say (c, "pt_seq_len", scaled);
   else if (root_of (var) && p && get (c, "img_size") / p != root_of (var))
     say (c, "pt_seq_len", root_of (var));
+  else if (!learned && !var && !rotations)
+    ask (c, "pt_seq_len");
 }
 
 /* Blocks have one number of heads, unless each has as many as its width holds; where these leave a rest, no
@@ -413,7 +416,7 @@ say_starflow (Config *c)
   if (actions)
     say (c, "action_dim", actions);
 
-  say_head_dim (c, d);
+  say_head_dim (c, FALSE);
   say_heads (c, d);
   say_expansion (c, d);
   say_if (c, "rope", !find_first (c, "pos_embed"));
