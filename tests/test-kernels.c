@@ -2028,15 +2028,17 @@ test_attention_masks (void **state)
     }
 }
 
-/* Heads of other sizes are other programs. */
+/* Heads of other sizes are other programs; of the last the GPU form does not unroll its loops over chunks. */
 static void
 test_head_sizes (void **state)
 {
-  static const int sizes[] = { 4, 64, 80 };
-  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+  static const int sizes[] = { 4, 64, 80, 257 };
+  const Setting *setting = *state;
+  const guint n = G_N_ELEMENTS (sizes) - (strcmp (setting->variant, "gpu") == 0 ? 0 : 1);
+  for (guint i = 0; i < n; i++)
     {
       g_auto (Rig) rig;
-      rig_init (&rig, *state, sizes[i]);
+      rig_init (&rig, setting, sizes[i]);
       check_attention (&rig, 2, 2, 1, 41, sizes[i], NULL, 1);
       check_attention_backward (&rig, 2, 2, 1, 41, sizes[i], NULL);
     }

@@ -16,6 +16,13 @@
 #define CHUNK 32
 #define CHUNKS ((DH + CHUNK - 1) / CHUNK)
 #define PITCH (CHUNK + 4) /* of rows in local memory: eight of them lie in different banks */
+/* Sums of chunks are in registers only where loops over them are unrolled. Those of heads beyond 256 features do not fit, and PoCL, which follows
+ * every path between barriers, would not end. */
+#if CHUNKS > 8
+#define NF_UNROLL_CHUNKS _Pragma ("unroll 1")
+#else
+#define NF_UNROLL_CHUNKS _Pragma ("unroll")
+#endif
 
 typedef struct
 {
@@ -115,7 +122,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
       m[i] = -INFINITY;
       l[i] = 0.0f;
       sight[i] = nf_sight (mask, q0 + first + min (ty + LINES * i, count - 1));
-#pragma unroll
+      NF_UNROLL_CHUNKS
       for (int c = 0; c < CHUNKS; c++)
         acc[c][i] = 0.0f;
     }
@@ -184,7 +191,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
                 const float4 sums = part[ty + LINES * i][0] + part[ty + LINES * i][1];
                 l[i] = fma (l[i], shrink, sums.x + sums.y + (sums.z + sums.w));
                 m[i] = top[i];
-#pragma unroll
+                NF_UNROLL_CHUNKS
                 for (int e = 0; e < CHUNKS; e++)
                   acc[e][i] *= shrink;
               }
@@ -201,7 +208,7 @@ nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __g
         continue;
       const float r = l[i] > 0.0f ? 1.0f / l[i] : 0.0f; /* a query that sees nothing gets nothing */
       __global float *to = out + (size_t)(first + n) * out_row;
-#pragma unroll
+      NF_UNROLL_CHUNKS
       for (int c = 0; c < CHUNKS; c++)
         {
           const float v[4] = { acc[c][i].x * r, acc[c][i].y * r, acc[c][i].z * r, acc[c][i].w * r };
@@ -258,7 +265,7 @@ nf_write_rows (__global float *to, size_t row_pitch, int count, float4 acc[CHUNK
     if (ty + LINES * i < count)
       {
         __global float *row = to + (ty + LINES * i) * row_pitch;
-#pragma unroll
+        NF_UNROLL_CHUNKS
         for (int c = 0; c < CHUNKS; c++)
           {
             const float v[4] = { acc[c][i].x, acc[c][i].y, acc[c][i].z, acc[c][i].w };
@@ -300,7 +307,7 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
   const int end = of_keys ? N : nf_sight (mask, first + count - 1).y, passed = of_keys ? 0 : prefix;
 #pragma unroll
   for (int t = 0; t < 2; t++)
-#pragma unroll
+    NF_UNROLL_CHUNKS
     for (int c = 0; c < CHUNKS; c++)
 #pragma unroll
       for (int i = 0; i < ROWS; i++)
@@ -346,7 +353,7 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
                 if (of_keys)
                   nf_put (&P[1], r, column, p);
               }
-#pragma unroll
+          NF_UNROLL_CHUNKS
           for (int c = 0; c < CHUNKS; c++)
             {
               if (CHUNKS > 1)
@@ -365,7 +372,7 @@ nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const f
       if (!of_keys)
         {
           nf_write_rows (dQ + first * row + h * DH, row, count, acc[0], tx, ty);
-#pragma unroll
+          NF_UNROLL_CHUNKS
           for (int c = 0; c < CHUNKS; c++)
 #pragma unroll
             for (int i = 0; i < ROWS; i++)
