@@ -269,7 +269,7 @@ test_combinations (void **state)
     { STARFLOW ", \"txt_size\": 6", "txt_dim" },
     { STARFLOW ", \"txt_dim\": 6", "txt_size" },
     { STARFLOW ", \"soft_clip\": -1", "soft_clip" },
-    { STARFLOW ", \"head_dim\": 16, \"txt_size\": 6, \"txt_dim\": 6", "head_dim 16" },
+    { STARFLOW ", \"head_dim\": 8, \"txt_size\": 6, \"txt_dim\": 6", "at least 16" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
     { STARFLOW ", \"denoiser_layers\": 2", "denoiser_layers is 2, but learnable_self_denoiser is not true" },
     { STARFLOW ", \"frame_positions\": true", "frame_positions" },

@@ -10,7 +10,7 @@ static const char *const cases[]
     = { "tarflow_uncond",    "tarflow_class",     "tarflow_vp",          "starflow_text",
         "starflow_wide",     "starflow_r2l_exp",  "starflow_gqa_swiglu", "starflow_v",
         "starflow_v_square", "starflow_v_single", "starflow_v_text",     "starflow_v_local_text",
-        "starflow_v_whole",  "starflow_v_ahead",  "starflow_denoiser" };
+        "starflow_v_whole",  "starflow_v_ahead",  "starflow_denoiser",   "starflow_narrow_heads" };
 
 /* Tensors of EXPECTED that are not inputs. */
 static guint

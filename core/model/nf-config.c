@@ -289,11 +289,10 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
   if (config->rope && config->head_dim % 2 != 0)
     return impossible (error, origin, "head_dim %u is odd, rope turns pairs of features", config->head_dim);
   const gboolean third = config->txt_size || config->frames;
-  if (config->rope
-      && (third ? config->head_dim < 20 || config->head_dim % 4 != 0 : config->head_dim % 4 != 0))
+  if (config->rope && (config->head_dim % 4 != 0 || (third && config->head_dim < 16)))
     return impossible (error, origin,
                        "head_dim %u cannot be shared by the %s of rope; it must be a multiple of 4%s",
-                       config->head_dim, third ? "three axes" : "two axes", third ? ", at least 20" : "");
+                       config->head_dim, third ? "three axes" : "two axes", third ? ", at least 16" : "");
   if (!config->rope && (config->half_split_rope || config->rope_1d))
     return impossible (error, origin, "hf_style_rope or rope_1d is set, but rope is false");
   if (!config->rope && config->frames)

@@ -107,6 +107,10 @@ CASES = {
     "starflow_denoiser": STARFLOW
     | dict(batch=2, in_channels=3, img_size=2, hw=[2, 3], num_blocks=2, layers_per_block=[1, 1], channels=20, head_dim=20,
            txt_size=3, txt_dim=6, learnable_self_denoiser=True, conditional_denoiser=True),
+    # heads of 16, whose angles are all of text: rows and columns turn nothing
+    "starflow_narrow_heads": STARFLOW
+    | dict(batch=2, in_channels=3, img_size=2, hw=[2, 3], num_blocks=2, layers_per_block=[1, 1], channels=16, head_dim=16,
+           txt_size=3, txt_dim=6),
     # a look-ahead beyond the window: part of the text does not see the first frame
     "starflow_v_ahead": VIDEO
     | dict(batch=1, in_channels=2, img_size=2, hw=[1, 2], frames=5, num_blocks=2, layers_per_block=[1, 1], channels=20,
