@@ -597,29 +597,38 @@ describe (Job *job)
                     nf_device_get_info (job->device)->name, job->run->train.steps, job->run->batch);
 }
 
+static gint64
+step_of (JsonObject *line)
+{
+  JsonNode *node = json_object_get_member (line, "step");
+  return node && JSON_NODE_HOLDS_VALUE (node) ? json_node_get_int (node) : 0;
+}
+
 /* Lines of steps after STEP are those of a run that was killed before it saved them: they come again. */
 static gboolean
 cut_log (const char *path, guint64 step, GError **error)
 {
   g_autofree char *text = NULL;
   g_autoptr (GError) local = NULL;
-  g_auto (GStrv) lines = NULL;
   g_autoptr (GString) kept = NULL;
   gsize length;
 
   if (!g_file_test (path, G_FILE_TEST_IS_REGULAR) || !g_file_get_contents (path, &text, &length, NULL))
     return TRUE;
   kept = g_string_sized_new (length + 1);
-  lines = g_strsplit (text, "\n", -1);
-  for (gsize i = 0; lines[i] && (lines[i][0] || lines[i + 1]); i++)
+  /* a disk that was full may have left zeros in it */
+  for (const char *at = text, *stop; at < text + length; at = stop + 1)
     {
-      g_autoptr (JsonObject) line = nf_json_members (lines[i]);
+      const char *end = memchr (at, '\n', (gsize)(text + length - at));
+      stop = end ? end : text + length;
+      g_autofree char *copy = g_strndup (at, (gsize)(stop - at));
+      g_autoptr (JsonObject) line = nf_json_members (copy);
 
       /* nor is the line kept that it was writing */
-      if ((!line && !lines[i + 1])
-          || (line && json_object_get_int_member_with_default (line, "step", 0) > (gint64)step))
+      if ((!line && !end) || (line && step_of (line) > (gint64)step))
         continue;
-      g_string_append_printf (kept, "%s\n", lines[i]);
+      g_string_append_len (kept, at, stop - at);
+      g_string_append_c (kept, '\n');
     }
   if (kept->len == length || g_file_set_contents (path, kept->str, (gssize)kept->len, &local))
     return TRUE;
