@@ -2431,14 +2431,27 @@ test_settings (void **state)
   static const struct
   {
     const char *from, *to, *part; /* all of the file, if FROM is NULL */
-  } cases[] = { { NULL, "", "settings of the run is not a JSON object" },
-                { NULL, "[]", "settings of the run is not a JSON object" },
-                { NULL, "{}", "member \"config\"" },
-                { "\"lr\"", "\"lr\" : 1, \"lr\"", "\"lr\" twice" },
-                { "\"best\" : \"", "\"best\" : \"nan\", \"no\" : \"", "member \"best\"" },
-                { "\"seconds\" : \"", "\"seconds\" : \"nan\", \"no\" : \"", "member \"seconds\"" },
-                { "\"seconds\" : \"", "\"seconds\" : \"inf\", \"no\" : \"", "member \"seconds\"" },
-                { "\"best\" : \"", "\"best\" : \"inf\", \"no\" : \"", NULL } };
+  } cases[] = {
+    { NULL, "", "settings of the run is not a JSON object" },
+    { NULL, "[]", "settings of the run is not a JSON object" },
+    { NULL, "{}", "member \"config\"" },
+    { "\"lr\"", "\"lr\" : 1, \"lr\"", "\"lr\" twice" },
+    { "\"best\" : \"", "\"best\" : \"nan\", \"no\" : \"", "member \"best\"" },
+    { "\"seconds\" : \"", "\"seconds\" : \"nan\", \"no\" : \"", "member \"seconds\"" },
+    { "\"seconds\" : \"", "\"seconds\" : \"inf\", \"no\" : \"", "member \"seconds\"" },
+    { "\"warmup\" :", "\"warmup\" : \"5\", \"no\" :", "json: member \"warmup\"" },
+    { "\"batch\" :", "\"batch\" : \"4\", \"no\" :", "json: member \"batch\"" },
+    { "\"batch\" :", "\"batch\" : 4.5, \"no\" :", "json: member \"batch\"" },
+    { "\"validate_every\" :", "\"validate_every\" : \"\", \"no\" :", "json: member \"validate_every\"" },
+    { "\"labels\" :", "\"labels\" : \"nan\", \"no\" :", "json: member \"labels\"" },
+    { "\"actions\" :", "\"actions\" : 0, \"no\" :", "json: member \"actions\"" },
+    { "\"other_output\" :", "\"other_output\" : [], \"no\" :", "json: member \"other_output\"" },
+    { "\"command\" :", "\"command\" : 5, \"no\" :", "json: member \"command\"" },
+    { "\"lr\" :", "\"lr\" : \"1e308\", \"no\" :", "json: lr 1e+308: must be" },
+    { "\"lr_min\" :", "\"lr_min\" : \"1\", \"no\" :", "json: lr_min 1: must be" },
+    { "\"beta1\" :", "\"beta1\" : \"7\", \"no\" :", "json: training option beta1" },
+    { "\"best\" : \"", "\"best\" : \"inf\", \"no\" : \"", NULL }
+  };
   g_autofree char *path = in_folder ("set.safetensors.checkpoint.json"), *log = in_folder ("set.ndjson"),
                   *text = NULL;
   g_autoptr (GError) error = NULL;

@@ -98,8 +98,9 @@ check_world (const NfTrainRun *run, GError **error)
   return world != NULL;
 }
 
+/* SETTINGS: the file that RUN is from, or NULL for options. */
 static gboolean
-check_run (const NfTrainRun *run, GError **error)
+check_run (const NfTrainRun *run, const char *settings, GError **error)
 {
   const NfTrainOptions *train = &run->train;
   const struct
@@ -108,30 +109,36 @@ check_run (const NfTrainRun *run, GError **error)
     double value;
     double low;
     double high;
-  } ranges[] = { { "--batch", run->batch, 1, 65536 },
-                 { "--steps", (double)train->steps, 1, 1e12 },
-                 { "--lr", train->lr, 0, 1 },
-                 { "--lr-min", train->lr_min, 0, train->lr },
-                 { "--weight-decay", train->weight_decay, 0, 1 },
-                 { "--clip", train->clip, 0, 1e9 },
-                 { "--ema", train->ema, 0, 0.999999 },
-                 { "--label-dropout", train->label_dropout, 0, 1 },
-                 { "--action-dropout", train->action_dropout, 0, 1 },
-                 { "--context-errors", train->context_errors, 0, 1 },
-                 { "--holdout", run->holdout, 0, 0.9 },
-                 { "--validation-tiles", run->validation_tiles, 0, 1 << 20 } };
+  } ranges[] = { { "batch", run->batch, 1, 65536 },
+                 { "steps", (double)train->steps, 1, 1e12 },
+                 { "lr", train->lr, 0, 1 },
+                 { "lr-min", train->lr_min, 0, train->lr },
+                 { "weight-decay", train->weight_decay, 0, 1 },
+                 { "clip", train->clip, 0, 1e9 },
+                 { "ema", train->ema, 0, 0.999999 },
+                 { "label-dropout", train->label_dropout, 0, 1 },
+                 { "action-dropout", train->action_dropout, 0, 1 },
+                 { "context-errors", train->context_errors, 0, 1 },
+                 { "holdout", run->holdout, 0, 0.9 },
+                 { "validation-tiles", run->validation_tiles, 0, 1 << 20 } };
 
   for (gsize i = 0; i < G_N_ELEMENTS (ranges); i++)
     if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
       {
-        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %g: must be from %g to %g", ranges[i].option,
+        g_autofree char *member = g_strdelimit (g_strdup (ranges[i].option), "-", '_');
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s%s%s %g: must be from %g to %g",
+                     settings ? settings : "", settings ? ": " : "--", settings ? member : ranges[i].option,
                      ranges[i].value, ranges[i].low, ranges[i].high);
         return FALSE;
       }
   /* those of --init are known later */
-  return (run->init && *run->init)
-         || (nf_config_check (&run->config, "the options", error)
-             && nf_trainer_check (&run->config, train, error) && check_world (run, error));
+  if ((run->init && *run->init)
+      || (nf_config_check (&run->config, settings ? "the model" : "the options", error)
+          && nf_trainer_check (&run->config, train, error) && check_world (run, error)))
+    return TRUE;
+  if (settings)
+    g_prefix_error (error, "%s: ", settings);
+  return FALSE;
 }
 
 /* With --init, the configuration is that of the model. */
@@ -500,10 +507,11 @@ nf_cmd_train (int argc, char **argv)
   if (places.resume)
     {
       g_auto (GStrv) validation = g_steal_pointer (&run.validation);
+      g_autofree char *settings = nf_train_settings_path (places.checkpoint);
 
       g_clear_pointer (&run.command, g_free);
       places.moved = argc > 1;
-      if (!nf_train_load_settings (&run, places.checkpoint, &error)
+      if (!nf_train_load_settings (&run, places.checkpoint, &error) || !check_run (&run, settings, &error)
           || !read_elsewhere (&run, argv + 1, validation, captions, &error)
           || (steps && !end_elsewhere (&run, places.checkpoint, (guint64)steps, &error)))
         goto failed;
@@ -532,12 +540,12 @@ nf_cmd_train (int argc, char **argv)
         return shape.config[0] == '{' ? nf_command_usage (&command, "%s", error->message)
                                       : nf_command_fail (&command, error);
       if ((scales && !parse_scales (&run, scales, &error))
-          || !nf_train_make_config (&run.config, &shape, &error) || !check_run (&run, &error))
+          || !nf_train_make_config (&run.config, &shape, &error) || !check_run (&run, NULL, &error))
         return nf_command_usage (&command, "%s", error->message);
       if (run.init && !read_init (&run, &error))
         goto failed;
     }
-  if (places.resume && !check_run (&run, &error))
+  if (places.resume && !check_run (&run, NULL, &error))
     goto failed;
   if (!check_video_options (&run, !places.resume, holdout != NF_NOT_GIVEN, samples != NULL, &error))
     return nf_command_usage (&command, "%s", error->message);

@@ -212,25 +212,41 @@ settings_double (Settings *settings, const char *name)
   return node_double (settings, name, settings_node (settings, name, JSON_NODE_VALUE));
 }
 
+/* A value of this type: json-glib makes zeros of others. */
+static JsonNode *
+settings_value (Settings *settings, const char *name, GType type)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+
+  if (!node || json_node_get_value_type (node) == type)
+    return node;
+  if (!settings->wrong)
+    settings->wrong = name;
+  return NULL;
+}
+
 static guint64
 settings_int (Settings *settings, const char *name)
 {
-  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
+  JsonNode *node = settings_value (settings, name, G_TYPE_INT64);
 
   if (node && json_node_get_int (node) < 0 && !settings->wrong)
     settings->wrong = name;
   return node ? (guint64)json_node_get_int (node) : 0;
 }
 
+static gboolean
+settings_bool (Settings *settings, const char *name)
+{
+  JsonNode *node = settings_value (settings, name, G_TYPE_BOOLEAN);
+  return node && json_node_get_boolean (node);
+}
+
 static char *
 settings_string (Settings *settings, const char *name)
 {
-  JsonNode *node = settings_node (settings, name, JSON_NODE_VALUE);
-  const char *text = node ? json_node_get_string (node) : NULL;
-
-  if (node && !text && !settings->wrong)
-    settings->wrong = name;
-  return g_strdup (text ? text : "");
+  JsonNode *node = settings_value (settings, name, G_TYPE_STRING);
+  return g_strdup (node ? json_node_get_string (node) : "");
 }
 
 static char **
@@ -359,16 +375,14 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   for (guint i = 0; i < run->n_scales; i++)
     run->scales[i]
         = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
-  run->labels = settings_node (&settings, "labels", JSON_NODE_VALUE)
-                && json_object_get_boolean_member (settings.object, "labels");
+  run->labels = settings_bool (&settings, "labels");
   if (json_object_has_member (settings.object, "classes"))
     run->classes = settings_strings (&settings, "classes");
   if (json_object_has_member (settings.object, "captions"))
     run->captions = settings_string (&settings, "captions");
   if (json_object_has_member (settings.object, "captions_digest"))
     run->captions_digest = settings_string (&settings, "captions_digest");
-  run->actions = settings_node (&settings, "actions", JSON_NODE_VALUE)
-                 && json_object_get_boolean_member (settings.object, "actions");
+  run->actions = settings_bool (&settings, "actions");
   run->world = settings_string (&settings, "world");
   run->validate_every = settings_int (&settings, "validate_every");
   run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
@@ -385,7 +399,7 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   run->best_step = settings_int (&settings, "best_step");
   run->skipped = settings_int (&settings, "skipped");
   if (json_object_has_member (settings.object, "other_output"))
-    run->other_output = json_object_get_boolean_member_with_default (settings.object, "other_output", FALSE);
+    run->other_output = settings_bool (&settings, "other_output");
   run->seconds = settings_double (&settings, "seconds");
   if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
     settings.wrong = "seconds";
