@@ -285,13 +285,14 @@ test_headers (void **state)
                  "\"shape\" twice");
   check_refused ("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, "\"k\" twice");
   /* escapes that JSON has not, and those of no letter */
-  static const char *const escapes[] = { "a\\351b", "a\\256",         "q\\z",     "\\x41",   "a\\u0000b",
-                                         "\\ud800", "\\ud800\\u0041", "\\udc00x", "\\u12g4", "\\u12" };
+  static const char *const escapes[]
+      = { "a\\351b", "a\\256", "q\\z", "\\x41", "\\ud800", "\\ud800\\u0041", "\\udc00x", "\\u12g4", "\\u12" };
   for (guint i = 0; i < G_N_ELEMENTS (escapes); i++)
     {
       g_autofree char *header = g_strdup_printf ("{\"__metadata__\":{\"k\":\"%s\"}}", escapes[i]);
       check_refused (header, 0, "that JSON does not know");
     }
+  check_refused ("{\"__metadata__\":{\"k\":\"a\\u0000b\"}}", 0, "a NUL in it (\\u0000)");
   check_refused ("{\"x\\n\\u001b[2J\":17}", 0, "tensor x??[2J");
   check_refused (
       "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":"

@@ -28,7 +28,7 @@ skip_unit (const char *at, const char *end, guint *unit)
 /* The parser would read octal numbers as bytes and halves of surrogate pairs as letters, which no text holds,
  * and end a string at a NUL. */
 static const char *
-skip_escape (const char *at, const char *end)
+skip_escape (const char *at, const char *end, gboolean *nul)
 {
   guint unit, low;
   if (end - at < 2)
@@ -41,11 +41,12 @@ skip_escape (const char *at, const char *end)
       at = skip_unit (at, end, &low);
       return at && low >= 0xdc00 && low < 0xe000 ? at : NULL;
     }
+  *nul = at && unit == 0;
   return unit > 0 && (unit < 0xdc00 || unit >= 0xe000) ? at : NULL;
 }
 
 static const char *
-skip_string (const char *at, const char *end)
+skip_string (const char *at, const char *end, gboolean *nul)
 {
   at++;
   while (at && at < end)
@@ -54,7 +55,7 @@ skip_string (const char *at, const char *end)
     else if ((guchar)*at < 0x20)
       return NULL;
     else
-      at = *at == '\\' ? skip_escape (at, end) : at + 1;
+      at = *at == '\\' ? skip_escape (at, end, nul) : at + 1;
   return NULL;
 }
 
@@ -113,7 +114,7 @@ find_problem (const char *text, gsize length)
 {
   const char *at = text, *end = text + length;
   guint depth = 0;
-  gboolean started = FALSE;
+  gboolean started = FALSE, nul = FALSE;
 
   while (at && at < end)
     {
@@ -140,12 +141,14 @@ find_problem (const char *text, gsize length)
       else if (c == ',' || c == ':')
         at++;
       else if (c == '"')
-        at = skip_string (at, end);
+        at = skip_string (at, end, &nul);
       else if (c == '-' || g_ascii_isdigit (c))
         at = skip_number (at, end);
       else
         at = skip_literal (at, end);
     }
+  if (nul)
+    return "it has a string with a NUL in it (\\u0000), which is not read";
   if (!at)
     return "it has a number, a string or a word that JSON does not know";
   return depth > 0 || !started ? "it has no end" : NULL;
