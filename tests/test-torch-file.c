@@ -762,8 +762,9 @@ test_machine (void **state)
   REFUSED ("\x80\x02]K\1K\2s.", "adds to what is no dictionary");
   REFUSED ("\x80\x02)K\1a.", "adds to what is no list");
   REFUSED ("\x80\x02}(K\1u.", "key without a value");
-  REFUSED ("\x80\x02}NNs.", "neither a string nor a number");
-  REFUSED ("\x80\x02})Ns.", "neither a string nor a number");
+  REFUSED ("\x80\x02}NNs.", "neither a string nor a whole number");
+  REFUSED ("\x80\x02})Ns.", "neither a string nor a whole number");
+  REFUSED ("\x80\x02}G\x3f\xf8\0\0\0\0\0\0Ns.", "neither a string nor a whole number");
   REFUSED ("\x80\x02X\1\0\0\0\xff.", "not UTF-8");
   REFUSED ("\x80\x02X\1\0\0\0\0.", "not UTF-8");
   REFUSED ("\x80\x02X\xff\xff\xff\xff.", "ends in the middle");
@@ -1265,6 +1266,7 @@ test_other_forms (void **state)
     { "_rebuild_qtensor", "save tensor.dequantize()" },
     { "_rebuild_nested_tensor", "a nested tensor" },
     { "_rebuild_tensor_v3", "a tensor of float8 or another rare type" },
+    { "_rebuild_meta_tensor_no_storage", "a tensor of the device meta" },
   };
   for (guint i = 0; i < G_N_ELEMENTS (tensors); i++)
     {
@@ -1274,6 +1276,23 @@ test_other_forms (void **state)
       nf_put (pickle, line, strlen (line));
       check_pickle_refused (pickle->data, pickle->len, tensors[i][0]);
       check_pickle_refused (pickle->data, pickle->len, tensors[i][1]);
+    }
+
+  static const char *const storages[][2] = { { "Char", "a tensor of int8" },
+                                             { "Short", "a tensor of int16" },
+                                             { "ComplexFloat", "a tensor of complex64" },
+                                             { "ComplexDouble", "a tensor of complex128" } };
+  for (guint i = 0; i < G_N_ELEMENTS (storages); i++)
+    {
+      const NfTorchTensor tensor = { storages[i][0], "0", 64, 7, 1, { 1 }, { 1 } };
+      g_autoptr (GByteArray) pickle = g_byte_array_new ();
+      g_autofree char *named = g_strdup_printf ("torch.%sStorage for \"w\", before", storages[i][0]);
+      NF_PUT (pickle, "\x80\x02}");
+      nf_put_string (pickle, "w");
+      nf_put_tensor (pickle, &tensor);
+      NF_PUT (pickle, "s.");
+      check_pickle_refused (pickle->data, pickle->len, named);
+      check_pickle_refused (pickle->data, pickle->len, storages[i][1]);
     }
 
   static const char index[] = "{\"metadata\": {\"total_size\": 8},\n"

@@ -55,12 +55,18 @@ static const struct
 /* How PyTorch makes tensors that are not read, and what to save instead. */
 static const struct
 {
-  const char *name, *what, *instead;
+  const char *module, *name, *what, *instead;
 } other_tensors[] = {
-  { "_rebuild_sparse_tensor", "a sparse tensor", "tensor.to_dense()" },
-  { "_rebuild_qtensor", "a quantised tensor", "tensor.dequantize()" },
-  { "_rebuild_nested_tensor", "a nested tensor", "tensors of their own" },
-  { "_rebuild_tensor_v3", "a tensor of float8 or another rare type", "tensor.float()" },
+  { "torch._utils", "_rebuild_sparse_tensor", "a sparse tensor", "tensor.to_dense()" },
+  { "torch._utils", "_rebuild_qtensor", "a quantised tensor", "tensor.dequantize()" },
+  { "torch._utils", "_rebuild_nested_tensor", "a nested tensor", "tensors of their own" },
+  { "torch._utils", "_rebuild_tensor_v3", "a tensor of float8 or another rare type", "tensor.float()" },
+  { "torch._utils", "_rebuild_meta_tensor_no_storage", "a tensor of the device meta, without values",
+    "one that has some" },
+  { "torch", "CharStorage", "a tensor of int8", "tensor.float()" },
+  { "torch", "ShortStorage", "a tensor of int16", "tensor.float()" },
+  { "torch", "ComplexFloatStorage", "a tensor of complex64", "torch.view_as_real(tensor)" },
+  { "torch", "ComplexDoubleStorage", "a tensor of complex128", "torch.view_as_real(tensor)" },
 };
 
 /* Names, for messages, of opcodes that plain data do not need. */
@@ -280,10 +286,10 @@ extend (Machine *m, NfPickleType type, guint height)
         {
           const NfPickleValue *key = m->stack->pdata[i];
           if (key->type != NF_PICKLE_STRING && key->type != NF_PICKLE_INT)
-            return FAIL (
-                m,
-                "a dictionary has a key that is neither a string nor a number, before byte %" G_GSIZE_FORMAT,
-                place (m));
+            return FAIL (m,
+                         "a dictionary has a key that is neither a string nor a whole number, before byte "
+                         "%" G_GSIZE_FORMAT,
+                         place (m));
         }
     }
   return hold_above (m, holder, height);
@@ -397,6 +403,22 @@ recall (Machine *m, guint64 i)
 
 /* Names and what is made with them */
 
+/* The name that what is being built is to have, for messages; empty if it has none. (transfer full) */
+static char *
+name_at_hand (const Machine *m)
+{
+  for (guint i = m->stack->len; i-- > 0;)
+    {
+      const NfPickleValue *value = m->stack->pdata[i];
+      /* that is what its elements are called on the way */
+      if (value->type != NF_PICKLE_STRING || strcmp (value->text, "storage") == 0)
+        continue;
+      g_autofree char *shown = nf_shorten (value->text);
+      return g_strdup_printf (" for \"%s\"", shown);
+    }
+  return g_strdup ("");
+}
+
 static gboolean
 push_global (Machine *m, const char *module, const char *name)
 {
@@ -409,11 +431,14 @@ push_global (Machine *m, const char *module, const char *name)
         return push (m, value);
       }
   for (guint i = 0; i < G_N_ELEMENTS (other_tensors); i++)
-    if (strcmp (module, "torch._utils") == 0 && strcmp (other_tensors[i].name, name) == 0)
-      return FAIL (m,
-                   "the pickle asks for torch._utils.%s, before byte %" G_GSIZE_FORMAT
-                   ", which makes %s; such are not read, save %s in its place",
-                   name, place (m), other_tensors[i].what, other_tensors[i].instead);
+    if (strcmp (module, other_tensors[i].module) == 0 && strcmp (other_tensors[i].name, name) == 0)
+      {
+        g_autofree char *whose = name_at_hand (m);
+        return FAIL (m,
+                     "the pickle asks for %s.%s%s, before byte %" G_GSIZE_FORMAT
+                     ", which makes %s; such are not read, save %s in its place",
+                     module, name, whose, place (m), other_tensors[i].what, other_tensors[i].instead);
+      }
   g_autofree char *shown_module = nf_shorten (module), *shown_name = nf_shorten (name);
   return FAIL (m,
                "the pickle asks for %s.%s, before byte %" G_GSIZE_FORMAT
