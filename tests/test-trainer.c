@@ -820,9 +820,11 @@ rewrite (const char *path, const char *name, gboolean keep, float first)
         {
           if (!keep)
             continue;
-          assert_int_equal (tensor.dtype, NF_DTYPE_F32);
-          bytes = g_memdup2 (tensor.data, tensor.n_elements * sizeof (float));
-          ((float *)(gpointer)bytes)[0] = first;
+          bytes = g_memdup2 (tensor.data, tensor.n_elements * nf_dtype_size (tensor.dtype));
+          if (tensor.dtype == NF_DTYPE_F64)
+            ((double *)(gpointer)bytes)[0] = (double)first;
+          else
+            ((float *)(gpointer)bytes)[0] = first;
           tensor.data = bytes;
         }
       tensors[n++] = tensor;
@@ -843,7 +845,8 @@ test_bad_checkpoints (void **state)
     int code;
   } wrong[] = { { "moment1", TRUE, NAN, NF_ERROR_DATA },     { "parameters", TRUE, NAN, NF_ERROR_DATA },
                 { "moment1", TRUE, 3e38f, NF_ERROR_FORMAT }, { "moment2", TRUE, -1, NF_ERROR_FORMAT },
-                { "moment2", FALSE, 0, NF_ERROR_FORMAT },    { "state", FALSE, 0, NF_ERROR_FORMAT } };
+                { "moment2", FALSE, 0, NF_ERROR_FORMAT },    { "state", FALSE, 0, NF_ERROR_FORMAT },
+                { "state", TRUE, 2.5f, NF_ERROR_FORMAT },    { "state", TRUE, 1, NF_ERROR_FORMAT } };
   const NfTrainOptions options = make_options ();
   g_autoptr (GError) error = NULL;
   g_autofree char *path = nf_test_temporary (".checkpoint"), *bytes = NULL;

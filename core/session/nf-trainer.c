@@ -841,11 +841,12 @@ read_state (NfTensorFile *file, double state[N_STATE], GError **error)
 {
   if (!read_part (file, "state", NF_DTYPE_F64, N_STATE, state, error))
     return FALSE;
-  if (state[0] < 0 || state[1] < 0 || state[1] > state[0] || state[0] > 1e15)
-    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims %g updates in %g steps",
+  if (state[0] < 0 || state[1] < 0 || state[1] > state[0] || state[0] > 1e15 || state[0] != floor (state[0])
+      || state[1] != floor (state[1]))
+    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: state says %g updates in %g steps",
                  nf_tensor_file_get_path (file), state[1], state[0]);
   else if (state[2] < 0)
-    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s claims a mean norm of %g",
+    g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: state says a mean norm of %g",
                  nf_tensor_file_get_path (file), state[2]);
   else
     return TRUE;
