@@ -333,7 +333,13 @@ show_held (GstFlowDecode *self)
           gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), frame);
           return gst_flow_post_error (self, error);
         }
-      ret = gst_video_decoder_finish_frame (GST_VIDEO_DECODER (self), frame);
+      if (nf_stream_is_shown (stream))
+        ret = gst_video_decoder_finish_frame (GST_VIDEO_DECODER (self), frame);
+      else /* an error has taken it */
+        {
+          gst_flow_engine_count_dropped (&self->engine, 1);
+          gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), frame);
+        }
     }
   return ret;
 }

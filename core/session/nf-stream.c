@@ -778,7 +778,7 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
                    "guidance %g: streams of videos are decoded without, it must be 0", options->guidance);
       return FALSE;
     }
-  if (!check_frames (self, frames, actions, error) || !nf_session_check_finite ("latents", latents, n, error))
+  if (!check_frames (self, frames, actions, error))
     return FALSE;
 
   NfStreamWindow *window = open_window (self);
@@ -819,9 +819,11 @@ nf_stream_decode (NfStream *self, const float *latents, const float *action, gbo
 {
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
-  if (decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
+  const gboolean sound = nf_session_check_finite ("latents", latents, nf_stream_get_latents (self), error);
+  if (sound && decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
     return TRUE;
-  nf_stream_reset (self);
+  if (sound || self->held->len == 0)
+    nf_stream_reset (self);
   return FALSE;
 }
 

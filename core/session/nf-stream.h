@@ -201,10 +201,11 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * was the same and the options do not accept what has not settled. Drawn ones become a frame that continues
  * the stream. @drawn matters to models of Gaussian noise alone: the noise in a frame that was encoded is
  * known, that in a drawn one is estimated. What others draw snaps, if @options say so, as it is the 8-bit
- * frame that is remembered. After an error the stream is reset.
+ * frame that is remembered. After an error the stream is reset; but latents that are not finite change
+ * nothing while decoded frames are held, which nf_stream_drain() shows.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA, device errors or
- * %NF_ERROR_CANCELLED.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA (@latents, or what
+ * the model makes of them, are not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_decode (NfStream *self, const float *latents, const float *action, gboolean drawn,
                            const NfDecodeOptions *options, const NfFrame *frame, GError **error);
