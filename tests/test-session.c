@@ -1902,15 +1902,18 @@ test_bad_text (void **state)
   g_clear_error (&error);
 
   /* guidance without, and with a file that has half of what it needs */
-  static const char *const lacks[] = { "no text is set", "lacks the tensor null_text" };
+  g_autofree char *lacking = g_strconcat (path, " lacks the tensor null_text", NULL);
+  const char *const lacks[] = { "no text is set", lacking, "text was set without them" };
   const NfDecodeOptions guided = { .snap = TRUE, .guidance = 2 };
   const float latents[8 * 8 * 3 / 2] = { 0 };
   g_auto (Picture) picture;
   picture_init (&picture, NF_PIXELS_YUV420, 8, 8, FALSE);
   for (guint i = 0; i < G_N_ELEMENTS (lacks); i++)
     {
-      if (i)
+      if (i == 1)
         nf_test_ok (nf_session_load_text (session, path, &error), error);
+      else if (i == 2)
+        nf_test_ok (nf_session_set_text (session, latents, NULL, 1, &error), error);
       assert_false (nf_session_decode_frame (session, latents, -1, &guided, &picture.frame, &error));
       if (!strstr (error->message, lacks[i]))
         fail_msg ("\"%s\" does not mention \"%s\"", error->message, lacks[i]);

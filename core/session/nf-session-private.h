@@ -41,9 +41,9 @@ struct _NfSession
   gsize n_drawn;   /* floats of it */
 
   float *text, *null_text, *actions; /* of samples to come */
-  char *text_digest;
-  guint n_text, n_actions; /* how many of them, 0 for none */
-  gint text_at;            /* the one of them for all samples, -1 if each has its own */
+  char *text_digest, *text_path;     /* the latter of the file that text is from, or NULL */
+  guint n_text, n_actions;           /* how many of them, 0 for none */
+  gint text_at;                      /* the one of them for all samples, -1 if each has its own */
 
   NfInverseReport report;
   guint kept; /* tiles of the last frame decoded */

@@ -24,6 +24,7 @@ nf_session_finalize (GObject *object)
   g_free (self->misses);
   g_free (self->text);
   g_free (self->text_digest);
+  g_free (self->text_path);
   g_free (self->null_text);
   g_free (self->actions);
   g_clear_object (&self->cancellable);
@@ -237,6 +238,7 @@ nf_session_set_text (NfSession *self, const float *text, const float *null_text,
   keep_floats (null_text, n, &self->null_text);
   g_free (self->text_digest);
   self->text_digest = nf_session_digest_text (config, text, B);
+  g_clear_pointer (&self->text_path, g_free);
   self->n_text = text ? B : 0;
   self->text_at = -1;
   self->shown.valid = FALSE;
@@ -503,9 +505,11 @@ nf_session_check_options (NfSession *self, const NfDecodeOptions *options, GErro
   /* that of no class is known */
   if (config->txt_size && !self->null_text && (self->text || !nf_config_classes (config)))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "guidance needs the text features of no caption: %s",
-                   self->text ? "the file of text lacks the tensor null_text"
-                              : "no text is set, whose file has them in the tensor null_text");
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "guidance needs the text features of no caption: %s%s",
+                   self->text_path ? self->text_path : "",
+                   self->text_path ? " lacks the tensor null_text"
+                   : self->text    ? "text was set without them"
+                                   : "no text is set, whose file has them in the tensor null_text");
       return FALSE;
     }
   return TRUE;

@@ -138,7 +138,10 @@ nf_session_load_text (NfSession *self, const char *path, GError **error)
   if (!text)
     return FALSE;
   if (nf_session_set_text (self, text, null_text, B, error))
-    return TRUE;
+    {
+      self->text_path = g_strdup (path);
+      return TRUE;
+    }
   g_prefix_error (error, "%s: ", path);
   return FALSE;
 }
