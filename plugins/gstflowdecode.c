@@ -886,7 +886,7 @@ drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *erro
 }
 
 /* FRAMES, which have their buffers, are decoded together and handed on; if that fails they are gone. If there
- * is a damaged one among them, which is noticed before any is decoded, each goes alone. */
+ * is a damaged one among them each goes alone. */
 static GstFlowReturn
 decode_together (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, gint64 start)
 {

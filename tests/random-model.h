@@ -5,11 +5,11 @@
 #include <normflow.h>
 #include <string.h>
 
-/* Initial weights have output projections of zero, which would make the flow trivial: those become random of
- * a standard deviation DEVIATION. */
+/* Initial weights, of which those whose names have PART in them become random of a standard deviation
+ * DEVIATION. */
 static inline void
-random_model_write_scaled (const char *path, const NfConfig *config, NfDevice *device, guint64 seed,
-                           double deviation)
+random_model_write_part (const char *path, const NfConfig *config, NfDevice *device, guint64 seed,
+                         const char *part, double deviation)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfModel) model = nf_model_new (config, device, seed, &error);
@@ -28,7 +28,7 @@ random_model_write_scaled (const char *path, const NfConfig *config, NfDevice *d
   for (guint i = 0; i < n; i++)
     {
       tensors[i] = *nf_tensor_file_get (file, i);
-      if (!strstr (tensors[i].name, "proj_out"))
+      if (!strstr (tensors[i].name, part))
         continue;
       float *values = g_new (float, tensors[i].n_elements);
       nf_random_normal (seed, i, tensors[i].n_elements, deviation, values);
@@ -41,6 +41,21 @@ random_model_write_scaled (const char *path, const NfConfig *config, NfDevice *d
   if (!nf_tensor_file_write (path, tensors, n, metadata, &error))
     fail_msg ("%s", error->message);
   g_remove (plain);
+}
+
+/* Initial weights have output projections of zero, which would make the flow trivial. */
+static inline void
+random_model_write_scaled (const char *path, const NfConfig *config, NfDevice *device, guint64 seed,
+                           double deviation)
+{
+  random_model_write_part (path, config, device, seed, "proj_out", deviation);
+}
+
+/* Of weights that are finite, but from which nothing is computed that is. */
+static inline void
+random_model_write_damaged (const char *path, const NfConfig *config, NfDevice *device)
+{
+  random_model_write_part (path, config, device, 3, "proj_in.weight", 6e37);
 }
 
 static inline void

@@ -2777,6 +2777,32 @@ locate_sample (const Layout *l, int tile, int n, int f, gsize *byte)
   return x < w && y < h;
 }
 
+static int
+steps_of (int mode)
+{
+  return mode == 4 ? -32 : mode == 0 || mode == 3 ? 0 : 32;
+}
+
+/* Tokens, after 3 floats, into a frame, of all tiles; whether a sample was said to be no finite number. */
+static gboolean
+run_to_pixels (Rig *rig, const Layout *l, int D, int mode, Memory *x, Memory *frame, Memory *W,
+               gboolean has_basis, Memory *noise)
+{
+  const int N = l->side * l->side, tiles_x = (int)divide_up (l->width, l->p * l->side),
+            tiles = tiles_x * (int)divide_up (l->height, l->p * l->side);
+  Memory *odd = room (rig, 2);
+  RUN (rig, "nf_tokens_to_pixels", SIZES (N, tiles, 1), ONE_EACH, BUFFER (x), LONG (3), BUFFER (frame),
+       VALUE (l->at), VALUE (l->stride), VALUE (l->step), INT (l->width), INT (l->height),
+       INT (l->chroma_height), INT (0), INT (tiles_x), INT (l->p), INT (l->side), INT (l->side), INT (l->yuv),
+       INT (0), INT (steps_of (mode)), BUFFER (W), INT (has_basis), INT (D), BUFFER (noise), INT (mode == 4),
+       BUFFER (odd), LONG (1));
+  g_autofree float *after = take_at (rig, odd, 1);
+  guint32 word;
+  memcpy (&word, after, sizeof word);
+  assert_true (word == 1 || word == nan_bits ());
+  return word == 1;
+}
+
 static void
 check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gboolean has_basis,
               double *(*make_basis) (int))
@@ -2786,7 +2812,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
   const int D = yuv ? l.p * l.p * 3 / 2 : planes * l.p * l.p, N = l.side * l.side;
   const int tiles_x = (int)divide_up (l.width, l.p * l.side),
             tiles = tiles_x * (int)divide_up (l.height, l.p * l.side);
-  const int steps = mode == 4 ? -32 : mode == 0 || mode == 3 ? 0 : 32;
+  const int steps = steps_of (mode);
   const gsize n = (gsize)tiles * N * D, words = divide_up (l.bytes, 4);
   g_autofree guint8 *frame = g_malloc0 (words * 4);
   g_autoptr (GRand) rand = g_rand_new_with_seed (5);
@@ -2849,10 +2875,7 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
     }
   if (mode == 3)
     return;
-  RUN (rig, "nf_tokens_to_pixels", SIZES (N, tiles, 1), ONE_EACH, BUFFER (x), LONG (3), BUFFER (back),
-       VALUE (l.at), VALUE (l.stride), VALUE (l.step), INT (l.width), INT (l.height), INT (l.chroma_height),
-       INT (0), INT (tiles_x), INT (l.p), INT (l.side), INT (l.side), INT (yuv), INT (0), INT (steps),
-       BUFFER (W), INT (has_basis), INT (D), BUFFER (known_noise), INT (mode == 4));
+  assert_false (run_to_pixels (rig, &l, D, mode, x, back, W, has_basis, known_noise));
   g_autofree float *returned = take (rig, back);
   g_autofree guint8 *written = g_malloc0 (words * 4), *known = g_memdup2 (returned, words * 4);
   for (int t = 0; t < tiles * N; t++)
@@ -2872,6 +2895,21 @@ check_pixels (Rig *rig, int planes, int yuv, gboolean interleaved, int mode, gbo
       assert_int_equal (known[i], ((const guint8 *)&bits)[i % 4]);
     else
       assert_int_equal (written[i], 1);
+
+  /* one sample that is none, in the last token of all that is partly outside the frame, is told; not if the
+   * frame has no place for it. By a basis all of a token are none then. */
+  static const float strange[] = { (float)NAN, (float)INFINITY, (float)-INFINITY };
+  for (guint i = 0; i < G_N_ELEMENTS (strange); i++)
+    for (int inside = has_basis; inside < 2; inside++)
+      {
+        gsize at = n, byte;
+        do
+          at--;
+        while (locate_sample (&l, (int)(at / D) / N, (int)(at / D) % N, (int)(at % D), &byte) != inside);
+        put (rig, x, 3 + at, &strange[i], 1);
+        assert_int_equal (run_to_pixels (rig, &l, D, mode, x, back, W, has_basis, known_noise), inside);
+        put (rig, x, 3 + at, &tokens[at], 1);
+      }
 }
 
 static void

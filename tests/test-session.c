@@ -2228,6 +2228,59 @@ test_planes_apart (void **state)
       }
 }
 
+/* What is no number has no bytes: it is an error that names the model and the frame, however that is decoded.
+ */
+static void
+test_not_finite (void **state)
+{
+  static const NfDecodeOptions ways[] = {
+    { .drawn = TRUE },
+    { .snap = TRUE },
+    { .snap = TRUE, .method = NF_DECODE_SEQUENTIAL },
+    { .snap = TRUE, .method = NF_DECODE_JACOBI, .window = 2 },
+  };
+  static const NfNoise noises[] = { NF_NOISE_UNIFORM, NF_NOISE_GAUSSIAN };
+  g_autoptr (GError) error = NULL;
+  g_auto (Picture) in = { 0 }, out = { 0 };
+  picture_init (&in, NF_PIXELS_GRAY, 13, 7, FALSE);
+  picture_init (&out, NF_PIXELS_GRAY, 13, 7, FALSE);
+  picture_draw (&in, 6);
+  for (guint i = 0; i < G_N_ELEMENTS (noises); i++)
+    {
+      const NfConfig config = { .channels = 1,
+                                .img_size = S,
+                                .patch_size = P,
+                                .width = 32,
+                                .n_blocks = 2,
+                                .n_layers = 1,
+                                .nvp = TRUE,
+                                .head_dim = 16,
+                                .expansion = 2,
+                                .noise = noises[i],
+                                .noise_std = i ? 0.1 : 0,
+                                .layout = NF_PIXELS_GRAY };
+      g_autofree char *path = nf_test_temporary (".safetensors");
+      random_model_write_damaged (path, &config, nf_test_device (*state));
+      g_autoptr (NfModel) model = nf_model_load (path, nf_test_device (*state), NULL, NULL, NULL, &error);
+      g_unlink (path);
+      nf_test_ok (model, error);
+      g_autoptr (NfSession) session = nf_test_session (model);
+      NfGrid grid;
+      nf_test_ok (nf_grid_init (&grid, &config, 13, 7, &error), error);
+      g_autofree float *z = g_new (float, nf_grid_latents (&grid));
+      nf_random_normal (1, 0, nf_grid_latents (&grid), 1, z);
+      for (guint j = 0; j < G_N_ELEMENTS (ways); j++)
+        assert_refused (nf_session_decode_frame (session, z, -1, &ways[j], &out.frame, &error), &error,
+                        NF_ERROR_DATA, path);
+      const float *const latents[] = { z, z };
+      const NfFrame frames[] = { out.frame, out.frame };
+      assert_refused (nf_session_decode_frames (session, latents, 2, -1, ways, frames, &error), &error,
+                      NF_ERROR_DATA, "frame 0 of 2: samples of the frame are no finite numbers");
+      assert_refused (nf_session_denoise_frame (session, &in.frame, 0.1, &out.frame, &error), &error,
+                      NF_ERROR_DATA, "samples of the frame are no finite numbers");
+    }
+}
+
 enum
 {
   PLAIN_W = 96,
@@ -2444,6 +2497,8 @@ main (int argc, char **argv)
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
     { "recalled drafts, kernels=cpu", test_recalled, NULL, NULL, (void *)"cpu" },
     { "recalled drafts, kernels=gpu", test_recalled, NULL, NULL, (void *)"gpu" },
+    { "no finite numbers, kernels=cpu", test_not_finite, NULL, NULL, (void *)"cpu" },
+    { "no finite numbers, kernels=gpu", test_not_finite, NULL, NULL, (void *)"gpu" },
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "drafts, weights in integers", test_drafted, NULL, NULL, (void *)"cpu,precision=int8-weights" },

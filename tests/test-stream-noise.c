@@ -650,6 +650,39 @@ closer_to_the_truth (void **state)
   check_closer (NF_DENOISE_LEARNED, 1);
 }
 
+/* What is no number has no bytes: it is an error once the frame is shown, however it was decoded. */
+static void
+not_finite (void **state)
+{
+  for (guint layers = 0; layers < 4; layers++)
+    {
+      const NfConfig config = layers < 3 ? noisy_config (layers) : random_video_config ();
+      g_autoptr (GError) error = NULL;
+      g_autofree char *path = nf_test_temporary (".safetensors");
+      random_model_write_damaged (path, &config, nf_test_device ("cpu"));
+      g_autoptr (NfModel) model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+      g_unlink (path);
+      nf_test_ok (model, error);
+      g_autoptr (NfStream) stream = stream_new (model, 2);
+      const gsize n = nf_stream_get_latents (stream);
+      g_autofree float *z = g_new (float, n);
+      guint8 samples[2][BYTES];
+      const NfFrame frames[] = { view (samples[0], config.layout), view (samples[1], config.layout) };
+      nf_random_normal (1, 0, n, 1, z);
+      for (gboolean drawn = FALSE; drawn <= TRUE; drawn++)
+        {
+          gboolean done = TRUE;
+          for (guint f = 0; done && f <= nf_stream_get_look_ahead (stream); f++)
+            done = nf_stream_decode (stream, z, NULL, drawn, NULL, frames, &error);
+          assert_false (done);
+          assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+          if (!strstr (error->message, path) || !g_str_has_prefix (error->message, "stream 0 of 2: samples"))
+            fail_msg ("%s", error->message);
+          g_clear_error (&error);
+        }
+    }
+}
+
 int
 main (void)
 {
@@ -658,7 +691,7 @@ main (void)
     cmocka_unit_test (drawn),           cmocka_unit_test (look_ahead),
     cmocka_unit_test (denoise_methods), cmocka_unit_test (splice),
     cmocka_unit_test (side_by_side),    cmocka_unit_test (closer_to_the_truth),
-    cmocka_unit_test (endless),
+    cmocka_unit_test (endless),         cmocka_unit_test (not_finite),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -247,16 +247,15 @@ nf_prior (NF_ITEM __global const float *z, ulong z_at, __global float *dz, int k
 }
 
 /* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). With Gaussian noise
- * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. */
+ * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. What is no number stays so, for clamp() may make one of it. */
 static inline floatv
 nf_snap (floatv x, int steps)
 {
   if (steps < 0)
     return rint (x * (-128.0f * steps)) / (-128.0f * steps);
-  if (steps == 0)
-    return clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f) * (2.0f / 255.0f) - 1.0f;
-  const floatv at = clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f);
-  return (at + 0.5f) / (128.0f * steps) - 1.0f;
+  const floatv at = steps ? clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f)
+                          : clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f);
+  return select (steps ? (at + 0.5f) / (128.0f * steps) - 1.0f : at * (2.0f / 255.0f) - 1.0f, x, isnan (x));
 }
 
 /* A token's basis W (D, D) is orthonormal, and its rows are the basis vectors: t = W y and back y = Wᵀ t. In memory it is W, then Wᵀ, each with rows of
@@ -506,7 +505,8 @@ nf_settle (NF_ITEM __global float *x, ulong x_at, __global const float *before, 
             {
               const float place = clamp (rint ((to[i] - places[i]) * 128.0f), 0.0f, 255.0f) / 128.0f + places[i];
               off = fmax (off, fabs (to[i] - place));
-              to[i] = place;
+              if (!isnan (to[i])) /* which stays so */
+                to[i] = place;
             }
           if (has_basis)
             nf_to_basis (basis, to, x, D);

@@ -215,7 +215,7 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
     case NF_LIST_TOKENS_TO_PIXELS:
       nf_tokens_to_pixels (item, items, NF_VIEW (0), NF_BYTES (2), vload4 (0, a + 3), NF_INT4 (7), NF_INT4 (9), NF_INT (11), NF_INT (12), NF_INT (13),
                            NF_INT (14), NF_INT (15), NF_INT (16), NF_INT (17), NF_INT (18), NF_INT (19), NF_INT (20), NF_INT (21), NF_FLOATS (22),
-                           NF_INT (23), NF_INT (24), NF_FLOATS (25), NF_INT (26));
+                           NF_INT (23), NF_INT (24), NF_FLOATS (25), NF_INT (26), NF_WORDS (27), NF_LONG (28));
       break;
 #if NF_LIST > 1
     case NF_LIST_COLUMN_SUMS:

@@ -121,11 +121,12 @@ nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride
 }
 
 /* The inverse: floor for uniform noise (steps > 0), nearest otherwise, less the noise that is known to be in x, if any; samples outside the
- * frame are dropped. Global size (N, tiles). */
+ * frame are dropped. If one within it is no finite number, which bytes cannot say, odd[odd_at] becomes 1: all who write it write the same. Global size
+ * (N, tiles). */
 NF_KERNEL void
 nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, int chroma_height,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int steps, __global const float *basis, int has_basis,
-                     int D, __global const float *noise, int has_noise)
+                     int D, __global const float *noise, int has_noise, __global uint *odd, ulong odd_at)
 {
   const int n = get_global_id (0), tile = tile0 + get_global_id (1);
   float y[D_MAX];
@@ -142,10 +143,14 @@ nf_tokens_to_pixels (NF_ITEM __global const float *x, ulong x_at, __global uchar
       if (has_noise)
         v -= nf_load_head (noise + n * D + f, D - f);
       v = steps > 0 ? floor ((v + 1.0f) * 128.0f) : rint ((v + 1.0f) * 127.5f);
-      float samples[VW];
-      nf_storev (clamp (v, 0.0f, 255.0f), samples);
+      float values[VW];
+      nf_storev (v, values);
       for (int i = 0; i < min (VW, D - f); i++)
         if (s.x[i] <= s.last_x[i] && s.y[i] <= s.last_y[i])
-          frame[nf_byte (s.plane[i], s.x[i], s.y[i], at, stride, step)] = (uchar)samples[i];
+          {
+            frame[nf_byte (s.plane[i], s.x[i], s.y[i], at, stride, step)] = (uchar)clamp (values[i], 0.0f, 255.0f);
+            if (!isfinite (values[i]))
+              odd[odd_at] = 1;
+          }
     }
 }

@@ -1616,7 +1616,8 @@ nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens
                 VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height),
                 INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
                 INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps), BUFFER (t->basis),
-                INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL));
+                INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL),
+                VIEW (nf_view (f->bytes, f->odd)));
 }
 
 void

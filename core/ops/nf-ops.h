@@ -426,6 +426,7 @@ typedef struct
   guint chroma_height; /* rows of both, of yuv420 */
   guint tiles_x;
   gsize tile_bytes; /* not 0: a batch of tiles, this far apart, rather than one frame */
+  gsize odd;        /* word of bytes that becomes 1 when a value that is written is no finite number */
 } NfPlanes;
 
 /* Tiles tile0 .. tile0+tiles-1 into x (tiles, N, D) and back. SEED and STREAM feed the random modes; NOISE

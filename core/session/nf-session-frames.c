@@ -261,6 +261,7 @@ typedef struct
   NfSession *session;
   const float *const *latents;
   const NfFrame *frames;
+  guint n_frames;
   const NfGrid *grid;
   const NfPlanes *planes;
   gboolean drafts; /* the latents may be decoded by nf_flow_inverse_picture() */
@@ -273,15 +274,18 @@ static gboolean
 reach_frame (Frames *self, guint frame, GError **error)
 {
   NfOps *ops = nf_flow_get_ops (self->session->flow);
-  const NfConfig *config = nf_model_get_config (self->session->model);
   gint64 time;
 
   if (self->staged < frame && !nf_ops_finish (ops, error))
     return FALSE;
   for (time = g_get_monotonic_time (); self->staged < frame; self->staged++)
-    if (!nf_staging_download (&self->session->staging, ops, config->layout, &self->frames[self->staged],
+    if (!nf_staging_download (&self->session->staging, ops, self->session->model, &self->frames[self->staged],
                               error))
-      return FALSE;
+      {
+        if (self->n_frames > 1)
+          g_prefix_error (error, "frame %u of %u: ", self->staged, self->n_frames);
+        return FALSE;
+      }
   self->downloads += nf_stats_lap (&time);
   return TRUE;
 }
@@ -485,6 +489,8 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
                                      : NULL,
                              i, work + count);
   const guint batch = nf_session_share (count, limit);
+  if (!shown->valid)
+    nf_staging_forget (&self->staging, ops);
   shown->valid = FALSE; /* until all of it is there */
   self->report = (NfInverseReport){ 0 };
   self->kept = n_frames * tiles - count;
@@ -492,7 +498,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
-  Frames all = { self, latents, frames, &grid, &planes, .drafts = drafts, .written = n_frames };
+  Frames all = { self, latents, frames, n_frames, &grid, &planes, .drafts = drafts, .written = n_frames };
   const double upload = nf_stats_lap (&time);
   for (guint first = 0; first < count; first += batch)
     {
@@ -622,6 +628,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   const guint tiles = grid.tiles_x * grid.tiles_y;
   tokens.steps = MIN (tokens.steps, 1);
   self->shown.valid = FALSE;
+  nf_staging_forget (&self->staging, ops);
   nf_staging_upload (&self->staging, ops, config->layout, in);
   const double upload = nf_stats_lap (&time);
   nf_session_condition (self, NULL, 0, batch, 1);
@@ -640,7 +647,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   if (!nf_ops_finish (ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
-  if (!nf_staging_download (&self->staging, ops, config->layout, out, error))
+  if (!nf_staging_download (&self->staging, ops, self->model, out, error))
     return FALSE;
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
   return TRUE;

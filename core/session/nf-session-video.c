@@ -287,9 +287,13 @@ nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, G
         return FALSE;
       planes.tiles_x = 1;
       self->shown.valid = FALSE;
+      nf_staging_forget (&self->staging, ops);
       nf_ops_tokens_to_pixels (ops, nf_view (all, f * frame), &planes, &tokens, 0, 1, NULL);
-      if (!nf_staging_download (&self->staging, ops, config->layout, &frames[f], error))
-        return FALSE;
+      if (!nf_staging_download (&self->staging, ops, self->model, &frames[f], error))
+        {
+          g_prefix_error (error, "frame %u: ", f);
+          return FALSE;
+        }
     }
   return TRUE;
 }

@@ -447,8 +447,8 @@ gboolean nf_session_roll (NfSession *self, const float *x, guint B, guint given,
  *
  * The 8-bit samples that these tokens are of. For models of videos of pixels.
  *
- * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT (size, planes) or
- * device errors.
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED (another kind of model), %NF_ERROR_ARGUMENT (size, planes),
+ * %NF_ERROR_DATA (@x is not finite) or device errors.
  */
 gboolean nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, GError **error);
 
@@ -559,6 +559,9 @@ gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *
  *
  * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
  * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (@latents, or what the model
+ * makes of them, are not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
                                   const NfDecodeOptions *options, const NfFrame *frame, GError **error);
@@ -625,6 +628,9 @@ gboolean nf_session_read_hints (NfSession *self, const char *path, GError **erro
  * @in: noisy frame
  * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
  * @out: same size; may be the same memory as @in
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of @in
+ * is not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
                                    GError **error);

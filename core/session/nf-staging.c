@@ -27,6 +27,13 @@ interleave (const NfFrame *frame)
   return planes[0].step > 3 && last - first < (guintptr)planes[0].step;
 }
 
+/* Where the word is that follows the samples, in words. */
+static gsize
+odd_at (gsize size)
+{
+  return (size + 3) / 4;
+}
+
 gboolean
 nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint tile_height,
                     const NfFrame *frame, NfPlanes *planes, GError **error)
@@ -74,11 +81,12 @@ nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint 
     {
       g_clear_pointer (&staging->buffer, nf_buffer_free);
       g_free (staging->bytes);
-      staging->bytes = g_malloc (at);
+      staging->bytes = g_malloc ((odd_at (at) + 1) * sizeof (guint32));
       staging->size = at;
-      staging->buffer = nf_ops_alloc (ops, (at + 3) / 4);
+      staging->buffer = nf_ops_alloc (ops, odd_at (at) + 1);
     }
   planes->bytes = staging->buffer;
+  planes->odd = odd_at (at);
   return staging->buffer || nf_ops_finish (ops, error);
 }
 
@@ -106,13 +114,27 @@ nf_staging_upload (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const N
 }
 
 gboolean
-nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
-                     GError **error)
+nf_staging_download (NfStaging *staging, NfOps *ops, NfModel *model, const NfFrame *frame, GError **error)
 {
+  const NfPixelLayout layout = nf_model_get_config (model)->layout;
+  const gsize odd = odd_at (staging->size) * sizeof (guint32);
   const guint8 *from = staging->bytes;
+  guint32 is_odd;
 
-  if (!nf_ops_read (ops, nf_view (staging->buffer, 0), staging->bytes, staging->size, error))
+  if (!nf_ops_read (ops, nf_view (staging->buffer, 0), staging->bytes, odd + sizeof is_odd, error))
     return FALSE;
+  memcpy (&is_odd, staging->bytes + odd, sizeof is_odd);
+  if (is_odd)
+    {
+      const char *path = nf_model_get_path (model);
+      nf_staging_forget (staging, ops);
+      g_set_error (
+          error, NF_ERROR, NF_ERROR_DATA,
+          "samples of the frame are no finite numbers: the weights of %s are damaged, or what it was "
+          "given is far from all that it has learned",
+          path ? path : "the model");
+      return FALSE;
+    }
   /* what lies between the samples of a row and belongs to none; before the first and after the last there may
    * be nothing */
   if (layout == NF_PIXELS_RGB && interleave (frame))
@@ -140,6 +162,13 @@ nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const
         }
     }
   return TRUE;
+}
+
+void
+nf_staging_forget (NfStaging *staging, NfOps *ops)
+{
+  if (staging->buffer)
+    nf_ops_fill (ops, nf_view (staging->buffer, odd_at (staging->size)), 0.0f, 1);
 }
 
 void

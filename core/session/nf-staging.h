@@ -3,14 +3,15 @@
 
 #include "nf-config.h"
 #include "nf-frame.h"
+#include "nf-model.h"
 #include "nf-ops.h"
 
 /* Not installed. The samples of one frame, planes one after the other without gaps, on the host and the same
- * on the device. Zero-initialise. */
+ * on the device. The next whole word of both says whether a sample was no finite number. Zero-initialise. */
 typedef struct
 {
   guint8 *bytes;
-  gsize size;
+  gsize size; /* without that word */
   NfBuffer *buffer;
 } NfStaging;
 
@@ -21,7 +22,12 @@ gboolean nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layou
 
 /* Of a frame that was prepared. */
 void nf_staging_upload (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame);
-gboolean nf_staging_download (NfStaging *staging, NfOps *ops, NfPixelLayout layout, const NfFrame *frame,
+
+/* Refuses, with %NF_ERROR_DATA, samples of which MODEL computed one that is no finite number. */
+gboolean nf_staging_download (NfStaging *staging, NfOps *ops, NfModel *model, const NfFrame *frame,
                               GError **error);
+
+/* Forgets what samples are that were never downloaded. */
+void nf_staging_forget (NfStaging *staging, NfOps *ops);
 
 void nf_staging_clear (NfStaging *staging);

@@ -368,6 +368,8 @@ nf_stream_reset (NfStream *self)
   window_forget (&self->windows[0]);
   window_forget (&self->windows[1]);
   g_array_set_size (self->held, 0);
+  for (guint b = 0; b < self->B; b++)
+    nf_staging_forget (&self->staging[b], self->ops);
   self->index = 0;
   self->shown = FALSE;
 }
@@ -757,10 +759,13 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
 static gboolean
 download (NfStream *self, const NfFrame *frames, GError **error)
 {
-  const NfPixelLayout layout = nf_model_get_config (self->model)->layout;
   for (guint b = 0; self->shown && b < self->B; b++)
-    if (!nf_staging_download (&self->staging[b], self->ops, layout, &frames[b], error))
-      return FALSE;
+    if (!nf_staging_download (&self->staging[b], self->ops, self->model, &frames[b], error))
+      {
+        if (self->B > 1)
+          g_prefix_error (error, "stream %u of %u: ", b, self->B);
+        return FALSE;
+      }
   return TRUE;
 }
 
