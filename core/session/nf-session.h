@@ -70,8 +70,8 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * size
  * @n_missed: of a picture, values between blocks that decoding will find otherwise than encoding left them;
  * 0 for frames of videos, of which it is not known
- * @rounded: whether products round what they multiply, as in bf16 and int8-weights: there a value that is found
- * otherwise may change the third digit of others, and all that follow in its tile
+ * @rounded: whether products round what they multiply, as in bf16 and int8-weights: there a value that is
+ * found otherwise may change the third digit of others, and all that follow in its tile
  */
 typedef struct
 {
