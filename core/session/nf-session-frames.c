@@ -91,9 +91,10 @@ sample_constant (const NfConfig *config)
 }
 
 void
-nf_score_fill (const NfConfig *config, const float *half_square, const float *log_det, gsize tokens,
-               guint64 num_dims, NfScore *score)
+nf_score_fill (NfModel *model, const float *half_square, const float *log_det, const float *misses,
+               gsize tokens, guint64 num_dims, NfScore *score)
 {
+  const NfConfig *config = nf_model_get_config (model);
   const double n = (double)tokens * nf_config_features (config);
   double squares = 0, determinants = 0;
 
@@ -102,7 +103,9 @@ nf_score_fill (const NfConfig *config, const float *half_square, const float *lo
     {
       squares += (double)half_square[i];
       determinants += (double)log_det[i];
+      score->n_missed += (guint64)misses[i];
     }
+  score->rounded = nf_device_rounds_factors (nf_model_get_device (model));
   score->log_prior = -squares - n * HALF_LOG_2PI;
   score->log_det = determinants;
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
@@ -193,12 +196,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       || !nf_session_check_finite ("latents", latents, self->grid_size, error))
     return FALSE;
   if (score)
-    {
-      nf_score_fill (config, self->half_square, self->log_det, self->n_tokens, self->staging.size, score);
-      for (gsize i = 0; i < self->n_tokens; i++)
-        score->n_missed += (guint64)self->misses[i];
-      score->rounded = nf_device_rounds_factors (nf_model_get_device (self->model));
-    }
+    nf_score_fill (self->model, self->half_square, self->log_det, self->misses, self->n_tokens,
+                   self->staging.size, score);
   if (score_map)
     fill_score_map (self, &grid, score_map);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));

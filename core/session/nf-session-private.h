@@ -112,9 +112,9 @@ gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, con
 /* Gradients of all parameters in the order of their list. */
 gboolean nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error);
 
-/* Of TOKENS half squares and log-determinants; NUM_DIMS samples. */
-void nf_score_fill (const NfConfig *config, const float *half_square, const float *log_det, gsize tokens,
-                    guint64 num_dims, NfScore *score);
+/* Of TOKENS half squares, log-determinants and numbers of values that are missed; NUM_DIMS samples. */
+void nf_score_fill (NfModel *model, const float *half_square, const float *log_det, const float *misses,
+                    gsize tokens, guint64 num_dims, NfScore *score);
 
 /* Bits per dimension of one token. */
 float nf_score_token (const NfConfig *config, float half_square, float log_det);

@@ -68,8 +68,7 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * @num_dims: samples of the real frame (padding not counted)
  * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any
  * size
- * @n_missed: of a picture, values between blocks that decoding will find otherwise than encoding left them;
- * 0 for frames of videos, of which it is not known
+ * @n_missed: values between blocks that decoding will find otherwise than encoding left them
  * @rounded: whether products round what they multiply, as in bf16 and int8-weights: there a value that is
  * found otherwise may change the third digit of others, and all that follow in its tile
  */

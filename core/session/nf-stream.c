@@ -35,7 +35,7 @@ nf_stream_finalize (GObject *object)
   NfStream *self = NF_STREAM (object);
   NfBuffer **const buffers[] = { &self->input,   &self->u,       &self->between[0], &self->between[1],
                                  &self->z,       &self->latents, &self->log_det,    &self->half_square,
-                                 &self->changes, &self->noise,   &self->text };
+                                 &self->changes, &self->noise,   &self->text,       &self->missing };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -53,6 +53,7 @@ nf_stream_finalize (GObject *object)
   g_free (self->cache);
   g_free (self->half_squares);
   g_free (self->log_dets);
+  g_free (self->misses);
   g_free (self->no_action);
   g_free (self->text_digest);
   g_free (self->noises);
@@ -160,10 +161,12 @@ reserve (NfStream *self)
   self->latents = nf_ops_alloc (self->ops, frame);
   self->z = nf_ops_alloc (self->ops, self->F * frame);
   self->log_det = nf_ops_alloc (self->ops, tokens);
+  self->missing = nf_ops_alloc (self->ops, tokens);
   self->half_square = nf_ops_alloc (self->ops, tokens);
   self->changes = nf_ops_alloc (self->ops, (gsize)self->B * MAX (self->N, NF_FLOW_WINDOW));
   self->half_squares = g_new (float, tokens);
   self->log_dets = g_new (float, tokens);
+  self->misses = g_new (float, tokens);
   self->no_action = g_new0 (float, (gsize)self->B *MAX (config->action_dim, 1));
   self->staging = g_new0 (NfStaging, self->B);
   self->planes = g_new0 (NfPlanes, self->B);
@@ -602,7 +605,7 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
       nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
-                        to, self->log_det, NULL, none, flip != next, t > 0);
+                        to, self->log_det, self->missing, none, flip != next, t > 0);
       from = to;
       flip = next;
     }
@@ -620,7 +623,8 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
   float *log_dets = self->log_dets + (gsize)b * self->N;
   double noise = 0;
   if (score)
-    nf_score_fill (config, half_squares, log_dets, self->N, self->staging[b].size, score);
+    nf_score_fill (self->model, half_squares, log_dets, self->misses + (gsize)b * self->N, self->N,
+                   self->staging[b].size, score);
   for (guint i = 0; self->noisy && i < self->N; i++)
     {
       noise += (double)self->noise_nats[i];
@@ -641,7 +645,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const NfBlockSequence alone = { .N = self->N, .frame = self->N };
-  const NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
+  NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
   const gboolean flip = nf_stream_deep_block (self)->flip;
   const gsize tokens = (gsize)self->B * self->N, n = tokens * self->D;
   gint64 time = g_get_monotonic_time ();
@@ -657,12 +661,14 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   read_pixels (self);
   forward_shallow (self, window);
   extend (self, window);
+  affine.misses = self->missing;
   nf_ops_affine (self->ops, &affine, nf_view (self->u, 0), window->cache->o, nf_view (self->latents, 0),
                  self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
   nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, (guint)tokens, self->D);
   close_frame (self);
   nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, tokens * sizeof (float));
   nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
