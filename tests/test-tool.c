@@ -1365,7 +1365,11 @@ test_captions (void **state)
   /* one that began before that was kept, from here on */
   replace_in ("other-text.safetensors.checkpoint.json", "\"captions_digest\"", "\"captions_before\"");
   GOOD ("train", "-q", "-o", "other-text.safetensors", "--resume", "--stop-after", "3");
-  random_text_write (captions, name, 2, 3, 8, 1, 2);
+  /* wherever it is by now */
+  g_autofree char *elsewhere = in_folder ("elsewhere-text.safetensors");
+  assert_int_equal (g_rename (captions, elsewhere), 0);
+  GOOD ("train", "-q", "-o", "other-text.safetensors", "--resume", "--captions", elsewhere);
+  random_text_write (elsewhere, name, 2, 3, 8, 1, 2);
   BAD (1, "other text than the run began with", "train", "-q", "-o", "other-text.safetensors", "--resume");
 }
 
@@ -2027,9 +2031,9 @@ test_train (void **state)
        video);
   BAD (2, "leave out --lr", "train", "-q", "-o", "parts.safetensors", "--resume", "--lr", "0.1");
   BAD (2,
-       "leave out --validate-every; beside --resume can be given --output, --checkpoint, --stop-after, "
-       "--save-every, --log",
-       "train", "-q", "-o", "parts.safetensors", "--resume", "--validate-every", "3");
+       "leave out --warmup; beside --resume can be given --output, --checkpoint, --stop-after, --save-every, "
+       "--log",
+       "train", "-q", "-o", "parts.safetensors", "--resume", "--warmup", "3");
   BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
   BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",
        "bf16-weights", video);
@@ -2549,6 +2553,29 @@ test_resumed_files (void **state)
   assert_same_files ("unmoved.safetensors.checkpoint", "same.safetensors.checkpoint");
   assert_int_equal (g_rename (moved, clips), 0);
   GOOD (TRAIN, "-o", "same.safetensors", "--steps", "6", "--stop-after", "4", "--overwrite", clips);
+
+  /* what it is judged by, too; and folders are still those of their files */
+  g_autofree char *judge = in_folder ("judge.y4m"), *judges = in_folder ("judges"),
+                  *judge_moved = in_folder ("judges/judge.y4m"), *both = in_folder ("clips/judge.y4m");
+  assert_int_equal (g_mkdir (judges, 0777), 0);
+  write_video (judge);
+  GOOD (TRAIN, "-o", "judge.safetensors", "--steps", "4", "--stop-after", "1", "--validation", judge, clips,
+        judge);
+  assert_int_equal (g_rename (judge, judge_moved), 0);
+  BAD (1, "files of a run that have moved are named after --resume: ", "train", "-q", "-o",
+       "judge.safetensors", "--resume");
+  BAD (1, "judge.y4m is not what the run began with", "train", "-q", "-o", "judge.safetensors", "--resume",
+       "--validation", video, clips, judge_moved);
+  GOOD ("train", "-q", "-o", "judge.safetensors", "--resume", "--stop-after", "2", "--validation",
+        judge_moved, "--validate-every", "1", clips, judge_moved);
+  assert_int_equal (g_rename (judge_moved, both), 0);
+  BAD (1, "judge.y4m is not what the run began with: folders part the files otherwise", "train", "-q", "-o",
+       "judge.safetensors", "--resume", "--validation", both, clips);
+  /* one that is damaged there is not left out */
+  nf_test_ok (g_file_set_contents (both, "YUV4", -1, &error), error);
+  BAD (1, "clips/judge.y4m: ", "train", "-q", "-o", "judge.safetensors", "--resume", "--validation", video,
+       clips);
+  g_remove (both);
 
   /* settings from before they were kept say nothing of them */
   nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);

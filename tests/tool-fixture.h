@@ -49,7 +49,7 @@ tool_finish (GSubprocess *process)
   if (!g_subprocess_get_if_exited (process))
     fail_msg ("killed by signal %d: %s", g_subprocess_get_term_sig (process), result.errors);
   result.status = g_subprocess_get_exit_status (process);
-  if (result.errors && strstr (result.errors, "-CRITICAL **"))
+  if (result.errors && strstr (result.errors, "CRITICAL **"))
     fail_msg ("%s", result.errors);
   return result;
 }

@@ -21,7 +21,7 @@ typedef struct
   guint64 n_frames;
   guint64 n_doubtful;     /* of them, those of nf_score_is_doubtful(); */
   guint64 first_doubtful; /* the number of the first */
-  gboolean rounded;       /* one of them for its precision */
+  guint64 n_rounded;      /* for their precision alone */
   double time;            /* of the last frame, NAN if unknown */
   guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
   double gap;     /* how much after it, in seconds */
@@ -112,7 +112,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
     {
       if (encode->n_doubtful++ == 0)
         encode->first_doubtful = picture->index;
-      encode->rounded |= frame->score.rounded && frame->score.bits_per_dim < NF_SCORE_FAR;
+      encode->n_rounded += frame->score.rounded && frame->score.bits_per_dim < NF_SCORE_FAR;
     }
   watch_times (encode, picture, nf_media_reader_get_info (frame->reader)->tick);
   encode->seconds += frame->seconds;
@@ -169,7 +169,7 @@ encode_file (Encode *encode, GError **error)
         " frames of %s, the first of them frame %" G_GUINT64_FORMAT
         ", %s that not every byte of them may come back; normflow eval --check tells",
         encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
-        encode->rounded
+        encode->n_rounded == encode->n_doubtful
             ? "have values that so few bits (--precision f32 and bf16-weights have more) do not hold, so"
             : "are in parts so unlike what the model has learnt");
   if (encode->uneven && !encode->command->quiet)

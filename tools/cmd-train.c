@@ -186,8 +186,8 @@ check_video_options (const NfTrainRun *run, gboolean begins, gboolean holdout, g
 /* Options that are no settings of a run: where this process reads and writes, how often, and how far it goes.
  */
 static const char *const places_options[]
-    = { "output",       "checkpoint", "stop-after", "save-every", "log",      "log-every", "samples",
-        "sample-every", "cache",      "steps",      "validation", "captions", NULL };
+    = { "output",       "checkpoint", "stop-after", "save-every", "log",      "log-every",      "samples",
+        "sample-every", "cache",      "steps",      "validation", "captions", "validate-every", NULL };
 
 /* The first option that is one of the run's settings, without its dashes. */
 static char *
@@ -283,7 +283,11 @@ check_files (const NfTrainPlaces *places, const NfTrainRun *run, const char *con
   g_autofree char *settings = nf_train_settings_path (places->checkpoint);
 
   if (!add_inputs (inputs, run->files, error) || !add_inputs (inputs, run->validation, error))
-    return FALSE;
+    {
+      if (places->resume && !places->moved)
+        g_prefix_error (error, "files of a run that have moved are named after --resume: ");
+      return FALSE;
+    }
   g_ptr_array_add (outputs, places->output);
   g_ptr_array_add (outputs, places->checkpoint);
   g_ptr_array_add (outputs, settings);
@@ -458,7 +462,9 @@ nf_cmd_train (int argc, char **argv)
       || !nf_check_ending (places.checkpoint, "safetensors", &error)
       || !nf_check_ending (log, "json", &error))
     return nf_command_usage (&command, "%s", error->message);
-  if (!nf_settle_number (&steps) || !(places.minutes >= 0 && isfinite (places.minutes))
+  if (!nf_settle_number (&steps))
+    return nf_command_usage (&command, "--steps takes 1 or more");
+  if (!(places.minutes >= 0 && isfinite (places.minutes))
       || (!places.resume && (steps > 0) == (places.minutes > 0)))
     return nf_command_usage (&command, "give either --steps N or --minutes M, more than 0");
   if (places.resume && overwrite)
@@ -471,7 +477,7 @@ nf_cmd_train (int argc, char **argv)
       return nf_command_usage (
           &command,
           "--resume goes on with the settings of the run: leave out --%s; beside --resume can be given --%s, "
-          "and the device",
+          "the device, and files that have moved",
           setting, others);
     }
   if (run.init && nf_train_shape_given (&shape))
@@ -510,11 +516,13 @@ nf_cmd_train (int argc, char **argv)
       g_autofree char *settings = nf_train_settings_path (places.checkpoint);
 
       g_clear_pointer (&run.command, g_free);
-      places.moved = argc > 1;
+      places.moved = argc > 1 || validation;
       if (!nf_train_load_settings (&run, places.checkpoint, &error) || !check_run (&run, settings, &error)
           || !read_elsewhere (&run, argv + 1, validation, captions, &error)
           || (steps && !end_elsewhere (&run, places.checkpoint, (guint64)steps, &error)))
         goto failed;
+      if (validate_every)
+        run.validate_every = (guint64)validate_every;
     }
   else
     {

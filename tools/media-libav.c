@@ -2,6 +2,7 @@
 #include "media-libav.h"
 #include "nf-error.h"
 
+#include <string.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/pixdesc.h>
 

@@ -2,8 +2,6 @@
 #include "media-libav.h"
 #include "nf-error.h"
 
-#include <string.h>
-#include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 
 typedef struct

@@ -4,11 +4,7 @@
 #include "nf-error.h"
 
 #include <errno.h>
-#include <math.h>
-#include <string.h>
 #include <libavformat/avformat.h>
-#include <libavutil/display.h>
-#include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 
 #define MAX_PIXELS (1 << 27)

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <libavformat/avformat.h>
 #include <libavutil/opt.h>
-#include <libavutil/pixdesc.h>
 
 struct _NfMediaWriter
 {

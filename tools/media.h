@@ -52,14 +52,14 @@ GPtrArray *nf_media_list_once (const char *const *paths, GError **error);
 /* Whether a file's name ends in ENDING, or in one of ENDINGS (without the dot), in letters of either case. */
 gboolean nf_media_has_ending (const char *path, const char *ending);
 gboolean nf_media_has_any_ending (const char *path, const char *const *endings);
-gboolean nf_media_has_any_ending (const char *path, const char *const *endings);
 
 /* Whether it is what is in one file that is wrong, so that others can be read. */
 gboolean nf_media_is_of_file (const GError *error);
 
 /*
  * NfMediaInspection:
- * needed: (nullable): names, as people see them, of files that a run goes on with: none of these is left out
+ * needed: (nullable): names, as people see them, of files that a run goes on with, without their folders if
+ * these may be other ones: none of these is left out
  * go_on: called with DATA before the first of N files is looked at, the second and so on; an error ends that
  *
  * How files are looked at before they are used.

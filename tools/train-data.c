@@ -111,11 +111,15 @@ open_captions (NfTrainData *data, GError **error)
 
 /* Files that the run began with. */
 static GHashTable *
-list_needed (const NfTrainRun *run)
+list_needed (const NfTrainData *data)
 {
-  GHashTable *needed = g_hash_table_new (g_str_hash, g_str_equal);
-  for (guint i = 0; run->sources && i < run->sources->len; i++)
-    g_hash_table_add (needed, g_array_index (run->sources, NfTrainSource, i).name);
+  const GArray *sources = data->run->sources;
+  GHashTable *needed = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  for (guint i = 0; sources && i < sources->len; i++)
+    {
+      const char *name = g_array_index (sources, NfTrainSource, i).name;
+      g_hash_table_add (needed, data->places->moved ? g_path_get_basename (name) : g_strdup (name));
+    }
   return needed;
 }
 
@@ -133,7 +137,7 @@ static gboolean
 open_clips (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
-  g_autoptr (GHashTable) needed = list_needed (run);
+  g_autoptr (GHashTable) needed = list_needed (data);
   const NfMediaInspection inspection = { needed, go_on, data->command };
   const NfClipsOptions options = { .layout = run->config.layout,
                                    .width = nf_config_columns (&run->config),
@@ -168,7 +172,7 @@ open_reels (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
   NfConfig *config = &run->config;
-  g_autoptr (GHashTable) needed = list_needed (run);
+  g_autoptr (GHashTable) needed = list_needed (data);
   const NfMediaInspection inspection = { needed, go_on, data->command };
   NfWorldPattern pattern;
 
@@ -241,6 +245,19 @@ is_named (const char *a, const char *b, gboolean moved)
   return moved ? !strcmp (base_a, base_b) : !strcmp (a, b);
 }
 
+/* Whether file I lies where the one before it does: folders are classes, and of pictures those that a part of
+ * is held out. */
+static gboolean
+shares_folder (const GArray *sources, guint i)
+{
+  if (i == 0)
+    return FALSE;
+  g_autofree char *before = g_path_get_dirname (g_array_index (sources, NfTrainSource, i - 1).name);
+  g_autofree char *here = g_path_get_dirname (g_array_index (sources, NfTrainSource, i).name);
+
+  return !strcmp (before, here);
+}
+
 static gboolean
 has_source (const GArray *sources, const char *name, gboolean moved)
 {
@@ -260,11 +277,13 @@ check_source (const GArray *began, const GArray *now, guint i, gboolean moved, G
 
   if (a && b && is_named (a->name, b->name, moved))
     {
-      if (a->frames == b->frames && a->bytes == b->bytes)
+      const gboolean same = a->frames == b->frames && a->bytes == b->bytes;
+      if (same && (!moved || shares_folder (began, i) == shares_folder (now, i)))
         return TRUE;
-      what = g_strdup_printf ("it has %" G_GUINT64_FORMAT " frames in %" G_GUINT64_FORMAT
-                              " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
-                              b->frames, b->bytes, a->frames, a->bytes);
+      what = same ? g_strdup ("folders part the files otherwise")
+                  : g_strdup_printf ("it has %" G_GUINT64_FORMAT " frames in %" G_GUINT64_FORMAT
+                                     " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
+                                     b->frames, b->bytes, a->frames, a->bytes);
     }
   else if (!b || (a && !has_source (now, a->name, moved)))
     {
@@ -282,35 +301,54 @@ check_source (const GArray *began, const GArray *now, guint i, gboolean moved, G
   return FALSE;
 }
 
+static gboolean
+add_source (GArray *sources, const char *path, guint64 frames, GError **error)
+{
+  GStatBuf status;
+
+  if (g_stat (path, &status) != 0)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: %s", path, g_strerror (errno));
+      return FALSE;
+    }
+  const NfTrainSource source = { g_filename_display_name (path), frames, (guint64)status.st_size };
+  g_array_append_val (sources, source);
+  return TRUE;
+}
+
+/* NOW take the place of those that the run BEGAN with, which are the same if it kept any. */
+static gboolean
+settle_sources (GArray **began, GArray *now, gboolean moved, GError **error)
+{
+  for (guint i = 0; *began && i < MAX ((*began)->len, now->len); i++)
+    if (!check_source (*began, now, i, moved, error))
+      return FALSE;
+  g_clear_pointer (began, g_array_unref);
+  *began = g_array_ref (now);
+  return TRUE;
+}
+
 /* A run goes on with the files that it began with, all of them and as they were. */
 static gboolean
 check_sources (NfTrainData *data, GError **error)
 {
-  g_autoptr (GArray) sources = nf_train_sources_new ();
-  const GArray *began = data->run->sources;
+  NfTrainRun *run = data->run;
+  const gboolean moved = data->places->moved;
+  g_autoptr (GArray) sources = nf_train_sources_new (), validation = nf_train_sources_new ();
+  g_autoptr (GPtrArray) files = nf_media_list ((const char *const *)run->validation, error);
 
+  if (!files)
+    return FALSE;
   for (guint i = 0; i < nf_train_data_count (data); i++)
-    {
-      const char *path = nf_train_data_get_path (data, i);
-      GStatBuf status;
-
-      if (g_stat (path, &status) != 0)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: %s", path, g_strerror (errno));
-          return FALSE;
-        }
-      const NfTrainSource source
-          = { g_filename_display_name (path),
-              data->reels ? nf_reels_get_length (data->reels, i) : nf_clips_get_length (data->clips, i),
-              (guint64)status.st_size };
-      g_array_append_val (sources, source);
-    }
-  for (guint i = 0; began && i < MAX (began->len, sources->len); i++)
-    if (!check_source (began, sources, i, data->places->moved, error))
+    if (!add_source (
+            sources, nf_train_data_get_path (data, i),
+            data->reels ? nf_reels_get_length (data->reels, i) : nf_clips_get_length (data->clips, i), error))
       return FALSE;
-  g_clear_pointer (&data->run->sources, g_array_unref);
-  data->run->sources = g_steal_pointer (&sources);
-  return TRUE;
+  for (guint i = 0; i < files->len; i++)
+    if (!add_source (validation, files->pdata[i], 0, error))
+      return FALSE;
+  return settle_sources (&run->sources, sources, moved, error)
+         && settle_sources (&run->validation_sources, validation, moved, error);
 }
 
 gboolean

@@ -30,6 +30,7 @@ nf_train_run_clear (NfTrainRun *run)
   g_strfreev (run->validation);
   g_strfreev (run->classes);
   g_clear_pointer (&run->sources, g_array_unref);
+  g_clear_pointer (&run->validation_sources, g_array_unref);
   g_free (run->init);
   g_free (run->captions);
   g_free (run->captions_digest);
@@ -67,9 +68,9 @@ add_strings (JsonBuilder *builder, const char *name, char **strings)
 }
 
 static void
-add_sources (JsonBuilder *builder, const GArray *sources)
+add_sources (JsonBuilder *builder, const char *name, const GArray *sources)
 {
-  json_builder_set_member_name (builder, "sources");
+  json_builder_set_member_name (builder, name);
   json_builder_begin_array (builder);
   for (guint i = 0; i < sources->len; i++)
     {
@@ -148,7 +149,8 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   nf_json_add_int (builder, "validation_tiles", run->validation_tiles);
   add_strings (builder, "files", run->files);
   add_strings (builder, "validation", run->validation);
-  add_sources (builder, run->sources);
+  add_sources (builder, "sources", run->sources);
+  add_sources (builder, "validation_sources", run->validation_sources);
   nf_json_add_string (builder, "init", run->init ? run->init : "");
   nf_json_add_string (builder, "command", run->command);
   nf_json_add_string (builder, "log", run->log ? run->log : "");
@@ -390,6 +392,8 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   run->validation = settings_strings (&settings, "validation");
   if (json_object_has_member (settings.object, "sources"))
     run->sources = settings_sources (&settings, "sources");
+  if (json_object_has_member (settings.object, "validation_sources"))
+    run->validation_sources = settings_sources (&settings, "validation_sources");
   run->init = settings_string (&settings, "init");
   run->command = settings_string (&settings, "command");
   /* before it was kept, it was taken to be all */

@@ -8,8 +8,8 @@ G_BEGIN_DECLS
 /* What a step draws from a file depends on what is in it; this tells most other files of the same name. */
 typedef struct
 {
-  char *name; /* for people */
-  guint64 frames;
+  char *name;     /* for people */
+  guint64 frames; /* 0 if they were not counted */
   guint64 bytes;
 } NfTrainSource;
 
@@ -39,6 +39,7 @@ typedef struct
   char **validation;
   GArray *sources; /* all files in FILES; NULL before they are opened, and in settings from before they were
                       kept */
+  GArray *validation_sources; /* all in VALIDATION, likewise */
   char *init;
   char *command;
   char *log;
