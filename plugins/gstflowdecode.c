@@ -306,21 +306,71 @@ negotiate (GstFlowDecode *self, gboolean known)
   return done;
 }
 
-/* Frames that wait for later ones are shown with what is known: before the stream begins anew, and at its
- * end. */
+/* What comes was predicted from what is not there: it is dropped until a key frame comes. */
+static void
+lose (GstFlowDecode *self, NfStream *stream)
+{
+  if (!self->lost)
+    self->asked = GST_CLOCK_TIME_NONE;
+  self->lost = TRUE;
+  nf_stream_reset (stream);
+}
+
+/* FRAME does not go on, and what happens is told already. */
+static void
+leave_out (GstFlowDecode *self, GstVideoCodecFrame *frame)
+{
+  gst_flow_engine_count_dropped (&self->engine, 1);
+  gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), gst_video_codec_frame_ref (frame));
+}
+
+/* FRAME is damaged: it is left out if there may be so many (max-errors). What follows it in a video cannot be
+ * decoded either. */
 static GstFlowReturn
-show_held (GstFlowDecode *self)
+drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *error)
 {
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
   GstFlowReturn ret = GST_FLOW_OK;
-  while (stream && ret == GST_FLOW_OK && self->held->len > 0)
+  if (stream)
+    lose (self, stream);
+  GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
+  if (ret != GST_FLOW_OK)
     {
-      GstVideoCodecFrame *frame = g_ptr_array_steal_index (self->held, 0);
+      leave_out (self, frame);
+      return ret;
+    }
+  GST_ELEMENT_WARNING (self, STREAM, DECODE,
+                       ("%s; %s", error->message,
+                        stream ? "frames are dropped until the next key frame" : "the frame is dropped"),
+                       (NULL));
+  gst_video_decoder_drop_frame (GST_VIDEO_DECODER (self), gst_video_codec_frame_ref (frame));
+  return ret;
+}
+
+/* Frames that wait for later ones are shown with what is known: before the stream begins anew, and at its
+ * end. Those that the stream has lost to an error are left out. */
+static GstFlowReturn
+show_held (GstFlowDecode *self)
+{
+  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
+  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
+  GstFlowReturn ret = GST_FLOW_OK;
+  while (stream && self->held->len > 0 && (ret == GST_FLOW_OK || nf_stream_get_held (stream) == 0))
+    {
+      g_autoptr (GstVideoCodecFrame) frame = g_ptr_array_steal_index (self->held, 0);
       g_autoptr (GError) error = NULL;
       GstVideoFrame video;
       NfFrame view;
+      if (nf_stream_get_held (stream) == 0)
+        {
+          leave_out (self, frame);
+          continue;
+        }
       if (!gst_video_frame_map (&video, &self->output->info, frame->output_buffer, GST_MAP_WRITE))
-        g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
+        {
+          g_set_error (&error, NF_ERROR, NF_ERROR_NO_MEMORY, "cannot write to an output buffer");
+          nf_stream_reset (stream);
+        }
       else
         {
           gst_flow_frame_view (&video, &self->output->info, &view);
@@ -328,17 +378,14 @@ show_held (GstFlowDecode *self)
           nf_stream_drain (stream, &view, &error);
           gst_video_frame_unmap (&video);
         }
-      if (error)
+      if (!error)
+        ret = gst_video_decoder_finish_frame (decoder, gst_video_codec_frame_ref (frame));
+      else if (g_error_matches (error, NF_ERROR, NF_ERROR_DATA))
+        ret = drop_damaged (self, frame, error);
+      else
         {
-          gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), frame);
-          return gst_flow_post_error (self, error);
-        }
-      if (nf_stream_is_shown (stream))
-        ret = gst_video_decoder_finish_frame (GST_VIDEO_DECODER (self), frame);
-      else /* an error has taken it */
-        {
-          gst_flow_engine_count_dropped (&self->engine, 1);
-          gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), frame);
+          leave_out (self, frame);
+          ret = gst_flow_post_error (self, error);
         }
     }
   return ret;
@@ -570,16 +617,6 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guin
   return to;
 }
 
-/* What comes was predicted from what is not there: it is dropped until a key frame comes. */
-static void
-lose (GstFlowDecode *self, NfStream *stream)
-{
-  if (!self->lost)
-    self->asked = GST_CLOCK_TIME_NONE;
-  self->lost = TRUE;
-  nf_stream_reset (stream);
-}
-
 /* One on its way needs no other, which would only cost: FRAME asks again if that takes too long, since a
  * request may be lost as well. */
 static void
@@ -593,17 +630,18 @@ ask_for_key (GstFlowDecode *self, GstVideoCodecFrame *frame)
   gst_video_decoder_request_sync_point (GST_VIDEO_DECODER (self), frame, 0);
 }
 
-/* Whether all that FRAME was predicted from is there. If it is a key frame the stream begins anew. */
-static gboolean
-has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
+/* THERE: whether all that FRAME was predicted from is. If it is a key frame the stream begins anew. */
+static GstFlowReturn
+find_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame, gboolean *there)
 {
   const guint64 next = nf_stream_get_index (stream);
   GstFlowLatentTail tail = { 0 };
   GstMapInfo in;
   guint32 mark = 0;
 
+  *there = TRUE;
   if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
-    return TRUE; /* decoding will say so */
+    return GST_FLOW_OK; /* decoding will say so */
   if (in.size == gst_flow_latent_info_size (&self->info))
     {
       gst_flow_latent_read_tail (&self->info, in.data, self->action, &tail);
@@ -612,18 +650,18 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
   gst_buffer_unmap (frame->input_buffer, &in);
   self->drawn = tail.drawn;
   const gboolean joined = tail.index == next && tail.follows && tail.follows != self->mark;
-  if (tail.index == 0 || (tail.index == next && !joined && !self->lost))
+  const gboolean goes_on = tail.index > 0 && tail.index == next && !joined && !self->lost;
+  const GstFlowReturn ret = goes_on ? GST_FLOW_OK : show_held (self);
+  if (ret != GST_FLOW_OK)
+    return ret;
+  if (tail.index == 0)
+    nf_stream_reset (stream);
+  if (tail.index == 0 || goes_on)
     {
-      if (tail.index == 0)
-        {
-          show_held (self);
-          nf_stream_reset (stream);
-        }
       self->lost = FALSE;
       self->mark = mark;
-      return TRUE;
+      return GST_FLOW_OK;
     }
-  show_held (self);
   if (!self->lost && joined)
     GST_ELEMENT_WARNING (
         self, STREAM, DECODE,
@@ -645,7 +683,8 @@ has_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame)
                           tail.index, next),
                          (NULL));
   lose (self, stream);
-  return FALSE;
+  *there = FALSE;
+  return GST_FLOW_OK;
 }
 
 /* Of a frame, in the thread that decodes it. */
@@ -846,42 +885,21 @@ hold_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, gint64 start)
   return gst_video_decoder_finish_frame (decoder, g_ptr_array_steal_index (self->held, 0));
 }
 
-/* FRAME does not go on, and what happens is told already. */
-static void
-leave_out (GstFlowDecode *self, GstVideoCodecFrame *frame)
-{
-  gst_flow_engine_count_dropped (&self->engine, 1);
-  gst_video_decoder_release_frame (GST_VIDEO_DECODER (self), gst_video_codec_frame_ref (frame));
-}
-
-/* FRAME is damaged: it is left out if there may be so many (max-errors). What follows it in a video cannot be
- * decoded either. */
+/* FRAME cannot be decoded, since it is damaged. */
 static GstFlowReturn
-drop_damaged (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *error)
+drop_undecoded (GstFlowDecode *self, GstVideoCodecFrame *frame, const GError *error)
 {
-  GstVideoDecoder *decoder = GST_VIDEO_DECODER (self);
-  NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  GstFlowReturn ret = GST_FLOW_OK;
-  if (stream)
-    {
-      /* those that are held are sound, and what is finished counts as no error in a row */
-      ret = show_held (self);
-      lose (self, stream);
-    }
-  if (ret == GST_FLOW_OK)
-    GST_VIDEO_DECODER_ERROR (self, 1, STREAM, DECODE, ("%s", error->message), (NULL), ret);
+  /* those that are held go before, if the stream still has them: what is finished counts as no error in a row
+   */
+  GstFlowReturn ret = show_held (self);
   if (ret != GST_FLOW_OK)
     {
       leave_out (self, frame);
       return ret;
     }
-  GST_ELEMENT_WARNING (self, STREAM, DECODE,
-                       ("%s; %s", error->message,
-                        stream ? "frames are dropped until the next key frame" : "the frame is dropped"),
-                       (NULL));
-  if (stream)
+  ret = drop_damaged (self, frame, error);
+  if (ret == GST_FLOW_OK && self->lost)
     ask_for_key (self, frame);
-  gst_video_decoder_drop_frame (decoder, gst_video_codec_frame_ref (frame));
   return ret;
 }
 
@@ -895,7 +913,7 @@ decode_together (GstFlowDecode *self, NfSession *session, const GPtrArray *frame
   decode_frames (self, session, frames, &self->settings, &error);
   const gboolean damaged = g_error_matches (error, NF_ERROR, NF_ERROR_DATA);
   if (damaged && frames->len == 1)
-    return drop_damaged (self, frames->pdata[0], error);
+    return drop_undecoded (self, frames->pdata[0], error);
   if (error && !damaged)
     ret = gst_flow_post_error (self, error);
   if (!error && get_look_ahead (self) > 0)
@@ -935,6 +953,11 @@ decode_waiting (GstFlowDecode *self)
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   if (ret == GST_FLOW_OK)
     ret = negotiate_again (self);
+  if (ret == GST_FLOW_OK && self->lost) /* one that was held turned out to be damaged */
+    {
+      ask_for_key (self, frames->pdata[0]);
+      ret = gst_video_decoder_drop_frame (decoder, g_ptr_array_steal_index (frames, 0));
+    }
   for (guint i = 0; i < frames->len && ret == GST_FLOW_OK; i++)
     {
       GstVideoCodecFrame *frame = frames->pdata[i];
@@ -942,7 +965,7 @@ decode_waiting (GstFlowDecode *self)
       if (ret == GST_FLOW_OK)
         gst_flow_copy_frame_flags (frame->output_buffer, frame->input_buffer);
     }
-  if (ret == GST_FLOW_OK)
+  if (ret == GST_FLOW_OK && frames->len > 0)
     ret = decode_together (self, session, frames, start);
   else
     for (guint i = 0; i < frames->len; i++)
@@ -968,7 +991,10 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
-  if (ret == GST_FLOW_OK && (self->foreign || (stream && !has_context (self, stream, frame))))
+  gboolean there = TRUE;
+  if (ret == GST_FLOW_OK && stream && !self->foreign)
+    ret = find_context (self, stream, frame, &there);
+  if (ret == GST_FLOW_OK && (self->foreign || !there))
     {
       if (!self->foreign)
         ask_for_key (self, frame);

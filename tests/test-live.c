@@ -19,12 +19,9 @@
 
 static char *video_model, *noisy_model, *ahead_model, *other_model, *controls_model;
 
-static void
-make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 seed)
+static NfConfig
+make_config (gboolean noisy, guint ahead)
 {
-  g_autoptr (GError) error = NULL;
-  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
-  assert_no_error (error);
   NfConfig config = random_video_config ();
   if (noisy)
     {
@@ -34,6 +31,16 @@ make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 
       config.width = 64; /* no fewer features than a token has values: it is asked */
       config.temporal_causal = 1 + ahead;
     }
+  return config;
+}
+
+static void
+make_model (char **path, const char *name, gboolean noisy, guint ahead, guint64 seed)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  NfConfig config = make_config (noisy, ahead);
   config.controls = path == &controls_model;
   *path = fixture_path (name);
   random_model_write_scaled (*path, &config, device, seed, RANDOM_VIDEO_SCALE);
@@ -917,6 +924,125 @@ look_ahead_and_damage (void **state)
           assert_int_equal (gst_buffer_memcmp (shown->pdata[i], 0, wanted.data, wanted.size), 0);
           gst_buffer_unmap (sound->pdata[i], &wanted);
         }
+    }
+}
+
+/* A model that makes numbers of all that is like samples, and none of what is far from them. */
+static char *
+make_astray_model (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
+  assert_no_error (error);
+  const NfConfig config = make_config (TRUE, 2);
+  char *path = fixture_path ("astray.safetensors");
+  random_model_write_part (path, &config, device, 5, "denoiser.proj_in.weight", 1e23);
+  return path;
+}
+
+/* Frames that look ahead and are no numbers turn out so only when there is nothing more to wait for: before a
+ * KEY frame, a gap, another format, or the end. They are left out, and what follows them, if there may be
+ * some. */
+static void
+check_drained_damage (const char *model, gint most, guint key, gboolean gap, gboolean other_format)
+{
+  enum
+  {
+    BAD = 1,
+    LENGTH = 6
+  };
+  g_autofree char *line = g_strdup_printf (
+      "flowsample model=%s seed=6 num-buffers=%d key-int-max=%u ! appsink name=sink sync=false", model,
+      key ? LENGTH : BAD + 1, MAX (key, 1 + BAD));
+  GstElement *pipeline = fixture_launch (line);
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  GstHarness *decoder = NULL;
+  GstFlowReturn ret = GST_FLOW_OK;
+  gboolean passed = TRUE;
+  GstBuffer *buffer;
+  for (guint n = 0; (buffer = pull (pipeline)); n++)
+    {
+      if (n == 0)
+        {
+          g_autoptr (GstElement) sink = get (pipeline, "sink");
+          g_autoptr (GstPad) pad = gst_element_get_static_pad (sink, "sink");
+          g_autoptr (GstCaps) caps = gst_pad_get_current_caps (pad);
+          decoder = decoder_new (model, caps);
+          gst_element_set_bus (decoder->element, bus);
+          g_object_set (decoder->element, "max-errors", most, NULL);
+        }
+      if (n == BAD)
+        {
+          const float far = 1e30f;
+          buffer = gst_buffer_make_writable (buffer);
+          gst_buffer_fill (buffer, 0, &far, sizeof far);
+        }
+      if (n == BAD + 1 && gap)
+        passed = gst_harness_push_event (decoder, gst_event_new_gap (GST_BUFFER_PTS (buffer), 0));
+      if (n == BAD + 1 && other_format)
+        {
+          const guint32 drawn = 1; /* and no word of the frame before it, which is another one now */
+          buffer = gst_buffer_make_writable (buffer);
+          gst_buffer_fill (buffer, gst_buffer_get_size (buffer) - sizeof drawn, &drawn, sizeof drawn);
+          gst_harness_set_sink_caps_str (decoder, "video/x-raw,format=BGR");
+        }
+      if (passed && ret == GST_FLOW_OK)
+        ret = gst_harness_push (decoder, buffer);
+      else
+        gst_buffer_unref (buffer);
+    }
+  gst_harness_push_event (decoder, gst_event_new_eos ());
+  g_autoptr (GError) error = NULL;
+  guint warnings = 0;
+  for (GstMessage *message; (message = gst_bus_pop (bus)); gst_message_unref (message))
+    if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_ERROR && !error)
+      gst_message_parse_error (message, &error, NULL);
+    else if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_WARNING)
+      {
+        g_autoptr (GError) warning = NULL;
+        gst_message_parse_warning (message, &warning, NULL);
+        if (!strstr (warning->message, "no finite numbers") || !strstr (warning->message, "next key frame"))
+          fail_msg ("%s", warning->message);
+        warnings++;
+      }
+  if (error && most)
+    fail_msg ("%s", error->message);
+  if (most == 0)
+    {
+      assert_non_null (error);
+      if (!strstr (error->message, "no finite numbers"))
+        fail_msg ("%s", error->message);
+      assert_int_equal (passed, !gap);
+      assert_int_equal (ret, key && !gap ? GST_FLOW_ERROR : GST_FLOW_OK);
+      assert_int_equal (gst_harness_buffers_received (decoder), 0);
+    }
+  else
+    {
+      assert_true (passed && ret == GST_FLOW_OK);
+      assert_int_equal (warnings, 1);
+      assert_int_equal (gst_harness_buffers_received (decoder), key ? LENGTH - key : 0);
+      for (guint n = key; key && n < LENGTH; n++)
+        {
+          g_autoptr (GstBuffer) shown = gst_harness_pull (decoder);
+          assert_int_equal (GST_BUFFER_PTS (shown), n * GST_BUFFER_DURATION (shown));
+        }
+    }
+  gst_element_set_bus (decoder->element, NULL);
+  gst_harness_teardown (decoder);
+  fixture_stop (pipeline);
+}
+
+static void
+look_ahead_and_drained_damage (void **state)
+{
+  g_autofree char *model = make_astray_model ();
+  for (gint most = -1; most <= 0; most++)
+    {
+      check_drained_damage (model, most, 2, FALSE, FALSE);
+      check_drained_damage (model, most, 4, TRUE, FALSE);
+      check_drained_damage (model, most, 4, FALSE, TRUE);
+      check_drained_damage (model, most, 0, FALSE, FALSE);
     }
 }
 
@@ -2207,6 +2333,7 @@ main (int argc, char **argv)
     cmocka_unit_test (look_ahead),
     cmocka_unit_test (look_ahead_and_gap),
     cmocka_unit_test (look_ahead_and_damage),
+    cmocka_unit_test (look_ahead_and_drained_damage),
     cmocka_unit_test (look_ahead_and_new_format),
     cmocka_unit_test (look_ahead_latency),
     cmocka_unit_test (look_ahead_padding),
