@@ -310,8 +310,9 @@ negotiate (GstFlowDecode *self, gboolean known)
 static void
 lose (GstFlowDecode *self, NfStream *stream)
 {
-  if (!self->lost)
-    self->asked = GST_CLOCK_TIME_NONE;
+  if (self->lost)
+    return; /* since the stream began anew nothing was decoded */
+  self->asked = GST_CLOCK_TIME_NONE;
   self->lost = TRUE;
   nf_stream_reset (stream);
 }
