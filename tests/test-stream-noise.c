@@ -342,6 +342,12 @@ look_ahead (void **state)
   assert_false (nf_stream_encode (later, &frame, NULL, other, NULL, NULL, &error));
   assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_ARGUMENT));
   g_clear_error (&error);
+  /* nor is anything decoded of latents that are none */
+  other[0] = NAN;
+  assert_false (nf_stream_decode (later, other, NULL, TRUE, NULL, &frame, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+  g_clear_error (&error);
+  assert_false (nf_stream_is_shown (later));
   for (guint i = 0; i < AHEAD; i++)
     {
       assert_int_equal (nf_stream_get_held (later), AHEAD - i);

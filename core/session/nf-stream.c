@@ -831,6 +831,7 @@ nf_stream_decode (NfStream *self, const float *latents, const float *action, gbo
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
   const gboolean sound = nf_session_check_finite ("latents", latents, nf_stream_get_latents (self), error);
+  self->shown = FALSE;
   if (sound && decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
     return TRUE;
   if (sound || self->held->len == 0)
