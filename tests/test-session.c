@@ -2267,11 +2267,18 @@ test_not_finite (void **state)
       g_autoptr (NfSession) session = nf_test_session (model);
       NfGrid grid;
       nf_test_ok (nf_grid_init (&grid, &config, 13, 7, &error), error);
-      g_autofree float *z = g_new (float, nf_grid_latents (&grid));
+      g_autofree float *z = g_new (float, nf_grid_latents (&grid)),
+                       *made = g_new (float, nf_grid_latents (&grid));
       nf_random_normal (1, 0, nf_grid_latents (&grid), 1, z);
       for (guint j = 0; j < G_N_ELEMENTS (ways); j++)
         assert_refused (nf_session_decode_frame (session, z, -1, &ways[j], &out.frame, &error), &error,
                         NF_ERROR_DATA, path);
+      assert_refused (nf_session_encode_frame (session, &in.frame, made, NULL, NULL, &error), &error,
+                      NF_ERROR_DATA, path);
+      assert_refused (nf_session_encode (session, z, 1, NULL, made, NULL, NULL, &error), &error,
+                      NF_ERROR_DATA, path);
+      assert_refused (nf_session_prepare (session, NF_SESSION_ENCODE, &error), &error, NF_ERROR_DATA,
+                      "latents of the frame are no finite numbers");
       const float *const latents[] = { z, z };
       const NfFrame frames[] = { out.frame, out.frame };
       assert_refused (nf_session_decode_frames (session, latents, 2, -1, ways, frames, &error), &error,

@@ -674,6 +674,12 @@ not_finite (void **state)
       g_autofree float *z = g_new (float, n);
       guint8 samples[2][BYTES];
       const NfFrame frames[] = { view (samples[0], config.layout), view (samples[1], config.layout) };
+      memset (samples, 0, sizeof samples);
+      assert_false (nf_stream_encode (stream, frames, NULL, z, NULL, NULL, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      if (!strstr (error->message, path) || !g_str_has_prefix (error->message, "latents of the frame are no"))
+        fail_msg ("%s", error->message);
+      g_clear_error (&error);
       nf_random_normal (1, 0, n, 1, z);
       for (gboolean drawn = FALSE; drawn <= TRUE; drawn++)
         {

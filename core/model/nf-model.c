@@ -758,6 +758,18 @@ nf_model_get_generation (NfModel *self)
   return self->generation;
 }
 
+gboolean
+nf_model_refuse_computed (NfModel *self, const char *what, GError **error)
+{
+  const char *path = nf_model_get_path (self);
+  g_set_error (
+      error, NF_ERROR, NF_ERROR_DATA,
+      "%s are no finite numbers: the weights of %s are damaged, or what it was given is far from all "
+      "that it has learned",
+      what, path ? path : "the model");
+  return FALSE;
+}
+
 NfOps *
 nf_model_new_ops (NfModel *self, GError **error)
 {

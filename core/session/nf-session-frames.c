@@ -193,7 +193,7 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
     self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
   const double kernels = nf_stats_lap (&time);
   if (!nf_ops_read (ops, nf_view (self->grid, 0), latents, self->grid_size * sizeof *latents, error)
-      || !nf_session_check_finite ("latents", latents, self->grid_size, error))
+      || !nf_session_check_computed (self->model, "latents of the frame", latents, self->grid_size, error))
     return FALSE;
   if (score)
     nf_score_fill (self->model, self->half_square, self->log_det, self->misses, self->n_tokens,

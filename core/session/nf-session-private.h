@@ -63,6 +63,10 @@ gboolean nf_session_next_batch (NfSession *self, GError **error);
 
 gboolean nf_session_check_finite (const char *what, const float *x, gsize n, GError **error);
 
+/* The same of WHAT was computed of MODEL, whose fault it may be. */
+gboolean nf_session_check_computed (NfModel *model, const char *what, const float *x, gsize n,
+                                    GError **error);
+
 gboolean nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error);
 gboolean nf_session_check_sigma (double sigma, GError **error);
 

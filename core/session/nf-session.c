@@ -528,6 +528,12 @@ nf_session_check_finite (const char *what, const float *x, gsize n, GError **err
   return TRUE;
 }
 
+gboolean
+nf_session_check_computed (NfModel *model, const char *what, const float *x, gsize n, GError **error)
+{
+  return nf_session_check_finite (what, x, n, NULL) || nf_model_refuse_computed (model, what, error);
+}
+
 /* Tokens */
 
 /* What blocks say that change nothing. */
@@ -579,7 +585,7 @@ nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *
         return FALSE;
     }
   fill_identities (nf_model_get_config (self->model), x, B * n, trace);
-  return nf_session_check_finite ("latents", z, B * n, error);
+  return nf_session_check_computed (self->model, "latents", z, B * n, error);
 }
 
 gboolean

@@ -544,6 +544,9 @@ gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gin
  * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its
  * 8-bit bin, by a counter-based random function of its place: the likelihood is that of the real 8-bit data
  * (in expectation over places), and decoding is exact.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of
+ * @frame is not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
                                   float *score_map, GError **error);

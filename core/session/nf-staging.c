@@ -1,6 +1,8 @@
 /* normflow: 8-bit frames on their way to the device and back. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-staging.h"
 
+#include "nf-model-private.h"
+
 #include <string.h>
 
 static guint
@@ -126,14 +128,8 @@ nf_staging_download (NfStaging *staging, NfOps *ops, NfModel *model, const NfFra
   memcpy (&is_odd, staging->bytes + odd, sizeof is_odd);
   if (is_odd)
     {
-      const char *path = nf_model_get_path (model);
       nf_staging_forget (staging, ops);
-      g_set_error (
-          error, NF_ERROR, NF_ERROR_DATA,
-          "samples of the frame are no finite numbers: the weights of %s are damaged, or what it was "
-          "given is far from all that it has learned",
-          path ? path : "the model");
-      return FALSE;
+      return nf_model_refuse_computed (model, "samples of the frame", error);
     }
   /* what lies between the samples of a row and belongs to none; before the first and after the last there may
    * be nothing */

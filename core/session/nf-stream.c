@@ -673,7 +673,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
     return FALSE;
   const double kernels = nf_stats_lap (&time);
   if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error)
-      || !nf_session_check_finite ("latents", latents, n, error))
+      || !nf_session_check_computed (self->model, "latents of the frame", latents, n, error))
     return FALSE;
   for (guint b = 0; (scores || score_maps) && b < self->B; b++)
     fill_scores (self, b, scores ? &scores[b] : NULL, score_maps ? score_maps + (gsize)b * self->N : NULL);
