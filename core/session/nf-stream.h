@@ -202,7 +202,8 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * the stream. @drawn matters to models of Gaussian noise alone: the noise in a frame that was encoded is
  * known, that in a drawn one is estimated. What others draw snaps, if @options say so, as it is the 8-bit
  * frame that is remembered. After an error the stream is reset; but latents that are not finite change
- * nothing while decoded frames are held, which nf_stream_drain() shows.
+ * nothing while decoded frames are held, which nf_stream_drain() shows. What the model makes is judged when a
+ * frame is shown, together for all that were decoded by then: an error takes sound frames that are held, too.
  *
  * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA (@latents, or what
  * the model makes of them, are not finite), device errors or %NF_ERROR_CANCELLED.
