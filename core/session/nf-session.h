@@ -562,8 +562,11 @@ gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *
  * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
  * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (@latents, or what the model
- * makes of them, are not finite), device errors or %NF_ERROR_CANCELLED.
+ * Values of the flow end at 1e16 and -1e16, infinite ones too, which become white and black; what is no
+ * number (NaN) is an error.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (@latents are not finite, or
+ * what the model makes of them is no number), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
                                   const NfDecodeOptions *options, const NfFrame *frame, GError **error);

@@ -205,8 +205,9 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * nothing while decoded frames are held, which nf_stream_drain() shows. What the model makes is judged when a
  * frame is shown, together for all that were decoded by then: an error takes sound frames that are held, too.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA (@latents, or what
- * the model makes of them, are not finite), device errors or %NF_ERROR_CANCELLED.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA (@latents are not
+ * finite, or what the model makes of them is no number, as nf_session_decode_frame() says), device errors or
+ * %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_decode (NfStream *self, const float *latents, const float *action, gboolean drawn,
                            const NfDecodeOptions *options, const NfFrame *frame, GError **error);
