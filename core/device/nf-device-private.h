@@ -75,7 +75,9 @@ NfBf16 nf_device_get_bf16 (NfDevice *self);
 /* NF_INT8_FMA as well if there are no such products. */
 NfInt8 nf_device_get_int8 (NfDevice *self);
 
-/* TRUE if products round what weights are multiplied by, to bfloat16 or to integers of 16 bits. */
+/* TRUE if products round what weights are multiplied by to one bfloat16 (bf16), or to integers of 16 bits
+ * (int8-weights but by fma()). Two bfloat16, which bf16-weights make of a float by amx and mma, do not count:
+ * no frame was seen to lose anything by them. */
 gboolean nf_device_rounds_factors (NfDevice *self);
 
 /* TRUE if a CPU's matrix unit makes products, in either precision. */

@@ -69,8 +69,9 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any
  * size
  * @n_missed: values between blocks that decoding will find otherwise than encoding left them
- * @rounded: whether products round what they multiply, as in bf16 and int8-weights: there a value that is
- * found otherwise may change the third digit of others, and all that follow in its tile
+ * @rounded: whether products round what weights are multiplied by, to bfloat16 (bf16) or to integers
+ * (int8-weights, but for int8=fma): there a value that is found otherwise may change the third digit of
+ * others, and all that follow in its tile. FALSE in bf16-weights, whatever its form
  */
 typedef struct
 {
