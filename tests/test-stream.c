@@ -277,6 +277,36 @@ lossless (void **state)
   assert_memory_equal (&scores[0], &scores[2], sizeof scores[0]);
 }
 
+/* Values that decoding will not find are counted of videos' frames, too: of narrow scales none, of wide ones
+ * in few bits some, which is said. */
+static void
+counts_misses (void **state)
+{
+  NfConfig config = random_video_config ();
+  config.n_blocks = 8;
+  for (guint t = 0; t < config.n_blocks; t++)
+    config.layers[t] = 1;
+  for (guint wide = 0; wide < 2; wide++)
+    {
+      g_autoptr (NfModel) model = model_new_scaled (&config, "cpu,precision=bf16", wide ? 0.3 : 0.02);
+      g_autoptr (NfStream) stream = nf_stream_new (model, NULL);
+      g_autofree float *z = g_new (float, nf_stream_get_latents (stream));
+      guint8 samples[BYTES];
+      guint64 missed = 0;
+      for (guint f = 0; f < 4; f++)
+        {
+          NfScore score;
+          fill (samples, f);
+          encode (stream, samples, action_of (f), z, &score, NULL);
+          missed += score.n_missed;
+          assert_true (score.rounded);
+          assert_int_equal (nf_score_is_doubtful (&score, &config),
+                            score.n_missed > 0 || score.bits_per_dim >= NF_SCORE_FAR);
+        }
+      assert_int_equal (missed > 0, wide);
+    }
+}
+
 /* A window that began anew is one that was given the kept frames from the start. */
 static void
 begins_anew (void **state)
@@ -583,12 +613,11 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (equals_session),  cmocka_unit_test (text),
-    cmocka_unit_test (lossless),        cmocka_unit_test (begins_anew),
-    cmocka_unit_test (frame_positions), cmocka_unit_test (action_indices),
-    cmocka_unit_test (continuation),    cmocka_unit_test (scores),
-    cmocka_unit_test (budget),          cmocka_unit_test (refusals),
-    cmocka_unit_test (bounded),         cmocka_unit_test (unfamiliar),
+    cmocka_unit_test (equals_session), cmocka_unit_test (text),         cmocka_unit_test (lossless),
+    cmocka_unit_test (counts_misses),  cmocka_unit_test (begins_anew),  cmocka_unit_test (frame_positions),
+    cmocka_unit_test (action_indices), cmocka_unit_test (continuation), cmocka_unit_test (scores),
+    cmocka_unit_test (budget),         cmocka_unit_test (refusals),     cmocka_unit_test (bounded),
+    cmocka_unit_test (unfamiliar),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

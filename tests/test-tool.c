@@ -2554,28 +2554,45 @@ test_resumed_files (void **state)
   assert_int_equal (g_rename (moved, clips), 0);
   GOOD (TRAIN, "-o", "same.safetensors", "--steps", "6", "--stop-after", "4", "--overwrite", clips);
 
-  /* what it is judged by, too; and folders are still those of their files */
+  /* what it is judged by, too */
   g_autofree char *judge = in_folder ("judge.y4m"), *judges = in_folder ("judges"),
-                  *judge_moved = in_folder ("judges/judge.y4m"), *both = in_folder ("clips/judge.y4m");
+                  *judge_moved = in_folder ("judges/judge.y4m");
   assert_int_equal (g_mkdir (judges, 0777), 0);
   write_video (judge);
-  GOOD (TRAIN, "-o", "judge.safetensors", "--steps", "4", "--stop-after", "1", "--validation", judge, clips,
-        judge);
+  GOOD (TRAIN, "-o", "judge.safetensors", "--steps", "4", "--stop-after", "1", "--validation", judge, clips);
   assert_int_equal (g_rename (judge, judge_moved), 0);
-  BAD (1, "files of a run that have moved are named after --resume: ", "train", "-q", "-o",
-       "judge.safetensors", "--resume");
-  BAD (1, "judge.y4m is not what the run began with", "train", "-q", "-o", "judge.safetensors", "--resume",
-       "--validation", video, clips, judge_moved);
-  GOOD ("train", "-q", "-o", "judge.safetensors", "--resume", "--stop-after", "2", "--validation",
-        judge_moved, "--validate-every", "1", clips, judge_moved);
-  assert_int_equal (g_rename (judge_moved, both), 0);
-  BAD (1, "judge.y4m is not what the run began with: folders part the files otherwise", "train", "-q", "-o",
-       "judge.safetensors", "--resume", "--validation", both, clips);
-  /* one that is damaged there is not left out */
-  nf_test_ok (g_file_set_contents (both, "YUV4", -1, &error), error);
-  BAD (1, "clips/judge.y4m: ", "train", "-q", "-o", "judge.safetensors", "--resume", "--validation", video,
-       clips);
-  g_remove (both);
+  BAD (1, "are named by --validation: ", "train", "-q", "-o", "judge.safetensors", "--resume");
+  BAD (1, "is not what the run began with", "train", "-q", "-o", "judge.safetensors", "--resume",
+       "--validation", video);
+  GOOD ("train", "-q", "-o", "judge.safetensors", "--resume", "--stop-after", "2", "--validation", judges,
+        "--validate-every", "1");
+  /* one that is damaged by now is left out elsewhere, and why is told */
+  write_video (first);
+  nf_test_ok (g_file_set_contents (clip, "YUV4", -1, &error), error);
+  assert_int_equal (g_rename (clips, moved), 0);
+  BAD (1, "b.y4m is not what the run began with: it was left out (", "train", "-q", "-o", "judge.safetensors",
+       "--resume", "moved");
+  assert_int_equal (g_rename (moved, clips), 0);
+  write_video (clip);
+  g_remove (first);
+  /* pictures are held out folder by folder */
+  static const char *const picture_folders[] = { "pictures-a", "pictures-b", "pictures-c" };
+  for (guint i = 0; i < G_N_ELEMENTS (picture_folders); i++)
+    {
+      g_autofree char *path = in_folder (picture_folders[i]);
+      assert_int_equal (g_mkdir (path, 0777), 0);
+    }
+  GOOD ("sample", "-q", "-m", model, "--count", "1", "pictures-a/1.png");
+  GOOD ("sample", "-q", "-m", model, "--count", "1", "pictures-b/2.png");
+  GOOD (TRAIN, "-o", "pictures.safetensors", "--steps", "4", "--stop-after", "1", "pictures-a", "pictures-b");
+  g_autofree char *a = in_folder ("pictures-a/1.png"), *a_moved = in_folder ("pictures-c/1.png"),
+                  *b = in_folder ("pictures-b/2.png"), *b_moved = in_folder ("pictures-c/2.png");
+  assert_int_equal (g_rename (a, a_moved), 0);
+  GOOD ("train", "-q", "-o", "pictures.safetensors", "--resume", "--stop-after", "2", "pictures-c",
+        "pictures-b");
+  assert_int_equal (g_rename (b, b_moved), 0);
+  BAD (1, "2.png is not what the run began with: folders part the files otherwise", "train", "-q", "-o",
+       "pictures.safetensors", "--resume", "pictures-c");
 
   /* settings from before they were kept say nothing of them */
   nf_test_ok (g_file_get_contents (settings, &text, NULL, &error), error);

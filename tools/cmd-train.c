@@ -282,10 +282,16 @@ check_files (const NfTrainPlaces *places, const NfTrainRun *run, const char *con
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
   g_autofree char *settings = nf_train_settings_path (places->checkpoint);
 
-  if (!add_inputs (inputs, run->files, error) || !add_inputs (inputs, run->validation, error))
+  if (!add_inputs (inputs, run->files, error))
     {
       if (places->resume && !places->moved)
         g_prefix_error (error, "files of a run that have moved are named after --resume: ");
+      return FALSE;
+    }
+  if (!add_inputs (inputs, run->validation, error))
+    {
+      if (places->resume && !places->validation_moved)
+        g_prefix_error (error, "files of a run that have moved are named by --validation: ");
       return FALSE;
     }
   g_ptr_array_add (outputs, places->output);
@@ -516,7 +522,8 @@ nf_cmd_train (int argc, char **argv)
       g_autofree char *settings = nf_train_settings_path (places.checkpoint);
 
       g_clear_pointer (&run.command, g_free);
-      places.moved = argc > 1 || validation;
+      places.moved = argc > 1;
+      places.validation_moved = validation != NULL;
       if (!nf_train_load_settings (&run, places.checkpoint, &error) || !check_run (&run, settings, &error)
           || !read_elsewhere (&run, argv + 1, validation, captions, &error)
           || (steps && !end_elsewhere (&run, places.checkpoint, (guint64)steps, &error)))

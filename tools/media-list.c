@@ -172,10 +172,9 @@ nf_media_left_out_clear (NfMediaLeftOut *self)
 static gboolean
 is_needed (const NfMediaLeftOut *self, const char *path)
 {
-  g_autofree char *shown = g_filename_display_name (path), *name = g_path_get_basename (shown);
+  g_autofree char *shown = g_filename_display_name (path);
 
-  return self->needed
-         && (g_hash_table_contains (self->needed, shown) || g_hash_table_contains (self->needed, name));
+  return self->needed && g_hash_table_contains (self->needed, shown);
 }
 
 gboolean

@@ -58,8 +58,7 @@ gboolean nf_media_is_of_file (const GError *error);
 
 /*
  * NfMediaInspection:
- * needed: (nullable): names, as people see them, of files that a run goes on with, without their folders if
- * these may be other ones: none of these is left out
+ * needed: (nullable): names, as people see them, of files that a run goes on with: none of these is left out
  * go_on: called with DATA before the first of N files is looked at, the second and so on; an error ends that
  *
  * How files are looked at before they are used.

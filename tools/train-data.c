@@ -111,15 +111,11 @@ open_captions (NfTrainData *data, GError **error)
 
 /* Files that the run began with. */
 static GHashTable *
-list_needed (const NfTrainData *data)
+list_needed (const NfTrainRun *run)
 {
-  const GArray *sources = data->run->sources;
-  GHashTable *needed = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  for (guint i = 0; sources && i < sources->len; i++)
-    {
-      const char *name = g_array_index (sources, NfTrainSource, i).name;
-      g_hash_table_add (needed, data->places->moved ? g_path_get_basename (name) : g_strdup (name));
-    }
+  GHashTable *needed = g_hash_table_new (g_str_hash, g_str_equal);
+  for (guint i = 0; run->sources && i < run->sources->len; i++)
+    g_hash_table_add (needed, g_array_index (run->sources, NfTrainSource, i).name);
   return needed;
 }
 
@@ -137,7 +133,7 @@ static gboolean
 open_clips (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
-  g_autoptr (GHashTable) needed = list_needed (data);
+  g_autoptr (GHashTable) needed = list_needed (run);
   const NfMediaInspection inspection = { needed, go_on, data->command };
   const NfClipsOptions options = { .layout = run->config.layout,
                                    .width = nf_config_columns (&run->config),
@@ -172,7 +168,7 @@ open_reels (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
   NfConfig *config = &run->config;
-  g_autoptr (GHashTable) needed = list_needed (data);
+  g_autoptr (GHashTable) needed = list_needed (run);
   const NfMediaInspection inspection = { needed, go_on, data->command };
   NfWorldPattern pattern;
 
@@ -235,70 +231,104 @@ nf_train_data_get_left_out (const NfTrainData *data)
   return data->reels ? nf_reels_get_left_out (data->reels) : nf_clips_get_left_out (data->clips);
 }
 
-/* Whether A and B are names of one file, which may have MOVED. */
-static gboolean
-is_named (const char *a, const char *b, gboolean moved)
+/* Files that a run began with, and those of now. */
+typedef struct
 {
-  g_autofree char *base_a = moved ? g_path_get_basename (a) : NULL;
-  g_autofree char *base_b = moved ? g_path_get_basename (b) : NULL;
+  const GArray *began, *now;
+  gboolean moved;            /* the latter are elsewhere */
+  guint *folders[2];         /* of them, the first file in the same folder; NULL if folders mean nothing */
+  const GPtrArray *left_out; /* what is wrong with others (element-type utf8), or NULL */
+} Sources;
 
-  return moved ? !strcmp (base_a, base_b) : !strcmp (a, b);
+/* (transfer full) */
+static guint *
+find_folders (const GArray *sources)
+{
+  g_autoptr (GHashTable) first = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  guint *folders = g_new (guint, sources->len + 1);
+
+  for (guint i = 0; i < sources->len; i++)
+    {
+      char *folder = g_path_get_dirname (g_array_index (sources, NfTrainSource, i).name);
+      gpointer known;
+
+      folders[i] = g_hash_table_lookup_extended (first, folder, NULL, &known) ? GPOINTER_TO_UINT (known) : i;
+      g_hash_table_insert (first, folder, GUINT_TO_POINTER (folders[i]));
+    }
+  return folders;
 }
 
-/* Whether file I lies where the one before it does: folders are classes, and of pictures those that a part of
- * is held out. */
 static gboolean
-shares_folder (const GArray *sources, guint i)
+is_named (const Sources *self, const char *a, const char *b)
 {
-  if (i == 0)
-    return FALSE;
-  g_autofree char *before = g_path_get_dirname (g_array_index (sources, NfTrainSource, i - 1).name);
-  g_autofree char *here = g_path_get_dirname (g_array_index (sources, NfTrainSource, i).name);
+  g_autofree char *base_a = self->moved ? g_path_get_basename (a) : NULL;
+  g_autofree char *base_b = self->moved ? g_path_get_basename (b) : NULL;
 
-  return !strcmp (before, here);
+  return self->moved ? !strcmp (base_a, base_b) : !strcmp (a, b);
 }
 
 static gboolean
-has_source (const GArray *sources, const char *name, gboolean moved)
+has_source (const Sources *self, const GArray *sources, const char *name)
 {
   for (guint i = 0; i < sources->len; i++)
-    if (is_named (g_array_index (sources, NfTrainSource, i).name, name, moved))
+    if (is_named (self, g_array_index (sources, NfTrainSource, i).name, name))
       return TRUE;
   return FALSE;
 }
 
-/* Whether file I of NOW is that of what the run BEGAN with; either list may have ended. */
-static gboolean
-check_source (const GArray *began, const GArray *now, guint i, gboolean moved, GError **error)
+/* (transfer full) */
+static char *
+describe_absence (const Sources *self, const char *name)
 {
-  const NfTrainSource *a = i < began->len ? &g_array_index (began, NfTrainSource, i) : NULL,
-                      *b = i < now->len ? &g_array_index (now, NfTrainSource, i) : NULL;
+  g_autofree char *base = g_path_get_basename (name);
+
+  for (guint i = 0; self->left_out && i < self->left_out->len; i++)
+    if (strstr (self->left_out->pdata[i], base))
+      return g_strdup_printf ("it was left out (%s)", (const char *)self->left_out->pdata[i]);
+  return g_strdup ("it is no longer there");
+}
+
+/* Whether file I of now is that of what the run began with; either list may have ended. */
+static gboolean
+check_source (const Sources *self, guint i, GError **error)
+{
+  const NfTrainSource *a = i < self->began->len ? &g_array_index (self->began, NfTrainSource, i) : NULL,
+                      *b = i < self->now->len ? &g_array_index (self->now, NfTrainSource, i) : NULL;
   g_autofree char *what = NULL;
 
-  if (a && b && is_named (a->name, b->name, moved))
+  if (a && b && is_named (self, a->name, b->name))
     {
       const gboolean same = a->frames == b->frames && a->bytes == b->bytes;
-      if (same && (!moved || shares_folder (began, i) == shares_folder (now, i)))
+      if (same && (!self->folders[0] || self->folders[0][i] == self->folders[1][i]))
         return TRUE;
       what = same ? g_strdup ("folders part the files otherwise")
                   : g_strdup_printf ("it has %" G_GUINT64_FORMAT " frames in %" G_GUINT64_FORMAT
                                      " bytes, and had %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT,
                                      b->frames, b->bytes, a->frames, a->bytes);
     }
-  else if (!b || (a && !has_source (now, a->name, moved)))
+  else if (!b || (a && !has_source (self, self->now, a->name)))
     {
       b = a;
-      what = g_strdup ("it is no longer there");
+      what = describe_absence (self, a->name);
     }
   else
-    what = g_strdup (has_source (began, b->name, moved) ? "it had another place among them"
-                                                        : "it was not there, or was left out");
+    what = g_strdup (has_source (self, self->began, b->name) ? "it had another place among them"
+                                                             : "it was not there, or was left out");
   g_autofree char *shown = nf_shorten (b->name);
   g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                "%s is not what the run began with: %s; --resume goes on with the same files: put them back, "
                "name them where they are now, or start another run from the model with --init",
                shown, what);
   return FALSE;
+}
+
+static gboolean
+check_all (const Sources *self, GError **error)
+{
+  for (guint i = 0; i < MAX (self->began->len, self->now->len); i++)
+    if (!check_source (self, i, error))
+      return FALSE;
+  return TRUE;
 }
 
 static gboolean
@@ -316,39 +346,61 @@ add_source (GArray *sources, const char *path, guint64 frames, GError **error)
   return TRUE;
 }
 
-/* NOW take the place of those that the run BEGAN with, which are the same if it kept any. */
-static gboolean
-settle_sources (GArray **began, GArray *now, gboolean moved, GError **error)
-{
-  for (guint i = 0; *began && i < MAX ((*began)->len, now->len); i++)
-    if (!check_source (*began, now, i, moved, error))
-      return FALSE;
-  g_clear_pointer (began, g_array_unref);
-  *began = g_array_ref (now);
-  return TRUE;
-}
-
 /* A run goes on with the files that it began with, all of them and as they were. */
 static gboolean
 check_sources (NfTrainData *data, GError **error)
 {
   NfTrainRun *run = data->run;
-  const gboolean moved = data->places->moved;
-  g_autoptr (GArray) sources = nf_train_sources_new (), validation = nf_train_sources_new ();
+  g_autoptr (GArray) now = nf_train_sources_new ();
+  gboolean pictures = FALSE;
+
+  for (guint i = 0; i < nf_train_data_count (data); i++)
+    {
+      const char *path = nf_train_data_get_path (data, i);
+      if (!add_source (now, path,
+                       data->reels ? nf_reels_get_length (data->reels, i)
+                                   : nf_clips_get_length (data->clips, i),
+                       error))
+        return FALSE;
+      pictures = pictures || nf_media_is_picture (path);
+    }
+  if (run->sources)
+    {
+      Sources sources = { run->sources, now, data->places->moved,
+                          .left_out = nf_train_data_get_left_out (data)->reasons };
+      /* folders are classes, and of a folder's pictures a part is held out */
+      const gboolean matter = sources.moved && data->clips && (run->labels || pictures);
+      g_autofree guint *before = matter ? find_folders (run->sources) : NULL;
+      g_autofree guint *after = matter ? find_folders (now) : NULL;
+
+      sources.folders[0] = before;
+      sources.folders[1] = after;
+      if (!check_all (&sources, error))
+        return FALSE;
+      g_array_unref (run->sources);
+    }
+  run->sources = g_steal_pointer (&now);
+  return TRUE;
+}
+
+/* What it is judged by is kept as well, for when that has moved. */
+static gboolean
+check_validation (NfTrainData *data, GError **error)
+{
+  NfTrainRun *run = data->run;
+  g_autoptr (GArray) now = nf_train_sources_new ();
   g_autoptr (GPtrArray) files = nf_media_list ((const char *const *)run->validation, error);
 
-  if (!files)
+  for (guint i = 0; files && i < files->len; i++)
+    if (!add_source (now, files->pdata[i], 0, error))
+      return FALSE;
+  if (!files
+      || (run->validation_sources && data->places->validation_moved
+          && !check_all (&(const Sources){ run->validation_sources, now, TRUE }, error)))
     return FALSE;
-  for (guint i = 0; i < nf_train_data_count (data); i++)
-    if (!add_source (
-            sources, nf_train_data_get_path (data, i),
-            data->reels ? nf_reels_get_length (data->reels, i) : nf_clips_get_length (data->clips, i), error))
-      return FALSE;
-  for (guint i = 0; i < files->len; i++)
-    if (!add_source (validation, files->pdata[i], 0, error))
-      return FALSE;
-  return settle_sources (&run->sources, sources, moved, error)
-         && settle_sources (&run->validation_sources, validation, moved, error);
+  g_clear_pointer (&run->validation_sources, g_array_unref);
+  run->validation_sources = g_steal_pointer (&now);
+  return TRUE;
 }
 
 gboolean
@@ -356,7 +408,8 @@ nf_train_data_open (NfTrainData *data, GError **error)
 {
   /* at last with actions and classes that the data told */
   if (!(data->run->config.frames ? open_reels (data, error) : open_clips (data, error))
-      || !check_sources (data, error) || !nf_config_check (&data->run->config, "the options", error))
+      || !check_sources (data, error) || !check_validation (data, error)
+      || !nf_config_check (&data->run->config, "the options", error))
     return FALSE;
   for (guint i = 0; i < data->validation->len; i++)
     data->n_tiles += ((NfClipsValidation *)data->validation->pdata[i])->n_tiles;

@@ -70,8 +70,9 @@ typedef struct
   guint64 cache;
   guint64 stop_after;
   gboolean resume;
-  gboolean moved;     /* files to go on with are where this process was told */
-  gboolean other_log; /* than that of the run so far */
+  gboolean moved;            /* files to go on with are where this process was told */
+  gboolean validation_moved; /* those that judge, likewise */
+  gboolean other_log;        /* than that of the run so far */
   double minutes;
 } NfTrainPlaces;
 

@@ -644,7 +644,8 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
         float *score_maps, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  const NfBlockSequence alone = { .N = self->N, .frame = self->N };
+  const NfBlockSequence alone
+      = { .N = self->N, .frame = self->N, .rounds = self->flow->sequences[self->T - 1].rounds };
   NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
   const gboolean flip = nf_stream_deep_block (self)->flip;
   const gsize tokens = (gsize)self->B * self->N, n = tokens * self->D;
