@@ -396,19 +396,17 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
 static void
 check_margin (GstFlowEncode *self, const NfScore *score)
 {
-  if (self->warned_doubtful || !nf_score_is_doubtful (score, self->config))
+  const char *doubt = nf_score_get_doubt (score);
+  if (self->warned_doubtful || !doubt)
     return;
   self->warned_doubtful = TRUE;
-  GST_ELEMENT_WARNING (
-      self, STREAM, ENCODE,
-      ("Frame %" G_GUINT64_FORMAT ", at %.4g bits per dimension, %s that not every byte of it may come back",
-       self->frame_index, score->bits_per_dim,
-       score->rounded && score->bits_per_dim < NF_SCORE_FAR
-           ? "has values that so few bits (precision f32 and bf16-weights have more) do not hold, so"
-           : "is in parts so unlike what the model has learnt"),
-      ("%g bits per dimension and more, or %" G_GUINT64_FORMAT
-       " values that decoding misses; said once a stream",
-       NF_SCORE_FAR, score->n_missed));
+  GST_ELEMENT_WARNING (self, STREAM, ENCODE,
+                       ("Frame %" G_GUINT64_FORMAT
+                        ", at %.4g bits per dimension, may not come back in every byte: it has %s",
+                        self->frame_index, score->bits_per_dim, doubt),
+                       ("%g bits per dimension and more, or %" G_GUINT64_FORMAT
+                        " values that decoding misses; said once a stream",
+                        NF_SCORE_FAR, score->n_missed));
 }
 
 /* Whether FRAME stands by itself; a stream then begins anew. Backwards all do: what comes before is not the

@@ -19,9 +19,9 @@ typedef struct
   NfSession *session;
   NfLatentsWriter *writer; /* from the first frame on */
   guint64 n_frames;
-  guint64 n_doubtful;     /* of them, those of nf_score_is_doubtful(); */
-  guint64 first_doubtful; /* the number of the first */
-  guint64 n_rounded;      /* for their precision alone */
+  guint64 n_doubtful;     /* of them, those of nf_score_get_doubt(); */
+  guint64 first_doubtful; /* the number of the first, */
+  const char *doubt;      /* and why */
   double time;            /* of the last frame, NAN if unknown */
   guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
   double gap;     /* how much after it, in seconds */
@@ -108,11 +108,11 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
-  if (nf_score_is_doubtful (&frame->score, nf_model_get_config (nf_session_get_model (encode->session))))
+  const char *doubt = nf_score_get_doubt (&frame->score);
+  if (doubt && encode->n_doubtful++ == 0)
     {
-      if (encode->n_doubtful++ == 0)
-        encode->first_doubtful = picture->index;
-      encode->n_rounded += frame->score.rounded && frame->score.bits_per_dim < NF_SCORE_FAR;
+      encode->first_doubtful = picture->index;
+      encode->doubt = doubt;
     }
   watch_times (encode, picture, nf_media_reader_get_info (frame->reader)->tick);
   encode->seconds += frame->seconds;
@@ -163,15 +163,12 @@ encode_file (Encode *encode, GError **error)
     return FALSE;
 
   if (encode->n_doubtful)
-    nf_progress_note (
-        encode->command->progress,
-        "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
-        " frames of %s, the first of them frame %" G_GUINT64_FORMAT
-        ", %s that not every byte of them may come back; normflow eval --check tells",
-        encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
-        encode->n_rounded == encode->n_doubtful
-            ? "have values that so few bits (--precision f32 and bf16-weights have more) do not hold, so"
-            : "are in parts so unlike what the model has learnt");
+    nf_progress_note (encode->command->progress,
+                      "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+                      " frames of %s may not come back in every byte; the first, frame %" G_GUINT64_FORMAT
+                      ", has %s; normflow eval --check tells",
+                      encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
+                      encode->doubt);
   if (encode->uneven && !encode->command->quiet)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT

@@ -106,6 +106,7 @@ nf_score_fill (NfModel *model, const float *half_square, const float *log_det, c
       score->n_missed += (guint64)misses[i];
     }
   score->rounded = nf_device_rounds_factors (nf_model_get_device (model));
+  score->limited = config->max_log_scale > 0;
   score->log_prior = -squares - n * HALF_LOG_2PI;
   score->log_det = determinants;
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
@@ -113,12 +114,18 @@ nf_score_fill (NfModel *model, const float *half_square, const float *log_det, c
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
 }
 
-gboolean
-nf_score_is_doubtful (const NfScore *score, const NfConfig *config)
+const char *
+nf_score_get_doubt (const NfScore *score)
 {
-  g_return_val_if_fail (score && config, FALSE);
-  return !(score->bits_per_dim < NF_SCORE_FAR)
-         || (score->n_missed > 0 && (config->max_log_scale > 0 || score->rounded));
+  static const char far[] = "parts far from all that the model has learnt";
+  g_return_val_if_fail (score, NULL);
+  if (!(score->bits_per_dim < NF_SCORE_FAR))
+    return far;
+  if (score->n_missed == 0)
+    return NULL;
+  return score->rounded   ? "values that so few bits do not hold (precision f32 and bf16-weights have more)"
+         : score->limited ? far
+                          : NULL;
 }
 
 float

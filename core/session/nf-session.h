@@ -72,6 +72,7 @@ gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error
  * @rounded: whether products round what weights are multiplied by, to bfloat16 (bf16) or to integers
  * (int8-weights, but for int8=fma): there a value that is found otherwise may change the third digit of
  * others, and all that follow in its tile. FALSE in bf16-weights, whatever its form
+ * @limited: whether the model limits its scales (max_log_scale)
  */
 typedef struct
 {
@@ -82,6 +83,7 @@ typedef struct
   double bits_per_dim;
   guint64 n_missed;
   gboolean rounded;
+  gboolean limited;
 } NfScore;
 
 /**
@@ -94,16 +96,18 @@ typedef struct
 #define NF_SCORE_FAR 100.0
 
 /**
- * nf_score_is_doubtful:
+ * nf_score_get_doubt:
  * @score: of a frame
- * @config: of the model that gave it
  *
- * Returns: whether not every byte of the frame may come back: it scores %NF_SCORE_FAR and more, or some of
- * its values are missed. The latter says nothing where a model does not limit its scales (max_log_scale) and
- * products multiply floats as they are: lattices between blocks hold for scales of up to 2 there, and a few
- * values of real frames are missed without harm.
+ * Why not every byte of the frame may come back: it scores %NF_SCORE_FAR and more, or some of its values are
+ * missed. The latter says nothing where a model does not limit its scales and products multiply floats as
+ * they are: lattices between blocks hold for scales of up to 2 there, and a few values of real frames are
+ * missed without harm.
+ *
+ * Returns: (transfer none) (nullable): what the frame has, in words that follow "it has"; NULL if every byte
+ * comes back.
  */
-gboolean nf_score_is_doubtful (const NfScore *score, const NfConfig *config);
+const char *nf_score_get_doubt (const NfScore *score);
 
 /**
  * NfGuide: what guidance acts on.
