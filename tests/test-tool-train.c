@@ -544,6 +544,12 @@ test_resumed_files (void **state)
   assert_int_equal (g_rename (clips, moved), 0);
   BAD (1, "b.y4m is not what the run began with: it was left out (", "train", "-q", "-o", "judge.safetensors",
        "--resume", "moved");
+  /* but not of another, whose name only ends like that */
+  g_autofree char *damaged = in_folder ("moved/b.y4m"), *other_damaged = in_folder ("moved/bb.y4m");
+  assert_int_equal (g_rename (damaged, other_damaged), 0);
+  BAD (1, "b.y4m is not what the run began with: it is no longer there", "train", "-q", "-o",
+       "judge.safetensors", "--resume", "moved");
+  assert_int_equal (g_remove (other_damaged), 0);
   assert_int_equal (g_rename (moved, clips), 0);
   write_video (clip);
   g_remove (first);

@@ -812,8 +812,8 @@ nf_clips_validation (NfClips *self, const char *const *extra, guint n_tiles, GEr
       if (!unseen)
         return NULL;
       self->left_out.n += unseen->left_out.n;
-      g_ptr_array_extend_and_steal (self->left_out.reasons, g_steal_pointer (&unseen->left_out.reasons));
-      unseen->left_out.reasons = g_ptr_array_ref (self->left_out.reasons);
+      g_ptr_array_extend_and_steal (self->left_out.files, g_steal_pointer (&unseen->left_out.files));
+      unseen->left_out.files = g_ptr_array_ref (self->left_out.files);
     }
   g_autoptr (GArray) own = held_out (self, FALSE), others = held_out (unseen, TRUE);
   each = own->len + others->len ? MAX (n_tiles / (own->len + others->len), 1) : 0;

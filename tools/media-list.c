@@ -151,6 +151,14 @@ nf_media_is_of_file (const GError *error)
   return FALSE;
 }
 
+static void
+left_file_free (NfMediaLeftFile *file)
+{
+  g_free (file->path);
+  g_free (file->reason);
+  g_free (file);
+}
+
 void
 nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const NfMediaInspection *inspection)
 {
@@ -158,7 +166,7 @@ nf_media_left_out_init (NfMediaLeftOut *self, const char *const *paths, const Nf
   for (gsize i = 0; paths && paths[i]; i++)
     g_hash_table_add (self->named, g_canonicalize_filename (paths[i], NULL));
   self->needed = inspection && inspection->needed ? g_hash_table_ref (inspection->needed) : NULL;
-  self->reasons = g_ptr_array_new_with_free_func (g_free);
+  self->files = g_ptr_array_new_with_free_func ((GDestroyNotify)left_file_free);
 }
 
 void
@@ -166,7 +174,7 @@ nf_media_left_out_clear (NfMediaLeftOut *self)
 {
   g_clear_pointer (&self->named, g_hash_table_unref);
   g_clear_pointer (&self->needed, g_hash_table_unref);
-  g_clear_pointer (&self->reasons, g_ptr_array_unref);
+  g_clear_pointer (&self->files, g_ptr_array_unref);
 }
 
 static gboolean
@@ -185,7 +193,9 @@ nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GErro
       g_propagate_error (error, wrong);
       return FALSE;
     }
-  g_ptr_array_add (self->reasons, g_strdup (wrong->message));
+  NfMediaLeftFile *file = g_new (NfMediaLeftFile, 1);
+  *file = (NfMediaLeftFile){ g_strdup (path), g_strdup (wrong->message) };
+  g_ptr_array_add (self->files, file);
   g_error_free (wrong);
   return TRUE;
 }
@@ -193,9 +203,9 @@ nf_media_leave_out (NfMediaLeftOut *self, const char *path, GError *wrong, GErro
 gboolean
 nf_media_check_left (const NfMediaLeftOut *self, GError **error)
 {
-  if (self->reasons->len < self->n)
+  if (self->files->len < self->n)
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_DATA, "none of the %u files can be used: %s", self->n,
-               (const char *)self->reasons->pdata[0]);
+               ((const NfMediaLeftFile *)self->files->pdata[0])->reason);
   return FALSE;
 }

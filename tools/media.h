@@ -70,12 +70,18 @@ typedef struct
   gpointer data;
 } NfMediaInspection;
 
+/* PATH, and what is wrong with it, which says its name. */
+typedef struct
+{
+  char *path, *reason;
+} NfMediaLeftFile;
+
 /*
  * NfMediaLeftOut:
  * named: names of files that stand for themselves, not found in a folder (element-type filename)
  * needed: those of NfMediaInspection, or NULL
  * n: files in all
- * reasons: of those that are left out, what is wrong with them, which says their names (element-type utf8)
+ * files: those that are left out (element-type NfMediaLeftFile)
  *
  * Which files of a list cannot be used.
  */
@@ -84,7 +90,7 @@ typedef struct
   GHashTable *named;
   GHashTable *needed;
   guint n;
-  GPtrArray *reasons;
+  GPtrArray *files;
 } NfMediaLeftOut;
 
 /* PATHS as for nf_media_list_once(). INSPECTION is nullable. */

@@ -237,7 +237,7 @@ typedef struct
   const GArray *began, *now;
   gboolean moved;            /* the latter are elsewhere */
   guint *folders[2];         /* of them, the first file in the same folder; NULL if folders mean nothing */
-  const GPtrArray *left_out; /* what is wrong with others (element-type utf8), or NULL */
+  const GPtrArray *left_out; /* of others (element-type NfMediaLeftFile), or NULL */
 } Sources;
 
 /* (transfer full) */
@@ -280,11 +280,14 @@ has_source (const Sources *self, const GArray *sources, const char *name)
 static char *
 describe_absence (const Sources *self, const char *name)
 {
-  g_autofree char *base = g_path_get_basename (name);
-
   for (guint i = 0; self->left_out && i < self->left_out->len; i++)
-    if (strstr (self->left_out->pdata[i], base))
-      return g_strdup_printf ("it was left out (%s)", (const char *)self->left_out->pdata[i]);
+    {
+      const NfMediaLeftFile *file = self->left_out->pdata[i];
+      g_autofree char *shown = g_filename_display_name (file->path);
+
+      if (is_named (self, shown, name))
+        return g_strdup_printf ("it was left out (%s)", file->reason);
+    }
   return g_strdup ("it is no longer there");
 }
 
@@ -366,8 +369,8 @@ check_sources (NfTrainData *data, GError **error)
     }
   if (run->sources)
     {
-      Sources sources = { run->sources, now, data->places->moved,
-                          .left_out = nf_train_data_get_left_out (data)->reasons };
+      Sources sources
+          = { run->sources, now, data->places->moved, .left_out = nf_train_data_get_left_out (data)->files };
       /* folders are classes, and of a folder's pictures a part is held out */
       const gboolean matter = sources.moved && data->clips && (run->labels || pictures);
       g_autofree guint *before = matter ? find_folders (run->sources) : NULL;

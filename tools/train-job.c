@@ -563,13 +563,14 @@ static void
 tell_left_out (Job *job)
 {
   const NfMediaLeftOut *left_out = nf_train_data_get_left_out (&job->data);
-  const guint n = left_out->reasons ? left_out->reasons->len : 0, named = MIN (n, NAMED_LEFT_OUT);
+  const guint n = left_out->files ? left_out->files->len : 0, named = MIN (n, NAMED_LEFT_OUT);
   g_autoptr (GString) text = g_string_new (NULL);
 
   if (!n)
     return;
   for (guint i = 0; i < named; i++)
-    g_string_append_printf (text, "%s%s", i ? "; " : "", (char *)left_out->reasons->pdata[i]);
+    g_string_append_printf (text, "%s%s", i ? "; " : "",
+                            ((const NfMediaLeftFile *)left_out->files->pdata[i])->reason);
   if (n > named)
     g_string_append_printf (text, "; and %u more", n - named);
   nf_progress_note (job->progress, "normflow %s: note: left out, %u of %u files: %s", job->command->name, n,
