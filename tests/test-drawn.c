@@ -511,6 +511,42 @@ frame_guess (void **state)
     }
 }
 
+static void
+assert_named (gboolean done, GError **error, const char *what, const char *path)
+{
+  g_autofree char *begin = g_strconcat (what, " are no finite numbers: ", NULL);
+  assert_false (done);
+  assert_true (g_error_matches (*error, NF_ERROR, NF_ERROR_DATA));
+  if (!g_str_has_prefix ((*error)->message, begin) || !strstr ((*error)->message, path))
+    fail_msg ("%s", (*error)->message);
+  g_clear_error (error);
+}
+
+/* What a damaged model makes of tokens is an error that names it. */
+static void
+damaged_model (void **state)
+{
+  g_autoptr (GError) error = NULL;
+  NfConfig config = video_config (1);
+  config.width = 64;
+  const gsize n = FRAMES * WIDTH * HEIGHT * 3;
+  g_autofree float *z = draw (3, n), *x = draw (4, n), *y = g_new (float, n);
+  g_autofree char *path = nf_test_temporary (".safetensors");
+  random_model_write_damaged (path, &config, nf_test_device ("cpu"));
+  g_autoptr (NfModel) model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);
+  g_unlink (path);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+
+  assert_named (nf_session_decode (session, z, 1, NULL, NULL, y, &error), &error, "decoded tokens", path);
+  assert_named (nf_session_continue (session, x, 1, 1, z, NULL, y, &error), &error, "decoded tokens", path);
+  assert_named (nf_session_denoise (session, x, 1, NULL, config.noise_std, y, &error), &error,
+                "denoised tokens", path);
+  assert_named (nf_session_predict_noise (session, x, 1, y, &error), &error, "the denoiser's values", path);
+  assert_named (nf_session_denoise_learned (session, x, 1, config.noise_std, 0, y, &error), &error,
+                "the denoiser's values", path);
+}
+
 int
 main (void)
 {
@@ -533,6 +569,7 @@ main (void)
     { "drawn streams, kernels=gpu", drawn_streams, NULL, NULL, (void *)"gpu" },
     { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },
     { "shown videos, kernels=gpu", shown_videos, NULL, NULL, (void *)"gpu" },
+    { "damaged model", damaged_model, NULL, NULL, NULL },
   };
   return cmocka_run_group_tests_name ("drawn", tests, NULL, NULL);
 }

@@ -47,7 +47,7 @@ nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels
     return FALSE;
   for (gsize i = 0; i < n; i++)
     x[i] = (float)((double)y[i] - sigma * sigma * (double)gradient[i]);
-  return nf_session_check_finite ("denoised tokens", x, n, error);
+  return nf_session_check_computed (self->model, "denoised tokens", x, n, error);
 }
 
 /* By the learned denoiser */
@@ -82,7 +82,7 @@ nf_session_predict_noise (NfSession *self, const float *x, guint B, float *y, GE
                         y + first * n, count * n * sizeof *y, error))
         return FALSE;
     }
-  return nf_session_check_finite ("the denoiser's output", y, B * n, error);
+  return nf_session_check_computed (self->model, "the denoiser's values", y, B * n, error);
 }
 
 gboolean
@@ -103,7 +103,7 @@ nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sig
   const double step = NF_FLOW_DENOISER_CONSTANT * (sigma - sigma_next) / sigma;
   for (gsize i = 0; i < n; i++)
     y[i] = (float)((double)x[i] - step * (double)y[i]);
-  return nf_session_check_finite ("denoised tokens", y, n, error);
+  return nf_session_check_computed (self->model, "denoised tokens", y, n, error);
 }
 
 gboolean

@@ -83,7 +83,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
                            count * n * sizeof *y, error))
         return FALSE;
     }
-  return nf_session_check_finite ("decoded tokens", y, B * n, error);
+  return nf_session_check_computed (self->model, "decoded tokens", y, B * n, error);
 }
 
 /* A video in windows. */

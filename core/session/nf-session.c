@@ -635,7 +635,7 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
                            count * n * sizeof *x, error))
         return FALSE;
     }
-  return nf_session_check_finite ("decoded tokens", x, B * n, error);
+  return nf_session_check_computed (self->model, "decoded tokens", x, B * n, error);
 }
 
 gboolean

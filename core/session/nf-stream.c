@@ -639,6 +639,15 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
     map[i] = nf_score_token (config, half_squares[i], log_dets[i]);
 }
 
+/* FALSE; an ERROR of stream B says so. */
+static gboolean
+fail_stream (const NfStream *self, guint b, GError **error)
+{
+  if (self->B > 1)
+    g_prefix_error (error, "stream %u of %u: ", b, self->B);
+  return FALSE;
+}
+
 static gboolean
 encode (NfStream *self, const NfFrame *frames, const float *actions, float *latents, NfScore *scores,
         float *score_maps, GError **error)
@@ -648,7 +657,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
       = { .N = self->N, .frame = self->N, .rounds = self->flow->sequences[self->T - 1].rounds };
   NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
   const gboolean flip = nf_stream_deep_block (self)->flip;
-  const gsize tokens = (gsize)self->B * self->N, n = tokens * self->D;
+  const gsize tokens = (gsize)self->B * self->N, one = (gsize)self->N * self->D, n = self->B * one;
   gint64 time = g_get_monotonic_time ();
   if (!check_frames (self, frames, actions, error))
     return FALSE;
@@ -673,9 +682,11 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
-  if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error)
-      || !nf_session_check_computed (self->model, "latents of the frame", latents, n, error))
+  if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error))
     return FALSE;
+  for (guint b = 0; b < self->B; b++)
+    if (!nf_session_check_computed (self->model, "latents of the frame", latents + b * one, one, error))
+      return fail_stream (self, b, error);
   for (guint b = 0; (scores || score_maps) && b < self->B; b++)
     fill_scores (self, b, scores ? &scores[b] : NULL, score_maps ? score_maps + (gsize)b * self->N : NULL);
   nf_stats_count_frame (&self->stats, upload, kernels, nf_stats_lap (&time));
@@ -768,11 +779,7 @@ download (NfStream *self, const NfFrame *frames, GError **error)
 {
   for (guint b = 0; self->shown && b < self->B; b++)
     if (!nf_staging_download (&self->staging[b], self->ops, self->model, &frames[b], error))
-      {
-        if (self->B > 1)
-          g_prefix_error (error, "stream %u of %u: ", b, self->B);
-        return FALSE;
-      }
+      return fail_stream (self, b, error);
   return TRUE;
 }
 
