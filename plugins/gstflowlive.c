@@ -3,22 +3,47 @@
  */
 #include "gstflowlive.h"
 
-guint64
-gst_flow_live_frame_from (GstClockTime time, gint fps_n, gint fps_d)
-{
-  return fps_n > 0 ? gst_util_uint64_scale_ceil (time, (guint64)fps_n, (guint64)fps_d * GST_SECOND) : 0;
-}
-
-guint64
-gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d)
-{
-  return fps_n > 0 ? gst_flow_live_frame_from (time + 1, fps_n, fps_d) - 1 : 0;
-}
-
 GstClockTime
 gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d)
 {
   return fps_n > 0 ? gst_util_uint64_scale (frame, (guint64)fps_d * GST_SECOND, (guint64)fps_n) : 0;
+}
+
+void
+gst_flow_times_begin (GstFlowTimes *times, guint64 frame, GstClockTime base)
+{
+  times->first = frame;
+  times->base = base;
+}
+
+void
+gst_flow_times_set_rate (GstFlowTimes *times, guint64 next, gint fps_n, gint fps_d)
+{
+  if (times->fps_n > 0)
+    gst_flow_times_begin (times, next, gst_flow_times_get (times, next));
+  times->fps_n = fps_n;
+  times->fps_d = fps_d;
+}
+
+GstClockTime
+gst_flow_times_get (const GstFlowTimes *times, guint64 frame)
+{
+  return times->base + gst_flow_live_time_of (frame - times->first, times->fps_n, times->fps_d);
+}
+
+guint64
+gst_flow_times_frame_from (const GstFlowTimes *times, GstClockTime time)
+{
+  return times->first
+         + (times->fps_n > 0 ? gst_util_uint64_scale_ceil (time - times->base, (guint64)times->fps_n,
+                                                           (guint64)times->fps_d * GST_SECOND)
+                             : 0);
+}
+
+guint64
+gst_flow_times_frame_at (const GstFlowTimes *times, GstClockTime time)
+{
+  return times->fps_n > 0 ? gst_flow_times_frame_from (times, time + 1) - 1 : times->first;
 }
 
 GstFlowReturn

@@ -11,11 +11,32 @@ G_BEGIN_DECLS
  * that are added up would drift from that. 0 if FPS_N is. */
 GstClockTime gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d);
 
-/* The first frame that begins at TIME or later; 0 if FPS_N is. */
-guint64 gst_flow_live_frame_from (GstClockTime time, gint fps_n, gint fps_d);
+/**
+ * GstFlowTimes:
+ *
+ * When frames begin: FIRST at BASE, and those after it at a rate. Zero-initialised, without a rate.
+ */
+typedef struct
+{
+  GstClockTime base;
+  guint64 first;
+  gint fps_n, fps_d;
+} GstFlowTimes;
+
+/* FRAME begins at BASE, and others are counted from it; the rate stays. */
+void gst_flow_times_begin (GstFlowTimes *times, guint64 frame, GstClockTime base);
+
+/* A new rate counts from NEXT, which begins when it would have; without one before nothing else changes. */
+void gst_flow_times_set_rate (GstFlowTimes *times, guint64 next, gint fps_n, gint fps_d);
+
+/* When FRAME begins; without a rate at BASE. */
+GstClockTime gst_flow_times_get (const GstFlowTimes *times, guint64 frame);
+
+/* The first frame that begins at TIME or later; FIRST without a rate. */
+guint64 gst_flow_times_frame_from (const GstFlowTimes *times, GstClockTime time);
 
 /* The frame that is shown at TIME: the last that begins by then. */
-guint64 gst_flow_live_frame_at (GstClockTime time, gint fps_n, gint fps_d);
+guint64 gst_flow_times_frame_at (const GstFlowTimes *times, GstClockTime time);
 
 /**
  * GstFlowLive:

@@ -25,12 +25,11 @@ struct _GstFlowSource
   GstClockTime end; /* of the stream, none if there is none */
 
   /* of the streaming thread */
-  guint64 frame_index;    /* of the stream, which latents depend on */
-  guint64 left_out;       /* times since base_index for which a world has no frame */
-  GstClockTime base_time; /* of frame base_index, with the present frame rate */
-  gboolean begun;         /* a frame was drawn */
-  guint64 base_index;
-  guint64 sent; /* buffers, over seeks as well */
+  guint64 frame_index; /* of the stream, which latents depend on */
+  guint64 left_out;    /* times before it for which a world has no frame */
+  GstFlowTimes times;  /* of frames and what is left out */
+  gboolean begun;      /* a frame was drawn */
+  guint64 sent;        /* buffers, over seeks as well */
 };
 
 static GstStaticPadTemplate src_template
@@ -46,8 +45,8 @@ gst_flow_source_start (GstBaseSrc *src)
   GST_OBJECT_LOCK (self);
   self->has_info = FALSE;
   GST_OBJECT_UNLOCK (self);
-  self->frame_index = self->base_index = self->left_out = 0;
-  self->base_time = 0;
+  self->frame_index = self->left_out = 0;
+  self->times = (GstFlowTimes){ 0 };
   self->sent = 0;
   self->begun = FALSE;
   g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
@@ -186,14 +185,10 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
 static GstClockTime
 get_time (const GstFlowSource *self, GstClockTime *duration)
 {
-  const GstFlowLatentInfo *info = &self->prior.info;
-  const guint64 since = self->frame_index - self->base_index + self->left_out;
-  *duration = GST_CLOCK_TIME_NONE;
-  if (info->fps_n == 0)
-    return self->base_time;
-  const GstClockTime begins = gst_flow_live_time_of (since, info->fps_n, info->fps_d);
-  *duration = gst_flow_live_time_of (since + 1, info->fps_n, info->fps_d) - begins;
-  return self->base_time + begins;
+  const guint64 n = self->frame_index + self->left_out;
+  const GstClockTime pts = gst_flow_times_get (&self->times, n);
+  *duration = self->times.fps_n > 0 ? gst_flow_times_get (&self->times, n + 1) - pts : GST_CLOCK_TIME_NONE;
+  return pts;
 }
 
 /* Where the stream ends, by what is still to be sent. */
@@ -228,18 +223,11 @@ gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
       gst_flow_post_error (self, error);
       return FALSE;
     }
-  /* The new frame rate counts from the frame that comes next. */
-  if (self->has_info && self->prior.info.fps_n > 0)
-    {
-      self->base_time += gst_flow_live_time_of (self->frame_index - self->base_index + self->left_out,
-                                                self->prior.info.fps_n, self->prior.info.fps_d);
-      self->base_index = self->frame_index;
-      self->left_out = 0;
-    }
+  gst_flow_times_set_rate (&self->times, self->frame_index + self->left_out, info.fps_n, info.fps_d);
   gst_flow_prior_set_info (&self->prior, &info);
   /* A seek that came before the frame rate was known. A world has to begin at its beginning. */
   if (!self->has_info && !info.frames)
-    self->frame_index = gst_flow_live_frame_at (src->segment.position, info.fps_n, info.fps_d);
+    self->frame_index = gst_flow_times_frame_at (&self->times, src->segment.position);
   set_end (self);
   GST_OBJECT_LOCK (self);
   self->has_info = TRUE;
@@ -267,17 +255,15 @@ static gboolean
 gst_flow_source_do_seek (GstBaseSrc *src, GstSegment *segment)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
-  const GstFlowLatentInfo *info = &self->prior.info;
 
   if (segment->rate < 0)
     return FALSE;
   segment->time = segment->start;
-  self->base_time = 0;
-  self->base_index = self->left_out = 0;
+  gst_flow_times_begin (&self->times, 0, 0);
+  self->left_out = 0;
   gst_flow_prior_forget_qos (&self->prior);
   gst_flow_prior_forget_key_units (&self->prior, NULL, GST_CLOCK_TIME_NONE);
-  self->frame_index
-      = self->has_info ? gst_flow_live_frame_at (segment->position, info->fps_n, info->fps_d) : 0;
+  self->frame_index = gst_flow_times_frame_at (&self->times, segment->position);
   set_end (self);
   return TRUE;
 }
@@ -349,11 +335,10 @@ leave_out (GstFlowSource *self, GstClockTime pts)
 {
   const GstFlowLatentInfo *info = &self->prior.info;
   const GstSegment *segment = &GST_BASE_SRC (self)->segment;
-  const guint64 since = self->frame_index - self->base_index + self->left_out;
   GstClockTime until, duration;
   if (info->fps_n == 0 || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
     return;
-  const guint64 n = gst_flow_live_frame_from (until - self->base_time, info->fps_n, info->fps_d) - since;
+  const guint64 n = gst_flow_times_frame_from (&self->times, until) - (self->frame_index + self->left_out);
   if (info->frames)
     self->left_out += n;
   else
@@ -376,7 +361,7 @@ gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
     return GST_FLOW_EOS;
 
   if (!self->begun)
-    self->base_time += gst_flow_live_begin (GST_BASE_SRC (src));
+    self->times.base += gst_flow_live_begin (GST_BASE_SRC (src));
   self->begun = TRUE;
   leave_out (self, get_time (self, &duration));
   const GstClockTime pts = get_time (self, &duration);

@@ -40,7 +40,7 @@ struct _GstFlowSplice
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
   GstClockTime next_pts, duration;
-  GstClockTime base_pts; /* so many frames before next_pts: */
+  GstFlowTimes times; /* of frames that are due, of which the next is number */
   guint64 since;
   GstClockTime ahead; /* from there to next_pts frames were drawn before real ones came; none if none were */
 };
@@ -62,7 +62,8 @@ drop_events (GQueue *events)
 static void
 count_from (GstFlowSplice *self, GstClockTime pts)
 {
-  self->next_pts = self->base_pts = pts;
+  self->next_pts = pts;
+  gst_flow_times_begin (&self->times, 0, pts);
   self->since = 0;
 }
 
@@ -70,12 +71,10 @@ count_from (GstFlowSplice *self, GstClockTime pts)
 static GstClockTime
 get_time_after (const GstFlowSplice *self, guint64 n)
 {
-  const GstFlowLatentInfo *info = &self->prior.info;
   n += self->since;
-  if (!GST_CLOCK_TIME_IS_VALID (self->base_pts) || !GST_CLOCK_TIME_IS_VALID (self->duration))
+  if (!GST_CLOCK_TIME_IS_VALID (self->times.base) || !GST_CLOCK_TIME_IS_VALID (self->duration))
     return GST_CLOCK_TIME_NONE;
-  return self->base_pts
-         + (info->fps_n > 0 ? gst_flow_live_time_of (n, info->fps_n, info->fps_d) : n * self->duration);
+  return gst_flow_times_get (&self->times, n) + (self->times.fps_n > 0 ? 0 : n * self->duration);
 }
 
 /* The next frame is that of the input at PTS. Counting goes on if it was due then, but for how that was
@@ -182,6 +181,8 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
+  self->times.fps_n = info.fps_n;
+  self->times.fps_d = info.fps_d;
   count_from (self, self->next_pts);
   take_rate (self);
   self->prior.index = 0; /* as encoders do; decoders forget what was before new caps */
@@ -510,7 +511,7 @@ leave_out (GstFlowSplice *self, guint64 most)
   if (!GST_CLOCK_TIME_IS_VALID (pts) || !GST_CLOCK_TIME_IS_VALID (self->duration)
       || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
     return 0;
-  const guint64 end = gst_flow_live_frame_from (until - self->base_pts, info->fps_n, info->fps_d),
+  const guint64 end = gst_flow_times_frame_from (&self->times, until),
                 all = info->fps_n > 0 ? MAX (end, self->since + 1) - self->since
                                       : (until - pts - 1) / MAX (self->duration, 1) + 1;
   const guint64 n = MIN (all, most);

@@ -84,9 +84,8 @@ struct _GstFlowTestSrc
   NfWorld *world;
   guint64 world_begin; /* frame of the stream that is the world's first */
   guint64 frame_index;
-  GstClockTime base_time; /* of frame base_index, with the present frame rate */
-  gboolean begun;         /* a frame was sent */
-  guint64 base_index;
+  GstFlowTimes times;  /* of frames */
+  gboolean begun;      /* a frame was sent */
   guint last_action;   /* of the frame before */
   GByteArray *history; /* action of each frame, for seeking; none if live */
   GArray *replay;      /* actions_location's, or NULL */
@@ -179,8 +178,8 @@ gst_flow_test_src_start (GstBaseSrc *src)
   g_autofree char *location = g_strdup (self->actions_location);
   g_autofree char *record = g_strdup (self->record_actions);
   GST_OBJECT_UNLOCK (self);
-  self->frame_index = self->base_index = self->world_begin = 0;
-  self->base_time = 0;
+  self->frame_index = self->world_begin = 0;
+  self->times = (GstFlowTimes){ 0 };
   self->has_info = self->warned = self->begun = FALSE;
   self->last_action = 0;
   g_object_notify (G_OBJECT (self), "seed");
@@ -214,21 +213,6 @@ gst_flow_test_src_fixate (GstBaseSrc *src, GstCaps *caps)
   return GST_BASE_SRC_CLASS (gst_flow_test_src_parent_class)->fixate (src, caps);
 }
 
-static GstClockTime
-time_of (const GstFlowTestSrc *self, guint64 frame)
-{
-  return self->base_time
-         + gst_flow_live_time_of (frame - self->base_index, GST_VIDEO_INFO_FPS_N (&self->info),
-                                  GST_VIDEO_INFO_FPS_D (&self->info));
-}
-
-static guint64
-find_frame (const GstFlowTestSrc *self, GstClockTime time)
-{
-  return gst_flow_live_frame_at (time, GST_VIDEO_INFO_FPS_N (&self->info),
-                                 GST_VIDEO_INFO_FPS_D (&self->info));
-}
-
 static gboolean
 find_layout (GstVideoFormat format, NfPixelLayout *layout)
 {
@@ -256,12 +240,8 @@ gst_flow_test_src_set_caps (GstBaseSrc *src, GstCaps *caps)
 
   if (!gst_video_info_from_caps (&info, caps) || !find_layout (GST_VIDEO_INFO_FORMAT (&info), &layout))
     return FALSE;
-  /* The new frame rate counts from the frame that comes next. */
-  if (self->has_info)
-    {
-      self->base_time = time_of (self, self->frame_index);
-      self->base_index = self->frame_index;
-    }
+  gst_flow_times_set_rate (&self->times, self->frame_index, GST_VIDEO_INFO_FPS_N (&info),
+                           GST_VIDEO_INFO_FPS_D (&info));
   /* Another size is another world: of the same actions, where they are remembered. */
   if (self->has_info
       && (GST_VIDEO_INFO_WIDTH (&info) != GST_VIDEO_INFO_WIDTH (&self->info)
@@ -275,7 +255,7 @@ gst_flow_test_src_set_caps (GstBaseSrc *src, GstCaps *caps)
   self->layout = layout;
   /* A seek that came before the frame rate was known. */
   if (!self->has_info)
-    self->frame_index = find_frame (self, src->segment.position);
+    self->frame_index = gst_flow_times_frame_at (&self->times, src->segment.position);
   self->has_info = TRUE;
   return TRUE;
 }
@@ -385,8 +365,9 @@ reach_frame (GstFlowTestSrc *self, GError **error)
     {
       if (gst_flow_live_is_unlocked (&self->live, GST_ELEMENT (self)))
         return FALSE;
-      const guint action = choose_action (self, n, time_of (self, n), FALSE);
-      record_action (self, time_of (self, n), action);
+      const GstClockTime time = gst_flow_times_get (&self->times, n);
+      const guint action = choose_action (self, n, time, FALSE);
+      record_action (self, time, action);
       remember_action (self, action);
     }
   for (guint64 n = state.frame + self->world_begin; n < self->frame_index; n++)
@@ -464,9 +445,9 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
       return GST_FLOW_ERROR;
     }
   if (!self->begun)
-    self->base_time += gst_flow_live_begin (GST_BASE_SRC (src));
+    self->times.base += gst_flow_live_begin (GST_BASE_SRC (src));
   self->begun = TRUE;
-  const GstClockTime pts = time_of (self, n);
+  const GstClockTime pts = gst_flow_times_get (&self->times, n);
   /* its action is the one of that moment */
   const GstFlowReturn result = gst_flow_live_wait_for_frame (&self->live, GST_BASE_SRC (src), pts);
   if (result != GST_FLOW_OK)
@@ -483,7 +464,7 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
   GST_BUFFER_PTS (buffer) = pts;
   GST_BUFFER_DTS (buffer) = GST_CLOCK_TIME_NONE;
   GST_BUFFER_DURATION (buffer)
-      = GST_VIDEO_INFO_FPS_N (&self->info) ? time_of (self, n + 1) - pts : GST_CLOCK_TIME_NONE;
+      = self->times.fps_n > 0 ? gst_flow_times_get (&self->times, n + 1) - pts : GST_CLOCK_TIME_NONE;
   GST_BUFFER_OFFSET (buffer) = n;
   GST_BUFFER_OFFSET_END (buffer) = n + 1;
   self->frame_index++;
@@ -508,9 +489,8 @@ gst_flow_test_src_do_seek (GstBaseSrc *src, GstSegment *segment)
   if (segment->rate < 0)
     return FALSE;
   segment->time = segment->start;
-  self->base_time = 0;
-  self->base_index = 0;
-  self->frame_index = self->has_info ? find_frame (self, segment->position) : 0;
+  gst_flow_times_begin (&self->times, 0, 0);
+  self->frame_index = gst_flow_times_frame_at (&self->times, segment->position);
   if (self->history && self->history->len > self->frame_index)
     {
       g_byte_array_set_size (self->history, (guint)self->frame_index);

@@ -224,6 +224,31 @@ test_still (void **state)
   run_end (&run);
 }
 
+static GstPadProbeReturn
+begin_to_move (GstPad *pad, GstPadProbeInfo *info, gpointer filter)
+{
+  g_autoptr (GstCaps) caps = gst_caps_from_string ("video/x-raw,framerate=10/1");
+  g_object_set (filter, "caps", caps, NULL);
+  return GST_PAD_PROBE_REMOVE;
+}
+
+/* A still that gets a frame rate is its first frame. */
+static void
+test_still_that_moves (void **state)
+{
+  Run run = run_new ("num-buffers=3", "capsfilter name=filter caps=video/x-raw,framerate=0/1 !");
+  g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (run.pipeline), "filter");
+  g_autoptr (GstPad) pad = gst_element_get_static_pad (run.src, "src");
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, begin_to_move, filter, NULL);
+  run_start (&run);
+  for (guint n = 0; n < 3; n++)
+    {
+      g_autoptr (GstSample) sample = run_pull (&run);
+      assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)), n * 100 * GST_MSECOND);
+    }
+  run_end (&run);
+}
+
 static void
 test_messages (void **state)
 {
@@ -898,6 +923,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_frames_are_the_worlds),
     cmocka_unit_test (test_default_caps),
     cmocka_unit_test (test_still),
+    cmocka_unit_test (test_still_that_moves),
     cmocka_unit_test (test_messages),
     cmocka_unit_test (test_seeds),
     cmocka_unit_test (test_controller),
