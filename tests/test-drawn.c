@@ -547,6 +547,32 @@ damaged_model (void **state)
                 "the denoiser's values", path);
 }
 
+/* What is wrong with tokens that are given is not said of the model. */
+static void
+given_tokens (void **state)
+{
+  static const char text[] = "tokens: value 5 is nan";
+  g_autoptr (GError) error = NULL;
+  NfConfig config = video_config (1);
+  const gsize n = FRAMES * WIDTH * HEIGHT * 3;
+  g_autofree float *x = draw (4, n), *y = g_new (float, n);
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfSession) session = nf_test_session (model);
+
+  x[5] = NAN;
+  for (guint i = 0; i < 4; i++)
+    {
+      assert_false (i == 0   ? nf_session_denoise (session, x, 1, NULL, config.noise_std, y, &error)
+                    : i == 1 ? nf_session_predict_noise (session, x, 1, y, &error)
+                    : i == 2 ? nf_session_denoise_learned (session, x, 1, config.noise_std, 0, y, &error)
+                             : nf_session_encode (session, x, 1, NULL, y, NULL, NULL, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      if (!g_str_has_prefix (error->message, text))
+        fail_msg ("call %u: %s", i, error->message);
+      g_clear_error (&error);
+    }
+}
+
 int
 main (void)
 {
@@ -570,6 +596,7 @@ main (void)
     { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },
     { "shown videos, kernels=gpu", shown_videos, NULL, NULL, (void *)"gpu" },
     { "damaged model", damaged_model, NULL, NULL, NULL },
+    { "given tokens", given_tokens, NULL, NULL, NULL },
   };
   return cmocka_run_group_tests_name ("drawn", tests, NULL, NULL);
 }

@@ -43,6 +43,7 @@ nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels
     }
   /* g = 1: the gradient of the summed negative log-likelihood, so that samples do not depend on each other */
   if (!nf_session_check_sigma (sigma, error) || !nf_session_check_condition (self, labels, B, error)
+      || !nf_session_check_finite ("tokens", y, n, error)
       || !nf_session_add_gradients (self, y, B, labels, 1.0f, sums, gradient, NULL, error))
     return FALSE;
   for (gsize i = 0; i < n; i++)
@@ -69,7 +70,8 @@ nf_session_predict_noise (NfSession *self, const float *x, guint B, float *y, GE
   g_return_val_if_fail (NF_IS_SESSION (self) && x && y, FALSE);
   const gsize n = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_DENOISER, error);
-  if (batch == 0 || !nf_session_check_condition (self, NULL, B, error))
+  if (batch == 0 || !nf_session_check_condition (self, NULL, B, error)
+      || !nf_session_check_finite ("tokens", x, B * n, error))
     return FALSE;
 
   for (guint first = 0; first < B; first += batch)

@@ -561,7 +561,8 @@ nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *
   const gsize N = shape->N, n = N * shape->D;
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_ENCODE, error);
   trace = trace ? trace : &nothing;
-  if (batch == 0 || !nf_session_check_condition (self, labels, B, error))
+  if (batch == 0 || !nf_session_check_condition (self, labels, B, error)
+      || !nf_session_check_finite ("tokens", x, B * n, error))
     return FALSE;
   nf_flow_set_rounds (self->flow, FALSE);
 

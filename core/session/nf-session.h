@@ -461,6 +461,9 @@ gboolean nf_session_show_video (NfSession *self, const float *x, const NfFrame *
  * @x: noisy tokens (B, N, D)
  * @y: (out caller-allocates): (B, N, D): what the learned denoiser says: about sigma²/0.3 times the gradient
  * of the negative log-likelihood (arXiv 2511.20462, flow-score matching)
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED (no denoiser), %NF_ERROR_DATA (@x or @y is not finite), device
+ * errors.
  */
 gboolean nf_session_predict_noise (NfSession *self, const float *x, guint B, float *y, GError **error);
 
@@ -470,8 +473,8 @@ gboolean nf_session_predict_noise (NfSession *self, const float *x, guint B, flo
  * @sigma_next: noise that may be left, 0 for none
  * @y: (out caller-allocates): x - 0.3 (sigma - sigma_next)/sigma × what the learned denoiser says
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (no denoiser), %NF_ERROR_DATA (@y is not
- * finite), device errors.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (no denoiser), %NF_ERROR_DATA (@x or @y
+ * is not finite), device errors.
  */
 gboolean nf_session_denoise_learned (NfSession *self, const float *x, guint B, double sigma,
                                      double sigma_next, float *y, GError **error);
@@ -498,8 +501,8 @@ gboolean nf_session_denoiser_gradients (NfSession *self, const float *x, guint B
  *
  * z = f(x), arXiv 2412.06329, eq. 4 to 6. The same bits whatever B.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@z is not finite), device
- * errors.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@x or @z is not finite),
+ * device errors.
  */
 gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z,
                             float *blocks, float *log_det, GError **error);
@@ -534,6 +537,9 @@ gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const g
  * @y: noisy tokens (B, N, D)
  * @sigma: the noise's standard deviation on the [-1, 1] scale
  * @x: (out caller-allocates): y + sigma² ∇ log p(y) (Tweedie; arXiv 2412.06329, eq. 8)
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (sigma or label out of range), %NF_ERROR_DATA (@y or @x is not
+ * finite), device errors.
  */
 gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma,
                              float *x, GError **error);
