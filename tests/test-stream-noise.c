@@ -656,6 +656,16 @@ closer_to_the_truth (void **state)
   check_closer (NF_DENOISE_LEARNED, 1);
 }
 
+static void
+assert_refused (gboolean done, GError **error, const char *begin)
+{
+  assert_false (done);
+  assert_true (g_error_matches (*error, NF_ERROR, NF_ERROR_DATA));
+  if (!g_str_has_prefix ((*error)->message, begin))
+    fail_msg ("%s", (*error)->message);
+  g_clear_error (error);
+}
+
 /* What is no number has no bytes: it is an error once the frame is shown, however it was decoded. */
 static void
 not_finite (void **state)
@@ -696,15 +706,48 @@ not_finite (void **state)
     }
 }
 
+/* What is not finite of one stream alone is said of that one. */
+static void
+not_finite_of_one (void **state)
+{
+  const float huge = 3e38f;
+  g_autoptr (GError) error = NULL;
+  const NfConfig config = random_video_config ();
+  g_autoptr (NfModel) model = model_new (&config, "cpu");
+  g_autoptr (NfStream) stream = stream_new (model, 2);
+  const gsize n = nf_stream_get_latents (stream);
+  g_autofree float *z = g_new (float, n);
+  guint8 samples[2][BYTES];
+  const NfFrame frames[] = { view (samples[0], config.layout), view (samples[1], config.layout) };
+  const float unknown[2 * ACTIONS] = { [ACTIONS] = NAN },
+                          high[2 * ACTIONS] = { [ACTIONS] = huge, huge, huge };
+
+  memset (samples, 0, sizeof samples);
+  assert_refused (nf_stream_encode (stream, frames, high, z, NULL, NULL, &error), &error,
+                  "stream 1 of 2: latents of the frame are no finite numbers");
+  assert_refused (nf_stream_encode (stream, frames, unknown, z, NULL, NULL, &error), &error,
+                  "stream 1 of 2: action: value 0 is nan");
+  nf_random_normal (1, 0, n, 1, z);
+  z[n / 2 + 3] = NAN;
+  assert_refused (nf_stream_decode (stream, z, NULL, TRUE, NULL, frames, &error), &error,
+                  "stream 1 of 2: latents: value 3 is nan");
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (lossless),        cmocka_unit_test (scores),
-    cmocka_unit_test (drawn),           cmocka_unit_test (look_ahead),
-    cmocka_unit_test (denoise_methods), cmocka_unit_test (splice),
-    cmocka_unit_test (side_by_side),    cmocka_unit_test (closer_to_the_truth),
-    cmocka_unit_test (endless),         cmocka_unit_test (not_finite),
+    cmocka_unit_test (lossless),
+    cmocka_unit_test (scores),
+    cmocka_unit_test (drawn),
+    cmocka_unit_test (look_ahead),
+    cmocka_unit_test (denoise_methods),
+    cmocka_unit_test (splice),
+    cmocka_unit_test (side_by_side),
+    cmocka_unit_test (closer_to_the_truth),
+    cmocka_unit_test (endless),
+    cmocka_unit_test (not_finite),
+    cmocka_unit_test (not_finite_of_one),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -493,6 +493,25 @@ tell (gpointer data, guint done, guint all)
   return go_on (data, NULL);
 }
 
+/* FALSE; an ERROR of stream B says so. */
+static gboolean
+fail_stream (const NfStream *self, guint b, GError **error)
+{
+  if (self->B > 1)
+    g_prefix_error (error, "stream %u of %u: ", b, self->B);
+  return FALSE;
+}
+
+/* X has ONE values of each stream. */
+static gboolean
+check_finite (const NfStream *self, const char *what, const float *x, gsize one, GError **error)
+{
+  for (guint b = 0; b < self->B; b++)
+    if (!nf_session_check_finite (what, x + b * one, one, error))
+      return fail_stream (self, b, error);
+  return TRUE;
+}
+
 static gboolean
 check_frames (NfStream *self, const NfFrame *frames, const float *actions, GError **error)
 {
@@ -518,7 +537,7 @@ check_frames (NfStream *self, const NfFrame *frames, const float *actions, GErro
                    "an action is given, but the model takes none (action_dim is 0)");
       return FALSE;
     }
-  if (actions && !nf_session_check_finite ("action", actions, (gsize)self->B * config->action_dim, error))
+  if (actions && !check_finite (self, "action", actions, config->action_dim, error))
     return FALSE;
   return go_on (self, error);
 }
@@ -637,15 +656,6 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
     }
   for (guint i = 0; map && i < self->N; i++)
     map[i] = nf_score_token (config, half_squares[i], log_dets[i]);
-}
-
-/* FALSE; an ERROR of stream B says so. */
-static gboolean
-fail_stream (const NfStream *self, guint b, GError **error)
-{
-  if (self->B > 1)
-    g_prefix_error (error, "stream %u of %u: ", b, self->B);
-  return FALSE;
 }
 
 static gboolean
@@ -838,7 +848,7 @@ nf_stream_decode (NfStream *self, const float *latents, const float *action, gbo
 {
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
-  const gboolean sound = nf_session_check_finite ("latents", latents, nf_stream_get_latents (self), error);
+  const gboolean sound = check_finite (self, "latents", latents, (gsize)self->N * self->D, error);
   self->shown = FALSE;
   if (sound && decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
     return TRUE;
