@@ -396,14 +396,14 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
 static void
 check_margin (GstFlowEncode *self, const NfScore *score)
 {
-  const char *doubt = nf_score_get_doubt (score);
-  if (self->warned_doubtful || !doubt)
+  const NfDoubt doubt = nf_score_get_doubt (score);
+  if (self->warned_doubtful || doubt == NF_DOUBT_NONE)
     return;
   self->warned_doubtful = TRUE;
   GST_ELEMENT_WARNING (self, STREAM, ENCODE,
                        ("Frame %" G_GUINT64_FORMAT
                         ", at %.4g bits per dimension, may not come back in every byte: it has %s",
-                        self->frame_index, score->bits_per_dim, doubt),
+                        self->frame_index, score->bits_per_dim, nf_doubt_describe (doubt)),
                        ("%g bits per dimension and more, or %" G_GUINT64_FORMAT
                         " values that decoding misses; said once a stream",
                         NF_SCORE_FAR, score->n_missed));

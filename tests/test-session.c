@@ -2382,7 +2382,7 @@ test_plain (void **state)
           nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out, &error), error);
           assert_int_equal (score.limited, nf_model_get_config (model)->max_log_scale > 0);
           tame += score.bits_per_dim < 100;
-          const gboolean sure = !nf_score_get_doubt (&score);
+          const gboolean sure = nf_score_get_doubt (&score) == NF_DOUBT_NONE;
           if ((sure || score.bits_per_dim < 100) && memcmp (samples, again, BYTES) != 0)
             fail_msg ("%s: picture %u, of %g bits/dim, came back changed", models[m], f, score.bits_per_dim);
         }
@@ -2394,28 +2394,27 @@ test_plain (void **state)
 static void
 test_doubt (void **state)
 {
-  static const char far[] = "far from all", few[] = "so few bits";
   static const struct
   {
     NfScore score;
-    const char *doubt;
+    NfDoubt doubt;
   } cases[] = {
-    { { .bits_per_dim = 3 }, NULL },
-    { { .bits_per_dim = 3, .rounded = TRUE, .limited = TRUE }, NULL },
-    { { .bits_per_dim = 3, .n_missed = 1 }, NULL },
-    { { .bits_per_dim = 3, .n_missed = 1, .limited = TRUE }, far },
-    { { .bits_per_dim = 3, .n_missed = 1, .rounded = TRUE }, few },
-    { { .bits_per_dim = 3, .n_missed = 1, .rounded = TRUE, .limited = TRUE }, few },
-    { { .bits_per_dim = NF_SCORE_FAR }, far },
-    { { .bits_per_dim = NF_SCORE_FAR, .n_missed = 1, .rounded = TRUE }, far },
-    { { .bits_per_dim = NAN }, far },
+    { { .bits_per_dim = 3 }, NF_DOUBT_NONE },
+    { { .bits_per_dim = 3, .rounded = TRUE, .limited = TRUE }, NF_DOUBT_NONE },
+    { { .bits_per_dim = 3, .n_missed = 1 }, NF_DOUBT_NONE },
+    { { .bits_per_dim = 3, .n_missed = 1, .limited = TRUE }, NF_DOUBT_FAR },
+    { { .bits_per_dim = 3, .n_missed = 1, .rounded = TRUE }, NF_DOUBT_PRECISION },
+    { { .bits_per_dim = 3, .n_missed = 1, .rounded = TRUE, .limited = TRUE }, NF_DOUBT_PRECISION },
+    { { .bits_per_dim = NF_SCORE_FAR }, NF_DOUBT_FAR },
+    { { .bits_per_dim = NF_SCORE_FAR, .n_missed = 1, .rounded = TRUE }, NF_DOUBT_FAR },
+    { { .bits_per_dim = NAN }, NF_DOUBT_FAR },
   };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
-    {
-      const char *doubt = nf_score_get_doubt (&cases[i].score);
-      if (cases[i].doubt ? !doubt || !strstr (doubt, cases[i].doubt) : doubt != NULL)
-        fail_msg ("case %u: %s", i, doubt ? doubt : "no doubt");
-    }
+    if (nf_score_get_doubt (&cases[i].score) != cases[i].doubt)
+      fail_msg ("case %u", i);
+  assert_null (nf_doubt_describe (NF_DOUBT_NONE));
+  assert_non_null (strstr (nf_doubt_describe (NF_DOUBT_FAR), "far from all"));
+  assert_non_null (strstr (nf_doubt_describe (NF_DOUBT_PRECISION), "so few bits"));
 }
 
 /* Of eight blocks few bits, too, miss nothing, as long as scales stay below 2; where they do not it is said.
@@ -2455,7 +2454,7 @@ test_many_blocks (void **state)
           picture_draw (&in, f);
           nf_test_ok (nf_session_encode_frame (session, &in.frame, z, &score, NULL, &error), error);
           nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
-          assert_int_equal (nf_score_get_doubt (&score) != NULL, wide);
+          assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE, wide);
           g_autofree char *wrong = compare_pictures (&in, &out);
           if (wrong && !wide)
             fail_msg ("picture %u: %s", f, wrong);

@@ -300,7 +300,7 @@ counts_misses (void **state)
           encode (stream, samples, action_of (f), z, &score, NULL);
           missed += score.n_missed;
           assert_true (score.rounded);
-          assert_int_equal (nf_score_get_doubt (&score) != NULL,
+          assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE,
                             score.n_missed > 0 || score.bits_per_dim >= NF_SCORE_FAR);
         }
       assert_int_equal (missed > 0, wide);

@@ -21,7 +21,7 @@ typedef struct
   guint64 n_frames;
   guint64 n_doubtful;     /* of them, those of nf_score_get_doubt(); */
   guint64 first_doubtful; /* the number of the first, */
-  const char *doubt;      /* and why */
+  NfDoubt doubt;          /* and why */
   double time;            /* of the last frame, NAN if unknown */
   guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
   double gap;     /* how much after it, in seconds */
@@ -108,8 +108,8 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
-  const char *doubt = nf_score_get_doubt (&frame->score);
-  if (doubt && encode->n_doubtful++ == 0)
+  const NfDoubt doubt = nf_score_get_doubt (&frame->score);
+  if (doubt != NF_DOUBT_NONE && encode->n_doubtful++ == 0)
     {
       encode->first_doubtful = picture->index;
       encode->doubt = doubt;
@@ -166,9 +166,10 @@ encode_file (Encode *encode, GError **error)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
                       " frames of %s may not come back in every byte; the first, frame %" G_GUINT64_FORMAT
-                      ", has %s; normflow eval --check tells",
+                      ", has %s%s; normflow eval --check tells",
                       encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
-                      encode->doubt);
+                      nf_doubt_describe (encode->doubt),
+                      encode->doubt == NF_DOUBT_PRECISION ? ": see --precision" : "");
   if (encode->uneven && !encode->command->quiet)
     nf_progress_note (encode->command->progress,
                       "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT

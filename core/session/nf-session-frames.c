@@ -114,18 +114,25 @@ nf_score_fill (NfModel *model, const float *half_square, const float *log_det, c
   score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
 }
 
-const char *
+NfDoubt
 nf_score_get_doubt (const NfScore *score)
 {
-  static const char far[] = "parts far from all that the model has learnt";
-  g_return_val_if_fail (score, NULL);
+  g_return_val_if_fail (score, NF_DOUBT_NONE);
   if (!(score->bits_per_dim < NF_SCORE_FAR))
-    return far;
+    return NF_DOUBT_FAR;
   if (score->n_missed == 0)
-    return NULL;
-  return score->rounded   ? "values that so few bits do not hold (precision f32 and bf16-weights have more)"
-         : score->limited ? far
-                          : NULL;
+    return NF_DOUBT_NONE;
+  return score->rounded ? NF_DOUBT_PRECISION : score->limited ? NF_DOUBT_FAR : NF_DOUBT_NONE;
+}
+
+const char *
+nf_doubt_describe (NfDoubt doubt)
+{
+  static const char *const texts[]
+      = { NULL, "parts far from all that the model has learnt",
+          "values that so few bits do not hold (precision f32 and bf16-weights have more)" };
+  g_return_val_if_fail (doubt < G_N_ELEMENTS (texts), NULL);
+  return texts[doubt];
 }
 
 float

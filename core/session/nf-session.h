@@ -96,18 +96,35 @@ typedef struct
 #define NF_SCORE_FAR 100.0
 
 /**
+ * NfDoubt: why not every byte of a frame may come back.
+ * @NF_DOUBT_NONE: nothing speaks against it
+ * @NF_DOUBT_FAR: it is far from all that the model has learnt
+ * @NF_DOUBT_PRECISION: it has values that the bits of the precision do not hold
+ */
+typedef enum
+{
+  NF_DOUBT_NONE,
+  NF_DOUBT_FAR,
+  NF_DOUBT_PRECISION,
+} NfDoubt;
+
+/**
  * nf_score_get_doubt:
  * @score: of a frame
  *
- * Why not every byte of the frame may come back: it scores %NF_SCORE_FAR and more, or some of its values are
- * missed. The latter says nothing where a model does not limit its scales and products multiply floats as
- * they are: lattices between blocks hold for scales of up to 2 there, and a few values of real frames are
- * missed without harm.
+ * A frame is in doubt that scores %NF_SCORE_FAR and more, or if some of its values are missed. The latter
+ * says nothing where a model does not limit its scales and products multiply floats as they are: lattices
+ * between blocks hold for scales of up to 2 there, and a few values of real frames are missed without harm.
  *
- * Returns: (transfer none) (nullable): what the frame has, in words that follow "it has"; NULL if every byte
- * comes back.
+ * Returns: why not every byte of the frame may come back.
  */
-const char *nf_score_get_doubt (const NfScore *score);
+NfDoubt nf_score_get_doubt (const NfScore *score);
+
+/**
+ * nf_doubt_describe: Returns: (transfer none) (nullable): what the frame has, in words that follow "it has";
+ * NULL for %NF_DOUBT_NONE.
+ */
+const char *nf_doubt_describe (NfDoubt doubt);
 
 /**
  * NfGuide: what guidance acts on.
