@@ -3,12 +3,6 @@
  */
 #include "gstflowlive.h"
 
-GstClockTime
-gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d)
-{
-  return fps_n > 0 ? gst_util_uint64_scale (frame, (guint64)fps_d * GST_SECOND, (guint64)fps_n) : 0;
-}
-
 void
 gst_flow_times_begin (GstFlowTimes *times, guint64 frame, GstClockTime base)
 {
@@ -28,7 +22,18 @@ gst_flow_times_set_rate (GstFlowTimes *times, guint64 next, gint fps_n, gint fps
 GstClockTime
 gst_flow_times_get (const GstFlowTimes *times, guint64 frame)
 {
-  return times->base + gst_flow_live_time_of (frame - times->first, times->fps_n, times->fps_d);
+  return times->base
+         + (times->fps_n > 0 ? gst_util_uint64_scale (
+                frame - times->first, (guint64)times->fps_d * GST_SECOND, (guint64)times->fps_n)
+                             : 0);
+}
+
+GstClockTime
+gst_flow_times_get_end (const GstFlowTimes *times, guint64 next, guint64 sent, gint most)
+{
+  if (most < 0 || times->fps_n <= 0)
+    return GST_CLOCK_TIME_NONE;
+  return gst_flow_times_get (times, next + (guint64)most - MIN ((guint64)most, sent));
 }
 
 guint64

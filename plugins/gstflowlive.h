@@ -7,14 +7,11 @@
 
 G_BEGIN_DECLS
 
-/* Frame n of FPS_N/FPS_D a second begins after n FPS_D/FPS_N seconds, rounded down to nanoseconds: durations
- * that are added up would drift from that. 0 if FPS_N is. */
-GstClockTime gst_flow_live_time_of (guint64 frame, gint fps_n, gint fps_d);
-
 /**
  * GstFlowTimes:
  *
- * When frames begin: FIRST at BASE, and those after it at a rate. Zero-initialised, without a rate.
+ * When frames begin: FIRST at BASE, and the n-th after it n FPS_D/FPS_N seconds later, rounded down to
+ * nanoseconds: durations that are added up would drift from that. Zero-initialised, without a rate.
  */
 typedef struct
 {
@@ -29,13 +26,18 @@ void gst_flow_times_begin (GstFlowTimes *times, guint64 frame, GstClockTime base
 /* A new rate counts from NEXT, which begins when it would have; without one before nothing else changes. */
 void gst_flow_times_set_rate (GstFlowTimes *times, guint64 next, gint fps_n, gint fps_d);
 
-/* When FRAME begins; without a rate at BASE. */
+/* When FRAME begins, which is not before FIRST; without a rate at BASE. */
 GstClockTime gst_flow_times_get (const GstFlowTimes *times, guint64 frame);
 
-/* The first frame that begins at TIME or later; FIRST without a rate. */
+/* Where a stream of MOST frames ends that has sent SENT, of which NEXT is the next; none without a rate, or
+ * if MOST is below 0, which means endless. */
+GstClockTime gst_flow_times_get_end (const GstFlowTimes *times, guint64 next, guint64 sent, gint most);
+
+/* The first frame that begins at TIME or later, which is not before BASE; FIRST without a rate. */
 guint64 gst_flow_times_frame_from (const GstFlowTimes *times, GstClockTime time);
 
-/* The frame that is shown at TIME: the last that begins by then. */
+/* The frame that is shown at TIME, which is not before BASE: the last that begins by then; FIRST without a
+ * rate. */
 guint64 gst_flow_times_frame_at (const GstFlowTimes *times, GstClockTime time);
 
 /**

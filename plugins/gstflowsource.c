@@ -195,12 +195,8 @@ get_time (const GstFlowSource *self, GstClockTime *duration)
 static void
 set_end (GstFlowSource *self)
 {
-  const gint most = GST_BASE_SRC (self)->num_buffers;
-  const GstFlowLatentInfo *info = &self->prior.info;
-  GstClockTime duration, end = GST_CLOCK_TIME_NONE;
-  if (most >= 0 && info->fps_n > 0)
-    end = get_time (self, &duration)
-          + gst_flow_live_time_of ((guint64)most - MIN ((guint64)most, self->sent), info->fps_n, info->fps_d);
+  const GstClockTime end = gst_flow_times_get_end (&self->times, self->frame_index + self->left_out,
+                                                   self->sent, GST_BASE_SRC (self)->num_buffers);
   GST_OBJECT_LOCK (self);
   self->end = end;
   GST_OBJECT_UNLOCK (self);

@@ -76,6 +76,7 @@ struct _GstFlowTestSrc
   gboolean post_messages;
   gboolean started;
   GstFlowLive live;
+  GstClockTime end; /* of the stream, none if there is none */
 
   /* of the streaming thread */
   GstVideoInfo info;
@@ -86,6 +87,7 @@ struct _GstFlowTestSrc
   guint64 frame_index;
   GstFlowTimes times;  /* of frames */
   gboolean begun;      /* a frame was sent */
+  guint64 sent;        /* buffers, over seeks as well */
   guint last_action;   /* of the frame before */
   GByteArray *history; /* action of each frame, for seeking; none if live */
   GArray *replay;      /* actions_location's, or NULL */
@@ -142,6 +144,7 @@ gst_flow_test_src_stop (GstBaseSrc *src)
   GST_OBJECT_LOCK (self);
   self->seed = -1;
   self->started = FALSE;
+  self->end = GST_CLOCK_TIME_NONE;
   GST_OBJECT_UNLOCK (self);
   if (self->record && !nf_actions_writer_close (self->record, &error))
     stop_recording (self, error);
@@ -178,7 +181,7 @@ gst_flow_test_src_start (GstBaseSrc *src)
   g_autofree char *location = g_strdup (self->actions_location);
   g_autofree char *record = g_strdup (self->record_actions);
   GST_OBJECT_UNLOCK (self);
-  self->frame_index = self->world_begin = 0;
+  self->frame_index = self->world_begin = self->sent = 0;
   self->times = (GstFlowTimes){ 0 };
   self->has_info = self->warned = self->begun = FALSE;
   self->last_action = 0;
@@ -231,6 +234,17 @@ find_layout (GstVideoFormat format, NfPixelLayout *layout)
   return FALSE;
 }
 
+/* Where the stream ends, by what is still to be sent. */
+static void
+set_end (GstFlowTestSrc *self)
+{
+  const GstClockTime end = gst_flow_times_get_end (&self->times, self->frame_index, self->sent,
+                                                   GST_BASE_SRC (self)->num_buffers);
+  GST_OBJECT_LOCK (self);
+  self->end = end;
+  GST_OBJECT_UNLOCK (self);
+}
+
 static gboolean
 gst_flow_test_src_set_caps (GstBaseSrc *src, GstCaps *caps)
 {
@@ -257,6 +271,7 @@ gst_flow_test_src_set_caps (GstBaseSrc *src, GstCaps *caps)
   if (!self->has_info)
     self->frame_index = gst_flow_times_frame_at (&self->times, src->segment.position);
   self->has_info = TRUE;
+  set_end (self);
   return TRUE;
 }
 
@@ -435,7 +450,7 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
 
   if (!self->has_info)
     return GST_FLOW_NOT_NEGOTIATED;
-  if (GST_VIDEO_INFO_FPS_N (&self->info) == 0 && n > 0) /* a still */
+  if (self->times.fps_n == 0 && n > 0) /* a still */
     return GST_FLOW_EOS;
   if (!reach_frame (self, &error))
     return error ? gst_flow_post_error (self, error) : GST_FLOW_FLUSHING;
@@ -468,6 +483,8 @@ gst_flow_test_src_fill (GstPushSrc *src, GstBuffer *buffer)
   GST_BUFFER_OFFSET (buffer) = n;
   GST_BUFFER_OFFSET_END (buffer) = n + 1;
   self->frame_index++;
+  self->sent++;
+  set_end (self);
   return GST_FLOW_OK;
 }
 
@@ -491,6 +508,7 @@ gst_flow_test_src_do_seek (GstBaseSrc *src, GstSegment *segment)
   segment->time = segment->start;
   gst_flow_times_begin (&self->times, 0, 0);
   self->frame_index = gst_flow_times_frame_at (&self->times, segment->position);
+  set_end (self);
   if (self->history && self->history->len > self->frame_index)
     {
       g_byte_array_set_size (self->history, (guint)self->frame_index);
@@ -522,6 +540,7 @@ gst_flow_test_src_query (GstBaseSrc *src, GstQuery *query)
 {
   GstFlowTestSrc *self = GST_FLOW_TEST_SRC (src);
   GstFormat format;
+  GstClockTime end;
 
   switch (GST_QUERY_TYPE (query))
     {
@@ -531,13 +550,12 @@ gst_flow_test_src_query (GstBaseSrc *src, GstQuery *query)
       return TRUE;
     case GST_QUERY_DURATION:
       gst_query_parse_duration (query, &format, NULL);
-      if (format != GST_FORMAT_TIME || src->num_buffers < 0 || !self->has_info
-          || GST_VIDEO_INFO_FPS_N (&self->info) == 0)
+      GST_OBJECT_LOCK (self);
+      end = self->end;
+      GST_OBJECT_UNLOCK (self);
+      if (format != GST_FORMAT_TIME || !GST_CLOCK_TIME_IS_VALID (end))
         break;
-      gst_query_set_duration (query, format,
-                              (gint64)gst_flow_live_time_of ((guint64)src->num_buffers,
-                                                             GST_VIDEO_INFO_FPS_N (&self->info),
-                                                             GST_VIDEO_INFO_FPS_D (&self->info)));
+      gst_query_set_duration (query, format, (gint64)end);
       return TRUE;
     default:
       break;
@@ -759,6 +777,7 @@ gst_flow_test_src_init (GstFlowTestSrc *self)
 {
   gst_flow_action_input_init (&self->input);
   self->seed = -1;
+  self->end = GST_CLOCK_TIME_NONE;
   self->post_messages = TRUE;
   gst_base_src_set_format (GST_BASE_SRC (self), GST_FORMAT_TIME);
 }

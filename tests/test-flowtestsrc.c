@@ -225,27 +225,34 @@ test_still (void **state)
 }
 
 static GstPadProbeReturn
-begin_to_move (GstPad *pad, GstPadProbeInfo *info, gpointer filter)
+move_faster (GstPad *pad, GstPadProbeInfo *info, gpointer filter)
 {
-  g_autoptr (GstCaps) caps = gst_caps_from_string ("video/x-raw,framerate=10/1");
+  const gboolean still = GST_BUFFER_OFFSET (GST_PAD_PROBE_INFO_BUFFER (info)) == 0;
+  g_autoptr (GstCaps) caps
+      = gst_caps_from_string (still ? "video/x-raw,framerate=10/1" : "video/x-raw,framerate=25/1");
   g_object_set (filter, "caps", caps, NULL);
-  return GST_PAD_PROBE_REMOVE;
+  return still ? GST_PAD_PROBE_OK : GST_PAD_PROBE_REMOVE;
 }
 
-/* A still that gets a frame rate is its first frame. */
+/* A still that gets a frame rate is its first frame. The stream ends where its last frame does, whatever the
+ * rates before. */
 static void
 test_still_that_moves (void **state)
 {
-  Run run = run_new ("num-buffers=3", "capsfilter name=filter caps=video/x-raw,framerate=0/1 !");
+  static const GstClockTime times[] = { 0, 100 * GST_MSECOND, 200 * GST_MSECOND, 240 * GST_MSECOND };
+  gint64 duration;
+  Run run = run_new ("num-buffers=4", "capsfilter name=filter caps=video/x-raw,framerate=0/1 !");
   g_autoptr (GstElement) filter = gst_bin_get_by_name (GST_BIN (run.pipeline), "filter");
   g_autoptr (GstPad) pad = gst_element_get_static_pad (run.src, "src");
-  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, begin_to_move, filter, NULL);
+  gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, move_faster, filter, NULL);
   run_start (&run);
-  for (guint n = 0; n < 3; n++)
+  for (guint n = 0; n < G_N_ELEMENTS (times); n++)
     {
       g_autoptr (GstSample) sample = run_pull (&run);
-      assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)), n * 100 * GST_MSECOND);
+      assert_int_equal (GST_BUFFER_PTS (gst_sample_get_buffer (sample)), times[n]);
     }
+  assert_true (gst_element_query_duration (run.src, GST_FORMAT_TIME, &duration));
+  assert_int_equal (duration, 280 * GST_MSECOND);
   run_end (&run);
 }
 
