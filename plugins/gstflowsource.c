@@ -332,7 +332,7 @@ leave_out (GstFlowSource *self, GstClockTime pts)
   const GstFlowLatentInfo *info = &self->prior.info;
   const GstSegment *segment = &GST_BASE_SRC (self)->segment;
   GstClockTime until, duration;
-  if (info->fps_n == 0 || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
+  if (self->times.fps_n == 0 || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
     return;
   const guint64 n = gst_flow_times_frame_from (&self->times, until) - (self->frame_index + self->left_out);
   if (info->frames)
@@ -348,12 +348,11 @@ static GstFlowReturn
 gst_flow_source_create (GstPushSrc *src, GstBuffer **out)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
-  const GstFlowLatentInfo *info = &self->prior.info;
   GstClockTime duration;
 
   if (!self->has_info)
     return GST_FLOW_NOT_NEGOTIATED;
-  if (info->fps_n == 0 && self->frame_index > 0) /* a still */
+  if (self->times.fps_n == 0 && self->frame_index > 0) /* a still */
     return GST_FLOW_EOS;
 
   if (!self->begun)

@@ -40,8 +40,8 @@ struct _GstFlowSplice
   gboolean needs_key; /* real frames are dropped until a key frame comes */
   guint64 passed, predicted;
   GstClockTime next_pts, duration;
-  GstFlowTimes times; /* of frames that are due, of which the next is number */
-  guint64 since;
+  GstFlowTimes times; /* of frames that are due, counted from 0 at its base */
+  guint64 since;      /* number of the next in times */
   GstClockTime ahead; /* from there to next_pts frames were drawn before real ones came; none if none were */
 };
 
@@ -158,9 +158,9 @@ get_segment (GstFlowSplice *self)
 static void
 take_rate (GstFlowSplice *self)
 {
-  const GstFlowLatentInfo *info = &self->prior.info;
-  if (info->fps_n > 0)
-    self->duration = gst_util_uint64_scale (GST_SECOND, info->fps_d, info->fps_n);
+  if (self->times.fps_n > 0)
+    self->duration
+        = gst_util_uint64_scale (GST_SECOND, (guint64)self->times.fps_d, (guint64)self->times.fps_n);
 }
 
 static gboolean
@@ -181,9 +181,8 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
-  self->times.fps_n = info.fps_n;
-  self->times.fps_d = info.fps_d;
   count_from (self, self->next_pts);
+  gst_flow_times_set_rate (&self->times, self->since, info.fps_n, info.fps_d);
   take_rate (self);
   self->prior.index = 0; /* as encoders do; decoders forget what was before new caps */
   GST_OBJECT_LOCK (self);
@@ -503,7 +502,6 @@ pass (GstFlowSplice *self, GstBuffer *buffer)
 static guint64
 leave_out (GstFlowSplice *self, guint64 most)
 {
-  const GstFlowLatentInfo *info = &self->prior.info;
   const GstSegment *segment = get_segment (self);
   const GstClockTime pts = self->next_pts;
   const gboolean live = GST_CLOCK_TIME_IS_VALID (gst_aggregator_get_latency (GST_AGGREGATOR (self)));
@@ -512,8 +510,8 @@ leave_out (GstFlowSplice *self, guint64 most)
       || !gst_flow_prior_is_late (&self->prior, segment, pts, &until))
     return 0;
   const guint64 end = gst_flow_times_frame_from (&self->times, until),
-                all = info->fps_n > 0 ? MAX (end, self->since + 1) - self->since
-                                      : (until - pts - 1) / MAX (self->duration, 1) + 1;
+                all = self->times.fps_n > 0 ? MAX (end, self->since + 1) - self->since
+                                            : (until - pts - 1) / MAX (self->duration, 1) + 1;
   const guint64 n = MIN (all, most);
   gst_flow_prior_leave_out (&self->prior, segment, live, pts, get_time_after (self, n) - pts, n);
   gst_flow_engine_count_dropped (&self->engine, n);
@@ -630,8 +628,7 @@ gst_flow_splice_aggregate (GstAggregator *aggregator, gboolean timeout)
   /* backwards the end is where all began, and before that there was nothing */
   if (ended && !buffer && get_segment (self)->rate < 0)
     return GST_FLOW_EOS;
-  if (ended && !buffer && !self->begun && !GST_CLOCK_TIME_IS_VALID (self->next_pts)
-      && self->prior.info.fps_n > 0)
+  if (ended && !buffer && !self->begun && !GST_CLOCK_TIME_IS_VALID (self->next_pts) && self->times.fps_n > 0)
     count_from (self, get_segment (self)->start);
   if (was && !self->predicting && self->prior.info.frames)
     {
