@@ -105,19 +105,24 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   const gboolean gpu = strcmp (setting->variant, "gpu") == 0;
   const gboolean amx = g_strcmp0 (setting->by, "amx") == 0, dot = g_strcmp0 (setting->by, "dot") == 0,
                  mma = g_strcmp0 (setting->by, "mma") == 0, vnni = g_strcmp0 (setting->by, "vnni") == 0,
-                 madd = vnni || g_strcmp0 (setting->by, "madd") == 0;
+                 bytes_by_amx = amx && setting->operands == BYTES,
+                 madd = bytes_by_amx || vnni || g_strcmp0 (setting->by, "madd") == 0;
   const gboolean bf16 = setting->by && (setting->operands == HALVED || setting->operands == MIXED),
                  rounds = bf16 && setting->operands == HALVED,
                  bytes = setting->by && setting->operands == BYTES;
-  static const char *const units[]
-      = { [HALVED] = " -DNF_BF16_AMX=1", [WHOLE] = " -DNF_F32_AMX=1", [MIXED] = " -DNF_WEIGHTS_AMX=1" };
+  static const char *const units[] = { [HALVED] = " -DNF_BF16_AMX=1",
+                                       [WHOLE] = " -DNF_F32_AMX=1",
+                                       [MIXED] = " -DNF_WEIGHTS_AMX=1",
+                                       [BYTES] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1 -DNF_INT8_AMX=1" };
   const char *const files[][9] = {
     { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "pack.cl", "gate.cl", "optimizer.cl", "matmul.cl",
       gpu ? "mma.cl" : "matmul_cpu.cl",
       gpu   ? "matmul_gpu.cl"
       : amx ? "amx.cl"
             : NULL,
-      amx ? "matmul_amx.cl" : NULL },
+      bytes_by_amx ? "matmul_amx_int8.cl"
+      : amx        ? "matmul_amx.cl"
+                   : NULL },
     { "append.cl", "heads.cl", gpu ? "rows_gpu.cl" : "attention_cpu.cl",
       gpu             ? "mma.cl"
       : amx && rounds ? "amx.cl"
@@ -140,12 +145,12 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
                 .rounds = rounds,
                 .bytes = bytes,
                 .madd = madd,
-                .half_keys = !gpu && !amx && (rounds || bytes) };
+                .half_keys = !gpu && (bytes || (rounds && !amx)) };
   rig->NR = 2 * rig->VW;
-  rig->MR = amx ? 32 : rig->VW == 16 ? 12 : 6;
+  rig->MR = bytes_by_amx ? 16 : amx ? 32 : rig->VW == 16 ? 12 : 6;
   rig->QT = amx && rounds ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->depth = !amx ? 1 : bf16 ? 16 : 32;
-  rig->planes = !amx || rounds ? 1 : bf16 ? 2 : 3;
+  rig->depth = !amx ? 1 : bf16 || bytes ? 16 : 32;
+  rig->planes = !amx || rounds || bytes ? 1 : bf16 ? 2 : 3;
   /* the last definition of VW counts, without a warning */
   for (guint i = 0; i < G_N_ELEMENTS (files); i++)
     {
@@ -461,18 +466,17 @@ round_left (const Rig *rig, double *x, int rows, int columns, int ld)
 static int
 elements (const Rig *rig, int K)
 {
-  if (rig->bytes)
-    return 1 + (K + 3) / 4;
-  return ((rig->bf16 ? (K + 1) / 2 : K) + rig->depth - 1) / rig->depth * rig->depth;
+  const int values = rig->bytes ? 4 : rig->bf16 ? 2 : 1;
+  return (int)divide_up (divide_up (K, values), rig->depth) * rig->depth + rig->bytes;
 }
 
 /* Words of K values of a row on the left of a product. */
 static int
 left_words (const Rig *rig, int K)
 {
-  return rig->amx      ? (K + 31) / 32 * 16 * rig->planes
+  return rig->madd     ? (rig->amx ? (K + 63) / 64 * 32 : (K + 1) / 2) + 1
+         : rig->amx    ? (K + 31) / 32 * 16 * rig->planes
          : rig->rounds ? elements (rig, K)
-         : rig->madd   ? (K + 1) / 2 + 1
                        : K;
 }
 
@@ -585,8 +589,8 @@ test_math (void **state)
 
 /* Products */
 
-/* A column of a matrix into a panel: its scale, then integers, four in a word on a GPU, else by rows, or, for
- * vpmaddwd, by pairs of rows. */
+/* A column of a matrix into a panel: its scale, then integers, four in a word on a GPU and for the matrix
+ * unit, else by rows, or, for vpmaddwd, by pairs of rows. */
 static void
 pack_bytes (const Rig *rig, const double *x, int rows, gsize row_step, float *panel, int column)
 {
@@ -601,9 +605,9 @@ pack_bytes (const Rig *rig, const double *x, int rows, gsize row_step, float *pa
   const float scale = panel[column] = largest / 127.0f;
   for (int row = 0; row < rows; row++)
     {
-      const gsize at = rig->gpu    ? ((gsize)(row / 4) * NR + column) * 4 + row % 4
-                       : rig->madd ? ((gsize)(row / 2) * NR + column) * 2 + row % 2
-                                   : (gsize)row * NR + column;
+      const gsize at = rig->gpu || rig->amx ? ((gsize)(row / 4) * NR + column) * 4 + row % 4
+                       : rig->madd          ? ((gsize)(row / 2) * NR + column) * 2 + row % 2
+                                            : (gsize)row * NR + column;
       bytes[at] = scale > 0 && isfinite (scale) ? (gint8)rintf ((float)x[row * row_step] / scale) : 0;
     }
 }
@@ -764,9 +768,9 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
-  const gsize each = rig->amx    ? MAX (p->panels, 1)
-                     : count > 2 ? 1
-                                 : 1 + 3 * tiles % 8; /* panels of a work-item */
+  const gsize each = rig->amx && !(flags & ROUND) ? MAX (p->panels, 1)
+                     : count > 2                  ? 1
+                                                  : 1 + 3 * tiles % 8; /* panels of a work-item */
   const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
   const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
@@ -838,7 +842,7 @@ test_matmul (void **state)
         g_auto (Product) p;
         product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], flags[f], 1);
         check_product (&rig, &p, 1 + f % 3);
-        if (!rig.amx)
+        if (!rig.amx || rig.bytes)
           continue;
         /* the same of B as it is */
         g_autofree float *packed = run_product (&rig, &p, 0, p.M, 2, NULL);
@@ -1083,6 +1087,31 @@ test_matmul_accuracy (void **state)
         if (!(error <= most))
           fail_msg ("K %d, kind %d: an error of %g, by fma %g", K, kind, error, fma_error);
       }
+}
+
+/* Instructions for integers all give the same bits. */
+static void
+test_matmul_integers (void **state)
+{
+  const Setting *setting = *state;
+  static const Setting madd_setting = { "cpu", 16, "madd", BYTES };
+  static const int sizes[][3]
+      = { { 1, 70, 40 }, { 2, 33, 71 }, { 3, 100, 1090 }, { 35, 97, 513 }, { 64, 64, 512 } };
+  if (setting->operands != BYTES || strcmp (setting->by, "fma") == 0 || setting->vector_width != 16)
+    return;
+  g_auto (Rig) rig, plain;
+  rig_init (&rig, setting, HEAD_DIM);
+  rig_init (&plain, &madd_setting, HEAD_DIM);
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      g_auto (Product) p;
+      product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], BIAS | GELU, 1);
+      g_free (p.A); /* not rounded */
+      p.A = numbers (1, (gsize)p.M * p.lda, 3);
+      g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
+                       *by_madd = run_product (&plain, &p, 0, p.M, 2, NULL);
+      assert_memory_equal (got, by_madd, ((gsize)p.M * p.ldc - 5) * sizeof (float));
+    }
 }
 
 /* What is no number or infinite spoils its row or its column, whose scale it makes so, and touches nothing
@@ -3025,6 +3054,7 @@ main (int argc, char **argv)
                                 { "gpu", 16, "mma" },
                                 { "gpu", 16, "mma", WHOLE },
                                 { "gpu", 16, "mma", MIXED },
+                                { "cpu", 16, "amx", BYTES },
                                 { "cpu", 16, "vnni", BYTES },
                                 { "cpu", 16, "madd", BYTES },
                                 { "cpu", 8, "madd", BYTES },
@@ -3053,6 +3083,7 @@ main (int argc, char **argv)
     { "matmul, accuracy", test_matmul_accuracy, PRODUCTS },
     { "matmul, special values", test_matmul_special, PRODUCTS },
     { "matmul, scales", test_matmul_scales, PRODUCTS },
+    { "matmul, integers", test_matmul_integers, PRODUCTS },
     { "matmul transposed", test_matmul_tn, PRODUCTS },
     { "column sums", test_column_sums },
     { "gradients of left rows", test_left_gradients, PRODUCTS },
@@ -3102,7 +3133,7 @@ main (int argc, char **argv)
         if (settings[s].operands == BYTES && tests[t].run == test_matmul_tn) /* of training */
           continue;
         if (tests[t].kind == PLANES
-                ? !amx || halved
+                ? !amx || halved || settings[s].operands == BYTES
                 : form && tests[t].kind != PRODUCTS
                       && !(tests[t].kind == ATTENTION && ((amx && halved) || (mma && !mixed) || half_keys)))
           continue;

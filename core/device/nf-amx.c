@@ -54,10 +54,35 @@ is_product (const guint32 *A, const guint32 *b, const float *C)
   return TRUE;
 }
 
+static int
+get_byte (const guint32 *words, gsize i, gboolean has_sign)
+{
+  const guint8 byte = words[i / 4] >> 8 * (i % 4) & 0xff;
+  return has_sign ? (gint8)byte : byte;
+}
+
+/* The same of bytes, of which A has upper and lower ones in rows of their own sums. */
+static gboolean
+is_product_of_bytes (const guint32 *A, const guint32 *b, const gint32 *C)
+{
+  for (guint half = 0; half < 2; half++)
+    for (guint row = 0; row < SIDE / 2; row++)
+      for (guint column = 0; column < SIDE; column++)
+        {
+          int sum = 0;
+          for (guint k = 0; k < 4 * WORDS; k++)
+            sum += get_byte (A, (row * 2 + half) * 4 * WORDS + k, half == 0)
+                   * get_byte (b, (k / 4 * SIDE + column) * 4 + k % 4, TRUE);
+          if (C[(half * SIDE / 2 + row) * SIDE + column] != sum)
+            return FALSE;
+        }
+  return TRUE;
+}
+
 /* Two products for each compute unit, so that likely every thread of the driver does one. */
 static cl_int
 run_probe (cl_program program, cl_context context, cl_device_id id, guint items, const guint32 *A,
-           const guint32 *b, float *C)
+           const guint32 *b, guint32 *C)
 {
   const size_t operand = SIDE * WORDS * sizeof *A, result = (size_t)items * SIDE * SIDE * sizeof *C;
   const size_t global = items, local = 1;
@@ -110,14 +135,14 @@ get_permission (void)
 }
 
 char *
-nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, NfProgramCache *programs, cl_context context,
-                   cl_device_id id)
+nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, gboolean bytes, NfProgramCache *programs,
+                   cl_context context, cl_device_id id)
 {
-  static const char *const needed[] = { "amx_tile", "amx_bf16", "avx512f", "avx512bw", NULL };
+  const char *const needed[] = { "amx_tile", bytes ? "amx_int8" : "amx_bf16", "avx512f", "avx512bw", NULL };
   static const char *const files[] = { "amx.cl", "amx_probe.cl", NULL };
 
   if (info->is_gpu || !has_all (cpu, needed))
-    return g_strdup ("the device has no AMX for bfloat16");
+    return g_strdup_printf ("the device has no AMX for %s", bytes ? "bytes" : "bfloat16");
   if (strcmp (info->platform, NF_POCL) != 0)
     return g_strdup_printf ("the driver %s is not PoCL, which compiles its instructions", info->platform);
   if (!get_permission ())
@@ -129,7 +154,7 @@ nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, NfProgramCache *p
     return g_strdup_printf ("the driver does not compile AMX: %s", error->message);
   const guint items = 2 * MAX (info->compute_units, 1);
   guint32 A[SIDE * WORDS], b[SIDE * WORDS];
-  g_autofree float *C = g_new0 (float, (gsize)items *SIDE *SIDE);
+  g_autofree guint32 *C = g_new0 (guint32, (gsize)items * SIDE * SIDE);
   fill_words (A, SIDE * WORDS, 1);
   fill_words (b, SIDE * WORDS, 2);
   cl_int status = run_probe (program, context, id, items, A, b, C);
@@ -139,7 +164,8 @@ nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, NfProgramCache *p
   if (status != CL_SUCCESS)
     return g_strdup_printf ("a first product by AMX fails: OpenCL status %d", status);
   for (guint i = 0; i < items; i++)
-    if (!is_product (A, b, C + (gsize)i * SIDE * SIDE))
+    if (bytes ? !is_product_of_bytes (A, b, (const gint32 *)C + (gsize)i * SIDE * SIDE)
+              : !is_product (A, b, (const float *)C + (gsize)i * SIDE * SIDE))
       return g_strdup ("a first product by AMX is wrong");
   return NULL;
 }

@@ -61,13 +61,15 @@ typedef enum
   NF_F32_MMA,
 } NfF32;
 
-/* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD) or vpdpwssd
- * (NF_INT8_VNNI as well), with the same results, of floats that were rounded to integers of 16 bits. */
+/* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD), vpdpwssd
+ * (NF_INT8_VNNI) or the latter and its matrix unit (NF_INT8_AMX), with the same results, of floats that were
+ * rounded to integers of 16 bits. */
 typedef enum
 {
   NF_INT8_FMA,
   NF_INT8_MADD,
   NF_INT8_VNNI,
+  NF_INT8_AMX,
 } NfInt8;
 
 NfBf16 nf_device_get_bf16 (NfDevice *self);

@@ -423,9 +423,12 @@ static const char *const precision_names[]
     = { [NF_BF16_FMA] = "fma", [NF_BF16_DOT] = "dot", [NF_BF16_AMX] = "amx", [NF_BF16_MMA] = "mma", NULL },
         *const f32_names[]
         = { [NF_F32_FMA] = "fma", [NF_F32_AMX] = "amx", [NF_F32_MMA] = "mma", "auto", NULL },
-            *const int8_names[]
-            = { [NF_INT8_FMA] = "fma", [NF_INT8_MADD] = "madd", [NF_INT8_VNNI] = "vnni", NULL },
-                *const launch_names[] = { "lists", "each", NULL };
+            *const int8_names[] = { [NF_INT8_FMA] = "fma",
+                                    [NF_INT8_MADD] = "madd",
+                                    [NF_INT8_VNNI] = "vnni",
+                                    [NF_INT8_AMX] = "amx",
+                                    NULL },
+                   *const launch_names[] = { "lists", "each", NULL };
 
 /* VALUE among NAMES; ERROR begins with what it would be. */
 static gboolean
@@ -473,7 +476,7 @@ static gboolean
 parse_int8 (const char *value, const char *where, const char **int8, GError **error)
 {
   return parse_name (value, int8_names, where,
-                     "%s: products of integers by \"%s\": only by vnni, madd and fma", int8, error);
+                     "%s: products of integers by \"%s\": only by amx, vnni, madd and fma", int8, error);
 }
 
 static gboolean
@@ -526,7 +529,8 @@ parse_form (const char *part, const char *spec, const char *where, Form *form, G
       "%s: \"%s\" in \"%s\" is not understood; after a device come only ,kernels=cpu or ,kernels=gpu, "
       ",vectors=4, 8 or 16, ,precision=f32, bf16, bf16-weights, int8-weights or auto, ,bf16=amx, dot, mma or "
       "fma, "
-      ",f32=amx, mma, fma or auto, ,int8=vnni, madd or fma, and ,launch=lists or each, each once; ?= for = "
+      ",f32=amx, mma, fma or auto, ,int8=amx, vnni, madd or fma, and ,launch=lists or each, each once; ?= "
+      "for = "
       "is "
       "where nothing else is "
       "said",
@@ -791,7 +795,8 @@ new_programs (NfDevice *self, const char *identity, gboolean amx)
           [NF_PRECISION_INT8_WEIGHTS] = " -DNF_INT8_WEIGHTS=1" },
       *const units[] = { [NF_PRECISION_F32] = " -DNF_F32_AMX=1",
                          [NF_PRECISION_BF16] = " -DNF_BF16_AMX=1",
-                         [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1" },
+                         [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1",
+                         [NF_PRECISION_INT8_WEIGHTS] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1 -DNF_INT8_AMX=1" },
              *const int8_forms[] = { [NF_INT8_FMA] = "",
                                      [NF_INT8_MADD] = " -DNF_INT8_MADD=1",
                                      [NF_INT8_VNNI] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" },
@@ -820,7 +825,8 @@ try_amx (NfDevice *self, const char *identity)
   if (self->vector_width != 16)
     return g_strdup_printf ("kernels are compiled for vectors of %u floats, not 16", self->vector_width);
   self->programs = new_programs (self, identity, TRUE);
-  char *fault = nf_amx_find_fault (info, self->cpu, self->programs, self->context, self->id);
+  char *fault = nf_amx_find_fault (info, self->cpu, self->precision == NF_PRECISION_INT8_WEIGHTS,
+                                   self->programs, self->context, self->id);
   if (!fault)
     return NULL;
   g_clear_pointer (&self->programs, nf_program_cache_free);
@@ -924,17 +930,30 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
 
 /* Decides what multiplies floats by integers of 8 bits: what WANTED names, or, if that is NULL, the fastest.
  * Instructions for it are of CPUs with vectors of eight floats or more, and PoCL takes them as they are. */
+#define NO_VNNI "the CPU has no AVX512_VNNI, or kernels are compiled for other vectors than of 16 floats"
+
 static gboolean
 choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
-  (void)identity;
   const NfDeviceInfo *info = self->info;
   const char *needed = self->vector_width == 16 ? "avx512bw" : "avx2", *fault = NULL;
   const gboolean vnni = self->vector_width == 16 && nf_cpu_has (self->cpu, "avx512_vnni");
+  g_autofree char *without_amx = NULL;
 
   if (g_strcmp0 (wanted, int8_names[NF_INT8_FMA]) == 0)
     return TRUE;
-  if (self->gpu_kernels || info->is_gpu)
+  if (!wanted || strcmp (wanted, int8_names[NF_INT8_AMX]) == 0)
+    {
+      without_amx = vnni ? try_amx (self, identity) : g_strdup (NO_VNNI);
+      if (!without_amx)
+        {
+          self->int8_form = NF_INT8_AMX;
+          return TRUE;
+        }
+    }
+  if (wanted && without_amx)
+    fault = without_amx;
+  else if (self->gpu_kernels || info->is_gpu)
     fault = "kernels are those for a GPU";
   else if (strcmp (info->platform, NF_POCL) != 0)
     fault = "only PoCL compiles them";
@@ -943,7 +962,7 @@ choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **
   else if (!nf_cpu_has (self->cpu, needed))
     fault = self->vector_width == 16 ? "the CPU has no AVX512BW" : "the CPU has no AVX2";
   else if (g_strcmp0 (wanted, int8_names[NF_INT8_VNNI]) == 0 && !vnni)
-    fault = "the CPU has no AVX512_VNNI, or kernels are compiled for other vectors than of 16 floats";
+    fault = NO_VNNI;
   if (!fault)
     self->int8_form = vnni && g_strcmp0 (wanted, int8_names[NF_INT8_MADD]) != 0 ? NF_INT8_VNNI : NF_INT8_MADD;
   if (!fault || !wanted)
@@ -1226,7 +1245,7 @@ nf_device_get_bf16 (NfDevice *self)
 gboolean
 nf_device_uses_amx (NfDevice *self)
 {
-  return self->form == NF_BF16_AMX || self->f32_form == NF_F32_AMX;
+  return self->form == NF_BF16_AMX || self->f32_form == NF_F32_AMX || self->int8_form == NF_INT8_AMX;
 }
 
 gboolean

@@ -75,6 +75,25 @@ nf_amx_multiply_upper (__global const uint *a0, ulong lda, ulong b)
                     : "memory");
 }
 
+#if NF_INT8_AMX
+/* Of integers of 16 bits and of 8: the upper bytes of A, signed, times b are added to c 0 and 1, the lower ones, unsigned, to c 2 and 3, with 64 values
+ * of k in a row of a tile and four in a word. These c are integers. */
+static inline void
+nf_amx_multiply_bytes (__global const uint *a, ulong lda, ulong b)
+{
+  __asm__ volatile ("tileloadd (%1,%3,1), %%tmm6\n\t"
+                    "tileloaddt1 (%0,%2,1), %%tmm4\n\t"
+                    "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\t"
+                    "tileloadd 64(%1,%3,1), %%tmm7\n\t"
+                    "tdpbssd %%tmm7, %%tmm4, %%tmm1\n\t"
+                    "tileloaddt1 64(%0,%2,1), %%tmm5\n\t"
+                    "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\t"
+                    "tdpbusd %%tmm7, %%tmm5, %%tmm3" ::"r"(a),
+                    "r"(b), "r"(lda), "r"((ulong)128)
+                    : "memory");
+}
+#endif
+
 /* The same for floats as sums h + m + l of bfloat16 (nf_split): h h, h m, m h, h l, l h and m m. What is left out, m l, l m and l l, is below 2^-22 of
  * the product. Planes of A are 64 bytes apart, those of b 2048; from one product to the next one operand stays in its tiles. First l h, m h, h h, then
  * with h of A in its place h l, h m, m m: one after the other, so that other arithmetic goes on between them. */

@@ -4,7 +4,7 @@
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
  * -DNF_INT8_WEIGHTS=1: these are integers of eight bits, times a scale for each column; -DNF_INT8_MADD=1: what they multiply is made integers of 16 bits, by
- * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
+ * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd, or, where rows are more than two and -DNF_INT8_AMX=1, by the matrix unit. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -22,6 +22,9 @@
 #endif
 #ifndef NF_INT8_MADD
 #define NF_INT8_MADD 0
+#endif
+#ifndef NF_INT8_AMX
+#define NF_INT8_AMX 0
 #endif
 #ifndef NF_FETCH_FEW
 #define NF_FETCH_FEW 1
@@ -79,6 +82,8 @@ NF_STORE (ushortv, ushort, __global)
 #endif
 #if NF_AMX
 #define MR 32
+#elif NF_INT8_AMX
+#define MR 16
 #elif VW == 16
 #define MR 12
 #else
@@ -262,7 +267,7 @@ typedef nf_element nf_left_element;
 #endif
 
 /* What products read has so many elements of k (of a packed matrix; of a row on the left) or a multiple of it, zeros at the end. */
-#if NF_BF16_AMX || NF_WEIGHTS_AMX
+#if NF_BF16_AMX || NF_WEIGHTS_AMX || NF_INT8_AMX
 #define NF_DEPTH 16
 #elif NF_F32_AMX
 #define NF_DEPTH 32
@@ -410,33 +415,93 @@ nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 #define NF_SMALLEST 1e-30f /* what is below it counts as zero: its inverse would be too large */
 #define NF_MOST 32767.0f
 
-/* K values of a row as a product reads them on its left: multiples of 1/32767 of the largest, two in a word, and after these what they are multiples of. What
- * is not finite makes that so, and with it all that the row comes to. */
-static inline void
-nf_round_row (__global const float *x, int K, __global uint *y)
+/* Words that K values of a row take on the left of a product, two in each. The matrix unit reads four values of a column of B as a word. Other
+ * instructions then find the first and third of them together, and the second and fourth: so do they lie on the left. */
+#if NF_INT8_AMX
+#define NF_LEFT_WORDS(K) (((K) + 3) / 4 * 2)
+#define NF_LEFT_PLACE(k) (((k) & ~3) | ((k) & 1) << 1 | ((k) >> 1 & 1))
+#else
+#define NF_LEFT_WORDS(K) (((K) + 1) / 2)
+#define NF_LEFT_PLACE(k) (k)
+#endif
+#define NF_INTEGERS(x, inverse) nf_as_uintv ((x) * (inverse) + 12582912.0f) /* the sum leaves an integer of 16 bits in the lower half */
+
+/* K values of a row are multiples of 1/32767 of the largest, of whose size this is the inverse; a product's left row ends with what they are
+ * multiples of. What is not finite makes that so, and with it all that the row comes to. */
+static inline float
+nf_find_inverse (__global const float *x, int K, __global uint *end)
 {
-  __global ushort *to = (__global ushort *)y;
-  const float magic = 12582912.0f; /* leaves an integer in the lower bits */
-  intv sizes = 0;
-  for (int k = 0; k < K; k += VW)
+  intv sizes = 0, others = 0;
+  int k = 0;
+  for (; k + 2 * VW <= K; k += 2 * VW)
+    {
+      sizes = max (sizes, nf_as_intv (nf_loadv (x + k)) & 0x7fffffff);
+      others = max (others, nf_as_intv (nf_loadv (x + k + VW)) & 0x7fffffff);
+    }
+  for (; k < K; k += VW)
     sizes = max (sizes, nf_as_intv (nf_load_head (x + k, K - k)) & 0x7fffffff);
+  sizes = max (sizes, others);
   int lane[VW], largest = 0;
   nf_storev (nf_as_uintv (sizes), (uint *)lane);
   for (int i = 0; i < VW; i++)
     largest = max (largest, lane[i]);
-  const float size = as_float (largest), inverse = size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
+  const float size = as_float (largest);
+  *end = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
+  return size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
+}
+
+/* Such a row, two integers in a word. */
+static inline void
+nf_round_row (__global const float *x, int K, __global uint *y)
+{
+  __global ushort *to = (__global ushort *)y;
+  const int words = NF_LEFT_WORDS (K);
+  const float inverse = nf_find_inverse (x, K, y + words);
   int k = 0;
   for (; k + VW <= K; k += VW)
     {
-      const uintv bits = nf_as_uintv (nf_loadv (x + k) * inverse + magic);
-      nf_storev (NF_CAT (convert_ushort, VW) (bits & 0xffffu), to + k);
+      const ushortv integers = NF_CAT (convert_ushort, VW) (NF_INTEGERS (nf_loadv (x + k), inverse) & 0xffffu);
+#if NF_INT8_AMX
+      nf_storev (__builtin_shufflevector (integers, integers, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15), to + k);
+#else
+      nf_storev (integers, to + k);
+#endif
     }
-  for (; k < K; k++)
-    to[k] = as_uint (x[k] * inverse + magic) & 0xffffu;
-  if (K % 2)
-    to[K] = 0;
-  y[(K + 1) / 2] = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
+  for (; k < 2 * words; k++)
+    to[NF_LEFT_PLACE (k)] = k < K ? as_uint (x[k] * inverse + 12582912.0f) & 0xffffu : 0;
 }
+
+#if NF_INT8_AMX
+/* The same for the matrix unit: a step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
+#define NF_STEP_BYTES 64
+#define NF_BYTE_STEPS(K) (((K) + NF_STEP_BYTES - 1) / NF_STEP_BYTES)
+#define NF_STEP_LEFT (2 * NF_STEP_BYTES / 4) /* words of a step */
+
+/* The bytes of VW of them. */
+static inline void
+nf_store_bytes (uintv integers, __global uchar *to)
+{
+  typedef uchar Bytes __attribute__ ((ext_vector_type (VW)));
+  typedef Bytes Anywhere __attribute__ ((aligned (1), may_alias));
+  *(__global Anywhere *)to = __builtin_convertvector (integers >> 8, Bytes);
+  *(__global Anywhere *)(to + NF_STEP_BYTES) = __builtin_convertvector (integers, Bytes);
+}
+
+static inline void
+nf_split_row (__global const float *x, int K, __global uint *y)
+{
+  const int steps = NF_BYTE_STEPS (K);
+  const float inverse = nf_find_inverse (x, K, y + steps * NF_STEP_LEFT);
+  __global uchar *to = (__global uchar *)y;
+  int k = 0;
+  for (; k + NF_STEP_BYTES <= K; k += NF_STEP_BYTES, to += 2 * NF_STEP_BYTES)
+#pragma unroll
+    for (int i = 0; i < NF_STEP_BYTES; i += VW)
+      nf_store_bytes (NF_INTEGERS (nf_loadv (x + k + i), inverse), to + i);
+  for (int i = 0; k + i < steps * NF_STEP_BYTES; i += VW)
+    nf_store_bytes (NF_INTEGERS (nf_load_head (x + k + i, K - k - i), inverse), to + i);
+}
+#endif
 #endif
 
 static inline ushort

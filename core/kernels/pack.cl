@@ -7,13 +7,15 @@
  * With bfloat16 a row of a panel holds two rows of X, the first in the lower halves of its words; a row that is missing at the end is zero, and so
  * are the rows of a panel up to a multiple of NF_DEPTH.
  * Integers of eight bits are the values of a column divided by 1/127 of the largest, which is their scale: a first row of floats. Then come words of four
- * values of k, of each column on a GPU; on a CPU a row's bytes lie side by side, or, for vpmaddwd, those of two rows by pairs. */
+ * values of k, of each column on a GPU and for the matrix unit; otherwise a row's bytes lie side by side, or, for vpmaddwd, those of two rows by pairs. */
 
 #define NF_PACK_ROWS 64 /* of a work-item */
 
 #if NF_INT8_WEIGHTS
 #define NF_FOUR 4 /* values in a word */
-#if NF_INT8_MADD
+#if NF_INT8_AMX
+#define NF_BYTE(r, i, width) (((size_t)(r) / NF_FOUR * (width) + (i)) * NF_FOUR + (r) % NF_FOUR)
+#elif NF_INT8_MADD
 #define NF_BYTE(r, i, width) ((size_t)(r) / 2 * 2 * (width) + 2 * (i) + (r) % 2)
 #else
 #define NF_BYTE(r, i, width) ((size_t)(r) * (width) + (i))
@@ -78,7 +80,7 @@ NF_KERNEL void
 nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
          int transposed)
 {
-  const int panel = get_global_id (1), elements = (rows + NF_FOUR - 1) / NF_FOUR;
+  const int panel = get_global_id (1), elements = ((rows + NF_FOUR - 1) / NF_FOUR + NF_DEPTH - 1) / NF_DEPTH * NF_DEPTH;
   const size_t down = transposed ? 1 : ld, across = transposed ? ld : 1;
   P += P_at + (size_t)panel * (NF_SCALES + elements) * width;
   for (int i = 0; i < width; i++)
@@ -98,7 +100,13 @@ nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_elemen
 NF_KERNEL_OF_ONE void
 nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
-  nf_round_row (x + x_at + (size_t)get_global_id (0) * ldx, K, y + (size_t)get_global_id (0) * ldy);
+  x += x_at + (size_t)get_global_id (0) * ldx;
+  y += (size_t)get_global_id (0) * ldy;
+#if NF_INT8_AMX
+  nf_split_row (x, K, y);
+#else
+  nf_round_row (x, K, y);
+#endif
 }
 #endif
 #endif

@@ -141,7 +141,7 @@ struct _NfOps
   gboolean bf16;   /* two */
   gboolean rounds; /* so is what they are multiplied by */
   gboolean madd;   /* four, and two integers are what they are multiplied by */
-  gboolean amx;    /* the matrix unit multiplies */
+  gboolean amx;    /* the matrix unit multiplies; integers where rows are more than FEW_ROWS */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
   gboolean half_keys;      /* keys and values are bfloat16, for multiply-adds: NF_HALF_KEYS of append.cl */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
@@ -386,6 +386,13 @@ divide_up (guint a, guint b)
 /* Three programs, so that models share what they can. */
 #define N_PARTS 3
 
+/* What makes products by the matrix unit, or NULL. */
+static const char *
+get_amx_file (NfOps *ops)
+{
+  return !ops->amx ? NULL : ops->madd ? "matmul_amx_int8.cl" : "matmul_amx.cl";
+}
+
 static cl_program
 get_part (NfOps *ops, guint part, GError **error)
 {
@@ -400,7 +407,7 @@ get_part (NfOps *ops, guint part, GError **error)
         ops->gpu   ? "matmul_gpu.cl"
         : ops->amx ? "amx.cl"
                    : NULL,
-        ops->amx ? "matmul_amx.cl" : NULL },
+        get_amx_file (ops) },
       "" },
     { { "append.cl", "heads.cl", ops->gpu ? "rows_gpu.cl" : "attention_cpu.cl",
         ops->gpu              ? "mma.cl"
@@ -428,7 +435,7 @@ get_list_program (NfOps *ops, gboolean gradients, GError **error)
   if (ops->amx)
     {
       files[n++] = "amx.cl";
-      files[n++] = "matmul_amx.cl";
+      files[n++] = get_amx_file (ops);
     }
   if (ops->attends_by_amx)
     files[n++] = "attention_amx.cl";
@@ -465,7 +472,7 @@ exists (NfOps *ops, Kernel kernel)
     case KERNEL_HALVE:
       return ops->rounds || ops->amx || ops->madd;
     case KERNEL_PACK_LEFT:
-      return ops->amx;
+      return ops->amx && !ops->madd;
     case KERNEL_PACK_HALVES:
       return nf_ops_gradients_read_left (ops);
     default:
@@ -509,9 +516,9 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->rounds = nf_device_rounds_operands (device);
   ops->madd = nf_device_get_int8 (device) != NF_INT8_FMA;
   ops->amx = nf_device_uses_amx (device);
-  ops->planes = !ops->amx || ops->rounds ? 1 : ops->bf16 ? 2 : 3;
-  ops->row_tile = ops->amx ? 32 : ops->vector_width == 16 ? 12 : 6;
-  ops->depth = !ops->amx ? 1 : ops->bf16 ? 16 : 32;
+  ops->planes = !ops->amx || ops->rounds || ops->madd ? 1 : ops->bf16 ? 2 : 3;
+  ops->row_tile = ops->amx ? ops->madd ? 16 : 32 : ops->vector_width == 16 ? 12 : 6;
+  ops->depth = !ops->amx ? 1 : ops->bf16 || ops->madd ? 16 : 32;
   ops->attends_by_amx = ops->amx && ops->rounds;
   ops->half_keys = !ops->gpu && (ops->rounds || ops->values == 4) && !ops->attends_by_amx;
   ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
@@ -817,14 +824,15 @@ count_elements (NfOps *ops, guint K)
 }
 
 #define STEP_VALUES 32 /* NF_STEP_VALUES of common.cl */
+#define STEP_BYTES 64  /* NF_STEP_BYTES, likewise */
 
-/* Words that K values of a row take on the left of a product. */
+/* Words that K values of a row take on the left of a product; of integers the last is the row's scale. */
 static guint
 count_left (NfOps *ops, guint K)
 {
-  return ops->amx      ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes
+  return ops->madd     ? (ops->amx ? divide_up (K, STEP_BYTES) * (STEP_BYTES / 2) : divide_up (K, 2)) + 1
+         : ops->amx    ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes
          : ops->rounds ? count_elements (ops, K)
-         : ops->madd   ? divide_up (K, 2) + 1 /* the row's scale */
                        : K;
 }
 
@@ -928,6 +936,14 @@ choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 #define MOST_OF_TWO 2
 #define MOST_AMX_PANELS 8
 
+/* TRUE if a product of integers is made by few rows' own instructions, and its work-items make its left rows.
+ */
+static gboolean
+rounds_rows (NfOps *ops, const NfMatmul *t)
+{
+  return ops->madd && t->M <= FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE));
+}
+
 /* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
  * before: as many as leave two work-items for each core, but where A comes in panels itself. What one begins
  * with is as long as some panels. By the matrix unit a tile is finished while the next is multiplied, except
@@ -940,7 +956,7 @@ choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
   guint most = 1;
   if (ops->amx && M > ops->row_tile)
     return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
-  if (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS))
+  if (rounds_rows (ops, t) || (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
 }
@@ -1042,13 +1058,13 @@ nf_ops_row_size (NfOps *ops, guint N)
 gboolean
 nf_ops_takes_rows (NfOps *ops)
 {
-  return ops->amx;
+  return ops->amx && !ops->madd;
 }
 
 void
 nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 {
-  g_assert (t->ldb == 0 || ops->amx);
+  g_assert (t->ldb == 0 || nf_ops_takes_rows (ops));
   if ((!ops->rounds && !ops->amx && !ops->madd) || t->flags & NF_MATMUL_LEFT_A)
     {
       multiply (ops, t, 1);
@@ -1056,7 +1072,7 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     }
   NfMatmul product = *t;
   const guint words = count_left (ops, t->K);
-  if (ops->madd && t->M <= FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE)))
+  if (rounds_rows (ops, t))
     {
       const guint items = divide_up (t->N, ops->panel);
       product.flags |= NF_MATMUL_ROUND;

@@ -1,0 +1,193 @@
+/* Products of floats by integers of 8 bits on a CPU's matrix unit. SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * What nf_matmul of matmul_cpu.cl does with a panel where rows are more than two: tiles of MR = 16 rows × NR = 32 columns of C. A is integers of 16 bits
+ * (nf_split_row), whose upper and lower bytes are two operands of the matrix unit, with sums of their own; B is bytes as they are. A step is 64 values of k.
+ *
+ *   - A part, NF_PART steps, is as many products as the other instructions add up exactly before sums become floats: so the same bits come out.
+ *   - A part of a panel stays in the first-level cache while all rows are multiplied with it; floats wait in `kept` for the next one.
+ *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile. */
+
+#define NF_MOST_TILES 32 /* `tiles` of nf_matmul at most */
+#define NF_PART 8
+#define NF_TOGETHER 2 /* panels that meet a part of A */
+#define NF_STEP_PANEL (NF_DEPTH * NR) /* words of a step in a panel */
+#define NF_LINES (NF_STEP_PANEL / 16)
+#define NF_STEPS_AHEAD 8 /* where rows are too few to leave time for the next panel */
+#define NF_HALF (NF_TILE_ROWS * NR) /* sums of upper bytes; those of lower ones follow */
+
+/* Rows of a tile that wait for what follows, while the next tile is multiplied. */
+typedef struct
+{
+  const int *sums; /* of row 0 */
+  float *kept;     /* likewise */
+  int row, rows, m, n;
+  bool first, last; /* part */
+  __global const nf_element *scales;
+  __global const uint *row_scale;
+  NfTwoRows two; /* the next two, in loops that know what follows */
+} NfWaiting;
+
+static inline __attribute__ ((always_inline)) floatv
+nf_join_bytes (const int *sums)
+{
+  const intv upper = nf_as_intv (nf_loadv ((const uint *)sums)), lower = nf_as_intv (nf_loadv ((const uint *)sums + NF_HALF));
+  return NF_CAT (convert_float, VW) ((upper << 8) + lower);
+}
+
+/* The two vectors of the next row: what has been added up, and whole with the last part. */
+static inline __attribute__ ((always_inline)) void
+nf_take_row (const NfMatmul *t, NfWaiting *w, floatv v[2])
+{
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    {
+      float *kept = w->kept + w->row * NR + i * VW;
+      v[i] = nf_join_bytes (w->sums + w->row * NR + i * VW);
+      if (!w->first)
+        v[i] += nf_loadv (kept);
+      if (w->last)
+        v[i] *= nf_as_floatv (nf_loadv (w->scales + i * VW)) * as_float (*w->row_scale);
+      else
+        nf_storev (v[i], kept);
+    }
+  w->row_scale += t->lda;
+  w->row++;
+}
+
+/* One row or two, of which the compiler knows the KIND unless that is -1. */
+static inline __attribute__ ((always_inline)) void
+nf_finish_bytes (const NfMatmul *t, NfWaiting *w, int kind)
+{
+  floatv v[4];
+  const int m = w->m + w->row;
+  if (kind >= 0 || (w->row + 1 < w->rows && NF_FINISHES_TWO (t, w->n)))
+    {
+      nf_take_row (t, w, v);
+      nf_take_row (t, w, v + 2);
+      if (!w->last)
+        return;
+      const NfTwoRows any = kind < 0 ? nf_two_rows (t, m, w->n, t->flags) : w->two;
+      nf_finish_two (t, v, kind < 0 ? &any : &w->two, kind < 0 ? t->flags : kind);
+      w->two.m += 2;
+      w->two.c += 2 * (size_t)t->ldc;
+      if (kind >= 0 && kind & NF_RESIDUAL)
+        w->two.r += 2 * w->two.r_step;
+      return;
+    }
+  nf_take_row (t, w, v);
+  if (w->last)
+    nf_finish_row (t, v[0], v[1], m, w->n);
+}
+
+/* Rows m0 .. end-1 of PANELS panels from column n0 on. A part of A meets NF_TOGETHER panels before the next part does. */
+static inline __attribute__ ((always_inline)) void
+nf_byte_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int end, int n0, int panels, int kind)
+{
+  int sums[2][2 * NF_HALF] __attribute__ ((aligned (64)));
+  float kept[NF_TOGETHER * NF_MOST_TILES][NF_HALF] __attribute__ ((aligned (64)));
+  const int steps = NF_BYTE_STEPS (t->K), parts = (steps + NF_PART - 1) / NF_PART, count = (end - m0 + MR - 1) / MR;
+  const int ahead_lines = (NF_LINES + count - 1) / count;
+  const size_t size = (size_t)NR + steps * NF_STEP_PANEL;
+  const ulong lda = 4 * (ulong)t->lda;
+  int configured = 0, slot = 0;
+  NfWaiting waiting = { 0 };
+  for (int i = 0, together; i < panels; i += together, b0 += together * size)
+    {
+      together = parts > 1 ? min (NF_TOGETHER, panels - i) : 1;
+      for (int part = 0, first = 0, last; part < parts; part++, first = last)
+        {
+          last = min (first + NF_PART, steps);
+          const int turns = last - first, each = (MR + turns - 1) / turns;
+          for (int j = 0; j < together; j++)
+            {
+              __global const nf_element *panel = b0 + j * size, *from = panel + NR + first * NF_STEP_PANEL;
+              __global const nf_element *ahead = count == 1          ? from + NF_STEPS_AHEAD * NF_STEP_PANEL
+                                                 : j + 1 < together ? from + size
+                                                 : part + 1 < parts ? b0 + NR + last * NF_STEP_PANEL
+                                                                    : panel + size;
+              __global const uint *a = t->A + (size_t)m0 * t->lda + first * NF_STEP_LEFT;
+              for (int tile = 0; tile < count; tile++, a += MR * (size_t)t->lda, slot = !slot)
+                {
+                  const int m = m0 + tile * MR, rows = kind < 0 ? min (MR, end - m) : MR;
+                  __global const uint *left = a;
+                  ulong b = (ulong)from;
+                  if (configured != rows)
+                    {
+                      nf_amx_configure (rows, rows);
+                      configured = rows;
+                    }
+                  nf_amx_zero ();
+                  for (int k = 0; k < turns; k++, left += NF_STEP_LEFT, b += 4 * NF_STEP_PANEL)
+                    {
+                      for (int line = 0; line < ahead_lines; line++, ahead += 16)
+                        NF_PREFETCH_FAR (ahead);
+                      nf_amx_multiply_bytes (left, lda, b);
+                      for (int until = waiting.row + each; waiting.row < min (until, waiting.rows);)
+                        nf_finish_bytes (t, &waiting, kind);
+                    }
+                  nf_amx_store ((float *)sums[slot], true);
+                  waiting = (NfWaiting){ .sums = sums[slot],
+                                         .kept = kept[j * count + tile],
+                                         .rows = rows,
+                                         .m = m,
+                                         .n = n0 + (i + j) * NR,
+                                         .first = part == 0,
+                                         .last = part == parts - 1,
+                                         .scales = panel,
+                                         .row_scale = t->A + (size_t)m * t->lda + steps * NF_STEP_LEFT };
+                  if (kind >= 0 && waiting.last)
+                    waiting.two = nf_two_rows (t, m, waiting.n, kind);
+                }
+            }
+        }
+    }
+  while (waiting.row < waiting.rows)
+    nf_finish_bytes (t, &waiting, kind);
+  nf_amx_release ();
+}
+
+#define NF_BYTE_TILES(name, kind)                                                                                      \
+  static __attribute__ ((noinline)) void name (const NfMatmul *t, __global const nf_element *b, int m0, int end,       \
+                                               int n0, int panels)                                                     \
+  {                                                                                                                    \
+    nf_byte_tiles (t, b, m0, end, n0, panels, kind);                                                                   \
+  }
+NF_BYTE_TILES (nf_byte_tiles_any, -1)
+NF_BYTE_TILES (nf_byte_tiles_plain, 0)
+NF_BYTE_TILES (nf_byte_tiles_residual, NF_RESIDUAL)
+NF_BYTE_TILES (nf_byte_tiles_hidden, NF_GELU)
+
+/* PANELS panels, of rows m0 .. end-1. Whole tiles of whole panels have loops that know what follows a product. */
+static void
+nf_byte_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
+{
+  const int whole_rows = (end - m0) / MR * MR, whole = whole_rows > 0 ? max (min (panels, (t->N - n0) / NR), 0) : 0;
+  const size_t size = (size_t)NR + NF_BYTE_STEPS (t->K) * NF_STEP_PANEL;
+  NfMatmul product = *t;
+  int kind = t->flags & ~NF_BIAS, done = m0 + whole_rows;
+  if (kind == NF_ACCUMULATE)
+    {
+      product.R = t->C;
+      product.ldr = t->ldc;
+      product.rmod = t->M;
+      kind = NF_RESIDUAL;
+    }
+  else if (kind == NF_RESIDUAL && t->rmod < t->M)
+    kind = -1;
+  if (whole == 0)
+    done = m0;
+  else if (kind == 0)
+    nf_byte_tiles_plain (&product, b, m0, done, n0, whole);
+  else if (kind == NF_RESIDUAL)
+    nf_byte_tiles_residual (&product, b, m0, done, n0, whole);
+  else if (kind == NF_GELU)
+    nf_byte_tiles_hidden (&product, b, m0, done, n0, whole);
+  else
+    done = m0;
+  if (done < end && done > m0)
+    nf_byte_tiles_any (t, b, done, end, n0, whole);
+  if (done == m0)
+    nf_byte_tiles_any (t, b, m0, end, n0, panels);
+  else if (whole < panels)
+    nf_byte_tiles_any (t, b + whole * size, m0, end, n0 + whole * NR, panels - whole);
+}
