@@ -714,7 +714,9 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
   g_free (engine->stated_form);
   engine->stated_form = g_strdup (form);
   g_mutex_unlock (&engine->lock);
-  if (known || (precision == present && (!*form || g_str_equal (form, present_form))))
+  if (known
+      || (precision == present
+          && (!*form || (precision && nf_device_forms_agree (precision, form, present_form)))))
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
@@ -735,7 +737,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
          "says %s, which may give other samples back; leave it unset",
          precision, wanted),
         (NULL));
-  else if (precision && *form && *wanted_form && !g_str_equal (form, wanted_form))
+  else if (precision && *form && *wanted_form && !nf_device_forms_agree (precision, form, wanted_form))
     GST_ELEMENT_WARNING (
         engine->element, STREAM, DECODE,
         ("The latents were made in %s by %s, but are decoded by %s, which may give other samples "

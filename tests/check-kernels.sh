@@ -44,15 +44,17 @@ for vectors in 4 8 16; do
   done
 done
 for unit in "-DNF_BF16=1 -DNF_BF16_DOT=1" "-DNF_BF16=1 -DNF_BF16_AMX=1" "-DNF_F32_AMX=1" "-DNF_BF16=1 -DNF_BF16_WEIGHTS=1 -DNF_WEIGHTS_AMX=1" \
-  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1" "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" "-DNF_FETCH_FEW=0"; do
+  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1" "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" \
+  "-DNF_INT8_WEIGHTS=1 -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1 -DNF_INT8_AMX=1" "-DNF_FETCH_FEW=0"; do
   options="-DVW=16 -DNF_GPU_KERNELS=0 $unit"
   amx=()
   [[ $unit != *AMX* ]] || amx=(amx.cl matmul_amx.cl)
+  [[ $unit != *INT8_AMX* ]] || amx=(amx.cl matmul_amx_int8.cl)
   check "$options" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl optimizer.cl "${amx[@]}"
+  [[ $unit != *BF16_AMX* && $unit != *INT8_AMX* ]] || check "$options" amx.cl amx_probe.cl
   if [[ $unit = *BF16_AMX* ]]; then
     check_list "$options" attention_cpu.cl "${amx[@]}" attention_amx.cl
     check "$options" append.cl heads.cl attention_cpu.cl amx.cl attention_amx.cl
-    check "$options" amx.cl amx_probe.cl
   else
     check_list "$options" attention_cpu.cl "${amx[@]}"
     check "$options" append.cl heads.cl attention_cpu.cl

@@ -132,8 +132,14 @@ test_prefer (void **state)
 {
   check_prefers ("cpu", "f32", "amx", "cpu,precision?=f32,f32?=amx");
   check_prefers (NULL, "bf16-weights", "dot", ",precision?=bf16-weights,bf16?=dot");
-  check_prefers ("gpu,vectors=4", "int8-weights", "vnni", "gpu,vectors=4,precision?=int8-weights,int8?=vnni");
-  check_prefers ("", "int8-weights", "amx", ",precision?=int8-weights");
+  check_prefers ("gpu,vectors=4", "int8-weights", "fma", "gpu,vectors=4,precision?=int8-weights,int8?=fma");
+  check_prefers ("", "int8-weights", "dot", ",precision?=int8-weights");
+  /* any that gives the same bits will do */
+  check_prefers ("", "int8-weights", "vnni", ",precision?=int8-weights");
+  assert_true (nf_device_forms_agree ("int8-weights", "amx", "madd"));
+  assert_true (nf_device_forms_agree ("int8-weights", "fma", "fma"));
+  assert_false (nf_device_forms_agree ("int8-weights", "vnni", "fma"));
+  assert_false (nf_device_forms_agree ("bf16", "amx", "dot"));
   check_prefers ("cpu", "bf16", "fma,kernels=gpu", "cpu,precision?=bf16");
   check_prefers ("cpu", "bf16", "", "cpu,precision?=bf16");
   check_prefers ("cpu", "bf16", NULL, "cpu,precision?=bf16");
@@ -292,8 +298,13 @@ test_bf16_forms (void **state)
   assert_null (nf_device_get_int8_form (mixed));
   g_autoptr (NfDevice) by_madd = nf_device_open ("cpu,precision=int8-weights,int8=madd", NULL);
   g_autoptr (NfDevice) by_vnni = nf_device_open ("cpu,precision=int8-weights,int8=vnni", NULL);
-  assert_string_equal (nf_device_get_int8_form (bytes), by_vnni ? "vnni" : by_madd ? "madd" : "fma");
+  g_autoptr (NfDevice) by_amx = nf_device_open ("cpu,precision=int8-weights,int8=amx", NULL);
+  assert_string_equal (nf_device_get_int8_form (bytes), by_amx    ? "amx"
+                                                        : by_vnni ? "vnni"
+                                                        : by_madd ? "madd"
+                                                                  : "fma");
   assert_true (by_madd || !by_vnni);
+  assert_true (by_vnni || !by_amx);
   g_setenv ("NORMFLOW_INT8", "fma", TRUE);
   g_autoptr (NfDevice) bytes_fma = open_device ("cpu,precision=int8-weights");
   assert_string_equal (nf_device_get_int8_form (bytes_fma), "fma");
@@ -305,6 +316,7 @@ test_bf16_forms (void **state)
   check_refused ("cpu,kernels=gpu,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "GPU");
   check_refused ("cpu,vectors=4,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "vectors of 4");
   check_refused ("cpu,vectors=8,precision=int8-weights,int8=vnni", NF_ERROR_NO_DEVICE, "VNNI");
+  check_refused ("cpu,vectors=8,precision=int8-weights,int8=amx", NF_ERROR_NO_DEVICE, "VNNI");
 
   if (strcmp (nf_device_get_bf16_form (half), "fma") == 0) /* floats beat emulation */
     assert_string_equal (nf_device_get_precision (automatic), "f32");

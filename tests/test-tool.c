@@ -573,7 +573,14 @@ test_encode_decode (void **state)
   assert_non_null (strstr (plain, "int8-weights by fma"));
   assert_non_null (strstr (members, "\"precision\" : \"int8-weights\""));
   assert_non_null (strstr (members, "\"multiplied_by\" : \"fma\""));
-  replace_in ("plain.safetensors", "\"multiplied_by\":\"fma\"", "\"multiplied_by\":\"abc\"");
+  /* forms that give the same bits decode each other's */
+  replace_in ("plain.safetensors", "\"multiplied_by\":\"fma\"", "\"multiplied_by\":\"amx\"");
+  g_autoptr (NfDevice) madd = nf_device_open ("auto,precision=int8-weights,int8=madd", NULL);
+  g_setenv ("NORMFLOW_INT8", madd ? "madd" : "fma", TRUE);
+  g_auto (Result) same = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
+  g_unsetenv ("NORMFLOW_INT8");
+  assert_int_equal (strstr (same.errors, "made in int8-weights by amx") != NULL, !madd);
+  replace_in ("plain.safetensors", "\"multiplied_by\":\"amx\"", "\"multiplied_by\":\"abc\"");
   g_auto (Result) unlike = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
   assert_int_equal (unlike.status, 0);
   assert_non_null (strstr (unlike.errors, "made in int8-weights by abc and are decoded by"));

@@ -36,6 +36,11 @@ static const char limit_source[]
       "typedef CAT (float, VW) T;\n"
       "#endif\n"
       "#if defined AMX\n"
+      "#ifdef BYTES\n"
+      "#define TILES \"tdpbssd\"\n"
+      "#else\n"
+      "#define TILES \"tdpbf16ps\"\n"
+      "#endif\n"
       "/* as many tiles of zeros, multiplied and added in turn */\n"
       "__kernel void multiply_add (__global T *out, int n)\n"
       "{\n"
@@ -48,9 +53,9 @@ static const char limit_source[]
       "    tiles.row_bytes[i] = 64, tiles.rows[i] = 16;\n"
       "  __asm__ volatile (\"ldtilecfg (%0)\" :: \"r\"(&tiles) : \"memory\");\n"
       "  for (int k = 0; k < n; k++)\n"
-      "    __asm__ volatile (\"tdpbf16ps %%tmm6, %%tmm4, %%tmm0\\n\\ttdpbf16ps %%tmm7, %%tmm4, "
+      "    __asm__ volatile (TILES \" %%tmm6, %%tmm4, %%tmm0\\n\\t\" TILES \" %%tmm7, %%tmm4, "
       "%%tmm1\\n\\t\"\n"
-      "                      \"tdpbf16ps %%tmm6, %%tmm5, %%tmm2\\n\\ttdpbf16ps %%tmm7, %%tmm5, %%tmm3\" "
+      "                      TILES \" %%tmm6, %%tmm5, %%tmm2\\n\\t\" TILES \" %%tmm7, %%tmm5, %%tmm3\" "
       ":::);\n"
       "  __asm__ volatile (\"tilerelease\");\n"
       "  out[get_global_id (0)] = 0.0f;\n"
@@ -207,17 +212,19 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   } forms[] = { { "amx", " -DAMX" }, { "dot", " -DDOT" }, { "madd", " -DMADD" }, { "vnni", " -DVNNI" } };
   const char *bf16 = nf_device_get_bf16_form (device), *f32 = nf_device_get_f32_form (device),
              *form = nf_device_get_form (device), *option = "";
-  const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_operands (device);
+  const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_operands (device),
+                 bytes = nf_device_get_int8_form (device) != NULL;
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
   for (guint i = 0; i < G_N_ELEMENTS (forms); i++)
     if (strcmp (form, forms[i].by) == 0)
       {
         limits->by = form;
-        option = forms[i].option;
+        option = amx && bytes ? " -DAMX -DBYTES" : forms[i].option;
       }
   limits->width = gpu ? 1 : nf_device_get_vector_width (device);
   limits->accumulators = gpu ? 8 : limits->width == 16 ? 24 : 12;
-  /* four products of tiles of 16 × 16 by 32, of which one of floats takes six, one of floats by bfloat16 two;
+  /* four products of tiles of 16 × 16 by 32, of which one of floats takes six, one of floats by bfloat16 two,
+   * or by 64 bytes, of which one of integers of 16 bits takes two;
    * or a vector, of pairs of bfloat16 or of integers, or of floats */
   limits->flops = amx ? 4 * 2.0 * 16 * 16 * 32
                             / (f32     ? 6

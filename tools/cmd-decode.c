@@ -178,7 +178,7 @@ warn_of_ways (const NfLatentsInfo *info, NfSession *session)
              "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
              "samples back; leave --precision out\n",
              info->precision, precision);
-  else if (info->form && strcmp (info->form, form) != 0)
+  else if (info->form && !nf_device_forms_agree (precision, info->form, form))
     fprintf (stderr,
              "normflow decode: these latents were made in %s by %s and are decoded by %s, which may give "
              "other samples back; leave out what asks for that, or take a device that has %s (see: normflow "

@@ -1140,6 +1140,21 @@ nf_device_get_form (NfDevice *self)
   return bf16 ? bf16 : f32 ? f32 : nf_device_get_int8_form (self);
 }
 
+/* TRUE if FORM multiplies integers by integers. */
+static gboolean
+is_of_integers (const char *precision, const char *form)
+{
+  return strcmp (precision, precision_names[NF_PRECISION_INT8_WEIGHTS]) == 0
+         && g_strv_contains (int8_names, form) && strcmp (form, int8_names[NF_INT8_FMA]) != 0;
+}
+
+gboolean
+nf_device_forms_agree (const char *precision, const char *form, const char *other)
+{
+  g_return_val_if_fail (precision && form && other, FALSE);
+  return strcmp (form, other) == 0 || (is_of_integers (precision, form) && is_of_integers (precision, other));
+}
+
 char *
 nf_device_prefer (const char *spec, const char *precision, const char *form)
 {
@@ -1149,7 +1164,7 @@ nf_device_prefer (const char *spec, const char *precision, const char *form)
   const char *option = bf16 ? "bf16" : int8 ? "int8" : "f32";
   GString *text = g_string_new (spec);
   g_string_append_printf (text, ",precision?=%s", precision);
-  if (form && g_strv_contains (known, form))
+  if (form && g_strv_contains (known, form) && !is_of_integers (precision, form))
     g_string_append_printf (text, ",%s?=%s", option, form);
   return g_string_free (text, FALSE);
 }

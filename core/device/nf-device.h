@@ -144,22 +144,33 @@ const char *nf_device_get_f32_form (NfDevice *self);
  * @self: the device
  *
  * Returns: (nullable): what multiplies weights in integers of 8 bits, decided when the device was opened:
- * "vnni" or "madd" (`vpdpwssd` of AVX512_VNNI, `vpmaddwd` of AVX2 or AVX-512, through PoCL, with the same
- * results: rows that weights multiply become integers of 16 bits, times a scale for each row, and sums of 512
- * products are exact), else "fma" (as floats, which are not rounded). NULL if products are not in
- * int8-weights.
+ * "amx", "vnni" or "madd" (AMX for bytes and `vpdpwssd` of AVX512_VNNI, the latter alone, `vpmaddwd` of AVX2
+ * or AVX-512, through PoCL, with the same results: rows that weights multiply become integers of 16 bits,
+ * times a scale for each row, and sums of 512 products are exact), else "fma" (as floats, which are not
+ * rounded). NULL if products are not in int8-weights.
  */
 const char *nf_device_get_int8_form (NfDevice *self);
 
 /** nf_device_get_form: Returns: what multiplies in the device's precision: the one of the three above that is
- * not NULL. Another one rounds otherwise. */
+ * not NULL. Another one rounds otherwise, but see nf_device_forms_agree(). */
 const char *nf_device_get_form (NfDevice *self);
+
+/**
+ * nf_device_forms_agree:
+ * @precision: one of nf_device_precisions()
+ * @form: what multiplies, see nf_device_get_form()
+ * @other: likewise
+ *
+ * Returns: TRUE if products by both have the same bits.
+ */
+gboolean nf_device_forms_agree (const char *precision, const char *form, const char *other);
 
 /**
  * nf_device_prefer:
  * @spec: (nullable): a specification, see nf_device_open()
  * @precision: one of nf_device_precisions()
- * @form: (nullable): what multiplied there, see nf_device_get_form(); NULL or an unknown name: whatever does
+ * @form: (nullable): what multiplied there, see nf_device_get_form(); NULL or an unknown name: whatever does;
+ *   so, too, if what is usual gives the same bits
  *
  * Returns: (transfer full): @spec with both as preferences: to decode as was encoded, to go on as was begun,
  * unless @spec or the environment says otherwise.
