@@ -113,7 +113,7 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
   static const char *const units[] = { [HALVED] = " -DNF_BF16_AMX=1",
                                        [WHOLE] = " -DNF_F32_AMX=1",
                                        [MIXED] = " -DNF_WEIGHTS_AMX=1",
-                                       [BYTES] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1 -DNF_INT8_AMX=1" };
+                                       [BYTES] = " -DNF_INT8_MADD=1 -DNF_INT8_AMX=1" };
   const char *const files[][9] = {
     { gpu ? "rows_gpu.cl" : "rows_cpu.cl", "pack.cl", "gate.cl", "optimizer.cl", "matmul.cl",
       gpu ? "mma.cl" : "matmul_cpu.cl",

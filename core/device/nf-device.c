@@ -796,7 +796,7 @@ new_programs (NfDevice *self, const char *identity, gboolean amx)
       *const units[] = { [NF_PRECISION_F32] = " -DNF_F32_AMX=1",
                          [NF_PRECISION_BF16] = " -DNF_BF16_AMX=1",
                          [NF_PRECISION_BF16_WEIGHTS] = " -DNF_WEIGHTS_AMX=1",
-                         [NF_PRECISION_INT8_WEIGHTS] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1 -DNF_INT8_AMX=1" },
+                         [NF_PRECISION_INT8_WEIGHTS] = " -DNF_INT8_MADD=1 -DNF_INT8_AMX=1" },
              *const int8_forms[] = { [NF_INT8_FMA] = "",
                                      [NF_INT8_MADD] = " -DNF_INT8_MADD=1",
                                      [NF_INT8_VNNI] = " -DNF_INT8_MADD=1 -DNF_INT8_VNNI=1" },

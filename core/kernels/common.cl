@@ -4,7 +4,7 @@
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
  * -DNF_INT8_WEIGHTS=1: these are integers of eight bits, times a scale for each column; -DNF_INT8_MADD=1: what they multiply is made integers of 16 bits, by
- * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd, or, where rows are more than two and -DNF_INT8_AMX=1, by the matrix unit. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
+ * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd, or, with -DNF_INT8_AMX=1, by the matrix unit. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */
@@ -77,13 +77,13 @@ NF_STORE (ushortv, ushort, __global)
 /* A CPU keeps MR rows × NR columns of a product in registers: 2 MR vectors of its 32 or 16, or four tiles of its matrix unit. Packed matrices lie in
  * panels of so many rows or columns, see pack.cl. */
 #define NR (2 * VW)
-#if NF_BF16_AMX || NF_F32_AMX || NF_WEIGHTS_AMX
+#if NF_BF16_AMX || NF_F32_AMX || NF_WEIGHTS_AMX || NF_INT8_AMX
 #define NF_AMX 1
 #endif
-#if NF_AMX
-#define MR 32
-#elif NF_INT8_AMX
+#if NF_INT8_AMX
 #define MR 16
+#elif NF_AMX
+#define MR 32
 #elif VW == 16
 #define MR 12
 #else
@@ -415,15 +415,6 @@ nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 #define NF_SMALLEST 1e-30f /* what is below it counts as zero: its inverse would be too large */
 #define NF_MOST 32767.0f
 
-/* Words that K values of a row take on the left of a product, two in each. The matrix unit reads four values of a column of B as a word. Other
- * instructions then find the first and third of them together, and the second and fourth: so do they lie on the left. */
-#if NF_INT8_AMX
-#define NF_LEFT_WORDS(K) (((K) + 3) / 4 * 2)
-#define NF_LEFT_PLACE(k) (((k) & ~3) | ((k) & 1) << 1 | ((k) >> 1 & 1))
-#else
-#define NF_LEFT_WORDS(K) (((K) + 1) / 2)
-#define NF_LEFT_PLACE(k) (k)
-#endif
 #define NF_INTEGERS(x, inverse) nf_as_uintv ((x) * (inverse) + 12582912.0f) /* the sum leaves an integer of 16 bits in the lower half */
 
 /* K values of a row are multiples of 1/32767 of the largest, of whose size this is the inverse; a product's left row ends with what they are
@@ -450,29 +441,8 @@ nf_find_inverse (__global const float *x, int K, __global uint *end)
   return size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
 }
 
-/* Such a row, two integers in a word. */
-static inline void
-nf_round_row (__global const float *x, int K, __global uint *y)
-{
-  __global ushort *to = (__global ushort *)y;
-  const int words = NF_LEFT_WORDS (K);
-  const float inverse = nf_find_inverse (x, K, y + words);
-  int k = 0;
-  for (; k + VW <= K; k += VW)
-    {
-      const ushortv integers = NF_CAT (convert_ushort, VW) (NF_INTEGERS (nf_loadv (x + k), inverse) & 0xffffu);
 #if NF_INT8_AMX
-      nf_storev (__builtin_shufflevector (integers, integers, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15), to + k);
-#else
-      nf_storev (integers, to + k);
-#endif
-    }
-  for (; k < 2 * words; k++)
-    to[NF_LEFT_PLACE (k)] = k < K ? as_uint (x[k] * inverse + 12582912.0f) & 0xffffu : 0;
-}
-
-#if NF_INT8_AMX
-/* The same for the matrix unit: a step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
+/* Such a row for the matrix unit: a step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
 #define NF_STEP_BYTES 64
 #define NF_BYTE_STEPS(K) (((K) + NF_STEP_BYTES - 1) / NF_STEP_BYTES)
 #define NF_STEP_LEFT (2 * NF_STEP_BYTES / 4) /* words of a step */
@@ -488,7 +458,7 @@ nf_store_bytes (uintv integers, __global uchar *to)
 }
 
 static inline void
-nf_split_row (__global const float *x, int K, __global uint *y)
+nf_round_row (__global const float *x, int K, __global uint *y)
 {
   const int steps = NF_BYTE_STEPS (K);
   const float inverse = nf_find_inverse (x, K, y + steps * NF_STEP_LEFT);
@@ -500,6 +470,21 @@ nf_split_row (__global const float *x, int K, __global uint *y)
       nf_store_bytes (NF_INTEGERS (nf_loadv (x + k + i), inverse), to + i);
   for (int i = 0; k + i < steps * NF_STEP_BYTES; i += VW)
     nf_store_bytes (NF_INTEGERS (nf_load_head (x + k + i, K - k - i), inverse), to + i);
+}
+#else
+/* Such a row, two integers in a word. */
+static inline void
+nf_round_row (__global const float *x, int K, __global uint *y)
+{
+  __global ushort *to = (__global ushort *)y;
+  const float inverse = nf_find_inverse (x, K, y + (K + 1) / 2);
+  int k = 0;
+  for (; k + VW <= K; k += VW)
+    nf_storev (NF_CAT (convert_ushort, VW) (NF_INTEGERS (nf_loadv (x + k), inverse) & 0xffffu), to + k);
+  for (; k < K; k++)
+    to[k] = as_uint (x[k] * inverse + 12582912.0f) & 0xffffu;
+  if (K % 2)
+    to[K] = 0;
 }
 #endif
 #endif

@@ -1,11 +1,12 @@
 /* Products of floats by integers of 8 bits on a CPU's matrix unit. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What nf_matmul of matmul_cpu.cl does with a panel where rows are more than two: tiles of MR = 16 rows × NR = 32 columns of C. A is integers of 16 bits
- * (nf_split_row), whose upper and lower bytes are two operands of the matrix unit, with sums of their own; B is bytes as they are. A step is 64 values of k.
+ * What nf_matmul of matmul_cpu.cl does with a panel: tiles of MR = 16 rows × NR = 32 columns of C. A is integers of 16 bits (nf_round_row), whose upper
+ * and lower bytes are two operands of the matrix unit, with sums of their own; B is bytes as they are. A step is 64 values of k.
  *
  *   - A part, NF_PART steps, is as many products as the other instructions add up exactly before sums become floats: so the same bits come out.
  *   - A part of a panel stays in the first-level cache while all rows are multiplied with it; floats wait in `kept` for the next one.
- *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile. */
+ *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile.
+ *   - One or two rows wait for B to be read, and vpdpbusd takes them by words of four values. */
 
 #define NF_MOST_TILES 32 /* `tiles` of nf_matmul at most */
 #define NF_PART 8
@@ -87,7 +88,7 @@ nf_byte_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int end
   float kept[NF_TOGETHER * NF_MOST_TILES][NF_HALF] __attribute__ ((aligned (64)));
   const int steps = NF_BYTE_STEPS (t->K), parts = (steps + NF_PART - 1) / NF_PART, count = (end - m0 + MR - 1) / MR;
   const int ahead_lines = (NF_LINES + count - 1) / count;
-  const size_t size = (size_t)NR + steps * NF_STEP_PANEL;
+  const size_t size = NF_PANEL (t->K);
   const ulong lda = 4 * (ulong)t->lda;
   int configured = 0, slot = 0;
   NfWaiting waiting = { 0 };
@@ -157,14 +158,101 @@ NF_BYTE_TILES (nf_byte_tiles_plain, 0)
 NF_BYTE_TILES (nf_byte_tiles_residual, NF_RESIDUAL)
 NF_BYTE_TILES (nf_byte_tiles_hidden, NF_GELU)
 
+/* One or two rows of WIDE panels. The instruction takes bytes on the left without their signs: upper ones 128 too large, which the sums of B alone then
+ * take off again. */
+#define NF_ADD_BYTES(sum, a, b) __asm__ ("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#define NF_FETCH_WORDS (96 * NR) /* what is read so much later is fetched */
+
+#define NF_FEW_TILE(name, ROWS, WIDE)                                                                                  \
+  static inline void name (const NfMatmul *t, __global const nf_element *b, int n0)                                    \
+  {                                                                                                                    \
+    const int steps = NF_BYTE_STEPS (t->K);                                                                            \
+    const size_t size = NF_PANEL (t->K);                                                                               \
+    floatv out[WIDE][2 * ROWS];                                                                                        \
+    for (int first = 0, last; first < steps; first = last)                                                             \
+      {                                                                                                                \
+        last = min (first + NF_PART, steps);                                                                           \
+        intv upper[WIDE][2 * ROWS], lower[WIDE][2 * ROWS], alone[WIDE][2];                                             \
+        _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                              \
+        {                                                                                                              \
+          alone[w][0] = alone[w][1] = 0;                                                                               \
+          _Pragma ("unroll") for (int i = 0; i < 2 * ROWS; i++) upper[w][i] = lower[w][i] = 0;                         \
+        }                                                                                                              \
+        for (int step = first; step < last; step++)                                                                    \
+          for (int word = 0; word < NF_STEP_BYTES / 4; word++)                                                         \
+            {                                                                                                          \
+              __global const uint *a = t->A + step * NF_STEP_LEFT + word;                                              \
+              __global const nf_element *p = b + NR + step * NF_STEP_PANEL + word * NR;                                \
+              uintv a_upper[ROWS], a_lower[ROWS];                                                                      \
+              _Pragma ("unroll") for (int m = 0; m < ROWS; m++)                                                        \
+              {                                                                                                        \
+                a_upper[m] = (uintv)(a[m * (size_t)t->lda]) ^ 0x80808080u;                                             \
+                a_lower[m] = (uintv)(a[m * (size_t)t->lda + NF_STEP_BYTES / 4]);                                       \
+              }                                                                                                        \
+              _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                        \
+              _Pragma ("unroll") for (int i = 0; i < 2; i++)                                                           \
+              {                                                                                                        \
+                const uintv factor = nf_loadv (p + w * size + i * VW);                                                 \
+                NF_PREFETCH (p + w * size + i * VW + NF_FETCH_WORDS);                                                  \
+                NF_ADD_BYTES (alone[w][i], (uintv)(0x01010101u), factor);                                              \
+                _Pragma ("unroll") for (int m = 0; m < ROWS; m++)                                                      \
+                {                                                                                                      \
+                  NF_ADD_BYTES (upper[w][2 * m + i], a_upper[m], factor);                                              \
+                  NF_ADD_BYTES (lower[w][2 * m + i], a_lower[m], factor);                                              \
+                }                                                                                                      \
+              }                                                                                                        \
+            }                                                                                                          \
+        _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                              \
+        _Pragma ("unroll") for (int i = 0; i < 2 * ROWS; i++)                                                          \
+        {                                                                                                              \
+          const intv sum = ((upper[w][i] - (alone[w][i % 2] << 7)) << 8) + lower[w][i];                                \
+          const floatv v = NF_CAT (convert_float, VW) (sum);                                                           \
+          out[w][i] = first > 0 ? out[w][i] + v : v;                                                                   \
+        }                                                                                                              \
+      }                                                                                                                \
+    _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                                  \
+    _Pragma ("unroll") for (int m = 0; m < ROWS; m++)                                                                  \
+    {                                                                                                                  \
+      const float scale = as_float (t->A[m * (size_t)t->lda + steps * NF_STEP_LEFT]);                                  \
+      const floatv v0 = out[w][2 * m] * (nf_as_floatv (nf_loadv (b + w * size)) * scale),                              \
+                   v1 = out[w][2 * m + 1] * (nf_as_floatv (nf_loadv (b + w * size + VW)) * scale);                     \
+      nf_finish_row (t, v0, v1, m, n0 + w * NR);                                                                       \
+    }                                                                                                                  \
+  }
+NF_FEW_TILE (nf_one_row, 1, 1)
+NF_FEW_TILE (nf_one_row_of_4, 1, 4)
+NF_FEW_TILE (nf_two_rows_of_1, 2, 1)
+NF_FEW_TILE (nf_two_rows_of_2, 2, 2)
+
+static void
+nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0)
+{
+  const size_t size = NF_PANEL (t->K);
+  const bool one = t->M == 1;
+  for (const int wide = one ? 4 : 2; panels >= wide; panels -= wide, b += wide * size, n0 += wide * NR)
+    if (one)
+      nf_one_row_of_4 (t, b, n0);
+    else
+      nf_two_rows_of_2 (t, b, n0);
+  for (; panels > 0; panels--, b += size, n0 += NR)
+    if (one)
+      nf_one_row (t, b, n0);
+    else
+      nf_two_rows_of_1 (t, b, n0);
+}
+
 /* PANELS panels, of rows m0 .. end-1. Whole tiles of whole panels have loops that know what follows a product. */
 static void
-nf_byte_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
+nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
   const int whole_rows = (end - m0) / MR * MR, whole = whole_rows > 0 ? max (min (panels, (t->N - n0) / NR), 0) : 0;
-  const size_t size = (size_t)NR + NF_BYTE_STEPS (t->K) * NF_STEP_PANEL;
   NfMatmul product = *t;
   int kind = t->flags & ~NF_BIAS, done = m0 + whole_rows;
+  if (t->flags & NF_ROUND)
+    {
+      nf_few_rows (t, b, panels, n0);
+      return;
+    }
   if (kind == NF_ACCUMULATE)
     {
       product.R = t->C;
@@ -189,5 +277,5 @@ nf_byte_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end
   if (done == m0)
     nf_byte_tiles_any (t, b, m0, end, n0, panels);
   else if (whole < panels)
-    nf_byte_tiles_any (t, b + whole * size, m0, end, n0 + whole * NR, panels - whole);
+    nf_byte_tiles_any (t, b + whole * NF_PANEL (t->K), m0, end, n0 + whole * NR, panels - whole);
 }

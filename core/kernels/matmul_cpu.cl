@@ -12,7 +12,7 @@
  * MR│ A ││ C  │
  *   └───┘└────┘
  *
- * With AMX matmul_amx.cl has the tiles instead, or, where B is integers and rows are more than two, matmul_amx_int8.cl. */
+ * With AMX matmul_amx.cl has the tiles instead, or, where B is integers, matmul_amx_int8.cl. */
 
 /* What GELU gets lies in rows of P as what follows it lies in C: of floats, or of bfloat16 if this is left rows of a product. */
 #if NF_BF16 && !NF_BF16_WEIGHTS
@@ -54,7 +54,7 @@ nf_follow (const NfMatmul *t, floatv v, int m, int n, int lanes)
 }
 
 /* A vector of row m of C, of columns that may not all be there. A call would cost what is busy with the matrix unit its registers. */
-#if NF_AMX || NF_INT8_AMX
+#if NF_AMX
 static inline __attribute__ ((always_inline)) void
 #else
 static __attribute__ ((noinline)) void
@@ -162,13 +162,12 @@ nf_finish_two (const NfMatmul *t, floatv v[4], const NfTwoRows *rows, int kind)
 }
 
 #if NF_INT8_AMX
-static void nf_byte_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels);
-#else
-/* Rows m .. end-1 of the panel b, whose first column is n0. */
-static void nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0);
+#define NF_PANEL(K) ((size_t)NR + NF_BYTE_STEPS (K) * NF_DEPTH * NR) /* words of a panel */
+#elif NF_AMX
+#define NF_PANEL(K) ((size_t)(((K) + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR) /* words of a panel */
 #endif
 #if NF_AMX
-#define NF_PANEL(K) ((size_t)(((K) + NF_STEP_VALUES - 1) / NF_STEP_VALUES) * NF_DEPTH * NR) /* words of a panel */
+/* Rows m0 .. end-1 of so many panels, the first of which is b, whose first column is n0. */
 static void nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels);
 #endif
 
@@ -181,19 +180,6 @@ static void nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, 
 #define NF_WHOLE_STEPS 2 /* in a row */
 #define NF_RIGHT(b, i, k) nf_as_floatv ((nf_loadv ((b) + NF_PANEL_ROW (k) + (i) * VW) << ((k) % 2 ? 0u : 16u)) & 0xffff0000u)
 typedef floatv nf_factorv;
-#elif NF_INT8_AMX
-/* A word of two of the four integers of each column: as nf_round_row() has them. */
-#define NF_WHOLE_STEPS 2
-#define NF_RIGHT(b, i, k) nf_widen_half (nf_loadv ((b) + NF_PANEL_ROW (k) + (i) * VW), (k) % 2)
-typedef uintv nf_factorv;
-
-static inline uintv
-nf_widen_half (uintv four, int second)
-{
-  typedef short Shorts __attribute__ ((ext_vector_type (2 * VW)));
-  const Shorts pairs = __builtin_astype (four, Shorts);
-  return __builtin_astype (second ? pairs >> (Shorts)(8) : (pairs << (Shorts)(8)) >> (Shorts)(8), uintv);
-}
 #elif NF_INT8_MADD
 #define NF_WHOLE_STEPS 1
 #define NF_RIGHT(b, i, k) nf_widen ((b) + NF_PANEL_ROW (k) + (i) * VW / 2)
@@ -256,7 +242,7 @@ typedef floatv nf_partv;
 #endif
 
 #define NF_CACHE_LINE 16 /* words of a cache line */
-#define NF_PANEL(K) ((size_t)(NF_SCALES + (NF_RIGHT_ELEMENTS (K) + NF_DEPTH - 1) / NF_DEPTH * NF_DEPTH) * NR) /* words of a panel */
+#define NF_PANEL(K) ((size_t)(NF_SCALES + NF_RIGHT_ELEMENTS (K)) * NR) /* words of a panel */
 
 /* A panel comes from a cache whose latency hides only behind this many steps of k; few rows have little to hide it behind. AMD's cores find out by
  * themselves what few rows read next, one line after the other, and are the slower for being told. */
@@ -465,13 +451,12 @@ nf_finish_panels (const NfMatmul *t, const floatv *v, int m, int n0, int panels)
 #define NF_ROW_TILE(mr) NF_TILE (nf_tile_##mr, mr, 1, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
 #define NF_FEW_TILE(mr) NF_TILE (nf_tile_##mr##_of_few, mr, 1, NF_FEW_LINES, t->lda, NF_AT_ROW, NF_PASS_ROWS)
 #define NF_WIDE_TILE(mr, wide) NF_TILE (nf_tile_##mr##_of_##wide, mr, wide, 1, t->lda, NF_AT_ROW, NF_PASS_ROWS)
+NF_TILE (nf_tile_panel, MR, 1, 1, K, NF_AT_PANEL, NF_PASS_PANEL)
 NF_ROW_TILE (1)
 NF_WIDE_TILE (1, 2)
 NF_WIDE_TILE (1, 4)
 NF_ROW_TILE (2)
 NF_WIDE_TILE (2, 2)
-#if !NF_INT8_AMX
-NF_TILE (nf_tile_panel, MR, 1, 1, K, NF_AT_PANEL, NF_PASS_PANEL)
 NF_ROW_TILE (3)
 NF_ROW_TILE (4)
 NF_ROW_TILE (6)
@@ -536,7 +521,6 @@ nf_rows (const NfMatmul *t, __global const nf_element *b, int m, int end, int n0
   if (m < end)
     nf_tile_1 (t, b, m, n0);
 }
-#endif
 
 /* The one or two rows of a product in `panels` panels: chains of several do not wait for each other. */
 static void
@@ -550,10 +534,8 @@ nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0
       nf_tile_1_of_2 (t, b, 0, n0);
     else
       nf_tile_2_of_2 (t, b, 0, n0);
-  if (panels > 0 && t->M == 1)
-    nf_tile_1 (t, b, 0, n0);
-  else if (panels > 0)
-    nf_tile_2 (t, b, 0, n0);
+  if (panels > 0)
+    nf_rows (t, b, 0, t->M, n0);
 }
 #endif
 
@@ -571,11 +553,10 @@ nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __glo
   NfMatmul t = { .A = A + A_at, .B = B + B_at, .bias = bias + bias_at, .R = R + R_at, .C = C + C_at, .P = P + P_at,
                  .M = M, .N = N, .K = K, .lda = lda, .ldb = ldb, .ldc = ldc, .ldr = ldr, .rmod = rmod,
                  .flags = flags, .first = get_global_id (1) * tiles * MR };
-#if NF_AMX
-  __global const nf_element *b = t.B + panel * (ldb ? NR : NF_PANEL (K));
-#else
 #if NF_INT8_MADD
-  t.K = NF_LEFT_WORDS (K);
+#if !NF_AMX
+  t.K = (K + 1) / 2;
+#endif
   if (flags & NF_ROUND)
     {
       t.A = (__global const uint *)t.P + (size_t)get_global_id (0) * M * ldb;
@@ -584,20 +565,15 @@ nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __glo
         nf_round_row ((__global const float *)A + A_at + (size_t)m * lda, K, (__global uint *)t.P + ((size_t)get_global_id (0) * M + m) * ldb);
     }
 #endif
-  __global const nf_element *b = t.B + panel * NF_PANEL (t.K);
-  if (NF_INT8_AMX ? flags & NF_ROUND : each > 1)
-    {
-      nf_few_rows (&t, b, min (each, panels - panel), panel * NR);
-      return;
-    }
-#endif
-  const int m = t.first;
+  const int m = t.first, end = min (M, m + tiles * MR), count = min (each, panels - panel);
 #if NF_AMX
-  nf_panels (&t, b, m, min (M, m + tiles * MR), panel * NR, min (each, panels - panel));
-#elif NF_INT8_AMX
-  t.K = K;
-  nf_byte_panels (&t, b, m, min (M, m + tiles * MR), panel * NR, min (each, panels - panel));
+  const bool as_it_is = ldb > 0 && !(flags & NF_ROUND);
+  nf_panels (&t, t.B + panel * (as_it_is ? NR : NF_PANEL (K)), m, end, panel * NR, count);
 #else
-  nf_rows (&t, b, m, min (M, m + tiles * MR), panel * NR);
+  __global const nf_element *b = t.B + panel * NF_PANEL (t.K);
+  if (each > 1)
+    nf_few_rows (&t, b, count, panel * NR);
+  else
+    nf_rows (&t, b, m, end, panel * NR);
 #endif
 }

@@ -100,13 +100,7 @@ nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_elemen
 NF_KERNEL_OF_ONE void
 nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
-  x += x_at + (size_t)get_global_id (0) * ldx;
-  y += (size_t)get_global_id (0) * ldy;
-#if NF_INT8_AMX
-  nf_split_row (x, K, y);
-#else
-  nf_round_row (x, K, y);
-#endif
+  nf_round_row (x + x_at + (size_t)get_global_id (0) * ldx, K, y + (size_t)get_global_id (0) * ldy);
 }
 #endif
 #endif
