@@ -463,7 +463,11 @@ tell_latency (GstFlowDecode *self)
   const guint waits = self->together - 1 + get_look_ahead (self);
   GstClockTime latency = gst_flow_engine_get_latency (&self->engine) * self->together, told;
   if (info->fps_n > 0)
-    latency += gst_util_uint64_scale (waits * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
+    {
+      const GstClockTime wait
+          = gst_util_uint64_scale (waits * GST_SECOND, (guint64)info->fps_d, (guint64)info->fps_n);
+      latency += MIN (wait, (GstClockTime)G_MAXINT64); /* at rates of years a frame */
+    }
   gst_video_decoder_get_latency (GST_VIDEO_DECODER (self), &told, NULL);
   if (latency != told)
     gst_video_decoder_set_latency (GST_VIDEO_DECODER (self), latency, latency);

@@ -893,6 +893,20 @@ test_far_frames (void **state)
     }
 }
 
+/* A frame of many years: what frames wait for each other is no latency that could be told. */
+static void
+test_slow_frames (void **state)
+{
+  GstElement *pipeline = launch ("flowsample num-buffers=2 model=normflow-yuv420-32-small ! "
+                                 "video/x-flow-latent,width=16,height=16,framerate=1/2147483647 ! "
+                                 "flowdecode frames-at-once=20 model=normflow-yuv420-32-small ! fakesink");
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  g_autoptr (GstMessage) end = fixture_wait (bus, GST_MESSAGE_EOS | GST_MESSAGE_WARNING);
+  assert_int_equal (GST_MESSAGE_TYPE (end), GST_MESSAGE_EOS);
+  fixture_stop (pipeline);
+}
+
 /* Whole real videos, if NORMFLOW_MEDIA names a folder of them: 96x64 pixels from the middle of every frame.
  */
 static void
@@ -1122,6 +1136,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_missing_model),
     cmocka_unit_test (test_bundled_model),
     cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_slow_frames),
     cmocka_unit_test (test_real_videos),
     cmocka_unit_test (test_names_of_files),
     cmocka_unit_test (test_failed_scripts),
