@@ -85,7 +85,7 @@ GPtrArray *nf_device_list (GError **error);
  * else the environment variable `NORMFLOW_BF16`, says what multiplies bfloat16, see
  * nf_device_get_bf16_form(); without it the fastest is taken. A suffix `,f32=amx`, `mma`, `fma` or `auto`
  * (amx or mma where it can be), else `NORMFLOW_F32`, says what multiplies floats, see
- * nf_device_get_f32_form(); without it `fma` does. A suffix `,int8=vnni`, `madd` or `fma`, else
+ * nf_device_get_f32_form(); without it `fma` does. A suffix `,int8=amx`, `vnni`, `madd` or `fma`, else
  * `NORMFLOW_INT8`, says what multiplies weights in integers, see nf_device_get_int8_form(); without it the
  * fastest. What it is decides bits of results, so decode as you encoded. A suffix `,launch=lists` or `each`,
  * else `NORMFLOW_LAUNCH`, says whether many launches of kernels become one, see nf_device_get_launch(). A
