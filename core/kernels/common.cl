@@ -432,11 +432,14 @@ nf_find_inverse (__global const float *x, int K, __global uint *end)
   for (; k < K; k += VW)
     sizes = max (sizes, nf_as_intv (nf_load_head (x + k, K - k)) & 0x7fffffff);
   sizes = max (sizes, others);
-  int lane[VW], largest = 0;
-  nf_storev (nf_as_uintv (sizes), (uint *)lane);
-  for (int i = 0; i < VW; i++)
-    largest = max (largest, lane[i]);
-  const float size = as_float (largest);
+#if VW == 16
+  const int8 eight = max (sizes.lo, sizes.hi);
+  const int4 four = max (eight.lo, eight.hi);
+#else
+  const int4 four = max (sizes.lo, sizes.hi);
+#endif
+  const int2 two = max (four.lo, four.hi);
+  const float size = as_float (max (two.x, two.y));
   *end = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
   return size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
 }
