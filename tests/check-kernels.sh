@@ -20,9 +20,10 @@ check() {
     -DDH=64 -DD_MAX=64 $1 -Werror -fsyntax-only -
 }
 
-# check_list OPTIONS FILE…: what may be in a command list, as one
+# check_list OPTIONS FILE…: what may be in a command list, as one, without and with gradients
 check_list() {
   check "$1 -DNF_LIST=1" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl append.cl heads.cl "${@:2}" flow.cl pixels.cl listed.h list.cl
+  check "$1 -DNF_LIST=2" rows_cpu.cl matmul.cl matmul_cpu.cl pack.cl gate.cl append.cl heads.cl "${@:2}" optimizer.cl flow.cl pixels.cl listed.h list.cl
 }
 
 forms=0

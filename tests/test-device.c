@@ -316,7 +316,8 @@ test_bf16_forms (void **state)
   check_refused ("cpu,kernels=gpu,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "GPU");
   check_refused ("cpu,vectors=4,precision=int8-weights,int8=madd", NF_ERROR_NO_DEVICE, "vectors of 4");
   check_refused ("cpu,vectors=8,precision=int8-weights,int8=vnni", NF_ERROR_NO_DEVICE, "VNNI");
-  check_refused ("cpu,vectors=8,precision=int8-weights,int8=amx", NF_ERROR_NO_DEVICE, "VNNI");
+  check_refused ("cpu,vectors=8,precision=int8-weights,int8=amx", NF_ERROR_NO_DEVICE, "vectors of 8");
+  check_refused ("cpu,kernels=gpu,precision=int8-weights,int8=amx", NF_ERROR_NO_DEVICE, "GPU");
 
   if (strcmp (nf_device_get_bf16_form (half), "fma") == 0) /* floats beat emulation */
     assert_string_equal (nf_device_get_precision (automatic), "f32");

@@ -1096,7 +1096,8 @@ test_matmul_integers (void **state)
   const Setting *setting = *state;
   static const Setting madd_setting = { "cpu", 16, "madd", BYTES };
   static const int sizes[][3]
-      = { { 1, 70, 40 }, { 2, 33, 71 }, { 3, 100, 1090 }, { 35, 97, 513 }, { 64, 64, 512 } };
+      = { { 1, 70, 40 }, { 2, 33, 71 }, { 3, 100, 1090 }, { 35, 97, 513 }, { 64, 164, 512 } };
+  static const int flags[] = { BIAS | GELU, BIAS | RESIDUAL, BIAS | GELU | SAVE, ACCUMULATE, GELU_SLOPE };
   if (setting->operands != BYTES || strcmp (setting->by, "fma") == 0 || setting->vector_width != 16)
     return;
   g_auto (Rig) rig, plain;
@@ -1108,9 +1109,16 @@ test_matmul_integers (void **state)
       product_init (&rig, &p, sizes[i][0], sizes[i][1], sizes[i][2], BIAS | GELU, 1);
       g_free (p.A); /* not rounded */
       p.A = numbers (1, (gsize)p.M * p.lda, 3);
-      g_autofree float *got = run_product (&rig, &p, 0, p.M, 2, NULL),
-                       *by_madd = run_product (&plain, &p, 0, p.M, 2, NULL);
-      assert_memory_equal (got, by_madd, ((gsize)p.M * p.ldc - 5) * sizeof (float));
+      for (int panels = 1; panels <= 4; panels++)
+        {
+          g_autofree float *saved = NULL, *saved_by_madd = NULL;
+          p.panels = panels;
+          p.flags = flags[(i + panels) % G_N_ELEMENTS (flags)];
+          g_autofree float *got = run_product (&rig, &p, 0, p.M, panels, &saved),
+                           *by_madd = run_product (&plain, &p, 0, p.M, 2, &saved_by_madd);
+          assert_memory_equal (got, by_madd, ((gsize)p.M * p.ldc - 5) * sizeof (float));
+          assert_memory_equal (saved, saved_by_madd, (gsize)p.M * p.N * sizeof (float));
+        }
     }
 }
 

@@ -138,11 +138,13 @@ char *
 nf_amx_find_fault (const NfDeviceInfo *info, const NfCpu *cpu, gboolean bytes, NfProgramCache *programs,
                    cl_context context, cl_device_id id)
 {
-  const char *const needed[] = { "amx_tile", bytes ? "amx_int8" : "amx_bf16", "avx512f", "avx512bw", NULL };
+  const char *const needed[]
+      = { "amx_tile", "avx512f", "avx512bw", bytes ? "amx_int8" : "amx_bf16", bytes ? "avx512_vnni" : NULL,
+          NULL };
   static const char *const files[] = { "amx.cl", "amx_probe.cl", NULL };
 
   if (info->is_gpu || !has_all (cpu, needed))
-    return g_strdup_printf ("the device has no AMX for %s", bytes ? "bytes" : "bfloat16");
+    return g_strdup_printf ("the device has no AMX for %s", bytes ? "bytes, or no AVX512_VNNI" : "bfloat16");
   if (strcmp (info->platform, NF_POCL) != 0)
     return g_strdup_printf ("the driver %s is not PoCL, which compiles its instructions", info->platform);
   if (!get_permission ())

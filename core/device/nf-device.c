@@ -944,7 +944,7 @@ choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **
     return TRUE;
   if (!wanted || strcmp (wanted, int8_names[NF_INT8_AMX]) == 0)
     {
-      without_amx = vnni ? try_amx (self, identity) : g_strdup (NO_VNNI);
+      without_amx = try_amx (self, identity);
       if (!without_amx)
         {
           self->int8_form = NF_INT8_AMX;

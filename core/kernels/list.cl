@@ -235,7 +235,7 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
     case NF_LIST_GATE_BACKWARD:
       nf_gate_backward (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_VIEW (6), NF_VIEW (8), NF_LONG (10), NF_INT (11));
       break;
-#if NF_AMX
+#if NF_AMX && !NF_INT8_AMX
     case NF_LIST_PACK_LEFT:
       nf_pack_left (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5), NF_INT (6), NF_INT (7));
       break;

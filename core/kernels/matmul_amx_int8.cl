@@ -8,7 +8,7 @@
  *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile.
  *   - One or two rows wait for B to be read, and vpdpbusd takes them by words of four values. */
 
-#define NF_MOST_TILES 32 /* `tiles` of nf_matmul at most */
+#define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART 8
 #define NF_TOGETHER 2 /* panels that meet a part of A */
 #define NF_STEP_PANEL (NF_DEPTH * NR) /* words of a step in a panel */
@@ -19,8 +19,8 @@
 /* Rows of a tile that wait for what follows, while the next tile is multiplied. */
 typedef struct
 {
-  const int *sums; /* of row 0 */
-  float *kept;     /* likewise */
+  const uint *sums; /* of row 0 */
+  float *kept;      /* likewise */
   int row, rows, m, n;
   bool first, last; /* part */
   __global const nf_element *scales;
@@ -28,11 +28,11 @@ typedef struct
   NfTwoRows two; /* the next two, in loops that know what follows */
 } NfWaiting;
 
+/* What sums of upper and lower bytes are together. Their size is below 2^31, but the former's alone may not be. */
 static inline __attribute__ ((always_inline)) floatv
-nf_join_bytes (const int *sums)
+nf_join_bytes (uintv upper, uintv lower)
 {
-  const intv upper = nf_as_intv (nf_loadv ((const uint *)sums)), lower = nf_as_intv (nf_loadv ((const uint *)sums + NF_HALF));
-  return NF_CAT (convert_float, VW) ((upper << 8) + lower);
+  return NF_CAT (convert_float, VW) (nf_as_intv ((upper << 8) + lower));
 }
 
 /* The two vectors of the next row: what has been added up, and whole with the last part. */
@@ -43,7 +43,8 @@ nf_take_row (const NfMatmul *t, NfWaiting *w, floatv v[2])
   for (int i = 0; i < 2; i++)
     {
       float *kept = w->kept + w->row * NR + i * VW;
-      v[i] = nf_join_bytes (w->sums + w->row * NR + i * VW);
+      const uint *sums = w->sums + w->row * NR + i * VW;
+      v[i] = nf_join_bytes (nf_loadv (sums), nf_loadv (sums + NF_HALF));
       if (!w->first)
         v[i] += nf_loadv (kept);
       if (w->last)
@@ -84,7 +85,7 @@ nf_finish_bytes (const NfMatmul *t, NfWaiting *w, int kind)
 static inline __attribute__ ((always_inline)) void
 nf_byte_tiles (const NfMatmul *t, __global const nf_element *b0, int m0, int end, int n0, int panels, int kind)
 {
-  int sums[2][2 * NF_HALF] __attribute__ ((aligned (64)));
+  uint sums[2][2 * NF_HALF] __attribute__ ((aligned (64)));
   float kept[NF_TOGETHER * NF_MOST_TILES][NF_HALF] __attribute__ ((aligned (64)));
   const int steps = NF_BYTE_STEPS (t->K), parts = (steps + NF_PART - 1) / NF_PART, count = (end - m0 + MR - 1) / MR;
   const int ahead_lines = (NF_LINES + count - 1) / count;
@@ -172,7 +173,7 @@ NF_BYTE_TILES (nf_byte_tiles_hidden, NF_GELU)
     for (int first = 0, last; first < steps; first = last)                                                             \
       {                                                                                                                \
         last = min (first + NF_PART, steps);                                                                           \
-        intv upper[WIDE][2 * ROWS], lower[WIDE][2 * ROWS], alone[WIDE][2];                                             \
+        uintv upper[WIDE][2 * ROWS], lower[WIDE][2 * ROWS], alone[WIDE][2];                                            \
         _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                              \
         {                                                                                                              \
           alone[w][0] = alone[w][1] = 0;                                                                               \
@@ -205,8 +206,7 @@ NF_BYTE_TILES (nf_byte_tiles_hidden, NF_GELU)
         _Pragma ("unroll") for (int w = 0; w < WIDE; w++)                                                              \
         _Pragma ("unroll") for (int i = 0; i < 2 * ROWS; i++)                                                          \
         {                                                                                                              \
-          const intv sum = ((upper[w][i] - (alone[w][i % 2] << 7)) << 8) + lower[w][i];                                \
-          const floatv v = NF_CAT (convert_float, VW) (sum);                                                           \
+          const floatv v = nf_join_bytes (upper[w][i] - (alone[w][i % 2] << 7), lower[w][i]);                          \
           out[w][i] = first > 0 ? out[w][i] + v : v;                                                                   \
         }                                                                                                              \
       }                                                                                                                \

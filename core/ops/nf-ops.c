@@ -893,7 +893,7 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
 }
 
 #define MOST_TILES 12
-#define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl */
+#define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl and matmul_amx_int8.cl */
 #define MOST_LEFT (1u << 18) /* words of A that stay in the second-level cache while a panel is read */
 
 #define ROWS_OF_EACH 256
@@ -1134,7 +1134,8 @@ void
 nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, gboolean a_left, NfView X, guint ldx, gboolean x_left,
                   NfView C, guint M, guint N, guint K)
 {
-  g_assert (ops->rounds == ops->bf16); /* else neither operand is a matrix that products keep */
+  /* else neither operand is a matrix that products keep */
+  g_assert (ops->rounds == ops->bf16 && !has_scales (ops));
   g_assert (nf_ops_gradients_read_left (ops) || !(a_left || x_left));
   /* splitting floats costs less than packing them, rounding them again for each group of rows does not */
   const gboolean as_it_is = ops->amx && !ops->bf16;
