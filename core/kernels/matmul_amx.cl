@@ -364,17 +364,7 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
   if (panels <= 0 || count < 2)
     return false;
   NfMatmul product = *t;
-  int kind = t->flags & (NF_GELU | NF_RESIDUAL | NF_LEFT | NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE);
-  if (kind == NF_ACCUMULATE)
-    {
-      product.R = t->C;
-      product.ldr = t->ldc;
-      product.rmod = t->M;
-      kind = NF_RESIDUAL;
-    }
-  else if (kind == NF_RESIDUAL && t->rmod < t->M)
-    return false;
-  switch (kind)
+  switch (nf_know_kind (&product))
     {
     case 0:
       nf_whole_plain (&product, b, m0, count, n0, panels);

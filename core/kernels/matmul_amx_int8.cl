@@ -62,23 +62,28 @@ nf_finish_bytes (const NfMatmul *t, NfWaiting *w, int kind)
 {
   floatv v[4];
   const int m = w->m + w->row;
-  if (kind >= 0 || (w->row + 1 < w->rows && NF_FINISHES_TWO (t, w->n)))
+  if (kind < 0 && (w->row + 1 == w->rows || !NF_FINISHES_TWO (t, w->n)))
     {
       nf_take_row (t, w, v);
-      nf_take_row (t, w, v + 2);
-      if (!w->last)
-        return;
-      const NfTwoRows any = kind < 0 ? nf_two_rows (t, m, w->n, t->flags) : w->two;
-      nf_finish_two (t, v, kind < 0 ? &any : &w->two, kind < 0 ? t->flags : kind);
-      w->two.m += 2;
-      w->two.c += 2 * (size_t)t->ldc;
-      if (kind >= 0 && kind & NF_RESIDUAL)
-        w->two.r += 2 * w->two.r_step;
+      if (w->last)
+        nf_finish_row (t, v[0], v[1], m, w->n);
       return;
     }
   nf_take_row (t, w, v);
-  if (w->last)
-    nf_finish_row (t, v[0], v[1], m, w->n);
+  nf_take_row (t, w, v + 2);
+  if (!w->last)
+    return;
+  if (kind < 0)
+    {
+      const NfTwoRows two = nf_two_rows (t, m, w->n, t->flags);
+      nf_finish_two (t, v, &two, t->flags);
+      return;
+    }
+  nf_finish_two (t, v, &w->two, kind);
+  w->two.m += 2;
+  w->two.c += 2 * (size_t)t->ldc;
+  if (kind & NF_RESIDUAL)
+    w->two.r += 2 * w->two.r_step;
 }
 
 /* Rows m0 .. end-1 of PANELS panels from column n0 on. A part of A meets NF_TOGETHER panels before the next part does. */
@@ -246,36 +251,38 @@ static void
 nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
   const int whole_rows = (end - m0) / MR * MR, whole = whole_rows > 0 ? max (min (panels, (t->N - n0) / NR), 0) : 0;
-  NfMatmul product = *t;
-  int kind = t->flags & ~NF_BIAS, done = m0 + whole_rows;
+  int done = m0;
   if (t->flags & NF_ROUND)
     {
       nf_few_rows (t, b, panels, n0);
       return;
     }
-  if (kind == NF_ACCUMULATE)
+  if (whole > 0)
     {
-      product.R = t->C;
-      product.ldr = t->ldc;
-      product.rmod = t->M;
-      kind = NF_RESIDUAL;
+      NfMatmul product = *t;
+      done += whole_rows;
+      switch (nf_know_kind (&product))
+        {
+        case 0:
+          nf_byte_tiles_plain (&product, b, m0, done, n0, whole);
+          break;
+        case NF_RESIDUAL:
+          nf_byte_tiles_residual (&product, b, m0, done, n0, whole);
+          break;
+        case NF_GELU:
+          nf_byte_tiles_hidden (&product, b, m0, done, n0, whole);
+          break;
+        default:
+          done = m0;
+        }
     }
-  else if (kind == NF_RESIDUAL && t->rmod < t->M)
-    kind = -1;
-  if (whole == 0)
-    done = m0;
-  else if (kind == 0)
-    nf_byte_tiles_plain (&product, b, m0, done, n0, whole);
-  else if (kind == NF_RESIDUAL)
-    nf_byte_tiles_residual (&product, b, m0, done, n0, whole);
-  else if (kind == NF_GELU)
-    nf_byte_tiles_hidden (&product, b, m0, done, n0, whole);
-  else
-    done = m0;
-  if (done < end && done > m0)
-    nf_byte_tiles_any (t, b, done, end, n0, whole);
   if (done == m0)
-    nf_byte_tiles_any (t, b, m0, end, n0, panels);
-  else if (whole < panels)
+    {
+      nf_byte_tiles_any (t, b, m0, end, n0, panels);
+      return;
+    }
+  if (done < end)
+    nf_byte_tiles_any (t, b, done, end, n0, whole);
+  if (whole < panels)
     nf_byte_tiles_any (t, b + whole * NF_PANEL (t->K), m0, end, n0 + whole * NR, panels - whole);
 }

@@ -169,6 +169,21 @@ nf_finish_two (const NfMatmul *t, floatv v[4], const NfTwoRows *rows, int kind)
 #if NF_AMX
 /* Rows m0 .. end-1 of so many panels, the first of which is b, whose first column is n0. */
 static void nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels);
+
+/* What follows the product T besides a bias, for loops that know it; what is added to C becomes a residual. -1 where there can be none. */
+static inline int
+nf_know_kind (NfMatmul *t)
+{
+  const int kind = t->flags & (NF_GELU | NF_RESIDUAL | NF_LEFT | NF_SAVE | NF_GELU_SLOPE | NF_ACCUMULATE);
+  if (kind == NF_ACCUMULATE)
+    {
+      t->R = t->C;
+      t->ldr = t->ldc;
+      t->rmod = t->M;
+      return NF_RESIDUAL;
+    }
+  return kind == NF_RESIDUAL && t->rmod < t->M ? -1 : kind;
+}
 #endif
 
 #if !NF_AMX
