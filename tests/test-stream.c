@@ -212,7 +212,16 @@ text (void **state)
       assert_non_null (strstr (error->message, "3 samples"));
       g_clear_error (&error);
       texts[1][2] = (float)NAN;
+      assert_false (nf_stream_set_text (both, texts[0], 2, &error));
+      assert_true (g_str_has_prefix (error->message, "stream 1 of 2: "));
+      g_clear_error (&error);
       assert_false (nf_stream_set_text (encoder, texts[1], 1, &error));
+      assert_false (g_str_has_prefix (error->message, "stream"));
+      g_clear_error (&error);
+      NfFrame two[2] = { view (samples), view (samples) };
+      two[1].width++;
+      assert_false (nf_stream_encode (both, two, NULL, pair, NULL, NULL, &error));
+      assert_true (g_str_has_prefix (error->message, "stream 1 of 2: a frame has"));
     }
 }
 

@@ -335,6 +335,25 @@ nf_stream_get_text_digest (NfStream *self)
   return self->text_digest;
 }
 
+/* FALSE; an ERROR of stream B says so. */
+static gboolean
+fail_stream (const NfStream *self, guint b, GError **error)
+{
+  if (self->B > 1)
+    g_prefix_error (error, "stream %u of %u: ", b, self->B);
+  return FALSE;
+}
+
+/* X has ONE values of each of N streams: all, or one for all. */
+static gboolean
+check_finite (const NfStream *self, const char *what, const float *x, guint n, gsize one, GError **error)
+{
+  for (guint b = 0; b < n; b++)
+    if (!nf_session_check_finite (what, x + b * one, one, error))
+      return n > 1 ? fail_stream (self, b, error) : FALSE;
+  return TRUE;
+}
+
 gboolean
 nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
 {
@@ -350,7 +369,7 @@ nf_stream_set_text (NfStream *self, const float *text, guint n, GError **error)
                    n, self->B);
       return FALSE;
     }
-  if (text && !nf_session_check_finite ("text features", text, n * one, error))
+  if (text && !check_finite (self, "text features", text, n, one, error))
     return FALSE;
   nf_stream_reset (self);
   if (!config->txt_size)
@@ -493,25 +512,6 @@ tell (gpointer data, guint done, guint all)
   return go_on (data, NULL);
 }
 
-/* FALSE; an ERROR of stream B says so. */
-static gboolean
-fail_stream (const NfStream *self, guint b, GError **error)
-{
-  if (self->B > 1)
-    g_prefix_error (error, "stream %u of %u: ", b, self->B);
-  return FALSE;
-}
-
-/* X has ONE values of each stream. */
-static gboolean
-check_finite (const NfStream *self, const char *what, const float *x, gsize one, GError **error)
-{
-  for (guint b = 0; b < self->B; b++)
-    if (!nf_session_check_finite (what, x + b * one, one, error))
-      return fail_stream (self, b, error);
-  return TRUE;
-}
-
 static gboolean
 check_frames (NfStream *self, const NfFrame *frames, const float *actions, GError **error)
 {
@@ -524,11 +524,11 @@ check_frames (NfStream *self, const NfFrame *frames, const float *actions, GErro
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                        "a frame has %ux%u pixels, the model of videos takes %ux%u only; scale it before",
                        frames[b].width, frames[b].height, width, height);
-          return FALSE;
+          return fail_stream (self, b, error);
         }
       if (!nf_staging_prepare (&self->staging[b], self->ops, config->layout, height, &frames[b],
                                &self->planes[b], error))
-        return FALSE;
+        return fail_stream (self, b, error);
       self->planes[b].tiles_x = 1;
     }
   if (actions && !config->action_dim)
@@ -537,7 +537,7 @@ check_frames (NfStream *self, const NfFrame *frames, const float *actions, GErro
                    "an action is given, but the model takes none (action_dim is 0)");
       return FALSE;
     }
-  if (actions && !check_finite (self, "action", actions, config->action_dim, error))
+  if (actions && !check_finite (self, "action", actions, self->B, config->action_dim, error))
     return FALSE;
   return go_on (self, error);
 }
@@ -848,7 +848,7 @@ nf_stream_decode (NfStream *self, const float *latents, const float *action, gbo
 {
   static const NfDecodeOptions lossless = { .snap = TRUE };
   g_return_val_if_fail (NF_IS_STREAM (self) && latents && frame, FALSE);
-  const gboolean sound = check_finite (self, "latents", latents, (gsize)self->N * self->D, error);
+  const gboolean sound = check_finite (self, "latents", latents, self->B, (gsize)self->N * self->D, error);
   self->shown = FALSE;
   if (sound && decode (self, latents, action, drawn, options ? options : &lossless, frame, error))
     return TRUE;
