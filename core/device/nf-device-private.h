@@ -62,8 +62,8 @@ typedef enum
 } NfF32;
 
 /* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD), vpdpwssd
- * (NF_INT8_VNNI) or the latter and its matrix unit (NF_INT8_AMX), with the same results, of floats that were
- * rounded to integers of 16 bits. */
+ * (NF_INT8_VNNI) or its matrix unit (NF_INT8_AMX), with the same results, of floats that were rounded to
+ * integers of 16 bits. */
 typedef enum
 {
   NF_INT8_FMA,

@@ -930,8 +930,6 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
 
 /* Decides what multiplies floats by integers of 8 bits: what WANTED names, or, if that is NULL, the fastest.
  * Instructions for it are of CPUs with vectors of eight floats or more, and PoCL takes them as they are. */
-#define NO_VNNI "the CPU has no AVX512_VNNI, or kernels are compiled for other vectors than of 16 floats"
-
 static gboolean
 choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
@@ -962,7 +960,7 @@ choose_int8 (NfDevice *self, const char *wanted, const char *identity, GError **
   else if (!nf_cpu_has (self->cpu, needed))
     fault = self->vector_width == 16 ? "the CPU has no AVX512BW" : "the CPU has no AVX2";
   else if (g_strcmp0 (wanted, int8_names[NF_INT8_VNNI]) == 0 && !vnni)
-    fault = NO_VNNI;
+    fault = "the CPU has no AVX512_VNNI, or kernels are compiled for other vectors than of 16 floats";
   if (!fault)
     self->int8_form = vnni && g_strcmp0 (wanted, int8_names[NF_INT8_MADD]) != 0 ? NF_INT8_VNNI : NF_INT8_MADD;
   if (!fault || !wanted)

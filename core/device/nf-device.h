@@ -144,10 +144,10 @@ const char *nf_device_get_f32_form (NfDevice *self);
  * @self: the device
  *
  * Returns: (nullable): what multiplies weights in integers of 8 bits, decided when the device was opened:
- * "amx", "vnni" or "madd" (AMX for bytes and `vpdpwssd` of AVX512_VNNI, the latter alone, `vpmaddwd` of AVX2
- * or AVX-512, through PoCL, with the same results: rows that weights multiply become integers of 16 bits,
- * times a scale for each row, and sums of 512 products are exact), else "fma" (as floats, which are not
- * rounded). NULL if products are not in int8-weights.
+ * "amx", "vnni" or "madd" (AMX for bytes, `vpdpwssd` of AVX512_VNNI, `vpmaddwd` of AVX2 or AVX-512, through
+ * PoCL, with the same results: rows that weights multiply become integers of 16 bits, times a scale for each
+ * row, and sums of 512 products are exact), else "fma" (as floats, which are not rounded). NULL if products
+ * are not in int8-weights.
  */
 const char *nf_device_get_int8_form (NfDevice *self);
 

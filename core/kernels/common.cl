@@ -4,7 +4,8 @@
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
  * -DNF_BF16_WEIGHTS=1 with -DNF_BF16=1: only matrices on the right of products are in bfloat16; -DNF_WEIGHTS_AMX=1: by the matrix unit.
  * -DNF_INT8_WEIGHTS=1: these are integers of eight bits, times a scale for each column; -DNF_INT8_MADD=1: what they multiply is made integers of 16 bits, by
- * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd, or, with -DNF_INT8_AMX=1, by the matrix unit. -DNF_FETCH_FEW=0: matrices are not fetched ahead for products of few rows.
+ * vpmaddwd, or, with -DNF_INT8_VNNI=1, by vpdpwssd, or, with -DNF_INT8_AMX=1, by the matrix unit. -DNF_FETCH_FEW=0: matrices are not fetched ahead for
+ * products of few rows.
  * Letters for sizes: B batch, N tokens, D features, d width, H heads, DH features of a head, M rows (B·N or B).
  * Results must not depend on the batch size nor on the vector width of a load: every sum has one order, products are accumulated by fma(), and
  * nothing is compiled with fast-math. */

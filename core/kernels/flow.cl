@@ -86,9 +86,9 @@ nf_softplus_slope (floatv raw, floatv sigma)
   return 1.0f / ((1.0f + nf_expv (-(raw + NF_SOFTPLUS_AT_0))) * sigma);
 }
 
-/* The nearest multiple of 1/per_unit, a power of two, and of so many bits that a step grows from 8 on, as a float's does (of 2^-21 from 4 on: it has one
- * bit less than a float): what was rounded on the way to a large value must stay under half a step, too. What is half way goes up (from 8 on outwards), always: values a step apart stay so, where to the even one
- * every other multiple would be that of two. 0 leaves x as it is. */
+/* The nearest multiple of 1/per_unit, a power of two, and of so many bits that a step grows from 8 on, as a float's does (of 2^-21 from 4 on: it has one bit
+ * less than a float): what was rounded on the way to a large value must stay under half a step, too. What is half way goes up (from 8 on outwards), always:
+ * values a step apart stay so, where to the even one every other multiple would be that of two. 0 leaves x as it is. */
 static inline floatv
 nf_round_to (floatv x, float per_unit)
 {
@@ -480,7 +480,8 @@ nf_recall (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong
  * pixels, are those of samples of 0. changes (2, B, count) gets the largest change of a value, and how far at most PLACED moved one. Global size (B). */
 NF_KERNEL void
 nf_settle (NF_ITEM __global float *x, ulong x_at, __global const float *before, __global const float *slopes, ulong slopes_at, int moving,
-           __global const float *places, ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D, int n0, int count)
+           __global const float *places, ulong places_at, int placed, __global const float *basis, int has_basis, __global float *changes, int N, int D,
+           int n0, int count)
 {
   const int b = get_global_id (0);
   float moved[D_MAX], to[D_MAX];

@@ -555,7 +555,8 @@ nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0
 #endif
 
 /* Global size (panels of N, groups of `tiles` row tiles); fewer than there are panels share these among them, if rows are one or two, or with AMX. With
- * NF_ROUND P is memory for their left rows, ldb words apart. With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
+ * NF_ROUND P is memory for their left rows, ldb words apart. With AMX, and where only B is bfloat16, K counts values; with AMX B may be no panels but rows of
+ * floats, ldb apart. C rows are ldc apart, R (residual) rows are m % rmod, ldr apart. */
 NF_KERNEL_OF_ONE void
 nf_matmul (NF_ITEM __global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias, ulong bias_at,
            __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,

@@ -448,8 +448,8 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 
 #endif
 
-/* Global size (ceil(N/64) 16, ceil(M/128) 16, parts). Arguments as for a CPU, K counts values where only B is bfloat16; `tiles` and `ldb` have no meaning here. With several parts each has its share of
- * K, and part p goes to C + p M ldc. */
+/* Global size (ceil(N/64) 16, ceil(M/128) 16, parts). Arguments as for a CPU, K counts values where only B is bfloat16; `tiles` and `ldb` have no meaning
+ * here. With several parts each has its share of K, and part p goes to C + p M ldc. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP_X, GROUP_Y, 1))) void
 nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,

@@ -17,8 +17,8 @@ nf_divide (intv a, intv b)
   return NF_CAT (convert_int, VW) ((NF_CAT (convert_float, VW) (a) + 0.5f) / NF_CAT (convert_float, VW) (b));
 }
 
-/* Where features f .. f+VW-1 of token n of the tile at (tile_x, tile_y) lie in a frame of width × height, with chroma_height rows of chroma. planes: how many are interleaved, 0 for one after
- * the other. Not all lanes need be features. */
+/* Where features f .. f+VW-1 of token n of the tile at (tile_x, tile_y) lie in a frame of width × height, with chroma_height rows of chroma. planes: how many
+ * are interleaved, 0 for one after the other. Not all lanes need be features. */
 static inline NfSamples
 nf_locate (int f, int n, int tile_x, int tile_y, int p, int columns, int rows, int yuv, int planes, int width, int height, int chroma_height)
 {
@@ -70,8 +70,8 @@ nf_philox (uint2 seed, uintv stream_x, uint stream_y, uintv counter_x, uintv cou
 #define NF_DEQUANTISE_GAUSSIAN 3 /* 2k/255 - 1 + std × normal, by seed and step */
 #define NF_DEQUANTISE_GIVEN 4    /* 2k/255 - 1 + noise[n, f], on the lattice that nf_snap() has for negative steps */
 
-/* width, height of plane 0, chroma_height of the others of yuv; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if tile_bytes is not 0, tiles
- * are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
+/* width, height of plane 0, chroma_height of the others of yuv; plane i at at[i], stride[i], step[i]. Tiles from tile0 on, tiles_x in a row of the frame; if
+ * tile_bytes is not 0, tiles are frames of their own, tile_bytes apart. Samples past the edge repeat the last. Global size (N, tiles). */
 NF_KERNEL void
 nf_pixels_to_tokens (NF_ITEM __global const uchar *frame, ulong4 at, int4 stride, int4 step, int width, int height, int chroma_height, ulong tile_bytes,
                      int tile0, int tiles_x, int p, int columns, int rows, int yuv, int planes, int mode, int steps, float std, uint2 seed, uint2 stream,
