@@ -372,8 +372,12 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
   run->holdout = settings_double (&settings, "holdout");
   scales = settings_node (&settings, "scales", JSON_NODE_ARRAY);
-  run->n_scales
-      = scales ? MIN (json_array_get_length (json_node_get_array (scales)), G_N_ELEMENTS (run->scales)) : 0;
+  run->n_scales = scales ? json_array_get_length (json_node_get_array (scales)) : 0;
+  if (run->n_scales > G_N_ELEMENTS (run->scales))
+    {
+      run->n_scales = 0;
+      settings.wrong = settings.wrong ? settings.wrong : "scales";
+    }
   for (guint i = 0; i < run->n_scales; i++)
     run->scales[i]
         = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
@@ -408,6 +412,8 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
     settings.wrong = "seconds";
   run->best = settings_double (&settings, "best");
+  if (run->best == -INFINITY && !settings.wrong) /* nothing would be better */
+    settings.wrong = "best";
   if (settings.wrong)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: member \"%s\" is missing or not what it should be",
