@@ -474,7 +474,7 @@ test_open (void **state)
   check_refused (file, NULL, (const char *const[]){ "=1", NULL }, NF_ERROR_ARGUMENT, "NAME=VALUE");
   check_refused (file, path, NULL, NF_ERROR_FORMAT, path);
   check_refused (file, "/nowhere/config.yaml", NULL, NF_ERROR_NOT_FOUND, "/nowhere/config.yaml");
-  check_refused (file, "/", NULL, NF_ERROR_FORMAT, "/");
+  check_refused (file, "/", NULL, NF_ERROR_FORMAT, "/: it is no regular file");
 
   NfConfig narrow = tarflow;
   narrow.width = 96, narrow.head_dim = 32;
@@ -670,6 +670,22 @@ test_rotated_text (void **state)
   g_autoptr (NfConfig) found = nf_checkpoint_config (file, NULL, settings, &error);
   nf_test_ok (found, error);
   assert_true (nf_config_equal (found, &config));
+  /* JSON, with a byte order mark */
+  write_text (yaml_path, "\xef\xbb\xbf {\"patch_size\": 1, \"use_softplus\": true, \"soft_clip\": 4, "
+                         "\"seq_order\": \"L2R\", \"hf_style_rope\": false, \"temporal_causal\": 0}");
+  g_autoptr (NfConfig) marked = nf_checkpoint_config (file, yaml_path, NULL, &error);
+  g_unlink (yaml_path);
+  nf_test_ok (marked, error);
+  assert_true (nf_config_equal (marked, &config));
+  /* a setting is one value, which a float can hold */
+  check_refused (file, NULL,
+                 (const char *const[]){ "patch_size=1", "use_softplus=true", "soft_clip=4,\"x\":3",
+                                        "seq_order=L2R", "hf_style_rope=false", "temporal_causal=0", NULL },
+                 NF_ERROR_CONFIG, "\"soft_clip\" must be a number");
+  check_refused (file, NULL,
+                 (const char *const[]){ "patch_size=1", "use_softplus=true", "soft_clip=1e-300",
+                                        "seq_order=L2R", "hf_style_rope=false", "temporal_causal=0", NULL },
+                 NF_ERROR_CONFIG, "\"soft_clip\" must be 0 or a number");
 
   config.pt_seq_len = 9;
   write_weights (&config, NULL, "blocks.0.attn_mask");
@@ -826,7 +842,11 @@ test_bad_recipes (void **state)
     { "arguments:\n- blocks:\n    deep: 2\n", NF_ERROR_FORMAT, "blocks" },
     { "a: &x 1\nb: *x\n", NF_ERROR_FORMAT, "anchors" },
     { "a: &x [1, 1]\nb: &y [*x, *x]\n", NF_ERROR_FORMAT, "anchors" },
-    { "blocks: 2\n--- \nblocks: 3\n", NF_ERROR_FORMAT, "" },
+    { "blocks: 2\n--- \npatch_size: 3\n", NF_ERROR_FORMAT, "several documents" },
+    { "arguments:\n- blocks: 2\n- use_softplus\n", NF_ERROR_FORMAT, "\"use_softplus\"" },
+    { "arguments:\n- soft_clip 4\n- blocks: 2\n", NF_ERROR_FORMAT, "\"soft_clip 4\"" },
+    { "arguments:\n- soft_clip\n- 4\n", NF_ERROR_FORMAT, "\"soft_clip\"" },
+    { "arguments:\n- blocks: 2\npatch_size: {a: 1}\n", NF_ERROR_FORMAT, "patch_size" },
     { "wheels: 4\n", NF_ERROR_UNSUPPORTED, "\"wheels\"" },
     { "adaln: 1\n", NF_ERROR_UNSUPPORTED, "adaln" },
     { "use_pretrained_lm: gemma3_1b\n", NF_ERROR_UNSUPPORTED, "use_pretrained_lm" },

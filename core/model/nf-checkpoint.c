@@ -527,7 +527,9 @@ add_file (Config *c, const char *path, GError **error)
   if (g_stat (path, &status) == 0 && (!S_ISREG (status.st_mode) || status.st_size > MAX_FILE))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "%s: it is no configuration, which is a small JSON or YAML file", path);
+                   S_ISREG (status.st_mode) ? "%s: it is no configuration, which is a small JSON or YAML file"
+                                            : "%s: it is no regular file, as a configuration is",
+                   path);
       return FALSE;
     }
   if (!g_file_get_contents (path, &text, &length, &local))
@@ -538,11 +540,11 @@ add_file (Config *c, const char *path, GError **error)
                    "%s", local->message);
       return FALSE;
     }
-  gsize at = 0;
+  gsize at = length >= 3 && memcmp (text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* a byte order mark */
   while (at < length && g_ascii_isspace (text[at]))
     at++;
   if (at < length && text[at] == '{')
-    return add_json (c, text, length, path, error);
+    return add_json (c, text + at, length - at, path, error);
   g_autoptr (JsonObject) object = nf_recipe_read (text, length, path, error);
   if (object)
     add_members (c, object);
@@ -580,7 +582,7 @@ add_setting (Config *c, const char *setting, GError **error)
   g_autofree char *object = g_strdup_printf ("{\"value\": %s}", equals + 1);
   g_autoptr (JsonParser) parser = json_parser_new ();
   JsonObject *parsed = nf_json_parse_object (parser, object, strlen (object), setting, NULL);
-  if (parsed && json_object_has_member (parsed, "value"))
+  if (parsed && json_object_has_member (parsed, "value") && json_object_get_size (parsed) == 1)
     json_object_set_member (c->members, name, json_node_copy (json_object_get_member (parsed, "value")));
   else
     json_object_set_string_member (c->members, name, equals + 1);

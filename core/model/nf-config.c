@@ -500,6 +500,9 @@ read_member (JsonObject *object, const char *origin, const Member *member, NfCon
       if (!holds (node, G_TYPE_DOUBLE) && !holds (node, G_TYPE_INT64))
         return wrong_type (origin, member->name, "a number", error);
       *(double *)field = json_node_get_double (node);
+      /* 0 has a meaning of its own */
+      if (*(double *)field != 0 && (float)*(double *)field == 0)
+        return wrong_type (origin, member->name, "0 or a number that a float can hold", error);
       return TRUE;
     }
   g_return_val_if_reached (FALSE);

@@ -149,8 +149,9 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
 {
   g_autofree char *name = NULL;
   g_autoptr (GString) list = NULL;
-  guint depth = 0, lists = 0; /* lists: those that are open and are no value */
-  gboolean done = FALSE;
+  g_autofree char *word = NULL; /* of the list of arguments, but none itself */
+  guint depth = 0, documents = 0;
+  gboolean in_list = FALSE, had_list = FALSE, done = FALSE;
 
   while (!done)
     {
@@ -166,6 +167,11 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
             g_string_append_printf (list, "%s%s", list->len ? " " : "", text);
           else if (depth == 0 || g_hash_table_size (pairs) == MAX_ARGUMENTS)
             good = FALSE;
+          else if (in_list && depth == 1)
+            {
+              good = FALSE;
+              word = nf_shorten (text);
+            }
           else if (!name)
             name = g_strdup (text);
           else
@@ -180,8 +186,8 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
             good = FALSE;
           else if (!name || strcmp (name, "arguments") == 0)
             {
-              good = name != NULL && lists == 0 && depth == 1;
-              lists = 1;
+              good = name != NULL && !had_list && depth == 1;
+              in_list = had_list = TRUE;
               g_clear_pointer (&name, g_free);
             }
           else
@@ -195,11 +201,13 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
                 g_hash_table_insert (pairs, g_steal_pointer (&name),
                                      g_string_free (g_steal_pointer (&list), FALSE));
             }
+          else
+            in_list = FALSE;
           break;
         case YAML_MAPPING_START_EVENT:
           /* of the document, of "arguments", or of one in its list */
-          good = !list && depth < 2 && (depth == 0 || lists || (name && strcmp (name, "arguments") == 0));
-          if (good && depth == 1 && !lists)
+          good = !list && depth < 2 && (depth == 0 || in_list || (name && strcmp (name, "arguments") == 0));
+          if (good)
             g_clear_pointer (&name, g_free);
           depth++;
           break;
@@ -209,14 +217,21 @@ read_pairs (yaml_parser_t *parser, GHashTable *pairs, const char *origin, GError
         case YAML_STREAM_END_EVENT:
           done = TRUE;
           break;
-        case YAML_DOCUMENT_END_EVENT:
         case YAML_DOCUMENT_START_EVENT:
+          documents++;
+          break;
+        case YAML_DOCUMENT_END_EVENT:
         case YAML_STREAM_START_EVENT:
           break;
         default:
           good = FALSE;
         }
       yaml_event_delete (&event);
+      if (documents > 1)
+        return nf_error_malformed (error, origin, "it holds several documents, a configuration is one");
+      if (word)
+        return nf_error_malformed (
+            error, origin, "\"%s\" in the list of arguments has no value: it must be NAME: VALUE", word);
       if (!good)
         {
           g_autofree char *shown = nf_shorten (name ? name : "");
@@ -280,8 +295,8 @@ read_number (const char *origin, const char *name, const char *text, guint least
   if (g_ascii_string_to_unsigned (text, 10, least, G_MAXINT32, number, NULL))
     return TRUE;
   g_autofree char *shown = nf_shorten (text);
-  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: %s is \"%s\", not a whole number from %u on", origin,
-               name, shown, least);
+  g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: %s is \"%s\", not a whole number from %u to %d", origin,
+               name, shown, least, G_MAXINT32);
   return FALSE;
 }
 
