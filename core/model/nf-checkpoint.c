@@ -540,7 +540,7 @@ add_file (Config *c, const char *path, GError **error)
                    "%s", local->message);
       return FALSE;
     }
-  gsize at = length >= 3 && memcmp (text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* a byte order mark */
+  gsize at = nf_json_measure_mark (text, length);
   while (at < length && g_ascii_isspace (text[at]))
     at++;
   if (at < length && text[at] == '{')

@@ -191,6 +191,13 @@ parse (JsonParser *parser, const char *text, gsize length, char **twin, GError *
   return parsed;
 }
 
+gsize
+nf_json_measure_mark (const char *text, gsize length)
+{
+  static const char mark[] = { '\xef', '\xbb', '\xbf' };
+  return length >= sizeof mark && memcmp (text, mark, sizeof mark) == 0 ? sizeof mark : 0;
+}
+
 JsonObject *
 nf_json_parse_object (JsonParser *parser, const char *text, gsize length, const char *what, GError **error)
 {

@@ -4,7 +4,10 @@
 #include <json-glib/json-glib.h>
 #include "nf-config.h"
 
-/* Not installed. The object in the LENGTH bytes of TEXT (valid as long as PARSER), or NULL with
+/* Not installed. Bytes of the mark that some editors put before UTF-8 with which TEXT begins: 3 or 0. */
+gsize nf_json_measure_mark (const char *text, gsize length);
+
+/* The object in the LENGTH bytes of TEXT (valid as long as PARSER), or NULL with
  * %NF_ERROR_FORMAT. Stricter than json-glib alone: nesting is bounded, because parsers recurse; nothing but
  * JSON passes; no object has two members of one name. WHAT says in messages what it is, e.g.
  * "model.safetensors: the header". */

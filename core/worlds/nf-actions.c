@@ -167,13 +167,12 @@ open_file (const char *path, GError **error)
 static gboolean
 next_line (FILE *file, GString *line, gboolean first)
 {
-  static const char mark[] = "\xef\xbb\xbf";
   g_string_truncate (line, 0);
   for (int c = 0; line->len < MAX_LINE - 1 && c != '\n' && (c = getc (file)) != EOF;)
     g_string_append_c (line, (char)c);
   const gboolean found = line->len > 0;
-  if (first && g_str_has_prefix (line->str, mark))
-    g_string_erase (line, 0, sizeof mark - 1);
+  if (first)
+    g_string_erase (line, 0, (gssize)nf_json_measure_mark (line->str, line->len));
   return found;
 }
 
