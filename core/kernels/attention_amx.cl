@@ -16,9 +16,9 @@
 static inline floatv
 nf_exp2v (floatv x)
 {
-  const floatv magic = 12582912.0f;
+  const floatv rounder = NF_ROUNDER;
   x = x > (floatv)(-127.0f) ? x : (floatv)(-127.0f);
-  const floatv t = x + magic, f = x - (t - magic);
+  const floatv t = x + rounder, f = x - (t - rounder);
   floatv p = fma (f, (floatv)(0.00958285294f), (floatv)(0.0559064262f));
   p = fma (p, f, (floatv)(0.240240991f));
   p = fma (p, f, (floatv)(0.693124175f));

@@ -278,6 +278,9 @@ typedef nf_element nf_left_element;
 #define NF_STEP_VALUES 32 /* of k, with AMX */
 #define NF_LEFT_DEPTH (16 * NF_PLANES) /* likewise */
 
+/* What is added to a float, or to each of a vector, to round it to an integer, which the sum then has in its lower bits. */
+#define NF_ROUNDER 12582912.0f
+
 /* The upper half of a float, rounded to nearest, ties to even. */
 #define NF_TO_BF16(bits) (((bits) + 0x7fffu + (((bits) >> 16) & 1u)) >> 16)
 
@@ -416,7 +419,7 @@ nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 #define NF_SMALLEST 1e-30f /* what is below it counts as zero: its inverse would be too large */
 #define NF_MOST 32767.0f
 
-#define NF_INTEGERS(x, inverse) nf_as_uintv ((x) * (inverse) + 12582912.0f) /* the sum leaves an integer of 16 bits in the lower half */
+#define NF_INTEGERS(x, inverse) nf_as_uintv ((x) * (inverse) + NF_ROUNDER) /* of 16 bits, in the lower half */
 
 /* K values of a row are multiples of 1/32767 of the largest, of whose size this is the inverse; a product's left row ends with what they are
  * multiples of. What is not finite makes that so, and with it all that the row comes to. */
@@ -486,7 +489,7 @@ nf_round_row (__global const float *x, int K, __global uint *y)
   for (; k + VW <= K; k += VW)
     nf_storev (NF_CAT (convert_ushort, VW) (NF_INTEGERS (nf_loadv (x + k), inverse) & 0xffffu), to + k);
   for (; k < K; k++)
-    to[k] = as_uint (x[k] * inverse + 12582912.0f) & 0xffffu;
+    to[k] = as_uint (x[k] * inverse + NF_ROUNDER) & 0xffffu;
   if (K % 2)
     to[K] = 0;
 }
@@ -505,11 +508,11 @@ nf_half (float v)
 #define NF_MATH(T, I, AS_T, AS_I, S)                                                                                   \
   static inline T nf_exp##S (T x)                                                                                      \
   {                                                                                                                    \
-    const T magic = (T)(12582912.0f);                                                                                  \
+    const T rounder = (T)(NF_ROUNDER);                                                                                 \
     x = fmin (fmax (x, (T)(-87.0f)), (T)(88.0f));                                                                      \
-    T t = fma (x, (T)(1.44269504f), magic);                                                                            \
-    I n = AS_I (t) - AS_I (magic);                                                                                     \
-    t -= magic;                                                                                                        \
+    T t = fma (x, (T)(1.44269504f), rounder);                                                                          \
+    I n = AS_I (t) - AS_I (rounder);                                                                                   \
+    t -= rounder;                                                                                                      \
     T r = fma (t, (T)(-0.693145752f), x);                                                                              \
     r = fma (t, (T)(-1.42860677e-6f), r);                                                                              \
     T p = fma (r, (T)(1.98412698e-4f), (T)(1.38888889e-3f));                                                           \
