@@ -246,37 +246,39 @@ nf_few_rows (const NfMatmul *t, __global const nf_element *b, int panels, int n0
       nf_two_rows_of_1 (t, b, n0);
 }
 
-/* PANELS panels, of rows m0 .. end-1. Whole tiles of whole panels have loops that know what follows a product. */
+/* COUNT tiles of rows of PANELS whole panels, if there is a loop that knows what follows their product; FALSE otherwise. */
+static bool
+nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count, int n0, int panels)
+{
+  if (panels <= 0 || count < 1)
+    return false;
+  NfMatmul product = *t;
+  switch (nf_know_kind (&product))
+    {
+    case 0:
+      nf_byte_tiles_plain (&product, b, m0, m0 + count * MR, n0, panels);
+      return true;
+    case NF_RESIDUAL:
+      nf_byte_tiles_residual (&product, b, m0, m0 + count * MR, n0, panels);
+      return true;
+    case NF_GELU:
+      nf_byte_tiles_hidden (&product, b, m0, m0 + count * MR, n0, panels);
+      return true;
+    }
+  return false;
+}
+
+/* PANELS panels, of rows m0 .. end-1. */
 static void
 nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
-  const int whole_rows = (end - m0) / MR * MR, whole = whole_rows > 0 ? max (min (panels, (t->N - n0) / NR), 0) : 0;
-  int done = m0;
   if (t->flags & NF_ROUND)
     {
       nf_few_rows (t, b, panels, n0);
       return;
     }
-  if (whole > 0)
-    {
-      NfMatmul product = *t;
-      done += whole_rows;
-      switch (nf_know_kind (&product))
-        {
-        case 0:
-          nf_byte_tiles_plain (&product, b, m0, done, n0, whole);
-          break;
-        case NF_RESIDUAL:
-          nf_byte_tiles_residual (&product, b, m0, done, n0, whole);
-          break;
-        case NF_GELU:
-          nf_byte_tiles_hidden (&product, b, m0, done, n0, whole);
-          break;
-        default:
-          done = m0;
-        }
-    }
-  if (done == m0)
+  const int count = (end - m0) / MR, whole = min (panels, (t->N - n0) / NR), done = m0 + count * MR;
+  if (!nf_try_whole (t, b, m0, count, n0, whole))
     {
       nf_byte_tiles_any (t, b, m0, end, n0, panels);
       return;
