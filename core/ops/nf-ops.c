@@ -503,6 +503,30 @@ need_kernel (NfOps *ops, Kernel kernel, GError **error)
   return nf_cl_error (error, status, "cannot create the kernel %s", kernel_names[kernel]);
 }
 
+/* How products are cut, as common.cl says it of the same forms. */
+static void
+set_form (NfOps *ops)
+{
+  static const struct
+  {
+    guint planes, row_tile, depth;
+  } of_amx[] = { { 3, 32, 32 }, { 2, 32, 16 }, { 1, 32, 16 }, { 1, 16, 16 } }; /* by what it multiplies */
+  enum
+  {
+    FLOATS,
+    FLOATS_BY_BF16,
+    BF16,
+    INTEGERS
+  } factors
+      = ops->madd     ? INTEGERS
+        : ops->rounds ? BF16
+        : ops->bf16   ? FLOATS_BY_BF16
+                      : FLOATS;
+  ops->planes = ops->amx ? of_amx[factors].planes : 1;
+  ops->row_tile = ops->amx ? of_amx[factors].row_tile : ops->vector_width == 16 ? 12 : 6;
+  ops->depth = ops->amx ? of_amx[factors].depth : 1;
+}
+
 NfOps *
 nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
 {
@@ -516,9 +540,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->rounds = nf_device_rounds_operands (device);
   ops->madd = nf_device_get_int8 (device) != NF_INT8_FMA;
   ops->amx = nf_device_uses_amx (device);
-  ops->planes = !ops->amx || ops->rounds || ops->madd ? 1 : ops->bf16 ? 2 : 3;
-  ops->row_tile = ops->amx ? ops->madd ? 16 : 32 : ops->vector_width == 16 ? 12 : 6;
-  ops->depth = !ops->amx ? 1 : ops->bf16 || ops->madd ? 16 : 32;
+  set_form (ops);
   ops->attends_by_amx = ops->amx && ops->rounds;
   ops->half_keys = !ops->gpu && (ops->rounds || ops->values == 4) && !ops->attends_by_amx;
   ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
