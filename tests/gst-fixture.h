@@ -55,17 +55,8 @@ fixture_make_models (NfDevice *device)
   for (guint i = 0; i < N_MODELS; i++)
     {
       const NfPixelLayout layout = fixture_layout[i];
-      NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
-                          .img_size = FIXTURE_SIDE,
-                          .patch_size = FIXTURE_PATCH,
-                          .width = 32,
-                          .n_blocks = 2,
-                          .n_layers = 1,
-                          .nvp = TRUE,
-                          .head_dim = 16,
-                          .expansion = 2,
-                          .layout = layout,
-                          .noise = NF_NOISE_UNIFORM };
+      NfConfig config = random_picture_config (layout, FIXTURE_SIDE, FIXTURE_PATCH, 2);
+      config.noise = NF_NOISE_UNIFORM;
       if (i == MODEL_TALL)
         {
           config.family = NF_FAMILY_STARFLOW;

@@ -64,6 +64,22 @@ random_model_write (const char *path, const NfConfig *config, NfDevice *device, 
   random_model_write_scaled (path, config, device, seed, 0.05);
 }
 
+/* Of a small model of pictures in which nothing is switched on. */
+static inline NfConfig
+random_picture_config (NfPixelLayout layout, guint img_size, guint patch_size, guint n_blocks)
+{
+  return (NfConfig){ .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
+                     .img_size = img_size,
+                     .patch_size = patch_size,
+                     .width = 32,
+                     .n_blocks = n_blocks,
+                     .n_layers = 1,
+                     .nvp = TRUE,
+                     .head_dim = 16,
+                     .expansion = 2,
+                     .layout = layout };
+}
+
 #define RANDOM_VIDEO_FRAMES 5
 #define RANDOM_VIDEO_WIDTH 12
 #define RANDOM_VIDEO_HEIGHT 8

@@ -11,18 +11,11 @@
 static NfConfig
 picture_config (NfNoise noise)
 {
-  return (NfConfig){ .channels = 3,
-                     .img_size = SIDE,
-                     .patch_size = 4,
-                     .width = 32,
-                     .n_blocks = 3,
-                     .n_layers = 1,
-                     .nvp = TRUE,
-                     .head_dim = 16,
-                     .expansion = 2,
-                     .n_classes = 2,
-                     .noise = noise,
-                     .noise_std = 0.3 };
+  NfConfig config = random_picture_config (NF_PIXELS_RGB, SIDE, 4, 3);
+  config.n_classes = 2;
+  config.noise = noise;
+  config.noise_std = 0.3;
+  return config;
 }
 
 /* Of weights that leave samples near the unit's size, whatever is drawn. */

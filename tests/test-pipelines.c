@@ -562,18 +562,9 @@ test_guidance (void **state)
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
   assert_no_error (error);
   g_autofree char *path = fixture_path ("classes.safetensors");
-  const NfConfig config = { .channels = 1,
-                            .img_size = FIXTURE_SIDE,
-                            .patch_size = FIXTURE_PATCH,
-                            .width = 32,
-                            .n_blocks = 2,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .n_classes = 3,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .layout = NF_PIXELS_GRAY,
-                            .noise = NF_NOISE_UNIFORM };
+  NfConfig config = random_picture_config (NF_PIXELS_GRAY, FIXTURE_SIDE, FIXTURE_PATCH, 2);
+  config.n_classes = 3;
+  config.noise = NF_NOISE_UNIFORM;
   random_model_write (path, &config, device, 5);
 
   static const char *const properties[]

@@ -18,18 +18,9 @@ static const guint sizes[][2] = { { 1, 1 }, { 8, 8 }, { 13, 7 }, { 2, 37 }, { 40
 static NfReference *
 make_reference (NfPixelLayout layout, NfBasis basis, guint n_classes)
 {
-  const NfConfig config = { .channels = layout == NF_PIXELS_GRAY ? 1 : 3,
-                            .img_size = S,
-                            .patch_size = P,
-                            .width = 32,
-                            .n_blocks = 3,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .n_classes = n_classes,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .layout = layout,
-                            .basis = basis };
+  NfConfig config = random_picture_config (layout, S, P, 3);
+  config.n_classes = n_classes;
+  config.basis = basis;
   NfReference *reference = nf_reference_new (&config);
   nf_reference_randomise (reference, 31 + layout, 0.1);
   return reference;
@@ -368,16 +359,7 @@ test_progress_of_drafts (void **state)
 static NfModel *
 load_model (const char *form, char **path)
 {
-  const NfConfig config = { .channels = 1,
-                            .img_size = 32,
-                            .patch_size = 4,
-                            .width = 32,
-                            .n_blocks = 3,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .layout = NF_PIXELS_GRAY };
+  const NfConfig config = random_picture_config (NF_PIXELS_GRAY, 32, 4, 3);
   g_autoptr (GError) error = NULL;
   g_autoptr (NfReference) reference = nf_reference_new (&config);
   nf_reference_randomise (reference, 17, 0.1);
@@ -587,15 +569,11 @@ test_hints (void **state)
 
 /* Tiles of many tokens. */
 #define LARGE 32
-static const NfConfig large_tiles = { .channels = 3,
-                                      .img_size = LARGE,
-                                      .patch_size = P,
-                                      .width = 32,
-                                      .n_blocks = 2,
-                                      .n_layers = 1,
-                                      .nvp = TRUE,
-                                      .head_dim = 16,
-                                      .expansion = 2 };
+static NfConfig
+large_config (guint n_blocks)
+{
+  return random_picture_config (NF_PIXELS_RGB, LARGE, P, n_blocks);
+}
 
 /* Of models that answer strongly, candidates of sweeps fly off beyond all floats before they settle. What
  * comes out is what one token at a time gives, even where that is no picture any more; but a draft that is
@@ -603,11 +581,12 @@ static const NfConfig large_tiles = { .channels = 3,
 static void
 test_flying_candidates (void **state)
 {
+  const NfConfig config = large_config (2);
   static const double scales[] = { 0.4, 0.45, 0.7 };
   static const NfDecodeMethod methods[] = { NF_DECODE_JACOBI, NF_DECODE_AUTO, NF_DECODE_DRAFT };
   for (guint s = 0; s < G_N_ELEMENTS (scales); s++)
     {
-      g_autoptr (NfReference) reference = nf_reference_new (&large_tiles);
+      g_autoptr (NfReference) reference = nf_reference_new (&config);
       nf_reference_randomise (reference, 7, scales[s]);
       g_autoptr (NfModel) model = nf_test_model (reference, *state);
       g_autoptr (NfSession) session = nf_test_session (model);
@@ -653,8 +632,7 @@ test_blocks (void **state)
     ALL_OF_THEM = T,
     MANY = 9
   };
-  NfConfig config = large_tiles;
-  config.n_blocks = T;
+  const NfConfig config = large_config (T);
   const guint N = nf_config_tokens (&config);
   const gsize n = (gsize)N * nf_config_features (&config);
   g_autoptr (GError) error = NULL;
@@ -809,8 +787,9 @@ test_budget (void **state)
     MANY = 9, /* tiles, which go token by token */
     MOST = 72 /* at a time */
   };
+  const NfConfig config = large_config (2);
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfReference) reference = nf_reference_new (&large_tiles);
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
   nf_reference_randomise (reference, 7, 0.2);
   g_autoptr (NfModel) model = nf_test_model (reference, *state);
   const guint cores = nf_device_count_cores (nf_model_get_device (model)),
@@ -824,7 +803,7 @@ test_budget (void **state)
       NfGrid grid;
       picture_init (&out, NF_PIXELS_RGB, tiles * LARGE, LARGE, FALSE);
       picture_init (&wanted, NF_PIXELS_RGB, tiles * LARGE, LARGE, FALSE);
-      nf_test_ok (nf_grid_init (&grid, &large_tiles, tiles * LARGE, LARGE, &error), error);
+      nf_test_ok (nf_grid_init (&grid, &config, tiles * LARGE, LARGE, &error), error);
       g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
       nf_random_normal (5, 0, nf_grid_latents (&grid), 1, latents);
       NfDecodeOptions options = { .drawn = TRUE, .afresh = TRUE };
@@ -867,14 +846,15 @@ test_budget_of_batches (void **state)
   {
     TILES = 6 * 72
   };
+  const NfConfig config = large_config (2);
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfReference) reference = nf_reference_new (&large_tiles);
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
   nf_reference_randomise (reference, 7, 0.2);
   g_autoptr (NfModel) model = nf_test_model (reference, *state);
   g_auto (Picture) out = { 0 };
   NfGrid grid;
   picture_init (&out, NF_PIXELS_RGB, TILES * LARGE, LARGE, FALSE);
-  nf_test_ok (nf_grid_init (&grid, &large_tiles, TILES * LARGE, LARGE, &error), error);
+  nf_test_ok (nf_grid_init (&grid, &config, TILES * LARGE, LARGE, &error), error);
   g_autofree float *latents = g_new (float, nf_grid_latents (&grid));
   nf_random_normal (5, 0, nf_grid_latents (&grid), 1, latents);
   NfDecodeOptions options = { .drawn = TRUE, .afresh = TRUE, .method = NF_DECODE_JACOBI, .max_sweeps = 4 };
@@ -1285,21 +1265,12 @@ test_denoised_frame (void **state)
     for (guint left_to_right = 0; left_to_right < 2; left_to_right++)
       {
         g_autoptr (GError) error = NULL;
-        const NfConfig config = { .channels = 1,
-                                  .img_size = S,
-                                  .patch_size = P,
-                                  .width = 32,
-                                  .n_blocks = n_blocks,
-                                  .n_layers = 1,
-                                  .nvp = TRUE,
-                                  .head_dim = 16,
-                                  .expansion = 2,
-                                  .rope = TRUE,
-                                  .left_to_right = left_to_right,
-                                  .family = NF_FAMILY_STARFLOW,
-                                  .noise = NF_NOISE_GAUSSIAN,
-                                  .noise_std = 0.3,
-                                  .layout = NF_PIXELS_GRAY };
+        NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, n_blocks);
+        config.rope = TRUE;
+        config.left_to_right = left_to_right;
+        config.family = NF_FAMILY_STARFLOW;
+        config.noise = NF_NOISE_GAUSSIAN;
+        config.noise_std = 0.3;
         g_autofree char *path = nf_test_temporary (".safetensors");
         random_model_write (path, &config, nf_test_device (*state), 5 + n_blocks);
         g_autoptr (NfModel) model = nf_model_load (path, nf_test_device (*state), NULL, NULL, NULL, &error);
@@ -2247,18 +2218,9 @@ test_not_finite (void **state)
   picture_draw (&in, 6);
   for (guint i = 0; i < G_N_ELEMENTS (noises); i++)
     {
-      const NfConfig config = { .channels = 1,
-                                .img_size = S,
-                                .patch_size = P,
-                                .width = 32,
-                                .n_blocks = 2,
-                                .n_layers = 1,
-                                .nvp = TRUE,
-                                .head_dim = 16,
-                                .expansion = 2,
-                                .noise = noises[i],
-                                .noise_std = i ? 0.1 : 0,
-                                .layout = NF_PIXELS_GRAY };
+      NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, 2);
+      config.noise = noises[i];
+      config.noise_std = i ? 0.1 : 0;
       g_autofree char *path = nf_test_temporary (".safetensors");
       random_model_write_damaged (path, &config, nf_test_device (*state));
       g_autoptr (NfModel) model = nf_model_load (path, nf_test_device (*state), NULL, NULL, NULL, &error);
@@ -2427,16 +2389,7 @@ test_many_blocks (void **state)
     W = 96,
     H = 64
   };
-  const NfConfig config = { .channels = 1,
-                            .img_size = 2 * S,
-                            .patch_size = P,
-                            .width = 32,
-                            .n_blocks = 8,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .layout = NF_PIXELS_GRAY };
+  const NfConfig config = random_picture_config (NF_PIXELS_GRAY, 2 * S, P, 8);
   for (guint wide = 0; wide < 2; wide++)
     {
       g_autoptr (NfReference) reference = nf_reference_new (&config);
@@ -2467,18 +2420,9 @@ static void
 test_other_size (void **state)
 {
   g_autoptr (GError) error = NULL;
-  NfConfig config = { .channels = 1,
-                      .img_size = S,
-                      .patch_size = P,
-                      .width = 32,
-                      .n_blocks = 2,
-                      .n_layers = 1,
-                      .nvp = TRUE,
-                      .head_dim = 16,
-                      .expansion = 2,
-                      .rope = TRUE,
-                      .family = NF_FAMILY_STARFLOW,
-                      .layout = NF_PIXELS_GRAY };
+  NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, 2);
+  config.rope = TRUE;
+  config.family = NF_FAMILY_STARFLOW;
   g_autofree char *path = nf_test_temporary (".safetensors");
   random_model_write (path, &config, nf_test_device ("cpu"), 7);
   g_autoptr (NfModel) model = nf_model_load (path, nf_test_device ("cpu"), NULL, NULL, NULL, &error);

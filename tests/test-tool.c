@@ -1468,20 +1468,11 @@ test_sample_tall (void **state)
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open ("cpu", &error);
   nf_test_ok (device, error);
-  const NfConfig config = { .channels = 1,
-                            .img_size = 8,
-                            .patch_size = 2,
-                            .width = 32,
-                            .n_blocks = 2,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .rope = TRUE,
-                            .rows = 8,
-                            .columns = 4,
-                            .family = NF_FAMILY_STARFLOW,
-                            .layout = NF_PIXELS_GRAY };
+  NfConfig config = random_picture_config (NF_PIXELS_GRAY, 8, 2, 2);
+  config.rope = TRUE;
+  config.rows = 8;
+  config.columns = 4;
+  config.family = NF_FAMILY_STARFLOW;
   g_autofree char *tall = in_folder ("tall.safetensors");
   random_model_write (tall, &config, device, 3);
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
@@ -1533,20 +1524,11 @@ test_sheet_of_either_family (void **state)
   cairo_surface_destroy (surface);
   for (guint i = 0; i < 2; i++)
     {
-      const NfConfig config = { .channels = 3,
-                                .img_size = 8,
-                                .patch_size = 4,
-                                .width = 32,
-                                .n_blocks = 2,
-                                .n_layers = 1,
-                                .nvp = TRUE,
-                                .head_dim = 16,
-                                .expansion = 2,
-                                .rope = i == 1,
-                                .family = i ? NF_FAMILY_STARFLOW : NF_FAMILY_TARFLOW,
-                                .layout = NF_PIXELS_RGB,
-                                .noise = NF_NOISE_GAUSSIAN,
-                                .noise_std = 0.1 };
+      NfConfig config = random_picture_config (NF_PIXELS_RGB, 8, 4, 2);
+      config.rope = i == 1;
+      config.family = i ? NF_FAMILY_STARFLOW : NF_FAMILY_TARFLOW;
+      config.noise = NF_NOISE_GAUSSIAN;
+      config.noise_std = 0.1;
       g_autofree char *same = in_folder (i ? "star.safetensors" : "tar.safetensors");
       random_model_write_scaled (same, &config, device, 3, 0);
       GOOD ("sheet", "-q", "-m", same, "-n", "1", picture, i ? "star.png" : "tar.png");

@@ -3,6 +3,8 @@
 
 #include "tool-fixture.h"
 
+#include "random-model.h"
+
 #define WIDTH 41
 #define HEIGHT 27
 #define FRAMES 24
@@ -97,16 +99,7 @@ assert_missing (const char *name)
 static inline void
 write_model (const char *path, guint64 seed)
 {
-  const NfConfig config = { .channels = 3,
-                            .img_size = 16,
-                            .patch_size = 4,
-                            .width = 32,
-                            .n_blocks = 2,
-                            .n_layers = 1,
-                            .nvp = TRUE,
-                            .head_dim = 16,
-                            .expansion = 2,
-                            .layout = NF_PIXELS_YUV420 };
+  const NfConfig config = random_picture_config (NF_PIXELS_YUV420, 16, 4, 2);
   g_autoptr (NfReference) reference = nf_reference_new (&config);
   g_autoptr (GError) error = NULL;
   nf_reference_randomise (reference, seed, 0.05);
