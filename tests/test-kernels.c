@@ -750,7 +750,9 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   put (rig, B, 16, p->rows ? rows : packed, n);
   if (p->P_words)
     put (rig, P, 4, p->P_words, (gsize)count * p->N);
-  if (rig->madd && count <= 2 && !(flags & (SAVE | GELU_SLOPE))) /* each work-item has left rows of its own */
+  /* of few rows each work-item has left rows of its own, unless they are such already: let that be by turns
+   */
+  if (rig->madd && count <= 2 && !(flags & (SAVE | GELU_SLOPE)) && tiles != 1)
     {
       flags |= ROUND;
       ldb = left_words (rig, p->K) + 3;
@@ -1443,6 +1445,52 @@ test_norm (void **state)
       /* two passes: a mean far from 0 costs the digits of the mean and no more */
       check_norm (&rig, 3, 100, rms, in_place, 1000, 1e-4);
     }
+}
+
+/* Norms that leave integers leave those of the floats that they would leave. */
+static void
+test_norm_of_integers (void **state)
+{
+  enum
+  {
+    M = 5
+  };
+  static const int widths[] = { 64, 96, 160, 544 };
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  for (guint i = 0; i < G_N_ELEMENTS (widths) && rig.madd; i++)
+    for (int way = 0; way < 4; way++)
+      {
+        const int d = widths[i], rms = way & 1, add = way >> 1, width = left_words (&rig, d),
+                  step = width + 3;
+        const gsize n = (gsize)M * d;
+        g_autofree double *x = numbers (1, n, 1), *wb = numbers (2, 2 * (gsize)d, 1), *R = numbers (5, n, 1);
+        for (int j = 0; j < d; j++)
+          {
+            x[d + j] = 3; /* a row of one value, whose norm is that of nothing */
+            x[2 * d + j] *= 1e15;
+            if (rms)
+              R[d + j] = 0;
+          }
+        x[3 * d + 7] = INFINITY;
+        Memory *in = give_at (&rig, 1, x, n), *weights = give_at (&rig, 3, wb, 2 * (gsize)d),
+               *floats = room (&rig, 4 + n), *want = room (&rig, (gsize)M * step),
+               *got = room (&rig, (gsize)M * step);
+        const Memory *added = add ? give_at (&rig, 2, R, n) : NONE;
+        for (int left = 0; left < 2; left++)
+          RUN (&rig, "nf_norm", SIZES (M, 1, 1), ONE_EACH, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
+               LONG (3 + d), BUFFER (added), LONG (add ? 2 : 0), INT (add), BUFFER (left ? got : floats),
+               LONG (left ? 0 : 4), INT (left ? step : 0), INT (rms), INT (d));
+        RUN (&rig, "nf_halve", SIZES (M, 1, 1), ONE_EACH, BUFFER (floats), LONG (4), INT (d), BUFFER (want),
+             INT (step), INT (d));
+        g_autofree float *of_floats = take (&rig, want), *of_norm = take (&rig, got);
+        for (int m = 0; m < M; m++)
+          if (m == 3)
+            assert_false (isfinite (of_norm[m * step + width - 1]));
+          else
+            assert_memory_equal (of_norm + m * step, of_floats + m * step, width * sizeof (float));
+        check_untouched ("behind a row", of_norm + width, step - width);
+      }
 }
 
 /* Heads */
@@ -3096,6 +3144,7 @@ main (int argc, char **argv)
     { "column sums", test_column_sums },
     { "gradients of left rows", test_left_gradients, PRODUCTS },
     { "norms", test_norm },
+    { "norms of integers", test_norm_of_integers, PRODUCTS },
     { "heads", test_heads },
     { "gate", test_gate },
     { "attention", test_attention, ATTENTION },

@@ -421,21 +421,73 @@ nf_store_left_pair (floatv a, floatv b, __global void *row, int i)
 
 #define NF_INTEGERS(x, inverse) nf_as_uintv ((x) * (inverse) + NF_ROUNDER) /* of 16 bits, in the lower half */
 
-/* K values of a row are multiples of 1/32767 of the largest, of whose size this is the inverse; a product's left row ends with what they are
- * multiples of. What is not finite makes that so, and with it all that the row comes to. */
-static inline float
-nf_find_inverse (__global const float *x, int K, __global uint *end)
+static inline floatv
+nf_values (__global const float *x, int i, int lanes)
 {
-  intv sizes = 0, others = 0;
-  int k = 0;
-  for (; k + 2 * VW <= K; k += 2 * VW)
-    {
-      sizes = max (sizes, nf_as_intv (nf_loadv (x + k)) & 0x7fffffff);
-      others = max (others, nf_as_intv (nf_loadv (x + k + VW)) & 0x7fffffff);
-    }
-  for (; k < K; k += VW)
-    sizes = max (sizes, nf_as_intv (nf_load_head (x + k, K - k)) & 0x7fffffff);
-  sizes = max (sizes, others);
+  return nf_load_head (x + i, lanes);
+}
+
+#if NF_INT8_AMX
+/* A step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
+#define NF_STEP_BYTES 64
+#define NF_BYTE_STEPS(K) (((K) + NF_STEP_BYTES - 1) / NF_STEP_BYTES)
+#define NF_STEP_LEFT (2 * NF_STEP_BYTES / 4) /* words of a step */
+#define NF_INTEGER_WORDS(K) (NF_BYTE_STEPS (K) * NF_STEP_LEFT)
+
+/* Values k .. k+VW-1 of K. */
+static inline void
+nf_store_integers (uintv integers, __global uint *y, int k, int K)
+{
+  typedef uchar Bytes __attribute__ ((ext_vector_type (VW)));
+  typedef Bytes Anywhere __attribute__ ((aligned (1), may_alias));
+  __global uchar *to = (__global uchar *)(y + k / NF_STEP_BYTES * NF_STEP_LEFT) + k % NF_STEP_BYTES;
+  *(__global Anywhere *)to = __builtin_convertvector (integers >> 8, Bytes);
+  *(__global Anywhere *)(to + NF_STEP_BYTES) = __builtin_convertvector (integers, Bytes);
+}
+
+#define NF_INTEGERS_END(K) (NF_BYTE_STEPS (K) * NF_STEP_BYTES)
+#else
+/* Two in a word. */
+#define NF_INTEGER_WORDS(K) (((K) + 1) / 2)
+#define NF_INTEGERS_END(K) (K)
+
+static inline void
+nf_store_integers (uintv integers, __global uint *y, int k, int K)
+{
+  __global ushort *to = (__global ushort *)y + k;
+  if (K - k >= VW)
+    nf_storev (NF_CAT (convert_ushort, VW) (integers & 0xffffu), to);
+  else
+    for (int i = 0; i < (K - k + 1) / 2 * 2; i++) /* what is not a value is zero */
+      to[i] = (ushort)integers[i];
+}
+#endif
+
+/* K values of a row become multiples of 1/32767 of the largest; behind them stands what they are multiples of. What is not finite makes that so, and with
+ * it all that a product of the row comes to. VALUES (x, i, lanes) are values i .. i+lanes-1 of the row that is described by x, of a type X. */
+#define NF_ROUND_ROW(name, X, VALUES)                                                                                  \
+  static inline void name (X x, int K, __global uint *y)                                                               \
+  {                                                                                                                    \
+    intv sizes[2] = { 0, 0 };                                                                                          \
+    int k = 0;                                                                                                         \
+    for (; k + 2 * VW <= K; k += 2 * VW)                                                                               \
+      {                                                                                                                \
+        sizes[0] = max (sizes[0], nf_as_intv (VALUES (x, k, VW)) & 0x7fffffff);                                        \
+        sizes[1] = max (sizes[1], nf_as_intv (VALUES (x, k + VW, VW)) & 0x7fffffff);                                   \
+      }                                                                                                                \
+    for (; k < K; k += VW)                                                                                             \
+      sizes[0] = max (sizes[0], nf_as_intv (VALUES (x, k, K - k)) & 0x7fffffff);                                       \
+    const float inverse = nf_find_inverse (max (sizes[0], sizes[1]), y + NF_INTEGER_WORDS (K));                        \
+    for (k = 0; k + VW <= K; k += VW)                                                                                  \
+      nf_store_integers (NF_INTEGERS (VALUES (x, k, VW), inverse), y, k, K);                                           \
+    for (; k < NF_INTEGERS_END (K); k += VW)                                                                           \
+      nf_store_integers (NF_INTEGERS (VALUES (x, k, K - k), inverse), y, k, K);                                        \
+  }
+
+/* 1/unit of a row whose largest size, as bits, is among `sizes`; the unit is stored. */
+static inline float
+nf_find_inverse (intv sizes, __global uint *unit)
+{
 #if VW == 16
   const int8 eight = max (sizes.lo, sizes.hi);
   const int4 four = max (eight.lo, eight.hi);
@@ -444,56 +496,11 @@ nf_find_inverse (__global const float *x, int K, __global uint *end)
 #endif
   const int2 two = max (four.lo, four.hi);
   const float size = as_float (max (two.x, two.y));
-  *end = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
+  *unit = as_uint (size < NF_SMALLEST ? 0.0f : size / NF_MOST);
   return size >= NF_SMALLEST && size < INFINITY ? NF_MOST / size : 0.0f;
 }
 
-#if NF_INT8_AMX
-/* Such a row for the matrix unit: a step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
-#define NF_STEP_BYTES 64
-#define NF_BYTE_STEPS(K) (((K) + NF_STEP_BYTES - 1) / NF_STEP_BYTES)
-#define NF_STEP_LEFT (2 * NF_STEP_BYTES / 4) /* words of a step */
-
-/* The bytes of VW of them. */
-static inline void
-nf_store_bytes (uintv integers, __global uchar *to)
-{
-  typedef uchar Bytes __attribute__ ((ext_vector_type (VW)));
-  typedef Bytes Anywhere __attribute__ ((aligned (1), may_alias));
-  *(__global Anywhere *)to = __builtin_convertvector (integers >> 8, Bytes);
-  *(__global Anywhere *)(to + NF_STEP_BYTES) = __builtin_convertvector (integers, Bytes);
-}
-
-static inline void
-nf_round_row (__global const float *x, int K, __global uint *y)
-{
-  const int steps = NF_BYTE_STEPS (K);
-  const float inverse = nf_find_inverse (x, K, y + steps * NF_STEP_LEFT);
-  __global uchar *to = (__global uchar *)y;
-  int k = 0;
-  for (; k + NF_STEP_BYTES <= K; k += NF_STEP_BYTES, to += 2 * NF_STEP_BYTES)
-#pragma unroll
-    for (int i = 0; i < NF_STEP_BYTES; i += VW)
-      nf_store_bytes (NF_INTEGERS (nf_loadv (x + k + i), inverse), to + i);
-  for (int i = 0; k + i < steps * NF_STEP_BYTES; i += VW)
-    nf_store_bytes (NF_INTEGERS (nf_load_head (x + k + i, K - k - i), inverse), to + i);
-}
-#else
-/* Such a row, two integers in a word. */
-static inline void
-nf_round_row (__global const float *x, int K, __global uint *y)
-{
-  __global ushort *to = (__global ushort *)y;
-  const float inverse = nf_find_inverse (x, K, y + (K + 1) / 2);
-  int k = 0;
-  for (; k + VW <= K; k += VW)
-    nf_storev (NF_CAT (convert_ushort, VW) (NF_INTEGERS (nf_loadv (x + k), inverse) & 0xffffu), to + k);
-  for (; k < K; k++)
-    to[k] = as_uint (x[k] * inverse + NF_ROUNDER) & 0xffffu;
-  if (K % 2)
-    to[K] = 0;
-}
-#endif
+NF_ROUND_ROW (nf_round_row, __global const float *, nf_values)
 #endif
 
 static inline ushort

@@ -272,7 +272,7 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
 static void
 nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
-  if (t->flags & NF_ROUND)
+  if (t->M <= 2 && !(t->flags & (NF_SAVE | NF_GELU_SLOPE)))
     {
       nf_few_rows (t, b, panels, n0);
       return;

@@ -36,15 +36,26 @@ nf_moments (__global const float *x, int d, int rms)
   return (float2)(mean, 1.0f / sqrt (nf_sumv (square[0] + square[1]) / d + (rms ? 1e-6f : 1e-5f)));
 }
 
-/* Values i .. i+lanes-1 of what follows. */
-static inline floatv
-nf_normed (__global const float *x, __global const float *w, __global const float *b, __global const float *R, int add, float2 moments, int rms, int i,
-           int lanes)
+/* A row of what follows. */
+typedef struct
 {
-  const floatv c = (nf_load_head (x + i, lanes) - moments.x) * moments.y, wi = nf_load_head (w + i, lanes);
-  const floatv v = rms ? c * (wi + 1.0f) : fma (c, wi, nf_load_head (b + i, lanes));
-  return add ? v + nf_load_head (R + i, lanes) : v;
+  __global const float *x, *w, *b, *R;
+  float2 moments;
+  bool rms, add;
+} NfNormed;
+
+/* Values i .. i+lanes-1 of it. */
+static inline floatv
+nf_normed (const NfNormed *of, int i, int lanes)
+{
+  const floatv c = (nf_load_head (of->x + i, lanes) - of->moments.x) * of->moments.y, w = nf_load_head (of->w + i, lanes);
+  const floatv v = of->rms ? c * (w + 1.0f) : fma (c, w, nf_load_head (of->b + i, lanes));
+  return of->add ? v + nf_load_head (of->R + i, lanes) : v;
 }
+
+#if NF_INT8_MADD
+NF_ROUND_ROW (nf_round_normed, const NfNormed *, nf_normed)
+#endif
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
  * x, R, y (M, d); y may be x, R may be y. If `left` is not 0 y is left rows of a product, rows of so many words, and d a multiple of 2 VW.
@@ -56,24 +67,27 @@ nf_norm (NF_ITEM __global const float *x, ulong x_at, __global const float *w, u
   const size_t row = (size_t)get_global_id (0) * d;
   x += x_at + row;
   y += y_at + (left ? get_global_id (0) * left : row);
-  R += R_at + row;
-  const float2 moments = nf_moments (x, d, rms);
+  const NfNormed normed = { .x = x, .w = w + w_at, .b = w + b_at, .R = R + R_at + row, .moments = nf_moments (x, d, rms), .rms = rms, .add = add };
   if (left)
     {
+#if NF_INT8_MADD
+      nf_round_normed (&normed, d, (__global uint *)y);
+#else
       for (int i = 0; i < d; i += 2 * VW)
         {
           floatv v[2];
           NF_PREFETCH_TO_WRITE (y + left + i / 2);
           for (int j = 0; j < 2; j++)
-            v[j] = nf_normed (x, w + w_at, w + b_at, R, add, moments, rms, i + j * VW, VW);
+            v[j] = nf_normed (&normed, i + j * VW, VW);
           nf_store_left_pair (v[0], v[1], y, i);
         }
+#endif
       return;
     }
   for (int i = 0; i < d; i += VW)
     {
       NF_PREFETCH_TO_WRITE (y + d + i);
-      nf_store_head (nf_normed (x, w + w_at, w + b_at, R, add, moments, rms, i, d - i), y + i, d - i);
+      nf_store_head (nf_normed (&normed, i, d - i), y + i, d - i);
     }
 }
 

@@ -40,7 +40,8 @@ choose_left (NfOps *ops, const NfTransformerShape *shape, gboolean keep)
   return (NfLeftRows){ .a = products_alone && nf_ops_left_step (ops, shape->d) > 0,
                        .attention = !keep && nf_ops_attention_writes_left (ops)
                                     && nf_ops_left_step (ops, shape->H * shape->head_dim) > 0,
-                       .hidden = products_alone && nf_ops_left_step (ops, shape->hidden) > 0 };
+                       .hidden = products_alone && nf_ops_writes_parts_left (ops)
+                                 && nf_ops_left_step (ops, shape->hidden) > 0 };
 }
 
 /* So are queries, keys and values, where nothing but attention reads them. */

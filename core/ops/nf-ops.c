@@ -969,14 +969,14 @@ rounds_rows (NfOps *ops, const NfMatmul *t)
 /* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
  * before: as many as leave two work-items for each core, but where A comes in panels itself. What one begins
  * with is as long as some panels. By the matrix unit a tile is finished while the next is multiplied, except
- * for a work-item's last. */
+ * for a work-item's last; of floats where there are more than one of rows. */
 static guint
 choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
 {
   const guint M = t->M;
   const guint units = nf_device_count_cores (ops->device);
   guint most = 1;
-  if (ops->amx && M > ops->row_tile)
+  if (ops->amx && M > (ops->madd ? FEW_ROWS : ops->row_tile))
     return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
   if (rounds_rows (ops, t) || (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
@@ -1058,11 +1058,15 @@ get_row_step (guint words)
 guint
 nf_ops_left_step (NfOps *ops, guint N)
 {
-  /* no value is without its neighbour in a word or in a step of a product; a row's scale is not known before
-   * its last value */
-  return (ops->rounds || (!ops->gpu && !ops->madd)) && N % STEP_VALUES == 0 && N >= 64
-             ? get_row_step (count_left (ops, N))
-             : 0;
+  /* no value is without its neighbour in a word or in a step of a product */
+  return (ops->rounds || !ops->gpu) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
+                                                                       : 0;
+}
+
+gboolean
+nf_ops_writes_parts_left (NfOps *ops)
+{
+  return !ops->madd;
 }
 
 guint
@@ -1394,7 +1398,8 @@ gboolean
 nf_ops_attention_writes_left (NfOps *ops)
 {
   /* planes go out in whole steps of a product; three of them take attention longer than nf_halve takes */
-  return ops->rounds || (!ops->gpu && !ops->amx) || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
+  return ops->rounds || (!ops->gpu && !ops->amx && !ops->madd)
+         || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
 }
 
 gboolean

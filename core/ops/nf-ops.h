@@ -105,6 +105,10 @@ void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolea
  */
 guint nf_ops_left_step (NfOps *ops, guint N);
 
+/* TRUE if products and gates write left rows, of which each has a part; FALSE if whole rows alone become
+ * such, as integers, whose unit is not known before the last value. Norms write all. */
+gboolean nf_ops_writes_parts_left (NfOps *ops);
+
 /* Words from one row of N values to the next: left rows if LEFT, else floats. */
 guint nf_ops_row_step (NfOps *ops, guint N, gboolean left);
 guint nf_ops_row_size (NfOps *ops, guint N);
