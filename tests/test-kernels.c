@@ -1750,11 +1750,11 @@ append (Rig *rig, const Heads *h, int part, gboolean values_too)
   Memory *keys = room (rig, h->B * keys_size (rig, h));
   const int row = h->left ? h->left_step : h->row, at = head_part (h, part) / (h->left ? 2 : 1);
   const int rows = (rig->amx && rig->rounds) || rig->half_keys ? rig->NR : rig->VW; /* of a block */
-  /* in two goes: as decoding does it */
-  const int first = h->N / 2;
-  for (int go = 0; go < 2; go++)
+  /* in three goes, of which the second is one row: as decoding does it */
+  const int ends[] = { 0, h->N / 2, MIN (h->N / 2 + 1, h->N), h->N };
+  for (int go = 0; go < 3; go++)
     {
-      const int n0 = go ? first : 0, count = go ? h->N - first : first;
+      const int n0 = ends[go], count = ends[go + 1] - n0;
       if (count > 0)
         RUN (rig, "nf_append",
              SIZES (rig->gpu ? count : (n0 + count - 1) / rows - n0 / rows + 1, h->Hkv, h->B), ONE_EACH,

@@ -38,6 +38,8 @@ typedef float NfKey;
 #define NF_HEAD(blocks, values) (NF_KEYS (blocks) + ((values) ? (size_t)(blocks)*VW * NF_VALUE : 0))
 #endif
 
+#define NF_SINGLE_ROWS 2 /* of a block, which sooner take their places one by one */
+
 #define NF_VALUES_TOO 1 /* flags of nf_append */
 #define NF_FROM_LEFT 2
 
@@ -179,6 +181,36 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 
 #elif NF_HALF_KEYS
 
+/* A block of NR rows in columns, of which rows begin .. end-1 alone, if others are KEPT, are there and written. */
+static inline __attribute__ ((always_inline)) void
+nf_transpose_block (__global const float *x, int row, int begin, int end, __global uint *keys, bool kept)
+{
+  const intv first = NF_LANES, second = NF_LANES + (intv)(VW);
+  const uintv lower = nf_as_uintv (first >= (intv)(begin) && first < (intv)(end)) & (uintv)(0xffffu),
+              upper = nf_as_uintv (second >= (intv)(begin) && second < (intv)(end)) & (uintv)(0xffff0000u), wanted = lower | upper;
+  for (int e = 0; e < DH; e += VW)
+    {
+      const int lanes = DH - e;
+      floatv words[VW];
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        {
+          const bool has_first = !kept || (i >= begin && i < end), has_second = !kept || (VW + i >= begin && VW + i < end);
+          words[i] = nf_as_floatv (nf_pairv (nf_load_head (x + (ptrdiff_t)(i - begin) * row + e, has_first ? lanes : 0),
+                                             nf_load_head (x + (ptrdiff_t)(VW + i - begin) * row + e, has_second ? lanes : 0)));
+        }
+      nf_transpose (words);
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        if (i < lanes)
+          {
+            __global uint *to = keys + (e + i) * VW;
+            const uintv word = nf_as_uintv (words[i]);
+            nf_storev (kept ? (nf_loadv (to) & ~wanted) | (word & wanted) : word, to);
+          }
+    }
+}
+
 NF_KERNEL_OF_ONE void
 nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
            int flags)
@@ -199,28 +231,51 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
         }
   if (end - first == NR)
     {
-      for (int e = 0; e < DH; e += VW)
-        {
-          const int lanes = DH - e;
-          floatv words[VW];
-#pragma unroll
-          for (int i = 0; i < VW; i++)
-            words[i] = nf_as_floatv (
-                nf_pairv (nf_load_head (k + (size_t)i * row + e, lanes), nf_load_head (k + (size_t)(VW + i) * row + e, lanes)));
-          nf_transpose (words);
-#pragma unroll
-          for (int i = 0; i < VW; i++)
-            if (i < lanes)
-              nf_storev (nf_as_uintv (words[i]), keys + (e + i) * VW);
-        }
+      nf_transpose_block (k, row, 0, NR, keys, false);
+      return;
+    }
+  if (end - first > NF_SINGLE_ROWS)
+    {
+      nf_transpose_block (k, row, first - block * NR, end - block * NR, keys, true);
       return;
     }
   for (int n = first; n < end; n++, k += row)
-    for (int e = 0; e < DH; e++)
-      ((__global ushort *)keys)[(e * VW + n % VW) * 2 + n / VW % 2] = nf_half (k[e]);
+    for (int e = 0; e < DH; e += VW)
+      {
+        __global ushort *to = (__global ushort *)(keys + e * VW) + n % VW * 2 + n / VW % 2;
+        uint halves[VW];
+        nf_storev (nf_pairv (nf_load_head (k + e, DH - e), 0.0f), halves);
+        for (int i = 0; i < min (VW, DH - e); i++)
+          to[i * 2 * VW] = (ushort)halves[i];
+      }
 }
 
 #else
+
+#if !NF_GPU_KERNELS
+/* A block of VW rows in columns, of which rows begin .. end-1 alone, if others are KEPT, are there and written. */
+static inline __attribute__ ((always_inline)) void
+nf_transpose_block (__global const float *x, int row, int begin, int end, __global float *keys, bool kept)
+{
+  const intv wanted = NF_LANES >= (intv)(begin) && NF_LANES < (intv)(end);
+  for (int e = 0; e < DH; e += VW)
+    {
+      const int lanes = DH - e;
+      floatv columns[VW];
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        columns[i] = nf_load_head (x + (ptrdiff_t)(i - begin) * row + e, !kept || (i >= begin && i < end) ? lanes : 0);
+      nf_transpose (columns);
+#pragma unroll
+      for (int i = 0; i < VW; i++)
+        if (i < lanes)
+          {
+            __global float *to = keys + (e + i) * VW;
+            nf_storev (kept ? select (nf_loadv (to), columns[i], wanted) : columns[i], to);
+          }
+    }
+}
+#endif
 
 NF_KERNEL_OF_ONE void
 nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch, __global float *Kt, ulong Kt_at, int n0, int count, int blocks, int H,
@@ -239,23 +294,16 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
       for (int i = 0; i < DH; i++)
         Kt[NF_KEYS (blocks) + (size_t)n * DH + i] = src[(size_t)(n - n0) * row + H * DH + i];
 #if !NF_GPU_KERNELS
+  __global const float *k = src + (size_t)(first - n0) * row;
+  __global float *keys = Kt + (size_t)block * DH * VW;
   if (end - first == VW)
     {
-      __global const float *k = src + (size_t)(first - n0) * row;
-      __global float *to = Kt + (size_t)block * DH * VW;
-      for (int e = 0; e < DH; e += VW)
-        {
-          const int lanes = DH - e;
-          floatv x[VW];
-#pragma unroll
-          for (int i = 0; i < VW; i++)
-            x[i] = nf_load_head (k + (size_t)i * row + e, lanes);
-          nf_transpose (x);
-#pragma unroll
-          for (int i = 0; i < VW; i++)
-            if (i < lanes)
-              nf_storev (x[i], to + (e + i) * VW);
-        }
+      nf_transpose_block (k, row, 0, VW, keys, false);
+      return;
+    }
+  if (end - first > NF_SINGLE_ROWS)
+    {
+      nf_transpose_block (k, row, first - block * VW, end - block * VW, keys, true);
       return;
     }
 #endif
