@@ -242,11 +242,15 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
   for (int n = first; n < end; n++, k += row)
     for (int e = 0; e < DH; e += VW)
       {
+        __global uint *next = keys + NF_HEAD (blocks, flags & NF_VALUES_TOO) + e * VW; /* head */
         __global ushort *to = (__global ushort *)(keys + e * VW) + n % VW * 2 + n / VW % 2;
         uint halves[VW];
         nf_storev (nf_pairv (nf_load_head (k + e, DH - e), 0.0f), halves);
         for (int i = 0; i < min (VW, DH - e); i++)
-          to[i * 2 * VW] = (ushort)halves[i];
+          {
+            NF_PREFETCH_TO_WRITE (next + i * VW);
+            to[i * 2 * VW] = (ushort)halves[i];
+          }
       }
 }
 
@@ -309,7 +313,13 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 #endif
   for (int n = first; n < end; n++)
     for (int i = 0; i < DH; i++)
-      Kt[((size_t)(n / VW) * DH + i) * VW + n % VW] = src[(size_t)(n - n0) * row + i];
+      {
+        __global float *to = Kt + ((size_t)(n / VW) * DH + i) * VW + n % VW;
+#if !NF_GPU_KERNELS
+        NF_PREFETCH_TO_WRITE (to + NF_HEAD (blocks, flags & NF_VALUES_TOO)); /* the next head's */
+#endif
+        *to = src[(size_t)(n - n0) * row + i];
+      }
 }
 
 #endif

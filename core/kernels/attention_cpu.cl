@@ -182,7 +182,7 @@ nf_load_keys (__global const NfKey *kt, int e, floatv x[2])
   _Pragma ("unroll") for (int line_ = 0; line_ < (words); line_ += 16) NF_PREFETCH ((p) + NF_KEYS_AHEAD * (row) + line_)
 #define NF_EXPECT_KEYS(p)                                                                                              \
   _Pragma ("unroll") for (int vector_ = 0; vector_ < (NF_HALF_KEYS ? 1 : 2); vector_++)                                \
-      NF_PREFETCH ((p) + NF_KEY_STEP + vector_ * DH * VW)
+      NF_PREFETCH ((p) + vector_ * DH * VW)
 
 /* The products, of n rows: nf_dots_n: s = x·k with the NR keys of the block kt. nf_sums_n: acc += w x, w (n, count) rows w_row apart, of pairs of
  * vectors of rows of x; nf_means_n likewise, of values. */
@@ -224,7 +224,7 @@ nf_load_keys (__global const NfKey *kt, int e, floatv x[2])
       {                                                                                                                \
         floatv k[2];                                                                                                   \
         nf_load_keys (kt, e, k);                                                                                       \
-        NF_EXPECT_KEYS (kt + e * VW);                                                                                  \
+        NF_EXPECT_KEYS (kt + NF_KEY_STEP + e * VW);                                                                    \
         _Pragma ("unroll") for (int i = 0; i < n; i++)                                                                 \
         {                                                                                                              \
           const floatv xe = x[i][e];                                                                                   \
@@ -376,7 +376,7 @@ NF_ATTEND (nf_attend_tile, 6)
         {                                                                                                              \
           floatv k[2];                                                                                                 \
           nf_load_keys (kt + i * NF_KEY_STEP, e, k);                                                                   \
-          NF_EXPECT_KEYS (kt + (i + n - 1) * NF_KEY_STEP + e * VW);                                                    \
+          NF_EXPECT_KEYS (kt + ahead + i * NF_KEY_STEP + e * VW);                                                      \
           acc[i][0] = fma (qe, k[0], acc[i][0]);                                                                       \
           acc[i][1] = fma (qe, k[1], acc[i][1]);                                                                       \
         }                                                                                                              \
@@ -400,16 +400,19 @@ nf_attend_one (const NfHead *t)
 #pragma unroll
   for (int e = 0; e < 2 * PAIRS; e++)
     acc[e] = 0.0f;
-  for (int part = nf_seen_block (tile, prefix, 0) / KEYS * KEYS; part < tile.y; part += KEYS)
+  const int first = nf_seen_block (tile, prefix, 0);
+  for (int part = first / KEYS * KEYS; part < tile.y; part += KEYS)
     {
       const int end = min (part + KEYS, tile.y), begin = nf_seen_block (tile, prefix, part);
       floatv top = -INFINITY;
-      for (int i = 0; i < NF_KEYS_AHEAD; i++)
-        NF_EXPECT_VALUES (t->V + (size_t)(begin + i) * NF_VALUE);
+      for (int i = begin; i < min (begin + NF_KEYS_AHEAD, end); i++)
+        NF_EXPECT_VALUES (t->V + (size_t)i * NF_VALUE);
       for (int key0 = begin; key0 < end;)
         {
-          /* the block after it as well, if there is one that is seen */
+          /* the block after it as well, if there is one that is seen; meanwhile come those after them, or the next head's first */
           const int next = nf_seen_block (tile, prefix, key0 + NR), both = next == key0 + NR && next < end;
+          const int after = both ? nf_seen_block (tile, prefix, next + NR) : next;
+          const size_t ahead = after < tile.y ? (after - key0) / NR * NF_KEY_STEP : t->ahead - (key0 - first) / NR * NF_KEY_STEP;
           __global const NfKey *kt = t->Kt + key0 / NR * NF_KEY_STEP;
           floatv s[4];
           if (both)
@@ -424,7 +427,7 @@ nf_attend_one (const NfHead *t)
               nf_storev (v, p + key0 - part + i * VW);
               top = nf_larger (top, v);
             }
-          key0 = both ? nf_seen_block (tile, prefix, next + NR) : next;
+          key0 = after;
         }
       const float most = fmax (m, nf_maxv (top));
       floatv total;
@@ -441,7 +444,8 @@ nf_attend_one (const NfHead *t)
           for (int key = key0; key < min (key0 + NR, end); key++, v += NF_VALUE)
             {
               const floatv w = p[key - part];
-              NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * NF_VALUE);
+              if (key + NF_KEYS_AHEAD < end)
+                NF_EXPECT_VALUES (v + NF_KEYS_AHEAD * NF_VALUE);
 #pragma unroll
               for (int e = 0; e < PAIRS; e++)
                 {
