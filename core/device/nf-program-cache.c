@@ -77,7 +77,15 @@ check_room (NfProgramCache *self, GError **error)
 {
   const char *folder = nf_pocl_cache_folder ();
   struct statvfs room;
-  if (!is_pocl (self->id) || statvfs (folder, &room) != 0 || room.f_blocks == 0)
+  if (!is_pocl (self->id) || statvfs (folder, &room) != 0)
+    return TRUE;
+  if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_BUILD,
+                   "kernels cannot be compiled: %s is no folder; set POCL_CACHE_DIR to one", folder);
+      return FALSE;
+    }
+  if (room.f_blocks == 0)
     return TRUE;
   const guint64 left = (guint64)room.f_frsize * (geteuid () == 0 ? room.f_bfree : room.f_bavail);
   if (left >= MIN_ROOM)
