@@ -131,6 +131,7 @@ test_info (void **state)
   BAD (1, "there is no model file nothing.pth, nor", "info", "nothing.pth");
   BAD (1, "there is no model file nothing.pt, nor", "eval", "-m", "nothing.pt", video);
   BAD (1, "there is no model file ./nothing", "info", "./nothing");
+  BAD (1, ". is no plain file, and there is no model of that name in", "info", ".");
   BAD (1, "video.y4m", "info", video);
 }
 
@@ -963,6 +964,21 @@ test_overwriting (void **state)
   BAD (1, "is input and output", "hints", "-q", "-m", model, "-o", "linked", read);
   BAD (1, "is input and output", "hints", "-q", "-m", other, "-o", other, read);
   BAD (1, "is input and output", "encode", "-q", "-m", other, read, other);
+  /* models that are given by name, or not at all, have files, too */
+  static const char *const outputs[] = { "bundled.safetensors", "bundled.json" };
+  g_autofree char *bundled = nf_model_find (NULL, NULL);
+  assert_non_null (bundled);
+  for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
+    {
+      g_autofree char *path = in_folder (outputs[i]);
+      assert_true (symlink (bundled, path) == 0);
+    }
+  BAD (1, "is input and output", "encode", "-q", "-n", "1", read, outputs[0]);
+  BAD (1, "is input and output", "encode", "-q", "-m", "normflow-yuv420-32", "-n", "1", read, outputs[0]);
+  BAD (1, "is input and output", "hints", "-q", "-o", outputs[0], read);
+  BAD (1, "is input and output", "eval", "-q", "-n", "1", "--json", outputs[1], read);
+  BAD (1, "is input and output", "train", "-q", "--init", "normflow-yuv420-32", "--steps", "2", "-o",
+       outputs[0], read);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "linked", read);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--log", "linked", read);
   BAD (1, "is input and output", TRAIN, "--steps", "2", "-o", "no.safetensors", "--checkpoint", "linked",
@@ -979,6 +995,11 @@ test_overwriting (void **state)
   BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "./no.mkv", "-n", "1", read,
        "no.mkv");
   assert_missing ("no.mkv");
+  BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "n%d.png", "-n", "2", read,
+       "n%01d.png");
+  BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "n%d.png", "-n", "3", read,
+       "n3.png");
+  assert_missing ("n1.png");
   /* a picture of a sequence */
   GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "1", video, "s-001.png");
   g_autoptr (GBytes) before = contents ("s-001.png");
@@ -1726,6 +1747,7 @@ test_text (void **state)
   g_autoptr (GBytes) other_text = contents ("other.y4m");
   assert_false (g_bytes_equal (one, other_text));
 
+  BAD (1, "is input and output", "encode", "-q", "-m", seeing, "--text", text, "0.y4m", text);
   BAD (1, "text is F32 (1, 2, 4); this model needs real numbers (B, 2, 3)", "encode", "-q", "-m", seeing,
        "--text", wide, "0.y4m", "bad.safetensors");
   assert_missing ("bad.safetensors");
@@ -2013,6 +2035,20 @@ write_hole (const NfConfig *config, const char *path)
   fclose (file);
 }
 
+/* PoCL would blame the kernels. */
+static void
+test_cache_folder (void **state)
+{
+  g_autofree char *before = g_strdup (g_getenv ("POCL_CACHE_DIR"));
+  g_setenv ("POCL_CACHE_DIR", video, TRUE);
+  BAD (1, "video.y4m is no folder; set POCL_CACHE_DIR to one", "encode", "-q", "-m", model, video,
+       "none.safetensors");
+  if (before)
+    g_setenv ("POCL_CACHE_DIR", before, TRUE);
+  else
+    g_unsetenv ("POCL_CACHE_DIR");
+}
+
 /* Weights that a device has no room for are refused by their shapes alone, and what has room is said. */
 static void
 test_too_large_for_device (void **state)
@@ -2063,6 +2099,7 @@ main (void)
     cmocka_unit_test (test_bench),
     cmocka_unit_test (test_bench_decode),
     cmocka_unit_test (test_bench_decode_video),
+    cmocka_unit_test (test_cache_folder),
     cmocka_unit_test (test_too_large_for_device),
     cmocka_unit_test (test_encode_decode),
     cmocka_unit_test (test_sequence_names),

@@ -172,6 +172,30 @@ print_result (const Denoise *denoise)
             denoise->n_frames == 1 ? "" : "s", frames_per_second (denoise), denoise->output_path);
 }
 
+#define PICTURES_COMPARED 10000 /* of sequences, whose numbers may be written in more ways than one */
+
+static char *
+name_picture (const char *path, guint index)
+{
+  return nf_media_is_sequence (path) ? nf_media_picture_name (path, index) : g_strdup (path);
+}
+
+/* Whether A and B, of which each may be a sequence of pictures, are the same file somewhere. */
+static gboolean
+meet (const char *a, const char *b)
+{
+  if (!nf_media_is_sequence (a) && !nf_media_is_sequence (b))
+    return nf_same_file (a, b);
+  for (guint i = 0; i < PICTURES_COMPARED; i++)
+    {
+      g_autofree char *of_a = name_picture (a, i), *of_b = name_picture (b, i);
+      g_autofree char *base_a = g_path_get_basename (of_a), *base_b = g_path_get_basename (of_b);
+      if (strcmp (base_a, base_b) == 0 && nf_same_file (of_a, of_b))
+        return TRUE;
+    }
+  return FALSE;
+}
+
 int
 nf_cmd_denoise (int argc, char **argv)
 {
@@ -213,7 +237,7 @@ nf_cmd_denoise (int argc, char **argv)
                              MAX_SIGMA);
   if (denoise.noisy_path && denoise.noise == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--noisy writes what --noise makes: give both");
-  if (denoise.noisy_path && nf_same_file (denoise.noisy_path, argv[2]))
+  if (denoise.noisy_path && meet (denoise.noisy_path, argv[2]))
     return nf_command_usage (&denoise.command, "--noisy and the output are the same file");
   if (seed != G_MININT64 && denoise.noise == NF_NOT_GIVEN)
     return nf_command_usage (&denoise.command, "--seed is that of --noise: give both");

@@ -153,7 +153,7 @@ encode_file (Encode *encode, GError **error)
   g_autofree char *size = NULL;
 
   if (!nf_check_output (encode->output, encode->input, error)
-      || !nf_check_output (encode->output, encode->command->model, error))
+      || !nf_command_check_output (encode->command, encode->output, error))
     return FALSE;
   encode->session = nf_command_open (encode->command, error);
   if (!encode->session || !open_stream (encode, error)

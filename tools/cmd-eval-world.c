@@ -452,10 +452,9 @@ nf_cmd_eval_world (int argc, char **argv)
   command.model = g_strdup (argv[1]);
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };
   g_autoptr (GPtrArray) inputs = g_ptr_array_new (), written = g_ptr_array_new ();
-  g_ptr_array_add (inputs, command.text);
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
     {
-      if (outputs[i] && !nf_check_output (outputs[i], argv[1], &error))
+      if (outputs[i] && !nf_command_check_output (&command, outputs[i], &error))
         return nf_command_fail (&command, error);
       g_ptr_array_add (written, (gpointer)outputs[i]);
     }

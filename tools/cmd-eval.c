@@ -591,7 +591,7 @@ check_places (const Eval *eval, const NfCommand *command, const GPtrArray *files
 {
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
 
-  g_ptr_array_add (inputs, g_strdup (command->model));
+  g_ptr_array_add (inputs, nf_model_find (command->model, NULL));
   g_ptr_array_add (inputs, g_strdup (command->text));
   for (guint i = 0; i < files->len; i++)
     {
@@ -737,10 +737,10 @@ nf_cmd_eval (int argc, char **argv)
     goto failed;
   plots = plot ? plot_paths (plot, files) : NULL;
   eval.json_path = json_path;
-  if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
-    goto failed;
   if (n_sigmas && !command.model)
     command.model = g_strdup (NF_MODEL_NOISY);
+  if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
+    goto failed;
   eval.session = nf_command_open (&command, &error);
   if (!eval.session)
     goto failed;

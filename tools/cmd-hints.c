@@ -74,12 +74,12 @@ measure_file (Hints *hints, const char *path, guint share, GError **error)
 }
 
 static gboolean
-check_place (const char *output, const char *model, const GPtrArray *files, GError **error)
+check_place (const NfCommand *command, const char *output, const GPtrArray *files, GError **error)
 {
   g_autoptr (GPtrArray) outputs = g_ptr_array_new ();
 
   g_ptr_array_add (outputs, (gpointer)output);
-  return nf_check_output (output, model, error) && nf_check_outputs (outputs, files, error);
+  return nf_command_check_output (command, output, error) && nf_check_outputs (outputs, files, error);
 }
 
 int
@@ -112,14 +112,12 @@ nf_cmd_hints (int argc, char **argv)
   if (!nf_check_ending (output, "safetensors", &error))
     return nf_command_usage (&command, "%s", error->message);
   files = nf_media_list ((const char *const *)argv + 1, &error);
-  if (files && (!output || check_place (output, command.model, files, &error)))
+  if (files && (!output || check_place (&command, output, files, &error)))
     session = nf_command_open (&command, &error);
   if (session && !output)
     {
-      const char *path = nf_model_get_path (nf_session_get_model (session));
-
-      output = nf_hints_path_beside (path);
-      check_place (output, path, files, &error);
+      output = nf_hints_path_beside (nf_model_get_path (nf_session_get_model (session)));
+      check_place (&command, output, files, &error);
     }
   if (session && !error)
     {

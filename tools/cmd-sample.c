@@ -328,13 +328,8 @@ sample_file (NfSample *sample, gboolean sheet, gboolean floats, GError **error)
 static gboolean
 check_output (const NfSample *sample, GError **error)
 {
-  const NfCommand *command = sample->command;
-  const char *const inputs[] = { sample->given, command->model, command->text };
-
-  for (guint i = 0; i < G_N_ELEMENTS (inputs); i++)
-    if (!nf_check_output (sample->output, inputs[i], error))
-      return FALSE;
-  return TRUE;
+  return nf_check_output (sample->output, sample->given, error)
+         && nf_command_check_output (sample->command, sample->output, error);
 }
 
 static gboolean

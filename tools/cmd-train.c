@@ -300,7 +300,7 @@ check_files (const NfTrainPlaces *places, const NfTrainRun *run, const char *con
   if (run->log && *run->log)
     g_ptr_array_add (outputs, run->log);
   if (run->init && *run->init)
-    g_ptr_array_add (inputs, g_strdup (run->init));
+    g_ptr_array_add (inputs, nf_model_find (run->init, NULL));
   if (nf_train_has_captions (run))
     g_ptr_array_add (inputs, g_strdup (run->captions));
   if (config && config[0] != '{')

@@ -748,6 +748,13 @@ nf_check_output (const char *path, const char *input, GError **error)
 }
 
 gboolean
+nf_command_check_output (const NfCommand *self, const char *path, GError **error)
+{
+  g_autofree char *model = nf_model_find (self->model, NULL);
+  return nf_check_output (path, model, error) && nf_check_output (path, self->text, error);
+}
+
+gboolean
 nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error)
 {
   for (guint i = 0; i < outputs->len; i++)

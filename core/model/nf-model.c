@@ -562,10 +562,14 @@ nf_model_find (const char *name, GError **error)
       if (file && g_file_test (file, G_FILE_TEST_IS_REGULAR))
         return g_steal_pointer (&file);
     }
-  g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
-               ends ? "there is no model file %s, nor one of that name in %s"
-                    : "there is no model %s in %s; give a file, or add its folder to NORMFLOW_MODEL_PATH",
-               base, all);
+  if (g_file_test (name, G_FILE_TEST_EXISTS))
+    g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+                 "%s is no plain file, and there is no model of that name in %s", name, all);
+  else
+    g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+                 ends ? "there is no model file %s, nor one of that name in %s"
+                      : "there is no model %s in %s; give a file, or add its folder to NORMFLOW_MODEL_PATH",
+                 base, all);
   return NULL;
 }
 
