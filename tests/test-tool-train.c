@@ -425,6 +425,8 @@ test_settings (void **state)
     { "\"labels\" :", "\"labels\" : \"nan\", \"no\" :", "json: member \"labels\"" },
     { "\"actions\" :", "\"actions\" : 0, \"no\" :", "json: member \"actions\"" },
     { "\"other_output\" :", "\"other_output\" : [], \"no\" :", "json: member \"other_output\"" },
+    { "\"log\" :", "\"log\" : \"file:///a%zz\", \"no\" :", "json: member \"log\"" },
+    { "\"files\" :", "\"files\" : [\"file:///a%00\"], \"no\" :", "json: member \"files\"" },
     { "\"command\" :", "\"command\" : 5, \"no\" :", "json: member \"command\"" },
     { "\"lr\" :", "\"lr\" : \"1e308\", \"no\" :", "json: lr 1e+308: must be" },
     { "\"lr_min\" :", "\"lr_min\" : \"1\", \"no\" :", "json: lr_min 1: must be" },
@@ -587,6 +589,38 @@ test_resumed_files (void **state)
        "same.safetensors", "--resume");
 }
 
+/* Names may be any bytes: a run that was stopped finds what is called so, and those that are text are kept as
+ * they are. */
+static void
+test_odd_names (void **state)
+{
+  g_autofree char *odd = in_folder ("o\xe9%41d"), *clip = in_folder ("o\xe9%41d/caf\xe9.y4m"),
+                  *plain = in_folder ("sch\303\266n%41.y4m"), *judge = in_folder ("o\xe9%41d/judge.y4m"),
+                  *moved = in_folder ("moved\xff"), *other_clip = in_folder ("moved\xff/caf\xe9.y4m"),
+                  *other_judge = in_folder ("moved\xff/judge.y4m"),
+                  *picture = in_folder ("pictures\xe9/step-00000004.png");
+  assert_int_equal (g_mkdir (odd, 0777), 0);
+  write_video (clip);
+  write_video (plain);
+  write_video (judge);
+#define ODD TRAIN, "--steps", "6", "--validation", judge, clip, plain
+  GOOD (ODD, "-o", "odd-whole.safetensors");
+  GOOD (ODD, "-o", "odd.safetensors", "--stop-after", "2", "--log", "log\xe9", "--samples", "pictures\xe9",
+        "--sample-every", "2");
+  assert_int_equal (count ("odd.safetensors.checkpoint.json", "/sch\303\266n%41.y4m\""), 2);
+  assert_int_equal (count ("odd.safetensors.checkpoint.json", "/o%E9%2541d/caf%E9.y4m\""), 1);
+  BAD (1, "of another run: give --resume", ODD, "-o", "odd.safetensors");
+  GOOD ("train", "-q", "-o", "odd.safetensors", "--resume", "--stop-after", "4");
+  assert_int_equal (count ("log\xe9", "\"event\":\"step\""), 4);
+  assert_true (g_file_test (picture, G_FILE_TEST_EXISTS));
+  assert_int_equal (g_rename (odd, moved), 0);
+  GOOD ("train", "-q", "-o", "odd.safetensors", "--resume", "--stop-after", "5", "--validation", other_judge,
+        other_clip, plain);
+  GOOD ("train", "-q", "-o", "odd.safetensors", "--resume");
+  assert_same_files ("odd-whole.safetensors.checkpoint", "odd.safetensors.checkpoint");
+#undef ODD
+}
+
 /* Of a folder, videos that cannot be used are left out and said, as are pictures that are held out; one that
  * is trained on is replaced, and said when it was its turn. A run goes on without what was left out, too. */
 static void
@@ -738,6 +772,7 @@ main (void)
     cmocka_unit_test (test_settings),
     cmocka_unit_test (test_resumed_form),
     cmocka_unit_test (test_resumed_files),
+    cmocka_unit_test (test_odd_names),
     cmocka_unit_test (test_left_out),
     cmocka_unit_test (test_interrupted),
     cmocka_unit_test (test_interrupted_at_start),

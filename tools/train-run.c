@@ -5,6 +5,7 @@
 #include "nf-json.h"
 
 #include <math.h>
+#include <string.h>
 
 #include <glib/gstdio.h>
 
@@ -56,6 +57,49 @@ nf_train_has_captions (const NfTrainRun *run)
 }
 
 /* Settings beside the checkpoint */
+
+/* Names of files are bytes, JSON is UTF-8: one that is not is kept as a URI has it. No other that is kept
+ * begins so: it is absolute, or has no slash. */
+#define AS_BYTES "file://"
+
+/* (transfer full) */
+static char *
+name_to_text (const char *name)
+{
+  if (g_utf8_validate (name, -1, NULL))
+    return g_strdup (name);
+  g_autofree char *escaped = g_uri_escape_string (name, "/", FALSE);
+  return g_strconcat (AS_BYTES, escaped, NULL);
+}
+
+/* NULL if TEXT tells none. (transfer full) */
+static char *
+name_from_text (const char *text)
+{
+  return g_str_has_prefix (text, AS_BYTES) ? g_uri_unescape_string (text + strlen (AS_BYTES), NULL)
+                                           : g_strdup (text);
+}
+
+/* Of a file or folder (nullable). */
+static void
+add_name (JsonBuilder *builder, const char *member, const char *name)
+{
+  g_autofree char *text = name_to_text (name ? name : "");
+  nf_json_add_string (builder, member, text);
+}
+
+static void
+add_names (JsonBuilder *builder, const char *member, char **names)
+{
+  json_builder_set_member_name (builder, member);
+  json_builder_begin_array (builder);
+  for (gsize i = 0; names && names[i]; i++)
+    {
+      g_autofree char *text = name_to_text (names[i]);
+      json_builder_add_string_value (builder, text);
+    }
+  json_builder_end_array (builder);
+}
 
 static void
 add_strings (JsonBuilder *builder, const char *name, char **strings)
@@ -141,21 +185,21 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   nf_json_add_bool (builder, "labels", run->labels);
   if (run->classes)
     add_strings (builder, "classes", run->classes);
-  nf_json_add_string (builder, "captions", run->captions ? run->captions : "");
+  add_name (builder, "captions", run->captions);
   nf_json_add_string (builder, "captions_digest", run->captions_digest ? run->captions_digest : "");
   nf_json_add_bool (builder, "actions", run->actions);
   nf_json_add_string (builder, "world", run->world ? run->world : "");
   nf_json_add_int (builder, "validate_every", run->validate_every);
   nf_json_add_int (builder, "validation_tiles", run->validation_tiles);
-  add_strings (builder, "files", run->files);
-  add_strings (builder, "validation", run->validation);
+  add_names (builder, "files", run->files);
+  add_names (builder, "validation", run->validation);
   add_sources (builder, "sources", run->sources);
   add_sources (builder, "validation_sources", run->validation_sources);
-  nf_json_add_string (builder, "init", run->init ? run->init : "");
+  add_name (builder, "init", run->init);
   nf_json_add_string (builder, "command", run->command);
-  nf_json_add_string (builder, "log", run->log ? run->log : "");
+  add_name (builder, "log", run->log);
   nf_json_add_int (builder, "log_every", run->log_every);
-  nf_json_add_string (builder, "samples", run->samples ? run->samples : "");
+  add_name (builder, "samples", run->samples);
   nf_json_add_int (builder, "sample_every", run->sample_every);
   nf_json_add_string (builder, "precision", run->precision);
   nf_json_add_string (builder, "multiplied_by", run->form);
@@ -271,6 +315,37 @@ settings_strings (Settings *settings, const char *name)
   return (char **)g_ptr_array_steal (strings, NULL);
 }
 
+/* The name that TEXT tells; empty if it tells none. */
+static char *
+name_of (Settings *settings, const char *member, const char *text)
+{
+  char *name = name_from_text (text);
+
+  if (!name && !settings->wrong)
+    settings->wrong = member;
+  return name ? name : g_strdup ("");
+}
+
+static char *
+settings_name (Settings *settings, const char *member)
+{
+  g_autofree char *text = settings_string (settings, member);
+  return name_of (settings, member, text);
+}
+
+static char **
+settings_names (Settings *settings, const char *member)
+{
+  char **names = settings_strings (settings, member);
+
+  for (gsize i = 0; names[i]; i++)
+    {
+      g_autofree char *text = names[i];
+      names[i] = name_of (settings, member, text);
+    }
+  return names;
+}
+
 static GArray *
 settings_sources (Settings *settings, const char *name)
 {
@@ -347,11 +422,11 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   if (json_object_has_member (settings.object, "context_errors"))
     run->train.context_errors = settings_double (&settings, "context_errors");
   if (json_object_has_member (settings.object, "log"))
-    run->log = settings_string (&settings, "log");
+    run->log = settings_name (&settings, "log");
   if (json_object_has_member (settings.object, "log_every"))
     run->log_every = settings_int (&settings, "log_every");
   if (json_object_has_member (settings.object, "samples"))
-    run->samples = settings_string (&settings, "samples");
+    run->samples = settings_name (&settings, "samples");
   if (run->samples && !*run->samples)
     g_clear_pointer (&run->samples, g_free);
   if (json_object_has_member (settings.object, "sample_every"))
@@ -385,20 +460,20 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   if (json_object_has_member (settings.object, "classes"))
     run->classes = settings_strings (&settings, "classes");
   if (json_object_has_member (settings.object, "captions"))
-    run->captions = settings_string (&settings, "captions");
+    run->captions = settings_name (&settings, "captions");
   if (json_object_has_member (settings.object, "captions_digest"))
     run->captions_digest = settings_string (&settings, "captions_digest");
   run->actions = settings_bool (&settings, "actions");
   run->world = settings_string (&settings, "world");
   run->validate_every = settings_int (&settings, "validate_every");
   run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
-  run->files = settings_strings (&settings, "files");
-  run->validation = settings_strings (&settings, "validation");
+  run->files = settings_names (&settings, "files");
+  run->validation = settings_names (&settings, "validation");
   if (json_object_has_member (settings.object, "sources"))
     run->sources = settings_sources (&settings, "sources");
   if (json_object_has_member (settings.object, "validation_sources"))
     run->validation_sources = settings_sources (&settings, "validation_sources");
-  run->init = settings_string (&settings, "init");
+  run->init = settings_name (&settings, "init");
   run->command = settings_string (&settings, "command");
   /* before it was kept, it was taken to be all */
   run->best_tiles = G_MAXUINT64;
