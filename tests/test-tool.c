@@ -1038,6 +1038,30 @@ test_calibrate (void **state)
   BAD (1, "nothing.mkv", "calibrate", "-q", "-m", model, "nothing.mkv");
 }
 
+/* The line is for a shell, and what that leaves of it for gst-launch-1.0, which takes \ and " as a shell does
+ * and ends a word at a tab or a new line. */
+static void
+test_calibrate_names (void **state)
+{
+  static const struct
+  {
+    const char *name, *quoted;
+  } cases[] = { { "plain.y4m", "plain.y4m" },       { "a b.y4m", "'a b.y4m'" },
+                { "it's.y4m", "'it'\\''s.y4m'" },   { "a\\b.y4m", "'\"a\\\\b.y4m\"'" },
+                { "a\"b.y4m", "'\"a\\\"b.y4m\"'" }, { "a\tb.y4m", "'\"a\tb.y4m\"'" },
+                { "a\nb.y4m", "'\"a\nb.y4m\"'" } };
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = in_folder (cases[i].name);
+      write_video (path);
+      g_autofree char *text
+          = good (ARGUMENTS ("calibrate", "-q", "-m", model, cases[i].name)),
+          *wanted = g_strdup_printf ("\ngst-launch-1.0 -m filesrc location=%s ! decodebin", cases[i].quoted);
+      if (!strstr (text, wanted))
+        fail_msg ("wanted %s in: %s", wanted, text);
+    }
+}
+
 /* The printed threshold is rounded, but no normal score is above it for that. */
 static void
 test_rounded_threshold (void **state)
@@ -2112,6 +2136,7 @@ main (void)
     cmocka_unit_test (test_eval),
     cmocka_unit_test (test_eval_unreadable),
     cmocka_unit_test (test_calibrate),
+    cmocka_unit_test (test_calibrate_names),
     cmocka_unit_test (test_hints),
     cmocka_unit_test (test_sample),
     cmocka_unit_test (test_one),

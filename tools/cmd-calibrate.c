@@ -75,10 +75,21 @@ threshold_of (const double *sorted, guint n, double rate, gboolean *extrapolated
   return MAX (tail + excess * log ((1 - TAIL) / MIN (rate, 1 - TAIL)), sorted[n - 1]);
 }
 
+/* For gst-launch-1.0, and then for the shell. */
 static char *
 quote (const char *text)
 {
-  return strpbrk (text, " \"'\\$`*?!{}[]();&|<>#~") ? g_shell_quote (text) : g_strdup (text);
+  g_autoptr (GString) word = g_string_new (text);
+
+  /* it takes \ and " as a shell does, and ends a word at blanks other than spaces, but in quotes */
+  if (strpbrk (text, "\\\"\t\n\v\f\r"))
+    {
+      g_string_replace (word, "\\", "\\\\", 0);
+      g_string_replace (word, "\"", "\\\"", 0);
+      g_string_prepend_c (word, '"');
+      g_string_append_c (word, '"');
+    }
+  return strpbrk (word->str, " \"'\\$`*?!{}[]();&|<>#~") ? g_shell_quote (word->str) : g_strdup (word->str);
 }
 
 /* Of flowencode, where there is a VALUE. */
