@@ -1977,6 +1977,48 @@ test_unread_output (void **state)
     }
 }
 
+static void
+close_standard (gpointer data)
+{
+  for (int i = 0; i < 3; i++)
+    if (GPOINTER_TO_UINT (data) & 1u << i)
+      close (i);
+}
+
+/* Runs it with the descriptors closed whose bits CLOSED has. */
+static Result
+run_closed (guint closed, const char *const *arguments)
+{
+  g_autoptr (GSubprocessLauncher) launcher = g_subprocess_launcher_new (TOOL_PIPES);
+  g_subprocess_launcher_set_cwd (launcher, folder);
+  g_subprocess_launcher_set_child_setup (launcher, close_standard, GUINT_TO_POINTER (closed), NULL);
+  g_autoptr (GSubprocess) process = tool_spawn (launcher, arguments);
+  return tool_finish (process);
+}
+
+/* What the command opens does not take the places of standard input and outputs that it was started without,
+ * where what is said would go to it: that cannot be written, and all else is done. */
+static void
+test_closed (void **state)
+{
+  GOOD ("encode", "-q", "-m", model, "-n", "2", video, "closed.safetensors");
+  for (guint closed = 1; closed < 8; closed++)
+    {
+      const int unsaid = closed & 1u << 1 ? 1 : 0;
+      g_autofree char *path = in_folder ("closed.y4m");
+      g_auto (Result) decoded
+          = run_closed (closed, ARGUMENTS ("decode", "-m", model, "closed.safetensors", "closed.y4m")),
+          trained
+          = run_closed (closed, ARGUMENTS (UNQUIET, "--steps", "1", "-o", "closed-model.safetensors", video)),
+          told = run_closed (closed, ARGUMENTS ("info", model));
+      if (decoded.status != unsaid || trained.status != 0 || told.status != unsaid)
+        fail_msg ("%u: %d, %d and %d", closed, decoded.status, trained.status, told.status);
+      if (unsaid && !(closed & 1u << 2))
+        assert_non_null (strstr (told.errors, "standard output cannot be written"));
+      assert_int_equal (g_remove (path), 0);
+    }
+}
+
 /* What there was room for stays where there is none for more, also if only the end finds out. */
 static void
 test_no_room (void **state)
@@ -2155,6 +2197,7 @@ main (void)
     cmocka_unit_test (test_interrupted_world),
     cmocka_unit_test (test_left_alone),
     cmocka_unit_test (test_unread_output),
+    cmocka_unit_test (test_closed),
     cmocka_unit_test (test_no_room),
     cmocka_unit_test (test_lossy_output),
     cmocka_unit_test (test_wrong_latents),

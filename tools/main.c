@@ -2,9 +2,12 @@
 #include "command.h"
 #include "common.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct
 {
@@ -107,6 +110,16 @@ unknown_command (const char *name)
   return 2;
 }
 
+/* Else what is opened next takes the places of closed ones, and what is said goes there. None can be written,
+ * as before. */
+static void
+fill_standard (void)
+{
+  for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
+    if (fcntl (i, F_GETFD) < 0 && errno == EBADF)
+      (void)open ("/dev/null", O_RDONLY); /* the lowest number that is free */
+}
+
 int
 main (int argc, char **argv)
 {
@@ -115,6 +128,7 @@ main (int argc, char **argv)
   gboolean help = strcmp (name, "help") == 0;
   char *help_argv[] = { NULL, (char *)"--help", NULL };
 
+  fill_standard ();
   setlocale (LC_ALL, "");
   /* Numbers are read and written alike everywhere. */
   setlocale (LC_NUMERIC, "C");
