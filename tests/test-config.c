@@ -193,6 +193,11 @@ test_families (void **state)
   g_autoptr (NfConfig) back = read_config (with);
   assert_true (back->frame_positions && nf_config_equal (placed, back));
   assert_null (strstr (without, "frame_positions"));
+  NfConfig wide = *video;
+  wide.top_width = wide.width;
+  g_autofree char *evenly_wide = nf_config_to_json (&wide);
+  assert_string_equal (evenly_wide, without);
+  assert_true (nf_config_equal (&wide, video));
   g_autoptr (NfConfig) controlled
       = read_config ("{" VIDEO ", \"temporal_causal\": 1, \"action_dim\": 2, \"controls\": true}");
   g_autofree char *steered = nf_config_to_json (controlled);
@@ -271,6 +276,8 @@ test_combinations (void **state)
     { STARFLOW ", \"soft_clip\": -1", "soft_clip" },
     { STARFLOW ", \"head_dim\": 8, \"txt_size\": 6, \"txt_dim\": 6", "at least 16" },
     { STARFLOW ", \"action_dim\": 3", "action_dim" },
+    { STARFLOW ", \"frames\": 4, \"shallow_block_local\": true, \"temporal_causal\": 1, \"action_dim\": 3",
+      "action_dim is 3: actions need a video model with a start token" },
     { STARFLOW ", \"denoiser_layers\": 2", "denoiser_layers is 2, but learnable_self_denoiser is not true" },
     { STARFLOW ", \"frame_positions\": true", "frame_positions" },
     { VIDEO ", \"temporal_causal\": 1, \"controls\": true", "action_dim" },

@@ -305,10 +305,11 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
         "shallow_block_local with temporal_causal 0 is not supported where the last block runs "
         "backwards: others turn frames around, it the whole video; with seq_order %s it does not",
         config->left_to_right ? "R2L" : "L2R");
-  if (config->action_dim && !(config->frames && config->temporal_causal && config->shallow_local))
+  if (config->action_dim
+      && !(config->frames && config->temporal_causal && config->shallow_local && config->sos))
     return impossible (error, origin,
-                       "action_dim is %u: actions need a video model (frames, temporal_causal, "
-                       "shallow_block_local)",
+                       "action_dim is %u: actions need a video model with a start token (frames, "
+                       "temporal_causal, shallow_block_local, sos)",
                        config->action_dim);
   if (config->controls && !config->action_dim)
     return impossible (error, origin, "controls is set, but action_dim, how many there are, is 0");
@@ -789,6 +790,8 @@ nf_config_to_json (const NfConfig *config)
         continue;
       /* what is ours is not in official files */
       if ((field == &config->max_log_scale && config->max_log_scale == 0)
+          /* and a deep block's width that is that of the others is none */
+          || (field == &config->top_width && config->top_width == config->width)
           || (field == &config->frame_positions && !config->frame_positions)
           || (field == &config->controls && !config->controls))
         continue;

@@ -527,8 +527,8 @@ gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint
 /**
  * nf_session_decode:
  * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for
- * volume-preserving models with a variance: their official latents have it still, decoding multiplies by
- * sqrt(var)
+ * models with a variance that is not 1, as volume-preserving ones have: their official latents have it still,
+ * decoding multiplies by sqrt(var)
  * @x: (out caller-allocates): tokens (B, N, D)
  *
  * x = f⁻¹(z), token by token with keys and values kept.
