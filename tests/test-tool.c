@@ -999,7 +999,20 @@ test_overwriting (void **state)
        "n%01d.png");
   BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "n%d.png", "-n", "3", read,
        "n3.png");
+  BAD (2, "same file", "denoise", "-q", "-m", model, "--noise", "0.1", "--noisy", "n%d.png", "-n", "12", read,
+       "n1%d.png");
   assert_missing ("n1.png");
+  /* a model may have any name */
+  g_autofree char *named = in_folder ("named.mkv"), *drawn = in_folder ("named.png");
+  g_autoptr (GBytes) weights = contents ("other.safetensors");
+  const char *const names[] = { named, drawn };
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    assert_true (g_file_set_contents (names[i], g_bytes_get_data (weights, NULL),
+                                      (gssize)g_bytes_get_size (weights), NULL));
+  GOOD ("encode", "-q", "-m", named, "-n", "1", read, "named.safetensors");
+  BAD (1, "is input and output", "decode", "-q", "-m", named, "named.safetensors", named);
+  BAD (1, "is input and output", "denoise", "-q", "-m", named, "-s", "0.1", "-n", "1", read, named);
+  BAD (1, "is input and output", "sheet", "-q", "-m", drawn, "-n", "1", read, drawn);
   /* a picture of a sequence */
   GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "1", video, "s-001.png");
   g_autoptr (GBytes) before = contents ("s-001.png");

@@ -172,28 +172,36 @@ print_result (const Denoise *denoise)
             denoise->n_frames == 1 ? "" : "s", frames_per_second (denoise), denoise->output_path);
 }
 
-#define PICTURES_COMPARED 10000 /* of sequences, whose numbers may be written in more ways than one */
+#define PICTURES_COMPARED 10000 /* of a sequence, at most */
 
-static char *
-name_picture (const char *path, guint index)
+/* What is written to PATH, by whole names. */
+static GHashTable *
+list_pictures (const char *path)
 {
-  return nf_media_is_sequence (path) ? nf_media_picture_name (path, index) : g_strdup (path);
+  GHashTable *names = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  const guint n = nf_media_is_sequence (path) ? PICTURES_COMPARED : 1;
+
+  for (guint i = 0; i < n; i++)
+    {
+      g_autofree char *name = n > 1 ? nf_media_picture_name (path, i) : g_strdup (path);
+      g_hash_table_add (names, g_canonicalize_filename (name, NULL));
+    }
+  return names;
 }
 
-/* Whether A and B, of which each may be a sequence of pictures, are the same file somewhere. */
+/* Whether A and B, of which each may be a sequence of pictures, write the same file. */
 static gboolean
 meet (const char *a, const char *b)
 {
-  if (!nf_media_is_sequence (a) && !nf_media_is_sequence (b))
-    return nf_same_file (a, b);
-  for (guint i = 0; i < PICTURES_COMPARED; i++)
-    {
-      g_autofree char *of_a = name_picture (a, i), *of_b = name_picture (b, i);
-      g_autofree char *base_a = g_path_get_basename (of_a), *base_b = g_path_get_basename (of_b);
-      if (strcmp (base_a, base_b) == 0 && nf_same_file (of_a, of_b))
-        return TRUE;
-    }
-  return FALSE;
+  g_autoptr (GHashTable) of_a = list_pictures (a), of_b = list_pictures (b);
+  GHashTableIter names;
+  gpointer name;
+
+  g_hash_table_iter_init (&names, of_b);
+  while (g_hash_table_iter_next (&names, &name, NULL))
+    if (g_hash_table_contains (of_a, name))
+      return TRUE;
+  return nf_same_file (a, b);
 }
 
 int

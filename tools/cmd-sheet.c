@@ -212,7 +212,7 @@ nf_cmd_sheet (int argc, char **argv)
                              MAX_ROWS);
   if (!nf_check_ending (argv[2], "png", &error))
     return nf_command_usage (&command, "%s", error->message);
-  if (!nf_check_output (argv[2], argv[1], &error))
+  if (!nf_check_output (argv[2], argv[1], &error) || !nf_command_check_output (&command, argv[2], &error))
     return nf_command_fail (&command, error);
   scan.frames = (guint64)rows;
   scan.every = (guint64)every;

@@ -148,7 +148,7 @@ gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 /* Refuses an output that is an input, not a plain file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
-/* That, where the inputs are the model and the text features of SELF. */
+/* That, where the inputs are the model of SELF, the default one if it names none, and its text features. */
 gboolean nf_command_check_output (const NfCommand *self, const char *path, GError **error);
 
 /* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, a folder, or

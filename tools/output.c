@@ -72,7 +72,7 @@ nf_output_open (NfCommand *command, const char *path, const char *input, NfPixel
 
   self->path = g_strdup (path);
   self->input = g_strdup (input);
-  if (!nf_check_output (path, input, error))
+  if (!nf_check_output (path, input, error) || (command && !nf_command_check_output (command, path, error)))
     return NULL;
   if (!check_next (self, error))
     return NULL;
