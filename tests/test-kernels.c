@@ -697,7 +697,8 @@ typedef struct
   gboolean rows; /* B is given as it is, not packed */
   int panels;    /* of a work-item of many rows by the matrix unit, or 0 for one */
   double *A, *W, *bias, *R, *C, *P;
-  float *P_words; /* P as left rows, if it is such */
+  float *P_words;   /* P as left rows, if it is such */
+  gboolean of_left; /* few rows of integers are left rows before the product */
 } Product;
 
 static void
@@ -750,9 +751,8 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
   put (rig, B, 16, p->rows ? rows : packed, n);
   if (p->P_words)
     put (rig, P, 4, p->P_words, (gsize)count * p->N);
-  /* of few rows each work-item has left rows of its own, unless they are such already: let that be by turns
-   */
-  if (rig->madd && count <= 2 && !(flags & (SAVE | GELU_SLOPE)) && tiles != 1)
+  const gboolean few = rig->madd && count <= 2 && !(flags & (SAVE | GELU_SLOPE));
+  if (few && !p->of_left) /* each work-item has left rows of its own */
     {
       flags |= ROUND;
       ldb = left_words (rig, p->K) + 3;
@@ -770,9 +770,9 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       A_at = 0;
     }
   const size_t tile = (size_t)rig->MR * tiles;
-  const gsize each = rig->amx && !(flags & ROUND) ? MAX (p->panels, 1)
-                     : count > 2                  ? 1
-                                                  : 1 + 3 * tiles % 8; /* panels of a work-item */
+  const gsize each = rig->amx && !few ? MAX (p->panels, 1)
+                     : count > 2      ? 1
+                                      : 1 + 3 * tiles % 8; /* panels of a work-item */
   const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
   const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
@@ -1115,6 +1115,7 @@ test_matmul_integers (void **state)
         {
           g_autofree float *saved = NULL, *saved_by_madd = NULL;
           p.panels = panels;
+          p.of_left = panels % 2;
           p.flags = flags[(i + panels) % G_N_ELEMENTS (flags)];
           g_autofree float *got = run_product (&rig, &p, 0, p.M, panels, &saved),
                            *by_madd = run_product (&plain, &p, 0, p.M, 2, &saved_by_madd);
@@ -1467,10 +1468,8 @@ test_norm_of_integers (void **state)
         g_autofree double *x = numbers (1, n, 1), *wb = numbers (2, 2 * (gsize)d, 1), *R = numbers (5, n, 1);
         for (int j = 0; j < d; j++)
           {
-            x[d + j] = 3; /* a row of one value, whose norm is that of nothing */
+            x[d + j] = R[d + j] = 0; /* with rms so is the norm */
             x[2 * d + j] *= 1e15;
-            if (rms)
-              R[d + j] = 0;
           }
         x[3 * d + 7] = INFINITY;
         Memory *in = give_at (&rig, 1, x, n), *weights = give_at (&rig, 3, wb, 2 * (gsize)d),
@@ -1489,7 +1488,15 @@ test_norm_of_integers (void **state)
             assert_false (isfinite (of_norm[m * step + width - 1]));
           else
             assert_memory_equal (of_norm + m * step, of_floats + m * step, width * sizeof (float));
-        check_untouched ("behind a row", of_norm + width, step - width);
+        assert_true ((of_norm[step + width - 1] == 0) == rms);
+        for (int m = 0; m < M; m++)
+          {
+            check_untouched ("behind a row", of_norm + m * step + width, step - width);
+            /* up to a whole step for the matrix unit, of its upper and its lower bytes */
+            const guint32 *end = (const guint32 *)of_norm + m * step + d / 64 * 32;
+            for (int j = 8; rig.amx && d % 64 && j < 16; j++)
+              assert_true (end[j] == 0 && end[16 + j] == 0);
+          }
       }
 }
 
@@ -1750,11 +1757,14 @@ append (Rig *rig, const Heads *h, int part, gboolean values_too)
   Memory *keys = room (rig, h->B * keys_size (rig, h));
   const int row = h->left ? h->left_step : h->row, at = head_part (h, part) / (h->left ? 2 : 1);
   const int rows = (rig->amx && rig->rounds) || rig->half_keys ? rig->NR : rig->VW; /* of a block */
-  /* in three goes, of which the second is one row: as decoding does it */
-  const int ends[] = { 0, h->N / 2, MIN (h->N / 2 + 1, h->N), h->N };
-  for (int go = 0; go < 3; go++)
+  /* in goes, as decoding does it; some rows come when those on both sides are there, which they must leave
+   * alone. A block for the matrix unit begins with its first row. */
+  const int half = h->N / 2, ends[] = { 0, half, MIN (half + 1, h->N), MIN (half + 6, h->N), h->N };
+  static const int ascending[] = { 0, 1, 2, 3 }, last_between[] = { 0, 1, 3, 2 };
+  const int *goes = rig->amx && rig->rounds ? ascending : last_between;
+  for (int go = 0; go < 4; go++)
     {
-      const int n0 = ends[go], count = ends[go + 1] - n0;
+      const int n0 = ends[goes[go]], count = ends[goes[go] + 1] - n0;
       if (count > 0)
         RUN (rig, "nf_append",
              SIZES (rig->gpu ? count : (n0 + count - 1) / rows - n0 / rows + 1, h->Hkv, h->B), ONE_EACH,

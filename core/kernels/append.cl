@@ -185,9 +185,9 @@ nf_append (NF_ITEM __global const float *src, ulong src_at, int row, ulong batch
 static inline __attribute__ ((always_inline)) void
 nf_transpose_block (__global const float *x, int row, int begin, int end, __global uint *keys, bool kept)
 {
-  const intv first = NF_LANES, second = NF_LANES + (intv)(VW);
-  const uintv lower = nf_as_uintv (first >= (intv)(begin) && first < (intv)(end)) & (uintv)(0xffffu),
-              upper = nf_as_uintv (second >= (intv)(begin) && second < (intv)(end)) & (uintv)(0xffff0000u), wanted = lower | upper;
+  const intv lower_rows = NF_LANES, upper_rows = NF_LANES + (intv)(VW);
+  const uintv lower = nf_as_uintv (lower_rows >= (intv)(begin) && lower_rows < (intv)(end)) & (uintv)(0xffffu),
+              upper = nf_as_uintv (upper_rows >= (intv)(begin) && upper_rows < (intv)(end)) & (uintv)(0xffff0000u), wanted = lower | upper;
   for (int e = 0; e < DH; e += VW)
     {
       const int lanes = DH - e;
@@ -195,9 +195,9 @@ nf_transpose_block (__global const float *x, int row, int begin, int end, __glob
 #pragma unroll
       for (int i = 0; i < VW; i++)
         {
-          const bool has_first = !kept || (i >= begin && i < end), has_second = !kept || (VW + i >= begin && VW + i < end);
-          words[i] = nf_as_floatv (nf_pairv (nf_load_head (x + (ptrdiff_t)(i - begin) * row + e, has_first ? lanes : 0),
-                                             nf_load_head (x + (ptrdiff_t)(VW + i - begin) * row + e, has_second ? lanes : 0)));
+          const bool has_lower = !kept || (i >= begin && i < end), has_upper = !kept || (VW + i >= begin && VW + i < end);
+          words[i] = nf_as_floatv (nf_pairv (nf_load_head (x + (ptrdiff_t)(i - begin) * row + e, has_lower ? lanes : 0),
+                                             nf_load_head (x + (ptrdiff_t)(VW + i - begin) * row + e, has_upper ? lanes : 0)));
         }
       nf_transpose (words);
 #pragma unroll

@@ -66,7 +66,7 @@ typedef struct
   __global float *out, *stats;
   int q_row, out_row, left, halves, h, q0, Nq, prefix;
   float scale;
-  size_t ahead; /* from its keys to those that are read next, if they are others */
+  size_t ahead; /* from its keys to those that are read next: 0 if these are its own */
   int8 mask;
 } NfHead;
 

@@ -1,6 +1,6 @@
 /* Products of floats by integers of 8 bits on a CPU's matrix unit. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What nf_matmul of matmul_cpu.cl does with a panel: tiles of MR = 16 rows × NR = 32 columns of C. A is integers of 16 bits (nf_round_row), whose upper
+ * What nf_matmul of matmul_cpu.cl does with a panel: tiles of MR = 16 rows × NR = 32 columns of C. A is integers of 16 bits (NF_ROUND_ROW), whose upper
  * and lower bytes are two operands of the matrix unit, with sums of their own; B is bytes as they are. A step is 64 values of k.
  *
  *   - A part, NF_PART steps, is as many products as the other instructions add up exactly before sums become floats: so the same bits come out.
@@ -8,6 +8,7 @@
  *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile.
  *   - One or two rows wait for B to be read, and vpdpbusd takes them by words of four values. */
 
+#define NF_FEW_ROWS 2 /* FEW_ROWS of nf-ops.c, which gives these more panels */
 #define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART 8
 #define NF_TOGETHER 2 /* panels that meet a part of A */
@@ -272,7 +273,7 @@ nf_try_whole (const NfMatmul *t, __global const nf_element *b, int m0, int count
 static void
 nf_panels (const NfMatmul *t, __global const nf_element *b, int m0, int end, int n0, int panels)
 {
-  if (t->M <= 2 && !(t->flags & (NF_SAVE | NF_GELU_SLOPE)))
+  if (t->M <= NF_FEW_ROWS && !(t->flags & (NF_SAVE | NF_GELU_SLOPE)))
     {
       nf_few_rows (t, b, panels, n0);
       return;

@@ -58,7 +58,8 @@ NF_ROUND_ROW (nf_round_normed, const NfNormed *, nf_normed)
 #endif
 
 /* y[r,:] = (x[r,:] - mean) rstd w + b (layer norm, Ba et al. 2016) or x[r,:] rstd (1 + w) (rms, Zhang & Sennrich 2019), then + R[r,:] if `add`.
- * x, R, y (M, d); y may be x, R may be y. If `left` is not 0 y is left rows of a product, rows of so many words, and d a multiple of 2 VW.
+ * x, R, y (M, d); y may be x, R may be y. If `left` is not 0 y is left rows of a product, none of the others, rows of so many words, and d a multiple
+ * of 32.
  * Global size (M). */
 NF_KERNEL_OF_ONE void
 nf_norm (NF_ITEM __global const float *x, ulong x_at, __global const float *w, ulong w_at, ulong b_at, __global const float *R, ulong R_at, int add,

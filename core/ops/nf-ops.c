@@ -958,10 +958,9 @@ choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 #define MOST_OF_TWO 2
 #define MOST_AMX_PANELS 8
 
-/* TRUE if a product of integers is made by few rows' own instructions, and its work-items make its left rows.
- */
+/* TRUE if a product of integers is made by few rows' own instructions. */
 static gboolean
-rounds_rows (NfOps *ops, const NfMatmul *t)
+takes_few_rows (NfOps *ops, const NfMatmul *t)
 {
   return ops->madd && t->M <= FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE));
 }
@@ -969,7 +968,8 @@ rounds_rows (NfOps *ops, const NfMatmul *t)
 /* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
  * before: as many as leave two work-items for each core, but where A comes in panels itself. What one begins
  * with is as long as some panels. By the matrix unit a tile is finished while the next is multiplied, except
- * for a work-item's last; of floats where there are more than one of rows. */
+ * for a work-item's last: integers gain by it from three rows on, others where rows are more than one tile.
+ */
 static guint
 choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
 {
@@ -978,7 +978,7 @@ choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
   guint most = 1;
   if (ops->amx && M > (ops->madd ? FEW_ROWS : ops->row_tile))
     return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
-  if (rounds_rows (ops, t) || (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
+  if (takes_few_rows (ops, t) || (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
 }
@@ -1003,6 +1003,7 @@ check_operands (NfOps *ops, const NfMatmul *t)
 {
   const gboolean left = t->flags & NF_MATMUL_LEFT;
   const gsize row = left ? count_left (ops, t->N) : t->N;
+  g_assert (!left || nf_ops_writes_parts_left (ops));
   if (!(t->flags & NF_MATMUL_PANELS))
     check_room (t->A, t->M, t->lda, t->flags & NF_MATMUL_ROUND ? t->K : count_left (ops, t->K));
   check_room (t->C, t->M, t->ldc, row);
@@ -1098,7 +1099,7 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     }
   NfMatmul product = *t;
   const guint words = count_left (ops, t->K);
-  if (rounds_rows (ops, t))
+  if (takes_few_rows (ops, t))
     {
       const guint items = divide_up (t->N, ops->panel);
       product.flags |= NF_MATMUL_ROUND;
@@ -1260,8 +1261,11 @@ void
 nf_ops_norm (NfOps *ops, NfNormKind kind, NfView x, NfView w, NfView b, NfView R, NfView y, gboolean left,
              guint M, guint d)
 {
+  const guint step = nf_ops_row_step (ops, d, left);
+  g_assert (step > 0);
+  check_room (y, M, step, left ? count_left (ops, d) : d);
   LAUNCH_ROWS (ops, KERNEL_NORM, M, VIEW (x), VIEW (w), LONG (b.at), VIEW (R), INT (R.buffer != NULL),
-               VIEW (y), INT (left ? nf_ops_left_step (ops, d) : 0), INT (kind == NF_NORM_RMS), INT (d));
+               VIEW (y), INT (left ? step : 0), INT (kind == NF_NORM_RMS), INT (d));
 }
 
 void
@@ -1420,6 +1424,7 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
   const gsize out_batch = a->left ? (gsize)a->Nq * step : a->out_batch;
   const cl_int8 mask = kernel_mask (&a->mask, n_keys);
   const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
+  g_assert (!a->left || nf_ops_attention_writes_left (ops));
   const size_t global[3] = { divide_up (a->Nq, ops->query_tile) * group[0], a->H, a->B };
 
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
@@ -1475,6 +1480,7 @@ nf_ops_gate (NfOps *ops, NfView gate, NfView up, NfView hidden, gboolean left, g
 {
   const gsize n = (gsize)M * width;
   const gsize vectors = ops->gpu ? 1 : GATE_VECTORS, part = vectors * ops->vector_width;
+  g_assert (!left || nf_ops_writes_parts_left (ops));
   LAUNCH_ITEMS (ops, KERNEL_GATE, (n + part - 1) / part, 1, VIEW (gate), VIEW (up), VIEW (hidden),
                 INT (left ? nf_ops_left_step (ops, width) : 0), INT (width), LONG (n), INT (vectors));
 }

@@ -100,13 +100,13 @@ void nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolea
 
 /* Left rows: N values as a product reads them on its left, so that nobody need do it first: in bfloat16, or,
  * if the matrix unit multiplies floats, each as a sum of three bfloat16, or of two if it multiplies them by
- * bfloat16; on a CPU without it floats, with a gap after a row. Words (floats) from a row to the next; 0 if
- * there is nothing to gain, or N is not for it. nf_ops_row_size() is what to allocate, left rows or not.
- */
+ * bfloat16; where instructions for integers multiply, integers of 16 bits with their unit behind them; on
+ * other CPUs floats, with a gap after a row. Words (floats) from a row to the next; 0 if there is nothing to
+ * gain, or N is not for it. nf_ops_row_size() is what to allocate, left rows or not. */
 guint nf_ops_left_step (NfOps *ops, guint N);
 
-/* TRUE if products and gates write left rows, of which each has a part; FALSE if whole rows alone become
- * such, as integers, whose unit is not known before the last value. Norms write all. */
+/* TRUE if products and gates write left rows, of which each has a part; FALSE of integers, whose unit is not
+ * known before the last value of a row. Norms have whole rows and write any. */
 gboolean nf_ops_writes_parts_left (NfOps *ops);
 
 /* Words from one row of N values to the next: left rows if LEFT, else floats. */
