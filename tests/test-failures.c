@@ -6,12 +6,13 @@
 #include <CL/cl.h>
 #include <dlfcn.h>
 
-/* The library finds these before the driver's: call number `left` of a kind fails, once. */
+/* The library finds these before the driver's and GLib's: call number `left` of a kind fails, once. */
 typedef enum
 {
   NOTHING,
   BUFFER,
   LAUNCH,
+  MEMORY,
 } Kind;
 
 static struct
@@ -52,6 +53,13 @@ clEnqueueNDRangeKernel (cl_command_queue queue, cl_kernel kernel, cl_uint n, con
                         : real (queue, kernel, n, offset, global, local, n_events, events, event);
 }
 
+gpointer
+g_try_malloc_n (gsize n, gsize size)
+{
+  gsize bytes;
+  return fails (MEMORY) || !g_size_checked_mul (&bytes, n, size) || bytes == 0 ? NULL : malloc (bytes);
+}
+
 static void
 fail_at (Kind kind, guint call)
 {
@@ -67,6 +75,49 @@ has_failed (void)
   failing.kind = NOTHING;
   failing.left = 0;
   return failed;
+}
+
+/* Whatever a picture's size asks the host for may be refused: the session goes on with the next picture. */
+static void
+test_host_memory (void **state)
+{
+  enum
+  {
+    W = 24,
+    H = 16
+  };
+  const NfConfig config = random_picture_config (NF_PIXELS_GRAY, 8, 4, 2);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = model_new_scaled (&config, "cpu", 0.05);
+  guint8 samples[W * H], decoded[W * H];
+  float latents[W * H];
+  for (guint i = 0; i < W * H; i++)
+    samples[i] = (guint8)(100 + i % W);
+  const NfFrame in = { .width = W, .height = H, .planes = { { samples, W, 1 } } },
+                out = { .width = W, .height = H, .planes = { { decoded, W, 1 } } };
+  guint refused = 0;
+  for (guint call = 1;; call++)
+    {
+      g_autoptr (NfSession) session = nf_session_new (model, &error);
+      nf_test_ok (session, error);
+      memset (decoded, 0, sizeof decoded);
+      fail_at (MEMORY, call);
+      const gboolean done = nf_session_encode_frame (session, &in, latents, NULL, NULL, &error)
+                            && nf_session_decode_frame (session, latents, -1, NULL, &out, &error);
+      if (!has_failed ())
+        {
+          nf_test_ok (done, error);
+          break;
+        }
+      assert_false (done);
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_NO_MEMORY));
+      g_clear_error (&error);
+      refused++;
+      nf_test_ok (nf_session_encode_frame (session, &in, latents, NULL, NULL, &error), error);
+      nf_test_ok (nf_session_decode_frame (session, latents, -1, NULL, &out, &error), error);
+      assert_memory_equal (decoded, samples, sizeof samples);
+    }
+  assert_true (refused >= 5);
 }
 
 #define MOST 400 /* calls that are made to fail; the tests end before that */
@@ -367,8 +418,9 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_step), cmocka_unit_test (test_evaluate), cmocka_unit_test (test_stream),
-    cmocka_unit_test (test_size), cmocka_unit_test (test_roll),     cmocka_unit_test (test_read),
+    cmocka_unit_test (test_step),        cmocka_unit_test (test_evaluate), cmocka_unit_test (test_stream),
+    cmocka_unit_test (test_host_memory), cmocka_unit_test (test_size),     cmocka_unit_test (test_roll),
+    cmocka_unit_test (test_read),
   };
   if (argc > 1)
     cmocka_set_test_filter (argv[1]);

@@ -695,6 +695,33 @@ find_closed_cache (void)
 }
 
 /* The first usable match, GPUs before CPUs if NAME leaves that open. */
+#define VENDORS "/etc/OpenCL/vendors"
+
+/* There is no device. */
+static void
+explain_none (GError **error)
+{
+  static const char *const variables[] = { "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "POCL_DEVICES" };
+  g_autoptr (GDir) vendors = g_dir_open (VENDORS, 0, NULL);
+  for (guint i = 0; i < G_N_ELEMENTS (variables); i++)
+    {
+      const char *value = g_getenv (variables[i]);
+      if (value && *value)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                       "there is no OpenCL device with %s=%s: unset that, or " INSTALL_HINT, variables[i],
+                       value);
+          return;
+        }
+    }
+  if (vendors && g_dir_read_name (vendors))
+    g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE,
+                 "there is no OpenCL device, though " VENDORS " lists drivers: they find none, or cannot be "
+                 "loaded, as where memory is limited (ulimit -v). Or " INSTALL_HINT);
+  else
+    g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);
+}
+
 static Candidate *
 choose (GPtrArray *candidates, const char *name, GError **error)
 {
@@ -707,7 +734,7 @@ choose (GPtrArray *candidates, const char *name, GError **error)
                      "%s cannot be written: set POCL_CACHE_DIR to a folder that can. Or " INSTALL_HINT,
                      closed);
       else
-        g_set_error (error, NF_ERROR, NF_ERROR_NO_DEVICE, "there is no OpenCL device: " INSTALL_HINT);
+        explain_none (error);
       return NULL;
     }
 

@@ -6,6 +6,23 @@
 
 #define HALF_LOG_2PI 0.91893853320467274178
 
+static gboolean
+refuse_memory (const NfGrid *grid, GError **error)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for a frame of %ux%u tiles", grid->tiles_x,
+               grid->tiles_y);
+  return FALSE;
+}
+
+/* In place of what *ROOM was. */
+static gboolean
+make_room (float **room, gsize n)
+{
+  g_free (*room);
+  *room = g_try_new (float, n);
+  return *room != NULL;
+}
+
 /* Reserves what a frame of this size needs, and says how it lies on the tiles and in device memory. */
 static gboolean
 prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *planes, GError **error)
@@ -49,17 +66,19 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
   if (latents != self->grid_size || !self->grid)
     {
       g_clear_pointer (&self->grid, nf_buffer_free);
+      self->shown.valid = FALSE;
+      if (!make_room (&self->shown.latents, latents))
+        return refuse_memory (grid, error);
       self->grid_size = latents;
       self->grid = nf_ops_alloc (ops, latents);
-      self->shown.valid = FALSE;
-      self->shown.latents = g_renew (float, self->shown.latents, latents);
     }
   if (tokens != self->n_tokens)
     {
+      self->n_tokens = 0;
+      if (!make_room (&self->half_square, tokens) || !make_room (&self->log_det, tokens)
+          || !make_room (&self->misses, tokens))
+        return refuse_memory (grid, error);
       self->n_tokens = tokens;
-      self->half_square = g_renew (float, self->half_square, tokens);
-      self->log_det = g_renew (float, self->log_det, tokens);
-      self->misses = g_renew (float, self->misses, tokens);
     }
   return self->grid || nf_ops_finish (ops, error);
 }
@@ -493,7 +512,9 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
                          && decode_alike (&shown->options, options),
                  /* within these frames something may be cut short */
       repeat = !options->afresh && options->budget_ms == 0 && options->max_sweeps == 0;
-  g_autofree Work *work = g_new (Work, (gsize)n_frames * tiles);
+  g_autofree Work *work = g_try_new (Work, (gsize)n_frames * tiles);
+  if (!work)
+    return refuse_memory (&grid, error);
   guint count = 0;
   for (guint i = 0; i < n_frames; i++)
     count += find_new_tiles (config, &grid, latents[i],

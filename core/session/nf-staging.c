@@ -83,7 +83,14 @@ nf_staging_prepare (NfStaging *staging, NfOps *ops, NfPixelLayout layout, guint 
     {
       g_clear_pointer (&staging->buffer, nf_buffer_free);
       g_free (staging->bytes);
-      staging->bytes = g_malloc ((odd_at (at) + 1) * sizeof (guint32));
+      staging->size = 0;
+      staging->bytes = (guint8 *)g_try_new (guint32, odd_at (at) + 1);
+      if (!staging->bytes)
+        {
+          g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY, "no memory for a frame of %ux%u", frame->width,
+                       frame->height);
+          return FALSE;
+        }
       staging->size = at;
       staging->buffer = nf_ops_alloc (ops, odd_at (at) + 1);
     }
