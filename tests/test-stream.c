@@ -538,6 +538,7 @@ refusals (void **state)
   g_clear_error (&error);
   config = random_video_config ();
   config.sos = FALSE;
+  config.action_dim = 0; /* which needs one */
   g_autoptr (NfModel) startless = nf_model_new (&config, nf_test_device ("cpu"), 1, &error);
   nf_test_ok (startless, error);
   assert_null (nf_stream_new (startless, &error));
