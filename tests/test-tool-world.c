@@ -4,6 +4,7 @@
 
 #include <json-glib/json-glib.h>
 #include <math.h>
+#include <sys/stat.h>
 
 static const char config[]
     = "{\"family\": \"starflow\", \"img_size\": 16, \"patch_size\": 8, \"channels\": 32, \"num_blocks\": 2, "
@@ -441,6 +442,10 @@ test_refusals (void **state)
            NULL));
   ok (run (1, "two outputs", "eval", "world", model, "--world", "pong", "--json", samples, "--markdown",
            samples, NULL));
+  g_autofree char *pipe = nf_test_temporary (".json");
+  assert_int_equal (mkfifo (pipe, 0600), 0);
+  ok (run (1, "is not a plain file", "eval", "world", model, "--world", "pong", "--json", pipe, NULL));
+  g_unlink (pipe);
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));
   ok (run (1, "is input and output", "world", "pong", clip, "-a", actions, "--frames", "4", "-q", NULL));

@@ -451,11 +451,13 @@ nf_cmd_eval_world (int argc, char **argv)
     return nf_command_usage (&command, "%s", error->message);
   command.model = g_strdup (argv[1]);
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };
-  g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), written = g_ptr_array_new ();
-  g_ptr_array_add (inputs, nf_model_find (command.model, NULL));
-  g_ptr_array_add (inputs, g_strdup (command.text));
+  g_autoptr (GPtrArray) inputs = g_ptr_array_new (), written = g_ptr_array_new ();
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
-    g_ptr_array_add (written, (gpointer)outputs[i]);
+    {
+      if (outputs[i] && !nf_command_check_output (&command, outputs[i], &error))
+        return nf_command_fail (&command, error);
+      g_ptr_array_add (written, (gpointer)outputs[i]);
+    }
   if (!nf_check_outputs (written, inputs, &error))
     return nf_command_fail (&command, error);
 
