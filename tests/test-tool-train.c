@@ -204,6 +204,8 @@ test_begun_again (void **state)
   assert_int_equal (mkfifo (pipe, 0700), 0);
   GOOD (TRAIN, AGAIN, "--steps", "6", "--stop-after", "2", video);
   g_autoptr (GBytes) begun = contents ("again.safetensors.checkpoint");
+  BAD (1, "again.safetensors.checkpoint: it is no model but, as it says itself, \"normflow checkpoint\"",
+       "info", "again.safetensors.checkpoint");
   BAD (1, "again.safetensors.checkpoint is at step 2 of 6 of another run: give --resume", TRAIN, AGAIN,
        "--steps", "9", video);
   BAD (2, "--overwrite", "train", "-q", AGAIN, "--resume", "--overwrite");

@@ -1279,6 +1279,8 @@ test_hints (void **state)
   GOOD ("hints", "-q", "-m", model, "--pictures", "3", "--output", "hints.safetensors", video);
   GOOD ("hints", "-q", "-m", model, "--pictures", "3", "--output", "again.safetensors", video);
   assert_same_files ("hints.safetensors", "again.safetensors");
+  BAD (1, "hints.safetensors: it is no model but, as it says itself, \"normflow hints\"", "info",
+       "hints.safetensors");
   GOOD ("hints", "-q", "-m", model, "--pictures", "3", video);
   assert_same_files ("hints.safetensors", "model.hints.safetensors");
   GOOD ("encode", "-q", "-m", model, "--frames", "2", video, "few.safetensors");

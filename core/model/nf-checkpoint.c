@@ -615,6 +615,22 @@ drop_nvp (Config *c)
     json_object_remove_member (c->members, "nvp");
 }
 
+/* Where there are no weights at all; other files of ours say what they are. */
+static void
+refuse_other (const Config *c, GError **error)
+{
+  const char *path = nf_tensor_file_get_path (c->file),
+             *format = nf_tensor_file_get_metadata (c->file, "format");
+  g_autofree char *kind = format && g_str_has_prefix (format, "normflow") ? nf_shorten (format) : NULL;
+
+  if (kind)
+    g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: it is no model but, as it says itself, \"%s\"", path,
+                 kind);
+  else
+    g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
+                 "%s: it holds no weights of a flow: tensor blocks.0.proj_in.weight is missing", path);
+}
+
 /* Which blocks have weights. That one in between has none, only a configuration can mean. */
 static gboolean
 find_blocks (Config *c, GError **error)
@@ -630,9 +646,7 @@ find_blocks (Config *c, GError **error)
   if (c->T > 0 && (counted == c->T || has (c, "layers_per_block")))
     return TRUE;
   if (c->T == 0)
-    g_set_error (error, NF_ERROR, NF_ERROR_CONFIG,
-                 "%s: it holds no weights of a flow: tensor blocks.0.proj_in.weight is missing",
-                 nf_tensor_file_get_path (c->file));
+    refuse_other (c, error);
   else
     g_set_error (
         error, NF_ERROR, NF_ERROR_CONFIG,

@@ -213,6 +213,7 @@ nf_hints_write (NfHints *hints, const char *path, const char *digest, GError **e
                                  .n_elements = T * (2 * D + 1) * D,
                                  .data = (const guint8 *)guess } };
   split (hints, slopes, guess);
+  g_hash_table_insert (metadata, (gpointer) "format", (gpointer) "normflow hints");
   g_hash_table_insert (metadata, (gpointer)KIND, (gpointer)FORMAT);
   g_hash_table_insert (metadata, (gpointer) "model_digest", (gpointer)digest);
   return nf_tensor_file_write (path, tensors, G_N_ELEMENTS (tensors), metadata, error);
