@@ -5,13 +5,13 @@
  * data_offsets } and "__metadata__" -> strings; then the data. */
 #include "nf-tensor-file.h"
 #include "nf-error-private.h"
+#include "nf-half.h"
 #include "nf-json.h"
 #include "nf-torch-file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
-#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -407,16 +407,6 @@ nf_tensor_file_lookup (NfTensorFile *self, const char *name)
 /* Converting */
 
 static double
-half_to_double (guint16 bits)
-{
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const double sign = bits & 0x8000 ? -1 : 1;
-  if (exponent == 31)
-    return fraction ? (double)NAN : sign * (double)INFINITY;
-  return sign * (exponent ? ldexp (1024 + fraction, exponent - 25) : ldexp (fraction, -24));
-}
-
-static double
 get_element (const NfTensor *tensor, guint64 i)
 {
   const guint8 *at = tensor->data + i * dtypes[tensor->dtype].size;
@@ -440,7 +430,9 @@ get_element (const NfTensor *tensor, guint64 i)
       return f64;
     case NF_DTYPE_F16:
       memcpy (&u16, at, sizeof u16);
-      return half_to_double (GUINT16_FROM_LE (u16));
+      u16 = GUINT16_FROM_LE (u16);
+      nf_half_to_float (&u16, &f32, 1);
+      return (double)f32;
     case NF_DTYPE_BF16:
       memcpy (&u16, at, sizeof u16);
       u32 = (guint32)GUINT16_FROM_LE (u16) << 16;
