@@ -1402,7 +1402,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
       g_param_spec_double ("budget-ms", "Budget",
                            "Milliseconds for a frame, after which windows of what is left of it are swept "
                            "once only; 0 is no limit",
-                           0, 1e6, 0, flags));
+                           0, MOST_BUDGET_MS, 0, flags));
 
   g_object_class_install_property (
       object_class, PROP_KEEP_UP,

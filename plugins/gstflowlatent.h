@@ -9,14 +9,13 @@ G_BEGIN_DECLS
 #define GST_FLOW_LATENT_MIME "video/x-flow-latent"
 #define GST_FLOW_TENSORS_MIME "other/tensors"
 
-/* Most pixels of a side; in the caps below, too. */
-#define GST_FLOW_MAX_SIDE 16384
+#define GST_FLOW_SIDES                                                                                       \
+  "width = (int) [ 1, " G_STRINGIFY (NF_MAX_SIDE) " ], height = (int) [ 1, " G_STRINGIFY (NF_MAX_SIDE) " ]"
 
 /* The same bytes under two names: ours, and NNStreamer's. width and height mean pixels, always. */
 #define GST_FLOW_LATENT_CAPS                                                                                 \
-  GST_FLOW_LATENT_MIME ", latent-format = (string) { F32LE, F16LE }, width = (int) [ 1, 16384 ], "           \
-                       "height = (int) [ 1, 16384 ], framerate = " GST_VIDEO_FPS_RANGE                       \
-                       "; " GST_FLOW_TENSORS_MIME                                                            \
+  GST_FLOW_LATENT_MIME ", latent-format = (string) { F32LE, F16LE }, " GST_FLOW_SIDES                        \
+                       ", framerate = " GST_VIDEO_FPS_RANGE "; " GST_FLOW_TENSORS_MIME                       \
                        ", format = (string) static, num_tensors = (int) 1, framerate = " GST_VIDEO_FPS_RANGE \
                        ", types = (string) { float32, float16 }"
 
@@ -24,7 +23,7 @@ G_BEGIN_DECLS
 #define GST_FLOW_VIDEO_CAPS                                                                                  \
   "video/x-raw, format = (string) { I420, NV12, YV12, NV21, RGB, BGR, RGBx, BGRx, xRGB, xBGR, GBR, RGBP, "   \
   "BGRP, "                                                                                                   \
-  "GRAY8 }, width = (int) [ 1, 16384 ], height = (int) [ 1, 16384 ], framerate = " GST_VIDEO_FPS_RANGE
+  "GRAY8 }, " GST_FLOW_SIDES ", framerate = " GST_VIDEO_FPS_RANGE
 
 /**
  * GstFlowLatentInfo:

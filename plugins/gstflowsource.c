@@ -117,8 +117,8 @@ size_from_dimensions (const GstStructure *structure, const NfConfig *config, gin
   guint64 dims[3];
   if (!dimensions || !gst_flow_parse_dimensions (dimensions, dims))
     return;
-  *width = (gint)CLAMP (dims[1] * config->patch_size, 1, GST_FLOW_MAX_SIDE);
-  *height = (gint)CLAMP (dims[2] * config->patch_size, 1, GST_FLOW_MAX_SIDE);
+  *width = (gint)CLAMP (dims[1] * config->patch_size, 1, NF_MAX_SIDE);
+  *height = (gint)CLAMP (dims[2] * config->patch_size, 1, NF_MAX_SIDE);
 }
 
 static GstCaps *

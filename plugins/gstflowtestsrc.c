@@ -40,8 +40,8 @@
   "video/x-raw, format = (string) { RGB, BGR, RGBx, BGRx, xRGB, xBGR, GBR, RGBP, BGRP }, " SIZE_AND_RATE     \
   "; video/x-raw, format = (string) { I420, NV12, YV12, NV21 }, colorimetry = (string) "                     \
   "bt601, " SIZE_AND_RATE "; video/x-raw, format = (string) GRAY8, " SIZE_AND_RATE
-#define SIZE_AND_RATE                                                                                        \
-  "width = (int) [ 16, 16384 ], height = (int) [ 16, 16384 ], framerate = " GST_VIDEO_FPS_RANGE
+#define SIDE "(int) [ 16, " G_STRINGIFY (NF_MAX_SIDE) " ]"
+#define SIZE_AND_RATE "width = " SIDE ", height = " SIDE ", framerate = " GST_VIDEO_FPS_RANGE
 
 #define DEFAULT_SIDE 64
 #define MOST_FRAMES G_MAXINT32 /* whose actions are remembered, a byte each */

@@ -763,7 +763,7 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
       lda = left_words (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
       const size_t words = divide_up (elements (rig, p->K), GROUP) * GROUP;
-      RUN (rig, "nf_halve", rig->gpu ? SIZES (words, count, 1) : SIZES (count, 1, 1),
+      RUN (rig, "nf_make_left", rig->gpu ? SIZES (words, count, 1) : SIZES (count, 1, 1),
            SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (A), LONG (7), INT (p->lda), BUFFER (halved), INT (lda),
            INT (p->K));
       A = halved;
@@ -1331,7 +1331,7 @@ test_left_gradients (void **state)
       g_autofree double *X = numbers (1, (gsize)M * ldx, 1);
       round_left (&rig, X, M, N, ldx);
       Memory *x = give_at (&rig, 1, X, (gsize)M * ldx - 3), *left = room (&rig, 7 + (gsize)M * ld);
-      RUN (&rig, "nf_halve", SIZES (M, 1, 1), ONE_EACH, BUFFER (x), LONG (1), INT (ldx), BUFFER (left),
+      RUN (&rig, "nf_make_left", SIZES (M, 1, 1), ONE_EACH, BUFFER (x), LONG (1), INT (ldx), BUFFER (left),
            INT (ld), INT (N));
       const int widths[] = { rig.NR, rig.MR };
       for (guint w = 0; w < G_N_ELEMENTS (widths); w++)
@@ -1480,8 +1480,8 @@ test_norm_of_integers (void **state)
           RUN (&rig, "nf_norm", SIZES (M, 1, 1), ONE_EACH, BUFFER (in), LONG (1), BUFFER (weights), LONG (3),
                LONG (3 + d), BUFFER (added), LONG (add ? 2 : 0), INT (add), BUFFER (left ? got : floats),
                LONG (left ? 0 : 4), INT (left ? step : 0), INT (rms), INT (d));
-        RUN (&rig, "nf_halve", SIZES (M, 1, 1), ONE_EACH, BUFFER (floats), LONG (4), INT (d), BUFFER (want),
-             INT (step), INT (d));
+        RUN (&rig, "nf_make_left", SIZES (M, 1, 1), ONE_EACH, BUFFER (floats), LONG (4), INT (d),
+             BUFFER (want), INT (step), INT (d));
         g_autofree float *of_floats = take (&rig, want), *of_norm = take (&rig, got);
         for (int m = 0; m < M; m++)
           if (m == 3)
@@ -2019,7 +2019,7 @@ test_attention_of_left (void **state)
                        *keys = take (&rig, h.keys);
       h.left_step = left_words (&rig, h.row) + 5;
       Memory *left = room (&rig, (gsize)B * N * h.left_step);
-      RUN (&rig, "nf_halve", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (h.in), LONG (0), INT (h.row),
+      RUN (&rig, "nf_make_left", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (h.in), LONG (0), INT (h.row),
            BUFFER (left), INT (h.left_step), INT (h.row));
       h.left = left;
       h.keys = append (&rig, &h, 1, TRUE);

@@ -10,7 +10,6 @@
 
 #include <glib/gstdio.h>
 
-#define MAX_SIDE 16384
 #define MAX_FRAMES 65536
 #define OTHERS 4      /* pictures that hints are measured on */
 #define MAX_DRAFTED 8 /* tiles side by side that `auto` may draft */
@@ -356,8 +355,8 @@ nf_cmd_bench_decode (int argc, char **argv)
   for (guint i = 0; numbers[i]; i++)
     {
       guint64 n;
-      if (!g_ascii_string_to_unsigned (numbers[i], 10, 1, MAX_SIDE / 16, &n, NULL))
-        return nf_command_usage (&command, "--tiles takes numbers of 1 to %d, not \"%s\"", MAX_SIDE / 16,
+      if (!g_ascii_string_to_unsigned (numbers[i], 10, 1, NF_MAX_SIDE / 16, &n, NULL))
+        return nf_command_usage (&command, "--tiles takes numbers of 1 to %d, not \"%s\"", NF_MAX_SIDE / 16,
                                  numbers[i]);
     }
   bench.base.video = argc > 1 ? argv[1] : NULL;

@@ -212,7 +212,7 @@ limits_init (Limits *limits, NfDevice *device, GError **error)
   } forms[] = { { "amx", " -DAMX" }, { "dot", " -DDOT" }, { "madd", " -DMADD" }, { "vnni", " -DVNNI" } };
   const char *bf16 = nf_device_get_bf16_form (device), *f32 = nf_device_get_f32_form (device),
              *form = nf_device_get_form (device), *option = "";
-  const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_operands (device),
+  const gboolean amx = strcmp (form, "amx") == 0, mixed = bf16 && !nf_device_rounds_to_bf16 (device),
                  bytes = nf_device_get_int8_form (device) != NULL;
   /* of a GPU's matrix units no limit is measured: shares there are of float32's */
   for (guint i = 0; i < G_N_ELEMENTS (forms); i++)

@@ -734,30 +734,30 @@ nf_cmd_eval (int argc, char **argv)
 
   files = list_files ((const char *const *)argv + 1, holdout, &error);
   if (!files)
-    goto failed;
+    return nf_command_fail (&command, error);
   plots = plot ? plot_paths (plot, files) : NULL;
   eval.json_path = json_path;
   if (n_sigmas && !command.model)
     command.model = g_strdup (NF_MODEL_NOISY);
   if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   eval.session = nf_command_open (&command, &error);
   if (!eval.session)
-    goto failed;
+    return nf_command_fail (&command, error);
   config = nf_model_get_config (nf_session_get_model (eval.session));
   if (!n_sigmas
       && (!nf_command_open_stream (&command, eval.session, &eval.stream, &error)
           || (eval.stream && eval.check
               && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
-    goto failed;
+    return nf_command_fail (&command, error);
   scan.stream = eval.stream;
   scan.scale = eval.scale;
   if (n_sigmas
       && !nf_command_check_pictures (&command, eval.session, "--denoise", NF_VIDEOS_KEEP_NOISE,
                                      NF_MODEL_NOISY, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   if (!nf_command_check_stream (&command, eval.stream, eval.scale ? "scale" : NULL, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   if (peers)
     eval.peers = nf_media_peers_new (config->layout);
   /* Lines of JSON and words never mix on one stream. */
@@ -771,7 +771,7 @@ nf_cmd_eval (int argc, char **argv)
                    : !nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
         {
           if (!nf_media_is_of_file (error))
-            goto failed;
+            return nf_command_fail (&command, error);
           nf_command_fail (&command, error);
           g_clear_error (&error);
           continue;
@@ -787,7 +787,7 @@ nf_cmd_eval (int argc, char **argv)
       ffv1 += eval.ffv1_bits;
       wrong += eval.wrong_frames;
       if (plots && !plot_file (&eval, plots->pdata[i], &error))
-        goto failed;
+        return nf_command_fail (&command, error);
     }
   if (!n_scored)
     return NF_EXIT_FAILED;
@@ -809,24 +809,21 @@ nf_cmd_eval (int argc, char **argv)
         {
           g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
                        "--map-frame %" G_GINT64_FORMAT ": that frame was not scored", map_frame);
-          goto failed;
+          return nf_command_fail (&command, error);
         }
       title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval.map_name,
                                eval.map_picture->index, eval.map_score);
       if (!nf_plot_map (map, title, eval.map_name, "bits per sample", eval.map_picture, eval.map,
                         eval.map_grid.grid_width, eval.map_grid.grid_height, config->patch_size, &error))
-        goto failed;
+        return nf_command_fail (&command, error);
     }
   if (!open_json (&eval, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   if (json_path && fclose (g_steal_pointer (&eval.json)) != 0)
     {
       g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
-      goto failed;
+      return nf_command_fail (&command, error);
     }
   nf_command_tell_residual (&command);
   return wrong || n_scored < files->len ? NF_EXIT_FAILED : 0;
-
-failed:
-  return nf_command_fail (&command, error);
 }

@@ -80,11 +80,11 @@ nf_sample_sheet_new (const NfSample *sample, NfPixelLayout layout, guint count, 
   const guint rows = (count + *columns - 1) / *columns;
   const guint64 width = GAP + (guint64)*columns * (sample->width + sample->width % 2 + GAP),
                 height = GAP + (guint64)rows * (sample->height + sample->height % 2 + GAP);
-  if (width > NF_SAMPLE_MAX_SIDE || height > NF_SAMPLE_MAX_SIDE)
+  if (width > NF_MAX_SIDE || height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                    "%u pictures of %ux%u make a sheet larger than %d pixels; ask for fewer, or for a video",
-                   count, sample->width, sample->height, NF_SAMPLE_MAX_SIDE);
+                   count, sample->width, sample->height, NF_MAX_SIDE);
       return NULL;
     }
   NfPicture *sheet = nf_picture_new (layout, (guint)width, (guint)height);
@@ -129,13 +129,13 @@ sample_sheet (NfSample *sample, NfSession *session, GError **error)
               height = grid.tiles_y * nf_config_rows (config);
   if (!(sheet = nf_sample_sheet_new (sample, config->layout, sample->count, &columns, error)))
     return FALSE;
-  if ((guint64)columns * width > NF_SAMPLE_MAX_SIDE)
+  if ((guint64)columns * width > NF_MAX_SIDE)
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_ARGUMENT,
           "a row of %u pictures of %ux%u takes tiles for more than %d pixels; ask for fewer, or for a "
           "video",
-          columns, sample->width, sample->height, NF_SAMPLE_MAX_SIDE);
+          columns, sample->width, sample->height, NF_MAX_SIDE);
       return FALSE;
     }
   output = nf_output_open (sample->command, sample->output, NULL, config->layout, sheet->frame.width,
@@ -421,7 +421,7 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none", denoise);
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
-                             size, NF_SAMPLE_MAX_SIDE);
+                             size, NF_MAX_SIDE);
   if (context != G_MININT && context < 0)
     return nf_command_usage (&command, "--context takes no negative number");
   if (seed < 0)

@@ -527,7 +527,7 @@ nf_cmd_train (int argc, char **argv)
       if (!nf_train_load_settings (&run, places.checkpoint, &error) || !check_run (&run, settings, &error)
           || !read_elsewhere (&run, argv + 1, validation, captions, &error)
           || (steps && !end_elsewhere (&run, places.checkpoint, (guint64)steps, &error)))
-        goto failed;
+        return nf_command_fail (&command, error);
       if (validate_every)
         run.validate_every = (guint64)validate_every;
     }
@@ -558,10 +558,10 @@ nf_cmd_train (int argc, char **argv)
           || !nf_train_make_config (&run.config, &shape, &error) || !check_run (&run, NULL, &error))
         return nf_command_usage (&command, "%s", error->message);
       if (run.init && !read_init (&run, &error))
-        goto failed;
+        return nf_command_fail (&command, error);
     }
   if (places.resume && !check_run (&run, NULL, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   if (!check_video_options (&run, !places.resume, holdout != NF_NOT_GIVEN, samples != NULL, &error))
     return nf_command_usage (&command, "%s", error->message);
   if (nf_train_has_captions (&run) && run.config.family != NF_FAMILY_STARFLOW)
@@ -591,13 +591,10 @@ nf_cmd_train (int argc, char **argv)
     run.sample_every = (guint64)sample_every;
   if (!check_places (&places, &run, shape.config, &error)
       || (!places.resume && !overwrite && !nf_train_check_begun (places.checkpoint, &error)))
-    goto failed;
+    return nf_command_fail (&command, error);
 
   nf_command_catch_signals (&command);
   if (!nf_train_job (&command, &run, &places, &error))
-    goto failed;
+    return nf_command_fail (&command, error);
   return g_cancellable_is_cancelled (command.cancellable) ? NF_EXIT_INTERRUPTED : 0;
-
-failed:
-  return nf_command_fail (&command, error);
 }

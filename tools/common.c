@@ -13,7 +13,6 @@
 
 #include <glib/gstdio.h>
 
-#define MAX_SIDE 16384
 #define ONLY_WEIGHTS "-weights" /* what ends so has no gradients of parameters */
 
 static int signal_pipe[2] = { -1, -1 };
@@ -586,10 +585,10 @@ nf_parse_size (const char *text, guint *width, guint *height)
 {
   guint64 w, h;
 
-  if (!parse_number (&text, MAX_SIDE, &w) || (*text != 'x' && *text != 'X'))
+  if (!parse_number (&text, NF_MAX_SIDE, &w) || (*text != 'x' && *text != 'X'))
     return FALSE;
   text++;
-  if (!parse_number (&text, MAX_SIDE, &h) || *text)
+  if (!parse_number (&text, NF_MAX_SIDE, &h) || *text)
     return FALSE;
   *width = (guint)w;
   *height = (guint)h;

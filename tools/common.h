@@ -127,7 +127,7 @@ gboolean nf_settle_number (gint64 *number);
 /* The error that OPTION is none of CHOICES, "a, b"; FALSE. */
 gboolean nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error);
 
-/* "WxH" to sides of 1 to 16384. */
+/* "WxH" to sides of 1 to NF_MAX_SIDE. */
 gboolean nf_parse_size (const char *text, guint *width, guint *height);
 
 /* "N/D" or "N" to a rate; each 1 to 2^31-1. */

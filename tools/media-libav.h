@@ -7,7 +7,6 @@
 
 G_BEGIN_DECLS
 
-#define NF_MEDIA_MAX_SIDE 16384
 /* The same bits everywhere; and pixels of RGB by themselves, not in pairs of one colour, the last of which
  * may lie behind a row. */
 #define NF_LIBAV_SWS_EXACT (SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)

@@ -88,11 +88,10 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   gboolean good;
 
   nf_libav_init ();
-  if (!width || !height || width > NF_MEDIA_MAX_SIDE || height > NF_MEDIA_MAX_SIDE)
+  if (!width || !height || width > NF_MAX_SIDE || height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "cannot scale a picture to %u×%u: sides go from 1 to %d", width, height,
-                   NF_MEDIA_MAX_SIDE);
+                   "cannot scale a picture to %u×%u: sides go from 1 to %d", width, height, NF_MAX_SIDE);
       return NULL;
     }
   sws = sws_getContext ((int)picture->frame.width, (int)picture->frame.height, format, (int)width,

@@ -518,12 +518,11 @@ convert_samples (NfMediaReader *self, GError **error)
   g_autoptr (NfPicture) picture = NULL;
   const gboolean full = nf_look_is_full (frame);
 
-  if (frame->width < 1 || frame->height < 1 || frame->width > NF_MEDIA_MAX_SIDE
-      || frame->height > NF_MEDIA_MAX_SIDE)
+  if (frame->width < 1 || frame->height < 1 || frame->width > NF_MAX_SIDE || frame->height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                    "%s: frames of %d×%d are too large: sides may have up to %d pixels", self->path,
-                   frame->width, frame->height, NF_MEDIA_MAX_SIDE);
+                   frame->width, frame->height, NF_MAX_SIDE);
       return NULL;
     }
   picture = nf_picture_new (self->layout, (guint)frame->width, (guint)frame->height);

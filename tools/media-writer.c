@@ -243,8 +243,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   self->layout = layout;
   self->width = width;
   self->height = height;
-  if (!width || !height || width > NF_MEDIA_MAX_SIDE || height > NF_MEDIA_MAX_SIDE || rate_n < 1
-      || rate_d < 1)
+  if (!width || !height || width > NF_MAX_SIDE || height > NF_MAX_SIDE || rate_n < 1 || rate_d < 1)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: cannot write frames of %u×%u at %d/%d a second",
                    path, width, height, rate_n, rate_d);

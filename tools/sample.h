@@ -6,8 +6,6 @@
 
 G_BEGIN_DECLS
 
-#define NF_SAMPLE_MAX_SIDE 16384
-
 typedef struct
 {
   NfCommand *command;

@@ -35,7 +35,7 @@ guint nf_device_values_per_word (NfDevice *self);
 gboolean nf_device_uses_bf16 (NfDevice *self);
 
 /* TRUE if what they are multiplied by is rounded to it, too; else NF_BF16_WEIGHTS of the kernels. */
-gboolean nf_device_rounds_operands (NfDevice *self);
+gboolean nf_device_rounds_to_bf16 (NfDevice *self);
 
 /* FALSE if one operand of a product has to be a matrix that is kept: gradients of parameters are products of
  * others. */
@@ -50,7 +50,7 @@ typedef enum
   NF_BF16_DOT,
   NF_BF16_AMX,
   NF_BF16_MMA,
-} NfBf16;
+} NfBf16Form;
 
 /* What makes products of floats: fma(), a CPU's matrix unit (NF_F32_AMX of the kernels), or NVIDIA's tensor
  * cores (NF_F32_MMA). */
@@ -59,7 +59,7 @@ typedef enum
   NF_F32_FMA,
   NF_F32_AMX,
   NF_F32_MMA,
-} NfF32;
+} NfF32Form;
 
 /* What makes products of floats and integers of 8 bits: fma(), or a CPU's vpmaddwd (NF_INT8_MADD), vpdpwssd
  * (NF_INT8_VNNI) or its matrix unit (NF_INT8_AMX), with the same results, of floats that were rounded to
@@ -70,12 +70,12 @@ typedef enum
   NF_INT8_MADD,
   NF_INT8_VNNI,
   NF_INT8_AMX,
-} NfInt8;
+} NfInt8Form;
 
-NfBf16 nf_device_get_bf16 (NfDevice *self);
+NfBf16Form nf_device_get_bf16 (NfDevice *self);
 
 /* NF_INT8_FMA as well if there are no such products. */
-NfInt8 nf_device_get_int8 (NfDevice *self);
+NfInt8Form nf_device_get_int8 (NfDevice *self);
 
 /* TRUE if products round what weights are multiplied by to one bfloat16 (bf16), or to integers of 16 bits
  * (int8-weights but by fma()). Two bfloat16, which bf16-weights make of a float by amx and mma, do not count:

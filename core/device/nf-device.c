@@ -25,10 +25,10 @@ struct _NfDevice
   gboolean gpu_kernels;
   guint vector_width;
   NfPrecision precision;
-  NfBf16 form;      /* of products with bfloat16 */
-  NfF32 f32_form;   /* of products of floats */
-  NfInt8 int8_form; /* of floats by integers */
-  gboolean lists;   /* launches may be command lists */
+  NfBf16Form bf16_form; /* of products with bfloat16 */
+  NfF32Form f32_form;   /* of products of floats */
+  NfInt8Form int8_form; /* of floats by integers */
+  gboolean lists;       /* launches may be command lists */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -225,14 +225,15 @@ has_word (const char *list, const char *word)
   return g_strv_contains ((const char *const *)words, word);
 }
 
+#define MMA_CAPABILITY 8 /* NVIDIA's mma.sync with bfloat16 and with tf32 (PTX ISA 7.0) */
+
 static gboolean
 has_bf16 (const NfCpu *cpu, cl_device_id id, gboolean is_gpu, const char *extensions)
 {
   if (!is_gpu)
     return nf_cpu_has (cpu, "avx512_bf16");
-  /* NVIDIA's matrix units take bfloat16 from compute capability 8.0 on. */
   return has_word (extensions, "cl_nv_device_attribute_query")
-         && get_device_uint (id, CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= 8;
+         && get_device_uint (id, CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= MMA_CAPABILITY;
 }
 
 /* NULL if everything we need is there. */
@@ -830,7 +831,7 @@ new_programs (NfDevice *self, const char *identity, gboolean amx)
              *const forms[]
              = { [NF_BF16_FMA] = "", [NF_BF16_DOT] = " -DNF_BF16_DOT=1", [NF_BF16_MMA] = " -DNF_BF16_MMA=1" };
   const char *form = amx                              ? units[self->precision]
-                     : nf_device_uses_bf16 (self)     ? forms[self->form]
+                     : nf_device_uses_bf16 (self)     ? forms[self->bf16_form]
                      : self->int8_form != NF_INT8_FMA ? int8_forms[self->int8_form]
                      : self->f32_form == NF_F32_MMA   ? " -DNF_F32_MMA=1"
                                                       : "";
@@ -861,15 +862,11 @@ try_amx (NfDevice *self, const char *identity)
   return fault;
 }
 
-#define COMPUTE_CAPABILITY_MAJOR 0x4000 /* CL_DEVICE_COMPUTE_CAPABILITY_MAJOR_NV */
-#define MMA_CAPABILITY 8                /* mma.sync with bfloat16 and with tf32 (PTX ISA 7.0) */
-
+/* The same tensor cores multiply bfloat16 and tf32. */
 static gboolean
-has_mma (const NfDeviceInfo *info, cl_device_id id)
+has_mma (const NfDeviceInfo *info)
 {
-  g_autofree char *extensions = get_device_string (id, CL_DEVICE_EXTENSIONS);
-  return info->is_gpu && has_word (extensions, "cl_nv_device_attribute_query")
-         && get_device_uint (id, COMPUTE_CAPABILITY_MAJOR) >= MMA_CAPABILITY;
+  return info->is_gpu && info->bf16;
 }
 
 /* Why there are none. */
@@ -892,7 +889,7 @@ choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **e
     return TRUE;
   if (automatic ? self->gpu_kernels : strcmp (wanted, f32_names[NF_F32_MMA]) == 0)
     {
-      if (self->gpu_kernels && has_mma (self->info, self->id))
+      if (self->gpu_kernels && has_mma (self->info))
         self->f32_form = NF_F32_MMA;
       else
         fault = explain_mma ();
@@ -911,18 +908,18 @@ choose_f32 (NfDevice *self, const char *wanted, const char *identity, GError **e
  * are for vectors of sixteen floats and for CPU kernels only, the tensor cores for GPU kernels. Floats by
  * bfloat16 take vdpbf16ps as long as multiply-adds. */
 static gboolean
-choose_form (NfDevice *self, const char *wanted, const char *identity, GError **error)
+choose_bf16 (NfDevice *self, const char *wanted, const char *identity, GError **error)
 {
   const gboolean dot = self->precision == NF_PRECISION_BF16;
   const NfDeviceInfo *info = self->info;
   g_autofree char *fault = NULL;
 
-  self->form = NF_BF16_FMA;
+  self->bf16_form = NF_BF16_FMA;
   if (g_strcmp0 (wanted, "fma") == 0)
     return TRUE;
-  if (self->gpu_kernels && (!wanted || strcmp (wanted, "mma") == 0) && has_mma (info, self->id))
+  if (self->gpu_kernels && (!wanted || strcmp (wanted, "mma") == 0) && has_mma (info))
     {
-      self->form = NF_BF16_MMA;
+      self->bf16_form = NF_BF16_MMA;
       return TRUE;
     }
   if (g_strcmp0 (wanted, "mma") == 0)
@@ -940,7 +937,7 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
                          : g_strdup ("the CPU has no AVX512_BF16");
   else if (!(fault = try_amx (self, identity)))
     {
-      self->form = NF_BF16_AMX;
+      self->bf16_form = NF_BF16_AMX;
       return TRUE;
     }
   if (wanted && fault)
@@ -951,7 +948,7 @@ choose_form (NfDevice *self, const char *wanted, const char *identity, GError **
       return FALSE;
     }
   if (wanted || (dot && self->vector_width == 16 && info->bf16))
-    self->form = NF_BF16_DOT;
+    self->bf16_form = NF_BF16_DOT;
   return TRUE;
 }
 
@@ -1036,7 +1033,7 @@ favours_bf16 (NfDevice *self)
 {
   if (self->info->is_gpu)
     return self->info->bf16;
-  return self->form == NF_BF16_AMX || (self->form == NF_BF16_DOT && is_amd (self));
+  return self->bf16_form == NF_BF16_AMX || (self->bf16_form == NF_BF16_DOT && is_amd (self));
 }
 
 NfDevice *
@@ -1083,13 +1080,13 @@ nf_device_open (const char *spec, GError **error)
   while (strcmp (precision, precision_names[self->precision]) != 0)
     self->precision++;
   if (nf_device_uses_bf16 (self)
-      && !choose_product (self, choose_form, form.bf16, preferred.bf16, identity, error))
+      && !choose_product (self, choose_bf16, form.bf16, preferred.bf16, identity, error))
     return NULL;
   if (automatic && !favours_bf16 (self))
     {
       g_clear_pointer (&self->programs, nf_program_cache_free);
       self->precision = NF_PRECISION_F32;
-      self->form = NF_BF16_FMA;
+      self->bf16_form = NF_BF16_FMA;
     }
   if (self->precision == NF_PRECISION_F32
       && !choose_product (self, choose_f32, form.f32, preferred.f32, identity, error))
@@ -1103,7 +1100,7 @@ nf_device_open (const char *spec, GError **error)
     return NULL;
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
-           nf_device_uses_bf16 (self)                     ? bf16_names[self->form]
+           nf_device_uses_bf16 (self)                     ? bf16_names[self->bf16_form]
            : self->precision == NF_PRECISION_INT8_WEIGHTS ? int8_names[self->int8_form]
                                                           : f32_names[self->f32_form]);
   return g_steal_pointer (&self);
@@ -1140,7 +1137,7 @@ const char *
 nf_device_get_bf16_form (NfDevice *self)
 {
   g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
-  return nf_device_uses_bf16 (self) ? bf16_names[self->form] : NULL;
+  return nf_device_uses_bf16 (self) ? bf16_names[self->bf16_form] : NULL;
 }
 
 const char *
@@ -1253,7 +1250,7 @@ nf_device_uses_bf16 (NfDevice *self)
 }
 
 gboolean
-nf_device_rounds_operands (NfDevice *self)
+nf_device_rounds_to_bf16 (NfDevice *self)
 {
   return self->precision == NF_PRECISION_BF16;
 }
@@ -1264,7 +1261,7 @@ nf_device_has_gradients (NfDevice *self)
   return self->precision == NF_PRECISION_F32 || self->precision == NF_PRECISION_BF16;
 }
 
-NfInt8
+NfInt8Form
 nf_device_get_int8 (NfDevice *self)
 {
   return self->int8_form;
@@ -1273,19 +1270,19 @@ nf_device_get_int8 (NfDevice *self)
 gboolean
 nf_device_rounds_factors (NfDevice *self)
 {
-  return nf_device_rounds_operands (self) || nf_device_get_int8 (self) != NF_INT8_FMA;
+  return nf_device_rounds_to_bf16 (self) || nf_device_get_int8 (self) != NF_INT8_FMA;
 }
 
-NfBf16
+NfBf16Form
 nf_device_get_bf16 (NfDevice *self)
 {
-  return self->form;
+  return self->bf16_form;
 }
 
 gboolean
 nf_device_uses_amx (NfDevice *self)
 {
-  return self->form == NF_BF16_AMX || self->f32_form == NF_F32_AMX || self->int8_form == NF_INT8_AMX;
+  return self->bf16_form == NF_BF16_AMX || self->f32_form == NF_F32_AMX || self->int8_form == NF_INT8_AMX;
 }
 
 gboolean

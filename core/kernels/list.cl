@@ -164,8 +164,8 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
       nf_pack (item, items, NF_VIEW (0), NF_INT (2), (__global nf_element *)a[3], NF_LONG (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8));
       break;
 #if NF_AMX || (NF_BF16 && !NF_BF16_WEIGHTS) || NF_INT8_MADD
-    case NF_LIST_HALVE:
-      nf_halve (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5));
+    case NF_LIST_MAKE_LEFT:
+      nf_make_left (item, items, NF_VIEW (0), NF_INT (2), NF_WORDS (3), NF_INT (4), NF_INT (5));
       break;
 #endif
     case NF_LIST_AFFINE:

@@ -98,7 +98,7 @@ nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_elemen
 #if NF_INT8_MADD
 /* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart. Global size (M). */
 NF_KERNEL_OF_ONE void
-nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+nf_make_left (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
   nf_round_row (x + x_at + (size_t)get_global_id (0) * ldx, K, y + (size_t)get_global_id (0) * ldy);
 }
@@ -124,7 +124,7 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
 #if NF_BF16 && !NF_BF16_WEIGHTS
 /* Global size (words of a row, M), the former as a multiple of GROUP. */
 __kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
-nf_halve (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+nf_make_left (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
   const int i = 2 * get_global_id (0);
   x += x_at + (size_t)get_global_id (1) * ldx + i;
@@ -185,7 +185,7 @@ nf_pack (NF_ITEM __global const float *W, ulong W_at, int ld, __global nf_elemen
 #if NF_AMX || (NF_BF16 && !NF_BF16_WEIGHTS)
 /* Rows of x (M, K), ldx apart, as products read them on their left, ldy words apart; zeros up to a whole step. Global size (M). */
 NF_KERNEL_OF_ONE void
-nf_halve (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
+nf_make_left (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
   const size_t row = get_global_id (0);
   x += x_at + row * ldx;

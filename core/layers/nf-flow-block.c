@@ -60,8 +60,8 @@ nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guin
     .scale = block->scale,
     .soft_clip = block->soft_clip,
     .most = block->max_log_scale,
-    .per_unit_in = sequence->rounds ? block->per_unit_in : 0,
-    .per_unit_out = sequence->rounds ? block->per_unit_out : 0,
+    .per_unit_in = sequence->on_lattice ? block->per_unit_in : 0,
+    .per_unit_out = sequence->on_lattice ? block->per_unit_out : 0,
   };
 }
 

@@ -18,7 +18,7 @@ typedef enum
   KERNEL_GATE,
   KERNEL_GATE_BACKWARD,
   KERNEL_PACK,
-  KERNEL_HALVE,       /* exists where products do not read floats */
+  KERNEL_MAKE_LEFT,   /* exists where products do not read floats */
   KERNEL_PACK_LEFT,   /* with AMX */
   KERNEL_PACK_HALVES, /* where gradients are of bfloat16, on a CPU */
   KERNEL_AFFINE,
@@ -56,7 +56,7 @@ static const char *const kernel_names[N_KERNELS] = {
   [KERNEL_GATE] = "nf_gate",
   [KERNEL_GATE_BACKWARD] = "nf_gate_backward",
   [KERNEL_PACK] = "nf_pack",
-  [KERNEL_HALVE] = "nf_halve",
+  [KERNEL_MAKE_LEFT] = "nf_make_left",
   [KERNEL_PACK_LEFT] = "nf_pack_left",
   [KERNEL_PACK_HALVES] = "nf_pack_halves",
   [KERNEL_AFFINE] = "nf_affine",
@@ -89,7 +89,7 @@ static const NfListed kernel_commands[N_KERNELS] = {
   [KERNEL_ATTENTION] = NF_LIST_ATTENTION,
   [KERNEL_GATE] = NF_LIST_GATE,
   [KERNEL_PACK] = NF_LIST_PACK,
-  [KERNEL_HALVE] = NF_LIST_HALVE,
+  [KERNEL_MAKE_LEFT] = NF_LIST_MAKE_LEFT,
   [KERNEL_AFFINE] = NF_LIST_AFFINE,
   [KERNEL_AFFINE_INVERSE] = NF_LIST_AFFINE_INVERSE,
   [KERNEL_FORESEE] = NF_LIST_FORESEE,
@@ -469,7 +469,7 @@ exists (NfOps *ops, Kernel kernel)
 {
   switch (kernel)
     {
-    case KERNEL_HALVE:
+    case KERNEL_MAKE_LEFT:
       return ops->rounds || ops->amx || ops->madd;
     case KERNEL_PACK_LEFT:
       return ops->amx && !ops->madd;
@@ -537,7 +537,7 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   ops->panel = 2 * ops->vector_width;
   ops->values = nf_device_values_per_word (device);
   ops->bf16 = nf_device_uses_bf16 (device);
-  ops->rounds = nf_device_rounds_operands (device);
+  ops->rounds = nf_device_rounds_to_bf16 (device);
   ops->madd = nf_device_get_int8 (device) != NF_INT8_FMA;
   ops->amx = nf_device_uses_amx (device);
   set_form (ops);
@@ -1115,10 +1115,10 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
     return;
   product.A = nf_view (ops->panels, 0);
   if (ops->gpu)
-    LAUNCH_GROUPS (ops, KERNEL_HALVE, words, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+    LAUNCH_GROUPS (ops, KERNEL_MAKE_LEFT, words, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
                    INT (product.lda), INT (t->K));
   else
-    LAUNCH_ITEMS (ops, KERNEL_HALVE, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
+    LAUNCH_ITEMS (ops, KERNEL_MAKE_LEFT, t->M, 1, VIEW (t->A), INT (t->lda), BUFFER (ops->panels),
                   INT (product.lda), INT (t->K));
   multiply (ops, &product, 1);
 }
@@ -1401,7 +1401,7 @@ kernel_mask (const NfMask *mask, guint n_keys)
 gboolean
 nf_ops_attention_writes_left (NfOps *ops)
 {
-  /* planes go out in whole steps of a product; three of them take attention longer than nf_halve takes */
+  /* planes go out in whole steps of a product; three of them take attention longer than nf_make_left takes */
   return ops->rounds || (!ops->gpu && !ops->amx && !ops->madd)
          || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
 }

@@ -265,7 +265,7 @@ nf_flow_prepare_draft (NfFlow *flow, GError **error)
   NfFlowDraft *draft = flow->draft = g_new0 (NfFlowDraft, 1);
   const gsize samples = nf_flow_drafts (flow), all = samples * N * D;
   draft->generation = nf_model_get_generation (flow->model);
-  draft->rounded = nf_device_rounds_operands (nf_model_get_device (flow->model));
+  draft->rounded = nf_device_rounds_to_bf16 (nf_model_get_device (flow->model));
   draft->latents = nf_ops_alloc (flow->ops, all);
   draft->natural = nf_ops_alloc (flow->ops, all);
   draft->places = nf_ops_alloc (flow->ops, all);

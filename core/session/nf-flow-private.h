@@ -28,7 +28,7 @@ struct _NfFlow
 
   NfSampleShape shape;
   guint frames, rows, columns; /* of a sample; rows and columns of pixels */
-  gboolean rounds;             /* nf_flow_set_rounds() */
+  gboolean on_lattice;         /* nf_flow_set_on_lattice() */
   guint turn;                  /* tokens within which blocks run backwards: a frame, or all of a sample */
   NfBlockSequence *sequences;  /* T, and the denoiser's */
   GPtrArray *tables;           /* of positions, owned */

@@ -186,7 +186,7 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
         .frame = local ? frame : flow->turn,
         .prefix = block->text.w.buffer ? config->txt_size : 0,
         .extra = deep && config->action_dim ? 1 : 0,
-        .rounds = flow->rounds,
+        .on_lattice = flow->on_lattice,
       };
       sequence->rows.S = nf_block_rows (sequence);
       const gboolean framed = config->frames && config->temporal_causal;
@@ -262,7 +262,7 @@ nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size)
   g_ptr_array_unref (flow->tables);
   flow->tables = g_ptr_array_ref (size->tables);
   for (guint t = 0; t < flow->T; t++)
-    flow->sequences[t].rounds = flow->rounds;
+    flow->sequences[t].on_lattice = flow->on_lattice;
 }
 
 gboolean
@@ -328,11 +328,11 @@ nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns)
 }
 
 void
-nf_flow_set_rounds (NfFlow *flow, gboolean rounds)
+nf_flow_set_on_lattice (NfFlow *flow, gboolean on_lattice)
 {
-  flow->rounds = rounds || nf_device_values_per_word (nf_model_get_device (flow->model)) > 1;
+  flow->on_lattice = on_lattice || nf_device_values_per_word (nf_model_get_device (flow->model)) > 1;
   for (guint t = 0; t < flow->T; t++)
-    flow->sequences[t].rounds = flow->rounds;
+    flow->sequences[t].on_lattice = flow->on_lattice;
 }
 
 gboolean
@@ -358,7 +358,7 @@ nf_flow_new (NfModel *model, GError **error)
   flow->cache = g_new0 (NfBlockCache *, flow->T);
   flow->known = g_new0 (NfBuffer *, flow->T);
   flow->ops = nf_model_new_ops (model, error);
-  nf_flow_set_rounds (flow, FALSE);
+  nf_flow_set_on_lattice (flow, FALSE);
   if (!flow->ops
       || !nf_flow_set_size (flow, nf_config_rows (config), nf_config_columns (config), config->frames, error))
     return NULL;

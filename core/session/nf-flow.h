@@ -22,7 +22,7 @@ void nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns);
 
 /* Whether values between blocks are rounded to their lattices: those of pictures that come back as they were.
  * Not at first, but with products of few bits always. */
-void nf_flow_set_rounds (NfFlow *flow, gboolean rounds);
+void nf_flow_set_on_lattice (NfFlow *flow, gboolean on_lattice);
 
 /* Sizes of a sample: at first those of the model. Models with rotary positions take others: rows and columns
  * in pixels, frames 0 for an image. What fails changes none. */

@@ -1,16 +1,14 @@
 /* normflow: 8-bit frames as sessions see them. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-frame.h"
 
-#define MAX_SIDE 16384
-
 gboolean
 nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, GError **error)
 {
   g_return_val_if_fail (grid && config, FALSE);
-  if (width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE)
+  if (width == 0 || height == 0 || width > NF_MAX_SIDE || height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "a frame of %ux%u is not possible; sides are 1 to %d pixels", width, height, MAX_SIDE);
+                   "a frame of %ux%u is not possible; sides are 1 to %d pixels", width, height, NF_MAX_SIDE);
       return FALSE;
     }
   const guint columns = nf_config_columns (config), rows = nf_config_rows (config);

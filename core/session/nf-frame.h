@@ -6,6 +6,9 @@
 
 G_BEGIN_DECLS
 
+/** NF_MAX_SIDE: Most pixels of a frame's width, and of its height. */
+#define NF_MAX_SIDE 16384
+
 /**
  * NfPlane:
  * @data: first sample
@@ -61,7 +64,7 @@ typedef struct
 } NfGrid;
 
 /** nf_grid_init: Fills @grid for frames of @width × @height; FALSE with %NF_ERROR_ARGUMENT if a size is 0 or
- * above 16384. */
+ * above %NF_MAX_SIDE. */
 gboolean nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, GError **error);
 
 /** nf_grid_latents: Returns: number of latent values of a frame, grid_height × grid_width × D. */

@@ -59,7 +59,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
     return FALSE;
   /* other memory shows nothing */
   self->shown.valid = self->shown.valid && self->staging.size == staged;
-  nf_flow_set_rounds (self->flow, TRUE);
+  nf_flow_set_on_lattice (self->flow, TRUE);
   planes->tiles_x = grid->tiles_x;
 
   const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
@@ -498,7 +498,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
         return FALSE;
     }
 
-  nf_flow_set_rounds (self->flow, how.snap);
+  nf_flow_set_on_lattice (self->flow, how.snap);
   const gboolean drafts = may_draft (&how, label);
   if (drafts && !prepare_drafts (self, error))
     return FALSE;
@@ -656,7 +656,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   if (batch == 0 || !prepare_frame (self, out, &grid, &planes, error)
       || !prepare_frame (self, in, &grid, &planes, error))
     return FALSE;
-  nf_flow_set_rounds (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, FALSE);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;

@@ -220,7 +220,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   g_autoptr (NfStream) self = g_object_new (NF_TYPE_STREAM, NULL);
   self->model = g_object_ref (model);
   self->flow = g_steal_pointer (&flow);
-  nf_flow_set_rounds (self->flow, TRUE);
+  nf_flow_set_on_lattice (self->flow, TRUE);
   self->ops = nf_flow_get_ops (self->flow);
   self->B = B;
   self->T = nf_model_count_blocks (model);
@@ -664,7 +664,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
 {
   const NfConfig *config = nf_model_get_config (self->model);
   const NfBlockSequence alone
-      = { .N = self->N, .frame = self->N, .rounds = self->flow->sequences[self->T - 1].rounds };
+      = { .N = self->N, .frame = self->N, .on_lattice = self->flow->sequences[self->T - 1].on_lattice };
   NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
   const gboolean flip = nf_stream_deep_block (self)->flip;
   const gsize tokens = (gsize)self->B * self->N, one = (gsize)self->N * self->D, n = self->B * one;

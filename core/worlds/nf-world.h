@@ -27,7 +27,7 @@ typedef enum
 } NfWorldPattern;
 
 #define NF_WORLD_MIN_SIDE 16
-#define NF_WORLD_MAX_SIDE 16384
+#define NF_WORLD_MAX_SIDE NF_MAX_SIDE
 
 /**
  * NfWorldState:
