@@ -58,6 +58,23 @@ typedef enum
 gboolean nf_session_prepare (NfSession *self, NfSessionWork work, GError **error);
 
 /**
+ * NfSessionStats: seconds spent since the session was made, by kind, and how often.
+ */
+typedef struct
+{
+  guint64 frames;
+  double upload_seconds;
+  double kernel_seconds;
+  double download_seconds;
+  double last_frame_seconds;
+  guint64 device_bytes;
+} NfSessionStats;
+
+void nf_session_get_stats (NfSession *self, NfSessionStats *stats);
+
+/* Frames: encoding and scoring, taking noise away; nf_session_decode_frame() is below, behind its options */
+
+/**
  * NfScore:
  * @log_likelihood: nats, log p of the 8-bit frame (a lower bound: uniform dequantisation) or of the
  * real-valued one (Gaussian noise); = log_prior + log_det + the constant of the 8-bit scale. Of a stream with
@@ -85,6 +102,102 @@ typedef struct
   gboolean rounded;
   gboolean limited;
 } NfScore;
+
+/**
+ * nf_session_encode_frame:
+ * @frame: 8-bit frame, any size
+ * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says, standard normal
+ * under the prior
+ * @score: (out) (optional): the frame's likelihood
+ * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (grid_height, grid_width)
+ *
+ * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its
+ * 8-bit bin, by a counter-based random function of its place: the likelihood is that of the real 8-bit data
+ * (in expectation over places), and decoding is exact.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of
+ * @frame is not finite), device errors or %NF_ERROR_CANCELLED.
+ */
+gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
+                                  float *score_map, GError **error);
+
+/**
+ * nf_session_denoise_frame:
+ * @in: noisy frame
+ * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
+ * @out: same size; may be the same memory as @in
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of @in
+ * is not finite), device errors or %NF_ERROR_CANCELLED.
+ */
+gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
+                                   GError **error);
+
+/* Tokens: encoding; nf_session_decode() is below */
+
+/**
+ * nf_session_set_size:
+ * @rows: height of an image in pixels, a multiple of p
+ * @columns: width
+ * @frames: of a video, 0 for an image
+ *
+ * Samples get this size instead of the configuration's: models with rotary positions take any aspect ratio
+ * and length.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT or %NF_ERROR_CONFIG if the model cannot, or device errors; the size
+ * then is what it was.
+ */
+gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error);
+
+/**
+ * nf_patchify:
+ * @images: (B, C, rows, columns) floats; of videos (B, frames, C, rows, columns)
+ * @tokens: (out caller-allocates): (B, N, D), frame by frame, token row·(columns/p)+col, in the model's
+ * basis; feature c·p²+i·p+j in a TARFlow, (i·p+j)·C+c in a STARFlow
+ *
+ * For layouts other than yuv420, which has no such images. B may be any number of images: samples × frames.
+ */
+void nf_patchify (const NfConfig *config, const float *images, guint B, float *tokens);
+
+/** nf_unpatchify: The inverse of nf_patchify(). */
+void nf_unpatchify (const NfConfig *config, const float *tokens, guint B, float *images);
+
+/**
+ * nf_session_encode:
+ * @x: (array): tokens (B, N, D)
+ * @labels: (nullable): B class indices, -1 for none; NULL for none
+ * @z: (out caller-allocates): latents (B, N, D)
+ * @blocks: (nullable) (out caller-allocates): values after each block, (T, B, N, D)
+ * @log_det: (nullable) (out caller-allocates): per token, (B, N), nats: sum over D and blocks of -alpha
+ *
+ * z = f(x), arXiv 2412.06329, eq. 4 to 6. The same bits whatever B.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@x or @z is not finite),
+ * device errors.
+ */
+gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z,
+                            float *blocks, float *log_det, GError **error);
+
+/**
+ * NfTrace:
+ * @blocks: (nullable): values after each block, (T, B, N, D), in natural order
+ * @log_scales: (nullable): -log sigma of each value, (T, B, N, D), in the block's own order
+ * @log_det: (nullable): per token, (B, N), nats: sum over D and blocks of -log sigma
+ *
+ * What nf_session_encode_traced() says besides the latents.
+ */
+typedef struct
+{
+  float *blocks;
+  float *log_scales;
+  float *log_det;
+} NfTrace;
+
+/** nf_session_encode_traced: nf_session_encode() that also fills the arrays of @trace that are not NULL. */
+gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *labels, float *z,
+                                   const NfTrace *trace, GError **error);
+
+/* What a score says */
 
 /**
  * NF_SCORE_FAR:
@@ -126,6 +239,8 @@ NfDoubt nf_score_get_doubt (const NfScore *score);
  */
 const char *nf_doubt_describe (NfDoubt doubt);
 
+/* How to decode */
+
 /**
  * NfGuide: what guidance acts on.
  */
@@ -158,12 +273,6 @@ typedef enum
   NF_DECODE_DRAFT,
 } NfDecodeMethod;
 
-/** nf_decode_method_name: Returns: "auto", "sequential", "jacobi" or "draft". */
-const char *nf_decode_method_name (NfDecodeMethod method);
-
-/** nf_decode_method_from_name: Returns: FALSE if @name is none of them. */
-gboolean nf_decode_method_from_name (const char *name, NfDecodeMethod *method);
-
 /**
  * NfGuess: where Jacobi's iteration starts.
  * @NF_GUESS_LATENT: the latents themselves
@@ -176,12 +285,6 @@ typedef enum
   NF_GUESS_ZEROS,
   NF_GUESS_FRAME,
 } NfGuess;
-
-/** nf_guess_name: Returns: "latent", "zeros" or "frame". */
-const char *nf_guess_name (NfGuess guess);
-
-/** nf_guess_from_name: Returns: FALSE if @name is none of the three. */
-gboolean nf_guess_from_name (const char *name, NfGuess *guess);
 
 /**
  * NfDenoise: how a picture that was drawn from a model of Gaussian noise loses the noise that it has.
@@ -199,9 +302,6 @@ typedef enum
   NF_DENOISE_SCORE,
   NF_DENOISE_NONE,
 } NfDenoise;
-
-/** nf_denoise_from_name: Returns: FALSE if @name is none of "auto", "learned", "score", "none". */
-gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
 
 /**
  * NfDecodeBlock:
@@ -273,28 +373,65 @@ typedef struct
   NfDenoise denoise;
 } NfDecodeOptions;
 
-/**
- * nf_decode_options_set_blocks:
- * @text: (nullable): WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE of each block, separated by commas, block
- * 0 first, such as "16,32:zeros,1,8:latent:1e-4"; windows of 0 to 65536, a #NfGuess by name or "latent",
- * tolerances of 0 to 1 or 0. Empty or %NULL: none
- *
- * Sets @n_blocks and @blocks, which stay as they are if it fails.
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT if the text says something else.
- */
-gboolean nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error);
+/* Decoding */
 
 /**
- * nf_decode_options_check:
- * @config: of the model
+ * nf_session_decode_frame:
+ * @latents: (grid_height, grid_width, D) of a frame of @frame's size
+ * @label: class for all tiles, -1 for none
+ * @options: (nullable): NULL means plain with snap
+ * @frame: its samples are written; bytes between samples of a row of three planes that interleave (alpha of
+ * RGBx, but for the one at an end of the row) are set to 255, row padding is left alone
  *
- * What decoding checks first: that the numbers are possible, and @blocks as many as the model has, if there
- * are any.
+ * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
+ * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT if not.
+ * Values of the flow end at 1e16 and -1e16, infinite ones too, which become white and black; what is no
+ * number (NaN) is an error.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (@latents are not finite, or
+ * what the model makes of them is no number), device errors or %NF_ERROR_CANCELLED.
  */
-gboolean nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error);
+gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
+                                  const NfDecodeOptions *options, const NfFrame *frame, GError **error);
+
+/**
+ * nf_session_decode_frames:
+ * @latents: (array): of each frame, as of nf_session_decode_frame()
+ * @n_frames: 1 or more
+ * @frames: (array): of one size
+ *
+ * nf_session_decode_frame() of one frame after the other, with the same bits, but their tiles go through the
+ * flow side by side: a step of decoding that finds one token of many tiles is bound by arithmetic, one of few
+ * tiles by reading the weights. A budget is for all of them; the report is of all of them.
+ *
+ * Returns: FALSE with what nf_session_decode_frame() fails with; then any of the frames may have been
+ * written.
+ */
+gboolean nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_frames, gint label,
+                                   const NfDecodeOptions *options, const NfFrame *frames, GError **error);
+
+/**
+ * nf_session_get_frames_at_once:
+ *
+ * Returns: how many frames of this size nf_session_decode_frames() is best given: more would bring nothing.
+ * 0 with %NF_ERROR_ARGUMENT or device errors.
+ */
+guint nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GError **error);
+
+/**
+ * nf_session_decode:
+ * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for
+ * models with a variance that is not 1, as volume-preserving ones have: their official latents have it still,
+ * decoding multiplies by sqrt(var)
+ * @x: (out caller-allocates): tokens (B, N, D)
+ *
+ * x = f⁻¹(z), token by token with keys and values kept.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_DATA (@z or @x is not finite), device errors.
+ */
+gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
+                            const NfDecodeOptions *options, float *x, GError **error);
 
 /**
  * NfDecodeReport:
@@ -320,19 +457,82 @@ typedef struct
  * nf_session_decode_frame(). */
 void nf_session_get_decode_report (NfSession *self, NfDecodeReport *report);
 
+/* Options of decoding as text, and checked */
+
 /**
- * nf_session_set_size:
- * @rows: height of an image in pixels, a multiple of p
- * @columns: width
- * @frames: of a video, 0 for an image
+ * nf_decode_options_set_blocks:
+ * @text: (nullable): WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE of each block, separated by commas, block
+ * 0 first, such as "16,32:zeros,1,8:latent:1e-4"; windows of 0 to 65536, a #NfGuess by name or "latent",
+ * tolerances of 0 to 1 or 0. Empty or %NULL: none
  *
- * Samples get this size instead of the configuration's: models with rotary positions take any aspect ratio
- * and length.
+ * Sets @n_blocks and @blocks, which stay as they are if it fails.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT or %NF_ERROR_CONFIG if the model cannot, or device errors; the size
- * then is what it was.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if the text says something else.
  */
-gboolean nf_session_set_size (NfSession *self, guint rows, guint columns, guint frames, GError **error);
+gboolean nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError **error);
+
+/**
+ * nf_decode_options_check:
+ * @config: of the model
+ *
+ * What decoding checks first: that the numbers are possible, and @blocks as many as the model has, if there
+ * are any.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if not.
+ */
+gboolean nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config, GError **error);
+
+/** nf_decode_method_name: Returns: "auto", "sequential", "jacobi" or "draft". */
+const char *nf_decode_method_name (NfDecodeMethod method);
+
+/** nf_decode_method_from_name: Returns: FALSE if @name is none of them. */
+gboolean nf_decode_method_from_name (const char *name, NfDecodeMethod *method);
+
+/** nf_guess_name: Returns: "latent", "zeros" or "frame". */
+const char *nf_guess_name (NfGuess guess);
+
+/** nf_guess_from_name: Returns: FALSE if @name is none of the three. */
+gboolean nf_guess_from_name (const char *name, NfGuess *guess);
+
+/** nf_denoise_from_name: Returns: FALSE if @name is none of "auto", "learned", "score", "none". */
+gboolean nf_denoise_from_name (const char *name, NfDenoise *denoise);
+
+/* Hints that speed up drafts */
+
+/**
+ * nf_session_measure_hints:
+ * @frame: a picture like those that will be decoded
+ *
+ * Drafts (%NF_DECODE_AUTO) of this session go by hints that are measured on all tiles of the frames given so
+ * far, in place of others; a tile takes as long as about five take to encode. Hints decide how long decoding
+ * takes, never what comes out.
+ *
+ * Returns: FALSE with %NF_ERROR_UNSUPPORTED if pictures of this model are not drafted, or with device errors,
+ * %NF_ERROR_CANCELLED.
+ */
+gboolean nf_session_measure_hints (NfSession *self, const NfFrame *frame, GError **error);
+
+/**
+ * nf_session_write_hints:
+ * @path: (nullable): a file to write; by default beside the model, where sessions look for it
+ *
+ * Returns: FALSE with %NF_ERROR_WRITE, or with %NF_ERROR_ARGUMENT if there are no hints or the model has no
+ * file to be beside of.
+ */
+gboolean nf_session_write_hints (NfSession *self, const char *path, GError **error);
+
+/**
+ * nf_session_read_hints:
+ * @path: (nullable): a file of nf_session_write_hints(); NULL: drafts go by no hints
+ *
+ * Takes these in place of those that the session would find.
+ *
+ * Returns: FALSE with %NF_ERROR_NOT_FOUND, %NF_ERROR_FORMAT or %NF_ERROR_DATA if it is no file of hints for
+ * this model, with %NF_ERROR_UNSUPPORTED as nf_session_measure_hints(), or with device errors.
+ */
+gboolean nf_session_read_hints (NfSession *self, const char *path, GError **error);
+
+/* What samples are conditioned on */
 
 /**
  * nf_session_set_text:
@@ -402,24 +602,7 @@ void nf_session_choose_text (NfSession *self, gint i);
  */
 gboolean nf_session_set_actions (NfSession *self, const float *actions, guint B, GError **error);
 
-/**
- * NfTrace:
- * @blocks: (nullable): values after each block, (T, B, N, D), in natural order
- * @log_scales: (nullable): -log sigma of each value, (T, B, N, D), in the block's own order
- * @log_det: (nullable): per token, (B, N), nats: sum over D and blocks of -log sigma
- *
- * What nf_session_encode_traced() says besides the latents.
- */
-typedef struct
-{
-  float *blocks;
-  float *log_scales;
-  float *log_det;
-} NfTrace;
-
-/** nf_session_encode_traced: nf_session_encode() that also fills the arrays of @trace that are not NULL. */
-gboolean nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *labels, float *z,
-                                   const NfTrace *trace, GError **error);
+/* Videos */
 
 /**
  * nf_session_continue:
@@ -473,6 +656,31 @@ gboolean nf_session_roll (NfSession *self, const float *x, guint B, guint given,
  */
 gboolean nf_session_show_video (NfSession *self, const float *x, const NfFrame *frames, GError **error);
 
+/* Gradients, and noise of tokens */
+
+/**
+ * nf_session_denoise:
+ * @y: noisy tokens (B, N, D)
+ * @sigma: the noise's standard deviation on the [-1, 1] scale
+ * @x: (out caller-allocates): y + sigma² ∇ log p(y) (Tweedie; arXiv 2412.06329, eq. 8)
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (sigma or label out of range), %NF_ERROR_DATA (@y or @x is not
+ * finite), device errors.
+ */
+gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma,
+                             float *x, GError **error);
+
+/**
+ * nf_session_gradients:
+ * @x: tokens (B, N, D)
+ * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
+ * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
+ * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats;
+ * nf_model_get_parameter() finds a name. %NF_ERROR_UNSUPPORTED with products in bf16-weights
+ */
+gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss,
+                               float *grad_x, float *grad_parameters, GError **error);
+
 /**
  * nf_session_predict_noise:
  * @x: noisy tokens (B, N, D)
@@ -507,193 +715,5 @@ gboolean nf_session_denoise_learned (NfSession *self, const float *x, guint B, d
  */
 gboolean nf_session_denoiser_gradients (NfSession *self, const float *x, guint B, double sigma, float *target,
                                         double *loss, float *grad_parameters, GError **error);
-
-/**
- * nf_session_encode:
- * @x: (array): tokens (B, N, D)
- * @labels: (nullable): B class indices, -1 for none; NULL for none
- * @z: (out caller-allocates): latents (B, N, D)
- * @blocks: (nullable) (out caller-allocates): values after each block, (T, B, N, D)
- * @log_det: (nullable) (out caller-allocates): per token, (B, N), nats: sum over D and blocks of -alpha
- *
- * z = f(x), arXiv 2412.06329, eq. 4 to 6. The same bits whatever B.
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (label out of range), %NF_ERROR_DATA (@x or @z is not finite),
- * device errors.
- */
-gboolean nf_session_encode (NfSession *self, const float *x, guint B, const gint *labels, float *z,
-                            float *blocks, float *log_det, GError **error);
-
-/**
- * nf_session_decode:
- * @z: latents (B, N, D), standard normal under the prior. Those of nf_session_encode() are that too, but for
- * models with a variance that is not 1, as volume-preserving ones have: their official latents have it still,
- * decoding multiplies by sqrt(var)
- * @x: (out caller-allocates): tokens (B, N, D)
- *
- * x = f⁻¹(z), token by token with keys and values kept.
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_DATA (@z or @x is not finite), device errors.
- */
-gboolean nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
-                            const NfDecodeOptions *options, float *x, GError **error);
-
-/**
- * nf_session_gradients:
- * @x: tokens (B, N, D)
- * @loss: (out): L = mean(z²)/2 - mean log-determinant, nats per dimension without the 0.5 log 2π
- * @grad_x: (nullable) (out caller-allocates): dL/dx (B, N, D)
- * @grad_parameters: (nullable) (out caller-allocates): dL/dθ, nf_model_count_parameters() floats;
- * nf_model_get_parameter() finds a name. %NF_ERROR_UNSUPPORTED with products in bf16-weights
- */
-gboolean nf_session_gradients (NfSession *self, const float *x, guint B, const gint *labels, double *loss,
-                               float *grad_x, float *grad_parameters, GError **error);
-
-/**
- * nf_session_denoise:
- * @y: noisy tokens (B, N, D)
- * @sigma: the noise's standard deviation on the [-1, 1] scale
- * @x: (out caller-allocates): y + sigma² ∇ log p(y) (Tweedie; arXiv 2412.06329, eq. 8)
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (sigma or label out of range), %NF_ERROR_DATA (@y or @x is not
- * finite), device errors.
- */
-gboolean nf_session_denoise (NfSession *self, const float *y, guint B, const gint *labels, double sigma,
-                             float *x, GError **error);
-
-/**
- * nf_session_encode_frame:
- * @frame: 8-bit frame, any size
- * @latents: (out caller-allocates): (grid_height, grid_width, D) as nf_grid_init() says, standard normal
- * under the prior
- * @score: (out) (optional): the frame's likelihood
- * @score_map: (nullable) (out caller-allocates): bits per dimension of each token, (grid_height, grid_width)
- *
- * With uniform dequantisation each sample gets a fixed offset from a lattice of %NF_LATTICE steps inside its
- * 8-bit bin, by a counter-based random function of its place: the likelihood is that of the real 8-bit data
- * (in expectation over places), and decoding is exact.
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of
- * @frame is not finite), device errors or %NF_ERROR_CANCELLED.
- */
-gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
-                                  float *score_map, GError **error);
-
-/**
- * nf_session_decode_frame:
- * @latents: (grid_height, grid_width, D) of a frame of @frame's size
- * @label: class for all tiles, -1 for none
- * @options: (nullable): NULL means plain with snap
- * @frame: its samples are written; bytes between samples of a row of three planes that interleave (alpha of
- * RGBx, but for the one at an end of the row) are set to 255, row padding is left alone
- *
- * A tile whose latents are those of the last frame, decoded by the same options, has its pixels too and costs
- * nothing. The session remembers them until it encodes, denoises, or decodes a frame of another size.
- *
- * Values of the flow end at 1e16 and -1e16, infinite ones too, which become white and black; what is no
- * number (NaN) is an error.
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (@latents are not finite, or
- * what the model makes of them is no number), device errors or %NF_ERROR_CANCELLED.
- */
-gboolean nf_session_decode_frame (NfSession *self, const float *latents, gint label,
-                                  const NfDecodeOptions *options, const NfFrame *frame, GError **error);
-
-/**
- * nf_session_decode_frames:
- * @latents: (array): of each frame, as of nf_session_decode_frame()
- * @n_frames: 1 or more
- * @frames: (array): of one size
- *
- * nf_session_decode_frame() of one frame after the other, with the same bits, but their tiles go through the
- * flow side by side: a step of decoding that finds one token of many tiles is bound by arithmetic, one of few
- * tiles by reading the weights. A budget is for all of them; the report is of all of them.
- *
- * Returns: FALSE with what nf_session_decode_frame() fails with; then any of the frames may have been
- * written.
- */
-gboolean nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_frames, gint label,
-                                   const NfDecodeOptions *options, const NfFrame *frames, GError **error);
-
-/**
- * nf_session_get_frames_at_once:
- *
- * Returns: how many frames of this size nf_session_decode_frames() is best given: more would bring nothing.
- * 0 with %NF_ERROR_ARGUMENT or device errors.
- */
-guint nf_session_get_frames_at_once (NfSession *self, guint width, guint height, GError **error);
-
-/**
- * nf_session_measure_hints:
- * @frame: a picture like those that will be decoded
- *
- * Drafts (%NF_DECODE_AUTO) of this session go by hints that are measured on all tiles of the frames given so
- * far, in place of others; a tile takes as long as about five take to encode. Hints decide how long decoding
- * takes, never what comes out.
- *
- * Returns: FALSE with %NF_ERROR_UNSUPPORTED if pictures of this model are not drafted, or with device errors,
- * %NF_ERROR_CANCELLED.
- */
-gboolean nf_session_measure_hints (NfSession *self, const NfFrame *frame, GError **error);
-
-/**
- * nf_session_write_hints:
- * @path: (nullable): a file to write; by default beside the model, where sessions look for it
- *
- * Returns: FALSE with %NF_ERROR_WRITE, or with %NF_ERROR_ARGUMENT if there are no hints or the model has no
- * file to be beside of.
- */
-gboolean nf_session_write_hints (NfSession *self, const char *path, GError **error);
-
-/**
- * nf_session_read_hints:
- * @path: (nullable): a file of nf_session_write_hints(); NULL: drafts go by no hints
- *
- * Takes these in place of those that the session would find.
- *
- * Returns: FALSE with %NF_ERROR_NOT_FOUND, %NF_ERROR_FORMAT or %NF_ERROR_DATA if it is no file of hints for
- * this model, with %NF_ERROR_UNSUPPORTED as nf_session_measure_hints(), or with device errors.
- */
-gboolean nf_session_read_hints (NfSession *self, const char *path, GError **error);
-
-/**
- * nf_session_denoise_frame:
- * @in: noisy frame
- * @sigma: standard deviation on the [-1, 1] scale (sigma/2 × 255 in 8-bit steps)
- * @out: same size; may be the same memory as @in
- *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED, %NF_ERROR_DATA (what the model makes of @in
- * is not finite), device errors or %NF_ERROR_CANCELLED.
- */
-gboolean nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, const NfFrame *out,
-                                   GError **error);
-
-/**
- * NfSessionStats: seconds spent since the session was made, by kind, and how often.
- */
-typedef struct
-{
-  guint64 frames;
-  double upload_seconds;
-  double kernel_seconds;
-  double download_seconds;
-  double last_frame_seconds;
-  guint64 device_bytes;
-} NfSessionStats;
-
-void nf_session_get_stats (NfSession *self, NfSessionStats *stats);
-
-/**
- * nf_patchify:
- * @images: (B, C, rows, columns) floats; of videos (B, frames, C, rows, columns)
- * @tokens: (out caller-allocates): (B, N, D), frame by frame, token row·(columns/p)+col, in the model's
- * basis; feature c·p²+i·p+j in a TARFlow, (i·p+j)·C+c in a STARFlow
- *
- * For layouts other than yuv420, which has no such images. B may be any number of images: samples × frames.
- */
-void nf_patchify (const NfConfig *config, const float *images, guint B, float *tokens);
-
-/** nf_unpatchify: The inverse of nf_patchify(). */
-void nf_unpatchify (const NfConfig *config, const float *tokens, guint B, float *images);
 
 G_END_DECLS
