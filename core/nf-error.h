@@ -22,7 +22,8 @@ G_BEGIN_DECLS
  * @NF_ERROR_CANCELLED: the caller's #GCancellable was cancelled
  *
  * What went wrong, for programs; the message is for people and names the file, option or value and what to
- * do.
+ * do. Device errors, where a comment speaks of them, are %NF_ERROR_DEVICE, %NF_ERROR_BUILD and
+ * %NF_ERROR_NO_MEMORY.
  */
 typedef enum
 {
@@ -41,6 +42,7 @@ typedef enum
   NF_ERROR_CANCELLED,
 } NfError;
 
+/** NF_ERROR: domain of all errors of the library; their codes are #NfError. */
 #define NF_ERROR (nf_error_quark ())
 GQuark nf_error_quark (void);
 

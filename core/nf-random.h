@@ -10,7 +10,7 @@ G_BEGIN_DECLS
  * @seed: key
  * @stream: which sequence (frame, step, ...)
  * @counter: place in the sequence
- * @out: four independent 32-bit values
+ * @out: (out caller-allocates): four independent 32-bit values
  *
  * Philox4x32-10 (Salmon et al. 2011): a pure function in integers, the same on every machine and in every
  * order.
@@ -22,12 +22,12 @@ double nf_random_uniform (guint64 seed, guint64 stream, guint64 counter);
 
 /**
  * nf_random_normal:
- * @out: @n values of a normal distribution with standard deviation @temperature: element i depends on (seed,
- * stream, i) alone
+ * @out: (out caller-allocates): @n values of a normal distribution with standard deviation @temperature:
+ * element i depends on (seed, stream, i) alone
  *
- * The integers go through a table-free inverse of the normal distribution function in double precision with
- * basic arithmetic only (no libm), so that the floats too are the same on every machine. Used for latents of
- * the prior.
+ * The integers go through a table-free inverse of the normal distribution function (Wichura 1988, AS 241) in
+ * double precision with basic arithmetic only (no libm), so that the floats too are the same on every
+ * machine. Used for latents of the prior.
  */
 void nf_random_normal (guint64 seed, guint64 stream, gsize n, double temperature, float *out);
 

@@ -48,6 +48,8 @@ typedef struct
   gboolean bf16;
 } NfDeviceInfo;
 
+/** nf_device_info_free: @info: (nullable) (transfer full): what is freed; the array of nf_device_list() frees
+ * its elements itself. */
 void nf_device_info_free (NfDeviceInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfDeviceInfo, nf_device_info_free)
 
@@ -64,9 +66,11 @@ G_DECLARE_FINAL_TYPE (NfDevice, nf_device, NF, DEVICE, GObject)
  * nf_device_list:
  * @error: return location
  *
+ * Any thread.
+ *
  * Returns: (transfer container) (element-type NfDeviceInfo): every CPU and GPU that an installed OpenCL
- * driver offers, platform by platform; empty if there is none. NULL with %NF_ERROR_NO_DEVICE only if the
- * OpenCL loader itself fails.
+ * driver offers, platform by platform; empty if there is none. The array owns its elements. NULL with
+ * %NF_ERROR_NO_DEVICE only if the OpenCL loader itself fails.
  */
 GPtrArray *nf_device_list (GError **error);
 
@@ -93,9 +97,12 @@ GPtrArray *nf_device_list (GError **error);
  * says otherwise; `,bf16?=`, `,f32?=` and `,int8?=` only where the device can, the first of each that comes.
  * @error: return location
  *
+ * Any thread.
+ *
  * Returns: (transfer full): the device, or NULL with %NF_ERROR_NO_DEVICE (nothing fits: the message lists
  * what there is and what to install; or `bf16`, `f32`, `int8` or `launch` asks for what the device cannot do:
- * why not), %NF_ERROR_ARGUMENT (malformed @spec).
+ * why not), %NF_ERROR_ARGUMENT (malformed @spec, or environment), or what the driver says that does not open
+ * it, mostly %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY.
  */
 NfDevice *nf_device_open (const char *spec, GError **error);
 
@@ -103,7 +110,7 @@ NfDevice *nf_device_open (const char *spec, GError **error);
  * there are. */
 gboolean nf_device_check (const char *spec, GError **error);
 
-/** nf_device_get_info: Returns: (transfer none): what is known of the device. */
+/** nf_device_get_info: Returns: (transfer none): what is known of the device; good as long as that is. */
 const NfDeviceInfo *nf_device_get_info (NfDevice *self);
 
 /** nf_device_get_kernels: Returns: the kernel variant in use, "cpu" or "gpu". */
@@ -123,8 +130,8 @@ const char *nf_device_get_precision (NfDevice *self);
  *
  * Returns: (nullable): what multiplies bfloat16, decided when the device was opened: "amx" (the matrix unit
  * of a CPU, through PoCL; in bf16-weights a float is the sum of two bfloat16), where that does not work "dot"
- * (AVX512_BF16's `vdpbf16ps`, in bf16 only), else "fma" (as floats). NULL if products are not in bf16 or
- * bf16-weights.
+ * (AVX512_BF16's `vdpbf16ps`, in bf16 only), "mma" (an NVIDIA GPU's tensor cores), else "fma" (as floats).
+ * NULL if products are not in bf16 or bf16-weights.
  */
 const char *nf_device_get_bf16_form (NfDevice *self);
 
@@ -189,7 +196,8 @@ const char *nf_device_get_launch (NfDevice *self);
 /** nf_device_get_build_seconds: Returns: seconds spent so far compiling or loading kernels on this device. */
 double nf_device_get_build_seconds (NfDevice *self);
 
-/** nf_device_get_allocated: Returns: bytes of device memory that buffers of this device hold now. */
+/** nf_device_get_allocated: Returns: bytes of device memory that buffers of this device hold now, those of
+ * all its models, sessions, streams and trainers. Any thread. */
 guint64 nf_device_get_allocated (NfDevice *self);
 
 G_END_DECLS

@@ -22,15 +22,20 @@ G_BEGIN_DECLS
  * checked where the weights are read.
  *
  * Returns: (transfer full): the configuration, or NULL with %NF_ERROR_CONFIG (what is missing, or
- * impossible), %NF_ERROR_FORMAT, %NF_ERROR_READ, %NF_ERROR_UNSUPPORTED.
+ * impossible), %NF_ERROR_ARGUMENT (a setting is not NAME=VALUE), %NF_ERROR_NOT_FOUND, %NF_ERROR_READ,
+ * %NF_ERROR_FORMAT, %NF_ERROR_UNSUPPORTED (members that are not known or not implemented here) or
+ * %NF_ERROR_NO_MEMORY.
  */
 NfConfig *nf_checkpoint_config (NfTensorFile *file, const char *path, const char *const *settings,
                                 GError **error);
 
 /**
- * nf_checkpoint_says_noise: Returns: whether what nf_checkpoint_config() goes by says what noise the weights
- * were trained with, or is a configuration that leaves it at its default. Where nothing does it is taken for
- * uniform noise of 8-bit samples.
+ * nf_checkpoint_says_noise:
+ * @path: (nullable): as of nf_checkpoint_config(), as is @settings
+ *
+ * Returns: whether what nf_checkpoint_config() goes by says what noise the weights were trained with, or is a
+ * configuration that leaves it at its default; FALSE too if that would fail. Where nothing does it is taken
+ * for uniform noise of 8-bit samples.
  */
 gboolean nf_checkpoint_says_noise (NfTensorFile *file, const char *path, const char *const *settings);
 

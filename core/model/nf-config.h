@@ -195,19 +195,23 @@ typedef struct
 
 #define NF_TYPE_CONFIG (nf_config_get_type ())
 GType nf_config_get_type (void);
+
+/** nf_config_copy: Returns: (transfer full): the same, to be freed by nf_config_free(). */
 NfConfig *nf_config_copy (const NfConfig *config);
+
+/** nf_config_free: @config: (nullable) (transfer full): what is freed. */
 void nf_config_free (NfConfig *config);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfConfig, nf_config_free)
 
 /**
  * nf_config_from_json:
- * @json: text of a JSON object
+ * @json: text of a JSON object, up to 64 KiB
  * @origin: file or option it came from, for messages
  * @error: return location
  *
  * Unknown members are refused by name, missing ones get the official default where there is one.
  *
- * Returns: (transfer full): the checked configuration, or NULL with %NF_ERROR_FORMAT (not JSON),
+ * Returns: (transfer full): the checked configuration, or NULL with %NF_ERROR_FORMAT (not JSON, or too long),
  * %NF_ERROR_CONFIG (impossible values or missing members), %NF_ERROR_UNSUPPORTED (another family, or a member
  * we do not know).
  */
@@ -221,6 +225,7 @@ gboolean nf_config_equal (const NfConfig *a, const NfConfig *b);
 
 /**
  * nf_config_check:
+ * @origin: file or option it came from, for the message
  *
  * Returns: TRUE if the configuration is possible, else FALSE with %NF_ERROR_CONFIG naming member and value.
  */
@@ -238,7 +243,7 @@ guint nf_config_tokens (const NfConfig *config);
 /** nf_config_frames: Returns: frames of a sample: those of a video, 1 for images. */
 guint nf_config_frames (const NfConfig *config);
 
-/** nf_config_layers: Returns: layers of block @t. */
+/** nf_config_layers: Returns: layers of block @t, 0 to T - 1, here and below. */
 guint nf_config_layers (const NfConfig *config, guint t);
 
 /** nf_config_lists_layers: Returns: whether the numbers of blocks' layers differ. */
@@ -262,16 +267,17 @@ gboolean nf_config_is_noisy (const NfConfig *config);
  * features of a text of one token, the last of which stands for no class; else 0. */
 guint nf_config_classes (const NfConfig *config);
 
-/** nf_config_features: Returns: D = C p² (rgb, gray), 3 p²/2 (yuv420). */
+/** nf_config_features: Returns: D = C p² (rgb, gray, latent), 3 p²/2 (yuv420). */
 guint nf_config_features (const NfConfig *config);
 
-/** nf_config_tile_bytes: Returns: 8-bit samples of one image in the model's layout, N D. */
+/** nf_config_tile_bytes: Returns: 8-bit samples of one image, or of one frame of a video, in the model's
+ * layout, N D. */
 guint nf_config_tile_bytes (const NfConfig *config);
 
 /** nf_pixel_layout_name: Returns: "rgb", "gray", "yuv420" or "latent". */
 const char *nf_pixel_layout_name (NfPixelLayout layout);
 
-/** nf_pixel_layout_from_name: Returns: FALSE if @name is none of these. */
+/** nf_pixel_layout_from_name: Returns: FALSE if @name is none of these; @layout (out) stays as it is then. */
 gboolean nf_pixel_layout_from_name (const char *name, NfPixelLayout *layout);
 
 G_END_DECLS

@@ -20,11 +20,12 @@ G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
 
 /**
  * NfProgressFunc:
- * @phase: "load", "build", "decode", ...; static string
+ * @phase: "load" and "build" of a model, "decode" of a session; static string
  * @fraction: done, 0 to 1
  * @data: the caller's
  *
- * Called on the working thread, at most ten times a second but for the beginning and the end of a phase.
+ * Called on the working thread, which is the caller's of what it tells of, at most ten times a second but for
+ * the beginning and the end of a phase.
  */
 typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer data);
 
@@ -60,21 +61,23 @@ char *nf_model_find (const char *name, GError **error);
  * process may end. Any thread.
  *
  * Returns: (transfer full): the model, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT,
- * %NF_ERROR_CONFIG (weights missing, surplus or of the wrong shape, by name), %NF_ERROR_DATA (NaN or infinite
- * weights), device errors.
+ * %NF_ERROR_CONFIG (weights missing, surplus or of the wrong shape, by name; no or an impossible
+ * configuration), %NF_ERROR_UNSUPPORTED (a configuration or variance that is not implemented here),
+ * %NF_ERROR_ARGUMENT (a checkpoint with several sets of weights), %NF_ERROR_DATA (NaN or infinite weights;
+ * the file was written into meanwhile), %NF_ERROR_CANCELLED, device errors.
  */
 NfModel *nf_model_load (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
                         GCancellable *cancellable, GError **error);
 
 /** nf_model_load_unshared: The same, of which the caller alone has a copy: one that can be trained whoever
- * else has loaded that file, or will. */
+ * else has loaded that file, or will. Returns: (transfer full): as nf_model_load() does. */
 NfModel *nf_model_load_unshared (const char *name, NfDevice *device, NfProgressFunc progress, gpointer data,
                                  GCancellable *cancellable, GError **error);
 
 /**
  * nf_model_load_configured:
- * @config: (nullable): that of the weights, such as nf_checkpoint_config() makes (copied); NULL: what the
- * file says of itself
+ * @config: (nullable): that of the weights, such as nf_checkpoint_config() makes (copied), possible as
+ * nf_config_check() says; NULL: what the file says of itself
  *
  * The same as nf_model_load(), of weights that do not say their configuration, or another one.
  *
@@ -91,7 +94,8 @@ NfModel *nf_model_load_configured (const char *name, const NfConfig *config, NfD
  * @seed: seed of the initial weights, drawn as the official code does (Linear: uniform ±1/sqrt(fan-in),
  * proj_out.weight 0, pos_embed and class_embed 0.01 × normal)
  *
- * Returns: (transfer full): a fresh, unshared model.
+ * Returns: (transfer full): a fresh, unshared model, or NULL with %NF_ERROR_CONFIG (as nf_config_check()) or
+ * device errors.
  */
 NfModel *nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, GError **error);
 
@@ -99,24 +103,32 @@ NfModel *nf_model_new (const NfConfig *config, NfDevice *device, guint64 seed, G
  * nf_model_save:
  * @path: safetensors file, replaced atomically; parameters under the official names, `config` and @metadata
  * in `__metadata__`
- * @metadata: (nullable) (element-type utf8 utf8): more strings
+ * @metadata: (nullable) (element-type utf8 utf8): more strings, UTF-8; a `config` of them is not written
+ *
+ * Reads the parameters back from the device, or from the file that they were loaded from.
+ *
+ * Returns: FALSE with %NF_ERROR_WRITE, %NF_ERROR_ARGUMENT (@metadata is not UTF-8), %NF_ERROR_DATA (the file
+ * that it was loaded from was written into since) or device errors; what is at @path is then what it was.
  */
 gboolean nf_model_save (NfModel *self, const char *path, GHashTable *metadata, GError **error);
 
+/** nf_model_get_config: Returns: (transfer none): the configuration; good as long as the model is. */
 const NfConfig *nf_model_get_config (NfModel *self);
 
 /** nf_model_get_device: Returns: (transfer none): where the weights are; of a shared model the one that was
  * given when it was first loaded. */
 NfDevice *nf_model_get_device (NfModel *self);
 
-/** nf_model_get_path: Returns: (nullable): file it was loaded from. */
+/** nf_model_get_path: Returns: (transfer none) (nullable): file it was loaded from, NULL for one of
+ * nf_model_new(). */
 const char *nf_model_get_path (NfModel *self);
 
 /**
  * nf_model_get_digest:
  *
- * Returns: 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal models in
- * whatever file. Good as long as the model is, though training may change what it says. Any thread.
+ * Returns: (transfer none): 64 hexadecimal digits, SHA-256 over configuration and parameters: equal for equal
+ * models in whatever file; "", with a warning, if the parameters cannot be read back. Good as long as the
+ * model is, though training may change what it says. Any thread.
  */
 const char *nf_model_get_digest (NfModel *self);
 
@@ -125,11 +137,12 @@ const char *nf_model_get_digest (NfModel *self);
  * @path: a model file
  *
  * Returns: (transfer full): the digest that the model would have once loaded, without any device; NULL with
- * the errors of nf_model_load().
+ * the errors of nf_model_load(), of devices none but %NF_ERROR_NO_MEMORY.
  */
 char *nf_model_digest_of_file (const char *path, GError **error);
 
-/** nf_model_get_metadata: Returns: (nullable): a string of the file's `__metadata__`, e.g. "training". */
+/** nf_model_get_metadata: Returns: (transfer none) (nullable): the string under @key in `__metadata__` of the
+ * file that it was loaded from, e.g. "training". */
 const char *nf_model_get_metadata (NfModel *self, const char *key);
 
 /** nf_model_count_parameters: Returns: number of trainable values. */
@@ -141,14 +154,17 @@ guint64 nf_model_count_parameters (NfModel *self);
  * @offset: (out): where it starts in the flat array of nf_session_gradients()
  * @n_elements: (out): its number of values
  *
- * Returns: FALSE if the model has no such parameter.
+ * Returns: FALSE if the model has no such parameter; nothing is written then.
  */
 gboolean nf_model_get_parameter (NfModel *self, const char *name, gsize *offset, gsize *n_elements);
 
-/** nf_model_get_flops: Returns: floating-point operations (multiply-adds × 2) of encoding one S×S image. */
+/** nf_model_get_flops: Returns: floating-point operations (multiply-adds × 2) of encoding one sample, an
+ * image or all frames of a video, of the configuration's size; text and the learned denoiser are not counted.
+ */
 double nf_model_get_flops (NfModel *self);
 
-/** nf_model_get_load_seconds: Returns: seconds nf_model_load() took, without kernel builds. */
+/** nf_model_get_load_seconds: Returns: seconds nf_model_load() took, without kernel builds, of a shared model
+ * when it was first loaded; 0 for one of nf_model_new(). */
 double nf_model_get_load_seconds (NfModel *self);
 
 G_END_DECLS

@@ -6,6 +6,7 @@
 
 G_BEGIN_DECLS
 
+/** NF_TENSOR_MAX_DIMS: most dimensions of a tensor. */
 #define NF_TENSOR_MAX_DIMS 8
 
 /**
@@ -26,7 +27,7 @@ typedef enum
 /** nf_dtype_size: Returns: bytes of one element. */
 gsize nf_dtype_size (NfDtype dtype);
 
-/** nf_dtype_name: Returns: safetensors' name, e.g. "F32". */
+/** nf_dtype_name: Returns: (transfer none): safetensors' name, e.g. "F32". */
 const char *nf_dtype_name (NfDtype dtype);
 
 /**
@@ -73,8 +74,8 @@ G_DECLARE_FINAL_TYPE (NfTensorFile, nf_tensor_file, NF, TENSOR_FILE, GObject)
  *
  * Nothing is allocated in proportion to claimed sizes.
  *
- * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT, or
- * %NF_ERROR_ARGUMENT if a checkpoint holds several sets of weights, by name.
+ * Returns: (transfer full): the file, or NULL with %NF_ERROR_NOT_FOUND, %NF_ERROR_READ, %NF_ERROR_FORMAT,
+ * %NF_ERROR_NO_MEMORY, or %NF_ERROR_ARGUMENT if a checkpoint holds several sets of weights, by name.
  */
 NfTensorFile *nf_tensor_file_open (const char *path, GError **error);
 
@@ -85,8 +86,8 @@ NfTensorFile *nf_tensor_file_open (const char *path, GError **error);
  * is the checkpoint itself
  * @error: return location
  *
- * Returns: (transfer full): the file as from nf_tensor_file_open(), or NULL; %NF_ERROR_ARGUMENT if there is
- * no such set.
+ * Returns: (transfer full): the file as from nf_tensor_file_open(), or NULL with its errors;
+ * %NF_ERROR_ARGUMENT if there is no such set, or the file is no checkpoint.
  */
 NfTensorFile *nf_tensor_file_open_state (const char *path, const char *state, GError **error);
 
@@ -101,9 +102,11 @@ NfTensorFile *nf_tensor_file_open_state (const char *path, const char *state, GE
  */
 gboolean nf_tensor_file_check_unchanged (NfTensorFile *self, GError **error);
 
+/** nf_tensor_file_get_path: Returns: (transfer none): what it was opened by. */
 const char *nf_tensor_file_get_path (NfTensorFile *self);
 
-/** nf_tensor_file_get_metadata: Returns: (nullable): the string under @key in `__metadata__`. */
+/** nf_tensor_file_get_metadata: Returns: (transfer none) (nullable): the string under @key in `__metadata__`.
+ */
 const char *nf_tensor_file_get_metadata (NfTensorFile *self, const char *key);
 
 /** nf_tensor_file_get_all_metadata: Returns: (transfer none) (element-type utf8 utf8): `__metadata__`. */
@@ -112,7 +115,8 @@ GHashTable *nf_tensor_file_get_all_metadata (NfTensorFile *self);
 /** nf_tensor_file_count: Returns: number of tensors. */
 guint nf_tensor_file_count (NfTensorFile *self);
 
-/** nf_tensor_file_get: Returns: (transfer none): tensor @i, in the order of the file's header. */
+/** nf_tensor_file_get: Returns: (transfer none): tensor @i, 0 to nf_tensor_file_count() - 1, in the order of
+ * the file's header; good as long as the file is. */
 const NfTensor *nf_tensor_file_get (NfTensorFile *self, guint i);
 
 /** nf_tensor_file_lookup: Returns: (transfer none) (nullable): the tensor called @name. */
@@ -122,7 +126,7 @@ const NfTensor *nf_tensor_file_lookup (NfTensorFile *self, const char *name);
  * nf_tensor_file_read:
  * @tensor: one of the file's
  * @first: its first element that is wanted, in the order of memory
- * @n: how many are
+ * @n: how many are; with @first no more than the tensor has
  * @out: (out caller-allocates) (array length=n): they, as floats
  *
  * For those who read a large file little by little, while others might write into it: goes by the file and
@@ -133,7 +137,8 @@ const NfTensor *nf_tensor_file_lookup (NfTensorFile *self, const char *name);
 gboolean nf_tensor_file_read (NfTensorFile *self, const NfTensor *tensor, guint64 first, gsize n, float *out,
                               GError **error);
 
-/** nf_tensor_to_float: Writes all elements, converted, to @out (n_elements floats). */
+/** nf_tensor_to_float: Writes all elements, converted, to @out (out caller-allocates) (n_elements floats).
+ * Reads the mapping, see nf_tensor_file_check_unchanged(). */
 void nf_tensor_to_float (const NfTensor *tensor, float *out);
 
 /** nf_tensor_to_double: The same in double. */
@@ -148,7 +153,8 @@ void nf_tensor_to_double (const NfTensor *tensor, double *out);
  * Names are written sorted, so equal content gives equal bytes.
  *
  * Returns: FALSE with %NF_ERROR_WRITE, or, before anything is written, %NF_ERROR_ARGUMENT if two have one
- * name, one is `__metadata__`, a name or string is not UTF-8, or n_elements is not the product of dims.
+ * name, one is `__metadata__`, a name or string is not UTF-8, n_elements is not the product of dims, or there
+ * are more than %NF_TENSOR_MAX_DIMS of these. What is at @path is then what it was.
  */
 gboolean nf_tensor_file_write (const char *path, const NfTensor *tensors, guint n, GHashTable *metadata,
                                GError **error);

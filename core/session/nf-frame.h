@@ -45,10 +45,11 @@ typedef struct
 
 /**
  * NfGrid:
- * @tiles_x: tiles side by side, ceil(width/S)
- * @tiles_y: tiles above each other, ceil(height/S)
- * @grid_width: tokens in a row of the whole grid, tiles_x S/p
- * @grid_height: rows of tokens, tiles_y S/p
+ * @tiles_x: tiles side by side, ceil(width/columns), where a tile has the columns and rows of the model's
+ * image, nf_config_columns() and nf_config_rows(): S, mostly
+ * @tiles_y: tiles above each other, ceil(height/rows)
+ * @grid_width: tokens in a row of the whole grid, tiles_x columns/p
+ * @grid_height: rows of tokens, tiles_y rows/p
  * @features: D
  *
  * How a frame of any size lies on a model's tiles. Latents of a frame are float (grid_height, grid_width, D),
@@ -63,19 +64,20 @@ typedef struct
   guint features;
 } NfGrid;
 
-/** nf_grid_init: Fills @grid for frames of @width × @height; FALSE with %NF_ERROR_ARGUMENT if a size is 0 or
- * above %NF_MAX_SIDE. */
+/** nf_grid_init: Fills @grid for frames of @width × @height pixels. Returns: FALSE with %NF_ERROR_ARGUMENT if
+ * a size is 0 or above %NF_MAX_SIDE. */
 gboolean nf_grid_init (NfGrid *grid, const NfConfig *config, guint width, guint height, GError **error);
 
 /** nf_grid_latents: Returns: number of latent values of a frame, grid_height × grid_width × D. */
 gsize nf_grid_latents (const NfGrid *grid);
 
-/** nf_frame_plane_size: @width and @height, in samples, are those of plane @plane of @frame in @layout. */
+/** nf_frame_plane_size: @width (out) and @height (out), in samples, are those of plane @plane, 0 to 2, of
+ * @frame in @layout. */
 void nf_frame_plane_size (const NfFrame *frame, NfPixelLayout layout, guint plane, guint *width,
                           guint *height);
 
 /** nf_frame_samples: Returns: 8-bit samples of a frame in @layout that is not interlaced: the dimensions that
- * bits per dimension divide by. */
+ * bits per dimension divide by; 0 for latents. */
 guint64 nf_frame_samples (NfPixelLayout layout, guint width, guint height);
 
 G_END_DECLS

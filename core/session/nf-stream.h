@@ -30,17 +30,18 @@ G_BEGIN_DECLS
  * A stream may be of B streams side by side, which are coded together and know nothing of each other. All
  * arrays, of frames too, then hold one after the other; what comes out is the same whatever B.
  *
- * One thread at a time.
+ * One thread at a time; calls return when the work is done.
  */
 #define NF_TYPE_STREAM (nf_stream_get_type ())
 G_DECLARE_FINAL_TYPE (NfStream, nf_stream, NF, STREAM, GObject)
 
 /**
  * nf_stream_new:
- * @model: of videos, with shallow blocks that see one frame (shallow_block_local) and a start token (sos)
+ * @model: of videos of pixels, frame after frame (temporal_causal), with shallow blocks that see one frame
+ * (shallow_block_local) and a start token (sos); the stream holds a reference to it
  *
  * Returns: (transfer full): a stream that begins with a key frame, or NULL with %NF_ERROR_UNSUPPORTED
- * (another kind of model), %NF_ERROR_DEVICE or %NF_ERROR_NO_MEMORY.
+ * (another kind of model) or device errors.
  */
 NfStream *nf_stream_new (NfModel *model, GError **error);
 
@@ -48,13 +49,14 @@ NfStream *nf_stream_new (NfModel *model, GError **error);
  * nf_stream_new_batch:
  * @B: streams side by side, that begin, end and are reset together: 1 to 4096
  *
- * Returns: (transfer full): as nf_stream_new(), or NULL with %NF_ERROR_ARGUMENT.
+ * Returns: (transfer full): as nf_stream_new(), or NULL with %NF_ERROR_ARGUMENT (@B), too.
  */
 NfStream *nf_stream_new_batch (NfModel *model, guint B, GError **error);
 
 /** nf_stream_get_batch: Returns: B. */
 guint nf_stream_get_batch (NfStream *self);
 
+/** nf_stream_get_model: Returns: (transfer none): the model. */
 NfModel *nf_stream_get_model (NfStream *self);
 
 /**
@@ -71,9 +73,11 @@ void nf_stream_set_cancellable (NfStream *self, GCancellable *cancellable);
  *
  * Begins anew, as nf_stream_reset() does.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if @context is out of range; nothing changes then.
  */
 gboolean nf_stream_set_context (NfStream *self, guint context, GError **error);
+
+/** nf_stream_get_context: Returns: frames that are kept when the window is full. */
 guint nf_stream_get_context (NfStream *self);
 
 /**
@@ -98,17 +102,19 @@ gboolean nf_stream_set_denoise (NfStream *self, NfDenoise denoise, GError **erro
 
 /**
  * nf_stream_set_look_ahead:
- * @frames: that showing waits for; -1, as at first, is what the learned denoiser was trained with
- * (temporal_causal - 1; 0 without one that %NF_DENOISE_AUTO asks). Not more than the context in any
- * case
+ * @frames: that showing waits for, up to what the learned denoiser was trained with, temporal_causal - 1, or
+ * 0 without one; -1, as at first, is just that, but 0 if %NF_DENOISE_AUTO does not ask it. Not more than the
+ * context in any case
  *
  * With more than 0 nf_stream_decode() and nf_stream_sample() write the frame of @frames calls ago; the first
  * @frames calls write none (nf_stream_is_shown()). Frames that were held are had by nf_stream_drain(). Begins
  * anew, as nf_stream_reset() does.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT if @frames is out of range; nothing changes then.
  */
 gboolean nf_stream_set_look_ahead (NfStream *self, gint frames, GError **error);
+
+/** nf_stream_get_look_ahead: Returns: frames that showing waits for, not more than the context. */
 guint nf_stream_get_look_ahead (NfStream *self);
 
 /** nf_stream_is_shown: Returns: whether the last nf_stream_decode(), nf_stream_sample() or nf_stream_drain()
@@ -122,9 +128,12 @@ guint nf_stream_get_held (NfStream *self);
  * nf_stream_drain:
  * @frame: (array): B: their samples are written, if a frame was held: the oldest one
  *
- * At the end of a stream, or before a reset: shows a frame with what is known.
+ * At the end of a stream, or before a reset: shows a frame with what is known. After an error the stream is
+ * reset.
  *
- * Returns: FALSE as nf_stream_decode() does.
+ * Returns: TRUE, also if none was held (nf_stream_is_shown() tells); FALSE with %NF_ERROR_ARGUMENT (size,
+ * planes), %NF_ERROR_UNSUPPORTED (as nf_stream_encode()), %NF_ERROR_DATA (what the model makes is no number),
+ * device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_drain (NfStream *self, const NfFrame *frame, GError **error);
 
@@ -147,11 +156,13 @@ gboolean nf_stream_set_text (NfStream *self, const float *text, guint n, GError 
  * @path: as of nf_session_load_text(); of the caption that says nothing streams have no use
  *
  * nf_stream_set_text() with what the file holds.
+ *
+ * Returns: FALSE with what nf_tensor_file_open(), nf_text_read() and nf_stream_set_text() fail with.
  */
 gboolean nf_stream_load_text (NfStream *self, const char *path, GError **error);
 
-/** nf_stream_get_text_digest: Returns: (nullable): of this stream's text, as nf_session_get_text_digest()
- * says it. */
+/** nf_stream_get_text_digest: Returns: (transfer none) (nullable): of this stream's text, as
+ * nf_session_get_text_digest() says it. */
 const char *nf_stream_get_text_digest (NfStream *self);
 
 /** nf_stream_reset: Forgets all frames: the next one is a key frame, coded by itself. */
@@ -182,8 +193,9 @@ gsize nf_stream_get_latents (NfStream *self);
  * know. After an error the stream is reset; but while decoded frames are held, which nf_stream_drain() shows,
  * nothing is encoded and nothing changes.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT (size, planes, action, frames are held), %NF_ERROR_DATA (latents are
- * not finite), device errors or %NF_ERROR_CANCELLED.
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (size, planes, actions that the model does not take, frames are
+ * held), %NF_ERROR_UNSUPPORTED (an interlaced frame whose chroma has more rows than the model's),
+ * %NF_ERROR_DATA (actions or latents are not finite), device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, float *latents,
                            NfScore *score, float *score_map, GError **error);
@@ -194,7 +206,8 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * @action: (nullable) (array): the vectors that nf_stream_encode() had
  * @drawn: the latents are not those of nf_stream_encode() but drawn from the prior, such as by
  * nf_random_normal()
- * @options: (nullable): NULL means plain with snap; guidance is not possible
+ * @options: (nullable): NULL means plain with snap; guidance is not possible; NfDecodeOptions.drawn and
+ * NfDecodeOptions.denoise do nothing
  * @frame: (array): B: their samples are written, as by nf_session_decode_frame()
  *
  * Latents of nf_stream_encode() become the very bytes they were made from, if the stream since the last reset
@@ -205,7 +218,8 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
  * nothing while decoded frames are held, which nf_stream_drain() shows. What the model makes is judged when a
  * frame is shown, together for all that were decoded by then: an error takes sound frames that are held, too.
  *
- * Returns: FALSE with %NF_ERROR_ARGUMENT, %NF_ERROR_UNSUPPORTED (guidance), %NF_ERROR_DATA (@latents are not
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (@options, size, planes, actions that the model does not take),
+ * %NF_ERROR_UNSUPPORTED (guidance, or as nf_stream_encode()), %NF_ERROR_DATA (@latents or actions are not
  * finite, or what the model makes of them is no number, as nf_session_decode_frame() says), device errors or
  * %NF_ERROR_CANCELLED.
  */
@@ -217,26 +231,36 @@ gboolean nf_stream_decode (NfStream *self, const float *latents, const float *ac
  * @seed: of the random numbers; stream b has those of @seed + b
  * @number: which frame of the seed's
  * @temperature: standard deviation of the latents, 0 to 2
- * @latents: (nullable) (out caller-allocates): what was drawn, B N D values
+ * @action: (nullable) (array): as of nf_stream_decode(), as is @options
+ * @latents: (nullable) (out caller-allocates): what was drawn, (B, rows/p, columns/p, D)
  * @frame: (array): B: their samples are written
  *
  * Draws a next frame from the model's prediction: nf_stream_decode() of nf_random_normal(@seed, @number).
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (@temperature; the stream is then reset), or as nf_stream_decode()
+ * does.
  */
 gboolean nf_stream_sample (NfStream *self, guint64 seed, guint64 number, double temperature,
                            const float *action, const NfDecodeOptions *options, float *latents,
                            const NfFrame *frame, GError **error);
 
-/** nf_stream_get_decode_report: @report: (out): of the last nf_stream_decode() or nf_stream_sample(). */
+/** nf_stream_get_decode_report: @report: (out caller-allocates): of the last nf_stream_decode() or
+ * nf_stream_sample(); streams keep and draft no tiles. */
 void nf_stream_get_decode_report (NfStream *self, NfDecodeReport *report);
 
 /**
  * nf_stream_prepare:
  *
  * Codes an empty frame both ways, so that drivers that compile kernels when they first run have done so, and
- * takes all the memory that there will ever be need of; then resets.
+ * takes all the memory that there will ever be need of; then resets. Statistics do not count it.
+ *
+ * Returns: FALSE with what nf_stream_encode() and nf_stream_decode() fail with: %NF_ERROR_DATA if the model
+ * makes no finite numbers of that frame, device errors or %NF_ERROR_CANCELLED.
  */
 gboolean nf_stream_prepare (NfStream *self, GError **error);
 
+/** nf_stream_get_stats: @stats: (out caller-allocates): up to now; frames of streams side by side count as
+ * one, and those that nf_stream_drain() shows not at all. */
 void nf_stream_get_stats (NfStream *self, NfSessionStats *stats);
 
 G_END_DECLS

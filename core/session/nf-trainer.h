@@ -9,19 +9,24 @@ G_BEGIN_DECLS
  * NfTrainOptions:
  * @steps: total steps; the learning rate's cosine ends there
  * @warmup: steps of linear warm-up from @lr_min
- * @lr: peak learning rate; @lr_min: its floor, at both ends
- * @beta1, @beta2, @eps, @weight_decay: AdamW's
- * @clip: gradient norm is clipped to it; 0 is never
- * @ema: decay of the averaged weights; 0 is none
- * @label_dropout: share of labels, or of texts, replaced by "none"
- * @action_dropout: share of samples whose actions are left out, all of them
- * @context_errors: share of a video's patches of which the deep block is shown another patch of the same
- * frame instead, in some frames in a row: it learns to predict frames that are right from a past that is not,
- * as its own will be
+ * @lr: peak learning rate, 0 to 1
+ * @lr_min: its floor, at both ends, 0 to 1
+ * @beta1: AdamW's, 0 to 0.999999
+ * @beta2: likewise
+ * @eps: AdamW's, 1e-30 to 1
+ * @weight_decay: AdamW's, 0 to 1
+ * @clip: gradient norm is clipped to it, up to 1e30; 0 is never
+ * @ema: decay of the averaged weights, up to 0.9999999; 0 is none
+ * @label_dropout: share, 0 to 1, of labels, or of texts, replaced by "none"
+ * @action_dropout: share, 0 to 1, of samples whose actions are left out, all of them
+ * @context_errors: share, 0 to 1, of a video's patches of which the deep block is shown another patch of the
+ * same frame instead, in some frames in a row: it learns to predict frames that are right from a past that is
+ * not, as its own will be
  * @seed: of noise, dropout and errors
  *
  * nf_train_options_init() gives the official recipe (arXiv 2412.06329, appendix): AdamW (0.9, 0.95), weight
- * decay 1e-4.
+ * decay 1e-4; with 10000 steps, 100 of them of warm-up, to 1e-4 from 1e-6, and no dropout, clipping or
+ * average.
  */
 typedef struct
 {
@@ -41,6 +46,7 @@ typedef struct
   guint64 seed;
 } NfTrainOptions;
 
+/** nf_train_options_init: @options: (out caller-allocates): what training is without anybody's word. */
 void nf_train_options_init (NfTrainOptions *options);
 
 /**
@@ -52,28 +58,43 @@ void nf_train_options_init (NfTrainOptions *options);
 #define NF_TYPE_TRAINER (nf_trainer_get_type ())
 G_DECLARE_FINAL_TYPE (NfTrainer, nf_trainer, NF, TRAINER, GObject)
 
+/**
+ * nf_trainer_new:
+ * @model: what is trained, and changes; a reference is held to it. nf_model_new() and
+ * nf_model_load_unshared() give one that nobody else has
+ * @options: copied; there is no default for NULL, see nf_train_options_init()
+ *
+ * Returns: (transfer full): a trainer at step 0, or NULL with what nf_trainer_check() refuses,
+ * %NF_ERROR_UNSUPPORTED (the precision has no gradients), %NF_ERROR_ARGUMENT (others have loaded the model,
+ * and share it), %NF_ERROR_DATA (the model's file changed after it was loaded) or device errors.
+ */
 NfTrainer *nf_trainer_new (NfModel *model, const NfTrainOptions *options, GError **error);
 
 /**
  * nf_trainer_check:
  *
- * Needs no device. Returns: whether models of @config can be trained, and with @options; nf_trainer_new()
- * refuses the same, and devices whose precision has no gradients
+ * Needs no device; nf_trainer_new() refuses the same, and more.
+ *
+ * Returns: whether models of @config can be trained, and with @options; FALSE with %NF_ERROR_ARGUMENT (a
+ * value of @options is out of range, or not for such models), %NF_ERROR_UNSUPPORTED (models of latents) or
+ * %NF_ERROR_CONFIG (a learned denoiser without Gaussian noise).
  */
 gboolean nf_trainer_check (const NfConfig *config, const NfTrainOptions *options, GError **error);
 
 /**
  * NfTrainBatch:
- * @B: samples
+ * @B: samples, 1 or more
  * @tiles: (B, frames, tile bytes) 8-bit samples, planes one after the other in the model's layout, each
  * row-major; images have one frame
- * @labels: (nullable): B class indices, -1 for none
+ * @labels: (nullable): B class indices, 0 to nf_config_classes() - 1, -1 for none
  * @actions: (nullable): condition vectors (B, frames, action_dim): that of frame t leads to frame t. NULL for
  * none (zeros)
  * @text: (nullable): text features (B, txt_size, txt_dim); a sample whose label is below 0, if there are
  * @labels, is told nothing. NULL for none, or where classes are the text
  * @null_text: (nullable): (txt_size, txt_dim), what samples are told that are told nothing, unless classes
  * are the text; NULL for zeros, or, of one token, the class of none
+ *
+ * Samples, all the caller's, that a call looks at and does not keep. Values must be finite.
  */
 typedef struct
 {
@@ -93,10 +114,12 @@ typedef struct
  * negative log-likelihood
  * @denoiser_loss: mean squared error of what the learned denoiser says; NAN if there is none
  * @bits_per_dim: @nll with the constants of 8-bit data (uniform noise; NAN for Gaussian)
- * @grad_norm: before clipping
+ * @grad_norm: of the gradients of all parameters, before clipping
  * @lr: learning rate used
  * @skipped: loss or gradient was not finite, or the norm exploded (over 20 times its running mean): no
  * parameter changed
+ *
+ * What a step did.
  */
 typedef struct
 {
@@ -112,6 +135,7 @@ typedef struct
 
 /**
  * nf_trainer_step:
+ * @report: (out caller-allocates): what it did
  *
  * One step on @batch. A learned denoiser is trained in the same step by flow-score matching (arXiv
  * 2511.20462): noise_std²/0.3 times the gradient of the negative log-likelihood by the noisy input is what it
@@ -121,6 +145,10 @@ typedef struct
  * If the device fails before parameters change, they are what they were. If it fails while they do, here or
  * in nf_trainer_evaluate(), they are lost: every call but nf_trainer_restore() then fails with
  * %NF_ERROR_DEVICE, and nothing is written.
+ *
+ * Returns: FALSE with %NF_ERROR_ARGUMENT (no samples, a label out of range, text or actions that the model
+ * does not take), %NF_ERROR_DATA (text or actions are not finite) or device errors. Loss or gradients that
+ * are not finite are no error, but said in @report.
  */
 gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainReport *report, GError **error);
 
@@ -129,43 +157,94 @@ gboolean nf_trainer_step (NfTrainer *self, const NfTrainBatch *batch, NfTrainRep
  * @nll: (out): mean negative log-likelihood of these samples, nats per dimension, as in #NfTrainReport, with
  * noise drawn from (seed, tile)
  * @use_ema: with the averaged weights, if there are any
+ *
+ * Changes nothing: no step is done.
+ *
+ * Returns: FALSE as nf_trainer_step() does.
  */
 gboolean nf_trainer_evaluate (NfTrainer *self, const NfTrainBatch *batch, gboolean use_ema, double *nll,
                               GError **error);
 
-/** NfTrainerFunc: Uses @model, which is the trainer's own, and keeps nothing of it: no session, no reference.
- * Returns: FALSE with an error if that failed */
+/**
+ * NfTrainerFunc:
+ * @model: the trainer's own
+ * @data: the caller's
+ *
+ * Uses @model, and keeps nothing of it: no session, no reference.
+ *
+ * Returns: FALSE with an error if that failed.
+ */
 typedef gboolean (*NfTrainerFunc) (NfModel *model, gpointer data, GError **error);
 
 /**
  * nf_trainer_use_model:
+ * @func: (scope call): called in this thread
+ * @data: for @func
  *
  * Calls @func once, while the model has what nf_trainer_save_model() would write: the averaged weights, if
  * there are any. Sessions of the model may be made then.
  *
- * Returns: what @func did; FALSE with %NF_ERROR_DEVICE if the device failed, as in nf_trainer_step()
+ * Returns: what @func did, with its error; FALSE with device errors if the device failed, as in
+ * nf_trainer_step().
  */
 gboolean nf_trainer_use_model (NfTrainer *self, NfTrainerFunc func, gpointer data, GError **error);
 
 /** nf_trainer_get_step: Returns: steps done. */
 guint64 nf_trainer_get_step (NfTrainer *self);
 
-/** nf_trainer_save: Writes weights, both moments, the average and the step to a safetensors file, atomically.
+/**
+ * nf_trainer_save:
+ * @path: safetensors file, replaced atomically
+ *
+ * Writes weights, both moments, the average and the step: what nf_trainer_restore() needs.
+ *
+ * Returns: FALSE with %NF_ERROR_DATA (a value is not finite), %NF_ERROR_WRITE or device errors; the file is
+ * then what it was.
  */
 gboolean nf_trainer_save (NfTrainer *self, const char *path, GError **error);
 
-/** nf_trainer_restore: Takes up a run where nf_trainer_save() left it; %NF_ERROR_CONFIG if it is of another
- * model. */
+/**
+ * nf_trainer_restore:
+ * @path: a file of nf_trainer_save()
+ *
+ * Takes up a run where it was left. All of the file is checked before any of it is taken.
+ *
+ * Returns: FALSE with what nf_tensor_file_open() fails with, %NF_ERROR_CONFIG (a file of another model, or no
+ * checkpoint), %NF_ERROR_FORMAT (not a whole one; one without averages, where @self has them), %NF_ERROR_DATA
+ * (a value is not finite) or what nf_config_from_json() says of its configuration; the trainer is then what
+ * it was. With device errors parameters are lost, as in nf_trainer_step().
+ */
 gboolean nf_trainer_restore (NfTrainer *self, const char *path, GError **error);
 
-/** nf_trainer_saved_step: Says in @step how many steps the checkpoint @path has done. Needs no device. */
+/**
+ * nf_trainer_saved_step:
+ * @path: a file of nf_trainer_save()
+ * @step: (out): steps done
+ *
+ * Needs no device.
+ *
+ * Returns: FALSE with what nf_tensor_file_open() fails with, %NF_ERROR_FORMAT (no checkpoint, or an
+ * impossible step) or %NF_ERROR_DATA (a value is not finite).
+ */
 gboolean nf_trainer_saved_step (const char *path, guint64 *step, GError **error);
 
-/** nf_trainer_save_model: Writes the model (averaged weights if there are any) as nf_model_save() does. */
+/**
+ * nf_trainer_save_model:
+ * @path: as of nf_model_save(), as is @metadata
+ *
+ * Writes the model (averaged weights if there are any) as nf_model_save() does.
+ *
+ * Returns: FALSE with %NF_ERROR_DATA (a value is not finite), %NF_ERROR_ARGUMENT (@metadata is not UTF-8),
+ * %NF_ERROR_WRITE or device errors; the file is then what it was.
+ */
 gboolean nf_trainer_save_model (NfTrainer *self, const char *path, GHashTable *metadata, GError **error);
 
-/** nf_loss_to_bits_per_dim: Returns: (L + 0.5 log 2π)/log 2 + 7, bits per 8-bit sample under uniform
- * dequantisation. */
+/**
+ * nf_loss_to_bits_per_dim:
+ * @loss: L, nats per dimension, without the 0.5 log 2π, as in #NfTrainReport
+ *
+ * Returns: (L + 0.5 log 2π)/log 2 + 7, bits per 8-bit sample under uniform dequantisation.
+ */
 double nf_loss_to_bits_per_dim (double loss);
 
 G_END_DECLS

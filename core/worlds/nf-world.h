@@ -26,7 +26,10 @@ typedef enum
   NF_WORLD_GRIDWORLD,
 } NfWorldPattern;
 
+/** NF_WORLD_MIN_SIDE: least width and height of a world in pixels. */
 #define NF_WORLD_MIN_SIDE 16
+
+/** NF_WORLD_MAX_SIDE: largest width and height of a world in pixels. */
 #define NF_WORLD_MAX_SIDE NF_MAX_SIDE
 
 /**
@@ -34,7 +37,7 @@ typedef enum
  * @frame: number of the present frame, from 0
  * @ball_x: centre of the ball in pixels, 0 is the left edge of the leftmost pixel; NAN without a ball
  * @ball_y: likewise from the top
- * @ball_vx: velocity that it will have but for what happens next, pixels a frame
+ * @ball_vx: velocity that it will have but for what happens next, pixels a frame; NAN without a ball
  * @ball_vy: likewise, downwards
  * @paddle_y: centre of the paddle in pixels; NAN without one
  * @score: hits since the last miss, 0 to 8; -1 without a score
@@ -83,7 +86,8 @@ typedef struct
 /** nf_world_pattern_name: Returns: "bounce", "pong" or "gridworld". */
 const char *nf_world_pattern_name (NfWorldPattern pattern);
 
-/** nf_world_pattern_from_name: Returns: FALSE if @name is none of the three. */
+/** nf_world_pattern_from_name: Returns: FALSE if @name (nullable) is none of the three; @pattern (out) stays
+ * as it is then. */
 gboolean nf_world_pattern_from_name (const char *name, NfWorldPattern *pattern);
 
 /** nf_world_pattern_actions: Returns: how many actions there are, with action 0: 1 for bounce, 3 for pong, 5
@@ -109,7 +113,11 @@ GType nf_world_get_type (void);
  * Returns: (transfer full): the world at frame 0; NULL with %NF_ERROR_ARGUMENT for an impossible size.
  */
 NfWorld *nf_world_new (NfWorldPattern pattern, guint width, guint height, guint64 seed, GError **error);
+
+/** nf_world_copy: Returns: (transfer full): the same world, with the same future. */
 NfWorld *nf_world_copy (const NfWorld *self);
+
+/** nf_world_free: @self: (nullable) (transfer full): what is freed. */
 void nf_world_free (NfWorld *self);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfWorld, nf_world_free)
 
@@ -122,7 +130,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfWorld, nf_world_free)
  */
 NfWorld *nf_world_branch (const NfWorld *self, guint64 seed);
 
+/** nf_world_get_pattern: Returns: the pattern. */
 NfWorldPattern nf_world_get_pattern (const NfWorld *self);
+
+/** nf_world_get_state: @state: (out caller-allocates): the truth of the present frame. */
 void nf_world_get_state (const NfWorld *self, NfWorldState *state);
 
 /**
@@ -152,6 +163,7 @@ void nf_world_render (NfWorld *self, NfPixelLayout layout, NfFrame *frame);
  * nf_world_read_frame:
  * @layout: as in nf_world_render()
  * @frame: of the world's size: rendered, decoded or generated
+ * @reading: (out caller-allocates): what can be seen in it
  *
  * Finds ball, paddle, score and walls in @frame by their colours and places. @self only says how big things
  * are. In `gridworld` there is none of them.
@@ -159,7 +171,8 @@ void nf_world_render (NfWorld *self, NfPixelLayout layout, NfFrame *frame);
 void nf_world_read_frame (const NfWorld *self, NfPixelLayout layout, const NfFrame *frame,
                           NfWorldReading *reading);
 
-/** nf_world_expect_paddle: Returns: where a paddle centred at @paddle_y is a frame later, after @action. */
+/** nf_world_expect_paddle: Returns: where a paddle centred at @paddle_y, in pixels, is a frame later, after
+ * @action; NAN if the world has none. */
 double nf_world_expect_paddle (const NfWorld *self, double paddle_y, guint action);
 
 /** nf_world_follow: Returns: the action of one who plays well: the paddle goes where the ball is; 0 where
