@@ -14,7 +14,8 @@ gboolean
 nf_is_word (const char *text)
 {
   const gsize length = text ? strnlen (text, MAX_SHOWN + 1) : 0;
-  return length > 0 && length <= MAX_SHOWN && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789") == length;
+  return length > 0 && length <= MAX_SHOWN
+         && strspn (text, "abcdefghijklmnopqrstuvwxyz0123456789-") == length;
 }
 
 char *

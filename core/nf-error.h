@@ -50,8 +50,8 @@ GQuark nf_error_quark (void);
  * nf_is_word:
  * @text: (nullable): from a file or from afar
  *
- * Returns: whether it is made of 1 to 64 lower-case letters and digits, as digests and names of forms are: it
- * can stand in a message, or on a terminal, as it is.
+ * Returns: whether it is made of 1 to 64 lower-case letters, digits and "-", as digests and names of forms
+ * are: it can stand in a message, or on a terminal, as it is.
  */
 gboolean nf_is_word (const char *text);
 

@@ -692,7 +692,7 @@ gst_flow_engine_get_precision (GstFlowEngine *engine)
 static const char *
 find_form (GstFlowEngine *engine)
 {
-  return engine->model ? nf_device_get_form (nf_model_get_device (engine->model)) : "";
+  return engine->model ? nf_device_get_arithmetic (nf_model_get_device (engine->model)) : "";
 }
 
 const char *
@@ -716,7 +716,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
   g_mutex_unlock (&engine->lock);
   if (known
       || (precision == present
-          && (!*form || (precision && nf_device_forms_agree (precision, form, present_form)))))
+          && (!*form || (precision && nf_device_arithmetic_agrees (precision, form, present_form)))))
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
@@ -728,7 +728,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
       if (!device)
         return gst_flow_post_error (engine->element, error);
       wanted = nf_device_get_precision (device);
-      wanted_form = nf_device_get_form (device);
+      wanted_form = nf_device_get_arithmetic (device);
     }
   if (precision && wanted && wanted != precision)
     GST_ELEMENT_WARNING (
@@ -737,7 +737,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
          "says %s, which may give other samples back; leave it unset",
          precision, wanted),
         (NULL));
-  else if (precision && *form && *wanted_form && !nf_device_forms_agree (precision, form, wanted_form))
+  else if (precision && *form && *wanted_form && !nf_device_arithmetic_agrees (precision, form, wanted_form))
     GST_ELEMENT_WARNING (
         engine->element, STREAM, DECODE,
         ("The latents were made in %s by %s, but are decoded by %s, which may give other samples "

@@ -136,11 +136,24 @@ test_prefer (void **state)
   check_prefers ("", "int8-weights", "dot", ",precision?=int8-weights");
   /* any that gives the same bits will do */
   check_prefers ("", "int8-weights", "vnni", ",precision?=int8-weights");
-  assert_true (nf_device_forms_agree ("int8-weights", "amx", "madd"));
-  assert_true (nf_device_forms_agree ("int8-weights", "fma", "fma"));
-  assert_false (nf_device_forms_agree ("int8-weights", "vnni", "fma"));
-  assert_false (nf_device_forms_agree ("bf16", "amx", "dot"));
+  check_prefers ("", "int8-weights", "madd-8", ",precision?=int8-weights,vectors?=8");
+  check_prefers ("", "int8-weights", "fma-8", ",precision?=int8-weights,int8?=fma");
+  check_prefers ("", "bf16", "fma-4", ",precision?=bf16,bf16?=fma,vectors?=4");
+  check_prefers ("", "bf16", "fma", ",precision?=bf16,bf16?=fma,vectors?=16");
+  check_prefers ("", "bf16", "fma-gpu", ",precision?=bf16,bf16?=fma");
+  check_prefers ("", "bf16", "fma-9", ",precision?=bf16,bf16?=fma");
+  check_prefers ("", "f32", "fma-8", ",precision?=f32,f32?=fma");
+  assert_true (nf_device_arithmetic_agrees ("int8-weights", "amx", "madd"));
+  assert_false (nf_device_arithmetic_agrees ("int8-weights", "amx", "madd-8"));
+  assert_true (nf_device_arithmetic_agrees ("int8-weights", "fma-8", "fma"));
+  assert_true (nf_device_arithmetic_agrees ("f32", "fma-8", "fma"));
+  assert_true (nf_device_arithmetic_agrees ("bf16-weights", "fma-8", "fma-gpu"));
+  assert_false (nf_device_arithmetic_agrees ("bf16", "fma-8", "fma"));
+  assert_true (nf_device_arithmetic_agrees ("int8-weights", "fma", "fma"));
+  assert_false (nf_device_arithmetic_agrees ("int8-weights", "vnni", "fma"));
+  assert_false (nf_device_arithmetic_agrees ("bf16", "amx", "dot"));
   check_prefers ("cpu", "bf16", "fma,kernels=gpu", "cpu,precision?=bf16");
+  check_prefers ("cpu", "bf16", "fma-8,kernels=gpu", "cpu,precision?=bf16,bf16?=fma");
   check_prefers ("cpu", "bf16", "", "cpu,precision?=bf16");
   check_prefers ("cpu", "bf16", NULL, "cpu,precision?=bf16");
 }

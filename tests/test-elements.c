@@ -899,7 +899,7 @@ test_form_of_latents (void **state)
       g_autoptr (GstCaps) told = gst_pad_get_current_caps (encoder->sinkpad);
       GstCaps *caps = gst_caps_copy (told);
       GstStructure *structure = gst_caps_get_structure (caps, 0);
-      assert_string_equal (gst_structure_get_string (structure, "multiplied-by"), "fma");
+      assert_true (g_str_has_prefix (gst_structure_get_string (structure, "multiplied-by"), "fma"));
       if (cases[i].stated)
         gst_structure_set (structure, "multiplied-by", G_TYPE_STRING, cases[i].stated, NULL);
       else

@@ -460,6 +460,10 @@ test_settings (void **state)
 static void
 test_resumed_form (void **state)
 {
+  g_autoptr (NfDevice) device = nf_device_open ("auto,f32=fma", NULL);
+  g_autofree char *ours = g_strdup_printf ("\"multiplied_by\" : \"%s\"", nf_device_get_arithmetic (device)),
+                  *narrow = g_strdup_printf ("by %s so far and are by fma-4 from here on",
+                                             nf_device_get_arithmetic (device));
   g_setenv ("NORMFLOW_F32", "fma", TRUE);
   GOOD (TRAIN, "-o", "by.safetensors", "--steps", "6", "--stop-after", "2", video);
   g_auto (Result) same = run (ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "3"));
@@ -470,16 +474,20 @@ test_resumed_form (void **state)
   g_auto (Result) asked = run (ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "4"));
   assert_int_equal (asked.status, 0);
   assert_null (strstr (asked.errors, "bit for bit"));
-  assert_int_equal (count ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\""), 1);
+  assert_int_equal (count ("by.safetensors.checkpoint.json", ours), 1);
   g_setenv ("NORMFLOW_F32", "fma", TRUE);
-  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\"", "\"multiplied_by\" : \"abc\"");
+  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma", "\"multiplied_by\" : \"abc");
   g_auto (Result) another
       = run (ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "5"));
   assert_int_equal (another.status, 0);
-  assert_non_null (strstr (another.errors, "by abc so far and are by fma from here on"));
-  assert_int_equal (count ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\""), 1);
-  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma\"",
-              "\"multiplied_by\" : \"\\n.\"");
+  assert_non_null (strstr (another.errors, "by abc"));
+  assert_int_equal (count ("by.safetensors.checkpoint.json", ours), 1);
+  g_auto (Result) slim = run (
+      ARGUMENTS ("train", "-o", "by.safetensors", "--resume", "--stop-after", "6", "-d", "auto,vectors=4"));
+  assert_int_equal (slim.status, 0);
+  assert_non_null (strstr (slim.errors, narrow));
+  replace_in ("by.safetensors.checkpoint.json", "\"multiplied_by\" : \"fma-4\"",
+              "\"multiplied_by\" : \"\\n.-4\"");
   BAD (1, "member \"multiplied_by\"", "train", "-q", "-o", "by.safetensors", "--resume");
   g_unsetenv ("NORMFLOW_F32");
 }

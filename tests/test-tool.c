@@ -564,7 +564,8 @@ test_encode_decode (void **state)
   assert_non_null (strstr (other_way.errors, "made in bf16 and are decoded in f32"));
   /* and by what multiplied, where it is not what is usual */
   g_setenv ("NORMFLOW_INT8", "fma", TRUE);
-  GOOD ("encode", "-q", "-m", model, "--precision", "int8-weights", video, "plain.safetensors");
+  GOOD ("encode", "-q", "-m", model, "-d", "auto,vectors=16", "--precision", "int8-weights", video,
+        "plain.safetensors");
   g_unsetenv ("NORMFLOW_INT8");
   g_auto (Result) alike = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
   assert_string_equal (alike.errors, "");
@@ -576,9 +577,10 @@ test_encode_decode (void **state)
   assert_non_null (strstr (members, "\"multiplied_by\" : \"fma\""));
   /* forms that give the same bits decode each other's */
   replace_in ("plain.safetensors", "\"multiplied_by\":\"fma\"", "\"multiplied_by\":\"amx\"");
-  g_autoptr (NfDevice) madd = nf_device_open ("auto,precision=int8-weights,int8=madd", NULL);
+  g_autoptr (NfDevice) madd = nf_device_open ("auto,vectors=16,precision=int8-weights,int8=madd", NULL);
   g_setenv ("NORMFLOW_INT8", madd ? "madd" : "fma", TRUE);
-  g_auto (Result) same = run (ARGUMENTS ("decode", "-q", "-m", model, "plain.safetensors", "plain.y4m"));
+  g_auto (Result) same = run (
+      ARGUMENTS ("decode", "-q", "-m", model, "-d", "auto,vectors=16", "plain.safetensors", "plain.y4m"));
   g_unsetenv ("NORMFLOW_INT8");
   assert_int_equal (strstr (same.errors, "made in int8-weights by amx") != NULL, !madd);
   replace_in ("plain.safetensors", "\"multiplied_by\":\"amx\"", "\"multiplied_by\":\"abc\"");
@@ -587,6 +589,16 @@ test_encode_decode (void **state)
   assert_non_null (strstr (unlike.errors, "made in int8-weights by abc and are decoded by"));
   replace_in ("plain.safetensors", "\"multiplied_by\":\"abc\"", "\"multiplied_by\":\"a,c\"");
   BAD (1, "multiplied_by is \"a,c\"", "decode", "-q", "-m", model, "plain.safetensors", "plain.y4m");
+  /* where operands are rounded the width of vectors tells, too, and is taken from the latents */
+  GOOD ("encode", "-q", "-m", model, "-d", "auto,vectors=8", "--precision", "bf16", video,
+        "narrow.safetensors");
+  g_auto (Result) narrow = run (ARGUMENTS ("decode", "-q", "-m", model, "narrow.safetensors", "narrow.y4m"));
+  assert_string_equal (narrow.errors, "");
+  assert_frames ("narrow.y4m", 0, FRAMES);
+  g_auto (Result) wide = run (
+      ARGUMENTS ("decode", "-q", "-m", model, "-d", "auto,vectors=4", "narrow.safetensors", "narrow.y4m"));
+  assert_int_equal (wide.status, 0);
+  assert_non_null (strstr (wide.errors, "made in bf16 by fma-8 and are decoded by fma-4"));
 
   g_autoptr (GError) error = NULL;
   g_autofree char *ours = nf_model_digest_of_file (model, &error),

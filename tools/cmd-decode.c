@@ -170,7 +170,7 @@ static void
 warn_of_ways (const NfLatentsInfo *info, NfSession *session)
 {
   NfDevice *device = nf_model_get_device (nf_session_get_model (session));
-  const char *precision = nf_device_get_precision (device), *form = nf_device_get_form (device),
+  const char *precision = nf_device_get_precision (device), *form = nf_device_get_arithmetic (device),
              *text = nf_session_get_text_digest (session);
 
   if (info->precision && strcmp (info->precision, precision) != 0)
@@ -178,7 +178,7 @@ warn_of_ways (const NfLatentsInfo *info, NfSession *session)
              "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
              "samples back; leave --precision out\n",
              info->precision, precision);
-  else if (info->form && !nf_device_forms_agree (precision, info->form, form))
+  else if (info->form && !nf_device_arithmetic_agrees (precision, info->form, form))
     fprintf (stderr,
              "normflow decode: these latents were made in %s by %s and are decoded by %s, which may give "
              "other samples back; leave out what asks for that, or take a device that has %s (see: normflow "

@@ -25,6 +25,7 @@ any_precision (const char *spec)
 typedef struct
 {
   char *reason, *kernels;
+  guint vectors;                                  /* floats in one; 0: unknown */
   char *f32, *bf16, *bf16_weights, *int8_weights; /* what makes products, see nf_device_get_form() */
 } Ways;
 
@@ -64,6 +65,7 @@ ways_find (Ways *self, const NfDeviceInfo *info, gboolean chosen, const char *as
       return;
     }
   self->kernels = g_strdup (nf_device_get_kernels (device));
+  self->vectors = nf_device_get_vector_width (device);
   self->f32 = find_form (spec, "f32");
   self->bf16 = find_form (spec, "bf16");
   self->bf16_weights = find_form (spec, "bf16-weights");
@@ -96,7 +98,7 @@ print_json (GPtrArray *devices, NfDevice *opened, const char *asked)
       nf_json_add_int (builder, "global_memory", info->global_memory);
       nf_json_add_int (builder, "local_memory", info->local_memory);
       nf_json_add_int (builder, "max_alloc", info->max_alloc);
-      nf_json_add_int (builder, "vector_width", info->vector_width);
+      nf_json_add_int (builder, "vector_width", ways.vectors ? ways.vectors : info->vector_width);
       nf_json_add_bool (builder, "fp16", info->fp16);
       nf_json_add_bool (builder, "fp64", info->fp64);
       nf_json_add_bool (builder, "bf16", info->bf16);
@@ -164,9 +166,9 @@ print_table (GPtrArray *devices, const char *chosen, const char *precision, cons
       printf ("%c %-4s %s%*s  %-4s %6u  %5u MHz  %6.1f GiB  %6u  %-4s  %-4s  %-4s  %-4s  %-12s  %-12s  %s\n",
               is_chosen ? '*' : ' ', info->id, name, width - (int)g_utf8_strlen (name, -1), "",
               info->is_gpu ? "GPU" : "CPU", info->compute_units, info->clock_mhz,
-              (double)info->global_memory / (1 << 30), info->vector_width, info->fp16 ? "yes" : "no",
-              info->fp64 ? "yes" : "no", or_dash (ways.f32), or_dash (ways.bf16), or_dash (ways.bf16_weights),
-              or_dash (ways.int8_weights), or_dash (ways.kernels));
+              (double)info->global_memory / (1 << 30), ways.vectors ? ways.vectors : info->vector_width,
+              info->fp16 ? "yes" : "no", info->fp64 ? "yes" : "no", or_dash (ways.f32), or_dash (ways.bf16),
+              or_dash (ways.bf16_weights), or_dash (ways.int8_weights), or_dash (ways.kernels));
       print_cut (info->platform, info->driver);
       if (ways.reason)
         printf ("       not usable: %s\n", ways.reason);

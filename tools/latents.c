@@ -180,7 +180,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->info.features = grid.features;
   self->info.digest = g_strdup (nf_model_get_digest (model));
   self->info.precision = g_strdup (nf_device_get_precision (nf_model_get_device (model)));
-  self->info.form = g_strdup (nf_device_get_form (nf_model_get_device (model)));
+  self->info.form = g_strdup (nf_device_get_arithmetic (nf_model_get_device (model)));
   self->info.model = g_filename_display_name (base);
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 

@@ -695,7 +695,7 @@ open_device (Job *job, GError **error)
   if (!run->precision)
     run->precision = g_strdup (precision);
   /* it may go on where there is no such thing */
-  const char *form = nf_device_get_form (job->device);
+  const char *form = nf_device_get_arithmetic (job->device);
   if (run->form && strcmp (run->form, form) != 0)
     nf_progress_note (
         job->progress,

@@ -85,10 +85,6 @@ gboolean nf_device_rounds_factors (NfDevice *self);
 /* TRUE if a CPU's matrix unit makes products, in either precision. */
 gboolean nf_device_uses_amx (NfDevice *self);
 
-/* Floats in the vectors that CPU kernels are compiled for: 16, 8 or 4. 16 also on GPUs, where it only shapes
- * packed weights. */
-guint nf_device_get_vector_width (NfDevice *self);
-
 /* TRUE if launches come as command lists. */
 gboolean nf_device_launches_lists (NfDevice *self);
 

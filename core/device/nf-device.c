@@ -25,10 +25,11 @@ struct _NfDevice
   gboolean gpu_kernels;
   guint vector_width;
   NfPrecision precision;
-  NfBf16Form bf16_form; /* of products with bfloat16 */
-  NfF32Form f32_form;   /* of products of floats */
-  NfInt8Form int8_form; /* of floats by integers */
-  gboolean lists;       /* launches may be command lists */
+  NfBf16Form bf16_form;   /* of products with bfloat16 */
+  NfF32Form f32_form;     /* of products of floats */
+  NfInt8Form int8_form;   /* of floats by integers */
+  const char *arithmetic; /* nf_device_get_arithmetic() */
+  gboolean lists;         /* launches may be command lists */
   NfProgramCache *programs;
 
   GMutex lock;
@@ -455,7 +456,7 @@ parse_precision (const char *value, const char *where, const char **precision, G
       return TRUE;
     }
   return parse_name (value, precision_names, where,
-                     "%s: precision \"%s\" is none of f32, bf16, bf16-weights, int8-weights and auto",
+                     "%s: precision \"%s\" is not one of: f32, bf16, bf16-weights, int8-weights, auto",
                      precision, error);
 }
 
@@ -1036,6 +1037,22 @@ favours_bf16 (NfDevice *self)
   return self->bf16_form == NF_BF16_AMX || (self->bf16_form == NF_BF16_DOT && is_amd (self));
 }
 
+#define USUAL_WIDTH 16
+#define WIDTH_MARK "-" /* between what multiplies and a width */
+
+/* Stays when the device goes. */
+static const char *
+describe_arithmetic (NfDevice *self)
+{
+  const char *form = nf_device_get_form (self);
+  if (strcmp (form, "mma") == 0 || (!self->gpu_kernels && self->vector_width == USUAL_WIDTH))
+    return form;
+  g_autofree char *text = self->gpu_kernels
+                              ? g_strconcat (form, WIDTH_MARK "gpu", NULL)
+                              : g_strdup_printf ("%s" WIDTH_MARK "%u", form, self->vector_width);
+  return g_intern_string (text);
+}
+
 NfDevice *
 nf_device_open (const char *spec, GError **error)
 {
@@ -1098,6 +1115,7 @@ nf_device_open (const char *spec, GError **error)
     self->programs = new_programs (self, identity, FALSE);
   if (!choose_launch (self, form.launch, error))
     return NULL;
+  self->arithmetic = describe_arithmetic (self);
   g_debug ("device %s %s, %s kernels, vectors of %u, products of %s%s%s", self->info->id, self->info->name,
            nf_device_get_kernels (self), self->vector_width, nf_device_get_precision (self), " by ",
            nf_device_uses_bf16 (self)                     ? bf16_names[self->bf16_form]
@@ -1162,23 +1180,54 @@ nf_device_get_form (NfDevice *self)
   return bf16 ? bf16 : f32 ? f32 : nf_device_get_int8_form (self);
 }
 
-/* TRUE if FORM multiplies integers by integers. */
-static gboolean
-is_of_integers (const char *precision, const char *form)
+const char *
+nf_device_get_arithmetic (NfDevice *self)
 {
-  return strcmp (precision, precision_names[NF_PRECISION_INT8_WEIGHTS]) == 0
-         && g_strv_contains (int8_names, form) && strcmp (form, int8_names[NF_INT8_FMA]) != 0;
+  g_return_val_if_fail (NF_IS_DEVICE (self), NULL);
+  return self->arithmetic;
+}
+
+/* What nf_device_get_arithmetic() says, apart. */
+typedef struct
+{
+  char *form;
+  const char *width; /* behind the form; "" if it is usual */
+  gboolean integers; /* multiplied by integers */
+  gboolean rounds;   /* what is multiplied: sums in another order come out as other values */
+} Arithmetic;
+
+static void
+arithmetic_clear (Arithmetic *self)
+{
+  g_free (self->form);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Arithmetic, arithmetic_clear)
+
+static Arithmetic
+parse_arithmetic (const char *precision, const char *text)
+{
+  const char *mark = strstr (text, WIDTH_MARK);
+  Arithmetic parsed = { .form = mark ? g_strndup (text, (gsize)(mark - text)) : g_strdup (text),
+                        .width = mark ? mark + strlen (WIDTH_MARK) : "" };
+  parsed.integers = strcmp (precision, precision_names[NF_PRECISION_INT8_WEIGHTS]) == 0
+                    && g_strv_contains (int8_names, parsed.form)
+                    && strcmp (parsed.form, int8_names[NF_INT8_FMA]) != 0;
+  parsed.rounds = parsed.integers || strcmp (precision, precision_names[NF_PRECISION_BF16]) == 0;
+  return parsed;
 }
 
 gboolean
-nf_device_forms_agree (const char *precision, const char *form, const char *other)
+nf_device_arithmetic_agrees (const char *precision, const char *arithmetic, const char *other)
 {
-  g_return_val_if_fail (precision && form && other, FALSE);
-  return strcmp (form, other) == 0 || (is_of_integers (precision, form) && is_of_integers (precision, other));
+  g_return_val_if_fail (precision && arithmetic && other, FALSE);
+  g_auto (Arithmetic) a = parse_arithmetic (precision, arithmetic), b = parse_arithmetic (precision, other);
+  return (strcmp (a.form, b.form) == 0 || (a.integers && b.integers))
+         && (!a.rounds || strcmp (a.width, b.width) == 0);
 }
 
 char *
-nf_device_prefer (const char *spec, const char *precision, const char *form)
+nf_device_prefer (const char *spec, const char *precision, const char *arithmetic)
 {
   g_return_val_if_fail (precision, NULL);
   const gboolean bf16 = g_str_has_prefix (precision, "bf16"), int8 = g_str_has_prefix (precision, "int8");
@@ -1186,8 +1235,16 @@ nf_device_prefer (const char *spec, const char *precision, const char *form)
   const char *option = bf16 ? "bf16" : int8 ? "int8" : "f32";
   GString *text = g_string_new (spec);
   g_string_append_printf (text, ",precision?=%s", precision);
-  if (form && g_strv_contains (known, form) && !is_of_integers (precision, form))
-    g_string_append_printf (text, ",%s?=%s", option, form);
+  g_auto (Arithmetic) wanted = parse_arithmetic (precision, arithmetic ? arithmetic : "");
+  if (!g_strv_contains (known, wanted.form))
+    return g_string_free (text, FALSE);
+  if (!wanted.integers)
+    g_string_append_printf (text, ",%s?=%s", option, wanted.form);
+  /* any CPU computes in other widths than its own, but for instructions that take all of theirs */
+  if (wanted.rounds && (strcmp (wanted.width, "8") == 0 || strcmp (wanted.width, "4") == 0))
+    g_string_append_printf (text, ",vectors?=%s", wanted.width);
+  else if (wanted.rounds && !*wanted.width && strcmp (wanted.form, "fma") == 0)
+    g_string_append_printf (text, ",vectors?=%d", USUAL_WIDTH);
   return g_string_free (text, FALSE);
 }
 

@@ -158,31 +158,48 @@ const char *nf_device_get_f32_form (NfDevice *self);
  */
 const char *nf_device_get_int8_form (NfDevice *self);
 
+/** nf_device_get_vector_width: Returns: floats in the vectors that CPU kernels are compiled for: 16, 8 or 4.
+ * 16 also with GPU kernels, where it only shapes packed weights. */
+guint nf_device_get_vector_width (NfDevice *self);
+
 /** nf_device_get_form: Returns: what multiplies in the device's precision: the one of the three above that is
- * not NULL. Another one rounds otherwise, but see nf_device_forms_agree(). */
+ * not NULL. */
 const char *nf_device_get_form (NfDevice *self);
 
 /**
- * nf_device_forms_agree:
+ * nf_device_get_arithmetic:
+ * @self: the device
+ *
+ * Returns: what decides how results round in the device's precision: nf_device_get_form(), and, where sums of
+ * norms and of attention do not go by vectors of sixteen floats, behind "-" by what they go: "fma-8",
+ * "madd-8", "fma-4", "fma-gpu" (GPU kernels, but for "mma", which only these have). See
+ * nf_device_arithmetic_agrees().
+ */
+const char *nf_device_get_arithmetic (NfDevice *self);
+
+/**
+ * nf_device_arithmetic_agrees:
  * @precision: one of nf_device_precisions()
- * @form: what multiplies, see nf_device_get_form()
+ * @arithmetic: see nf_device_get_arithmetic()
  * @other: likewise
  *
- * Returns: TRUE if products by both have the same bits.
+ * Returns: TRUE if what one encodes the other decodes to the same samples: products are the same, and either
+ * sums are, too, or what is multiplied is not rounded, so that an error stays as small as it is (f32,
+ * bf16-weights, and int8-weights by "fma").
  */
-gboolean nf_device_forms_agree (const char *precision, const char *form, const char *other);
+gboolean nf_device_arithmetic_agrees (const char *precision, const char *arithmetic, const char *other);
 
 /**
  * nf_device_prefer:
  * @spec: (nullable): a specification, see nf_device_open()
  * @precision: one of nf_device_precisions()
- * @form: (nullable): what multiplied there, see nf_device_get_form(); NULL or an unknown name: whatever does;
- *   so, too, if what is usual gives the same bits
+ * @arithmetic: (nullable): of the device that is to be followed, see nf_device_get_arithmetic(); NULL or an
+ *   unknown name: whatever there is; so, too, if what is usual agrees with it
  *
  * Returns: (transfer full): @spec with both as preferences: to decode as was encoded, to go on as was begun,
  * unless @spec or the environment says otherwise.
  */
-char *nf_device_prefer (const char *spec, const char *precision, const char *form);
+char *nf_device_prefer (const char *spec, const char *precision, const char *arithmetic);
 
 /**
  * nf_device_get_launch:
