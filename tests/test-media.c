@@ -833,7 +833,7 @@ test_clips_classes (void **state)
     assert_int_equal (numbers[t], tiles_of_more[256 * t] >= 100 ? 1 : 2);
   options.classes = unknown;
   assert_null (nf_clips_new (paths, &options, &error));
-  assert_error (error, NF_ERROR_DATA, "folder cats is none of the classes dogs, birds");
+  assert_error (error, NF_ERROR_DATA, "folder cats is not one of the classes dogs, birds");
   g_clear_error (&error);
   options.classes = NULL;
 

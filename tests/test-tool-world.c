@@ -435,7 +435,7 @@ test_refusals (void **state)
   ok (run (2, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
   ok (run (2, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
            "uniform", "--denoiser", "1", "--steps", "1", NULL));
-  ok (run (2, "--world is one of", "eval", "world", model, NULL));
+  ok (run (2, "--world is missing, one of: bounce, pong, gridworld", "eval", "world", model, NULL));
   ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
            "/nowhere/a.png", NULL));
   ok (run (2, "a.jpg: what is written is .png", "eval", "world", model, "--world", "pong", "--sheet", "a.jpg",

@@ -570,7 +570,7 @@ add_classes (NfClips *self, GError **error)
 
           g_set_error (
               error, NF_ERROR, NF_ERROR_DATA,
-              "%s: the folder %s is none of the classes %s: call it as the one it is, or leave it out",
+              "%s: the folder %s is not one of the classes %s: name it after one of them, or leave it out",
               clip->path, name, known);
           return FALSE;
         }

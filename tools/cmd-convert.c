@@ -413,9 +413,9 @@ nf_cmd_convert (int argc, char **argv)
           2, 2))
     return NF_EXIT_USAGE;
   if (convert.layout && !nf_pixel_layout_from_name (convert.layout, &layout))
-    return nf_command_usage (&command, "--pixel-layout \"%s\" is none of rgb, gray, yuv420", convert.layout);
+    return nf_command_wrong_choice (&command, "--pixel-layout", convert.layout, nf_layout_choices ());
   if (convert.noise && strcmp (convert.noise, "uniform") != 0 && strcmp (convert.noise, "gaussian") != 0)
-    return nf_command_usage (&command, "--noise \"%s\" is none of uniform, gaussian", convert.noise);
+    return nf_command_wrong_choice (&command, "--noise", convert.noise, "uniform, gaussian");
   if (convert.noise_std != NF_NOT_GIVEN && !(convert.noise_std >= 0 && convert.noise_std <= 2))
     return nf_command_usage (&command, "--noise-std %g is out of range: 0 to 2", convert.noise_std);
   if (convert.noise_std > 0 && g_strcmp0 (convert.noise, "uniform") == 0)
@@ -423,7 +423,7 @@ nf_cmd_convert (int argc, char **argv)
         &command, "--noise-std %g goes with Gaussian noise, and --noise uniform has none", convert.noise_std);
   if (convert.dtype && g_ascii_strcasecmp (convert.dtype, "f32") != 0
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
-    return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);
+    return nf_command_wrong_choice (&command, "--dtype", convert.dtype, "f32, f16, bf16");
   if (!nf_check_ending (argv[2], "safetensors", &error))
     return nf_command_usage (&command, "%s", error->message);
 

@@ -401,7 +401,7 @@ nf_cmd_eval_world (int argc, char **argv)
   NfFigures figures = { .command = &command, .side_by_side = SIDE_BY_SIDE };
   Report report = { .json = builder, .table = table };
   const GOptionEntry entries[] = {
-    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world, "pong, bounce or gridworld", "WORLD" },
+    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world, "bounce, pong or gridworld", "WORLD" },
     { "windows", 0, 0, G_OPTION_ARG_INT, &options.windows,
       "Pieces that bits are measured on, 0 for none (default: 64)", "N" },
     { "events", 0, 0, G_OPTION_ARG_INT, &options.events, "Surprises of each kind, 0 for none (default: 200)",
@@ -430,16 +430,17 @@ nf_cmd_eval_world (int argc, char **argv)
           "surprise, roll-outs.",
           NULL, 1, 1))
     return NF_EXIT_USAGE;
-  if (!options.world || !nf_world_pattern_from_name (options.world, &figures.pattern))
-    return nf_command_usage (&command, "--world is one of pong, bounce, gridworld");
+  if (!options.world)
+    return nf_command_usage (&command, "--world is missing, one of: %s", nf_world_choices ());
+  if (!nf_world_pattern_from_name (options.world, &figures.pattern))
+    return nf_command_wrong_choice (&command, "--world", options.world, nf_world_choices ());
   if (options.windows < 0 || options.seeds < 0 || options.events < 0 || options.timed < 0
       || options.length < 1 || options.seed < 0 || !(options.temperature >= 0 && options.temperature <= 2))
     return nf_command_usage (&command,
                              "--windows, --seeds, --events, --timed and --seed take no negative numbers, "
                              "--frames 1 or more, --temperature 0 to 2");
   if (options.denoise && !nf_denoise_from_name (options.denoise, &figures.denoise))
-    return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none",
-                             options.denoise);
+    return nf_command_wrong_choice (&command, "--denoise", options.denoise, NF_DENOISE_CHOICES);
   if ((options.sheet || options.plot) && !options.seeds)
     return nf_command_usage (&command, "--sheet and --plot show roll-outs, but --seeds is 0");
   if (options.plot && !is_court (&figures))

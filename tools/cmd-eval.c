@@ -700,9 +700,10 @@ nf_cmd_eval (int argc, char **argv)
                                            : "--map-frame says what --map draws: give both");
   /* where the held-out share begins is known of each file later */
   if (map_frame >= 0 && !(holdout > 0) && (map_frame % every != 0 || (frames && map_frame / every >= frames)))
-    return nf_command_usage (
-        &command, "--map-frame %" G_GINT64_FORMAT " is none of the frames that --every and --frames choose",
-        map_frame);
+    return nf_command_usage (&command,
+                             "--map-frame %" G_GINT64_FORMAT
+                             " is not one of the frames that --every and --frames choose",
+                             map_frame);
   if (command.decodes && !eval.check)
     return nf_command_usage (&command, "--%s says how --check decodes: give both", command.decodes);
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))

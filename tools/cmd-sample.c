@@ -418,7 +418,7 @@ nf_cmd_sample (int argc, char **argv)
   if (floats && rate)
     return nf_command_usage (&command, "--rate is for pictures and videos");
   if (denoise && !nf_denoise_from_name (denoise, &sample.options.denoise))
-    return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none", denoise);
+    return nf_command_wrong_choice (&command, "--denoise", denoise, NF_DENOISE_CHOICES);
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
                              size, NF_SAMPLE_MAX_SIDE);
@@ -439,7 +439,7 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "--attention-temperature %g is out of range: above 0, up to 1000",
                              sample.options.attention_temperature);
   if (!parse_guide (guide, &sample.options.guide))
-    return nf_command_usage (&command, "--guide \"%s\" is none of a, b, ab", guide);
+    return nf_command_wrong_choice (&command, "--guide", guide, "a, b, ab");
   if (sample.options.guidance == 0 && (guide || sample.options.annealed))
     return nf_command_usage (&command, "%s says how --guidance works: give its weight",
                              guide ? "--guide" : "--annealed");

@@ -429,7 +429,7 @@ nf_cmd_train (int argc, char **argv)
       { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &label_dropout, "Share of labels or captions left out",
         "SHARE" },
       { "world", 0, 0, G_OPTION_ARG_STRING, &run.world,
-        "Train on a simulated world instead of files: pong, bounce, gridworld", "WORLD" },
+        "Train on a simulated world instead of files: bounce, pong or gridworld", "WORLD" },
       { "actions", 0, 0, G_OPTION_ARG_NONE, &run.actions,
         "Tell the world's actions, or those in FILE" NF_ACTIONS_SUFFIX " beside each video", NULL },
       { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &action_dropout,
@@ -458,7 +458,7 @@ nf_cmd_train (int argc, char **argv)
   }
   NfWorldPattern pattern;
   if (run.world && !nf_world_pattern_from_name (run.world, &pattern))
-    return nf_command_usage (&command, "--world \"%s\" is none of pong, bounce, gridworld", run.world);
+    return nf_command_wrong_choice (&command, "--world", run.world, nf_world_choices ());
   if (!places.output || (!places.resume && (run.world ? argc > 1 : argc < 2)))
     return nf_command_usage (&command, "%s",
                              !places.output ? "--output MODEL.safetensors is missing"

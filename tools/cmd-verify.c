@@ -1014,10 +1014,10 @@ nf_cmd_verify (int argc, char **argv)
           2, 2))
     return NF_EXIT_USAGE;
   if (tolerance && (!parse_number (tolerance, &end, &verify.tolerance) || *end || verify.tolerance <= 0))
-    return nf_command_usage (&command, "tolerance \"%s\" is not a number above 0", tolerance);
+    return nf_command_usage (&command, "--tolerance \"%s\" is not a number above 0", tolerance);
 
   if (!nf_decode_method_from_name (method ? method : "auto", &verify.method))
-    return nf_command_usage (&command, "method \"%s\" is none of auto, sequential, jacobi, draft", method);
+    return nf_command_wrong_choice (&command, "--method", method, nf_method_choices ());
 
   verify.file = nf_tensor_file_open (argv[2], &error);
   if (!verify.file)

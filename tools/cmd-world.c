@@ -166,7 +166,7 @@ nf_cmd_world (int argc, char **argv)
           2, 2))
     return NF_EXIT_USAGE;
   if (!nf_world_pattern_from_name (argv[1], &worlds.pattern))
-    return nf_command_usage (&command, "\"%s\" is none of bounce, pong, gridworld", argv[1]);
+    return nf_command_wrong_choice (&command, "PATTERN", argv[1], nf_world_choices ());
   if (frames < 1 || frames > MAX_FRAMES)
     return nf_command_usage (&command, "--frames is 1 to %d", MAX_FRAMES);
   if (!nf_settle_number (&clips) || clips > MAX_CLIPS)
@@ -178,13 +178,13 @@ nf_cmd_world (int argc, char **argv)
   if (!nf_parse_rate (rate ? rate : "30", &worlds.rate_n, &worlds.rate_d))
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
   if (!nf_pixel_layout_from_name (layout ? layout : "rgb", &worlds.layout))
-    return nf_command_usage (&command, "--layout \"%s\" is none of rgb, gray, yuv420", layout);
+    return nf_command_wrong_choice (&command, "--layout", layout, nf_layout_choices ());
   first = nf_world_new (worlds.pattern, worlds.width, worlds.height, 0, &error);
   if (!first)
     return nf_command_usage (&command, "--size: %s", error->message);
   worlds.policy = policy ? policy : "mixed";
   if (!nf_policy_init (&unused, worlds.policy, 0))
-    return nf_command_usage (&command, "--policy \"%s\" is none of none, random, follow, mixed", policy);
+    return nf_command_wrong_choice (&command, "--policy", policy, "none, random, follow, mixed");
   if (policy && replay)
     return nf_command_usage (&command, "--policy chooses actions, and --actions has them: give one of them");
   if (!clips && !nf_media_check_name (argv[2], &error))

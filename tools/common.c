@@ -120,9 +120,9 @@ check_decoding (NfCommand *self, const Decoding *decoding)
                           : options->budget_ms > 0 ? "budget-ms"
                                                    : NULL;
   if (decoding->method && !nf_decode_method_from_name (decoding->method, &options->method))
-    nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi, draft", decoding->method);
+    nf_command_wrong_choice (self, "--method", decoding->method, nf_method_choices ());
   else if (decoding->guess && !nf_guess_from_name (decoding->guess, &options->guess))
-    nf_command_usage (self, "--guess \"%s\" is none of latent, zeros, frame", decoding->guess);
+    nf_command_wrong_choice (self, "--guess", decoding->guess, nf_guess_choices ());
   else if (decoding->window < 0 || decoding->max_sweeps < 0)
     nf_command_usage (self, "--window and --max-sweeps take no negative numbers");
   else if (!(options->tolerance >= 0 && options->tolerance <= 1))
@@ -157,8 +157,9 @@ check_precision (NfCommand *self, NfCommandOptions options)
         g_string_append_printf (names, "%s, ", *name);
         found = found || strcmp (self->precision, *name) == 0;
       }
+  g_string_append (names, "auto");
   if (!found)
-    nf_command_usage (self, "--precision \"%s\" is none of %sauto", self->precision, names->str);
+    nf_command_wrong_choice (self, "--precision", self->precision, names->str);
   return found;
 }
 
@@ -362,6 +363,15 @@ nf_command_usage (NfCommand *self, const char *format, ...)
   fprintf (stderr, "normflow %s: %s\n(normflow %s --help lists the options)\n", self->name, message,
            self->name);
   return NF_EXIT_USAGE;
+}
+
+int
+nf_command_wrong_choice (NfCommand *self, const char *option, const char *value, const char *choices)
+{
+  g_autoptr (GError) error = NULL;
+
+  nf_wrong_choice (option, value, choices, &error);
+  return nf_command_usage (self, "%s", error->message);
 }
 
 int
@@ -572,12 +582,25 @@ nf_settle_number (gint64 *number)
   return right;
 }
 
+#define DEFINE_CHOICES(function, Type, last, name_of)                                                        \
+  const char *function (void)                                                                                \
+  {                                                                                                          \
+    g_autoptr (GString) names = g_string_new (NULL);                                                         \
+    for (guint i = 0; i <= (guint)(last); i++)                                                               \
+      g_string_append_printf (names, "%s%s", i ? ", " : "", name_of ((Type)i));                              \
+    return g_intern_string (names->str);                                                                     \
+  }
+DEFINE_CHOICES (nf_world_choices, NfWorldPattern, NF_WORLD_GRIDWORLD, nf_world_pattern_name)
+DEFINE_CHOICES (nf_layout_choices, NfPixelLayout, NF_PIXELS_YUV420, nf_pixel_layout_name)
+DEFINE_CHOICES (nf_method_choices, NfDecodeMethod, NF_DECODE_DRAFT, nf_decode_method_name)
+DEFINE_CHOICES (nf_guess_choices, NfGuess, NF_GUESS_FRAME, nf_guess_name)
+
 gboolean
 nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error)
 {
   g_autofree char *shown = nf_shorten (value);
 
-  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, shown, choices);
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s \"%s\" is not one of: %s", option, shown, choices);
   return FALSE;
 }
 

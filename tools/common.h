@@ -81,6 +81,9 @@ void nf_command_require (NfCommand *self, const char *key, const char *value);
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
+/* nf_command_usage() with what nf_wrong_choice() says. */
+int nf_command_wrong_choice (NfCommand *self, const char *option, const char *value, const char *choices);
+
 /* The same of ERROR. Returns NF_EXIT_INTERRUPTED if it is that the work was cancelled, or that nobody reads
  * what is said (NF_ERROR_CANCELLED, too), else NF_EXIT_FAILED. */
 int nf_command_fail (NfCommand *self, const GError *error);
@@ -124,7 +127,14 @@ void nf_command_tell_residual (const NfCommand *self);
  * is out of range. */
 gboolean nf_settle_number (gint64 *number);
 
-/* The error that OPTION is none of CHOICES, "a, b"; FALSE. */
+/* All names of each kind, "a, b". */
+const char *nf_world_choices (void);
+const char *nf_layout_choices (void); /* of pixels */
+const char *nf_method_choices (void);
+const char *nf_guess_choices (void);
+#define NF_DENOISE_CHOICES "auto, learned, score, none"
+
+/* The error that VALUE of OPTION, with its dashes, is not one of CHOICES, "a, b"; FALSE. */
 gboolean nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error);
 
 /* "WxH" to sides of 1 to 16384. */
