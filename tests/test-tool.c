@@ -1896,6 +1896,7 @@ test_idle_options (void **state)
       bad (2, text, (const char *const *)words);
     }
   BAD (2, "PATTERN \"wrong\" is not one of: bounce, pong, gridworld\n", "world", "wrong", "a.mkv");
+  BAD (2, "WHAT \"wrong\" is not one of: matmul, ", "bench", "wrong");
   GOOD ("eval", "-q", "-m", model, "--check", "--method", "jacobi", "-n", "1", video);
   GOOD ("sample", "-q", "-m", model, "--method", "sequential", "--blocks", "0,4", "guess.png");
   BAD (2, "--blocks says of each block what --guess says of all", "sample", "-m", model, "--blocks", "4",

@@ -1262,7 +1262,7 @@ nf_cmd_bench (int argc, char **argv)
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)
     if (!g_strv_contains (kinds, argv[i]))
-      return nf_command_usage (&command, "\"%s\" cannot be measured; what can: %s", argv[i], list);
+      return nf_command_wrong_choice (&command, "WHAT", argv[i], list);
   if (batch < 1 || batch > MAX_BATCH)
     return nf_command_usage (&command, "--batch takes 1 to %d", MAX_BATCH);
   names = g_strsplit (chosen          ? chosen
