@@ -221,37 +221,37 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
       options & NF_COMMAND_GRADIENTS
-          ? "Of matrix products: f32 (default), bf16, or auto: the faster, by the kind of device"
-          : "Of matrix products: f32 (default), bf16, bf16-weights, int8-weights (of weights alone), or "
-            "auto: the faster of f32 and bf16, by the kind of device",
+          ? "Precision of matrix products: f32 (default), bf16, or auto: the faster for the kind of device"
+          : "Precision of matrix products: f32 (default), bf16, bf16-weights, int8-weights (of weights "
+            "alone), or auto: the faster of f32 and bf16 for the kind of device",
       "PRECISION" },
     { NULL }
   };
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
-            "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "
-            "maybe \"null_text\" of a file (default: no text, or no class)",
+            "Text features for the model to see: tensors \"text\" (B, tokens, features) and "
+            "optionally \"null_text\", from a file (default: no text, or no class)",
             "FILE" },
           { NULL } };
   g_auto (Decoding) decoding = { 0 };
   const GOptionEntry of_decoding[]
       = { { "method", 0, 0, G_OPTION_ARG_STRING, &decoding.method,
             "How latents are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
-          { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window, "Tokens of a Jacobi sweep (default: chosen)",
-            "N" },
+          { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window,
+            "Tokens of a Jacobi sweep (default: chosen automatically)", "N" },
           { "guess", 0, 0, G_OPTION_ARG_STRING, &decoding.guess,
-            "Where sweeps start: latent (default), zeros or, with models of videos, frame: the one before",
+            "Where sweeps start: latent (default), zeros or, with models of videos, frame (the one before)",
             "GUESS" },
           { "tolerance", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.tolerance,
-            "Change of a value that counts as none (default: 0, the same bits as sequential)", "T" },
+            "Change of a value that counts as no change (default: 0, the same bits as sequential)", "T" },
           { "blocks", 0, 0, G_OPTION_ARG_STRING, &decoding.blocks,
             "Window, guess and tolerance of each block of the flow, block 0 first, such as "
-            "16,1,32:zeros,0:latent:1e-4; 1 is token by token, 0 as --method",
+            "16,1,32:zeros,0:latent:1e-4; a window of 1 is token by token, 0 as --method says",
             "W[:G[:T]],…" },
           { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
             "Sweeps after which a window is taken as it is (default: no limit)", "N" },
           { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
-            "Time for a frame, after which its rest is swept once (default: no limit)", "MS" },
+            "Time for a frame, after which the rest of it is swept once (default: no limit)", "MS" },
           { NULL } };
   const GOptionEntry help[]
       = { { "help", 'h', G_OPTION_FLAG_NO_ARG, G_OPTION_ARG_CALLBACK, on_help, "Show this help", NULL },
@@ -260,7 +260,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
             NULL, NULL },
           { NULL } };
   const GOptionEntry quiet[]
-      = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };
+      = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "Show no progress", NULL }, { NULL } };
   g_autoptr (GOptionContext) context = g_option_context_new (usage);
   g_autoptr (GError) error = NULL;
   g_autofree char *program = NULL;
