@@ -444,7 +444,7 @@ test_refusals (void **state)
            samples, NULL));
   g_autofree char *pipe = nf_test_temporary (".json");
   assert_int_equal (mkfifo (pipe, 0600), 0);
-  ok (run (1, "is not a plain file", "eval", "world", model, "--world", "pong", "--json", pipe, NULL));
+  ok (run (1, "is not a regular file", "eval", "world", model, "--world", "pong", "--json", pipe, NULL));
   g_unlink (pipe);
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));

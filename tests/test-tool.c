@@ -131,7 +131,7 @@ test_info (void **state)
   BAD (1, "there is no model file nothing.pth, nor", "info", "nothing.pth");
   BAD (1, "there is no model file nothing.pt, nor", "eval", "-m", "nothing.pt", video);
   BAD (1, "there is no model file ./nothing", "info", "./nothing");
-  BAD (1, ". is no plain file, and there is no model of that name in", "info", ".");
+  BAD (1, ". is not a regular file, and there is no model of that name in", "info", ".");
   BAD (1, "video.y4m", "info", video);
 }
 
@@ -920,7 +920,7 @@ test_folders_for_files (void **state)
         fail_msg ("%s: %s%s", options[i], result.output, result.errors);
     }
   static const char *const outputs[][3]
-      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a plain file" },
+      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a regular file" },
           { "ok.safetensors", "taken", "taken: is a folder" },
           { "ok.safetensors", "ok.safetensors.checkpoint.json", "is to hold two outputs" } };
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
@@ -1302,7 +1302,7 @@ test_hints (void **state)
   g_auto (Result) folder_there = run (ARGUMENTS ("hints", "-m", model, "--pictures", "3", video));
   assert_int_equal (folder_there.status, 1);
   assert_true (g_str_has_suffix (folder_there.errors,
-                                 "model.hints.safetensors: is not a plain file; name another output\n"));
+                                 "model.hints.safetensors: is not a regular file; name another output\n"));
   assert_int_equal (g_rmdir (damaged), 0);
   BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
   BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");

@@ -764,7 +764,7 @@ nf_check_output (const char *path, const char *input, GError **error)
 
   if (g_stat (path, &out) == 0 && !S_ISREG (out.st_mode))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a regular file; name another output", path);
       return FALSE;
     }
   return check_folder (path, TRUE, error) && check_not_input (path, input, error);

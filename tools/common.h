@@ -155,7 +155,7 @@ gboolean nf_check_folder (const char *path, GError **error);
  * is fine. */
 gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 
-/* Refuses an output that is an input, not a plain file, or in no folder that is there. */
+/* Refuses an output that is an input, not a regular file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
 /* That, where the inputs are the model of SELF, the default one if it names none, and its text features. */
@@ -165,7 +165,7 @@ gboolean nf_command_check_output (const NfCommand *self, const char *path, GErro
  * in none that is there. */
 gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
 
-/* Whether two names are of one plain file, or would be of one that is not there yet. */
+/* Whether two names are of one regular file, or would be of one that is not there yet. */
 gboolean nf_same_file (const char *a, const char *b);
 
 /* Flushes TEMPORARY to the disk and gives it its name. */
