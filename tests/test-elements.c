@@ -2401,7 +2401,7 @@ test_short_video_buffer (void **state)
                                         (gsize *)buffers[at].offsets, (gint *)buffers[at].strides);
       GST_BUFFER_PTS (buffer) = 0;
       assert_int_equal (gst_harness_push (harness, buffer), GST_FLOW_ERROR);
-      assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_FORMAT, size, "16×8");
+      assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_FORMAT, size, "16x8");
       end_harness (harness, bus);
     }
 }

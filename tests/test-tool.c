@@ -637,7 +637,7 @@ test_encode_stream (void **state)
   assert_non_null (at);
   memcpy (at + 9, "99", 2);
   assert_true (g_file_set_contents (wide, all, (gssize)size, NULL));
-  BAD (1, "99×64", "decode", PONG, wide, "wrong.mkv");
+  BAD (1, "99x64", "decode", PONG, wide, "wrong.mkv");
   assert_missing ("wrong.mkv");
 
   /* decoding begins at the last key frame */

@@ -480,7 +480,7 @@ check_options (const NfClipsOptions *options, GError **error)
   if (options->width < 1 || options->width > 4096 || options->height < 1 || options->height > 4096
       || options->batch < 1 || options->batch > 65536)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "batches of %u tiles of %u×%u pixels are not possible",
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "batches of %u tiles of %ux%u pixels are not possible",
                    options->batch, options->width, options->height);
       return FALSE;
     }

@@ -97,7 +97,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                    "%s: frame %" G_GUINT64_FORMAT
-                   " is %u×%u, but the video began with %u×%u; a latents file holds frames of one size",
+                   " is %ux%u, but the video began with %ux%u; a latents file holds frames of one size",
                    encode->input, picture->index, picture->frame.width, picture->frame.height, info->width,
                    info->height);
       return FALSE;

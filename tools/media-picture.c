@@ -91,7 +91,7 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   if (!width || !height || width > NF_MEDIA_MAX_SIDE || height > NF_MEDIA_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "cannot scale a picture to %u×%u: sides go from 1 to %d", width, height,
+                   "cannot scale a picture to %ux%u: sides go from 1 to %d", width, height,
                    NF_MEDIA_MAX_SIDE);
       return NULL;
     }
@@ -109,7 +109,7 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   sws_freeContext (sws);
   if (!good)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "cannot scale a picture from %u×%u to %u×%u",
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "cannot scale a picture from %ux%u to %ux%u",
                    picture->frame.width, picture->frame.height, width, height);
       return NULL;
     }
