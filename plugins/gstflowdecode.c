@@ -587,7 +587,7 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guin
     {
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                    "a buffer has %" G_GSIZE_FORMAT
-                   " bytes, but its caps (%u×%u pixels, a grid of %u×%u with %u %s each) "
+                   " bytes, but its caps (%ux%u pixels, a grid of %ux%u with %u %s each) "
                    "mean %" G_GSIZE_FORMAT,
                    size, self->info.width, self->info.height, self->info.grid.grid_width,
                    self->info.grid.grid_height, self->info.grid.features,
@@ -605,7 +605,7 @@ read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guin
   if (!self->latents)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
-                   "no memory for the latents of %u frames of %u×%u pixels", count, self->info.width,
+                   "no memory for the latents of %u frames of %ux%u pixels", count, self->info.width,
                    self->info.height);
       return NULL;
     }

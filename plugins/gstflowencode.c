@@ -146,7 +146,7 @@ gst_flow_encode_getcaps (GstVideoEncoder *encoder, GstCaps *filter)
           self->warned_size = TRUE;
           GST_ELEMENT_WARNING (
               self, STREAM, FORMAT,
-              ("The model of videos takes %u×%u pixels only; put videoscale before", width, height),
+              ("The model of videos takes %ux%u pixels only; put videoscale before", width, height),
               ("%" GST_PTR_FORMAT, filter));
         }
     }
@@ -337,7 +337,7 @@ encode (GstFlowEncode *self, NfSession *session, const GstVideoFrame *video, gui
   if (!direct && !self->latents)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_NO_MEMORY,
-                   "no memory for the latents of a frame of %u×%u pixels", self->info.width,
+                   "no memory for the latents of a frame of %ux%u pixels", self->info.width,
                    self->info.height);
       return FALSE;
     }

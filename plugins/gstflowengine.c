@@ -422,8 +422,7 @@ check_precision (GstFlowEngine *engine, GError **error)
   if (!name || g_str_equal (name, "auto") || gst_flow_find_precision (name))
     return TRUE;
   g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ());
-  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "the property precision is \"%s\": none of %s and auto",
-               name, known);
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "precision \"%s\" is not one of: %s, auto", name, known);
   return FALSE;
 }
 

@@ -97,7 +97,7 @@ gst_flow_frame_map (GstElement *element, GstVideoFrame *frame, const GstVideoInf
       gst_video_frame_unmap (frame);
     }
   GST_ELEMENT_ERROR (element, STREAM, FORMAT,
-                     ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %u×%u pixels",
+                     ("A buffer of %" G_GSIZE_FORMAT " bytes is not a frame of %ux%u pixels",
                       gst_buffer_get_size (buffer), w, h),
                      ("%" GST_PTR_FORMAT, buffer));
   return FALSE;
@@ -240,7 +240,7 @@ gst_flow_check_size (const NfConfig *config, guint width, guint height, GError *
   if (!config->frames || (width == nf_config_columns (config) && height == nf_config_rows (config)))
     return TRUE;
   g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-               "a video of %u×%u pixels does not fit the model of videos, which takes %u×%u only; put "
+               "a video of %ux%u pixels does not fit the model of videos, which takes %ux%u only; put "
                "videoscale before",
                width, height, nf_config_columns (config), nf_config_rows (config));
   return FALSE;
@@ -644,7 +644,7 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
       if (dims[1] != info->grid.grid_width || dims[2] != info->grid.grid_height)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                       "tensors of %s disagree with a video of %u×%u, whose grid is %u×%u for the model %s",
+                       "tensors of %s disagree with a video of %ux%u, whose grid is %ux%u for the model %s",
                        gst_structure_get_string (structure, "dimensions"), info->width, info->height,
                        info->grid.grid_width, info->grid.grid_height, model);
           return FALSE;

@@ -415,7 +415,7 @@ gst_flow_prior_draw (GstFlowPrior *prior, guint64 number)
     {
       gst_clear_buffer (&buffer);
       GST_ELEMENT_ERROR (prior->element, RESOURCE, NO_SPACE_LEFT,
-                         ("No memory for the latents of a frame of %u×%u pixels", info->width, info->height),
+                         ("No memory for the latents of a frame of %ux%u pixels", info->width, info->height),
                          (NULL));
       return NULL;
     }

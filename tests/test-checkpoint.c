@@ -474,7 +474,7 @@ test_open (void **state)
   check_refused (file, NULL, (const char *const[]){ "=1", NULL }, NF_ERROR_ARGUMENT, "NAME=VALUE");
   check_refused (file, path, NULL, NF_ERROR_FORMAT, path);
   check_refused (file, "/nowhere/config.yaml", NULL, NF_ERROR_NOT_FOUND, "/nowhere/config.yaml");
-  check_refused (file, "/", NULL, NF_ERROR_FORMAT, "/: it is no regular file");
+  check_refused (file, "/", NULL, NF_ERROR_FORMAT, "/: it is not a regular file");
 
   NfConfig narrow = tarflow;
   narrow.width = 96, narrow.head_dim = 32;

@@ -507,7 +507,7 @@ frame_guess (void **state)
 static void
 assert_named (gboolean done, GError **error, const char *what, const char *path)
 {
-  g_autofree char *begin = g_strconcat (what, " are no finite numbers: ", NULL);
+  g_autofree char *begin = g_strconcat (what, " are not finite: ", NULL);
   assert_false (done);
   assert_true (g_error_matches (*error, NF_ERROR, NF_ERROR_DATA));
   if (!g_str_has_prefix ((*error)->message, begin) || !strstr ((*error)->message, path))

@@ -2240,13 +2240,13 @@ test_not_finite (void **state)
       assert_refused (nf_session_encode (session, z, 1, NULL, made, NULL, NULL, &error), &error,
                       NF_ERROR_DATA, path);
       assert_refused (nf_session_prepare (session, NF_SESSION_ENCODE, &error), &error, NF_ERROR_DATA,
-                      "latents of the frame are no finite numbers");
+                      "latents of the frame are not finite");
       const float *const latents[] = { z, z };
       const NfFrame frames[] = { out.frame, out.frame };
       assert_refused (nf_session_decode_frames (session, latents, 2, -1, ways, frames, &error), &error,
-                      NF_ERROR_DATA, "frame 0 of 2: samples of the frame are no finite numbers");
+                      NF_ERROR_DATA, "frame 0 of 2: samples of the frame are not finite");
       assert_refused (nf_session_denoise_frame (session, &in.frame, 0.1, &out.frame, &error), &error,
-                      NF_ERROR_DATA, "samples of the frame are no finite numbers");
+                      NF_ERROR_DATA, "samples of the frame are not finite");
     }
 }
 
@@ -2445,7 +2445,7 @@ test_other_size (void **state)
   nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error), error);
   for (guint i = 0; i < 2; i++)
     assert_refused (nf_session_set_size (session, i * S, (1 - i) * S, 0, &error), &error, NF_ERROR_ARGUMENT,
-                    "are none");
+                    "are empty");
   nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &in.frame, &error), error);
 }
 
@@ -2476,8 +2476,8 @@ main (int argc, char **argv)
     { "drafts, kernels=gpu", test_drafted, NULL, NULL, (void *)"gpu" },
     { "recalled drafts, kernels=cpu", test_recalled, NULL, NULL, (void *)"cpu" },
     { "recalled drafts, kernels=gpu", test_recalled, NULL, NULL, (void *)"gpu" },
-    { "no finite numbers, kernels=cpu", test_not_finite, NULL, NULL, (void *)"cpu" },
-    { "no finite numbers, kernels=gpu", test_not_finite, NULL, NULL, (void *)"gpu" },
+    { "not finite, kernels=cpu", test_not_finite, NULL, NULL, (void *)"cpu" },
+    { "not finite, kernels=gpu", test_not_finite, NULL, NULL, (void *)"gpu" },
     { "drafts, bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "drafts, weights in bfloat16", test_drafted, NULL, NULL, (void *)"cpu,precision=bf16-weights" },
     { "drafts, weights in integers", test_drafted, NULL, NULL, (void *)"cpu,precision=int8-weights" },

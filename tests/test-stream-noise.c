@@ -724,7 +724,7 @@ not_finite_of_one (void **state)
 
   memset (samples, 0, sizeof samples);
   assert_refused (nf_stream_encode (stream, frames, high, z, NULL, NULL, &error), &error,
-                  "stream 1 of 2: latents of the frame are no finite numbers");
+                  "stream 1 of 2: latents of the frame are not finite");
   assert_refused (nf_stream_encode (stream, frames, unknown, z, NULL, NULL, &error), &error,
                   "stream 1 of 2: action: value 0 is nan");
   nf_random_normal (1, 0, n, 1, z);

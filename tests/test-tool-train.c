@@ -78,10 +78,10 @@ test_train (void **state)
        "--log",
        "train", "-q", "-o", "parts.safetensors", "--resume", "--warmup", "3");
   BAD (2, "leave out --batch", "train", "-q", "-o", "parts.safetensors", "--resume", "--batch=4");
-  BAD (2, "none of f32, bf16, auto", TRAIN, "-o", "wrong.safetensors", "--steps", "2", "--precision",
-       "bf16-weights", video);
-  BAD (2, "none of f32, bf16, bf16-weights, int8-weights, auto", "eval", "-m", model, "--precision", "f8",
-       video);
+  BAD (2, "--precision \"bf16-weights\" is not one of: f32, bf16, auto", TRAIN, "-o", "wrong.safetensors",
+       "--steps", "2", "--precision", "bf16-weights", video);
+  BAD (2, "--precision \"f8\" is not one of: f32, bf16, bf16-weights, int8-weights, auto", "eval", "-m",
+       model, "--precision", "f8", video);
   BAD (1, "there is no folder /nowhere", TRAIN, "-o", "/nowhere/wrong.safetensors", "--steps", "2", video);
   /* what is written beside it has a longer name */
   g_autofree char *long_name = g_strnfill (235, 'n');

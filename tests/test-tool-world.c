@@ -435,7 +435,7 @@ test_refusals (void **state)
   ok (run (2, "--family starflow", "train", "-o", model, "--frames", "4", "--steps", "1", "clip.mkv", NULL));
   ok (run (2, "Gaussian noise", "train", "-o", model, "--world", "pong", "--config", config, "--noise",
            "uniform", "--denoiser", "1", "--steps", "1", NULL));
-  ok (run (2, "--world is one of", "eval", "world", model, NULL));
+  ok (run (2, "--world is missing, one of: bounce, pong, gridworld", "eval", "world", model, NULL));
   ok (run (1, "there is no folder /nowhere", "eval", "world", model, "--world", "pong", "--sheet",
            "/nowhere/a.png", NULL));
   ok (run (2, "a.jpg: what is written is .png", "eval", "world", model, "--world", "pong", "--sheet", "a.jpg",
@@ -444,7 +444,7 @@ test_refusals (void **state)
            samples, NULL));
   g_autofree char *pipe = nf_test_temporary (".json");
   assert_int_equal (mkfifo (pipe, 0600), 0);
-  ok (run (1, "is not a plain file", "eval", "world", model, "--world", "pong", "--json", pipe, NULL));
+  ok (run (1, "is not a regular file", "eval", "world", model, "--world", "pong", "--json", pipe, NULL));
   g_unlink (pipe);
   ok (run (2, "must end in", "world", "pong", "clip.jpg", NULL));
   ok (run (0, NULL, "world", "pong", clip, "--frames", "9", "-q", NULL));

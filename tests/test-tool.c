@@ -112,9 +112,9 @@ test_wrong_usage (void **state)
   BAD (2, "\"1:\" is not a device", "devices", "-d", "1:");
   BAD (2, "--noise uniform has none", "convert", "--noise", "uniform", "--noise-std", "0.1", "no-such-model",
        "no.safetensors");
-  BAD (2, "--map-frame 3 is none", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "3",
+  BAD (2, "--map-frame 3 is not one of", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "3",
        "--every", "2", video);
-  BAD (2, "--map-frame 4 is none", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "4",
+  BAD (2, "--map-frame 4 is not one of", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "4",
        "--every", "2", "-n", "2", video);
   BAD (1, "no-such-model", "eval", "-m", "no-such-model", "--map", "no.png", "--map-frame", "2", "--every",
        "2", "-n", "2", video);
@@ -131,7 +131,7 @@ test_info (void **state)
   BAD (1, "there is no model file nothing.pth, nor", "info", "nothing.pth");
   BAD (1, "there is no model file nothing.pt, nor", "eval", "-m", "nothing.pt", video);
   BAD (1, "there is no model file ./nothing", "info", "./nothing");
-  BAD (1, ". is no plain file, and there is no model of that name in", "info", ".");
+  BAD (1, ". is not a regular file, and there is no model of that name in", "info", ".");
   BAD (1, "video.y4m", "info", video);
 }
 
@@ -649,7 +649,7 @@ test_encode_stream (void **state)
   assert_non_null (at);
   memcpy (at + 9, "99", 2);
   assert_true (g_file_set_contents (wide, all, (gssize)size, NULL));
-  BAD (1, "99×64", "decode", PONG, wide, "wrong.mkv");
+  BAD (1, "99x64", "decode", PONG, wide, "wrong.mkv");
   assert_missing ("wrong.mkv");
 
   /* decoding begins at the last key frame */
@@ -932,7 +932,7 @@ test_folders_for_files (void **state)
         fail_msg ("%s: %s%s", options[i], result.output, result.errors);
     }
   static const char *const outputs[][3]
-      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a plain file" },
+      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a regular file" },
           { "ok.safetensors", "taken", "taken: is a folder" },
           { "ok.safetensors", "ok.safetensors.checkpoint.json", "is to hold two outputs" } };
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
@@ -1199,7 +1199,7 @@ test_labels (void **state)
   "train", "-q", "-o", "tuned.safetensors", "--init", "told.safetensors", "--batch", "2",                    \
       "--validation-tiles", "2", "--labels", labelled
   assert_int_equal (g_rename (left, middle), 0);
-  BAD (1, "folder middle is none of the classes left, sch\303\266n rechts", FROM_TOLD, "--steps", "1");
+  BAD (1, "folder middle is not one of the classes left, sch\303\266n rechts", FROM_TOLD, "--steps", "1");
   assert_missing ("tuned.safetensors");
   g_autofree char *aside = in_folder ("aside");
   assert_int_equal (g_rename (middle, aside), 0);
@@ -1314,7 +1314,7 @@ test_hints (void **state)
   g_auto (Result) folder_there = run (ARGUMENTS ("hints", "-m", model, "--pictures", "3", video));
   assert_int_equal (folder_there.status, 1);
   assert_true (g_str_has_suffix (folder_there.errors,
-                                 "model.hints.safetensors: is not a plain file; name another output\n"));
+                                 "model.hints.safetensors: is not a regular file; name another output\n"));
   assert_int_equal (g_rmdir (damaged), 0);
   BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
   BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");
@@ -1880,11 +1880,41 @@ test_idle_options (void **state)
                       *text = g_strconcat (option, " says how --check decodes", NULL);
       BAD (2, text, "eval", "-q", "-m", model, option, decoding[i][1], "-n", "1", video);
     }
+  static const char *const choices[][3] = {
+    { "sample a.png", "--method", "auto, sequential, jacobi, draft" },
+    { "sample a.png", "--guess", "latent, zeros, frame" },
+    { "sample a.png", "--denoise", "auto, learned, score, none" },
+    { "sample a.png", "--guide", "a, b, ab" },
+    { "convert a b.safetensors", "--pixel-layout", "rgb, gray, yuv420" },
+    { "convert a b.safetensors", "--noise", "uniform, gaussian" },
+    { "convert a b.safetensors", "--dtype", "f32, f16, bf16" },
+    { "world pong a.mkv", "--layout", "rgb, gray, yuv420" },
+    { "world pong a.mkv", "--policy", "none, random, follow, mixed" },
+    { "eval world a", "--world", "bounce, pong, gridworld" },
+    { "eval world a --world pong", "--denoise", "auto, learned, score, none" },
+    { "train -o a.safetensors --steps 1", "--world", "bounce, pong, gridworld" },
+    { "train -o a.safetensors --steps 1 a.mkv", "--family", "tarflow, starflow" },
+    { "train -o a.safetensors --steps 1 a.mkv", "--layout", "rgb, gray, yuv420" },
+    { "train -o a.safetensors --steps 1 a.mkv", "--basis", "pixel, dct" },
+    { "train -o a.safetensors --steps 1 a.mkv", "--noise", "uniform, gaussian" },
+    { "verify a b.safetensors", "--method", "auto, sequential, jacobi, draft" },
+  };
+  for (guint i = 0; i < G_N_ELEMENTS (choices); i++)
+    {
+      g_autofree char *line = g_strjoin (" ", choices[i][0], choices[i][1], "wrong", NULL),
+                      *text
+                      = g_strdup_printf ("%s \"wrong\" is not one of: %s\n", choices[i][1], choices[i][2]);
+      g_auto (GStrv) words = g_strsplit (line, " ", -1);
+      bad (2, text, (const char *const *)words);
+    }
+  BAD (2, "PATTERN \"wrong\" is not one of: bounce, pong, gridworld\n", "world", "wrong", "a.mkv");
+  BAD (2, "WHAT \"wrong\" is not one of: matmul, ", "bench", "wrong");
   GOOD ("eval", "-q", "-m", model, "--check", "--method", "jacobi", "-n", "1", video);
   GOOD ("sample", "-q", "-m", model, "--method", "sequential", "--blocks", "0,4", "guess.png");
   BAD (2, "--blocks says of each block what --guess says of all", "sample", "-m", model, "--blocks", "4",
        "--guess", "zeros", "wrong.png");
-  BAD (2, "\"4x\" of block 1 is none of WINDOW", "sample", "-m", model, "--blocks", "4,4x", "wrong.png");
+  BAD (2, "\"4x\" of block 1 is not WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE,", "sample", "-m", model,
+       "--blocks", "4,4x", "wrong.png");
   BAD (1, "blocks say how 1 blocks are decoded, but the model has", "sample", "-m", model, "--blocks", "4",
        "wrong.png");
   BAD (2, "--window is for sweeps", "sample", "-m", model, "--method", "sequential", "--window", "4",

@@ -513,7 +513,7 @@ refusals (void **state)
   assert_non_null (warning);
   g_autoptr (GError) said = NULL;
   gst_message_parse_warning (warning, &said, NULL);
-  assert_non_null (strstr (said->message, "12×8"));
+  assert_non_null (strstr (said->message, "12x8"));
   g_autoptr (GstMessage) failed = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_ERROR);
   assert_non_null (failed);
   gst_element_set_state (pipeline, GST_STATE_NULL);

@@ -480,7 +480,7 @@ check_options (const NfClipsOptions *options, GError **error)
   if (options->width < 1 || options->width > 4096 || options->height < 1 || options->height > 4096
       || options->batch < 1 || options->batch > 65536)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "batches of %u tiles of %u×%u pixels are not possible",
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "batches of %u tiles of %ux%u pixels are not possible",
                    options->batch, options->width, options->height);
       return FALSE;
     }
@@ -570,7 +570,7 @@ add_classes (NfClips *self, GError **error)
 
           g_set_error (
               error, NF_ERROR, NF_ERROR_DATA,
-              "%s: the folder %s is none of the classes %s: call it as the one it is, or leave it out",
+              "%s: the folder %s is not one of the classes %s: name it after one of them, or leave it out",
               clip->path, name, known);
           return FALSE;
         }

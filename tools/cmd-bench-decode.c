@@ -313,35 +313,34 @@ nf_cmd_bench_decode (int argc, char **argv)
   g_autofree char *tiles = NULL;
   g_auto (GStrv) numbers = NULL;
   g_autoptr (GError) error = NULL;
-  const GOptionEntry entries[] = {
-    { "tiles", 't', 0, G_OPTION_ARG_STRING, &tiles, "Numbers of tiles side by side (default: 1,8,64)",
-      "N,N,…" },
-    { "frame", 0, 0, G_OPTION_ARG_INT64, &bench.base.frame, "Of VIDEO, counted from 0 (default: 0)", "I" },
-    { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames,
-      "Frames from there on, for models of videos (default: as many as the model sees at a time)", "N" },
-    { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &bench.base.seconds, "For each measurement (default: 3)", "S" },
-    { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.base.profile,
-      "Where the time goes: each kernel's launches and time on the device", NULL },
-    { NULL }
-  };
+  const GOptionEntry entries[]
+      = { { "tiles", 't', 0, G_OPTION_ARG_STRING, &tiles, "Numbers of tiles side by side (default: 1,8,64)",
+            "N,N,…" },
+          { "frame", 0, 0, G_OPTION_ARG_INT64, &bench.base.frame,
+            "Frame of VIDEO, counted from 0 (default: 0)", "I" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames,
+            "Frames from there on, for models of videos (default: as many as the model sees at a time)",
+            "N" },
+          { "seconds", 0, 0, G_OPTION_ARG_DOUBLE, &bench.base.seconds,
+            "Seconds for each measurement (default: 3)", "S" },
+          { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.base.profile,
+            "Where the time goes: each kernel's launches and time on the device", NULL },
+          { NULL } };
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
           "[VIDEO]", "Decodes the same latents by each method.",
-          "Tiles are those of a frame of VIDEO, encoded first; without one, pictures that the model draws. "
-          "Of\n"
-          "models of videos it is one tile of frames, one after another from a key frame on, without "
-          "actions.\n"
-          "SPEED is against sequential, ENCODES against encoding the same; medians. PASSES are runs of a\n"
-          "block's network, ROWS the tokens that went through in all. RESIDUAL is the largest change of a\n"
-          "value that was taken before it had settled; DIFFERING 8-bit values are not those that were\n"
-          "encoded, LARGEST is by how much. \"auto, first\" is what a session takes for its first picture,\n"
-          "without hints; \"with hints\" the same with hints measured on four other frames of VIDEO (or "
-          "other\n"
-          "drawn pictures): normflow hints keeps such beside a model. \"recalling\" is a draft of such a\n"
-          "session that has drafted the frame before --frame, as in a stream; of these three videos have\n"
-          "none. With --method there is only sequential and that one; with --method draft, of pictures,\n"
-          "these three, as drafts whatever the clock says.",
+          "Tiles are those of a frame of VIDEO, encoded first; without one, pictures that the model draws.\n"
+          "For models of videos it is one tile of frames, one after another from a key frame on, without\n"
+          "actions. SPEED is against sequential, ENCODES against encoding the same; medians. PASSES are\n"
+          "runs of a block's network, ROWS the tokens that went through in all. RESIDUAL is the largest\n"
+          "change of a value that was taken before it had settled; DIFFERING 8-bit values are not those\n"
+          "that were encoded, by LARGEST at most. \"auto, first\" is what a session takes for its first\n"
+          "picture, without hints; \"with hints\" the same with hints measured on four other frames of\n"
+          "VIDEO (or other drawn pictures): normflow hints keeps such hints beside a model. \"recalling\"\n"
+          "is a draft of such a session that has drafted the frame before --frame, as in a stream; videos\n"
+          "have none of these three. With --method there are only sequential and that one; with --method\n"
+          "draft, for pictures, these three, drafting whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.base.frame < 0)

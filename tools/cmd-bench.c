@@ -1231,38 +1231,35 @@ nf_cmd_bench (int argc, char **argv)
   g_autoptr (GPtrArray) models = g_ptr_array_new_with_free_func ((GDestroyNotify)size_free);
   gboolean json = FALSE;
   gint batch = DEFAULT_BATCH;
-  const GOptionEntry entries[] = {
-    { "sizes", 's', 0, G_OPTION_ARG_STRING, &chosen,
-      "Models, comma-separated: tiny, bundled, or of random weights by name, 64x64p4-512 being 64×64 pixels, "
-      "patches of 4, width 512, and 4 blocks of 4 layers unless -BxL follows "
-      "(default: tiny,bundled,64x64p4-512, none with --model; with --quick: tiny)",
-      "NAMES" },
-    { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
-    { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
-      NULL },
-    { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
-      "Where the time of models goes: each kernel's launches and time on the device", NULL },
-    { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
-    { NULL }
-  };
+  const GOptionEntry entries[]
+      = { { "sizes", 's', 0, G_OPTION_ARG_STRING, &chosen,
+            "Models, comma-separated: tiny, bundled, or of random weights by name: 64x64p4-512 has 64x64 "
+            "pixels, patches of 4, width 512, and 4 blocks of 4 layers unless -BxL follows (default: "
+            "tiny,bundled,64x64p4-512, none with --model; with --quick: tiny)",
+            "NAMES" },
+          { "batch", 'b', 0, G_OPTION_ARG_INT, &batch, "Tiles side by side (default: 8)", "B" },
+          { "quick", 0, 0, G_OPTION_ARG_NONE, &bench.quick, "Few and small measurements: does it run at all?",
+            NULL },
+          { "profile", 'p', 0, G_OPTION_ARG_NONE, &bench.profile,
+            "Where the time of models goes: each kernel's launches and time on the device", NULL },
+          { "json", 0, 0, G_OPTION_ARG_NONE, &json, "As JSON", NULL },
+          { NULL } };
   g_autofree char *list = g_strjoinv (", ", (char **)kinds);
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "[WHAT...]",
           "Measures what this machine can do at most, then how much of it the flow gets.",
           "WHAT is any of matmul, gradient (of weights and of attention), attention, layernorm, encode, "
-          "frame "
-          "(a whole one of 1280×720), decode (token by token), step (of that, a token of all blocks), train, "
-          "openblas; \"normflow bench decode [VIDEO]\" compares methods of decoding and has options of its "
-          "own. "
-          "Times are medians. SHARE is of the multiply-adds, or the reading of memory, measured right before "
-          "each sample; what stays in a core's own cache from one time to the next can have more than all of "
-          "it.",
+          "frame (a whole one of 1280x720), decode (token by token), step (of that, a token of all blocks), "
+          "train, openblas; \"normflow bench decode [VIDEO]\" compares methods of decoding and has options "
+          "of its own. Times are medians. SHARE is relative to the multiply-adds, or memory reads, measured "
+          "right before each sample; what stays in a core's own cache from one time to the next can exceed "
+          "100 %.",
           0, (int)g_strv_length ((char **)kinds)))
     return NF_EXIT_USAGE;
   for (int i = 1; i < argc; i++)
     if (!g_strv_contains (kinds, argv[i]))
-      return nf_command_usage (&command, "\"%s\" cannot be measured; what can: %s", argv[i], list);
+      return nf_command_wrong_choice (&command, "WHAT", argv[i], list);
   if (batch < 1 || batch > MAX_BATCH)
     return nf_command_usage (&command, "--batch takes 1 to %d", MAX_BATCH);
   names = g_strsplit (chosen          ? chosen

@@ -103,8 +103,8 @@ print_property (const char *name, const char *value)
 
 static const char rule[] = "threshold: the smoothed score that a share SHARE of normal frames exceeds. Where "
                            "the footage is too short to show it\n"
-                           "(fewer than 10 frames beyond), the scores above the 90 % quantile are carried on "
-                           "as an exponential tail.\n"
+                           "(fewer than 10 frames beyond), the scores above the 90 % quantile are "
+                           "extrapolated as an exponential tail.\n"
                            "threshold-hysteresis: down to the 95 % quantile, so that an anomaly ends when "
                            "scores are ordinary again.";
 

@@ -383,20 +383,20 @@ nf_cmd_convert (int argc, char **argv)
       "Configuration: the YAML of the training, JSON, or a model file that has one (default: the one in IN)",
       "FILE" },
     { "set", 's', 0, G_OPTION_ARG_STRING_ARRAY, &convert.settings,
-      "A member of the configuration, before what --config and IN say", "NAME=VALUE" },
+      "A member of the configuration, overriding what --config and IN say", "NAME=VALUE" },
     { "state", 0, 0, G_OPTION_ARG_STRING, &convert.state,
       "Which of the checkpoint's sets of weights, if it has several, such as model or ema", "NAME" },
-    { "pixel-layout", 0, 0, G_OPTION_ARG_STRING, &convert.layout, "Instead of the configuration's",
-      "rgb|gray|yuv420" },
+    { "pixel-layout", 0, 0, G_OPTION_ARG_STRING, &convert.layout,
+      "Pixel layout, instead of the configuration's", "rgb|gray|yuv420" },
     { "noise", 0, 0, G_OPTION_ARG_STRING, &convert.noise,
       "Noise that the model was trained with, instead of the configuration's", "uniform|gaussian" },
     { "noise-std", 0, 0, G_OPTION_ARG_DOUBLE, &convert.noise_std,
-      "Its standard deviation if Gaussian, on the [-1, 1] scale", "STD" },
+      "Standard deviation of Gaussian noise, on the [-1, 1] scale", "STD" },
     { "dtype", 't', 0, G_OPTION_ARG_STRING, &convert.dtype,
       "Type of the weights in OUT (default: as they are)", "f32|f16|bf16" },
     { "mean", 0, 0, G_OPTION_ARG_FILENAME, &mean,
-      "The means of its weights and those of another model of its configuration, such as an earlier one of "
-      "its training",
+      "Take the mean of its weights and those of another model of the same configuration, such as an earlier "
+      "one of its training",
       "MODEL" },
     { NULL }
   };
@@ -405,17 +405,16 @@ nf_cmd_convert (int argc, char **argv)
           &command, &argc, &argv, entries, 0, "IN OUT.safetensors",
           "Checks a model's weights against its configuration and writes both to one file.",
           "IN is a model, or a PyTorch checkpoint of TARFlow, STARFlow or STARFlow-V. The configuration is\n"
-          "what --set, --config (else IN, else IN with the ending .yaml or .json) and the weights' shapes "
-          "say;\n"
-          "what then is open is asked for by name. Rounding to f16 or bf16 makes another model, with\n"
-          "another digest. Where --set frame_positions=true gives the model positions it has not, they are "
-          "zeros.",
+          "what --set, --config (else IN, else IN with the ending .yaml or .json) and the weights' shapes\n"
+          "say; what is still open then is asked for by name. Rounding to f16 or bf16 makes another model,\n"
+          "with another digest. Where --set frame_positions=true gives the model positions that it lacks,\n"
+          "they are zeros.",
           2, 2))
     return NF_EXIT_USAGE;
   if (convert.layout && !nf_pixel_layout_from_name (convert.layout, &layout))
-    return nf_command_usage (&command, "--pixel-layout \"%s\" is none of rgb, gray, yuv420", convert.layout);
+    return nf_command_wrong_choice (&command, "--pixel-layout", convert.layout, nf_layout_choices ());
   if (convert.noise && strcmp (convert.noise, "uniform") != 0 && strcmp (convert.noise, "gaussian") != 0)
-    return nf_command_usage (&command, "--noise \"%s\" is none of uniform, gaussian", convert.noise);
+    return nf_command_wrong_choice (&command, "--noise", convert.noise, "uniform, gaussian");
   if (convert.noise_std != NF_NOT_GIVEN && !(convert.noise_std >= 0 && convert.noise_std <= 2))
     return nf_command_usage (&command, "--noise-std %g is out of range: 0 to 2", convert.noise_std);
   if (convert.noise_std > 0 && g_strcmp0 (convert.noise, "uniform") == 0)
@@ -423,7 +422,7 @@ nf_cmd_convert (int argc, char **argv)
         &command, "--noise-std %g goes with Gaussian noise, and --noise uniform has none", convert.noise_std);
   if (convert.dtype && g_ascii_strcasecmp (convert.dtype, "f32") != 0
       && g_ascii_strcasecmp (convert.dtype, "f16") != 0 && g_ascii_strcasecmp (convert.dtype, "bf16") != 0)
-    return nf_command_usage (&command, "--dtype \"%s\" is none of f32, f16, bf16", convert.dtype);
+    return nf_command_wrong_choice (&command, "--dtype", convert.dtype, "f32, f16, bf16");
   if (!nf_check_ending (argv[2], "safetensors", &error))
     return nf_command_usage (&command, "%s", error->message);
 

@@ -265,19 +265,16 @@ nf_cmd_decode (int argc, char **argv)
   const GOptionEntry entries[]
       = { { "first", 0, 0, G_OPTION_ARG_INT64, &first, "Begin with this frame, counted from 0 (default: 0)",
             "I" },
-          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most this many frames (default: all)", "N" },
           { NULL } };
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
           "LATENTS.safetensors VIDEO", "Takes latents of normflow encode back to the video they came from.",
-          "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw; RGB becomes "
-          "4:2:0), "
-          ".mp4, .mov\n"
-          "(with loss), .png (one picture, or a sequence if the name has %d in it; Y'CbCr becomes RGB). It "
-          "takes the model\n"
-          "that encoded, and gives back the very bytes that were encoded, unless the latents are of half "
-          "precision or\nthe file does not hold them.",
+          "The name of the video says how it is written: .mkv (FFV1, lossless), .y4m (raw; RGB becomes\n"
+          "4:2:0), .mp4, .mov (with loss), .png (one picture, or a sequence if the name has %d in it;\n"
+          "Y'CbCr becomes RGB). With the model that encoded, decoding gives back the very bytes that were\n"
+          "encoded, unless the latents are of half precision or the format of the video cannot hold them.",
           2, 2))
     return NF_EXIT_USAGE;
   if (first < 0 || !nf_settle_number (&frames))

@@ -216,12 +216,11 @@ nf_cmd_denoise (int argc, char **argv)
             "--noise)",
             "SIGMA" },
           { "noise", 0, 0, G_OPTION_ARG_DOUBLE, &denoise.noise,
-            "For a demonstration: first add Gaussian noise of this SIGMA, at last say what was gained",
-            "SIGMA" },
+            "For a demonstration: first add Gaussian noise of this SIGMA, then report the gain", "SIGMA" },
           { "noisy", 0, 0, G_OPTION_ARG_FILENAME, &denoise.noisy_path,
-            "With --noise: also write what it made", "FILE" },
-          { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of --noise (default: 0)", "SEED" },
-          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
+            "With --noise: also write the noisy frames", "FILE" },
+          { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Seed of --noise (default: 0)", "SEED" },
+          { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most this many frames (default: all)", "N" },
           { NULL } };
 
   if (!nf_command_parse (

@@ -97,7 +97,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
                    "%s: frame %" G_GUINT64_FORMAT
-                   " is %u×%u, but the video began with %u×%u; a latents file holds frames of one size",
+                   " is %ux%u, but the video began with %ux%u; a latents file holds frames of one size",
                    encode->input, picture->index, picture->frame.width, picture->frame.height, info->width,
                    info->height);
       return FALSE;
@@ -195,9 +195,9 @@ nf_cmd_encode (int argc, char **argv)
   gint64 frames = G_MININT64;
   int key_int_max = 0, context = G_MININT;
   const GOptionEntry entries[]
-      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most so many frames (default: all)", "N" },
+      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most this many frames (default: all)", "N" },
           { "half", 0, 0, G_OPTION_ARG_NONE, &encode.info.half,
-            "Half precision: half the size, decoding is no longer exact", NULL },
+            "Half precision: half the size, but decoding is no longer exact", NULL },
           { "actions", 0, 0, G_OPTION_ARG_NONE, &encode.scan.actions,
             "Tell a model of videos the actions in VIDEO.actions.ndjson, and keep them with the latents",
             NULL },
@@ -206,19 +206,19 @@ nf_cmd_encode (int argc, char **argv)
           { "context", 0, 0, G_OPTION_ARG_INT, &context,
             "Frames that a model of videos keeps when its window is full (default: half of them)", "N" },
           { "key-int-max", 0, 0, G_OPTION_ARG_INT, &key_int_max,
-            "A model of videos codes each N-th frame by itself, and decoding can begin there (default: the "
-            "first alone)",
+            "With a model of videos: code every N-th frame by itself, so that decoding can begin there "
+            "(default: only the first)",
             "N" },
           { NULL } };
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "VIDEO LATENTS.safetensors",
           "Takes a video or picture to Gaussian latents, with the score of each frame.",
-          "Latents are numbers of single precision, larger than the video: a representation, no "
+          "Latents are numbers of single precision, larger than the video: a representation, not "
           "compression.\n"
           "The file is safetensors: latents (frames, rows, columns, features), bits_per_dim (frames).\n"
-          "A model of videos codes each frame given those before it; frames have its size, or --scale\nmakes "
-          "them as large.",
+          "A model of videos codes each frame given those before it; frames must have its size, or "
+          "be\nscaled to it with --scale.",
           2, 2))
     return NF_EXIT_USAGE;
   if (!nf_settle_number (&frames) || key_int_max < 0 || (context != G_MININT && context < 0))

@@ -401,7 +401,7 @@ nf_cmd_eval_world (int argc, char **argv)
   NfFigures figures = { .command = &command, .side_by_side = SIDE_BY_SIDE };
   Report report = { .json = builder, .table = table };
   const GOptionEntry entries[] = {
-    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world, "pong, bounce or gridworld", "WORLD" },
+    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world, "The world: bounce, pong or gridworld", "WORLD" },
     { "windows", 0, 0, G_OPTION_ARG_INT, &options.windows,
       "Pieces that bits are measured on, 0 for none (default: 64)", "N" },
     { "events", 0, 0, G_OPTION_ARG_INT, &options.events, "Surprises of each kind, 0 for none (default: 200)",
@@ -409,14 +409,15 @@ nf_cmd_eval_world (int argc, char **argv)
     { "seeds", 0, 0, G_OPTION_ARG_INT, &options.seeds, "Roll-outs, 0 for none (default: 20)", "N" },
     { "frames", 'n', 0, G_OPTION_ARG_INT, &options.length, "Frames of a roll-out (default: 1000)", "N" },
     { "timed", 0, 0, G_OPTION_ARG_INT, &options.timed,
-      "Frames of one stream whose times are taken, 0 for none (default: 300)", "N" },
+      "Frames of one stream that are timed, 0 for none (default: 300)", "N" },
     { "temperature", 't', 0, G_OPTION_ARG_DOUBLE, &options.temperature,
       "Standard deviation of a roll-out's latents (default: 1)", "T" },
     { "denoise", 0, 0, G_OPTION_ARG_STRING, &options.denoise,
-      "Of drawn frames: auto, learned, score or none (default: auto)", "HOW" },
-    { "seed", 0, 0, G_OPTION_ARG_INT64, &options.seed, "Of worlds and noise (default: 0)", "SEED" },
-    { "json", 0, 0, G_OPTION_ARG_FILENAME, &options.json, "The figures as JSON, too", "FILE" },
-    { "markdown", 0, 0, G_OPTION_ARG_FILENAME, &options.markdown, "The figures as a table, too", "FILE" },
+      "How drawn frames are denoised: auto, learned, score or none (default: auto)", "HOW" },
+    { "seed", 0, 0, G_OPTION_ARG_INT64, &options.seed, "Seed of worlds and noise (default: 0)", "SEED" },
+    { "json", 0, 0, G_OPTION_ARG_FILENAME, &options.json, "Also write the figures as JSON", "FILE" },
+    { "markdown", 0, 0, G_OPTION_ARG_FILENAME, &options.markdown, "Also write the figures as a table",
+      "FILE" },
     { "sheet", 0, 0, G_OPTION_ARG_FILENAME, &options.sheet, "A picture of roll-outs beside the world's own",
       "PNG" },
     { "plot", 0, 0, G_OPTION_ARG_FILENAME, &options.plot, "Curves of the roll-outs over time", "PNG" },
@@ -424,22 +425,22 @@ nf_cmd_eval_world (int argc, char **argv)
   };
   gboolean done = FALSE;
 
-  if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "MODEL",
-          "Holds a model against a world whose truth is known: bits a frame against the true information, "
-          "surprise, roll-outs.",
-          NULL, 1, 1))
+  if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "MODEL",
+                         "Compares a model with a world whose truth is known: bits per frame with the true "
+                         "information, surprise, roll-outs.",
+                         NULL, 1, 1))
     return NF_EXIT_USAGE;
-  if (!options.world || !nf_world_pattern_from_name (options.world, &figures.pattern))
-    return nf_command_usage (&command, "--world is one of pong, bounce, gridworld");
+  if (!options.world)
+    return nf_command_usage (&command, "--world is missing, one of: %s", nf_world_choices ());
+  if (!nf_world_pattern_from_name (options.world, &figures.pattern))
+    return nf_command_wrong_choice (&command, "--world", options.world, nf_world_choices ());
   if (options.windows < 0 || options.seeds < 0 || options.events < 0 || options.timed < 0
       || options.length < 1 || options.seed < 0 || !(options.temperature >= 0 && options.temperature <= 2))
     return nf_command_usage (&command,
                              "--windows, --seeds, --events, --timed and --seed take no negative numbers, "
                              "--frames 1 or more, --temperature 0 to 2");
   if (options.denoise && !nf_denoise_from_name (options.denoise, &figures.denoise))
-    return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none",
-                             options.denoise);
+    return nf_command_wrong_choice (&command, "--denoise", options.denoise, NF_DENOISE_CHOICES);
   if ((options.sheet || options.plot) && !options.seeds)
     return nf_command_usage (&command, "--sheet and --plot show roll-outs, but --seeds is 0");
   if (options.plot && !is_court (&figures))

@@ -663,25 +663,26 @@ nf_cmd_eval (int argc, char **argv)
   FILE *out;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
-          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame", "K" },
+          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Every K-th frame", "K" },
           { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
-            "Only the last share of each video and of each folder's pictures, as train keeps it away",
+            "Only the last share of each video and of each folder's pictures, as train holds it out",
             "SHARE" },
           { "json", 0, 0, G_OPTION_ARG_FILENAME, &json_path,
-            "Lines of JSON to FILE; without it to standard output", "FILE" },
+            "Write the lines of JSON to FILE (default: standard output)", "FILE" },
           { "plot", 0, 0, G_OPTION_ARG_FILENAME, &plot, "Curve over time", "FILE.png" },
           { "map", 0, 0, G_OPTION_ARG_FILENAME, &map,
             "Bits of each patch over the frame with the highest score", "FILE.png" },
-          { "map-frame", 0, 0, G_OPTION_ARG_INT64, &map_frame, "Number of the frame to take instead", "N" },
+          { "map-frame", 0, 0, G_OPTION_ARG_INT64, &map_frame, "Number of the frame to map instead", "N" },
           { "peers", 0, 0, G_OPTION_ARG_NONE, &peers,
-            "Also what FFV1 (intra) and PNG take, in bits per sample", NULL },
+            "Also report what FFV1 (intra) and PNG take, in bits per sample", NULL },
           { "check", 0, 0, G_OPTION_ARG_NONE, &eval.check, "Decode each frame and compare every byte", NULL },
           { "actions", 0, 0, G_OPTION_ARG_NONE, &scan.actions,
             "Tell a model of videos the actions in FILE.actions.ndjson beside each video", NULL },
           { "scale", 0, 0, G_OPTION_ARG_NONE, &eval.scale,
             "Scale frames to the size of a model of videos, as training does", NULL },
           { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
-            "Instead: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and nlmeans at their "
+            "Instead of scores: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and "
+            "nlmeans at their "
             "best strength",
             "SIGMA,…" },
           { NULL } };
@@ -700,9 +701,10 @@ nf_cmd_eval (int argc, char **argv)
                                            : "--map-frame says what --map draws: give both");
   /* where the held-out share begins is known of each file later */
   if (map_frame >= 0 && !(holdout > 0) && (map_frame % every != 0 || (frames && map_frame / every >= frames)))
-    return nf_command_usage (
-        &command, "--map-frame %" G_GINT64_FORMAT " is none of the frames that --every and --frames choose",
-        map_frame);
+    return nf_command_usage (&command,
+                             "--map-frame %" G_GINT64_FORMAT
+                             " is not one of the frames that --every and --frames choose",
+                             map_frame);
   if (command.decodes && !eval.check)
     return nf_command_usage (&command, "--%s says how --check decodes: give both", command.decodes);
   if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))

@@ -1,4 +1,4 @@
-/* normflow hints: what single pictures are decoded faster by. SPDX-License-Identifier: LGPL-2.1-or-later */
+/* normflow hints: hints that speed up decoding single pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
 #include "media.h"
@@ -99,12 +99,11 @@ nf_cmd_hints (int argc, char **argv)
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "FILE|FOLDER…",
-          "Measures hints by which few pictures at a time are decoded in fewer passes, and keeps them beside "
-          "the model.",
-          "Tiles are taken from frames evenly over all files. Videos and pictures should be like those that "
-          "will be "
-          "decoded.\nHints decide how long decoding takes, never what comes out: every picture is proved by "
-          "encoding it.",
+          "Measures hints with which a few pictures at a time are decoded in fewer passes, and keeps them "
+          "beside the model.",
+          "Tiles are taken from frames evenly over all files. Videos and pictures should be like those\n"
+          "that will be decoded. Hints decide how long decoding takes, never what comes out: every picture\n"
+          "is checked by encoding it.",
           1, G_MAXINT))
     return NF_EXIT_USAGE;
   if (pictures < 1 || pictures > MAX_PICTURES)

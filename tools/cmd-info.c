@@ -515,7 +515,7 @@ nf_cmd_info (int argc, char **argv)
 
   if (!nf_command_parse (&command, &argc, &argv, entries, NF_COMMAND_MODEL, "[MODEL|LATENTS]",
                          "Checks a model, or a file of latents, and says what it is. Needs no OpenCL device.",
-                         "Without a file it speaks of the bundled model.", 0, 1))
+                         "Without a file it describes the bundled model.", 0, 1))
     return NF_EXIT_USAGE;
   if (argc > 1 && command.model)
     return nf_command_usage (&command, "name the model once: \"%s\" or --model \"%s\"", argv[1],

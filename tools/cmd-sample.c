@@ -359,21 +359,22 @@ nf_cmd_sample (int argc, char **argv)
     { "count", 'n', 0, G_OPTION_ARG_INT64, &count,
       "How many pictures (default: 16 on a sheet, 50 frames of a video), or videos (default: 1)", "N" },
     { "frames", 0, 0, G_OPTION_ARG_INT64, &frames,
-      "The same; with a model of videos the length of each (default: the model's own)", "N" },
+      "The same; with a model of videos, the length of each (default: the model's own)", "N" },
     { "size", 's', 0, G_OPTION_ARG_STRING, &size,
-      "Of a picture, or in places of the latents (default: the model's own)", "WxH" },
+      "Size of a picture, or of latents in places (default: the model's own)", "WxH" },
     { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
-      "With a model that was trained with Gaussian noise: how that leaves what was drawn: auto, learned, "
-      "score, none (default: auto: learned if the model has a denoiser as wide as a token, else a step along "
-      "the score)",
+      "With a model that was trained with Gaussian noise: how that noise is removed: auto, learned, score or "
+      "none (default: auto: learned if the model has a denoiser as wide as a token, else a step along the "
+      "score)",
       "HOW" },
     { "given", 0, 0, G_OPTION_ARG_FILENAME, &given,
-      "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns), or of "
-      "as many such as videos are drawn",
+      "Latents of frames that videos begin with: a tensor \"given\" of (frames, C, rows, columns) or "
+      "(videos, frames, C, rows, columns)",
       "FILE" },
     { "context", 0, 0, G_OPTION_ARG_INT, &context,
-      "Frames that the windows of a video longer than the model's begin with, drawn in the one before; "
-      "0: all frames at once (default: 16, or all but one; half of them where frames are drawn one by one)",
+      "For a video longer than the model's window: frames that each window begins with, drawn in the one "
+      "before; 0: all frames at once (default: 16, or all but one; half of the window where frames are drawn "
+      "one by one)",
       "C" },
     { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "The same seed gives the same pictures (default: 0)", "SEED" },
     { "temperature", 't', 0, G_OPTION_ARG_DOUBLE, &sample.temperature,
@@ -384,26 +385,24 @@ nf_cmd_sample (int argc, char **argv)
       "W" },
     { "guide", 0, 0, G_OPTION_ARG_STRING, &guide,
       "What guidance acts on: a (scale), b (shift) or ab (default: ab)", "a|b|ab" },
-    { "annealed", 0, 0, G_OPTION_ARG_NONE, &command.decoding.annealed, "Guidance grows from token to token",
-      NULL },
+    { "annealed", 0, 0, G_OPTION_ARG_NONE, &command.decoding.annealed,
+      "Let guidance grow from token to token", NULL },
     { "attention-temperature", 0, 0, G_OPTION_ARG_DOUBLE, &command.decoding.attention_temperature,
-      "Of the branch that guidance leads away from; for models without classes (default: 1)", "T" },
-    { "rate", 'r', 0, G_OPTION_ARG_STRING, &rate, "Frames a second of a video (default: 25)", "N[/D]" },
+      "Attention temperature of the branch that guidance leads away from, for models without classes "
+      "(default: 1)",
+      "T" },
+    { "rate", 'r', 0, G_OPTION_ARG_STRING, &rate, "Frames per second of a video (default: 25)", "N[/D]" },
     { NULL }
   };
 
-  if (!nf_command_parse (&command, &argc, &argv, entries,
-                         NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
-                         "Draws pictures from the model: Gaussian latents through the inverse flow.",
-                         "OUT.png is a sheet of all pictures, or of one frame of videos; OUT-%03d.png is a "
-                         "picture each; OUT.mkv (FFV1, "
-                         "lossless), .y4m,\n"
-                         ".mp4 and .mov are videos; with a model of pictures their frames know nothing of "
-                         "each other, with one "
-                         "of videos\nthere are --count of them side by side. OUT.safetensors is for models "
-                         "of another model's "
-                         "latents.",
-                         1, 1))
+  if (!nf_command_parse (
+          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING, "OUT",
+          "Draws pictures from the model: Gaussian latents through the inverse flow.",
+          "OUT.png is a sheet of all pictures, or of one frame of videos; OUT-%03d.png is one picture\n"
+          "each; OUT.mkv (FFV1, lossless), .y4m, .mp4 and .mov are videos; with a model of pictures their\n"
+          "frames have nothing to do with each other, with one of videos there are --count of them side by\n"
+          "side. OUT.safetensors is for models of another model's latents.",
+          1, 1))
     return NF_EXIT_USAGE;
   floats = nf_media_has_ending (argv[1], "safetensors");
   if (!floats && !nf_media_check_name (argv[1], &error))
@@ -418,7 +417,7 @@ nf_cmd_sample (int argc, char **argv)
   if (floats && rate)
     return nf_command_usage (&command, "--rate is for pictures and videos");
   if (denoise && !nf_denoise_from_name (denoise, &sample.options.denoise))
-    return nf_command_usage (&command, "--denoise \"%s\" is none of auto, learned, score, none", denoise);
+    return nf_command_wrong_choice (&command, "--denoise", denoise, NF_DENOISE_CHOICES);
   if (size && !nf_parse_size (size, &sample.width, &sample.height))
     return nf_command_usage (&command, "--size \"%s\" is not WxH in pixels, such as 64x48; sides go to %d",
                              size, NF_MAX_SIDE);
@@ -439,7 +438,7 @@ nf_cmd_sample (int argc, char **argv)
     return nf_command_usage (&command, "--attention-temperature %g is out of range: above 0, up to 1000",
                              sample.options.attention_temperature);
   if (!parse_guide (guide, &sample.options.guide))
-    return nf_command_usage (&command, "--guide \"%s\" is none of a, b, ab", guide);
+    return nf_command_wrong_choice (&command, "--guide", guide, "a, b, ab");
   if (sample.options.guidance == 0 && (guide || sample.options.annealed))
     return nf_command_usage (&command, "%s says how --guidance works: give its weight",
                              guide ? "--guide" : "--annealed");

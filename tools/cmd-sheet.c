@@ -193,9 +193,9 @@ nf_cmd_sheet (int argc, char **argv)
   gint64 rows = 3, every = 1;
   NfScan scan = { .score = TRUE };
   const GOptionEntry entries[]
-      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &rows, "Rows of the sheet, a frame each (default: 3)",
+      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &rows, "Rows of the sheet, one frame each (default: 3)",
             "N" },
-          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Each K-th frame (default: 1)", "K" },
+          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Every K-th frame (default: 1)", "K" },
           { "sigma", 0, 0, G_OPTION_ARG_DOUBLE, &sheet.sigma,
             "Noise that is added and removed again, on the [-1, 1] scale (default: 0.05)", "SIGMA" },
           { NULL } };
@@ -204,8 +204,8 @@ nf_cmd_sheet (int argc, char **argv)
           &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE, "VIDEO OUT.png",
           "Draws frames of a video in rows: original, latents as a picture, decoded again, with "
           "noise, and denoised.",
-          "A model of videos codes each frame given those before it; its sheet ends with what is decoded.", 2,
-          2))
+          "A model of videos codes each frame given those before it; its sheet ends with the decoded frames.",
+          2, 2))
     return NF_EXIT_USAGE;
   if (rows < 1 || rows > MAX_ROWS || every < 1 || !(sheet.sigma > 0 && sheet.sigma <= 1))
     return nf_command_usage (&command, "--frames takes 1 to %d, --every 1 or more, --sigma above 0, up to 1",

@@ -992,7 +992,7 @@ nf_cmd_verify (int argc, char **argv)
       "one in WEIGHTS, else in EXPECTED)",
       "FILE" },
     { "set", 's', 0, G_OPTION_ARG_STRING_ARRAY, &settings,
-      "A member of the configuration, before what --config and the files say", "NAME=VALUE" },
+      "A member of the configuration, overriding what --config and the files say", "NAME=VALUE" },
     { "tolerance", 't', 0, G_OPTION_ARG_STRING, &tolerance,
       "Largest relative error ‖a−b‖/‖b‖ that passes (default: 1e-5 for forward.*, 1e-4 for others; with "
       "--precision bf16 or bf16-weights 0.01 for tokens, 0.05 for log-determinants and losses, 0.1 for "
@@ -1007,17 +1007,16 @@ nf_cmd_verify (int argc, char **argv)
   if (!nf_command_parse (
           &command, &argc, &argv, entries, NF_COMMAND_DEVICE, "WEIGHTS EXPECTED.safetensors",
           "Recomputes every quantity of EXPECTED with the model WEIGHTS and compares.",
-          "A line for each: pass or FAIL, its name, its relative error; \"unknown\" and its name if "
-          "normflow does not\nknow how to compute it, \"skip\" if the precision has no gradients. Exits with "
-          "0 "
-          "only if none failed and at\nleast one passed.",
+          "Prints a line for each: pass or FAIL, its name, its relative error; \"unknown\" and its name if\n"
+          "normflow does not know how to compute it, \"skip\" if the precision has no gradients. Exits\n"
+          "with 0 only if none failed and at least one passed.",
           2, 2))
     return NF_EXIT_USAGE;
   if (tolerance && (!parse_number (tolerance, &end, &verify.tolerance) || *end || verify.tolerance <= 0))
-    return nf_command_usage (&command, "tolerance \"%s\" is not a number above 0", tolerance);
+    return nf_command_usage (&command, "--tolerance \"%s\" is not a number above 0", tolerance);
 
   if (!nf_decode_method_from_name (method ? method : "auto", &verify.method))
-    return nf_command_usage (&command, "method \"%s\" is none of auto, sequential, jacobi, draft", method);
+    return nf_command_wrong_choice (&command, "--method", method, nf_method_choices ());
 
   verify.file = nf_tensor_file_open (argv[2], &error);
   if (!verify.file)

@@ -141,17 +141,18 @@ nf_cmd_world (int argc, char **argv)
   const GOptionEntry entries[] = {
     { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "Frames of a video (default: 1000)", "N" },
     { "clips", 'c', 0, G_OPTION_ARG_INT64, &clips,
-      "Videos in a folder, of the seeds SEED, SEED+1, … (default: OUT is one video)", "N" },
+      "Videos in a folder, with the seeds SEED, SEED+1, … (default: OUT is one video)", "N" },
     { "seed", 0, 0, G_OPTION_ARG_INT64, &seed, "The same seed gives the same video (default: 0)", "SEED" },
     { "policy", 'p', 0, G_OPTION_ARG_STRING, &policy,
       "Who plays: none; random, which holds each action for 1 to 12 frames; follow, which plays pong well; "
       "mixed, by turns (default: mixed)",
       "P" },
-    { "actions", 'a', 0, G_OPTION_ARG_FILENAME, &replay, "Do what this file says instead, then nothing",
+    { "actions", 'a', 0, G_OPTION_ARG_FILENAME, &replay, "Take the actions of this file instead, then none",
       "FILE" },
-    { "size", 's', 0, G_OPTION_ARG_STRING, &size, "Of a frame (default: 64x64)", "WxH" },
-    { "rate", 'r', 0, G_OPTION_ARG_STRING, &rate, "Frames a second (default: 30)", "N[/D]" },
-    { "layout", 'l', 0, G_OPTION_ARG_STRING, &layout, "Of the samples (default: rgb)", "rgb|gray|yuv420" },
+    { "size", 's', 0, G_OPTION_ARG_STRING, &size, "Size of a frame (default: 64x64)", "WxH" },
+    { "rate", 'r', 0, G_OPTION_ARG_STRING, &rate, "Frames per second (default: 30)", "N[/D]" },
+    { "layout", 'l', 0, G_OPTION_ARG_STRING, &layout, "Layout of the samples (default: rgb)",
+      "rgb|gray|yuv420" },
     { NULL }
   };
 
@@ -159,14 +160,14 @@ nf_cmd_world (int argc, char **argv)
           &command, &argc, &argv, entries, 0, "PATTERN OUT",
           "Writes videos of small worlds whose truth is known, with their actions, to train on.",
           "PATTERN is bounce, pong or gridworld. OUT.mkv is written with FFV1, lossless; beside it\n"
-          "OUT.mkv.actions.ndjson has a line a frame: {\"frame\":0,\"pts\":0,\"action\":1}. Action t "
+          "OUT.mkv.actions.ndjson has a line for each frame: {\"frame\":0,\"pts\":0,\"action\":1}. Action t "
           "shows in frame t+1.\n"
-          "With --clips OUT is a folder. At the end the true entropy of a frame, given those before "
-          "it, is told.",
+          "With --clips OUT is a folder. At the end the true entropy of a frame, given those before it, is "
+          "reported.",
           2, 2))
     return NF_EXIT_USAGE;
   if (!nf_world_pattern_from_name (argv[1], &worlds.pattern))
-    return nf_command_usage (&command, "\"%s\" is none of bounce, pong, gridworld", argv[1]);
+    return nf_command_wrong_choice (&command, "PATTERN", argv[1], nf_world_choices ());
   if (frames < 1 || frames > MAX_FRAMES)
     return nf_command_usage (&command, "--frames is 1 to %d", MAX_FRAMES);
   if (!nf_settle_number (&clips) || clips > MAX_CLIPS)
@@ -178,13 +179,13 @@ nf_cmd_world (int argc, char **argv)
   if (!nf_parse_rate (rate ? rate : "30", &worlds.rate_n, &worlds.rate_d))
     return nf_command_usage (&command, "--rate \"%s\" is not N or N/D, such as 30 or 30000/1001", rate);
   if (!nf_pixel_layout_from_name (layout ? layout : "rgb", &worlds.layout))
-    return nf_command_usage (&command, "--layout \"%s\" is none of rgb, gray, yuv420", layout);
+    return nf_command_wrong_choice (&command, "--layout", layout, nf_layout_choices ());
   first = nf_world_new (worlds.pattern, worlds.width, worlds.height, 0, &error);
   if (!first)
     return nf_command_usage (&command, "--size: %s", error->message);
   worlds.policy = policy ? policy : "mixed";
   if (!nf_policy_init (&unused, worlds.policy, 0))
-    return nf_command_usage (&command, "--policy \"%s\" is none of none, random, follow, mixed", policy);
+    return nf_command_wrong_choice (&command, "--policy", policy, "none, random, follow, mixed");
   if (policy && replay)
     return nf_command_usage (&command, "--policy chooses actions, and --actions has them: give one of them");
   if (!clips && !nf_media_check_name (argv[2], &error))

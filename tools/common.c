@@ -119,9 +119,9 @@ check_decoding (NfCommand *self, const Decoding *decoding)
                           : options->budget_ms > 0 ? "budget-ms"
                                                    : NULL;
   if (decoding->method && !nf_decode_method_from_name (decoding->method, &options->method))
-    nf_command_usage (self, "--method \"%s\" is none of auto, sequential, jacobi, draft", decoding->method);
+    nf_command_wrong_choice (self, "--method", decoding->method, nf_method_choices ());
   else if (decoding->guess && !nf_guess_from_name (decoding->guess, &options->guess))
-    nf_command_usage (self, "--guess \"%s\" is none of latent, zeros, frame", decoding->guess);
+    nf_command_wrong_choice (self, "--guess", decoding->guess, nf_guess_choices ());
   else if (decoding->window < 0 || decoding->max_sweeps < 0)
     nf_command_usage (self, "--window and --max-sweeps take no negative numbers");
   else if (!(options->tolerance >= 0 && options->tolerance <= 1))
@@ -156,8 +156,9 @@ check_precision (NfCommand *self, NfCommandOptions options)
         g_string_append_printf (names, "%s, ", *name);
         found = found || strcmp (self->precision, *name) == 0;
       }
+  g_string_append (names, "auto");
   if (!found)
-    nf_command_usage (self, "--precision \"%s\" is none of %sauto", self->precision, names->str);
+    nf_command_wrong_choice (self, "--precision", self->precision, names->str);
   return found;
 }
 
@@ -219,37 +220,37 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
       "auto, cpu, gpu, PLATFORM:DEVICE or part of a name (see: normflow devices)", "DEVICE" },
     { "precision", 0, 0, G_OPTION_ARG_STRING, &self->precision,
       options & NF_COMMAND_GRADIENTS
-          ? "Of matrix products: f32 (default), bf16, or auto: the faster, by the kind of device"
-          : "Of matrix products: f32 (default), bf16, bf16-weights, int8-weights (of weights alone), or "
-            "auto: the faster of f32 and bf16, by the kind of device",
+          ? "Precision of matrix products: f32 (default), bf16, or auto: the faster for the kind of device"
+          : "Precision of matrix products: f32 (default), bf16, bf16-weights, int8-weights (of weights "
+            "alone), or auto: the faster of f32 and bf16 for the kind of device",
       "PRECISION" },
     { NULL }
   };
   const GOptionEntry text[]
       = { { "text", 0, 0, G_OPTION_ARG_FILENAME, &self->text,
-            "Text features that the model is to see: tensors \"text\" (B, tokens, features) and "
-            "maybe \"null_text\" of a file (default: no text, or no class)",
+            "Text features for the model to see: tensors \"text\" (B, tokens, features) and "
+            "optionally \"null_text\", from a file (default: no text, or no class)",
             "FILE" },
           { NULL } };
   g_auto (Decoding) decoding = { 0 };
   const GOptionEntry of_decoding[]
       = { { "method", 0, 0, G_OPTION_ARG_STRING, &decoding.method,
             "How latents are decoded: auto (default), sequential, jacobi or draft", "METHOD" },
-          { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window, "Tokens of a Jacobi sweep (default: chosen)",
-            "N" },
+          { "window", 0, 0, G_OPTION_ARG_INT, &decoding.window,
+            "Tokens of a Jacobi sweep (default: chosen automatically)", "N" },
           { "guess", 0, 0, G_OPTION_ARG_STRING, &decoding.guess,
-            "Where sweeps start: latent (default), zeros or, with models of videos, frame: the one before",
+            "Where sweeps start: latent (default), zeros or, with models of videos, frame (the one before)",
             "GUESS" },
           { "tolerance", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.tolerance,
-            "Change of a value that counts as none (default: 0, the same bits as sequential)", "T" },
+            "Change of a value that counts as no change (default: 0, the same bits as sequential)", "T" },
           { "blocks", 0, 0, G_OPTION_ARG_STRING, &decoding.blocks,
             "Window, guess and tolerance of each block of the flow, block 0 first, such as "
-            "16,1,32:zeros,0:latent:1e-4; 1 is token by token, 0 as --method",
+            "16,1,32:zeros,0:latent:1e-4; a window of 1 is token by token, 0 as --method says",
             "W[:G[:T]],…" },
           { "max-sweeps", 0, 0, G_OPTION_ARG_INT, &decoding.max_sweeps,
             "Sweeps after which a window is taken as it is (default: no limit)", "N" },
           { "budget-ms", 0, 0, G_OPTION_ARG_DOUBLE, &self->decoding.budget_ms,
-            "Time for a frame, after which its rest is swept once (default: no limit)", "MS" },
+            "Time for a frame, after which the rest of it is swept once (default: no limit)", "MS" },
           { NULL } };
   const GOptionEntry help[]
       = { { "help", 'h', G_OPTION_FLAG_NO_ARG, G_OPTION_ARG_CALLBACK, on_help, "Show this help", NULL },
@@ -258,7 +259,7 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
             NULL, NULL },
           { NULL } };
   const GOptionEntry quiet[]
-      = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "No progress", NULL }, { NULL } };
+      = { { "quiet", 'q', 0, G_OPTION_ARG_NONE, &self->quiet, "Show no progress", NULL }, { NULL } };
   g_autoptr (GOptionContext) context = g_option_context_new (usage);
   g_autoptr (GError) error = NULL;
   g_autofree char *program = NULL;
@@ -361,6 +362,15 @@ nf_command_usage (NfCommand *self, const char *format, ...)
   fprintf (stderr, "normflow %s: %s\n(normflow %s --help lists the options)\n", self->name, message,
            self->name);
   return NF_EXIT_USAGE;
+}
+
+int
+nf_command_wrong_choice (NfCommand *self, const char *option, const char *value, const char *choices)
+{
+  g_autoptr (GError) error = NULL;
+
+  nf_wrong_choice (option, value, choices, &error);
+  return nf_command_usage (self, "%s", error->message);
 }
 
 int
@@ -571,12 +581,25 @@ nf_settle_number (gint64 *number)
   return right;
 }
 
+#define DEFINE_CHOICES(function, Type, last, name_of)                                                        \
+  const char *function (void)                                                                                \
+  {                                                                                                          \
+    g_autoptr (GString) names = g_string_new (NULL);                                                         \
+    for (guint i = 0; i <= (guint)(last); i++)                                                               \
+      g_string_append_printf (names, "%s%s", i ? ", " : "", name_of ((Type)i));                              \
+    return g_intern_string (names->str);                                                                     \
+  }
+DEFINE_CHOICES (nf_world_choices, NfWorldPattern, NF_WORLD_GRIDWORLD, nf_world_pattern_name)
+DEFINE_CHOICES (nf_layout_choices, NfPixelLayout, NF_PIXELS_YUV420, nf_pixel_layout_name)
+DEFINE_CHOICES (nf_method_choices, NfDecodeMethod, NF_DECODE_DRAFT, nf_decode_method_name)
+DEFINE_CHOICES (nf_guess_choices, NfGuess, NF_GUESS_FRAME, nf_guess_name)
+
 gboolean
 nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error)
 {
   g_autofree char *shown = nf_shorten (value);
 
-  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %s: choose one of %s", option, shown, choices);
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s \"%s\" is not one of: %s", option, shown, choices);
   return FALSE;
 }
 
@@ -740,7 +763,7 @@ nf_check_output (const char *path, const char *input, GError **error)
 
   if (g_stat (path, &out) == 0 && !S_ISREG (out.st_mode))
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a plain file; name another output", path);
+      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a regular file; name another output", path);
       return FALSE;
     }
   return check_folder (path, TRUE, error) && check_not_input (path, input, error);

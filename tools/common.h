@@ -81,6 +81,9 @@ void nf_command_require (NfCommand *self, const char *key, const char *value);
 /* "normflow NAME: message" on stderr. Returns NF_EXIT_USAGE. */
 int nf_command_usage (NfCommand *self, const char *format, ...) G_GNUC_PRINTF (2, 3);
 
+/* nf_command_usage() with what nf_wrong_choice() says. */
+int nf_command_wrong_choice (NfCommand *self, const char *option, const char *value, const char *choices);
+
 /* The same of ERROR. Returns NF_EXIT_INTERRUPTED if it is that the work was cancelled, or that nobody reads
  * what is said (NF_ERROR_CANCELLED, too), else NF_EXIT_FAILED. */
 int nf_command_fail (NfCommand *self, const GError *error);
@@ -124,7 +127,14 @@ void nf_command_tell_residual (const NfCommand *self);
  * is out of range. */
 gboolean nf_settle_number (gint64 *number);
 
-/* The error that OPTION is none of CHOICES, "a, b"; FALSE. */
+/* All names of each kind, "a, b". */
+const char *nf_world_choices (void);
+const char *nf_layout_choices (void); /* of pixels */
+const char *nf_method_choices (void);
+const char *nf_guess_choices (void);
+#define NF_DENOISE_CHOICES "auto, learned, score, none"
+
+/* The error that VALUE of OPTION, with its dashes, is not one of CHOICES, "a, b"; FALSE. */
 gboolean nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error);
 
 /* "WxH" to sides of 1 to NF_MAX_SIDE. */
@@ -145,7 +155,7 @@ gboolean nf_check_folder (const char *path, GError **error);
  * is fine. */
 gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 
-/* Refuses an output that is an input, not a plain file, or in no folder that is there. */
+/* Refuses an output that is an input, not a regular file, or in no folder that is there. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
 /* That, where the inputs are the model of SELF, the default one if it names none, and its text features. */
@@ -155,7 +165,7 @@ gboolean nf_command_check_output (const NfCommand *self, const char *path, GErro
  * in none that is there. */
 gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
 
-/* Whether two names are of one plain file, or would be of one that is not there yet. */
+/* Whether two names are of one regular file, or would be of one that is not there yet. */
 gboolean nf_same_file (const char *a, const char *b);
 
 /* Flushes TEMPORARY to the disk and gives it its name. */

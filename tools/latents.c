@@ -462,7 +462,7 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
       && (info->width != nf_config_columns (config) || info->height != nf_config_rows (config)))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "%s: latents of frames of %u×%u, but the model of videos takes %u×%u only", path,
+                   "%s: latents of frames of %ux%u, but the model of videos takes %ux%u only", path,
                    info->width, info->height, nf_config_columns (config), nf_config_rows (config));
       return FALSE;
     }
@@ -473,7 +473,7 @@ nf_latents_reader_check_model (NfLatentsReader *self, NfModel *model, GError **e
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    "%s: latents of (%u, %u, %u) in %s, but the model makes (%u, %u, %u) in %s of a frame of "
-                   "%u×%u",
+                   "%ux%u",
                    path, info->grid_height, info->grid_width, info->features,
                    nf_pixel_layout_name (info->layout), grid.grid_height, grid.grid_width, grid.features,
                    nf_pixel_layout_name (config->layout), info->width, info->height);

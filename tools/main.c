@@ -25,11 +25,11 @@ static const SubCommand commands[] = {
   { "calibrate", nf_cmd_calibrate, "suggest an anomaly threshold from normal footage" },
   { "sample", nf_cmd_sample, "draw pictures or video from the model" },
   { "denoise", nf_cmd_denoise, "one exact score step for noisy video or pictures" },
-  { "sheet", nf_cmd_sheet, "frames of a video beside their latents, decoded, noisy, denoised" },
+  { "sheet", nf_cmd_sheet, "frames of a video beside their latents, and decoded, noisy and denoised" },
   { "train", nf_cmd_train, "train a model on videos and pictures" },
   { "world", nf_cmd_world, "videos of small worlds whose truth is known, with their actions" },
-  { "convert", nf_cmd_convert, "check a model file and write it anew: type, configuration" },
-  { "hints", nf_cmd_hints, "measure what single pictures are decoded faster by" },
+  { "convert", nf_cmd_convert, "check a model file and rewrite it, with another type or configuration" },
+  { "hints", nf_cmd_hints, "measure hints that speed up decoding single pictures" },
   { "verify", nf_cmd_verify, "compare with what the official implementation computes" },
   { "bench", nf_cmd_bench, "this machine's limits, and how near the flow comes to them" },
 };
@@ -53,7 +53,7 @@ print_overview (FILE *file)
       file);
   for (gsize i = 0; i < G_N_ELEMENTS (commands); i++)
     fprintf (file, "  %-10s %s\n", commands[i].name, commands[i].summary);
-  fputs ("\nnormflow COMMAND --help explains a command; normflow --version says which version this is.\n"
+  fputs ("\nnormflow COMMAND --help explains a command; normflow --version prints the version.\n"
          "Models are files or names; without --model the bundled one is used.\n\nExamples:\n"
          "  A video through the flow and back, without losing a byte:\n"
          "    normflow encode clip.mp4 clip.safetensors && normflow decode clip.safetensors clip.mkv\n"

@@ -94,7 +94,7 @@ nf_media_filter_run (NfMediaFilter *self, const NfFrame *frame, GError **error)
 
   if (frame->width != self->width || frame->height != self->height)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: a frame of %u×%u in a filter for %u×%u",
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: a frame of %ux%u in a filter for %ux%u",
                    self->filters, frame->width, frame->height, self->width, self->height);
       return NULL;
     }

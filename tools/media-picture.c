@@ -91,7 +91,7 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   if (!width || !height || width > NF_MAX_SIDE || height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   "cannot scale a picture to %u×%u: sides go from 1 to %d", width, height, NF_MAX_SIDE);
+                   "cannot scale a picture to %ux%u: sides go from 1 to %d", width, height, NF_MAX_SIDE);
       return NULL;
     }
   sws = sws_getContext ((int)picture->frame.width, (int)picture->frame.height, format, (int)width,
@@ -108,7 +108,7 @@ nf_picture_scale (NfPicture *picture, guint width, guint height, GError **error)
   sws_freeContext (sws);
   if (!good)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "cannot scale a picture from %u×%u to %u×%u",
+      g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED, "cannot scale a picture from %ux%u to %ux%u",
                    picture->frame.width, picture->frame.height, width, height);
       return NULL;
     }

@@ -521,7 +521,7 @@ convert_samples (NfMediaReader *self, GError **error)
   if (frame->width < 1 || frame->height < 1 || frame->width > NF_MAX_SIDE || frame->height > NF_MAX_SIDE)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_UNSUPPORTED,
-                   "%s: frames of %d×%d are too large: sides may have up to %d pixels", self->path,
+                   "%s: frames of %dx%d are too large: sides may have up to %d pixels", self->path,
                    frame->width, frame->height, NF_MAX_SIDE);
       return NULL;
     }

@@ -245,7 +245,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   self->height = height;
   if (!width || !height || width > NF_MAX_SIDE || height > NF_MAX_SIDE || rate_n < 1 || rate_d < 1)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: cannot write frames of %u×%u at %d/%d a second",
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: cannot write frames of %ux%u at %d/%d a second",
                    path, width, height, rate_n, rate_d);
       return NULL;
     }
@@ -288,7 +288,7 @@ nf_media_writer_open (const char *path, NfPixelLayout layout, guint width, guint
   status = avcodec_open2 (self->codec, codec, NULL);
   if (status < 0)
     {
-      g_autofree char *what = g_strdup_printf ("encoder %s refuses %u×%u (odd sides? .mkv takes any size)",
+      g_autofree char *what = g_strdup_printf ("encoder %s refuses %ux%u (odd sides? .mkv takes any size)",
                                                codec->name, width, height);
 
       nf_libav_fail (error, NF_ERROR_UNSUPPORTED, status, path, what);
@@ -357,7 +357,7 @@ nf_media_writer_put (NfMediaWriter *self, const NfFrame *frame, GError **error)
 {
   if (frame->width != self->width || frame->height != self->height)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: a frame of %u×%u in a file of %u×%u", self->path,
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s: a frame of %ux%u in a file of %ux%u", self->path,
                    frame->width, frame->height, self->width, self->height);
       return FALSE;
     }

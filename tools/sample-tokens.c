@@ -63,8 +63,7 @@ read_given (Tokens *self, GError **error)
     {
       g_set_error (
           error, NF_ERROR, NF_ERROR_DATA,
-          "--given %s: needs a tensor \"given\" of floats (frames, %u, %u, %u), or of as many such as "
-          "videos are drawn",
+          "--given %s: needs a tensor \"given\" of floats (frames, %u, %u, %u), or one such for each video",
           sample->given, config->channels, rows, columns);
       return FALSE;
     }

@@ -155,7 +155,7 @@ nf_train_make_config (NfConfig *config, const NfTrainShape *shape, GError **erro
   if (shape->layout)
     {
       if (!nf_pixel_layout_from_name (shape->layout, &config->layout))
-        return nf_wrong_choice ("--layout", shape->layout, "yuv420, rgb, gray", error);
+        return nf_wrong_choice ("--layout", shape->layout, nf_layout_choices (), error);
       config->channels = config->layout == NF_PIXELS_GRAY ? 1 : 3;
     }
   if (shape->basis)

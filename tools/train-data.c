@@ -175,7 +175,7 @@ open_reels (NfTrainData *data, GError **error)
   if (run->world && *run->world)
     {
       if (!nf_world_pattern_from_name (run->world, &pattern))
-        return nf_wrong_choice ("--world", run->world, "bounce, pong, gridworld", error);
+        return nf_wrong_choice ("--world", run->world, nf_world_choices (), error);
       if (run->actions && !config->action_dim)
         config->action_dim = nf_world_pattern_actions (pattern);
       if (config->action_dim && config->action_dim < nf_world_pattern_actions (pattern))

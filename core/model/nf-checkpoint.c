@@ -528,7 +528,7 @@ add_file (Config *c, const char *path, GError **error)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
                    S_ISREG (status.st_mode) ? "%s: it is no configuration, which is a small JSON or YAML file"
-                                            : "%s: it is no regular file, as a configuration is",
+                                            : "%s: it is not a regular file, as a configuration is",
                    path);
       return FALSE;
     }

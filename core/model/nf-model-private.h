@@ -55,7 +55,7 @@ NfBuffer *nf_model_get_theta (NfModel *self);
 /* Another number after whatever changed what the model says. */
 guint64 nf_model_get_generation (NfModel *self);
 
-/* FALSE with NF_ERROR_DATA: WHAT was computed of it are no finite numbers. */
+/* FALSE with NF_ERROR_DATA: WHAT was computed of it are not finite. */
 gboolean nf_model_refuse_computed (NfModel *self, const char *what, GError **error);
 
 /* Operations for a user of this model. */

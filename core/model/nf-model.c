@@ -564,7 +564,7 @@ nf_model_find (const char *name, GError **error)
     }
   if (g_file_test (name, G_FILE_TEST_EXISTS))
     g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
-                 "%s is no plain file, and there is no model of that name in %s", name, all);
+                 "%s is not a regular file, and there is no model of that name in %s", name, all);
   else
     g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
                  ends ? "there is no model file %s, nor one of that name in %s"
@@ -766,11 +766,10 @@ gboolean
 nf_model_refuse_computed (NfModel *self, const char *what, GError **error)
 {
   const char *path = nf_model_get_path (self);
-  g_set_error (
-      error, NF_ERROR, NF_ERROR_DATA,
-      "%s are no finite numbers: the weights of %s are damaged, or what it was given is far from all "
-      "that it has learned",
-      what, path ? path : "the model");
+  g_set_error (error, NF_ERROR, NF_ERROR_DATA,
+               "%s are not finite: the weights of %s are damaged, or what it was given is far from all "
+               "that it has learned",
+               what, path ? path : "the model");
   return FALSE;
 }
 

@@ -279,7 +279,7 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   const gboolean same = rows == nf_config_rows (config) && columns == nf_config_columns (config);
   if (rows == 0 || columns == 0) /* which a configuration takes for img_size */
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "samples of %ux%u pixels are none", columns, rows);
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "samples of %ux%u pixels are empty", columns, rows);
       return FALSE;
     }
   if (nf_flow_is_of_one_size (flow) && (!same || frames != config->frames))
@@ -294,7 +294,7 @@ nf_flow_set_size (NfFlow *flow, guint rows, guint columns, guint frames, GError 
   if ((frames > 0) != (config->frames > 0))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   config->frames ? "this is a model of videos, a sample of 0 frames is none"
+                   config->frames ? "this is a model of videos, a sample of 0 frames is empty"
                                   : "this is a model of images, videos are not possible");
       return FALSE;
     }

@@ -199,7 +199,7 @@ nf_session_roll (NfSession *self, const float *x, guint B, guint given, guint fr
   if (frames < 1 || context < 1 || context >= window || given >= MIN (window, frames))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                   frames < 1 ? "videos of %u frames are none"
+                   frames < 1 ? "videos of %u frames are empty"
                    : given >= MIN (window, frames)
                        ? "videos of %u frames in windows of %u: %u are given, it must be fewer than either"
                        : "videos of %u frames in windows of %u, of which %u are the last ones of the window "

@@ -392,7 +392,7 @@ nf_decode_options_set_blocks (NfDecodeOptions *options, const char *text, GError
     if (!parse_block (texts[t], &blocks[t]))
       {
         g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                     "blocks \"%s\": \"%s\" of block %u is none of WINDOW, WINDOW:GUESS, "
+                     "blocks \"%s\": \"%s\" of block %u is not WINDOW, WINDOW:GUESS or "
                      "WINDOW:GUESS:TOLERANCE, with a window of 0 to %d tokens, a guess of latent, zeros or "
                      "frame, and a tolerance of 0 to 1",
                      text, texts[t], t, MOST_WINDOW);
@@ -459,7 +459,7 @@ nf_decode_options_check (const NfDecodeOptions *options, const NfConfig *config,
   for (guint i = 0; i < G_N_ELEMENTS (choices); i++)
     if (choices[i].value > choices[i].most)
       {
-        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %u is none: there are 0 to %u", choices[i].name,
+        g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "%s %u is out of range: 0 to %u", choices[i].name,
                      choices[i].value, choices[i].most);
         return FALSE;
       }

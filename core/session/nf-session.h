@@ -623,7 +623,7 @@ float *nf_text_read (NfTensorFile *file, const char *name, const NfConfig *confi
 /**
  * nf_session_load_text:
  * @path: safetensors, or a PyTorch checkpoint, with the tensor "text" (or "input.text", or whatever its only
- * other tensor is called), and maybe "null_text", of as many samples or of one for all
+ * other tensor is called), and optionally "null_text", of as many samples or of one for all
  *
  * nf_session_set_text() with what the file holds.
  *

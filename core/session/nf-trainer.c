@@ -304,7 +304,7 @@ check_batch (NfTrainer *self, const NfTrainBatch *batch, GError **error)
   const guint classes = nf_config_classes (config);
   if (batch->B < 1)
     {
-      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a batch of 0 samples is none");
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "a batch of 0 samples is empty");
       return FALSE;
     }
   for (guint i = 0; batch->labels && !batch->text && i < batch->B; i++)
