@@ -1,6 +1,7 @@
 /* normflow: what tests of the core share. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -162,4 +163,32 @@ nf_test_close_float (const char *what, const float *a, const double *b, gsize n,
 {
   g_autofree double *exact = nf_test_to_double (a, n);
   nf_test_close (what, exact, b, n, tolerance);
+}
+
+/* log |det A|, A (n, n), by elimination with pivots; A is overwritten. */
+static inline double
+nf_test_log_determinant (double *A, gsize n)
+{
+  double sum = 0;
+  for (gsize k = 0; k < n; k++)
+    {
+      gsize pivot = k;
+      for (gsize i = k + 1; i < n; i++)
+        if (fabs (A[i * n + k]) > fabs (A[pivot * n + k]))
+          pivot = i;
+      for (gsize j = 0; j < n; j++)
+        {
+          const double swap = A[k * n + j];
+          A[k * n + j] = A[pivot * n + j];
+          A[pivot * n + j] = swap;
+        }
+      sum += log (fabs (A[k * n + k]));
+      for (gsize i = k + 1; i < n; i++)
+        {
+          const double factor = A[i * n + k] / A[k * n + k];
+          for (gsize j = k; j < n; j++)
+            A[i * n + j] -= factor * A[k * n + j];
+        }
+    }
+  return sum;
 }

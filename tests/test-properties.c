@@ -341,31 +341,6 @@ test_causality (void **state)
       check_causality (i, block, *state);
 }
 
-/* log |det A|, A (n, n), by elimination with pivots; A is overwritten. */
-static double
-log_determinant (double *A, gsize n)
-{
-  double sum = 0;
-  for (gsize k = 0; k < n; k++)
-    {
-      gsize pivot = k;
-      for (gsize i = k + 1; i < n; i++)
-        if (fabs (A[i * n + k]) > fabs (A[pivot * n + k]))
-          pivot = i;
-      for (gsize j = 0; j < n; j++)
-        {
-          const double swap = A[k * n + j];
-          A[k * n + j] = A[pivot * n + j];
-          A[pivot * n + j] = swap;
-        }
-      sum += log (fabs (A[k * n + k]));
-      for (gsize i = k + 1; i < n; i++)
-        for (gsize j = n; j-- > k;)
-          A[i * n + j] -= A[i * n + k] / A[k * n + k] * A[k * n + j];
-    }
-  return sum;
-}
-
 /* The kernels' own log-determinant beside that of their own Jacobian, by finite differences; all 2n of them
  * are one batch. */
 static void
@@ -402,7 +377,7 @@ test_log_determinant (void **state)
   encode (&c, middle, 1, NULL, z, log_det);
   for (gsize i = 0; i < c.N; i++)
     sum += (double)log_det[i];
-  const double wanted = log_determinant (J, n);
+  const double wanted = nf_test_log_determinant (J, n);
   assert_true (fabs (sum) > 0.5);
   if (fabs (sum - wanted) > 2e-3 * (1 + fabs (wanted)))
     fail_msg ("log-determinant %g, that of the Jacobian %g", sum, wanted);

@@ -149,34 +149,6 @@ test_denoise (void **state)
   nf_test_close ("score", score, wanted, n, 1e-7);
 }
 
-/* log |det A|, A (n, n), by elimination with pivots; A is overwritten. */
-static double
-log_determinant (double *A, gsize n)
-{
-  double sum = 0;
-  for (gsize k = 0; k < n; k++)
-    {
-      gsize pivot = k;
-      for (gsize i = k + 1; i < n; i++)
-        if (fabs (A[i * n + k]) > fabs (A[pivot * n + k]))
-          pivot = i;
-      for (gsize j = 0; j < n; j++)
-        {
-          const double swap = A[k * n + j];
-          A[k * n + j] = A[pivot * n + j];
-          A[pivot * n + j] = swap;
-        }
-      sum += log (fabs (A[k * n + k]));
-      for (gsize i = k + 1; i < n; i++)
-        {
-          const double factor = A[i * n + k] / A[k * n + k];
-          for (gsize j = k; j < n; j++)
-            A[i * n + j] -= factor * A[k * n + j];
-        }
-    }
-  return sum;
-}
-
 static void
 test_log_determinant (void **state)
 {
@@ -202,7 +174,7 @@ test_log_determinant (void **state)
       nf_reference_encode (reference, x, 1, labels_of (reference), above, NULL, log_det);
       for (gsize j = 0; j < reference->N; j++)
         sum += log_det[j];
-      const double wanted = log_determinant (J, n);
+      const double wanted = nf_test_log_determinant (J, n);
       if (fabs (sum - wanted) > 1e-7 * (1 + fabs (wanted)))
         fail_msg ("log-determinant %.9g, that of the Jacobian %.9g", sum, wanted);
     }

@@ -113,12 +113,6 @@ nf_output_put (NfOutput *self, const NfFrame *frame, GError **error)
   return result (self, done, local, error);
 }
 
-guint64
-nf_output_get_frames (NfOutput *self)
-{
-  return self->n_frames;
-}
-
 static gboolean
 publish (NfOutput *self, GError **error)
 {

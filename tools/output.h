@@ -15,7 +15,6 @@ NfOutput *nf_output_open (NfCommand *command, const char *path, const char *inpu
                           guint width, guint height, int rate_n, int rate_d, const char *look,
                           GError **error);
 gboolean nf_output_put (NfOutput *self, const NfFrame *frame, GError **error);
-guint64 nf_output_get_frames (NfOutput *self);
 gboolean nf_output_close (NfOutput *self, GError **error);
 
 /* After a failure or interruption, also of nf_output_close(): the frames that were written are kept, in

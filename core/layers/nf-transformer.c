@@ -335,16 +335,6 @@ nf_transformer_forward (NfOps *ops, const NfTransformer *transformer, const NfSe
 
 /* Backward */
 
-gsize
-nf_tape_scratch_floats (const NfTransformerShape *shape, guint S)
-{
-  const gsize dh = shape->head_dim;
-  return S
-         * (4 * (gsize)shape->d + row_floats (shape) + shape->H * dh
-            + (shape->gated ? 2 : 1) * (gsize)shape->hidden
-            + (shape->qk_norm ? (shape->H + shape->Hkv) * dh : 0) + 2 * shape->Hkv * padded_head (shape));
-}
-
 NfTapeScratch *
 nf_tape_scratch_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B)
 {

@@ -106,7 +106,6 @@ typedef struct
 NfTapeScratch *nf_tape_scratch_new (NfOps *ops, const NfTransformerShape *shape, guint S, guint B);
 void nf_tape_scratch_free (NfTapeScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfTapeScratch, nf_tape_scratch_free)
-gsize nf_tape_scratch_floats (const NfTransformerShape *shape, guint S);
 
 /* scratch->dh in place, given the kept tape. Gradients of parameters are added to GRADIENTS at the places
  * that the parameters have in theirs, unless it is NULL. */

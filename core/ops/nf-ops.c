@@ -1321,8 +1321,9 @@ nf_ops_heads_backward (NfOps *ops, const NfHeads *h, NfView dqkv, NfBuffer *scra
 
 /* Attention */
 
-guint
-nf_ops_key_blocks (NfOps *ops, guint N)
+/* Blocks of keys for N tokens: an even number, so that a block of a whole panel is always there. */
+static guint
+count_key_blocks (NfOps *ops, guint N)
 {
   return 2 * divide_up (N, ops->panel);
 }
@@ -1338,7 +1339,7 @@ padded_features (NfOps *ops)
 static gsize
 blocks_size (NfOps *ops, guint B, guint H, guint N)
 {
-  const gsize blocks = (gsize)B * H * nf_ops_key_blocks (ops, N) / (ops->half_keys ? 2 : 1);
+  const gsize blocks = (gsize)B * H * count_key_blocks (ops, N) / (ops->half_keys ? 2 : 1);
   return blocks * padded_features (ops) * ops->vector_width;
 }
 
@@ -1354,7 +1355,7 @@ value_size (NfOps *ops)
 gsize
 nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N)
 {
-  const gsize tokens = (gsize)nf_ops_key_blocks (ops, N) * ops->vector_width;
+  const gsize tokens = (gsize)count_key_blocks (ops, N) * ops->vector_width;
   return blocks_size (ops, B, H, N) + B * H * tokens * value_size (ops);
 }
 
@@ -1376,7 +1377,7 @@ append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0
       blocks = count ? (n0 + count - 1) / rows - n0 / rows + 1 : 0;
   const size_t global[3] = { ops->gpu ? count : blocks, H, B }, local[3] = { 1, 1, 1 };
   LAUNCH (ops, KERNEL_APPEND, global, local, VIEW (src), INT (row), LONG (batch), VIEW (nf_view (keys, 0)),
-          INT (n0), INT (count), INT (nf_ops_key_blocks (ops, capacity)), INT (H), INT (flags));
+          INT (n0), INT (count), INT (count_key_blocks (ops, capacity)), INT (H), INT (flags));
 }
 
 void
@@ -1429,7 +1430,7 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
 
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
-          VIEW (nf_view (a->keys, 0)), INT (nf_ops_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
+          VIEW (nf_view (a->keys, 0)), INT (count_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
           LONG (out_batch), INT ((a->left ? LEAVES_LEFT : 0) | (a->q_left ? READS_LEFT : 0)),
           BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
           FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
@@ -1467,7 +1468,7 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
       append (ops, values, row, (gsize)a->N * row, a->values, 0, a->N, a->N, a->B, Hkv, 0);
     }
   LAUNCH (ops, KERNEL_ATTENTION_BACKWARD, global, group, VIEW (a->qkv), BUFFER (a->keys), BUFFER (a->values),
-          INT (nf_ops_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),
+          INT (count_key_blocks (ops, a->N)), VIEW (a->out), VIEW (a->dout), BUFFER (a->stats),
           VIEW (a->dqkv), INT (a->N), INT (a->H), INT (Hkv), VALUE (mask), FLOAT (a->scale));
 }
 

@@ -205,7 +205,6 @@ gsize nf_ops_keys_size (NfOps *ops, guint B, guint H, guint N);
 
 /* Bytes that attention reads of a key and its value, of one head. */
 gsize nf_ops_key_bytes (NfOps *ops);
-guint nf_ops_key_blocks (NfOps *ops, guint N);
 
 /* Puts tokens n0 .. n0+count-1 of each of B samples into KEYS, H heads of keys and, right after them in a
  * row, H heads of values; src rows are row apart, samples batch apart, in words if LEFT: src is then in left

@@ -906,7 +906,7 @@ nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B)
 {
   const double sigma = nf_model_get_config (flow->model)->noise_std;
   if (how == NF_DENOISE_LEARNED)
-    nf_flow_denoiser (flow, B);
+    nf_flow_run_denoiser (flow, B);
   else
     nf_flow_backward (flow, B, 1.0f, NULL, NULL);
   nf_ops_denoise (flow->ops, nf_view (flow->input, 0), nf_view (flow->output, 0), nf_view (flow->output, 0),
@@ -917,7 +917,7 @@ nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B)
 /* The learned denoiser */
 
 void
-nf_flow_denoiser (NfFlow *flow, guint B)
+nf_flow_run_denoiser (NfFlow *flow, guint B)
 {
   const NfFlowBlock *denoiser = nf_model_get_denoiser (flow->model);
   const NfBlockSequence *sequence = &flow->sequences[flow->T];

@@ -168,8 +168,9 @@ NfDenoise nf_flow_choose_denoise (NfFlow *flow, NfDenoise denoise);
 void nf_flow_denoise (NfFlow *flow, NfDenoise how, guint B);
 
 /* Output (B, N, D): what the learned denoiser says of the input. */
-void nf_flow_denoiser (NfFlow *flow, guint B);
+void nf_flow_run_denoiser (NfFlow *flow, guint B);
 
-/* Given dL/doutput in the output after nf_flow_denoiser() of the same input: adds its parameters' gradients.
+/* Given dL/doutput in the output after nf_flow_run_denoiser() of the same input: adds its parameters'
+ * gradients.
  */
 void nf_flow_denoiser_backward (NfFlow *flow, guint B, NfBuffer *gradients);

@@ -61,7 +61,7 @@ run_denoiser (NfSession *self, const float *x, guint first, guint count)
   nf_ops_write (nf_flow_get_ops (self->flow), nf_view (nf_flow_get_input (self->flow), 0), x + first * n,
                 count * n * sizeof *x);
   nf_session_condition (self, NULL, first, count, 1);
-  nf_flow_denoiser (self->flow, count);
+  nf_flow_run_denoiser (self->flow, count);
 }
 
 gboolean

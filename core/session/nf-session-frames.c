@@ -4,8 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#define HALF_LOG_2PI 0.91893853320467274178
-
 static gboolean
 refuse_memory (const NfGrid *grid, GError **error)
 {
@@ -102,11 +100,11 @@ nf_stats_count_frame (NfSessionStats *stats, double upload, double kernels, doub
   stats->last_frame_seconds = upload + kernels + download;
 }
 
-/* The constant of the 8-bit scale, nats per sample: a bin is 1/128 wide on the scale of [-1, 1]. */
+/* Nats per sample. */
 static double
 sample_constant (const NfConfig *config)
 {
-  return config->noise == NF_NOISE_UNIFORM ? -7 * G_LN2 : 0;
+  return config->noise == NF_NOISE_UNIFORM ? -NF_SAMPLE_BITS * G_LN2 : 0;
 }
 
 void
@@ -126,7 +124,7 @@ nf_score_fill (NfModel *model, const float *half_square, const float *log_det, c
     }
   score->rounded = nf_device_rounds_factors (nf_model_get_device (model));
   score->limited = config->max_log_scale > 0;
-  score->log_prior = -squares - n * HALF_LOG_2PI;
+  score->log_prior = -squares - n * NF_HALF_LOG_2PI;
   score->log_det = determinants;
   score->log_likelihood = score->log_prior + score->log_det + n * sample_constant (config);
   score->num_dims = num_dims;
@@ -157,7 +155,7 @@ nf_doubt_describe (NfDoubt doubt)
 float
 nf_score_token (const NfConfig *config, float half_square, float log_det)
 {
-  const double nats = ((double)half_square - (double)log_det) / nf_config_features (config) + HALF_LOG_2PI
+  const double nats = ((double)half_square - (double)log_det) / nf_config_features (config) + NF_HALF_LOG_2PI
                       - sample_constant (config);
   return (float)(nats / G_LN2);
 }

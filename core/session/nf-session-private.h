@@ -5,6 +5,9 @@
 #include "nf-staging.h"
 #include "nf-trainer.h"
 
+#define NF_HALF_LOG_2PI 0.91893853320467274178 /* nats of a standard normal value beside half its square */
+#define NF_SAMPLE_BITS 7 /* of the 8-bit scale: a bin is 1/128 wide on the scale of [-1, 1] */
+
 /* The frame that the staged samples show, if it was decoded. */
 typedef struct
 {

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define NOISE_SEED 0x65736961u /* of the noise that frames get; its stream is the frame's number */
-#define HALF_LOG_2PI 0.91893853320467274178
 #define MAX_BATCH 4096u
 
 G_DEFINE_FINAL_TYPE (NfStream, nf_stream, G_TYPE_OBJECT)
@@ -565,7 +564,8 @@ draw_noise (NfStream *self, guint64 index)
       double squares = 0;
       for (gsize j = (gsize)i * self->D; j < (gsize)(i + 1) * self->D; j++)
         squares += (double)self->noises[j] * (double)self->noises[j];
-      self->noise_nats[i] = (float)(squares / (2 * sigma * sigma) + self->D * (log (sigma) + HALF_LOG_2PI));
+      self->noise_nats[i]
+          = (float)(squares / (2 * sigma * sigma) + self->D * (log (sigma) + NF_HALF_LOG_2PI));
     }
   nf_ops_write (self->ops, nf_view (self->noise, 0), self->noises, n * sizeof *self->noises);
 }

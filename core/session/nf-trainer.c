@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#define HALF_LOG_2PI 0.91893853320467274178
 #define EXPLOSION 20.0                    /* times the mean gradient norm: the step is skipped */
 #define NORM_MEMORY 0.98                  /* of the running mean of gradient norms */
 #define NORM_SETTLED 20                   /* steps before that mean is trusted */
@@ -64,7 +63,7 @@ nf_train_options_init (NfTrainOptions *options)
 double
 nf_loss_to_bits_per_dim (double loss)
 {
-  return (loss + HALF_LOG_2PI) / G_LN2 + 7;
+  return (loss + NF_HALF_LOG_2PI) / G_LN2 + NF_SAMPLE_BITS;
 }
 
 static void
@@ -461,7 +460,7 @@ learn_denoiser (NfTrainer *self, guint count, double dimensions, double *squares
   const NfView residual = nf_view (self->residual, 0);
 
   nf_ops_copy (ops, nf_view (nf_flow_get_output (self->flow), 0), residual, n);
-  nf_flow_denoiser (self->flow, count);
+  nf_flow_run_denoiser (self->flow, count);
   const NfView output = nf_view (nf_flow_get_output (self->flow), 0);
   nf_ops_denoise (ops, output, residual, residual,
                   (float)(sigma * sigma / NF_FLOW_DENOISER_CONSTANT * dimensions), n);
