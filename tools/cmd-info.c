@@ -21,17 +21,6 @@ typedef struct
   gboolean tensors;
 } Info;
 
-static char *
-shape_text (const NfTensor *tensor)
-{
-  g_autoptr (GString) text = g_string_new ("(");
-
-  for (guint i = 0; i < tensor->n_dims; i++)
-    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", tensor->dims[i]);
-  g_string_append_c (text, ')');
-  return g_string_free (g_steal_pointer (&text), FALSE);
-}
-
 /* Trainable values: everything but the prior's variance, causal masks and rotations. */
 static guint64
 count_parameters (NfTensorFile *file)
@@ -150,7 +139,7 @@ print_tensors (NfTensorFile *file)
   for (guint i = 0; i < nf_tensor_file_count (file); i++)
     {
       const NfTensor *tensor = nf_tensor_file_get (file, i);
-      g_autofree char *shape = shape_text (tensor);
+      g_autofree char *shape = nf_shape_to_text (tensor->n_dims, tensor->dims);
 
       printf ("  %-4s %-20s ", nf_dtype_name (tensor->dtype), shape);
       print_value (tensor->name);

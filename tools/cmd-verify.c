@@ -87,14 +87,10 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Verify, verify_clear)
 /* Tensors of the file */
 
 static char *
-shape_text (const NfTensor *tensor)
+describe (const NfTensor *tensor)
 {
-  g_autoptr (GString) text = g_string_new (nf_dtype_name (tensor->dtype));
-  g_string_append (text, " (");
-  for (guint i = 0; i < tensor->n_dims; i++)
-    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", tensor->dims[i]);
-  g_string_append_c (text, ')');
-  return g_string_free (g_steal_pointer (&text), FALSE);
+  g_autofree char *shape = nf_shape_to_text (tensor->n_dims, tensor->dims);
+  return g_strdup_printf ("%s %s", nf_dtype_name (tensor->dtype), shape);
 }
 
 static gboolean
@@ -142,7 +138,7 @@ read_samples (const Verify *self, const NfTensor *tensor, guint *count, GError *
   const gboolean images = is_images (self, tensor, B);
   if (!is_float (tensor) || B < 1 || B > MAX_BATCH || (!images && !is_tokens (self, tensor, B)))
     {
-      g_autofree char *is = shape_text (tensor);
+      g_autofree char *is = describe (tensor);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                    "%s: %s is %s; this model needs F32 or F64 (B, %" G_GSIZE_FORMAT ", %" G_GSIZE_FORMAT
                    ")%s",
@@ -180,7 +176,7 @@ read_labels (Verify *self, GError **error)
   if ((tensor->dtype != NF_DTYPE_I64 && tensor->dtype != NF_DTYPE_I32) || tensor->n_dims != 1
       || tensor->n_elements < 1 || tensor->n_elements > MAX_BATCH)
     {
-      g_autofree char *is = shape_text (tensor);
+      g_autofree char *is = describe (tensor);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: input.y is %s; classes are I64 (B)", path, is);
       return FALSE;
     }
@@ -239,7 +235,7 @@ read_size (Verify *self, const NfTensor *like, GError **error)
   if (size[0] < 1 || size[0] > 4096 || size[1] < 1 || size[1] > 4096 || like->dims[1] < 1
       || like->dims[1] > 65536)
     {
-      g_autofree char *is = shape_text (like);
+      g_autofree char *is = describe (like);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s, which is no size of samples",
                    nf_tensor_file_get_path (self->file), like->name, is);
       return FALSE;
@@ -631,7 +627,7 @@ relative_error (const double *a, const double *b, gsize n)
 static gboolean
 refuse_shape (const Verify *self, const NfTensor *tensor, const char *wanted, GError **error)
 {
-  g_autofree char *is = shape_text (tensor);
+  g_autofree char *is = describe (tensor);
   g_set_error (error, NF_ERROR, NF_ERROR_DATA, "%s: %s is %s, not F32 or F64 %s",
                nf_tensor_file_get_path (self->file), tensor->name, is, wanted);
   return FALSE;

@@ -307,15 +307,6 @@ nf_weights_free (NfWeights *self)
   g_free (self);
 }
 
-static char *
-shape_text (guint n_dims, const guint64 *dims)
-{
-  g_autoptr (GString) text = g_string_new ("(");
-  for (guint i = 0; i < n_dims; i++)
-    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", dims[i]);
-  return g_strdup_printf ("%s)", text->str);
-}
-
 /* The tensor NAME if it has the right shape and type. */
 static const NfTensor *
 find_tensor (NfTensorFile *file, const char *name, guint n_dims, const guint64 *dims, GError **error)
@@ -330,7 +321,8 @@ find_tensor (NfTensorFile *file, const char *name, guint n_dims, const guint64 *
     }
   if (tensor->n_dims != n_dims || memcmp (tensor->dims, dims, n_dims * sizeof *dims) != 0)
     {
-      g_autofree char *is = shape_text (tensor->n_dims, tensor->dims), *wanted = shape_text (n_dims, dims);
+      g_autofree char *is = nf_shape_to_text (tensor->n_dims, tensor->dims),
+                      *wanted = nf_shape_to_text (n_dims, dims);
       g_set_error (error, NF_ERROR, NF_ERROR_CONFIG, "%s: tensor %s is %s, its configuration needs %s", path,
                    name, is, wanted);
       return NULL;

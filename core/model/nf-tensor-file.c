@@ -60,6 +60,17 @@ nf_dtype_name (NfDtype dtype)
   return dtypes[dtype].name;
 }
 
+char *
+nf_shape_to_text (guint n_dims, const guint64 *dims)
+{
+  g_return_val_if_fail (n_dims == 0 || dims, NULL);
+  GString *text = g_string_new ("(");
+  for (guint i = 0; i < n_dims; i++)
+    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : "", dims[i]);
+  g_string_append_c (text, ')');
+  return g_string_free (text, FALSE);
+}
+
 static void
 tensor_clear (gpointer data)
 {

@@ -30,6 +30,9 @@ gsize nf_dtype_size (NfDtype dtype);
 /** nf_dtype_name: Returns: (transfer none): safetensors' name, e.g. "F32". */
 const char *nf_dtype_name (NfDtype dtype);
 
+/** nf_shape_to_text: Returns: (transfer full): sizes @dims, outermost first, for people, e.g. "(3, 4)". */
+char *nf_shape_to_text (guint n_dims, const guint64 *dims);
+
 /**
  * NfTensor:
  * @name: name in the file

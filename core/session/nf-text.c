@@ -20,16 +20,6 @@ find_name (NfTensorFile *file, const char *const *among)
   return NULL;
 }
 
-static char *
-describe (const NfTensor *tensor)
-{
-  g_autoptr (GString) text = g_string_new (nf_dtype_name (tensor->dtype));
-  for (guint i = 0; i < tensor->n_dims; i++)
-    g_string_append_printf (text, "%s%" G_GUINT64_FORMAT, i ? ", " : " (", tensor->dims[i]);
-  g_string_append (text, tensor->n_dims ? ")" : " ()");
-  return g_string_free (g_steal_pointer (&text), FALSE);
-}
-
 static gboolean
 is_real (NfDtype dtype)
 {
@@ -57,10 +47,10 @@ nf_text_read (NfTensorFile *file, const char *name, const NfConfig *config, guin
   if (!is_real (tensor->dtype) || tensor->n_dims != 3 || tensor->dims[0] < 1 || tensor->dims[0] > MAX_SAMPLES
       || tensor->dims[1] != config->txt_size || tensor->dims[2] != config->txt_dim)
     {
-      g_autofree char *is = describe (tensor);
+      g_autofree char *is = nf_shape_to_text (tensor->n_dims, tensor->dims);
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
-                   "%s: %s is %s; this model needs real numbers (B, %u, %u): samples, tokens, features", path,
-                   shown, is, config->txt_size, config->txt_dim);
+                   "%s: %s is %s %s; this model needs real numbers (B, %u, %u): samples, tokens, features",
+                   path, shown, nf_dtype_name (tensor->dtype), is, config->txt_size, config->txt_dim);
       return NULL;
     }
   g_autofree float *text = g_try_new (float, tensor->n_elements);
