@@ -745,7 +745,12 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
       g_mutex_unlock (&engine->lock);
       g_autoptr (NfDevice) device = nf_device_open (spec, &error);
       if (!device)
-        return gst_flow_post_error (engine->element, error);
+        {
+          g_mutex_lock (&engine->lock);
+          engine->stated = NULL; /* the model is still in the one before */
+          g_mutex_unlock (&engine->lock);
+          return gst_flow_post_error (engine->element, error);
+        }
       wanted = nf_device_get_precision (device);
       wanted_form = nf_device_get_form (device);
     }
