@@ -491,10 +491,10 @@ check_text (GstFlowDecode *self, const GstFlowLatentInfo *info)
                        (NULL));
 }
 
+/* Where it fails some of what frames go by is that of STATE already. */
 static gboolean
-gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
+set_up (GstFlowDecode *self, GstVideoCodecState *state)
 {
-  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
   NfSession *session;
@@ -509,7 +509,6 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   g_autofree char *model = gst_flow_engine_describe (&self->engine);
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
     return refuse_latents (self, state->caps, error);
-  self->foreign = FALSE;
   if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK
       || gst_flow_engine_wait (&self->engine, &session) != GST_FLOW_OK)
     return FALSE;
@@ -541,11 +540,30 @@ gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
   self->together = choose_at_once (self, session, &settings, at_once);
   tell_latency (self);
   if (negotiate (self, known))
-    return TRUE;
+    {
+      self->foreign = FALSE;
+      return TRUE;
+    }
   /* nothing of the model was shown yet */
   if (first)
     g_clear_pointer (&self->output, gst_video_codec_state_unref);
   return FALSE;
+}
+
+static gboolean
+gst_flow_decode_set_format (GstVideoDecoder *decoder, GstVideoCodecState *state)
+{
+  GstFlowDecode *self = GST_FLOW_DECODE (decoder);
+  return gst_flow_engine_note_format (&self->engine, state, set_up (self, state));
+}
+
+static gboolean
+set_format_again (gpointer element, GstVideoCodecState *format)
+{
+  GST_VIDEO_DECODER_STREAM_LOCK (element);
+  const gboolean done = gst_flow_decode_set_format (element, format);
+  GST_VIDEO_DECODER_STREAM_UNLOCK (element);
+  return done;
 }
 
 /* Downstream may want another format than it did: before frames get their buffers. The pictures that a stream
@@ -1472,7 +1490,7 @@ static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
-  gst_flow_engine_watch_events (&self->engine, GST_VIDEO_DECODER_SINK_PAD (self));
+  gst_flow_engine_watch_events (&self->engine, GST_VIDEO_DECODER_SINK_PAD (self), set_format_again);
   self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->held = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->at_once = self->together = 1;

@@ -304,6 +304,6 @@ static void
 gst_flow_denoise_init (GstFlowDenoise *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DENOISE);
-  gst_flow_engine_watch_events (&self->engine, GST_BASE_TRANSFORM_SINK_PAD (self));
+  gst_flow_engine_watch_events (&self->engine, GST_BASE_TRANSFORM_SINK_PAD (self), NULL);
   gst_flow_engine_watch_gaps (&self->engine, GST_BASE_TRANSFORM_SINK_PAD (self));
 }

@@ -223,10 +223,10 @@ set_output (GstFlowEncode *self, const GstFlowLatentInfo *info)
       gst_video_encoder_set_output_state (GST_VIDEO_ENCODER (self), caps, self->input));
 }
 
+/* Where it fails some of what frames go by is that of STATE already. */
 static gboolean
-gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
+set_up (GstFlowEncode *self, GstVideoCodecState *state)
 {
-  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
   g_autoptr (GError) error = NULL;
   const GstVideoInfo *video = &state->info;
   const char *site = gst_structure_get_string (gst_caps_get_structure (state->caps, 0), "chroma-site");
@@ -272,7 +272,23 @@ gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
   g_clear_pointer (&self->config, nf_config_free);
   self->config = g_steal_pointer (&config);
   set_output (self, &info);
-  return gst_video_encoder_negotiate (encoder);
+  return gst_video_encoder_negotiate (GST_VIDEO_ENCODER (self));
+}
+
+static gboolean
+gst_flow_encode_set_format (GstVideoEncoder *encoder, GstVideoCodecState *state)
+{
+  GstFlowEncode *self = GST_FLOW_ENCODE (encoder);
+  return gst_flow_engine_note_format (&self->engine, state, set_up (self, state));
+}
+
+static gboolean
+set_format_again (gpointer element, GstVideoCodecState *format)
+{
+  GST_VIDEO_ENCODER_STREAM_LOCK (element);
+  const gboolean done = gst_flow_encode_set_format (element, format);
+  GST_VIDEO_ENCODER_STREAM_UNLOCK (element);
+  return done;
 }
 
 /* Downstream may want another form than it did, from the next frame on: the base class asks in the middle of
@@ -829,7 +845,7 @@ static void
 gst_flow_encode_init (GstFlowEncode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_ENCODE);
-  gst_flow_engine_watch_events (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self));
+  gst_flow_engine_watch_events (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self), set_format_again);
   gst_flow_engine_watch_gaps (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self));
   self->scorer = gst_flow_scorer_new ();
   self->context = -1;

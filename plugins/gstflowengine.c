@@ -575,7 +575,11 @@ gst_flow_engine_change_state (GstFlowEngine *engine, GstElementClass *parent_cla
 
   GstStateChangeReturn result = parent_class->change_state (engine->element, transition);
   if (transition == GST_STATE_CHANGE_PAUSED_TO_READY)
-    gst_flow_engine_accept_caps (engine);
+    {
+      gst_flow_engine_accept_caps (engine);
+      g_clear_pointer (&engine->format, gst_video_codec_state_unref);
+      engine->unsettled = FALSE;
+    }
   if (transition == GST_STATE_CHANGE_READY_TO_NULL
       || (transition == GST_STATE_CHANGE_NULL_TO_READY && result == GST_STATE_CHANGE_FAILURE))
     engine_close (engine);
@@ -612,15 +616,18 @@ take_event (GstPad *pad, GstObject *parent, GstEvent *event)
 {
   GstFlowEngine *engine = pad->eventdata;
   const GstEventType type = GST_EVENT_TYPE (event);
-  if (engine->take_event (pad, parent, event))
+  if (engine->take_event (pad, parent, event)
+      && (type != GST_EVENT_CAPS || !engine->unsettled
+          || engine->set_format (engine->element, engine->format)))
     return GST_FLOW_OK;
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
   return gst_flow_refuse_event (type, engine->flushing);
 }
 
 void
-gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad)
+gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad, GstFlowSetFormat set_format)
 {
+  engine->set_format = set_format;
   engine->take_event = GST_PAD_EVENTFUNC (pad);
   gst_pad_set_event_full_function_full (pad, take_event, engine, NULL);
 }
@@ -652,6 +659,18 @@ gst_flow_engine_watch_gaps (GstFlowEngine *engine, GstPad *pad)
 {
   engine->chain = GST_PAD_CHAINFUNC (pad);
   gst_pad_set_chain_function_full (pad, take_buffer, engine, NULL);
+}
+
+gboolean
+gst_flow_engine_note_format (GstFlowEngine *engine, GstVideoCodecState *format, gboolean done)
+{
+  engine->unsettled = !done;
+  if (done && format != engine->format)
+    {
+      g_clear_pointer (&engine->format, gst_video_codec_state_unref);
+      engine->format = gst_video_codec_state_ref (format);
+    }
+  return done;
 }
 
 GstFlowReturn
@@ -725,7 +744,12 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
       g_mutex_unlock (&engine->lock);
       g_autoptr (NfDevice) device = nf_device_open (spec, &error);
       if (!device)
-        return gst_flow_post_error (engine->element, error);
+        {
+          g_mutex_lock (&engine->lock);
+          engine->stated = NULL; /* the model is still in the one before */
+          g_mutex_unlock (&engine->lock);
+          return gst_flow_post_error (engine->element, error);
+        }
       wanted = nf_device_get_precision (device);
       wanted_form = nf_device_get_arithmetic (device);
     }

@@ -2,9 +2,13 @@
 #pragma once
 
 #include <gst/gst.h>
+#include <gst/video/video.h>
 #include <normflow.h>
 
 G_BEGIN_DECLS
+
+/* As set_format of base classes of video, and under the same lock. */
+typedef gboolean (*GstFlowSetFormat) (gpointer element, GstVideoCodecState *format);
 
 /**
  * GstFlowEngine:
@@ -24,6 +28,9 @@ typedef struct
   GstPadChainFunction chain;      /* likewise, see gst_flow_engine_watch_gaps() */
   gboolean discont;               /* of the streaming thread: a gap began with a discontinuity */
   GstCaps *refused;               /* those that an error was posted of */
+  GstFlowSetFormat set_format;    /* likewise, see gst_flow_engine_watch_events() */
+  GstVideoCodecState *format;     /* with which it last succeeded; base classes keep that, too */
+  gboolean unsettled;             /* it has failed since */
   gint work;                      /* an NfSessionWork, or GST_FLOW_ENGINE_NO_WORK */
 
   GMutex lock;
@@ -123,12 +130,17 @@ GstFlowReturn gst_flow_refuse_event (GstEventType type, gboolean flushing);
 
 /* In init, with the sink pad that a base class has set up. Of caps that are refused a pad makes "not
  * negotiated", of any other event an error, and the source posts one; where it is only that frames are
- * flushed, this makes it GST_FLOW_FLUSHING, and the event comes again before the next frame. */
-void gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad);
+ * flushed, this makes it GST_FLOW_FLUSHING, and the event comes again before the next frame. Base classes of
+ * video take no notice of caps that they had before, even if the element was half set up for others in
+ * between that it refused: then SET_FORMAT sets it up once more. NULL: there is no such base class. */
+void gst_flow_engine_watch_events (GstFlowEngine *engine, GstPad *pad, GstFlowSetFormat set_format);
 
 /* The same, with the sink pad's chain function. Base classes take an empty buffer with the flag GAP for a
  * frame; this makes it the event that it stands for, and a DISCONT on it one of the next buffer. */
 void gst_flow_engine_watch_gaps (GstFlowEngine *engine, GstPad *pad);
+
+/* At the end of set_format, which was called with FORMAT: returns DONE, whether it succeeds. */
+gboolean gst_flow_engine_note_format (GstFlowEngine *engine, GstVideoCodecState *format, gboolean done);
 
 /**
  * gst_flow_engine_wait:

@@ -3001,6 +3001,210 @@ test_flushed_caps (void **state)
     }
 }
 
+/* Two kinds of input of an element: caps and a frame each, and what becomes of the first by themselves. */
+typedef struct
+{
+  const char *factory, *properties;
+  GstCaps *caps[2];
+  GstBuffer *frames[2], *wanted;
+} Inputs;
+
+static void
+clear_inputs (Inputs *inputs)
+{
+  for (guint i = 0; i < 2; i++)
+    {
+      gst_clear_caps (&inputs->caps[i]);
+      gst_clear_buffer (&inputs->frames[i]);
+    }
+  gst_clear_buffer (&inputs->wanted);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Inputs, clear_inputs)
+
+static GstHarness *
+begin_input (const Inputs *inputs, GstBus **bus)
+{
+  GstHarness *harness = make_harness (inputs->factory, MODEL_YUV, inputs->properties, bus);
+  gst_harness_set_src_caps (harness, gst_caps_ref (inputs->caps[0]));
+  return harness;
+}
+
+/* Of frames that differ in their format, or for flowdecode in their shape. */
+static void
+make_inputs (Inputs *inputs, const char *factory)
+{
+  const gboolean decodes = g_str_equal (factory, "flowdecode");
+  *inputs = (Inputs){ .factory = factory,
+                      .properties = g_str_equal (factory, "flowdenoise") ? "sigma=0.05" : NULL };
+  for (guint i = 0; i < 2; i++)
+    {
+      GstVideoInfo info;
+      fixture_video (&info, i && !decodes ? GST_VIDEO_FORMAT_NV12 : GST_VIDEO_FORMAT_I420,
+                     i && decodes ? 8 : 16, i && decodes ? 16 : 8);
+      if (decodes)
+        inputs->frames[i] = encode_one (MODEL_YUV, &info, NULL, &inputs->caps[i]);
+      else
+        {
+          inputs->caps[i] = gst_video_info_to_caps (&info);
+          inputs->frames[i] = fixture_frame (&info, 0, FALSE);
+        }
+    }
+  GstHarness *harness = begin_input (inputs, NULL);
+  inputs->wanted = gst_harness_push_and_pull (harness, gst_buffer_copy_deep (inputs->frames[0]));
+  end_harness (harness, NULL);
+}
+
+/* The first of INPUTS, that HARNESS had before, comes again, and becomes what it did. */
+static void
+assert_input_again (const Inputs *inputs, GstHarness *harness)
+{
+  GstSegment segment;
+  GstMapInfo a, b;
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  gst_harness_push_event (harness, gst_event_new_caps (inputs->caps[0]));
+  gst_harness_push_event (harness, gst_event_new_segment (&segment));
+  for (guint n = 0; n < 2; n++)
+    {
+      GstBuffer *frame = gst_buffer_copy_deep (inputs->frames[0]);
+      const GstFlowReturn ret = gst_harness_push (harness, frame);
+      if (ret != GST_FLOW_OK)
+        fail_msg ("%s: %s", inputs->factory, gst_flow_get_name (ret));
+      g_autoptr (GstBuffer) out = gst_harness_try_pull (harness);
+      assert_non_null (out);
+      gst_buffer_map (out, &a, GST_MAP_READ);
+      gst_buffer_map (inputs->wanted, &b, GST_MAP_READ);
+      assert_int_equal (a.size, b.size);
+      if (memcmp (a.data, b.data, a.size) != 0)
+        fail_msg ("%s: what became of frame %u is another", inputs->factory, n);
+      gst_buffer_unmap (out, &a);
+      gst_buffer_unmap (inputs->wanted, &b);
+    }
+  g_autoptr (GstCaps) caps = gst_pad_get_current_caps (harness->element->sinkpads->data);
+  assert_true (gst_caps_is_equal (caps, inputs->caps[0]));
+}
+
+static void
+end_flush (GstHarness *harness)
+{
+  gst_harness_push_event (harness, gst_event_new_flush_stop (TRUE));
+}
+
+struct flush
+{
+  GstHarness *harness;
+  gint left; /* queries before the one with which it comes; negative if it came */
+};
+
+static GstPadProbeReturn
+flush_at_query (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  struct flush *flush = data;
+  if (flush->left-- == 0)
+    gst_harness_push_event (flush->harness, gst_event_new_flush_start ());
+  return GST_PAD_PROBE_OK;
+}
+
+/* Frames are flushed while new caps are negotiated, with whichever of its queries; then the old ones go on.
+ */
+static void
+test_flushed_negotiation (void **state)
+{
+  static const char *const elements[] = { "flowencode", "flowdecode", "flowdenoise" };
+  for (guint i = 0; i < G_N_ELEMENTS (elements); i++)
+    {
+      g_auto (Inputs) inputs;
+      gboolean flushed = TRUE;
+      make_inputs (&inputs, elements[i]);
+      for (gint n = 0; flushed; n++)
+        {
+          GstBus *bus;
+          GstHarness *harness = begin_input (&inputs, &bus);
+          struct flush flush = { harness, n };
+          gst_buffer_unref (gst_harness_push_and_pull (harness, gst_buffer_copy_deep (inputs.frames[0])));
+          const gulong probe = gst_pad_add_probe (
+              harness->sinkpad, GST_PAD_PROBE_TYPE_QUERY_DOWNSTREAM | GST_PAD_PROBE_TYPE_PUSH, flush_at_query,
+              &flush, NULL);
+          gst_harness_push_event (harness, gst_event_new_caps (inputs.caps[1]));
+          gst_pad_remove_probe (harness->sinkpad, probe);
+          flushed = flush.left < 0;
+          assert_true (flushed || n > 0);
+          if (flushed)
+            end_flush (harness);
+          assert_input_again (&inputs, harness);
+          assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+          end_harness (harness, bus);
+        }
+    }
+}
+
+static GstBusSyncReply
+flush_at_load (GstBus *bus, GstMessage *message, gpointer data)
+{
+  struct flush *flush = data;
+  GstProgressType type;
+  if (GST_MESSAGE_TYPE (message) != GST_MESSAGE_PROGRESS)
+    return GST_BUS_PASS;
+  gst_message_parse_progress (message, &type, NULL, NULL);
+  if (type == GST_PROGRESS_TYPE_START && flush->left-- == 0)
+    gst_harness_push_event (flush->harness, gst_event_new_flush_start ());
+  return GST_BUS_PASS;
+}
+
+/* Likewise while the model is loaded in the precision of the new caps. */
+static void
+test_flushed_precision (void **state)
+{
+  g_auto (Inputs) inputs;
+  GstBus *bus;
+  g_unsetenv ("NORMFLOW_PRECISION");
+  make_inputs (&inputs, "flowdecode");
+  g_autoptr (GstCaps) other = gst_caps_copy (inputs.caps[0]);
+  gst_caps_set_simple (other, "precision", G_TYPE_STRING, "bf16", NULL);
+  GstHarness *harness = begin_input (&inputs, &bus);
+  gst_buffer_unref (gst_harness_push_and_pull (harness, gst_buffer_copy (inputs.frames[0])));
+  struct flush flush = { harness, 0 };
+  gst_bus_set_sync_handler (bus, flush_at_load, &flush, NULL);
+  gst_harness_push_event (harness, gst_event_new_caps (other));
+  assert_true (flush.left < 0);
+  end_flush (harness);
+  assert_input_again (&inputs, harness);
+  g_autofree char *taken = dup_working_precision (harness->element);
+  assert_string_equal (taken, "f32");
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+  gst_bus_set_sync_handler (bus, NULL, NULL, NULL);
+  end_harness (harness, bus);
+}
+
+/* Downstream takes nothing of new caps; then the old ones, of which it does, or others that mean the same, go
+ * on. */
+static void
+test_old_caps_after_unwanted_ones (void **state)
+{
+  static const struct
+  {
+    const char *element, *taken;
+  } cases[] = { { "flowencode", "video/x-flow-latent,pixel-format=I420" },
+                { "flowdecode", "video/x-raw,width=16" },
+                { "flowdenoise", "video/x-raw,format=I420" } };
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (cases); i++)
+    {
+      g_auto (Inputs) inputs;
+      make_inputs (&inputs, cases[i / 2].element);
+      GstHarness *harness = begin_input (&inputs, NULL);
+      gst_buffer_unref (gst_harness_push_and_pull (harness, gst_buffer_copy_deep (inputs.frames[0])));
+      gst_harness_set_sink_caps_str (harness, cases[i / 2].taken);
+      gst_harness_push_event (harness, gst_event_new_caps (inputs.caps[1]));
+      assert_int_equal (gst_harness_push (harness, gst_buffer_copy_deep (inputs.frames[1])),
+                        GST_FLOW_NOT_NEGOTIATED);
+      inputs.caps[0] = gst_caps_make_writable (inputs.caps[0]);
+      if (i % 2)
+        gst_caps_set_simple (inputs.caps[0], "comment", G_TYPE_STRING, "the same", NULL);
+      assert_input_again (&inputs, harness);
+      end_harness (harness, NULL);
+    }
+}
+
 static void
 test_model_of_a_running_element (void **state)
 {
@@ -3298,6 +3502,9 @@ main (int argc, char **argv)
     cmocka_unit_test (test_stopping_half_a_ghost_pad),
     cmocka_unit_test (test_stopping_half_an_element),
     cmocka_unit_test (test_flushed_caps),
+    cmocka_unit_test (test_flushed_negotiation),
+    cmocka_unit_test (test_flushed_precision),
+    cmocka_unit_test (test_old_caps_after_unwanted_ones),
     cmocka_unit_test (test_model_of_a_running_element),
     cmocka_unit_test (test_properties_of_running_elements),
     cmocka_unit_test (test_weights_are_shared),
