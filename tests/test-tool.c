@@ -278,8 +278,18 @@ test_far_frames (void **state)
   assert_string_equal (near.errors, "");
 }
 
+/* The run says NOTE of uneven times, or, with NULL, nothing. */
 static void
-encode_gif (const char *name, guint8 delay, const char *note)
+watch_times (const char *note, const char *const *arguments)
+{
+  g_auto (Result) result = run (arguments);
+  assert_int_equal (result.status, 0);
+  if (note ? !strstr (result.errors, note) : strstr (result.errors, "uneven") != NULL)
+    fail_msg ("%s: wanted %s in: %s", arguments[0], note ? note : "no note", result.errors);
+}
+
+static void
+make_gif (const char *name, guint8 delay)
 {
   /* four pictures of 4×4 in four colours, each shown for so many hundredths of a second */
   static const guint8 head[] = "GIF89a\4\0\4\0\x81\0\0\0\0\0PPP\xa0\xa0\xa0\xff\xff\xff",
@@ -299,19 +309,23 @@ encode_gif (const char *name, guint8 delay, const char *note)
     }
   g_byte_array_append (gif, (const guint8 *)";", 1);
   assert_true (g_file_set_contents (path, (const char *)gif->data, gif->len, NULL));
-  g_auto (Result) result = run (ARGUMENTS ("encode", "-m", model, name, "gif.safetensors"));
-  assert_int_equal (result.status, 0);
-  if (note ? !strstr (result.errors, note) : strstr (result.errors, "uneven") != NULL)
-    fail_msg ("%s: wanted %s in: %s", name, note ? note : "no note", result.errors);
 }
 
-/* Latents have one rate: that other times are not kept is said. */
+/* Latents, and videos that are written, have one rate: that other times are not kept is said. */
 static void
 test_uneven_times (void **state)
 {
-  encode_gif ("even.gif", 4, NULL);
-  encode_gif ("uneven.gif", 20,
-              "uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second");
+  make_gif ("even.gif", 4);
+  make_gif ("uneven.gif", 20);
+  watch_times (NULL, ARGUMENTS ("encode", "-m", model, "even.gif", "gif.safetensors"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "even.gif", "gif.mkv"));
+  watch_times ("uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second",
+               ARGUMENTS ("encode", "-m", model, "uneven.gif", "gif.safetensors"));
+  watch_times ("normflow denoise: note: the frames of uneven.gif come at uneven times (frame 3 0.2 s after "
+               "the one before); gif.mkv has 25 a second",
+               ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "uneven.gif", "gif.mkv"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-q", "-m", model, "-s", "0.1", "uneven.gif", "gif.mkv"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "uneven.gif", "gif-%d.png"));
 }
 
 /* The run writes video, and says SAID of its times, once, or nothing (NULL). */

@@ -3,6 +3,7 @@
 #include "common.h"
 #include "noise.h"
 #include "output.h"
+#include "times.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@ typedef struct
   NfOutput *output;
   NfOutput *noisy; /* NULL unless wanted */
   guint64 n_frames;
+  NfTimes times;
   gint64 start;
   double before, after; /* squared errors */
   double samples;
@@ -85,6 +87,7 @@ denoise_picture (Denoise *denoise, NfPicture *picture, GError **error)
       return FALSE;
     }
   denoise->n_frames++;
+  nf_times_watch (&denoise->times, nf_media_reader_get_info (denoise->reader), picture);
   denoise->before += nf_picture_squared_error (picture, noisy);
   denoise->after += nf_picture_squared_error (picture, clean);
   denoise->samples += (double)picture->size;
@@ -153,11 +156,15 @@ denoise_file (Denoise *denoise, GError **error)
 }
 
 static void
-print_result (const Denoise *denoise)
+print_result (Denoise *denoise)
 {
+  const NfMediaInfo *info = nf_media_reader_get_info (denoise->reader);
+  g_autofree char *written = g_strconcat (denoise->output_path, " has", NULL);
   g_autofree char *damage = nf_media_reader_describe_damage (denoise->reader);
   if (damage)
     fprintf (stderr, "normflow denoise: %s: %s\n", denoise->input, damage);
+  if (!nf_media_is_picture (denoise->output_path)) /* those have no times */
+    nf_times_tell (&denoise->times, &denoise->command, denoise->input, written, info->rate_n, info->rate_d);
   if (denoise->noise > 0)
     {
       const double before = nf_psnr (denoise->before, denoise->samples),
