@@ -278,6 +278,19 @@ test_far_frames (void **state)
   assert_string_equal (near.errors, "");
 }
 
+/* A sequence of pictures has no gaps: nothing of it is left out unseen. */
+static void
+test_gap (void **state)
+{
+  g_autofree char *fourth = in_folder ("gap-0004.png");
+  GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "10", video, "gap-%04d.png");
+  GOOD ("encode", "-q", "-m", model, "gap-%04d.png", "whole.safetensors");
+  assert_int_equal (g_unlink (fourth), 0);
+  BAD (1, "gap-0004.png is missing, but 6 pictures from gap-0005.png on are there", "encode", "-q", "-m",
+       model, "gap-%04d.png", "gap.safetensors");
+  assert_missing ("gap.safetensors");
+}
+
 /* The run says NOTE of uneven times, or, with NULL, nothing. */
 static void
 watch_times (const char *note, const char *const *arguments)
@@ -2200,6 +2213,7 @@ main (void)
     cmocka_unit_test (test_sequence_names),
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_gap),
     cmocka_unit_test (test_uneven_times),
     cmocka_unit_test (test_fast_times),
     cmocka_unit_test (test_uneven_fast_times),
