@@ -1643,7 +1643,9 @@ test_eval_holdout (void **state)
 static void
 test_scaled (void **state)
 {
-  BAD (1, "64x64", "encode", PONG, video, "no.safetensors");
+  BAD (1, "takes 64x64 only; scale it before (--scale does it)\n", "encode", PONG, video, "no.safetensors");
+  BAD (1, "takes 64x64 only; scale it before (--scale does it)\n", "eval", PONG, video);
+  BAD (1, "takes 64x64 only; scale it before\n", "sheet", PONG, video, "no.png");
   g_auto (Result) scaled = run (ARGUMENTS ("eval", PONG, "--scale", "--check", "-n", "3", video));
   assert_int_equal (scaled.status, 0);
   assert_non_null (strstr (scaled.errors, ": 3 frames of 64x64 (scaled from 41x27), "));

@@ -169,7 +169,8 @@ int
 nf_cmd_encode (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
-  g_auto (Encode) encode = { .command = &command, .scan = { .every = 1, .score = TRUE }, .context = -1 };
+  g_auto (Encode) encode
+      = { .command = &command, .scan = { .every = 1, .score = TRUE, .may_scale = TRUE }, .context = -1 };
   g_autoptr (GError) error = NULL;
   gint64 frames = G_MININT64;
   int key_int_max = 0, context = G_MININT;

@@ -659,7 +659,7 @@ nf_cmd_eval (int argc, char **argv)
   guint64 wrong = 0;
   gboolean peers = FALSE;
   const NfConfig *config;
-  NfScan scan = { .score = TRUE };
+  NfScan scan = { .score = TRUE, .may_scale = TRUE };
   FILE *out;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
