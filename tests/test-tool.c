@@ -217,6 +217,22 @@ test_bench_decode (void **state)
   assert_in_range (methods, 3, 5);
   assert_int_equal (profiles, methods + 1); /* encoding */
 
+  /* a tile that is what it was is recalled at once, at no speed */
+  g_autofree char *still = in_folder ("still.y4m");
+  g_autoptr (GString) frames = g_string_new ("YUV4MPEG2 W16 H16 F25:1 C420jpeg\n");
+  for (guint i = 0; i < 3; i++)
+    {
+      g_string_append (frames, "FRAME\n");
+      for (guint j = 0; j < 16 * 16 * 3 / 2; j++)
+        g_string_append_c (frames, (char)(40 + j % 16 * 3));
+    }
+  assert_true (g_file_set_contents (still, frames->str, (gssize)frames->len, NULL));
+  g_autofree char *unchanged = good (ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds",
+                                                "0", "--frame", "1", "--method", "draft", still));
+  const char *recalling = strstr (unchanged, "recalling");
+  if (!recalling || !strstr (recalling, " unchanged ") || strstr (recalling, "×"))
+    fail_msg ("%s", unchanged);
+
   /* of one method, beside what it is to be faster than */
   g_autofree char *one = good (ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds", "0",
                                           "--method", "jacobi", video));

@@ -237,6 +237,7 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
       bench->hints = ways[i].hints ? hints : NULL;
       bench->before = ways[i].before ? before : NULL;
       done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, row, error);
+      row->unchanged = ways[i].before && row->report.passes == 0;
       if (ways[i].method == NF_DECODE_SEQUENTIAL)
         sequential = row->seconds;
       if (done)
@@ -339,8 +340,9 @@ nf_cmd_bench_decode (int argc, char **argv)
           "without hints; \"with hints\" the same with hints measured on four other frames of VIDEO (or "
           "other\n"
           "drawn pictures): normflow hints keeps such beside a model. \"recalling\" is a draft of such a\n"
-          "session that has drafted the frame before --frame, as in a stream; of these three videos have\n"
-          "none. With --method there is only sequential and that one; with --method draft, of pictures,\n"
+          "session that has drafted the frame before --frame, as in a stream; \"unchanged\"\n"
+          "if that shows the same. Of these three videos have none. With --method there is only sequential "
+          "and that one; with --method draft, of pictures,\n"
           "these three, as drafts whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
