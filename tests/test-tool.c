@@ -1852,6 +1852,18 @@ test_denoise (void **state)
       = good (ARGUMENTS ("denoise", "-q", "-m", model, "--noise", "0.000001", "-n", "1", video, "clean.mkv"));
   assert_non_null (strstr (none, "1e-06: - dB, denoised: "));
   assert_null (strstr (none, "inf"));
+  /* what a model that was trained with uniform noise does is said, once, if anything is done */
+  static const char *const noted = "note: normflow-yuv420-32-small was not trained with Gaussian noise";
+  for (guint i = 0; i < 4; i++)
+    {
+      const char *of = i == 3 ? "normflow-yuv420-32-noisy" : "normflow-yuv420-32-small";
+      g_auto (Result) result = run (ARGUMENTS ("denoise", "-m", of, "-s", i == 1 ? "0" : "0.1", "-n", "1",
+                                               video, "clean.mkv", i == 2 ? "-q" : NULL));
+      assert_int_equal (result.status, 0);
+      const char *note = strstr (result.errors, i == 0 ? noted : "Gaussian");
+      if ((note != NULL) != (i == 0) || (note && strstr (note + 1, noted)))
+        fail_msg ("run %u: %s", i, result.errors);
+    }
   GOOD ("sheet", "-q", "-m", model, "-n", "2", video, "sheet.png");
   assert_png ("sheet.png");
   BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");

@@ -129,6 +129,21 @@ open_output (Denoise *denoise, const char *path, GError **error)
                          info->rate_n, info->rate_d, info->look, error);
 }
 
+/* Such models know frames whose noise is no wider than an 8-bit step: docs/elements.md, flowdenoise. */
+static void
+note_noise (Denoise *denoise)
+{
+  NfModel *model = nf_session_get_model (denoise->session);
+
+  if (denoise->sigma > 0 && !denoise->command.quiet && nf_model_get_config (model)->noise == NF_NOISE_UNIFORM)
+    nf_progress_note (
+        denoise->command.progress,
+        "normflow denoise: note: %s was not trained with Gaussian noise: the step goes beyond the "
+        "clean frame, and may be worse than the noise; %s, or a model that was trained "
+        "with --noise gaussian, takes it out",
+        denoise->command.model, NF_MODEL_NOISY);
+}
+
 static gboolean
 denoise_file (Denoise *denoise, GError **error)
 {
@@ -139,6 +154,7 @@ denoise_file (Denoise *denoise, GError **error)
       || !nf_command_check_pictures (&denoise->command, denoise->session, "denoise", NF_VIDEOS_KEEP_NOISE,
                                      NF_MODEL_NOISY, error))
     return FALSE;
+  note_noise (denoise);
   denoise->reader = nf_media_reader_open (
       denoise->input, nf_model_get_config (nf_session_get_model (denoise->session))->layout, error);
   denoise->output = denoise->reader ? open_output (denoise, denoise->output_path, error) : NULL;
