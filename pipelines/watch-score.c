@@ -5,8 +5,8 @@
  * application that embeds the elements has to do: build a pipeline, take latents and scores from an appsink,
  * hear the bus, stop cleanly. Nothing but GStreamer is needed to compile it:
  *
- *   cc watch-score.c -o watch-score -lm $(pkg-config --cflags --libs gstreamer-1.0 gstreamer-app-1.0
- * gstreamer-video-1.0)
+ *   flags=$(pkg-config --cflags --libs gstreamer-app-1.0 gstreamer-video-1.0)
+ *   cc watch-score.c -o watch-score $flags -lm
  *
  *   watch-score clip.mp4
  *   watch-score --threshold 2.5 /dev/video0

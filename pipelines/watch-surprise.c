@@ -5,8 +5,8 @@
  * an application that embeds the model has to do: frames and scores come out of one pipeline by appsinks,
  * pictures go into another by an appsrc. Nothing but GStreamer is needed to compile it:
  *
- *   cc watch-surprise.c -o watch-surprise -lm $(pkg-config --cflags --libs gstreamer-app-1.0
- * gstreamer-video-1.0)
+ *   flags=$(pkg-config --cflags --libs gstreamer-app-1.0 gstreamer-video-1.0)
+ *   cc watch-surprise.c -o watch-surprise $flags -lm
  *
  *   watch-surprise clip.mp4 MODEL out.mp4 > clip.ndjson
  */

@@ -366,7 +366,7 @@ test_refusals (void **state)
   check_refused ("cpu,bf16=fma,bf16=fma", NF_ERROR_ARGUMENT, "bf16=fma");
   check_refused ("cpu,f32=dot", NF_ERROR_ARGUMENT, "dot");
   check_refused ("cpu,f32=fma,f32=fma", NF_ERROR_ARGUMENT, "f32=fma");
-  check_refused ("cpu,launch=one", NF_ERROR_ARGUMENT, "\"one\"");
+  check_refused ("cpu,launch=one", NF_ERROR_ARGUMENT, "launches of \"one\": only lists and each exist");
   check_refused ("cpu,launch=each,launch=each", NF_ERROR_ARGUMENT, "launch=each");
   check_refused ("cpu,vectors=4,vectors=4", NF_ERROR_ARGUMENT, "vectors=4");
   check_refused ("cpu,kernels=cpu,kernels=gpu", NF_ERROR_ARGUMENT, "kernels=gpu");

@@ -1179,6 +1179,77 @@ test_percent (void **state)
   assert_int_equal (count_frames (reader), 1);
 }
 
+/* Pictures FIRST to LAST of a sequence, each of its own grey. */
+static void
+make_sequence (const char *pattern, guint first, guint last)
+{
+  g_autoptr (GError) error = NULL;
+  for (guint i = first; i <= last; i++)
+    {
+      g_autoptr (NfPicture) picture = make_picture (NF_PIXELS_RGB, 16, 16, i);
+      g_autofree char *name = nf_media_picture_name (pattern, i - 1);
+      assert_true (nf_media_write_png (name, NF_PIXELS_RGB, &picture->frame, &error));
+    }
+}
+
+static void
+assert_sequence (const char *pattern, guint frames)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfMediaReader) reader = nf_media_reader_open (pattern, NF_PIXELS_RGB, &error);
+  assert_null (error);
+  assert_int_equal (count_frames (reader), frames);
+  g_autofree char *damage = nf_media_reader_describe_damage (reader);
+  assert_null (damage);
+  assert_true (nf_media_reader_index (reader, &error));
+  assert_int_equal (nf_media_reader_get_info (reader)->n_frames, frames);
+  assert_true (nf_media_reader_seek (reader, frames - 1, &error));
+  assert_int_equal (count_frames (reader), 1);
+}
+
+static void
+assert_gap (const char *pattern, const char *missing, const char *more)
+{
+  g_autoptr (GError) error = NULL;
+  assert_null (nf_media_reader_open (pattern, NF_PIXELS_RGB, &error));
+  assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_NOT_FOUND));
+  if (!strstr (error->message, missing) || !strstr (error->message, more))
+    fail_msg ("wanted \"%s\" and \"%s\" in: %s", missing, more, error->message);
+}
+
+/* A sequence of pictures ends with its last one, not at a gap or at one that is nothing. */
+static void
+test_gaps (void **state)
+{
+  g_autofree char *pattern = in_folder ("of2%%4-%04dx7.png"), *short_one = in_folder ("of2%%-%d.png"),
+                  *fourth = in_folder ("of2%4-0004x7.png"), *fifth = in_folder ("of2%4-0005x7.png"),
+                  *seventh = in_folder ("of2%4-0007x7.png"), *other = in_folder ("of2%4-00012x7.png");
+  g_autoptr (GError) error = NULL;
+  make_sequence (pattern, 1, 10);
+  make_sequence (short_one, 3, 13);
+  assert_true (g_file_set_contents (other, "", 0, NULL));
+  assert_sequence (pattern, 10);
+  assert_sequence (short_one, 11);
+  assert_true (g_file_set_contents (seventh, "", 0, NULL));
+  {
+    g_autoptr (NfMediaReader) reader = nf_media_reader_open (pattern, NF_PIXELS_RGB, &error);
+    assert_null (error);
+    for (guint i = 0; i < 7; i++)
+      {
+        g_autoptr (NfPicture) picture = nf_media_reader_next (reader, &error);
+        assert_true ((picture != NULL) == (i < 6));
+      }
+    assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_READ));
+    assert_non_null (strstr (error->message, "0007x7.png cannot be read"));
+  }
+  assert_int_equal (g_unlink (fourth), 0);
+  assert_gap (pattern, "of2%4-0004x7.png is missing", "6 pictures from ");
+  make_sequence (pattern, 4, 4);
+  /* where libav takes it for the end */
+  assert_int_equal (g_unlink (fifth), 0);
+  assert_gap (pattern, "of2%4-0005x7.png is missing", "5 pictures from ");
+}
+
 /* FROM as it is, in another CONTAINER, which says by MATRIX, if it is not NULL, how it is shown. */
 static void
 copy_packets (const char *from, const char *to, const char *container, const gint32 *matrix)
@@ -1622,6 +1693,7 @@ main (void)
     cmocka_unit_test (test_turned),
     cmocka_unit_test (test_damage),
     cmocka_unit_test (test_percent),
+    cmocka_unit_test (test_gaps),
     cmocka_unit_test (test_look),
     cmocka_unit_test (test_look_of_pictures),
     cmocka_unit_test (test_small_frames),

@@ -217,6 +217,22 @@ test_bench_decode (void **state)
   assert_in_range (methods, 3, 5);
   assert_int_equal (profiles, methods + 1); /* encoding */
 
+  /* a tile that is what it was is recalled at once, at no speed */
+  g_autofree char *still = in_folder ("still.y4m");
+  g_autoptr (GString) frames = g_string_new ("YUV4MPEG2 W16 H16 F25:1 C420jpeg\n");
+  for (guint i = 0; i < 3; i++)
+    {
+      g_string_append (frames, "FRAME\n");
+      for (guint j = 0; j < 16 * 16 * 3 / 2; j++)
+        g_string_append_c (frames, (char)(40 + j % 16 * 3));
+    }
+  assert_true (g_file_set_contents (still, frames->str, (gssize)frames->len, NULL));
+  g_autofree char *unchanged = good (ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds",
+                                                "0", "--frame", "1", "--method", "draft", still));
+  const char *recalling = strstr (unchanged, "recalling");
+  if (!recalling || !strstr (recalling, " unchanged ") || strstr (recalling, "×"))
+    fail_msg ("%s", unchanged);
+
   /* of one method, beside what it is to be faster than */
   g_autofree char *one = good (ARGUMENTS ("bench", "decode", "-q", "-m", model, "-t", "1", "--seconds", "0",
                                           "--method", "jacobi", video));
@@ -278,8 +294,31 @@ test_far_frames (void **state)
   assert_string_equal (near.errors, "");
 }
 
+/* A sequence of pictures has no gaps: nothing of it is left out unseen. */
 static void
-encode_gif (const char *name, guint8 delay, const char *note)
+test_gap (void **state)
+{
+  g_autofree char *fourth = in_folder ("gap-0004.png");
+  GOOD ("denoise", "-q", "-m", model, "-s", "0", "-n", "10", video, "gap-%04d.png");
+  GOOD ("encode", "-q", "-m", model, "gap-%04d.png", "whole.safetensors");
+  assert_int_equal (g_unlink (fourth), 0);
+  BAD (1, "gap-0004.png is missing, but 6 pictures from gap-0005.png on are there", "encode", "-q", "-m",
+       model, "gap-%04d.png", "gap.safetensors");
+  assert_missing ("gap.safetensors");
+}
+
+/* The run says NOTE of uneven times, or, with NULL, nothing. */
+static void
+watch_times (const char *note, const char *const *arguments)
+{
+  g_auto (Result) result = run (arguments);
+  assert_int_equal (result.status, 0);
+  if (note ? !strstr (result.errors, note) : strstr (result.errors, "uneven") != NULL)
+    fail_msg ("%s: wanted %s in: %s", arguments[0], note ? note : "no note", result.errors);
+}
+
+static void
+make_gif (const char *name, guint8 delay)
 {
   /* four pictures of 4×4 in four colours, each shown for so many hundredths of a second */
   static const guint8 head[] = "GIF89a\4\0\4\0\x81\0\0\0\0\0PPP\xa0\xa0\xa0\xff\xff\xff",
@@ -299,19 +338,23 @@ encode_gif (const char *name, guint8 delay, const char *note)
     }
   g_byte_array_append (gif, (const guint8 *)";", 1);
   assert_true (g_file_set_contents (path, (const char *)gif->data, gif->len, NULL));
-  g_auto (Result) result = run (ARGUMENTS ("encode", "-m", model, name, "gif.safetensors"));
-  assert_int_equal (result.status, 0);
-  if (note ? !strstr (result.errors, note) : strstr (result.errors, "uneven") != NULL)
-    fail_msg ("%s: wanted %s in: %s", name, note ? note : "no note", result.errors);
 }
 
-/* Latents have one rate: that other times are not kept is said. */
+/* Latents, and videos that are written, have one rate: that other times are not kept is said. */
 static void
 test_uneven_times (void **state)
 {
-  encode_gif ("even.gif", 4, NULL);
-  encode_gif ("uneven.gif", 20,
-              "uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second");
+  make_gif ("even.gif", 4);
+  make_gif ("uneven.gif", 20);
+  watch_times (NULL, ARGUMENTS ("encode", "-m", model, "even.gif", "gif.safetensors"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "even.gif", "gif.mkv"));
+  watch_times ("uneven times (frame 3 0.2 s after the one before); decoding writes 25 a second",
+               ARGUMENTS ("encode", "-m", model, "uneven.gif", "gif.safetensors"));
+  watch_times ("normflow denoise: note: the frames of uneven.gif come at uneven times (frame 3 0.2 s after "
+               "the one before); gif.mkv has 25 a second",
+               ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "uneven.gif", "gif.mkv"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-q", "-m", model, "-s", "0.1", "uneven.gif", "gif.mkv"));
+  watch_times (NULL, ARGUMENTS ("denoise", "-m", model, "-s", "0.1", "uneven.gif", "gif-%d.png"));
 }
 
 /* The run writes video, and says SAID of its times, once, or nothing (NULL). */
@@ -1628,7 +1671,9 @@ test_eval_holdout (void **state)
 static void
 test_scaled (void **state)
 {
-  BAD (1, "64x64", "encode", PONG, video, "no.safetensors");
+  BAD (1, "takes 64x64 only; scale it before (--scale does it)\n", "encode", PONG, video, "no.safetensors");
+  BAD (1, "takes 64x64 only; scale it before (--scale does it)\n", "eval", PONG, video);
+  BAD (1, "takes 64x64 only; scale it before\n", "sheet", PONG, video, "no.png");
   g_auto (Result) scaled = run (ARGUMENTS ("eval", PONG, "--scale", "--check", "-n", "3", video));
   assert_int_equal (scaled.status, 0);
   assert_non_null (strstr (scaled.errors, ": 3 frames of 64x64 (scaled from 41x27), "));
@@ -1819,6 +1864,18 @@ test_denoise (void **state)
       = good (ARGUMENTS ("denoise", "-q", "-m", model, "--noise", "0.000001", "-n", "1", video, "clean.mkv"));
   assert_non_null (strstr (none, "1e-06: - dB, denoised: "));
   assert_null (strstr (none, "inf"));
+  /* what a model that was trained with uniform noise does is said, once, if anything is done */
+  static const char *const noted = "note: normflow-yuv420-32-small was not trained with Gaussian noise";
+  for (guint i = 0; i < 4; i++)
+    {
+      const char *of = i == 3 ? "normflow-yuv420-32-noisy" : "normflow-yuv420-32-small";
+      g_auto (Result) result = run (ARGUMENTS ("denoise", "-m", of, "-s", i == 1 ? "0" : "0.1", "-n", "1",
+                                               video, "clean.mkv", i == 2 ? "-q" : NULL));
+      assert_int_equal (result.status, 0);
+      const char *note = strstr (result.errors, i == 0 ? noted : "Gaussian");
+      if ((note != NULL) != (i == 0) || (note && strstr (note + 1, noted)))
+        fail_msg ("run %u: %s", i, result.errors);
+    }
   GOOD ("sheet", "-q", "-m", model, "-n", "2", video, "sheet.png");
   assert_png ("sheet.png");
   BAD (2, "sigma", "denoise", "-q", "-m", model, video, "clean.mkv");
@@ -2228,6 +2285,7 @@ main (void)
     cmocka_unit_test (test_sequence_names),
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_gap),
     cmocka_unit_test (test_uneven_times),
     cmocka_unit_test (test_fast_times),
     cmocka_unit_test (test_uneven_fast_times),

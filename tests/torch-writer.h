@@ -138,8 +138,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NfZip, nf_zip_clear)
 static inline void
 nf_zip_add (NfZip *zip, const char *name, const void *data, gsize size)
 {
-  const guint64 at = (guint64)((gint64)zip->bytes->len + zip->at_shift),
-                claimed = (guint64)((gint64)size + zip->size_shift);
+  const guint64 at = zip->bytes->len + (guint64)zip->at_shift, claimed = size + (guint64)zip->size_shift;
   const char *local = zip->local_name ? zip->local_name : name;
 
   NF_PUT (zip->bytes, "PK\3\4\0\0");

@@ -63,10 +63,13 @@ nf_bench_row_print (const NfBenchRow *row, const NfBenchDecode *bench, guint n, 
 {
   nf_progress_clear (bench->command->progress);
   printf ("%6u  %-11s %10.3f", n, name, 1e3 * row->seconds);
+  if (encoding > 0 && row->unchanged)
+    printf (" %9s %9s", "unchanged", "-");
+  else if (encoding > 0)
+    printf (" %8.2f× %8.2f×", sequential / row->seconds, row->seconds / encoding);
   if (encoding > 0)
-    printf (" %8.2f× %8.2f× %9" G_GUINT64_FORMAT " %10" G_GUINT64_FORMAT " %9.2g %9" G_GUINT64_FORMAT " %7u",
-            sequential / row->seconds, row->seconds / encoding, row->report.passes, row->report.rows,
-            row->report.residual, row->differing, row->largest);
+    printf (" %9" G_GUINT64_FORMAT " %10" G_GUINT64_FORMAT " %9.2g %9" G_GUINT64_FORMAT " %7u",
+            row->report.passes, row->report.rows, row->report.residual, row->differing, row->largest);
   printf ("\n");
 }
 

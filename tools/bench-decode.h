@@ -26,10 +26,11 @@ typedef struct
 {
   double seconds; /* median */
   NfDecodeReport report;
-  guint64 differing; /* 8-bit values */
-  guint largest;     /* of their differences */
-  GPtrArray *times;  /* of commands of one more run, NULL without a profile */
-  double profiled;   /* seconds of that run */
+  gboolean unchanged; /* what is decoded is what was decoded before it: there is no speed to tell */
+  guint64 differing;  /* 8-bit values */
+  guint largest;      /* of their differences */
+  GPtrArray *times;   /* of commands of one more run, NULL without a profile */
+  double profiled;    /* seconds of that run */
 } NfBenchRow;
 
 /* Does it once, and says what it took; with TIMES profiled, by nf_ops_start_profile(). */

@@ -237,6 +237,7 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
       bench->hints = ways[i].hints ? hints : NULL;
       bench->before = ways[i].before ? before : NULL;
       done = measure_method (bench, picture, latents, ways[i].method, ways[i].fresh, row, error);
+      row->unchanged = ways[i].before && row->report.passes == 0;
       if (ways[i].method == NF_DECODE_SEQUENTIAL)
         sequential = row->seconds;
       if (done)
@@ -338,9 +339,10 @@ nf_cmd_bench_decode (int argc, char **argv)
           "that were encoded, by LARGEST at most. \"auto, first\" is what a session takes for its first\n"
           "picture, without hints; \"with hints\" the same with hints measured on four other frames of\n"
           "VIDEO (or other drawn pictures): normflow hints keeps such hints beside a model. \"recalling\"\n"
-          "is a draft of such a session that has drafted the frame before --frame, as in a stream; videos\n"
-          "have none of these three. With --method there are only sequential and that one; with --method\n"
-          "draft, for pictures, these three, drafting whatever the clock says.",
+          "is a draft of such a session that has drafted the frame before --frame, as in a stream;\n"
+          "\"unchanged\" if that shows the same. Videos have none of these three. With --method there are\n"
+          "only sequential and that one; with --method draft, for pictures, these three, drafting\n"
+          "whatever the clock says.",
           0, 1))
     return NF_EXIT_USAGE;
   if (bench.base.frame < 0)

@@ -3,6 +3,7 @@
 #include "common.h"
 #include "noise.h"
 #include "output.h"
+#include "times.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@ typedef struct
   NfOutput *output;
   NfOutput *noisy; /* NULL unless wanted */
   guint64 n_frames;
+  NfTimes times;
   gint64 start;
   double before, after; /* squared errors */
   double samples;
@@ -85,6 +87,7 @@ denoise_picture (Denoise *denoise, NfPicture *picture, GError **error)
       return FALSE;
     }
   denoise->n_frames++;
+  nf_times_watch (&denoise->times, nf_media_reader_get_info (denoise->reader), picture);
   denoise->before += nf_picture_squared_error (picture, noisy);
   denoise->after += nf_picture_squared_error (picture, clean);
   denoise->samples += (double)picture->size;
@@ -126,6 +129,21 @@ open_output (Denoise *denoise, const char *path, GError **error)
                          info->rate_n, info->rate_d, info->look, error);
 }
 
+/* Such models know frames whose noise is no wider than an 8-bit step: docs/elements.md, flowdenoise. */
+static void
+note_noise (Denoise *denoise)
+{
+  NfModel *model = nf_session_get_model (denoise->session);
+
+  if (denoise->sigma > 0 && !denoise->command.quiet && nf_model_get_config (model)->noise == NF_NOISE_UNIFORM)
+    nf_progress_note (
+        denoise->command.progress,
+        "normflow denoise: note: %s was not trained with Gaussian noise: the step goes beyond the "
+        "clean frame, and may be worse than the noise; %s, or a model that was trained "
+        "with --noise gaussian, takes it out",
+        denoise->command.model, NF_MODEL_NOISY);
+}
+
 static gboolean
 denoise_file (Denoise *denoise, GError **error)
 {
@@ -136,6 +154,7 @@ denoise_file (Denoise *denoise, GError **error)
       || !nf_command_check_pictures (&denoise->command, denoise->session, "denoise", NF_VIDEOS_KEEP_NOISE,
                                      NF_MODEL_NOISY, error))
     return FALSE;
+  note_noise (denoise);
   denoise->reader = nf_media_reader_open (
       denoise->input, nf_model_get_config (nf_session_get_model (denoise->session))->layout, error);
   denoise->output = denoise->reader ? open_output (denoise, denoise->output_path, error) : NULL;
@@ -153,11 +172,15 @@ denoise_file (Denoise *denoise, GError **error)
 }
 
 static void
-print_result (const Denoise *denoise)
+print_result (Denoise *denoise)
 {
+  const NfMediaInfo *info = nf_media_reader_get_info (denoise->reader);
+  g_autofree char *written = g_strconcat (denoise->output_path, " has", NULL);
   g_autofree char *damage = nf_media_reader_describe_damage (denoise->reader);
   if (damage)
     fprintf (stderr, "normflow denoise: %s: %s\n", denoise->input, damage);
+  if (!nf_media_is_picture (denoise->output_path)) /* those have no times */
+    nf_times_tell (&denoise->times, &denoise->command, denoise->input, written, info->rate_n, info->rate_d);
   if (denoise->noise > 0)
     {
       const double before = nf_psnr (denoise->before, denoise->samples),

@@ -4,8 +4,8 @@
 #include "latents.h"
 #include "media-look.h"
 #include "scan.h"
+#include "times.h"
 
-#include <math.h>
 #include <stdio.h>
 
 typedef struct
@@ -22,9 +22,7 @@ typedef struct
   guint64 n_doubtful;     /* of them, those of nf_score_get_doubt(); */
   guint64 first_doubtful; /* the number of the first, */
   NfDoubt doubt;          /* and why */
-  double time;            /* of the last frame, NAN if unknown */
-  guint64 uneven; /* the first frame that comes sooner or later after another than the rate says, or 0 */
-  double gap;     /* how much after it, in seconds */
+  NfTimes times;
   double bits;    /* of all frames */
   double seconds; /* spent on encoding */
   char *scaled;   /* from what size, in words, */
@@ -69,21 +67,6 @@ open_writer (Encode *encode, const NfScanFrame *frame, GError **error)
   return encode->writer != NULL;
 }
 
-/* Even times that a container rounded to its ticks are less than one of these off. */
-static void
-watch_times (Encode *encode, const NfPicture *picture, double tick)
-{
-  const double step = (double)encode->info.rate_d / encode->info.rate_n,
-               gap = encode->n_frames ? picture->seconds - encode->time : NAN;
-
-  if (!encode->uneven && isfinite (gap) && fabs (gap - step) > MAX (step / 4, tick * 0.999))
-    {
-      encode->uneven = picture->index;
-      encode->gap = gap;
-    }
-  encode->time = picture->seconds;
-}
-
 static gboolean
 put_frame (const NfScanFrame *frame, gpointer data, GError **error)
 {
@@ -114,7 +97,7 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       encode->first_doubtful = picture->index;
       encode->doubt = doubt;
     }
-  watch_times (encode, picture, nf_media_reader_get_info (frame->reader)->tick);
+  nf_times_watch (&encode->times, nf_media_reader_get_info (frame->reader), picture);
   encode->seconds += frame->seconds;
   encode->bits += frame->score.bits_per_dim;
   encode->n_frames++;
@@ -170,12 +153,8 @@ encode_file (Encode *encode, GError **error)
                       encode->n_doubtful, encode->n_frames, encode->input, encode->first_doubtful,
                       nf_doubt_describe (encode->doubt),
                       encode->doubt == NF_DOUBT_PRECISION ? ": see --precision" : "");
-  if (encode->uneven && !encode->command->quiet)
-    nf_progress_note (encode->command->progress,
-                      "normflow encode: note: the frames of %s come at uneven times (frame %" G_GUINT64_FORMAT
-                      " %.3g s after the one before); decoding writes %.6g a second",
-                      encode->input, encode->uneven, encode->gap,
-                      (double)encode->info.rate_n / encode->info.rate_d);
+  nf_times_tell (&encode->times, encode->command, encode->input, "decoding writes", encode->info.rate_n,
+                 encode->info.rate_d);
   nf_progress_clear (encode->command->progress);
   size = g_format_size_full (nf_latents_writer_get_bytes (encode->writer), G_FORMAT_SIZE_IEC_UNITS);
   if (!encode->command->quiet)
@@ -190,7 +169,8 @@ int
 nf_cmd_encode (int argc, char **argv)
 {
   g_auto (NfCommand) command = { 0 };
-  g_auto (Encode) encode = { .command = &command, .scan = { .every = 1, .score = TRUE }, .context = -1 };
+  g_auto (Encode) encode
+      = { .command = &command, .scan = { .every = 1, .score = TRUE, .may_scale = TRUE }, .context = -1 };
   g_autoptr (GError) error = NULL;
   gint64 frames = G_MININT64;
   int key_int_max = 0, context = G_MININT;

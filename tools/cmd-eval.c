@@ -233,8 +233,8 @@ is_noisy (const Eval *eval)
   return nf_config_is_noisy (nf_model_get_config (nf_session_get_model (eval->session)));
 }
 
-/* Whether scores are no bits of 8-bit samples: those of streams have the noise's entropy taken off, those of
- * pictures are plain densities. */
+/* Whether scores are no bits of 8-bit samples: streams add noise and take its entropy off; to pictures none
+ * is added, and theirs are the density of noisy samples at what has none. */
 static gboolean
 is_density (const Eval *eval)
 {
@@ -257,8 +257,8 @@ print_summary (const Eval *eval, FILE *out)
     fprintf (
         out,
         "  PNG %.4f bits/sample, FFV1 %.4f\n"
-        "  (this model's noise is Gaussian: its bits/dim are a density's, of noisy samples from -1 to 1, "
-        "and do not compare)\n",
+        "  (this model's noise is Gaussian: its bits/dim are of the density that it gives noisy samples from "
+        "-1 to 1, at the frame as it is, and do not compare)\n",
         eval->png_bits / eval->dims, eval->ffv1_bits / eval->dims);
   else if (eval->peers)
     fprintf (out, "  PNG %.4f bits/sample (flow %+.1f %%), FFV1 %.4f (flow %+.1f %%)\n",
@@ -659,7 +659,7 @@ nf_cmd_eval (int argc, char **argv)
   guint64 wrong = 0;
   gboolean peers = FALSE;
   const NfConfig *config;
-  NfScan scan = { .score = TRUE };
+  NfScan scan = { .score = TRUE, .may_scale = TRUE };
   FILE *out;
   const GOptionEntry entries[]
       = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },

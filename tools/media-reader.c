@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <libavformat/avformat.h>
 #include <libavutil/pixdesc.h>
+#include <string.h>
 
 #define MAX_PIXELS (1 << 27)
 #define MAX_RATE_TERM 1000000 /* of a rate that is measured, as a fraction */
@@ -90,10 +91,13 @@ struct _NfMediaReader
   gint64 wanted; /* frames before this time are dropped; AV_NOPTS_VALUE if none are */
   gboolean draining;
   gboolean any;
-  guint64 damaged;   /* packets */
-  guint64 concealed; /* frames of which the decoder made parts up */
-  NfPicture *first;  /* decoded by open, for the size */
-  char *look;        /* of that one */
+  guint first_picture; /* of a sequence: its number, */
+  guint n_pictures;    /* how many are there; 0 for other files, */
+  guint n_read;        /* and up to which they were read */
+  guint64 damaged;     /* packets */
+  guint64 concealed;   /* frames of which the decoder made parts up */
+  NfPicture *first;    /* decoded by open, for the size */
+  char *look;          /* of that one */
   NfMediaInfo info;
 };
 
@@ -216,6 +220,117 @@ open_format (NfMediaReader *self, GError **error)
   return TRUE;
 }
 
+/* Picture NUMBER of the sequence PATH, which libav takes for one. (transfer full) */
+static char *
+name_picture (const char *path, guint number)
+{
+  const gsize size = strlen (path) + 64;
+  char *name = g_malloc (size);
+
+  if (av_get_frame_filename (name, (int)size, path, (int)number) < 0)
+    g_clear_pointer (&name, g_free);
+  return name;
+}
+
+static int
+compare_numbers (gconstpointer a, gconstpointer b)
+{
+  const guint x = *(const guint *)a, y = *(const guint *)b;
+
+  return (x > y) - (x < y);
+}
+
+/* The number of the picture that is the file NAME in the folder of the sequence PATH, after which SUFFIX
+ * letters come. */
+static gboolean
+find_number (const char *path, const char *name, gsize suffix, guint *number)
+{
+  const gsize length = strlen (name);
+  guint place = 1;
+
+  *number = 0;
+  for (gsize i = 0; suffix + i < length && i < 9; i++, place *= 10)
+    {
+      const char digit = name[length - suffix - i - 1];
+      if (!g_ascii_isdigit (digit))
+        return FALSE;
+      *number += (guint)g_ascii_digit_value (digit) * place;
+      g_autofree char *made = name_picture (path, *number);
+      if (made && g_str_has_suffix (made, name)
+          && (strlen (made) == length || G_IS_DIR_SEPARATOR (made[strlen (made) - length - 1])))
+        return TRUE;
+    }
+  return FALSE;
+}
+
+/* Which pictures of the sequence PATH its folder has, sorted; NULL if it has them in many folders, or cannot
+ * be listed. (element-type guint) */
+static GArray *
+list_pictures (const char *path)
+{
+  g_autofree char *folder = g_path_get_dirname (path), *one = name_picture (path, 1),
+                  *two = name_picture (path, 2);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const char *name;
+  gsize end;
+  guint number;
+
+  if (!dir || !one || !two)
+    return NULL;
+  /* their last digit is where they differ */
+  for (end = strlen (one); end > 0 && one[end - 1] == two[end - 1];)
+    end--;
+  if (strchr (one + end, G_DIR_SEPARATOR))
+    return NULL;
+  GArray *numbers = g_array_new (FALSE, FALSE, sizeof (guint));
+  while ((name = g_dir_read_name (dir)))
+    if (find_number (path, name, strlen (one + end), &number))
+      g_array_append_val (numbers, number);
+  g_array_sort (numbers, compare_numbers);
+  return numbers;
+}
+
+/* libav takes the first picture that is missing for the end of a sequence, or fails there: which of them
+ * depends on how many came before. */
+static gboolean
+check_sequence (NfMediaReader *self, GError **error)
+{
+  g_autoptr (GArray) numbers = NULL;
+
+  if (strcmp (self->format->iformat->name, "image2") != 0 || g_file_test (self->path, G_FILE_TEST_EXISTS))
+    return TRUE;
+  numbers = list_pictures (self->path);
+  if (!numbers || numbers->len == 0)
+    return TRUE;
+  self->first_picture = g_array_index (numbers, guint, 0);
+  self->n_pictures = numbers->len;
+  for (guint i = 1; i < numbers->len; i++)
+    if (g_array_index (numbers, guint, i) != self->first_picture + i)
+      {
+        g_autofree char *missing = name_picture (self->path, self->first_picture + i),
+                        *next = name_picture (self->path, g_array_index (numbers, guint, i));
+        const guint more = numbers->len - i;
+
+        g_set_error (error, NF_ERROR, NF_ERROR_NOT_FOUND,
+                     "%s: %s is missing, but %u picture%s from %s on %s there: a sequence has no gaps",
+                     self->path, missing, more, more == 1 ? "" : "s", next, more == 1 ? "is" : "are");
+        return FALSE;
+      }
+  return TRUE;
+}
+
+/* At its end. */
+static gboolean
+check_all_read (const NfMediaReader *self, GError **error)
+{
+  if (self->n_read >= self->n_pictures)
+    return TRUE;
+  g_autofree char *name = name_picture (self->path, self->first_picture + self->n_read);
+  g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: %s cannot be read, or is empty: there is no going on",
+               self->path, name);
+  return FALSE;
+}
+
 /* libav finds no rates of much more than 1000 frames a second, and says the ticks of the clock instead. Not
  * of what may have no end. */
 static gboolean
@@ -272,7 +387,7 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: is a folder, not a video or picture", path);
       return NULL;
     }
-  if (!open_format (self, error))
+  if (!open_format (self, error) || !check_sequence (self, error))
     return NULL;
   self->packet = av_packet_alloc ();
   self->frame = av_frame_alloc ();
@@ -321,6 +436,7 @@ rewind_stream (NfMediaReader *self, GError **error)
   if (!open_format (self, error))
     return FALSE;
   self->damaged = self->concealed = 0;
+  self->n_read = 0;
   self->draining = FALSE;
   self->wanted = AV_NOPTS_VALUE;
   self->position = 0;
@@ -651,6 +767,8 @@ feed_decoder (NfMediaReader *self, GError **error)
 
   if (status == AVERROR (EAGAIN))
     return TRUE;
+  if (status < 0 && !check_all_read (self, error))
+    return FALSE;
   if (status < 0)
     {
       /* A file that ends in the middle still gives the frames it has. */
@@ -663,6 +781,8 @@ feed_decoder (NfMediaReader *self, GError **error)
     }
   if (self->packet->stream_index == self->stream)
     {
+      if (self->packet->pts != AV_NOPTS_VALUE)
+        self->n_read = (guint)CLAMP (self->packet->pts + 1, 0, G_MAXUINT);
       if (self->packet->flags & AV_PKT_FLAG_CORRUPT)
         self->damaged++;
       else

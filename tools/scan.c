@@ -140,6 +140,21 @@ find_action (Work *work, const NfConfig *config, guint64 index, const float **ac
   return TRUE;
 }
 
+/* Names the option by which frames of another size than the stream's can be encoded, where that is what is
+ * WRONG with PICTURE. */
+static void
+offer_scale (const NfScan *scan, const NfConfig *config, const NfPicture *picture, GError *wrong)
+{
+  if (!scan->stream || !scan->may_scale || scan->scale
+      || !g_error_matches (wrong, NF_ERROR, NF_ERROR_ARGUMENT)
+      || (picture->frame.width == nf_config_columns (config)
+          && picture->frame.height == nf_config_rows (config)))
+    return;
+  char *offer = g_strconcat (wrong->message, " (--scale does it)", NULL);
+  g_free (wrong->message);
+  wrong->message = offer;
+}
+
 /* FRAME's picture is encoded, the DONE-th of its file. */
 static gboolean
 score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
@@ -148,6 +163,7 @@ score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
   const NfScan *scan = work->scan;
   const NfPicture *picture = frame->picture;
   const gint64 start = g_get_monotonic_time ();
+  GError *local = NULL;
 
   if (!nf_grid_init (&frame->grid, config, picture->frame.width, picture->frame.height, error)
       || !find_action (work, config, picture->index, &frame->action, error))
@@ -159,9 +175,11 @@ score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
     nf_stream_reset (scan->stream);
   if (scan->stream
           ? !nf_stream_encode (scan->stream, &picture->frame, frame->action, latents, &frame->score, map,
-                               error)
-          : !nf_session_encode_frame (work->session, &picture->frame, latents, &frame->score, map, error))
+                               &local)
+          : !nf_session_encode_frame (work->session, &picture->frame, latents, &frame->score, map, &local))
     {
+      offer_scale (scan, config, picture, local);
+      g_propagate_error (error, local);
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", work->path, picture->index);
       return FALSE;
     }

@@ -20,6 +20,7 @@ G_BEGIN_DECLS
  * pictures
  * key_int_max: each so many-th frame the stream encodes by itself; 0: the first alone
  * scale: frames become as large as those of the stream's model, as training makes them
+ * may_scale: whoever asks has --scale for that, which the error about frames of another size then names
  * actions: the stream is told the actions in the file of them beside each video (nf-actions.h)
  */
 typedef struct
@@ -31,6 +32,7 @@ typedef struct
   NfStream *stream;
   guint key_int_max;
   gboolean scale;
+  gboolean may_scale;
   gboolean actions;
 } NfScan;
 

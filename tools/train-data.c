@@ -288,7 +288,10 @@ describe_absence (const Sources *self, const char *name)
       if (is_named (self, shown, name))
         return g_strdup_printf ("it was left out (%s)", file->reason);
     }
-  return g_strdup ("it is no longer there");
+  if (!self->moved)
+    return g_strdup ("it is no longer there");
+  g_autofree char *base = g_path_get_basename (name), *shown = nf_shorten (base);
+  return g_strdup_printf ("none of the files named is %s", shown);
 }
 
 /* Whether file I of now is that of what the run began with; either list may have ended. */

@@ -484,8 +484,8 @@ parse_int8 (const char *value, const char *where, const char **int8, GError **er
 static gboolean
 parse_launch (const char *value, const char *where, const char **launch, GError **error)
 {
-  return parse_name (value, launch_names, where, "%s: launches of \"%s\": only as lists, or each for itself",
-                     launch, error);
+  return parse_name (value, launch_names, where, "%s: launches of \"%s\": only lists and each exist", launch,
+                     error);
 }
 
 /* What FORM leaves open is as in OTHER. */
