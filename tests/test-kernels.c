@@ -2220,7 +2220,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
        INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0),
-       INT (flip), INT (out_flip), INT (1), BUFFER (NONE), INT (0));
+       INT (flip), INT (out_flip), INT (1), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
        INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most),
@@ -2237,7 +2237,7 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
        INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0), INT (flip),
-       INT (out_flip), INT (0), BUFFER (NONE), INT (0));
+       INT (out_flip), INT (0), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0));
 }
 
 static void
@@ -2523,11 +2523,11 @@ go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int
   const gsize n = (gsize)B * N * D;
   const cl_float4 weights = { { 0 } };
   Memory *us = give (rig, u, n), *os = give (rig, o, scale ? 2 * n : n), *z = room (rig, n),
-         *back = room (rig, n), *dets = room (rig, B * N), *misses = room (rig, B * N);
+         *back = room (rig, n), *dets = room (rig, B * N), *misses = room (rig, 2 * B * N);
   RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
        LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
        INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), FLOAT (per_unit_u),
-       INT (0), INT (0), INT (0), BUFFER (misses), INT (1));
+       INT (0), INT (0), INT (0), BUFFER (misses), INT (1), INT (-1), BUFFER (NONE), INT (0));
   RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
        BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (clip),
        FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
@@ -2539,7 +2539,8 @@ go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int
       int wrong = 0;
       for (int i = 0; i < D; i++)
         wrong += (double)got[m * D + i] != u[m * D + i];
-      assert_true (missed[m] == (float)wrong);
+      assert_true (missed[2 * m] == (float)wrong);
+      assert_true (missed[2 * m + 1] == 0);
     }
   return got;
 }
@@ -2649,6 +2650,86 @@ test_affine_ties (void **state)
   for (gsize i = 0; i < n; i++)
     missed += (double)got[i] != u[i];
   assert_true (missed > n / 10 && missed < n);
+}
+
+/* Samples on their lattice through nf_affine() with scales of up to exp (SPREAD), and back to the lattice:
+ * how many come back on another point is what nf_affine() said. Returns it. */
+static gsize
+count_lost (Rig *rig, int D, int scale, int steps, gboolean has_basis, double spread)
+{
+  enum
+  {
+    B = 2,
+    N = 40,
+    BEFORE = 3 /* what is there is added to */
+  };
+  const int width = scale ? 2 * D : D;
+  const gsize n = (gsize)B * N * D;
+  const double per_bin = steps ? steps : 1, step = steps ? 1 / (128 * fabs (per_bin)) : 2.0 / 255;
+  const cl_float4 weights = { { 0 } };
+  g_autofree double *y = numbers (1, n, 1), *o = numbers (2, (gsize)B * N * width, spread),
+                    *u = g_new (double, n), *W = reflection (D), *counts = g_new (double, 2 * B * N);
+  for (gsize i = 0; i < n; i++)
+    y[i] = steps > 0 ? (floor (y[i] / step) + 0.5) * step
+           : steps   ? rint (y[i] / step) * step
+                     : (double)((float)rint ((y[i] + 1) * 127.5) * (2.0f / 255.0f) - 1.0f);
+  for (gsize i = 0; i < n; i++)
+    {
+      u[i] = has_basis ? 0 : y[i];
+      for (int j = 0; has_basis && j < D; j++)
+        u[i] += W[(gint)(i % (gsize)D) * D + j] * y[i / (gsize)D * (gsize)D + (gsize)j];
+      o[i / (gsize)D * (gsize)width + (gsize)(width - D) + i % (gsize)D] /= spread;
+    }
+  for (guint i = 0; i < 2 * B * N; i++)
+    counts[i] = BEFORE;
+  Memory *us = give (rig, u, n), *os = give (rig, o, (gsize)B * N * width), *z = room (rig, n),
+         *back = room (rig, n), *dets = room (rig, B * N), *misses = give (rig, counts, 2 * B * N),
+         *basis = has_basis ? give_basis (rig, W, D) : NULL;
+  RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
+       LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
+       INT (N), INT (0), INT (scale), FLOAT (0), FLOAT (INFINITY), FLOAT (1 << 17), FLOAT (0), INT (0),
+       INT (0), INT (1), BUFFER (misses), INT (1), INT (steps), BUFFER (basis), INT (has_basis));
+  RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
+       BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (0),
+       FLOAT (INFINITY), FLOAT (0), INT (0), VALUE (weights), INT (0), INT (steps), BUFFER (basis),
+       INT (has_basis), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
+  g_autofree float *got = take (rig, back), *lost = take (rig, misses);
+  gsize all = 0;
+  for (gsize m = 0; m < B * N; m++)
+    {
+      guint wrong = 0;
+      for (int i = 0; i < D; i++)
+        {
+          double x = has_basis ? 0 : (double)got[m * (gsize)D + (gsize)i];
+          for (int j = 0; has_basis && j < D; j++)
+            x += W[j * D + i] * (double)got[m * (gsize)D + (gsize)j];
+          wrong += fabs (x - y[m * (gsize)D + (gsize)i]) > step / 2;
+        }
+      assert_true (lost[2 * m] == BEFORE);
+      assert_true (lost[2 * m + 1] == (float)(BEFORE + wrong));
+      all += wrong;
+    }
+  return all;
+}
+
+/* What the data's own lattice does not hold is counted, sample by sample. */
+static void
+test_affine_snapped (void **state)
+{
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  static const int steps[] = { 32, 0, -32 };
+  for (guint i = 0; i < G_N_ELEMENTS (flow_features); i++)
+    for (guint s = 0; s < G_N_ELEMENTS (steps); s++)
+      for (int has_basis = 0; has_basis < 2; has_basis++)
+        {
+          const int D = flow_features[i];
+          for (int scale = 0; scale < 3; scale++)
+            assert_int_equal (count_lost (&rig, D, scale, steps[s], has_basis, 1), 0);
+          assert_true (count_lost (&rig, D, SCALE_EXP, steps[s], has_basis, steps[s] ? 8 : 12) > 0);
+          assert_true (count_lost (&rig, D, SCALE_SOFTPLUS, steps[s], has_basis, steps[s] ? 3000 : 60000)
+                       > 0);
+        }
 }
 
 static void
@@ -3169,6 +3250,7 @@ main (int argc, char **argv)
     { "there and back", test_affine_there_and_back },
     { "lattices", test_affine_lattices },
     { "ties", test_affine_ties },
+    { "snapped", test_affine_snapped },
     { "shift in", test_shift_in },
     { "prior", test_prior },
     { "reorder", test_reorder },

@@ -2370,6 +2370,9 @@ test_doubt (void **state)
     { { .bits_per_dim = NF_SCORE_FAR }, NF_DOUBT_FAR },
     { { .bits_per_dim = NF_SCORE_FAR, .n_missed = 1, .rounded = TRUE }, NF_DOUBT_FAR },
     { { .bits_per_dim = NAN }, NF_DOUBT_FAR },
+    { { .bits_per_dim = 3, .n_lost = 1 }, NF_DOUBT_FAR },
+    { { .bits_per_dim = 3, .n_lost = 1, .limited = TRUE }, NF_DOUBT_FAR },
+    { { .bits_per_dim = 3, .n_lost = 1, .rounded = TRUE }, NF_DOUBT_PRECISION },
   };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     if (nf_score_get_doubt (&cases[i].score) != cases[i].doubt)
@@ -2377,6 +2380,61 @@ test_doubt (void **state)
   assert_null (nf_doubt_describe (NF_DOUBT_NONE));
   assert_non_null (strstr (nf_doubt_describe (NF_DOUBT_FAR), "far from all"));
   assert_non_null (strstr (nf_doubt_describe (NF_DOUBT_PRECISION), "so few bits"));
+}
+
+/* Log-scales of block T of NAME are about LOG_SCALE. */
+static void
+widen (NfReference *reference, guint t, double log_scale)
+{
+  g_autofree char *name = g_strdup_printf ("blocks.%u.proj_out.bias", t);
+  NfReferenceParameter *bias = nf_reference_parameter (reference, name);
+  for (gsize i = 0; i < bias->n / 2; i++)
+    bias->value[i] = (double)(float)(bias->value[i] + log_scale);
+}
+
+/* A model may diverge in training: block 0 then has scales that the data's lattice does not hold. A frame
+ * that comes back changed is one whose samples were said to be lost, and if none is it comes back. */
+static void
+test_diverged (void **state)
+{
+  enum
+  {
+    W = 2 * S,
+    H = S
+  };
+  for (guint form = 0; form < 4; form++)
+    for (guint wide = 0; wide < 5; wide++)
+      {
+        NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, 2);
+        config.basis = form & 1 ? NF_BASIS_DCT : NF_BASIS_PIXEL;
+        config.noise = form & 2 ? NF_NOISE_GAUSSIAN : NF_NOISE_UNIFORM;
+        config.noise_std = form & 2 ? 0.05 : 0;
+        g_autoptr (NfReference) reference = nf_reference_new (&config);
+        nf_reference_randomise (reference, 5 + form, 0.1);
+        widen (reference, 0, 2.5 * wide);
+        g_autoptr (NfModel) model = nf_test_model (reference, *state);
+        g_autoptr (NfSession) session = nf_test_session (model);
+        g_autofree float *z = g_new (float, W *H);
+        for (guint f = 0; f < 3; f++)
+          {
+            g_autoptr (GError) error = NULL;
+            g_auto (Picture) in, out;
+            NfScore score;
+            picture_init (&in, NF_PIXELS_GRAY, W, H, FALSE);
+            picture_init (&out, NF_PIXELS_GRAY, W, H, FALSE);
+            picture_draw (&in, f);
+            nf_test_ok (nf_session_encode_frame (session, &in.frame, z, &score, NULL, &error), error);
+            nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
+            g_autofree char *wrong = compare_pictures (&in, &out);
+            assert_true (score.bits_per_dim < NF_SCORE_FAR);
+            assert_int_equal (score.n_missed, 0);
+            assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE, score.n_lost > 0);
+            if (wrong && !score.n_lost)
+              fail_msg ("form %u, scales %u, picture %u: %s", form, wide, f, wrong);
+            /* exp (10) is more than any of these lattices holds */
+            assert_true (wide == 0 ? !score.n_lost : wide < 4 || (score.n_lost && wrong));
+          }
+      }
 }
 
 /* Of eight blocks few bits, too, miss nothing, as long as scales stay below 2; where they do not it is said.
@@ -2539,6 +2597,11 @@ main (int argc, char **argv)
     cmocka_unit_test (test_doubt),
     { "plain pictures, f32", test_plain, NULL, NULL, (void *)"cpu" },
     { "plain pictures, bfloat16", test_plain, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "a diverged model, f32", test_diverged, NULL, NULL, (void *)"cpu" },
+    { "a diverged model, f32, kernels=gpu", test_diverged, NULL, NULL, (void *)"gpu" },
+    { "a diverged model, bfloat16", test_diverged, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "a diverged model, weights in integers", test_diverged, NULL, NULL,
+      (void *)"cpu,precision=int8-weights" },
     { "eight blocks, bfloat16", test_many_blocks, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "eight blocks, bfloat16, kernels=gpu", test_many_blocks, NULL, NULL, (void *)"gpu,precision=bf16" },
     { "eight blocks, weights in integers", test_many_blocks, NULL, NULL,

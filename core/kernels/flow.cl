@@ -117,14 +117,133 @@ nf_round_for (floatv z, floatv u, floatv sigma, floatv mu, float per_unit, float
   return chosen;
 }
 
+/* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). With Gaussian noise
+ * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. What is no number stays so, for clamp() may make one of it. */
+static inline floatv
+nf_snap (floatv x, int steps)
+{
+  if (steps < 0)
+    return rint (x * (-128.0f * steps)) / (-128.0f * steps);
+  const floatv at = steps ? clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f)
+                          : clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f);
+  return select (steps ? (at + 0.5f) / (128.0f * steps) - 1.0f : at * (2.0f / 255.0f) - 1.0f, x, isnan (x));
+}
+
+/* A token's basis W (D, D) is orthonormal, and its rows are the basis vectors: t = W y and back y = Wᵀ t. In memory it is W, then Wᵀ, each with rows of
+ * NF_BASIS_ROW floats of which the last ones may be zeros; then for each NF_BASIS_PART of their columns, as in nf-ops.c, the first row that is not
+ * zero there and the one behind the last, neither of them less than those of the part before. */
+#define NF_BASIS_PART 16
+#define NF_BASIS_PARTS(D) (((D) + NF_BASIS_PART - 1) / NF_BASIS_PART)
+#define NF_BASIS_ROW(D) (NF_BASIS_PARTS (D) * NF_BASIS_PART)
+
+/* to[i .. i + count VW) = what the rows of M are in sum, each as often as `from` says. Places of padding in `to` are written, too. */
+#define NF_ADD_ROWS(count)                                                                                             \
+  for (; i + (count) * VW <= row; i += (count) * VW)                                                                   \
+    {                                                                                                                  \
+      const int first = (int)rows[2 * (i / NF_BASIS_PART)], end = (int)rows[2 * ((i + (count) * VW - 1) / NF_BASIS_PART) + 1]; \
+      floatv sums[count];                                                                                              \
+      for (int k = 0; k < (count); k++)                                                                                \
+        sums[k] = 0.0f;                                                                                                \
+      for (int j = first; j < end; j++)                                                                                \
+        for (int k = 0; k < (count); k++)                                                                              \
+          sums[k] = fma (nf_loadv (M + j * row + i + k * VW), (floatv)(from[j]), sums[k]);                             \
+      for (int k = 0; k < (count); k++)                                                                                \
+        nf_storev (sums[k], to + i + k * VW);                                                                          \
+    }
+
+static inline void
+nf_change_basis (__global const float *M, __global const float *rows, const float from[D_MAX], float to[D_MAX], int D)
+{
+  const int row = NF_BASIS_ROW (D);
+  int i = 0;
+  NF_ADD_ROWS (4)
+  NF_ADD_ROWS (2)
+  NF_ADD_ROWS (1)
+}
+
+static inline void
+nf_to_basis (__global const float *basis, const float y[D_MAX], __global float *t, int D)
+{
+  const int size = D * NF_BASIS_ROW (D);
+  float to[D_MAX];
+  nf_change_basis (basis + size, basis + 2 * size, y, to, D);
+  for (int i = 0; i < D; i++)
+    t[i] = to[i];
+}
+static inline void
+nf_from_basis (__global const float *basis, __global const float *t, float y[D_MAX], int D)
+{
+  float from[D_MAX];
+  for (int i = 0; i < D; i++)
+    from[i] = t[i];
+  nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), from, y, D);
+}
+
+/* mu, sigma and log sigma of values i .. i+VW-1 of a token of D, of which `lanes` are there, by the row o of the network. */
+static inline void
+nf_read_step (__global const float *o, int i, int lanes, int D, int scale, float soft_clip, float most, floatv *mu, floatv *sigma, floatv *log_sigma)
+{
+  *mu = nf_soft_clip (nf_load_head (o + (scale == NF_SCALE_NONE ? 0 : D) + i, lanes), soft_clip);
+  const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
+  if (scale == NF_SCALE_EXP)
+    {
+      *log_sigma = nf_limit_scale (raw, most);
+      *sigma = nf_expv (*log_sigma); /* what decoding multiplies by */
+    }
+  else if (scale == NF_SCALE_SOFTPLUS)
+    {
+      *sigma = nf_softplus_sigma (raw);
+      *log_sigma = select ((floatv)(0.0f), nf_logv (*sigma), NF_LANES < (intv)(lanes));
+    }
+}
+
+/* How many samples of a token decoding will snap to another point than that of u: z, o as nf_affine has them of the token. */
+static inline float
+nf_count_lost (__global const float *z, __global const float *u, __global const float *o, int D, int moves, int scale, float soft_clip, float most,
+               float per_unit_u, int steps, __global const float *basis, int has_basis)
+{
+  floatv lost = 0.0f;
+  float found[D_MAX], was[D_MAX];
+  for (int i = 0; i < D; i += VW)
+    {
+      const int lanes = D - i;
+      floatv mu = 0.0f, sigma = 1.0f, log_sigma;
+      if (moves)
+        nf_read_step (o, i, lanes, D, scale, soft_clip, most, &mu, &sigma, &log_sigma);
+      const floatv v = nf_round_to (fma (nf_load_head (z + i, lanes), sigma, mu), per_unit_u), x = nf_load_head (u + i, lanes);
+      if (has_basis)
+        {
+          nf_storev (v, found + i);
+          nf_storev (x, was + i);
+        }
+      else
+        lost += select ((floatv)(1.0f), (floatv)(0.0f), isequal (nf_snap (v, steps), nf_snap (x, steps)));
+    }
+  if (has_basis)
+    {
+      float y[D_MAX], at[D_MAX];
+      nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), found, y, D);
+      nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), was, at, D);
+      for (int i = 0; i < D; i += VW)
+        lost += select ((floatv)(0.0f), (floatv)(1.0f),
+                        isnotequal (nf_snap (nf_loadv (y + i), steps), nf_snap (nf_loadv (at + i), steps)) & (NF_LANES < (intv)(D - i)));
+    }
+  return nf_sumv (lost);
+}
+
+/* Samples that are nearer to their points than this snap to them however they lie: half a step of the finest lattice is 2^-13. The square of the
+ * distance is that of all samples of a token in sum, which is the same in an orthonormal basis. */
+#define NF_SURELY_FOUND 0x1p-28f
+
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
  * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the
- * block's order if keep_scales. misses, as log_det, gets how many values of u are not found again if keep_misses. Global size (B N). */
+ * block's order if keep_scales. misses (B, N, 2), as log_det, gets how many values of u are not found again if keep_misses, and how many samples of
+ * the frame are not, if decoding will snap them: snap_steps as of nf_affine_inverse, -1 where it does not. Global size (B N). */
 NF_KERNEL void
 nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
            int scale, float soft_clip, float most, float per_unit, float per_unit_u, int flip, int out_flip, int accumulate,
-           __global float *misses, int keep_misses)
+           __global float *misses, int keep_misses, int snap_steps, __global const float *basis, int has_basis)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -132,37 +251,32 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
   z += z_at + ((size_t)b * N + nf_flipped (n, frame, out_flip)) * D;
   log_scales += log_scales_at + (size_t)m * D;
   o += ((size_t)b * S + prefix + (n / frame + 1) * extra + (moves ? n - shift : 0)) * width;
-  floatv sum = 0.0f, missed = 0.0f;
+  floatv sum = 0.0f, missed = 0.0f, off = 0.0f;
   for (int i = 0; i < D; i += VW)
     {
       const int lanes = D - i;
       const floatv x = nf_load_head (u + i, lanes);
-      floatv v, mu = 0.0f, sigma = 1.0f, log_sigma = 0.0f;
+      floatv mu = 0.0f, sigma = 1.0f, log_sigma = 0.0f;
       if (moves)
         {
-          mu = nf_soft_clip (nf_load_head (o + width - D + i, lanes), soft_clip);
-          const floatv raw = scale == NF_SCALE_NONE ? (floatv)(0.0f) : nf_soft_clip (nf_load_head (o + i, lanes), soft_clip);
-          if (scale == NF_SCALE_EXP)
-            {
-              log_sigma = nf_limit_scale (raw, most);
-              sigma = nf_expv (log_sigma); /* what decoding multiplies by */
-            }
-          else if (scale == NF_SCALE_SOFTPLUS)
-            {
-              sigma = nf_softplus_sigma (raw);
-              log_sigma = select ((floatv)(0.0f), nf_logv (sigma), NF_LANES < (intv)(lanes));
-            }
+          nf_read_step (o, i, lanes, D, scale, soft_clip, most, &mu, &sigma, &log_sigma);
           sum += log_sigma;
         }
-      v = (x - mu) / sigma;
-      nf_store_head (nf_round_for (v, x, sigma, mu, per_unit, per_unit_u, &missed), z + i, lanes);
+      const floatv v = nf_round_for ((x - mu) / sigma, x, sigma, mu, per_unit, per_unit_u, &missed), by = fma (v, sigma, mu) - x;
+      off = fma (by, by, off);
+      nf_store_head (v, z + i, lanes);
       if (keep_scales)
         nf_store_head (-log_sigma, log_scales + i, lanes);
     }
   const size_t at = (size_t)b * N + nf_flipped (n, frame, flip);
   log_det[at] = (accumulate ? log_det[at] : 0.0f) - nf_sumv (sum);
-  if (keep_misses)
-    misses[at] = (accumulate ? misses[at] : 0.0f) + nf_sumv (missed);
+  if (!keep_misses)
+    return;
+  float lost = 0.0f;
+  if (snap_steps != -1 && !(nf_sumv (off) < NF_SURELY_FOUND))
+    lost = nf_count_lost (z, u, o, D, moves, scale, soft_clip, most, per_unit_u, snap_steps, basis, has_basis);
+  misses[2 * at] = (accumulate ? misses[2 * at] : 0.0f) + nf_sumv (missed);
+  misses[2 * at + 1] = (accumulate ? misses[2 * at + 1] : 0.0f) + lost;
 }
 
 /* dz (rows as nf_affine wrote z), dL/dlog-determinant = -g per value: du (B, N, D), d_o like o; rows of o that say nothing of a token get 0.
@@ -244,68 +358,6 @@ nf_prior (NF_ITEM __global const float *z, ulong z_at, __global float *dz, int k
         nf_store_head (v * g, dz + i, D - i);
     }
   half_square[m] = 0.5f * nf_sumv (sum);
-}
-
-/* Values of 8-bit samples lie on a lattice: (k + (j + 1/2)/steps)/128 - 1 with uniform noise, 2k/255 - 1 without (steps 0). With Gaussian noise
- * (steps < 0) they are multiples of 1/(128 -steps), as large as they like. What is no number stays so, for clamp() may make one of it. */
-static inline floatv
-nf_snap (floatv x, int steps)
-{
-  if (steps < 0)
-    return rint (x * (-128.0f * steps)) / (-128.0f * steps);
-  const floatv at = steps ? clamp (floor ((x + 1.0f) * (128.0f * steps)), 0.0f, 256.0f * steps - 1.0f)
-                          : clamp (rint ((x + 1.0f) * 127.5f), 0.0f, 255.0f);
-  return select (steps ? (at + 0.5f) / (128.0f * steps) - 1.0f : at * (2.0f / 255.0f) - 1.0f, x, isnan (x));
-}
-
-/* A token's basis W (D, D) is orthonormal, and its rows are the basis vectors: t = W y and back y = Wᵀ t. In memory it is W, then Wᵀ, each with rows of
- * NF_BASIS_ROW floats of which the last ones may be zeros; then for each NF_BASIS_PART of their columns, as in nf-ops.c, the first row that is not
- * zero there and the one behind the last, neither of them less than those of the part before. */
-#define NF_BASIS_PART 16
-#define NF_BASIS_PARTS(D) (((D) + NF_BASIS_PART - 1) / NF_BASIS_PART)
-#define NF_BASIS_ROW(D) (NF_BASIS_PARTS (D) * NF_BASIS_PART)
-
-/* to[i .. i + count VW) = what the rows of M are in sum, each as often as `from` says. Places of padding in `to` are written, too. */
-#define NF_ADD_ROWS(count)                                                                                             \
-  for (; i + (count) * VW <= row; i += (count) * VW)                                                                   \
-    {                                                                                                                  \
-      const int first = (int)rows[2 * (i / NF_BASIS_PART)], end = (int)rows[2 * ((i + (count) * VW - 1) / NF_BASIS_PART) + 1]; \
-      floatv sums[count];                                                                                              \
-      for (int k = 0; k < (count); k++)                                                                                \
-        sums[k] = 0.0f;                                                                                                \
-      for (int j = first; j < end; j++)                                                                                \
-        for (int k = 0; k < (count); k++)                                                                              \
-          sums[k] = fma (nf_loadv (M + j * row + i + k * VW), (floatv)(from[j]), sums[k]);                             \
-      for (int k = 0; k < (count); k++)                                                                                \
-        nf_storev (sums[k], to + i + k * VW);                                                                          \
-    }
-
-static inline void
-nf_change_basis (__global const float *M, __global const float *rows, const float from[D_MAX], float to[D_MAX], int D)
-{
-  const int row = NF_BASIS_ROW (D);
-  int i = 0;
-  NF_ADD_ROWS (4)
-  NF_ADD_ROWS (2)
-  NF_ADD_ROWS (1)
-}
-
-static inline void
-nf_to_basis (__global const float *basis, const float y[D_MAX], __global float *t, int D)
-{
-  const int size = D * NF_BASIS_ROW (D);
-  float to[D_MAX];
-  nf_change_basis (basis + size, basis + 2 * size, y, to, D);
-  for (int i = 0; i < D; i++)
-    t[i] = to[i];
-}
-static inline void
-nf_from_basis (__global const float *basis, __global const float *t, float y[D_MAX], int D)
-{
-  float from[D_MAX];
-  for (int i = 0; i < D; i++)
-    from[i] = t[i];
-  nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), from, y, D);
 }
 
 static inline void

@@ -62,6 +62,7 @@ nf_block_affine (const NfFlowBlock *block, const NfBlockSequence *sequence, guin
     .most = block->max_log_scale,
     .per_unit_in = sequence->on_lattice ? block->per_unit_in : 0,
     .per_unit_out = sequence->on_lattice ? block->per_unit_out : 0,
+    .snapped = sequence->snapped,
   };
 }
 

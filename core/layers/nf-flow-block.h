@@ -38,11 +38,12 @@ typedef struct
 /* The sequence of a block on samples of a size. */
 typedef struct
 {
-  guint N;             /* tokens of a sample */
-  guint frame;         /* tokens of a frame, or of all: reversal is within */
-  guint prefix;        /* rows of text */
-  guint extra;         /* rows before the tokens of each frame: 1 for its action, else 0 */
-  gboolean on_lattice; /* values between blocks, to their lattices (nf_blocks_round()) */
+  guint N;                 /* tokens of a sample */
+  guint frame;             /* tokens of a frame, or of all: reversal is within */
+  guint prefix;            /* rows of text */
+  guint extra;             /* rows before the tokens of each frame: 1 for its action, else 0 */
+  gboolean on_lattice;     /* values between blocks, to their lattices (nf_blocks_round()) */
+  const NfTokens *snapped; /* see NfAffine */
   NfSequence rows;
 } NfBlockSequence;
 

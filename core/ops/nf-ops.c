@@ -1508,12 +1508,14 @@ void
 nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det,
                NfView log_scales, gboolean flip, gboolean out_flip, gboolean accumulate)
 {
+  NfBuffer *basis = a->snapped ? a->snapped->basis : NULL;
   check_affine (a);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
                 FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), FLOAT (a->per_unit_in),
-                INT (flip), INT (out_flip), INT (accumulate), BUFFER (a->misses), INT (a->misses != NULL));
+                INT (flip), INT (out_flip), INT (accumulate), BUFFER (a->misses), INT (a->misses != NULL),
+                INT (a->snapped ? a->snapped->steps : -1), BUFFER (basis), INT (basis != NULL));
 }
 
 void

@@ -287,6 +287,20 @@ typedef enum
   NF_SCALE_SOFTPLUS,
 } NfScale;
 
+/* How 8-bit samples and tokens meet. */
+typedef struct
+{
+  guint p;             /* patch side */
+  guint columns, rows; /* tokens in a tile's row and column */
+  gboolean yuv;        /* two chroma planes of half the size */
+  guint interleaved;   /* planes whose samples of one place are neighbours in a token, 0: one plane after the
+                          other */
+  guint D;
+  gint steps; /* lattice steps in a bin; 0: 8-bit values themselves; negative (not -1): multiples of 1/(128
+                 -steps) */
+  NfBuffer *basis; /* NULL, or as of nf_ops_new_basis() */
+} NfTokens;
+
 /* How a block's output becomes an affine step, z = (u - mu)/sigma; see kernels/flow.cl. o has S rows a
  * sample, the first PREFIX of which say nothing, of 2D values, [raw scale | mu], or of D (NONE). With SHIFT
  * row prefix + n-1 speaks of token n, and token 0 stays as it is; without, row prefix + n. SOFT_CLIP a > 0
@@ -299,7 +313,9 @@ typedef struct
   gboolean shift;
   NfScale scale;
   float soft_clip, most, per_unit_in, per_unit_out;
-  NfBuffer *misses; /* (B, N), as log_det: how many values of u will not be found again; NULL if not asked */
+  NfBuffer *misses; /* (B, N, 2), as log_det: how many values of u will not be found again, and how many
+                       samples of SNAPPED will not; NULL if not asked */
+  const NfTokens *snapped; /* u are tokens on this lattice, and snap to it when they are decoded; or NULL */
 } NfAffine;
 
 /* u, z (B, N, D); log_det (B, N) in natural order, flipped to the block's if FLIP; log_scales (B, N, D),
@@ -314,20 +330,6 @@ void nf_ops_affine_backward (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *
 
 /* z²/2 of each token, (B N); dz = g z if DZ is not NULL. */
 void nf_ops_prior (NfOps *ops, NfView z, NfBuffer *dz, NfBuffer *half_square, float g, guint M, guint D);
-
-/* How 8-bit samples and tokens meet. */
-typedef struct
-{
-  guint p;             /* patch side */
-  guint columns, rows; /* tokens in a tile's row and column */
-  gboolean yuv;        /* two chroma planes of half the size */
-  guint interleaved;   /* planes whose samples of one place are neighbours in a token, 0: one plane after the
-                          other */
-  guint D;
-  gint steps; /* lattice steps in a bin; 0: 8-bit values themselves; negative (not -1): multiples of 1/(128
-                 -steps) */
-  NfBuffer *basis; /* NULL, or as of nf_ops_new_basis() */
-} NfTokens;
 
 /* EXTRAPOLATE: raw + w_scale (raw - raw_u), mu + w_shift (mu - mu_u), after the soft clip. PRODUCT, with w =
  * w_scale: s = min (sigma/sigma_u, 1)², k = 1 + w - w s, sigma/sqrt (k), ((1 + w) mu - w s mu_u)/k. */

@@ -29,6 +29,7 @@ struct _NfFlow
   NfSampleShape shape;
   guint frames, rows, columns; /* of a sample; rows and columns of pixels */
   gboolean on_lattice;         /* nf_flow_set_on_lattice() */
+  const NfTokens *snapped;     /* of the tokens that block 0 reads */
   guint turn;                  /* tokens within which blocks run backwards: a frame, or all of a sample */
   NfBlockSequence *sequences;  /* T, and the denoiser's */
   GPtrArray *tables;           /* of positions, owned */
@@ -37,7 +38,8 @@ struct _NfFlow
   guint capacity;                             /* samples that the buffers below hold */
   NfBuffer *input, *output, *spare, *ordered; /* (B, N, D) */
   NfBuffer *log_scales;                       /* (B, N, D), taken when asked for */
-  NfBuffer *half_square, *log_det, *misses;   /* (B, N) */
+  NfBuffer *half_square, *log_det;            /* (B, N) */
+  NfBuffer *misses;                           /* (B, N, 2) */
   NfBuffer *labels;                           /* (2B) ints */
   NfBuffer *text, *actions;                   /* (2B, ...) */
   NfBuffer *local_text;                       /* (2B frames, ...), if blocks of one frame see text */

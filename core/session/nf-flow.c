@@ -187,6 +187,7 @@ make_sequences (NfFlow *flow, guint rows, guint columns)
         .prefix = block->text.w.buffer ? config->txt_size : 0,
         .extra = deep && config->action_dim ? 1 : 0,
         .on_lattice = flow->on_lattice,
+        .snapped = t == 0 ? flow->snapped : NULL,
       };
       sequence->rows.S = nf_block_rows (sequence);
       const gboolean framed = config->frames && config->temporal_causal;
@@ -247,6 +248,17 @@ nf_flow_size_free (NfFlowSize *size)
   g_free (size);
 }
 
+/* To sequences that were made for another lattice. */
+static void
+tell_lattices (NfFlow *flow)
+{
+  for (guint t = 0; t < flow->T; t++)
+    {
+      flow->sequences[t].on_lattice = flow->on_lattice;
+      flow->sequences[t].snapped = t == 0 ? flow->snapped : NULL;
+    }
+}
+
 void
 nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size)
 {
@@ -261,8 +273,7 @@ nf_flow_restore_size (NfFlow *flow, const NfFlowSize *size)
   memcpy (flow->sequences, size->sequences, (flow->T + 1) * sizeof *flow->sequences);
   g_ptr_array_unref (flow->tables);
   flow->tables = g_ptr_array_ref (size->tables);
-  for (guint t = 0; t < flow->T; t++)
-    flow->sequences[t].on_lattice = flow->on_lattice;
+  tell_lattices (flow);
 }
 
 gboolean
@@ -328,11 +339,11 @@ nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns)
 }
 
 void
-nf_flow_set_on_lattice (NfFlow *flow, gboolean on_lattice)
+nf_flow_set_on_lattice (NfFlow *flow, const NfTokens *snapped)
 {
-  flow->on_lattice = on_lattice || nf_device_values_per_word (nf_model_get_device (flow->model)) > 1;
-  for (guint t = 0; t < flow->T; t++)
-    flow->sequences[t].on_lattice = flow->on_lattice;
+  flow->snapped = snapped;
+  flow->on_lattice = snapped || nf_device_values_per_word (nf_model_get_device (flow->model)) > 1;
+  tell_lattices (flow);
 }
 
 gboolean
@@ -358,7 +369,7 @@ nf_flow_new (NfModel *model, GError **error)
   flow->cache = g_new0 (NfBlockCache *, flow->T);
   flow->known = g_new0 (NfBuffer *, flow->T);
   flow->ops = nf_model_new_ops (model, error);
-  nf_flow_set_on_lattice (flow, FALSE);
+  nf_flow_set_on_lattice (flow, NULL);
   if (!flow->ops
       || !nf_flow_set_size (flow, nf_config_rows (config), nf_config_columns (config), config->frames, error))
     return NULL;
@@ -492,7 +503,7 @@ reserve_samples (NfFlow *flow, guint B)
   flow->ordered = nf_ops_alloc (flow->ops, tokens * D);
   flow->half_square = nf_ops_alloc (flow->ops, tokens);
   flow->log_det = nf_ops_alloc (flow->ops, tokens);
-  flow->misses = nf_ops_alloc (flow->ops, tokens);
+  flow->misses = nf_ops_alloc (flow->ops, 2 * tokens);
   flow->labels = nf_ops_alloc (flow->ops, 2 * (gsize)B);
   flow->changes = nf_ops_alloc (flow->ops, 2 * (gsize)B * flow->frames * NF_FLOW_WINDOW);
   if (config->txt_size)

@@ -21,8 +21,9 @@ NfOps *nf_flow_get_ops (NfFlow *flow);
 void nf_flow_get_size (NfFlow *flow, guint *rows, guint *columns);
 
 /* Whether values between blocks are rounded to their lattices: those of pictures that come back as they were.
- * Not at first, but with products of few bits always. */
-void nf_flow_set_on_lattice (NfFlow *flow, gboolean on_lattice);
+ * Not at first, but with products of few bits always. SNAPPED, which must live: the lattice of these
+ * pictures, or NULL for what is none. */
+void nf_flow_set_on_lattice (NfFlow *flow, const NfTokens *snapped);
 
 /* Sizes of a sample: at first those of the model. Models with rotary positions take others: rows and columns
  * in pixels, frames 0 for an image. What fails changes none. */
@@ -63,7 +64,8 @@ NfBuffer *nf_flow_get_output (NfFlow *flow);
 NfBuffer *nf_flow_get_half_square (NfFlow *flow);
 NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 
-/* (B, N): how many values of a token, of all blocks, decoding will find otherwise than encoding left them. */
+/* (B, N, 2): how many values of a token, of all blocks, decoding will find otherwise than encoding left them,
+ * and how many of its samples. */
 NfBuffer *nf_flow_get_misses (NfFlow *flow);
 
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":

@@ -57,7 +57,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
     return FALSE;
   /* other memory shows nothing */
   self->shown.valid = self->shown.valid && self->staging.size == staged;
-  nf_flow_set_on_lattice (self->flow, TRUE);
+  nf_flow_set_on_lattice (self->flow, nf_model_get_tokens (self->model));
   planes->tiles_x = grid->tiles_x;
 
   const gsize latents = nf_grid_latents (grid), tokens = (gsize)grid->grid_width * grid->grid_height;
@@ -74,7 +74,7 @@ prepare_frame (NfSession *self, const NfFrame *frame, NfGrid *grid, NfPlanes *pl
     {
       self->n_tokens = 0;
       if (!make_room (&self->half_square, tokens) || !make_room (&self->log_det, tokens)
-          || !make_room (&self->misses, tokens))
+          || !make_room (&self->misses, 2 * tokens))
         return refuse_memory (grid, error);
       self->n_tokens = tokens;
     }
@@ -120,7 +120,8 @@ nf_score_fill (NfModel *model, const float *half_square, const float *log_det, c
     {
       squares += (double)half_square[i];
       determinants += (double)log_det[i];
-      score->n_missed += (guint64)misses[i];
+      score->n_missed += (guint64)misses[2 * i];
+      score->n_lost += (guint64)misses[2 * i + 1];
     }
   score->rounded = nf_device_rounds_factors (nf_model_get_device (model));
   score->limited = config->max_log_scale > 0;
@@ -137,9 +138,11 @@ nf_score_get_doubt (const NfScore *score)
   g_return_val_if_fail (score, NF_DOUBT_NONE);
   if (!(score->bits_per_dim < NF_SCORE_FAR))
     return NF_DOUBT_FAR;
-  if (score->n_missed == 0)
+  if (score->n_missed == 0 && score->n_lost == 0)
     return NF_DOUBT_NONE;
-  return score->rounded ? NF_DOUBT_PRECISION : score->limited ? NF_DOUBT_FAR : NF_DOUBT_NONE;
+  return score->rounded                        ? NF_DOUBT_PRECISION
+         : score->limited || score->n_lost > 0 ? NF_DOUBT_FAR
+                                               : NF_DOUBT_NONE;
 }
 
 const char *
@@ -213,8 +216,8 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
       nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
                          count * N * sizeof (float));
       if (score)
-        nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + first * N,
-                           count * N * sizeof (float));
+        nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + 2 * first * N,
+                           2 * count * N * sizeof (float));
       nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
                    tokens, TRUE);
     }
@@ -496,7 +499,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
         return FALSE;
     }
 
-  nf_flow_set_on_lattice (self->flow, how.snap);
+  nf_flow_set_on_lattice (self->flow, how.snap ? nf_model_get_tokens (self->model) : NULL);
   const gboolean drafts = may_draft (&how, label);
   if (drafts && !prepare_drafts (self, error))
     return FALSE;
@@ -654,7 +657,7 @@ nf_session_denoise_frame (NfSession *self, const NfFrame *in, double sigma, cons
   if (batch == 0 || !prepare_frame (self, out, &grid, &planes, error)
       || !prepare_frame (self, in, &grid, &planes, error))
     return FALSE;
-  nf_flow_set_on_lattice (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, NULL);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint tiles = grid.tiles_x * grid.tiles_y;

@@ -36,7 +36,7 @@ struct _NfSession
   NfBuffer *grid;  /* latents of the frame */
   NfBuffer *black; /* a sample of 0 */
   gsize grid_size;
-  float *half_square, *log_det, *misses; /* per token, tile by tile */
+  float *half_square, *log_det, *misses; /* per token, of misses two, tile by tile */
   gsize n_tokens;
   NfShown shown;
 
@@ -119,7 +119,8 @@ gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, con
 /* Gradients of all parameters in the order of their list. */
 gboolean nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error);
 
-/* Of TOKENS half squares, log-determinants and numbers of values that are missed; NUM_DIMS samples. */
+/* Of TOKENS half squares and log-determinants, and two numbers a token of values that are missed and samples
+ * that are lost; NUM_DIMS samples. */
 void nf_score_fill (NfModel *model, const float *half_square, const float *log_det, const float *misses,
                     gsize tokens, guint64 num_dims, NfScore *score);
 

@@ -57,7 +57,7 @@ nf_session_continue (NfSession *self, const float *x, guint B, guint given, cons
   NfDecodeOptions how;
   if (batch == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
-  nf_flow_set_on_lattice (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, NULL);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   self->report = (NfInverseReport){ 0 };

@@ -564,7 +564,7 @@ nf_session_encode_traced (NfSession *self, const float *x, guint B, const gint *
   if (batch == 0 || !nf_session_check_condition (self, labels, B, error)
       || !nf_session_check_finite ("tokens", x, B * n, error))
     return FALSE;
-  nf_flow_set_on_lattice (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, NULL);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   for (guint first = 0; first < B; first += batch)
@@ -614,7 +614,7 @@ nf_session_decode (NfSession *self, const float *z, guint B, const gint *labels,
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
   if (limit == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
-  nf_flow_set_on_lattice (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, NULL);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   const guint batch = nf_session_share (B, limit);
@@ -648,7 +648,7 @@ nf_session_add_gradients (NfSession *self, const float *x, guint B, const gint *
   const guint batch = nf_flow_prepare (self->flow, NF_FLOW_GRADIENTS, error);
   if (batch == 0)
     return FALSE;
-  nf_flow_set_on_lattice (self->flow, FALSE);
+  nf_flow_set_on_lattice (self->flow, NULL);
 
   NfOps *ops = nf_flow_get_ops (self->flow);
   g_autofree float *half_square = g_new (float, batch *N), *log_det = g_new (float, batch *N);

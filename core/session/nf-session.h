@@ -114,6 +114,8 @@ void nf_session_get_stats (NfSession *self, NfSessionStats *stats);
  * @bits_per_dim: -log_likelihood / (num_dims ln 2); padded samples cost bits too, so it is a bound for any
  * size
  * @n_missed: values between blocks that decoding will find otherwise than encoding left them
+ * @n_lost: samples that decoding will snap to another point of their lattice than encoding had them on; what
+ * follows in their tile reads that, even where the byte is the same
  * @rounded: whether products round what weights are multiplied by, to bfloat16 (bf16) or to integers
  * (int8-weights, but for int8=fma): there a value that is found otherwise may change the third digit of
  * others, and all that follow in its tile. FALSE in bf16-weights, whatever its form
@@ -127,6 +129,7 @@ typedef struct
   guint64 num_dims;
   double bits_per_dim;
   guint64 n_missed;
+  guint64 n_lost;
   gboolean rounded;
   gboolean limited;
 } NfScore;
@@ -266,9 +269,10 @@ typedef enum
  * nf_score_get_doubt:
  * @score: of a frame
  *
- * A frame is in doubt that scores %NF_SCORE_FAR and more, or if some of its values are missed. The latter
- * says nothing where a model does not limit its scales and products multiply floats as they are: lattices
- * between blocks hold for scales of up to 2 there, and a few values of real frames are missed without harm.
+ * A frame is in doubt that scores %NF_SCORE_FAR and more, or if some of its samples are lost, as those of a
+ * model that diverged in training are, or some of its values are missed. The last says nothing where a model
+ * does not limit its scales and products multiply floats as they are: lattices between blocks hold for scales
+ * of up to 2 there, and a few values of real frames are missed without harm.
  *
  * Returns: why not every byte of the frame may come back.
  */

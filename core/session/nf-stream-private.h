@@ -63,7 +63,7 @@ struct _NfStream
   NfBuffer *between[2], *z, *latents, *log_det, *missing, *half_square, *changes;
   NfStaging *staging;                      /* B */
   NfPlanes *planes;                        /* B */
-  float *half_squares, *log_dets, *misses; /* on the host, per token */
+  float *half_squares, *log_dets, *misses; /* on the host, per token; of misses two */
   float *no_action;
 
   /* models of Gaussian noise */

@@ -160,12 +160,12 @@ reserve (NfStream *self)
   self->latents = nf_ops_alloc (self->ops, frame);
   self->z = nf_ops_alloc (self->ops, self->F * frame);
   self->log_det = nf_ops_alloc (self->ops, tokens);
-  self->missing = nf_ops_alloc (self->ops, tokens);
+  self->missing = nf_ops_alloc (self->ops, 2 * tokens);
   self->half_square = nf_ops_alloc (self->ops, tokens);
   self->changes = nf_ops_alloc (self->ops, (gsize)self->B * MAX (self->N, NF_FLOW_WINDOW));
   self->half_squares = g_new (float, tokens);
   self->log_dets = g_new (float, tokens);
-  self->misses = g_new (float, tokens);
+  self->misses = g_new (float, 2 * tokens);
   self->no_action = g_new0 (float, (gsize)self->B *MAX (config->action_dim, 1));
   self->staging = g_new0 (NfStaging, self->B);
   self->planes = g_new0 (NfPlanes, self->B);
@@ -219,7 +219,6 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   g_autoptr (NfStream) self = g_object_new (NF_TYPE_STREAM, NULL);
   self->model = g_object_ref (model);
   self->flow = g_steal_pointer (&flow);
-  nf_flow_set_on_lattice (self->flow, TRUE);
   self->ops = nf_flow_get_ops (self->flow);
   self->B = B;
   self->T = nf_model_count_blocks (model);
@@ -232,6 +231,7 @@ nf_stream_new_batch (NfModel *model, guint B, GError **error)
   self->tokens = *nf_model_get_tokens (model);
   if (self->noisy)
     self->tokens.steps = -NF_LATTICE;
+  nf_flow_set_on_lattice (self->flow, &self->tokens);
   self->look_ahead = usual_look_ahead (self);
   reserve (self);
   return nf_ops_finish (self->ops, error) ? g_steal_pointer (&self) : NULL;
@@ -642,7 +642,7 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
   float *log_dets = self->log_dets + (gsize)b * self->N;
   double noise = 0;
   if (score)
-    nf_score_fill (self->model, half_squares, log_dets, self->misses + (gsize)b * self->N, self->N,
+    nf_score_fill (self->model, half_squares, log_dets, self->misses + 2 * (gsize)b * self->N, self->N,
                    self->staging[b].size, score);
   for (guint i = 0; self->noisy && i < self->N; i++)
     {
@@ -663,8 +663,10 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
         float *score_maps, GError **error)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  const NfBlockSequence alone
-      = { .N = self->N, .frame = self->N, .on_lattice = self->flow->sequences[self->T - 1].on_lattice };
+  const NfBlockSequence alone = { .N = self->N,
+                                  .frame = self->N,
+                                  .on_lattice = nf_stream_deep_sequence (self)->on_lattice,
+                                  .snapped = nf_stream_deep_sequence (self)->snapped };
   NfAffine affine = nf_block_affine (nf_stream_deep_block (self), &alone, self->B);
   const gboolean flip = nf_stream_deep_block (self)->flip;
   const gsize tokens = (gsize)self->B * self->N, one = (gsize)self->N * self->D, n = self->B * one;
@@ -688,7 +690,7 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   close_frame (self);
   nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, tokens * sizeof (float));
   nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, 2 * tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
