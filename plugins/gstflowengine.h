@@ -157,7 +157,8 @@ GstFlowReturn gst_flow_engine_wait (GstFlowEngine *engine, NfSession **session);
  * without a device has what its property says; NULL is nothing. */
 const char *gst_flow_engine_get_precision (GstFlowEngine *engine);
 
-/* After gst_flow_engine_wait(): what multiplies in it, as nf_device_get_arithmetic() says; "" without a device. */
+/* After gst_flow_engine_wait(): what multiplies in it, as nf_device_get_arithmetic() says; "" without a
+ * device. */
 const char *gst_flow_engine_get_form (GstFlowEngine *engine);
 
 /**
