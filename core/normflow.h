@@ -5,6 +5,7 @@
 #include <nf-checkpoint.h>
 #include <nf-config.h>
 #include <nf-device.h>
+#include <nf-correction.h>
 #include <nf-frame.h>
 #include <nf-half.h>
 #include <nf-model.h>

@@ -179,6 +179,24 @@ nf_from_basis (__global const float *basis, __global const float *t, float y[D_M
   nf_change_basis (basis, basis + 2 * D * NF_BASIS_ROW (D), from, y, D);
 }
 
+/* A token's values, as decoding made them, to those that encoding had. */
+static inline void
+nf_snap_token (float t[D_MAX], __global const float *basis, int has_basis, int steps, int D)
+{
+  const int size = D * NF_BASIS_ROW (D);
+  float y[D_MAX];
+  if (!has_basis)
+    {
+      for (int i = 0; i < D; i += VW)
+        nf_storev (nf_snap (nf_loadv (t + i), steps), t + i);
+      return;
+    }
+  nf_change_basis (basis, basis + 2 * size, t, y, D);
+  for (int i = 0; i < D; i += VW)
+    nf_storev (nf_snap (nf_loadv (y + i), steps), y + i);
+  nf_change_basis (basis + size, basis + 2 * size, y, t, D);
+}
+
 /* mu, sigma and log sigma of values i .. i+VW-1 of a token of D, of which `lanes` are there, by the row o of the network. */
 static inline void
 nf_read_step (__global const float *o, int i, int lanes, int D, int scale, float soft_clip, float most, floatv *mu, floatv *sigma, floatv *log_sigma)
@@ -231,6 +249,37 @@ nf_count_lost (__global const float *z, __global const float *u, __global const 
   return nf_sumv (lost);
 }
 
+/* Corrections are of four ints, as NfCorrection: sample, block, place n D + i in the block's order, and the value's bits. A list has four more before
+ * the first of them: how many there are, also where there is room for less. Of a token of which decoding does not find all of u this adds those that it
+ * does not find: z, o as nf_affine has them of the token. */
+static inline void
+nf_list_missed (__global const float *z, __global const float *u, __global const float *o, int D, int moves, int scale, float soft_clip, float most,
+                float per_unit_u, int steps, __global const float *basis, int has_basis, int sample, int block, int n, __global float *list, int room)
+{
+  volatile __global int *entries = (volatile __global int *)list;
+  float found[D_MAX];
+  for (int i = 0; i < D; i += VW)
+    {
+      floatv mu = 0.0f, sigma = 1.0f, log_sigma;
+      if (moves)
+        nf_read_step (o, i, D - i, D, scale, soft_clip, most, &mu, &sigma, &log_sigma);
+      nf_storev (nf_round_to (fma (nf_load_head (z + i, D - i), sigma, mu), per_unit_u), found + i);
+    }
+  if (steps != -1)
+    nf_snap_token (found, basis, has_basis, steps, D);
+  for (int i = 0; i < D; i++)
+    if (found[i] != u[i])
+      {
+        const int at = atomic_inc (entries);
+        if (at >= room)
+          continue;
+        entries[4 * at + 4] = sample;
+        entries[4 * at + 5] = block;
+        entries[4 * at + 6] = n * D + i;
+        entries[4 * at + 7] = as_int (u[i]);
+      }
+}
+
 /* Samples that are nearer to their points than this snap to them however they lie: half a step of the finest lattice is 2^-13. The square of the
  * distance is that of all samples of a token in sum, which is the same in an orthonormal basis. */
 #define NF_SURELY_FOUND 0x1p-28f
@@ -238,12 +287,14 @@ nf_count_lost (__global const float *z, __global const float *u, __global const 
 /* z goes to flipped rows if out_flip (the next block runs the other way). log_det (B, N) in natural order, flipped to the block's if flip; added to
  * what is there if accumulate. z is rounded to multiples of 1/per_unit, u was to those of 1/per_unit_u. log_scales (B, N, D) gets -log sigma in the
  * block's order if keep_scales. misses (B, N, 2), as log_det, gets how many values of u are not found again if keep_misses, and how many samples of
- * the frame are not, if decoding will snap them: snap_steps as of nf_affine_inverse, -1 where it does not. Global size (B N). */
+ * the frame are not, if decoding will snap them: snap_steps as of nf_affine_inverse, -1 where it does not. list gets what these are to be, if there is
+ * room: of block `block`, and of samples from first_sample on. Global size (B N). */
 NF_KERNEL void
 nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o, __global float *z, ulong z_at, __global float *log_det,
            __global float *log_scales, ulong log_scales_at, int keep_scales, int N, int D, int S, int prefix, int extra, int frame, int shift,
            int scale, float soft_clip, float most, float per_unit, float per_unit_u, int flip, int out_flip, int accumulate,
-           __global float *misses, int keep_misses, int snap_steps, __global const float *basis, int has_basis)
+           __global float *misses, int keep_misses, int snap_steps, __global const float *basis, int has_basis, __global float *list, int room,
+           int first_sample, int block)
 {
   const int m = get_global_id (0), b = m / N, n = m % N, moves = !shift || n > 0;
   const int width = scale == NF_SCALE_NONE ? D : 2 * D;
@@ -275,7 +326,10 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
   float lost = 0.0f;
   if (snap_steps != -1 && !(nf_sumv (off) < NF_SURELY_FOUND))
     lost = nf_count_lost (z, u, o, D, moves, scale, soft_clip, most, per_unit_u, snap_steps, basis, has_basis);
-  misses[2 * at] = (accumulate ? misses[2 * at] : 0.0f) + nf_sumv (missed);
+  const float away = nf_sumv (missed);
+  if (room > 0 && away + lost > 0.0f)
+    nf_list_missed (z, u, o, D, moves, scale, soft_clip, most, per_unit_u, snap_steps, basis, has_basis, first_sample + b, block, n, list, room);
+  misses[2 * at] = (accumulate ? misses[2 * at] : 0.0f) + away;
   misses[2 * at + 1] = (accumulate ? misses[2 * at + 1] : 0.0f) + lost;
 }
 
@@ -360,22 +414,6 @@ nf_prior (NF_ITEM __global const float *z, ulong z_at, __global float *dz, int k
   half_square[m] = 0.5f * nf_sumv (sum);
 }
 
-static inline void
-nf_snap_token (__global float *t, __global const float *basis, int has_basis, int steps, int D)
-{
-  if (!has_basis)
-    {
-      for (int i = 0; i < D; i += VW)
-        nf_store_head (nf_snap (nf_load_head (t + i, D - i), steps), t + i, D - i);
-      return;
-    }
-  float y[D_MAX];
-  nf_from_basis (basis, t, y, D);
-  for (int i = 0; i < D; i += VW)
-    nf_storev (nf_snap (nf_loadv (y + i), steps), y + i);
-  nf_to_basis (basis, y, t, D);
-}
-
 enum
 {
   NF_GUIDANCE_NONE,
@@ -391,11 +429,14 @@ enum
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
  * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
  * to multiples of 1/per_unit, as nf_affine rounded it. changes (B, count), if wanted, gets the largest
- * change of a value, sigmas (B, N, D), if wanted, the sigma of these tokens. Global size (B count). */
+ * change of a value, sigmas (B, N, D), if wanted, the sigma of these tokens. Where corrected_N is not 0 corrections has, from corrections_at on, for each of
+ * corrected_N tokens of a sample, of which the first is token corrected_first, where in it the token's corrections begin, and in one place more where the
+ * last end; each is the number of a value and what it is to be. Global size (B count). */
 NF_KERNEL void
 nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *x, ulong x_at, __global const float *o, int B, int N, int D, int n0, int count,
                    int o_rows, int o_first, int scale, float soft_clip, float most, float per_unit, int guidance, float4 weights, int keep_first, int snap_steps,
-                   __global const float *basis, int has_basis, __global float *changes, int keep_changes, __global float *sigmas, int keep_sigmas)
+                   __global const float *basis, int has_basis, __global float *changes, int keep_changes, __global float *sigmas, int keep_sigmas,
+                   __global const float *corrections, ulong corrections_at, int corrected_N, int corrected_first)
 {
   const int b = get_global_id (0) / count, r = get_global_id (0) % count, width = scale == NF_SCALE_NONE ? D : 2 * D;
   const int moves = !keep_first || r > 0;
@@ -451,7 +492,21 @@ nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *
       nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
     }
   if (snap_steps != -1)
-    nf_snap_token (x, basis, has_basis, snap_steps, D);
+    {
+      float t[D_MAX];
+      for (int i = 0; i < D; i++)
+        t[i] = x[i];
+      nf_snap_token (t, basis, has_basis, snap_steps, D);
+      for (int i = 0; i < D; i++)
+        x[i] = t[i];
+    }
+  if (corrected_N > 0)
+    {
+      __global const int *words = (__global const int *)corrections;
+      const ulong at = corrections_at + (size_t)b * corrected_N + n0 - corrected_first + r;
+      for (int w = words[at]; w < words[at + 1]; w += 2)
+        x[words[w]] = as_float (words[w + 1]);
+    }
   if (keep_changes)
     {
       /* what is no number stays so: an iteration that went astray has not settled */

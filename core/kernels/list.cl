@@ -171,12 +171,14 @@ nf_run_item (uint command, uint3 item, uint3 items, __global const ulong *a)
     case NF_LIST_AFFINE:
       nf_affine (item, items, NF_VIEW (0), NF_FLOATS (2), NF_VIEW (3), NF_FLOATS (5), NF_VIEW (6), NF_INT (8), NF_INT (9), NF_INT (10), NF_INT (11),
                  NF_INT (12), NF_INT (13), NF_INT (14), NF_INT (15), NF_INT (16), NF_FLOAT (17), NF_FLOAT (18), NF_FLOAT (19), NF_FLOAT (20), NF_INT (21),
-                 NF_INT (22), NF_INT (23), NF_FLOATS (24), NF_INT (25), NF_INT (26), NF_FLOATS (27), NF_INT (28));
+                 NF_INT (22), NF_INT (23), NF_FLOATS (24), NF_INT (25), NF_INT (26), NF_FLOATS (27), NF_INT (28), NF_FLOATS (29),
+                 NF_INT (30), NF_INT (31), NF_INT (32));
       break;
     case NF_LIST_AFFINE_INVERSE:
       nf_affine_inverse (item, items, NF_VIEW (0), NF_VIEW (2), NF_FLOATS (4), NF_INT (5), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9), NF_INT (10),
                          NF_INT (11), NF_INT (12), NF_FLOAT (13), NF_FLOAT (14), NF_FLOAT (15), NF_INT (16), as_float4 (NF_INT4 (17)), NF_INT (19),
-                         NF_INT (20), NF_FLOATS (21), NF_INT (22), NF_FLOATS (23), NF_INT (24), NF_FLOATS (25), NF_INT (26));
+                         NF_INT (20), NF_FLOATS (21), NF_INT (22), NF_FLOATS (23), NF_INT (24), NF_FLOATS (25), NF_INT (26), NF_VIEW (27),
+                         NF_INT (29), NF_INT (30));
       break;
     case NF_LIST_FORESEE:
       nf_foresee (item, items, NF_VIEW (0), NF_VIEW (2), NF_VIEW (4), NF_INT (6), NF_INT (7), NF_INT (8), NF_INT (9));

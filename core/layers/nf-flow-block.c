@@ -248,11 +248,11 @@ nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *s
 void
 nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence, NfBlockTape *tape,
                   NfView u, guint B, const NfCondition *condition, NfView z, NfBuffer *log_det,
-                  NfBuffer *misses, NfView log_scales, gboolean out_flip, gboolean accumulate)
+                  const NfMissed *missed, NfView log_scales, gboolean out_flip, gboolean accumulate)
 {
   NfAffine affine = nf_block_affine (block, sequence, B);
 
-  affine.misses = misses;
+  affine.missed = missed;
   nf_block_predict (ops, block, sequence, tape, u, B, condition);
   nf_ops_affine (ops, &affine, skip_left_out (block, sequence, u), tape->o, z, log_det, log_scales,
                  block->flip, out_flip, accumulate);

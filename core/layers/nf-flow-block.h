@@ -99,11 +99,11 @@ void nf_block_predict (NfOps *ops, const NfFlowBlock *block, const NfBlockSequen
  * theirs, u is of the whole sequence, and the rows before are those that the past has.
  *
  * z (B, N, D) and log_det (B, N, natural order) of u; z is written in the reverse order if OUT_FLIP. log_det
- * is added to if ACCUMULATE. misses: NULL, or as NfAffine says, added to likewise. log_scales: NULL buffer,
+ * is added to if ACCUMULATE. MISSED: NULL, or its counts are added to likewise. log_scales: NULL buffer,
  * or gets -log sigma (B, N, D) in block order. */
 void nf_block_forward (NfOps *ops, const NfFlowBlock *block, const NfBlockSequence *sequence,
                        NfBlockTape *tape, NfView u, guint B, const NfCondition *condition, NfView z,
-                       NfBuffer *log_det, NfBuffer *misses, NfView log_scales, gboolean out_flip,
+                       NfBuffer *log_det, const NfMissed *missed, NfView log_scales, gboolean out_flip,
                        gboolean accumulate);
 
 typedef struct

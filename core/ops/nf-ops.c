@@ -1508,14 +1508,17 @@ void
 nf_ops_affine (NfOps *ops, const NfAffine *a, NfView u, NfBuffer *o, NfView z, NfBuffer *log_det,
                NfView log_scales, gboolean flip, gboolean out_flip, gboolean accumulate)
 {
+  const NfMissed none = { 0 }, *missed = a->missed ? a->missed : &none;
   NfBuffer *basis = a->snapped ? a->snapped->basis : NULL;
   check_affine (a);
   LAUNCH_ITEMS (ops, KERNEL_AFFINE, a->B * a->N, 1, VIEW (u), BUFFER (o), VIEW (z), BUFFER (log_det),
                 VIEW (log_scales), INT (log_scales.buffer != NULL), INT (a->N), INT (a->D), INT (a->S),
                 INT (a->prefix), INT (a->extra), INT (a->frame), INT (a->shift), INT (a->scale),
                 FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_out), FLOAT (a->per_unit_in),
-                INT (flip), INT (out_flip), INT (accumulate), BUFFER (a->misses), INT (a->misses != NULL),
-                INT (a->snapped ? a->snapped->steps : -1), BUFFER (basis), INT (basis != NULL));
+                INT (flip), INT (out_flip), INT (accumulate), BUFFER (missed->counts),
+                INT (missed->counts != NULL), INT (a->snapped ? a->snapped->steps : -1), BUFFER (basis),
+                INT (basis != NULL), BUFFER (missed->list), INT (missed->room), INT (missed->first_sample),
+                INT (missed->block));
 }
 
 void
@@ -1548,7 +1551,8 @@ nf_ops_affine_inverse (NfOps *ops, const NfAffine *a, const NfInverse *i, NfView
                 INT (a->scale), FLOAT (a->soft_clip), FLOAT (a->most), FLOAT (a->per_unit_in),
                 INT (i->guidance), VALUE (weights), INT (i->keep_first), INT (i->snap ? tokens->steps : -1),
                 BUFFER (tokens->basis), INT (tokens->basis != NULL), BUFFER (i->changes),
-                INT (i->changes != NULL), BUFFER (i->sigmas), INT (i->sigmas != NULL));
+                INT (i->changes != NULL), BUFFER (i->sigmas), INT (i->sigmas != NULL),
+                VIEW (i->corrected.words), INT (i->corrected.N), INT (i->corrected.first));
 }
 
 void

@@ -301,6 +301,28 @@ typedef struct
   NfBuffer *basis; /* NULL, or as of nf_ops_new_basis() */
 } NfTokens;
 
+/* What encoding says of values that decoding will not find. COUNTS (B, N, 2), as log_det, gets of each token
+ * how many values of u and how many samples are not; LIST, unless ROOM is 0, gets what is to be put in their
+ * place, in any order: of samples from FIRST_SAMPLE on, of block BLOCK. A list has ROOM + 1 times four ints,
+ * the first of them being how many corrections there are, also where there is room for less; then come these,
+ * as NfCorrection. It is the caller's to set the first to 0. */
+typedef struct
+{
+  NfBuffer *counts;
+  NfBuffer *list;
+  guint room, first_sample, block;
+} NfMissed;
+
+/* Corrections of a block as decoding wants them. WORDS are ints: from AT on, for each of N tokens of each
+ * sample, of which the first is token FIRST, where in WORDS its corrections begin, and in one place more
+ * where the last end; these are two words each, the number of a value and its bits. N is 0 if there are none.
+ */
+typedef struct
+{
+  NfView words;
+  guint N, first;
+} NfCorrected;
+
 /* How a block's output becomes an affine step, z = (u - mu)/sigma; see kernels/flow.cl. o has S rows a
  * sample, the first PREFIX of which say nothing, of 2D values, [raw scale | mu], or of D (NONE). With SHIFT
  * row prefix + n-1 speaks of token n, and token 0 stays as it is; without, row prefix + n. SOFT_CLIP a > 0
@@ -313,8 +335,7 @@ typedef struct
   gboolean shift;
   NfScale scale;
   float soft_clip, most, per_unit_in, per_unit_out;
-  NfBuffer *misses; /* (B, N, 2), as log_det: how many values of u will not be found again, and how many
-                       samples of SNAPPED will not; NULL if not asked */
+  const NfMissed *missed;  /* or NULL, if not asked */
   const NfTokens *snapped; /* u are tokens on this lattice, and snap to it when they are decoded; or NULL */
 } NfAffine;
 
@@ -344,7 +365,8 @@ typedef enum
  * of o; the unguided branch's samples come after all of these. Weights of token n0+r are w0 + r w_step.
  * KEEP_FIRST: token n0 stays as it is, but is snapped if SNAP says so. CHANGES: NULL, or (B, count) gets the
  * largest |new - old| of each token, no number if there is one that is none. SIGMAS: NULL, or (B, N, D) gets
- * the sigma of these tokens. */
+ * the sigma of these tokens. CORRECTED: what
+ * values are to be whatever is found. */
 typedef struct
 {
   guint n0, count, o_rows, o_first;
@@ -352,6 +374,7 @@ typedef struct
   float w_scale0, w_scale_step, w_shift0, w_shift_step;
   gboolean keep_first, snap;
   NfBuffer *changes, *sigmas;
+  NfCorrected corrected;
 } NfInverse;
 
 /* Those tokens of x (B, N, D) become z sigma + mu of z (B, N, D), both in block order. z may be x. Of A it

@@ -54,7 +54,7 @@ typedef struct
   const NfBlockSequence *sequence;
   NfBlockCache *cache;
   NfBuffer *changes; /* work memory of parallel decoding */
-  guint end;         /* behind the last token that is wanted of the sequence */
+  guint first, end;  /* token of the sequence that corrections count from; behind the last that is wanted */
   guint entered;     /* windows held the tokens before this one, which have a guess */
   guint widest;      /* window */
   NfCondition condition;
@@ -112,6 +112,7 @@ apply (Inversion *self, guint n0, guint count, NfBuffer *changes)
     .keep_first = n0 == 0 && !self->block->sos.buffer,
     .snap = self->snap,
     .changes = changes,
+    .corrected = nf_corrected_block (&self->flow->corrected, self->t, self->first),
   };
   nf_ops_affine_inverse (self->flow->ops, &self->affine, &inverse, nf_view (self->z, 0), nf_view (self->x, 0),
                          self->cache->o, self->tokens);
@@ -392,6 +393,7 @@ set_block (Inversion *self, guint t, guint B)
   self->way = options->n_blocks ? options->blocks[t]
                                 : (NfDecodeBlock){ options->window, options->guess, options->tolerance };
   self->sequence = &self->flow->sequences[t];
+  self->first = 0;
   self->end = self->sequence->N;
   self->entered = 0;
   self->affine = nf_block_affine (self->block, self->sequence, B);
@@ -493,6 +495,7 @@ nf_flow_inverse_frame (NfFlow *flow, const NfFlowFrame *frame, const NfDecodeOpt
       set_block (&self, t, B);
       self.cache = frame->caches[t];
       self.x = deep ? frame->u : frame->x;
+      self.first = deep ? first : 0;
       self.end = deep ? first + F : F;
       self.goes_on = deep;
       nf_ops_reorder (flow->ops, from, deep ? x : z, B, F, D, self.block->flip != was, F, none);

@@ -40,11 +40,14 @@ struct _NfFlow
   NfBuffer *log_scales;                       /* (B, N, D), taken when asked for */
   NfBuffer *half_square, *log_det;            /* (B, N) */
   NfBuffer *misses;                           /* (B, N, 2) */
-  NfBuffer *labels;                           /* (2B) ints */
-  NfBuffer *text, *actions;                   /* (2B, ...) */
-  NfBuffer *local_text;                       /* (2B frames, ...), if blocks of one frame see text */
-  NfBuffer *changes;                          /* (2B, rows of a window) */
-  const NfSubstitute *substitutes;            /* what the deep block is shown wrong; not owned */
+  const NfMissedList *missed;                 /* nf_flow_list_missed(); not owned */
+  guint first_sample;
+  NfCorrectedBlocks corrected;     /* nf_flow_correct() */
+  NfBuffer *labels;                /* (2B) ints */
+  NfBuffer *text, *actions;        /* (2B, ...) */
+  NfBuffer *local_text;            /* (2B frames, ...), if blocks of one frame see text */
+  NfBuffer *changes;               /* (2B, rows of a window) */
+  const NfSubstitute *substitutes; /* what the deep block is shown wrong; not owned */
   guint n_substitutes;
   NfBuffer **known; /* T of (B, N, D): what the block reads of frames that are given,
                        in its order; NULL where it sees one frame alone */

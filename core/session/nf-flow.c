@@ -346,6 +346,19 @@ nf_flow_set_on_lattice (NfFlow *flow, const NfTokens *snapped)
   tell_lattices (flow);
 }
 
+void
+nf_flow_list_missed (NfFlow *flow, const NfMissedList *list, guint first)
+{
+  flow->missed = list;
+  flow->first_sample = first;
+}
+
+void
+nf_flow_correct (NfFlow *flow, const NfCorrections *samples, guint B)
+{
+  nf_corrected_set (&flow->corrected, flow->ops, samples, B, flow->T, flow->shape.frame, flow->shape.D);
+}
+
 gboolean
 nf_flow_set_frames (NfFlow *flow, guint frames, GError **error)
 {
@@ -387,6 +400,7 @@ nf_flow_free (NfFlow *flow)
   g_free (flow->scratch);
   g_free (flow->cache);
   g_free (flow->known);
+  nf_corrected_clear (&flow->corrected);
   g_clear_pointer (&flow->ops, nf_ops_free);
   g_clear_object (&flow->model);
   g_free (flow);
@@ -768,9 +782,10 @@ forward_block (NfFlow *flow, guint t, NfBlockTape *tape, NfBuffer *from, NfBuffe
 {
   const NfFlowBlock *block = nf_model_get_block (flow->model, t);
   const NfCondition condition = nf_flow_condition (flow, t);
+  const NfMissed missed = nf_missed_list_of_block (flow->missed, flow->misses, t, flow->first_sample);
   nf_block_forward (flow->ops, block, &flow->sequences[t], tape, nf_view (from, 0),
-                    nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, flow->misses,
-                    log_scales, block->flip != order (flow, t + 1), accumulate);
+                    nf_flow_samples (flow, t, B), &condition, nf_view (to, 0), log_det, &missed, log_scales,
+                    block->flip != order (flow, t + 1), accumulate);
 }
 
 void

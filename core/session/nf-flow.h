@@ -1,8 +1,9 @@
 /* normflow: the whole flow on a device. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "nf-model-private.h"
+#include "nf-correction-private.h"
 #include "nf-hints.h"
+#include "nf-model-private.h"
 #include "nf-session.h"
 
 /* Not installed. A chain of blocks with a queue and work memory: what sessions and trainers share. One thread
@@ -67,6 +68,14 @@ NfBuffer *nf_flow_get_log_det (NfFlow *flow);
 /* (B, N, 2): how many values of a token, of all blocks, decoding will find otherwise than encoding left them,
  * and how many of its samples. */
 NfBuffer *nf_flow_get_misses (NfFlow *flow);
+
+/* From now on nf_flow_forward() adds to LIST, unless it is NULL, what decoding is not to find, its first
+ * sample being number FIRST. Kept by reference. */
+void nf_flow_list_missed (NfFlow *flow, const NfMissedList *list, guint first);
+
+/* Decoding puts these in the place of what it finds: SAMPLES of B pictures, or frames of B streams; NULL:
+ * none, any more. */
+void nf_flow_correct (NfFlow *flow, const NfCorrections *samples, guint B);
 
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":
  * class -1, nf_flow_write_classes(), actions of zeros. With two branches the second has no class, NULL_TEXT

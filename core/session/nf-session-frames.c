@@ -180,15 +180,47 @@ fill_score_map (NfSession *self, const NfGrid *grid, float *map)
     }
 }
 
+/* The staged frame into the grid, and what is scored of its tokens onto the host. */
+static gboolean
+encode_tiles (NfSession *self, const NfGrid *grid, const NfPlanes *planes, guint batch, GError **error)
+{
+  const NfTokens *tokens = nf_model_get_tokens (self->model);
+  const gsize N = nf_flow_get_shape (self->flow)->N;
+  const NfDequantise mode = tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
+  NfOps *ops = nf_flow_get_ops (self->flow);
+  const guint tiles = grid->tiles_x * grid->tiles_y;
+  nf_missed_list_begin (&self->missed, ops, 0);
+  nf_session_condition (self, NULL, 0, batch, 1);
+  for (guint first = 0; first < tiles; first += batch)
+    {
+      const guint count = MIN (batch, tiles - first);
+      if (!nf_session_next_batch (self, error))
+        return FALSE;
+      nf_ops_pixels_to_tokens (ops, planes, tokens, first, count, mode, 0.0f, 0, 0, NULL,
+                               nf_view (nf_flow_get_input (self->flow), 0));
+      nf_flow_list_missed (self->flow, &self->missed, first);
+      nf_flow_forward (self->flow, count, NULL);
+      nf_flow_list_missed (self->flow, NULL, 0);
+      nf_flow_standardise (self->flow, count);
+      nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0),
+                         self->half_square + first * N, count * N * sizeof (float));
+      nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
+                         count * N * sizeof (float));
+      nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + 2 * first * N,
+                         2 * count * N * sizeof (float));
+      nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid->tiles_x,
+                   tokens, TRUE);
+    }
+  return nf_ops_finish (ops, error);
+}
+
 gboolean
 nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
                          float *score_map, GError **error)
 {
   g_return_val_if_fail (NF_IS_SESSION (self) && frame && latents, FALSE);
   const NfConfig *config = nf_model_get_config (self->model);
-  const NfTokens *tokens = nf_model_get_tokens (self->model);
   const gsize N = nf_flow_get_shape (self->flow)->N;
-  const NfDequantise mode = tokens->steps ? NF_DEQUANTISE_LATTICE : NF_DEQUANTISE_NONE;
   NfGrid grid;
   NfPlanes planes;
   gint64 time = g_get_monotonic_time ();
@@ -197,32 +229,18 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
     return FALSE;
 
   NfOps *ops = nf_flow_get_ops (self->flow);
-  const guint tiles = grid.tiles_x * grid.tiles_y;
   self->shown.valid = FALSE;
   nf_staging_upload (&self->staging, ops, config->layout, frame);
   const double upload = nf_stats_lap (&time);
-  nf_session_condition (self, NULL, 0, batch, 1);
-  for (guint first = 0; first < tiles; first += batch)
+  /* once more where the list of what will be missed had no room for it */
+  for (gboolean whole = FALSE; !whole;)
     {
-      const guint count = MIN (batch, tiles - first);
-      if (!nf_session_next_batch (self, error))
+      if (!encode_tiles (self, &grid, &planes, batch, error))
         return FALSE;
-      nf_ops_pixels_to_tokens (ops, &planes, tokens, first, count, mode, 0.0f, 0, 0, NULL,
-                               nf_view (nf_flow_get_input (self->flow), 0));
-      nf_flow_forward (self->flow, count, NULL);
-      nf_flow_standardise (self->flow, count);
-      nf_ops_read_later (ops, nf_view (nf_flow_get_half_square (self->flow), 0),
-                         self->half_square + first * N, count * N * sizeof (float));
-      nf_ops_read_later (ops, nf_view (nf_flow_get_log_det (self->flow), 0), self->log_det + first * N,
-                         count * N * sizeof (float));
-      if (score)
-        nf_ops_read_later (ops, nf_view (nf_flow_get_misses (self->flow), 0), self->misses + 2 * first * N,
-                           2 * count * N * sizeof (float));
-      nf_ops_grid (ops, nf_view (nf_flow_get_output (self->flow), 0), self->grid, first, count, grid.tiles_x,
-                   tokens, TRUE);
+      whole = !nf_missed_any (self->misses, self->n_tokens);
+      if (!whole && !nf_missed_list_read (&self->missed, ops, &whole, error))
+        return FALSE;
     }
-  if (!nf_ops_finish (ops, error))
-    return FALSE;
   for (gsize i = 0; i < self->n_tokens; i++)
     self->log_det[i] -= nf_model_get_log_deviations (self->model)[i % N];
   const double kernels = nf_stats_lap (&time);
@@ -238,17 +256,32 @@ nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, 
   return TRUE;
 }
 
+void
+nf_session_get_corrections (NfSession *self, NfCorrections *corrections)
+{
+  g_return_if_fail (NF_IS_SESSION (self) && corrections);
+  *corrections = nf_missed_list_get (&self->missed);
+}
+
 /* A tile that is to be decoded. */
 typedef struct
 {
   guint frame, tile;
 } Work;
 
-/* Tiles of LATENTS that are other than those of BEFORE, all of them if that is NULL; ascending, to WORK. */
+/* A frame's latents, and what is known of it besides. */
+typedef struct
+{
+  const float *latents; /* NULL: there is no such frame */
+  NfCorrections corrections;
+} Coded;
+
+/* Tiles that are other than those of BEFORE; ascending, to WORK. */
 static guint
-find_new_tiles (const NfConfig *config, const NfGrid *grid, const float *latents, const float *before,
+find_new_tiles (const NfConfig *config, const NfGrid *grid, const Coded *coded, const Coded *before,
                 guint frame, Work *work)
 {
+  const float *latents = coded->latents;
   const gsize rows = nf_config_rows (config) / config->patch_size,
               part = (gsize)nf_config_columns (config) / config->patch_size * grid->features,
               row = part * grid->tiles_x;
@@ -257,9 +290,11 @@ find_new_tiles (const NfConfig *config, const NfGrid *grid, const float *latents
   for (guint tile = 0; tile < grid->tiles_x * grid->tiles_y; tile++)
     {
       const gsize at = tile / grid->tiles_x * rows * row + tile % grid->tiles_x * part;
-      gboolean same = before != NULL;
+      const NfCorrections now = nf_corrections_of_sample (&coded->corrections, tile),
+                          then = nf_corrections_of_sample (&before->corrections, tile);
+      gboolean same = before->latents && nf_corrections_equal (&now, &then);
       for (gsize y = 0; y < rows && same; y++)
-        same = memcmp (latents + at + y * row, before + at + y * row, part * sizeof *latents) == 0;
+        same = memcmp (latents + at + y * row, before->latents + at + y * row, part * sizeof *latents) == 0;
       if (!same)
         work[count++] = (Work){ frame, tile };
     }
@@ -292,7 +327,7 @@ decode_alike (const NfDecodeOptions *a, const NfDecodeOptions *b)
 typedef struct
 {
   NfSession *session;
-  const float *const *latents;
+  const Coded *coded;
   const NfFrame *frames;
   guint n_frames;
   const NfGrid *grid;
@@ -358,6 +393,21 @@ fill_places (Frames *self, const Work *work, guint count)
     }
 }
 
+/* What is known of COUNT tiles becomes the flow's. FALSE if it is nothing. */
+static gboolean
+correct_tiles (Frames *self, const Work *work, guint count)
+{
+  g_autofree NfCorrections *tiles = g_new (NfCorrections, count);
+  gsize n = 0;
+  for (guint i = 0; i < count; i++)
+    {
+      tiles[i] = nf_corrections_of_sample (&self->coded[work[i].frame].corrections, work[i].tile);
+      n += tiles[i].n;
+    }
+  nf_flow_correct (self->session->flow, tiles, count);
+  return n > 0;
+}
+
 /* Latents of COUNT tiles through the flow into the staged samples. */
 static gboolean
 decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, const NfDecodeOptions *options,
@@ -375,13 +425,13 @@ decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, c
       if (self->written != work[i].frame)
         {
           self->written = work[i].frame;
-          nf_ops_write (ops, nf_view (session->grid, 0), self->latents[self->written],
+          nf_ops_write (ops, nf_view (session->grid, 0), self->coded[self->written].latents,
                         session->grid_size * sizeof (float));
         }
       nf_ops_grid (ops, nf_view (nf_flow_get_input (session->flow), i * n), session->grid, work[i].tile, run,
                    self->grid->tiles_x, tokens, FALSE);
     }
-  if (self->drafts && count <= nf_flow_drafts (session->flow))
+  if (self->drafts && count <= nf_flow_drafts (session->flow) && !correct_tiles (self, work, count))
     {
       g_autofree guint *tiles = g_new (guint, count);
       for (guint i = 0; i < count; i++)
@@ -391,10 +441,15 @@ decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, c
                                     &session->report, error))
         return FALSE;
     }
-  else if (!nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress,
-                             &session->report, error)
-           || !nf_session_finish_drawn (session, options, labels, 0, count, error))
-    return FALSE;
+  else
+    {
+      correct_tiles (self, work, count);
+      const gboolean done = nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode,
+                                             progress, &session->report, error);
+      nf_flow_correct (session->flow, NULL, 0);
+      if (!done || !nf_session_finish_drawn (session, options, labels, 0, count, error))
+        return FALSE;
+    }
   for (guint i = 0, run; i < count; i += run)
     {
       run = count_run (work + i, count - i);
@@ -408,16 +463,19 @@ decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, c
 
 /* The staged samples show this frame from now on. */
 static void
-remember (NfSession *self, const NfFrame *frame, const float *latents, gint label,
+remember (NfSession *self, const NfFrame *frame, const Coded *coded, gint label,
           const NfDecodeOptions *options)
 {
   NfShown *shown = &self->shown;
-  memcpy (shown->latents, latents, self->grid_size * sizeof *latents);
+  memcpy (shown->latents, coded->latents, self->grid_size * sizeof *coded->latents);
+  g_array_set_size (shown->corrections, 0);
+  g_array_append_vals (shown->corrections, coded->corrections.items, (guint)coded->corrections.n);
   shown->generation = nf_model_get_generation (self->model);
   shown->width = frame->width;
   shown->height = frame->height;
   shown->label = label;
   shown->options = *options;
+  shown->options.corrections = NULL;
   /* what was cut short might come out otherwise another time */
   shown->valid = !(self->report.residual > 0);
 }
@@ -474,8 +532,13 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   const guint limit = nf_flow_prepare (self->flow, guided ? NF_FLOW_DECODE_GUIDED : NF_FLOW_DECODE, error);
   if (limit == 0 || !nf_session_prepare_drawn (self, options, &how, error))
     return FALSE;
+  const gsize values = (gsize)nf_flow_get_shape (self->flow)->N * nf_flow_get_shape (self->flow)->D;
+  g_autofree Coded *coded = g_new0 (Coded, n_frames);
   for (guint i = 0; i < n_frames; i++)
     {
+      coded[i].latents = latents[i];
+      if (options->corrections)
+        coded[i].corrections = options->corrections[i];
       if (!frames[i].interlaced != !frames[0].interlaced)
         {
           g_set_error (
@@ -495,7 +558,9 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
           return FALSE;
         }
       if (!prepare_frame (self, &frames[i], &grid, &planes, error)
-          || !nf_session_check_finite ("latents", latents[i], self->grid_size, error))
+          || !nf_session_check_finite ("latents", latents[i], self->grid_size, error)
+          || !nf_corrections_check (&coded[i].corrections, nf_model_get_config (self->model),
+                                    grid.tiles_x * grid.tiles_y, values, error))
         return FALSE;
     }
 
@@ -516,12 +581,16 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   g_autofree Work *work = g_try_new (Work, (gsize)n_frames * tiles);
   if (!work)
     return refuse_memory (&grid, error);
+  const Coded last
+      = { shown->latents,
+          { (const NfCorrection *)(gpointer)shown->corrections->data, shown->corrections->len } };
+  const Coded none = { 0 };
   guint count = 0;
   for (guint i = 0; i < n_frames; i++)
-    count += find_new_tiles (config, &grid, latents[i],
-                             i > 0   ? (repeat ? latents[i - 1] : NULL)
-                             : known ? shown->latents
-                                     : NULL,
+    count += find_new_tiles (config, &grid, &coded[i],
+                             i > 0   ? (repeat ? &coded[i - 1] : &none)
+                             : known ? &last
+                                     : &none,
                              i, work + count);
   const guint batch = nf_session_share (count, limit);
   if (!shown->valid)
@@ -533,7 +602,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
   g_autofree gint *labels = g_new (gint, batch);
   for (guint i = 0; i < batch; i++)
     labels[i] = label;
-  Frames all = { self, latents, frames, n_frames, &grid, &planes, .drafts = drafts, .written = n_frames };
+  Frames all = { self, coded, frames, n_frames, &grid, &planes, .drafts = drafts, .written = n_frames };
   const double upload = nf_stats_lap (&time);
   for (guint first = 0; first < count; first += batch)
     {
@@ -546,7 +615,7 @@ nf_session_decode_frames (NfSession *self, const float *const *latents, guint n_
     }
   if (!reach_frame (&all, n_frames, error) || !nf_ops_finish (ops, error))
     return FALSE;
-  remember (self, &frames[n_frames - 1], latents[n_frames - 1], label, options);
+  remember (self, &frames[n_frames - 1], &coded[n_frames - 1], label, options);
   const double kernels = nf_stats_lap (&time) - all.downloads;
   for (guint i = 0; i < n_frames; i++)
     nf_stats_count_frame (&self->stats, upload / n_frames, kernels / n_frames, all.downloads / n_frames);

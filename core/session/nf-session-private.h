@@ -16,7 +16,8 @@ typedef struct
   guint width, height;
   gint label;
   NfDecodeOptions options;
-  float *latents; /* of the grid */
+  float *latents;      /* of the grid */
+  GArray *corrections; /* NfCorrection */
 } NfShown;
 
 struct _NfSession
@@ -38,6 +39,7 @@ struct _NfSession
   gsize grid_size;
   float *half_square, *log_det, *misses; /* per token, of misses two, tile by tile */
   gsize n_tokens;
+  NfMissedList missed;
   NfShown shown;
 
   NfBuffer *drawn; /* samples on their way to lose their noise */

@@ -18,7 +18,9 @@ nf_session_finalize (GObject *object)
   g_clear_pointer (&self->grid, nf_buffer_free);
   g_clear_pointer (&self->black, nf_buffer_free);
   g_clear_pointer (&self->flow, nf_flow_free);
+  nf_missed_list_clear (&self->missed);
   g_free (self->shown.latents);
+  g_array_unref (self->shown.corrections);
   g_free (self->half_square);
   g_free (self->log_det);
   g_free (self->misses);
@@ -41,6 +43,7 @@ nf_session_class_init (NfSessionClass *class)
 static void
 nf_session_init (NfSession *self)
 {
+  self->shown.corrections = g_array_new (FALSE, FALSE, sizeof (NfCorrection));
   self->text_at = -1;
   self->share = 1;
 }

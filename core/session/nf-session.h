@@ -1,8 +1,9 @@
 /* normflow: encode, decode, score, denoise. SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
-#include "nf-model.h"
+#include "nf-correction.h"
 #include "nf-frame.h"
+#include "nf-model.h"
 
 G_BEGIN_DECLS
 
@@ -153,6 +154,15 @@ typedef struct
  */
 gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *latents, NfScore *score,
                                   float *score_map, GError **error);
+
+/**
+ * nf_session_get_corrections:
+ * @corrections: (out caller-allocates): what decoding the last frame that was encoded, as it was, will not
+ * find; its items are the session's, and valid until its next call
+ *
+ * Decoding takes them as a part of #NfDecodeOptions.
+ */
+void nf_session_get_corrections (NfSession *self, NfCorrections *corrections);
 
 /**
  * nf_session_denoise_frame:
@@ -396,6 +406,8 @@ typedef struct
  * that was trained with Gaussian noise what they become is noisy, too, and the noise leaves by @denoise, in
  * floats, before there are pixels (arXiv 2412.06329, eq. 8). Streams are told by their own calls
  * @denoise: see @drawn; the learned one is for videos
+ * @corrections: (nullable): of frames, one of each that a call decodes, of streams side by side one for all;
+ * NULL for none. nf_session_decode() does not look at it. It is read during the call only
  *
  * Zero-initialise, then set what differs: all zero means plain decoding (attention_temperature 0 counts as 1,
  * guide 0 as both). Guidance of a STARFlow is of both, without annealing and attention temperature.
@@ -418,6 +430,7 @@ typedef struct
   NfDecodeBlock blocks[NF_MAX_BLOCKS];
   gboolean drawn;
   NfDenoise denoise;
+  const NfCorrections *corrections;
 } NfDecodeOptions;
 
 /* Decoding */

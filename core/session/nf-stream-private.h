@@ -64,6 +64,7 @@ struct _NfStream
   NfStaging *staging;                      /* B */
   NfPlanes *planes;                        /* B */
   float *half_squares, *log_dets, *misses; /* on the host, per token; of misses two */
+  NfMissedList missed;                     /* of the last frame encoded; samples are streams */
   float *no_action;
 
   /* models of Gaussian noise */

@@ -53,6 +53,7 @@ nf_stream_finalize (GObject *object)
   g_free (self->half_squares);
   g_free (self->log_dets);
   g_free (self->misses);
+  nf_missed_list_clear (&self->missed);
   g_free (self->no_action);
   g_free (self->text_digest);
   g_free (self->noises);
@@ -602,9 +603,10 @@ keep_tokens (NfStream *self, const NfStreamWindow *window)
                       frame, self->B);
 }
 
-/* Tokens of the frame through the shallow blocks into the window. */
+/* Tokens of the frame through the shallow blocks into the window. LIST, unless it is NULL, gets what decoding
+ * is not to find. */
 static void
-forward_shallow (NfStream *self, const NfStreamWindow *window)
+forward_shallow (NfStream *self, const NfStreamWindow *window, const NfMissedList *list)
 {
   const NfCondition condition = nf_stream_condition (self, NULL, 0);
   const gsize frame = (gsize)self->N * self->D;
@@ -623,8 +625,9 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
       const NfFlowBlock *block = nf_model_get_block (self->model, t);
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
+      const NfMissed missed = nf_missed_list_of_block (list, self->missing, t, 0);
       nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
-                        to, self->log_det, self->missing, none, flip != next, t > 0);
+                        to, self->log_det, &missed, none, flip != next, t > 0);
       from = to;
       flip = next;
     }
@@ -681,9 +684,12 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   draw_noise (self, self->index);
   const double upload = nf_stats_lap (&time);
   read_pixels (self);
-  forward_shallow (self, window);
+  /* of as many as all values: a window does not go back, so it cannot be done once more */
+  nf_missed_list_begin (&self->missed, self->ops, (guint)MIN (self->T * n, NF_MOST_CORRECTIONS));
+  forward_shallow (self, window, &self->missed);
   extend (self, window);
-  affine.misses = self->missing;
+  const NfMissed missed = nf_missed_list_of_block (&self->missed, self->missing, self->T - 1, 0);
+  affine.missed = &missed;
   nf_ops_affine (self->ops, &affine, nf_view (self->u, 0), window->cache->o, nf_view (self->latents, 0),
                  self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
   nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, (guint)tokens, self->D);
@@ -692,6 +698,9 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
   nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, 2 * tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
+    return FALSE;
+  gboolean whole = !nf_missed_any (self->misses, tokens);
+  if (!whole && !nf_missed_list_read (&self->missed, self->ops, &whole, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
   if (!nf_ops_read (self->ops, nf_view (self->latents, 0), latents, n * sizeof *latents, error))
@@ -721,6 +730,13 @@ nf_stream_encode (NfStream *self, const NfFrame *frame, const float *action, flo
     return TRUE;
   nf_stream_reset (self);
   return FALSE;
+}
+
+void
+nf_stream_get_corrections (NfStream *self, NfCorrections *corrections)
+{
+  g_return_if_fail (NF_IS_STREAM (self) && corrections);
+  *corrections = nf_missed_list_get (&self->missed);
 }
 
 /* The oldest of the frames that are held becomes pixels; KNOWN frames of the window are there. */
@@ -764,7 +780,7 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
       /* what an encoder would remember of these pixels */
       write_pixels (self, self->latents, self->noise);
       read_pixels (self);
-      forward_shallow (self, window);
+      forward_shallow (self, window, NULL);
       extend (self, window);
     }
   self->shown = ahead == 0;
@@ -783,6 +799,17 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
     }
   close_frame (self);
   return TRUE;
+}
+
+/* The flow puts these in the place of what it finds of the frame. */
+static void
+correct (NfStream *self, const NfCorrections *corrections)
+{
+  static const NfCorrections none = { 0 };
+  g_autofree NfCorrections *streams = g_new (NfCorrections, self->B);
+  for (guint b = 0; b < self->B; b++)
+    streams[b] = nf_corrections_of_sample (corrections ? corrections : &none, b);
+  nf_flow_correct (self->flow, streams, self->B);
 }
 
 /* Pixels on the device, if there are any, into FRAMES. */
@@ -809,7 +836,10 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
                    "guidance %g: streams of videos are decoded without, it must be 0", options->guidance);
       return FALSE;
     }
-  if (!check_frames (self, frames, actions, error))
+  if (!check_frames (self, frames, actions, error)
+      || (options->corrections
+          && !nf_corrections_check (options->corrections, nf_model_get_config (self->model), self->B,
+                                    (gsize)self->N * self->D, error)))
     return FALSE;
 
   NfStreamWindow *window = open_window (self);
@@ -834,8 +864,11 @@ decode (NfStream *self, const float *latents, const float *actions, gboolean dra
                                 .changes = self->changes,
                                 .latents = self->latents,
                                 .tokens = &self->tokens };
-  if (!nf_flow_inverse_frame (self->flow, &inverse, &how, tell, self, &self->report, error)
-      || !finish_frame (self, window, drawn, error) || !nf_ops_finish (self->ops, error))
+  correct (self, options->corrections);
+  const gboolean found
+      = nf_flow_inverse_frame (self->flow, &inverse, &how, tell, self, &self->report, error) != NULL;
+  nf_flow_correct (self->flow, NULL, 0);
+  if (!found || !finish_frame (self, window, drawn, error) || !nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
   if (!download (self, frames, error))

@@ -201,6 +201,15 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
                            NfScore *score, float *score_map, GError **error);
 
 /**
+ * nf_stream_get_corrections:
+ * @corrections: (out caller-allocates): what decoding the last frame that was encoded, of each stream, will
+ * not find; its items are the stream's, and valid until its next call
+ *
+ * nf_stream_decode() takes them as a part of #NfDecodeOptions.
+ */
+void nf_stream_get_corrections (NfStream *self, NfCorrections *corrections);
+
+/**
  * nf_stream_decode:
  * @latents: (B, rows/p, columns/p, D)
  * @action: (nullable) (array): the vectors that nf_stream_encode() had
