@@ -504,18 +504,22 @@ static cl_program
 build_math (Rig *rig)
 {
   g_autoptr (GError) error = NULL;
+  g_autoptr (GBytes) launch
+      = g_resources_lookup_data ("/normflow/kernels/launch.h", G_RESOURCE_LOOKUP_FLAGS_NONE, &error);
+  nf_test_ok (launch, error);
   g_autoptr (GBytes) common
       = g_resources_lookup_data ("/normflow/kernels/common.cl", G_RESOURCE_LOOKUP_FLAGS_NONE, &error);
   nf_test_ok (common, error);
-  gsize size;
-  const char *const sources[] = { g_bytes_get_data (common, &size), math_source };
-  const size_t sizes[] = { size, strlen (math_source) };
+  gsize launch_size, size;
+  const char *const sources[]
+      = { g_bytes_get_data (launch, &launch_size), g_bytes_get_data (common, &size), math_source };
+  const size_t sizes[] = { launch_size, size, strlen (math_source) };
   const cl_device_id id = nf_device_get_id (rig->device);
   g_autofree char *options
       = g_strdup_printf ("-cl-std=CL1.2 -DVW=%d%s%s", rig->VW, rig->bf16 ? " -DNF_BF16=1" : "",
                          rig->bf16 && !rig->rounds ? " -DNF_BF16_WEIGHTS=1" : "");
   cl_int status;
-  cl_program program = clCreateProgramWithSource (nf_device_get_context (rig->device), 2,
+  cl_program program = clCreateProgramWithSource (nf_device_get_context (rig->device), G_N_ELEMENTS (sources),
                                                   (const char **)sources, sizes, &status);
   assert_int_equal (status, CL_SUCCESS);
   assert_int_equal (clBuildProgram (program, 1, &id, options, NULL, NULL), CL_SUCCESS);

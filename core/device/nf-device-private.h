@@ -100,8 +100,8 @@ cl_command_queue nf_device_new_queue (NfDevice *self, GError **error);
 
 /* The program made of the embedded kernel files FILES (names in core/kernels, NULL-terminated, concatenated
  * in this order, each after a #line directive), compiled with OPTIONS: from this process, else from the disk
- * cache, else compiled and cached. "common.cl" is always put first. Nobody owns it but the device. NULL with
- * NF_ERROR_BUILD and the build log. */
+ * cache, else compiled and cached. "launch.h" and "common.cl" are always put first. Nobody owns it but the
+ * device. NULL with NF_ERROR_BUILD and the build log. */
 cl_program nf_device_get_program (NfDevice *self, const char *const *files, const char *options,
                                   GError **error);
 
