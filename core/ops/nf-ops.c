@@ -1,6 +1,7 @@
 /* normflow: operations on device tensors. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-ops.h"
 #include "nf-command-list.h"
+#include "nf-ops-profile.h"
 #include "kernels/launch.h"
 
 #include <string.h>
@@ -147,84 +148,16 @@ struct _NfOps
   gboolean half_keys;      /* keys and values are bfloat16, for multiply-adds: NF_HALF_KEYS of append.cl */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
-  GArray *events;      /* of Noted, only while there is a profile */
-  GHashTable *times;   /* NfOpsTimes by name, likewise */
-  gboolean by_columns; /* the next launch's items are shared out by columns */
-  char detail[64];     /* what a profile says of the next launch besides the kernel's name */
+  NfOpsProfile *profile; /* or NULL */
+  gboolean by_columns;   /* the next launch's items are shared out by columns */
+  char detail[64];       /* what a profile says of the next launch besides the kernel's name */
 };
-
-/* Profile */
-
-typedef struct
-{
-  cl_event event;
-  NfOpsTime *time;
-} Noted;
-
-#define MAX_NOTED 4096
-
-static void
-time_free (gpointer data)
-{
-  NfOpsTime *time = data;
-  g_free (time->name);
-  g_free (time);
-}
-
-/* Adds up what has been noted. */
-static void
-gather (NfOps *ops)
-{
-  for (guint i = 0; ops->events && i < ops->events->len; i++)
-    {
-      const Noted *noted = &g_array_index (ops->events, Noted, i);
-      cl_ulong start = 0, end = 0;
-      if (!noted->event) /* the command was refused */
-        continue;
-      if (clWaitForEvents (1, &noted->event) == CL_SUCCESS
-          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL)
-                 == CL_SUCCESS
-          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL)
-                 == CL_SUCCESS)
-        {
-          noted->time->launches++;
-          noted->time->seconds += 1e-9 * (double)(end - start);
-        }
-      clReleaseEvent (noted->event);
-    }
-  if (ops->events)
-    g_array_set_size (ops->events, 0);
-}
 
 /* Where a command's event goes: nowhere without a profile. */
 static cl_event *
 note (NfOps *ops, const char *what, const char *detail)
 {
-  if (!ops->events)
-    return NULL;
-  if (ops->events->len >= MAX_NOTED)
-    gather (ops);
-  char *name = *detail ? g_strdup_printf ("%s %s", what, detail) : g_strdup (what);
-  NfOpsTime *time = g_hash_table_lookup (ops->times, name);
-  if (time)
-    g_free (name);
-  else
-    {
-      time = g_new0 (NfOpsTime, 1);
-      time->name = name;
-      g_hash_table_insert (ops->times, time->name, time);
-    }
-  const Noted noted = { .time = time };
-  g_array_append_val (ops->events, noted);
-  return &g_array_index (ops->events, Noted, ops->events->len - 1).event;
-}
-
-static void
-end_profile (NfOps *ops)
-{
-  gather (ops);
-  g_clear_pointer (&ops->events, g_array_unref);
-  g_clear_pointer (&ops->times, g_hash_table_unref);
+  return ops->profile ? nf_ops_profile_note (ops->profile, what, detail) : NULL;
 }
 
 /* Launching */
@@ -259,7 +192,7 @@ end_profile (NfOps *ops)
 static gboolean
 lists (NfOps *ops)
 {
-  return ops->list && !ops->events;
+  return ops->list && !ops->profile;
 }
 
 /* Enqueues the list: before everything that does not go into it. */
@@ -594,46 +527,27 @@ renew_queue (NfOps *ops, gboolean profile, GError **error)
 gboolean
 nf_ops_start_profile (NfOps *ops, GError **error)
 {
-  g_assert (!ops->events);
+  g_assert (!ops->profile);
   if (!renew_queue (ops, TRUE, error))
     return FALSE;
-  ops->events = g_array_new (FALSE, TRUE, sizeof (Noted));
-  ops->times = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, time_free);
+  ops->profile = nf_ops_profile_new ();
   return TRUE;
-}
-
-static gint
-compare_times (gconstpointer a, gconstpointer b)
-{
-  const NfOpsTime *x = *(NfOpsTime *const *)a, *y = *(NfOpsTime *const *)b;
-  return (x->seconds < y->seconds) - (x->seconds > y->seconds);
 }
 
 GPtrArray *
 nf_ops_end_profile (NfOps *ops, GError **error)
 {
-  g_assert (ops->events);
+  g_assert (ops->profile);
   if (!nf_ops_finish (ops, error))
     return NULL;
-  gather (ops);
-  g_autoptr (GPtrArray) times = g_ptr_array_new_with_free_func (time_free);
-  GHashTableIter iter;
-  gpointer time;
-  g_hash_table_iter_init (&iter, ops->times);
-  while (g_hash_table_iter_next (&iter, NULL, &time))
-    {
-      g_ptr_array_add (times, time);
-      g_hash_table_iter_steal (&iter);
-    }
-  g_ptr_array_sort (times, compare_times);
-  end_profile (ops);
+  g_autoptr (GPtrArray) times = nf_ops_profile_end (g_steal_pointer (&ops->profile));
   return renew_queue (ops, FALSE, error) ? g_steal_pointer (&times) : NULL;
 }
 
 void
 nf_ops_free (NfOps *ops)
 {
-  end_profile (ops);
+  g_clear_pointer (&ops->profile, nf_ops_profile_free);
   if (ops->queue)
     wait_for_all (ops);
   g_clear_pointer (&ops->list, nf_command_list_free);
@@ -885,7 +799,7 @@ static void
 pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
       gboolean transposed)
 {
-  if (ops->events)
+  if (ops->profile)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u by %u%s", rows, columns, width,
                 transposed ? ", transposed" : "");
   /* a scale is that of a whole column */
@@ -1026,7 +940,7 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
                gpu_local[3] = { NF_GROUP_X, NF_GROUP_Y, 1 };
 
   ops->by_columns = goes_by_columns (ops, t->M, t->K);
-  if (ops->events)
+  if (ops->profile)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
   LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
@@ -1625,36 +1539,47 @@ nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, 
 
 /* Pixels */
 
+/* Where planes are, as kernels read it. */
+typedef struct
+{
+  cl_ulong4 at;
+  cl_int4 stride, step;
+} KernelPlanes;
+
+static KernelPlanes
+kernel_planes (const NfPlanes *f)
+{
+  return (KernelPlanes){ .at = { { f->at[0], f->at[1], f->at[2] } },
+                         .stride = { { f->stride[0], f->stride[1], f->stride[2] } },
+                         .step = { { f->step[0], f->step[1], f->step[2] } } };
+}
+
 void
 nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
                          NfDequantise mode, float std, guint64 seed, guint64 stream, NfBuffer *noise,
                          NfView x)
 {
-  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
-  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
-                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  const KernelPlanes planes = kernel_planes (f);
   const cl_uint2 seed2 = { { (cl_uint)seed, (cl_uint)(seed >> 32) } },
                  stream2 = { { (cl_uint)stream, (cl_uint)(stream >> 32) } };
-  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes), VALUE (at),
-                VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (f->chroma_height),
-                LONG (f->tile_bytes), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
-                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std),
-                VALUE (seed2), VALUE (stream2), BUFFER (t->basis), INT (t->basis != NULL), VIEW (x),
-                INT (t->D), BUFFER (noise));
+  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes),
+                VALUE (planes.at), VALUE (planes.stride), VALUE (planes.step), INT (f->width),
+                INT (f->height), INT (f->chroma_height), LONG (f->tile_bytes), INT (tile0), INT (f->tiles_x),
+                INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (mode),
+                INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2), BUFFER (t->basis),
+                INT (t->basis != NULL), VIEW (x), INT (t->D), BUFFER (noise));
 }
 
 void
 nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
                          NfBuffer *noise)
 {
-  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
-  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
-                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  const KernelPlanes planes = kernel_planes (f);
   LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->rows * t->columns, tiles, VIEW (x), BUFFER (f->bytes),
-                VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height),
-                INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
-                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps), BUFFER (t->basis),
-                INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL),
+                VALUE (planes.at), VALUE (planes.stride), VALUE (planes.step), INT (f->width),
+                INT (f->height), INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p),
+                INT (t->columns), INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps),
+                BUFFER (t->basis), INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL),
                 VIEW (nf_view (f->bytes, f->odd)));
 }
 
