@@ -2,6 +2,7 @@
 #include "nf-stream-private.h"
 
 #include "nf-random.h"
+#include "nf-score-private.h"
 #include "nf-session-private.h"
 
 #include <math.h>
