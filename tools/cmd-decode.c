@@ -118,7 +118,7 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
 {
   const NfLatentsInfo *info = nf_latents_reader_get_info (reader);
   const guint64 end = decode->first + decode->total;
-  g_autofree float *latents = g_new (float, nf_stream_get_latents (stream)),
+  g_autofree float *latents = g_new (float, nf_stream_count_latents (stream)),
                    *action = g_new (float, MAX (info->action_dim, 1));
   g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
   NfDecodeOptions options = decode->command->decoding;

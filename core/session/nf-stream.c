@@ -412,7 +412,7 @@ nf_stream_get_length (NfStream *self)
 }
 
 gsize
-nf_stream_get_latents (NfStream *self)
+nf_stream_count_latents (NfStream *self)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), 0);
   return (gsize)self->B * self->N * self->D;
@@ -757,7 +757,7 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
     {
       /* the noisy frame itself is remembered, and decoding left it in the window */
       nf_ops_copy (self->ops, nf_view (self->latents, 0), nf_view (self->input, 0),
-                   nf_stream_get_latents (self));
+                   nf_stream_count_latents (self));
       keep_tokens (self, window);
     }
   else
@@ -800,7 +800,7 @@ static gboolean
 decode (NfStream *self, const float *latents, const float *actions, gboolean drawn,
         const NfDecodeOptions *options, const NfFrame *frames, GError **error)
 {
-  const gsize n = nf_stream_get_latents (self);
+  const gsize n = nf_stream_count_latents (self);
   gint64 time = g_get_monotonic_time ();
   if (!nf_decode_options_check (options, nf_model_get_config (self->model), error))
     return FALSE;
@@ -886,7 +886,7 @@ nf_stream_sample (NfStream *self, guint64 seed, guint64 number, double temperatu
       nf_stream_reset (self);
       return FALSE;
     }
-  const gsize n = nf_stream_get_latents (self), one = n / self->B;
+  const gsize n = nf_stream_count_latents (self), one = n / self->B;
   g_autofree float *drawn = latents ? NULL : g_new (float, n);
   float *z = latents ? latents : drawn;
   for (guint b = 0; b < self->B; b++)
@@ -909,7 +909,7 @@ nf_stream_prepare (NfStream *self, GError **error)
   const guint width = nf_config_columns (config), height = nf_config_rows (config);
   const NfSessionStats stats = self->stats;
   g_autofree guint8 *samples = g_malloc0 ((gsize)width * height);
-  g_autofree float *latents = g_new0 (float, nf_stream_get_latents (self));
+  g_autofree float *latents = g_new0 (float, nf_stream_count_latents (self));
   g_autofree NfFrame *frames = g_new0 (NfFrame, self->B);
 
   for (guint b = 0; b < self->B; b++)
