@@ -35,7 +35,7 @@ nf_stream_finalize (GObject *object)
   NfStream *self = NF_STREAM (object);
   NfBuffer **const buffers[] = { &self->input,   &self->u,       &self->between[0], &self->between[1],
                                  &self->z,       &self->latents, &self->log_det,    &self->half_square,
-                                 &self->changes, &self->noise,   &self->text,       &self->missing };
+                                 &self->changes, &self->noise,   &self->text,       &self->misses };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -51,9 +51,9 @@ nf_stream_finalize (GObject *object)
   g_free (self->planes);
   g_free (self->tape);
   g_free (self->cache);
-  g_free (self->half_squares);
-  g_free (self->log_dets);
-  g_free (self->misses);
+  g_free (self->half_square_host);
+  g_free (self->log_det_host);
+  g_free (self->misses_host);
   g_free (self->no_action);
   g_free (self->text_digest);
   g_free (self->noises);
@@ -161,12 +161,12 @@ reserve (NfStream *self)
   self->latents = nf_ops_alloc (self->ops, frame);
   self->z = nf_ops_alloc (self->ops, self->F * frame);
   self->log_det = nf_ops_alloc (self->ops, tokens);
-  self->missing = nf_ops_alloc (self->ops, 2 * tokens);
+  self->misses = nf_ops_alloc (self->ops, 2 * tokens);
   self->half_square = nf_ops_alloc (self->ops, tokens);
   self->changes = nf_ops_alloc (self->ops, (gsize)self->B * MAX (self->N, NF_FLOW_WINDOW));
-  self->half_squares = g_new (float, tokens);
-  self->log_dets = g_new (float, tokens);
-  self->misses = g_new (float, 2 * tokens);
+  self->half_square_host = g_new (float, tokens);
+  self->log_det_host = g_new (float, tokens);
+  self->misses_host = g_new (float, 2 * tokens);
   self->no_action = g_new0 (float, (gsize)self->B *MAX (config->action_dim, 1));
   self->staging = g_new0 (NfStaging, self->B);
   self->planes = g_new0 (NfPlanes, self->B);
@@ -625,7 +625,7 @@ forward_shallow (NfStream *self, const NfStreamWindow *window)
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
       nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
-                        to, self->log_det, self->missing, none, flip != next, t > 0);
+                        to, self->log_det, self->misses, none, flip != next, t > 0);
       from = to;
       flip = next;
     }
@@ -639,16 +639,16 @@ static void
 fill_scores (NfStream *self, guint b, NfScore *score, float *map)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  const float *half_squares = self->half_squares + (gsize)b * self->N;
-  float *log_dets = self->log_dets + (gsize)b * self->N;
+  const float *half_square = self->half_square_host + (gsize)b * self->N;
+  float *log_det = self->log_det_host + (gsize)b * self->N;
   double noise = 0;
   if (score)
-    nf_score_fill (self->model, half_squares, log_dets, self->misses + 2 * (gsize)b * self->N, self->N,
+    nf_score_fill (self->model, half_square, log_det, self->misses_host + 2 * (gsize)b * self->N, self->N,
                    self->staging[b].size, score);
   for (guint i = 0; self->noisy && i < self->N; i++)
     {
       noise += (double)self->noise_nats[i];
-      log_dets[i] += self->noise_nats[i];
+      log_det[i] += self->noise_nats[i];
     }
   if (score)
     {
@@ -656,7 +656,7 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
       score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
     }
   for (guint i = 0; map && i < self->N; i++)
-    map[i] = nf_score_token (config, half_squares[i], log_dets[i]);
+    map[i] = nf_score_token (config, half_square[i], log_det[i]);
 }
 
 static gboolean
@@ -684,14 +684,15 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   read_pixels (self);
   forward_shallow (self, window);
   extend (self, window);
-  affine.misses = self->missing;
+  affine.misses = self->misses;
   nf_ops_affine (self->ops, &affine, nf_view (self->u, 0), window->cache->o, nf_view (self->latents, 0),
                  self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
   nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, (guint)tokens, self->D);
   close_frame (self);
-  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, tokens * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, 2 * tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_square_host,
+                     tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_det_host, tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->misses, 0), self->misses_host, 2 * tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
