@@ -4,12 +4,14 @@
 #include <nf-error.h>
 #include <nf-checkpoint.h>
 #include <nf-config.h>
+#include <nf-decode-options.h>
 #include <nf-device.h>
 #include <nf-correction.h>
 #include <nf-frame.h>
 #include <nf-half.h>
 #include <nf-model.h>
 #include <nf-random.h>
+#include <nf-score.h>
 #include <nf-session.h>
 #include <nf-stream.h>
 #include <nf-tensor-file.h>

@@ -509,7 +509,7 @@ set_up (GstFlowDecode *self, GstVideoCodecState *state)
   g_autofree char *model = gst_flow_engine_describe (&self->engine);
   if (!gst_flow_latent_info_from_caps (&info, state->caps, config, digest, model, &error))
     return refuse_latents (self, state->caps, error);
-  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK
+  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.arithmetic) != GST_FLOW_OK
       || gst_flow_engine_wait (&self->engine, &session) != GST_FLOW_OK)
     return FALSE;
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);

@@ -249,7 +249,7 @@ set_up (GstFlowEncode *self, GstVideoCodecState *state)
   GST_OBJECT_UNLOCK (self);
   gst_flow_latent_info_set_model (&info, config);
   g_autofree char *text = gst_flow_engine_dup_text_digest (&self->engine);
-  g_strlcpy (info.form, gst_flow_engine_get_form (&self->engine), sizeof info.form);
+  g_strlcpy (info.arithmetic, gst_flow_engine_get_arithmetic (&self->engine), sizeof info.arithmetic);
   g_strlcpy (info.text, text ? text : "", sizeof info.text);
   if (stream && context >= 0)
     info.context = (guint)context;

@@ -345,7 +345,7 @@ dup_spec (GstFlowEngine *engine)
 {
   g_autofree char *spec = g_strconcat (engine->device_spec ? engine->device_spec : "",
                                        engine->precision ? ",precision=" : NULL, engine->precision, NULL);
-  return engine->stated ? nf_device_prefer (spec, engine->stated, engine->stated_form)
+  return engine->stated ? nf_device_prefer (spec, engine->stated, engine->stated_arithmetic)
                         : g_steal_pointer (&spec);
 }
 
@@ -517,7 +517,7 @@ engine_open (GstFlowEngine *engine)
   engine->open = TRUE;
   engine->stale = FALSE;
   engine->stated = NULL;
-  g_clear_pointer (&engine->stated_form, g_free);
+  g_clear_pointer (&engine->stated_arithmetic, g_free);
   engine->checked = FALSE;
   engine->frames = engine->dropped = 0;
   engine->first_time = engine->last_time = 0;
@@ -708,33 +708,35 @@ gst_flow_engine_get_precision (GstFlowEngine *engine)
 
 /* Under the lock. */
 static const char *
-find_form (GstFlowEngine *engine)
+find_arithmetic (GstFlowEngine *engine)
 {
   return engine->model ? nf_device_get_arithmetic (nf_model_get_device (engine->model)) : "";
 }
 
 const char *
-gst_flow_engine_get_form (GstFlowEngine *engine)
+gst_flow_engine_get_arithmetic (GstFlowEngine *engine)
 {
   g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&engine->lock);
-  return find_form (engine);
+  return find_arithmetic (engine);
 }
 
 GstFlowReturn
-gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *form)
+gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *arithmetic)
 {
   g_autoptr (GError) error = NULL;
   g_mutex_lock (&engine->lock);
-  const char *const present = find_precision (engine), *const present_form = find_form (engine);
-  const char *wanted = present, *wanted_form = present_form;
-  const gboolean known = engine->stated == precision && g_strcmp0 (engine->stated_form, form) == 0;
+  const char *const present = find_precision (engine), *const present_arithmetic = find_arithmetic (engine);
+  const char *wanted = present, *wanted_arithmetic = present_arithmetic;
+  const gboolean known
+      = engine->stated == precision && g_strcmp0 (engine->stated_arithmetic, arithmetic) == 0;
   engine->stated = precision;
-  g_free (engine->stated_form);
-  engine->stated_form = g_strdup (form);
+  g_free (engine->stated_arithmetic);
+  engine->stated_arithmetic = g_strdup (arithmetic);
   g_mutex_unlock (&engine->lock);
   if (known
       || (precision == present
-          && (!*form || (precision && nf_device_arithmetic_agrees (precision, form, present_form)))))
+          && (!*arithmetic
+              || (precision && nf_device_arithmetic_agrees (precision, arithmetic, present_arithmetic)))))
     return GST_FLOW_OK;
 
   if (engine->work != GST_FLOW_ENGINE_NO_WORK)
@@ -751,7 +753,7 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
           return gst_flow_post_error (engine->element, error);
         }
       wanted = nf_device_get_precision (device);
-      wanted_form = nf_device_get_arithmetic (device);
+      wanted_arithmetic = nf_device_get_arithmetic (device);
     }
   if (precision && wanted && wanted != precision)
     GST_ELEMENT_WARNING (
@@ -760,14 +762,15 @@ gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, co
          "says %s, which may give other samples back; leave it unset",
          precision, wanted),
         (NULL));
-  else if (precision && *form && *wanted_form && !nf_device_arithmetic_agrees (precision, form, wanted_form))
+  else if (precision && *arithmetic && *wanted_arithmetic
+           && !nf_device_arithmetic_agrees (precision, arithmetic, wanted_arithmetic))
     GST_ELEMENT_WARNING (
         engine->element, STREAM, DECODE,
         ("The latents were made in %s by %s, but are decoded by %s, which may give other samples "
          "back; leave out what asks for that, or take a device that has %s (see: normflow devices)",
-         precision, form, wanted_form, form),
+         precision, arithmetic, wanted_arithmetic, arithmetic),
         (NULL));
-  if (wanted == present && g_str_equal (wanted_form, present_form))
+  if (wanted == present && g_str_equal (wanted_arithmetic, present_arithmetic))
     return GST_FLOW_OK;
   unload (engine);
   begin_loading (engine);
@@ -929,7 +932,7 @@ gst_flow_engine_clear (GstFlowEngine *engine)
   g_clear_pointer (&engine->model_name, g_free);
   g_clear_pointer (&engine->device_spec, g_free);
   g_clear_pointer (&engine->precision, g_free);
-  g_clear_pointer (&engine->stated_form, g_free);
+  g_clear_pointer (&engine->stated_arithmetic, g_free);
   g_clear_pointer (&engine->text, g_free);
   g_cond_clear (&engine->changed);
   g_mutex_clear (&engine->lock);

@@ -40,10 +40,10 @@ typedef struct
   char *model_name;
   char *device_spec;
   char *precision;
-  char *text;         /* file of text features */
-  gboolean stale;     /* properties changed since opening */
-  const char *stated; /* the precision that latents are in, one of nf_device_precisions(), or NULL */
-  char *stated_form;  /* and what multiplied, NULL or "" if that is not known */
+  char *text;              /* file of text features */
+  gboolean stale;          /* properties changed since opening */
+  const char *stated;      /* the precision that latents are in, one of nf_device_precisions(), or NULL */
+  char *stated_arithmetic; /* and what multiplied, NULL or "" if that is not known */
 
   gboolean open;
   gboolean loading;
@@ -159,20 +159,21 @@ const char *gst_flow_engine_get_precision (GstFlowEngine *engine);
 
 /* After gst_flow_engine_wait(): what multiplies in it, as nf_device_get_arithmetic() says; "" without a
  * device. */
-const char *gst_flow_engine_get_form (GstFlowEngine *engine);
+const char *gst_flow_engine_get_arithmetic (GstFlowEngine *engine);
 
 /**
  * gst_flow_engine_take_precision:
  * @precision: (nullable): one of nf_device_precisions(), in which the latents that come were made
- * @form: what multiplied, or ""
+ * @arithmetic: what multiplied, or ""
  *
- * Loads the model again in @precision and by @form, if it is in another one and neither properties nor the
- * environment say which; if they do, or the device does not have @form, a warning is posted. For streaming
- * threads, after gst_flow_engine_wait(); session and stream are others afterwards.
+ * Loads the model again in @precision and by @arithmetic, if it is in another one and neither properties nor
+ * the environment say which; if they do, or the device does not have @arithmetic, a warning is posted. For
+ * streaming threads, after gst_flow_engine_wait(); session and stream are others afterwards.
  *
  * Returns: as gst_flow_engine_wait() does.
  */
-GstFlowReturn gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision, const char *form);
+GstFlowReturn gst_flow_engine_take_precision (GstFlowEngine *engine, const char *precision,
+                                              const char *arithmetic);
 
 /* After gst_flow_engine_wait(): 16 hexadecimal digits that tell the text that the model sees from others,
  * NF_NO_TEXT if it was given none; NULL if it can see none. */

@@ -411,8 +411,8 @@ gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *con
                          (gint)info->context, "actions", G_TYPE_INT, (gint)info->actions, NULL);
   if (info->precision)
     gst_caps_set_simple (caps, "precision", G_TYPE_STRING, info->precision, NULL);
-  if (info->precision && *info->form)
-    gst_caps_set_simple (caps, "multiplied-by", G_TYPE_STRING, info->form, NULL);
+  if (info->precision && *info->arithmetic)
+    gst_caps_set_simple (caps, "multiplied-by", G_TYPE_STRING, info->arithmetic, NULL);
   if (*info->text)
     gst_caps_set_simple (caps, "text-digest", G_TYPE_STRING, info->text, NULL);
   if (info->drawn)
@@ -623,8 +623,8 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
                    "the latents have precision %s, which is unknown; there are: %s", shown, known);
       return FALSE;
     }
-  const char *form = gst_structure_get_string (structure, "multiplied-by");
-  copy_word (info->form, sizeof info->form, form);
+  const char *arithmetic = gst_structure_get_string (structure, "multiplied-by");
+  copy_word (info->arithmetic, sizeof info->arithmetic, arithmetic);
   const char *format = gst_structure_get_string (structure, "pixel-format");
   info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
 

@@ -40,7 +40,7 @@ G_BEGIN_DECLS
  * @actions: values of the vector that tells the action, 0 for none
  * @controls: they are continuous controls
  * @precision: one of nf_device_precisions(), in which the latents were made; NULL: in none, or unknown
- * @form: what multiplied in that precision, as nf_device_get_arithmetic() says it; empty: unknown
+ * @arithmetic: what multiplied in that precision, as nf_device_get_arithmetic() says it; empty: unknown
  * @text: digest of the text that the model saw, or NF_NO_TEXT; empty: it sees none, or unknown
  * @drawn: of pictures: they were drawn from the prior, not encoded
  *
@@ -62,7 +62,7 @@ typedef struct
   guint frames, context, actions;
   gboolean controls;
   const char *precision;
-  char form[9], text[17];
+  char arithmetic[9], text[17];
   gboolean drawn;
 } GstFlowLatentInfo;
 

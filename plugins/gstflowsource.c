@@ -166,7 +166,7 @@ gst_flow_source_fixate (GstBaseSrc *src, GstCaps *caps)
       info.width = width;
       info.height = height;
       info.precision = gst_flow_engine_get_precision (&self->engine);
-      g_strlcpy (info.form, gst_flow_engine_get_form (&self->engine), sizeof info.form);
+      g_strlcpy (info.arithmetic, gst_flow_engine_get_arithmetic (&self->engine), sizeof info.arithmetic);
       info.drawn = !config->frames; /* videos tell it of each frame */
       gst_flow_latent_info_set_model (&info, config);
       g_autoptr (GstCaps) full = gst_flow_latent_info_to_caps (&info, config, digest);

@@ -178,7 +178,7 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
       gst_flow_post_error (self, error);
       return FALSE;
     }
-  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
+  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.arithmetic) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
   count_from (self, self->next_pts);

@@ -16,7 +16,7 @@ fi
 # check OPTIONS FILE…
 check() {
   # shellcheck disable=SC2086
-  cat common.cl "${@:2}" | clang -x cl -cl-std=CL1.2 -Xclang -finclude-default-header -target x86_64-linux-gnu -march=sapphirerapids \
+  cat launch.h common.cl "${@:2}" | clang -x cl -cl-std=CL1.2 -Xclang -finclude-default-header -target x86_64-linux-gnu -march=sapphirerapids \
     -DDH=64 -DD_MAX=64 $1 -Werror -fsyntax-only -
 }
 

@@ -20,7 +20,7 @@ trap 'rm -r -- "$folder"' EXIT
 assemble() {
   local options=$1
   shift
-  cat common.cl "$@" >"$folder/kernels.cl"
+  cat launch.h common.cl "$@" >"$folder/kernels.cl"
   # shellcheck disable=SC2086
   clang -x cl -cl-std=CL1.2 -target nvptx64-nvidia-nvcl -Xclang -finclude-default-header -Xclang -target-cpu -Xclang sm_80 \
     -Xclang -target-feature -Xclang +ptx70 -O3 -DVW=16 -DNF_GPU_KERNELS=1 $options -S -o "$folder/kernels.ptx" "$folder/kernels.cl"

@@ -4,8 +4,8 @@
 #include "torch-writer.h"
 
 #include "nf-checkpoint.h"
-#include "nf-parameters.h"
 #include "nf-recipe.h"
+#include "nf-weights.h"
 
 static char *path;
 

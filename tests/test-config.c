@@ -291,12 +291,24 @@ test_combinations (void **state)
       "\"num_blocks\": 1, \"layers_per_block\": 1, \"frames\": 2, \"shallow_block_local\": true, "
       "\"temporal_causal\": 1",
       "without rope" },
+    { "\"in_channels\": 3, \"img_size\": 4096, \"patch_size\": 16, \"channels\": 1024, \"num_blocks\": 1, "
+      "\"layers_per_block\": 1, \"expansion\": 32",
+      "65536 tokens of a sample, with 32768 values each where channels (the width) is 1024" },
+    { "\"family\": \"starflow\", \"in_channels\": 4, \"img_size\": 1, \"patch_size\": 1, \"channels\": 64, "
+      "\"rope\": true, \"num_blocks\": 1, \"layers_per_block\": 1, \"sos\": true, \"frames\": 32768, "
+      "\"shallow_block_local\": true, \"temporal_causal\": 1, \"action_dim\": 65536",
+      "32768 frames, with action_dim 65536" },
   };
   for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
     {
       g_autofree char *json = g_strdup_printf ("{%s}", cases[i].members);
       check_refused (json, NF_ERROR_CONFIG, cases[i].mentions);
     }
+  /* the last values that are not */
+  g_autoptr (NfConfig) wide
+      = read_config ("{\"in_channels\": 3, \"img_size\": 4096, \"patch_size\": 16, \"channels\": 1024, "
+                     "\"num_blocks\": 1, \"layers_per_block\": 1, \"expansion\": 31}");
+  assert_int_equal (wide->expansion, 31);
   check_refused ("{" STARFLOW ", \"num_classes\": 5}", NF_ERROR_UNSUPPORTED, "num_classes");
   check_refused ("{" STARFLOW ", \"use_adaln\": true}", NF_ERROR_UNSUPPORTED, "use_adaln");
   check_refused ("{" STARFLOW ", \"use_pretrained_lm\": \"gemma3_1b\"}", NF_ERROR_UNSUPPORTED,

@@ -5,6 +5,7 @@
 #include "nf-test.h"
 #include "nf-device-private.h"
 #include "nf-ops.h"
+#include "kernels/launch.h"
 
 #include <float.h>
 #include <math.h>
@@ -12,9 +13,6 @@
 #include <unistd.h>
 
 #define PADDING 64
-#define SUM_LINES 4 /* of rows_gpu.cl */
-#define SIDE 32     /* of attention_gpu.cl */
-#define GROUP 64
 #define HEAD_DIM 20 /* no whole vectors */
 #define FEATURES 27
 #define PRODUCT_TOLERANCE 1e-6
@@ -147,8 +145,11 @@ rig_init (Rig *rig, const Setting *setting, guint head_dim)
                 .madd = madd,
                 .half_keys = !gpu && (bytes || (rounds && !amx)) };
   rig->NR = 2 * rig->VW;
-  rig->MR = bytes_by_amx ? 16 : amx ? 32 : rig->VW == 16 ? 12 : 6;
-  rig->QT = amx && rounds ? 32 : rig->VW == 16 ? 12 : 6;
+  rig->MR = bytes_by_amx    ? NF_ROWS_OF_AMX_INT8
+            : amx           ? NF_ROWS_OF_AMX
+            : rig->VW == 16 ? NF_ROWS_OF_16
+                            : NF_ROWS_OF_8;
+  rig->QT = amx && rounds ? NF_ROWS_OF_AMX : rig->VW == 16 ? NF_ROWS_OF_16 : NF_ROWS_OF_8;
   rig->depth = !amx ? 1 : bf16 || bytes ? 16 : 32;
   rig->planes = !amx || rounds || bytes ? 1 : bf16 ? 2 : 3;
   /* the last definition of VW counts, without a warning */
@@ -504,18 +505,22 @@ static cl_program
 build_math (Rig *rig)
 {
   g_autoptr (GError) error = NULL;
+  g_autoptr (GBytes) launch
+      = g_resources_lookup_data ("/normflow/kernels/launch.h", G_RESOURCE_LOOKUP_FLAGS_NONE, &error);
+  nf_test_ok (launch, error);
   g_autoptr (GBytes) common
       = g_resources_lookup_data ("/normflow/kernels/common.cl", G_RESOURCE_LOOKUP_FLAGS_NONE, &error);
   nf_test_ok (common, error);
-  gsize size;
-  const char *const sources[] = { g_bytes_get_data (common, &size), math_source };
-  const size_t sizes[] = { size, strlen (math_source) };
+  gsize launch_size, size;
+  const char *const sources[]
+      = { g_bytes_get_data (launch, &launch_size), g_bytes_get_data (common, &size), math_source };
+  const size_t sizes[] = { launch_size, size, strlen (math_source) };
   const cl_device_id id = nf_device_get_id (rig->device);
   g_autofree char *options
       = g_strdup_printf ("-cl-std=CL1.2 -DVW=%d%s%s", rig->VW, rig->bf16 ? " -DNF_BF16=1" : "",
                          rig->bf16 && !rig->rounds ? " -DNF_BF16_WEIGHTS=1" : "");
   cl_int status;
-  cl_program program = clCreateProgramWithSource (nf_device_get_context (rig->device), 2,
+  cl_program program = clCreateProgramWithSource (nf_device_get_context (rig->device), G_N_ELEMENTS (sources),
                                                   (const char **)sources, sizes, &status);
   assert_int_equal (status, CL_SUCCESS);
   assert_int_equal (clBuildProgram (program, 1, &id, options, NULL, NULL), CL_SUCCESS);
@@ -641,17 +646,16 @@ pack (const Rig *rig, const double *W, int rows, int columns, gsize row_step, gs
   return packed;
 }
 
-#define PACK_ROWS 64 /* of a work-item */
-
 /* X_at and ld are of X (rows, columns), or (columns, rows) if transposed. */
 static void
 run_pack (Rig *rig, const Memory *X, gsize X_at, int ld, const Memory *panels, gsize panels_at, int rows,
           int columns, int width, int transposed)
 {
   const size_t n = divide_up (columns, width);
-  const size_t cpu[3] = { rig->bytes ? 1 : divide_up (rows, PACK_ROWS), n, 1 };
-  const size_t gpu[3] = { divide_up (n * width, GROUP) * GROUP, rig->bytes ? 1 : elements (rig, rows), 1 };
-  RUN (rig, "nf_pack", rig->gpu ? gpu : cpu, SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (X), LONG (X_at),
+  const size_t cpu[3] = { rig->bytes ? 1 : divide_up (rows, NF_PACK_ROWS), n, 1 };
+  const size_t gpu[3]
+      = { divide_up (n * width, NF_GROUP) * NF_GROUP, rig->bytes ? 1 : elements (rig, rows), 1 };
+  RUN (rig, "nf_pack", rig->gpu ? gpu : cpu, SIZES (rig->gpu ? NF_GROUP : 1, 1, 1), BUFFER (X), LONG (X_at),
        INT (ld), BUFFER (panels), LONG (panels_at), INT (rows), INT (columns), INT (width), INT (transposed));
 }
 
@@ -731,7 +735,7 @@ product_init (const Rig *rig, Product *p, int M, int N, int K, int flags, double
   p->P = numbers (6, (gsize)M * N, 3);
 }
 
-#define MATMUL_GROUP(rig) SIZES ((rig)->gpu ? 16 : 1, (rig)->gpu ? 16 : 1, 1)
+#define MATMUL_GROUP(rig) SIZES ((rig)->gpu ? NF_GROUP_X : 1, (rig)->gpu ? NF_GROUP_Y : 1, 1)
 
 /* Rows first .. first+count-1 of the product; P, unless NULL, gets what was saved. */
 static float *
@@ -762,10 +766,10 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
     {
       lda = left_words (rig, p->K) + 5;
       Memory *halved = room (rig, (gsize)count * lda);
-      const size_t words = divide_up (elements (rig, p->K), GROUP) * GROUP;
+      const size_t words = divide_up (elements (rig, p->K), NF_GROUP) * NF_GROUP;
       RUN (rig, "nf_make_left", rig->gpu ? SIZES (words, count, 1) : SIZES (count, 1, 1),
-           SIZES (rig->gpu ? GROUP : 1, 1, 1), BUFFER (A), LONG (7), INT (p->lda), BUFFER (halved), INT (lda),
-           INT (p->K));
+           SIZES (rig->gpu ? NF_GROUP : 1, 1, 1), BUFFER (A), LONG (7), INT (p->lda), BUFFER (halved),
+           INT (lda), INT (p->K));
       A = halved;
       A_at = 0;
     }
@@ -774,7 +778,8 @@ run_product (Rig *rig, const Product *p, int first, int count, int tiles, float 
                      : count > 2      ? 1
                                       : 1 + 3 * tiles % 8; /* panels of a work-item */
   const size_t cpu[3] = { divide_up (panels, each), divide_up (count, tile), 1 };
-  const size_t gpu[3] = { divide_up (p->N, 64) * 16, divide_up (count, 128) * 16, 1 };
+  const size_t gpu[3]
+      = { divide_up (p->N, NF_TILE_N) * NF_GROUP_X, divide_up (count, NF_TILE_M) * NF_GROUP_Y, 1 };
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (A), LONG (A_at), INT (lda),
        BUFFER (B), LONG (16), BUFFER (bias), LONG (1), BUFFER (R), LONG (2), INT (p->ldr), INT (p->rmod),
        BUFFER (C), LONG (3), INT (p->ldc), BUFFER (before), LONG (4), INT (count), INT (p->N),
@@ -1224,15 +1229,17 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
   Memory *a_panels = room (rig, rig->amx ? (gsize)N * step : left * rig->MR * inner),
          *x_panels = rig->amx ? x : room (rig, right * rig->NR * inner);
   if (rig->amx)
-    RUN (rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH, BUFFER (a), LONG (5),
-         INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N), INT (0));
+    RUN (rig, "nf_pack_left",
+         SIZES (divide_up (M, NF_STEP_VALUES), divide_up (N, NF_LEFT_BLOCKS * rig->VW), 1), ONE_EACH,
+         BUFFER (a), LONG (5), INT (lda), BUFFER (a_panels), INT (step), INT (M), INT (N), INT (0));
   else
     {
       run_pack (rig, a, 5, lda, a_panels, 0, M, N, rig->MR, 0);
       run_pack (rig, x, 2, ldx, x_panels, 0, M, K, rig->NR, 0);
     }
   const size_t cpu[3] = { right, divide_up (left, tiles), 1 };
-  const size_t gpu[3] = { divide_up (K, 64) * 16, divide_up (N, 128) * 16, parts };
+  const size_t gpu[3]
+      = { divide_up (K, NF_TILE_N) * NF_GROUP_X, divide_up (N, NF_TILE_M) * NF_GROUP_Y, parts };
   Memory *out = parts > 1 ? room (rig, 9 + parts * n) : c;
   RUN (rig, "nf_matmul", rig->gpu ? gpu : cpu, MATMUL_GROUP (rig), BUFFER (a_panels), LONG (0), INT (step),
        BUFFER (x_panels), LONG (rig->amx ? 2 : 0), BUFFER (c), LONG (0), BUFFER (c), LONG (0), INT (0),
@@ -1241,9 +1248,9 @@ check_matmul_tn (Rig *rig, int M, int N, int K, int accumulate, int parts)
        INT ((rig->amx ? 0 : PANELS) | (accumulate && parts == 1 ? ACCUMULATE : 0)), INT (tiles),
        INT (rig->amx ? ldx : 0));
   if (parts > 1)
-    RUN (rig, "nf_column_sums", SIZES (divide_up (n, GROUP) * GROUP, SUM_LINES, 1),
-         SIZES (GROUP, SUM_LINES, 1), BUFFER (out), LONG (9), INT (n), BUFFER (c), LONG (9), INT (parts),
-         INT (n), INT (accumulate));
+    RUN (rig, "nf_column_sums", SIZES (divide_up (n, NF_GROUP) * NF_GROUP, NF_SUM_LINES, 1),
+         SIZES (NF_GROUP, NF_SUM_LINES, 1), BUFFER (out), LONG (9), INT (n), BUFFER (c), LONG (9),
+         INT (parts), INT (n), INT (accumulate));
   for (int r = 0; r < N; r++)
     for (int k = 0; k < K; k++)
       {
@@ -1280,9 +1287,9 @@ run_column_sums (Rig *rig, Memory *x, gsize x_at, int ldx, Memory *sums, int M, 
                  int vectors, gboolean left)
 {
   if (rig->gpu)
-    RUN (rig, "nf_column_sums", SIZES (divide_up (N, GROUP) * GROUP, SUM_LINES, 1),
-         SIZES (GROUP, SUM_LINES, 1), BUFFER (x), LONG (x_at), INT (ldx), BUFFER (sums), LONG (2), INT (M),
-         INT (N), INT (accumulate));
+    RUN (rig, "nf_column_sums", SIZES (divide_up (N, NF_GROUP) * NF_GROUP, NF_SUM_LINES, 1),
+         SIZES (NF_GROUP, NF_SUM_LINES, 1), BUFFER (x), LONG (x_at), INT (ldx), BUFFER (sums), LONG (2),
+         INT (M), INT (N), INT (accumulate));
   else
     RUN (rig, "nf_column_sums", SIZES (divide_up (divide_up (N, rig->VW), vectors), 1, 1), ONE_EACH,
          BUFFER (x), LONG (x_at), INT (ldx), BUFFER (sums), LONG (2), INT (M), INT (N), INT (accumulate),
@@ -1340,8 +1347,8 @@ test_left_gradients (void **state)
           const gsize panels = divide_up (N, width), n = panels * elements (&rig, M) * width;
           Memory *want = room (&rig, 5 + n), *got = room (&rig, 5 + n);
           run_pack (&rig, x, 1, ldx, want, 5, M, N, width, 0);
-          RUN (&rig, "nf_pack_halves", SIZES (divide_up (M, PACK_ROWS), panels, 1), ONE_EACH, BUFFER (left),
-               LONG (0), INT (ld), BUFFER (got), LONG (5), INT (M), INT (N), INT (width));
+          RUN (&rig, "nf_pack_halves", SIZES (divide_up (M, NF_PACK_ROWS), panels, 1), ONE_EACH,
+               BUFFER (left), LONG (0), INT (ld), BUFFER (got), LONG (5), INT (M), INT (N), INT (width));
           g_autofree float *of_floats = take_at (&rig, want, 5), *of_left = take_at (&rig, got, 5);
           assert_memory_equal (of_left, of_floats, n * sizeof (float));
         }
@@ -1350,7 +1357,8 @@ test_left_gradients (void **state)
           const int step = left_words (&rig, M) + 2;
           Memory *want = room (&rig, (gsize)N * step), *got = room (&rig, (gsize)N * step);
           for (int of_left = 0; of_left < 2; of_left++)
-            RUN (&rig, "nf_pack_left", SIZES (divide_up (M, 32), divide_up (N, 64), 1), ONE_EACH,
+            RUN (&rig, "nf_pack_left",
+                 SIZES (divide_up (M, NF_STEP_VALUES), divide_up (N, NF_LEFT_BLOCKS * rig.VW), 1), ONE_EACH,
                  BUFFER (of_left ? left : x), LONG (of_left ? 0 : 1), INT (of_left ? ld : ldx),
                  BUFFER (of_left ? got : want), INT (step), INT (M), INT (N), INT (of_left));
           g_autofree float *of_floats = take (&rig, want), *of_halves = take (&rig, got);
@@ -1374,8 +1382,8 @@ check_norm (Rig *rig, int M, int d, int rms, int in_place, double offset, double
                     *dyc = g_new (double, n);
   for (gsize i = 0; i < n; i++)
     x[i] = (double)(float)(x[i] + offset);
-  const size_t global[3] = { (size_t)M * (rig->gpu ? GROUP : 1), 1, 1 },
-               local[3] = { rig->gpu ? GROUP : 1, 1, 1 };
+  const size_t global[3] = { (size_t)M * (rig->gpu ? NF_GROUP : 1), 1, 1 },
+               local[3] = { rig->gpu ? NF_GROUP : 1, 1, 1 };
   Memory *in = give_at (rig, 1, x, n), *weights = give_at (rig, 3, wb, 2 * (gsize)d),
          *out = in_place ? give_at (rig, 2, R, n) : room (rig, 2 + n), *dys = give_at (rig, 4, dy, n),
          *dycs = room (rig, 5 + n), *dxs = in_place ? dys : give_at (rig, 6, dx, n);
@@ -1884,11 +1892,11 @@ run_attention (Rig *rig, const Heads *h, int b0, int B, int q0, int Nq, double s
   const int step = left ? LEFT_STEP (rig, h) : h->d;
   const int row = h->left ? h->left_step : h->row;
   const gsize sample = (gsize)h->N * row;
-  const size_t group = rig->gpu ? GROUP : 1;
+  const size_t group = rig->gpu ? NF_GROUP : 1;
   const gsize keys_at = b0 * keys_size (rig, h);
   const cl_int8 mask = kernel_mask (h);
   Memory *out = room (rig, 3 + (gsize)B * Nq * step), *kept = room (rig, (gsize)B * h->H * Nq * 2);
-  RUN (rig, "nf_attention", SIZES (divide_up (Nq, rig->gpu ? SIDE : rig->QT) * group, h->H, B),
+  RUN (rig, "nf_attention", SIZES (divide_up (Nq, rig->gpu ? NF_QUERIES_OF_GPU : rig->QT) * group, h->H, B),
        SIZES (group, 1, 1), BUFFER (h->left ? h->left : h->in), LONG (b0 * sample + (gsize)q0 * row),
        INT (row), LONG (sample), BUFFER (h->keys), LONG (keys_at), INT (h->blocks), BUFFER (out), LONG (3),
        INT (step), LONG ((gsize)Nq * step), INT (left | (h->left ? 2 : 0)), BUFFER (kept),
@@ -2043,8 +2051,8 @@ check_attention_backward (Rig *rig, int B, int H, int Hkv, int N, int DH, const 
   g_autofree double *O = nf_test_to_double (values, n_out), *dO = numbers (12, n_out, 1),
                     *want = g_new0 (double, n_qkv), *P = g_new (double, N);
   Memory *dout = give_at (rig, 5, dO, n_out), *dqkv = room (rig, 7 + n_qkv);
-  const size_t group = rig->gpu ? GROUP : 1;
-  const size_t tiles = 2 * divide_up (N, SIDE);
+  const size_t group = rig->gpu ? NF_GROUP : 1;
+  const size_t tiles = 2 * divide_up (N, NF_QUERIES_OF_GPU);
   RUN (rig, "nf_attention_backward",
        SIZES (rig->gpu ? tiles * group : (size_t)Hkv, rig->gpu ? Hkv : B, rig->gpu ? B : 1),
        SIZES (group, 1, 1), BUFFER (h.in), LONG (0), BUFFER (h.key_blocks), BUFFER (h.value_blocks),
@@ -3118,9 +3126,9 @@ test_adamw (void **state)
          *vs = give (&rig, v, n), *a = give (&rig, average, n);
   const double clip = 0.5, lr = 0.0625, beta1 = 0.875, beta2 = 0.96875, fix1 = 2, fix2 = 3, eps = 1e-8,
                decay = 0.125, ema = 0.75;
-  RUN (&rig, "nf_adamw", SIZES (divide_up (n, (size_t)64 * rig.VW), 1, 1), ONE_EACH, BUFFER (t), BUFFER (g),
-       BUFFER (ms), BUFFER (vs), BUFFER (a), LONG (n), FLOAT (clip), FLOAT (lr), FLOAT (beta1), FLOAT (beta2),
-       FLOAT (fix1), FLOAT (fix2), FLOAT (eps), FLOAT (decay), FLOAT (ema));
+  RUN (&rig, "nf_adamw", SIZES (divide_up (n, (size_t)NF_ADAMW_VECTORS * rig.VW), 1, 1), ONE_EACH, BUFFER (t),
+       BUFFER (g), BUFFER (ms), BUFFER (vs), BUFFER (a), LONG (n), FLOAT (clip), FLOAT (lr), FLOAT (beta1),
+       FLOAT (beta2), FLOAT (fix1), FLOAT (fix2), FLOAT (eps), FLOAT (decay), FLOAT (ema));
   for (gsize i = 0; i < n; i++)
     {
       const double gi = grad[i] * clip;

@@ -83,7 +83,7 @@ check_lossless (const NfConfig *config, const char *kernels, guint length)
   g_autoptr (NfStream) encoder = stream_new (model, 1);
   g_autoptr (NfStream) decoder = stream_new (model, 1);
   g_autoptr (NfStream) late = stream_new (model, 1);
-  const gsize n = nf_stream_get_latents (encoder),
+  const gsize n = nf_stream_count_latents (encoder),
               bytes = config->layout == NF_PIXELS_RGB ? BYTES : WIDTH * HEIGHT * 5 / 4;
   g_autofree float *z = g_new (float, n), *again = g_new (float, n);
   guint8 samples[BYTES], decoded[BYTES];
@@ -428,7 +428,7 @@ splice (void **state)
       g_autoptr (NfStream) source = stream_new (model, 1);
       g_autoptr (NfStream) decoder = stream_new (model, 1);
       g_autoptr (NfStream) late = stream_new (model, 1);
-      const gsize n = nf_stream_get_latents (source);
+      const gsize n = nf_stream_count_latents (source);
       g_autofree float *z = g_new (float, n), *other = g_new (float, n);
       guint8 samples[BYTES], decoded[BYTES], joined[BYTES];
       NfScore score, same;
@@ -492,7 +492,7 @@ side_by_side (void **state)
       g_autoptr (NfModel) model = model_new (&config, "cpu");
       g_autoptr (NfStream) all = stream_new (model, B);
       NfStream *one[B];
-      const gsize n = nf_stream_get_latents (all) / B, tokens = nf_config_tokens (&config);
+      const gsize n = nf_stream_count_latents (all) / B, tokens = nf_config_tokens (&config);
       g_autofree float *z = g_new (float, B *n), *alone = g_new (float, n), *maps = g_new (float, B *tokens),
                        *map = g_new (float, tokens);
       float text[B][RANDOM_TEXT_TOKENS * RANDOM_TEXT_FEATURES];
@@ -680,7 +680,7 @@ not_finite (void **state)
       g_unlink (path);
       nf_test_ok (model, error);
       g_autoptr (NfStream) stream = stream_new (model, 2);
-      const gsize n = nf_stream_get_latents (stream);
+      const gsize n = nf_stream_count_latents (stream);
       g_autofree float *z = g_new (float, n);
       guint8 samples[2][BYTES];
       const NfFrame frames[] = { view (samples[0], config.layout), view (samples[1], config.layout) };
@@ -715,7 +715,7 @@ not_finite_of_one (void **state)
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model, 2);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *z = g_new (float, n);
   guint8 samples[2][BYTES];
   const NfFrame frames[] = { view (samples[0], config.layout), view (samples[1], config.layout) };

@@ -85,7 +85,7 @@ equals_session (void **state)
           assert_int_equal (strlen (nf_session_get_text_digest (session)), 16);
           assert_same_text (nf_stream_get_text_digest (stream), nf_session_get_text_digest (session));
         }
-      const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config),
+      const gsize n = nf_stream_count_latents (stream), tokens = nf_config_tokens (&config),
                   D = nf_config_features (&config);
       g_autofree float *z = g_new (float, FRAMES *n), *x = g_new (float, FRAMES *n),
                        *whole = g_new (float, FRAMES *n), *log_det = g_new (float, FRAMES *tokens);
@@ -151,7 +151,7 @@ frame_positions (void **state)
       g_autoptr (NfModel) model = model_new (&config, "cpu");
       g_autoptr (NfStream) encoder = stream_new (model);
       g_autoptr (NfStream) decoder = stream_new (model);
-      g_autofree float *z = g_new (float, nf_stream_get_latents (encoder));
+      g_autofree float *z = g_new (float, nf_stream_count_latents (encoder));
       guint8 samples[BYTES], decoded[BYTES];
       for (guint f = 0; f < 4 * FRAMES; f++)
         {
@@ -179,7 +179,7 @@ text (void **state)
       g_autoptr (NfStream) decoder = stream_new (model);
       g_autoptr (NfStream) both = nf_stream_new_batch (model, 2, &error);
       nf_test_ok (both, error);
-      const gsize n = nf_stream_get_latents (encoder);
+      const gsize n = nf_stream_count_latents (encoder);
       g_autofree float *z = g_new (float, n), *other = g_new (float, n), *pair = g_new (float, 2 * n);
       float texts[2][TEXT] = { 0 };
       guint8 samples[BYTES], decoded[BYTES];
@@ -245,7 +245,7 @@ lossless (void **state)
   g_autoptr (NfStream) encoder = stream_new (model);
   g_autoptr (NfStream) decoder = stream_new (model);
   g_autoptr (NfStream) late = stream_new (model);
-  const gsize n = nf_stream_get_latents (encoder);
+  const gsize n = nf_stream_count_latents (encoder);
   g_autofree float *z = g_new (float, n), *again = g_new (float, n);
   guint8 samples[BYTES], decoded[BYTES];
 
@@ -299,7 +299,7 @@ counts_misses (void **state)
     {
       g_autoptr (NfModel) model = model_new_scaled (&config, "cpu,precision=bf16", wide ? 0.3 : 0.02);
       g_autoptr (NfStream) stream = nf_stream_new (model, NULL);
-      g_autofree float *z = g_new (float, nf_stream_get_latents (stream));
+      g_autofree float *z = g_new (float, nf_stream_count_latents (stream));
       guint8 samples[BYTES];
       guint64 missed = 0;
       for (guint f = 0; f < 4; f++)
@@ -328,7 +328,7 @@ begins_anew (void **state)
       g_autoptr (GError) error = NULL;
       g_autoptr (NfStream) stream = stream_new (model);
       g_autoptr (NfStream) fresh = stream_new (model);
-      const gsize n = nf_stream_get_latents (stream);
+      const gsize n = nf_stream_count_latents (stream);
       g_autofree float *z = g_new (float, n), *other = g_new (float, n);
       guint8 samples[BYTES];
 
@@ -358,7 +358,7 @@ action_indices (void **state)
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *plain = g_new (float, 4 * n), *z = g_new (float, 4 * n);
   guint8 samples[BYTES];
   for (guint changed = 0; changed < 4; changed++)
@@ -392,7 +392,7 @@ continuation (void **state)
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
   g_autoptr (NfStream) again = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *z = g_new (float, n), *other = g_new (float, n);
   guint8 samples[BYTES], twin[BYTES];
   const NfFrame frame = view (samples);
@@ -439,7 +439,7 @@ scores (void **state)
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream), tokens = nf_config_tokens (&config);
+  const gsize n = nf_stream_count_latents (stream), tokens = nf_config_tokens (&config);
   g_autofree float *z = g_new (float, n), *map = g_new (float, tokens);
   guint8 samples[BYTES];
   NfScore alone, after;
@@ -465,7 +465,7 @@ budget (void **state)
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *z = g_new (float, n);
   guint8 samples[BYTES];
   NfDecodeReport exact, hasty;
@@ -489,7 +489,7 @@ refusals (void **state)
   NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *z = g_new0 (float, n);
   guint8 samples[BYTES] = { 0 };
   const float wrong[ACTIONS] = { 0, NAN, 0 };
@@ -563,7 +563,7 @@ bounded (void **state)
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
   g_autoptr (NfStream) stream = stream_new (model);
-  const gsize n = nf_stream_get_latents (stream);
+  const gsize n = nf_stream_count_latents (stream);
   g_autofree float *z = g_new (float, n);
   guint8 samples[BYTES];
   NfSessionStats before, after;
@@ -594,7 +594,7 @@ unfamiliar (void **state)
       g_autoptr (NfModel) model = nf_model_load (models[c], nf_test_device ("cpu"), NULL, NULL, NULL, &error);
       nf_test_ok (model, error);
       g_autoptr (NfStream) there = stream_new (model), back = stream_new (model);
-      g_autofree float *z = g_new (float, nf_stream_get_latents (there));
+      g_autofree float *z = g_new (float, nf_stream_count_latents (there));
       NfFrame in = { .width = side, .height = side }, out = in;
       for (guint i = 0; i < 3; i++)
         {

@@ -74,7 +74,7 @@ draw_frames (Video *self, guint wanted, GError **error)
 static gboolean
 run_frames (Video *self, NfDecodeReport *report, double *seconds, GError **error)
 {
-  const gsize n = nf_stream_get_latents (self->stream);
+  const gsize n = nf_stream_count_latents (self->stream);
 
   *report = (NfDecodeReport){ 0 };
   nf_stream_reset (self->stream);
@@ -171,7 +171,7 @@ nf_bench_decode_video (NfBenchDecode *bench, GError **error)
     return FALSE;
   for (guint i = 0; i < frames->len; i++)
     g_ptr_array_add (decoded, nf_picture_new_like (g_ptr_array_index (frames, i)));
-  g_autofree float *latents = g_new (float, nf_stream_get_latents (stream) * frames->len);
+  g_autofree float *latents = g_new (float, nf_stream_count_latents (stream) * frames->len);
   video.latents = latents;
   nf_bench_print_header ("FRAMES");
   if (asked[1] == NF_DECODE_AUTO)

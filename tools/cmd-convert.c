@@ -3,7 +3,7 @@
 #include "common.h"
 #include "latents.h"
 
-#include "nf-parameters.h"
+#include "nf-weights.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -118,7 +118,7 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
 {
   const NfLatentsInfo *info = nf_latents_reader_get_info (reader);
   const guint64 end = decode->first + decode->total;
-  g_autofree float *latents = g_new (float, nf_stream_get_latents (stream)),
+  g_autofree float *latents = g_new (float, nf_stream_count_latents (stream)),
                    *action = g_new (float, MAX (info->action_dim, 1));
   g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
   NfDecodeOptions options = decode->command->decoding;
@@ -170,7 +170,7 @@ static void
 warn_of_ways (const NfLatentsInfo *info, NfSession *session)
 {
   NfDevice *device = nf_model_get_device (nf_session_get_model (session));
-  const char *precision = nf_device_get_precision (device), *form = nf_device_get_arithmetic (device),
+  const char *precision = nf_device_get_precision (device), *arithmetic = nf_device_get_arithmetic (device),
              *text = nf_session_get_text_digest (session);
 
   if (info->precision && strcmp (info->precision, precision) != 0)
@@ -178,12 +178,12 @@ warn_of_ways (const NfLatentsInfo *info, NfSession *session)
              "normflow decode: these latents were made in %s and are decoded in %s, which may give other "
              "samples back; leave --precision out\n",
              info->precision, precision);
-  else if (info->form && !nf_device_arithmetic_agrees (precision, info->form, form))
+  else if (info->arithmetic && !nf_device_arithmetic_agrees (precision, info->arithmetic, arithmetic))
     fprintf (stderr,
              "normflow decode: these latents were made in %s by %s and are decoded by %s, which may give "
              "other samples back; leave out what asks for that, or take a device that has %s (see: normflow "
              "devices)\n",
-             precision, info->form, form, info->form);
+             precision, info->arithmetic, arithmetic, info->arithmetic);
   if (info->text && text && strcmp (info->text, text) != 0)
     fprintf (
         stderr,
@@ -224,7 +224,7 @@ decode_file (Decode *decode, GError **error)
     decode->total = MIN (decode->total, decode->limit);
   /* as they were made, unless another way is asked for: only that gives every byte back */
   if (info->precision)
-    nf_command_prefer (decode->command, info->precision, info->form);
+    nf_command_prefer (decode->command, info->precision, info->arithmetic);
   session = nf_command_open (decode->command, error);
   if (!session || !nf_latents_reader_check_model (reader, nf_session_get_model (session), error)
       || !open_stream (decode, session, info, &stream, error))

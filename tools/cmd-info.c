@@ -327,8 +327,8 @@ print_latents (const Info *info, NfLatentsReader *reader)
       print_row ("stream", "context of %d frames, key frames: %s%s", latents->context, keys, told);
     }
   if (latents->precision)
-    print_row ("made in", "%s%s%s", latents->precision, latents->form ? " by " : "",
-               latents->form ? latents->form : "");
+    print_row ("made in", "%s%s%s", latents->precision, latents->arithmetic ? " by " : "",
+               latents->arithmetic ? latents->arithmetic : "");
   if (latents->text)
     print_row ("text", "%s", latents->text);
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
@@ -425,8 +425,8 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       nf_json_add_string (builder, "frame_rate", rate);
       if (latents->precision)
         nf_json_add_string (builder, "precision", latents->precision);
-      if (latents->form)
-        nf_json_add_string (builder, "multiplied_by", latents->form);
+      if (latents->arithmetic)
+        nf_json_add_string (builder, "multiplied_by", latents->arithmetic);
       if (latents->text)
         nf_json_add_string (builder, "text_digest", latents->text);
       if (latents->look)

@@ -336,10 +336,10 @@ nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOptionEntry *
 }
 
 void
-nf_command_prefer (NfCommand *self, const char *precision, const char *form)
+nf_command_prefer (NfCommand *self, const char *precision, const char *arithmetic)
 {
   g_autofree char *device = self->device;
-  self->device = nf_device_prefer (device, precision, form);
+  self->device = nf_device_prefer (device, precision, arithmetic);
 }
 
 void

@@ -73,7 +73,7 @@ gboolean nf_command_parse (NfCommand *self, int *argc, char ***argv, const GOpti
                            const char *description, int min_args, int max_args);
 
 /* nf_device_prefer() of the device that is opened: options and the environment come before it. */
-void nf_command_prefer (NfCommand *self, const char *precision, const char *form);
+void nf_command_prefer (NfCommand *self, const char *precision, const char *arithmetic);
 
 /* What a device's specification says of KEY whatever the environment does; options come before it. */
 void nf_command_require (NfCommand *self, const char *key, const char *value);

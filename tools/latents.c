@@ -19,7 +19,7 @@ info_clear (NfLatentsInfo *info)
   g_clear_pointer (&info->digest, g_free);
   g_clear_pointer (&info->precision, g_free);
   g_clear_pointer (&info->text, g_free);
-  g_clear_pointer (&info->form, g_free);
+  g_clear_pointer (&info->arithmetic, g_free);
   g_clear_pointer (&info->model, g_free);
   g_clear_pointer (&info->look, g_free);
 }
@@ -111,7 +111,7 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   nf_json_add_string (builder, "pixel_layout", nf_pixel_layout_name (info->layout));
   nf_json_add_string (builder, "frame_rate", rate);
   nf_json_add_string (builder, "precision", info->precision);
-  nf_json_add_string (builder, "multiplied_by", info->form);
+  nf_json_add_string (builder, "multiplied_by", info->arithmetic);
   if (info->text)
     nf_json_add_string (builder, "text_digest", info->text);
   if (info->look && *info->look)
@@ -180,7 +180,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->info.features = grid.features;
   self->info.digest = g_strdup (nf_model_get_digest (model));
   self->info.precision = g_strdup (nf_device_get_precision (nf_model_get_device (model)));
-  self->info.form = g_strdup (nf_device_get_arithmetic (nf_model_get_device (model)));
+  self->info.arithmetic = g_strdup (nf_device_get_arithmetic (nf_model_get_device (model)));
   self->info.model = g_filename_display_name (base);
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 
@@ -328,7 +328,7 @@ read_strings (NfLatentsReader *self, GError **error)
   const char *layout = nf_tensor_file_get_metadata (self->file, "pixel_layout");
   const char *rate = nf_tensor_file_get_metadata (self->file, "frame_rate");
   const char *precision = nf_tensor_file_get_metadata (self->file, "precision");
-  const char *form = nf_tensor_file_get_metadata (self->file, "multiplied_by");
+  const char *arithmetic = nf_tensor_file_get_metadata (self->file, "multiplied_by");
   const char *text = nf_tensor_file_get_metadata (self->file, "text_digest");
   const char *context = nf_tensor_file_get_metadata (self->file, "context");
   const char *keys = nf_tensor_file_get_metadata (self->file, "key_int_max");
@@ -345,8 +345,8 @@ read_strings (NfLatentsReader *self, GError **error)
     return wrong (self, error, "frame_rate", rate);
   if (precision && !g_strv_contains (nf_device_precisions (), precision))
     return wrong (self, error, "precision", precision);
-  if (form && !nf_is_word (form))
-    return wrong (self, error, "multiplied_by", form);
+  if (arithmetic && !nf_is_word (arithmetic))
+    return wrong (self, error, "multiplied_by", arithmetic);
   if (text && !nf_is_word (text))
     return wrong (self, error, "text_digest", text);
   if (context && !g_ascii_string_to_unsigned (context, 10, 0, G_MAXINT, &kept, NULL))
@@ -356,7 +356,7 @@ read_strings (NfLatentsReader *self, GError **error)
   self->info.context = context ? (int)kept : -1;
   self->info.key_int_max = (guint)key_int_max;
   self->info.precision = g_strdup (precision);
-  self->info.form = g_strdup (form);
+  self->info.arithmetic = g_strdup (arithmetic);
   self->info.text = g_strdup (text);
   self->info.look = g_strdup (nf_tensor_file_get_metadata (self->file, "look"));
   self->info.digest = g_strdup (digest);

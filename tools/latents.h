@@ -35,7 +35,7 @@ G_BEGIN_DECLS
  * digest: of the model
  * model: its name
  * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
- * form: what multiplied, as nf_device_get_arithmetic() says it; NULL: not known
+ * arithmetic: what multiplied, as nf_device_get_arithmetic() says it; NULL: not known
  * text: nf_session_get_text_digest() of what the model saw; NULL: it sees none, or not known
  * context: of a model of videos: frames that stayed when its window was full; -1 of one of pictures
  * key_int_max: likewise: each so many-th frame is coded by itself; 0: the first alone
@@ -58,7 +58,7 @@ typedef struct
   char *model;
   char *precision;
   char *text;
-  char *form;
+  char *arithmetic;
   int context;
   guint key_int_max;
   guint action_dim;

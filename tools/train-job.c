@@ -679,7 +679,8 @@ open_device (Job *job, GError **error)
   if (run->precision)
     nf_command_require (job->command, "precision", run->precision);
   /* a run that begins, of floats: training has many rows, and nothing is decoded as it was encoded */
-  nf_command_prefer (job->command, run->precision ? run->precision : "f32", run->form ? run->form : "auto");
+  nf_command_prefer (job->command, run->precision ? run->precision : "f32",
+                     run->arithmetic ? run->arithmetic : "auto");
   job->device = nf_command_open_device (job->command, error);
   if (!job->device)
     return FALSE;
@@ -695,15 +696,15 @@ open_device (Job *job, GError **error)
   if (!run->precision)
     run->precision = g_strdup (precision);
   /* it may go on where there is no such thing */
-  const char *form = nf_device_get_arithmetic (job->device);
-  if (run->form && strcmp (run->form, form) != 0)
+  const char *arithmetic = nf_device_get_arithmetic (job->device);
+  if (run->arithmetic && strcmp (run->arithmetic, arithmetic) != 0)
     nf_progress_note (
         job->progress,
         "products were made by %s so far and are by %s from here on: the run is not bit for bit "
         "what it would have been",
-        run->form, form);
-  g_free (run->form);
-  run->form = g_strdup (form);
+        run->arithmetic, arithmetic);
+  g_free (run->arithmetic);
+  run->arithmetic = g_strdup (arithmetic);
   return TRUE;
 }
 

@@ -40,7 +40,7 @@ nf_train_run_clear (NfTrainRun *run)
   g_free (run->log);
   g_free (run->samples);
   g_free (run->precision);
-  g_free (run->form);
+  g_free (run->arithmetic);
 }
 
 void
@@ -202,7 +202,7 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
   add_name (builder, "samples", run->samples);
   nf_json_add_int (builder, "sample_every", run->sample_every);
   nf_json_add_string (builder, "precision", run->precision);
-  nf_json_add_string (builder, "multiplied_by", run->form);
+  nf_json_add_string (builder, "multiplied_by", run->arithmetic);
   add_exact (builder, "best", run->best);
   nf_json_add_int (builder, "best_tiles", run->best_tiles);
   nf_json_add_int (builder, "best_step", run->best_step);
@@ -439,8 +439,8 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
     }
   if (json_object_has_member (settings.object, "multiplied_by"))
     {
-      run->form = settings_string (&settings, "multiplied_by");
-      if (!nf_is_word (run->form) && !settings.wrong)
+      run->arithmetic = settings_string (&settings, "multiplied_by");
+      if (!nf_is_word (run->arithmetic) && !settings.wrong)
         settings.wrong = "multiplied_by";
     }
   run->train.seed = settings_int (&settings, "seed");

@@ -46,9 +46,9 @@ typedef struct
   guint64 log_every;
   char *samples; /* folder of pictures, or NULL */
   guint64 sample_every;
-  char *precision; /* of matrix products; NULL before there is a device, and in settings from before it was
-                      kept */
-  char *form;      /* what multiplies in it, likewise */
+  char *precision;  /* of matrix products; NULL before there is a device, and in settings from before it was
+                       kept */
+  char *arithmetic; /* what multiplies in it, likewise */
   /* Where the run stands. */
   double best;
   guint64 best_tiles; /* that its mean is over: those with a finite loss */

@@ -87,7 +87,7 @@ batch_init (Batch *batch, const NfFigures *figures, guint B, GError **error)
   if (!batch->stream || !nf_stream_set_denoise (batch->stream, figures->denoise, error)
       || !nf_stream_set_look_ahead (batch->stream, 0, error))
     return FALSE;
-  batch->latents = g_new (float, nf_stream_get_latents (batch->stream));
+  batch->latents = g_new (float, nf_stream_count_latents (batch->stream));
   return TRUE;
 }
 

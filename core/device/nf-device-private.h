@@ -100,14 +100,19 @@ cl_command_queue nf_device_new_queue (NfDevice *self, GError **error);
 
 /* The program made of the embedded kernel files FILES (names in core/kernels, NULL-terminated, concatenated
  * in this order, each after a #line directive), compiled with OPTIONS: from this process, else from the disk
- * cache, else compiled and cached. "common.cl" is always put first. Nobody owns it but the device. NULL with
- * NF_ERROR_BUILD and the build log. */
+ * cache, else compiled and cached. "launch.h" and "common.cl" are always put first. Nobody owns it but the
+ * device. NULL with NF_ERROR_BUILD and the build log. */
 cl_program nf_device_get_program (NfDevice *self, const char *const *files, const char *options,
                                   GError **error);
 
 /* Where a PART of what is kept between runs is: its folder in the user's cache, the one folder that
  * NORMFLOW_CACHE names, or NULL if nothing is to be kept ("0"). It need not exist. */
 char *nf_cache_folder (const char *part);
+
+/* For nf-buffer.c: counts SIZE bytes as allocated, FALSE with NF_ERROR_NO_MEMORY or NF_ERROR_ARGUMENT if the
+ * device cannot have them; and no longer. */
+gboolean nf_device_reserve (NfDevice *self, gsize size, GError **error);
+void nf_device_unreserve (NfDevice *self, gsize size);
 
 /* A device buffer that counts towards nf_device_get_allocated() and keeps the device alive. */
 typedef struct _NfBuffer NfBuffer;
@@ -124,6 +129,10 @@ struct _NfBuffer
 NfBuffer *nf_buffer_new (NfDevice *device, gsize size, GError **error);
 void nf_buffer_free (NfBuffer *buffer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NfBuffer, nf_buffer_free)
+
+/* What to do, in errors. */
+#define NF_INSTALL_HINT "install an OpenCL driver, on Debian: apt install pocl-opencl-icd"
+#define NF_MEMORY_HINT "use smaller frames, a smaller batch or a device with more memory"
 
 /* Sets ERROR from an OpenCL status: what was attempted (printf style), the status by name and, where there is
  * one, what to do. Returns FALSE. */

@@ -192,7 +192,7 @@ collect_source (const char *const *files, GError **error)
   /* Registers the resource too, even where a static library's constructors were left out by the linker. */
   nf_kernels_get_resource ();
 
-  if (!append_file (source, "common.cl", error))
+  if (!append_file (source, "launch.h", error) || !append_file (source, "common.cl", error))
     return NULL;
   for (; *files; files++)
     if (strcmp (*files, "common.cl") != 0 && !append_file (source, *files, error))

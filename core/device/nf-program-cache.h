@@ -3,7 +3,8 @@
 
 #include "nf-device-private.h"
 
-/* Not installed, and only for nf-device.c. Compiled programs of one device; any thread may ask. */
+/* Not installed, and only for nf-device.c and nf-candidate.c. Compiled programs of one device; any thread may
+ * ask. */
 typedef struct _NfProgramCache NfProgramCache;
 
 /* IDENTITY names device, driver and everything else besides source and options that decides what a binary is.

@@ -40,9 +40,6 @@ typedef float NfKey;
 
 #define NF_SINGLE_ROWS 2 /* of a block, which sooner take their places one by one */
 
-#define NF_VALUES_TOO 1 /* flags of nf_append */
-#define NF_FROM_LEFT 2
-
 /* Transposes rows [n0, n0+count) of keys (or of values, for the backward pass) into blocks and, with NF_VALUES_TOO, keeps the values that lie after the H
  * heads of keys in a row (for the matrix unit always). src rows are row apart, samples batch apart. Global size (count, H, B) on a GPU, a row of a head
  * each; on a CPU (blocks that are touched, H, B), of VW rows, or of NR where these are bfloat16. For the matrix unit, with NF_FROM_LEFT, src is left

@@ -10,11 +10,11 @@
  * instead. */
 
 #if NF_BF16_AMX
-#define QT 32
+#define QT NF_ROWS_OF_AMX
 #elif VW == 16
-#define QT 12
+#define QT NF_ROWS_OF_16
 #else
-#define QT 6
+#define QT NF_ROWS_OF_8
 #endif
 
 /* What the queries of a tile see: .x to .y some of them (and the prefix), .z to .w all of them. */
@@ -108,9 +108,6 @@ nf_leave_pair (floatv a, floatv b, const NfHead *t, __global float *out, int e)
 
 /* Queries first .. first+QT-1 of a head, as far as there are any. */
 static void nf_attend (const NfHead *t, int first);
-
-#define NF_LEAVES_LEFT 1 /* flags of nf_attention */
-#define NF_READS_LEFT 2
 
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
  * temperature). out rows are out_row apart; with NF_LEAVES_LEFT as a product reads them and out_row and out_batch in words; with NF_READS_LEFT, for the

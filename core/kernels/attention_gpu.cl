@@ -1,6 +1,7 @@
 /* Attention on a GPU with online softmax (Dao et al. 2022): no N×N matrix. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The same kernels as in attention_cpu.cl, on the same keys (append.cl) and values. rows_gpu.cl and append.cl come before this file: GROUP, nf_sight().
+ * The same kernels as in attention_cpu.cl, on the same keys (append.cl) and values. rows_gpu.cl and append.cl come before this file:
+ * NF_INLINED, nf_sight().
  *
  *              Y        A work-group has a tile of SIDE × SIDE scores of a head, a work-item ROWS × ROWS of them: rows ty + LINES i, columns
  *           ┌─────┐     tx + LINES j. Operands come to local memory CHUNK features at a time, so that its need is the same for all head sizes.
@@ -10,8 +11,8 @@
 
 #if !NF_ATTENTION_MMA
 
-#define SIDE 32
-#define LINES 8 /* GROUP = LINES² */
+#define SIDE NF_QUERIES_OF_GPU
+#define LINES 8 /* NF_GROUP = LINES² */
 #define ROWS (SIDE / LINES)
 #define CHUNK 32
 #define CHUNKS ((DH + CHUNK - 1) / CHUNK)
@@ -35,7 +36,7 @@ nf_bring (__local NfTile *tile, __global const float *rows, size_t row_pitch, in
 {
   __local float *to = (__local float *)tile;
   const int e = get_local_id (0) % CHUNK;
-  for (int r = get_local_id (0) / CHUNK; r < SIDE; r += GROUP / CHUNK)
+  for (int r = get_local_id (0) / CHUNK; r < SIDE; r += NF_GROUP / CHUNK)
     to[r * PITCH + e] = r < count && e0 + e < DH ? rows[r * row_pitch + e0 + e] : 0.0f;
 }
 
@@ -46,7 +47,7 @@ nf_bring_keys (__local NfTile *tile, __global const float *Kt, int first, int co
   __local float *to = (__local float *)tile;
   const int r = get_local_id (0) % SIDE, key = first + r;
   Kt += (size_t)(key / VW) * DH * VW + key % VW;
-  for (int e = get_local_id (0) / SIDE; e < CHUNK; e += GROUP / SIDE)
+  for (int e = get_local_id (0) / SIDE; e < CHUNK; e += NF_GROUP / SIDE)
     to[r * PITCH + e] = r < count && e0 + e < DH ? Kt[(e0 + e) * VW] : 0.0f;
 }
 
@@ -98,8 +99,8 @@ nf_put (__local NfTile *tile, int row, int column, float v)
 /* Queries q0 .. q0+Nq-1 of each sample against the keys that they see. Samples from `split` on use scale2 (the unguided branch's attention
  * temperature). out rows are out_row apart, with `left` as a product reads them and out_row and out_batch in words; stats, if kept, gets the
  * softmax's maximum and sum, (B, H, keys, 2), where the query has its place.
- * Global size (Nq / SIDE GROUP, H, B), rounded up. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+ * Global size (Nq / SIDE NF_GROUP, H, B), rounded up. */
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq,
               float scale, float scale2, int split, int H, int Hkv, int8 mask)
@@ -281,15 +282,15 @@ nf_write_rows (__global float *to, size_t row_pitch, int count, float4 acc[CHUNK
  * stats from nf_attention; Kt, Vt are the CPU's.
  * P = exp(S - m)/l, dP = dout·V, dS = scale P (dP - dout·out), dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dout.
  * The first half of the work-groups have tiles of queries and meet the keys that those see, the others have tiles of keys and meet the queries
- * that see those: nothing is written by two. Global size (2 N / SIDE GROUP, Hkv, B), N / SIDE rounded up. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+ * that see those: nothing is written by two. Global size (2 N / SIDE NF_GROUP, Hkv, B), N / SIDE rounded up. */
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
                        __global const float *out, ulong out_at, __global const float *dout, ulong dout_at,
                        __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, int Hkv, int8 mask, float scale)
 {
   __local NfTile X[2], Y[2], P[2];
   __local NfQueries queries;
-  __local float part[GROUP];
+  __local float part[NF_GROUP];
   const int tiles = (N + SIDE - 1) / SIDE, of_keys = get_group_id (0) >= tiles, first = (get_group_id (0) - (of_keys ? tiles : 0)) * SIDE;
   const int count = min (SIDE, N - first), hkv = get_global_id (1), b = get_global_id (2), d = H * DH, share = H / Hkv;
   const int tx = get_local_id (0) % LINES, ty = get_local_id (0) / LINES, lines = (count + LINES - 1) / LINES;

@@ -8,7 +8,7 @@
 
 #if NF_ATTENTION_MMA
 
-#define SIDE 32
+#define SIDE NF_QUERIES_OF_GPU
 #define STEPS ((DH + 7) / 8)
 #define HEAD (8 * STEPS)
 #define PITCH (HEAD + 4)    /* of rows in local memory: eight of them lie in different banks, and so do two by two of four */
@@ -28,9 +28,9 @@ nf_bring (__local float *tile, __global const float *rows, size_t row_pitch, int
 {
   const int wide = nf_is_wide (rows, row_pitch);
 #pragma unroll 2
-  for (int j = 0; j < SIDE * HEAD / 4 / GROUP; j++)
+  for (int j = 0; j < SIDE * HEAD / 4 / NF_GROUP; j++)
     {
-      const int i = j * GROUP + get_local_id (0), r = i / (HEAD / 4), e = i % (HEAD / 4) * 4, words = r < count ? clamp (DH - e, 0, 4) : 0;
+      const int i = j * NF_GROUP + get_local_id (0), r = i / (HEAD / 4), e = i % (HEAD / 4) * 4, words = r < count ? clamp (DH - e, 0, 4) : 0;
       nf_copy_words ((__local uint *)tile + r * PITCH + e, (__global const uint *)rows + r * row_pitch + e, wide, words);
     }
 }
@@ -41,9 +41,9 @@ nf_bring_keys (__local float *tile, __global const float *Kt, int first, int cou
 {
   const int wide = ((size_t)Kt & 15) == 0;
 #pragma unroll 2
-  for (int j = 0; j < SIDE * HEAD / 4 / GROUP; j++)
+  for (int j = 0; j < SIDE * HEAD / 4 / NF_GROUP; j++)
     {
-      const int i = j * GROUP + get_local_id (0), e = i / (SIDE / 4), r = i % (SIDE / 4) * 4, key = first + r,
+      const int i = j * NF_GROUP + get_local_id (0), e = i / (SIDE / 4), r = i % (SIDE / 4) * 4, key = first + r,
                 words = e < DH ? clamp (count - r, 0, 4) : 0;
       nf_copy_words ((__local uint *)tile + e * KEY_PITCH + r,
                      (__global const uint *)Kt + ((size_t)(key / VW) * DH + e) * VW + key % VW, wide, words);
@@ -91,7 +91,7 @@ nf_weigh (float sum[4], const NfLeft weights[TILES], __local const float *Y, int
     }
 }
 
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_attention (__global const float *Q, ulong Q_at, int q_row, ulong q_batch, __global const float *Kt, ulong Kt_at, int blocks,
               __global float *out, ulong out_at, int out_row, ulong out_batch, int left, __global float *stats, int keep_stats, int q0, int Nq,
               float scale, float scale2, int split, int H, int Hkv, int8 mask)
@@ -235,7 +235,7 @@ NF_INLINED void
 nf_bring_queries (__local NfQueries *queries, __global const float *stats, __global const float *out, __global const float *dout,
                   size_t row_pitch, int count)
 {
-  const int lane = get_local_id (0) % NF_WARP, warps = GROUP / NF_WARP;
+  const int lane = get_local_id (0) % NF_WARP, warps = NF_GROUP / NF_WARP;
 #pragma unroll 1
   for (int first = get_local_id (0) / NF_WARP; first < SIDE; first += AT_ONCE * warps)
     {
@@ -260,7 +260,7 @@ nf_bring_queries (__local NfQueries *queries, __global const float *stats, __glo
             queries->dot[first + i * warps] = sum[i];
         }
     }
-  for (int n = get_local_id (0); n < SIDE; n += GROUP)
+  for (int n = get_local_id (0); n < SIDE; n += NF_GROUP)
     {
       queries->top[n] = n < count ? stats[2 * n] : 0.0f;
       queries->r[n] = n < count ? 1.0f / stats[2 * n + 1] : 0.0f;
@@ -292,7 +292,7 @@ nf_begin (float acc[STEPS][4])
     acc[e][0] = acc[e][1] = acc[e][2] = acc[e][3] = 0.0f;
 }
 
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_attention_backward (__global const float *qkv, ulong qkv_at, __global const float *Kt, __global const float *Vt, int blocks,
                        __global const float *out, ulong out_at, __global const float *dout, ulong dout_at,
                        __global const float *stats, __global float *dqkv, ulong dqkv_at, int N, int H, int Hkv, int8 mask, float scale)

@@ -1,4 +1,4 @@
-/* normflow: what every kernel file starts with. SPDX-License-Identifier: LGPL-2.1-or-later
+/* normflow: what every kernel file starts with, behind launch.h. SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * The host passes -DVW=16|8|4, the floats of a native vector, -DNF_GPU_KERNELS=0|1, for products of bfloat16 -DNF_BF16=1, and, if a CPU's instructions
  * make these, -DNF_BF16_DOT=1 (vdpbf16ps) or -DNF_BF16_AMX=1 (its matrix unit). -DNF_F32_AMX=1: its matrix unit makes products of floats.
@@ -82,13 +82,13 @@ NF_STORE (ushortv, ushort, __global)
 #define NF_AMX 1
 #endif
 #if NF_INT8_AMX
-#define MR 16
+#define MR NF_ROWS_OF_AMX_INT8
 #elif NF_AMX
-#define MR 32
+#define MR NF_ROWS_OF_AMX
 #elif VW == 16
-#define MR 12
+#define MR NF_ROWS_OF_16
 #else
-#define MR 6
+#define MR NF_ROWS_OF_8
 #endif
 
 #if VW == 16
@@ -275,8 +275,7 @@ typedef nf_element nf_left_element;
 #else
 #define NF_DEPTH 1
 #endif
-#define NF_STEP_VALUES 32 /* of k, with AMX */
-#define NF_LEFT_DEPTH (16 * NF_PLANES) /* likewise */
+#define NF_LEFT_DEPTH (16 * NF_PLANES) /* words of a row in a step of AMX */
 
 /* What is added to a float, or to each of a vector, to round it to an integer, which the sum then has in its lower bits. */
 #define NF_ROUNDER 12582912.0f
@@ -429,7 +428,6 @@ nf_values (__global const float *x, int i, int lanes)
 
 #if NF_INT8_AMX
 /* A step is NF_STEP_BYTES upper bytes, then as many lower ones; zeros up to a whole step. */
-#define NF_STEP_BYTES 64
 #define NF_BYTE_STEPS(K) (((K) + NF_STEP_BYTES - 1) / NF_STEP_BYTES)
 #define NF_STEP_LEFT (2 * NF_STEP_BYTES / 4) /* words of a step */
 #define NF_INTEGER_WORDS(K) (NF_BYTE_STEPS (K) * NF_STEP_LEFT)

@@ -132,7 +132,6 @@ nf_snap (floatv x, int steps)
 /* A token's basis W (D, D) is orthonormal, and its rows are the basis vectors: t = W y and back y = Wᵀ t. In memory it is W, then Wᵀ, each with rows of
  * NF_BASIS_ROW floats of which the last ones may be zeros; then for each NF_BASIS_PART of their columns, as in nf-ops.c, the first row that is not
  * zero there and the one behind the last, neither of them less than those of the part before. */
-#define NF_BASIS_PART 16
 #define NF_BASIS_PARTS(D) (((D) + NF_BASIS_PART - 1) / NF_BASIS_PART)
 #define NF_BASIS_ROW(D) (NF_BASIS_PARTS (D) * NF_BASIS_PART)
 

@@ -14,7 +14,6 @@
  * nf_rows does so with any rows of one panel. Where B is bfloat16 nf_whole_tiles, at the end, does it faster with rows that make whole tiles and several
  * panels. An element's sum is the same. */
 
-#define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART (NF_RIGHT_PLANES == 3 ? 4 : 16) /* 24 or 32 KiB */
 #define NF_TOGETHER 2 /* panels of nf_whole_tiles that meet a part of A */
 #define NF_STEPS_AHEAD (NF_PLANES == 2 ? 6 : 0)

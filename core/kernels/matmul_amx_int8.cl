@@ -8,8 +8,6 @@
  *   - What a tile's sums become, and what follows a product, is vector arithmetic: it is done while the matrix unit is busy with the next tile.
  *   - One or two rows wait for B to be read, and vpdpbusd takes them by words of four values. */
 
-#define NF_FEW_ROWS 2 /* FEW_ROWS of nf-ops.c, which gives these more panels */
-#define NF_MOST_TILES 16 /* `tiles` of nf_matmul at most */
 #define NF_PART 8
 #define NF_TOGETHER 2 /* panels that meet a part of A */
 #define NF_STEP_PANEL (NF_DEPTH * NR) /* words of a step in a panel */

@@ -1,19 +1,14 @@
 /* Matrix products on a GPU. SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The same kernel as in matmul_cpu.cl. A work-group computes a tile of TILE_M rows × TILE_N columns of C: slices of A and B of TILE_K are brought to
- * local memory by all, the next ones on their way while one is added up.
- * Each work-item adds to ROWS × COLUMNS elements, each one chain of fma() over k, as on a CPU. With tensor cores (mma.cl) a warp of 32 work-items adds
- * 16 k at a time (8 of floats) to 32 × 32 elements. Either way the order of the sum is the same for every M: results do not depend on the batch.
+ * The same kernel as in matmul_cpu.cl. A work-group computes a tile of NF_TILE_M rows × NF_TILE_N columns of C: slices of A and B of TILE_K are
+ * brought to local memory by all, the next ones on their way while one is added up.
+ * Each work-item adds to NF_ITEM_ROWS × NF_ITEM_COLUMNS elements, each one chain of fma() over k, as on a CPU. With tensor cores (mma.cl) a warp of 32
+ * work-items adds 16 k at a time (8 of floats) to 32 × 32 elements. Either way the order of the sum is the same for every M: results do not depend on
+ * the batch.
  * With NF_BF16_WEIGHTS k counts words of B, and A is floats, two for such a word; for the tensor cores each becomes the sum of two bfloat16. With
  * NF_INT8_WEIGHTS these are four. */
 
-#define TILE_M 128
-#define TILE_N 64
-#define ROWS 8
-#define COLUMNS 4
-#define GROUP_X (TILE_N / COLUMNS)
-#define GROUP_Y (TILE_M / ROWS)
-#define GROUP_ITEMS (GROUP_X * GROUP_Y)
+#define GROUP_ITEMS (NF_GROUP_X * NF_GROUP_Y)
 
 /* What follows the product: of one row, and of its elements. */
 typedef struct
@@ -90,8 +85,8 @@ typedef nf_element nf_left_words;
 #endif
 
 /* Elements of a slice that a work-item brings. */
-#define BRING_A (TILE_M * TILE_K / GROUP_ITEMS)
-#define BRING_B (TILE_N * TILE_K / GROUP_ITEMS)
+#define BRING_A (NF_TILE_M * TILE_K / GROUP_ITEMS)
+#define BRING_B (NF_TILE_N * TILE_K / GROUP_ITEMS)
 
 typedef struct
 {
@@ -107,9 +102,9 @@ typedef struct
 } NfPlaces;
 
 /* Neighbouring work-items read what lies side by side: along k of a row, along the rows of a panel, along the columns of B. */
-#define NF_A_ROW(i) (panels ? (i) % TILE_M : (i) / TILE_K)
-#define NF_A_K(i) (panels ? (i) / TILE_M : (i) % TILE_K)
-#define NF_B_K(i) ((i) / TILE_N)
+#define NF_A_ROW(i) (panels ? (i) % NF_TILE_M : (i) / TILE_K)
+#define NF_A_K(i) (panels ? (i) / NF_TILE_M : (i) % TILE_K)
+#define NF_B_K(i) ((i) / NF_TILE_N)
 
 NF_INLINED NfPlaces
 nf_places (const NfMatmul *t, int item, int m0, int n0, int first)
@@ -128,7 +123,7 @@ nf_places (const NfMatmul *t, int item, int m0, int n0, int first)
 #pragma unroll
   for (int j = 0; j < BRING_B; j++)
     {
-      const int i = j * GROUP_ITEMS + item, n = min (n0 + i % TILE_N, t->N - 1);
+      const int i = j * GROUP_ITEMS + item, n = min (n0 + i % NF_TILE_N, t->N - 1);
       places.b[j] = ((n / NR - n0 / NR) * (NF_SCALES + t->K) + NF_B_K (i)) * NR + n % NR;
     }
   return places;
@@ -166,8 +161,8 @@ nf_bring (const NfMatmul *t, NfPlaces *places, NfSlice *slice, int item, int k0,
 
 /* Words; rows are so long that the 32 work-items of a warp meet 32 banks, and begin where four words are copied at once. */
 #define A_ROW (TILE_K + 4)
-#define B_ROW (TILE_N + 8)
-#define A_PLANE (TILE_M * A_ROW)
+#define B_ROW (NF_TILE_N + 8)
+#define A_PLANE (NF_TILE_M * A_ROW)
 #define B_PLANE (TILE_K * B_ROW)
 #define WARP_M 32
 #define WARP_N 32
@@ -202,7 +197,7 @@ nf_keep (const NfMatmul *t, const NfSlice *slice, int item, __local uint *a, __l
   for (int j = 0; j < BRING_B; j++)
     {
       const int i = j * GROUP_ITEMS + item;
-      b[i / TILE_N * B_ROW + i % TILE_N] = slice->b[j];
+      b[i / NF_TILE_N * B_ROW + i % NF_TILE_N] = slice->b[j];
     }
 }
 
@@ -219,25 +214,25 @@ nf_copy_slice (const NfMatmul *t, int item, int m0, int n0, int k0, int end, int
   if (t->flags & NF_PANELS)
     {
 #pragma unroll 1
-      for (int j = 0; j < TILE_M * TILE_K / GROUP_ITEMS; j++)
+      for (int j = 0; j < NF_TILE_M * TILE_K / GROUP_ITEMS; j++)
         {
-          const int i = j * GROUP_ITEMS + item, r = i % TILE_M, k = i / TILE_M, m = m0 + r, there = m < t->M && k0 + k < end;
+          const int i = j * GROUP_ITEMS + item, r = i % NF_TILE_M, k = i / NF_TILE_M, m = m0 + r, there = m < t->M && k0 + k < end;
           nf_copy (a + r * A_ROW + k, t->A + (there ? ((size_t)(m / MR) * t->K + k0 + k) * MR + m % MR : 0), 0, there ? 4 : 0);
         }
     }
   else
     {
 #pragma unroll
-      for (int j = 0; j < TILE_M * TILE_K / 4 / GROUP_ITEMS; j++)
+      for (int j = 0; j < NF_TILE_M * TILE_K / 4 / GROUP_ITEMS; j++)
         {
           const int i = j * GROUP_ITEMS + item, r = i / (TILE_K / 4), k = i % (TILE_K / 4) * 4, words = m0 + r < t->M ? clamp (end - k0 - k, 0, 4) : 0;
           nf_copy_words (a + r * A_ROW + k, (__global const uint *)(t->A + (words ? (size_t)(m0 + r) * t->lda + k0 + k : 0)), wide, words);
         }
     }
 #pragma unroll
-  for (int j = 0; j < TILE_N * TILE_K / 4 / GROUP_ITEMS; j++)
+  for (int j = 0; j < NF_TILE_N * TILE_K / 4 / GROUP_ITEMS; j++)
     {
-      const int i = j * GROUP_ITEMS + item, k = i / (TILE_N / 4), column = i % (TILE_N / 4) * 4, n = n0 + column, there = n < t->N && k0 + k < end;
+      const int i = j * GROUP_ITEMS + item, k = i / (NF_TILE_N / 4), column = i % (NF_TILE_N / 4) * 4, n = n0 + column, there = n < t->N && k0 + k < end;
       nf_copy_words (b + k * B_ROW + column, (__global const uint *)(t->B + (there ? ((size_t)(n / NR) * t->K + k0 + k) * NR + n % NR : 0)), wide,
                      there ? 4 : 0);
     }
@@ -292,8 +287,8 @@ nf_bring_right (NfRight right[WARP_N / 8], __local const uint *b)
 NF_INLINED void
 nf_add_slice (NfSums *sums, __local const uint *a, __local const uint *b, int item)
 {
-  const int warp = item / NF_WARP, lane = item % NF_WARP, row = warp / (TILE_N / WARP_N) * WARP_M + lane % 16,
-            column = warp % (TILE_N / WARP_N) * WARP_N + lane / 4;
+  const int warp = item / NF_WARP, lane = item % NF_WARP, row = warp / (NF_TILE_N / WARP_N) * WARP_M + lane % 16,
+            column = warp % (NF_TILE_N / WARP_N) * WARP_N + lane / 4;
   a += row * A_ROW + lane / 16 * 4;
   b += lane % 4 * B_ROW + column;
   NfRight right[WARP_N / 8];
@@ -329,8 +324,8 @@ nf_add_slice (NfSums *sums, __local const uint *a, __local const uint *b, int it
 NF_INLINED void
 nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 {
-  const int warp = item / 32, lane = item % 32, m = m0 + warp / (TILE_N / WARP_N) * WARP_M + lane / 4,
-            n = n0 + warp % (TILE_N / WARP_N) * WARP_N + 2 * (lane % 4);
+  const int warp = item / 32, lane = item % 32, m = m0 + warp / (NF_TILE_N / WARP_N) * WARP_M + lane / 4,
+            n = n0 + warp % (NF_TILE_N / WARP_N) * WARP_N + 2 * (lane % 4);
 #pragma unroll
   for (int i = 0; i < WARP_M / 8; i++)
     if (m + 8 * i < t->M)
@@ -370,8 +365,8 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 #else
 #define NF_PUT_LEFT NF_PUT
 #endif
-#define A_ROW (TILE_M + 4)
-#define B_ROW TILE_N
+#define A_ROW (NF_TILE_M + 4)
+#define B_ROW NF_TILE_N
 #define NF_LOCAL_A float a[VALUES * TILE_K * A_ROW]
 #define NF_LOCAL_B float b[VALUES * TILE_K * B_ROW]
 
@@ -389,28 +384,28 @@ nf_keep (const NfMatmul *t, const NfSlice *slice, int item, __local float *a, __
   for (int j = 0; j < BRING_B; j++)
     {
       const int i = j * GROUP_ITEMS + item;
-      NF_PUT (b, i / TILE_N, B_ROW, i % TILE_N, slice->b[j]);
+      NF_PUT (b, i / NF_TILE_N, B_ROW, i % NF_TILE_N, slice->b[j]);
     }
 }
 
 typedef struct
 {
-  float4 c[ROWS];
+  float4 c[NF_ITEM_ROWS];
 } NfSums;
 
 NF_INLINED void
 nf_begin (NfSums *sums)
 {
 #pragma unroll
-  for (int i = 0; i < ROWS; i++)
+  for (int i = 0; i < NF_ITEM_ROWS; i++)
     sums->c[i] = 0.0f;
 }
 
 NF_INLINED void
 nf_add_slice (NfSums *sums, __local const float *a, __local const float *b, int item)
 {
-  a += item / GROUP_X * ROWS;
-  b += item % GROUP_X * COLUMNS;
+  a += item / NF_GROUP_X * NF_ITEM_ROWS;
+  b += item % NF_GROUP_X * NF_ITEM_COLUMNS;
 #pragma unroll
   for (int k = 0; k < VALUES * TILE_K; k++)
     {
@@ -430,9 +425,9 @@ nf_add_slice (NfSums *sums, __local const float *a, __local const float *b, int 
 NF_INLINED void
 nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 {
-  const int m = m0 + item / GROUP_X * ROWS, n = n0 + item % GROUP_X * COLUMNS;
+  const int m = m0 + item / NF_GROUP_X * NF_ITEM_ROWS, n = n0 + item % NF_GROUP_X * NF_ITEM_COLUMNS;
 #pragma unroll
-  for (int i = 0; i < ROWS; i++)
+  for (int i = 0; i < NF_ITEM_ROWS; i++)
     {
       const float4 c = sums->c[i];
       if (m + i < t->M)
@@ -450,14 +445,14 @@ nf_finish_tile (const NfMatmul *t, const NfSums *sums, int item, int m0, int n0)
 
 /* Global size (ceil(N/64) 16, ceil(M/128) 16, parts). Arguments as for a CPU, K counts values where only B is bfloat16; `tiles` and `ldb` have no meaning
  * here. With several parts each has its share of K, and part p goes to C + p M ldc. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP_X, GROUP_Y, 1))) void
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP_X, NF_GROUP_Y, 1))) void
 nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global const nf_element *B, ulong B_at, __global const float *bias,
            ulong bias_at, __global const float *R, ulong R_at, int ldr, int rmod, __global float *C, ulong C_at, int ldc,
            __global float *P, ulong P_at, int M, int N, int K, int flags, int tiles, int ldb)
 {
   __local NF_LOCAL_A;
   __local NF_LOCAL_B;
-  const int item = get_local_id (1) * GROUP_X + get_local_id (0), m0 = get_group_id (1) * TILE_M, n0 = get_group_id (0) * TILE_N,
+  const int item = get_local_id (1) * NF_GROUP_X + get_local_id (0), m0 = get_group_id (1) * NF_TILE_M, n0 = get_group_id (0) * NF_TILE_N,
             part = get_group_id (2), parts = get_num_groups (2), elements = NF_RIGHT_ELEMENTS (K);
   /* whole slices for each part but the last */
   const int share = ((elements + parts - 1) / parts + TILE_K - 1) / TILE_K * TILE_K, first = min (part * share, elements),
@@ -491,7 +486,7 @@ nf_matmul (__global const nf_left_element *A, ulong A_at, int lda, __global cons
 #if NF_BF16_MMA
   const int live = 1; /* a warp stays together */
 #else
-  const int live = m0 + item / GROUP_X * ROWS < M && n0 + item % GROUP_X * COLUMNS < N;
+  const int live = m0 + item / NF_GROUP_X * NF_ITEM_ROWS < M && n0 + item % NF_GROUP_X * NF_ITEM_COLUMNS < N;
 #endif
   NfPlaces places = nf_places (&t, item, m0, n0, first);
   NfSlice slice;

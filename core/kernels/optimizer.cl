@@ -1,7 +1,5 @@
 /* AdamW (Loshchilov & Hutter 2019) on flat arrays. SPDX-License-Identifier: LGPL-2.1-or-later */
 
-#define NF_ADAMW_VECTORS 64
-
 /* One step; every array is padded to whole vectors. clip multiplies the gradient; fix1, fix2 = 1/(1 - beta^t). ema < 0: no average.
  * Global size (n / (64 VW), rounded up). */
 NF_KERNEL void

@@ -9,8 +9,6 @@
  * Integers of eight bits are the values of a column divided by 1/127 of the largest, which is their scale: a first row of floats. Then come words of four
  * values of k, of each column on a GPU and for the matrix unit; otherwise a row's bytes lie side by side, or, for vpmaddwd, those of two rows by pairs. */
 
-#define NF_PACK_ROWS 64 /* of a work-item */
-
 #if NF_INT8_WEIGHTS
 #define NF_FOUR 4 /* values in a word */
 #if NF_INT8_AMX
@@ -51,9 +49,9 @@ nf_integer (float x, float scale)
 
 #if NF_INT8_WEIGHTS
 
-/* Global size: on a GPU (panels width, 1), the former as a multiple of GROUP, a work-item for each column; on a CPU (1, panels). */
+/* Global size: on a GPU (panels width, 1), the former as a multiple of NF_GROUP, a work-item for each column; on a CPU (1, panels). */
 #if NF_GPU_KERNELS
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
          int transposed)
 {
@@ -108,8 +106,8 @@ nf_make_left (NF_ITEM __global const float *x, ulong x_at, int ldx, __global uin
 #elif NF_GPU_KERNELS
 
 /* The same two kernels with a work-item for each element that is written. Global size (panels width, elements of a column), the former as a multiple of
- * GROUP. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+ * NF_GROUP. */
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ulong P_at, int rows, int columns, int width,
          int transposed)
 {
@@ -122,8 +120,8 @@ nf_pack (__global const float *W, ulong W_at, int ld, __global nf_element *P, ul
 }
 
 #if NF_BF16 && !NF_BF16_WEIGHTS
-/* Global size (words of a row, M), the former as a multiple of GROUP. */
-__kernel __attribute__ ((reqd_work_group_size (GROUP, 1, 1))) void
+/* Global size (words of a row, M), the former as a multiple of NF_GROUP. */
+__kernel __attribute__ ((reqd_work_group_size (NF_GROUP, 1, 1))) void
 nf_make_left (__global const float *x, ulong x_at, int ldx, __global uint *y, int ldy, int K)
 {
   const int i = 2 * get_global_id (0);
@@ -232,11 +230,9 @@ nf_pack_halves (NF_ITEM __global const uint *X, ulong X_at, int ld, __global nf_
 #endif
 
 #if NF_AMX
-#define NF_LEFT_BLOCKS 4 /* of NF_DEPTH columns, for a work-item */
-
 /* The left operand of a product Xᵀ · Y for the matrix unit: word j of row c of Y, rows ldy apart, is X[2j, c] and X[2j + 1, c] (in the first plane,
  * if there are more); zeros up to a whole step. HALVES: X is rows of bfloat16, ldx words apart, as products read them. Global size (rows of X / 32,
- * columns / (NF_LEFT_BLOCKS · 16)). */
+ * columns / (NF_LEFT_BLOCKS VW)). */
 NF_KERNEL_OF_ONE void
 nf_pack_left (NF_ITEM __global const float *X, ulong X_at, int ldx, __global uint *Y, int ldy, int rows, int columns, int halves)
 {

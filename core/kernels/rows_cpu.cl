@@ -126,7 +126,6 @@ nf_norm_backward (NF_ITEM __global const float *x, ulong x_at, __global const fl
     }
 }
 
-#define NF_SUM_VECTORS 4 /* of a work-item, at most: so many chains of sums, and as much of a row as comes at once */
 #define NF_SUM_ROWS_AHEAD 8
 
 /* s[n] (+)= sum over m of x[m, n]. x (M, N), rows ldx apart; HALVES: of bfloat16 as products read them, ldx words apart. Global size (N / VW divided

@@ -321,6 +321,32 @@ check_starflow (const NfConfig *config, const char *origin, GError **error)
   return TRUE;
 }
 
+/* What one sample has, in the widest layer and of actions, are numbers that fit into the ints of kernels. */
+static gboolean
+check_sample (const NfConfig *config, const char *origin, GError **error)
+{
+  const guint64 frames = nf_config_frames (config),
+                rows = config->txt_size + frames * (nf_config_tokens (config) + (config->action_dim ? 1 : 0));
+  for (guint t = 0; t < config->n_blocks; t++)
+    {
+      const guint64 d = nf_config_width (config, t),
+                    H = config->n_heads ? config->n_heads : d / config->head_dim,
+                    Hkv = config->n_kv_heads ? config->n_kv_heads : H, qkv = (H + 2 * Hkv) * config->head_dim,
+                    row = MAX (qkv, config->expansion * d);
+      if (rows * row > G_MAXINT32)
+        return impossible (error, origin,
+                           "%" G_GUINT64_FORMAT " tokens of a sample, with %" G_GUINT64_FORMAT
+                           " values each where channels (the width) is %" G_GUINT64_FORMAT
+                           ", are more than %d values",
+                           rows, row, d, G_MAXINT32);
+    }
+  if (frames * config->action_dim > G_MAXINT32)
+    return impossible (error, origin,
+                       "%" G_GUINT64_FORMAT " frames, with action_dim %u, have more than %d values", frames,
+                       config->action_dim, G_MAXINT32);
+  return TRUE;
+}
+
 gboolean
 nf_config_check (const NfConfig *config, const char *origin, GError **error)
 {
@@ -342,7 +368,7 @@ nf_config_check (const NfConfig *config, const char *origin, GError **error)
         return impossible (error, origin, "it has more than %" G_GUINT64_FORMAT " parameters",
                            MAX_PARAMETERS);
     }
-  return TRUE;
+  return check_sample (config, origin, error);
 }
 
 /* JSON */

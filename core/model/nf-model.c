@@ -1,5 +1,6 @@
 /* normflow: a flow's weights on a device. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-model-private.h"
+#include "nf-weights.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,8 @@
 /* normflow: operations on device tensors. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-ops.h"
 #include "nf-command-list.h"
+#include "nf-ops-profile.h"
+#include "kernels/launch.h"
 
 #include <string.h>
 
@@ -141,89 +143,21 @@ struct _NfOps
   gboolean bf16;   /* two */
   gboolean rounds; /* so is what they are multiplied by */
   gboolean madd;   /* four, and two integers are what they are multiplied by */
-  gboolean amx;    /* the matrix unit multiplies; integers where rows are more than FEW_ROWS */
+  gboolean amx;    /* the matrix unit multiplies; integers where rows are more than NF_FEW_ROWS */
   gboolean attends_by_amx; /* attention is in bfloat16, by it */
   gboolean half_keys;      /* keys and values are bfloat16, for multiply-adds: NF_HALF_KEYS of append.cl */
   NfBuffer *panels; /* operands of a product as it reads them: of nf_ops_matmul_tn(), rows on the left */
   GError *failure;
-  GArray *events;      /* of Noted, only while there is a profile */
-  GHashTable *times;   /* NfOpsTimes by name, likewise */
-  gboolean by_columns; /* the next launch's items are shared out by columns */
-  char detail[64];     /* what a profile says of the next launch besides the kernel's name */
+  NfOpsProfile *profile; /* or NULL */
+  gboolean by_columns;   /* the next launch's items are shared out by columns */
+  char detail[64];       /* what a profile says of the next launch besides the kernel's name */
 };
-
-/* Profile */
-
-typedef struct
-{
-  cl_event event;
-  NfOpsTime *time;
-} Noted;
-
-#define MAX_NOTED 4096
-
-static void
-time_free (gpointer data)
-{
-  NfOpsTime *time = data;
-  g_free (time->name);
-  g_free (time);
-}
-
-/* Adds up what has been noted. */
-static void
-gather (NfOps *ops)
-{
-  for (guint i = 0; ops->events && i < ops->events->len; i++)
-    {
-      const Noted *noted = &g_array_index (ops->events, Noted, i);
-      cl_ulong start = 0, end = 0;
-      if (!noted->event) /* the command was refused */
-        continue;
-      if (clWaitForEvents (1, &noted->event) == CL_SUCCESS
-          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL)
-                 == CL_SUCCESS
-          && clGetEventProfilingInfo (noted->event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL)
-                 == CL_SUCCESS)
-        {
-          noted->time->launches++;
-          noted->time->seconds += 1e-9 * (double)(end - start);
-        }
-      clReleaseEvent (noted->event);
-    }
-  if (ops->events)
-    g_array_set_size (ops->events, 0);
-}
 
 /* Where a command's event goes: nowhere without a profile. */
 static cl_event *
 note (NfOps *ops, const char *what, const char *detail)
 {
-  if (!ops->events)
-    return NULL;
-  if (ops->events->len >= MAX_NOTED)
-    gather (ops);
-  char *name = *detail ? g_strdup_printf ("%s %s", what, detail) : g_strdup (what);
-  NfOpsTime *time = g_hash_table_lookup (ops->times, name);
-  if (time)
-    g_free (name);
-  else
-    {
-      time = g_new0 (NfOpsTime, 1);
-      time->name = name;
-      g_hash_table_insert (ops->times, time->name, time);
-    }
-  const Noted noted = { .time = time };
-  g_array_append_val (ops->events, noted);
-  return &g_array_index (ops->events, Noted, ops->events->len - 1).event;
-}
-
-static void
-end_profile (NfOps *ops)
-{
-  gather (ops);
-  g_clear_pointer (&ops->events, g_array_unref);
-  g_clear_pointer (&ops->times, g_hash_table_unref);
+  return ops->profile ? nf_ops_profile_note (ops->profile, what, detail) : NULL;
 }
 
 /* Launching */
@@ -254,13 +188,11 @@ end_profile (NfOps *ops)
     .size = sizeof (x), .value = &(x)                                                                        \
   }
 
-#define GROUP 64 /* work-items of a work-group that shares one row in the GPU variant */
-
 /* TRUE if commands go into a list. A profile wants each for itself. */
 static gboolean
 lists (NfOps *ops)
 {
-  return ops->list && !ops->events;
+  return ops->list && !ops->profile;
 }
 
 /* Enqueues the list: before everything that does not go into it. */
@@ -353,13 +285,13 @@ launch (NfOps *ops, Kernel kernel, const size_t global[3], const size_t local[3]
   }                                                                                                          \
   G_STMT_END
 
-/* Kernels of the GPU variant whose work-groups have GROUP items along x and LINES along y, whatever the
+/* Kernels of the GPU variant whose work-groups have NF_GROUP items along x and LINES along y, whatever the
  * device. */
 #define LAUNCH_GROUPS(ops, kernel, x, y, lines, ...)                                                         \
   G_STMT_START                                                                                               \
   {                                                                                                          \
-    const size_t items_[3] = { (size_t)divide_up (x, GROUP) * GROUP, (size_t)(y) * (lines), 1 };             \
-    const size_t group_[3] = { GROUP, lines, 1 };                                                            \
+    const size_t items_[3] = { (size_t)divide_up (x, NF_GROUP) * NF_GROUP, (size_t)(y) * (lines), 1 };       \
+    const size_t group_[3] = { NF_GROUP, lines, 1 };                                                         \
     LAUNCH (ops, kernel, items_, group_, __VA_ARGS__);                                                       \
   }                                                                                                          \
   G_STMT_END
@@ -370,7 +302,7 @@ even_group (NfOps *ops, size_t items)
   size_t group = 1;
 
   if (nf_device_get_info (ops->device)->is_gpu)
-    while (group < GROUP && items % (2 * group) == 0)
+    while (group < NF_GROUP && items % (2 * group) == 0)
       group *= 2;
   return group;
 }
@@ -510,7 +442,10 @@ set_form (NfOps *ops)
   static const struct
   {
     guint planes, row_tile, depth;
-  } of_amx[] = { { 3, 32, 32 }, { 2, 32, 16 }, { 1, 32, 16 }, { 1, 16, 16 } }; /* by what it multiplies */
+  } of_amx[] = { { 3, NF_ROWS_OF_AMX, 32 },
+                 { 2, NF_ROWS_OF_AMX, 16 },
+                 { 1, NF_ROWS_OF_AMX, 16 },
+                 { 1, NF_ROWS_OF_AMX_INT8, 16 } }; /* by what it multiplies */
   enum
   {
     FLOATS,
@@ -523,7 +458,9 @@ set_form (NfOps *ops)
         : ops->bf16   ? FLOATS_BY_BF16
                       : FLOATS;
   ops->planes = ops->amx ? of_amx[factors].planes : 1;
-  ops->row_tile = ops->amx ? of_amx[factors].row_tile : ops->vector_width == 16 ? 12 : 6;
+  ops->row_tile = ops->amx                  ? of_amx[factors].row_tile
+                  : ops->vector_width == 16 ? NF_ROWS_OF_16
+                                            : NF_ROWS_OF_8;
   ops->depth = ops->amx ? of_amx[factors].depth : 1;
 }
 
@@ -543,7 +480,10 @@ nf_ops_new (NfDevice *device, guint head_dim, guint features, GError **error)
   set_form (ops);
   ops->attends_by_amx = ops->amx && ops->rounds;
   ops->half_keys = !ops->gpu && (ops->rounds || ops->values == 4) && !ops->attends_by_amx;
-  ops->query_tile = ops->gpu || ops->attends_by_amx ? 32 : ops->vector_width == 16 ? 12 : 6;
+  ops->query_tile = ops->gpu                  ? NF_QUERIES_OF_GPU
+                    : ops->attends_by_amx     ? NF_ROWS_OF_AMX
+                    : ops->vector_width == 16 ? NF_ROWS_OF_16
+                                              : NF_ROWS_OF_8;
   ops->head_dim = head_dim;
 
   ops->features = divide_up (features, 64) * 64;
@@ -587,46 +527,27 @@ renew_queue (NfOps *ops, gboolean profile, GError **error)
 gboolean
 nf_ops_start_profile (NfOps *ops, GError **error)
 {
-  g_assert (!ops->events);
+  g_assert (!ops->profile);
   if (!renew_queue (ops, TRUE, error))
     return FALSE;
-  ops->events = g_array_new (FALSE, TRUE, sizeof (Noted));
-  ops->times = g_hash_table_new_full (g_str_hash, g_str_equal, NULL, time_free);
+  ops->profile = nf_ops_profile_new ();
   return TRUE;
-}
-
-static gint
-compare_times (gconstpointer a, gconstpointer b)
-{
-  const NfOpsTime *x = *(NfOpsTime *const *)a, *y = *(NfOpsTime *const *)b;
-  return (x->seconds < y->seconds) - (x->seconds > y->seconds);
 }
 
 GPtrArray *
 nf_ops_end_profile (NfOps *ops, GError **error)
 {
-  g_assert (ops->events);
+  g_assert (ops->profile);
   if (!nf_ops_finish (ops, error))
     return NULL;
-  gather (ops);
-  g_autoptr (GPtrArray) times = g_ptr_array_new_with_free_func (time_free);
-  GHashTableIter iter;
-  gpointer time;
-  g_hash_table_iter_init (&iter, ops->times);
-  while (g_hash_table_iter_next (&iter, NULL, &time))
-    {
-      g_ptr_array_add (times, time);
-      g_hash_table_iter_steal (&iter);
-    }
-  g_ptr_array_sort (times, compare_times);
-  end_profile (ops);
+  g_autoptr (GPtrArray) times = nf_ops_profile_end (g_steal_pointer (&ops->profile));
   return renew_queue (ops, FALSE, error) ? g_steal_pointer (&times) : NULL;
 }
 
 void
 nf_ops_free (NfOps *ops)
 {
-  end_profile (ops);
+  g_clear_pointer (&ops->profile, nf_ops_profile_free);
   if (ops->queue)
     wait_for_all (ops);
   g_clear_pointer (&ops->list, nf_command_list_free);
@@ -662,12 +583,10 @@ nf_ops_alloc (NfOps *ops, gsize floats)
   return ops->failure ? NULL : g_steal_pointer (&buffer);
 }
 
-#define BASIS_PART 16 /* NF_BASIS_PART of flow.cl */
-
 GArray *
 nf_ops_arrange_basis (const float *W, guint D)
 {
-  const guint parts = divide_up (D, BASIS_PART), row = parts * BASIS_PART;
+  const guint parts = divide_up (D, NF_BASIS_PART), row = parts * NF_BASIS_PART;
   GArray *floats = g_array_new (FALSE, TRUE, sizeof (float));
   g_array_set_size (floats, 2 * D * row + 2 * parts);
   float *rows = (float *)floats->data, *columns = rows + (gsize)D * row, *ranges = columns + (gsize)D * row;
@@ -682,7 +601,7 @@ nf_ops_arrange_basis (const float *W, guint D)
         /* of both matrices */
         for (guint k = 0; value != 0 && k < 2; k++)
           {
-            float *range = ranges + 2 * ((k ? i : j) / BASIS_PART);
+            float *range = ranges + 2 * ((k ? i : j) / NF_BASIS_PART);
             range[0] = MIN (range[0], (float)(k ? j : i));
             range[1] = MAX (range[1], (float)((k ? j : i) + 1));
           }
@@ -845,15 +764,12 @@ count_elements (NfOps *ops, guint K)
   return divide_up (divide_up (K, ops->values), ops->depth) * ops->depth + has_scales (ops);
 }
 
-#define STEP_VALUES 32 /* NF_STEP_VALUES of common.cl */
-#define STEP_BYTES 64  /* NF_STEP_BYTES, likewise */
-
 /* Words that K values of a row take on the left of a product; of integers the last is the row's scale. */
 static guint
 count_left (NfOps *ops, guint K)
 {
-  return ops->madd     ? (ops->amx ? divide_up (K, STEP_BYTES) * (STEP_BYTES / 2) : divide_up (K, 2)) + 1
-         : ops->amx    ? divide_up (K, STEP_VALUES) * (STEP_VALUES / 2) * ops->planes
+  return ops->madd  ? (ops->amx ? divide_up (K, NF_STEP_BYTES) * (NF_STEP_BYTES / 2) : divide_up (K, 2)) + 1
+         : ops->amx ? divide_up (K, NF_STEP_VALUES) * (NF_STEP_VALUES / 2) * ops->planes
          : ops->rounds ? count_elements (ops, K)
                        : K;
 }
@@ -879,13 +795,11 @@ need_panels (NfOps *ops, gsize elements)
   return ops->panels != NULL;
 }
 
-#define PACK_ROWS 64 /* NF_PACK_ROWS of pack.cl */
-
 static void
 pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width,
       gboolean transposed)
 {
-  if (ops->events)
+  if (ops->profile)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u by %u%s", rows, columns, width,
                 transposed ? ", transposed" : "");
   /* a scale is that of a whole column */
@@ -894,7 +808,7 @@ pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, 
                    has_scales (ops) ? 1 : count_elements (ops, rows), 1, VIEW (X), INT (ld), VIEW (panels),
                    INT (rows), INT (columns), INT (width), INT (transposed));
   else
-    LAUNCH_ITEMS (ops, KERNEL_PACK, has_scales (ops) ? 1 : divide_up (rows, PACK_ROWS),
+    LAUNCH_ITEMS (ops, KERNEL_PACK, has_scales (ops) ? 1 : divide_up (rows, NF_PACK_ROWS),
                   divide_up (columns, width), VIEW (X), INT (ld), VIEW (panels), INT (rows), INT (columns),
                   INT (width), INT (transposed));
   *ops->detail = '\0';
@@ -904,7 +818,7 @@ pack (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, 
 static void
 pack_halves (NfOps *ops, NfView X, guint ld, NfView panels, guint rows, guint columns, guint width)
 {
-  LAUNCH_ITEMS (ops, KERNEL_PACK_HALVES, divide_up (rows, PACK_ROWS), divide_up (columns, width), VIEW (X),
+  LAUNCH_ITEMS (ops, KERNEL_PACK_HALVES, divide_up (rows, NF_PACK_ROWS), divide_up (columns, width), VIEW (X),
                 INT (ld), VIEW (panels), INT (rows), INT (columns), INT (width));
 }
 
@@ -914,8 +828,7 @@ nf_ops_pack (NfOps *ops, NfView W, NfView packed, guint N, guint K, gboolean tra
   pack (ops, W, K, packed, transposed ? K : N, transposed ? N : K, ops->panel, transposed);
 }
 
-#define MOST_TILES 12
-#define MOST_AMX_TILES 16    /* NF_MOST_TILES of matmul_amx.cl and matmul_amx_int8.cl */
+#define MOST_TILES 12        /* of rows, without AMX */
 #define MOST_LEFT (1u << 18) /* words of A that stay in the second-level cache while a panel is read */
 
 #define ROWS_OF_EACH 256
@@ -948,12 +861,11 @@ choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 {
   const guint units = nf_device_count_cores (ops->device), row_tiles = divide_up (M, ops->row_tile);
   const guint most
-      = ops->amx ? CLAMP (get_most_left (ops, M) / (ops->row_tile * K), 1, MOST_AMX_TILES) : MOST_TILES;
+      = ops->amx ? CLAMP (get_most_left (ops, M) / (ops->row_tile * K), 1, NF_MOST_TILES) : MOST_TILES;
   const guint tiles = CLAMP (row_tiles * panels / (8 * units), 1, most);
   return has_rows_for_each (ops, M) ? MIN (tiles, row_tiles / units) : tiles;
 }
 
-#define FEW_ROWS 2
 #define MOST_OF_ONE 16 /* panels of a row, and of two rows */
 #define MOST_OF_TWO 2
 #define MOST_AMX_PANELS 8
@@ -962,7 +874,7 @@ choose_tiles (NfOps *ops, guint M, guint panels, guint K)
 static gboolean
 takes_few_rows (NfOps *ops, const NfMatmul *t)
 {
-  return ops->madd && t->M <= FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE));
+  return ops->madd && t->M <= NF_FEW_ROWS && !(t->flags & (NF_MATMUL_SAVE | NF_MATMUL_GELU_SLOPE));
 }
 
 /* Panels of a work-item. Where rows are so few that what it adds to one of them would wait for what it added
@@ -976,19 +888,16 @@ choose_panels (NfOps *ops, const NfMatmul *t, guint panels, guint row_groups)
   const guint M = t->M;
   const guint units = nf_device_count_cores (ops->device);
   guint most = 1;
-  if (ops->amx && M > (ops->madd ? FEW_ROWS : ops->row_tile))
+  if (ops->amx && M > (ops->madd ? NF_FEW_ROWS : ops->row_tile))
     return CLAMP (panels * row_groups / (4 * units), 1, MIN (panels, MOST_AMX_PANELS));
-  if (takes_few_rows (ops, t) || (!ops->gpu && !ops->amx && M <= FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
+  if (takes_few_rows (ops, t)
+      || (!ops->gpu && !ops->amx && M <= NF_FEW_ROWS && !(t->flags & NF_MATMUL_PANELS)))
     most = M == 1 ? MOST_OF_ONE : MOST_OF_TWO;
   return CLAMP (panels / (2 * units), 1, most);
 }
 
 /* Multiply-adds after which a list ends, some milliseconds: the device's other queues come to their turn. */
 #define MOST_WORK ((gsize)1 << 30)
-
-#define GPU_TILE_M 128 /* TILE_M and the others of matmul_gpu.cl */
-#define GPU_TILE_N 64
-#define GPU_TILE_SIDE 16
 
 /* A device writes where it is told, without a word. */
 static void
@@ -1026,12 +935,12 @@ multiply (NfOps *ops, const NfMatmul *t, guint parts)
       = { divide_up (panels, choose_panels (ops, t, panels, divide_up (row_tiles, tiles))),
           divide_up (row_tiles, tiles), 1 },
       cpu_local[3] = { 1, 1, 1 };
-  const size_t gpu_global[3] = { (size_t)divide_up (t->N, GPU_TILE_N) * GPU_TILE_SIDE,
-                                 (size_t)divide_up (t->M, GPU_TILE_M) * GPU_TILE_SIDE, parts },
-               gpu_local[3] = { GPU_TILE_SIDE, GPU_TILE_SIDE, 1 };
+  const size_t gpu_global[3] = { (size_t)divide_up (t->N, NF_TILE_N) * NF_GROUP_X,
+                                 (size_t)divide_up (t->M, NF_TILE_M) * NF_GROUP_Y, parts },
+               gpu_local[3] = { NF_GROUP_X, NF_GROUP_Y, 1 };
 
   ops->by_columns = goes_by_columns (ops, t->M, t->K);
-  if (ops->events)
+  if (ops->profile)
     g_snprintf (ops->detail, sizeof ops->detail, "%u×%u×%u%s", t->M, t->N, t->K,
                 t->flags & NF_MATMUL_GELU ? ", GELU" : "");
   LAUNCH (ops, KERNEL_MATMUL, ops->gpu ? gpu_global : cpu_global, ops->gpu ? gpu_local : cpu_local,
@@ -1060,8 +969,8 @@ guint
 nf_ops_left_step (NfOps *ops, guint N)
 {
   /* no value is without its neighbour in a word or in a step of a product */
-  return (ops->rounds || !ops->gpu) && N % STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
-                                                                       : 0;
+  return (ops->rounds || !ops->gpu) && N % NF_STEP_VALUES == 0 && N >= 64 ? get_row_step (count_left (ops, N))
+                                                                          : 0;
 }
 
 gboolean
@@ -1123,8 +1032,6 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
   multiply (ops, &product, 1);
 }
 
-#define LEFT_COLUMNS 64 /* 16 NF_LEFT_BLOCKS, likewise */
-
 #define PART_ELEMENTS 64 /* of the inner dimension, at least */
 
 /* Parts that the inner dimension of gradients of weights is split into: their few tiles would leave most of a
@@ -1132,7 +1039,7 @@ nf_ops_matmul (NfOps *ops, const NfMatmul *t)
 static guint
 choose_parts (NfOps *ops, guint M, guint N, guint K)
 {
-  const guint groups = divide_up (M, GPU_TILE_M) * divide_up (N, GPU_TILE_N);
+  const guint groups = divide_up (M, NF_TILE_M) * divide_up (N, NF_TILE_N);
   const guint units = nf_device_get_info (ops->device)->compute_units;
   return ops->gpu ? MAX (MIN (2 * units / groups, K / PART_ELEMENTS), 1) : 1;
 }
@@ -1176,8 +1083,9 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, gboolean a_left, NfView X, gu
   if (!need_panels (ops, left + right + sums))
     return;
   if (ops->amx)
-    LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, STEP_VALUES), divide_up (N, LEFT_COLUMNS), VIEW (A),
-                  INT (lda), BUFFER (ops->panels), INT (step), INT (M), INT (N), INT (a_left));
+    LAUNCH_ITEMS (ops, KERNEL_PACK_LEFT, divide_up (M, NF_STEP_VALUES),
+                  divide_up (N, NF_LEFT_BLOCKS * ops->vector_width), VIEW (A), INT (lda),
+                  BUFFER (ops->panels), INT (step), INT (M), INT (N), INT (a_left));
   else
     pack_operand (ops, A, lda, a_left, nf_view (ops->panels, 0), M, N, ops->row_tile);
   if (!as_it_is)
@@ -1206,16 +1114,13 @@ nf_ops_matmul_tn (NfOps *ops, NfView A, guint lda, gboolean a_left, NfView X, gu
 #define LAUNCH_ROWS(ops, kernel, rows, ...)                                                                  \
   G_STMT_START                                                                                               \
   {                                                                                                          \
-    const size_t group_[3] = { (ops)->gpu ? GROUP : 1, 1, 1 };                                               \
+    const size_t group_[3] = { (ops)->gpu ? NF_GROUP : 1, 1, 1 };                                            \
     const size_t global_[3] = { (size_t)(rows)*group_[0], 1, 1 };                                            \
     LAUNCH (ops, kernel, global_, group_, __VA_ARGS__);                                                      \
   }                                                                                                          \
   G_STMT_END
 
-#define SUM_LINES 4      /* of rows_gpu.cl */
 #define SUM_PART_ROWS 64 /* of a part, at least */
-
-#define SUM_VECTORS 4 /* NF_SUM_VECTORS of rows_cpu.cl */
 
 /* With several PARTS, of the GPU variant, each has its share of the rows and a row of s. */
 static void
@@ -1224,19 +1129,19 @@ sum_columns (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, 
 {
   const guint vectors = divide_up (N, ops->vector_width);
   if (ops->gpu)
-    LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
+    LAUNCH_GROUPS (ops, KERNEL_COLUMN_SUMS, N, parts, NF_SUM_LINES, VIEW (x), INT (ldx), VIEW (s), INT (M),
                    INT (N), INT (accumulate));
   else
     LAUNCH_ROWS (
         ops, KERNEL_COLUMN_SUMS,
-        MAX (divide_up (vectors, SUM_VECTORS), MIN (vectors, 4 * nf_device_count_cores (ops->device))),
+        MAX (divide_up (vectors, NF_SUM_VECTORS), MIN (vectors, 4 * nf_device_count_cores (ops->device))),
         VIEW (x), INT (ldx), VIEW (s), INT (M), INT (N), INT (accumulate), INT (left));
 }
 
 static void
 column_sums (NfOps *ops, NfView x, guint ldx, gboolean left, NfView s, guint M, guint N, gboolean accumulate)
 {
-  const guint groups = divide_up (N, GROUP), units = nf_device_get_info (ops->device)->compute_units;
+  const guint groups = divide_up (N, NF_GROUP), units = nf_device_get_info (ops->device)->compute_units;
   const guint parts = ops->gpu ? MIN (4 * units / groups, M / SUM_PART_ROWS) : 1;
   if (parts <= 1)
     {
@@ -1366,9 +1271,6 @@ nf_ops_key_bytes (NfOps *ops)
   return 2 * element * padded_features (ops);
 }
 
-#define VALUES_TOO 1 /* NF_VALUES_TOO and NF_FROM_LEFT of append.cl */
-#define FROM_LEFT 2
-
 static void
 append (NfOps *ops, NfView src, guint row, gsize batch, NfBuffer *keys, guint n0, guint count, guint capacity,
         guint B, guint H, guint flags)
@@ -1384,7 +1286,7 @@ void
 nf_ops_append (NfOps *ops, NfView src, guint row, gsize batch, gboolean left, NfBuffer *keys, guint n0,
                guint count, guint capacity, guint B, guint H)
 {
-  append (ops, src, row, batch, keys, n0, count, capacity, B, H, VALUES_TOO | (left ? FROM_LEFT : 0));
+  append (ops, src, row, batch, keys, n0, count, capacity, B, H, NF_VALUES_TOO | (left ? NF_FROM_LEFT : 0));
 }
 
 /* MASK as nf_sight() of append.cl reads it. */
@@ -1404,18 +1306,15 @@ nf_ops_attention_writes_left (NfOps *ops)
 {
   /* planes go out in whole steps of a product; three of them take attention longer than nf_make_left takes */
   return ops->rounds || (!ops->gpu && !ops->amx && !ops->madd)
-         || (ops->planes == 2 && ops->head_dim % STEP_VALUES == 0);
+         || (ops->planes == 2 && ops->head_dim % NF_STEP_VALUES == 0);
 }
 
 gboolean
 nf_ops_attention_reads_left (NfOps *ops)
 {
   /* a head's features fill words, and whole steps of a product */
-  return ops->attends_by_amx && ops->head_dim % STEP_VALUES == 0;
+  return ops->attends_by_amx && ops->head_dim % NF_STEP_VALUES == 0;
 }
-
-#define LEAVES_LEFT 1 /* NF_LEAVES_LEFT and NF_READS_LEFT of attention_cpu.cl */
-#define READS_LEFT 2
 
 void
 nf_ops_attention (NfOps *ops, const NfAttention *a)
@@ -1424,14 +1323,14 @@ nf_ops_attention (NfOps *ops, const NfAttention *a)
               step = a->left ? nf_ops_left_step (ops, a->H * ops->head_dim) : a->out_row;
   const gsize out_batch = a->left ? (gsize)a->Nq * step : a->out_batch;
   const cl_int8 mask = kernel_mask (&a->mask, n_keys);
-  const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
+  const size_t group[3] = { ops->gpu ? NF_GROUP : 1, 1, 1 };
   g_assert (!a->left || nf_ops_attention_writes_left (ops));
   const size_t global[3] = { divide_up (a->Nq, ops->query_tile) * group[0], a->H, a->B };
 
   g_assert (a->H % Hkv == 0 && a->q0 + a->Nq <= n_keys && n_keys <= a->capacity);
   LAUNCH (ops, KERNEL_ATTENTION, global, group, VIEW (a->Q), INT (a->q_row), LONG (a->q_batch),
           VIEW (nf_view (a->keys, 0)), INT (count_key_blocks (ops, a->capacity)), VIEW (a->out), INT (step),
-          LONG (out_batch), INT ((a->left ? LEAVES_LEFT : 0) | (a->q_left ? READS_LEFT : 0)),
+          LONG (out_batch), INT ((a->left ? NF_LEAVES_LEFT : 0) | (a->q_left ? NF_READS_LEFT : 0)),
           BUFFER (a->stats), INT (a->stats != NULL), INT (a->q0), INT (a->Nq), FLOAT (a->scale),
           FLOAT (a->scale2), INT (a->split), INT (a->H), INT (Hkv), VALUE (mask));
 }
@@ -1454,9 +1353,9 @@ nf_ops_attention_backward (NfOps *ops, const NfAttentionBackward *a)
 {
   const guint Hkv = a->Hkv ? a->Hkv : a->H;
   const cl_int8 mask = kernel_mask (&a->mask, a->N);
-  const size_t group[3] = { ops->gpu ? GROUP : 1, 1, 1 };
+  const size_t group[3] = { ops->gpu ? NF_GROUP : 1, 1, 1 };
   const size_t tiles = 2 * divide_up (a->N, ops->query_tile);
-  const size_t global[3] = { ops->gpu ? tiles * GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
+  const size_t global[3] = { ops->gpu ? tiles * NF_GROUP : Hkv, ops->gpu ? Hkv : a->B, ops->gpu ? a->B : 1 };
 
   g_assert (a->H % Hkv == 0);
   if (backward_meets_blocks (ops))
@@ -1644,36 +1543,47 @@ nf_ops_position_backward (NfOps *ops, NfView dh, NfView dpos, guint B, guint N, 
 
 /* Pixels */
 
+/* Where planes are, as kernels read it. */
+typedef struct
+{
+  cl_ulong4 at;
+  cl_int4 stride, step;
+} KernelPlanes;
+
+static KernelPlanes
+kernel_planes (const NfPlanes *f)
+{
+  return (KernelPlanes){ .at = { { f->at[0], f->at[1], f->at[2] } },
+                         .stride = { { f->stride[0], f->stride[1], f->stride[2] } },
+                         .step = { { f->step[0], f->step[1], f->step[2] } } };
+}
+
 void
 nf_ops_pixels_to_tokens (NfOps *ops, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
                          NfDequantise mode, float std, guint64 seed, guint64 stream, NfBuffer *noise,
                          NfView x)
 {
-  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
-  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
-                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  const KernelPlanes planes = kernel_planes (f);
   const cl_uint2 seed2 = { { (cl_uint)seed, (cl_uint)(seed >> 32) } },
                  stream2 = { { (cl_uint)stream, (cl_uint)(stream >> 32) } };
-  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes), VALUE (at),
-                VALUE (stride), VALUE (step), INT (f->width), INT (f->height), INT (f->chroma_height),
-                LONG (f->tile_bytes), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
-                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (mode), INT (t->steps), FLOAT (std),
-                VALUE (seed2), VALUE (stream2), BUFFER (t->basis), INT (t->basis != NULL), VIEW (x),
-                INT (t->D), BUFFER (noise));
+  LAUNCH_ITEMS (ops, KERNEL_PIXELS_TO_TOKENS, t->rows * t->columns, tiles, BUFFER (f->bytes),
+                VALUE (planes.at), VALUE (planes.stride), VALUE (planes.step), INT (f->width),
+                INT (f->height), INT (f->chroma_height), LONG (f->tile_bytes), INT (tile0), INT (f->tiles_x),
+                INT (t->p), INT (t->columns), INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (mode),
+                INT (t->steps), FLOAT (std), VALUE (seed2), VALUE (stream2), BUFFER (t->basis),
+                INT (t->basis != NULL), VIEW (x), INT (t->D), BUFFER (noise));
 }
 
 void
 nf_ops_tokens_to_pixels (NfOps *ops, NfView x, const NfPlanes *f, const NfTokens *t, guint tile0, guint tiles,
                          NfBuffer *noise)
 {
-  const cl_ulong4 at = { { f->at[0], f->at[1], f->at[2], 0 } };
-  const cl_int4 stride = { { f->stride[0], f->stride[1], f->stride[2], 0 } },
-                step = { { f->step[0], f->step[1], f->step[2], 0 } };
+  const KernelPlanes planes = kernel_planes (f);
   LAUNCH_ITEMS (ops, KERNEL_TOKENS_TO_PIXELS, t->rows * t->columns, tiles, VIEW (x), BUFFER (f->bytes),
-                VALUE (at), VALUE (stride), VALUE (step), INT (f->width), INT (f->height),
-                INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p), INT (t->columns),
-                INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps), BUFFER (t->basis),
-                INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL),
+                VALUE (planes.at), VALUE (planes.stride), VALUE (planes.step), INT (f->width),
+                INT (f->height), INT (f->chroma_height), INT (tile0), INT (f->tiles_x), INT (t->p),
+                INT (t->columns), INT (t->rows), INT (t->yuv), INT (t->interleaved), INT (t->steps),
+                BUFFER (t->basis), INT (t->basis != NULL), INT (t->D), BUFFER (noise), INT (noise != NULL),
                 VIEW (nf_view (f->bytes, f->odd)));
 }
 
@@ -1687,12 +1597,10 @@ nf_ops_grid (NfOps *ops, NfView tokens, NfBuffer *grid, guint tile0, guint tiles
 
 /* Training */
 
-#define ADAMW_VECTORS 64 /* NF_ADAMW_VECTORS of optimizer.cl */
-
 void
 nf_ops_adamw (NfOps *ops, const NfAdamW *a)
 {
-  const gsize part = ADAMW_VECTORS * ops->vector_width;
+  const gsize part = NF_ADAMW_VECTORS * ops->vector_width;
   LAUNCH_ITEMS (ops, KERNEL_ADAMW, (a->n + part - 1) / part, 1, BUFFER (a->theta), BUFFER (a->grad),
                 BUFFER (a->m), BUFFER (a->v), BUFFER (a->average), LONG (a->n), FLOAT (a->clip),
                 FLOAT (a->lr), FLOAT (a->beta1), FLOAT (a->beta2), FLOAT (a->fix1), FLOAT (a->fix2),

@@ -3,19 +3,6 @@
 
 #include <math.h>
 
-gboolean
-nf_denoise_from_name (const char *name, NfDenoise *denoise)
-{
-  static const char *const names[] = { "auto", "learned", "score", "none" };
-  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
-    if (g_strcmp0 (name, names[i]) == 0)
-      {
-        *denoise = (NfDenoise)i;
-        return TRUE;
-      }
-  return FALSE;
-}
-
 /* By a step along the score */
 
 gboolean

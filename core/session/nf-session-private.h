@@ -5,9 +5,6 @@
 #include "nf-staging.h"
 #include "nf-trainer.h"
 
-#define NF_HALF_LOG_2PI 0.91893853320467274178 /* nats of a standard normal value beside half its square */
-#define NF_SAMPLE_BITS 7 /* of the 8-bit scale: a bin is 1/128 wide on the scale of [-1, 1] */
-
 /* The frame that the staged samples show, if it was decoded. */
 typedef struct
 {
@@ -120,14 +117,6 @@ gboolean nf_session_add_gradients (NfSession *self, const float *x, guint B, con
 
 /* Gradients of all parameters in the order of their list. */
 gboolean nf_session_read_gradients (NfSession *self, NfBuffer *gradients, float *out, GError **error);
-
-/* Of TOKENS half squares and log-determinants, and two numbers a token of values that are missed and samples
- * that are lost; NUM_DIMS samples. */
-void nf_score_fill (NfModel *model, const float *half_square, const float *log_det, const float *misses,
-                    gsize tokens, guint64 num_dims, NfScore *score);
-
-/* Bits per dimension of one token. */
-float nf_score_token (const NfConfig *config, float half_square, float log_det);
 
 /* Seconds since *LAST, which becomes now; and one more frame that took these. */
 double nf_stats_lap (gint64 *last);

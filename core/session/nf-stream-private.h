@@ -60,11 +60,11 @@ struct _NfStream
   NfBuffer *u;          /* (B, N, D): of the frame, as the deep block reads it */
   NfBuffer *text;       /* (B, txt_size, txt_dim), or NULL */
   char *text_digest;
-  NfBuffer *between[2], *z, *latents, *log_det, *missing, *half_square, *changes;
-  NfStaging *staging;                      /* B */
-  NfPlanes *planes;                        /* B */
-  float *half_squares, *log_dets, *misses; /* on the host, per token; of misses two */
-  NfMissedList missed;                     /* of the last frame encoded; samples are streams */
+  NfBuffer *between[2], *z, *latents, *log_det, *misses, *half_square, *changes;
+  NfStaging *staging;                                   /* B */
+  NfPlanes *planes;                                     /* B */
+  float *half_square_host, *log_det_host, *misses_host; /* the same on the host, per token, of misses two */
+  NfMissedList missed;                                  /* of the last frame encoded; samples are streams */
   float *no_action;
 
   /* models of Gaussian noise */

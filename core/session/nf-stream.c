@@ -2,6 +2,7 @@
 #include "nf-stream-private.h"
 
 #include "nf-random.h"
+#include "nf-score-private.h"
 #include "nf-session-private.h"
 
 #include <math.h>
@@ -34,7 +35,7 @@ nf_stream_finalize (GObject *object)
   NfStream *self = NF_STREAM (object);
   NfBuffer **const buffers[] = { &self->input,   &self->u,       &self->between[0], &self->between[1],
                                  &self->z,       &self->latents, &self->log_det,    &self->half_square,
-                                 &self->changes, &self->noise,   &self->text,       &self->missing };
+                                 &self->changes, &self->noise,   &self->text,       &self->misses };
 
   for (guint i = 0; i < G_N_ELEMENTS (buffers); i++)
     g_clear_pointer (buffers[i], nf_buffer_free);
@@ -50,9 +51,9 @@ nf_stream_finalize (GObject *object)
   g_free (self->planes);
   g_free (self->tape);
   g_free (self->cache);
-  g_free (self->half_squares);
-  g_free (self->log_dets);
-  g_free (self->misses);
+  g_free (self->half_square_host);
+  g_free (self->log_det_host);
+  g_free (self->misses_host);
   nf_missed_list_clear (&self->missed);
   g_free (self->no_action);
   g_free (self->text_digest);
@@ -161,12 +162,12 @@ reserve (NfStream *self)
   self->latents = nf_ops_alloc (self->ops, frame);
   self->z = nf_ops_alloc (self->ops, self->F * frame);
   self->log_det = nf_ops_alloc (self->ops, tokens);
-  self->missing = nf_ops_alloc (self->ops, 2 * tokens);
+  self->misses = nf_ops_alloc (self->ops, 2 * tokens);
   self->half_square = nf_ops_alloc (self->ops, tokens);
   self->changes = nf_ops_alloc (self->ops, (gsize)self->B * MAX (self->N, NF_FLOW_WINDOW));
-  self->half_squares = g_new (float, tokens);
-  self->log_dets = g_new (float, tokens);
-  self->misses = g_new (float, 2 * tokens);
+  self->half_square_host = g_new (float, tokens);
+  self->log_det_host = g_new (float, tokens);
+  self->misses_host = g_new (float, 2 * tokens);
   self->no_action = g_new0 (float, (gsize)self->B *MAX (config->action_dim, 1));
   self->staging = g_new0 (NfStaging, self->B);
   self->planes = g_new0 (NfPlanes, self->B);
@@ -412,7 +413,7 @@ nf_stream_get_length (NfStream *self)
 }
 
 gsize
-nf_stream_get_latents (NfStream *self)
+nf_stream_count_latents (NfStream *self)
 {
   g_return_val_if_fail (NF_IS_STREAM (self), 0);
   return (gsize)self->B * self->N * self->D;
@@ -625,7 +626,7 @@ forward_shallow (NfStream *self, const NfStreamWindow *window, const NfMissedLis
       const NfFlowBlock *block = nf_model_get_block (self->model, t);
       const gboolean next = nf_model_get_block (self->model, t + 1)->flip;
       const NfView to = t + 2 == self->T ? u : nf_view (self->between[t % 2], 0);
-      const NfMissed missed = nf_missed_list_of_block (list, self->missing, t, 0);
+      const NfMissed missed = nf_missed_list_of_block (list, self->misses, t, 0);
       nf_block_forward (self->ops, block, &self->flow->sequences[t], self->tape[t], from, self->B, &condition,
                         to, self->log_det, &missed, none, flip != next, t > 0);
       from = to;
@@ -641,16 +642,16 @@ static void
 fill_scores (NfStream *self, guint b, NfScore *score, float *map)
 {
   const NfConfig *config = nf_model_get_config (self->model);
-  const float *half_squares = self->half_squares + (gsize)b * self->N;
-  float *log_dets = self->log_dets + (gsize)b * self->N;
+  const float *half_square = self->half_square_host + (gsize)b * self->N;
+  float *log_det = self->log_det_host + (gsize)b * self->N;
   double noise = 0;
   if (score)
-    nf_score_fill (self->model, half_squares, log_dets, self->misses + 2 * (gsize)b * self->N, self->N,
+    nf_score_fill (self->model, half_square, log_det, self->misses_host + 2 * (gsize)b * self->N, self->N,
                    self->staging[b].size, score);
   for (guint i = 0; self->noisy && i < self->N; i++)
     {
       noise += (double)self->noise_nats[i];
-      log_dets[i] += self->noise_nats[i];
+      log_det[i] += self->noise_nats[i];
     }
   if (score)
     {
@@ -658,7 +659,7 @@ fill_scores (NfStream *self, guint b, NfScore *score, float *map)
       score->bits_per_dim = -score->log_likelihood / ((double)score->num_dims * G_LN2);
     }
   for (guint i = 0; map && i < self->N; i++)
-    map[i] = nf_score_token (config, half_squares[i], log_dets[i]);
+    map[i] = nf_score_token (config, half_square[i], log_det[i]);
 }
 
 static gboolean
@@ -688,18 +689,19 @@ encode (NfStream *self, const NfFrame *frames, const float *actions, float *late
   nf_missed_list_begin (&self->missed, self->ops, (guint)MIN (self->T * n, NF_MOST_CORRECTIONS));
   forward_shallow (self, window, &self->missed);
   extend (self, window);
-  const NfMissed missed = nf_missed_list_of_block (&self->missed, self->missing, self->T - 1, 0);
+  const NfMissed missed = nf_missed_list_of_block (&self->missed, self->misses, self->T - 1, 0);
   affine.missed = &missed;
   nf_ops_affine (self->ops, &affine, nf_view (self->u, 0), window->cache->o, nf_view (self->latents, 0),
                  self->log_det, nf_view (NULL, 0), flip, flip, self->T > 1);
   nf_ops_prior (self->ops, nf_view (self->latents, 0), NULL, self->half_square, 1.0f, (guint)tokens, self->D);
   close_frame (self);
-  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_squares, tokens * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_dets, tokens * sizeof (float));
-  nf_ops_read_later (self->ops, nf_view (self->missing, 0), self->misses, 2 * tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->half_square, 0), self->half_square_host,
+                     tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->log_det, 0), self->log_det_host, tokens * sizeof (float));
+  nf_ops_read_later (self->ops, nf_view (self->misses, 0), self->misses_host, 2 * tokens * sizeof (float));
   if (!nf_ops_finish (self->ops, error))
     return FALSE;
-  gboolean whole = !nf_missed_any (self->misses, tokens);
+  gboolean whole = !nf_missed_any (self->misses_host, tokens);
   if (!whole && !nf_missed_list_read (&self->missed, self->ops, &whole, error))
     return FALSE;
   const double kernels = nf_stats_lap (&time);
@@ -772,7 +774,7 @@ finish_frame (NfStream *self, NfStreamWindow *window, gboolean drawn, GError **e
     {
       /* the noisy frame itself is remembered, and decoding left it in the window */
       nf_ops_copy (self->ops, nf_view (self->latents, 0), nf_view (self->input, 0),
-                   nf_stream_get_latents (self));
+                   nf_stream_count_latents (self));
       keep_tokens (self, window);
     }
   else
@@ -826,7 +828,7 @@ static gboolean
 decode (NfStream *self, const float *latents, const float *actions, gboolean drawn,
         const NfDecodeOptions *options, const NfFrame *frames, GError **error)
 {
-  const gsize n = nf_stream_get_latents (self);
+  const gsize n = nf_stream_count_latents (self);
   gint64 time = g_get_monotonic_time ();
   if (!nf_decode_options_check (options, nf_model_get_config (self->model), error))
     return FALSE;
@@ -918,7 +920,7 @@ nf_stream_sample (NfStream *self, guint64 seed, guint64 number, double temperatu
       nf_stream_reset (self);
       return FALSE;
     }
-  const gsize n = nf_stream_get_latents (self), one = n / self->B;
+  const gsize n = nf_stream_count_latents (self), one = n / self->B;
   g_autofree float *drawn = latents ? NULL : g_new (float, n);
   float *z = latents ? latents : drawn;
   for (guint b = 0; b < self->B; b++)
@@ -941,7 +943,7 @@ nf_stream_prepare (NfStream *self, GError **error)
   const guint width = nf_config_columns (config), height = nf_config_rows (config);
   const NfSessionStats stats = self->stats;
   g_autofree guint8 *samples = g_malloc0 ((gsize)width * height);
-  g_autofree float *latents = g_new0 (float, nf_stream_get_latents (self));
+  g_autofree float *latents = g_new0 (float, nf_stream_count_latents (self));
   g_autofree NfFrame *frames = g_new0 (NfFrame, self->B);
 
   for (guint b = 0; b < self->B; b++)

@@ -174,8 +174,8 @@ guint64 nf_stream_get_index (NfStream *self);
 /** nf_stream_get_length: Returns: frames that the next one will be predicted from. */
 guint nf_stream_get_length (NfStream *self);
 
-/** nf_stream_get_latents: Returns: latent values of a frame of each stream, B N D. */
-gsize nf_stream_get_latents (NfStream *self);
+/** nf_stream_count_latents: Returns: number of latents of a frame, of all streams together: B N D. */
+gsize nf_stream_count_latents (NfStream *self);
 
 /**
  * nf_stream_encode:

@@ -1,5 +1,6 @@
 /* normflow: maximum-likelihood training. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nf-random.h"
+#include "nf-score-private.h"
 #include "nf-session-private.h"
 
 #include <math.h>
