@@ -1502,10 +1502,12 @@ gst_flow_decode_init (GstFlowDecode *self)
   gst_video_decoder_set_packetized (GST_VIDEO_DECODER (self), TRUE);
   gst_video_decoder_set_max_errors (GST_VIDEO_DECODER (self), 0);
   gst_video_decoder_set_needs_format (GST_VIDEO_DECODER (self), TRUE);
-  /* What the caps say of the model is checked when they arrive, so that a refusal can say why. */
+  /* What the caps say of the model, and whether they say all, is checked when they arrive, so that a refusal
+   * can say why. */
   gst_video_decoder_set_use_default_pad_acceptcaps (GST_VIDEO_DECODER (self), TRUE);
   GstPad *pad = GST_VIDEO_DECODER_SINK_PAD (self);
   GST_PAD_SET_ACCEPT_TEMPLATE (pad);
+  GST_PAD_SET_ACCEPT_INTERSECT (pad);
   self->chain = GST_PAD_CHAINFUNC (pad);
   gst_pad_set_chain_function (pad, GST_DEBUG_FUNCPTR (gst_flow_decode_chain));
   gst_flow_engine_watch_gaps (&self->engine, pad);

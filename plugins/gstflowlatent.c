@@ -501,6 +501,28 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
   return TRUE;
 }
 
+/* That what pads ask of caps is there: they let in caps without it, so that these are refused with a reason.
+ */
+static gboolean
+check_complete (const GstStructure *structure, const GstFlowLatentInfo *info, GError **error)
+{
+  static const char *const latents[] = { "latent-format", "width", "height", "framerate", NULL },
+                           *const tensors[]
+                           = { "format", "num_tensors", "dimensions", "types", "framerate", NULL };
+  g_autoptr (GStrvBuilder) lacking = g_strv_builder_new ();
+  for (const char *const *field = info->tensors ? tensors : latents; *field; field++)
+    if (!gst_structure_has_field (structure, *field))
+      g_strv_builder_add (lacking, *field);
+  g_auto (GStrv) names = g_strv_builder_end (lacking);
+  if (!*names)
+    return TRUE;
+  g_autofree char *list = g_strjoinv (", ", names);
+  return refuse (error, "the caps of the %s lack %s: add what is missing where they are set%s",
+                 info->tensors ? "tensors" : "latents", list,
+                 gst_structure_has_field (structure, "framerate") ? ""
+                                                                  : " (framerate=0/1 is a variable one)");
+}
+
 /* In which form the numbers are, and that they are the model's. */
 static gboolean
 read_format (const GstStructure *structure, const NfConfig *config, const char *digest, const char *model,
@@ -509,6 +531,12 @@ read_format (const GstStructure *structure, const NfConfig *config, const char *
   const char *format = gst_structure_get_string (structure, "latent-format");
   const char *stated = gst_structure_get_string (structure, "model-digest");
 
+  info->tensors = !format
+                  && (gst_structure_has_field (structure, "dimensions")
+                      || gst_structure_has_field (structure, "num_tensors")
+                      || gst_structure_has_field (structure, "types"));
+  if (!check_complete (structure, info, error))
+    return FALSE;
   if (stated && !g_str_equal (stated, digest))
     {
       g_autofree char *shown = nf_shorten (stated);
@@ -517,12 +545,11 @@ read_format (const GstStructure *structure, const NfConfig *config, const char *
                      "that made them",
                      shown, model);
     }
-  info->tensors = !format && gst_structure_has_field (structure, "dimensions");
   if (info->tensors)
     return read_tensors (structure, config, info, model, error);
   if (!format || (!g_str_equal (format, "F32LE") && !g_str_equal (format, "F16LE")))
     {
-      g_autofree char *shown = nf_shorten (format ? format : "none");
+      g_autofree char *shown = describe_field (structure, "latent-format");
       return refuse (error, "latent caps need latent-format F32LE or F16LE, not %s", shown);
     }
   if (!stated)

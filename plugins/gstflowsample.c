@@ -116,6 +116,7 @@ gst_flow_sample_request_new_pad (GstElement *element, GstPadTemplate *template, 
   g_autoptr (GstPad) target = gst_element_request_pad_simple (self->splice, "sink_%u");
   self->sink = gst_ghost_pad_new_from_template ("sink", target, template);
   gst_pad_set_event_full_function (self->sink, take_event);
+  GST_PAD_SET_ACCEPT_INTERSECT (self->sink); /* as the one inside, which says what caps lack */
   gst_element_add_pad (element, self->sink);
   return self->sink;
 }

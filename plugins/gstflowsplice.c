@@ -192,6 +192,18 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   return TRUE;
 }
 
+/* Caps that do not say all are let in, so that set_caps() can say what they lack. */
+static GstAggregatorPad *
+gst_flow_splice_create_new_pad (GstAggregator *aggregator, GstPadTemplate *template, const gchar *name,
+                                const GstCaps *caps)
+{
+  GstAggregatorPad *pad = GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)
+                              ->create_new_pad (aggregator, template, name, caps);
+  if (pad)
+    GST_PAD_SET_ACCEPT_INTERSECT (pad);
+  return pad;
+}
+
 /* What comes goes. */
 static GstFlowReturn
 gst_flow_splice_update_src_caps (GstAggregator *aggregator, GstCaps *downstream, GstCaps **caps)
@@ -762,6 +774,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_splice_send_event);
   aggregator_class->start = GST_DEBUG_FUNCPTR (gst_flow_splice_start);
   aggregator_class->stop = GST_DEBUG_FUNCPTR (gst_flow_splice_stop);
+  aggregator_class->create_new_pad = GST_DEBUG_FUNCPTR (gst_flow_splice_create_new_pad);
   aggregator_class->flush = GST_DEBUG_FUNCPTR (gst_flow_splice_flush);
   aggregator_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_splice_sink_event);
   aggregator_class->src_event = GST_DEBUG_FUNCPTR (gst_flow_splice_src_event);
