@@ -334,6 +334,21 @@ gst_flow_prior_stop (GstFlowPrior *prior)
   g_clear_pointer (&prior->latents, g_free);
 }
 
+gboolean
+gst_flow_prior_read_caps (GstFlowEngine *engine, const GstCaps *caps, GstFlowLatentInfo *info)
+{
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (engine);
+  g_autofree char *model = gst_flow_engine_describe (engine);
+  g_autoptr (GError) error = NULL;
+  if (!config || !digest)
+    return FALSE;
+  if (gst_flow_latent_info_from_caps (info, caps, config, digest, model, &error))
+    return TRUE;
+  gst_flow_post_error (engine->element, error);
+  return FALSE;
+}
+
 void
 gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info)
 {

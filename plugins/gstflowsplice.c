@@ -166,19 +166,9 @@ take_rate (GstFlowSplice *self)
 static gboolean
 set_caps (GstFlowSplice *self, GstCaps *caps)
 {
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  g_autofree char *model = gst_flow_engine_describe (&self->engine);
-  g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
-  if (!config || !digest)
-    return FALSE;
-  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
-    {
-      gst_flow_post_error (self, error);
-      return FALSE;
-    }
-  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
+  if (!gst_flow_prior_read_caps (&self->engine, caps, &info)
+      || gst_flow_engine_take_precision (&self->engine, info.precision, info.form) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
   count_from (self, self->next_pts);
