@@ -81,6 +81,8 @@ struct _GstFlowDecode
   Settings wanted;
   char *blocks;           /* as they were set, */
   GError *unclear_blocks; /* and what is wrong with them, if anything */
+  guint refused_setting;  /* that was refused last, */
+  char *refused;          /* and what the warning said; NULL once it was set well */
   guint at_once;
   gint look_ahead;
 
@@ -180,28 +182,125 @@ gst_flow_stream_denoise_get_type (void)
   return type;
 }
 
-/* Of what is wrong nobody hears before the start, which then fails. */
+static gboolean
+refuse_class_of_videos (gint label, GError **error)
+{
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "class %d: models of videos are decoded without, it must be -1", label);
+  return FALSE;
+}
+
+/* Whether a model of CONFIG has what the property ID asks for in SETTINGS. */
+static gboolean
+check_setting (guint id, const Settings *settings, const NfConfig *config, GError **error)
+{
+  switch (id)
+    {
+    case PROP_CLASS:
+      if (config->frames && settings->label >= 0)
+        return refuse_class_of_videos (settings->label, error);
+      return nf_config_check_class (config, settings->label, error);
+    case PROP_GUIDANCE:
+      if (!config->frames || settings->options.guidance == 0)
+        return TRUE;
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "guidance %g: models of videos are decoded without, it must be 0",
+                   settings->options.guidance);
+      return FALSE;
+    case PROP_BLOCKS:
+      return nf_decode_options_check (&settings->options, config, error);
+    default:
+      return TRUE;
+    }
+}
+
+/* FALSE with an error if VALUE says nothing. */
+static gboolean
+change_setting (Settings *settings, guint id, const GValue *value, GError **error)
+{
+  switch (id)
+    {
+    case PROP_CLASS:
+      settings->label = g_value_get_int (value);
+      break;
+    case PROP_GUIDANCE:
+      settings->options.guidance = g_value_get_double (value);
+      break;
+    case PROP_GUIDE:
+      settings->options.guide = g_value_get_flags (value);
+      break;
+    case PROP_ANNEALED:
+      settings->options.annealed = g_value_get_boolean (value);
+      break;
+    case PROP_ATTENTION_TEMPERATURE:
+      settings->options.attention_temperature = g_value_get_double (value);
+      break;
+    case PROP_METHOD:
+      settings->options.method = g_value_get_enum (value);
+      break;
+    case PROP_WINDOW:
+      settings->options.window = g_value_get_uint (value);
+      break;
+    case PROP_GUESS:
+      settings->options.guess = g_value_get_enum (value);
+      break;
+    case PROP_TOLERANCE:
+      settings->options.tolerance = g_value_get_double (value);
+      break;
+    case PROP_BLOCKS:
+      return nf_decode_options_set_blocks (&settings->options, g_value_get_string (value), error);
+    case PROP_MAX_SWEEPS:
+      settings->options.max_sweeps = g_value_get_uint (value);
+      break;
+    case PROP_BUDGET_MS:
+      settings->options.budget_ms = g_value_get_double (value);
+      break;
+    case PROP_KEEP_UP:
+      settings->keep_up = g_value_get_boolean (value);
+      break;
+    case PROP_DENOISE:
+      settings->options.denoise = g_value_get_enum (value);
+      break;
+    default:
+      break;
+    }
+  return TRUE;
+}
+
+/* Of what is wrong nobody hears before the start, or the first frame, which then fails. Later it is a
+ * warning, and one only of what a control source sets with each frame. */
 static void
-set_blocks (GstFlowDecode *self, const char *text)
+set_setting (GstFlowDecode *self, guint id, const GValue *value)
 {
   const gboolean started = gst_flow_is_started (GST_ELEMENT (self));
   g_autoptr (NfConfig) config = started ? gst_flow_engine_dup_config (&self->engine) : NULL;
   g_autoptr (GError) error = NULL;
   GST_OBJECT_LOCK (self);
-  NfDecodeOptions options = self->wanted.options;
-  if (nf_decode_options_set_blocks (&options, text, &error) && config)
-    nf_decode_options_check (&options, config, &error);
-  if (!error || !started)
+  Settings settings = self->wanted;
+  if (change_setting (&settings, id, value, &error) && config)
+    check_setting (id, &settings, config, &error);
+  const gboolean refused = error && started, same = self->refused_setting == id,
+                 again = refused && same && g_strcmp0 (self->refused, error->message) == 0;
+  if (refused || same)
     {
-      self->wanted.options = options;
+      self->refused_setting = id;
+      g_free (self->refused);
+      self->refused = refused ? g_strdup (error->message) : NULL;
+    }
+  if (!refused)
+    self->wanted = settings;
+  if (!refused && id == PROP_BLOCKS)
+    {
       g_free (self->blocks);
-      self->blocks = g_strdup (text);
+      self->blocks = g_value_dup_string (value);
       g_clear_error (&self->unclear_blocks);
       self->unclear_blocks = g_steal_pointer (&error);
     }
   GST_OBJECT_UNLOCK (self);
-  if (error)
-    GST_ELEMENT_WARNING (self, RESOURCE, SETTINGS, ("%s; the ones before are kept", error->message), (NULL));
+  if (refused && !again)
+    GST_ELEMENT_WARNING (
+        self, RESOURCE, SETTINGS,
+        ("%s; the %s kept", error->message, id == PROP_BLOCKS ? "ones before are" : "one before is"), (NULL));
 }
 
 static gboolean
@@ -874,11 +973,7 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
           nf_session_set_progress (session, NULL, NULL);
         }
       else if (settings->label >= 0)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "class %d: models of videos are decoded without, it must be -1", settings->label);
-          done = FALSE;
-        }
+        done = refuse_class_of_videos (settings->label, error);
       else
         done = nf_stream_set_denoise (stream, options.denoise, error)
                && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
@@ -1170,53 +1265,14 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
 
   if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
     return;
-  if (id == PROP_BLOCKS) /* which has messages to post */
+  if (id != PROP_FRAMES_AT_ONCE && id != PROP_LOOK_AHEAD)
     {
-      set_blocks (self, g_value_get_string (value));
+      set_setting (self, id, value);
       return;
     }
   GST_OBJECT_LOCK (self);
   switch (id)
     {
-    case PROP_CLASS:
-      self->wanted.label = g_value_get_int (value);
-      break;
-    case PROP_GUIDANCE:
-      self->wanted.options.guidance = g_value_get_double (value);
-      break;
-    case PROP_GUIDE:
-      self->wanted.options.guide = g_value_get_flags (value);
-      break;
-    case PROP_ANNEALED:
-      self->wanted.options.annealed = g_value_get_boolean (value);
-      break;
-    case PROP_ATTENTION_TEMPERATURE:
-      self->wanted.options.attention_temperature = g_value_get_double (value);
-      break;
-    case PROP_METHOD:
-      self->wanted.options.method = g_value_get_enum (value);
-      break;
-    case PROP_WINDOW:
-      self->wanted.options.window = g_value_get_uint (value);
-      break;
-    case PROP_GUESS:
-      self->wanted.options.guess = g_value_get_enum (value);
-      break;
-    case PROP_TOLERANCE:
-      self->wanted.options.tolerance = g_value_get_double (value);
-      break;
-    case PROP_MAX_SWEEPS:
-      self->wanted.options.max_sweeps = g_value_get_uint (value);
-      break;
-    case PROP_BUDGET_MS:
-      self->wanted.options.budget_ms = g_value_get_double (value);
-      break;
-    case PROP_KEEP_UP:
-      self->wanted.keep_up = g_value_get_boolean (value);
-      break;
-    case PROP_DENOISE:
-      self->wanted.options.denoise = g_value_get_enum (value);
-      break;
     case PROP_FRAMES_AT_ONCE:
       self->at_once = g_value_get_uint (value);
       break;
@@ -1300,6 +1356,7 @@ gst_flow_decode_finalize (GObject *object)
   g_ptr_array_unref (self->waiting);
   g_ptr_array_unref (self->held);
   g_free (self->blocks);
+  g_free (self->refused);
   g_clear_error (&self->unclear_blocks);
   gst_flow_engine_clear (&self->engine);
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);

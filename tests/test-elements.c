@@ -2370,6 +2370,35 @@ test_bad_class (void **state)
   end_harness (harness, bus);
 }
 
+/* A class that the model does not have is refused while it plays, as such blocks are. */
+static void
+test_bad_class_later (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  GstCaps *caps;
+  gint kept = 0;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  gst_harness_set_src_caps (harness, caps);
+  assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+  g_object_set (harness->element, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class 3 is out of range: the model has 0 classes (-1 is none); the "
+                                         "one before is kept"),
+                    1);
+  g_object_get (harness->element, "class", &kept, NULL);
+  assert_int_equal (kept, -1);
+  /* the same again, with others in between, is not worth another */
+  g_object_set (harness->element, "window", 4, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class"), 0);
+  g_object_set (harness->element, "class", -1, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class"), 1);
+  assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+  end_harness (harness, bus);
+}
+
 /* Of caps that do not say all the error says what they lack; what pads say that they take, is complete. */
 static void
 test_incomplete_latents (void **state)
@@ -3522,6 +3551,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_without_caps),
     cmocka_unit_test (test_default_model),
     cmocka_unit_test (test_bad_class),
+    cmocka_unit_test (test_bad_class_later),
     cmocka_unit_test (test_incomplete_latents),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
