@@ -66,11 +66,11 @@ gst_flow_prior_install_properties (GObjectClass *class)
       class, GST_FLOW_PRIOR_PROP_ACTION_MAP,
       g_param_spec_string ("action-map", "Action map",
                            "Which keys are which actions, such as Up=1,Down=2,w+a=5; keys come as navigation "
-                           "events from a video sink",
+                           "events from a video sink. Unset is none",
                            NULL, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
       class, GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
-      g_param_spec_uint ("key-int-max", "Most frames between keys",
+      g_param_spec_uint ("key-int-max", "Most frames between key frames",
                          "With a model of videos: most frames from one drawn key frame to the next, each of "
                          "which begins a world of its own that a receiver can join; 0 is only when asked for",
                          0, G_MAXUINT, 0, flags | GST_PARAM_MUTABLE_PLAYING));

@@ -60,7 +60,7 @@ gst_flow_stream_denoise_get_type (void)
   static const GEnumValue values[] = {
     { NF_DENOISE_AUTO, "Learned if the model has a denoiser as wide as a token, else score", "auto" },
     { NF_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
-    { NF_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
+    { NF_DENOISE_SCORE, "One exact step along the gradient of the likelihood", "score" },
     { NF_DENOISE_NONE, "As they were drawn", "none" },
     { 0, NULL, NULL },
   };
@@ -86,10 +86,10 @@ install_sampling (GObjectClass *class)
                                    g_param_spec_double ("guidance", "Guidance",
                                                         "Weight of guidance, for models of images; 0 is none",
                                                         0, 1e6, 0, FLAGS));
-  g_object_class_install_property (class, GST_FLOW_SETTINGS_PROP_GUIDE,
-                                   g_param_spec_flags ("guide", "Guide", "What guidance acts on",
-                                                       GST_TYPE_FLOW_GUIDE, NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
-                                                       FLAGS));
+  g_object_class_install_property (
+      class, GST_FLOW_SETTINGS_PROP_GUIDE,
+      g_param_spec_flags ("guide", "Guide", "What guidance acts on: scale, the log-scales, and shift",
+                          GST_TYPE_FLOW_GUIDE, NF_GUIDE_SCALE | NF_GUIDE_SHIFT, FLAGS));
   g_object_class_install_property (class, GST_FLOW_SETTINGS_PROP_ANNEALED,
                                    g_param_spec_boolean ("annealed", "Annealed",
                                                          "Let guidance grow along the sequence of patches",
