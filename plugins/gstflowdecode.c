@@ -28,6 +28,7 @@
 #include "gstflowdecode.h"
 #include "gstflowengine.h"
 #include "gstflowlatent.h"
+#include "gstflowsettings.h"
 
 #include <string.h>
 
@@ -35,21 +36,7 @@
 
 enum
 {
-  PROP_CLASS = GST_FLOW_ENGINE_PROP_LAST,
-  PROP_GUIDANCE,
-  PROP_GUIDE,
-  PROP_ANNEALED,
-  PROP_ATTENTION_TEMPERATURE,
-  PROP_METHOD,
-  PROP_WINDOW,
-  PROP_GUESS,
-  PROP_TOLERANCE,
-  PROP_BLOCKS,
-  PROP_MAX_SWEEPS,
-  PROP_BUDGET_MS,
-  PROP_KEEP_UP,
-  PROP_DENOISE,
-  PROP_FRAMES_AT_ONCE,
+  PROP_FRAMES_AT_ONCE = GST_FLOW_SETTINGS_PROP_LAST,
   PROP_LOOK_AHEAD,
 };
 
@@ -60,42 +47,31 @@ enum
 #define ASK_AGAIN GST_SECOND
 
 #define LEAST_BUDGET_MS 1e-3
-#define MOST_BUDGET_MS 1e6
-
-/* What a frame is decoded by. */
-typedef struct
-{
-  NfDecodeOptions options;
-  gint label;
-  gboolean keep_up;
-} Settings;
 
 struct _GstFlowDecode
 {
   GstVideoDecoder parent_instance;
 
   GstFlowEngine engine;
+  GstFlowSettings settings;
   GstPadChainFunction chain; /* of the base class */
 
   /* under the object lock */
-  Settings wanted;
-  char *blocks;           /* as they were set, */
-  GError *unclear_blocks; /* and what is wrong with them, if anything */
   guint at_once;
   gint look_ahead;
 
   /* of the streaming thread */
   GstVideoCodecState *input, *output;
   GstFlowLatentInfo info;
-  GPtrArray *waiting; /* frames that are decoded together, */
-  Settings settings;  /* by these */
-  float *latents;     /* of frames whose buffers cannot be read directly */
-  guint room;         /* for so many */
-  guint together;     /* frames that go through at once */
-  gint64 begun;       /* when the frame in work was */
-  gboolean telling;   /* a QoS message of our own goes out */
-  gboolean told;      /* and whether its progress was posted */
-  gboolean foreign;   /* the latents that come are not the model's, after some that were: they are dropped */
+  GPtrArray *waiting;  /* frames that are decoded together, */
+  GstFlowDecoding how; /* in this way */
+  float *latents;      /* of frames whose buffers cannot be read directly */
+  guint room;          /* for so many */
+  guint together;      /* frames that go through at once */
+  gint64 begun;        /* when the frame in work was */
+  gboolean telling;    /* a QoS message of our own goes out */
+  gboolean told;       /* and whether its progress was posted */
+  gboolean foreign;    /* the latents that come are not the model's, after some that were: they are dropped */
   gboolean negotiating; /* we are, and not the base class in the middle of frames, whose format stays */
 
   /* with a model of videos */
@@ -114,95 +90,6 @@ static GstStaticPadTemplate src_template
 
 G_DEFINE_FINAL_TYPE (GstFlowDecode, gst_flow_decode, GST_TYPE_VIDEO_DECODER)
 GST_ELEMENT_REGISTER_DEFINE (flowdecode, "flowdecode", GST_RANK_NONE, GST_TYPE_FLOW_DECODE)
-
-GType
-gst_flow_guide_get_type (void)
-{
-  static gsize type;
-  static const GFlagsValue values[] = {
-    { NF_GUIDE_SCALE, "Log-scale", "scale" },
-    { NF_GUIDE_SHIFT, "Shift", "shift" },
-    { 0, NULL, NULL },
-  };
-
-  if (g_once_init_enter (&type))
-    g_once_init_leave (&type, g_flags_register_static ("GstFlowGuide", values));
-  return type;
-}
-
-GType
-gst_flow_decode_method_get_type (void)
-{
-  static gsize type;
-  static const GEnumValue values[] = {
-    { NF_DECODE_AUTO, "Whichever proves fastest", "auto" },
-    { NF_DECODE_SEQUENTIAL, "Token by token", "sequential" },
-    { NF_DECODE_JACOBI, "Windows of tokens, iterated to their fixed point", "jacobi" },
-    { NF_DECODE_DRAFT, "Drafts that encoding proves, wherever possible", "draft" },
-    { 0, NULL, NULL },
-  };
-
-  if (g_once_init_enter (&type))
-    g_once_init_leave (&type, g_enum_register_static ("GstFlowDecodeMethod", values));
-  return type;
-}
-
-GType
-gst_flow_guess_get_type (void)
-{
-  static gsize type;
-  static const GEnumValue values[] = {
-    { NF_GUESS_LATENT, "The latents", "latent" },
-    { NF_GUESS_ZEROS, "Zeros", "zeros" },
-    { NF_GUESS_FRAME, "The frame before, with models of videos", "frame" },
-    { 0, NULL, NULL },
-  };
-
-  if (g_once_init_enter (&type))
-    g_once_init_leave (&type, g_enum_register_static ("GstFlowGuess", values));
-  return type;
-}
-
-GType
-gst_flow_stream_denoise_get_type (void)
-{
-  static gsize type;
-  static const GEnumValue values[] = {
-    { NF_DENOISE_AUTO, "Learned if the model has a denoiser as wide as a token, else score", "auto" },
-    { NF_DENOISE_LEARNED, "By the model's learned denoiser", "learned" },
-    { NF_DENOISE_SCORE, "One step along the gradient of the likelihood", "score" },
-    { NF_DENOISE_NONE, "As they were drawn", "none" },
-    { 0, NULL, NULL },
-  };
-
-  if (g_once_init_enter (&type))
-    g_once_init_leave (&type, g_enum_register_static ("GstFlowStreamDenoise", values));
-  return type;
-}
-
-/* Of what is wrong nobody hears before the start, which then fails. */
-static void
-set_blocks (GstFlowDecode *self, const char *text)
-{
-  const gboolean started = gst_flow_is_started (GST_ELEMENT (self));
-  g_autoptr (NfConfig) config = started ? gst_flow_engine_dup_config (&self->engine) : NULL;
-  g_autoptr (GError) error = NULL;
-  GST_OBJECT_LOCK (self);
-  NfDecodeOptions options = self->wanted.options;
-  if (nf_decode_options_set_blocks (&options, text, &error) && config)
-    nf_decode_options_check (&options, config, &error);
-  if (!error || !started)
-    {
-      self->wanted.options = options;
-      g_free (self->blocks);
-      self->blocks = g_strdup (text);
-      g_clear_error (&self->unclear_blocks);
-      self->unclear_blocks = g_steal_pointer (&error);
-    }
-  GST_OBJECT_UNLOCK (self);
-  if (error)
-    GST_ELEMENT_WARNING (self, RESOURCE, SETTINGS, ("%s; the ones before are kept", error->message), (NULL));
-}
 
 static gboolean
 gst_flow_decode_stop (GstVideoDecoder *decoder)
@@ -444,9 +331,9 @@ get_look_ahead (GstFlowDecode *self)
 
 /* How many frames go through together. With a budget, a model of videos, or backwards each goes alone. */
 static guint
-choose_at_once (GstFlowDecode *self, NfSession *session, const Settings *settings, guint wanted)
+choose_at_once (GstFlowDecode *self, NfSession *session, const GstFlowDecoding *how, guint wanted)
 {
-  if (!session || settings->keep_up || settings->options.budget_ms > 0
+  if (!session || how->keep_up || how->options.budget_ms > 0
       || GST_VIDEO_DECODER (self)->input_segment.rate < 0)
     return 1;
   /* what is wrong with the size, caps have said */
@@ -516,7 +403,7 @@ set_up (GstFlowDecode *self, GstVideoCodecState *state)
   GST_OBJECT_LOCK (self);
   const gint look_ahead = self->look_ahead;
   const guint at_once = self->at_once;
-  const Settings settings = self->wanted;
+  const GstFlowDecoding how = self->settings.wanted;
   GST_OBJECT_UNLOCK (self);
   if (stream
       && (!nf_stream_set_context (stream, info.context, &error)
@@ -537,7 +424,7 @@ set_up (GstFlowDecode *self, GstVideoCodecState *state)
   g_clear_pointer (&self->input, gst_video_codec_state_unref);
   self->input = gst_video_codec_state_ref (state);
   set_output (self, format);
-  self->together = choose_at_once (self, session, &settings, at_once);
+  self->together = choose_at_once (self, session, &how, at_once);
   tell_latency (self);
   if (negotiate (self, known))
     {
@@ -794,7 +681,7 @@ limit_budget (GstFlowDecode *self, GstVideoCodecFrame *frame, NfDecodeOptions *o
   if (left == G_MAXINT64)
     return;
   /* none at all would mean no limit */
-  const double ms = CLAMP ((double)left / GST_MSECOND, LEAST_BUDGET_MS, MOST_BUDGET_MS);
+  const double ms = CLAMP ((double)left / GST_MSECOND, LEAST_BUDGET_MS, GST_FLOW_MOST_BUDGET_MS);
   options->budget_ms = options->budget_ms > 0 ? MIN (options->budget_ms, ms) : ms;
 }
 
@@ -842,7 +729,7 @@ unmap_frame (Mapped *mapped)
 
 /* The output buffers of FRAMES are there. */
 static gboolean
-decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const Settings *settings,
+decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames, const GstFlowDecoding *how,
                GError **error)
 {
   NfStream *stream = gst_flow_engine_get_stream (&self->engine);
@@ -853,11 +740,11 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   GstVideoCodecFrame *first = frames->pdata[0];
   const guint ahead = get_look_ahead (self);
   const gboolean later = ahead > 0 && self->held->len >= ahead;
-  NfDecodeOptions options = settings->options;
+  NfDecodeOptions options = how->options;
   gboolean done = TRUE;
 
   options.drawn = self->info.drawn;
-  if (settings->keep_up)
+  if (how->keep_up)
     limit_budget (self, first, &options);
   for (guint i = 0; i < n && done; i++)
     done = map_frame (self, frames->pdata[i], later ? self->held->pdata[0] : frames->pdata[i], &mapped[i],
@@ -870,15 +757,11 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
       if (session)
         {
           nf_session_set_progress (session, on_progress, self);
-          done = nf_session_decode_frames (session, latents, n, settings->label, &options, views, error);
+          done = nf_session_decode_frames (session, latents, n, how->label, &options, views, error);
           nf_session_set_progress (session, NULL, NULL);
         }
-      else if (settings->label >= 0)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "class %d: models of videos are decoded without, it must be -1", settings->label);
-          done = FALSE;
-        }
+      else if (how->label >= 0)
+        done = gst_flow_refuse_class_of_videos (how->label, error);
       else
         done = nf_stream_set_denoise (stream, options.denoise, error)
                && nf_stream_decode (stream, latents[0], self->info.actions ? self->action : NULL, self->drawn,
@@ -933,7 +816,7 @@ decode_together (GstFlowDecode *self, NfSession *session, const GPtrArray *frame
 {
   GstFlowReturn ret = GST_FLOW_OK;
   g_autoptr (GError) error = NULL;
-  decode_frames (self, session, frames, &self->settings, &error);
+  decode_frames (self, session, frames, &self->how, &error);
   const gboolean damaged = g_error_matches (error, NF_ERROR, NF_ERROR_DATA);
   if (damaged && frames->len == 1)
     return drop_undecoded (self, frames->pdata[0], error);
@@ -1002,14 +885,14 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
 {
   GstFlowDecode *self = GST_FLOW_DECODE (decoder);
   NfSession *session;
-  Settings settings;
+  GstFlowDecoding how;
 
   const GstClockTime time = gst_segment_to_stream_time (&decoder->input_segment, GST_FORMAT_TIME, frame->pts);
   if (GST_CLOCK_TIME_IS_VALID (time))
     gst_object_sync_values (GST_OBJECT (self), time);
   GST_OBJECT_LOCK (self);
   const guint wanted = self->at_once;
-  settings = self->wanted;
+  how = self->settings.wanted;
   GST_OBJECT_UNLOCK (self);
 
   GstFlowReturn ret = gst_flow_engine_wait (&self->engine, &session);
@@ -1024,14 +907,13 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
       return gst_video_decoder_drop_frame (decoder, frame);
     }
   /* a picture that is late already would make the next one late as well; a video's are needed by the next */
-  if (ret == GST_FLOW_OK && !stream && get_time_left (self, frame) < 0
-      && (settings.keep_up || wants_qos (self)))
+  if (ret == GST_FLOW_OK && !stream && get_time_left (self, frame) < 0 && (how.keep_up || wants_qos (self)))
     {
       ret = decode_waiting (self);
       if (ret == GST_FLOW_OK)
         return gst_video_decoder_drop_frame (decoder, frame);
     }
-  if (ret == GST_FLOW_OK && memcmp (&settings, &self->settings, sizeof settings) != 0)
+  if (ret == GST_FLOW_OK && memcmp (&how, &self->how, sizeof how) != 0)
     ret = decode_waiting (self);
   if (ret != GST_FLOW_OK)
     {
@@ -1039,8 +921,8 @@ gst_flow_decode_handle_frame (GstVideoDecoder *decoder, GstVideoCodecFrame *fram
       gst_video_decoder_release_frame (decoder, frame);
       return ret;
     }
-  self->settings = settings;
-  self->together = choose_at_once (self, session, &settings, wanted);
+  self->how = how;
+  self->together = choose_at_once (self, session, &how, wanted);
   g_ptr_array_add (self->waiting, frame);
   return self->waiting->len < self->together ? GST_FLOW_OK : decode_waiting (self);
 }
@@ -1151,16 +1033,10 @@ static GstStateChangeReturn
 gst_flow_decode_change_state (GstElement *element, GstStateChange transition)
 {
   GstFlowDecode *self = GST_FLOW_DECODE (element);
-  GST_OBJECT_LOCK (self);
-  g_autoptr (GError) error = self->unclear_blocks ? g_error_copy (self->unclear_blocks) : NULL;
-  GST_OBJECT_UNLOCK (self);
-  if (error && transition == GST_STATE_CHANGE_READY_TO_PAUSED)
-    {
-      GST_ELEMENT_ERROR (self, RESOURCE, SETTINGS, ("%s", error->message), (NULL));
-      return GST_STATE_CHANGE_FAILURE;
-    }
-  return gst_flow_engine_change_state (&GST_FLOW_DECODE (element)->engine,
-                                       GST_ELEMENT_CLASS (gst_flow_decode_parent_class), transition);
+  if (transition == GST_STATE_CHANGE_READY_TO_PAUSED && !gst_flow_settings_start (&self->settings))
+    return GST_STATE_CHANGE_FAILURE;
+  return gst_flow_engine_change_state (&self->engine, GST_ELEMENT_CLASS (gst_flow_decode_parent_class),
+                                       transition);
 }
 
 static void
@@ -1168,55 +1044,12 @@ gst_flow_decode_set_property (GObject *object, guint id, const GValue *value, GP
 {
   GstFlowDecode *self = GST_FLOW_DECODE (object);
 
-  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value))
+  if (!gst_flow_can_set (self, value, pspec) || gst_flow_engine_set_property (&self->engine, id, value)
+      || gst_flow_settings_set_property (&self->settings, id, value))
     return;
-  if (id == PROP_BLOCKS) /* which has messages to post */
-    {
-      set_blocks (self, g_value_get_string (value));
-      return;
-    }
   GST_OBJECT_LOCK (self);
   switch (id)
     {
-    case PROP_CLASS:
-      self->wanted.label = g_value_get_int (value);
-      break;
-    case PROP_GUIDANCE:
-      self->wanted.options.guidance = g_value_get_double (value);
-      break;
-    case PROP_GUIDE:
-      self->wanted.options.guide = g_value_get_flags (value);
-      break;
-    case PROP_ANNEALED:
-      self->wanted.options.annealed = g_value_get_boolean (value);
-      break;
-    case PROP_ATTENTION_TEMPERATURE:
-      self->wanted.options.attention_temperature = g_value_get_double (value);
-      break;
-    case PROP_METHOD:
-      self->wanted.options.method = g_value_get_enum (value);
-      break;
-    case PROP_WINDOW:
-      self->wanted.options.window = g_value_get_uint (value);
-      break;
-    case PROP_GUESS:
-      self->wanted.options.guess = g_value_get_enum (value);
-      break;
-    case PROP_TOLERANCE:
-      self->wanted.options.tolerance = g_value_get_double (value);
-      break;
-    case PROP_MAX_SWEEPS:
-      self->wanted.options.max_sweeps = g_value_get_uint (value);
-      break;
-    case PROP_BUDGET_MS:
-      self->wanted.options.budget_ms = g_value_get_double (value);
-      break;
-    case PROP_KEEP_UP:
-      self->wanted.keep_up = g_value_get_boolean (value);
-      break;
-    case PROP_DENOISE:
-      self->wanted.options.denoise = g_value_get_enum (value);
-      break;
     case PROP_FRAMES_AT_ONCE:
       self->at_once = g_value_get_uint (value);
       break;
@@ -1234,53 +1067,12 @@ gst_flow_decode_get_property (GObject *object, guint id, GValue *value, GParamSp
 {
   GstFlowDecode *self = GST_FLOW_DECODE (object);
 
-  if (gst_flow_engine_get_property (&self->engine, id, value))
+  if (gst_flow_engine_get_property (&self->engine, id, value)
+      || gst_flow_settings_get_property (&self->settings, id, value))
     return;
   GST_OBJECT_LOCK (self);
   switch (id)
     {
-    case PROP_CLASS:
-      g_value_set_int (value, self->wanted.label);
-      break;
-    case PROP_GUIDANCE:
-      g_value_set_double (value, self->wanted.options.guidance);
-      break;
-    case PROP_GUIDE:
-      g_value_set_flags (value, self->wanted.options.guide);
-      break;
-    case PROP_ANNEALED:
-      g_value_set_boolean (value, self->wanted.options.annealed);
-      break;
-    case PROP_ATTENTION_TEMPERATURE:
-      g_value_set_double (value, self->wanted.options.attention_temperature);
-      break;
-    case PROP_METHOD:
-      g_value_set_enum (value, self->wanted.options.method);
-      break;
-    case PROP_WINDOW:
-      g_value_set_uint (value, self->wanted.options.window);
-      break;
-    case PROP_GUESS:
-      g_value_set_enum (value, self->wanted.options.guess);
-      break;
-    case PROP_TOLERANCE:
-      g_value_set_double (value, self->wanted.options.tolerance);
-      break;
-    case PROP_BLOCKS:
-      g_value_set_string (value, self->blocks);
-      break;
-    case PROP_MAX_SWEEPS:
-      g_value_set_uint (value, self->wanted.options.max_sweeps);
-      break;
-    case PROP_BUDGET_MS:
-      g_value_set_double (value, self->wanted.options.budget_ms);
-      break;
-    case PROP_KEEP_UP:
-      g_value_set_boolean (value, self->wanted.keep_up);
-      break;
-    case PROP_DENOISE:
-      g_value_set_enum (value, self->wanted.options.denoise);
-      break;
     case PROP_FRAMES_AT_ONCE:
       g_value_set_uint (value, self->at_once);
       break;
@@ -1299,8 +1091,7 @@ gst_flow_decode_finalize (GObject *object)
   GstFlowDecode *self = GST_FLOW_DECODE (object);
   g_ptr_array_unref (self->waiting);
   g_ptr_array_unref (self->held);
-  g_free (self->blocks);
-  g_clear_error (&self->unclear_blocks);
+  gst_flow_settings_clear (&self->settings);
   gst_flow_engine_clear (&self->engine);
   G_OBJECT_CLASS (gst_flow_decode_parent_class)->finalize (object);
 }
@@ -1339,8 +1130,6 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   GObjectClass *object_class = G_OBJECT_CLASS (class);
   GstElementClass *element_class = GST_ELEMENT_CLASS (class);
   GstVideoDecoderClass *decoder_class = GST_VIDEO_DECODER_CLASS (class);
-  const GParamFlags flags
-      = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_PARAM_MUTABLE_PLAYING | GST_PARAM_CONTROLLABLE;
 
   object_class->set_property = gst_flow_decode_set_property;
   object_class->get_property = gst_flow_decode_get_property;
@@ -1359,81 +1148,7 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   decoder_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_decode_sink_event);
 
   gst_flow_engine_install_properties (object_class, NF_SESSION_DECODE);
-  g_object_class_install_property (
-      object_class, PROP_CLASS,
-      g_param_spec_int ("class", "Class", "Class to sample, for models of images with classes; -1 is none",
-                        -1, G_MAXINT, -1, flags));
-  g_object_class_install_property (object_class, PROP_GUIDANCE,
-                                   g_param_spec_double ("guidance", "Guidance",
-                                                        "Weight of guidance, for models of images; 0 is none",
-                                                        0, 1e6, 0, flags));
-  g_object_class_install_property (object_class, PROP_GUIDE,
-                                   g_param_spec_flags ("guide", "Guide", "What guidance acts on",
-                                                       GST_TYPE_FLOW_GUIDE, NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
-                                                       flags));
-  g_object_class_install_property (object_class, PROP_ANNEALED,
-                                   g_param_spec_boolean ("annealed", "Annealed",
-                                                         "Let guidance grow along the sequence of patches",
-                                                         FALSE, flags));
-  g_object_class_install_property (
-      object_class, PROP_ATTENTION_TEMPERATURE,
-      g_param_spec_double (
-          "attention-temperature", "Attention temperature",
-          "What the unguided branch divides its attention logits by; with guidance and no class this "
-          "guides unconditional models",
-          1e-3, 1e6, 1, flags));
-  g_object_class_install_property (object_class, PROP_METHOD,
-                                   g_param_spec_enum ("method", "Method",
-                                                      "How latents become pixels; the result is the same",
-                                                      GST_TYPE_FLOW_DECODE_METHOD, NF_DECODE_AUTO, flags));
-  g_object_class_install_property (
-      object_class, PROP_WINDOW,
-      g_param_spec_uint ("window", "Window",
-                         "Tokens of a sweep of method jacobi; 0 is the most there is "
-                         "memory for",
-                         0, 65536, 0, flags));
-  g_object_class_install_property (
-      object_class, PROP_GUESS,
-      g_param_spec_enum ("guess", "Guess",
-                         "Where sweeps start; frame is for models of videos, with others as latent",
-                         GST_TYPE_FLOW_GUESS, NF_GUESS_LATENT, flags));
-  g_object_class_install_property (
-      object_class, PROP_TOLERANCE,
-      g_param_spec_double ("tolerance", "Tolerance",
-                           "Change of a value between sweeps that counts as none; 0 gives the same bits as "
-                           "token by token",
-                           0, 1, 0, flags));
-  g_object_class_install_property (
-      object_class, PROP_BLOCKS,
-      g_param_spec_string ("blocks", "Blocks",
-                           "In place of window, guess and tolerance those of each block of the flow, block 0 "
-                           "first: WINDOW, WINDOW:GUESS or WINDOW:GUESS:TOLERANCE, separated by commas, such "
-                           "as 16,1,32:zeros; 1 is token by token, 0 as method says",
-                           NULL, flags & ~GST_PARAM_CONTROLLABLE));
-  g_object_class_install_property (
-      object_class, PROP_MAX_SWEEPS,
-      g_param_spec_uint ("max-sweeps", "Most sweeps",
-                         "Sweeps after which a window is taken as it is; 0 is no limit", 0, G_MAXINT, 0,
-                         flags));
-  g_object_class_install_property (
-      object_class, PROP_BUDGET_MS,
-      g_param_spec_double ("budget-ms", "Budget",
-                           "Milliseconds for a frame, after which windows of what is left of it are swept "
-                           "once only; 0 is no limit",
-                           0, MOST_BUDGET_MS, 0, flags));
-
-  g_object_class_install_property (
-      object_class, PROP_KEEP_UP,
-      g_param_spec_boolean ("keep-up", "Keep up",
-                            "Rather end a frame early, as budget-ms does, than let it be late: its budget is "
-                            "the time that sinks say is left (QoS)",
-                            FALSE, flags));
-  g_object_class_install_property (
-      object_class, PROP_DENOISE,
-      g_param_spec_enum ("denoise", "Denoise",
-                         "What is shown of drawn frames, with a model that was trained with Gaussian noise; "
-                         "frames that were encoded come back as they were",
-                         GST_TYPE_FLOW_STREAM_DENOISE, NF_DENOISE_AUTO, flags));
+  gst_flow_settings_install_properties (object_class);
   g_object_class_install_property (
       object_class, PROP_LOOK_AHEAD,
       g_param_spec_int ("look-ahead", "Look ahead",
@@ -1456,10 +1171,6 @@ gst_flow_decode_class_init (GstFlowDecodeClass *class)
   gst_element_class_set_static_metadata (element_class, "Flow decoder", "Codec/Decoder/Video",
                                          "Turns Gaussian latents into video by a normalizing flow",
                                          "the normflow authors");
-  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUIDE, 0);
-  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_DECODE_METHOD, 0);
-  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_GUESS, 0);
-  gst_type_mark_as_plugin_api (GST_TYPE_FLOW_STREAM_DENOISE, 0);
 }
 
 /* What upstream makes for a time is shown later by what decoding takes. Mixers say of each frame that it is
@@ -1490,22 +1201,21 @@ static void
 gst_flow_decode_init (GstFlowDecode *self)
 {
   gst_flow_engine_init (&self->engine, self, NF_SESSION_DECODE);
+  gst_flow_settings_init (&self->settings, &self->engine);
   gst_flow_engine_watch_events (&self->engine, GST_VIDEO_DECODER_SINK_PAD (self), set_format_again);
   self->waiting = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->held = g_ptr_array_new_with_free_func ((GDestroyNotify)gst_video_codec_frame_unref);
   self->at_once = self->together = 1;
   self->look_ahead = -1;
-  self->wanted.label = -1;
-  self->wanted.options = (NfDecodeOptions){ .guide = NF_GUIDE_SCALE | NF_GUIDE_SHIFT,
-                                            .attention_temperature = 1,
-                                            .snap = TRUE };
   gst_video_decoder_set_packetized (GST_VIDEO_DECODER (self), TRUE);
   gst_video_decoder_set_max_errors (GST_VIDEO_DECODER (self), 0);
   gst_video_decoder_set_needs_format (GST_VIDEO_DECODER (self), TRUE);
-  /* What the caps say of the model is checked when they arrive, so that a refusal can say why. */
+  /* What the caps say of the model, and whether they say all, is checked when they arrive, so that a refusal
+   * can say why. */
   gst_video_decoder_set_use_default_pad_acceptcaps (GST_VIDEO_DECODER (self), TRUE);
   GstPad *pad = GST_VIDEO_DECODER_SINK_PAD (self);
   GST_PAD_SET_ACCEPT_TEMPLATE (pad);
+  GST_PAD_SET_ACCEPT_INTERSECT (pad);
   self->chain = GST_PAD_CHAINFUNC (pad);
   gst_pad_set_chain_function (pad, GST_DEBUG_FUNCPTR (gst_flow_decode_chain));
   gst_flow_engine_watch_gaps (&self->engine, pad);

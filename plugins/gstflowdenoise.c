@@ -52,7 +52,7 @@ gst_flow_denoise_method_get_type (void)
 {
   static gsize type;
   static const GEnumValue values[] = {
-    { GST_FLOW_DENOISE_SCORE, "One exact step along the score", "score" },
+    { GST_FLOW_DENOISE_SCORE, "One exact step along the gradient of the likelihood", "score" },
     { 0, NULL, NULL },
   };
 

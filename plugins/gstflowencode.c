@@ -783,7 +783,9 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
   g_object_class_install_property (
       object_class, PROP_POST_MESSAGES,
       g_param_spec_boolean ("post-messages", "Post messages",
-                            "Post element messages flow-score with the frames' likelihoods", TRUE, flags));
+                            "Post element messages flow-score with the frames' likelihoods; those of the "
+                            "threshold, flow-anomaly, are posted in any case",
+                            TRUE, flags));
   g_object_class_install_property (
       object_class, PROP_MESSAGE_INTERVAL,
       g_param_spec_uint64 (
@@ -816,9 +818,9 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
   g_object_class_install_property (
       object_class, PROP_KEY_INT_MAX,
       g_param_spec_uint ("key-int-max", "Most frames between key frames",
-                         "With a model of videos: a frame is coded by itself at least this often; 0 is only "
-                         "when needed",
-                         0, G_MAXINT, 0, flags));
+                         "With a model of videos: most frames from one key frame, which is coded by itself, "
+                         "to the next; 0 is only when needed",
+                         0, G_MAXUINT, 0, flags));
   g_object_class_install_property (
       object_class, PROP_CONTEXT,
       g_param_spec_int ("context", "Context",
@@ -829,8 +831,8 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
   g_object_class_install_property (
       object_class, PROP_ACTIONS_LOCATION,
       g_param_spec_string ("actions-location", "Actions location",
-                           "With a model of videos: NDJSON with what was done at each frame of a recorded "
-                           "video, for frames whose metas do not tell it",
+                           "With a model of videos: file of the actions of a recorded video (NDJSON), for "
+                           "frames whose metas do not tell them",
                            NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
 
   gst_element_class_add_static_pad_template (element_class, &sink_template);

@@ -67,52 +67,71 @@ gst_flow_post_error_at (GstElement *element, const GError *error, const char *fi
 /* Properties */
 
 #define MODEL_BLURB                                                                                          \
-  "Model: a file, or a name to look up in NORMFLOW_MODEL_PATH and among the installed ones; unset is "
+  "A file, or a name to look up in NORMFLOW_MODEL_PATH and among the installed models; unset is "
+#define DEVICE_BLURB                                                                                         \
+  "OpenCL device: auto, cpu, gpu, PLATFORM:DEVICE or part of a name; unset is the environment variable "     \
+  "NORMFLOW_DEVICE, else auto"
+#define PRECISION_BLURB                                                                                      \
+  "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions for "    \
+  "it), bf16-weights (the same weights, but what they multiply is not rounded), int8-weights (a quarter of " \
+  "the weights, for what waits for memory), auto (the faster of f32 and bf16); unset is the environment "    \
+  "variable NORMFLOW_PRECISION, else "
+#define SAME_PRECISION ". Latents decode to the same bytes only in the precision that encoded them"
+#define TEXT_BLURB                                                                                           \
+  "File (safetensors or .pth) with text features that the model is to see: a tensor \"text\" (1, tokens, "   \
+  "features), and \"null_text\" for guidance; unset is no text, or no class"
+#define SAME_TEXT ". Latents decode to the same bytes only with the text that encoded them"
+
+/* What differs by the work that an element does. */
+typedef struct
+{
+  const char *model, *device, *precision, *text;
+} Blurbs;
+
+static Blurbs
+choose_blurbs (gint work)
+{
+  switch (work)
+    {
+    case NF_SESSION_ENCODE:
+      return (Blurbs){ MODEL_BLURB NF_MODEL_DEFAULT, DEVICE_BLURB, PRECISION_BLURB "f32" SAME_PRECISION,
+                       TEXT_BLURB SAME_TEXT };
+    case NF_SESSION_DECODE:
+      return (Blurbs){ MODEL_BLURB NF_MODEL_DEFAULT, DEVICE_BLURB,
+                       PRECISION_BLURB "what the latents were made in, else f32" SAME_PRECISION,
+                       TEXT_BLURB SAME_TEXT };
+    case NF_SESSION_DENOISE:
+      return (Blurbs){ MODEL_BLURB NF_MODEL_NOISY, DEVICE_BLURB, PRECISION_BLURB "f32", TEXT_BLURB };
+    default:
+      return (Blurbs){ MODEL_BLURB NF_MODEL_DEFAULT,
+                       "Has no effect, since drawing needs no device: it is there as in the other elements",
+                       "What the caps of drawn latents say, for flowdecode to work in: f32, bf16, "
+                       "bf16-weights or int8-weights; unset and auto are nothing",
+                       NULL };
+    }
+}
 
 void
 gst_flow_engine_install_properties (GObjectClass *class, gint work)
 {
-  g_object_class_install_property (
-      class, GST_FLOW_ENGINE_PROP_MODEL,
-      g_param_spec_string ("model", "Model",
-                           work == NF_SESSION_DENOISE ? MODEL_BLURB NF_MODEL_NOISY
-                                                      : MODEL_BLURB "the bundled model",
-                           NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
-  g_object_class_install_property (
-      class, GST_FLOW_ENGINE_PROP_DEVICE,
-      g_param_spec_string (
-          "device", "Device",
-          "OpenCL device: auto, cpu, gpu, PLATFORM:DEVICE or part of a name; unset is the environment "
-          "variable NORMFLOW_DEVICE, else auto",
-          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
+  const GParamFlags flags = G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY;
+  const Blurbs blurbs = choose_blurbs (work);
+  g_object_class_install_property (class, GST_FLOW_ENGINE_PROP_MODEL,
+                                   g_param_spec_string ("model", "Model", blurbs.model, NULL, flags));
+  g_object_class_install_property (class, GST_FLOW_ENGINE_PROP_DEVICE,
+                                   g_param_spec_string ("device", "Device", blurbs.device, NULL, flags));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_PRECISION,
-      g_param_spec_string (
-          "precision", "Precision",
-          "Precision of matrix products: f32, bf16 (half the weights, faster where the CPU has instructions "
-          "for it), bf16-weights (the same weights, but what they multiply is not rounded), int8-weights (a "
-          "quarter of the weights, for what waits for memory), auto (the faster of f32 and bf16); unset is "
-          "the environment variable NORMFLOW_PRECISION, else what latents "
-          "that come were made in, else f32. Latents decode to the same bytes only in the precision that "
-          "encoded them",
-          NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
+      g_param_spec_string ("precision", "Precision", blurbs.precision, NULL, flags));
   g_object_class_install_property (
       class, GST_FLOW_ENGINE_PROP_STATS,
       g_param_spec_boxed (
           "stats", "Statistics",
           "Frames, times in milliseconds, device memory in bytes since the state READY was reached",
           GST_TYPE_STRUCTURE, G_PARAM_READABLE | G_PARAM_STATIC_STRINGS));
-  if (work != GST_FLOW_ENGINE_NO_WORK)
-    g_object_class_install_property (
-        class, GST_FLOW_ENGINE_PROP_TEXT,
-        g_param_spec_string (
-            "text", "Text features",
-            "File (safetensors or .pth) with text features that the model is to see: a "
-            "tensor \"text\" (1, tokens, "
-            "features), and \"null_text\" for guidance; unset is no text, or no class. Latents "
-            "decode to the same bytes only "
-            "with the text that encoded them",
-            NULL, G_PARAM_READWRITE | G_PARAM_STATIC_STRINGS | GST_FLOW_PARAM_MUTABLE_READY));
+  if (blurbs.text)
+    g_object_class_install_property (class, GST_FLOW_ENGINE_PROP_TEXT,
+                                     g_param_spec_string ("text", "Text features", blurbs.text, NULL, flags));
 }
 
 gboolean

@@ -452,6 +452,19 @@ gst_flow_parse_dimensions (const char *text, guint64 dims[3])
   return TRUE;
 }
 
+/* Reading latent caps */
+
+/* Returns FALSE, with %NF_ERROR_FORMAT. */
+static gboolean G_GNUC_PRINTF (2, 3) refuse (GError **error, const char *format, ...)
+{
+  va_list arguments;
+  va_start (arguments, format);
+  g_autofree char *text = g_strdup_vprintf (format, arguments);
+  va_end (arguments);
+  g_set_error_literal (error, NF_ERROR, NF_ERROR_FORMAT, text);
+  return FALSE;
+}
+
 static gboolean
 read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLatentInfo *info,
               const char *model, GError **error)
@@ -464,37 +477,158 @@ read_tensors (const GstStructure *structure, const NfConfig *config, GstFlowLate
   gint n;
 
   if (!dimensions || !types || !gst_structure_get_int (structure, "num_tensors", &n) || n != 1)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the tensors of %s need num_tensors=1, dimensions and types in their caps", model);
-      return FALSE;
-    }
+    return refuse (error, "the tensors of %s need num_tensors=1, dimensions and types in their caps", model);
   if (!g_str_equal (types, "float32") && !g_str_equal (types, "float16"))
     {
       g_autofree char *shown = nf_shorten (types);
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latents are tensors of float32 or float16, not %s",
-                   shown);
-      return FALSE;
+      return refuse (error, "latents are tensors of float32 or float16, not %s", shown);
     }
   if (!gst_flow_parse_dimensions (dimensions, dims))
     {
       g_autofree char *shown = nf_shorten (dimensions);
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "\"%s\" are not the dimensions of latents, which are FEATURES:GRID-WIDTH:GRID-HEIGHT:1",
-                   shown);
-      return FALSE;
+      return refuse (error,
+                     "\"%s\" are not the dimensions of latents, which are FEATURES:GRID-WIDTH:GRID-HEIGHT:1",
+                     shown);
     }
   if (dims[0] != nf_config_features (config) || dims[1] % columns != 0 || dims[2] % rows != 0)
-    {
-      g_set_error (
-          error, NF_ERROR, NF_ERROR_FORMAT,
-          "tensors of %s do not fit the model %s, which needs %u features and a grid in multiples of %ux%u",
-          dimensions, model, nf_config_features (config), columns, rows);
-      return FALSE;
-    }
+    return refuse (
+        error,
+        "tensors of %s do not fit the model %s, which needs %u features and a grid in multiples of %ux%u",
+        dimensions, model, nf_config_features (config), columns, rows);
   info->half = g_str_equal (types, "float16");
   info->width = (guint)MIN (dims[1] * config->patch_size, G_MAXINT);
   info->height = (guint)MIN (dims[2] * config->patch_size, G_MAXINT);
+  return TRUE;
+}
+
+/* That what pads ask of caps is there: they let in caps without it, so that these are refused with a reason.
+ */
+static gboolean
+check_complete (const GstStructure *structure, const GstFlowLatentInfo *info, GError **error)
+{
+  static const char *const latents[] = { "latent-format", "width", "height", "framerate", NULL },
+                           *const tensors[]
+                           = { "format", "num_tensors", "dimensions", "types", "framerate", NULL };
+  g_autoptr (GStrvBuilder) lacking = g_strv_builder_new ();
+  for (const char *const *field = info->tensors ? tensors : latents; *field; field++)
+    if (!gst_structure_has_field (structure, *field))
+      g_strv_builder_add (lacking, *field);
+  g_auto (GStrv) names = g_strv_builder_end (lacking);
+  if (!*names)
+    return TRUE;
+  g_autofree char *list = g_strjoinv (", ", names);
+  return refuse (error, "the caps of the %s lack %s: add what is missing where they are set%s",
+                 info->tensors ? "tensors" : "latents", list,
+                 gst_structure_has_field (structure, "framerate") ? ""
+                                                                  : " (framerate=0/1 is a variable one)");
+}
+
+/* In which form the numbers are, and that they are the model's. */
+static gboolean
+read_format (const GstStructure *structure, const NfConfig *config, const char *digest, const char *model,
+             GstFlowLatentInfo *info, GError **error)
+{
+  const char *format = gst_structure_get_string (structure, "latent-format");
+  const char *stated = gst_structure_get_string (structure, "model-digest");
+
+  info->tensors = !format
+                  && (gst_structure_has_field (structure, "dimensions")
+                      || gst_structure_has_field (structure, "num_tensors")
+                      || gst_structure_has_field (structure, "types"));
+  if (!check_complete (structure, info, error))
+    return FALSE;
+  if (stated && !g_str_equal (stated, digest))
+    {
+      g_autofree char *shown = nf_shorten (stated);
+      return refuse (error,
+                     "the latents are of the model %.16s, but this element has the model %s; load the one "
+                     "that made them",
+                     shown, model);
+    }
+  if (info->tensors)
+    return read_tensors (structure, config, info, model, error);
+  if (!format || (!g_str_equal (format, "F32LE") && !g_str_equal (format, "F16LE")))
+    {
+      g_autofree char *shown = describe_field (structure, "latent-format");
+      return refuse (error, "latent caps need latent-format F32LE or F16LE, not %s", shown);
+    }
+  if (!stated)
+    return refuse (error, "latent caps without model-digest: nothing says which model made them");
+  info->half = g_str_equal (format, "F16LE");
+  return TRUE;
+}
+
+/* What a model of videos has more, after read_format(). */
+static gboolean
+read_window (const GstStructure *structure, const NfConfig *config, const char *model,
+             GstFlowLatentInfo *info, GError **error)
+{
+  gint context;
+  gst_flow_latent_info_set_model (info, config);
+  if (info->frames && (info->tensors || info->half))
+    return refuse (error,
+                   "the latents of the model of videos %s are " GST_FLOW_LATENT_MIME
+                   " of latent-format F32LE: what is not exact would be lost by the next frames, too",
+                   model);
+  if (!info->frames || !gst_structure_get_int (structure, "context", &context))
+    return TRUE;
+  if (context < 0 || context >= (gint)info->frames)
+    return refuse (error, "the latents have a context of %d frames, the model %s has %u", context, model,
+                   info->frames);
+  info->context = context;
+  return TRUE;
+}
+
+/* The size and rate of the video. Tensors without a size keep the one that read_tensors() found. */
+static gboolean
+read_video (const GstStructure *structure, const NfConfig *config, GstFlowLatentInfo *info, GError **error)
+{
+  g_autoptr (GError) size_error = NULL;
+  gint width = info->width, height = info->height;
+  gst_structure_get_int (structure, "width", &width);
+  gst_structure_get_int (structure, "height", &height);
+  info->width = MAX (width, 0);
+  info->height = MAX (height, 0);
+  if (!nf_grid_init (&info->grid, config, info->width, info->height, &size_error)
+      || !gst_flow_check_size (config, info->width, info->height, &size_error))
+    return refuse (error, "the caps of the latents are wrong: %s", size_error->message);
+  if (g_strcmp0 (gst_structure_get_string (structure, "interlace-mode"), "alternate") == 0)
+    return refuse (error, "the latents have interlace-mode alternate, fields in buffers of their own; "
+                          "each buffer of latents is of a whole frame");
+  if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
+    info->fps_d = 1;
+  const char *format = gst_structure_get_string (structure, "pixel-format");
+  info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
+  return TRUE;
+}
+
+/* Nothing, which is unknown, in the place of what cannot be meant. */
+static void
+copy_word (char *to, gsize size, const char *text)
+{
+  g_strlcpy (to, nf_is_word (text) && strlen (text) < size ? text : "", size);
+}
+
+/* How the latents were made, as far as it is said. */
+static gboolean
+read_making (const GstStructure *structure, GstFlowLatentInfo *info, GError **error)
+{
+  if (gst_structure_has_field (structure, "drawn")
+      && !gst_structure_get_boolean (structure, "drawn", &info->drawn))
+    {
+      g_autofree char *shown = describe_field (structure, "drawn");
+      return refuse (error, "the latents have drawn %s, which is true or false", shown);
+    }
+  const char *precision = gst_structure_get_string (structure, "precision");
+  info->precision = gst_flow_find_precision (precision);
+  if (gst_structure_has_field (structure, "precision") && !info->precision)
+    {
+      g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ()),
+                      *shown = precision ? nf_shorten (precision) : describe_field (structure, "precision");
+      return refuse (error, "the latents have precision %s, which is unknown; there are: %s", shown, known);
+    }
+  copy_word (info->arithmetic, sizeof info->arithmetic, gst_structure_get_string (structure, "multiplied-by"));
+  copy_word (info->text, sizeof info->text, gst_structure_get_string (structure, "text-digest"));
   return TRUE;
 }
 
@@ -508,126 +642,15 @@ check_field (const GstStructure *stated, const GstStructure *ours, const char *f
     return TRUE;
   g_autofree char *was = describe_field (stated, field);
   g_autofree char *needed = b ? gst_value_serialize (b) : NULL;
-  g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the latents have %s %s, but the model %s needs %s", field,
-               was, model, needed ? needed : "none, being one of pictures");
-  return FALSE;
+  return refuse (error, "the latents have %s %s, but the model %s needs %s", field, was, model,
+                 needed ? needed : "none, being one of pictures");
 }
 
-/* Nothing, which is unknown, in the place of what cannot be meant. */
-static void
-copy_word (char *to, gsize size, const char *text)
+/* What follows from all the rest, which INFO has. */
+static gboolean
+check_rest (const GstStructure *structure, const GstFlowLatentInfo *info, const NfConfig *config,
+            const char *digest, const char *model, GError **error)
 {
-  g_strlcpy (to, nf_is_word (text) && strlen (text) < size ? text : "", size);
-}
-
-gboolean
-gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, const NfConfig *config,
-                                const char *digest, const char *model, GError **error)
-{
-  const GstStructure *structure = gst_caps_get_structure (caps, 0);
-  const char *latent_format = gst_structure_get_string (structure, "latent-format");
-  const char *stated = gst_structure_get_string (structure, "model-digest");
-
-  memset (info, 0, sizeof *info);
-  info->tensors = !latent_format && gst_structure_has_field (structure, "dimensions");
-
-  if (stated && !g_str_equal (stated, digest))
-    {
-      g_autofree char *shown = nf_shorten (stated);
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the latents are of the model %.16s, but this element has the model %s; load the one that "
-                   "made them",
-                   shown, model);
-      return FALSE;
-    }
-  if (info->tensors)
-    {
-      if (!read_tensors (structure, config, info, model, error))
-        return FALSE;
-    }
-  else if (!latent_format || (!g_str_equal (latent_format, "F32LE") && !g_str_equal (latent_format, "F16LE")))
-    {
-      g_autofree char *shown = nf_shorten (latent_format ? latent_format : "none");
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "latent caps need latent-format F32LE or F16LE, not %s",
-                   shown);
-      return FALSE;
-    }
-  else if (!stated)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "latent caps without model-digest: nothing says which model made them");
-      return FALSE;
-    }
-  else
-    info->half = g_str_equal (latent_format, "F16LE");
-
-  gint width = info->width, height = info->height, context;
-  gst_structure_get_int (structure, "width", &width);
-  gst_structure_get_int (structure, "height", &height);
-  info->width = MAX (width, 0);
-  info->height = MAX (height, 0);
-  g_autoptr (GError) size_error = NULL;
-  gst_flow_latent_info_set_model (info, config);
-  if (info->frames && (info->tensors || info->half))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the latents of the model of videos %s are " GST_FLOW_LATENT_MIME
-                   " of latent-format F32LE: what is not exact would be lost by the next frames, too",
-                   model);
-      return FALSE;
-    }
-  if (info->frames && gst_structure_get_int (structure, "context", &context))
-    {
-      if (context < 0 || context >= (gint)info->frames)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                       "the latents have a context of %d frames, the model %s has %u", context, model,
-                       info->frames);
-          return FALSE;
-        }
-      info->context = context;
-    }
-  if (!nf_grid_init (&info->grid, config, info->width, info->height, &size_error)
-      || !gst_flow_check_size (config, info->width, info->height, &size_error))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the caps of the latents are wrong: %s",
-                   size_error->message);
-      return FALSE;
-    }
-  if (g_strcmp0 (gst_structure_get_string (structure, "interlace-mode"), "alternate") == 0)
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the latents have interlace-mode alternate, fields in buffers of their own; "
-                   "each buffer of latents is of a whole frame");
-      return FALSE;
-    }
-  if (!gst_structure_get_fraction (structure, "framerate", &info->fps_n, &info->fps_d))
-    info->fps_d = 1;
-  if (gst_structure_has_field (structure, "drawn")
-      && !gst_structure_get_boolean (structure, "drawn", &info->drawn))
-    {
-      g_autofree char *shown = describe_field (structure, "drawn");
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "the latents have drawn %s, which is true or false",
-                   shown);
-      return FALSE;
-    }
-  const char *text = gst_structure_get_string (structure, "text-digest");
-  copy_word (info->text, sizeof info->text, text);
-  const char *precision = gst_structure_get_string (structure, "precision");
-  info->precision = gst_flow_find_precision (precision);
-  if (gst_structure_has_field (structure, "precision") && !info->precision)
-    {
-      g_autofree char *known = g_strjoinv (", ", (char **)nf_device_precisions ()),
-                      *shown = precision ? nf_shorten (precision) : describe_field (structure, "precision");
-      g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                   "the latents have precision %s, which is unknown; there are: %s", shown, known);
-      return FALSE;
-    }
-  const char *arithmetic = gst_structure_get_string (structure, "multiplied-by");
-  copy_word (info->arithmetic, sizeof info->arithmetic, arithmetic);
-  const char *format = gst_structure_get_string (structure, "pixel-format");
-  info->pixel_format = format ? gst_video_format_from_string (format) : GST_VIDEO_FORMAT_UNKNOWN;
-
   static const char *const fields[]
       = { "pixel-layout", "tile-size", "patch-size", "tiles-x", "tiles-y", "grid-width",
           "grid-height",  "features",  "frames",     "actions", "context" };
@@ -637,18 +660,25 @@ gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, co
     if (!check_field (structure, ours, fields[i], model, error))
       return FALSE;
 
-  if (info->tensors)
-    {
-      guint64 dims[3];
-      gst_flow_parse_dimensions (gst_structure_get_string (structure, "dimensions"), dims);
-      if (dims[1] != info->grid.grid_width || dims[2] != info->grid.grid_height)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_FORMAT,
-                       "tensors of %s disagree with a video of %ux%u, whose grid is %ux%u for the model %s",
-                       gst_structure_get_string (structure, "dimensions"), info->width, info->height,
-                       info->grid.grid_width, info->grid.grid_height, model);
-          return FALSE;
-        }
-    }
-  return TRUE;
+  if (!info->tensors)
+    return TRUE;
+  const char *dimensions = gst_structure_get_string (structure, "dimensions");
+  guint64 dims[3];
+  gst_flow_parse_dimensions (dimensions, dims);
+  return (dims[1] == info->grid.grid_width && dims[2] == info->grid.grid_height)
+         || refuse (
+             error, "tensors of %s disagree with a video of %ux%u, whose grid is %ux%u for the model %s",
+             dimensions, info->width, info->height, info->grid.grid_width, info->grid.grid_height, model);
+}
+
+gboolean
+gst_flow_latent_info_from_caps (GstFlowLatentInfo *info, const GstCaps *caps, const NfConfig *config,
+                                const char *digest, const char *model, GError **error)
+{
+  const GstStructure *structure = gst_caps_get_structure (caps, 0);
+  memset (info, 0, sizeof *info);
+  return read_format (structure, config, digest, model, info, error)
+         && read_window (structure, config, model, info, error) && read_video (structure, config, info, error)
+         && read_making (structure, info, error)
+         && check_rest (structure, info, config, digest, model, error);
 }

@@ -120,8 +120,10 @@ char *gst_flow_describe_unwanted (const GstCaps *made, const GstCaps *wanted);
  * @digest: its digest
  * @model: text that names it in messages
  *
- * Everything the caps state is checked against the model and against itself. `other/tensors` that lost our
- * own fields on the way are taken by their dimensions alone; the video is then whole tiles.
+ * Nothing that the template of a pad has may be missing, since pads let that in
+ * (%GST_PAD_FLAG_ACCEPT_INTERSECT) for the sake of the message. Everything the caps state is checked against
+ * the model and against itself. `other/tensors` that lost our own fields on the way are taken by their
+ * dimensions alone; the video is then whole tiles.
  *
  * Returns: FALSE with %NF_ERROR_FORMAT naming what the latents are and what the model needs.
  */

@@ -66,11 +66,11 @@ gst_flow_prior_install_properties (GObjectClass *class)
       class, GST_FLOW_PRIOR_PROP_ACTION_MAP,
       g_param_spec_string ("action-map", "Action map",
                            "Which keys are which actions, such as Up=1,Down=2,w+a=5; keys come as navigation "
-                           "events from a video sink",
+                           "events from a video sink. Unset is none",
                            NULL, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
       class, GST_FLOW_PRIOR_PROP_KEY_INT_MAX,
-      g_param_spec_uint ("key-int-max", "Most frames between keys",
+      g_param_spec_uint ("key-int-max", "Most frames between key frames",
                          "With a model of videos: most frames from one drawn key frame to the next, each of "
                          "which begins a world of its own that a receiver can join; 0 is only when asked for",
                          0, G_MAXUINT, 0, flags | GST_PARAM_MUTABLE_PLAYING));
@@ -332,6 +332,21 @@ gst_flow_prior_stop (GstFlowPrior *prior)
     stop_recording (prior, error);
   g_clear_pointer (&prior->record, nf_actions_writer_free);
   g_clear_pointer (&prior->latents, g_free);
+}
+
+gboolean
+gst_flow_prior_read_caps (GstFlowEngine *engine, const GstCaps *caps, GstFlowLatentInfo *info)
+{
+  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (engine);
+  g_autofree char *digest = gst_flow_engine_dup_digest (engine);
+  g_autofree char *model = gst_flow_engine_describe (engine);
+  g_autoptr (GError) error = NULL;
+  if (!config || !digest)
+    return FALSE;
+  if (gst_flow_latent_info_from_caps (info, caps, config, digest, model, &error))
+    return TRUE;
+  gst_flow_post_error (engine->element, error);
+  return FALSE;
 }
 
 void

@@ -85,6 +85,9 @@ gboolean gst_flow_prior_get_property (GstFlowPrior *prior, guint id, GValue *val
 gboolean gst_flow_prior_start (GstFlowPrior *prior, guint n_actions);
 void gst_flow_prior_stop (GstFlowPrior *prior);
 
+/* INFO is what CAPS say of latents, drawn or real, by ENGINE's model. FALSE if there is none, or with an
+ * error message posted. */
+gboolean gst_flow_prior_read_caps (GstFlowEngine *engine, const GstCaps *caps, GstFlowLatentInfo *info);
 void gst_flow_prior_set_info (GstFlowPrior *prior, const GstFlowLatentInfo *info);
 
 /* prior->last_action becomes that of this moment: controls, or of keys, else the property. */

@@ -116,6 +116,7 @@ gst_flow_sample_request_new_pad (GstElement *element, GstPadTemplate *template, 
   g_autoptr (GstPad) target = gst_element_request_pad_simple (self->splice, "sink_%u");
   self->sink = gst_ghost_pad_new_from_template ("sink", target, template);
   gst_pad_set_event_full_function (self->sink, take_event);
+  GST_PAD_SET_ACCEPT_INTERSECT (self->sink); /* as the one inside, which says what caps lack */
   gst_element_add_pad (element, self->sink);
   return self->sink;
 }
@@ -248,23 +249,25 @@ gst_flow_sample_class_init (GstFlowSampleClass *class)
 
   gst_flow_engine_install_properties (object_class, GST_FLOW_ENGINE_NO_WORK);
   gst_flow_prior_install_properties (object_class);
-  g_object_class_install_property (object_class, PROP_IS_LIVE,
-                                   g_param_spec_boolean ("is-live", "Is live",
-                                                         "Send each frame at its time by the clock", FALSE,
-                                                         flags | GST_FLOW_PARAM_MUTABLE_READY));
+  g_object_class_install_property (
+      object_class, PROP_IS_LIVE,
+      g_param_spec_boolean ("is-live", "Is live",
+                            "Send each frame at its time by the clock, as always behind a live source", FALSE,
+                            flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       object_class, PROP_NUM_BUFFERS,
-      g_param_spec_int ("num-buffers", "Number of buffers",
-                        "Frames of a source before the end of the stream; -1 is no end", -1, G_MAXINT, -1,
-                        flags | GST_FLOW_PARAM_MUTABLE_READY));
+      g_param_spec_int (
+          "num-buffers", "Number of buffers",
+          "Without a sink pad: frames that are drawn before the end of the stream; -1 is no end", -1,
+          G_MAXINT, -1, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       object_class, PROP_PREDICT,
-      g_param_spec_boolean ("predict", "Predict", "With a sink pad: draw frames instead of passing them",
+      g_param_spec_boolean ("predict", "Predict", "With a sink pad: draw frames instead of passing real ones",
                             FALSE, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
       object_class, PROP_AFTER,
       g_param_spec_uint64 ("after", "After",
-                           "With a sink pad: frames that pass before frames are drawn; 0 is all", 0,
+                           "With a sink pad: real frames that pass before frames are drawn; 0 is all", 0,
                            G_MAXUINT64, 0, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
       object_class, PROP_HORIZON,

@@ -206,19 +206,9 @@ static gboolean
 gst_flow_source_set_caps (GstBaseSrc *src, GstCaps *caps)
 {
   GstFlowSource *self = GST_FLOW_SOURCE (src);
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  g_autofree char *model = gst_flow_engine_describe (&self->engine);
-  g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
-
-  if (!config || !digest)
+  if (!gst_flow_prior_read_caps (&self->engine, caps, &info))
     return FALSE;
-  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
-    {
-      gst_flow_post_error (self, error);
-      return FALSE;
-    }
   gst_flow_times_set_rate (&self->times, self->frame_index + self->left_out, info.fps_n, info.fps_d);
   gst_flow_prior_set_info (&self->prior, &info);
   /* A seek that came before the frame rate was known. A world has to begin at its beginning. */

@@ -166,19 +166,9 @@ take_rate (GstFlowSplice *self)
 static gboolean
 set_caps (GstFlowSplice *self, GstCaps *caps)
 {
-  g_autoptr (NfConfig) config = gst_flow_engine_dup_config (&self->engine);
-  g_autofree char *digest = gst_flow_engine_dup_digest (&self->engine);
-  g_autofree char *model = gst_flow_engine_describe (&self->engine);
-  g_autoptr (GError) error = NULL;
   GstFlowLatentInfo info;
-  if (!config || !digest)
-    return FALSE;
-  if (!gst_flow_latent_info_from_caps (&info, caps, config, digest, model, &error))
-    {
-      gst_flow_post_error (self, error);
-      return FALSE;
-    }
-  if (gst_flow_engine_take_precision (&self->engine, info.precision, info.arithmetic) != GST_FLOW_OK)
+  if (!gst_flow_prior_read_caps (&self->engine, caps, &info)
+      || gst_flow_engine_take_precision (&self->engine, info.precision, info.arithmetic) != GST_FLOW_OK)
     return FALSE;
   gst_flow_prior_set_info (&self->prior, &info);
   count_from (self, self->next_pts);
@@ -190,6 +180,18 @@ set_caps (GstFlowSplice *self, GstCaps *caps)
   GST_OBJECT_UNLOCK (self);
   gst_aggregator_set_src_caps (GST_AGGREGATOR (self), caps);
   return TRUE;
+}
+
+/* Caps that do not say all are let in, so that set_caps() can say what they lack. */
+static GstAggregatorPad *
+gst_flow_splice_create_new_pad (GstAggregator *aggregator, GstPadTemplate *template, const gchar *name,
+                                const GstCaps *caps)
+{
+  GstAggregatorPad *pad = GST_AGGREGATOR_CLASS (gst_flow_splice_parent_class)
+                              ->create_new_pad (aggregator, template, name, caps);
+  if (pad)
+    GST_PAD_SET_ACCEPT_INTERSECT (pad);
+  return pad;
 }
 
 /* What comes goes. */
@@ -762,6 +764,7 @@ gst_flow_splice_class_init (GstFlowSpliceClass *class)
   element_class->send_event = GST_DEBUG_FUNCPTR (gst_flow_splice_send_event);
   aggregator_class->start = GST_DEBUG_FUNCPTR (gst_flow_splice_start);
   aggregator_class->stop = GST_DEBUG_FUNCPTR (gst_flow_splice_stop);
+  aggregator_class->create_new_pad = GST_DEBUG_FUNCPTR (gst_flow_splice_create_new_pad);
   aggregator_class->flush = GST_DEBUG_FUNCPTR (gst_flow_splice_flush);
   aggregator_class->sink_event = GST_DEBUG_FUNCPTR (gst_flow_splice_sink_event);
   aggregator_class->src_event = GST_DEBUG_FUNCPTR (gst_flow_splice_src_event);

@@ -716,20 +716,21 @@ install_properties (GObjectClass *class)
                                                          flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (
       class, PROP_ACTION,
-      g_param_spec_int ("action", "Action", "Action while no key of the map is down", 0, G_MAXINT, 0,
+      g_param_spec_int ("action", "Action",
+                        "Action while no key of the map is down; it leads to the next frame", 0, G_MAXINT, 0,
                         flags | GST_PARAM_MUTABLE_PLAYING | GST_PARAM_CONTROLLABLE));
   g_object_class_install_property (
       class, PROP_ACTION_MAP,
       g_param_spec_string ("action-map", "Action map",
-                           "Which keys are which actions, such as Up=1,Down=2,w+a=5; unset is what fits the "
-                           "pattern",
+                           "Which keys are which actions, such as Up=1,Down=2,w+a=5; keys come as navigation "
+                           "events from a video sink. Unset is what fits the pattern",
                            NULL, flags | GST_PARAM_MUTABLE_PLAYING));
   g_object_class_install_property (
       class, PROP_ACTIONS_LOCATION,
       g_param_spec_string (
           "actions-location", "Actions location",
-          "File of recorded actions (NDJSON) that are done again; keys count once it is over", NULL,
-          flags | GST_FLOW_PARAM_MUTABLE_READY));
+          "File of recorded actions (NDJSON) that are done again; keys and action count once it is over",
+          NULL, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (class, PROP_RECORD_ACTIONS,
                                    g_param_spec_string ("record-actions", "Record actions",
                                                         "File that actions are written to (NDJSON), a line a "
@@ -737,8 +738,8 @@ install_properties (GObjectClass *class)
                                                         NULL, flags | GST_FLOW_PARAM_MUTABLE_READY));
   g_object_class_install_property (class, PROP_POST_MESSAGES,
                                    g_param_spec_boolean ("post-messages", "Post messages",
-                                                         "Post flow-step for each frame", TRUE,
-                                                         flags | GST_PARAM_MUTABLE_PLAYING));
+                                                         "Post an element message flow-step for each frame",
+                                                         TRUE, flags | GST_PARAM_MUTABLE_PLAYING));
 }
 
 static void

@@ -38,4 +38,4 @@ plugin_init (GstPlugin *plugin)
 }
 
 GST_PLUGIN_DEFINE (GST_VERSION_MAJOR, GST_VERSION_MINOR, normflow, "Normalizing flows for video, on OpenCL",
-                   plugin_init, VERSION, "LGPL", PACKAGE, "normflow")
+                   plugin_init, VERSION, "LGPL", PACKAGE, "Unknown package origin")

@@ -2370,6 +2370,69 @@ test_bad_class (void **state)
   end_harness (harness, bus);
 }
 
+/* A class that the model does not have is refused while it plays, as such blocks are. */
+static void
+test_bad_class_later (void **state)
+{
+  GstVideoInfo info;
+  GstBus *bus;
+  GstCaps *caps;
+  gint kept = 0;
+  fixture_video (&info, GST_VIDEO_FORMAT_I420, 16, 8);
+  g_autoptr (GstBuffer) latents = encode_one (MODEL_YUV, &info, NULL, &caps);
+  GstHarness *harness = make_harness ("flowdecode", MODEL_YUV, NULL, &bus);
+  gst_harness_set_src_caps (harness, caps);
+  assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+  g_object_set (harness->element, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class 3 is out of range: the model has 0 classes (-1 is none); the "
+                                         "one before is kept"),
+                    1);
+  g_object_get (harness->element, "class", &kept, NULL);
+  assert_int_equal (kept, -1);
+  /* the same again, with others in between, is not worth another */
+  g_object_set (harness->element, "window", 4, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class"), 0);
+  g_object_set (harness->element, "class", -1, "class", 3, NULL);
+  assert_int_equal (count_warnings (bus, "class"), 1);
+  assert_int_equal (gst_harness_push (harness, gst_buffer_copy (latents)), GST_FLOW_OK);
+  assert_null (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR | GST_MESSAGE_WARNING));
+  end_harness (harness, bus);
+}
+
+/* Of caps that do not say all the error says what they lack; what pads say that they take, is complete. */
+static void
+test_incomplete_latents (void **state)
+{
+  static const struct
+  {
+    const char *caps, *lack;
+  } cases[] = {
+    { "video/x-flow-latent,latent-format=F32LE,width=16,height=8", "the latents lack framerate:" },
+    { "video/x-flow-latent,latent-format=F32LE,framerate=25/1", "the latents lack width, height:" },
+    { "video/x-flow-latent,width=16,height=8,framerate=25/1", "the latents lack latent-format:" },
+    { "other/tensors,format=static,num_tensors=1,dimensions=24:4:2:1,types=float32",
+      "the tensors lack framerate:" },
+    { "other/tensors,num_tensors=1,framerate=25/1", "the tensors lack format, dimensions, types:" },
+  };
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (cases); i++)
+    {
+      const char *factory = i % 2 ? "flowsample" : "flowdecode";
+      GstBus *bus;
+      GstElement *element = gst_object_ref_sink (make_element (factory, MODEL_YUV, NULL, &bus));
+      GstHarness *harness = gst_harness_new_with_element (element, "sink", "src");
+      g_autoptr (GstCaps) caps = gst_caps_from_string (cases[i / 2].caps),
+                          asked = gst_pad_peer_query_caps (harness->srcpad, NULL);
+      for (guint k = 0; k < gst_caps_get_size (asked); k++)
+        assert_true (gst_structure_has_field (gst_caps_get_structure (asked, k), "framerate"));
+      gst_harness_set_src_caps (harness, gst_caps_ref (caps));
+      gst_harness_push (harness, gst_buffer_new_allocate (NULL, 768, NULL));
+      assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_WRONG_TYPE, cases[i / 2].lack, NULL);
+      assert_int_equal (gst_harness_buffers_received (harness), 0);
+      gst_object_unref (element);
+      end_harness (harness, bus);
+    }
+}
+
 /* Also one whose GstVideoMeta says more than is there: rows further apart, the other way round, or elsewhere.
  */
 static void
@@ -3488,6 +3551,8 @@ main (int argc, char **argv)
     cmocka_unit_test (test_without_caps),
     cmocka_unit_test (test_default_model),
     cmocka_unit_test (test_bad_class),
+    cmocka_unit_test (test_bad_class_later),
+    cmocka_unit_test (test_incomplete_latents),
     cmocka_unit_test (test_short_video_buffer),
     cmocka_unit_test (test_bad_models),
     cmocka_unit_test (test_keep_up),

@@ -137,6 +137,17 @@ nf_config_classes (const NfConfig *config)
   return config->txt_size == 1 ? config->txt_dim : config->n_classes;
 }
 
+gboolean
+nf_config_check_class (const NfConfig *config, gint label, GError **error)
+{
+  const gint classes = (gint)nf_config_classes (config);
+  if (label >= -1 && label < classes)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+               "class %d is out of range: the model has %d classes (-1 is none)", label, classes);
+  return FALSE;
+}
+
 guint
 nf_config_features (const NfConfig *config)
 {

@@ -267,6 +267,10 @@ gboolean nf_config_is_noisy (const NfConfig *config);
  * features of a text of one token, the last of which stands for no class; else 0. */
 guint nf_config_classes (const NfConfig *config);
 
+/** nf_config_check_class: Returns: FALSE with %NF_ERROR_ARGUMENT if @label is neither -1, which is none, nor
+ * one of nf_config_classes(). */
+gboolean nf_config_check_class (const NfConfig *config, gint label, GError **error);
+
 /** nf_config_features: Returns: D = C p² (rgb, gray, latent), 3 p²/2 (yuv420). */
 guint nf_config_features (const NfConfig *config);
 

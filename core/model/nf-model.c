@@ -535,13 +535,11 @@ build (NfWeights *weights, NfDevice *device, Listener *listener, GError **error)
 
 /* Finding and loading */
 
-#define DEFAULT_MODEL "normflow-yuv420-32"
-
 char *
 nf_model_find (const char *name, GError **error)
 {
   if (!name || !*name)
-    name = DEFAULT_MODEL;
+    name = NF_MODEL_DEFAULT;
   if (strchr (name, G_DIR_SEPARATOR) || g_file_test (name, G_FILE_TEST_IS_REGULAR))
     {
       if (g_file_test (name, G_FILE_TEST_EXISTS))

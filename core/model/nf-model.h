@@ -29,6 +29,9 @@ G_DECLARE_FINAL_TYPE (NfModel, nf_model, NF, MODEL, GObject)
  */
 typedef void (*NfProgressFunc) (const char *phase, double fraction, gpointer data);
 
+/** NF_MODEL_DEFAULT: name of the bundled model that is meant where none is named. */
+#define NF_MODEL_DEFAULT "normflow-yuv420-32"
+
 /** NF_MODEL_NOISY: name of the bundled model of noisy pictures, for removing noise. */
 #define NF_MODEL_NOISY "normflow-yuv420-32-noisy"
 

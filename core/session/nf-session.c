@@ -138,15 +138,11 @@ nf_session_tell_decode (gpointer data, guint done, guint all)
 gboolean
 nf_session_check_labels (NfSession *self, const gint *labels, guint B, GError **error)
 {
-  const gint classes = (gint)nf_config_classes (nf_model_get_config (self->model));
+  const NfConfig *config = nf_model_get_config (self->model);
   for (guint i = 0; labels && i < B; i++)
     {
-      if (labels[i] < -1 || labels[i] >= classes)
-        {
-          g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "class %d is out of range: the model has %d classes (-1 is none)", labels[i], classes);
-          return FALSE;
-        }
+      if (!nf_config_check_class (config, labels[i], error))
+        return FALSE;
       if (labels[i] >= 0 && self->n_text > 0)
         {
           g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
