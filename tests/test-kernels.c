@@ -2228,7 +2228,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (scales), LONG (5), INT (1), INT (N), INT (D), INT (S), INT (prefix),
        INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0),
-       INT (flip), INT (out_flip), INT (1), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0));
+       INT (flip), INT (out_flip), INT (1), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0),
+       BUFFER (NONE), INT (0), INT (0), INT (0));
   RUN (rig, "nf_affine_backward", SIZES (B * MAX (S, prefix + N), 1, 1), ONE_EACH, BUFFER (us), LONG (1),
        BUFFER (os), BUFFER (dzs), LONG (3), BUFFER (dus), LONG (4), BUFFER (d_os), INT (N), INT (D), INT (S),
        INT (prefix), INT (extra), INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most),
@@ -2245,7 +2246,8 @@ check_affine (Rig *rig, int D, int scale, int shift, int flip, int out_flip, dou
   RUN (rig, "nf_affine", SIZES (M, 1, 1), ONE_EACH, BUFFER (us), LONG (1), BUFFER (os), BUFFER (zs), LONG (2),
        BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (S), INT (prefix), INT (extra),
        INT (frame), INT (shift), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (0), FLOAT (0), INT (flip),
-       INT (out_flip), INT (0), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0));
+       INT (out_flip), INT (0), BUFFER (NONE), INT (0), INT (-1), BUFFER (NONE), INT (0), BUFFER (NONE),
+       INT (0), INT (0), INT (0));
 }
 
 static void
@@ -2350,7 +2352,7 @@ check_affine_inverse (Rig *rig, int D, int scale, int guidance, double clip, int
            LONG (2), BUFFER (os), INT (B), INT (N), INT (D), INT (n0), INT (count), INT (o_rows),
            INT (o_first), INT (scale), FLOAT (clip), FLOAT (INFINITY), FLOAT (0), INT (guidance),
            VALUE (weights), INT (keep_first), INT (snap ? steps : -1), BUFFER (W), INT (has_basis),
-           BUFFER (changes), INT (1), BUFFER (sigmas), INT (snap));
+           BUFFER (changes), INT (1), BUFFER (sigmas), INT (snap), BUFFER (NONE), LONG (0), INT (0), INT (0));
       g_autofree float *got = take_at (rig, xs, 2), *got_changes = take (rig, changes);
       for (int m = 0; m < B * count; m++)
         {
@@ -2508,7 +2510,7 @@ test_affine_inverse (void **state)
   RUN (&rig, "nf_affine_inverse", SIZES (B, 1, 1), ONE_EACH, BUFFER (xs), LONG (0), BUFFER (xs), LONG (0),
        BUFFER (os), INT (B), INT (1), INT (D), INT (0), INT (1), INT (1), INT (0), INT (SCALE_NONE),
        FLOAT (0), FLOAT (INFINITY), FLOAT (0), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE),
-       INT (0), BUFFER (changes), INT (1), BUFFER (NONE), INT (0));
+       INT (0), BUFFER (changes), INT (1), BUFFER (NONE), INT (0), BUFFER (NONE), LONG (0), INT (0), INT (0));
   g_autofree float *got = take (&rig, xs), *got_changes = take (&rig, changes);
   assert_true (isnan (got_changes[0]));
   double most = 0;
@@ -2535,11 +2537,12 @@ go_there_and_back (Rig *rig, const double *u, const double *o, int B, int N, int
   RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
        LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
        INT (N), INT (0), INT (scale), FLOAT (clip), FLOAT (most), FLOAT (per_unit_z), FLOAT (per_unit_u),
-       INT (0), INT (0), INT (0), BUFFER (misses), INT (1), INT (-1), BUFFER (NONE), INT (0));
+       INT (0), INT (0), INT (0), BUFFER (misses), INT (1), INT (-1), BUFFER (NONE), INT (0), BUFFER (NONE),
+       INT (0), INT (0), INT (0));
   RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
        BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (clip),
        FLOAT (most), FLOAT (per_unit_u), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE), INT (0),
-       BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
+       BUFFER (NONE), INT (0), BUFFER (NONE), INT (0), BUFFER (NONE), LONG (0), INT (0), INT (0));
   float *got = take (rig, back);
   g_autofree float *missed = take (rig, misses);
   for (int m = 0; m < B * N && per_unit_u > 0; m++)
@@ -2696,11 +2699,13 @@ count_lost (Rig *rig, int D, int scale, int steps, gboolean has_basis, double sp
   RUN (rig, "nf_affine", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
        LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
        INT (N), INT (0), INT (scale), FLOAT (0), FLOAT (INFINITY), FLOAT (1 << 17), FLOAT (0), INT (0),
-       INT (0), INT (1), BUFFER (misses), INT (1), INT (steps), BUFFER (basis), INT (has_basis));
+       INT (0), INT (1), BUFFER (misses), INT (1), INT (steps), BUFFER (basis), INT (has_basis),
+       BUFFER (NONE), INT (0), INT (0), INT (0));
   RUN (rig, "nf_affine_inverse", SIZES (B * N, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back), LONG (0),
        BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (scale), FLOAT (0),
        FLOAT (INFINITY), FLOAT (0), INT (0), VALUE (weights), INT (0), INT (steps), BUFFER (basis),
-       INT (has_basis), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0));
+       INT (has_basis), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0), BUFFER (NONE), LONG (0), INT (0),
+       INT (0));
   g_autofree float *got = take (rig, back), *lost = take (rig, misses);
   gsize all = 0;
   for (gsize m = 0; m < B * N; m++)
