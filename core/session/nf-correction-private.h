@@ -7,6 +7,7 @@
 /* Those of one sample among ALL, in their memory. */
 NfCorrections nf_corrections_of_sample (const NfCorrections *all, guint sample);
 
+/* Of one sample each, which may have another number. */
 gboolean nf_corrections_equal (const NfCorrections *a, const NfCorrections *b);
 
 /* Kernels count words of a list in 32 bits. */

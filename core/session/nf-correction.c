@@ -68,7 +68,11 @@ nf_corrections_of_sample (const NfCorrections *all, guint sample)
 gboolean
 nf_corrections_equal (const NfCorrections *a, const NfCorrections *b)
 {
-  return a->n == b->n && (a->n == 0 || memcmp (a->items, b->items, a->n * sizeof *a->items) == 0);
+  gboolean equal = a->n == b->n;
+  for (gsize i = 0; i < a->n && equal; i++)
+    equal = a->items[i].block == b->items[i].block && a->items[i].place == b->items[i].place
+            && a->items[i].value == b->items[i].value;
+  return equal;
 }
 
 /* Those that encoding lists */

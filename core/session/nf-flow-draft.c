@@ -86,6 +86,7 @@ struct _NfFlowDraft
   NfBuffer *before;                     /* (B, window, D) */
   NfBuffer *changes;                    /* (2, B, window) */
   NfBuffer *weights;                    /* the hints: of each block slopes (D, D), guess (2 D + 1, D) */
+  NfMissedList missed;                  /* what decoding would not find of the draft */
   NfRecall *found;                      /* T: the last drafts of these tiles, in the block's order */
   guint tiles[MAX_SAMPLES];             /* NO_TILE: of none */
   NfHints *hints;                       /* NULL: none */
@@ -170,6 +171,7 @@ nf_flow_draft_free (NfFlowDraft *draft, guint T)
   g_clear_pointer (&draft->changes, nf_buffer_free);
   g_clear_pointer (&draft->weights, nf_buffer_free);
   g_clear_pointer (&draft->hints, nf_hints_free);
+  nf_missed_list_clear (&draft->missed);
   g_free (draft->found);
   g_free (draft);
 }
@@ -548,6 +550,22 @@ draft_block (Drafting *drafting, guint t, NfBuffer *z, NfBuffer *x, NfView place
   return TRUE;
 }
 
+/* Whether what decoding would not find of the picture that was encoded is what was said of the latents. */
+static gboolean
+certify_corrections (Drafting *self, NfMissedList *list, gboolean *certain)
+{
+  NfFlow *flow = self->flow;
+  if (!nf_missed_list_read (list, flow->ops, certain, self->error))
+    return FALSE;
+  const NfCorrections got = nf_missed_list_get (list);
+  for (guint b = 0; b < self->B && *certain; b++)
+    {
+      const NfCorrections of_sample = nf_corrections_of_sample (&got, b);
+      *certain = nf_corrections_equal (&of_sample, &flow->corrections[b]);
+    }
+  return TRUE;
+}
+
 /* Whether the picture in the output has the latents in draft->latents. They go to the input again, and the
  * picture stays in the output. */
 static gboolean
@@ -555,10 +573,16 @@ certify (Drafting *self, gboolean *certain)
 {
   NfFlow *flow = self->flow;
   const gsize n = (gsize)self->B * flow->shape.N * flow->shape.D;
+  const gboolean corrected = flow->corrected.N > 0;
+  NfMissedList *list = &flow->draft->missed;
   g_autofree float *wanted = g_new (float, n), *got = g_new (float, n);
 
   nf_ops_copy (flow->ops, nf_view (flow->output, 0), nf_view (flow->input, 0), n);
+  if (corrected)
+    nf_missed_list_begin (list, flow->ops, 0);
+  nf_flow_list_missed (flow, corrected ? list : NULL, 0);
   nf_flow_forward (flow, self->B, NULL);
+  nf_flow_list_missed (flow, NULL, 0);
   nf_flow_standardise (flow, self->B);
   nf_ops_read_later (flow->ops, nf_view (flow->draft->latents, 0), wanted, n * sizeof *wanted);
   if (!nf_ops_read (flow->ops, nf_view (flow->output, 0), got, n * sizeof *got, self->error))
@@ -570,7 +594,7 @@ certify (Drafting *self, gboolean *certain)
   *certain = TRUE;
   for (gsize i = 0; i < n && *certain; i++)
     *certain = wanted[i] == got[i];
-  return TRUE;
+  return !*certain || !corrected || certify_corrections (self, list, certain);
 }
 
 /* The output of the input, if *CERTAIN. The input stays. */

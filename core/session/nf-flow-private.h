@@ -42,7 +42,9 @@ struct _NfFlow
   NfBuffer *misses;                           /* (B, N, 2) */
   const NfMissedList *missed;                 /* nf_flow_list_missed(); not owned */
   guint first_sample;
-  NfCorrectedBlocks corrected;     /* nf_flow_correct() */
+  const NfCorrections *corrections; /* nf_flow_correct(), of n_corrections samples; not owned */
+  guint n_corrections;
+  NfCorrectedBlocks corrected;     /* the same on the device */
   NfBuffer *labels;                /* (2B) ints */
   NfBuffer *text, *actions;        /* (2B, ...) */
   NfBuffer *local_text;            /* (2B frames, ...), if blocks of one frame see text */

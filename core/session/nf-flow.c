@@ -356,6 +356,8 @@ nf_flow_list_missed (NfFlow *flow, const NfMissedList *list, guint first)
 void
 nf_flow_correct (NfFlow *flow, const NfCorrections *samples, guint B)
 {
+  flow->corrections = samples;
+  flow->n_corrections = B;
   nf_corrected_set (&flow->corrected, flow->ops, samples, B, flow->T, flow->shape.frame, flow->shape.D);
 }
 

@@ -73,8 +73,8 @@ NfBuffer *nf_flow_get_misses (NfFlow *flow);
  * sample being number FIRST. Kept by reference. */
 void nf_flow_list_missed (NfFlow *flow, const NfMissedList *list, guint first);
 
-/* Decoding puts these in the place of what it finds: SAMPLES of B pictures, or frames of B streams; NULL:
- * none, any more. */
+/* Decoding puts these in the place of what it finds: SAMPLES of B pictures, or frames of B streams, kept by
+ * reference; NULL: none, any more. A picture that was drafted must have them, too. */
 void nf_flow_correct (NfFlow *flow, const NfCorrections *samples, guint B);
 
 /* What B samples, first of many, are conditioned by; host memory, kept by value. NULL members are "none":

@@ -330,19 +330,21 @@ fill_places (Frames *self, const Work *work, guint count)
     }
 }
 
-/* What is known of COUNT tiles becomes the flow's. FALSE if it is nothing. */
+/* The flow's input, latents of COUNT tiles, to its output. */
 static gboolean
-correct_tiles (Frames *self, const Work *work, guint count)
+invert_tiles (Frames *self, const Work *work, guint count, const NfDecodeOptions *options,
+              NfDecodeProgress *progress, GError **error)
 {
-  g_autofree NfCorrections *tiles = g_new (NfCorrections, count);
-  gsize n = 0;
+  NfSession *session = self->session;
+  if (!self->drafts || count > nf_flow_drafts (session->flow))
+    return nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode, progress,
+                            &session->report, error);
+  g_autofree guint *tiles = g_new (guint, count);
   for (guint i = 0; i < count; i++)
-    {
-      tiles[i] = nf_corrections_of_sample (&self->coded[work[i].frame].corrections, work[i].tile);
-      n += tiles[i].n;
-    }
-  nf_flow_correct (self->session->flow, tiles, count);
-  return n > 0;
+    tiles[i] = work[i].tile;
+  fill_places (self, work, count);
+  return nf_flow_inverse_picture (session->flow, count, tiles, options, nf_session_tell_decode, progress,
+                                  &session->report, error);
 }
 
 /* Latents of COUNT tiles through the flow into the staged samples. */
@@ -368,25 +370,14 @@ decode_tiles (Frames *self, const Work *work, guint count, const gint *labels, c
       nf_ops_grid (ops, nf_view (nf_flow_get_input (session->flow), i * n), session->grid, work[i].tile, run,
                    self->grid->tiles_x, tokens, FALSE);
     }
-  if (self->drafts && count <= nf_flow_drafts (session->flow) && !correct_tiles (self, work, count))
-    {
-      g_autofree guint *tiles = g_new (guint, count);
-      for (guint i = 0; i < count; i++)
-        tiles[i] = work[i].tile;
-      fill_places (self, work, count);
-      if (!nf_flow_inverse_picture (session->flow, count, tiles, options, nf_session_tell_decode, progress,
-                                    &session->report, error))
-        return FALSE;
-    }
-  else
-    {
-      correct_tiles (self, work, count);
-      const gboolean done = nf_flow_inverse (session->flow, count, options, 0, nf_session_tell_decode,
-                                             progress, &session->report, error);
-      nf_flow_correct (session->flow, NULL, 0);
-      if (!done || !nf_session_finish_drawn (session, options, labels, 0, count, error))
-        return FALSE;
-    }
+  g_autofree NfCorrections *corrections = g_new (NfCorrections, count);
+  for (guint i = 0; i < count; i++)
+    corrections[i] = nf_corrections_of_sample (&self->coded[work[i].frame].corrections, work[i].tile);
+  nf_flow_correct (session->flow, corrections, count);
+  const gboolean found = invert_tiles (self, work, count, options, progress, error);
+  nf_flow_correct (session->flow, NULL, 0);
+  if (!found || !nf_session_finish_drawn (session, options, labels, 0, count, error))
+    return FALSE;
   for (guint i = 0, run; i < count; i += run)
     {
       run = count_run (work + i, count - i);
