@@ -39,7 +39,9 @@ typedef struct
 {
   guint n;
   GPtrArray *pictures;
-  float **latents; /* n, in one piece of memory */
+  float **latents;            /* n, in one piece of memory */
+  GPtrArray *items;           /* n GArrays of NfCorrection, */
+  NfCorrections *corrections; /* which these are of */
   NfFrame *frames;
 } Group;
 
@@ -50,6 +52,8 @@ group_clear (Group *group)
   if (group->latents)
     g_free (group->latents[0]);
   g_clear_pointer (&group->latents, g_free);
+  g_clear_pointer (&group->items, g_ptr_array_unref);
+  g_clear_pointer (&group->corrections, g_free);
   g_clear_pointer (&group->frames, g_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Group, group_clear)
@@ -64,11 +68,14 @@ group_init (Group *group, const NfLatentsInfo *info, guint n)
   group->latents = g_new (float *, n);
   group->frames = g_new (NfFrame, n);
   group->latents[0] = g_new (float, n *size);
+  group->items = g_ptr_array_new_with_free_func ((GDestroyNotify)g_array_unref);
+  group->corrections = g_new0 (NfCorrections, n);
   for (guint i = 0; i < n; i++)
     {
       NfPicture *picture = nf_picture_new (info->layout, info->width, info->height);
       g_ptr_array_add (group->pictures, picture);
       group->frames[i] = picture->frame;
+      g_ptr_array_add (group->items, g_array_new (FALSE, FALSE, sizeof (NfCorrection)));
       group->latents[i] = group->latents[0] + i * size;
     }
 }
@@ -87,6 +94,7 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
     return FALSE;
   group_init (&group, info, (guint)MIN (n, decode->total));
   options.snap = TRUE;
+  options.corrections = group.corrections;
   nf_session_set_progress (session, tell, decode);
   for (decode->start = g_get_monotonic_time (); decode->n_frames < decode->total;
        decode->n_frames += decode->at_once)
@@ -96,8 +104,12 @@ decode_frames (Decode *decode, NfSession *session, NfLatentsReader *reader, NfOu
       if (!nf_command_go_on (decode->command, error))
         return FALSE;
       for (guint i = 0; i < decode->at_once; i++)
-        if (!nf_latents_reader_get (reader, first + i, group.latents[i], error))
-          return FALSE;
+        {
+          if (!nf_latents_reader_get (reader, first + i, group.latents[i], error))
+            return FALSE;
+          group.corrections[i]
+              = nf_latents_reader_get_corrections (reader, first + i, g_ptr_array_index (group.items, i));
+        }
       if (!nf_session_decode_frames (session, (const float *const *)group.latents, decode->at_once, -1,
                                      &options, group.frames, error))
         {
@@ -120,6 +132,7 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
   const guint64 end = decode->first + decode->total;
   g_autofree float *latents = g_new (float, nf_stream_count_latents (stream)),
                    *action = g_new (float, MAX (info->action_dim, 1));
+  g_autoptr (GArray) items = g_array_new (FALSE, FALSE, sizeof (NfCorrection));
   g_autoptr (NfPicture) picture = nf_picture_new (info->layout, info->width, info->height);
   NfDecodeOptions options = decode->command->decoding;
 
@@ -137,6 +150,8 @@ decode_stream (Decode *decode, NfStream *stream, NfLatentsReader *reader, NfOutp
       if (!nf_latents_reader_get (reader, i, latents, error)
           || !nf_latents_reader_get_action (reader, i, action, error))
         return FALSE;
+      const NfCorrections corrections = nf_latents_reader_get_corrections (reader, i, items);
+      options.corrections = &corrections;
       if (!nf_stream_decode (stream, latents, info->action_dim ? action : NULL, FALSE, &options,
                              &picture->frame, error))
         {

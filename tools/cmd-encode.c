@@ -85,8 +85,8 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
                    info->height);
       return FALSE;
     }
-  if (!nf_latents_writer_put (encode->writer, frame->latents, frame->action, frame->score.bits_per_dim,
-                              error))
+  if (!nf_latents_writer_put (encode->writer, frame->latents, frame->action, &frame->corrections,
+                              frame->score.bits_per_dim, error))
     {
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;

@@ -133,6 +133,7 @@ check_frame (Eval *eval, const NfScanFrame *frame, guint64 *wrong, GError **erro
   gint64 start = g_get_monotonic_time ();
 
   memset (decoded->data, 0, decoded->size);
+  eval->decoding.corrections = &frame->corrections;
   if (eval->decoder ? !nf_stream_decode (eval->decoder, frame->latents, frame->action, FALSE, &eval->decoding,
                                          &decoded->frame, error)
                     : !nf_session_decode_frame (eval->session, frame->latents, -1, &eval->decoding,

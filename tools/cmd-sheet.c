@@ -129,10 +129,11 @@ add_row (const NfScanFrame *frame, gpointer data, GError **error)
 
   g_autoptr (NfPicture) decoded = nf_picture_new_like (clean);
   memset (decoded->data, 0, decoded->size);
+  const NfDecodeOptions options = { .snap = TRUE, .corrections = &frame->corrections };
   if (sheet->decoder
-          ? !nf_stream_decode (sheet->decoder, frame->latents, frame->action, FALSE, NULL, &decoded->frame,
-                               error)
-          : !nf_session_decode_frame (sheet->session, frame->latents, -1, NULL, &decoded->frame, error))
+          ? !nf_stream_decode (sheet->decoder, frame->latents, frame->action, FALSE, &options,
+                               &decoded->frame, error)
+          : !nf_session_decode_frame (sheet->session, frame->latents, -1, &options, &decoded->frame, error))
     return FALSE;
   if (frame->between)
     return TRUE;

@@ -12,6 +12,7 @@
 #include <glib/gstdio.h>
 
 #define DIGEST_LENGTH 64
+#define CORRECTION_WORDS 5
 
 static void
 info_clear (NfLatentsInfo *info)
@@ -45,10 +46,13 @@ struct _NfLatentsWriter
   char *temporary;
   FILE *file;
   NfLatentsInfo info;
-  GArray *bits;    /* of float */
-  GArray *actions; /* of float, action_dim a frame */
-  guint8 *frame;   /* as in the file */
-  gsize header;    /* bytes that the header takes, its length included */
+  GArray *bits;      /* of float */
+  GArray *actions;   /* of float, action_dim a frame */
+  FILE *corrections; /* as they will be in the file, until it is closed; it has no name. NULL before the first
+                      */
+  guint64 n_corrections;
+  guint8 *frame; /* as in the file */
+  gsize header;  /* bytes that the header takes, its length included */
 };
 
 void
@@ -60,6 +64,8 @@ nf_latents_writer_free (NfLatentsWriter *self)
     g_unlink (self->temporary);
   g_array_unref (self->bits);
   g_array_unref (self->actions);
+  if (self->corrections)
+    fclose (self->corrections);
   info_clear (&self->info);
   g_free (self->frame);
   g_free (self->temporary);
@@ -89,13 +95,15 @@ add_tensor (JsonBuilder *builder, const char *name, const char *dtype, const gui
 }
 
 static char *
-make_header (const NfLatentsInfo *info, guint64 n_frames)
+make_header (const NfLatentsInfo *info, guint64 n_frames, guint64 n_corrections)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   const guint64 dims[] = { n_frames, info->grid_height, info->grid_width, info->features };
   const guint64 action_dims[] = { n_frames, info->action_dim };
+  const guint64 correction_dims[] = { n_corrections, CORRECTION_WORDS };
   const guint64 latents = n_frames * frame_values (info) * (info->half ? 2 : 4),
-                bits = latents + n_frames * 4, actions = bits + n_frames * info->action_dim * 4;
+                bits = latents + n_frames * 4, actions = bits + n_frames * info->action_dim * 4,
+                corrections = actions + n_corrections * CORRECTION_WORDS * 4;
   g_autofree char *width = g_strdup_printf ("%u", info->width);
   g_autofree char *height = g_strdup_printf ("%u", info->height);
   g_autofree char *rate = g_strdup_printf ("%d/%d", info->rate_n, info->rate_d);
@@ -129,6 +137,8 @@ make_header (const NfLatentsInfo *info, guint64 n_frames)
   add_tensor (builder, "bits_per_dim", "F32", dims, 1, latents, bits);
   if (info->action_dim)
     add_tensor (builder, "actions", "F32", action_dims, 2, bits, actions);
+  if (n_corrections)
+    add_tensor (builder, "corrections", "I32", correction_dims, 2, actions, corrections);
   json_builder_end_object (builder);
   return nf_json_text (builder, FALSE);
 }
@@ -144,7 +154,7 @@ fail (NfLatentsWriter *self, GError **error)
 static gboolean
 write_header (NfLatentsWriter *self, guint64 n_frames, GError **error)
 {
-  g_autofree char *json = make_header (&self->info, n_frames);
+  g_autofree char *json = make_header (&self->info, n_frames, self->n_corrections);
   g_autofree char *padded = g_malloc (self->header);
   const guint64 length = GUINT64_TO_LE (self->header - 8);
 
@@ -185,7 +195,7 @@ nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *i
   self->frame = g_malloc (nf_grid_latents (&grid) * sizeof (float));
 
   /* Room for as many frames as a file offset can count; rounded so that data are aligned. */
-  longest = make_header (&self->info, G_MAXINT64 / bytes_of_frame (&self->info));
+  longest = make_header (&self->info, G_MAXINT64 / bytes_of_frame (&self->info), G_MAXUINT32);
   self->header = (8 + strlen (longest) + 63) / 64 * 64;
   self->temporary = nf_temporary_name (path, error);
   if (!self->temporary)
@@ -214,9 +224,52 @@ to_little_endian (guint8 *data, gsize n, gsize size)
       }
 }
 
+/* Of the next frame. They wait in a file of their own, since they come behind the latents of all frames. */
+static gboolean
+put_corrections (NfLatentsWriter *self, const NfCorrections *corrections, GError **error)
+{
+  if (!self->corrections)
+    {
+      g_autofree char *path = nf_temporary_name (self->path, error);
+      if (!path)
+        return FALSE;
+      self->corrections = g_fopen (path, "w+be");
+      if (!self->corrections)
+        return fail (self, error);
+      g_unlink (path);
+    }
+  for (gsize i = 0; i < corrections->n; i++)
+    {
+      const NfCorrection *item = &corrections->items[i];
+      guint32 words[CORRECTION_WORDS] = { self->bits->len, item->sample, item->block, item->place };
+      memcpy (&words[4], &item->value, sizeof item->value);
+      to_little_endian ((guint8 *)words, CORRECTION_WORDS, 4);
+      if (fwrite (words, sizeof words, 1, self->corrections) != 1)
+        return fail (self, error);
+    }
+  self->n_corrections += corrections->n;
+  return TRUE;
+}
+
+/* Those of all frames to the end of the file. */
+static gboolean
+append_corrections (NfLatentsWriter *self, GError **error)
+{
+  guint8 part[1 << 14];
+  gsize n;
+  if (!self->corrections)
+    return TRUE;
+  if (fseeko (self->corrections, 0, SEEK_SET) != 0)
+    return fail (self, error);
+  while ((n = fread (part, 1, sizeof part, self->corrections)) > 0)
+    if (fwrite (part, 1, n, self->file) != n)
+      return fail (self, error);
+  return !ferror (self->corrections) || fail (self, error);
+}
+
 gboolean
-nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float *action, double bits_per_dim,
-                       GError **error)
+nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float *action,
+                       const NfCorrections *corrections, double bits_per_dim, GError **error)
 {
   const gsize n = frame_values (&self->info), size = self->info.half ? 2 : 4;
   const float bits = (float)bits_per_dim;
@@ -238,6 +291,8 @@ nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float 
   to_little_endian (self->frame, n, size);
   if (fwrite (self->frame, size, n, self->file) != n)
     return fail (self, error);
+  if (corrections && corrections->n > 0 && !self->info.half && !put_corrections (self, corrections, error))
+    return FALSE;
   g_array_append_val (self->bits, bits);
   if (action)
     g_array_append_vals (self->actions, action, self->info.action_dim);
@@ -249,7 +304,8 @@ nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float 
 guint64
 nf_latents_writer_get_bytes (NfLatentsWriter *self)
 {
-  return self->header + self->bits->len * bytes_of_frame (&self->info);
+  return self->header + self->bits->len * bytes_of_frame (&self->info)
+         + self->n_corrections * CORRECTION_WORDS * 4;
 }
 
 gboolean
@@ -270,7 +326,7 @@ nf_latents_writer_close (NfLatentsWriter *self, GError **error)
       || (self->actions->len
           && fwrite (self->actions->data, 4, self->actions->len, file) != self->actions->len))
     return fail (self, error);
-  if (!write_header (self, n_frames, error))
+  if (!append_corrections (self, error) || !write_header (self, n_frames, error))
     return FALSE;
   self->file = NULL;
   closed = fclose (file) == 0;
@@ -289,7 +345,8 @@ struct _NfLatentsReader
   NfTensorFile *file;
   const NfTensor *latents;
   const NfTensor *bits;
-  const NfTensor *actions; /* NULL without any */
+  const NfTensor *actions;     /* NULL without any */
+  const NfTensor *corrections; /* likewise */
   NfLatentsInfo info;
 };
 
@@ -364,6 +421,38 @@ read_strings (NfLatentsReader *self, GError **error)
   return TRUE;
 }
 
+/* Word WORD of correction I, which need not be aligned. */
+static gint32
+correction_word (const NfLatentsReader *self, guint64 i, guint word)
+{
+  gint32 value;
+  memcpy (&value, self->corrections->data + (i * CORRECTION_WORDS + word) * sizeof value, sizeof value);
+  return GINT32_FROM_LE (value);
+}
+
+/* Which frames they are of; the rest is checked when they are decoded. */
+static gboolean
+check_corrections (NfLatentsReader *self, GError **error)
+{
+  const NfTensor *tensor = self->corrections;
+  const guint64 n_frames = self->latents->dims[0];
+  gboolean sound
+      = tensor->n_dims == 2 && tensor->dims[1] == CORRECTION_WORDS && tensor->dtype == NF_DTYPE_I32;
+  for (guint64 i = 0; sound && i < tensor->dims[0]; i++)
+    {
+      const gint32 frame = correction_word (self, i, 0);
+      sound
+          = frame >= 0 && (guint64)frame < n_frames && (i == 0 || correction_word (self, i - 1, 0) <= frame);
+    }
+  if (!sound)
+    g_set_error (
+        error, NF_ERROR, NF_ERROR_FORMAT,
+        "%s: the tensor corrections must be of (corrections, %d), I32, frame after frame; normflow encode "
+        "writes it anew",
+        nf_tensor_file_get_path (self->file), CORRECTION_WORDS);
+  return sound;
+}
+
 NfLatentsReader *
 nf_latents_reader_open (NfTensorFile *file, GError **error)
 {
@@ -406,6 +495,9 @@ nf_latents_reader_open (NfTensorFile *file, GError **error)
                    path, self->latents->dims[0]);
       return NULL;
     }
+  self->corrections = nf_tensor_file_lookup (file, "corrections");
+  if (self->corrections && !check_corrections (self, error))
+    return NULL;
   for (guint i = 1; i < 4; i++)
     if (self->latents->dims[i] > G_MAXINT32)
       {
@@ -494,6 +586,32 @@ nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *actio
 {
   const guint64 n = self->info.action_dim;
   return !self->actions || nf_tensor_file_read (self->file, self->actions, index * n, n, action, error);
+}
+
+NfCorrections
+nf_latents_reader_get_corrections (NfLatentsReader *self, guint64 index, GArray *items)
+{
+  const guint64 n = self->corrections ? self->corrections->dims[0] : 0;
+  guint64 first = 0;
+
+  g_array_set_size (items, 0);
+  for (guint64 end = n; first < end;)
+    {
+      const guint64 middle = first + (end - first) / 2;
+      if ((guint64)correction_word (self, middle, 0) < index)
+        first = middle + 1;
+      else
+        end = middle;
+    }
+  for (guint64 i = first; i < n && (guint64)correction_word (self, i, 0) == index; i++)
+    {
+      const gint32 bits = correction_word (self, i, 4);
+      NfCorrection item = { (guint32)correction_word (self, i, 1), (guint32)correction_word (self, i, 2),
+                            (guint32)correction_word (self, i, 3), 0 };
+      memcpy (&item.value, &bits, sizeof bits);
+      g_array_append_val (items, item);
+    }
+  return (NfCorrections){ (const NfCorrection *)(gpointer)items->data, items->len };
 }
 
 float

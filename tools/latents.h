@@ -20,6 +20,11 @@ G_BEGIN_DECLS
  *
  *   actions       F32 (frames, action_dim), what led to each frame
  *
+ * and where decoding would not find some values without being told (nf-correction.h), but not with F16,
+ *
+ *   corrections   I32 (corrections, 5): number of the frame, sample, block, place, and the bits of the value
+ * as a float; in this order
+ *
  * The header ends in spaces, because the number of frames is only known, and filled in, at the end.
  */
 #define NF_LATENTS_FORMAT "normflow-latents"
@@ -74,9 +79,10 @@ typedef struct _NfLatentsWriter NfLatentsWriter;
 NfLatentsWriter *nf_latents_writer_open (const char *path, NfModel *model, const NfLatentsInfo *info,
                                          GError **error);
 
-/* One frame, and what led to it (nullable). NF_ERROR_DATA if a value is too large for F16. */
+/* One frame, what led to it (nullable), and its corrections (nullable). NF_ERROR_DATA if a value is too large
+ * for F16. */
 gboolean nf_latents_writer_put (NfLatentsWriter *self, const float *latents, const float *action,
-                                double bits_per_dim, GError **error);
+                                const NfCorrections *corrections, double bits_per_dim, GError **error);
 
 guint64 nf_latents_writer_get_bytes (NfLatentsWriter *self);
 
@@ -107,6 +113,9 @@ gboolean nf_latents_reader_get (NfLatentsReader *self, guint64 index, float *lat
 
 /* What led to frame INDEX, action_dim numbers. */
 gboolean nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *action, GError **error);
+
+/* What is known of frame INDEX besides its latents, replaces what is in ITEMS (NfCorrection). */
+NfCorrections nf_latents_reader_get_corrections (NfLatentsReader *self, guint64 index, GArray *items);
 
 float nf_latents_reader_get_bits_per_dim (NfLatentsReader *self, guint64 index);
 

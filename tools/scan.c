@@ -186,6 +186,10 @@ score_frame (Work *work, guint64 done, NfScanFrame *frame, GError **error)
   frame->seconds = (double)(g_get_monotonic_time () - start) / G_USEC_PER_SEC;
   frame->latents = latents;
   frame->map = map;
+  if (scan->stream)
+    nf_stream_get_corrections (scan->stream, &frame->corrections);
+  else
+    nf_session_get_corrections (work->session, &frame->corrections);
   return TRUE;
 }
 

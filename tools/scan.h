@@ -36,8 +36,8 @@ typedef struct
   gboolean actions;
 } NfScan;
 
-/* One frame; latents, score and map are those of nf_session_encode_frame() or nf_stream_encode(), valid
- * during the call. */
+/* One frame; latents, score and map are those of nf_session_encode_frame() or nf_stream_encode(), and
+ * corrections belong to them; valid during the call, corrections until anything else is encoded. */
 typedef struct
 {
   NfMediaReader *reader; /* of the file */
@@ -46,6 +46,7 @@ typedef struct
   const float *latents;
   NfScore score;
   const float *map;
+  NfCorrections corrections;
   const float *action; /* what led to the frame, NULL if that is not known */
   gboolean between;    /* none of those asked for: a stream predicts others from it */
   double seconds;      /* that encoding took */
