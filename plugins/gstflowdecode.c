@@ -480,15 +480,17 @@ negotiate_again (GstFlowDecode *self)
   return GST_PAD_IS_FLUSHING (pad) ? GST_FLOW_FLUSHING : GST_FLOW_NOT_NEGOTIATED;
 }
 
-/* The latents in the SIZE bytes at DATA, of frame I among COUNT, as aligned floats. */
+/* The latents in the SIZE bytes at DATA, of frame I among COUNT, as aligned floats. CORRECTIONS
+ * (NfCorrection) get what follows them. */
 static const float *
-read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guint count, GError **error)
+read_latents (GstFlowDecode *self, const guint8 *data, gsize size, guint i, guint count, GArray *corrections,
+              GError **error)
 {
   const gsize n = nf_grid_latents (&self->info.grid);
   const gboolean aligned = GPOINTER_TO_SIZE (data) % sizeof (float) == 0;
   const float *latents = (const float *)(gconstpointer)data;
 
-  if (size != gst_flow_latent_info_size (&self->info))
+  if (!gst_flow_latent_read_corrections (&self->info, data, size, corrections))
     {
       g_set_error (error, NF_ERROR, NF_ERROR_DATA,
                    "a buffer has %" G_GSIZE_FORMAT
@@ -552,7 +554,7 @@ find_context (GstFlowDecode *self, NfStream *stream, GstVideoCodecFrame *frame, 
   *there = TRUE;
   if (!gst_buffer_map (frame->input_buffer, &in, GST_MAP_READ))
     return GST_FLOW_OK; /* decoding will say so */
-  if (in.size == gst_flow_latent_info_size (&self->info))
+  if (gst_flow_latent_read_corrections (&self->info, in.data, in.size, NULL))
     {
       gst_flow_latent_read_tail (&self->info, in.data, self->action, &tail);
       mark = gst_flow_latent_mark (&self->info, in.data);
@@ -692,6 +694,7 @@ typedef struct
   GstMapInfo in;
   GstVideoFrame video;
   gboolean read, written; /* which are */
+  GArray *corrections;    /* NfCorrection */
 } Mapped;
 
 /* The latents of FRAME, and the picture of INTO. */
@@ -700,6 +703,7 @@ map_frame (GstFlowDecode *self, GstVideoCodecFrame *frame, GstVideoCodecFrame *i
            NfFrame *view, GError **error)
 {
   mapped->frame = frame;
+  mapped->corrections = g_array_new (FALSE, FALSE, sizeof (NfCorrection));
   mapped->read = gst_buffer_map (frame->input_buffer, &mapped->in, GST_MAP_READ);
   if (!mapped->read)
     {
@@ -725,6 +729,7 @@ unmap_frame (Mapped *mapped)
     gst_buffer_unmap (mapped->frame->input_buffer, &mapped->in);
   if (mapped->written)
     gst_video_frame_unmap (&mapped->video);
+  g_clear_pointer (&mapped->corrections, g_array_unref);
 }
 
 /* The output buffers of FRAMES are there. */
@@ -737,6 +742,7 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   g_autofree Mapped *mapped = g_new0 (Mapped, n);
   g_autofree NfFrame *views = g_new (NfFrame, n);
   g_autofree const float **latents = g_new0 (const float *, n);
+  g_autofree NfCorrections *corrections = g_new0 (NfCorrections, n);
   GstVideoCodecFrame *first = frames->pdata[0];
   const guint ahead = get_look_ahead (self);
   const gboolean later = ahead > 0 && self->held->len >= ahead;
@@ -746,10 +752,18 @@ decode_frames (GstFlowDecode *self, NfSession *session, const GPtrArray *frames,
   options.drawn = self->info.drawn;
   if (how->keep_up)
     limit_budget (self, first, &options);
+  options.corrections = corrections;
   for (guint i = 0; i < n && done; i++)
-    done = map_frame (self, frames->pdata[i], later ? self->held->pdata[0] : frames->pdata[i], &mapped[i],
-                      &views[i], error)
-           && (latents[i] = read_latents (self, mapped[i].in.data, mapped[i].in.size, i, n, error)) != NULL;
+    {
+      Mapped *frame = &mapped[i];
+      done = map_frame (self, frames->pdata[i], later ? self->held->pdata[0] : frames->pdata[i], frame,
+                        &views[i], error)
+             && (latents[i]
+                 = read_latents (self, frame->in.data, frame->in.size, i, n, frame->corrections, error));
+      if (done)
+        corrections[i] = (NfCorrections){ (const NfCorrection *)(gpointer)frame->corrections->data,
+                                          frame->corrections->len };
+    }
   if (done)
     {
       self->begun = g_get_monotonic_time ();

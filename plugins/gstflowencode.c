@@ -43,6 +43,7 @@ enum
   PROP_POST_MESSAGES = GST_FLOW_ENGINE_PROP_LAST,
   PROP_MESSAGE_INTERVAL,
   PROP_SCORE_MAP,
+  PROP_CORRECTIONS,
   PROP_THRESHOLD,
   PROP_THRESHOLD_HYSTERESIS,
   PROP_SMOOTHING_WINDOW,
@@ -59,7 +60,7 @@ struct _GstFlowEncode
 
   /* under the object lock */
   GstFlowScoreSettings settings;
-  gboolean score_map;
+  gboolean score_map, corrections;
   guint key_int_max;
   gint context;
   char *actions_location;
@@ -409,6 +410,25 @@ encode_frame (GstFlowEncode *self, NfSession *session, GstVideoCodecFrame *frame
   return done ? GST_FLOW_OK : gst_flow_post_error (self, error);
 }
 
+/* What decoding would not find of the frame that was encoded last follows its latents, if it may. FALSE if it
+ * does not. */
+static gboolean
+append_corrections (GstFlowEncode *self, NfSession *session, GstBuffer *buffer)
+{
+  NfCorrections corrections;
+  GST_OBJECT_LOCK (self);
+  const gboolean wanted = self->corrections;
+  GST_OBJECT_UNLOCK (self);
+  if (!wanted || !gst_flow_latent_info_has_corrections (&self->info))
+    return FALSE;
+  if (session)
+    nf_session_get_corrections (session, &corrections);
+  else
+    nf_stream_get_corrections (gst_flow_engine_get_stream (&self->engine), &corrections);
+  gst_flow_latent_append_corrections (buffer, &corrections);
+  return TRUE;
+}
+
 static void
 check_margin (GstFlowEncode *self, const NfScore *score)
 {
@@ -548,7 +568,8 @@ gst_flow_encode_handle_frame (GstVideoEncoder *encoder, GstVideoCodecFrame *fram
     gst_flow_scorer_finish (self->scorer, GST_ELEMENT (self));
   gst_flow_scorer_add (self->scorer, GST_ELEMENT (self), &settings, &encoder->input_segment, frame->pts,
                        frame->duration, self->frame_index, &score);
-  check_margin (self, &score);
+  if (!append_corrections (self, session, frame->output_buffer))
+    check_margin (self, &score);
   take_action (self, frame);
   self->frame_index++;
   if (key)
@@ -677,6 +698,9 @@ gst_flow_encode_set_property (GObject *object, guint id, const GValue *value, GP
     case PROP_SCORE_MAP:
       self->score_map = g_value_get_boolean (value);
       break;
+    case PROP_CORRECTIONS:
+      self->corrections = g_value_get_boolean (value);
+      break;
     case PROP_THRESHOLD:
       self->settings.threshold = g_value_get_double (value);
       break;
@@ -720,6 +744,9 @@ gst_flow_encode_get_property (GObject *object, guint id, GValue *value, GParamSp
       break;
     case PROP_SCORE_MAP:
       g_value_set_boolean (value, self->score_map);
+      break;
+    case PROP_CORRECTIONS:
+      g_value_set_boolean (value, self->corrections);
       break;
     case PROP_THRESHOLD:
       g_value_set_double (value, self->settings.threshold);
@@ -798,6 +825,13 @@ gst_flow_encode_class_init (GstFlowEncodeClass *class)
                             "Add a map of bits per dimension, one float32 per patch, to GstFlowScoreMeta",
                             FALSE, flags));
   g_object_class_install_property (
+      object_class, PROP_CORRECTIONS,
+      g_param_spec_boolean (
+          "corrections", "Corrections",
+          "Append to float32 latents the values that decoding would not find, where there are any, "
+          "so that every byte comes back; without, buffers are of one size",
+          TRUE, flags));
+  g_object_class_install_property (
       object_class, PROP_THRESHOLD,
       g_param_spec_double (
           "threshold", "Threshold",
@@ -851,6 +885,7 @@ gst_flow_encode_init (GstFlowEncode *self)
   gst_flow_engine_watch_gaps (&self->engine, GST_VIDEO_ENCODER_SINK_PAD (self));
   self->scorer = gst_flow_scorer_new ();
   self->context = -1;
+  self->corrections = TRUE;
   self->settings
       = (GstFlowScoreSettings){ .post_messages = TRUE, .threshold = GST_FLOW_SCORE_OFF, .window = 1 };
 }

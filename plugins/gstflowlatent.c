@@ -220,6 +220,66 @@ gst_flow_latent_read_tail (const GstFlowLatentInfo *info, const guint8 *data, fl
   *tail = (GstFlowLatentTail){ GST_READ_UINT32_LE (data + size), word >> 1, word & 1 };
 }
 
+/* Corrections begin with four words, as each of them has: these two, how many follow, and 0. */
+#define CORRECTION_BYTES 16
+#define CORRECTIONS_MARK_1 0x636c666eu /* "nflc" */
+#define CORRECTIONS_MARK_2 0x3174636fu /* "oct1" */
+
+gboolean
+gst_flow_latent_info_has_corrections (const GstFlowLatentInfo *info)
+{
+  return !info->half && !info->tensors;
+}
+
+void
+gst_flow_latent_append_corrections (GstBuffer *buffer, const NfCorrections *corrections)
+{
+  if (corrections->n == 0)
+    return;
+  const gsize size = (corrections->n + 1) * CORRECTION_BYTES;
+  guint8 *data = g_malloc (size), *at = data;
+  GST_WRITE_UINT32_LE (at, CORRECTIONS_MARK_1);
+  GST_WRITE_UINT32_LE (at + 4, CORRECTIONS_MARK_2);
+  GST_WRITE_UINT32_LE (at + 8, (guint32)corrections->n);
+  GST_WRITE_UINT32_LE (at + 12, 0);
+  for (gsize i = 0; i < corrections->n; i++)
+    {
+      const NfCorrection *item = &corrections->items[i];
+      at += CORRECTION_BYTES;
+      GST_WRITE_UINT32_LE (at, item->sample);
+      GST_WRITE_UINT32_LE (at + 4, item->block);
+      GST_WRITE_UINT32_LE (at + 8, item->place);
+      GST_WRITE_FLOAT_LE (at + 12, item->value);
+    }
+  gst_buffer_append_memory (buffer, gst_memory_new_wrapped (0, data, size, 0, size, data, g_free));
+}
+
+gboolean
+gst_flow_latent_read_corrections (const GstFlowLatentInfo *info, const guint8 *data, gsize size,
+                                  GArray *items)
+{
+  const gsize latents = gst_flow_latent_info_size (info);
+  if (items)
+    g_array_set_size (items, 0);
+  if (size == latents)
+    return TRUE;
+  if (!gst_flow_latent_info_has_corrections (info) || size < latents + CORRECTION_BYTES)
+    return FALSE;
+  const guint8 *at = data + latents;
+  const gsize n = GST_READ_UINT32_LE (at + 8);
+  if (GST_READ_UINT32_LE (at) != CORRECTIONS_MARK_1 || GST_READ_UINT32_LE (at + 4) != CORRECTIONS_MARK_2
+      || size != latents + (n + 1) * CORRECTION_BYTES)
+    return FALSE;
+  for (gsize i = 0; items && i < n; i++)
+    {
+      at += CORRECTION_BYTES;
+      const NfCorrection item = { GST_READ_UINT32_LE (at), GST_READ_UINT32_LE (at + 4),
+                                  GST_READ_UINT32_LE (at + 8), GST_READ_FLOAT_LE (at + 12) };
+      g_array_append_val (items, item);
+    }
+  return TRUE;
+}
+
 guint32
 gst_flow_latent_mark (const GstFlowLatentInfo *info, const guint8 *data)
 {
@@ -627,7 +687,8 @@ read_making (const GstStructure *structure, GstFlowLatentInfo *info, GError **er
                       *shown = precision ? nf_shorten (precision) : describe_field (structure, "precision");
       return refuse (error, "the latents have precision %s, which is unknown; there are: %s", shown, known);
     }
-  copy_word (info->arithmetic, sizeof info->arithmetic, gst_structure_get_string (structure, "multiplied-by"));
+  copy_word (info->arithmetic, sizeof info->arithmetic,
+             gst_structure_get_string (structure, "multiplied-by"));
   copy_word (info->text, sizeof info->text, gst_structure_get_string (structure, "text-digest"));
   return TRUE;
 }

@@ -47,7 +47,7 @@ G_BEGIN_DECLS
  * What latent caps say. A buffer holds the latents of one frame, (grid_height, grid_width, D) row-major,
  * little-endian. With a model of videos the vector of the action that led to the frame (@actions float32)
  * follows, then GstFlowLatentTail: the number (guint32), and the mark with the bit of drawn ones under it
- * (guint32).
+ * (guint32). Last come corrections, if there are any.
  */
 typedef struct
 {
@@ -102,8 +102,20 @@ gboolean gst_flow_check_size (const NfConfig *config, guint width, guint height,
 /* FALSE, with %NF_ERROR_ARGUMENT, if FORMAT is none of the model's layout. */
 gboolean gst_flow_check_format (const NfConfig *config, GstVideoFormat format, GError **error);
 
-/* Bytes of a buffer. */
+/* Bytes of a buffer, without corrections. */
 gsize gst_flow_latent_info_size (const GstFlowLatentInfo *info);
+
+/* Whether corrections may follow: not behind halves, which are rounded anyway, nor in tensors, whose size is
+ * their dimensions'. */
+gboolean gst_flow_latent_info_has_corrections (const GstFlowLatentInfo *info);
+
+/* They follow in BUFFER, whole but for them. None leave it as it is. */
+void gst_flow_latent_append_corrections (GstBuffer *buffer, const NfCorrections *corrections);
+
+/* What follows in the SIZE bytes at DATA; ITEMS (NfCorrection), unless NULL, get it in place of what they
+ * are. FALSE if this is no buffer of INFO. */
+gboolean gst_flow_latent_read_corrections (const GstFlowLatentInfo *info, const guint8 *data, gsize size,
+                                           GArray *items);
 
 /* Fixed caps with every stream constant as a field. */
 GstCaps *gst_flow_latent_info_to_caps (const GstFlowLatentInfo *info, const NfConfig *config,

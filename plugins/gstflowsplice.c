@@ -442,12 +442,23 @@ follow (GstFlowSplice *self, GstClockTime pts)
     count_from (self, end);
 }
 
+static gboolean
+is_whole (const GstFlowLatentInfo *info, GstBuffer *buffer)
+{
+  GstMapInfo map;
+  if (!gst_buffer_map (buffer, &map, GST_MAP_READ))
+    return FALSE;
+  const gboolean whole = gst_flow_latent_read_corrections (info, map.data, map.size, NULL);
+  gst_buffer_unmap (buffer, &map);
+  return whole;
+}
+
 /* A real frame. */
 static GstFlowReturn
 pass (GstFlowSplice *self, GstBuffer *buffer)
 {
   const GstFlowLatentInfo *info = &self->prior.info;
-  if (gst_buffer_get_size (buffer) != gst_flow_latent_info_size (info))
+  if (!is_whole (info, buffer))
     {
       GST_ELEMENT_ERROR (self, STREAM, DECODE,
                          ("A buffer has %" G_GSIZE_FORMAT " bytes, its caps mean %" G_GSIZE_FORMAT,
