@@ -233,6 +233,14 @@ give (Rig *rig, const double *values, gsize n)
   return give_at (rig, 0, values, n);
 }
 
+static Memory *
+give_words (Rig *rig, const gint32 *words, gsize n)
+{
+  Memory *memory = room (rig, n);
+  put (rig, memory, 0, (const float *)(gconstpointer)words, n);
+  return memory;
+}
+
 static void
 check_untouched (const char *what, const float *values, gsize n)
 {
@@ -2663,6 +2671,92 @@ test_affine_ties (void **state)
   assert_true (missed > n / 10 && missed < n);
 }
 
+/* u (B, N, D), on a lattice that z has no bits for, through nf_affine() with a list of ROOM_FOR corrections,
+ * and back with those that are in it. Returns how many there were to be. */
+static guint
+correct_missed (Rig *rig, const double *u, const double *o, int B, int N, int D, gsize room_for)
+{
+  enum
+  {
+    FIRST = 5, /* sample */
+    BLOCK = 2
+  };
+  const gsize n = (gsize)B * N * D, tokens = (gsize)B * N;
+  const float coarse = 1 << 10, fine = 1 << 14;
+  const cl_float4 weights = { { 0 } };
+  g_autofree double *empty = g_new0 (double, 4 * (room_for + 1));
+  Memory *us = give (rig, u, n), *os = give (rig, o, 2 * n), *z = room (rig, n), *back = room (rig, n),
+         *dets = room (rig, tokens), *misses = room (rig, 2 * tokens),
+         *list = give (rig, empty, 4 * (room_for + 1));
+  RUN (rig, "nf_affine", SIZES (tokens, 1, 1), ONE_EACH, BUFFER (us), LONG (0), BUFFER (os), BUFFER (z),
+       LONG (0), BUFFER (dets), BUFFER (NONE), LONG (0), INT (0), INT (N), INT (D), INT (N), INT (0), INT (0),
+       INT (N), INT (0), INT (SCALE_EXP), FLOAT (0), FLOAT (INFINITY), FLOAT (coarse), FLOAT (fine), INT (0),
+       INT (0), INT (0), BUFFER (misses), INT (1), INT (-1), BUFFER (NONE), INT (0), BUFFER (list),
+       INT (room_for), INT (FIRST), INT (BLOCK));
+  g_autofree float *listed = take (rig, list), *counts = take (rig, misses);
+  const gint32 *const words = (const gint32 *)(gconstpointer)listed;
+  const guint found = (guint)words[0], kept = (guint)MIN (found, room_for);
+  float sum = 0;
+  for (gsize m = 0; m < tokens; m++)
+    sum += counts[2 * m];
+  assert_true (sum == (float)found);
+
+  /* as decoding wants them: where each token's begin, then the number and bits of each */
+  g_autofree gint32 *wanted = g_new (gint32, tokens + 1 + 2 * kept);
+  gint32 end = (gint32)tokens + 1;
+  for (gsize m = 0; m <= tokens; m++)
+    {
+      wanted[m] = end;
+      for (guint i = 0; i < kept; i++)
+        {
+          const gint32 *entry = words + 4 * (i + 1);
+          const gint32 token = (entry[0] - FIRST) * N + entry[2] / D;
+          assert_int_equal (entry[1], BLOCK);
+          assert_true (entry[0] >= FIRST && token < (gint32)tokens);
+          if (token != (gint32)m)
+            continue;
+          wanted[end++] = entry[2] % D;
+          wanted[end++] = entry[3];
+        }
+    }
+  Memory *corrections = give_words (rig, wanted, (gsize)end);
+  RUN (rig, "nf_affine_inverse", SIZES (tokens, 1, 1), ONE_EACH, BUFFER (z), LONG (0), BUFFER (back),
+       LONG (0), BUFFER (os), INT (B), INT (N), INT (D), INT (0), INT (N), INT (N), INT (0), INT (SCALE_EXP),
+       FLOAT (0), FLOAT (INFINITY), FLOAT (fine), INT (0), VALUE (weights), INT (0), INT (-1), BUFFER (NONE),
+       INT (0), BUFFER (NONE), INT (0), BUFFER (NONE), INT (0), BUFFER (corrections), LONG (0), INT (N),
+       INT (0));
+  g_autofree float *got = take (rig, back);
+  guint wrong = 0;
+  for (gsize i = 0; i < n; i++)
+    wrong += got[i] != (float)u[i];
+  assert_int_equal (wrong, found - kept);
+  return found;
+}
+
+/* What decoding will not find is listed, value by value, as far as there is room, and found with that. */
+static void
+test_affine_corrections (void **state)
+{
+  enum
+  {
+    B = 2,
+    N = 40
+  };
+  g_auto (Rig) rig;
+  rig_init (&rig, *state, HEAD_DIM);
+  for (guint i = 0; i < G_N_ELEMENTS (flow_features); i++)
+    {
+      const int D = flow_features[i];
+      const gsize n = (gsize)B * N * D;
+      g_autofree double *u = numbers (1, n, 1), *o = numbers (2, 2 * n, 1);
+      for (gsize k = 0; k < n; k++)
+        u[k] = rint (u[k] * (1 << 14)) / (1 << 14);
+      const guint all = correct_missed (&rig, u, o, B, N, D, n);
+      assert_true (all > n / 10 && all < n);
+      assert_int_equal (correct_missed (&rig, u, o, B, N, D, 3), all);
+    }
+}
+
 /* Samples on their lattice through nf_affine() with scales of up to exp (SPREAD), and back to the lattice:
  * how many come back on another point is what nf_affine() said. Returns it. */
 static gsize
@@ -3264,6 +3358,7 @@ main (int argc, char **argv)
     { "lattices", test_affine_lattices },
     { "ties", test_affine_ties },
     { "snapped", test_affine_snapped },
+    { "corrections", test_affine_corrections },
     { "shift in", test_shift_in },
     { "prior", test_prior },
     { "reorder", test_reorder },

@@ -2392,6 +2392,29 @@ widen (NfReference *reference, guint t, double log_scale)
     bias->value[i] = (double)(float)(bias->value[i] + log_scale);
 }
 
+/* Z, of the picture IN that SESSION encoded last, decoded in every way with what encoding said of it. */
+static void
+assert_corrected (NfSession *session, const float *z, const Picture *in)
+{
+  static const NfDecodeMethod methods[]
+      = { NF_DECODE_SEQUENTIAL, NF_DECODE_JACOBI, NF_DECODE_AUTO, NF_DECODE_DRAFT };
+  NfCorrections corrections;
+  nf_session_get_corrections (session, &corrections);
+  for (guint m = 0; m < G_N_ELEMENTS (methods); m++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_auto (Picture) out;
+      const NfDecodeOptions options
+          = { .snap = TRUE, .method = methods[m], .afresh = TRUE, .corrections = &corrections };
+      picture_init (&out, in->layout, in->frame.width, in->frame.height, FALSE);
+      nf_test_ok (nf_session_decode_frame (session, z, -1, &options, &out.frame, &error), error);
+      g_autofree char *wrong = compare_pictures (in, &out);
+      if (wrong)
+        fail_msg ("%s, with %" G_GSIZE_FORMAT " corrections: %s", nf_decode_method_name (methods[m]),
+                  corrections.n, wrong);
+    }
+}
+
 /* A model may diverge in training: block 0 then has scales that the data's lattice does not hold. A frame
  * that comes back changed is one whose samples were said to be lost, and if none is it comes back. */
 static void
@@ -2431,14 +2454,15 @@ test_diverged (void **state)
             assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE, score.n_lost > 0);
             if (wrong && !score.n_lost)
               fail_msg ("form %u, scales %u, picture %u: %s", form, wide, f, wrong);
+            assert_corrected (session, z, &in);
             /* exp (10) is more than any of these lattices holds */
             assert_true (wide == 0 ? !score.n_lost : wide < 4 || (score.n_lost && wrong));
           }
       }
 }
 
-/* Of eight blocks few bits, too, miss nothing, as long as scales stay below 2; where they do not it is said.
- */
+/* Of eight blocks few bits, too, miss nothing, as long as scales stay below 2; where they do not it is said,
+ * and what decoding has to know. */
 static void
 test_many_blocks (void **state)
 {
@@ -2447,14 +2471,17 @@ test_many_blocks (void **state)
     W = 96,
     H = 64
   };
-  const NfConfig config = random_picture_config (NF_PIXELS_GRAY, 2 * S, P, 8);
-  for (guint wide = 0; wide < 2; wide++)
+  static const guint blocks[] = { 8, 8, 14 };
+  static const double spreads[] = { 0.1, 0.2, 0.13 };
+  for (guint wide = 0; wide < 3; wide++)
     {
+      const NfConfig config = random_picture_config (NF_PIXELS_GRAY, 2 * S, P, blocks[wide]);
       g_autoptr (NfReference) reference = nf_reference_new (&config);
-      nf_reference_randomise (reference, 5, wide ? 0.2 : 0.1);
+      nf_reference_randomise (reference, 5, spreads[wide]);
       g_autoptr (NfModel) model = nf_test_model (reference, *state);
       g_autoptr (NfSession) session = nf_test_session (model);
       g_autofree float *z = g_new (float, W *H);
+      guint changed = 0;
       for (guint f = 0; f < 4; f++)
         {
           g_autoptr (GError) error = NULL;
@@ -2465,11 +2492,113 @@ test_many_blocks (void **state)
           picture_draw (&in, f);
           nf_test_ok (nf_session_encode_frame (session, &in.frame, z, &score, NULL, &error), error);
           nf_test_ok (nf_session_decode_frame (session, z, -1, NULL, &out.frame, &error), error);
-          assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE, wide);
+          assert_int_equal (nf_score_get_doubt (&score) != NF_DOUBT_NONE, wide > 0);
           g_autofree char *wrong = compare_pictures (&in, &out);
           if (wrong && !wide)
             fail_msg ("picture %u: %s", f, wrong);
+          changed += wrong != NULL;
+          NfCorrections corrections;
+          nf_session_get_corrections (session, &corrections);
+          assert_int_equal (corrections.n, score.n_missed + score.n_lost);
+          assert_corrected (session, z, &in);
         }
+      assert_true (wide == 1 || (wide > 0) == (changed > 0));
+    }
+}
+
+/* Two frames of the same latents that are told apart by their corrections alone: a tile is not taken for the
+ * one that was decoded before. */
+static void
+test_corrected_tiles (void **state)
+{
+  enum
+  {
+    W = 2 * S,
+    H = S
+  };
+  NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, 2);
+  config.noise = NF_NOISE_GAUSSIAN;
+  config.noise_std = 0.05;
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  nf_reference_randomise (reference, 5, 0.1);
+  g_autoptr (NfModel) model = nf_test_model (reference, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  const gsize half = W * H / 2;
+  /* the last value of the second tile, of the block that makes the picture */
+  const NfCorrection items[2] = { { 1, 0, (guint32)half - 1, 2 * 200 / 255.0f - 1 },
+                                  { 1, 0, (guint32)half - 1, 2 * 7 / 255.0f - 1 } };
+  const NfCorrections corrections[3] = { { items, 1 }, { items + 1, 1 }, { NULL, 0 } };
+  g_autofree float *z = g_new (float, W *H);
+  g_auto (Picture) in, first, second, third, alone;
+  Picture *const out[3] = { &first, &second, &third };
+  g_autoptr (GError) error = NULL;
+
+  picture_init (&in, NF_PIXELS_GRAY, W, H, FALSE);
+  picture_init (&alone, NF_PIXELS_GRAY, W, H, FALSE);
+  picture_draw (&in, 1);
+  nf_test_ok (nf_session_encode_frame (session, &in.frame, z, NULL, NULL, &error), error);
+  const float *latents[3] = { z, z, z };
+  NfFrame frames[3];
+  for (guint i = 0; i < 3; i++)
+    {
+      picture_init (out[i], NF_PIXELS_GRAY, W, H, FALSE);
+      frames[i] = out[i]->frame;
+    }
+  NfDecodeOptions options = { .snap = TRUE, .corrections = corrections };
+  nf_test_ok (nf_session_decode_frames (session, latents, 3, -1, &options, frames, &error), error);
+  NfDecodeReport report;
+  nf_session_get_decode_report (session, &report);
+  assert_int_equal (report.kept, 2); /* the first tile of two frames */
+  for (guint i = 0; i < 3; i++)
+    {
+      options.corrections = &corrections[i];
+      nf_test_ok (nf_session_decode_frame (session, z, -1, &options, &alone.frame, &error), error);
+      g_autofree char *wrong = compare_pictures (&alone, out[i]);
+      assert_null (wrong);
+      const NfPlane *plane = &alone.frame.planes[0];
+      const guint8 corner = plane->data[(H - 1) * plane->stride + (W - 1) * plane->step];
+      assert_int_equal (corner == 200, i == 0);
+      assert_int_equal (corner == 7, i == 1);
+    }
+  g_autofree char *same = compare_pictures (&in, &third);
+  assert_null (same);
+}
+
+/* What is no correction of these latents is refused before anything is computed. */
+static void
+test_bad_corrections (void **state)
+{
+  const NfConfig config = random_picture_config (NF_PIXELS_GRAY, S, P, 2);
+  g_autoptr (NfReference) reference = nf_reference_new (&config);
+  g_autoptr (NfModel) model = nf_test_model (reference, *state);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  static const struct
+  {
+    NfCorrection items[2];
+    const char *wrong;
+  } cases[] = {
+    { { { 2, 0, 0, 0 }, { 2, 0, 1, 0 } }, "no such sample" },
+    { { { 0, 2, 0, 0 }, { 1, 0, 1, 0 } }, "no such block" },
+    { { { 0, 0, S * S, 0 }, { 1, 0, 1, 0 } }, "no such place" },
+    { { { 0, 0, 0, 0 }, { 1, 1, G_MAXUINT32, 0 } }, "no such place" },
+    { { { 0, 0, 0, 0 }, { 0, 0, 1, INFINITY } }, "not finite" },
+    { { { 0, 0, 0, NAN }, { 0, 0, 1, 0 } }, "not finite" },
+    { { { 0, 0, 1, 0 }, { 0, 0, 1, 0 } }, "not in order" },
+    { { { 0, 1, 0, 0 }, { 0, 0, 1, 0 } }, "not in order" },
+    { { { 1, 0, 0, 0 }, { 0, 0, 1, 0 } }, "not in order" },
+  };
+  g_autofree float *z = g_new0 (float, 2 * S * S);
+  g_auto (Picture) out;
+  picture_init (&out, NF_PIXELS_GRAY, 2 * S, S, FALSE);
+  for (guint i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autoptr (GError) error = NULL;
+      const NfCorrections corrections = { cases[i].items, 2 };
+      const NfDecodeOptions options = { .snap = TRUE, .corrections = &corrections };
+      assert_false (nf_session_decode_frame (session, z, -1, &options, &out.frame, &error));
+      assert_true (g_error_matches (error, NF_ERROR, NF_ERROR_DATA));
+      if (!strstr (error->message, cases[i].wrong))
+        fail_msg ("case %u: %s", i, error->message);
     }
 }
 
@@ -2602,9 +2731,12 @@ main (int argc, char **argv)
     { "a diverged model, bfloat16", test_diverged, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "a diverged model, weights in integers", test_diverged, NULL, NULL,
       (void *)"cpu,precision=int8-weights" },
-    { "eight blocks, bfloat16", test_many_blocks, NULL, NULL, (void *)"cpu,precision=bf16" },
-    { "eight blocks, bfloat16, kernels=gpu", test_many_blocks, NULL, NULL, (void *)"gpu,precision=bf16" },
-    { "eight blocks, weights in integers", test_many_blocks, NULL, NULL,
+    { "corrected tiles", test_corrected_tiles, NULL, NULL, (void *)"cpu" },
+    { "corrected tiles, kernels=gpu", test_corrected_tiles, NULL, NULL, (void *)"gpu" },
+    { "corrections that are none", test_bad_corrections, NULL, NULL, (void *)"cpu" },
+    { "many blocks, bfloat16", test_many_blocks, NULL, NULL, (void *)"cpu,precision=bf16" },
+    { "many blocks, bfloat16, kernels=gpu", test_many_blocks, NULL, NULL, (void *)"gpu,precision=bf16" },
+    { "many blocks, weights in integers", test_many_blocks, NULL, NULL,
       (void *)"cpu,precision=int8-weights" },
     { "plain pictures, weights in integers", test_plain, NULL, NULL, (void *)"cpu,precision=int8-weights" },
     cmocka_unit_test (test_other_size),

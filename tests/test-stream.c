@@ -287,7 +287,7 @@ lossless (void **state)
 }
 
 /* Values that decoding will not find are counted of videos' frames, too: of narrow scales none, of wide ones
- * in few bits some, which is said. */
+ * in few bits some, which is said; and decoding that is told them finds every byte. */
 static void
 counts_misses (void **state)
 {
@@ -298,15 +298,21 @@ counts_misses (void **state)
   for (guint wide = 0; wide < 2; wide++)
     {
       g_autoptr (NfModel) model = model_new_scaled (&config, "cpu,precision=bf16", wide ? 0.3 : 0.02);
-      g_autoptr (NfStream) stream = nf_stream_new (model, NULL);
+      g_autoptr (NfStream) stream = nf_stream_new (model, NULL), decoder = nf_stream_new (model, NULL);
       g_autofree float *z = g_new (float, nf_stream_count_latents (stream));
-      guint8 samples[BYTES];
+      guint8 samples[BYTES], decoded[BYTES];
       guint64 missed = 0;
       for (guint f = 0; f < 4; f++)
         {
           NfScore score;
           fill (samples, f);
           encode (stream, samples, action_of (f), z, &score, NULL);
+          NfCorrections corrections;
+          nf_stream_get_corrections (stream, &corrections);
+          const NfDecodeOptions options = { .snap = TRUE, .corrections = &corrections };
+          decode (decoder, z, action_of (f), &options, decoded);
+          assert_memory_equal (samples, decoded, BYTES);
+          assert_int_equal (corrections.n > 0, score.n_missed + score.n_lost > 0);
           missed += score.n_missed;
           assert_true (wide || score.n_lost == 0);
           assert_true (score.rounded);

@@ -127,7 +127,7 @@ gboolean nf_session_encode_frame (NfSession *self, const NfFrame *frame, float *
 /**
  * nf_session_get_corrections:
  * @corrections: (out caller-allocates): what decoding the last frame that was encoded, as it was, will not
- * find; its items are the session's, and valid until its next call
+ * find; its items are the session's, and valid until it encodes again
  *
  * Decoding takes them as a part of #NfDecodeOptions.
  */

@@ -203,7 +203,7 @@ gboolean nf_stream_encode (NfStream *self, const NfFrame *frame, const float *ac
 /**
  * nf_stream_get_corrections:
  * @corrections: (out caller-allocates): what decoding the last frame that was encoded, of each stream, will
- * not find; its items are the stream's, and valid until its next call
+ * not find; its items are the stream's, and valid until it encodes again
  *
  * nf_stream_decode() takes them as a part of #NfDecodeOptions.
  */
