@@ -267,9 +267,9 @@ test_lossy_input (void **state)
                                  "XCOLORRANGE=FULL"));
 }
 
-/* Frames that may not come back in every byte are counted, also with --quiet. */
+/* far.y4m: a frame that the bundled models know, and two that are far from all that they have learnt. */
 static void
-test_far_frames (void **state)
+draw_far_clip (void)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (GString) clip = g_string_new ("YUV4MPEG2 W32 H32 F5:1 C420jpeg\n");
@@ -282,16 +282,95 @@ test_far_frames (void **state)
         g_string_append_c (clip, n ? (char)(256 * nf_random_uniform (n, 0, i)) : (char)128);
     }
   nf_test_ok (g_file_set_contents (path, clip->str, (gssize)clip->len, &error), error);
-  g_auto (Result) far
-      = run (ARGUMENTS ("encode", "-q", "-m", "normflow-yuv420-32-small", "far.y4m", "far.safetensors"));
+}
+
+/* Frames that may not come back in every byte are counted, also with --quiet: with --half, since without it
+ * there are corrections where they are needed, with which they do. */
+static void
+test_far_frames (void **state)
+{
+  draw_far_clip ();
+  g_auto (Result) far = run (
+      ARGUMENTS ("encode", "-q", "--half", "-m", "normflow-yuv420-32-small", "far.y4m", "far.safetensors"));
   assert_int_equal (far.status, 0);
   if (!strstr (far.errors, "note: 2 of 3 frames of far.y4m may not come back in every byte; the first, "
                            "frame 1, has parts far from all"))
     fail_msg ("no note of frames that may not come back: %s", far.errors);
-  g_auto (Result) near = run (
-      ARGUMENTS ("encode", "-q", "-m", "normflow-yuv420-32-small", "-n", "1", "far.y4m", "near.safetensors"));
+  g_auto (Result) near = run (ARGUMENTS ("encode", "-q", "--half", "-m", "normflow-yuv420-32-small", "-n",
+                                         "1", "far.y4m", "near.safetensors"));
   assert_int_equal (near.status, 0);
   assert_string_equal (near.errors, "");
+}
+
+/* far.safetensors with its corrections changed: word WORD of the first becomes VALUE, and a correction has
+ * WORDS of them; decoding says WRONG. */
+static void
+assert_refused (guint word, gint32 value, guint64 words, const char *wrong)
+{
+  g_autoptr (GError) error = NULL;
+  g_autofree char *from = in_folder ("far.safetensors"), *to = in_folder ("wrong.safetensors");
+  g_autoptr (NfTensorFile) file = nf_tensor_file_open (from, &error);
+  nf_test_ok (file, error);
+  const guint n = nf_tensor_file_count (file);
+  g_autofree NfTensor *tensors = g_new0 (NfTensor, n);
+  g_autofree gint32 *changed = NULL;
+  for (guint i = 0; i < n; i++)
+    {
+      tensors[i] = *nf_tensor_file_get (file, i);
+      if (!g_str_equal (tensors[i].name, "corrections"))
+        continue;
+      assert_true (tensors[i].dims[0] > 0);
+      changed = g_memdup2 (tensors[i].data, tensors[i].n_elements * sizeof *changed);
+      changed[word] = GINT32_TO_LE (value);
+      tensors[i].data = (const guint8 *)changed;
+      tensors[i].dims[0] = tensors[i].dims[0] * tensors[i].dims[1] / words;
+      tensors[i].dims[1] = words;
+      tensors[i].n_elements = tensors[i].dims[0] * words;
+    }
+  assert_non_null (changed);
+  static const char *const strings[]
+      = { "format",       "model_digest", "model",     "width",        "height",
+          "pixel_layout", "frame_rate",   "precision", "multiplied_by" };
+  g_autoptr (GHashTable) metadata = g_hash_table_new (g_str_hash, g_str_equal);
+  for (guint i = 0; i < G_N_ELEMENTS (strings); i++)
+    g_hash_table_insert (metadata, (gpointer)strings[i],
+                         (gpointer)nf_tensor_file_get_metadata (file, strings[i]));
+  nf_test_ok (nf_tensor_file_write (to, tensors, n, metadata, &error), error);
+  g_auto (Result) result
+      = run (ARGUMENTS ("decode", "-m", "normflow-yuv420-32-small", "wrong.safetensors", "wrong.y4m"));
+  assert_int_equal (result.status, 1);
+  if (!strstr (result.errors, wrong))
+    fail_msg ("word %u = %d: %s", word, value, result.errors);
+}
+
+/* Files of latents say what decoding would not find, and then it does; what is no such thing is refused. */
+static void
+test_corrections (void **state)
+{
+  g_autofree char *clip = in_folder ("far.y4m"), *back = in_folder ("back.y4m"), *before = NULL,
+                  *after = NULL;
+  gsize n_before, n_after;
+  const gsize frames = 3 * (strlen ("FRAME\n") + 32 * 32 * 3 / 2);
+  draw_far_clip ();
+  g_auto (Result) encoded
+      = run (ARGUMENTS ("encode", "-m", "normflow-yuv420-32-small", "far.y4m", "far.safetensors"));
+  assert_int_equal (encoded.status, 0);
+  assert_null (strstr (encoded.errors, "may not come back"));
+  g_auto (Result) decoded
+      = run (ARGUMENTS ("decode", "-m", "normflow-yuv420-32-small", "far.safetensors", "back.y4m"));
+  assert_int_equal (decoded.status, 0);
+  assert_true (g_file_get_contents (clip, &before, &n_before, NULL)
+               && g_file_get_contents (back, &after, &n_after, NULL));
+  assert_true (n_before > frames && n_after > frames);
+  assert_memory_equal (before + n_before - frames, after + n_after - frames, frames);
+
+  assert_refused (0, 3, 5, "corrections must be of (corrections, 5)");
+  assert_refused (0, -1, 5, "corrections must be of (corrections, 5)");
+  assert_refused (0, 1, 1, "corrections must be of (corrections, 5)");
+  assert_refused (1, 1, 5, "there is no such sample");
+  assert_refused (2, 99, 5, "there is no such block");
+  assert_refused (3, 8 * 8 * 24, 5, "there is no such place");
+  assert_refused (4, 0x7f800000, 5, "not finite");
 }
 
 /* A sequence of pictures has no gaps: nothing of it is left out unseen. */
@@ -2285,6 +2364,8 @@ main (void)
     cmocka_unit_test (test_sequence_names),
     cmocka_unit_test (test_lossy_input),
     cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_corrections),
+    cmocka_unit_test (test_corrections),
     cmocka_unit_test (test_gap),
     cmocka_unit_test (test_uneven_times),
     cmocka_unit_test (test_fast_times),

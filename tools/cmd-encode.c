@@ -91,7 +91,8 @@ put_frame (const NfScanFrame *frame, gpointer data, GError **error)
       g_prefix_error (error, "%s, frame %" G_GUINT64_FORMAT ": ", encode->input, picture->index);
       return FALSE;
     }
-  const NfDoubt doubt = nf_score_get_doubt (&frame->score);
+  /* halves go without corrections */
+  const NfDoubt doubt = info->half ? nf_score_get_doubt (&frame->score) : NF_DOUBT_NONE;
   if (doubt != NF_DOUBT_NONE && encode->n_doubtful++ == 0)
     {
       encode->first_doubtful = picture->index;
