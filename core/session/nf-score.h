@@ -41,13 +41,13 @@ typedef struct
  * NF_SCORE_FAR:
  *
  * Bits per dimension from which on a frame is so unlike what the model has learnt that not every byte of it
- * may come back: raw samples have 8, and where a frame has hundreds, latents are so large that float32 may
- * lack the last bits of others.
+ * may come back without its corrections: raw samples have 8, and where a frame has hundreds, latents are so
+ * large that float32 may lack the last bits of others.
  */
 #define NF_SCORE_FAR 100.0
 
 /**
- * NfDoubt: why not every byte of a frame may come back.
+ * NfDoubt: why not every byte of a frame may come back without its corrections.
  * @NF_DOUBT_NONE: nothing speaks against it
  * @NF_DOUBT_FAR: it is far from all that the model has learnt
  * @NF_DOUBT_PRECISION: it has values that the bits of the precision do not hold
@@ -68,7 +68,9 @@ typedef enum
  * does not limit its scales and products multiply floats as they are: lattices between blocks hold for scales
  * of up to 2 there, and a few values of real frames are missed without harm.
  *
- * Returns: why not every byte of the frame may come back.
+ * With its corrections (#NfCorrection) it comes back nevertheless.
+ *
+ * Returns: why not every byte of the frame may come back without.
  */
 NfDoubt nf_score_get_doubt (const NfScore *score);
 
