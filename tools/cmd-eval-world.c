@@ -2,6 +2,7 @@
  * LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "json.h"
 #include "plot.h"
 #include "scan.h"

@@ -1,6 +1,7 @@
 /* normflow eval: bits per dimension of videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "json.h"
 #include "noise.h"
 #include "plot.h"

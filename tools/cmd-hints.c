@@ -1,6 +1,7 @@
 /* normflow hints: hints that speed up decoding single pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "media.h"
 #include "nf-hints.h"
 

@@ -2,6 +2,7 @@
 #include "clips.h"
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "media.h"
 #include "train-config.h"
 #include "train-job.h"
