@@ -625,23 +625,19 @@ plot_paths (const char *path, const GPtrArray *files)
 static gboolean
 check_places (const Eval *eval, const GPtrArray *files, const GPtrArray *plots, GError **error)
 {
-  const NfCommand *command = eval->command;
   const Options *options = eval->options;
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
 
-  g_ptr_array_add (inputs, nf_model_find (command->model, NULL));
-  g_ptr_array_add (inputs, g_strdup (command->text));
   for (guint i = 0; i < files->len; i++)
     {
       g_ptr_array_add (inputs, g_strdup (files->pdata[i]));
       if (options->actions)
         g_ptr_array_add (inputs, g_strconcat (files->pdata[i], NF_ACTIONS_SUFFIX, NULL));
     }
-  g_ptr_array_add (outputs, options->json);
   g_ptr_array_add (outputs, options->map);
   for (guint i = 0; plots && i < plots->len; i++)
     g_ptr_array_add (outputs, plots->pdata[i]);
-  return nf_check_outputs (outputs, inputs, error);
+  return nf_command_check_outputs (eval->command, options->json, outputs, inputs, error);
 }
 
 /* All that PATHS name; with HOLDOUT the pictures among them that training keeps away, and all videos. */

@@ -341,51 +341,45 @@ add_inputs (GPtrArray *inputs, char **paths, GError **error)
   return files != NULL;
 }
 
-/* No output may take the place of what is read, or of another one. */
-static gboolean
-check_files (const NfTrainPlaces *places, const NfTrainRun *run, const char *config, GError **error)
+/* What a run reads. Those that have moved are named again where it goes on. (transfer full) */
+static GPtrArray *
+list_inputs (const NfTrainPlaces *places, const NfTrainRun *run, const char *config, GError **error)
 {
-  g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
-  g_autofree char *settings = nf_train_settings_path (places->checkpoint);
+  g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free);
 
   if (!add_inputs (inputs, run->files, error))
     {
       if (places->resume && !places->moved)
         g_prefix_error (error, "files of a run that have moved are named after --resume: ");
-      return FALSE;
+      return NULL;
     }
   if (!add_inputs (inputs, run->validation, error))
     {
       if (places->resume && !places->validation_moved)
         g_prefix_error (error, "files of a run that have moved are named by --validation: ");
-      return FALSE;
+      return NULL;
     }
-  g_ptr_array_add (outputs, places->output);
-  g_ptr_array_add (outputs, places->checkpoint);
-  g_ptr_array_add (outputs, settings);
-  if (run->log && *run->log)
-    g_ptr_array_add (outputs, run->log);
   if (run->init && *run->init)
     g_ptr_array_add (inputs, nf_model_find (run->init, NULL));
   if (nf_train_has_captions (run))
     g_ptr_array_add (inputs, g_strdup (run->captions));
   if (config && config[0] != '{')
     g_ptr_array_add (inputs, g_strdup (config));
-  return nf_check_outputs (outputs, inputs, error);
+  return g_steal_pointer (&inputs);
 }
 
 /* Whether what is written at last can be. */
 static gboolean
 check_places (const NfTrainPlaces *places, const NfTrainRun *run, const char *config, GError **error)
 {
+  g_autoptr (GPtrArray) inputs = list_inputs (places, run, config, error), outputs = g_ptr_array_new ();
   g_autofree char *settings = nf_train_settings_path (places->checkpoint),
                   *picture = run->samples ? g_build_filename (run->samples, "step.png", NULL) : NULL;
 
-  if (!nf_check_output (places->output, NULL, error) || !nf_check_output (places->checkpoint, NULL, error)
-      || !nf_check_output (settings, NULL, error)
-      || (run->log && *run->log && !nf_check_folder (run->log, error)))
-    return FALSE;
-  if (!check_files (places, run, config, error))
+  g_ptr_array_add (outputs, places->output);
+  g_ptr_array_add (outputs, places->checkpoint);
+  g_ptr_array_add (outputs, settings);
+  if (!inputs || !nf_check_outputs (run->log && *run->log ? run->log : NULL, outputs, inputs, error))
     return FALSE;
   if (run->samples && g_mkdir_with_parents (run->samples, 0777) != 0)
     {

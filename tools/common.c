@@ -642,6 +642,20 @@ nf_command_check_output (const NfCommand *self, const char *path, GError **error
   return nf_check_output (path, model, error) && nf_check_output (path, self->text, error);
 }
 
+gboolean
+nf_command_check_outputs (const NfCommand *self, const char *stream, const GPtrArray *files,
+                          const GPtrArray *inputs, GError **error)
+{
+  g_autofree char *model = nf_model_find (self->model, NULL);
+  g_autoptr (GPtrArray) all = g_ptr_array_new ();
+
+  g_ptr_array_add (all, model);
+  g_ptr_array_add (all, self->text);
+  for (guint i = 0; i < inputs->len; i++)
+    g_ptr_array_add (all, inputs->pdata[i]);
+  return nf_check_outputs (stream, files, all, error);
+}
+
 char *
 nf_class_list (const char *names, guint most)
 {

@@ -147,6 +147,10 @@ gboolean nf_parse_rate (const char *text, int *rate_n, int *rate_d);
  * features. */
 gboolean nf_command_check_output (const NfCommand *self, const char *path, GError **error);
 
+/* nf_check_outputs() where these are among the inputs, besides INPUTS. */
+gboolean nf_command_check_outputs (const NfCommand *self, const char *stream, const GPtrArray *files,
+                                   const GPtrArray *inputs, GError **error);
+
 #define NF_LISTED_CLASSES 32 /* names of classes in a line of text */
 
 /* NAMES of a model's classes ("classes" of its metadata, a line each), the first MOST of them, with their

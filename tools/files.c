@@ -42,34 +42,31 @@ nf_temporary_name (const char *path, GError **error)
   return NULL;
 }
 
-/* PATH is written into where it is, or REPLACED by a file beside it. */
+/* Whether a file can be written as PATH: where it is, or REPLACED by one that is made beside it. */
 static gboolean
-check_folder (const char *path, gboolean replaced, GError **error)
+check_place (const char *path, gboolean replaced, GError **error)
 {
   g_autofree char *folder = g_path_get_dirname (path);
   /* as long as what nf_temporary_name() makes */
   g_autofree char *beside = g_strconcat (path, ".12345678.", NULL);
-  GStatBuf status;
+  GStatBuf there, unused;
+  const gboolean exists = g_stat (path, &there) == 0, stays = exists && !replaced;
 
   if (!*path)
     g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT, "an output's name is empty");
   else if (!g_file_test (folder, G_FILE_TEST_IS_DIR))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: there is no folder %s", path, folder);
-  else if (g_file_test (path, G_FILE_TEST_IS_DIR))
+  else if (exists && S_ISDIR (there.st_mode))
     g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is a folder; name a file to write", path);
-  else if ((replaced || g_access (path, W_OK) != 0) && g_access (folder, W_OK | X_OK) != 0)
+  else if (exists && replaced && !S_ISREG (there.st_mode))
+    g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a regular file; name another output", path);
+  else if (g_access (stays ? path : folder, stays ? W_OK : W_OK | X_OK) != 0)
     write_error (error, path, errno, "cannot be written");
-  else if (replaced && g_stat (beside, &status) != 0 && errno == ENAMETOOLONG)
+  else if (replaced && g_stat (beside, &unused) != 0 && errno == ENAMETOOLONG)
     write_error (error, path, errno, "cannot be written");
   else
     return TRUE;
   return FALSE;
-}
-
-gboolean
-nf_check_folder (const char *path, GError **error)
-{
-  return check_folder (path, FALSE, error);
 }
 
 /* lines of it are JSON, too */
@@ -129,32 +126,25 @@ check_not_input (const char *path, const char *input, GError **error)
 gboolean
 nf_check_output (const char *path, const char *input, GError **error)
 {
-  GStatBuf out;
-
-  if (g_stat (path, &out) == 0 && !S_ISREG (out.st_mode))
-    {
-      g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "%s: is not a regular file; name another output", path);
-      return FALSE;
-    }
-  return check_folder (path, TRUE, error) && check_not_input (path, input, error);
+  return check_place (path, TRUE, error) && check_not_input (path, input, error);
 }
 
 gboolean
-nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error)
+nf_check_outputs (const char *stream, const GPtrArray *files, const GPtrArray *inputs, GError **error)
 {
-  for (guint i = 0; i < outputs->len; i++)
+  for (guint i = 0; i <= files->len; i++)
     {
-      const char *path = outputs->pdata[i];
+      const char *path = i < files->len ? files->pdata[i] : stream;
 
       if (!path)
         continue;
-      if (!nf_check_folder (path, error))
+      if (!check_place (path, i < files->len, error))
         return FALSE;
       for (guint j = 0; j < inputs->len; j++)
         if (!check_not_input (path, inputs->pdata[j], error))
           return FALSE;
       for (guint j = 0; j < i; j++)
-        if (outputs->pdata[j] && nf_same_file (path, outputs->pdata[j]))
+        if (files->pdata[j] && nf_same_file (path, files->pdata[j]))
           {
             g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
                          "%s: is to hold two outputs; name a file for each", path);

@@ -9,20 +9,20 @@ G_BEGIN_DECLS
  * full) */
 char *nf_temporary_name (const char *path, GError **error);
 
-/* Whether the folder of the file PATH is there, and PATH is none. */
-gboolean nf_check_folder (const char *path, GError **error);
-
 /* Refuses a name (nullable) that says something else than ENDING (without the dot): the file would not be
  * what its name says, and is most likely one to read. One without an ending, or with one that says nothing,
  * is fine. */
 gboolean nf_check_ending (const char *path, const char *ending, GError **error);
 
-/* Refuses an output that is an input, not a regular file, or in no folder that is there. */
+/* Refuses an output, which is to get its name once it is complete, that is INPUT (nullable), a folder or no
+ * regular file, or for which there is no folder, or none that can be written to. */
 gboolean nf_check_output (const char *path, const char *input, GError **error);
 
-/* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, a folder, or
- * in none that is there. */
-gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
+/* Refuses the same of FILES, and any that is one of INPUTS or another output. (element-type filename), NULL
+ * among them are none. STREAM (nullable) is an output that is written line by line where it is: it may be a
+ * pipe or a device. */
+gboolean nf_check_outputs (const char *stream, const GPtrArray *files, const GPtrArray *inputs,
+                           GError **error);
 
 /* Whether two names are of one regular file, or would be of one that is not there yet. */
 gboolean nf_same_file (const char *a, const char *b);
