@@ -1222,14 +1222,17 @@ static void
 test_gaps (void **state)
 {
   g_autofree char *pattern = in_folder ("of2%%4-%04dx7.png"), *short_one = in_folder ("of2%%-%d.png"),
-                  *fourth = in_folder ("of2%4-0004x7.png"), *fifth = in_folder ("of2%4-0005x7.png"),
-                  *seventh = in_folder ("of2%4-0007x7.png"), *other = in_folder ("of2%4-00012x7.png");
+                  *late = in_folder ("late%%-%03d.png"), *fourth = in_folder ("of2%4-0004x7.png"),
+                  *fifth = in_folder ("of2%4-0005x7.png"), *seventh = in_folder ("of2%4-0007x7.png"),
+                  *other = in_folder ("of2%4-00012x7.png");
   g_autoptr (GError) error = NULL;
   make_sequence (pattern, 1, 10);
   make_sequence (short_one, 3, 13);
+  make_sequence (late, 998, 1003);
   assert_true (g_file_set_contents (other, "", 0, NULL));
   assert_sequence (pattern, 10);
   assert_sequence (short_one, 11);
+  assert_sequence (late, 6);
   assert_true (g_file_set_contents (seventh, "", 0, NULL));
   {
     g_autoptr (NfMediaReader) reader = nf_media_reader_open (pattern, NF_PIXELS_RGB, &error);

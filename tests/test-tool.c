@@ -1053,8 +1053,24 @@ test_folders_for_files (void **state)
           || strcmp (result.errors, "normflow eval: taken: is a folder; name a file to write\n") != 0)
         fail_msg ("%s: %s%s", options[i], result.output, result.errors);
     }
+  /* nor for a device, which a picture would take the place of, or where there is no room for the name that a
+   * picture has before; lines of JSON are written where they are */
+  g_autofree char *device = in_folder ("device"), *long_name = g_strnfill (250, 'x');
+  assert_true (symlink ("/dev/null", device) == 0);
+  const char *const wrong[][2]
+      = { { "device", "device: is not a regular file" }, { long_name, "x: cannot be written: File name" } };
+  for (guint i = 0; i < 2 * G_N_ELEMENTS (wrong); i++)
+    {
+      const char *option = options[i % 2], *const *said = wrong[i / 2];
+      g_auto (Result) result = run (ARGUMENTS ("eval", "-m", model, "-n", "1", option, said[0], video));
+      assert_int_equal (result.status, 1);
+      if (*result.output || !strstr (result.errors, said[1]))
+        fail_msg ("%s: %s%s", option, result.output, result.errors);
+    }
+  GOOD ("eval", "-q", "-m", model, "-n", "1", "--json", "device", video);
+  GOOD ("eval", "-q", "-m", model, "-n", "1", "--json", long_name, video);
   static const char *const outputs[][3]
-      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is not a regular file" },
+      = { { "taken.safetensors", "ok.ndjson", "taken.safetensors.checkpoint.json: is a folder" },
           { "ok.safetensors", "taken", "taken: is a folder" },
           { "ok.safetensors", "ok.safetensors.checkpoint.json", "is to hold two outputs" } };
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
@@ -1435,8 +1451,8 @@ test_hints (void **state)
   assert_int_equal (g_mkdir (damaged, 0777), 0);
   g_auto (Result) folder_there = run (ARGUMENTS ("hints", "-m", model, "--pictures", "3", video));
   assert_int_equal (folder_there.status, 1);
-  assert_true (g_str_has_suffix (folder_there.errors,
-                                 "model.hints.safetensors: is not a regular file; name another output\n"));
+  assert_true (
+      g_str_has_suffix (folder_there.errors, "model.hints.safetensors: is a folder; name a file to write\n"));
   assert_int_equal (g_rmdir (damaged), 0);
   BAD (2, "--pictures", "hints", "-m", model, "--pictures", "0", video);
   BAD (1, "nothing.mkv", "hints", "-q", "-m", model, "nothing.mkv");

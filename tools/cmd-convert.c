@@ -1,6 +1,7 @@
 /* normflow convert: a model file, checked and written anew. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "latents.h"
 
 #include "nf-weights.h"

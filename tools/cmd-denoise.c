@@ -1,6 +1,7 @@
 /* normflow denoise: one score step for each frame. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "noise.h"
 #include "output.h"
 #include "times.h"

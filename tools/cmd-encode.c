@@ -1,6 +1,7 @@
 /* normflow encode: video to latents. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "latents.h"
 #include "media-look.h"
 #include "scan.h"

@@ -2,6 +2,7 @@
  * LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "json.h"
 #include "plot.h"
 #include "scan.h"
@@ -455,12 +456,8 @@ nf_cmd_eval_world (int argc, char **argv)
   const char *const outputs[] = { options.json, options.markdown, options.sheet, options.plot };
   g_autoptr (GPtrArray) inputs = g_ptr_array_new (), written = g_ptr_array_new ();
   for (guint i = 0; i < G_N_ELEMENTS (outputs); i++)
-    {
-      if (outputs[i] && !nf_command_check_output (&command, outputs[i], &error))
-        return nf_command_fail (&command, error);
-      g_ptr_array_add (written, (gpointer)outputs[i]);
-    }
-  if (!nf_check_outputs (written, inputs, &error))
+    g_ptr_array_add (written, (gpointer)outputs[i]);
+  if (!nf_command_check_outputs (&command, NULL, written, inputs, &error))
     return nf_command_fail (&command, error);
 
   nf_command_catch_signals (&command);

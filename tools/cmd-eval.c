@@ -1,6 +1,7 @@
 /* normflow eval: bits per dimension of videos and pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "json.h"
 #include "noise.h"
 #include "plot.h"
@@ -17,19 +18,41 @@
 #define NAME "eval"
 #define MAX_SIGMAS 8
 
+/* What the command line says; G_MININT64 and NULL: nothing. */
+typedef struct
+{
+  char *json, *plot, *map, *denoise;
+  double sigmas[MAX_SIGMAS]; /* that --denoise says, */
+  guint n_sigmas;            /* and how many; 0: frames are scored */
+  gint64 frames, every, map_frame;
+  double holdout;
+  gboolean peers, check, actions, scale;
+} Options;
+
+static void
+options_clear (Options *options)
+{
+  g_free (options->json);
+  g_free (options->plot);
+  g_free (options->map);
+  g_free (options->denoise);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Options, options_clear)
+
 typedef struct
 {
   NfCommand *command;
+  const Options *options;
+  NfScan scan;
   NfSession *session;
-  NfStream *stream;     /* of a model of videos, else NULL */
-  NfStream *decoder;    /* of --check, likewise */
-  NfProgress *progress; /* not owned */
-  NfMediaPeers *peers;  /* NULL without --peers */
-  gboolean scale;
-  gboolean check;
+  NfStream *stream;         /* of a model of videos, else NULL */
+  NfStream *decoder;        /* of --check, likewise */
+  NfProgress *progress;     /* not owned */
+  NfMediaPeers *peers;      /* NULL without --peers */
   NfDecodeOptions decoding; /* of --check */
-  FILE *json;               /* open once there is a line to write: what was there before stays until then */
-  const char *json_path;    /* or NULL */
+  FILE *out;                /* of words */
+  FILE *json; /* open once there is a line to write: what was there before stays until then; NULL: not yet, or
+                 no lines */
 
   /* Of the file at work. */
   const char *path;
@@ -48,9 +71,15 @@ typedef struct
   guint64 wrong_frames;
   guint64 wrong_samples;
 
-  /* The map to draw: of frame MAP_FRAME, or of the worst one. */
-  gboolean wants_map;
-  gint64 map_frame;
+  /* Of all files. */
+  guint n_scored;
+  double all_dims;
+  double all_model_bits;
+  double all_png_bits;
+  double all_ffv1_bits;
+  guint64 all_wrong_frames;
+
+  /* The map to draw: of the frame that was asked for, or of the worst one. */
   double map_score;
   NfPicture *map_picture;
   NfGrid map_grid;
@@ -74,7 +103,7 @@ eval_clear (Eval *eval)
   g_clear_pointer (&eval->map_picture, nf_picture_unref);
   g_free (eval->map);
   g_free (eval->map_name);
-  if (eval->json_path && eval->json)
+  if (eval->options->json && eval->json)
     fclose (eval->json);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Eval, eval_clear)
@@ -82,12 +111,12 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Eval, eval_clear)
 static gboolean
 open_json (Eval *eval, GError **error)
 {
-  if (!eval->json_path || eval->json)
+  if (!eval->options->json || eval->json)
     return TRUE;
-  eval->json = g_fopen (eval->json_path, "w");
+  eval->json = g_fopen (eval->options->json, "w");
   if (eval->json)
     return TRUE;
-  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", eval->json_path, g_strerror (errno));
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", eval->options->json, g_strerror (errno));
   return FALSE;
 }
 
@@ -164,7 +193,7 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   double seconds = isfinite (picture->seconds) ? picture->seconds : (double)picture->index;
   guint64 wrong;
 
-  if (eval->scale && !eval->scaled)
+  if (eval->options->scale && !eval->scaled)
     {
       const NfMediaInfo *from = nf_media_reader_get_info (frame->reader);
 
@@ -172,7 +201,7 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
                                       picture->frame.height, from->width, from->height);
     }
   if (frame->between)
-    return !eval->check || check_frame (eval, frame, &wrong, error);
+    return !eval->options->check || check_frame (eval, frame, &wrong, error);
   json_builder_begin_object (builder);
   nf_json_add_string (builder, "file", eval->name);
   nf_json_add_int (builder, "frame", picture->index);
@@ -204,16 +233,16 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
       nf_json_add_int (builder, "png_bits", bits.png);
       nf_json_add_int (builder, "ffv1_bits", bits.ffv1);
     }
-  if (eval->check)
+  if (eval->options->check)
     {
       if (!check_frame (eval, frame, &wrong, error))
         return FALSE;
       nf_json_add_int (builder, "differing", wrong);
     }
 
-  if (eval->wants_map
-      && (eval->map_frame < 0 ? score->bits_per_dim > eval->map_score
-                              : picture->index == (guint64)eval->map_frame))
+  if (eval->options->map
+      && (eval->options->map_frame < 0 ? score->bits_per_dim > eval->map_score
+                                       : picture->index == (guint64)eval->options->map_frame))
     {
       g_clear_pointer (&eval->map_picture, nf_picture_unref);
       g_free (eval->map);
@@ -228,10 +257,16 @@ eval_frame (const NfScanFrame *frame, gpointer data, GError **error)
   return write_line (eval, builder, error);
 }
 
+static const NfConfig *
+get_config (const Eval *eval)
+{
+  return nf_model_get_config (nf_session_get_model (eval->session));
+}
+
 static gboolean
 is_noisy (const Eval *eval)
 {
-  return nf_config_is_noisy (nf_model_get_config (nf_session_get_model (eval->session)));
+  return nf_config_is_noisy (get_config (eval));
 }
 
 /* Whether scores are no bits of 8-bit samples: streams add noise and take its entropy off; to pictures none
@@ -243,8 +278,9 @@ is_density (const Eval *eval)
 }
 
 static void
-print_summary (const Eval *eval, FILE *out)
+print_summary (const Eval *eval)
 {
+  FILE *out = eval->out;
   guint n = eval->bits->len;
   g_autofree double *sorted = nf_scan_sorted ((const double *)(gpointer)eval->bits->data, n);
   double mean = eval->model_bits / eval->dims;
@@ -269,7 +305,7 @@ print_summary (const Eval *eval, FILE *out)
     fprintf (
         out,
         "  (this model's noise hides bits of a sample: the flow does not count those, PNG and FFV1 do)\n");
-  if (eval->check)
+  if (eval->options->check)
     fprintf (out,
              "  decoded at %.2f frames/s: %s (%" G_GUINT64_FORMAT " frame%s, %" G_GUINT64_FORMAT
              " sample%s differ)\n",
@@ -464,16 +500,17 @@ best_strength (const GArray *strengths)
 }
 
 static gboolean
-denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigmas, FILE *out, GError **error)
+denoise_file (Eval *eval, GError **error)
 {
+  const Options *options = eval->options;
   Denoise denoise = { .session = eval->session };
   g_autoptr (GPtrArray) noises = g_ptr_array_new_with_free_func (noise_free);
-  NfScan plain = *scan;
+  NfScan plain = eval->scan;
 
   plain.score = FALSE;
   denoise.noises = noises;
-  for (guint i = 0; i < n_sigmas; i++)
-    g_ptr_array_add (noises, noise_new (sigmas[i]));
+  for (guint i = 0; i < options->n_sigmas; i++)
+    g_ptr_array_add (noises, noise_new (options->sigmas[i]));
   if (!nf_scan_file (eval->session, eval->path, &plain, eval->progress, denoise_frame, &denoise, error))
     return FALSE;
   nf_progress_clear (eval->progress);
@@ -489,13 +526,13 @@ denoise_file (Eval *eval, const NfScan *scan, const double *sigmas, guint n_sigm
                       *hqdn3d_gain = nf_words ("%+.2f", h - noisy),
                       *nlmeans_gain = nf_words ("%+.2f", n - noisy);
 
-      fprintf (out,
+      fprintf (eval->out,
                "%s: sigma %g, %u frame%s: noisy %s dB; flow %s (%s, %.2f frames/s), %s %s (%s), "
                "%s %s (%s)\n",
                eval->name, noise->sigma, denoise.frames, denoise.frames == 1 ? "" : "s", before, by_flow,
                flow_gain, denoise.frames / MAX (noise->seconds, 1e-9), hqdn3d->filters, by_hqdn3d,
                hqdn3d_gain, nlmeans->filters, by_nlmeans, nlmeans_gain);
-      if (eval->json_path)
+      if (eval->options->json)
         {
           g_autoptr (JsonBuilder) builder = json_builder_new ();
 
@@ -587,24 +624,21 @@ plot_paths (const char *path, const GPtrArray *files)
 
 /* No output may take the place of what is read, or of another one. */
 static gboolean
-check_places (const Eval *eval, const NfCommand *command, const GPtrArray *files, const GPtrArray *plots,
-              char *map, gboolean actions, GError **error)
+check_places (const Eval *eval, const GPtrArray *files, const GPtrArray *plots, GError **error)
 {
+  const Options *options = eval->options;
   g_autoptr (GPtrArray) inputs = g_ptr_array_new_with_free_func (g_free), outputs = g_ptr_array_new ();
 
-  g_ptr_array_add (inputs, nf_model_find (command->model, NULL));
-  g_ptr_array_add (inputs, g_strdup (command->text));
   for (guint i = 0; i < files->len; i++)
     {
       g_ptr_array_add (inputs, g_strdup (files->pdata[i]));
-      if (actions)
+      if (options->actions)
         g_ptr_array_add (inputs, g_strconcat (files->pdata[i], NF_ACTIONS_SUFFIX, NULL));
     }
-  g_ptr_array_add (outputs, (gpointer)eval->json_path);
-  g_ptr_array_add (outputs, map);
+  g_ptr_array_add (outputs, options->map);
   for (guint i = 0; plots && i < plots->len; i++)
     g_ptr_array_add (outputs, plots->pdata[i]);
-  return nf_check_outputs (outputs, inputs, error);
+  return nf_command_check_outputs (eval->command, options->json, outputs, inputs, error);
 }
 
 /* All that PATHS name; with HOLDOUT the pictures among them that training keeps away, and all videos. */
@@ -640,6 +674,249 @@ list_files (const char *const *paths, double holdout, GError **error)
   return NULL;
 }
 
+/* Says what is wrong; FALSE means NF_EXIT_USAGE, as it does of the checks that follow. */
+static gboolean
+parse (NfCommand *command, Options *options, int *argc, char ***argv)
+{
+  const GOptionEntry entries[] = {
+    { "frames", 'n', 0, G_OPTION_ARG_INT64, &options->frames, "At most N frames of each file", "N" },
+    { "every", 0, 0, G_OPTION_ARG_INT64, &options->every, "Every K-th frame", "K" },
+    { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &options->holdout,
+      "Only the last share of each video and of each folder's pictures, as train holds it out", "SHARE" },
+    { "json", 0, 0, G_OPTION_ARG_FILENAME, &options->json,
+      "Write the lines of JSON to FILE (default: standard output)", "FILE" },
+    { "plot", 0, 0, G_OPTION_ARG_FILENAME, &options->plot, "Curve over time", "FILE.png" },
+    { "map", 0, 0, G_OPTION_ARG_FILENAME, &options->map,
+      "Bits of each patch over the frame with the highest score", "FILE.png" },
+    { "map-frame", 0, 0, G_OPTION_ARG_INT64, &options->map_frame, "Number of the frame to map instead", "N" },
+    { "peers", 0, 0, G_OPTION_ARG_NONE, &options->peers,
+      "Also report what FFV1 (intra) and PNG take, in bits per sample", NULL },
+    { "check", 0, 0, G_OPTION_ARG_NONE, &options->check, "Decode each frame and compare every byte", NULL },
+    { "actions", 0, 0, G_OPTION_ARG_NONE, &options->actions,
+      "Tell a model of videos the actions in FILE.actions.ndjson beside each video", NULL },
+    { "scale", 0, 0, G_OPTION_ARG_NONE, &options->scale,
+      "Scale frames to the size of a model of videos, as training does", NULL },
+    { "denoise", 0, 0, G_OPTION_ARG_STRING, &options->denoise,
+      "Instead of scores: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and "
+      "nlmeans at their best strength",
+      "SIGMA,…" },
+    { NULL }
+  };
+  return nf_command_parse (
+      command, argc, argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
+      "FILE|FOLDER…", "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.",
+      NULL, 1, G_MAXINT);
+}
+
+/* Which frames are scored, and which of them is drawn. */
+static gboolean
+check_frames (NfCommand *command, Options *options)
+{
+  const gint64 map_frame = options->map_frame;
+
+  if (!nf_settle_number (&options->frames) || options->every < 1
+      || !(options->holdout >= 0 && options->holdout < 1))
+    nf_command_usage (command, "--frames and --every take 1 or more, --holdout from 0 to less than 1");
+  else if (map_frame != G_MININT64 && !options->map)
+    nf_command_usage (command, "--map-frame says what --map draws: give both");
+  else if (map_frame != G_MININT64 && map_frame < 0)
+    nf_command_usage (command, "--map-frame takes no negative number");
+  /* where the held-out share begins is known of each file later */
+  else if (map_frame >= 0 && !(options->holdout > 0)
+           && (map_frame % options->every != 0
+               || (options->frames && map_frame / options->every >= options->frames)))
+    nf_command_usage (
+        command, "--map-frame %" G_GINT64_FORMAT " is not one of the frames that --every and --frames choose",
+        map_frame);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+static gboolean
+check_options (NfCommand *command, Options *options)
+{
+  const char *of_scores = options->check   ? "check"
+                          : options->peers ? "peers"
+                          : options->plot  ? "plot"
+                          : options->map   ? "map"
+                                           : NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (command->decodes && !options->check)
+    nf_command_usage (command, "--%s says how --check decodes: give both", command->decodes);
+  else if ((options->denoise && !parse_sigmas (options->denoise, options->sigmas, &options->n_sigmas, &error))
+           || !nf_check_ending (options->plot, "png", &error)
+           || !nf_check_ending (options->map, "png", &error)
+           || !nf_check_ending (options->json, "json", &error))
+    nf_command_usage (command, "%s", error->message);
+  else if (options->n_sigmas && of_scores)
+    nf_command_usage (command, "--denoise has no scores: not with --%s", of_scores);
+  else if (options->n_sigmas && options->actions)
+    nf_command_usage (command, "--actions is for all frames in a row: not with --denoise");
+  else
+    return TRUE;
+  return FALSE;
+}
+
+static void
+eval_init (Eval *eval, NfCommand *command, const Options *options)
+{
+  /* Lines of JSON and words never mix on one stream. */
+  const gboolean lines = !options->json && !options->n_sigmas;
+
+  *eval = (Eval){ .command = command,
+                  .options = options,
+                  .scan = { .score = TRUE,
+                            .may_scale = TRUE,
+                            .scale = options->scale,
+                            .actions = options->actions,
+                            .frames = (guint64)options->frames,
+                            .every = (guint64)options->every,
+                            .holdout = options->holdout },
+                  .progress = command->progress,
+                  .decoding = command->decoding,
+                  .out = lines ? stderr : stdout,
+                  .json = lines ? stdout : NULL,
+                  .seconds = g_array_new (FALSE, FALSE, sizeof (double)),
+                  .bits = g_array_new (FALSE, FALSE, sizeof (double)),
+                  .png = g_array_new (FALSE, FALSE, sizeof (double)),
+                  .ffv1 = g_array_new (FALSE, FALSE, sizeof (double)),
+                  .map_score = -INFINITY };
+  eval->decoding.snap = TRUE;
+}
+
+/* Opens the model and, of one of videos, its streams. */
+static gboolean
+open_model (Eval *eval, GError **error)
+{
+  NfCommand *command = eval->command;
+  const Options *options = eval->options;
+
+  eval->session = nf_command_open (command, error);
+  if (!eval->session)
+    return FALSE;
+  if (options->n_sigmas
+          ? !nf_command_check_pictures (command, eval->session, "--denoise", NF_VIDEOS_KEEP_NOISE,
+                                        NF_MODEL_NOISY, error)
+          : !nf_command_open_stream (command, eval->session, &eval->stream, error)
+                || (eval->stream && options->check
+                    && !nf_command_open_decoder (command, eval->session, &eval->decoder, error)))
+    return FALSE;
+  eval->scan.stream = eval->stream;
+  if (!nf_command_check_stream (command, eval->stream, options->scale ? "scale" : NULL, error))
+    return FALSE;
+  if (options->peers)
+    eval->peers = nf_media_peers_new (get_config (eval)->layout);
+  return TRUE;
+}
+
+/* If the file is wrong that is said, and others go on; FALSE if something else is. */
+static gboolean
+eval_file (Eval *eval, const char *path, const char *plot, GError **error)
+{
+  const gboolean denoise = eval->options->n_sigmas > 0;
+  g_autoptr (GError) local = NULL;
+
+  reset_file (eval, path);
+  if (denoise ? !denoise_file (eval, &local)
+              : !nf_scan_file (eval->session, path, &eval->scan, eval->progress, eval_frame, eval, &local))
+    {
+      if (nf_media_is_of_file (local))
+        {
+          nf_command_fail (eval->command, local);
+          return TRUE;
+        }
+      g_propagate_error (error, g_steal_pointer (&local));
+      return FALSE;
+    }
+  eval->n_scored++;
+  if (denoise)
+    return TRUE;
+  nf_progress_clear (eval->progress);
+  print_summary (eval);
+  eval->all_dims += eval->dims;
+  eval->all_model_bits += eval->model_bits;
+  eval->all_png_bits += eval->png_bits;
+  eval->all_ffv1_bits += eval->ffv1_bits;
+  eval->all_wrong_frames += eval->wrong_frames;
+  return !plot || plot_file (eval, plot, error);
+}
+
+static void
+print_total (const Eval *eval, guint n_files)
+{
+  const double dims = eval->all_dims, mean = eval->all_model_bits / dims;
+
+  if (eval->n_scored < n_files)
+    fprintf (eval->out, "%u of %u files: %.4f bits/dim", eval->n_scored, n_files, mean);
+  else
+    fprintf (eval->out, "all %u files: %.4f bits/dim", n_files, mean);
+  if (eval->peers)
+    fprintf (eval->out, "; PNG %.4f, FFV1 %.4f bits/sample", eval->all_png_bits / dims,
+             eval->all_ffv1_bits / dims);
+  fputs ("\n", eval->out);
+}
+
+static gboolean
+plot_map (const Eval *eval, GError **error)
+{
+  g_autofree char *title = NULL;
+
+  if (!eval->map)
+    {
+      g_set_error (error, NF_ERROR, NF_ERROR_ARGUMENT,
+                   "--map-frame %" G_GINT64_FORMAT ": that frame was not scored", eval->options->map_frame);
+      return FALSE;
+    }
+  title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval->map_name,
+                           eval->map_picture->index, eval->map_score);
+  return nf_plot_map (eval->options->map, title, eval->map_name, "bits per sample", eval->map_picture,
+                      eval->map, eval->map_grid.grid_width, eval->map_grid.grid_height,
+                      get_config (eval)->patch_size, error);
+}
+
+static gboolean
+close_json (Eval *eval, GError **error)
+{
+  if (!open_json (eval, error))
+    return FALSE;
+  if (!eval->options->json || fclose (g_steal_pointer (&eval->json)) == 0)
+    return TRUE;
+  g_set_error (error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", eval->options->json, g_strerror (errno));
+  return FALSE;
+}
+
+/* Scores, or with --denoise denoises, what PATHS name. Returns: the exit status. */
+static int
+eval_files (NfCommand *command, const Options *options, const char *const *paths)
+{
+  g_auto (Eval) eval;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) files = NULL, plots = NULL;
+
+  eval_init (&eval, command, options);
+  files = list_files (paths, options->holdout, &error);
+  if (!files)
+    return nf_command_fail (command, error);
+  plots = options->plot ? plot_paths (options->plot, files) : NULL;
+  if (options->n_sigmas && !command->model)
+    command->model = g_strdup (NF_MODEL_NOISY);
+  if (!check_places (&eval, files, plots, &error) || !open_model (&eval, &error))
+    return nf_command_fail (command, error);
+  for (guint i = 0; i < files->len; i++)
+    if (!eval_file (&eval, files->pdata[i], plots ? plots->pdata[i] : NULL, &error))
+      return nf_command_fail (command, error);
+  if (!eval.n_scored)
+    return NF_EXIT_FAILED;
+  if (files->len > 1 && !options->n_sigmas)
+    print_total (&eval, files->len);
+  if ((options->map && !plot_map (&eval, &error)) || !close_json (&eval, &error))
+    return nf_command_fail (command, error);
+  nf_command_tell_residual (command);
+  return eval.all_wrong_frames || eval.n_scored < files->len ? NF_EXIT_FAILED : 0;
+}
+
 int
 nf_cmd_eval (int argc, char **argv)
 {
@@ -650,183 +927,10 @@ nf_cmd_eval (int argc, char **argv)
     }
 
   g_auto (NfCommand) command = { .name = NAME };
-  g_auto (Eval) eval = { .map_frame = -1, .map_score = -INFINITY };
-  g_autoptr (GError) error = NULL;
-  g_autoptr (GPtrArray) files = NULL, plots = NULL;
-  g_autofree char *json_path = NULL, *plot = NULL, *map = NULL, *denoise = NULL;
-  gint64 frames = G_MININT64, every = 1, map_frame = G_MININT64;
-  double holdout = 0, sigmas[MAX_SIGMAS], dims = 0, bits = 0, png = 0, ffv1 = 0;
-  guint n_sigmas = 0, n_scored = 0;
-  guint64 wrong = 0;
-  gboolean peers = FALSE;
-  const NfConfig *config;
-  NfScan scan = { .score = TRUE, .may_scale = TRUE };
-  FILE *out;
-  const GOptionEntry entries[]
-      = { { "frames", 'n', 0, G_OPTION_ARG_INT64, &frames, "At most N frames of each file", "N" },
-          { "every", 0, 0, G_OPTION_ARG_INT64, &every, "Every K-th frame", "K" },
-          { "holdout", 0, 0, G_OPTION_ARG_DOUBLE, &holdout,
-            "Only the last share of each video and of each folder's pictures, as train holds it out",
-            "SHARE" },
-          { "json", 0, 0, G_OPTION_ARG_FILENAME, &json_path,
-            "Write the lines of JSON to FILE (default: standard output)", "FILE" },
-          { "plot", 0, 0, G_OPTION_ARG_FILENAME, &plot, "Curve over time", "FILE.png" },
-          { "map", 0, 0, G_OPTION_ARG_FILENAME, &map,
-            "Bits of each patch over the frame with the highest score", "FILE.png" },
-          { "map-frame", 0, 0, G_OPTION_ARG_INT64, &map_frame, "Number of the frame to map instead", "N" },
-          { "peers", 0, 0, G_OPTION_ARG_NONE, &peers,
-            "Also report what FFV1 (intra) and PNG take, in bits per sample", NULL },
-          { "check", 0, 0, G_OPTION_ARG_NONE, &eval.check, "Decode each frame and compare every byte", NULL },
-          { "actions", 0, 0, G_OPTION_ARG_NONE, &scan.actions,
-            "Tell a model of videos the actions in FILE.actions.ndjson beside each video", NULL },
-          { "scale", 0, 0, G_OPTION_ARG_NONE, &eval.scale,
-            "Scale frames to the size of a model of videos, as training does", NULL },
-          { "denoise", 0, 0, G_OPTION_ARG_STRING, &denoise,
-            "Instead of scores: PSNR after removing noise of SIGMA ([-1, 1] scale), beside hqdn3d and "
-            "nlmeans at their "
-            "best strength",
-            "SIGMA,…" },
-          { NULL } };
+  g_auto (Options) options = { .frames = G_MININT64, .every = 1, .map_frame = G_MININT64 };
 
-  if (!nf_command_parse (
-          &command, &argc, &argv, entries, NF_COMMAND_MODEL | NF_COMMAND_DEVICE | NF_COMMAND_DECODING,
-          "FILE|FOLDER…",
-          "Scores frames: bits per dimension under a flow, one line of JSON each, and a summary.", NULL, 1,
-          G_MAXINT))
+  if (!parse (&command, &options, &argc, &argv) || !check_frames (&command, &options)
+      || !check_options (&command, &options))
     return NF_EXIT_USAGE;
-  if (!nf_settle_number (&frames) || every < 1 || !(holdout >= 0 && holdout < 1))
-    return nf_command_usage (&command,
-                             "--frames and --every take 1 or more, --holdout from 0 to less than 1");
-  if (map_frame != G_MININT64 && (!map || map_frame < 0))
-    return nf_command_usage (&command, map ? "--map-frame takes no negative number"
-                                           : "--map-frame says what --map draws: give both");
-  /* where the held-out share begins is known of each file later */
-  if (map_frame >= 0 && !(holdout > 0) && (map_frame % every != 0 || (frames && map_frame / every >= frames)))
-    return nf_command_usage (&command,
-                             "--map-frame %" G_GINT64_FORMAT
-                             " is not one of the frames that --every and --frames choose",
-                             map_frame);
-  if (command.decodes && !eval.check)
-    return nf_command_usage (&command, "--%s says how --check decodes: give both", command.decodes);
-  if (denoise && !parse_sigmas (denoise, sigmas, &n_sigmas, &error))
-    return nf_command_usage (&command, "%s", error->message);
-  if (!nf_check_ending (plot, "png", &error) || !nf_check_ending (map, "png", &error)
-      || !nf_check_ending (json_path, "json", &error))
-    return nf_command_usage (&command, "%s", error->message);
-  if (n_sigmas && (peers || eval.check || plot || map))
-    return nf_command_usage (&command, "--denoise has no scores: not with --%s",
-                             eval.check ? "check"
-                             : peers    ? "peers"
-                             : plot     ? "plot"
-                                        : "map");
-  if (scan.actions && n_sigmas)
-    return nf_command_usage (&command, "--actions is for all frames in a row: not with --denoise");
-  scan.frames = (guint64)frames;
-  scan.every = (guint64)every;
-  scan.holdout = holdout;
-  eval.map_frame = MAX (map_frame, -1);
-  eval.wants_map = map != NULL;
-  eval.command = &command;
-  eval.progress = command.progress;
-  eval.decoding = command.decoding;
-  eval.decoding.snap = TRUE;
-  eval.seconds = g_array_new (FALSE, FALSE, sizeof (double));
-  eval.bits = g_array_new (FALSE, FALSE, sizeof (double));
-  eval.png = g_array_new (FALSE, FALSE, sizeof (double));
-  eval.ffv1 = g_array_new (FALSE, FALSE, sizeof (double));
-
-  files = list_files ((const char *const *)argv + 1, holdout, &error);
-  if (!files)
-    return nf_command_fail (&command, error);
-  plots = plot ? plot_paths (plot, files) : NULL;
-  eval.json_path = json_path;
-  if (n_sigmas && !command.model)
-    command.model = g_strdup (NF_MODEL_NOISY);
-  if (!check_places (&eval, &command, files, plots, map, scan.actions, &error))
-    return nf_command_fail (&command, error);
-  eval.session = nf_command_open (&command, &error);
-  if (!eval.session)
-    return nf_command_fail (&command, error);
-  config = nf_model_get_config (nf_session_get_model (eval.session));
-  if (!n_sigmas
-      && (!nf_command_open_stream (&command, eval.session, &eval.stream, &error)
-          || (eval.stream && eval.check
-              && !nf_command_open_decoder (&command, eval.session, &eval.decoder, &error))))
-    return nf_command_fail (&command, error);
-  scan.stream = eval.stream;
-  scan.scale = eval.scale;
-  if (n_sigmas
-      && !nf_command_check_pictures (&command, eval.session, "--denoise", NF_VIDEOS_KEEP_NOISE,
-                                     NF_MODEL_NOISY, &error))
-    return nf_command_fail (&command, error);
-  if (!nf_command_check_stream (&command, eval.stream, eval.scale ? "scale" : NULL, &error))
-    return nf_command_fail (&command, error);
-  if (peers)
-    eval.peers = nf_media_peers_new (config->layout);
-  /* Lines of JSON and words never mix on one stream. */
-  out = json_path || n_sigmas ? stdout : stderr;
-  eval.json = json_path || n_sigmas ? NULL : stdout;
-
-  for (guint i = 0; i < files->len; i++)
-    {
-      reset_file (&eval, files->pdata[i]);
-      if (n_sigmas ? !denoise_file (&eval, &scan, sigmas, n_sigmas, out, &error)
-                   : !nf_scan_file (eval.session, eval.path, &scan, eval.progress, eval_frame, &eval, &error))
-        {
-          if (!nf_media_is_of_file (error))
-            return nf_command_fail (&command, error);
-          nf_command_fail (&command, error);
-          g_clear_error (&error);
-          continue;
-        }
-      n_scored++;
-      if (n_sigmas)
-        continue;
-      nf_progress_clear (eval.progress);
-      print_summary (&eval, out);
-      dims += eval.dims;
-      bits += eval.model_bits;
-      png += eval.png_bits;
-      ffv1 += eval.ffv1_bits;
-      wrong += eval.wrong_frames;
-      if (plots && !plot_file (&eval, plots->pdata[i], &error))
-        return nf_command_fail (&command, error);
-    }
-  if (!n_scored)
-    return NF_EXIT_FAILED;
-  if (files->len > 1 && !n_sigmas)
-    {
-      if (n_scored < files->len)
-        fprintf (out, "%u of %u files: %.4f bits/dim", n_scored, files->len, bits / dims);
-      else
-        fprintf (out, "all %u files: %.4f bits/dim", files->len, bits / dims);
-      if (peers)
-        fprintf (out, "; PNG %.4f, FFV1 %.4f bits/sample", png / dims, ffv1 / dims);
-      fprintf (out, "\n");
-    }
-  if (map && !n_sigmas)
-    {
-      g_autofree char *title = NULL;
-
-      if (!eval.map)
-        {
-          g_set_error (&error, NF_ERROR, NF_ERROR_ARGUMENT,
-                       "--map-frame %" G_GINT64_FORMAT ": that frame was not scored", map_frame);
-          return nf_command_fail (&command, error);
-        }
-      title = g_strdup_printf ("%s, frame %" G_GUINT64_FORMAT ": %.3f bits/dim", eval.map_name,
-                               eval.map_picture->index, eval.map_score);
-      if (!nf_plot_map (map, title, eval.map_name, "bits per sample", eval.map_picture, eval.map,
-                        eval.map_grid.grid_width, eval.map_grid.grid_height, config->patch_size, &error))
-        return nf_command_fail (&command, error);
-    }
-  if (!open_json (&eval, &error))
-    return nf_command_fail (&command, error);
-  if (json_path && fclose (g_steal_pointer (&eval.json)) != 0)
-    {
-      g_set_error (&error, NF_ERROR, NF_ERROR_WRITE, "--json %s: %s", json_path, g_strerror (errno));
-      return nf_command_fail (&command, error);
-    }
-  nf_command_tell_residual (&command);
-  return wrong || n_scored < files->len ? NF_EXIT_FAILED : 0;
+  return eval_files (&command, &options, (const char *const *)argv + 1);
 }

@@ -1,6 +1,7 @@
 /* normflow hints: hints that speed up decoding single pictures. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "media.h"
 #include "nf-hints.h"
 
@@ -79,7 +80,7 @@ check_place (const NfCommand *command, const char *output, const GPtrArray *file
   g_autoptr (GPtrArray) outputs = g_ptr_array_new ();
 
   g_ptr_array_add (outputs, (gpointer)output);
-  return nf_command_check_output (command, output, error) && nf_check_outputs (outputs, files, error);
+  return nf_command_check_outputs (command, NULL, outputs, files, error);
 }
 
 int

@@ -1,5 +1,6 @@
 /* normflow sample: pictures from the prior. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
+#include "files.h"
 #include "output.h"
 #include "sample.h"
 

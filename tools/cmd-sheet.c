@@ -1,6 +1,7 @@
 /* normflow sheet: what a model does to a video, on one page. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "noise.h"
 #include "plot.h"
 #include "scan.h"

@@ -1,6 +1,7 @@
 /* normflow world: videos of small worlds, with their actions. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "command.h"
 #include "common.h"
+#include "files.h"
 #include "output.h"
 #include "policy.h"
 

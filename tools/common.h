@@ -143,33 +143,13 @@ gboolean nf_parse_size (const char *text, guint *width, guint *height);
 /* "N/D" or "N" to a rate; each 1 to 2^31-1. */
 gboolean nf_parse_rate (const char *text, int *rate_n, int *rate_d);
 
-/* A name beside PATH, hidden and unused, with the same extension: to write to before renaming. (transfer
- * full) */
-char *nf_temporary_name (const char *path, GError **error);
-
-/* Whether the folder of the file PATH is there, and PATH is none. */
-gboolean nf_check_folder (const char *path, GError **error);
-
-/* Refuses a name (nullable) that says something else than ENDING (without the dot): the file would not be
- * what its name says, and is most likely one to read. One without an ending, or with one that says nothing,
- * is fine. */
-gboolean nf_check_ending (const char *path, const char *ending, GError **error);
-
-/* Refuses an output that is an input, not a regular file, or in no folder that is there. */
-gboolean nf_check_output (const char *path, const char *input, GError **error);
-
-/* That, where the inputs are the model of SELF, the default one if it names none, and its text features. */
+/* nf_check_output() where the inputs are the model of SELF, the default one if it names none, and its text
+ * features. */
 gboolean nf_command_check_output (const NfCommand *self, const char *path, GError **error);
 
-/* Refuses an output (names, NULL among them are none) that is one of INPUTS or another output, a folder, or
- * in none that is there. */
-gboolean nf_check_outputs (const GPtrArray *outputs, const GPtrArray *inputs, GError **error);
-
-/* Whether two names are of one regular file, or would be of one that is not there yet. */
-gboolean nf_same_file (const char *a, const char *b);
-
-/* Flushes TEMPORARY to the disk and gives it its name. */
-gboolean nf_publish (const char *temporary, const char *path, GError **error);
+/* nf_check_outputs() where these are among the inputs, besides INPUTS. */
+gboolean nf_command_check_outputs (const NfCommand *self, const char *stream, const GPtrArray *files,
+                                   const GPtrArray *inputs, GError **error);
 
 #define NF_LISTED_CLASSES 32 /* names of classes in a line of text */
 
@@ -179,8 +159,5 @@ char *nf_class_list (const char *names, guint most);
 
 /* VALUE for people: by FORMAT, and "-" if it is not a finite number. (transfer full) */
 char *nf_words (const char *format, double value) G_GNUC_PRINTF (1, 0);
-
-/* Says WANTED instead of NAME in the error's message. */
-void nf_error_rename (GError *error, const char *name, const char *wanted);
 
 G_END_DECLS

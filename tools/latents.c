@@ -1,6 +1,7 @@
 /* normflow: files of latents. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "latents.h"
 #include "common.h"
+#include "files.h"
 #include "json.h"
 
 #include <errno.h>

@@ -168,9 +168,12 @@ open_format (NfMediaReader *self, GError **error)
 
   av_dict_set (&options, "protocol_whitelist", "file", 0);
   av_dict_set (&options, "format_whitelist", containers, 0);
-  /* a "%" in the name of a file that is there is none of a sequence */
+  /* a "%" in the name of a file that is there is none of a sequence; libav looks for the first picture of one
+   * at five numbers alone */
   if (g_file_test (self->path, G_FILE_TEST_EXISTS))
     av_dict_set (&options, "pattern_type", "none", 0);
+  else
+    av_dict_set_int (&options, "start_number", self->first_picture, 0);
   status = avformat_open_input (&self->format, url, NULL, &options);
   av_dict_free (&options);
   if (status == AVERROR (EINVAL)) /* a demuxer that is not among them */
@@ -290,19 +293,13 @@ list_pictures (const char *path)
   return numbers;
 }
 
-/* libav takes the first picture that is missing for the end of a sequence, or fails there: which of them
- * depends on how many came before. */
+/* Of the pictures NUMBERS (nullable), if they are a sequence. libav takes the first one that is missing for
+ * the end, or fails there: which of them depends on how many came before. */
 static gboolean
-check_sequence (NfMediaReader *self, GError **error)
+check_sequence (NfMediaReader *self, const GArray *numbers, GError **error)
 {
-  g_autoptr (GArray) numbers = NULL;
-
-  if (strcmp (self->format->iformat->name, "image2") != 0 || g_file_test (self->path, G_FILE_TEST_EXISTS))
+  if (strcmp (self->format->iformat->name, "image2") != 0 || !numbers)
     return TRUE;
-  numbers = list_pictures (self->path);
-  if (!numbers || numbers->len == 0)
-    return TRUE;
-  self->first_picture = g_array_index (numbers, guint, 0);
   self->n_pictures = numbers->len;
   for (guint i = 1; i < numbers->len; i++)
     if (g_array_index (numbers, guint, i) != self->first_picture + i)
@@ -366,6 +363,7 @@ NfMediaReader *
 nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
 {
   g_autoptr (NfMediaReader) self = g_new0 (NfMediaReader, 1);
+  g_autoptr (GArray) numbers = NULL;
   const AVStream *stream;
   AVRational rate;
 
@@ -387,7 +385,10 @@ nf_media_reader_open (const char *path, NfPixelLayout layout, GError **error)
       g_set_error (error, NF_ERROR, NF_ERROR_READ, "%s: is a folder, not a video or picture", path);
       return NULL;
     }
-  if (!open_format (self, error) || !check_sequence (self, error))
+  numbers = g_file_test (path, G_FILE_TEST_EXISTS) ? NULL : list_pictures (path);
+  if (numbers && numbers->len > 0)
+    self->first_picture = g_array_index (numbers, guint, 0);
+  if (!open_format (self, error) || !check_sequence (self, numbers, error))
     return NULL;
   self->packet = av_packet_alloc ();
   self->frame = av_frame_alloc ();

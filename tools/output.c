@@ -1,5 +1,6 @@
 /* normflow: video that a sub-command writes. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "output.h"
+#include "files.h"
 
 #include <stdio.h>
 #include <string.h>

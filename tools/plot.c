@@ -1,6 +1,6 @@
 /* normflow: curves and heat maps, by cairo. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "plot.h"
-#include "common.h"
+#include "files.h"
 #include "nf-error.h"
 
 #include <cairo.h>

@@ -1,6 +1,6 @@
 /* normflow: a training run and its settings. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "train-run.h"
-#include "common.h"
+#include "files.h"
 #include "json.h"
 #include "nf-json.h"
 
