@@ -14,6 +14,7 @@ typedef struct
   NfStream *stream;
   GPtrArray *frames, *decoded; /* NfPictures, the first of them a key frame */
   float *latents;              /* of all of them */
+  GPtrArray *corrections;      /* of each, GArrays of NfCorrection */
   const NfDecodeOptions *options;
 } Video;
 
@@ -84,12 +85,22 @@ run_frames (Video *self, NfDecodeReport *report, double *seconds, GError **error
       const NfPicture *frame = g_ptr_array_index (self->frames, i),
                       *decoded = g_ptr_array_index (self->decoded, i);
       NfDecodeReport of_frame = { 0 };
+      GArray *items = g_ptr_array_index (self->corrections, i);
+      NfCorrections corrections = { (const NfCorrection *)(gpointer)items->data, items->len };
+      NfDecodeOptions options = self->options ? *self->options : (NfDecodeOptions){ 0 };
+      options.corrections = &corrections;
       if (!nf_command_go_on (self->bench->command, error)
-          || !(self->options ? nf_stream_decode (self->stream, self->latents + i * n, NULL, FALSE,
-                                                 self->options, &decoded->frame, error)
+          || !(self->options ? nf_stream_decode (self->stream, self->latents + i * n, NULL, FALSE, &options,
+                                                 &decoded->frame, error)
                              : nf_stream_encode (self->stream, &frame->frame, NULL, self->latents + i * n,
                                                  NULL, NULL, error)))
         return FALSE;
+      if (!self->options)
+        {
+          nf_stream_get_corrections (self->stream, &corrections);
+          g_array_set_size (items, 0);
+          g_array_append_vals (items, corrections.items, (guint)corrections.n);
+        }
       if (self->options)
         nf_stream_get_decode_report (self->stream, &of_frame);
       report->passes += of_frame.passes;
@@ -173,6 +184,10 @@ nf_bench_decode_video (NfBenchDecode *bench, GError **error)
     g_ptr_array_add (decoded, nf_picture_new_like (g_ptr_array_index (frames, i)));
   g_autofree float *latents = g_new (float, nf_stream_count_latents (stream) * frames->len);
   video.latents = latents;
+  g_autoptr (GPtrArray) corrections = g_ptr_array_new_with_free_func ((GDestroyNotify)g_array_unref);
+  for (guint i = 0; i < frames->len; i++)
+    g_ptr_array_add (corrections, g_array_new (FALSE, FALSE, sizeof (NfCorrection)));
+  video.corrections = corrections;
   nf_bench_print_header ("FRAMES");
   if (asked[1] == NF_DECODE_AUTO)
     return measure_methods (&video, all_methods, G_N_ELEMENTS (all_methods), error);

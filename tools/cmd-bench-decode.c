@@ -20,6 +20,7 @@ typedef struct
   NfBenchDecode base;
   char *hints;   /* a file of those measured on other pictures than the ones decoded; NULL: none */
   float *before; /* latents of the frame before, which fresh sessions have decoded; NULL: none */
+  NfCorrections corrections; /* of the frame that is decoded */
 } BenchDecode;
 
 /* What is decoded: of the video, or drawn. */
@@ -126,6 +127,7 @@ measure_method (BenchDecode *bench, const NfPicture *picture, float *latents, Nf
   if (!(fresh && options.method == NF_DECODE_DRAFT))
     options.method = method;
   options.snap = TRUE;
+  options.corrections = &bench->corrections;
   options.afresh = !bench->before; /* else it would be the same frame again and again */
   if (!nf_bench_row_measure (row, &bench->base, !fresh, run, &data, error))
     return FALSE;
@@ -220,6 +222,12 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
   done = done
          && nf_bench_row_measure (&encoding, &bench->base, TRUE, run,
                                   &(Run){ .bench = bench, .picture = picture, .latents = latents }, error);
+  /* the session's own until it encodes again, which it may */
+  if (done)
+    nf_session_get_corrections (bench->base.session, &bench->corrections);
+  g_autofree NfCorrection *items
+      = g_memdup2 (bench->corrections.items, bench->corrections.n * sizeof *bench->corrections.items);
+  bench->corrections.items = items;
   g_autofree float *before = NULL;
   if (done && drafts && bench->base.video && bench->base.frame > 0)
     done = (before = encode_before (bench, tiles, nf_grid_latents (&grid), error)) != NULL;
@@ -245,6 +253,7 @@ bench_tiles (BenchDecode *bench, guint tiles, GError **error)
     }
   bench->hints = g_steal_pointer (&hints);
   bench->before = NULL;
+  bench->corrections = (NfCorrections){ 0 };
   for (guint i = 0; i <= G_N_ELEMENTS (ways); i++)
     {
       g_autofree char *what = g_strdup_printf ("%u %s, %s", tiles, tiles == 1 ? "tile" : "tiles",
