@@ -2352,6 +2352,27 @@ test_plain (void **state)
     }
 }
 
+/* Rows of text count when it is chosen how many samples go through at a time: few tokens do not make many of
+ * them. */
+static void
+test_long_text (void **state)
+{
+  const NfConfig config = random_text_config (1024);
+  const gsize values = (gsize)nf_config_tokens (&config) * nf_config_features (&config),
+              text = 1024 * RANDOM_TEXT_FEATURES;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (NfModel) model = nf_model_new (&config, nf_test_device (*state), 1, &error);
+  nf_test_ok (model, error);
+  g_autoptr (NfSession) session = nf_test_session (model);
+  g_autofree float *x = g_new0 (float, values), *z = g_new0 (float, values), *features = g_new0 (float, text);
+  nf_test_ok (nf_session_set_text (session, features, NULL, 1, &error), error);
+  nf_test_ok (nf_session_encode (session, x, 1, NULL, z, NULL, NULL, &error), error);
+  NfSessionStats stats;
+  nf_session_get_stats (session, &stats);
+  /* of one sample about 2 MB */
+  assert_true (stats.device_bytes < 64 << 20);
+}
+
 /* Why a frame may not come back: it is far, or decoding misses values where that matters. */
 static void
 test_doubt (void **state)
@@ -2724,6 +2745,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_interlaced_without_room),
     cmocka_unit_test (test_planes_apart),
     cmocka_unit_test (test_doubt),
+    { "long text", test_long_text, NULL, NULL, (void *)"cpu" },
     { "plain pictures, f32", test_plain, NULL, NULL, (void *)"cpu" },
     { "plain pictures, bfloat16", test_plain, NULL, NULL, (void *)"cpu,precision=bf16" },
     { "a diverged model, f32", test_diverged, NULL, NULL, (void *)"cpu" },

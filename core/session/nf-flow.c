@@ -472,6 +472,16 @@ count_in_cache (NfFlow *flow, guint copies)
   return (guint)MAX (most, DECODE_FEWEST);
 }
 
+/* Of a sample, in the block that has the most: text and actions have rows, too. */
+static guint
+count_rows (NfFlow *flow)
+{
+  guint rows = flow->shape.N;
+  for (guint t = 0; t < flow->T; t++)
+    rows = MAX (rows, nf_flow_samples (flow, t, 1) * nf_block_rows (&flow->sequences[t]));
+  return rows;
+}
+
 static guint
 choose_batch (NfFlow *flow, NfFlowWork work)
 {
@@ -482,11 +492,11 @@ choose_batch (NfFlow *flow, NfFlowWork work)
   switch (work)
     {
     case NF_FLOW_ENCODE:
-      return MAX (ENCODE_ROWS * factor / flow->shape.N, 1);
+      return MAX (ENCODE_ROWS * factor / count_rows (flow), 1);
     case NF_FLOW_GRADIENTS:
     case NF_FLOW_DENOISER:
     case NF_FLOW_DENOISER_GRADIENTS:
-      return MAX (GRADIENT_ROWS * factor / flow->shape.N, 1);
+      return MAX (GRADIENT_ROWS * factor / count_rows (flow), 1);
     case NF_FLOW_DECODE:
     case NF_FLOW_DECODE_GUIDED:
       for (guint t = 0; t < flow->T; t++)
