@@ -402,8 +402,8 @@ nf_cmd_eval_world (int argc, char **argv)
   NfFigures figures = { .command = &command, .side_by_side = SIDE_BY_SIDE };
   Report report = { .json = builder, .table = table };
   const GOptionEntry entries[] = {
-    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world,
-      "The world, must be given: bounce, pong or gridworld", "WORLD" },
+    { "world", 'w', 0, G_OPTION_ARG_STRING, &options.world, nf_world_help ("The world, must be given"),
+      "WORLD" },
     { "windows", 0, 0, G_OPTION_ARG_INT, &options.windows,
       "Pieces that bits are measured on, 0 for none (default: 64)", "N" },
     { "events", 0, 0, G_OPTION_ARG_INT, &options.events, "Surprises of each kind, 0 for none (default: 200)",

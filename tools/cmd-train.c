@@ -481,7 +481,7 @@ add_training_entries (GArray *entries, Options *options)
     { "label-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &options->label_dropout,
       "Share of labels or captions left out (default: 0)", "SHARE" },
     { "world", 0, 0, G_OPTION_ARG_STRING, &run->world,
-      "Train on a simulated world instead of files: bounce, pong or gridworld", "WORLD" },
+      nf_world_help ("Train on a simulated world instead of files"), "WORLD" },
     { "actions", 0, 0, G_OPTION_ARG_NONE, &run->actions,
       "Tell the model the world's actions, or those in FILE" NF_ACTIONS_SUFFIX " beside each video", NULL },
     { "action-dropout", 0, 0, G_OPTION_ARG_DOUBLE, &options->action_dropout,

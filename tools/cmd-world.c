@@ -156,15 +156,17 @@ nf_cmd_world (int argc, char **argv)
       "rgb|gray|yuv420" },
     { NULL }
   };
+  g_autofree char *description = g_strdup_printf (
+      "PATTERN is one of %s. OUT.mkv is written with FFV1, lossless; beside it\n"
+      "OUT.mkv.actions.ndjson has a line for each frame: {\"frame\":0,\"pts\":0,\"action\":1}. Action t "
+      "shows in frame t+1.\n"
+      "With --clips OUT is a folder. At the end the true entropy of a frame, given those before it, is "
+      "reported.",
+      nf_world_choices ());
 
   if (!nf_command_parse (
           &command, &argc, &argv, entries, 0, "PATTERN OUT",
-          "Writes videos of small worlds whose truth is known, with their actions, to train on.",
-          "PATTERN is bounce, pong or gridworld. OUT.mkv is written with FFV1, lossless; beside it\n"
-          "OUT.mkv.actions.ndjson has a line for each frame: {\"frame\":0,\"pts\":0,\"action\":1}. Action t "
-          "shows in frame t+1.\n"
-          "With --clips OUT is a folder. At the end the true entropy of a frame, given those before it, is "
-          "reported.",
+          "Writes videos of small worlds whose truth is known, with their actions, to train on.", description,
           2, 2))
     return NF_EXIT_USAGE;
   if (!nf_world_pattern_from_name (argv[1], &worlds.pattern))

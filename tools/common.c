@@ -591,6 +591,13 @@ DEFINE_CHOICES (nf_layout_choices, NfPixelLayout, NF_PIXELS_YUV420, nf_pixel_lay
 DEFINE_CHOICES (nf_method_choices, NfDecodeMethod, NF_DECODE_DRAFT, nf_decode_method_name)
 DEFINE_CHOICES (nf_guess_choices, NfGuess, NF_GUESS_FRAME, nf_guess_name)
 
+const char *
+nf_world_help (const char *text)
+{
+  g_autofree char *help = g_strdup_printf ("%s: %s", text, nf_world_choices ());
+  return g_intern_string (help);
+}
+
 gboolean
 nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error)
 {

@@ -134,6 +134,9 @@ const char *nf_method_choices (void);
 const char *nf_guess_choices (void);
 #define NF_DENOISE_CHOICES "auto, learned, score, none"
 
+/* Help that names all worlds: "TEXT: a, b". */
+const char *nf_world_help (const char *text);
+
 /* The error that VALUE of OPTION, with its dashes, is not one of CHOICES, "a, b"; FALSE. */
 gboolean nf_wrong_choice (const char *option, const char *value, const char *choices, GError **error);
 

@@ -5,6 +5,7 @@
 #include "nf-json.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <glib/gstdio.h>
@@ -148,6 +149,142 @@ add_exact (JsonBuilder *builder, const char *name, double value)
   json_builder_add_string_value (builder, g_ascii_dtostr (text, sizeof text, value));
 }
 
+static void
+add_exact_all (JsonBuilder *builder, const char *name, const double *values, guint n)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < n; i++)
+    add_exact (builder, NULL, values[i]);
+  json_builder_end_array (builder);
+}
+
+/* How a setting is kept. */
+typedef enum
+{
+  KEPT_WHOLE,
+  KEPT_NUMBER,
+  KEPT_EXACT,
+  KEPT_SCALES, /* n_scales of them */
+  KEPT_SWITCH,
+  KEPT_TEXT,  /* NULL is kept as "" */
+  KEPT_TEXTS, /* NULL is left out */
+  KEPT_NAME,  /* of a file or folder, as a text */
+  KEPT_NAMES,
+  KEPT_SOURCES,
+} Kind;
+
+typedef struct
+{
+  const char *name;
+  Kind kind;
+  gsize offset;   /* in NfTrainRun */
+  gboolean later; /* runs that began before there was such a thing have none: it stays what it was */
+} Setting;
+
+/* Where MEMBER is; what is compared, without being looked at, are pointers of one type. */
+#define AT(Type, member)                                                                                     \
+  (offsetof (NfTrainRun, member) + 0 * sizeof ((Type *)NULL == &((NfTrainRun *)NULL)->member))
+#define WHOLE(member) KEPT_WHOLE, AT (guint64, member)
+#define NUMBER(member) KEPT_NUMBER, AT (guint, member)
+#define EXACT(member) KEPT_EXACT, AT (double, member)
+#define SCALES(member) KEPT_SCALES, AT (double, member)
+#define SWITCH(member) KEPT_SWITCH, AT (gboolean, member)
+#define TEXT(member) KEPT_TEXT, AT (char *, member)
+#define TEXTS(member) KEPT_TEXTS, AT (char **, member)
+#define NAME(member) KEPT_NAME, AT (char *, member)
+#define NAMES(member) KEPT_NAMES, AT (char **, member)
+#define SOURCES(member) KEPT_SOURCES, AT (GArray *, member)
+
+/* All that is kept, in this order, after the configuration. */
+static const Setting all_settings[] = {
+  { "steps", WHOLE (train.steps) },
+  { "warmup", WHOLE (train.warmup) },
+  { "lr", EXACT (train.lr) },
+  { "lr_min", EXACT (train.lr_min) },
+  { "beta1", EXACT (train.beta1) },
+  { "beta2", EXACT (train.beta2) },
+  { "eps", EXACT (train.eps) },
+  { "weight_decay", EXACT (train.weight_decay) },
+  { "clip", EXACT (train.clip) },
+  { "ema", EXACT (train.ema) },
+  { "label_dropout", EXACT (train.label_dropout) },
+  { "action_dropout", EXACT (train.action_dropout) },
+  { "context_errors", EXACT (train.context_errors), TRUE },
+  { "seed", WHOLE (train.seed) },
+  { "batch", NUMBER (batch) },
+  { "holdout", EXACT (holdout) },
+  { "scales", SCALES (scales[0]) },
+  { "labels", SWITCH (labels) },
+  { "classes", TEXTS (classes), TRUE },
+  { "captions", NAME (captions), TRUE },
+  { "captions_digest", TEXT (captions_digest), TRUE },
+  { "actions", SWITCH (actions) },
+  { "world", TEXT (world) },
+  { "validate_every", WHOLE (validate_every) },
+  { "validation_tiles", NUMBER (validation_tiles) },
+  { "files", NAMES (files) },
+  { "validation", NAMES (validation) },
+  { "sources", SOURCES (sources), TRUE },
+  { "validation_sources", SOURCES (validation_sources), TRUE },
+  { "init", NAME (init) },
+  { "command", TEXT (command) },
+  { "log", NAME (log), TRUE },
+  { "log_every", WHOLE (log_every), TRUE },
+  { "samples", NAME (samples), TRUE },
+  { "sample_every", WHOLE (sample_every), TRUE },
+  { "precision", TEXT (precision), TRUE },
+  { "multiplied_by", TEXT (arithmetic), TRUE },
+  { "best", EXACT (best) },
+  { "best_tiles", WHOLE (best_tiles), TRUE },
+  { "best_step", WHOLE (best_step) },
+  { "skipped", WHOLE (skipped) },
+  { "other_output", SWITCH (other_output), TRUE },
+  { "seconds", EXACT (seconds) },
+};
+
+static void
+add_setting (JsonBuilder *builder, const Setting *setting, const NfTrainRun *run)
+{
+  const char *name = setting->name;
+  const void *at = (const guint8 *)run + setting->offset;
+
+  switch (setting->kind)
+    {
+    case KEPT_WHOLE:
+      nf_json_add_int (builder, name, *(const guint64 *)at);
+      break;
+    case KEPT_NUMBER:
+      nf_json_add_int (builder, name, *(const guint *)at);
+      break;
+    case KEPT_EXACT:
+      add_exact (builder, name, *(const double *)at);
+      break;
+    case KEPT_SCALES:
+      add_exact_all (builder, name, at, run->n_scales);
+      break;
+    case KEPT_SWITCH:
+      nf_json_add_bool (builder, name, *(const gboolean *)at);
+      break;
+    case KEPT_TEXT:
+      nf_json_add_string (builder, name, *(char *const *)at ? *(char *const *)at : "");
+      break;
+    case KEPT_TEXTS:
+      if (*(char **const *)at)
+        add_strings (builder, name, *(char **const *)at);
+      break;
+    case KEPT_NAME:
+      add_name (builder, name, *(char *const *)at);
+      break;
+    case KEPT_NAMES:
+      add_names (builder, name, *(char **const *)at);
+      break;
+    case KEPT_SOURCES:
+      add_sources (builder, name, *(GArray *const *)at);
+      break;
+    }
+}
+
 gboolean
 nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **error)
 {
@@ -161,54 +298,8 @@ nf_train_save_settings (const NfTrainRun *run, const char *checkpoint, GError **
 
   json_builder_begin_object (builder);
   nf_json_add_string (builder, "config", config);
-  nf_json_add_int (builder, "steps", run->train.steps);
-  nf_json_add_int (builder, "warmup", run->train.warmup);
-  add_exact (builder, "lr", run->train.lr);
-  add_exact (builder, "lr_min", run->train.lr_min);
-  add_exact (builder, "beta1", run->train.beta1);
-  add_exact (builder, "beta2", run->train.beta2);
-  add_exact (builder, "eps", run->train.eps);
-  add_exact (builder, "weight_decay", run->train.weight_decay);
-  add_exact (builder, "clip", run->train.clip);
-  add_exact (builder, "ema", run->train.ema);
-  add_exact (builder, "label_dropout", run->train.label_dropout);
-  add_exact (builder, "action_dropout", run->train.action_dropout);
-  add_exact (builder, "context_errors", run->train.context_errors);
-  nf_json_add_int (builder, "seed", run->train.seed);
-  nf_json_add_int (builder, "batch", run->batch);
-  add_exact (builder, "holdout", run->holdout);
-  json_builder_set_member_name (builder, "scales");
-  json_builder_begin_array (builder);
-  for (guint i = 0; i < run->n_scales; i++)
-    add_exact (builder, NULL, run->scales[i]);
-  json_builder_end_array (builder);
-  nf_json_add_bool (builder, "labels", run->labels);
-  if (run->classes)
-    add_strings (builder, "classes", run->classes);
-  add_name (builder, "captions", run->captions);
-  nf_json_add_string (builder, "captions_digest", run->captions_digest ? run->captions_digest : "");
-  nf_json_add_bool (builder, "actions", run->actions);
-  nf_json_add_string (builder, "world", run->world ? run->world : "");
-  nf_json_add_int (builder, "validate_every", run->validate_every);
-  nf_json_add_int (builder, "validation_tiles", run->validation_tiles);
-  add_names (builder, "files", run->files);
-  add_names (builder, "validation", run->validation);
-  add_sources (builder, "sources", run->sources);
-  add_sources (builder, "validation_sources", run->validation_sources);
-  add_name (builder, "init", run->init);
-  nf_json_add_string (builder, "command", run->command);
-  add_name (builder, "log", run->log);
-  nf_json_add_int (builder, "log_every", run->log_every);
-  add_name (builder, "samples", run->samples);
-  nf_json_add_int (builder, "sample_every", run->sample_every);
-  nf_json_add_string (builder, "precision", run->precision);
-  nf_json_add_string (builder, "multiplied_by", run->arithmetic);
-  add_exact (builder, "best", run->best);
-  nf_json_add_int (builder, "best_tiles", run->best_tiles);
-  nf_json_add_int (builder, "best_step", run->best_step);
-  nf_json_add_int (builder, "skipped", run->skipped);
-  nf_json_add_bool (builder, "other_output", run->other_output);
-  add_exact (builder, "seconds", run->seconds);
+  for (gsize i = 0; i < G_N_ELEMENTS (all_settings); i++)
+    add_setting (builder, &all_settings[i], run);
   json_builder_end_object (builder);
   text = nf_json_text (builder, TRUE);
   if (!g_file_set_contents_full (part, text, -1, G_FILE_SET_CONTENTS_NONE, 0666, &local))
@@ -370,6 +461,80 @@ settings_sources (Settings *settings, const char *name)
   return sources;
 }
 
+/* At most MOST, into VALUES. Returns: how many. */
+static guint
+settings_doubles (Settings *settings, const char *name, double *values, guint most)
+{
+  JsonNode *node = settings_node (settings, name, JSON_NODE_ARRAY);
+  JsonArray *array = node ? json_node_get_array (node) : NULL;
+  const guint n = array ? json_array_get_length (array) : 0;
+
+  if (n > most)
+    {
+      settings->wrong = settings->wrong ? settings->wrong : name;
+      return 0;
+    }
+  for (guint i = 0; i < n; i++)
+    values[i] = node_double (settings, name, json_array_get_element (array, i));
+  return n;
+}
+
+static void
+read_setting (Settings *settings, const Setting *setting, NfTrainRun *run)
+{
+  const char *name = setting->name;
+  void *at = (guint8 *)run + setting->offset;
+
+  switch (setting->kind)
+    {
+    case KEPT_WHOLE:
+      *(guint64 *)at = settings_int (settings, name);
+      break;
+    case KEPT_NUMBER:
+      *(guint *)at = (guint)MIN (settings_int (settings, name), G_MAXUINT);
+      break;
+    case KEPT_EXACT:
+      *(double *)at = settings_double (settings, name);
+      break;
+    case KEPT_SCALES:
+      run->n_scales = settings_doubles (settings, name, at, G_N_ELEMENTS (run->scales));
+      break;
+    case KEPT_SWITCH:
+      *(gboolean *)at = settings_bool (settings, name);
+      break;
+    case KEPT_TEXT:
+      *(char **)at = settings_string (settings, name);
+      break;
+    case KEPT_TEXTS:
+      *(char ***)at = settings_strings (settings, name);
+      break;
+    case KEPT_NAME:
+      *(char **)at = settings_name (settings, name);
+      break;
+    case KEPT_NAMES:
+      *(char ***)at = settings_names (settings, name);
+      break;
+    case KEPT_SOURCES:
+      *(GArray **)at = settings_sources (settings, name);
+      break;
+    }
+}
+
+/* Values of the right type that say nothing. */
+static void
+check_values (Settings *settings, const NfTrainRun *run)
+{
+  const char *wrong = run->precision && !g_strv_contains (nf_device_precisions (), run->precision)
+                          ? "precision"
+                      : run->arithmetic && !nf_is_word (run->arithmetic)     ? "multiplied_by"
+                      : !(run->seconds >= 0 && isfinite (run->seconds))      ? "seconds"
+                      : run->best == -INFINITY /* nothing would be better */ ? "best"
+                                                                             : NULL;
+
+  if (!settings->wrong)
+    settings->wrong = wrong;
+}
+
 gboolean
 nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
 {
@@ -380,7 +545,6 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
   g_autoptr (NfConfig) config = NULL;
   g_autofree char *config_text = NULL;
   Settings settings = { NULL, NULL };
-  JsonNode *scales;
   gsize length;
 
   if (!g_file_test (path, G_FILE_TEST_EXISTS))
@@ -406,89 +570,14 @@ nf_train_load_settings (NfTrainRun *run, const char *checkpoint, GError **error)
         return FALSE;
       run->config = *config;
     }
-  run->train.steps = settings_int (&settings, "steps");
-  run->train.warmup = settings_int (&settings, "warmup");
-  run->train.lr = settings_double (&settings, "lr");
-  run->train.lr_min = settings_double (&settings, "lr_min");
-  run->train.beta1 = settings_double (&settings, "beta1");
-  run->train.beta2 = settings_double (&settings, "beta2");
-  run->train.eps = settings_double (&settings, "eps");
-  run->train.weight_decay = settings_double (&settings, "weight_decay");
-  run->train.clip = settings_double (&settings, "clip");
-  run->train.ema = settings_double (&settings, "ema");
-  run->train.label_dropout = settings_double (&settings, "label_dropout");
-  run->train.action_dropout = settings_double (&settings, "action_dropout");
-  /* runs that began before there were such things have none */
-  if (json_object_has_member (settings.object, "context_errors"))
-    run->train.context_errors = settings_double (&settings, "context_errors");
-  if (json_object_has_member (settings.object, "log"))
-    run->log = settings_name (&settings, "log");
-  if (json_object_has_member (settings.object, "log_every"))
-    run->log_every = settings_int (&settings, "log_every");
-  if (json_object_has_member (settings.object, "samples"))
-    run->samples = settings_name (&settings, "samples");
-  if (run->samples && !*run->samples)
-    g_clear_pointer (&run->samples, g_free);
-  if (json_object_has_member (settings.object, "sample_every"))
-    run->sample_every = settings_int (&settings, "sample_every");
-  if (json_object_has_member (settings.object, "precision"))
-    {
-      run->precision = settings_string (&settings, "precision");
-      if (!g_strv_contains (nf_device_precisions (), run->precision) && !settings.wrong)
-        settings.wrong = "precision";
-    }
-  if (json_object_has_member (settings.object, "multiplied_by"))
-    {
-      run->arithmetic = settings_string (&settings, "multiplied_by");
-      if (!nf_is_word (run->arithmetic) && !settings.wrong)
-        settings.wrong = "multiplied_by";
-    }
-  run->train.seed = settings_int (&settings, "seed");
-  run->batch = (guint)MIN (settings_int (&settings, "batch"), G_MAXUINT);
-  run->holdout = settings_double (&settings, "holdout");
-  scales = settings_node (&settings, "scales", JSON_NODE_ARRAY);
-  run->n_scales = scales ? json_array_get_length (json_node_get_array (scales)) : 0;
-  if (run->n_scales > G_N_ELEMENTS (run->scales))
-    {
-      run->n_scales = 0;
-      settings.wrong = settings.wrong ? settings.wrong : "scales";
-    }
-  for (guint i = 0; i < run->n_scales; i++)
-    run->scales[i]
-        = node_double (&settings, "scales", json_array_get_element (json_node_get_array (scales), i));
-  run->labels = settings_bool (&settings, "labels");
-  if (json_object_has_member (settings.object, "classes"))
-    run->classes = settings_strings (&settings, "classes");
-  if (json_object_has_member (settings.object, "captions"))
-    run->captions = settings_name (&settings, "captions");
-  if (json_object_has_member (settings.object, "captions_digest"))
-    run->captions_digest = settings_string (&settings, "captions_digest");
-  run->actions = settings_bool (&settings, "actions");
-  run->world = settings_string (&settings, "world");
-  run->validate_every = settings_int (&settings, "validate_every");
-  run->validation_tiles = (guint)MIN (settings_int (&settings, "validation_tiles"), G_MAXUINT);
-  run->files = settings_names (&settings, "files");
-  run->validation = settings_names (&settings, "validation");
-  if (json_object_has_member (settings.object, "sources"))
-    run->sources = settings_sources (&settings, "sources");
-  if (json_object_has_member (settings.object, "validation_sources"))
-    run->validation_sources = settings_sources (&settings, "validation_sources");
-  run->init = settings_name (&settings, "init");
-  run->command = settings_string (&settings, "command");
   /* before it was kept, it was taken to be all */
   run->best_tiles = G_MAXUINT64;
-  if (json_object_has_member (settings.object, "best_tiles"))
-    run->best_tiles = settings_int (&settings, "best_tiles");
-  run->best_step = settings_int (&settings, "best_step");
-  run->skipped = settings_int (&settings, "skipped");
-  if (json_object_has_member (settings.object, "other_output"))
-    run->other_output = settings_bool (&settings, "other_output");
-  run->seconds = settings_double (&settings, "seconds");
-  if (!(run->seconds >= 0 && isfinite (run->seconds)) && !settings.wrong)
-    settings.wrong = "seconds";
-  run->best = settings_double (&settings, "best");
-  if (run->best == -INFINITY && !settings.wrong) /* nothing would be better */
-    settings.wrong = "best";
+  for (gsize i = 0; i < G_N_ELEMENTS (all_settings); i++)
+    if (!all_settings[i].later || json_object_has_member (settings.object, all_settings[i].name))
+      read_setting (&settings, &all_settings[i], run);
+  check_values (&settings, run);
+  if (run->samples && !*run->samples)
+    g_clear_pointer (&run->samples, g_free);
   if (settings.wrong)
     {
       g_set_error (error, NF_ERROR, NF_ERROR_FORMAT, "%s: member \"%s\" is missing or not what it should be",
