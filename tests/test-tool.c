@@ -356,6 +356,8 @@ test_corrections (void **state)
       = run (ARGUMENTS ("encode", "-m", "normflow-yuv420-32-small", "far.y4m", "far.safetensors"));
   assert_int_equal (encoded.status, 0);
   assert_null (strstr (encoded.errors, "may not come back"));
+  g_autofree char *info = good (ARGUMENTS ("info", "far.safetensors"));
+  assert_non_null (strstr (info, "values that decoding would not find"));
   g_auto (Result) decoded
       = run (ARGUMENTS ("decode", "-m", "normflow-yuv420-32-small", "far.safetensors", "back.y4m"));
   assert_int_equal (decoded.status, 0);

@@ -332,6 +332,9 @@ print_latents (const Info *info, NfLatentsReader *reader)
   if (latents->text)
     print_row ("text", "%s", latents->text);
   print_row ("bits/dim", "%.4f on average, %.4f to %.4f", bits.mean, bits.least, bits.most);
+  if (latents->n_corrections)
+    print_row ("corrections", "%" G_GUINT64_FORMAT " values that decoding would not find",
+               latents->n_corrections);
   printf ("%-*s ", NAME_WIDTH, "model");
   print_value (latents->model);
   print_row ("model digest", "%s", latents->digest);
@@ -435,6 +438,7 @@ print_json (const Info *info, const NfConfig *config, const char *digest, NfLate
       nf_json_add_int (builder, "grid_width", latents->grid_width);
       nf_json_add_int (builder, "features", latents->features);
       nf_json_add_string (builder, "dtype", latents->half ? "F16" : "F32");
+      nf_json_add_int (builder, "corrections", latents->n_corrections);
       if (latents->context >= 0)
         {
           nf_json_add_int (builder, "context", (guint64)latents->context);

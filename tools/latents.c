@@ -499,6 +499,7 @@ nf_latents_reader_open (NfTensorFile *file, GError **error)
   self->corrections = nf_tensor_file_lookup (file, "corrections");
   if (self->corrections && !check_corrections (self, error))
     return NULL;
+  self->info.n_corrections = self->corrections ? self->corrections->dims[0] : 0;
   for (guint i = 1; i < 4; i++)
     if (self->latents->dims[i] > G_MAXINT32)
       {
@@ -592,7 +593,7 @@ nf_latents_reader_get_action (NfLatentsReader *self, guint64 index, float *actio
 NfCorrections
 nf_latents_reader_get_corrections (NfLatentsReader *self, guint64 index, GArray *items)
 {
-  const guint64 n = self->corrections ? self->corrections->dims[0] : 0;
+  const guint64 n = self->info.n_corrections;
   guint64 first = 0;
 
   g_array_set_size (items, 0);

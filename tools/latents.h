@@ -36,7 +36,7 @@ G_BEGIN_DECLS
  * rate_n, rate_d: frames a second
  * grid_width, grid_height, features: of the latents of a frame
  * half: F16
- * n_frames: in the file
+ * n_frames, n_corrections: in the file
  * digest: of the model
  * model: its name
  * precision: in which they were made, as nf_device_get_precision() says it; NULL: not known
@@ -58,7 +58,7 @@ typedef struct
   guint grid_height;
   guint features;
   gboolean half;
-  guint64 n_frames;
+  guint64 n_frames, n_corrections;
   char *digest;
   char *model;
   char *precision;
