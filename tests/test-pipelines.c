@@ -861,10 +861,9 @@ test_bundled_model (void **state)
                     2);
 }
 
-/* Of a flow of so many blocks bfloat16 does not hold all values: what decoding would not find comes with the
- * latents, through whatever carries buffers, if it is wanted. */
-static void
-test_corrections (void **state)
+/* Of so many blocks that bfloat16 does not hold all values of a flow of them. (transfer full) */
+static char *
+write_deep_model (void)
 {
   NfConfig config = random_picture_config (NF_PIXELS_RGB, 16, 4, 2);
   config.noise = NF_NOISE_UNIFORM;
@@ -874,8 +873,16 @@ test_corrections (void **state)
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
   assert_no_error (error);
-  g_autofree char *path = fixture_path ("many.safetensors");
+  char *path = fixture_path ("many.safetensors");
   random_model_write_scaled (path, &config, device, 5, 0.02);
+  return path;
+}
+
+/* What decoding would not find comes with the latents, through whatever carries buffers, if it is wanted. */
+static void
+test_corrections (void **state)
+{
+  g_autofree char *path = write_deep_model ();
   static const char source[]
       = "videotestsrc num-buffers=4 pattern=snow ! video/x-raw,format=RGB,width=32,height=32";
   g_autofree char *way = g_strdup_printf (
@@ -897,6 +904,65 @@ test_corrections (void **state)
           const gsize more = gst_buffer_get_size (gst_sample_get_buffer (sample)) - size;
           assert_true (i == 0 ? more > 16 && more % 16 == 0 : more == 0);
         }
+      fixture_stop (pipeline);
+    }
+}
+
+/* What is wrong about the corrections of a buffer. */
+typedef enum
+{
+  DAMAGE_MARK,
+  DAMAGE_COUNT,
+  DAMAGE_END,
+  DAMAGE_SAMPLE,
+  DAMAGE_ORDER,
+  N_DAMAGES
+} Damage;
+
+static GstPadProbeReturn
+damage (GstPad *pad, GstPadProbeInfo *info, gpointer data)
+{
+  const Damage what = (Damage)GPOINTER_TO_UINT (data);
+  const gsize latents = 32 * 32 * 3 * sizeof (float);
+  GstBuffer *buffer = GST_PAD_PROBE_INFO_BUFFER (info);
+  g_autofree guint8 *bytes = NULL;
+  gsize size = 0;
+  gst_buffer_extract_dup (buffer, 0, G_MAXSIZE, (gpointer *)&bytes, &size);
+  assert_true (size >= latents + 3 * 16);
+  guint8 *corrections = bytes + latents;
+  if (what == DAMAGE_MARK)
+    corrections[7]++;
+  else if (what == DAMAGE_COUNT)
+    memset (corrections + 8, 255, 4);
+  else if (what == DAMAGE_SAMPLE)
+    corrections[16] = 4; /* the first one's tile, of four */
+  else if (what == DAMAGE_ORDER)
+    memcpy (corrections + 16, corrections + 32, 16);
+  GstBuffer *damaged = gst_buffer_new_memdup (bytes, what == DAMAGE_END ? size - 8 : size);
+  gst_buffer_copy_into (damaged, buffer, GST_BUFFER_COPY_METADATA, 0, -1);
+  gst_buffer_replace (&buffer, NULL);
+  GST_PAD_PROBE_INFO_DATA (info) = damaged;
+  return GST_PAD_PROBE_OK;
+}
+
+static void
+test_damaged_corrections (void **state)
+{
+  static const char *const errors[N_DAMAGES] = { "but its caps", "but its caps", "but its caps",
+                                                 "there is no such sample", "they are not in order" };
+  g_autofree char *path = write_deep_model ();
+  for (guint i = 0; i < N_DAMAGES; i++)
+    {
+      GstElement *pipeline = launch (
+          "videotestsrc num-buffers=1 pattern=snow ! video/x-raw,format=RGB,width=32,height=32 ! "
+          "flowencode name=encoder model=\"%s\" precision=bf16 ! flowdecode model=\"%s\" ! fakesink",
+          path, path);
+      g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+      g_autoptr (GstElement) encoder = gst_bin_get_by_name (GST_BIN (pipeline), "encoder");
+      g_autoptr (GstPad) pad = gst_element_get_static_pad (encoder, "src");
+      gst_pad_add_probe (pad, GST_PAD_PROBE_TYPE_BUFFER, damage, GUINT_TO_POINTER (i), NULL);
+      gst_element_set_state (pipeline, GST_STATE_PLAYING);
+      assert_error_message (bus, GST_STREAM_ERROR, GST_STREAM_ERROR_DECODE, errors[i], NULL);
       fixture_stop (pipeline);
     }
 }
@@ -1174,6 +1240,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_missing_model),
     cmocka_unit_test (test_bundled_model),
     cmocka_unit_test (test_corrections),
+    cmocka_unit_test (test_damaged_corrections),
     cmocka_unit_test (test_far_frames),
     cmocka_unit_test (test_slow_frames),
     cmocka_unit_test (test_real_videos),
