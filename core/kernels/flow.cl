@@ -196,6 +196,16 @@ nf_snap_token (float t[D_MAX], __global const float *basis, int has_basis, int s
   nf_change_basis (basis + size, basis + 2 * size, y, t, D);
 }
 
+/* Candidates of a sweep may fly off to infinity before they settle. A row that is no number would spoil those before it, which weigh its values by 0: so
+ * values end here, whose squares, and so norms, are finite. One token at a time they do, too, and find the same. */
+#define NF_FARTHEST 1e16f
+
+static inline floatv
+nf_not_farther (floatv v)
+{
+  return select (v, copysign ((floatv)(NF_FARTHEST), v), isgreater (fabs (v), (floatv)(NF_FARTHEST)));
+}
+
 /* mu, sigma and log sigma of values i .. i+VW-1 of a token of D, of which `lanes` are there, by the row o of the network. */
 static inline void
 nf_read_step (__global const float *o, int i, int lanes, int D, int scale, float soft_clip, float most, floatv *mu, floatv *sigma, floatv *log_sigma)
@@ -262,7 +272,7 @@ nf_list_missed (__global const float *z, __global const float *u, __global const
       floatv mu = 0.0f, sigma = 1.0f, log_sigma;
       if (moves)
         nf_read_step (o, i, D - i, D, scale, soft_clip, most, &mu, &sigma, &log_sigma);
-      nf_storev (nf_round_to (fma (nf_load_head (z + i, D - i), sigma, mu), per_unit_u), found + i);
+      nf_storev (nf_round_to (nf_not_farther (fma (nf_load_head (z + i, D - i), sigma, mu)), per_unit_u), found + i);
     }
   if (steps != -1)
     nf_snap_token (found, basis, has_basis, steps, D);
@@ -314,6 +324,7 @@ nf_affine (NF_ITEM __global const float *u, ulong u_at, __global const float *o,
         }
       const floatv v = nf_round_for ((x - mu) / sigma, x, sigma, mu, per_unit, per_unit_u, &missed), by = fma (v, sigma, mu) - x;
       off = fma (by, by, off);
+      missed += select ((floatv)(0.0f), (floatv)(1.0f), isgreater (fabs (x), (floatv)(NF_FARTHEST)));
       nf_store_head (v, z + i, lanes);
       if (keep_scales)
         nf_store_head (-log_sigma, log_scales + i, lanes);
@@ -420,10 +431,6 @@ enum
   NF_GUIDANCE_PRODUCT      /* the density p_c^(1+w) / p_u^w, sigma_u no less than sigma_c (Gu et al. 2025, arXiv 2506.06276, proposition 2) */
 };
 
-/* Candidates of a sweep may fly off to infinity before they settle. A row that is no number would spoil those before it, which weigh its values by 0: so
- * values end here, whose squares, and so norms, are finite. One token at a time they do, too, and find the same. */
-#define NF_FARTHEST 1e16f
-
 /* Tokens n0 .. n0+count-1 of x (B, N, D) become z sigma + mu of the same tokens of z, in block order; row r of the guided branch for sample b is
  * b o_rows + o_first + r, the unguided branch's samples come after all of these. weights: of the scale and what is added to it from token to token,
  * then the same for mu. keep_first: token n0 is only copied and snapped. snap_steps -1: no snapping. x is rounded
@@ -487,8 +494,7 @@ nf_affine_inverse (NF_ITEM __global const float *z, ulong z_at, __global float *
           if (keep_sigmas)
             nf_store_head (sigma, sigmas + i, lanes);
         }
-      v = select (v, copysign ((floatv)(NF_FARTHEST), v), isgreater (fabs (v), (floatv)(NF_FARTHEST)));
-      nf_store_head (nf_round_to (v, per_unit), x + i, lanes);
+      nf_store_head (nf_round_to (nf_not_farther (v), per_unit), x + i, lanes);
     }
   if (snap_steps != -1)
     {
