@@ -119,7 +119,7 @@ count_warnings (GstBus *bus, const char *part, guint *n, const char *other, guin
 /* A key that goes down once a frame is there shows two frames later at most: against the same stream without
  * the key. */
 static void
-key_to_pixel (void **state)
+test_key_to_pixel (void **state)
 {
   enum
   {
@@ -178,7 +178,7 @@ note_time (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 /* Behind a live camera: frames are drawn at the times of real ones, and when the camera ends by the clock.
  * The latency is told; QoS goes to the camera. */
 static void
-behind_live (void **state)
+test_behind_live (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "videotestsrc is-live=true pattern=ball num-buffers=8 ! "
@@ -240,7 +240,7 @@ query_latency (GstElement *bin, gboolean *live)
 
 /* The time that drawing behind others takes is told, and that it is another one now. */
 static void
-latency_of_drawing (void **state)
+test_latency_of_drawing (void **state)
 {
   const char *model = fixture_model[MODEL_YUV];
   g_autofree char *line
@@ -276,7 +276,7 @@ latency_of_drawing (void **state)
 /* Forced to be live behind a file, drawn frames keep to the clock, and sinks are told so; not forced, they
  * come as they can. A stop in the middle ends the wait. */
 static void
-forced_live (void **state)
+test_forced_live (void **state)
 {
   for (guint live = 0; live < 2; live++)
     {
@@ -319,7 +319,7 @@ forced_live (void **state)
 
 /* A source that ends says when. */
 static void
-duration (void **state)
+test_duration (void **state)
 {
   g_autofree char *line = g_strdup_printf ("flowsample model=%s num-buffers=30 ! video/x-flow-latent,"
                                            "framerate=10/1 ! fakesink name=sink",
@@ -335,7 +335,7 @@ duration (void **state)
 
 /* Where any pixel aspect ratio would do, pixels are square. */
 static void
-square_pixels (void **state)
+test_square_pixels (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "flowsample model=%s seed=6 num-buffers=1 ! flowdecode model=%s name=decode ! videoscale ! "
@@ -356,7 +356,7 @@ square_pixels (void **state)
 
 /* As often as they are asked for there are key frames among drawn frames, not for the real ones before. */
 static void
-keys_after_real_frames (void **state)
+test_keys_after_real_frames (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "videotestsrc num-buffers=7 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
@@ -377,7 +377,7 @@ keys_after_real_frames (void **state)
 
 /* While all is paused none is drawn, whatever the clock says; then the next one is due as much later. */
 static void
-rests_while_paused (void **state)
+test_rests_while_paused (void **state)
 {
   const guint first = 4;
   const GstClockTime pause = 7 * FRAME;
@@ -465,7 +465,7 @@ launch_continuation (const char *model)
 
 /* Tags go on, behind caps and segment, also those that come later. What is drawn comes behind gaps. */
 static void
-tags_and_gaps (void **state)
+test_tags_and_gaps (void **state)
 {
   GstElement *pipeline = launch_continuation (video_model);
   g_autoptr (GstElement) source = get (pipeline, "source"), sink = get (pipeline, "sink");
@@ -519,7 +519,7 @@ count_dropped (GstElement *element)
 /* Real frames that are not wanted until a key frame comes are dropped, and a prediction that is wanted again
  * before one has come goes on where it was. */
 static void
-predicts_on (void **state)
+test_predicts_on (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "appsrc name=source format=time caps=video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! "
@@ -556,7 +556,7 @@ predicts_on (void **state)
 
 /* Played backwards the input's end is its beginning, which nothing follows. */
 static void
-ends_backwards (void **state)
+test_ends_backwards (void **state)
 {
   GstElement *pipeline = launch_continuation (video_model);
   g_autoptr (GstElement) source = get (pipeline, "source");
@@ -597,7 +597,7 @@ offer_two (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 
 /* Frames that wait for those that they look at keep their buffers. */
 static void
-few_buffers (void **state)
+test_few_buffers (void **state)
 {
   g_autofree char *line
       = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=%d ! flowdecode model=%s ! "
@@ -631,7 +631,7 @@ decoder_new (const char *model, GstCaps *caps)
 /* What upstream is told to be late for is later by what decoding takes: mixers only say what time they are
  * at. */
 static void
-time_of_decoding (void **state)
+test_time_of_decoding (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "flowsample model=%s seed=6 num-buffers=3 ! appsink name=sink sync=false", video_model);
@@ -676,7 +676,7 @@ time_of_decoding (void **state)
 
 /* Key frames among drawn ones: a receiver that comes late sees what the first one sees from the next on. */
 static void
-joined (void **state)
+test_joined (void **state)
 {
   g_autofree char *line = g_strdup_printf ("flowsample model=%s seed=6 num-buffers=17 key-int-max=5 ! "
                                            "appsink name=sink sync=false",
@@ -733,7 +733,7 @@ assert_fails (GstElement *pipeline, const char *part)
 
 /* Latents of another model are not continued: at once, and when they come in the middle. */
 static void
-other_models (void **state)
+test_other_models (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=%d,height=%d ! flowencode model=%s ! "
@@ -758,7 +758,7 @@ other_models (void **state)
 
 /* What the model or the map does not know is told once, and the stream goes on. */
 static void
-unknown (void **state)
+test_unknown (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "flowsample name=sample model=%s seed=1 action=9 num-buffers=6 action-map=Up=1,Down=2 ! flowdecode "
@@ -791,7 +791,7 @@ unknown (void **state)
 /* A denoiser that looks ahead has frames come later, each with its own time, real ones in every byte; none is
  * missing before a key frame or at the end. Not to wait is possible, too. */
 static void
-look_ahead (void **state)
+test_look_ahead (void **state)
 {
   enum
   {
@@ -905,13 +905,13 @@ check_held (gboolean damaged, gboolean many)
 }
 
 static void
-look_ahead_and_gap (void **state)
+test_look_ahead_and_gap (void **state)
 {
   g_ptr_array_unref (check_held (FALSE, FALSE));
 }
 
 static void
-look_ahead_and_damage (void **state)
+test_look_ahead_and_damage (void **state)
 {
   g_autoptr (GPtrArray) sound = check_held (FALSE, FALSE);
   for (gboolean many = FALSE; many <= TRUE; many++)
@@ -1034,7 +1034,7 @@ check_drained_damage (const char *model, gint most, guint key, gboolean gap, gbo
 }
 
 static void
-look_ahead_and_drained_damage (void **state)
+test_look_ahead_and_drained_damage (void **state)
 {
   g_autofree char *model = make_astray_model ();
   for (gint most = -1; most <= 0; most++)
@@ -1057,7 +1057,7 @@ note_format (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 /* Downstream takes another format while a frame is decoded, and then while frames wait for those that they
  * look at: these keep the one they have, the next frame has the new one. */
 static void
-look_ahead_and_new_format (void **state)
+test_look_ahead_and_new_format (void **state)
 {
   enum
   {
@@ -1100,7 +1100,7 @@ look_ahead_and_new_format (void **state)
 /* Pixels of formats like RGBx are whole in frames that waited, and in those that had nothing more to wait
  * for. */
 static void
-look_ahead_padding (void **state)
+test_look_ahead_padding (void **state)
 {
   enum
   {
@@ -1133,7 +1133,7 @@ look_ahead_padding (void **state)
 
 /* The latency is that of the rate and the context that caps say. */
 static void
-look_ahead_latency (void **state)
+test_look_ahead_latency (void **state)
 {
   enum
   {
@@ -1167,7 +1167,7 @@ look_ahead_latency (void **state)
 
 /* The precision of real frames goes with their latents, past flowsample too, to the decoder. */
 static void
-precision_of_real_frames (void **state)
+test_precision_of_real_frames (void **state)
 {
   enum
   {
@@ -1253,7 +1253,7 @@ new_encoder (GstBus *bus, const char *actions, GstVideoInfo *info)
 
 /* A discontinuity that an empty gap tells of is one of the frame behind it, which is coded by itself. */
 static void
-gap_and_discontinuity (void **state)
+test_gap_and_discontinuity (void **state)
 {
   GstVideoInfo info;
   g_autoptr (GstBus) bus = gst_bus_new ();
@@ -1282,7 +1282,7 @@ gap_and_discontinuity (void **state)
 /* Frames of a video that are late are encoded and decoded all the same, since the next ones need them; those
  * that are over once they are decoded do not come out, and are counted. */
 static void
-late_video (void **state)
+test_late_video (void **state)
 {
   enum
   {
@@ -1332,7 +1332,7 @@ late_video (void **state)
 
 /* Continuous controls of frame t go with frame t+1; another number of them than the model's is told once. */
 static void
-controls_of_video (void **state)
+test_controls_of_video (void **state)
 {
   GstVideoInfo info;
   g_autoptr (GstBus) bus = gst_bus_new ();
@@ -1357,7 +1357,7 @@ controls_of_video (void **state)
 
 /* Backwards each frame is coded by itself, and they are shown in the order in which they come, at once. */
 static void
-backwards (void **state)
+test_backwards (void **state)
 {
   enum
   {
@@ -1405,7 +1405,7 @@ backwards (void **state)
 
 /* So are controls that are no numbers, and an action below all. */
 static void
-wrong_actions (void **state)
+test_wrong_actions (void **state)
 {
   for (guint i = 0; i < 2; i++)
     {
@@ -1436,7 +1436,7 @@ wrong_actions (void **state)
 
 /* Drawn frames are led by the property, or by the pointer. */
 static void
-controls_of_samples (void **state)
+test_controls_of_samples (void **state)
 {
   for (guint pointer = 0; pointer < 2; pointer++)
     {
@@ -1478,7 +1478,7 @@ controls_of_samples (void **state)
 
 /* Control sources drive controls one by one, at the time of each frame; those that none drives are 0. */
 static void
-controlled (void **state)
+test_controlled (void **state)
 {
   enum
   {
@@ -1533,7 +1533,7 @@ controlled (void **state)
 /* What is done is written down, a line for each frame: of real ones what they bring, then what is done here.
  */
 static void
-recorded (void **state)
+test_recorded (void **state)
 {
   g_autofree char *path = fixture_path ("clip.mkv.actions.ndjson");
   for (guint controls = 0; controls < 2; controls++)
@@ -1578,7 +1578,7 @@ recorded (void **state)
 /* Of a file, frame by frame: what an action means to a model of actions, and to one of controls, which rest
  * at 0; with a frame rate and without one. */
 static void
-actions_of_a_file (void **state)
+test_actions_of_a_file (void **state)
 {
   static const guint done[] = { 1, 0, 2, 0, 1, 1 };
   g_autofree char *path = fixture_path ("some.actions.ndjson");
@@ -1624,7 +1624,7 @@ set_control (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 
 /* Controls that are first set while frames are drawn: before, they rested, for the model and in the file. */
 static void
-recorded_controls (void **state)
+test_recorded_controls (void **state)
 {
   g_autofree char *path = fixture_path ("late.actions.ndjson");
   g_autofree char *line
@@ -1657,7 +1657,7 @@ recorded_controls (void **state)
 
 /* What the model does not take is recorded as it is told: as unknown, which controls say as 0. */
 static void
-recorded_unknown (void **state)
+test_recorded_unknown (void **state)
 {
   static const char *const done[] = { "controls=\"<0.5,-1>\"", "action=7", "action=-1" };
   g_autofree char *path = fixture_path ("unknown.actions.ndjson");
@@ -1708,7 +1708,7 @@ pull_all (GstElement *pipeline)
 /* A clip of which nothing is known, and what was recorded of it told with it: the same frames follow. Told
  * that nothing was done, others do. */
 static void
-retold_unknown (void **state)
+test_retold_unknown (void **state)
 {
   static const char nothing_done[] = "{\"frame\":0,\"action\":0}\n{\"frame\":1,\"action\":0}\n"
                                      "{\"frame\":2,\"action\":0}\n{\"frame\":3,\"action\":0}\n";
@@ -1775,7 +1775,7 @@ find_difference (GPtrArray *a, GPtrArray *b)
 /* Actions of a file are those of metas, also if a video is played from its middle; action t conditions frame
  * t + 1; metas go first; what comes after the file's last one is unknown. */
 static void
-replayed (void **state)
+test_replayed (void **state)
 {
   static const guint done[] = { 0, 1, 2, 2, 1, 0 }, other[] = { 0, 1, 2, 1, 1, 0 };
   const guint n = G_N_ELEMENTS (done);
@@ -1820,7 +1820,7 @@ tap_key (GstPad *pad, GstPadProbeInfo *info, gpointer data)
 
 /* A key that went down and up while real frames came with actions of their own does nothing to drawn ones. */
 static void
-keys_of_real_frames (void **state)
+test_keys_of_real_frames (void **state)
 {
   g_autofree char *recorded = fixture_path ("idle.actions.ndjson");
   g_autoptr (GError) error = NULL;
@@ -1853,7 +1853,7 @@ keys_of_real_frames (void **state)
 
 /* What is controlled has its value at the last real frame, too, which leads to the first drawn one. */
 static void
-controlled_real_frames (void **state)
+test_controlled_real_frames (void **state)
 {
   g_autofree char *line = g_strdup_printf (
       "videotestsrc num-buffers=6 ! video/x-raw,format=RGB,width=%d,height=%d,framerate=10/1 ! flowencode "
@@ -1888,7 +1888,7 @@ controlled_real_frames (void **state)
 /* A map that is none, keys of actions that the model does not have, and files that cannot be written or read
  * are told at the start; a map while playing is a warning. */
 static void
-bad_settings (void **state)
+test_bad_settings (void **state)
 {
   static const char *const settings[][2] = { { "action-map=Up", "\"Up\" is not a key and its action" },
                                              { "action-map=Up=3", "must be a number of 0 to 2" },
@@ -2020,7 +2020,7 @@ bad_settings (void **state)
 
 /* Behind others, too, what drives properties goes by stream time, which segments say. */
 static void
-controlled_by_stream_time (void **state)
+test_controlled_by_stream_time (void **state)
 {
   const char *model = fixture_model[MODEL_YUV];
   g_autofree char *line = g_strdup_printf (
@@ -2096,7 +2096,7 @@ watch_qos (GstElement *pipeline, Qos *qos)
  * at the next time, of pictures those in between are left out. Alone and behind real frames; or not, if so
  * told. */
 static void
-late_frames (void **state)
+test_late_frames (void **state)
 {
   static const struct
   {
@@ -2176,7 +2176,7 @@ late_frames (void **state)
 
 /* What is late by days is left out at once, and told in one message. */
 static void
-days_late (void **state)
+test_days_late (void **state)
 {
   static const struct
   {
@@ -2250,7 +2250,7 @@ begin_late (GstPad *pad, GstPadProbeInfo *info, gpointer clock)
 /* A live stream whose beginning took a while begins then; what a sink says of frames that come in time leaves
  * none out. */
 static void
-late_beginning (void **state)
+test_late_beginning (void **state)
 {
   g_autofree char *line
       = g_strdup_printf ("flowsample name=sample model=%s is-live=true num-buffers=6 ! "
@@ -2288,7 +2288,7 @@ take_time (GstPad *pad, GstPadProbeInfo *info, gpointer clock)
 /* Behind a sink that takes longer than a frame lasts, frames are left out, and the others are not ever later.
  */
 static void
-slow_sink (void **state)
+test_slow_sink (void **state)
 {
   g_autofree char *line = g_strdup_printf ("flowsample name=sample model=%s is-live=true num-buffers=12 ! "
                                            "video/x-flow-latent,framerate=10/1 ! "
@@ -2328,51 +2328,51 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (key_to_pixel),
-    cmocka_unit_test (behind_live),
-    cmocka_unit_test (latency_of_drawing),
-    cmocka_unit_test (forced_live),
-    cmocka_unit_test (duration),
-    cmocka_unit_test (square_pixels),
-    cmocka_unit_test (keys_after_real_frames),
-    cmocka_unit_test (rests_while_paused),
-    cmocka_unit_test (tags_and_gaps),
-    cmocka_unit_test (ends_backwards),
-    cmocka_unit_test (predicts_on),
-    cmocka_unit_test (few_buffers),
-    cmocka_unit_test (joined),
-    cmocka_unit_test (time_of_decoding),
-    cmocka_unit_test (look_ahead),
-    cmocka_unit_test (look_ahead_and_gap),
-    cmocka_unit_test (look_ahead_and_damage),
-    cmocka_unit_test (look_ahead_and_drained_damage),
-    cmocka_unit_test (look_ahead_and_new_format),
-    cmocka_unit_test (look_ahead_latency),
-    cmocka_unit_test (look_ahead_padding),
-    cmocka_unit_test (precision_of_real_frames),
-    cmocka_unit_test (other_models),
-    cmocka_unit_test (unknown),
-    cmocka_unit_test (controls_of_video),
-    cmocka_unit_test (backwards),
-    cmocka_unit_test (controls_of_samples),
-    cmocka_unit_test (controlled),
-    cmocka_unit_test (controlled_by_stream_time),
-    cmocka_unit_test (keys_of_real_frames),
-    cmocka_unit_test (controlled_real_frames),
-    cmocka_unit_test (gap_and_discontinuity),
-    cmocka_unit_test (late_frames),
-    cmocka_unit_test (days_late),
-    cmocka_unit_test (late_video),
-    cmocka_unit_test (slow_sink),
-    cmocka_unit_test (recorded),
-    cmocka_unit_test (actions_of_a_file),
-    cmocka_unit_test (recorded_controls),
-    cmocka_unit_test (recorded_unknown),
-    cmocka_unit_test (retold_unknown),
-    cmocka_unit_test (replayed),
-    cmocka_unit_test (bad_settings),
-    cmocka_unit_test (late_beginning),
-    cmocka_unit_test (wrong_actions),
+    cmocka_unit_test (test_key_to_pixel),
+    cmocka_unit_test (test_behind_live),
+    cmocka_unit_test (test_latency_of_drawing),
+    cmocka_unit_test (test_forced_live),
+    cmocka_unit_test (test_duration),
+    cmocka_unit_test (test_square_pixels),
+    cmocka_unit_test (test_keys_after_real_frames),
+    cmocka_unit_test (test_rests_while_paused),
+    cmocka_unit_test (test_tags_and_gaps),
+    cmocka_unit_test (test_ends_backwards),
+    cmocka_unit_test (test_predicts_on),
+    cmocka_unit_test (test_few_buffers),
+    cmocka_unit_test (test_joined),
+    cmocka_unit_test (test_time_of_decoding),
+    cmocka_unit_test (test_look_ahead),
+    cmocka_unit_test (test_look_ahead_and_gap),
+    cmocka_unit_test (test_look_ahead_and_damage),
+    cmocka_unit_test (test_look_ahead_and_drained_damage),
+    cmocka_unit_test (test_look_ahead_and_new_format),
+    cmocka_unit_test (test_look_ahead_latency),
+    cmocka_unit_test (test_look_ahead_padding),
+    cmocka_unit_test (test_precision_of_real_frames),
+    cmocka_unit_test (test_other_models),
+    cmocka_unit_test (test_unknown),
+    cmocka_unit_test (test_controls_of_video),
+    cmocka_unit_test (test_backwards),
+    cmocka_unit_test (test_controls_of_samples),
+    cmocka_unit_test (test_controlled),
+    cmocka_unit_test (test_controlled_by_stream_time),
+    cmocka_unit_test (test_keys_of_real_frames),
+    cmocka_unit_test (test_controlled_real_frames),
+    cmocka_unit_test (test_gap_and_discontinuity),
+    cmocka_unit_test (test_late_frames),
+    cmocka_unit_test (test_days_late),
+    cmocka_unit_test (test_late_video),
+    cmocka_unit_test (test_slow_sink),
+    cmocka_unit_test (test_recorded),
+    cmocka_unit_test (test_actions_of_a_file),
+    cmocka_unit_test (test_recorded_controls),
+    cmocka_unit_test (test_recorded_unknown),
+    cmocka_unit_test (test_retold_unknown),
+    cmocka_unit_test (test_replayed),
+    cmocka_unit_test (test_bad_settings),
+    cmocka_unit_test (test_late_beginning),
+    cmocka_unit_test (test_wrong_actions),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)
