@@ -180,3 +180,5 @@ replace_in (const char *name, const char *from, const char *to)
 #define UNQUIET                                                                                              \
   "train", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1", "--head-dim",  \
       "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", "3"
+
+#define PONG "-q", "-m", "normflow-pong-64"
