@@ -64,7 +64,7 @@ static void
 assert_refused (guint word, gint32 value, guint64 words, const char *wrong)
 {
   g_autoptr (GError) error = NULL;
-  g_autofree char *from = in_folder ("far.safetensors"), *to = in_folder ("wrong.safetensors");
+  g_autofree char *from = in_folder ("far.safetensors"), *to = in_folder ("changed.safetensors");
   g_autoptr (NfTensorFile) file = nf_tensor_file_open (from, &error);
   nf_test_ok (file, error);
   const guint n = nf_tensor_file_count (file);
@@ -93,7 +93,7 @@ assert_refused (guint word, gint32 value, guint64 words, const char *wrong)
                          (gpointer)nf_tensor_file_get_metadata (file, strings[i]));
   nf_test_ok (nf_tensor_file_write (to, tensors, n, metadata, &error), error);
   g_auto (Result) result
-      = run (ARGUMENTS ("decode", "-m", "normflow-yuv420-32-small", "wrong.safetensors", "wrong.y4m"));
+      = run (ARGUMENTS ("decode", "-m", "normflow-yuv420-32-small", "changed.safetensors", "wrong.y4m"));
   assert_int_equal (result.status, 1);
   if (!strstr (result.errors, wrong))
     fail_msg ("word %u = %d: %s", word, value, result.errors);
@@ -467,13 +467,12 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_encode_decode), cmocka_unit_test (test_sequence_names),
-    cmocka_unit_test (test_lossy_input),   cmocka_unit_test (test_far_frames),
-    cmocka_unit_test (test_corrections),   cmocka_unit_test (test_corrections),
-    cmocka_unit_test (test_gap),           cmocka_unit_test (test_uneven_times),
-    cmocka_unit_test (test_fast_times),    cmocka_unit_test (test_uneven_fast_times),
-    cmocka_unit_test (test_encode_stream), cmocka_unit_test (test_lossy_output),
-    cmocka_unit_test (test_wrong_latents),
+    cmocka_unit_test (test_encode_decode),     cmocka_unit_test (test_sequence_names),
+    cmocka_unit_test (test_lossy_input),       cmocka_unit_test (test_far_frames),
+    cmocka_unit_test (test_corrections),       cmocka_unit_test (test_gap),
+    cmocka_unit_test (test_uneven_times),      cmocka_unit_test (test_fast_times),
+    cmocka_unit_test (test_uneven_fast_times), cmocka_unit_test (test_encode_stream),
+    cmocka_unit_test (test_lossy_output),      cmocka_unit_test (test_wrong_latents),
   };
   return cmocka_run_group_tests_name ("tool-encode", tests, set_up, tear_down);
 }
