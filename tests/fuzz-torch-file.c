@@ -3,27 +3,8 @@
  * Good checkpoints of both forms are damaged in pickle, directory and bytes, the same way each time. Whatever
  * comes out is opened: either it is refused with one error that names the file, or everything in it can be
  * used. Built with AddressSanitizer this finds reads outside of the file. */
-#include "nf-test.h"
+#include "fuzz.h"
 #include "torch-writer.h"
-
-#include <unistd.h>
-
-#define MUTATIONS 6000
-#define MAX_SIZE 65536
-
-typedef struct
-{
-  guint64 run, draws;
-} Dice;
-
-/* Less than N. */
-static guint32
-roll (Dice *dice, guint32 n)
-{
-  guint32 words[4];
-  nf_random_u32x4 (1912, dice->run, dice->draws++, words);
-  return (guint32)(((guint64)words[0] * n) >> 32);
-}
 
 /* A trainer's dictionary with two sets of tensors, some of them strided and shared. */
 static void
@@ -162,73 +143,26 @@ mutate (GByteArray *bytes, Dice *dice)
     }
 }
 
-/* Returns TRUE if the file was accepted. */
+static void
+damage (GByteArray *bytes, Dice *dice)
+{
+  for (guint n = 1 + roll (dice, 3); n > 0; n--)
+    mutate (bytes, dice);
+}
+
 static gboolean
 use (const char *path)
 {
   g_autoptr (GError) error = NULL;
-  g_autoptr (NfTensorFile) file = nf_tensor_file_open (path, &error);
-  if (!file)
-    {
-      assert_non_null (error);
-      assert_true (error->domain == NF_ERROR);
-      assert_non_null (strstr (error->message, path));
-      assert_true (g_utf8_validate (error->message, -1, NULL));
-      return FALSE;
-    }
-  assert_null (error);
-  for (guint i = 0; i < nf_tensor_file_count (file); i++)
-    {
-      const NfTensor *tensor = nf_tensor_file_get (file, i);
-      assert_in_range (tensor->n_elements, 0, MAX_SIZE);
-      g_autofree float *f = g_new (float, tensor->n_elements + 1);
-      g_autofree double *d = g_new (double, tensor->n_elements + 1);
-      nf_tensor_to_float (tensor, f);
-      nf_tensor_to_double (tensor, d);
-      assert_ptr_equal (nf_tensor_file_lookup (file, tensor->name), tensor);
-    }
-  g_autoptr (GError) problem = NULL;
-  g_autofree char *digest = nf_model_digest_of_file (path, &problem);
-  assert_true (digest || problem);
-  return TRUE;
+  g_autoptr (NfTensorFile) file = open_damaged (path, &error);
+  return file != NULL;
 }
 
 static void
 test_mutations (void **state)
 {
-  g_autofree char *path = nf_test_temporary (".pth");
-  g_autoptr (GPtrArray) seeds = g_ptr_array_new_with_free_func ((GDestroyNotify)g_byte_array_unref);
-  guint accepted = 0;
-  for (guint i = 0; i < 3; i++)
-    {
-      g_autoptr (GError) error = NULL;
-      GByteArray *seed = make_seed (i);
-      g_ptr_array_add (seeds, seed);
-      g_unlink (path);
-      nf_test_ok (g_file_set_contents_full (path, (const char *)seed->data, (gssize)seed->len,
-                                            G_FILE_SET_CONTENTS_NONE, 0600, &error),
-                  error);
-      assert_true (use (path));
-    }
-  for (guint run = 0; run < MUTATIONS; run++)
-    {
-      g_autoptr (GError) error = NULL;
-      Dice dice = { .run = run };
-      const GByteArray *seed = seeds->pdata[roll (&dice, seeds->len)];
-      g_autoptr (GByteArray) bytes = g_byte_array_new ();
-      g_byte_array_append (bytes, seed->data, seed->len);
-      for (guint n = 1 + roll (&dice, 3); n > 0; n--)
-        mutate (bytes, &dice);
-      g_unlink (path);
-      nf_test_ok (g_file_set_contents_full (path, (const char *)bytes->data, (gssize)bytes->len,
-                                            G_FILE_SET_CONTENTS_NONE, 0600, &error),
-                  error);
-      accepted += use (path);
-    }
-  g_unlink (path);
-  /* some do no harm: otherwise only one check would be tried */
-  print_message ("%u of %d were accepted\n", accepted, MUTATIONS);
-  assert_in_range (accepted, MUTATIONS / 100, MUTATIONS / 2);
+  static const Fuzz fuzz = { ".pth", 1912, make_seed, damage, use };
+  fuzz_run (&fuzz);
 }
 
 int

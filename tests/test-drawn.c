@@ -52,7 +52,7 @@ count_other (const float *a, const float *b, gsize n)
 
 /* Tokens that are drawn lose their noise by the step of nf_session_denoise(), each under its own class. */
 static void
-drawn_tokens (void **state)
+test_drawn_tokens (void **state)
 {
   g_autoptr (GError) error = NULL;
   const NfConfig config = picture_config (NF_NOISE_GAUSSIAN);
@@ -137,7 +137,7 @@ check_pictures (NfModel *model)
 /* Pictures that are drawn are those tokens, rounded once, after the last was found; their noise is that of
  * the label's model. Many values of the model of uniform noise lie beyond white and black. */
 static void
-drawn_pictures (void **state)
+test_drawn_pictures (void **state)
 {
   const NfConfig configs[] = { picture_config (NF_NOISE_GAUSSIAN), picture_config (NF_NOISE_UNIFORM) };
   for (guint i = 0; i < G_N_ELEMENTS (configs); i++)
@@ -162,7 +162,7 @@ video_config (guint denoiser_layers)
 /* Videos lose their noise by the learned denoiser, or by score without one; so do given frames that they
  * continue. */
 static void
-drawn_videos (void **state)
+test_drawn_videos (void **state)
 {
   for (guint layers = 0; layers < 2; layers++)
     {
@@ -215,7 +215,7 @@ drawn_videos (void **state)
 
 /* So do images whose model has a denoiser, each under its own text. */
 static void
-drawn_images (void **state)
+test_drawn_images (void **state)
 {
   g_autoptr (GError) error = NULL;
   NfConfig config = video_config (1);
@@ -246,7 +246,7 @@ drawn_images (void **state)
 
 /* Tokens of a whole video become the pixels that a stream decodes. */
 static void
-shown_videos (void **state)
+test_shown_videos (void **state)
 {
   g_autoptr (GError) error = NULL;
   NfConfig config = random_video_config ();
@@ -297,7 +297,7 @@ take (const float *from, guint from_frames, guint from_place, float *to, guint t
 /* Videos that are longer than a sample: each window continues the one before, and frames lose their noise
  * with what the denoiser is to see of later ones. */
 static void
-long_videos (void **state)
+test_long_videos (void **state)
 {
   enum
   {
@@ -375,7 +375,7 @@ long_videos (void **state)
 
 /* A budget is for all windows of a video, not for each. */
 static void
-budget_of_windows (void **state)
+test_budget_of_windows (void **state)
 {
   enum
   {
@@ -404,7 +404,7 @@ budget_of_windows (void **state)
 /* What a stream shows of a frame that it draws under a text is what a session draws of it, whose only frame
  * it is. */
 static void
-drawn_streams (void **state)
+test_drawn_streams (void **state)
 {
   for (guint i = 0; i < 4; i++)
     {
@@ -445,7 +445,7 @@ drawn_streams (void **state)
 
 /* What is finite, but no number any more on its way through the model, is told, not given. */
 static void
-overflow (void **state)
+test_overflow (void **state)
 {
   const NfConfig config = random_text_config (RANDOM_TEXT_TOKENS);
   g_autoptr (GError) error = NULL;
@@ -465,7 +465,7 @@ overflow (void **state)
 /* Where nothing moves, what a token was in the frame before is what it is: windows that do not begin where
  * frames do settle at once, too. */
 static void
-frame_guess (void **state)
+test_frame_guess (void **state)
 {
   NfConfig config = random_video_config ();
   config.action_dim = 0; /* with actions no window holds tokens of two frames */
@@ -517,7 +517,7 @@ assert_named (gboolean done, GError **error, const char *what, const char *path)
 
 /* What a damaged model makes of tokens is an error that names it. */
 static void
-damaged_model (void **state)
+test_damaged_model (void **state)
 {
   g_autoptr (GError) error = NULL;
   NfConfig config = video_config (1);
@@ -542,7 +542,7 @@ damaged_model (void **state)
 
 /* What is wrong with tokens that are given is not said of the model. */
 static void
-given_tokens (void **state)
+test_given_tokens (void **state)
 {
   static const char text[] = "tokens: value 5 is nan";
   g_autoptr (GError) error = NULL;
@@ -570,26 +570,26 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    { "drawn tokens, kernels=cpu", drawn_tokens, NULL, NULL, (void *)"cpu" },
-    { "drawn tokens, kernels=gpu", drawn_tokens, NULL, NULL, (void *)"gpu" },
-    { "drawn pictures, kernels=cpu", drawn_pictures, NULL, NULL, (void *)"cpu" },
-    { "drawn pictures, kernels=gpu", drawn_pictures, NULL, NULL, (void *)"gpu" },
-    { "overflow, kernels=cpu", overflow, NULL, NULL, (void *)"cpu" },
-    { "overflow, kernels=gpu", overflow, NULL, NULL, (void *)"gpu" },
-    { "drawn videos, kernels=cpu", drawn_videos, NULL, NULL, (void *)"cpu" },
-    { "drawn videos, kernels=gpu", drawn_videos, NULL, NULL, (void *)"gpu" },
-    { "drawn images, kernels=cpu", drawn_images, NULL, NULL, (void *)"cpu" },
-    { "drawn images, kernels=gpu", drawn_images, NULL, NULL, (void *)"gpu" },
-    { "long videos, kernels=cpu", long_videos, NULL, NULL, (void *)"cpu" },
-    { "long videos, kernels=gpu", long_videos, NULL, NULL, (void *)"gpu" },
-    { "guess of frames", frame_guess, NULL, NULL, (void *)"cpu" },
-    { "budget of windows", budget_of_windows, NULL, NULL, (void *)"cpu" },
-    { "drawn streams, kernels=cpu", drawn_streams, NULL, NULL, (void *)"cpu" },
-    { "drawn streams, kernels=gpu", drawn_streams, NULL, NULL, (void *)"gpu" },
-    { "shown videos, kernels=cpu", shown_videos, NULL, NULL, (void *)"cpu" },
-    { "shown videos, kernels=gpu", shown_videos, NULL, NULL, (void *)"gpu" },
-    { "damaged model", damaged_model, NULL, NULL, NULL },
-    { "given tokens", given_tokens, NULL, NULL, NULL },
+    { "drawn tokens, kernels=cpu", test_drawn_tokens, NULL, NULL, (void *)"cpu" },
+    { "drawn tokens, kernels=gpu", test_drawn_tokens, NULL, NULL, (void *)"gpu" },
+    { "drawn pictures, kernels=cpu", test_drawn_pictures, NULL, NULL, (void *)"cpu" },
+    { "drawn pictures, kernels=gpu", test_drawn_pictures, NULL, NULL, (void *)"gpu" },
+    { "overflow, kernels=cpu", test_overflow, NULL, NULL, (void *)"cpu" },
+    { "overflow, kernels=gpu", test_overflow, NULL, NULL, (void *)"gpu" },
+    { "drawn videos, kernels=cpu", test_drawn_videos, NULL, NULL, (void *)"cpu" },
+    { "drawn videos, kernels=gpu", test_drawn_videos, NULL, NULL, (void *)"gpu" },
+    { "drawn images, kernels=cpu", test_drawn_images, NULL, NULL, (void *)"cpu" },
+    { "drawn images, kernels=gpu", test_drawn_images, NULL, NULL, (void *)"gpu" },
+    { "long videos, kernels=cpu", test_long_videos, NULL, NULL, (void *)"cpu" },
+    { "long videos, kernels=gpu", test_long_videos, NULL, NULL, (void *)"gpu" },
+    { "guess of frames", test_frame_guess, NULL, NULL, (void *)"cpu" },
+    { "budget of windows", test_budget_of_windows, NULL, NULL, (void *)"cpu" },
+    { "drawn streams, kernels=cpu", test_drawn_streams, NULL, NULL, (void *)"cpu" },
+    { "drawn streams, kernels=gpu", test_drawn_streams, NULL, NULL, (void *)"gpu" },
+    { "shown videos, kernels=cpu", test_shown_videos, NULL, NULL, (void *)"cpu" },
+    { "shown videos, kernels=gpu", test_shown_videos, NULL, NULL, (void *)"gpu" },
+    { "damaged model", test_damaged_model, NULL, NULL, NULL },
+    { "given tokens", test_given_tokens, NULL, NULL, NULL },
   };
   return cmocka_run_group_tests_name ("drawn", tests, NULL, NULL);
 }

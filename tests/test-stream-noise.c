@@ -121,7 +121,7 @@ check_lossless (const NfConfig *config, const char *kernels, guint length)
 }
 
 static void
-lossless (void **state)
+test_lossless (void **state)
 {
   for (guint layers = 0; layers < 3; layers++)
     {
@@ -152,7 +152,7 @@ noisy_tokens (const NfConfig *config, const guint8 *samples, guint n, float *y)
 
 /* A score is that of the noisy frame less that of its noise, and the sum of its map. */
 static void
-scores (void **state)
+test_scores (void **state)
 {
   g_autoptr (GError) error = NULL;
   const NfConfig config = noisy_config (0);
@@ -281,7 +281,7 @@ check_drawn (guint layers, guint look_ahead, gboolean text)
 }
 
 static void
-drawn (void **state)
+test_drawn (void **state)
 {
   for (guint text = 0; text < 2; text++)
     {
@@ -297,7 +297,7 @@ drawn (void **state)
 /* With a look-ahead frames come as many calls later, real ones in every byte; what is remembered is the same;
  * and at the end those that were held come too. */
 static void
-look_ahead (void **state)
+test_look_ahead (void **state)
 {
   enum
   {
@@ -368,7 +368,7 @@ look_ahead (void **state)
 /* How frames are denoised is no matter of what is remembered; a model without a denoiser refuses a learned
  * one. */
 static void
-denoise_methods (void **state)
+test_denoise_methods (void **state)
 {
   static const char *const names[] = { "auto", "learned", "score", "none" };
   g_autoptr (GError) error = NULL;
@@ -418,7 +418,7 @@ denoise_methods (void **state)
 /* A decoder of spliced latents, one that encoded the real frames itself, and one that came at the key frame:
  * the same frames, the same memory. */
 static void
-splice (void **state)
+test_splice (void **state)
 {
   for (guint layers = 0; layers < 2; layers++)
     {
@@ -476,7 +476,7 @@ splice (void **state)
 
 /* Streams side by side are those streams, each alone: every bit, of models with and without noise. */
 static void
-side_by_side (void **state)
+test_side_by_side (void **state)
 {
   enum
   {
@@ -562,7 +562,7 @@ resident (void)
 /* Thousands of frames, real and drawn, take no more memory than hundreds, on the device and on the host, and
  * no more work for each. */
 static void
-endless (void **state)
+test_endless (void **state)
 {
   enum
   {
@@ -650,7 +650,7 @@ check_closer (NfDenoise denoise, double most)
 }
 
 static void
-closer_to_the_truth (void **state)
+test_closer_to_the_truth (void **state)
 {
   check_closer (NF_DENOISE_SCORE, 0.5);
   check_closer (NF_DENOISE_LEARNED, 1);
@@ -668,7 +668,7 @@ assert_refused (gboolean done, GError **error, const char *begin)
 
 /* What is no number has no bytes: it is an error once the frame is shown, however it was decoded. */
 static void
-not_finite (void **state)
+test_not_finite (void **state)
 {
   for (guint layers = 0; layers < 4; layers++)
     {
@@ -708,7 +708,7 @@ not_finite (void **state)
 
 /* What is not finite of one stream alone is said of that one. */
 static void
-not_finite_of_one (void **state)
+test_not_finite_of_one (void **state)
 {
   const float huge = 3e38f;
   g_autoptr (GError) error = NULL;
@@ -737,17 +737,17 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (lossless),
-    cmocka_unit_test (scores),
-    cmocka_unit_test (drawn),
-    cmocka_unit_test (look_ahead),
-    cmocka_unit_test (denoise_methods),
-    cmocka_unit_test (splice),
-    cmocka_unit_test (side_by_side),
-    cmocka_unit_test (closer_to_the_truth),
-    cmocka_unit_test (endless),
-    cmocka_unit_test (not_finite),
-    cmocka_unit_test (not_finite_of_one),
+    cmocka_unit_test (test_lossless),
+    cmocka_unit_test (test_scores),
+    cmocka_unit_test (test_drawn),
+    cmocka_unit_test (test_look_ahead),
+    cmocka_unit_test (test_denoise_methods),
+    cmocka_unit_test (test_splice),
+    cmocka_unit_test (test_side_by_side),
+    cmocka_unit_test (test_closer_to_the_truth),
+    cmocka_unit_test (test_endless),
+    cmocka_unit_test (test_not_finite),
+    cmocka_unit_test (test_not_finite_of_one),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -58,7 +58,7 @@ assert_same_text (const char *a, const char *b)
 /* The first frames are what the whole model says of them, text in front of its deep block or of all: every
  * bit of latents and scores. */
 static void
-equals_session (void **state)
+test_equals_session (void **state)
 {
   /* with few bits tokens are rounded between blocks, as a stream's always are: then all bits are the same */
   static const char *const kernels[]
@@ -140,7 +140,7 @@ equals_session (void **state)
 /* Positions within a frame are the same in each frame, wherever in the window it is: a window that began anew
  * knows them too; and they are what tells equal tokens apart. */
 static void
-frame_positions (void **state)
+test_frame_positions (void **state)
 {
   NfConfig config = random_video_config ();
   config.frame_positions = TRUE;
@@ -166,7 +166,7 @@ frame_positions (void **state)
 
 /* Text is seen in all frames, also of windows that began anew; each of streams side by side sees its own. */
 static void
-text (void **state)
+test_text (void **state)
 {
   for (guint top_only = 0; top_only < 2; top_only++)
     {
@@ -228,7 +228,7 @@ text (void **state)
 /* Far beyond the window, with key frames, and with other ways of decoding: every byte; and the decoder
  * remembers what the encoder does. */
 static void
-lossless (void **state)
+test_lossless (void **state)
 {
   enum
   {
@@ -289,7 +289,7 @@ lossless (void **state)
 /* Values that decoding will not find are counted of videos' frames, too: of narrow scales none, of wide ones
  * in few bits some, which is said; and decoding that is told them finds every byte. */
 static void
-counts_misses (void **state)
+test_counts_misses (void **state)
 {
   NfConfig config = random_video_config ();
   config.n_blocks = 8;
@@ -325,7 +325,7 @@ counts_misses (void **state)
 
 /* A window that began anew is one that was given the kept frames from the start. */
 static void
-begins_anew (void **state)
+test_begins_anew (void **state)
 {
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
@@ -359,7 +359,7 @@ begins_anew (void **state)
 /* The action given with a frame is what its latents and those of later frames depend on, and no earlier
  * ones. */
 static void
-action_indices (void **state)
+test_action_indices (void **state)
 {
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
@@ -391,7 +391,7 @@ action_indices (void **state)
 
 /* Real past, drawn future: what was drawn, encoded again from its bytes, leaves the same memory. */
 static void
-continuation (void **state)
+test_continuation (void **state)
 {
   g_autoptr (GError) error = NULL;
   const NfConfig config = random_video_config ();
@@ -440,7 +440,7 @@ continuation (void **state)
 
 /* The score is the sum of its map, and depends on the past. */
 static void
-scores (void **state)
+test_scores (void **state)
 {
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
@@ -466,7 +466,7 @@ scores (void **state)
 
 /* A budget that is too short is kept, and said to be. */
 static void
-budget (void **state)
+test_budget (void **state)
 {
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
@@ -489,7 +489,7 @@ budget (void **state)
 }
 
 static void
-refusals (void **state)
+test_refusals (void **state)
 {
   g_autoptr (GError) error = NULL;
   NfConfig config = random_video_config ();
@@ -564,7 +564,7 @@ refusals (void **state)
 
 /* Memory does not grow, whatever the length. */
 static void
-bounded (void **state)
+test_bounded (void **state)
 {
   const NfConfig config = random_video_config ();
   g_autoptr (NfModel) model = model_new (&config, "cpu");
@@ -589,7 +589,7 @@ bounded (void **state)
 /* Pictures that have nothing to do with what a model was trained on: it answers the last bit of a value
  * between blocks with a larger change, and so on from token to token. */
 static void
-unfamiliar (void **state)
+test_unfamiliar (void **state)
 {
   static const char *const models[] = { "normflow-pong-64-fine", "normflow-pong-64", "normflow-bounce-64" };
   const guint side = 64, bytes = 3 * side * side;
@@ -630,11 +630,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (equals_session), cmocka_unit_test (text),         cmocka_unit_test (lossless),
-    cmocka_unit_test (counts_misses),  cmocka_unit_test (begins_anew),  cmocka_unit_test (frame_positions),
-    cmocka_unit_test (action_indices), cmocka_unit_test (continuation), cmocka_unit_test (scores),
-    cmocka_unit_test (budget),         cmocka_unit_test (refusals),     cmocka_unit_test (bounded),
-    cmocka_unit_test (unfamiliar),
+    cmocka_unit_test (test_equals_session), cmocka_unit_test (test_text),
+    cmocka_unit_test (test_lossless),       cmocka_unit_test (test_counts_misses),
+    cmocka_unit_test (test_begins_anew),    cmocka_unit_test (test_frame_positions),
+    cmocka_unit_test (test_action_indices), cmocka_unit_test (test_continuation),
+    cmocka_unit_test (test_scores),         cmocka_unit_test (test_budget),
+    cmocka_unit_test (test_refusals),       cmocka_unit_test (test_bounded),
+    cmocka_unit_test (test_unfamiliar),
   };
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -123,7 +123,7 @@ misalign (GstBuffer *buffer)
 }
 
 static void
-misaligned (void **state)
+test_misaligned (void **state)
 {
   GstHarness *encoder = harness_new ("flowencode", video_model),
              *decoder = harness_new ("flowdecode", video_model);
@@ -143,7 +143,7 @@ misaligned (void **state)
 
 /* Every byte, far beyond the window; key frames where they are to be. */
 static void
-round_trip (void **state)
+test_round_trip (void **state)
 {
   GstHarness *encoder = harness_new ("flowencode", video_model),
              *decoder = harness_new ("flowdecode", video_model);
@@ -178,7 +178,7 @@ round_trip (void **state)
 
 /* Force-key-unit, a discontinuity and a flush begin anew. */
 static void
-key_frames (void **state)
+test_key_frames (void **state)
 {
   GstHarness *h = harness_new ("flowencode", video_model);
   float action[ACTIONS];
@@ -240,7 +240,7 @@ count_asked (GstHarness *h)
 /* A decoder that lost a frame, or came late, goes on at the next key frame: nothing wrong comes out of it,
  * and it asks for one, once. */
 static void
-loss (void **state)
+test_loss (void **state)
 {
   GstHarness *encoder = harness_new ("flowencode", video_model),
              *decoder = harness_new ("flowdecode", video_model);
@@ -277,7 +277,7 @@ loss (void **state)
 
 /* A request may get lost, too: it is made again when no key frame has come for a second. */
 static void
-asks_again (void **state)
+test_asks_again (void **state)
 {
   GstHarness *encoder = harness_new ("flowencode", video_model),
              *decoder = harness_new ("flowdecode", video_model);
@@ -302,7 +302,7 @@ asks_again (void **state)
 /* Two streams of one model, joined where the numbers of their frames agree: nothing is decoded from a past
  * that is not its own. */
 static void
-joined (void **state)
+test_joined (void **state)
 {
   GstHarness *encoders[2]
       = { harness_new ("flowencode", video_model), harness_new ("flowencode", video_model) },
@@ -340,7 +340,7 @@ joined (void **state)
 /* A damaged frame is an error unless there may be some; then it is lost, with those that were predicted from
  * it. */
 static void
-damaged (void **state)
+test_damaged (void **state)
 {
   for (gint most = 0; most < 2; most++)
     {
@@ -389,7 +389,7 @@ attach_action (GstBuffer *buffer, gint action)
 
 /* The action of frame t goes with frame t+1; what the model does not know is warned of once. */
 static void
-actions (void **state)
+test_actions (void **state)
 {
   static const gint taken[] = { 1, 2, -1, 0, 7, 9, 1 };
   GstHarness *encoder = harness_new ("flowencode", video_model),
@@ -424,7 +424,7 @@ actions (void **state)
 /* The score is of the frame given its past: of a still it falls, of a jump it rises. And it is the library's.
  */
 static void
-scores (void **state)
+test_scores (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
@@ -477,7 +477,7 @@ assert_pipeline_fails (const char *line, const char *part)
 }
 
 static void
-refusals (void **state)
+test_refusals (void **state)
 {
   g_autofree char *digest = g_strdup_printf (
       "videotestsrc num-buffers=3 ! video/x-raw,width=%d,height=%d ! videoconvert ! flowencode model=%s ! "
@@ -538,7 +538,7 @@ refusals (void **state)
 /* A decoder that is to keep up ends a frame early once a sink says that no time is left for it, and says so.
  */
 static void
-keep_up (void **state)
+test_keep_up (void **state)
 {
   GstHarness *encoder = harness_new ("flowencode", video_model),
              *decoder = harness_new ("flowdecode", video_model);
@@ -651,7 +651,7 @@ splice (guint frames, const char *properties, gboolean decoded)
 
 /* The real past comes back in every byte, then the future that the library draws. */
 static void
-continuation (void **state)
+test_continuation (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
@@ -690,7 +690,7 @@ continuation (void **state)
  * frame.
  */
 static void
-splicing (void **state)
+test_splicing (void **state)
 {
   g_autoptr (GPtrArray) plain = splice (6, "horizon=0", FALSE);
   assert_int_equal (plain->len, 6);
@@ -725,7 +725,7 @@ note_key_request (GstPad *pad, GstPadProbeInfo *info, gpointer asked)
 
 /* Told to predict, and to stop: real frames go on with a key frame, and the one before it is dropped. */
 static void
-told (void **state)
+test_told (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *line = g_strdup_printf (
@@ -780,7 +780,7 @@ told (void **state)
 
 /* Without a sink pad: a video from nothing, the same each time; keys become actions. */
 static void
-source (void **state)
+test_source (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *line = g_strdup_printf (
@@ -806,7 +806,7 @@ source (void **state)
 /* A key that goes down before frame t is the action of frame t, and leads to frame t+1; it goes to what is
  * upstream as well. */
 static void
-keys (void **state)
+test_keys (void **state)
 {
   GstHarness *h = harness_new ("flowsample", video_model), *encoder = harness_new ("flowencode", video_model);
   g_object_set (h->element, "action-map", "Up=1,Down=2", "predict", FALSE, "after", (guint64)2, NULL);
@@ -841,7 +841,7 @@ keys (void **state)
 
 /* A gap in what comes is no frame: the event goes on, and the frames after it. */
 static void
-gap (void **state)
+test_gap (void **state)
 {
   GstHarness *h = harness_new ("flowsample", video_model), *encoder = harness_new ("flowencode", video_model);
   guint gaps = 0;
@@ -882,7 +882,7 @@ assert_frame_time (GstBuffer *buffer, guint n)
 /* A receiver that is cut off, and one that comes late, get nothing wrong, and miss no more than up to the
  * next key frame. */
 static void
-stream_script (void **state)
+test_stream_script (void **state)
 {
   enum
   {
@@ -910,7 +910,7 @@ stream_script (void **state)
 
 /* A model of pictures continues nothing. */
 static void
-continue_pictures (void **state)
+test_continue_pictures (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *clip = make_clip (4, 10), *out = fixture_path ("pictures.mp4"), *said = NULL,
@@ -924,7 +924,7 @@ continue_pictures (void **state)
 }
 
 static void
-continue_script (void **state)
+test_continue_script (void **state)
 {
   g_autoptr (GError) error = NULL;
   /* names as gst-launch-1.0 would read them otherwise */
@@ -966,7 +966,7 @@ continue_script (void **state)
 
 /* At the rate of the video, whose frames last 33 ms in Matroska; a still picture has none. */
 static void
-continue_rate (void **state)
+test_continue_rate (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *clip = make_clip (30, 30), *out = fixture_path ("rate.mp4"),
@@ -999,7 +999,7 @@ continue_rate (void **state)
 
 /* What is read is not written to, and a file has what its name tells. */
 static void
-scripts_of_one_file (void **state)
+test_scripts_of_one_file (void **state)
 {
   g_autofree char *clip = make_clip (2, 10), *video = fixture_path ("same.mp4"),
                   *actions = fixture_path ("same.mp4.actions.ndjson"),
@@ -1036,7 +1036,7 @@ scripts_of_one_file (void **state)
 
 /* A still picture that changes: a line for each frame, and the change stands out. */
 static void
-surprise_script (void **state)
+test_surprise_script (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *clip = fixture_path ("change.mkv"), *out = fixture_path ("surprise.mp4"),
@@ -1129,7 +1129,7 @@ surprise_script (void **state)
 
 /* Scores that hardly differ are as many deviations apart as others: what is said is that of the bits. */
 static void
-surprise_of_small_scores (void **state)
+test_surprise_of_small_scores (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autofree char *clip = fixture_path ("small.mkv"), *out = fixture_path ("small.mp4"), *text = NULL;
@@ -1168,7 +1168,7 @@ surprise_of_small_scores (void **state)
 
 /* On a screen that nobody sees: keys reach the true world, and both worlds are drawn. */
 static void
-play_script (void **state)
+test_play_script (void **state)
 {
   static const char *const needed[] = { "Xvfb", "xdotool" };
   g_autoptr (GError) error = NULL;
@@ -1234,7 +1234,7 @@ play_script (void **state)
 
 /* Latents are those of the text, and frames come back with it. */
 static void
-text (void **state)
+test_text (void **state)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (NfDevice) device = nf_device_open (NULL, &error);
@@ -1286,32 +1286,32 @@ int
 main (int argc, char **argv)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (round_trip),
-    cmocka_unit_test (misaligned),
-    cmocka_unit_test (key_frames),
-    cmocka_unit_test (loss),
-    cmocka_unit_test (asks_again),
-    cmocka_unit_test (text),
-    cmocka_unit_test (actions),
-    cmocka_unit_test (scores),
-    cmocka_unit_test (refusals),
-    cmocka_unit_test (keep_up),
-    cmocka_unit_test (continuation),
-    cmocka_unit_test (splicing),
-    cmocka_unit_test (told),
-    cmocka_unit_test (source),
-    cmocka_unit_test (keys),
-    cmocka_unit_test (gap),
-    cmocka_unit_test (joined),
-    cmocka_unit_test (damaged),
-    cmocka_unit_test (stream_script),
-    cmocka_unit_test (continue_script),
-    cmocka_unit_test (continue_pictures),
-    cmocka_unit_test (continue_rate),
-    cmocka_unit_test (scripts_of_one_file),
-    cmocka_unit_test (surprise_script),
-    cmocka_unit_test (surprise_of_small_scores),
-    cmocka_unit_test (play_script),
+    cmocka_unit_test (test_round_trip),
+    cmocka_unit_test (test_misaligned),
+    cmocka_unit_test (test_key_frames),
+    cmocka_unit_test (test_loss),
+    cmocka_unit_test (test_asks_again),
+    cmocka_unit_test (test_text),
+    cmocka_unit_test (test_actions),
+    cmocka_unit_test (test_scores),
+    cmocka_unit_test (test_refusals),
+    cmocka_unit_test (test_keep_up),
+    cmocka_unit_test (test_continuation),
+    cmocka_unit_test (test_splicing),
+    cmocka_unit_test (test_told),
+    cmocka_unit_test (test_source),
+    cmocka_unit_test (test_keys),
+    cmocka_unit_test (test_gap),
+    cmocka_unit_test (test_joined),
+    cmocka_unit_test (test_damaged),
+    cmocka_unit_test (test_stream_script),
+    cmocka_unit_test (test_continue_script),
+    cmocka_unit_test (test_continue_pictures),
+    cmocka_unit_test (test_continue_rate),
+    cmocka_unit_test (test_scripts_of_one_file),
+    cmocka_unit_test (test_surprise_script),
+    cmocka_unit_test (test_surprise_of_small_scores),
+    cmocka_unit_test (test_play_script),
   };
   const int status = fixture_open (&argc, &argv);
   if (status >= 0)

@@ -89,6 +89,41 @@ assert_same_files (const char *a, const char *b)
     fail_msg ("%s and %s differ", a, b);
 }
 
+/* NAME.y4m holds frames FIRST .. FIRST+N-1 of the video, whatever its header says. */
+static inline void
+assert_frames (const char *name, gsize first, gsize n)
+{
+  g_autoptr (GBytes) all = contents ("video.y4m"), part = contents (name);
+  const gsize frame = 6 + SAMPLES, size = g_bytes_get_size (part);
+  assert_true (size > n * frame);
+  const guint8 *wanted
+      = (const guint8 *)g_bytes_get_data (all, NULL) + g_bytes_get_size (all) - (FRAMES - first) * frame,
+      *got = (const guint8 *)g_bytes_get_data (part, NULL) + size - n * frame;
+  assert_int_equal (got[-1], '\n');
+  assert_memory_equal (got, wanted, n * frame);
+}
+
+static inline void
+assert_png (const char *name)
+{
+  g_autoptr (GBytes) bytes = contents (name);
+  assert_true (g_bytes_get_size (bytes) > 100);
+  assert_memory_equal (g_bytes_get_data (bytes, NULL), "\x89PNG\r\n\x1a\n", 8);
+}
+
+/* Where N bytes begin in a file's. */
+static inline guint
+find (GBytes *bytes, const char *wanted, gsize n)
+{
+  gsize size;
+  const guint8 *data = g_bytes_get_data (bytes, &size);
+  for (gsize i = 0; i + n <= size; i++)
+    if (memcmp (data + i, wanted, n) == 0)
+      return (guint)i;
+  fail_msg ("what is to be changed is not in the file");
+  return 0;
+}
+
 static inline void
 assert_missing (const char *name)
 {
@@ -180,3 +215,5 @@ replace_in (const char *name, const char *from, const char *to)
 #define UNQUIET                                                                                              \
   "train", "--batch", "4", "--size", "16", "--width", "32", "--blocks", "2", "--layers", "1", "--head-dim",  \
       "16", "--validation-tiles", "8", "--validate-every", "10", "--log-every", "1", "--seed", "3"
+
+#define PONG "-q", "-m", "normflow-pong-64"
