@@ -1,4 +1,4 @@
-/* normflow: drawn streams that keep to the clock and are joined. SPDX-License-Identifier: LGPL-2.1-or-later */
+/* normflow: drawn streams that keep to the clock. SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "live-fixture.h"
 
 #include <gst/app/gstappsrc.h>
