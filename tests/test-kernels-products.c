@@ -704,7 +704,7 @@ test_column_sums (void **state)
       {
         const int M = sizes[i][0], N = sizes[i][1], ldx = N + 3;
         g_autofree double *x = numbers (1, (gsize)M * ldx, 1), *s = numbers (2, N, 1);
-        Memory *in = give_at (&rig, 1, x, (gsize)M * ldx - 3),
+        Memory *in = give_at (&rig, 1, x, (gsize)(M - 1) * ldx + N),
                *out = accumulate ? give_at (&rig, 2, s, N) : room (&rig, 2 + N);
         run_column_sums (&rig, in, 1, ldx, out, M, N, accumulate, sizes[i][2], FALSE);
         for (int n = 0; n < N; n++)
@@ -733,7 +733,7 @@ test_left_gradients (void **state)
       const int M = sizes[i][0], N = sizes[i][1], ldx = N + 3, ld = left_words (&rig, N) + 5;
       g_autofree double *X = numbers (1, (gsize)M * ldx, 1);
       round_left (&rig, X, M, N, ldx);
-      Memory *x = give_at (&rig, 1, X, (gsize)M * ldx - 3), *left = room (&rig, 7 + (gsize)M * ld);
+      Memory *x = give_at (&rig, 1, X, (gsize)(M - 1) * ldx + N), *left = room (&rig, 7 + (gsize)M * ld);
       RUN (&rig, "nf_make_left", SIZES (M, 1, 1), ONE_EACH, BUFFER (x), LONG (1), INT (ldx), BUFFER (left),
            INT (ld), INT (N));
       const int widths[] = { rig.NR, rig.MR };
