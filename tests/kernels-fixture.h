@@ -201,7 +201,7 @@ room (Rig *rig, gsize n)
   assert_int_equal (mprotect ((char *)memory->map + pages, page, PROT_NONE), 0);
   memory->host = (float *)((char *)memory->map + pages - bytes);
   const guint32 bits = nan_bits ();
-  for (gsize i = 0; i < n + PADDING; i++)
+  for (gsize i = 0; i < bytes / sizeof bits; i++)
     memcpy (memory->host + i, &bits, sizeof bits);
   memory->mem = clCreateBuffer (nf_device_get_context (rig->device), CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR,
                                 bytes, memory->host, &status);
